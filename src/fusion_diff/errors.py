@@ -1,0 +1,27 @@
+"""Every error FusionDiff raises on purpose: each names the thing that is wrong and says what to do about it."""
+
+from __future__ import annotations
+
+
+class FusionDiffError(Exception):
+    """Base of all errors raised on purpose; catch it to handle any of them."""
+
+
+class MicrographError(FusionDiffError, ValueError):
+    """A file or array cannot be used as a micrograph."""
+
+
+class ReferenceSetError(FusionDiffError, ValueError):
+    """A set of references, a mark or a choice of shots cannot be used."""
+
+
+class EnrolmentError(FusionDiffError, ValueError):
+    """The model cannot enrol these references, or was asked for a verdict before it was enrolled."""
+
+
+class CheckpointError(FusionDiffError, ValueError):
+    """A checkpoint is unknown, incomplete, altered or of an unsupported format."""
+
+
+class PretrainingError(FusionDiffError, ValueError):
+    """Pretraining cannot start or resume with these settings."""
