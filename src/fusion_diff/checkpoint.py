@@ -1,0 +1,175 @@
+"""Checkpoints: folders of safetensors and JSON, whole and unaltered or not loaded at all.
+
+A checkpoint holds
+
+    manifest.json             sha256 of every other file
+    config.json               format, name, encoder shape, how it was made
+    encoder.safetensors       the weights this project trained (the CNN's come from their own package)
+    prior/                    vae, unet and scheduler in the Stable Diffusion v1 layout
+    enrolment.safetensors     what was learned from the references, when any are enrolled
+    enrolment.json
+    README.md                 the model card
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+from fusion_diff.errors import CheckpointError
+
+FORMAT = "fusion-diff/checkpoint/1"
+EMBEDDED = "fusion-diff-v1-ceramic"
+MANIFEST = "manifest.json"
+MAX_JSON_BYTES = 16 * 2**20
+
+
+def locate(name_or_path: str | Path) -> Path:
+    """Return the folder of a checkpoint: an embedded name, a folder, or a hub id (fetched when a hub is reachable).
+
+    Raises:
+        CheckpointError: there is no such checkpoint.
+    """
+    path = Path(name_or_path)
+    if path.is_dir():
+        return path
+    name = str(name_or_path)
+    embedded = Path(str(files("fusion_diff"))) / "checkpoints"
+    if (embedded / name / MANIFEST).is_file() and "/" not in name and name not in ("", ".", ".."):
+        return embedded / name
+    if name.count("/") == 1 and not name.startswith((".", "/")):
+        return _fetch(name)
+    raise CheckpointError(
+        f"{name}: no such checkpoint; give a folder written by save_pretrained, a hub id such as owner/name, "
+        f"or an embedded name ({EMBEDDED})"
+    )
+
+
+def _fetch(hub_id: str) -> Path:
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.md"]))
+    except Exception as error:  # the hub client raises many types, network ones among them
+        raise CheckpointError(
+            f"{hub_id}: neither a folder nor a checkpoint that could be fetched from the hub ({type(error).__name__}); "
+            "check the name and the connection, or download it and give its folder"
+        ) from error
+
+
+def digest(file: Path) -> str:
+    """Return the sha256 of a file's bytes as hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """Read a JSON object of bounded size.
+
+    Raises:
+        CheckpointError: the file is missing, too large, or not a JSON object.
+    """
+    try:
+        if file.stat().st_size > MAX_JSON_BYTES:
+            raise CheckpointError(f"{file}: larger than {MAX_JSON_BYTES} bytes; this is not a checkpoint's file")
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{file}: cannot be read ({error}); download or save the checkpoint again") from error
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: not a JSON object; download or save the checkpoint again")
+    return value
+
+
+def verify(folder: Path) -> str:
+    """Check every file of a checkpoint against its manifest, before any of them is parsed.
+
+    Returns:
+        The sha256 of the manifest, which names this exact model.
+
+    Raises:
+        CheckpointError: a file is missing, altered, truncated or extra, or is a pickle in the place of safetensors.
+    """
+    if not (folder / MANIFEST).is_file():
+        raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint, or it was only partly copied")
+    manifest = read_json(folder / MANIFEST)
+    sums = manifest.get("sha256")
+    if manifest.get("format") != FORMAT or not isinstance(sums, dict):
+        raise CheckpointError(
+            f"{folder / MANIFEST}: format {manifest.get('format')!r}, but this version reads {FORMAT!r}; "
+            "use a checkpoint and a fusion-diff of the same format"
+        )
+    present = {
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST
+    }
+    for name in sorted(set(sums) | present):
+        file = folder / name
+        if name not in present:
+            raise CheckpointError(f"{file}: missing from the checkpoint; copy or download it again, whole")
+        if name not in sums:
+            raise CheckpointError(f"{file}: not in the checkpoint's manifest; remove it, or sign for it by saving again")
+        if file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
+            raise CheckpointError(f"{file}: a link; checkpoints hold plain files only, copy it with its contents")
+        if digest(file) != sums[name]:
+            raise CheckpointError(f"{file}: altered or truncated since the checkpoint was saved; restore it from its source")
+        if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
+            raise CheckpointError(f"{file}: a pickle, which is never loaded; convert its weights to safetensors")
+    return digest(folder / MANIFEST)
+
+
+def read_tensors(file: Path) -> dict[str, Any]:
+    """Read a safetensors file as float32 (integers and booleans as they are).
+
+    Raises:
+        CheckpointError: the file is missing or not safetensors, for instance a pickle renamed.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        return {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
+    except Exception as error:  # safetensors raises a type of its own
+        raise CheckpointError(
+            f"{file}: not a readable safetensors file ({error}); pickles are never loaded, restore the file from its source"
+        ) from error
+
+
+class Writer:
+    """Writes a checkpoint beside its final place and moves it there when complete: all of it appears, or nothing."""
+
+    def __init__(self, folder: Path) -> None:
+        self.target = folder
+        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists())):
+            raise CheckpointError(f"{folder}: holds something that is not a checkpoint; choose an empty or new folder")
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        self.folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+
+    def __enter__(self) -> Path:
+        """Return the folder to write the files to."""
+        return self.folder
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Write the manifest and move the checkpoint into place, or clean up after an error."""
+        if kind is None:
+            sums = {
+                file.relative_to(self.folder).as_posix(): digest(file)
+                for file in sorted(self.folder.rglob("*"))
+                if file.is_file()
+            }
+            write_json(self.folder / MANIFEST, {"format": FORMAT, "sha256": sums})
+            self.folder.chmod(0o755)
+            old = self.folder.with_name(self.folder.name + ".old")
+            if self.target.exists():
+                self.target.rename(old)
+            self.folder.rename(self.target)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def write_json(file: Path, value: dict[str, Any]) -> None:
+    """Write a JSON object, indented and with sorted keys."""
+    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")

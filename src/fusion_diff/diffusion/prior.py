@@ -1,0 +1,199 @@
+"""The diffusion prior: a frozen latent diffusion model that knows what micrographs look like.
+
+Any diffusers folder or hub id in the Stable Diffusion v1 layout serves: subfolders `vae` (AutoencoderKL), `unet`
+(UNet2DConditionModel with cross-attention) and `scheduler`. The embedded prior has the same layout at a thousandth of
+the size. Text encoder, tokenizer and safety checker are not read: conditions come from the encoder.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion_diff.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+class DiffusionPrior(nn.Module):
+    """Latent diffusion: encode, noise, predict the noise, denoise, decode.
+
+    Pixels are (B, 3, H, W) floats in [0, 1], H and W multiples of `pixel_multiple`; latents are (B, C, H/stride,
+    W/stride) in units of about unit variance; conditions are (B, tokens, `condition_width`), all-zero for none.
+    """
+
+    def __init__(self, vae: AutoencoderKL, unet: UNet2DConditionModel, scheduler: DDIMScheduler) -> None:
+        super().__init__()
+        self.vae = vae
+        self.unet = unet
+        self.scheduler = scheduler
+        alphas = scheduler.alphas_cumprod.float()
+        self.register_buffer("alphas_cumprod", alphas, persistent=False)
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path) -> DiffusionPrior:
+        """Load a prior from a folder or hub id in the Stable Diffusion v1 layout, frozen.
+
+        Only safetensors weights are read; a pickle in their place is refused.
+
+        Raises:
+            CheckpointError: a part is missing or damaged, or is not of the layout.
+        """
+        name = str(name_or_path)
+        try:
+            vae = AutoencoderKL.from_pretrained(name, subfolder="vae", use_safetensors=True)
+            unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet", use_safetensors=True)
+            scheduler = DDIMScheduler.from_pretrained(name, subfolder="scheduler")
+        except Exception as error:  # diffusers, safetensors and the hub client each raise types of their own
+            raise CheckpointError(
+                f"{name}: not a diffusion prior that can be loaded ({type(error).__name__}: {error}); it needs the "
+                "subfolders vae, unet and scheduler of the Stable Diffusion v1 layout, with safetensors weights"
+            ) from error
+        if unet.config.in_channels != vae.config.latent_channels:
+            raise CheckpointError(
+                f"{name}: the U-Net takes {unet.config.in_channels} channels but the autoencoder gives "
+                f"{vae.config.latent_channels}; use a prior whose parts belong together"
+            )
+        return cls(vae, unet, scheduler).freeze()
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the prior to a folder in the Stable Diffusion v1 layout, weights as safetensors."""
+        for name, part in (("vae", self.vae), ("unet", self.unet), ("scheduler", self.scheduler)):
+            part.save_pretrained(f"{folder}/{name}")
+
+    def freeze(self) -> DiffusionPrior:
+        """Switch to evaluation mode without gradients for any parameter, and return the prior."""
+        return self.eval().requires_grad_(False)
+
+    @property
+    def stride(self) -> int:
+        """Pixels per latent along each side."""
+        return int(2 ** (len(self.vae.config.block_out_channels) - 1))
+
+    @property
+    def pixel_multiple(self) -> int:
+        """Sides of the pixels must be a multiple of this, so that the U-Net can halve the latents evenly."""
+        return int(self.stride * 2 ** (len(self.unet.config.block_out_channels) - 1))
+
+    @property
+    def condition_width(self) -> int:
+        """Width of a condition token."""
+        return int(self.unet.config.cross_attention_dim)
+
+    @property
+    def timesteps(self) -> int:
+        """Number of noise levels the prior was trained on."""
+        return int(self.scheduler.config.num_train_timesteps)
+
+    def encode(self, pixels: Tensor) -> Tensor:
+        """Return the latents (the mean of the autoencoder's posterior, scaled) of pixels in [0, 1]."""
+        latents: Tensor = self.vae.encode(pixels * 2 - 1).latent_dist.mode() * self.vae.config.scaling_factor
+        return latents
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return the pixels of latents, clipped to [0, 1]."""
+        decoded: Tensor = self.vae.decode(latents / self.vae.config.scaling_factor).sample
+        return (decoded / 2 + 0.5).clamp(0, 1)
+
+    def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """Diffuse latents to the noise level of each timestep (Ho et al. 2020, eq. 4)."""
+        alpha = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1).to(latents.dtype)
+        return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
+
+    def noise_prediction_loss(
+        self, latents: Tensor, condition: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Mean squared error of the predicted noise at random levels (Ho et al. 2020, eq. 14).
+
+        Gradients reach `condition`, and the U-Net where it is not frozen.
+        """
+        noise = torch.randn(latents.shape, generator=generator, dtype=latents.dtype).to(latents.device)
+        timesteps = torch.randint(self.timesteps, (len(latents),), generator=generator).to(latents.device)
+        noised = self.add_noise(latents, noise, timesteps)
+        target = noise
+        if self.scheduler.config.prediction_type == "v_prediction":
+            alpha = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1)
+            target = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
+        predicted = self.unet(noised, timesteps, encoder_hidden_states=condition).sample
+        return F.mse_loss(predicted.float(), target.float())
+
+    def denoise(
+        self, latents: Tensor, condition: Tensor, *, strength: float, steps: int, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """Noise latents part of the way and denoise them again with DDIM (Song et al. 2021), towards `condition`.
+
+        Args:
+            latents: (B, C, h, w) of the micrograph.
+            condition: (B, tokens, condition width), for example the mean condition of the authentic references.
+            strength: how far to diffuse, in (0, 1]: 1 leaves nothing of the micrograph.
+            steps: denoising steps, at least 1.
+            generator: source of the noise, on the CPU; give one for a repeatable result.
+
+        Returns:
+            (B, C, h, w) denoised latents.
+        """
+        if not 0 < strength <= 1 or steps < 1:
+            raise ValueError(f"strength must lie in (0, 1] and steps be at least 1, not {strength} and {steps}")
+        start = max(1, round(strength * self.timesteps)) - 1
+        levels = torch.linspace(start, 0, steps + 1).round().long()
+        noise = torch.randn(latents.shape, generator=generator, dtype=latents.dtype).to(latents.device)
+        x = self.add_noise(latents, noise, levels[:1].to(latents.device))
+        for index in range(steps):
+            level, following = int(levels[index]), int(levels[index + 1])
+            alpha = self.alphas_cumprod[level]
+            # The last step goes all the way to the clean latents.
+            alpha_next = self.alphas_cumprod[following] if index < steps - 1 else torch.ones_like(alpha)
+            output = self.unet(x, level, encoder_hidden_states=condition).sample
+            if self.scheduler.config.prediction_type == "v_prediction":
+                clean = alpha.sqrt() * x - (1 - alpha).sqrt() * output
+                noise_left = alpha.sqrt() * output + (1 - alpha).sqrt() * x
+            else:
+                clean = (x - (1 - alpha).sqrt() * output) / alpha.sqrt()
+                noise_left = output
+            x = alpha_next.sqrt() * clean + (1 - alpha_next).sqrt() * noise_left
+        return x
+
+
+def embedded_architecture() -> DiffusionPrior:
+    """Build the embedded prior's networks, untrained: 4× compression, since 8× blurs hairline cracks away."""
+    vae = AutoencoderKL(
+        in_channels=3,
+        out_channels=3,
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        block_out_channels=(32, 64, 96),
+        layers_per_block=1,
+        latent_channels=4,
+        norm_num_groups=16,
+        sample_size=224,
+        mid_block_add_attention=False,
+        scaling_factor=1.0,  # set after training from the latents' deviation
+    )
+    unet = UNet2DConditionModel(
+        sample_size=56,
+        in_channels=4,
+        out_channels=4,
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        block_out_channels=(64, 96, 128),
+        layers_per_block=1,
+        norm_num_groups=16,
+        cross_attention_dim=192,
+        attention_head_dim=4,
+    )
+    scheduler = DDIMScheduler(
+        num_train_timesteps=1000,
+        beta_start=0.00085,
+        beta_end=0.012,
+        beta_schedule="scaled_linear",
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        prediction_type="epsilon",
+    )
+    return DiffusionPrior(vae, unet, scheduler)

@@ -1,0 +1,158 @@
+"""The dual-path encoder: texture and structure, mixed per token by a learned gate."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion_diff.encoder.global_path import GlobalPath
+from fusion_diff.encoder.local_path import LocalPath
+
+STRIDE = 8
+"""Native pixels per token, along each side."""
+
+
+class GatedFusion(nn.Module):
+    """Mix two token maps: `g * l + (1 - g) * t` with `g = sigmoid(W [l; t])`, one gate per token and channel."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.gate = nn.Conv2d(2 * width, width, 1)
+        nn.init.zeros_(self.gate.weight)  # an even mix until something is learned
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, local: Tensor, global_: Tensor) -> Tensor:
+        """Fuse two maps (B, width, h, w) into one."""
+        gate = torch.sigmoid(self.gate(torch.cat([local, global_], dim=1)))
+        return gate * local + (1 - gate) * global_
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What the encoder says of a batch of tiles.
+
+    Attributes:
+        local: (B, width, h, w) projected texture tokens.
+        global_: (B, width, h, w) projected structure tokens.
+        fused: (B, width, h, w) gated mix of the two.
+        condition: (B, tokens, condition width) what the diffusion prior is told about each tile.
+    """
+
+    local: Tensor
+    global_: Tensor
+    fused: Tensor
+    condition: Tensor
+
+
+class DualPathEncoder(nn.Module):
+    """CNN and DeiT, projected to one width, standardised, gated; with a head that words conditions for the prior.
+
+    Args:
+        global_config: shape of the DeiT, see `global_path.EMBEDDED_CONFIG`.
+        condition_width: width of the prior's cross-attention.
+        condition_tokens: global tokens handed to the prior. One by default: many local tokens let the prior copy the
+            image and teach the encoder nothing (GenHancer, Ma et al. 2025).
+        bottleneck: width of the adapters.
+    """
+
+    def __init__(
+        self, global_config: dict[str, Any], condition_width: int, condition_tokens: int = 1, bottleneck: int = 32
+    ) -> None:
+        super().__init__()
+        self._build(LocalPath(), GlobalPath(global_config, bottleneck), condition_width, condition_tokens)
+
+    def _build(self, local: LocalPath, global_: GlobalPath, condition_width: int, condition_tokens: int) -> None:
+        self.local_path = local
+        self.global_path = global_
+        self.width = global_.width
+        self.tile = global_.tile
+        self.condition_tokens = condition_tokens
+        self.condition_width = condition_width
+        # Per-channel statistics of the two paths over the pretraining images, so that the gate mixes like with like.
+        self.local_norm = ChannelStandardise(local.channels)
+        self.global_norm = ChannelStandardise(self.width)
+        self.local_projection = nn.Conv2d(local.channels, self.width, 1, bias=False)
+        nn.init.orthogonal_(self.local_projection.weight.view(self.width, local.channels))
+        self.global_projection = nn.Conv2d(self.width, self.width, 1, bias=False)
+        nn.init.orthogonal_(self.global_projection.weight.view(self.width, self.width))
+        self.fusion = GatedFusion(self.width)
+        self.condition_head = nn.Sequential(
+            nn.LayerNorm(2 * self.width),
+            nn.Linear(2 * self.width, 2 * self.width),
+            nn.GELU(),
+            nn.Linear(2 * self.width, condition_tokens * condition_width),
+        )
+
+    @classmethod
+    def with_paths(
+        cls, local: LocalPath, global_: GlobalPath, condition_width: int, condition_tokens: int = 1
+    ) -> DualPathEncoder:
+        """Build an encoder around two given paths, for example ImageNet's CNN and a hub DeiT."""
+        encoder = cls.__new__(cls)
+        nn.Module.__init__(encoder)
+        encoder._build(local, global_, condition_width, condition_tokens)
+        return encoder
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """What the constructor needs to build the same encoder."""
+        return {
+            "global_config": self.global_path.config,
+            "condition_width": self.condition_width,
+            "condition_tokens": self.condition_tokens,
+            "bottleneck": self.global_path.bottleneck,
+        }
+
+    def own_state(self) -> dict[str, Tensor]:
+        """Return the weights this project trained: everything but the local path, which its package provides."""
+        return {name: value for name, value in self.state_dict().items() if not name.startswith("local_path.")}
+
+    def adaptable(self) -> list[nn.Parameter]:
+        """Return what stage 1 trains: adapters, projections, gate and condition head. Both backbones stay frozen."""
+        parts = (self.local_projection, self.global_projection, self.fusion, self.condition_head)
+        return self.global_path.adapters() + [p for part in parts for p in part.parameters()]
+
+    def forward(self, pixels: Tensor) -> Encoding:
+        """Encode tiles.
+
+        Args:
+            pixels: (B, 3, T, T) float in [0, 1], T the tile side (224).
+
+        Returns:
+            Token maps at stride 8 and conditions; see `Encoding`.
+        """
+        with torch.no_grad():
+            texture, _ = self.local_path(pixels)
+        local = self.local_projection(self.local_norm(texture))
+        patches, _, _ = self.global_path(pixels)
+        structure = self.global_projection(self.global_norm(patches))
+        structure = F.interpolate(structure, size=local.shape[-2:], mode="bilinear", align_corners=False)
+        fused = self.fusion(local, structure)
+        return Encoding(local, structure, fused, self.condition(fused))
+
+    def condition(self, fused: Tensor) -> Tensor:
+        """Summarise fused tokens (B, width, h, w) as conditions (B, tokens, condition width)."""
+        summary = torch.cat([fused.mean((2, 3)), fused.std((2, 3))], dim=1)
+        return self.condition_head(summary).unflatten(1, (self.condition_tokens, self.condition_width))
+
+
+class ChannelStandardise(nn.Module):
+    """Subtract a mean and divide by a deviation per channel, both measured once on pretraining images."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("std", torch.ones(channels))
+
+    def measure(self, maps: Tensor) -> None:
+        """Take the statistics from maps (N, channels, h, w)."""
+        self.mean.copy_(maps.mean((0, 2, 3)))
+        self.std.copy_(maps.std((0, 2, 3)).clamp_min(1e-6))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Standardise maps (B, channels, h, w)."""
+        return (maps - self.mean[:, None, None]) / self.std[:, None, None]

@@ -1,0 +1,122 @@
+"""The global path: a DeiT with bottleneck adapters, for structure that spans the tile.
+
+DeiT: Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention". Adapters: Houlsby
+et al. 2019, one after each block here, starting as the identity so that an adapted network begins as the one it adapts.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import DeiTConfig, DeiTModel
+
+from fusion_diff.errors import CheckpointError
+
+# The embedded model's shape: DeiT-tiny's width with 8 blocks instead of 12, small enough to distil on a CPU.
+EMBEDDED_CONFIG: dict[str, Any] = {
+    "hidden_size": 192,
+    "num_hidden_layers": 8,
+    "num_attention_heads": 3,
+    "intermediate_size": 768,
+    "patch_size": 16,
+    "image_size": 224,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+}
+
+
+class Adapter(nn.Module):
+    """A residual bottleneck, `x + up(gelu(down(x)))`, whose `up` starts at zero."""
+
+    def __init__(self, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.down = nn.Linear(width, bottleneck)
+        self.up = nn.Linear(bottleneck, width)
+        nn.init.zeros_(self.up.weight)
+        nn.init.zeros_(self.up.bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Adapt tokens (B, N, width)."""
+        adapted: Tensor = x + self.up(F.gelu(self.down(x)))
+        return adapted
+
+
+class _AdaptedBlock(nn.Module):
+    """A transformer block followed by its adapter."""
+
+    def __init__(self, block: nn.Module, width: int, bottleneck: int) -> None:
+        super().__init__()
+        self.block = block
+        self.adapter = Adapter(width, bottleneck)
+
+    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        output = self.block(hidden_states, *args, **kwargs)
+        # transformers before version 5 returned a tuple here
+        adapted: Tensor = self.adapter(output[0] if isinstance(output, tuple) else output)
+        return adapted
+
+
+class GlobalPath(nn.Module):
+    """DeiT with adapters, returning its patch tokens as a map and its two summary tokens."""
+
+    def __init__(self, config: dict[str, Any], bottleneck: int = 32) -> None:
+        super().__init__()
+        self._adopt(DeiTModel(DeiTConfig(**config), add_pooling_layer=False), bottleneck)
+
+    def _adopt(self, deit: DeiTModel, bottleneck: int) -> None:
+        self.deit = deit
+        self.bottleneck = bottleneck
+        config = deit.config
+        layers = deit.encoder.layer if hasattr(deit, "encoder") else deit.layers
+        for index, block in enumerate(layers):
+            layers[index] = _AdaptedBlock(block, config.hidden_size, bottleneck)
+        self.width = int(config.hidden_size)
+        self.tile = int(config.image_size)
+        self.grid = self.tile // int(config.patch_size)
+        # The statistics DeiT was published with.
+        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+
+    @classmethod
+    def from_deit(cls, name_or_path: str, bottleneck: int = 32) -> GlobalPath:
+        """Start from a published DeiT (a hub id such as `facebook/deit-small-distilled-patch16-224`, or a folder).
+
+        Raises:
+            CheckpointError: the checkpoint cannot be found or has no safetensors weights.
+        """
+        try:
+            deit = DeiTModel.from_pretrained(name_or_path, add_pooling_layer=False, use_safetensors=True)
+        except (OSError, ValueError) as error:
+            raise CheckpointError(
+                f"{name_or_path}: no DeiT checkpoint with safetensors weights could be loaded ({error}); "
+                "give a folder holding config.json and model.safetensors, or a hub id reachable from here"
+            ) from error
+        path = cls.__new__(cls)
+        nn.Module.__init__(path)
+        path._adopt(deit, bottleneck)
+        return path
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The DeiT shape: what `GlobalPath(config)` needs to build the same network."""
+        return {key: getattr(self.deit.config, key) for key in EMBEDDED_CONFIG}
+
+    def adapters(self) -> list[nn.Parameter]:
+        """Return the parameters of the adapters alone."""
+        return [p for name, p in self.named_parameters() if ".adapter." in name]
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return patch tokens, class token and distillation token.
+
+        Args:
+            pixels: (B, 3, T, T) float in [0, 1], T the tile side in pixels (224).
+
+        Returns:
+            (B, width, T/16, T/16), (B, width) and (B, width).
+        """
+        tokens = self.deit(pixel_values=(pixels - self.mean) / self.std).last_hidden_state
+        patches = tokens[:, 2:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
+        return patches, tokens[:, 0], tokens[:, 1]

