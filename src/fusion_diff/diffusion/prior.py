@@ -166,10 +166,10 @@ def embedded_architecture() -> DiffusionPrior:
         out_channels=3,
         down_block_types=("DownEncoderBlock2D",) * 3,
         up_block_types=("UpDecoderBlock2D",) * 3,
-        block_out_channels=(32, 64, 96),
+        block_out_channels=(16, 48, 96),
         layers_per_block=1,
         latent_channels=4,
-        norm_num_groups=16,
+        norm_num_groups=8,
         sample_size=224,
         mid_block_add_attention=False,
         scaling_factor=1.0,  # set after training from the latents' deviation

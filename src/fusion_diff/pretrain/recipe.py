@@ -59,10 +59,10 @@ RECIPES = {
         pool=3000,
         seed=0,
         condition_tokens=1,
-        autoencoder=StageRecipe(steps=700, batch=16, learning_rate=1e-3),
-        prior=StageRecipe(steps=2000, batch=16, learning_rate=6e-4),
-        distil=StageRecipe(steps=1800, batch=16, learning_rate=8e-4),
-        feedback=StageRecipe(steps=500, batch=16, learning_rate=5e-4),
+        autoencoder=StageRecipe(steps=600, batch=16, learning_rate=1e-3),
+        prior=StageRecipe(steps=1500, batch=16, learning_rate=6e-4),
+        distil=StageRecipe(steps=1400, batch=16, learning_rate=8e-4),
+        feedback=StageRecipe(steps=400, batch=16, learning_rate=5e-4),
     ),
     # For a data-centre GPU.
     "full": Recipe(

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.local_path import LocalPath
     from fusion_diff.pretrain.pool import Pool
 
+AUTOENCODER_CROP = 96
 CROP = 128
-"""Side in pixels of the crops that the autoencoder and the prior are trained on."""
+"""Sides in pixels of the crops that the autoencoder and the prior are trained on."""
 CONDITION_DROP = 0.15
 """Share of prior samples whose condition is replaced by zeros, so that the prior also works without one."""
 KL_WEIGHT = 1e-6
@@ -47,13 +48,13 @@ class AutoencoderStage:
         self.critic = critic.to(device)
         self.pool = pool
         with torch.no_grad():
-            maps, _ = self.critic(pool.batch(16, CROP, np.random.default_rng(0))[0].to(device))
+            maps, _ = self.critic(pool.batch(16, AUTOENCODER_CROP, np.random.default_rng(0))[0].to(device))
         self.standardise = ChannelStandardise(maps.shape[1]).to(device)
         self.standardise.measure(maps)
 
     def loss(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
         """Return the reconstruction loss of a batch of crops."""
-        pixels = self.pool.batch(count, CROP, rng)[0].to(device)
+        pixels = self.pool.batch(count, AUTOENCODER_CROP, rng)[0].to(device)
         posterior = self.trained.encode(pixels * 2 - 1).latent_dist
         noise = torch.randn(posterior.mean.shape, generator=torch_generator(rng)).to(device)
         rebuilt = self.trained.decode(posterior.mean + posterior.std * noise).sample / 2 + 0.5

@@ -1,0 +1,85 @@
+"""The command line. To add a verb, write its module in `commands` and register it here in one line.
+
+Command functions return their exit code, and `main` turns every failure into 3: the codes 1 and 2, which command lines
+use for errors of usage, say something else here.
+"""
+
+from __future__ import annotations
+
+import sys
+import traceback
+import warnings
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusion_diff.commands.demo import demo_command
+from fusion_diff.commands.enroll import enroll_command
+from fusion_diff.commands.inspect import inspect_command
+from fusion_diff.errors import FusionDiffError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FAILED = 3
+"""Exit code where a command could not do its work."""
+
+app = typer.Typer(name="fusion-diff", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("demo")(demo_command)
+app.command("enroll")(enroll_command)
+app.command("inspect")(inspect_command)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from fusion_diff.inspection.wording import package_version
+
+        typer.echo(f"fusion-diff {package_version()}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Verify ceramic microstructures from a handful of labelled micrographs."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code.
+
+    Args:
+        arguments: the words after the program's name; those of this process when omitted.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without Unicode shows escapes rather than stop the run
+            stream.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"Warning: {message}", err=True)
+        try:
+            command = typer.main.get_command(app)
+            code = command.main(
+                args=None if arguments is None else list(arguments), prog_name="fusion-diff", standalone_mode=False
+            )
+        except typer.Abort:
+            typer.echo("Stopped.", err=True)
+            return 130
+        except (FusionDiffError, OSError, MemoryError) as error:
+            from fusion_diff.commands.terminal import complain
+
+            complain(str(error) or "not enough memory; close other programs, or use fewer or smaller micrographs")
+            return FAILED
+        except Exception as error:
+            show = getattr(error, "show", None)  # an error of usage; its class depends on typer's version
+            if show is None:
+                traceback.print_exc()  # a fault in the program; Python would exit with 1, "some are not authentic"
+            else:
+                show()
+            return FAILED
+    return int(code or 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,59 @@
+"""`fusion-diff enroll`: learn from a few labelled micrographs, and save what was learned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusion_diff.commands.options import EMBEDDED, Device, PixelSize, load_model
+
+
+def enroll_command(
+    references: Annotated[
+        Path, typer.Argument(metavar="REFS", help="A folder with a folder per class, or a CSV file.")
+    ],
+    authentic: Annotated[str, typer.Option(metavar="NAME", help="The class that is verified.")],
+    out: Annotated[Path, typer.Option(metavar="MODEL", help="Folder to save the enrolled model in.")],
+    base: Annotated[str, typer.Option(help="Model to start from: a name, a folder or a hub id.")] = EMBEDDED,
+    groups: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX|CSV",
+            help="Which references show one specimen: an expression with one group for file names, or a table.",
+        ),
+    ] = None,
+    marks: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Flaw masks, as CLASS/NAME.png.")] = None,
+    shots: Annotated[int | None, typer.Option(min=1, metavar="K", help="Use at most K references per class.")] = None,
+    pixel_size: PixelSize = None,
+    device: Device = "cpu",
+) -> int:
+    """Learn from a few labelled micrographs, and save the model."""
+    from fusion_diff.commands.terminal import print_figures, progress_bar, say
+    from fusion_diff.references import ReferenceSet
+
+    with progress_bar("Reading references") as advance:
+        if references.suffix.lower() == ".csv":
+            if groups is not None or marks is not None or pixel_size is not None:
+                raise typer.BadParameter(
+                    "a CSV file holds its own columns group, mark and pixel_size_um; leave those out"
+                )
+            enrolled = ReferenceSet.from_csv(references, authentic=authentic, progress=advance)
+        else:
+            enrolled = ReferenceSet.from_folder(
+                references, authentic=authentic, groups=groups, marks=marks, pixel_size_um=pixel_size, progress=advance
+            )
+    if shots is not None:
+        enrolled = enrolled.shots(shots)
+    counts = {label: str(count) for label, count in enrolled.counts.items()}
+    print_figures("References", counts | {"specimens": str(len(enrolled.groups))})
+
+    model = load_model(base, device)
+    enrolment = model.enroll(enrolled)
+    print_figures("Cross-fitted on the references", enrolment.figures)
+    for warning in enrolment.warnings:
+        say(f"Note: {warning}")
+    model.save_pretrained(out)
+    say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}")
+    return 0

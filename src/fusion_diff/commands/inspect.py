@@ -1,0 +1,54 @@
+"""`fusion-diff inspect`: verdicts on micrographs, as a table, a report and records; the exit code is a gate."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusion_diff.commands.options import EMBEDDED, Alpha, Device, PixelSize, load_model
+
+
+def inspect_command(
+    paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Image files, folders or patterns.")],
+    model: Annotated[str, typer.Option(help="An enrolled model: a name, a folder or a hub id.")] = EMBEDDED,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="Write DIR/index.html, a report, and DIR/inspections.jsonl.")
+    ] = None,
+    alpha: Alpha = 0.1,
+    pixel_size: PixelSize = None,
+    device: Device = "cpu",
+    json: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write the records here, one line of JSON a micrograph.")
+    ] = None,
+) -> int:
+    """Inspect micrographs.
+
+    The exit code is 3 if any could not be inspected or the command could not run;
+    else 1 if any is not authentic; else 2 if any is inconclusive;
+    else 0: all are authentic.
+    """
+    from contextlib import nullcontext
+
+    from fusion_diff.commands.terminal import print_outcomes, progress_bar, say
+    from fusion_diff.inspection.record import RecordWriter
+    from fusion_diff.inspection.report import write_report
+    from fusion_diff.inspection.run import exit_code, inspect_paths
+    from fusion_diff.micrograph import discover
+
+    files = discover(paths)
+    inspector = load_model(model, device)
+    records = json or (report / "inspections.jsonl" if report else None)
+    outcomes = []
+    with RecordWriter(records) if records else nullcontext() as writer, progress_bar("Inspecting") as advance:
+        for outcome in inspect_paths(inspector, files, alpha=alpha, pixel_size_um=pixel_size, progress=advance):
+            outcomes.append(outcome)
+            if writer is not None:
+                writer.write(outcome)
+    print_outcomes(outcomes)
+    if records:
+        say(f"Records: {records}")
+    if report:
+        say(f"Report: {write_report(outcomes, report)}")
+    return exit_code(outcomes)

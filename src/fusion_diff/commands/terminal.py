@@ -1,0 +1,123 @@
+"""What the commands print: results on stdout, progress and errors on stderr."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Protocol
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+from fusion_diff.inspection.wording import SYMBOLS, number, paragraph, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from fusion_diff.inspection.run import Outcome
+
+
+class Advance(Protocol):
+    """Moves a progress bar: what is done, the total, and the file at hand if there is one."""
+
+    def __call__(self, done: int, total: int, path: Path | None = None, /) -> None:
+        """Move the bar."""
+
+
+_STYLES = {"authentic": "green", "not authentic": "red", "inconclusive": "yellow"}
+
+
+def stdout() -> Console:
+    """Return a console that folds tables to a terminal's width, and leaves a line a row where the output is piped."""
+    return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 10_000, highlight=False)
+
+
+def say(text: str) -> None:
+    """Print a line of text as it is, on stdout."""
+    stdout().print(Text(text), soft_wrap=True)
+
+
+def complain(text: str) -> None:
+    """Print an error on stderr."""
+    Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), paragraph(text)))
+
+
+@contextmanager
+def progress_bar(verb: str) -> Iterator[Advance]:
+    """Show a progress bar on stderr while the block runs, if stderr is a terminal."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(verb, total=None)
+
+        def advance(done: int, total: int, path: Path | None = None, /) -> None:
+            name = "" if path is None else " " + escape(printable(path.name))
+            bar.update(task, completed=done, total=total, description=verb + name)
+
+        yield advance
+
+
+def print_figures(title: str, figures: Mapping[str, float | str]) -> None:
+    """Print named figures as a table of two columns under a title."""
+    say(title)
+    table = Table(show_header=False)
+    table.add_column(overflow="fold")
+    table.add_column(justify="right", overflow="fold")
+    for name, value in figures.items():
+        table.add_row(Text(printable(name)), value if isinstance(value, str) else number(float(value)))
+    stdout().print(table)
+
+
+def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = None) -> None:
+    """Print a table of outcomes and a line of counts on stdout, and the errors in full on stderr.
+
+    Args:
+        outcomes: in the order to list them.
+        truths: what each micrograph really is, where that is known.
+    """
+    table = Table()
+    table.add_column("Micrograph", overflow="fold")
+    table.add_column("Score", justify="right", no_wrap=True)
+    table.add_column("Decision", no_wrap=True)
+    table.add_column("Class", overflow="fold")
+    table.add_column("Regions", justify="right", no_wrap=True)
+    table.add_column("Seconds", justify="right", no_wrap=True)
+    if truths is not None:
+        table.add_column("Truth", overflow="fold")
+    for index, outcome in enumerate(outcomes):
+        cells = [Text(printable(outcome.path)), *_verdict(outcome)]
+        if truths is not None:
+            cells.append(Text(printable(truths[index])))
+        table.add_row(*cells)
+    stdout().print(table)
+    say(tally(outcomes))
+    for outcome in outcomes:
+        if outcome.error is not None:
+            complain(outcome.error)
+
+
+def tally(outcomes: Sequence[Outcome]) -> str:
+    """Say how many micrographs came to each end."""
+    counts = Counter("error" if o.inspection is None else o.inspection.decision for o in outcomes)
+    parts = [f"{counts[decision]} {decision}" for decision in SYMBOLS]
+    if counts["error"]:
+        parts.append(f"{counts['error']} could not be inspected")
+    return f"{len(outcomes)} micrographs: {', '.join(parts)}."
+
+
+def _verdict(outcome: Outcome) -> list[Text]:
+    it = outcome.inspection
+    if it is None:
+        return [Text("–"), Text("! error", "bold red"), Text(""), Text(""), Text("")]  # noqa: RUF001
+    return [
+        Text(f"{it.score:.3f}"),
+        Text(f"{SYMBOLS[it.decision]} {it.decision}", _STYLES[it.decision]),
+        Text(printable(it.predicted_class)),
+        Text(str(len(it.regions))),
+        Text(f"{it.seconds:.2f}"),
+    ]

@@ -1,0 +1,74 @@
+"""Bags: what enrolment keeps of a reference, and the scale on which tokens are compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+TOP_SHARE = 0.05
+"""Share of a micrograph's tokens that a flaw is expected to fill at least."""
+CLIP = 6.0
+"""Standardised channels are clipped here, so that one broken channel cannot outvote all others."""
+
+
+@dataclass(frozen=True, eq=False)
+class Bag:
+    """The tokens of one micrograph.
+
+    Attributes:
+        tokens: (n, C) float32.
+        residual: (n, R) float32, how far each token is from what the prior restored; R is 0 without the diffusion path.
+        mark: (n,) bool, True on a flaw, or None where nothing was marked.
+    """
+
+    tokens: Tensor
+    residual: Tensor
+    mark: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Scale:
+    """Centre and spread of the authentic tokens, per channel: (C,) each."""
+
+    mean: Tensor
+    std: Tensor
+
+    @classmethod
+    def of(cls, tokens: Iterable[Tensor]) -> Scale:
+        """Measure the scale of authentic tokens [(n, C), …], every reference counting alike whatever its size."""
+        means, squares = [], []
+        for each in tokens:
+            means.append(each.mean(0))
+            squares.append(each.square().mean(0))
+        mean = torch.stack(means).mean(0)
+        variance = (torch.stack(squares).mean(0) - mean.square()).clamp_min(0)
+        return cls(mean, variance.sqrt().clamp_min(1e-3))
+
+    def __call__(self, tokens: Tensor) -> Tensor:
+        """Standardise tokens (n, C)."""
+        return ((tokens - self.mean) / self.std).clamp(-CLIP, CLIP)
+
+
+def top_mean(values: Tensor, share: float = TOP_SHARE) -> Tensor:
+    """Return the mean of the highest `share` of values (n,), at least one of them."""
+    return values.topk(top_count(len(values), share)).values.mean()
+
+
+def top_count(count: int, share: float = TOP_SHARE) -> int:
+    """Return how many of `count` tokens make the top `share`, at least one."""
+    return max(1, round(share * count))
+
+
+def sample_tokens(tensors: Sequence[Tensor], limit: int, seed: int = 0) -> Tensor:
+    """Concatenate tokens [(n, C), …] and keep at most `limit` of them, drawn evenly at random (the same every time)."""
+    joined = torch.cat(list(tensors))
+    if len(joined) <= limit:
+        return joined
+    generator = torch.Generator().manual_seed(seed)
+    return joined[torch.randperm(len(joined), generator=generator)[:limit].to(joined.device)]

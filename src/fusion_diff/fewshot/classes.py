@@ -1,0 +1,62 @@
+"""Which of the other classes: decided on the tokens that carry the evidence."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fusion_diff.fewshot.bags import top_count
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MAX_TOP_TOKENS = 512
+
+
+def top_tokens(tokens: Tensor, evidence: Tensor) -> Tensor:
+    """Return the tokens (k, C) with the highest evidence: the top share of them, 512 at most."""
+    count = min(top_count(len(tokens)), MAX_TOP_TOKENS)
+    return tokens[evidence.topk(count).indices]
+
+
+@dataclass(frozen=True, eq=False)
+class ClassHead:
+    """Nearest class mean of the tokens that speak against authenticity (Snell et al. 2017, prototypes).
+
+    Attributes:
+        names: the classes other than the authentic one; may be empty.
+        prototypes: (classes, C).
+    """
+
+    authentic: str
+    names: tuple[str, ...]
+    prototypes: Tensor
+
+    @classmethod
+    def fit(
+        cls, tokens: Sequence[Tensor], evidence: Sequence[Tensor], labels: Sequence[str], authentic: str
+    ) -> ClassHead:
+        """Average the strongest tokens of each class.
+
+        Args:
+            tokens: standardised tokens (n, C) of each reference.
+            evidence: (n,) of each reference.
+            labels: class of each reference.
+            authentic: the class that is left out.
+        """
+        names = tuple(sorted(set(labels) - {authentic}))
+        means = [top_tokens(each, values).mean(0) for each, values in zip(tokens, evidence, strict=True)]
+        prototypes = [
+            torch.stack([mean for mean, label in zip(means, labels, strict=True) if label == name]).mean(0)
+            for name in names
+        ]
+        return cls(authentic, names, torch.stack(prototypes) if prototypes else tokens[0].new_zeros(0, tokens[0].shape[1]))
+
+    def predict(self, strongest: Tensor, score: float) -> str:
+        """Return the class of a micrograph from its strongest tokens (k, C) and its score."""
+        if score >= 0.5 or not self.names:
+            return self.authentic if score >= 0.5 else f"not {self.authentic}"
+        return self.names[int((self.prototypes - strongest.mean(0)).square().sum(1).argmin())]

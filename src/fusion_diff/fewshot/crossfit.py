@@ -1,0 +1,47 @@
+"""Cross-fitting: every reference is scored by heads that never saw it, nor its group."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+MAX_FOLDS = 5
+
+
+def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
+    """Split references into held-out parts, whole groups together and classes spread evenly.
+
+    Args:
+        groups: group of each reference.
+        authentic: (n,) bool.
+
+    Returns:
+        Up to five index arrays that partition the references, such that what remains outside of each still holds an
+        authentic reference and, where the set has any, another one; None where no such split exists.
+    """
+    names = sorted(set(groups))
+    members = {name: np.flatnonzero(np.asarray(groups) == name) for name in names}
+    # Largest groups first, then those with few authentic members, each to the part that holds least of its kind.
+    order = sorted(names, key=lambda name: (-len(members[name]), bool(authentic[members[name]].any()), name))
+    count = min(MAX_FOLDS, len(names))
+    parts: list[list[int]] = [[] for _ in range(count)]
+    totals = np.zeros((count, 2))
+    for name in order:
+        kinds = np.bincount(authentic[members[name]].astype(int), minlength=2)
+        load = totals @ kinds
+        target = int(np.lexsort((totals.sum(1), load))[0])
+        parts[target].extend(members[name].tolist())
+        totals[target] += kinds
+    result = [np.sort(np.asarray(part, dtype=np.intp)) for part in parts if part]
+    others_exist = bool((~authentic).any())
+    for part in result:
+        rest = np.delete(authentic, part)
+        if not rest.any() or (others_exist and rest.all()):
+            return None
+    return result if len(result) > 1 else None

@@ -1,0 +1,95 @@
+"""Multiple-instance evidence: which tokens make the difference, learned from labels of whole micrographs.
+
+A micrograph that is not authentic holds at least some tokens that no authentic one holds. Which ones is unknown, so the
+head guesses (the tokens least like the authentic ones), learns, and guesses again: the classic alternation of
+multiple-instance learning (Andrews et al. 2003, "mi-SVM"), with the hardest authentic tokens mined as negatives each round
+(Felzenszwalb et al. 2010). Where flaws are marked the guessing is replaced by the marks.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from fusion_diff.fewshot.bags import sample_tokens, top_count
+from fusion_diff.fewshot.evidence.logistic import balanced, fit_logistic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusion_diff.fewshot.bags import Bag
+
+ROUNDS = 10
+HARD_SHARE = 0.2
+RIDGE = 0.1
+BACKGROUND = 1000
+"""Authentic tokens that serve as negatives beside the hardest ones."""
+SHRINKAGE = 0.1
+
+
+class MultipleInstanceEvidence:
+    """A linear classifier of tokens."""
+
+    name: ClassVar[str] = "multiple-instance"
+    one_class: ClassVar[bool] = False
+    dense: ClassVar[bool] = True
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights  # (C + 1,), intercept last
+
+    @classmethod
+    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag]) -> MultipleInstanceEvidence:
+        """Learn the tokens that set the other bags apart."""
+        background = sample_tokens([bag.tokens for bag in authentic], 20 * BACKGROUND)
+        centre, precision = _gaussian(background)
+        chosen = []
+        for bag in others:
+            offset = bag.tokens - centre
+            chosen.append(_choose(bag, ((offset @ precision) * offset).sum(1)))
+        negatives = sample_tokens([background], 2 * BACKGROUND)
+        weights = None
+        for _ in range(ROUNDS):
+            positives = torch.cat(chosen)
+            labels, importance = balanced(len(positives), len(negatives), positives.device)
+            weights = fit_logistic(torch.cat([positives, negatives]), labels, importance, RIDGE, weights)
+            direction = weights[:-1]
+            chosen = [_choose(bag, bag.tokens @ direction) for bag in others]
+            hardest = [_highest(bag.tokens, bag.tokens @ direction, HARD_SHARE) for bag in authentic]
+            negatives = torch.cat([*hardest, sample_tokens([background], BACKGROUND)])
+        assert weights is not None
+        return cls(weights)
+
+    def map(self, tokens: Tensor, residual: Tensor) -> Tensor:
+        """Return the log-odds (n,) that each token belongs to a flaw."""
+        return tokens @ self.weights[:-1] + self.weights[-1]
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the coefficients."""
+        return {"weights": self.weights}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> MultipleInstanceEvidence:
+        """Rebuild the classifier."""
+        return cls(state["weights"])
+
+
+def _gaussian(tokens: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean (C,) and precision (C, C) of tokens, the covariance shrunk towards a multiple of the identity."""
+    centre = tokens.mean(0)
+    covariance = (tokens - centre).T @ (tokens - centre) / len(tokens)
+    identity = torch.eye(len(centre), device=tokens.device)
+    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * covariance.diagonal().mean() * identity
+    return centre, torch.linalg.inv(shrunk + 1e-6 * identity)
+
+
+def _choose(bag: Bag, values: Tensor) -> Tensor:
+    if bag.mark is not None:
+        return bag.tokens[bag.mark]
+    return _highest(bag.tokens, values)
+
+
+def _highest(tokens: Tensor, values: Tensor, share: float | None = None) -> Tensor:
+    count = top_count(len(tokens)) if share is None else top_count(len(tokens), share)
+    return tokens[values.topk(count).indices]

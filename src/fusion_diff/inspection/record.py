@@ -1,0 +1,84 @@
+"""Inspections as JSON Lines: one line a micrograph, written the moment it is finished, for programs to read.
+
+Each line is an object with "format" and "path"; then all that `Inspection.to_dict` says, or "error". Only ASCII is
+written, so a hostile file name cannot break a line, and numbers that JSON does not know (NaN, infinity) become null.
+A golden file in tests/golden pins the format: a change that could mislead a reader takes a new number in `FORMAT`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from fusion_diff.inspection.run import Outcome
+
+FORMAT = "fusion-diff/inspection/1"
+"""Name and version of the lines' schema."""
+
+
+def to_line(outcome: Outcome) -> str:
+    """Return an outcome as one line of JSON, without the line break."""
+    record: dict[str, Any] = {"format": FORMAT, "path": str(outcome.path)}
+    if outcome.inspection is not None:
+        record |= outcome.inspection.to_dict()
+    else:
+        record["error"] = outcome.error
+    return json.dumps(_plain(record), allow_nan=False)
+
+
+class RecordWriter:
+    """Writes outcomes to a file as they come; what was written stays, even if the run is cut off.
+
+    Use as a context manager. The folder is made, and an older file of that name is replaced.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open the file."""
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = self.path.open("w", encoding="ascii", newline="\n")
+
+    def write(self, outcome: Outcome) -> None:
+        """Add one line and hand it to the operating system."""
+        self._file.write(to_line(outcome) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def __enter__(self) -> Self:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file, whatever happened."""
+        self.close()
+
+
+def _plain(value: Any) -> Any:
+    """Replace what JSON has no word for: NumPy numbers, numbers that are not finite, lone surrogates."""
+    if isinstance(value, dict):
+        return {_plain(str(key)): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, str):  # a file name's bytes that are not UTF-8 come from the system as lone surrogates
+        return value.encode("utf-8", "backslashreplace").decode("utf-8")
+    return value

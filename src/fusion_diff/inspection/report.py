@@ -1,0 +1,162 @@
+"""The report: one HTML file with every picture inside it, to be read, printed and filed without a server.
+
+Nothing in it is fetched, and a content security policy forbids any script but the one written here: file names are
+hostile, so they are escaped by Jinja2, and could still not run anything if that failed.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections import Counter
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusion_diff.inspection import draw
+from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences, package_version, paragraph, printable
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterable, Mapping
+
+    from fusion_diff.inspection.run import Outcome
+    from fusion_diff.result import Inspection
+
+_SCRIPT = (
+    'document.documentElement.classList.add("scripted");'
+    'document.addEventListener("input",function(e){if(e.target.matches(".fade"))'
+    'e.target.closest("figure").style.setProperty("--heat",e.target.value/100)})'
+)
+_GRAVEST_FIRST = ("not authentic", "inconclusive", "authentic")
+_MAX_CARD_ROWS = 200
+_TIMES = "\N{MULTIPLICATION SIGN}"
+
+
+def write_report(
+    outcomes: Iterable[Outcome],
+    folder: str | os.PathLike[str],
+    *,
+    model_card: Mapping[str, Any] | None = None,
+    title: str = "Inspection report",
+) -> Path:
+    """Write `index.html` into a folder and return its path.
+
+    Micrographs come gravest first: not authentic, inconclusive, authentic, each by rising score; what could not be
+    inspected is listed before them. Heat maps share one scale over the whole report. The file is replaced in one step
+    once it is complete, so a reader never opens half of it; pictures are drawn one micrograph at a time, so hundreds
+    fit in memory.
+
+    Args:
+        outcomes: as `inspect_paths` gives them.
+        folder: made where it does not exist.
+        model_card: what to print about the model; nested mappings are flattened.
+        title: heading of the report.
+
+    Raises:
+        OSError: the folder or the file cannot be written.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    outcomes = list(outcomes)
+    inspected = [(outcome, outcome.inspection) for outcome in outcomes if outcome.inspection is not None]
+    inspected.sort(key=lambda pair: (_GRAVEST_FIRST.index(pair[1].decision), pair[1].score))
+    inspections = [inspection for _, inspection in inspected]
+    limit = draw.heat_limit([i.evidence for i in inspections], [i.threshold for i in inspections])
+    longest = max((abs(value) for i in inspections for value in i.contributions.values()), default=0.0) or 1.0
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "printable": printable, "paragraph": paragraph}
+    counts = Counter[str](i.decision for i in inspections)
+    stream = environment.get_template("report.html.j2").stream(
+        title=paragraph(title),
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        version=package_version(),
+        script=_SCRIPT,
+        script_hash=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
+        total=len(outcomes),
+        counts=[(decision, SYMBOLS[decision], counts[decision]) for decision in SYMBOLS],
+        symbols=SYMBOLS,
+        rows=inspected,
+        failures=[outcome for outcome in outcomes if outcome.inspection is None],
+        models=sorted({(i.model_name, i.model_sha256, i.references_sha256) for i in inspections}),
+        alphas=sorted({i.alpha for i in inspections}),
+        model_card=_flatten(model_card or {})[:_MAX_CARD_ROWS],
+        limit=limit,
+        gradient=_gradient(),
+        cards=(_card(outcome, inspection, limit, longest) for outcome, inspection in inspected),
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    part, page = folder / "index.html.part", folder / "index.html"
+    try:
+        with part.open("w", encoding="utf-8") as file:
+            stream.enable_buffering(64)
+            file.writelines(stream)
+        part.replace(page)
+    finally:
+        part.unlink(missing_ok=True)
+    return page
+
+
+def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float) -> dict[str, Any]:
+    """Everything the template shows of one micrograph, its pictures drawn."""
+    from PIL import Image
+
+    evidence, size = inspection.evidence, inspection.pixel_size_um
+    notes = draw.outlines(evidence, inspection.threshold, inspection.regions, size)
+    field = f"{inspection.width} {_TIMES} {inspection.height} px"
+    if size is not None:
+        field += f", {number(inspection.width * size)} {_TIMES} {number(inspection.height * size)} µm"
+    return {
+        "path": outcome.path,
+        "it": inspection,
+        "symbol": SYMBOLS[inspection.decision],
+        "micrograph": outcome.thumbnail is not None and draw.data_uri(Image.fromarray(outcome.thumbnail), "JPEG"),
+        "heat": draw.data_uri(draw.heat_map(evidence, limit), "PNG"),
+        "notes": draw.data_uri(notes, "PNG"),
+        "scale_bar": draw.scale_bar(inspection.width, size).label,
+        "peak": float(evidence.values.max()),
+        "threshold_at": min(100.0, max(0.0, 100 * inspection.threshold / limit)),
+        "field": field,
+        "regions": [_region_row(region) for region in inspection.regions],
+        "p_values": p_value_sentences(inspection.p_values),
+        "contributions": [
+            {"name": name, "value": value, "share": 50 * min(1.0, abs(value) / longest)}
+            for name, value in sorted(inspection.contributions.items(), key=lambda pair: -abs(pair[1]))
+        ],
+    }
+
+
+def _region_row(region: Any) -> tuple[float, float, float, float, float]:
+    """Area, x and y (in µm where known, else px), peak and mean evidence."""
+    if region.area_um2 is None:
+        where = (region.area_px, region.centroid_column, region.centroid_row)
+    else:
+        where = (region.area_um2, region.centroid_x_um, region.centroid_y_um)
+    return (*where, region.peak_evidence, region.mean_evidence)
+
+
+def _gradient() -> str:
+    """The heat map's colours as CSS colour stops."""
+    colours = draw.heat_colours()[:: 255 // 15]
+    return ", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in colours.tolist())
+
+
+def _flatten(card: Mapping[str, Any], under: str = "") -> list[tuple[str, str]]:
+    rows: list[tuple[str, str]] = []
+    for key, value in card.items():
+        name = f"{under} / {key}" if under else str(key)
+        if isinstance(value, dict):
+            rows += _flatten(value, name)
+        elif isinstance(value, list | tuple):
+            rows.append((name, ", ".join(map(str, value))))
+        elif value is not None:
+            rows.append((name, number(value, 4) if isinstance(value, float) else str(value)))
+    return rows

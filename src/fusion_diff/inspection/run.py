@@ -1,0 +1,145 @@
+"""Inspect many micrographs in turn: one that cannot be read is reported, and the rest goes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+
+from fusion_diff.errors import FusionDiffError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable, Iterable, Iterator
+
+    from numpy.typing import NDArray
+
+    from fusion_diff.micrograph import Micrograph
+    from fusion_diff.result import Inspection
+
+THUMBNAIL_SIDE = 640
+"""Longest side of a thumbnail, in pixels."""
+
+_BAND_PIXELS = 2**24
+
+
+class Inspector(Protocol):
+    """Anything that gives verdicts; `DiffusionModel` is one."""
+
+    def inspect(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
+        """Return the verdict on one micrograph at an error rate of `alpha`."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What became of one path: an inspection with a thumbnail, or an error.
+
+    Attributes:
+        path: the micrograph's file.
+        inspection: the verdict; None where there is an error.
+        error: what went wrong and what to do about it; None where there is an inspection.
+        thumbnail: uint8 (h, w) or (h, w, 3), the micrograph with its contrast stretched and its longer side at most
+            `THUMBNAIL_SIDE`; None where there is an error.
+    """
+
+    path: Path
+    inspection: Inspection | None = None
+    error: str | None = None
+    thumbnail: NDArray[np.uint8] | None = None
+
+
+def inspect_paths(
+    model: Inspector,
+    paths: Iterable[str | os.PathLike[str]],
+    *,
+    alpha: float = 0.1,
+    pixel_size_um: float | None = None,
+    progress: Callable[[int, int, Path], None] | None = None,
+) -> Iterator[Outcome]:
+    """Inspect micrograph after micrograph, giving each outcome as soon as it is known.
+
+    Args:
+        model: an enrolled `DiffusionModel`, or anything like it.
+        paths: image files, in the order to inspect them.
+        alpha: error rate among verdicts, in (0, 1).
+        pixel_size_um: pixel size for every file, in place of what the files say.
+        progress: called as `progress(done, total, path)` before each micrograph is read.
+
+    Yields:
+        One outcome a path, in order. A `FusionDiffError`, `OSError` or `MemoryError` becomes the outcome's error;
+        anything else is a fault in the program and is raised.
+    """
+    from fusion_diff.micrograph import load_microstructure_data
+
+    files = [Path(path) for path in paths]
+    for done, path in enumerate(files):
+        if progress is not None:
+            progress(done, len(files), path)
+        try:
+            micrograph = load_microstructure_data(path, pixel_size_um=pixel_size_um)
+            inspection = model.inspect(micrograph, alpha=alpha)
+            outcome = Outcome(path, inspection=inspection, thumbnail=thumbnail(micrograph))
+        except (FusionDiffError, OSError, MemoryError) as error:
+            outcome = Outcome(path, error=_explain(path, error))
+        yield outcome
+
+
+def exit_code(outcomes: Iterable[Outcome]) -> int:
+    """Return the exit code that sums up a run, so that a CI job can gate on it: only 0 lets everything pass.
+
+    The gravest outcome decides: 3 if any micrograph could not be inspected (or there was none at all), for then nothing
+    is known of it and the job itself needs mending; else 1 if any is not authentic; else 2 if any is inconclusive;
+    else 0. A job that wants to stop on counterfeits but let the inconclusive pass to a person accepts 0 and 2, and an
+    unreadable file cannot slip through that gate.
+    """
+    outcomes = list(outcomes)
+    decisions = {outcome.inspection.decision for outcome in outcomes if outcome.inspection is not None}
+    if not outcomes or any(outcome.inspection is None for outcome in outcomes):
+        return 3
+    if "not authentic" in decisions:
+        return 1
+    return 0 if decisions == {"authentic"} else 2
+
+
+def thumbnail(micrograph: Micrograph, max_side: int = THUMBNAIL_SIDE) -> NDArray[np.uint8]:
+    """Return a micrograph reduced by averaging and stretched from its `contrast_range` to 0…255.
+
+    Read in bands, so that a micrograph larger than memory has a thumbnail too. Never enlarged.
+
+    Returns:
+        uint8 (h, w), or (h, w, 3) for a colour micrograph.
+    """
+    factor = min(1.0, max_side / max(micrograph.height, micrograph.width))
+    height, width = max(1, round(micrograph.height * factor)), max(1, round(micrograph.width * factor))
+    rows, columns = _edges(height, micrograph.height), _edges(width, micrograph.width)
+    low, high = micrograph.contrast_range
+    shape = (height, width) if micrograph.channels == 1 else (height, width, micrograph.channels)
+    out = np.empty(shape, dtype=np.uint8)
+    step = max(1, int(_BAND_PIXELS / micrograph.width * factor))  # rows of the thumbnail a band
+    for first in range(0, height, step):
+        edges = rows[first : first + step + 1]
+        band = micrograph.window(int(edges[0]), 0, int(edges[-1] - edges[0]), micrograph.width)
+        sums = np.add.reduceat(band, edges[:-1] - edges[0], axis=0, dtype=np.float64)
+        sums = np.add.reduceat(sums, columns[:-1], axis=1)
+        counts = np.diff(edges)[:, None] * np.diff(columns)[None, :]
+        mean = sums / (counts if sums.ndim == 2 else counts[:, :, None])
+        level = ((mean - low) / (high - low)).clip(0, 1)
+        out[first : first + step] = np.rint(level * 255).astype(np.uint8)
+    return out
+
+
+def _edges(parts: int, side: int) -> NDArray[np.intp]:
+    return (np.arange(parts + 1) * side // parts).astype(np.intp)
+
+
+def _explain(path: Path, error: Exception) -> str:
+    """Say what is wrong with which file, and what to do about it."""
+    if isinstance(error, MemoryError):
+        return f"{path}: not enough memory to inspect it; close other programs, or crop the micrograph and try again"
+    if isinstance(error, OSError) and error.strerror:
+        return f"{path}: cannot be read ({error.strerror}); check that the file is there and that you may read it"
+    text = str(error) or type(error).__name__
+    return text if path.name in text else f"{path}: {text}"

@@ -1,0 +1,122 @@
+"""A first look at a TIFF's directories, so that a hostile one is refused before any library parses it.
+
+Only the chain of directories and the sizes of their tags are read here. The chain may loop, be endless, or hold tags
+of gigabytes; tifffile reads the pixels afterwards, from directories known to be of sane size.
+Source: TIFF revision 6.0, section 2, and the BigTIFF specification of the libtiff project.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import BinaryIO
+
+from fusion_diff.micrograph.limits import refusal, truncated
+
+MAX_PAGES = 100_000
+"""Directories counted at most; a longer chain is not followed further."""
+
+MAX_TAGS = 4096
+"""Tags in one directory; real ones have a few dozen."""
+
+MAX_TAG_VALUES = 2**22
+"""Numbers in one tag: a strip or tile offset each, enough for 4 million tiles."""
+
+MAX_TEXT_BYTES = 2**26
+"""Bytes in a text or table that is read with the directory."""
+
+# Bytes per value of each TIFF data type.
+_TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
+# Tags of single bytes that are read along with a directory: descriptions, software, JPEG tables, ImageJ and UIC data.
+_EAGER_BYTES = {270, 305, 347, 33628, 50839}
+
+
+@dataclass(frozen=True)
+class _Layout:
+    """How this TIFF writes its numbers."""
+
+    order: str
+    offset: str
+    count: str
+    entry_size: int
+
+
+def page_offset(name: str, handle: BinaryIO, size: int, page: int) -> int:
+    """Find a page's directory, and check that it and the first one can be parsed with bounded memory.
+
+    Args:
+        name: what to call the file in errors.
+        handle: the file, seekable.
+        size: its length in bytes.
+        page: index of the page in the chain of directories, from 0.
+
+    Returns:
+        The position of the page's directory in the file.
+
+    Raises:
+        MicrographError: the header or a directory is damaged or cut off, or there is no such page.
+    """
+    layout, offset = _header(name, handle)
+    if not 8 <= offset < size:
+        raise truncated(name, f"its first directory should be at byte {offset:,} of {size:,}")
+    found: list[int] = []
+    seen: set[int] = set()
+    # A chain that loops or runs out of the file ends there: the pages before it are good.
+    while 0 < offset < size and offset not in seen and len(found) < MAX_PAGES:
+        seen.add(offset)
+        following = _next_offset(handle, layout, offset)
+        if following is None:
+            break
+        found.append(offset)
+        offset = following
+    if not found:
+        raise truncated(name, "its first directory is cut off or damaged")
+    if page >= len(found):
+        pages = "1 page" if len(found) == 1 else f"{len(found):,} pages"
+        raise refusal(name, f"it has {pages}, so there is no page {page}", f"choose a page from 0 to {len(found) - 1}")
+    for directory in {found[0], found[page]}:
+        _check_tags(name, handle, layout, directory)
+    return found[page]
+
+
+def _header(name: str, handle: BinaryIO) -> tuple[_Layout, int]:
+    handle.seek(0)
+    head = handle.read(16)
+    order = {b"II": "<", b"MM": ">"}[head[:2]]
+    try:
+        if struct.unpack_from(order + "H", head, 2)[0] == 43:
+            if struct.unpack_from(order + "HH", head, 4) != (8, 0):
+                raise refusal(name, "its BigTIFF header is damaged", "export it again as TIFF or PNG")
+            return _Layout(order, "Q", "Q", 20), int(struct.unpack_from(order + "Q", head, 8)[0])
+        return _Layout(order, "I", "H", 12), int(struct.unpack_from(order + "I", head, 4)[0])
+    except struct.error as error:
+        raise truncated(name, f"it ends within its header, after {len(head)} bytes") from error
+
+
+def _tag_count(handle: BinaryIO, layout: _Layout, offset: int) -> int:
+    handle.seek(offset)
+    return int(struct.unpack(layout.order + layout.count, handle.read(struct.calcsize("=" + layout.count)))[0])
+
+
+def _next_offset(handle: BinaryIO, layout: _Layout, offset: int) -> int | None:
+    """Return where the directory after this one is (0: nowhere), or None where this one is unreadable."""
+    try:
+        tags = _tag_count(handle, layout, offset)
+        if not 0 < tags <= MAX_TAGS:
+            return None
+        handle.seek(tags * layout.entry_size, 1)
+        link = handle.read(struct.calcsize("=" + layout.offset))
+        return int(struct.unpack(layout.order + layout.offset, link)[0])
+    except struct.error:
+        return None
+
+
+def _check_tags(name: str, handle: BinaryIO, layout: _Layout, offset: int) -> None:
+    tags = _tag_count(handle, layout, offset)
+    data = handle.read(tags * layout.entry_size)
+    for start in range(0, len(data), layout.entry_size):
+        code, kind = struct.unpack_from(layout.order + "HH", data, start)
+        count = struct.unpack_from(layout.order + layout.offset, data, start + 4)[0]
+        width = _TYPE_SIZES.get(kind, 0)
+        if (width > 1 and count > MAX_TAG_VALUES) or (code in _EAGER_BYTES and count * width > MAX_TEXT_BYTES):
+            raise refusal(name, f"its tag {code} claims {count:,} values", "export it again as plain TIFF or PNG")

@@ -1,0 +1,290 @@
+"""Pixel size, instrument and true image height, from whatever the microscope wrote into the file.
+
+Metadata help but never decide whether a file can be read: whatever is missing, malformed or implausible becomes None.
+Several makers' formats can sit in one file; the one closest to the instrument wins, in the order of `_TIFF_READERS`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import struct
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+from xml.etree.ElementTree import XMLParser
+
+from fusion_diff.micrograph.source import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PRINT_LIMIT_UM = 25.0
+"""Plain resolution tags are believed only below this pixel size.
+
+72, 96, 150, 300 and 600 dots per inch (353 to 42 µm) are what image programs write for printing; nobody meant the
+specimen. 25 µm is about 1,000 dots per inch, where scanners and calibrated cameras begin.
+"""
+
+_SMALLEST_UM, _LARGEST_UM = 1e-6, 1e4  # a thousandth of a nanometre to a centimetre: beyond is a unit gone wrong
+_LARGEST_ANISOTROPY = 2.0
+_METADATA_BYTES = 2**24
+_NAME_CHARACTERS = 120
+
+_UNITS_UM = {
+    **dict.fromkeys(("m", "meter", "metre"), 1e6),
+    **dict.fromkeys(("cm", "centimeter", "centimetre"), 1e4),
+    **dict.fromkeys(("mm", "millimeter", "millimetre"), 1e3),
+    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometre", "micrometers"), 1.0),
+    **dict.fromkeys(("nm", "nanometer", "nanometre", "nanometers"), 1e-3),
+    **dict.fromkeys(("å", "angstrom", "ångström"), 1e-4),
+    **dict.fromkeys(("pm", "picometer", "picometre"), 1e-6),
+    **dict.fromkeys(("in", "inch", "inches"), 25_400.0),
+}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What the metadata tell about an image; None where they do not."""
+
+    pixel_size_um: float | None = None
+    instrument: str | None = None
+    true_height: int | None = None
+    """Rows of micrograph; the rows below them are a data bar."""
+
+
+def micrometres(unit: Any) -> float | None:
+    """Return the length of a unit in µm, or None where it is no unit of length."""
+    if not isinstance(unit, str):
+        return None
+    # ImageJ writes its micro sign as an escape, as TIFF texts are ASCII.
+    name = re.sub(r"\\u00b5", "µ", unit.strip().strip("\x00"), flags=re.IGNORECASE).lower()
+    return _UNITS_UM.get(name)
+
+
+def square_pixel(x_um: float | None, y_um: float | None) -> float | None:
+    """Return one pixel size for pixels of `x_um` by `y_um`.
+
+    Pixels that are not square get the geometric mean, which keeps areas right. Beyond 2:1 (a tilted section saved
+    uncorrected, or a typing error) no single number describes them: None.
+    """
+    sizes = [size for size in (_plausible(x_um), _plausible(y_um)) if size is not None]
+    if not sizes or max(sizes) / min(sizes) > _LARGEST_ANISOTROPY:
+        return None
+    return math.exp(sum(map(math.log, sizes)) / len(sizes))
+
+
+def from_dots(dots: Any) -> Calibration:
+    """Return the calibration in an image library's `dpi` entry, (horizontal, vertical) in dots per inch."""
+    try:
+        x, y = (25_400.0 / float(value) for value in dots)
+        return Calibration(pixel_size_um=_unless_print(square_pixel(x, y)))
+    except (TypeError, ValueError, ZeroDivisionError, OverflowError):
+        return Calibration()
+
+
+def from_png(data: bytes) -> Calibration:
+    """Return the calibration in the pHYs chunk of a PNG, given the start of the file."""
+    position = 8
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"pHYs" and position + 17 <= len(data):
+            x, y, unit = struct.unpack_from(">IIB", data, position + 8)
+            if unit == 1 and x and y:  # pixels per metre
+                return Calibration(pixel_size_um=_unless_print(square_pixel(1e6 / x, 1e6 / y)))
+        if kind in (b"pHYs", b"IDAT"):
+            break
+        position += length + 12
+    return Calibration()
+
+
+def from_tiff(tif: Any, page: Any) -> Calibration:
+    """Gather the calibration of a page of an open TIFF.
+
+    Args:
+        tif: the `tifffile.TiffFile`; makers' metadata are read from its first page, where makers put them.
+        page: the `tifffile.TiffPage` that is inspected.
+
+    Returns:
+        What is known; never raises for malformed metadata.
+    """
+    found = Calibration()
+    for reader in _TIFF_READERS:
+        try:
+            one = reader(tif, page)
+        except Exception:  # a parser of hostile text may fail in any way, and then knows nothing
+            continue
+        if one is None:
+            continue
+        found = replace(
+            found,
+            pixel_size_um=found.pixel_size_um if found.pixel_size_um is not None else one.pixel_size_um,
+            instrument=found.instrument or one.instrument,
+            true_height=found.true_height if found.true_height is not None else one.true_height,
+        )
+    return found
+
+
+def _plausible(size_um: float | None) -> float | None:
+    if size_um is None or not math.isfinite(size_um) or not _SMALLEST_UM <= size_um <= _LARGEST_UM:
+        return None
+    return float(size_um)
+
+
+def _unless_print(size_um: float | None) -> float | None:
+    return size_um if size_um is not None and size_um < PRINT_LIMIT_UM else None
+
+
+def instrument_name(*parts: Any) -> str | None:
+    """Join the parts of an instrument's name that are texts, in printable characters and at a bounded length."""
+    texts = [printable(" ".join(part.split())) for part in parts if isinstance(part, str)]
+    return " ".join(text for text in texts if text)[:_NAME_CHARACTERS].strip() or None
+
+
+def _small_enough(tif: Any, *codes: int) -> bool:
+    tags = [tif.pages.first.tags.get(code) for code in codes]
+    return all(tag is None or tag.valuebytecount <= _METADATA_BYTES for tag in tags)
+
+
+def _fei(tif: Any, page: Any) -> Calibration | None:
+    # Thermo Fisher / FEI: an INI text with lengths in metres; the bar is appended below ResolutionY rows.
+    if not _small_enough(tif, 34680, 34682) or not (sections := tif.fei_metadata):
+        return None
+    system = sections.get("System", {})
+    instrument = instrument_name("Thermo/FEI", system.get("SystemType") or system.get("Type"))
+    image = sections.get("Image", {})
+    columns, rows = image.get("ResolutionX"), image.get("ResolutionY")
+    if columns is not None and columns != page.imagewidth:
+        return Calibration(instrument=instrument)  # resampled since: the lengths below are of other pixels
+    size = None
+    for name in ("Scan", "EScan", "IScan"):
+        scan = sections.get(name, {})
+        if size is None and "PixelWidth" in scan:
+            size = square_pixel(_metres(scan.get("PixelWidth")), _metres(scan.get("PixelHeight")))
+    return Calibration(size, instrument, rows if isinstance(rows, int) else None)
+
+
+def _zeiss(tif: Any, page: Any) -> Calibration | None:
+    # Zeiss SEM: lines keyed by parameter name, each (label, value, unit); of the
+    # unnamed numbers the fourth is metres per pixel.
+    if not _small_enough(tif, 34118) or not (parameters := tif.sem_metadata):
+        return None
+    size = None
+    for key in ("ap_image_pixel_size", "ap_pixel_size"):
+        entry = parameters.get(key, ())
+        if size is None and len(entry) == 3 and (unit := micrometres(entry[2])) is not None:
+            size = square_pixel(float(entry[1]) * unit, None)
+    unnamed = parameters.get("", ())
+    if size is None and len(unnamed) > 3:
+        size = square_pixel(_metres(unnamed[3]), None)
+    serial = parameters.get("sv_serial_number", ("", ""))[1]
+    stored = re.fullmatch(r"(\d{1,6}) ?\* ?(\d{1,6})", str(parameters.get("dp_image_store", ("", ""))[1]).strip())
+    height = int(stored[2]) if stored and int(stored[1]) == page.imagewidth else None
+    return Calibration(size, instrument_name("Zeiss SEM", str(serial)), height)
+
+
+def _olympus(tif: Any, page: Any) -> Calibration | None:
+    # Olympus SIS: lengths in metres.
+    if not _small_enough(tif, 33471, 33560) or not (values := tif.sis_metadata):
+        return None
+    size = square_pixel(_metres(values.get("pixelsizex")), _metres(values.get("pixelsizey")))
+    return Calibration(size, instrument_name("Olympus SIS", values.get("cameraname")))
+
+
+def _tvips(tif: Any, page: Any) -> Calibration | None:
+    # TVIPS EM-MENU, version 2: nanometres per pixel at the specimen.
+    if not _small_enough(tif, 37706) or not (values := tif.tvips_metadata):
+        return None
+    size = square_pixel(_scaled(values.get("PixelSizeX"), 1e-3), _scaled(values.get("PixelSizeY"), 1e-3))
+    return Calibration(size, instrument_name("TVIPS", values.get("TemType"), values.get("CameraType")))
+
+
+def _ome(tif: Any, page: Any) -> Calibration | None:
+    text = tif.ome_metadata
+    if not isinstance(text, str) or len(text) > _METADATA_BYTES:
+        return None
+    collector = _OmeCollector(page.imagewidth, page.imagelength)
+    parser = XMLParser(target=collector)
+    parser.feed(text)
+    parser.close()
+    return Calibration(collector.pixel_size_um, collector.instrument)
+
+
+class _OmeCollector:
+    """Takes what is needed from OME-XML as it is parsed: no tree, and no document type, hence no entities."""
+
+    def __init__(self, width: int, height: int) -> None:
+        self.width, self.height = width, height
+        self.pixel_size_um: float | None = None
+        self.instrument: str | None = None
+
+    def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
+        """Refuse a document type: OME-XML has none, and entities are declared in it."""
+        raise ValueError("OME-XML with a document type")
+
+    def start(self, tag: str, attributes: dict[str, str]) -> None:
+        """Take the physical size of the first image of these dimensions, and the first microscope."""
+        kind = tag.rpartition("}")[2]
+        if kind == "Pixels" and self.pixel_size_um is None and self._same_size(attributes):
+            self.pixel_size_um = square_pixel(_ome_length(attributes, "X"), _ome_length(attributes, "Y"))
+        elif kind == "Microscope" and self.instrument is None:
+            self.instrument = instrument_name(attributes.get("Manufacturer"), attributes.get("Model"))
+
+    def end(self, tag: str) -> None:
+        """Do nothing: attributes say it all."""
+
+    def data(self, text: str) -> None:
+        """Do nothing: attributes say it all."""
+
+    def close(self) -> None:
+        """Do nothing: there is no tree to return."""
+
+    def _same_size(self, attributes: dict[str, str]) -> bool:
+        return (attributes.get("SizeX"), attributes.get("SizeY")) == (str(self.width), str(self.height))
+
+
+def _ome_length(attributes: dict[str, str], axis: str) -> float | None:
+    value = attributes.get(f"PhysicalSize{axis}")
+    unit = micrometres(attributes.get(f"PhysicalSize{axis}Unit", "µm"))  # the unit that the OME schema presumes
+    return None if value is None or unit is None else float(value) * unit
+
+
+def _imagej(tif: Any, page: Any) -> Calibration | None:
+    # ImageJ: the unit is in the description, and the resolution tags count pixels per unit.
+    unit = micrometres((tif.imagej_metadata or {}).get("unit"))
+    if unit is None or unit == _UNITS_UM["inch"]:  # inches come from a print resolution that ImageJ passes on
+        return None
+    x, y = (_per_pixel(page, code) for code in (282, 283))
+    return Calibration(square_pixel(_scaled(x, unit), _scaled(y, unit)))
+
+
+def _resolution(tif: Any, page: Any) -> Calibration | None:
+    unit = {2: _UNITS_UM["inch"], 3: _UNITS_UM["cm"]}.get(int(page.tags.valueof(296, default=2)))
+    maker = instrument_name(page.tags.valueof(271), page.tags.valueof(272))
+    if unit is None:  # no absolute unit
+        return Calibration(instrument=maker)
+    x, y = (_per_pixel(page, code) for code in (282, 283))
+    return Calibration(_unless_print(square_pixel(_scaled(x, unit), _scaled(y, unit))), maker)
+
+
+def _per_pixel(page: Any, code: int) -> float | None:
+    numerator, denominator = page.tags.valueof(code, default=(0, 0))
+    return float(denominator) / float(numerator) if numerator else None
+
+
+def _scaled(value: Any, factor: float) -> float | None:
+    return float(value) * factor if isinstance(value, int | float) else None
+
+
+def _metres(value: Any) -> float | None:
+    return _scaled(value, 1e6)
+
+
+_TIFF_READERS: tuple[Callable[[Any, Any], Calibration | None], ...] = (
+    _fei,
+    _zeiss,
+    _olympus,
+    _tvips,
+    _ome,
+    _imagej,
+    _resolution,
+)

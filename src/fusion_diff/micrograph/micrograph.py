@@ -1,0 +1,261 @@
+"""The micrograph: an image with its pixel size and source, at the depth it was stored with."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import operator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, SupportsIndex
+
+import numpy as np
+
+from fusion_diff.errors import MicrographError
+from fusion_diff.micrograph import storage
+from fusion_diff.micrograph.limits import check_sides, refusal
+from fusion_diff.micrograph.source import printable
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from numpy.typing import ArrayLike, NDArray
+
+_CONTRAST_PIXELS = 2**22
+_CONTRAST_PERCENTILES = (0.5, 99.5)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Micrograph:
+    """An image with its pixel size and source; immutable.
+
+    Read one with `load_microstructure_data` or make one with `from_array`. The pixels stay in their stored dtype, and
+    in the file where they are mapped from it; `window` converts no more than it is asked for.
+
+    Attributes:
+        levels: the stored levels, (H, W) or (H, W, 3), read-only: integer or floating, at the file's full depth.
+        name: what to call it: the file's path, or the name given to an array.
+        sha256: digest of the file's bytes, or of an array's bytes in row-major order, in hexadecimal.
+        source: the file, None for an array.
+        pixel_size_um: side of a pixel in µm, None where it is not known.
+        instrument: what took the image, None where it is not known.
+        data_bar_px: rows of data bar that were cropped from the bottom.
+
+    Raises:
+        MicrographError: when made with pixels that are not finite, without contrast, too small, or neither grey nor
+            colour.
+    """
+
+    levels: NDArray[Any]
+    name: str
+    sha256: str
+    source: Path | None = None
+    pixel_size_um: float | None = None
+    instrument: str | None = None
+    data_bar_px: int = 0
+
+    def __post_init__(self) -> None:
+        """Check the pixels and make them read-only."""
+        levels = self.levels.view()
+        levels.flags.writeable = False
+        object.__setattr__(self, "levels", levels)
+        if levels.ndim not in (2, 3) or (levels.ndim == 3 and levels.shape[2] != 3):
+            raise refusal(
+                self.name,
+                f"its pixels have shape {levels.shape}, neither (height, width) nor (height, width, 3)",
+                "pass one grey or colour image",
+            )
+        check_sides(self.name, self.width, self.height)
+        _check_values(self.name, levels)
+        storage.release(levels)
+
+    @classmethod
+    def from_array(
+        cls, pixels: ArrayLike, *, pixel_size_um: float | None = None, name: str | None = None
+    ) -> Micrograph:
+        """Make a micrograph of an array, which is copied.
+
+        Args:
+            pixels: (H, W), (H, W, 1), (H, W, 3), or (H, W, 4) whose last channel is alpha and dropped; any integer,
+                floating or boolean dtype.
+            pixel_size_um: side of a pixel in µm.
+            name: what to call it in errors and reports.
+
+        Returns:
+            The micrograph; its sha256 is that of the array's bytes as given, in row-major order.
+
+        Raises:
+            MicrographError: the pixels are not finite, have no contrast, are too small, have other channels or another
+                dtype; or the pixel size is not a positive number.
+        """
+        name = printable(name) if name else "array"
+        array = np.asarray(pixels)
+        if array.dtype.kind not in "biuf":
+            cure = (
+                "pass its magnitude" if array.dtype.kind == "c" else "convert it to integers or floating-point numbers"
+            )
+            raise refusal(name, f"its pixels have dtype {array.dtype}", cure)
+        if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
+            raise refusal(
+                name,
+                f"it has {array.shape[2]} channels, and a micrograph has 1 (grey) or 3 (colour, or 4 with alpha)",
+                "pass one grey or colour image, with the channels last",
+            )
+        array = np.array(array, order="C", copy=True)
+        digest = hashlib.sha256(array.data).hexdigest()
+        levels = array.view(np.uint8) if array.dtype == np.bool_ else array
+        if levels.ndim == 3:
+            levels = levels[..., 0] if levels.shape[2] == 1 else levels[..., :3]
+        return cls(levels, name, digest, pixel_size_um=checked_pixel_size(name, pixel_size_um))
+
+    @property
+    def height(self) -> int:
+        """Rows, without the data bar."""
+        return int(self.levels.shape[0])
+
+    @property
+    def width(self) -> int:
+        """Columns."""
+        return int(self.levels.shape[1])
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return 1 if self.levels.ndim == 2 else 3
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(H, W) or (H, W, 3)."""
+        return self.levels.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Dtype of the stored levels, in this machine's byte order."""
+        return self.levels.dtype.newbyteorder("=")
+
+    @property
+    def pixels(self) -> NDArray[np.float32]:
+        """The whole image as float32, (H, W) or (H, W, 3), in the file's own levels: contrast is not normalised.
+
+        8- and 16-bit levels are exact; 32-bit integers are rounded to 24 significant bits. The array is made anew at
+        each access, except that levels stored as float32 are shared, read-only.
+        """
+        return self._converted(self.levels)
+
+    def window(self, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
+        """Return part of the image as float32, (height, width) or (height, width, 3), as `pixels` has it.
+
+        Args:
+            top: first row.
+            left: first column.
+            height: rows, at least 1.
+            width: columns, at least 1.
+
+        Returns:
+            The window; memory for no more than it is used, however large the image. Shared and read-only where the
+            levels are stored as float32.
+
+        Raises:
+            MicrographError: the window does not lie within the image.
+        """
+        top, left, height, width = (operator.index(value) for value in (top, left, height, width))
+        if top < 0 or left < 0 or height < 1 or width < 1 or top + height > self.height or left + width > self.width:
+            raise MicrographError(
+                f"{self.name}: the window of {height}x{width} pixels at row {top}, column {left} does not lie within "
+                f"the image of {self.height}x{self.width}; clip it to the image"
+            )
+        converted = self._converted(self.levels[top : top + height, left : left + width])
+        storage.release(self.levels)
+        return converted
+
+    @cached_property
+    def contrast_range(self) -> tuple[float, float]:
+        """The 0.5 and 99.5 percentiles of the levels, over all channels together; the first is less than the second.
+
+        Taken over a regular sub-grid of at most 2**22 pixels. Where the percentiles coincide (nearly all pixels have
+        one level), the least and the greatest level.
+        """
+        step = max(1, math.ceil(math.sqrt(self.height * self.width / _CONTRAST_PIXELS)))
+        sample = self._converted(self.levels[::step, ::step]).astype(np.float64)
+        storage.release(self.levels)
+        low, high = (float(value) for value in np.percentile(sample, _CONTRAST_PERCENTILES))
+        if low < high:
+            return low, high
+        extremes = [
+            (float(band.min()), float(band.max()))
+            for band in (self._converted(self.levels[rows]) for rows in storage.bands(self.shape))
+        ]
+        storage.release(self.levels)
+        return min(low for low, _ in extremes), max(high for _, high in extremes)
+
+    def __repr__(self) -> str:
+        """Say what it is, without its pixels."""
+        size = "unknown pixel size" if self.pixel_size_um is None else f"{self.pixel_size_um:g} µm/pixel"
+        shape = "x".join(map(str, self.shape))
+        return f"<Micrograph {self.name!r} {shape} {self.dtype}, {size}, sha256 {self.sha256[:12]}…>"
+
+    @staticmethod
+    def _converted(levels: NDArray[Any]) -> NDArray[np.float32]:
+        return np.asarray(levels.astype(np.float32, copy=False))
+
+
+def checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
+    """Return a pixel size given by hand as a float, or None.
+
+    Raises:
+        MicrographError: it is not a finite, positive number.
+    """
+    if pixel_size_um is None:
+        return None
+    try:
+        value = float(pixel_size_um)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise refusal(name, f"pixel_size_um is {pixel_size_um!r}", "give the side of a pixel in µm, a positive number")
+    return value
+
+
+def checked_page(name: str, page: SupportsIndex) -> int:
+    """Return the index of a page as an int.
+
+    Raises:
+        MicrographError: it is not an integer from 0.
+    """
+    try:
+        index = operator.index(page)
+    except TypeError:
+        index = -1
+    if index < 0:
+        raise refusal(name, f"page is {page!r}", "pages are counted from 0")
+    return index
+
+
+def _check_values(name: str, levels: NDArray[Any]) -> None:
+    """Refuse pixels that are not finite as float32, or that all have one level; whole images pass band by band."""
+    low, high = math.inf, -math.inf
+    bad, first = 0, (0, 0)
+    for rows in storage.bands(levels.shape):
+        with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is counted as infinite
+            band = levels[rows].astype(np.float32, copy=False)
+        least, greatest = float(band.min()), float(band.max())
+        if not (math.isfinite(least) and math.isfinite(greatest)):
+            where = np.argwhere(~np.isfinite(band))
+            if bad == 0:
+                first = (rows.start + int(where[0][0]), int(where[0][1]))
+            bad += len(where)
+            continue
+        low, high = min(low, least), max(high, greatest)
+        if low < high and levels.dtype.kind != "f":
+            return  # integers are finite, and there is contrast
+    if bad:
+        count = "1 value is" if bad == 1 else f"{bad:,} values are"
+        raise refusal(
+            name,
+            f"{count} NaN or infinite, the first at row {first[0]}, column {first[1]}",
+            "replace them, or crop the image to where it is valid",
+        )
+    if not low < high:
+        raise refusal(
+            name, f"every pixel has the level {low:g}, so there is nothing to see", "check the exposure or the channel"
+        )

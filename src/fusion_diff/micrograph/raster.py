@@ -1,0 +1,140 @@
+"""Reading PNG, JPEG and BMP at their full depth, after their claims have been checked."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_diff.micrograph import storage
+from fusion_diff.micrograph.limits import check_claim, check_expansion, refusal, truncated
+from fusion_diff.micrograph.metadata import Calibration, from_dots, from_png, instrument_name
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fusion_diff.micrograph.source import Source
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey + alpha, RGB + alpha
+_PNG_PALETTE = 3
+_DEFLATE_EXPANSION = 1032
+_JPEG_EXPANSION = 4096  # a progressive scan spends at least one bit on a block of 64, in each of three channels
+_BMP_RUN_EXPANSION = 128
+_EXIF_MAKE, _EXIF_MODEL = 271, 272
+
+
+def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+    """Read a PNG: 1 to 16 bits, grey, colour or palette; alpha is dropped.
+
+    Args:
+        source: the open file.
+        max_pixels: most pixels to accept.
+
+    Returns:
+        The stored levels, uint8 or uint16, (H, W) or (H, W, 3), and the pixel size of its pHYs chunk if it has one.
+
+    Raises:
+        MicrographError: the image is too large, too small or truncated.
+    """
+    import imagecodecs
+
+    data = source.data()
+    try:
+        width, height, depth, colour = struct.unpack_from(">IIBB", data, 16)
+    except struct.error as error:
+        raise truncated(source.name, f"it ends within its header, after {source.size} bytes") from error
+    channels = _PNG_CHANNELS.get(colour, 0)
+    raw = check_claim(source.name, width, height, channels, depth, max_pixels)
+    check_expansion(source.name, raw, source.size, _DEFLATE_EXPANSION)
+    if width * height * channels > storage.IN_MEMORY_PIXELS and colour != _PNG_PALETTE:
+        shape = (height, width) if channels == 1 else (height, width, channels)
+        levels = imagecodecs.png_decode(data, out=storage.allocate(shape, np.uint16 if depth == 16 else np.uint8))
+    else:
+        levels = imagecodecs.png_decode(data)
+    if levels.ndim == 3:
+        levels = levels[..., 0] if levels.shape[2] == 2 else levels[..., :3]
+    if colour == _PNG_PALETTE:
+        levels = _grey_where_equal(levels)
+    elif depth < 8:  # the decoder stretches these to 0..255
+        levels = levels // (255 // (2**depth - 1))
+    return levels, from_png(bytes(data[:4096]))
+
+
+def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+    """Read a JPEG, grey or colour; an orientation in its EXIF data is not applied, as in microscopy programs.
+
+    Args:
+        source: the open file.
+        max_pixels: most pixels to accept.
+
+    Returns:
+        uint8 (H, W) or (H, W, 3), and the pixel size and camera in its header where they are given.
+
+    Raises:
+        MicrographError: the image is too large, too small, truncated, or has the four colours of print.
+    """
+    # Pillow, because libjpeg by itself fills what a truncated file lacks with grey and says nothing. Its classes are
+    # opened directly: Image.open adds a size limit of its own, which is global to the process.
+    from PIL.JpegImagePlugin import JpegImageFile
+
+    source.handle.seek(0)
+    with JpegImageFile(source.handle) as image:
+        if image.mode not in ("L", "RGB"):
+            raise refusal(
+                source.name, f"its colours are {image.mode}, neither grey nor RGB", "convert it to grey or RGB and save"
+            )
+        channels = len(image.getbands())
+        raw = check_claim(source.name, image.width, image.height, channels, 8, max_pixels)
+        check_expansion(source.name, raw, source.size, _JPEG_EXPANSION)
+        levels = np.asarray(image)
+        calibration = from_dots(image.info.get("dpi"))
+        return levels, Calibration(calibration.pixel_size_um, _camera(image))
+
+
+def _camera(image: Any) -> str | None:
+    try:
+        exif = image.getexif()
+        return instrument_name(exif.get(_EXIF_MAKE), exif.get(_EXIF_MODEL))
+    except Exception:  # malformed EXIF data name no camera
+        return None
+
+
+def read_bmp(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+    """Read a BMP: bilevel, palette (run-length coded or not) or colour; alpha is dropped.
+
+    Args:
+        source: the open file.
+        max_pixels: most pixels to accept.
+
+    Returns:
+        uint8 (H, W) or (H, W, 3), and the pixel size in its header where it is given.
+
+    Raises:
+        MicrographError: the image is too large, too small or truncated.
+    """
+    from PIL.BmpImagePlugin import BmpImageFile
+
+    source.handle.seek(0)
+    with BmpImageFile(source.handle) as image:
+        raw = check_claim(source.name, image.width, image.height, len(image.getbands()), 8, max_pixels)
+        decoder, _, offset, arguments = image.tile[0]
+        if decoder == "raw" and isinstance(arguments, tuple):  # (mode, bytes per row, direction)
+            end = int(offset) + int(arguments[1]) * image.height
+            if end > source.size:
+                raise truncated(source.name, f"its pixels should reach byte {end:,}, and it ends at {source.size:,}")
+        check_expansion(source.name, raw, source.size, _BMP_RUN_EXPANSION)
+        calibration = from_dots(image.info.get("dpi"))
+        if image.mode == "1":
+            return np.asarray(image).astype(np.uint8), calibration
+        if image.mode == "L":
+            return np.asarray(image), calibration
+        levels = np.asarray(image.convert("RGB"))
+        return _grey_where_equal(levels) if image.mode == "P" else levels, calibration
+
+
+def _grey_where_equal(levels: NDArray[Any]) -> NDArray[Any]:
+    """Return one channel of an image whose palette turned out to be grey."""
+    if levels.ndim == 3 and all((levels[rows] == levels[rows, :, :1]).all() for rows in storage.bands(levels.shape)):
+        return np.ascontiguousarray(levels[..., 0])
+    return levels

@@ -1,0 +1,129 @@
+"""Reading a micrograph from a file, whatever it is called: the first bytes tell what it is."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fusion_diff.errors import MicrographError
+from fusion_diff.micrograph.databar import data_bar_rows
+from fusion_diff.micrograph.limits import MAX_PIXELS, refusal
+from fusion_diff.micrograph.micrograph import Micrograph, checked_page, checked_pixel_size
+from fusion_diff.micrograph.raster import read_bmp, read_jpeg, read_png
+from fusion_diff.micrograph.source import Source, open_source, printable
+from fusion_diff.micrograph.tiff import read_tiff
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from fusion_diff.micrograph.metadata import Calibration
+
+_TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two are BigTIFF
+
+_SINGLE_PAGE: tuple[tuple[bytes, str, Callable[[Source, int], tuple[NDArray[Any], Calibration]]], ...] = (
+    (b"\x89PNG\r\n\x1a\n", "PNG", read_png),
+    (b"\xff\xd8\xff", "JPEG", read_jpeg),
+    (b"BM", "BMP", read_bmp),
+)
+
+# Files that people do pass by mistake; naming them saves a search.
+_OTHERS = (
+    (b"GIF8", "a GIF"),
+    (b"RIFF", "a RIFF file (WebP or AVI)"),
+    (b"\x00\x00\x00\x0cjP", "a JPEG 2000"),
+    (b"%PDF", "a PDF"),
+    (b"PK\x03\x04", "a ZIP archive or an office document"),
+    (b"\x1f\x8b", "a gzip archive"),
+    (b"\x89HDF", "an HDF5 file"),
+    (b"\x93NUMPY", "a NumPy array"),
+    (b"\x00\x00\x00\x03", "a DigitalMicrograph file"),
+    (b"\x00\x00\x00\x04", "a DigitalMicrograph file"),
+    (b"\x80\x04", "a Python pickle, which is never opened"),
+    (b"\x80\x05", "a Python pickle, which is never opened"),
+)
+
+
+def load_microstructure_data(
+    path: str | os.PathLike[str],
+    *,
+    pixel_size_um: float | None = None,
+    page: int = 0,
+    crop_data_bar: bool = True,
+    max_pixels: int = MAX_PIXELS,
+) -> Micrograph:
+    """Read a micrograph from a TIFF, PNG, JPEG or BMP.
+
+    The content decides the format, not the suffix. The bit depth is kept. Grey and colour are read; alpha is dropped;
+    a palette becomes its colours; a MinIsWhite TIFF is inverted, so that high is bright. An orientation in the file is
+    not applied. Large TIFFs are mapped into memory or decoded to a temporary file (in TMPDIR), and not loaded whole.
+
+    Args:
+        path: the file.
+        pixel_size_um: side of a pixel in µm; overrides what the metadata say.
+        page: which page of a multi-page TIFF, from 0.
+        crop_data_bar: remove the information bar that electron microscopes write under the image, where one is found.
+        max_pixels: most pixels to accept; the file's header is believed for this, before anything is decoded.
+
+    Returns:
+        The micrograph, with the pixel size and instrument that the metadata give: those of Thermo/FEI, Zeiss, Olympus
+        SIS, TVIPS, OME-XML, ImageJ, and plain resolution tags (also in PNG, JPEG and BMP) where they give less than
+        25 µm, because the usual dots per inch are meant for print. Pixels that are not square get the geometric mean
+        of their sides, up to 2:1.
+
+    Raises:
+        MicrographError: the file is missing, empty, truncated, damaged, too large or no image; it is smaller than
+            `MIN_SIDE` on a side, has no contrast, pixels that are not finite, or channels that are neither grey nor
+            colour; or an argument is out of range. The message names the file and the cure.
+    """
+    with open_source(path) as source:
+        page = checked_page(source.name, page)
+        given_size = checked_pixel_size(source.name, pixel_size_um)
+        levels, calibration = _decoded(source, page, max_pixels)
+        # Memory is only mapped so far: a large file is read by what follows, hence inside the block.
+        rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
+        return Micrograph(
+            levels=levels[: levels.shape[0] - rows],
+            name=source.name,
+            sha256=source.sha256,
+            source=source.path,
+            pixel_size_um=calibration.pixel_size_um if given_size is None else given_size,
+            instrument=calibration.instrument,
+            data_bar_px=rows,
+        )
+
+
+def _decoded(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+    source.handle.seek(0)
+    head = source.handle.read(16)
+    if head.startswith(_TIFF_MAGIC):
+        return _guarded(source, "TIFF", lambda: read_tiff(source, page, max_pixels))
+    for magic, kind, read in _SINGLE_PAGE:
+        if head.startswith(magic):
+            if page > 0:
+                raise refusal(source.name, f"a {kind} has 1 page, so there is no page {page}", "choose page 0")
+            return _guarded(source, kind, lambda read=read: read(source, max_pixels))  # type: ignore[misc]
+    kind = next((kind for magic, kind in _OTHERS if head.startswith(magic)), "not an image that is known here")
+    raise refusal(source.name, f"the file is {kind}", "export the image as TIFF or PNG, at full bit depth")
+
+
+def _guarded(
+    source: Source, kind: str, read: Callable[[], tuple[NDArray[Any], Calibration]]
+) -> tuple[NDArray[Any], Calibration]:
+    """Turn whatever a codec says of damaged data into one kind of error."""
+    try:
+        return read()
+    except MicrographError:
+        raise
+    except MemoryError as error:
+        raise refusal(
+            source.name, "there is not enough memory to decode it", "crop it, or free memory and try again"
+        ) from error
+    except Exception as error:  # decoders of hostile bytes may fail in any way
+        said = printable(str(error))[:200] or type(error).__name__
+        raise refusal(
+            source.name,
+            f"the {kind} is truncated, damaged or of an unsupported kind ({said})",
+            "copy it again, or open it in the program that made it and export it as TIFF or PNG",
+        ) from error

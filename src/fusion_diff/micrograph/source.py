@@ -1,0 +1,125 @@
+"""Opening a file so that its hash and its pixels are of the same bytes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import mmap
+import os
+import stat
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from fusion_diff.errors import MicrographError
+from fusion_diff.micrograph.limits import refusal
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+WHOLE_FILE_BYTES = 2**25
+"""Files up to this size (32 MiB) are read once into memory; larger ones stay open and may be memory-mapped."""
+
+_CHUNK_BYTES = 2**22
+
+
+@dataclass(frozen=True)
+class Source:
+    """An open file.
+
+    Attributes:
+        path: where it is.
+        name: what to call it in errors.
+        size: its length in bytes.
+        sha256: the digest of its bytes, in hexadecimal.
+        handle: seekable; in memory when the file is small, so that nobody can change it between hashing and decoding.
+    """
+
+    path: Path
+    name: str = field(init=False)
+    size: int
+    sha256: str
+    handle: BinaryIO
+
+    def __post_init__(self) -> None:
+        """Name the source after its path, without characters that would upset a terminal or a log."""
+        object.__setattr__(self, "name", printable(str(self.path)))
+
+    def data(self) -> bytes | mmap.mmap:
+        """Return all bytes, mapped into memory when the file is large."""
+        if isinstance(self.handle, io.BytesIO):
+            return self.handle.getvalue()
+        return mmap.mmap(self.handle.fileno(), 0, access=mmap.ACCESS_READ)
+
+
+def printable(text: str) -> str:
+    """Return `text` with every control or undecodable character replaced by "?"."""
+    return "".join(character if character.isprintable() else "?" for character in text)
+
+
+@contextlib.contextmanager
+def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
+    """Open a regular file for reading pixels, hashing it on the way.
+
+    Args:
+        path: the file.
+
+    Yields:
+        The open source; its handle is closed on leaving.
+
+    Raises:
+        MicrographError: there is no such file, it is a folder or a device, it is empty, it may not be read, or it was
+            changed while it was being read.
+    """
+    try:
+        location = Path(path)
+    except TypeError as error:
+        raise MicrographError(f"a micrograph is read from a path, not from {type(path).__name__}") from error
+    name = printable(str(location))
+    try:
+        file = _open_regular(location, name)
+    except (OSError, ValueError) as error:
+        raise _unreadable(name, error) from error
+    with file:
+        before = os.fstat(file.fileno())
+        if before.st_size == 0:
+            raise refusal(name, "the file is empty", "copy or export it again from the instrument")
+        try:
+            source = _hashed(location, file, before.st_size)
+        except OSError as error:
+            raise _unreadable(name, error) from error
+        yield source
+        after = os.fstat(file.fileno())
+        if source.handle is file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+            raise refusal(name, "the file changed while it was being read", "wait until it is written, then retry")
+
+
+def _unreadable(name: str, error: Exception) -> MicrographError:
+    if isinstance(error, MicrographError):
+        return error
+    if isinstance(error, FileNotFoundError):
+        return refusal(name, "there is no such file", "check the path")
+    reason = (
+        error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    )  # str: a zero byte in the path
+    return refusal(name, f"the file cannot be read ({reason})", "check the path and its permissions")
+
+
+def _open_regular(location: Path, name: str) -> BinaryIO:
+    mode = location.stat().st_mode  # asked first: opening a pipe would wait for its writer
+    if stat.S_ISDIR(mode):
+        raise refusal(name, "this is a folder, not an image", "name a file in it, or read the folder as references")
+    if not stat.S_ISREG(mode):
+        raise refusal(name, "this is a device or a pipe, not a file", "save the image to a file first")
+    return location.open("rb")
+
+
+def _hashed(location: Path, file: BinaryIO, size: int) -> Source:
+    if size <= WHOLE_FILE_BYTES:
+        content = file.read()
+        return Source(location, len(content), hashlib.sha256(content).hexdigest(), io.BytesIO(content))
+    digest = hashlib.sha256()
+    while chunk := file.read(_CHUNK_BYTES):
+        digest.update(chunk)
+    return Source(location, size, digest.hexdigest(), file)

@@ -1,0 +1,223 @@
+"""Reading one page of a TIFF at its full depth, after its claims have been checked."""
+
+from __future__ import annotations
+
+import math
+import operator
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_diff.micrograph import storage
+from fusion_diff.micrograph.ifd import page_offset
+from fusion_diff.micrograph.limits import check_claim, check_expansion, refusal, truncated
+from fusion_diff.micrograph.metadata import Calibration, from_tiff
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fusion_diff.micrograph.source import Source
+
+_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
+_ALPHA = (1, 2)  # values of the ExtraSamples tag
+
+_JPEG, _PNG, _JPEG2000 = (6, 7, 33007, 34892), (34933,), (33003, 33004, 33005, 34712)
+_DECODED_TO_RGB = (*_JPEG, *_JPEG2000, 22610, 34934, 50001, 50002, 52546)  # codecs that undo YCbCr themselves
+
+# How many bytes one stored byte can become: hard limits of the codec where it has one.
+_EXPANSION = {1: 1, 32773: 64, 8: 1032, 32946: 1032, 34933: 1032, 50013: 1032}
+_EXPANSION_OTHERS = 2**15
+
+_LARGEST_TILE = 2**24  # pixels; a tile may be larger than a small image, within reason
+
+
+def read_tiff(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+    """Read a page of a TIFF.
+
+    Args:
+        source: the open file.
+        page: index of the page (directory), from 0.
+        max_pixels: most pixels to accept.
+
+    Returns:
+        The stored levels, (H, W) or (H, W, 3): mapped from the file itself where the file is large, uncompressed and
+        contiguous, mapped from a temporary file where the decoded image is large, else in memory. And what the
+        metadata say.
+
+    Raises:
+        MicrographError: the page does not exist, is too large, truncated, or not grey or colour.
+    """
+    import tifffile
+
+    offset = page_offset(source.name, source.handle, source.size, page)
+    source.handle.seek(0)  # tifffile starts at the current position
+    # Kinds of TIFF for which tifffile would follow other directories on opening are read as plain ones.
+    plain = {"is_lsm": False, "is_scanimage": False, "is_ndpi": False}
+    with tifffile.TiffFile(source.handle, name="image.tif", **plain) as tif:
+        if page == 0:
+            directory = tif.pages.first
+        else:
+            tif.filehandle.seek(offset)
+            directory = tifffile.TiffPage(tif, index=page)
+        _check_kind(source.name, directory)
+        _check_layout(source, directory, max_pixels)
+        levels = _decode(tif, directory)
+        return _grey_or_colour(source.name, levels, directory), from_tiff(tif, directory)
+
+
+def _check_kind(name: str, page: Any) -> None:
+    if page.sampleformat in (5, 6) or (page.dtype is not None and page.dtype.kind == "c"):
+        raise refusal(name, "its pixels are complex numbers", "save the magnitude as a real image")
+    if page.dtype is None:
+        raise refusal(
+            name,
+            f"its pixels have an unsupported format ({page.bitspersample} bits, sample format {page.sampleformat})",
+            "save it with 8, 16 or 32 bits per sample",
+        )
+    if page.imagedepth != 1:
+        raise refusal(name, "the page holds a volume", "save its slices as pages")
+    photometric = _photometric(page)
+    known = photometric in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE)
+    if not known and not (photometric == _YCBCR and page.compression in _DECODED_TO_RGB):
+        raise refusal(
+            name, f"its colours are of kind {photometric}, neither grey nor RGB", "convert it to grey or RGB and save"
+        )
+
+
+def _photometric(page: Any) -> int:
+    # tifffile presumes MinIsWhite where the tag is missing; such files come from simple writers that mean the opposite.
+    value = page.tags.valueof(262)
+    return int(value) if value is not None else _MIN_IS_BLACK
+
+
+def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
+    """Check the claimed size, and that every strip or tile lies within the file."""
+    name = source.name
+    width, height = operator.index(page.imagewidth), operator.index(page.imagelength)
+    samples, bits = operator.index(page.samplesperpixel), page.dtype.itemsize * 8
+    if isinstance(page.bitspersample, int):
+        bits = page.bitspersample
+    raw = check_claim(name, width, height, samples, bits, max_pixels)
+    if page.is_tiled:
+        rows, columns = operator.index(page.tilelength), operator.index(page.tilewidth)
+    else:
+        rows, columns = operator.index(page.rowsperstrip), width
+    if rows < 1 or columns < 1 or (page.is_tiled and rows * columns > max(_LARGEST_TILE, 4 * width * height)):
+        raise refusal(name, f"it claims tiles of {columns}x{rows} pixels", "export it again as plain TIFF or PNG")
+    expected = math.ceil(height / rows) * math.ceil(width / columns) * (samples if page.planarconfig == 2 else 1)
+
+    offsets = np.array([int(value) for value in page.dataoffsets], dtype=np.uint64)
+    counts = np.array([int(value) for value in page.databytecounts], dtype=np.uint64)
+    if len(offsets) < expected or len(counts) < expected:
+        raise truncated(name, f"it lists {min(len(offsets), len(counts)):,} of its {expected:,} strips or tiles")
+    if not counts.all() or not offsets.all():
+        missing = int((np.logical_not(counts) | np.logical_not(offsets)).sum())
+        raise truncated(name, f"{missing:,} of its {expected:,} strips or tiles were never written")
+    if page.compression == 1 and expected == 1:
+        counts = np.array([raw], dtype=np.uint64)  # simple writers get this count wrong, and it is not needed
+    end = int(max(int(offset) + int(count) for offset, count in zip(offsets, counts, strict=True)))
+    if end > source.size:
+        raise truncated(name, f"its pixels should reach byte {end:,}, and it ends at {source.size:,}")
+    if page.compression == 1 and int(counts.sum()) < raw:
+        raise truncated(name, f"it holds {int(counts.sum()):,} of the {raw:,} bytes of pixels it claims")
+    check_expansion(name, raw, int(counts.sum()), _EXPANSION.get(page.compression, _EXPANSION_OTHERS))
+    if page.compression in (*_JPEG, *_PNG, *_JPEG2000):
+        for offset in offsets:
+            _check_codestream(source, int(offset), page.compression, rows * columns)
+
+
+def _check_codestream(source: Source, offset: int, compression: int, pixels: int) -> None:
+    """Refuse a strip or tile whose own header claims far more than its place in the image: the codec would obey it."""
+    source.handle.seek(offset)
+    claimed = codestream_pixels(source.handle.read(4096), compression)
+    if claimed > max(_LARGEST_TILE, 4 * pixels):
+        raise refusal(
+            source.name, f"a strip or tile claims {claimed:,} pixels of its own", "export it again as plain TIFF or PNG"
+        )
+
+
+def codestream_pixels(data: bytes, compression: int) -> int:
+    """Return the pixels that a JPEG, PNG or JPEG 2000 stream claims, given its start; 0 where that is not found."""
+    try:
+        if compression in _PNG:
+            width, height = struct.unpack_from(">II", data, 16)
+        elif compression in _JPEG2000:
+            start = data.index(b"\xff\x4f\xff\x51")
+            right, bottom, left, top = struct.unpack_from(">IIII", data, start + 8)
+            width, height = right - left, bottom - top
+        else:
+            position = 2
+            # Start-of-frame markers carry the size; DHT, JPG and DAC are the other codes of that range.
+            while not (0xC0 <= data[position + 1] <= 0xCF and data[position + 1] not in (0xC4, 0xC8, 0xCC)):
+                position += 2 + struct.unpack_from(">H", data, position + 2)[0]
+            height, width = struct.unpack_from(">HH", data, position + 5)
+    except (IndexError, ValueError, struct.error):
+        return 0
+    return int(width) * int(height)
+
+
+def _decode(tif: Any, page: Any) -> NDArray[Any]:
+    """Return the page as (H, W) or (H, W, C), in its stored dtype."""
+    if page.is_memmappable:
+        levels = page.asarray(out="memmap", squeeze=False)
+    else:
+        levels = page.asarray(out=storage.allocate(page.shaped, page.dtype), squeeze=False)
+    planes, _, height, width, samples = page.shaped  # (separate planes, depth, height, width, interleaved samples)
+    if (planes, height, width, samples)[1:3] != (page.imagelength, page.imagewidth):
+        raise ValueError("the decoder and the header disagree about the size")
+    levels = np.asarray(levels)
+    levels = np.moveaxis(levels[:, 0, :, :, 0], 0, -1) if planes > 1 else levels[0, 0]
+    if levels.shape[-1] == 1:
+        levels = levels[..., 0]
+    return levels.view(np.uint8) if levels.dtype == np.bool_ else levels
+
+
+def _grey_or_colour(name: str, levels: NDArray[Any], page: Any) -> NDArray[Any]:
+    """Drop alpha, look up palettes, and turn MinIsWhite the right way round."""
+    photometric = _photometric(page)
+    samples = levels.shape[2] if levels.ndim == 3 else 1
+    extra = page.tags.valueof(338, default=())
+    extra = extra if isinstance(extra, tuple) else (extra,)
+    has_alpha = any(int(value) in _ALPHA for value in extra)
+    colour_and_more = samples == 4 and photometric in (_RGB, _YCBCR)
+    if samples in (2, 4) and not has_alpha and not colour_and_more:
+        raise refusal(
+            name,
+            f"it has {samples} channels that are neither grey nor colour with alpha",
+            "save the channel you want to inspect as a grey image",
+        )
+    if samples == 4:
+        levels = levels[..., :3]
+    elif samples == 2:
+        levels = levels[..., 0]
+    if photometric == _PALETTE and levels.ndim == 2:
+        return _look_up(levels, page)
+    if photometric == _MIN_IS_WHITE and levels.ndim == 2:
+        return _invert(levels, page)
+    return levels
+
+
+def _invert(levels: NDArray[Any], page: Any) -> NDArray[Any]:
+    """Make low dark: the levels of an integer depth are mirrored; signed and floating ones change their sign."""
+    if levels.dtype.kind == "f":
+        return storage.mapped(levels, np.negative)
+    if levels.dtype.kind == "i":
+        return storage.mapped(levels, np.invert)
+    white = levels.dtype.type(2 ** int(page.bitspersample) - 1)
+    return storage.mapped(levels, lambda band: white - band)
+
+
+def _look_up(levels: NDArray[Any], page: Any) -> NDArray[Any]:
+    """Replace the indices of a palette image by its colours, or by grey levels where the palette is grey."""
+    table = np.asarray(page.tags.valueof(320), dtype=np.uint16).reshape(3, -1).T
+    if len(table) != 2 ** int(page.bitspersample):
+        raise ValueError("the palette does not fit the bit depth")
+    # Palettes are stored with 16 bits; programs of 8 bits write v * 257, v * 256, or plainly v.
+    if (table % 257 == 0).all() or (table % 256 == 0).all():
+        table = (table >> 8).astype(np.uint8)
+    elif table.max() < 256:
+        table = table.astype(np.uint8)
+    if (table == table[:, :1]).all():
+        table = table[:, 0]
+    return storage.mapped(levels, lambda band: table[band])

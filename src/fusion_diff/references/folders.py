@@ -1,0 +1,53 @@
+"""What counts as an image in a folder of references."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusion_diff.errors import ReferenceSetError
+from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
+
+
+def is_file(path: Path) -> bool:
+    """Return whether there is a file; a path too long or out of reach is none, rather than an OSError."""
+    try:
+        return path.is_file()
+    except OSError:
+        return False
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether there is a folder, as `is_file` does."""
+    try:
+        return path.is_dir()
+    except OSError:
+        return False
+
+
+def image_files(folder: Path) -> list[Path]:
+    """Return the images directly in a folder by name, without hidden files; nothing when there is no such folder."""
+    if not is_folder(folder):
+        return []
+    # A broken link stays in the list: it is to be reported as unreadable, not passed over.
+    found = (
+        path
+        for path in _entries(folder)
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not path.name.startswith(".")
+        and (is_file(path) or path.is_symlink())
+        and not is_folder(path)
+    )
+    return sorted(found, key=lambda path: path.name)
+
+
+def visible_folders(folder: Path) -> list[Path]:
+    """Return the folders directly in a folder by name, without hidden ones and those of archivers (`__MACOSX`)."""
+    found = (path for path in _entries(folder) if is_folder(path) and not path.name.startswith((".", "__")))
+    return sorted(found, key=lambda path: path.name)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return list(folder.iterdir())
+    except OSError as error:
+        raise ReferenceSetError(f"the folder {folder} cannot be listed: {error.strerror or error}") from error

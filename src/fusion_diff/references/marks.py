@@ -1,0 +1,101 @@
+"""Flaw marks: masks drawn on references, found beside them, read at any depth and fitted to the micrograph."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_diff.errors import MicrographError, ReferenceSetError
+from fusion_diff.micrograph import MAX_PIXELS, Micrograph
+from fusion_diff.micrograph.reading import _decoded
+from fusion_diff.micrograph.source import open_source
+from fusion_diff.references.folders import image_files, visible_folders
+from fusion_diff.references.reference import as_mark, listing
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MARK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+"""Lossless formats only: JPEG leaves grey noise around a mask, and all that is not zero counts as flaw."""
+
+
+def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
+    """Return the mark of each image that has one in `folder/<class>/<stem>.*`.
+
+    Args:
+        folder: folder of marks, a folder per class in it.
+        images: the reference files of each class; the authentic one too, whose marks are refused later unless empty.
+
+    Raises:
+        ReferenceSetError: a mark has a lossy format, or two marks or two images share a stem.
+
+    Warns:
+        UserWarning: marks belong to no image; a misspelt name would otherwise lose them in silence.
+    """
+    found: dict[Path, Path] = {}
+    used: set[Path] = set()
+    for label, paths in images.items():
+        by_stem: dict[str, list[Path]] = {}
+        for mark in image_files(folder / label):
+            by_stem.setdefault(mark.stem, []).append(mark)
+        for path in paths:
+            candidates = by_stem.get(path.stem, [])
+            if not candidates:
+                continue
+            if len(candidates) > 1:
+                raise ReferenceSetError(f"{path} has {len(candidates)} marks, keep one:{listing(candidates)}")
+            mark = candidates[0]
+            if mark in used:
+                raise ReferenceSetError(f"the mark {mark} fits two images of {label}: give each image its own stem")
+            if mark.suffix.lower() not in MARK_SUFFIXES:
+                raise ReferenceSetError(f"the mark {mark} must be lossless: save it as PNG or TIFF, not {mark.suffix}")
+            used.add(mark)
+            found[path] = mark
+    everywhere = [folder, *visible_folders(folder)]
+    stray = [path for inner in everywhere for path in image_files(inner) if path not in used]
+    if stray:
+        warnings.warn(
+            f"{len(stray)} marks belong to no reference (a mark is <class>/<stem of the image>.png):{listing(stray)}",
+            stacklevel=2,
+        )
+    return found
+
+
+def read_mark(path: Path, micrograph: Micrograph, name: str) -> NDArray[np.bool_]:
+    """Return the mark in an image file as bool of the micrograph's size, true where it is not quite black.
+
+    Raises:
+        ReferenceSetError: the file cannot be read, or has another size than the micrograph, with or without its
+            data bar.
+    """
+    try:
+        with open_source(path) as source:
+            # Not as a micrograph, which must have contrast: a mark may be one level all over.
+            levels, _ = _decoded(source, 0, MAX_PIXELS)
+            flaw = levels != 0
+    except MicrographError as error:
+        raise ReferenceSetError(f"the mark of {name} cannot be read: {error}") from error
+    return fit_mark(flaw if flaw.ndim == 2 else flaw.any(axis=2), micrograph, f"the mark {path}", name)
+
+
+def fit_mark(values: Any, micrograph: Micrograph, what: str, name: str) -> NDArray[np.bool_]:
+    """Return a mark as bool (height, width) of the micrograph, less the rows of its data bar if that was cropped.
+
+    Args:
+        values: 2-D array, not zero where the flaw is.
+        micrograph: the micrograph that it marks.
+        what: how errors call the mark.
+        name: how errors call the micrograph.
+    """
+    mark = as_mark(values, what)
+    height, width, bar = micrograph.height, micrograph.width, micrograph.data_bar_px
+    if mark.shape not in ((height, width), (height + bar, width)):
+        cropped = f" ({height + bar}x{width} with its data bar)" if bar else ""
+        raise ReferenceSetError(
+            f"{what} is {mark.shape[0]}x{mark.shape[1]} pixels (height x width), but {name} is "
+            f"{height}x{width}{cropped}: draw the mark on the micrograph itself"
+        )
+    return mark[:height]

@@ -1,0 +1,115 @@
+"""One labelled reference, and the small rules that every reference obeys."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_diff.errors import ReferenceSetError
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.micrograph.source import printable
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+MAX_REFERENCES = 5000
+"""A set of more references than this is refused: enrolment is made for tens, and each one is held ready to be read."""
+
+_LISTED = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """A micrograph whose class is known.
+
+    Attributes:
+        micrograph: the image.
+        label: its class, for example `sound` or `crack`.
+        group: the specimen it was taken of. References of one specimen must share a group, whatever their labels:
+            cross-fitting leaves whole groups out, and a specimen on both sides makes every figure too good.
+        name: what reports call it; unique within a set.
+        mark: bool (height, width), true where the flaw is, read-only; None where no flaw was marked.
+
+    Raises:
+        ReferenceSetError: label, group or name is empty, or the mark is not a 2-D array of the micrograph's size.
+    """
+
+    micrograph: Micrograph
+    label: str
+    group: str
+    name: str
+    mark: NDArray[np.bool_] | None = None
+
+    def __post_init__(self) -> None:
+        """Check the fields and take a read-only copy of the mark."""
+        if not isinstance(self.micrograph, Micrograph):
+            kind = type(self.micrograph).__name__
+            raise ReferenceSetError(
+                f"reference {self.name!r} holds {kind}, not a Micrograph: wrap arrays with Micrograph.from_array"
+            )
+        for field in ("name", "label", "group"):
+            value = getattr(self, field)
+            if not isinstance(value, str) or not value.strip():
+                raise ReferenceSetError(f"the {field} of reference {self.name!r} must be a word, not {value!r}")
+        if self.mark is not None:
+            flaw = as_mark(self.mark, f"the mark of {self.name}")
+            size = (self.micrograph.height, self.micrograph.width)
+            if flaw.shape != size:
+                raise ReferenceSetError(
+                    f"the mark of {self.name} is {flaw.shape[0]}x{flaw.shape[1]} pixels (height x width), "
+                    f"but the micrograph is {size[0]}x{size[1]}: draw the mark on the micrograph itself"
+                )
+            flaw.setflags(write=False)
+            object.__setattr__(self, "mark", flaw)
+
+
+def as_mark(values: Any, what: str) -> NDArray[np.bool_]:
+    """Return a fresh bool copy of a 2-D mark, true where `values` is not zero; `what` names it in errors."""
+    array = np.asarray(values)
+    if array.ndim != 2 or array.dtype.kind not in "biuf":
+        raise ReferenceSetError(
+            f"{what} must be a 2-D array of numbers or booleans, not {array.dtype} of shape {array.shape}"
+        )
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise ReferenceSetError(f"{what} holds values that are not finite: use 0 for sound and 1 for flaw")
+    return np.array(array != 0, order="C")
+
+
+def check_authentic(authentic: str, labels: Iterable[str], where: str) -> None:
+    """Raise ReferenceSetError unless `authentic` is among the labels found in `where`."""
+    found = sorted(set(labels))
+    if not isinstance(authentic, str) or not authentic.strip():
+        raise ReferenceSetError(f"authentic must name one of the classes ({', '.join(found)}), not {authentic!r}")
+    if authentic not in found:
+        raise ReferenceSetError(
+            f"{where} has no authentic class {authentic!r}; its classes are {', '.join(found)}"
+            f"{did_you_mean(authentic, found)}. Say which one is authentic"
+        )
+
+
+def check_size(count: int, where: str) -> None:
+    """Raise ReferenceSetError when `count` references are more than a set may hold."""
+    if count > MAX_REFERENCES:
+        raise ReferenceSetError(
+            f"{where} holds {count} references, more than {MAX_REFERENCES}: enrol a selection of the clearest ones"
+        )
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return a hint such as ` (did you mean 'sound'?)`, or nothing when no known word is close."""
+    by_folded = {item.casefold(): item for item in known}
+    close = difflib.get_close_matches(word.casefold(), by_folded, n=1)
+    return f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
+
+
+def listing(items: Iterable[object]) -> str:
+    """Return the items one to a line for an error message: the first ten, then how many more there are."""
+    lines = [printable(str(item)) for item in items]
+    shown = [f"\n  {line}" for line in lines[:_LISTED]]
+    if len(lines) > _LISTED:
+        shown.append(f"\n  and {len(lines) - _LISTED} more")
+    return "".join(shown)

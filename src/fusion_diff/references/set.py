@@ -1,0 +1,265 @@
+"""The set of references that a model enrols: immutable, ordered, and identified by a digest of its content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import operator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_diff.errors import ReferenceSetError
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.references import sources
+from fusion_diff.references.groups import Groups
+from fusion_diff.references.reference import Reference, check_authentic, check_size
+
+if TYPE_CHECKING:
+    from numpy.typing import ArrayLike
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class ReferenceSet:
+    """Labelled references in a fixed order, one class of which is authentic.
+
+    Authentic references alone are enough (one-class), and so is a single reference of any class.
+
+    Attributes:
+        references: the references, in order.
+        authentic: the label of the class being verified.
+
+    Raises:
+        ReferenceSetError: there are no references or more than 5,000, none is authentic, a name occurs twice, or an
+            authentic reference has a flaw marked on it.
+    """
+
+    references: tuple[Reference, ...]
+    authentic: str
+
+    def __post_init__(self) -> None:
+        """Check what holds for the set as a whole; each reference has checked itself."""
+        object.__setattr__(self, "references", tuple(self.references))
+        strangers = [type(item).__name__ for item in self.references if not isinstance(item, Reference)]
+        if strangers:
+            raise ReferenceSetError(
+                f"a reference set holds Reference objects, not {strangers[0]}: use from_micrographs"
+            )
+        if not self.references:
+            raise ReferenceSetError("a reference set needs at least one authentic reference, and was given none")
+        check_size(len(self.references), "the set")
+        check_authentic(self.authentic, (reference.label for reference in self.references), "the set")
+        seen: set[str] = set()
+        for reference in self.references:
+            if reference.name in seen:
+                raise ReferenceSetError(f"two references are named {reference.name!r}: give each its own name")
+            seen.add(reference.name)
+            if reference.label == self.authentic and reference.mark is not None and reference.mark.any():
+                raise ReferenceSetError(
+                    f"{reference.name} is authentic ({self.authentic!r}) but has a flaw marked on it: "
+                    "remove the mark, or label the reference as the flaw it shows"
+                )
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: str | Path,
+        *,
+        authentic: str,
+        groups: Groups | None = None,
+        marks: str | Path | None = None,
+        pixel_size_um: float | None = None,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> ReferenceSet:
+        r"""Read references from a folder that holds one folder of images per class.
+
+        Images are looked for directly in each class folder; hidden files and files that are not images are passed
+        over. The order is the authentic class, then the others by name, and within a class the file name.
+
+        Args:
+            path: the folder, for example with `sound/` and `crack/` in it.
+            authentic: name of the class being verified.
+            groups: which references show the same specimen; files of one specimen must share a group, or
+                cross-fitting sees a specimen on both sides and every figure comes out too good. A path ending in
+                `.csv` (columns `file,group`, optionally `class`; `file` is relative to `path`, as `crack/a.png`); a
+                regular expression with one group, searched in the file name (`r"^([^_]+)_"`); or a function from
+                file name to group. When omitted, `groups.csv` in the folder is used if there is one, and otherwise
+                every file is its own group.
+            marks: folder with flaw masks laid out as `<class>/<stem>.png` (or .tif, .tiff, .bmp); `masks` inside
+                `path` when omitted. Any pixel that is not quite black is flaw. A mask has the size of its micrograph,
+                with or without the data bar.
+            pixel_size_um: pixel size of all images in micrometres, for files that do not carry it.
+            progress: called with (files read, files in all) after each file.
+
+        Raises:
+            ReferenceSetError: the folder or its classes are missing or empty, files cannot be read (all of them are
+                found before the error is raised), a mark does not fit its micrograph or marks an authentic one, a
+                file has no group, or one image is in two classes.
+
+        Warns:
+            UserWarning: a mark is empty or belongs to no image, or an image occurs twice in a class (kept once).
+        """
+        return cls(tuple(sources.from_folder(path, authentic, groups, marks, pixel_size_um, progress)), authentic)
+
+    @classmethod
+    def from_csv(
+        cls, path: str | Path, *, authentic: str, progress: Callable[[int, int], None] | None = None
+    ) -> ReferenceSet:
+        """Read references listed in a UTF-8 CSV file, in the order of its lines.
+
+        Args:
+            path: CSV file with a header and the columns `file` and `label`, optionally `group` (as in `from_folder`;
+                a row without one is its own group), `mark` (file of the flaw mask) and `pixel_size_um`. Files are
+                relative to the folder of the CSV file; absolute paths and `..` are allowed.
+            authentic: label of the class being verified.
+            progress: called with (files read, files in all) after each file.
+
+        Raises:
+            ReferenceSetError: as `from_folder`; a malformed CSV file is named with the line at fault.
+        """
+        return cls(tuple(sources.from_csv(path, authentic, progress)), authentic)
+
+    @classmethod
+    def from_micrographs(
+        cls,
+        micrographs: Sequence[Micrograph],
+        labels: Sequence[str],
+        *,
+        authentic: str,
+        groups: Sequence[str] | None = None,
+        marks: Sequence[ArrayLike | None] | None = None,
+        names: Sequence[str] | None = None,
+    ) -> ReferenceSet:
+        """Label micrographs that are already in memory; all sequences run in parallel.
+
+        Args:
+            micrographs: the images; wrap arrays with `Micrograph.from_array`.
+            labels: the class of each.
+            authentic: label of the class being verified.
+            groups: the specimen of each; each is its own group when omitted.
+            marks: (height, width) flaw mask of each, not zero where the flaw is, or None.
+            names: a unique name for each; from the source file or the position when omitted.
+
+        Raises:
+            ReferenceSetError: the lengths differ, a mark does not fit, or one image has two labels.
+        """
+        found = sources.from_micrographs(micrographs, labels, authentic, groups, marks, names)
+        return cls(tuple(found), authentic)
+
+    def __len__(self) -> int:
+        """Return the number of references."""
+        return len(self.references)
+
+    def __iter__(self) -> Iterator[Reference]:
+        """Iterate over the references in order."""
+        return iter(self.references)
+
+    def __getitem__(self, index: int) -> Reference:
+        """Return one reference by its place in the order."""
+        return self.references[index]
+
+    def __repr__(self) -> str:
+        """Return the classes and their counts."""
+        counts = ", ".join(f"{label}: {count}" for label, count in self.counts.items())
+        return f"ReferenceSet({counts}; authentic={self.authentic!r}, {len(self.groups)} groups)"
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The class labels: the authentic one first, the others sorted."""
+        return (self.authentic, *sorted({reference.label for reference in self.references} - {self.authentic}))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """References per class, in the order of `labels`."""
+        counted = Counter(reference.label for reference in self.references)
+        return {label: counted[label] for label in self.labels}
+
+    @property
+    def groups(self) -> tuple[str, ...]:
+        """The distinct groups (specimens), sorted."""
+        return tuple(sorted({reference.group for reference in self.references}))
+
+    def shots(self, k: int) -> ReferenceSet:
+        """Return the first `k` references of each class, in order; a class that has fewer gives all it has.
+
+        Raises:
+            ReferenceSetError: `k` is not a whole number of at least 1, or exceeds the count of every class.
+        """
+        wanted = _whole(k)
+        if wanted is None or wanted < 1:
+            raise ReferenceSetError(f"shots must be a whole number of at least 1, not {k!r}")
+        if wanted > max(self.counts.values()):
+            enrolled = ", ".join(f"{label} {count}" for label, count in self.counts.items())
+            raise ReferenceSetError(
+                f"{wanted} references per class were asked for, but no class has that many ({enrolled}): "
+                "ask for fewer shots, or leave the number out to use all"
+            )
+        taken: Counter[str] = Counter()
+        kept: list[Reference] = []
+        for reference in self.references:
+            taken[reference.label] += 1
+            if taken[reference.label] <= wanted:
+                kept.append(reference)
+        return ReferenceSet(tuple(kept), self.authentic)
+
+    def subset(self, indices: Iterable[int]) -> ReferenceSet:
+        """Return the references at these places (0 to len - 1), in the order given.
+
+        Raises:
+            ReferenceSetError: a place is out of range, not a whole number or given twice, or no authentic reference
+                would be left.
+        """
+        places: list[int] = []
+        for index in indices:
+            place = _whole(index)
+            if place is None or not 0 <= place < len(self):
+                raise ReferenceSetError(f"reference indices are whole numbers from 0 to {len(self) - 1}, not {index!r}")
+            places.append(place)
+        if len(set(places)) != len(places):
+            repeated = Counter(places).most_common(1)[0][0]
+            raise ReferenceSetError(f"reference index {repeated} is given twice: a subset takes each reference once")
+        return ReferenceSet(tuple(self.references[place] for place in places), self.authentic)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of all that enrolment depends on, in order; names and file places are left out of it.
+
+        It covers the authentic label and each reference's label, group, file digest, depth, size, pixel size and mark.
+        """
+        digest = hashlib.sha256()
+        digest.update(_line(["fusion-diff references", 1, self.authentic]))
+        for reference in self.references:
+            digest.update(_line(_identity(reference)))
+        return digest.hexdigest()
+
+
+def _whole(value: Any) -> int | None:
+    """Return `value` as an int if it is a whole number; booleans are masks or slips, not numbers."""
+    if isinstance(value, bool | np.bool_):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:
+        return None
+
+
+def _identity(reference: Reference) -> list[Any]:
+    micrograph, mark = reference.micrograph, reference.mark
+    # The size tells a micrograph cropped of its data bar from the whole one: both have the digest of the same file.
+    return [
+        reference.label,
+        reference.group,
+        micrograph.sha256,
+        [str(micrograph.dtype), micrograph.height, micrograph.width, micrograph.channels],
+        micrograph.pixel_size_um,
+        None if mark is None else hashlib.sha256(np.packbits(mark).tobytes()).hexdigest(),
+    ]
+
+
+def _line(values: list[Any]) -> bytes:
+    return json.dumps(values).encode("ascii") + b"\n"

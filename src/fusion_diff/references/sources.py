@@ -1,0 +1,240 @@
+"""Where references come from: a folder per class, a CSV file, or micrographs in memory."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_diff.errors import MicrographError, ReferenceSetError
+from fusion_diff.micrograph import Micrograph, load_microstructure_data
+from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
+from fusion_diff.references.folders import image_files, is_file, is_folder, visible_folders
+from fusion_diff.references.groups import Groups, group_names
+from fusion_diff.references.marks import find_marks, fit_mark, read_mark
+from fusion_diff.references.reference import Reference, check_authentic, check_size, listing
+from fusion_diff.references.tables import Row, read_table
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """A reference still on disk."""
+
+    path: Path
+    label: str
+    group: str
+    name: str
+    mark: Path | None
+    pixel_size_um: float | None
+
+
+def from_folder(
+    path: str | Path,
+    authentic: str,
+    groups: Groups | None,
+    marks: str | Path | None,
+    pixel_size_um: float | None,
+    progress: Progress | None,
+) -> list[Reference]:
+    """Read a folder with a folder per class; see `ReferenceSet.from_folder`."""
+    root = Path(path)
+    if not is_folder(root):
+        kind = "is a file; a CSV file is read with from_csv" if is_file(root) else "does not exist; check the path"
+        raise ReferenceSetError(f"the reference folder {root} {kind}")
+    images = {folder.name: image_files(folder) for folder in visible_folders(root) if folder.name != "masks"}
+    if not images:
+        raise ReferenceSetError(
+            f"{root} holds no class folders: put the images of each class into a folder of their own, "
+            f"such as {root / 'sound'} and {root / 'crack'}"
+        )
+    check_authentic(authentic, images, str(root))
+    empty = [root / label for label, files in images.items() if not files]
+    if empty:
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise ReferenceSetError(
+            f"no images lie directly in these class folders ({kinds} are read, sub-folders are not); fill or remove "
+            f"them:{listing(empty)}"
+        )
+    check_size(sum(map(len, images.values())), str(root))
+    if marks is not None and not is_folder(Path(marks)):
+        raise ReferenceSetError(f"the folder of marks {marks} does not exist: check the path")
+    mark_folder = root / "masks" if marks is None else Path(marks)
+    found = find_marks(mark_folder, images) if is_folder(mark_folder) else {}
+    order = sorted(images, key=lambda label: (label != authentic, label))
+    files = {f"{label}/{file.name}": (label, file) for label in order for file in images[label]}
+    if groups is None and is_file(root / "groups.csv"):
+        groups = root / "groups.csv"
+    group_of = group_names(list(files), groups)
+    entries = [
+        _Entry(file, label, group_of[name], name, found.get(file), pixel_size_um)
+        for name, (label, file) in files.items()
+    ]
+    return _read(entries, authentic, progress)
+
+
+def from_csv(path: str | Path, authentic: str, progress: Progress | None) -> list[Reference]:
+    """Read the references that a CSV file lists; see `ReferenceSet.from_csv`."""
+    table = Path(path)
+    rows = read_table(table, required=("file", "label"), optional=("group", "mark", "pixel_size_um"))
+    check_size(len(rows), str(table))
+    check_authentic(authentic, (row.cells["label"] for row in rows), str(table))
+    entries: list[_Entry] = []
+    for row in rows:
+        name = row.cells["file"].replace("\\", "/")
+        entries.append(
+            _Entry(
+                path=_existing(row, "file", table.parent),
+                label=row.cells["label"],
+                group=row.cells["group"] or name,
+                name=name,
+                mark=_existing(row, "mark", table.parent) if row.cells["mark"] else None,
+                pixel_size_um=_pixel_size(row),
+            )
+        )
+    return _read(entries, authentic, progress)
+
+
+def from_micrographs(
+    micrographs: Sequence[Micrograph],
+    labels: Sequence[str],
+    authentic: str,
+    groups: Sequence[str] | None,
+    marks: Sequence[Any] | None,
+    names: Sequence[str] | None,
+) -> list[Reference]:
+    """Label micrographs in memory; see `ReferenceSet.from_micrographs`."""
+    count = len(micrographs)
+    if not count:
+        raise ReferenceSetError("there are no micrographs to label: give at least one authentic one")
+    check_size(count, "the sequence")
+    for what, values in (("labels", labels), ("groups", groups), ("marks", marks), ("names", names)):
+        if values is not None and len(values) != count:
+            raise ReferenceSetError(f"there are {count} micrographs but {len(values)} {what}: give one of each")
+    check_authentic(authentic, map(str, labels), "the sequence")
+    named = list(names) if names is not None else _default_names(micrographs, labels)
+    references: list[Reference] = []
+    for index, (micrograph, label, name) in enumerate(zip(micrographs, labels, named, strict=True)):
+        reference = Reference(micrograph, label, name if groups is None else groups[index], name)
+        values = None if marks is None else marks[index]
+        mark = None if values is None else fit_mark(values, micrograph, f"the mark of {name}", name)
+        references.append(_marked(reference, mark, f"the mark of {name}", authentic))
+    return _without_copies(references)
+
+
+def _read(entries: list[_Entry], authentic: str, progress: Progress | None) -> list[Reference]:
+    """Read every entry, so that one run finds all the files at fault."""
+    references: list[Reference] = []
+    faults: list[str] = []
+    for done, entry in enumerate(entries, start=1):
+        try:
+            micrograph = load_microstructure_data(entry.path, pixel_size_um=entry.pixel_size_um)
+            reference = Reference(micrograph, entry.label, entry.group, entry.name)
+            mark = None if entry.mark is None else read_mark(entry.mark, micrograph, str(entry.path))
+            references.append(_marked(reference, mark, f"the mark {entry.mark}", authentic))
+        except (MicrographError, ReferenceSetError) as error:
+            faults.append(str(error))
+        except OSError as error:
+            faults.append(f"{entry.path} cannot be read: {error.strerror or error}")
+        if progress is not None:
+            progress(done, len(entries))
+    if len(faults) == 1:
+        raise ReferenceSetError(faults[0])
+    if faults:
+        raise ReferenceSetError(
+            f"{len(faults)} of {len(entries)} references cannot be used; mend or remove them:{listing(faults)}"
+        )
+    return _without_copies(references)
+
+
+def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, authentic: str) -> Reference:
+    """Return the reference with its mark; an empty mark says nothing, and is true of an authentic reference."""
+    if mark is None:
+        return reference
+    if mark.any():
+        if reference.label == authentic:
+            raise ReferenceSetError(
+                f"{what} marks a flaw on {reference.name}, which is authentic ({authentic!r}): remove the mark, or "
+                "label the reference as the flaw it shows"
+            )
+        return replace(reference, mark=mark)
+    if reference.label != authentic:
+        warnings.warn(f"{what} is empty; {reference.name} is taken as unmarked", stacklevel=2)
+    return reference
+
+
+def _without_copies(references: list[Reference]) -> list[Reference]:
+    """Keep one of each image: copies on both sides of a split would measure memory, and two labels contradict.
+
+    Of two copies the first stays, or the one that has a mark.
+    """
+    kept: list[Reference] = []
+    places: dict[str, list[int]] = {}
+    for reference in references:
+        same = places.setdefault(reference.micrograph.sha256, [])
+        twin = next((place for place in same if _same_pixels(kept[place].micrograph, reference.micrograph)), None)
+        if twin is None:
+            same.append(len(kept))
+            kept.append(reference)
+            continue
+        first = kept[twin]
+        if first.label != reference.label:
+            raise ReferenceSetError(
+                f"{first.name} ({first.label!r}) and {reference.name} ({reference.label!r}) are the same image under "
+                "two labels: keep the right one"
+            )
+        if first.mark is None and reference.mark is not None:
+            kept[twin] = reference
+        dropped = first if kept[twin] is reference else reference
+        warnings.warn(
+            f"{reference.name} is a copy of {first.name}; {dropped.name} is left out of the set", stacklevel=2
+        )
+    return kept
+
+
+def _same_pixels(first: Micrograph, second: Micrograph) -> bool:
+    # Pages of one file, or one file with and without its data bar, share the file's digest but are different images.
+    return np.array_equal(first.levels, second.levels)
+
+
+def _default_names(micrographs: Sequence[Micrograph], labels: Sequence[str]) -> list[str]:
+    names: dict[str, None] = {}
+    for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=True)):
+        source = getattr(micrograph, "source", None)  # anything else than a micrograph is refused later
+        name = f"{label}/{index:04d}" if source is None else f"{label}/{source.name}"
+        names[name if name not in names else f"{name}#{index}"] = None
+    return list(names)
+
+
+def _existing(row: Row, column: str, folder: Path) -> Path:
+    """Return the file named in a cell, taken relative to the CSV file's folder."""
+    path = folder / row.cells[column]
+    if not is_file(path):
+        path = folder / row.cells[column].replace("\\", "/")  # a list written on Windows
+    if not is_file(path):
+        raise ReferenceSetError(
+            f"{row.where}: there is no {column} {path}; paths are relative to the CSV file's folder"
+        )
+    return path
+
+
+def _pixel_size(row: Row) -> float | None:
+    text = row.cells["pixel_size_um"]
+    if not text:
+        return None
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise ReferenceSetError(f"{row.where}: pixel_size_um must be a positive number of micrometres, not {text!r}")
+    return value

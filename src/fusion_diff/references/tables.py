@@ -1,0 +1,109 @@
+"""Small CSV tables read strictly: every complaint names the file and the line."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from fusion_diff.errors import ReferenceSetError
+from fusion_diff.references.folders import is_file
+from fusion_diff.references.reference import did_you_mean
+
+_MAX_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of a table: its cells by column name, stripped, and where it stands for error messages."""
+
+    cells: dict[str, str]
+    where: str
+
+
+def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) -> list[Row]:
+    """Return the rows of a CSV file; blank lines are passed over, other columns are kept out.
+
+    Commas, semicolons and tabs are all taken as separators, as spreadsheets write them.
+
+    Args:
+        path: UTF-8 file with a header, at most 16 MiB.
+        required: columns that must be there and filled in every row.
+        optional: columns that may be there; a missing one reads as empty.
+
+    Raises:
+        ReferenceSetError: the file is missing, too large, not UTF-8, empty or malformed, or lacks a column or cell.
+    """
+    text = _read_text(path)
+    header_line = next((line for line in text.splitlines() if line.strip()), "")
+    delimiter = max(",;\t", key=header_line.count)
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    header: list[str] | None = None
+    rows: list[Row] = []
+    try:
+        for values in reader:
+            cells = [value.strip() for value in values]
+            where = f"{path}, line {reader.line_num}"
+            if not any(cells):
+                continue
+            if header is None:
+                header = [cell.casefold() for cell in cells]
+                _check_header(header, where, required, optional)
+                continue
+            if len(cells) != len(header):
+                raise ReferenceSetError(
+                    f"{where}: {len(cells)} fields, but the header has {len(header)}: put quotes around a field that "
+                    "holds the separator"
+                )
+            named = dict(zip(header, cells, strict=True))
+            for column in required:
+                if not named[column]:
+                    raise ReferenceSetError(f"{where}: the column {column!r} is empty; fill it in or remove the line")
+            rows.append(Row({column: named.get(column, "") for column in (*required, *optional)}, where))
+    except csv.Error as error:
+        raise ReferenceSetError(f"{path}, line {reader.line_num}: not a readable CSV line: {error}") from error
+    if not rows:
+        raise ReferenceSetError(
+            f"{path} lists nothing: it needs a header {','.join(required)} and a line for each file"
+        )
+    return rows
+
+
+def _read_text(path: Path) -> str:
+    if not is_file(path):
+        raise ReferenceSetError(f"there is no CSV file {path}: check the path")
+    try:
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
+    except OSError as error:
+        raise ReferenceSetError(f"{path} cannot be read: {error.strerror or error}") from error
+    if len(data) > _MAX_BYTES:
+        raise ReferenceSetError(f"{path} is larger than {_MAX_BYTES // 2**20} MiB: it is not a list of references")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise ReferenceSetError(f"{path}, line {line}: the text is not UTF-8; save the file as CSV UTF-8") from error
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise ReferenceSetError(f"{path}, line {line}: it holds a zero byte and is not text; save it as CSV UTF-8")
+    return text
+
+
+def _check_header(header: list[str], where: str, required: Sequence[str], optional: Sequence[str]) -> None:
+    missing = [column for column in required if column not in header]
+    if missing:
+        raise ReferenceSetError(
+            f"{where}: the header lacks {' and '.join(map(repr, missing))}; it has {', '.join(header)}, "
+            f"and needs {', '.join(required)}"
+        )
+    known = (*required, *optional)
+    for column in header:
+        if column in known and header.count(column) > 1:
+            raise ReferenceSetError(f"{where}: the column {column!r} occurs twice; keep one")
+        # A misspelt `groups` passed over in silence would let one specimen stand on both sides of a split.
+        hint = "" if column in known else did_you_mean(column, set(known) - set(header))
+        if hint:
+            raise ReferenceSetError(f"{where}: the column {column!r} is not known{hint}; rename or remove it")

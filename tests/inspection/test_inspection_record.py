@@ -1,0 +1,57 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion_diff.inspection.record import FORMAT, RecordWriter, to_line
+from fusion_diff.inspection.run import Outcome
+
+GOLDEN = Path(__file__).parents[1] / "golden" / "inspection-1.jsonl"
+
+
+def test_records_are_those_of_the_golden_file(make_inspection, tmp_path):
+    outcomes = [
+        Outcome(Path("line-7/a.tif"), make_inspection()),
+        Outcome(
+            Path("line-7/ü.tif"),
+            make_inspection(decision="authentic", score=0.96875, regions=(), nearest=(), pixel_size_um=None),
+        ),
+        Outcome(Path("line-7/b.tif"), error="line-7/b.tif: the file is cut off; copy it again"),
+    ]
+    with RecordWriter(tmp_path / "new" / "records.jsonl") as writer:
+        for outcome in outcomes:
+            writer.write(outcome)
+    assert (tmp_path / "new" / "records.jsonl").read_bytes() == GOLDEN.read_bytes()
+
+
+def test_what_was_written_stays_when_the_run_is_cut_off(make_inspection, tmp_path):
+    path = tmp_path / "records.jsonl"
+    writer = RecordWriter(path)
+    writer.write(Outcome(Path("a.tif"), make_inspection()))
+    assert json.loads(path.read_text())["decision"] == "not authentic"
+    writer.close()
+
+
+def test_numbers_that_json_does_not_know_become_null(make_inspection):
+    inspection = make_inspection(
+        score=np.float32("nan"), p_values={"authentic": float("inf")}, contributions={"dense": np.float64(0.5)}
+    )
+    record = json.loads(to_line(Outcome(Path("a.tif"), inspection)), parse_constant=lambda name: 1 / 0)
+    assert record["score"] is None
+    assert record["p_values"] == {"authentic": None}
+    assert record["contributions"] == {"dense": 0.5}
+
+
+@given(st.text(min_size=1).filter(lambda name: "\0" not in name), st.text())
+def test_every_outcome_is_one_line_of_ascii_whatever_the_file_is_called(name, error):
+    line = to_line(Outcome(Path(name), error=error))
+    assert line.isascii()
+    assert len(line.splitlines()) == 1
+    record = json.loads(line)
+    assert record["format"] == FORMAT
+    assert set(record) == {"format", "path", "error"}
+    record["path"].encode("utf-8")

@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import itertools
+import os
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fusion_diff.inspection import draw
+from fusion_diff.inspection.report import write_report
+from fusion_diff.inspection.run import Outcome
+
+HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}\u202egpj.tif"
+
+
+class Page(HTMLParser):
+    """What a browser would find in a page."""
+
+    def __init__(self, path):
+        super().__init__()
+        self.tags, self.texts, self.open = [], [], []
+        self.source = path.read_text(encoding="utf-8")
+        self.feed(self.source)
+        self.text = " ".join(" ".join(self.texts).split())
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        while self.open and self.open.pop() != tag:
+            pass
+
+    def handle_data(self, data):
+        if not self.open or self.open[-1] not in ("style", "script"):
+            self.texts.append(data)
+
+    def all(self, tag):
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture
+def outcomes(make_inspection):
+    grey = np.arange(32 * 64).astype(np.uint8).reshape(32, 64)
+    return [
+        Outcome(Path("in/good.tif"), make_inspection(decision="authentic", score=0.97, regions=()), thumbnail=grey),
+        Outcome(Path("in") / HOSTILE, make_inspection(), thumbnail=np.stack([grey] * 3, axis=2)),
+        Outcome(Path("in/open.tif"), make_inspection(decision="inconclusive", score=0.4, pixel_size_um=None)),
+        Outcome(Path("in/broken<b>.tif"), error="in/broken<b>.tif: cut off after 9 bytes; copy it again"),
+    ]
+
+
+def test_the_report_is_one_file_that_fetches_nothing(outcomes, tmp_path):
+    path = write_report(outcomes, tmp_path / "new" / "report")
+    assert path == tmp_path / "new" / "report" / "index.html"
+    assert [p.name for p in path.parent.iterdir()] == ["index.html"]
+    page = Page(path)
+    assert not page.all("link") + page.all("iframe") + page.all("object")
+    for _, attrs in page.tags:
+        assert not attrs.get("src") or attrs["src"].startswith("data:image/")
+        assert not attrs.get("href") or attrs["href"].startswith("#")
+    assert not re.search(r"url\(|@import|https?:", page.source)
+
+
+def test_every_picture_can_be_decoded_and_has_words_for_those_who_do_not_see_it(outcomes, tmp_path):
+    images = Page(write_report(outcomes, tmp_path)).all("img")
+    assert len(images) == 3 + 3 + 2  # one micrograph has no thumbnail
+    for image in images:
+        Image.open(io.BytesIO(base64.b64decode(image["src"].partition(",")[2]))).load()
+        assert len(image["alt"]) > 10
+
+
+def test_hostile_names_stay_names(outcomes, tmp_path):
+    page = Page(write_report(outcomes, tmp_path, title="<script>alert(2)</script>", model_card={"<b>": {"x": "</dl>"}}))
+    assert not any(name.startswith("on") for _, attrs in page.tags for name in attrs)
+    assert "x" not in [image.get("src") for image in page.all("img")]
+    assert "\u202e" not in page.source
+    assert "<img src=x onerror=alert(1)>\"'{{7*7}}\\u202egpj.tif" in page.text
+    assert "</dl>" in page.text
+    (script,) = re.findall(r"<script>(.*?)</script>", page.source, re.DOTALL)
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    (policy,) = [meta["content"] for meta in page.all("meta") if "http-equiv" in meta]
+    assert policy.startswith("default-src 'none'")
+    assert f"script-src 'sha256-{digest}'" in policy
+
+
+def test_names_that_are_not_utf8_can_be_reported(outcomes, make_inspection, tmp_path):
+    name = os.fsdecode(b"caf\xe9.tif")
+    page = Page(write_report([Outcome(Path(name), make_inspection()), Outcome(Path(name), error=name)], tmp_path))
+    assert page.text.count("caf\\udce9.tif") >= 3
+
+
+def test_the_gravest_come_first_and_every_link_leads_somewhere(outcomes, tmp_path):
+    page = Page(write_report(outcomes, tmp_path))
+    ids = [attrs["id"] for _, attrs in page.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    assert {a["href"][1:] for a in page.all("a")} <= set(ids)
+    classes = [article["class"] for article in page.all("article")]
+    assert classes == ["card not-authentic", "card inconclusive", "card authentic"]
+
+
+def test_headings_step_down_one_level_at_a_time(outcomes, tmp_path):
+    levels = [int(tag[1]) for tag, _ in Page(write_report(outcomes, tmp_path)).tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1
+    assert levels.count(1) == 1
+    assert all(after - before <= 1 for before, after in itertools.pairwise(levels))
+
+
+def test_decisions_are_told_in_words_and_signs_and_counted(outcomes, tmp_path):
+    text = Page(write_report(outcomes, tmp_path)).text
+    for words in ("1 ✓ authentic", "1 ✗ not authentic", "1 ? inconclusive", "1 ! could not be inspected"):
+        assert words in text
+    assert "in/broken<b>.tif: cut off after 9 bytes; copy it again" in text
+
+
+def test_a_card_says_all_that_the_inspection_says(outcomes, tmp_path):
+    page = Page(write_report(outcomes[1:2], tmp_path))
+    for words in (
+        "0.031 probability of being authentic",
+        "One region of 100 µm² departs from the references.",
+        "p(authentic) = 0.062: were it authentic",
+        "dense +2.5",
+        "residual \u22120.50",
+        "crack/b.tif crack 0.875",
+        "Area, µm²",
+        "1 100 16.0 8.00 3.00 2.50",
+        "32.0 \u00d7 16.0 µm",
+        "threshold 1.50",
+        "log-odds",
+        "0.25 s",
+        "SEM",
+    ):
+        assert words in page.text
+    titles = [code["title"] for code in page.all("code")]
+    assert {"0f" * 32, "ab" * 32, "cd" * 32} == set(titles)
+    assert "scale bar 5 µm" in " ".join(image["alt"] for image in page.all("img"))
+
+
+def test_without_a_pixel_size_lengths_are_in_pixels(make_inspection, tmp_path):
+    import dataclasses
+
+    (region,) = make_inspection().regions
+    region = dataclasses.replace(region, area_um2=None, centroid_x_um=None, centroid_y_um=None)
+    inspection = make_inspection(pixel_size_um=None, regions=(region,), reasons=())
+    page = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path))
+    assert "Area, px²" in page.text
+    assert "1 400 32.0 16.0 3.00 2.50" in page.text
+    assert "µm" not in page.text
+    assert "scale bar 10 px" in " ".join(image["alt"] for image in page.all("img"))
+
+
+def test_the_model_card_is_printed_with_nested_entries_named(outcomes, tmp_path):
+    card = {"license": "Apache-2.0", "figures": {"auroc": 0.95123}, "data": ["a", "b"], "nothing": None}
+    text = Page(write_report(outcomes, tmp_path, model_card=card)).text
+    assert "license Apache-2.0 figures / auroc 0.9512 data a, b" in text
+    assert "nothing" not in text
+
+
+@pytest.mark.parametrize("which", [slice(0, 0), slice(3, 4)])
+def test_a_report_without_inspections_can_be_read(outcomes, tmp_path, which):
+    page = Page(write_report(outcomes[which], tmp_path))
+    assert "Summary" in page.text
+    assert not page.all("article")
+
+
+def test_a_report_that_fails_leaves_the_old_one_as_it_was(outcomes, tmp_path, monkeypatch):
+    path = write_report(outcomes[:1], tmp_path)
+    before = path.read_bytes()
+
+    def full_disk(*args):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(draw, "heat_map", full_disk)
+    with pytest.raises(OSError, match="No space"):
+        write_report(outcomes, tmp_path)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["index.html"]

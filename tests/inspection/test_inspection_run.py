@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from fusion_diff.errors import MicrographError
+from fusion_diff.inspection import run
+from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths, thumbnail
+from fusion_diff.micrograph import Micrograph
+
+
+@pytest.fixture
+def files(tmp_path, save_micrograph):
+    save_micrograph(tmp_path / "bright.tif", 0.8)
+    save_micrograph(tmp_path / "spot.tif", 0.8, spot=True)
+    save_micrograph(tmp_path / "grey.tif", 0.3)
+    (tmp_path / "broken.tif").write_bytes(b"II*\0 not a picture")
+    return [tmp_path / name for name in ("bright.tif", "broken.tif", "missing.tif", "spot.tif", "grey.tif")]
+
+
+def test_one_unreadable_file_is_an_outcome_with_its_error_and_the_rest_goes_on(files, darkness_model):
+    outcomes = list(inspect_paths(darkness_model, files))
+    assert [outcome.path for outcome in outcomes] == files
+    decisions = [outcome.inspection and outcome.inspection.decision for outcome in outcomes]
+    assert decisions == ["authentic", None, None, "not authentic", "inconclusive"]
+    for outcome in outcomes[1:3]:
+        assert outcome.path.name in outcome.error
+        assert outcome.thumbnail is None
+    assert exit_code(outcomes) == 3
+
+
+def test_outcomes_come_one_by_one_so_that_none_is_lost(files, darkness_model):
+    first = next(inspect_paths(darkness_model, files))
+    assert first.inspection.decision == "authentic"
+    assert first.thumbnail.dtype == np.uint8
+
+
+def test_progress_is_told_before_each_file(files, darkness_model):
+    told = []
+    list(inspect_paths(darkness_model, files, progress=lambda *step: told.append(step)))
+    assert told == [(index, 5, path) for index, path in enumerate(files)]
+
+
+def test_a_given_pixel_size_and_error_rate_reach_the_model(files, darkness_model):
+    (outcome,) = inspect_paths(darkness_model, [str(files[3])], alpha=0.01, pixel_size_um=0.5)
+    assert outcome.inspection.decision == "inconclusive"
+    assert outcome.inspection.pixel_size_um == 0.5
+    assert outcome.inspection.regions[0].area_um2 == pytest.approx(outcome.inspection.regions[0].area_px / 4, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (MemoryError(), "not enough memory"),
+        (PermissionError(13, "Permission denied"), "Permission denied"),
+        (MicrographError("the stage drifted; take it again"), "the stage drifted; take it again"),
+    ],
+)
+def test_errors_name_the_file_and_a_cure(files, error, says):
+    class Failing:
+        def inspect(self, micrograph, *, alpha):
+            raise error
+
+    (outcome,) = inspect_paths(Failing(), files[:1])
+    assert str(files[0]) in outcome.error
+    assert says in outcome.error
+    assert ";" in outcome.error
+
+
+def test_a_fault_in_the_program_is_not_hidden(files):
+    class Wrong:
+        def inspect(self, micrograph, *, alpha):
+            raise IndexError("a bug")
+
+    with pytest.raises(IndexError, match="a bug"):
+        list(inspect_paths(Wrong(), files[:1]))
+
+
+def test_only_a_run_in_which_all_is_authentic_exits_with_0(make_inspection):
+    kinds = {
+        0: Outcome(Path("a"), make_inspection(decision="authentic")),
+        1: Outcome(Path("b"), make_inspection(decision="not authentic")),
+        2: Outcome(Path("c"), make_inspection(decision="inconclusive")),
+        3: Outcome(Path("d"), error="unreadable"),
+    }
+    assert exit_code([]) == 3
+    for length in (1, 2, 3, 4):
+        for chosen in itertools.product(kinds, repeat=length):
+            gravest = next(code for code in (3, 1, 2, 0) if code in chosen)
+            assert exit_code(kinds[code] for code in chosen) == gravest
+
+
+def test_thumbnails_average_the_pixels_that_they_merge():
+    pixels = np.tile(np.array([[0, 100], [100, 200]], dtype=np.float32), (50, 50))
+    small = thumbnail(Micrograph.from_array(pixels), max_side=50)
+    assert small.shape == (50, 50)
+    assert set(np.unique(small)) <= {127, 128}
+
+
+def test_thumbnails_keep_the_aspect_and_colour_and_are_never_enlarged():
+    pixels = np.random.default_rng(0).integers(0, 65535, (90, 301, 3)).astype(np.uint16)
+    micrograph = Micrograph.from_array(pixels)
+    assert thumbnail(micrograph, max_side=100).shape == (30, 100, 3)
+    assert thumbnail(micrograph).shape == (90, 301, 3)
+
+
+def test_contrast_is_stretched_between_the_percentiles():
+    pixels = np.linspace(1000, 2000, 64 * 64).reshape(64, 64)
+    small = thumbnail(Micrograph.from_array(pixels))
+    assert (small.min(), small.max()) == (0, 255)
+    assert small.mean() == pytest.approx(127.5, abs=1)
+
+
+def test_reading_in_bands_changes_nothing(monkeypatch):
+    micrograph = Micrograph.from_array(np.random.default_rng(0).uniform(size=(257, 131)))
+    whole = thumbnail(micrograph, max_side=60)
+    monkeypatch.setattr(run, "_BAND_PIXELS", 2000)
+    np.testing.assert_array_equal(thumbnail(micrograph, max_side=60), whole)

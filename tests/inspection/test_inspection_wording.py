@@ -1,0 +1,62 @@
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences, paragraph, printable
+
+
+@given(st.text() | st.binary().map(os.fsdecode))
+def test_any_name_becomes_printable_text_that_can_be_encoded(name):
+    assert printable(name).isprintable()
+    printable(name).encode("utf-8")
+
+
+def test_plain_names_are_left_as_they_are():
+    assert printable("Größe 5 µm \u2013 表面.tif") == "Größe 5 µm \u2013 表面.tif"
+
+
+def test_terminal_escapes_and_reversed_names_are_spelled_out():
+    assert printable("\x1b[31m\u202egpj.exe\n") == "\\x1b[31m\\u202egpj.exe\\n"
+
+
+def test_sentences_lose_their_line_breaks_not_their_words():
+    assert paragraph("first\n  second\tthird") == "first second third"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0, "0"),
+        (3.14159, "3.14"),
+        (-0.5, "\u22120.500"),
+        (1234567.8, "1\u202f234\u202f568"),
+        (0.0123, "0.0123"),
+        (1.5e-9, "1.50e\u221209"),
+        (None, "\u2013"),
+        (float("nan"), "\u2013"),
+        (float("-inf"), "\u2212∞"),
+    ],
+)
+def test_numbers_have_three_significant_digits(value, text):
+    assert number(value) == text
+
+
+@given(st.floats(1e-4, 1e12) | st.floats(-1e12, -1e-4))
+def test_numbers_are_right_to_half_a_percent(value):
+    text = number(value).replace("\u2212", "-").replace("\u202f", "")
+    assert float(text) == pytest.approx(value, rel=0.005001)
+
+
+def test_p_values_are_explained_for_both_kinds():
+    first, second = p_value_sentences({"authentic": 0.04, "not authentic": 0.6})
+    assert first.startswith("p(authentic) = 0.040: were it authentic")
+    assert "about 4.0 of 100" in first
+    assert second.startswith("p(not authentic) = 0.60: were it not authentic")
+
+
+def test_each_decision_has_a_sign_of_its_own():
+    assert len(set(SYMBOLS.values())) == len(SYMBOLS) == 3

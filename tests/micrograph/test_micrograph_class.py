@@ -1,0 +1,194 @@
+import copy
+import dataclasses
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import fusion_diff.micrograph.storage as storage
+from fusion_diff.errors import MicrographError
+from fusion_diff.micrograph import MIN_SIDE, Micrograph
+
+
+def ramp(shape=(40, 50), dtype=np.uint16):
+    return np.arange(np.prod(shape)).reshape(shape).astype(dtype)
+
+
+def test_pixels_are_the_levels_given_as_float32():
+    levels = ramp()
+    micrograph = Micrograph.from_array(levels, pixel_size_um=0.5, name="ramp")
+    assert micrograph.pixels.dtype == np.float32
+    np.testing.assert_array_equal(micrograph.pixels, levels)
+    assert (micrograph.height, micrograph.width, micrograph.channels) == (40, 50, 1)
+    assert (micrograph.shape, micrograph.dtype) == ((40, 50), np.dtype(np.uint16))
+    assert (micrograph.name, micrograph.source, micrograph.pixel_size_um) == ("ramp", None, 0.5)
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((40, 50, 1), (40, 50)), ((40, 50, 3), (40, 50, 3))])
+def test_channels_last_arrays_become_grey_or_colour(shape, expected):
+    assert Micrograph.from_array(ramp(shape)).shape == expected
+
+
+def test_the_fourth_channel_of_an_array_is_dropped_as_alpha():
+    levels = ramp((40, 50, 4))
+    np.testing.assert_array_equal(Micrograph.from_array(levels).pixels, levels[..., :3])
+
+
+@pytest.mark.parametrize("shape", [(40, 50, 2), (40, 50, 5), (40,), (2, 40, 50, 3)])
+def test_other_shapes_are_refused(shape):
+    with pytest.raises(MicrographError, match=r"odd: .*(channels|shape)"):
+        Micrograph.from_array(ramp(shape), name="odd")
+
+
+@pytest.mark.parametrize("dtype", [complex, object, "U3", "datetime64[s]"])
+def test_dtypes_that_are_not_levels_are_refused(dtype):
+    with pytest.raises(MicrographError, match="dtype"):
+        Micrograph.from_array(ramp().astype(dtype))
+
+
+def test_a_boolean_array_is_black_and_white():
+    mask = ramp() % 3 == 0
+    assert set(np.unique(Micrograph.from_array(mask).pixels)) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize("side", [1, MIN_SIDE - 1])
+def test_a_side_shorter_than_the_least_is_refused(side):
+    with pytest.raises(MicrographError, match=f"64x{side} pixels.*at least {MIN_SIDE}"):
+        Micrograph.from_array(ramp((side, 64)))
+
+
+def test_the_shortest_side_allowed_is_accepted():
+    assert Micrograph.from_array(ramp((MIN_SIDE, MIN_SIDE))).shape == (MIN_SIDE, MIN_SIDE)
+
+
+@pytest.mark.parametrize("level", [0, 7, 65535])
+def test_a_constant_image_is_refused_as_having_no_contrast(level):
+    with pytest.raises(MicrographError, match=f"flat: every pixel has the level {level}"):
+        Micrograph.from_array(np.full((40, 40), level, np.uint16), name="flat")
+
+
+def test_contrast_that_float32_cannot_hold_is_no_contrast():
+    levels = np.full((40, 40), 4_000_000_000, np.uint32)
+    levels[3, 4] += 1
+    with pytest.raises(MicrographError, match="every pixel has the level"):
+        Micrograph.from_array(levels)
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_values_that_are_not_finite_are_counted_and_located(bad, monkeypatch):
+    monkeypatch.setattr(storage, "BAND_PIXELS", 200)  # several bands, so that counts add up across them
+    levels = ramp(dtype=np.float32)
+    levels[17, 23] = levels[17, 24] = levels[39, 1] = bad
+    with pytest.raises(MicrographError, match=r"holey: 3 values are NaN or infinite, the first at row 17, column 23"):
+        Micrograph.from_array(levels, name="holey")
+
+
+def test_a_double_that_overflows_float32_counts_as_infinite():
+    levels = ramp(dtype=np.float64)
+    levels[2, 5] = 1e300
+    with pytest.raises(MicrographError, match="1 value is NaN or infinite, the first at row 2, column 5"):
+        Micrograph.from_array(levels)
+
+
+def test_a_single_differing_pixel_in_the_last_band_is_contrast(monkeypatch):
+    monkeypatch.setattr(storage, "BAND_PIXELS", 64)
+    levels = np.zeros((500, 40), np.uint8)
+    levels[-1, -1] = 9
+    assert Micrograph.from_array(levels).contrast_range == (0.0, 9.0)
+
+
+@pytest.mark.parametrize("size", [0, -1.0, float("nan"), float("inf"), "large", [1]])
+def test_a_pixel_size_that_is_not_a_positive_number_is_refused(size):
+    with pytest.raises(MicrographError, match="pixel_size_um"):
+        Micrograph.from_array(ramp(), pixel_size_um=size)
+
+
+def test_the_digest_of_an_array_is_that_of_its_bytes():
+    levels = ramp()
+    digest = hashlib.sha256(levels.tobytes()).hexdigest()
+    assert Micrograph.from_array(levels).sha256 == digest
+    assert Micrograph.from_array(np.asfortranarray(levels)).sha256 == digest
+    assert Micrograph.from_array(levels + 1).sha256 != digest
+
+
+def test_changing_the_array_afterwards_does_not_change_the_micrograph():
+    levels = ramp()
+    micrograph = Micrograph.from_array(levels)
+    levels[:] = 0
+    assert micrograph.pixels.max() == ramp().max()
+
+
+def test_a_micrograph_cannot_be_changed():
+    micrograph = Micrograph.from_array(ramp(dtype=np.float32))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        micrograph.name = "other"
+    for shared in (micrograph.levels, micrograph.pixels, micrograph.window(0, 0, 5, 5)):
+        if np.shares_memory(shared, micrograph.levels):
+            with pytest.raises(ValueError, match="read-only"):
+                shared[0, 0] = 5
+
+
+def test_a_micrograph_survives_pickling_and_copying():
+    micrograph = Micrograph.from_array(ramp(), pixel_size_um=2.0)
+    for other in (pickle.loads(pickle.dumps(micrograph)), copy.deepcopy(micrograph)):
+        np.testing.assert_array_equal(other.pixels, micrograph.pixels)
+        assert (other.sha256, other.pixel_size_um) == (micrograph.sha256, 2.0)
+
+
+def test_its_repr_says_what_it_is_and_holds_no_pixels():
+    text = repr(Micrograph.from_array(ramp(), name="ramp"))
+    assert "ramp" in text
+    assert "40x50 uint16" in text
+    assert len(text) < 200
+
+
+@given(st.data())
+def test_a_window_is_that_part_of_the_pixels(data):
+    channels = data.draw(st.sampled_from([(), (3,)]))
+    micrograph = Micrograph.from_array(ramp((40, 50, *channels), np.float64))
+    top, left = data.draw(st.integers(0, 39)), data.draw(st.integers(0, 49))
+    height, width = data.draw(st.integers(1, 40 - top)), data.draw(st.integers(1, 50 - left))
+    window = micrograph.window(top, left, height, width)
+    assert window.dtype == np.float32
+    np.testing.assert_array_equal(window, micrograph.pixels[top : top + height, left : left + width])
+
+
+@pytest.mark.parametrize("window", [(-1, 0, 5, 5), (0, -1, 5, 5), (0, 0, 0, 5), (36, 0, 5, 5), (0, 46, 5, 5)])
+def test_a_window_outside_the_image_is_refused(window):
+    with pytest.raises(MicrographError, match="window"):
+        Micrograph.from_array(ramp()).window(*window)
+
+
+def test_the_contrast_range_is_the_percentiles_of_all_channels_together():
+    levels = np.random.default_rng(0).normal(100, 20, (90, 80, 3))
+    micrograph = Micrograph.from_array(levels)
+    np.testing.assert_allclose(micrograph.contrast_range, np.percentile(levels, [0.5, 99.5]), rtol=1e-6)
+
+
+def test_the_contrast_range_of_a_large_image_comes_from_a_sub_grid():
+    levels = np.random.default_rng(0).integers(0, 256, (2500, 2500), dtype=np.uint8)
+    micrograph = Micrograph.from_array(levels)
+    assert micrograph.contrast_range == tuple(np.percentile(levels[::2, ::2], [0.5, 99.5]))
+
+
+@given(
+    hnp.arrays(
+        st.sampled_from([np.uint8, np.int16, np.float32]),
+        (MIN_SIDE, MIN_SIDE),
+        elements=st.integers(0, 100),
+        fill=st.just(5),
+    )
+)
+def test_the_contrast_range_always_has_its_ends_in_order(levels):
+    try:
+        low, high = Micrograph.from_array(levels).contrast_range
+    except MicrographError:
+        assert levels.min() == levels.max()
+        return
+    assert low < high
+    assert levels.min() <= low
+    assert high <= levels.max()

@@ -1,0 +1,264 @@
+"""What holds for any set of references: order, shots, subsets, identity and the rules of its members."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fusion_diff.errors import ReferenceSetError
+from fusion_diff.micrograph import Micrograph, load_microstructure_data
+from fusion_diff.references import MAX_REFERENCES, Reference, ReferenceSet
+
+
+def picture(seed: int, **options: object) -> Micrograph:
+    pixels = np.random.default_rng(seed).random((32, 34), dtype=np.float32)
+    return Micrograph.from_array(pixels, **options)  # type: ignore[arg-type]
+
+
+PICTURES = [picture(seed) for seed in range(24)]
+FLAW = np.eye(32, 34, dtype=np.uint8)
+
+
+def build(labels: list[str], authentic: str = "sound", **options: object) -> ReferenceSet:
+    return ReferenceSet.from_micrographs(PICTURES[: len(labels)], labels, authentic=authentic, **options)  # type: ignore[arg-type]
+
+
+labellings = st.lists(st.sampled_from(["sound", "crack", "blowhole", "fake"]), min_size=1, max_size=24).filter(
+    lambda labels: "sound" in labels
+)
+
+
+@given(labellings, st.data())
+def test_shots_are_the_first_k_of_every_class_in_order(labels: list[str], data: st.DataObject) -> None:
+    references = build(labels)
+    k = data.draw(st.integers(1, max(references.counts.values())))
+    few = references.shots(k)
+    assert few.counts == {label: min(k, count) for label, count in references.counts.items()}
+    assert few.labels == references.labels
+    expected = [r.name for i, r in enumerate(references) if labels[: i + 1].count(r.label) <= k]
+    assert [reference.name for reference in few] == expected
+    assert few.shots(k).sha256 == few.sha256
+
+
+@given(labellings, st.integers(1, 1000))
+def test_more_shots_than_any_class_has_are_refused_with_the_counts(labels: list[str], excess: int) -> None:
+    references = build(labels)
+    with pytest.raises(ReferenceSetError, match=rf"sound {references.counts['sound']}"):
+        references.shots(max(references.counts.values()) + excess)
+
+
+@pytest.mark.parametrize("k", [0, -1, 2.0, "2", None, True, np.float32(1), np.bool_(True)])
+def test_shots_must_be_a_whole_number_of_at_least_one(k: object) -> None:
+    with pytest.raises(ReferenceSetError, match="whole number"):
+        build(["sound", "crack"]).shots(k)  # type: ignore[arg-type]
+
+
+def test_numpy_integers_are_whole_numbers() -> None:
+    references = build(["sound", "sound", "crack"])
+    assert len(references.shots(np.int64(1))) == 2  # type: ignore[arg-type]
+    assert [r.name for r in references.subset(np.array([2, 0]))] == [references[2].name, references[0].name]  # type: ignore[arg-type]
+
+
+@given(labellings, st.data())
+def test_a_subset_holds_exactly_the_chosen_references_in_the_chosen_order(
+    labels: list[str], data: st.DataObject
+) -> None:
+    references = build(labels)
+    chosen = data.draw(st.lists(st.integers(0, len(labels) - 1), unique=True, max_size=len(labels)))
+    if any(labels[index] == "sound" for index in chosen):
+        subset = references.subset(chosen)
+        assert list(subset) == [references[index] for index in chosen]
+        assert (subset.sha256 == references.sha256) == (chosen == list(range(len(labels))))
+    else:
+        with pytest.raises(ReferenceSetError):
+            references.subset(chosen)
+
+
+@pytest.mark.parametrize("indices", [[0, 3], [-1], [0, 0], [0.0], [True, False, False], ["0"]])
+def test_a_subset_refuses_places_that_are_not_distinct_indices(indices: list[object]) -> None:
+    with pytest.raises(ReferenceSetError, match=r"ind(ex|ices)"):
+        build(["sound", "crack", "crack"]).subset(indices)  # type: ignore[arg-type]
+
+
+@given(labellings)
+def test_labels_put_the_authentic_class_first_and_sort_the_others(labels: list[str]) -> None:
+    references = build(labels)
+    assert references.labels[0] == references.authentic == "sound"
+    assert list(references.labels[1:]) == sorted(set(labels) - {"sound"})
+    assert sum(references.counts.values()) == len(references) == len(list(references))
+    assert list(references.counts) == list(references.labels)
+
+
+def test_authentic_references_alone_are_a_set() -> None:
+    references = build(["sound", "sound"])
+    assert references.labels == ("sound",)
+    assert build(["sound"]).counts == {"sound": 1}
+
+
+def test_the_digest_covers_labels_groups_pixels_pixel_size_marks_and_order() -> None:
+    plain = {"micrographs": PICTURES[:3], "labels": ["sound", "crack", "crack"], "groups": ["a", "a", "b"]}
+
+    def digest(authentic: str = "sound", **changes: object) -> str:
+        return ReferenceSet.from_micrographs(**(plain | changes), authentic=authentic).sha256  # type: ignore[arg-type]
+
+    corner = np.zeros((32, 34), dtype=bool)
+    corner[0, 0] = True
+    digests = [
+        digest(),
+        digest(authentic="crack"),
+        digest(labels=["sound", "crack", "blowhole"]),
+        digest(groups=["a", "b", "b"]),
+        digest(micrographs=[*PICTURES[:2], PICTURES[4]]),
+        digest(micrographs=[PICTURES[1], PICTURES[0], PICTURES[2]]),
+        digest(micrographs=[*PICTURES[:2], picture(2, pixel_size_um=0.5)]),
+        digest(micrographs=[*PICTURES[:2], Micrograph.from_array(PICTURES[2].pixels.reshape(34, 32))]),
+        digest(micrographs=[*PICTURES[:2], Micrograph.from_array(PICTURES[2].pixels.view(np.int32))]),
+        digest(marks=[None, FLAW, None]),
+        digest(marks=[None, corner, None]),
+        digest(marks=[None, None, FLAW]),
+    ]
+    assert len(set(digests)) == len(digests)
+    assert all(len(value) == 64 for value in digests)
+    assert digest() == digests[0]
+    assert digest(names=["x", "y", "z"]) == digests[0]
+    assert digest(marks=[None, FLAW * 7.0, None]) == digests[9]
+
+
+def test_a_set_and_its_members_cannot_be_changed() -> None:
+    references = build(["sound", "crack"], marks=[None, FLAW])
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        references.authentic = "crack"  # type: ignore[misc]
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        references[0].label = "crack"  # type: ignore[misc]
+    mark = references[1].mark
+    assert mark is not None
+    with pytest.raises(ValueError, match="read-only"):
+        mark[0, 0] = False
+    references.counts["sound"] = 100
+    assert references.counts["sound"] == 1
+
+
+def test_a_mark_is_a_copy_that_is_true_where_the_array_is_not_zero() -> None:
+    drawn = FLAW * 3
+    references = build(["sound", "crack"], marks=[None, drawn])
+    drawn[:] = 0
+    assert references[1].mark is not None
+    assert references[1].mark.dtype == np.bool_
+    np.testing.assert_array_equal(references[1].mark, FLAW.astype(bool))
+
+
+@pytest.mark.parametrize(
+    ("mark", "complaint"),
+    [
+        (np.ones((32, 35)), "32x35.*32x34"),
+        (np.ones((32, 34, 1)), "2-D"),
+        (np.full((32, 34), np.nan), "not finite"),
+        (np.full((32, 34), "x"), "2-D array of numbers"),
+    ],
+)
+def test_a_mark_that_does_not_fit_is_refused(mark: np.ndarray, complaint: str) -> None:
+    with pytest.raises(ReferenceSetError, match=complaint):
+        build(["sound", "crack"], marks=[None, mark])
+    with pytest.raises(ReferenceSetError, match=complaint):
+        Reference(PICTURES[0], "crack", "g", "n", mark)
+
+
+def test_an_authentic_reference_cannot_have_a_flaw_but_may_have_an_empty_mark() -> None:
+    with pytest.raises(ReferenceSetError, match="authentic"):
+        build(["sound", "crack"], marks=[FLAW, None])
+    with pytest.raises(ReferenceSetError, match="authentic"):
+        ReferenceSet((Reference(PICTURES[0], "sound", "g", "n", FLAW.astype(bool)),), "sound")
+    assert build(["sound", "crack"], marks=[FLAW * 0, None])[0].mark is None
+
+
+def test_an_empty_mark_on_a_flaw_counts_as_unmarked_with_a_warning() -> None:
+    with pytest.warns(UserWarning, match="empty"):
+        references = build(["sound", "crack"], marks=[None, FLAW * 0])
+    assert references[1].mark is None
+
+
+def test_a_missing_authentic_class_is_answered_with_the_classes_there_are() -> None:
+    with pytest.raises(ReferenceSetError, match=r"crack, sound.*did you mean 'sound'"):
+        build(["sound", "crack"], authentic="Sound")
+    with pytest.raises(ReferenceSetError, match="crack, sound"):
+        build(["sound", "crack"], authentic="")
+
+
+def test_empty_and_uneven_input_is_refused() -> None:
+    with pytest.raises(ReferenceSetError, match="at least one"):
+        build([])
+    with pytest.raises(ReferenceSetError, match="at least one"):
+        ReferenceSet((), "sound")
+    with pytest.raises(ReferenceSetError, match="2 micrographs but 1 groups"):
+        build(["sound", "crack"], groups=["a"])
+    with pytest.raises(ReferenceSetError, match="from_array"):
+        ReferenceSet.from_micrographs([np.zeros((4, 4))], ["sound"], authentic="sound")  # type: ignore[list-item]
+    with pytest.raises(ReferenceSetError, match="from_micrographs"):
+        ReferenceSet((PICTURES[0],), "sound")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("field", ["label", "group", "name"])
+def test_label_group_and_name_must_be_words(field: str) -> None:
+    words = {"label": "sound", "group": "g", "name": "n"}
+    for value in ("", "  ", 3, None):
+        with pytest.raises(ReferenceSetError, match=field):
+            Reference(PICTURES[0], **(words | {field: value}))  # type: ignore[arg-type]
+
+
+def test_one_name_for_two_references_is_refused() -> None:
+    with pytest.raises(ReferenceSetError, match="two references are named 'n'"):
+        build(["sound", "crack"], names=["n", "n"])
+
+
+def test_without_groups_every_reference_is_its_own() -> None:
+    references = build(["sound", "crack", "sound"])
+    assert len(references.groups) == 3
+    assert build(["sound", "crack", "sound"], groups=["p2", "p1", "p2"]).groups == ("p1", "p2")
+
+
+def test_the_same_image_under_two_labels_is_refused_and_named() -> None:
+    with pytest.raises(ReferenceSetError, match=r"a .*'sound'.* b .*'crack'"):
+        ReferenceSet.from_micrographs(
+            [PICTURES[0], PICTURES[0]], ["sound", "crack"], authentic="sound", names=["a", "b"]
+        )
+
+
+def test_a_copy_within_a_class_is_kept_once_and_keeps_the_mark() -> None:
+    with pytest.warns(UserWarning, match="copy"):
+        references = ReferenceSet.from_micrographs(
+            [PICTURES[0], PICTURES[1], PICTURES[1]],
+            ["sound", "crack", "crack"],
+            authentic="sound",
+            marks=[None, None, FLAW],
+        )
+    assert references.counts == {"sound": 1, "crack": 1}
+    assert references[1].mark is not None
+
+
+def test_pages_of_one_file_are_different_images(tmp_path: Path) -> None:
+    pages = [Image.fromarray(page.pixels) for page in PICTURES[:2]]
+    pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
+    stack = [load_microstructure_data(tmp_path / "stack.tif", page=page) for page in (0, 1)]
+    assert stack[0].sha256 == stack[1].sha256
+    references = ReferenceSet.from_micrographs(stack, ["sound", "crack"], authentic="sound")
+    assert [reference.name for reference in references] == ["sound/stack.tif", "crack/stack.tif"]
+    together = ReferenceSet.from_micrographs(stack, ["sound", "sound"], authentic="sound")
+    assert [reference.name for reference in together] == ["sound/stack.tif", "sound/stack.tif#1"]
+
+
+def test_more_references_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MAX_REFERENCES == 5000
+    monkeypatch.setattr("fusion_diff.references.reference.MAX_REFERENCES", 3)
+    with pytest.raises(ReferenceSetError, match="4 references, more than 3"):
+        build(["sound"] * 4)
+    assert len(build(["sound"] * 3)) == 3
+
+
+def test_the_representation_tells_the_counts() -> None:
+    assert repr(build(["sound", "crack", "sound"])) == ("ReferenceSet(sound: 2, crack: 1; authentic='sound', 3 groups)")

@@ -1,0 +1,149 @@
+"""Reading references from a CSV file, however it was mangled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fusion_diff.errors import ReferenceSetError
+from fusion_diff.references import ReferenceSet
+from fusion_diff.references.tables import read_table
+
+Writer = Callable[..., Path]
+
+HEADER = "file,label\n"
+ROWS = "sound/p1_a.png,sound\ncrack/p1_c.png,crack\n"
+
+
+def read(folder: Path, content: str | bytes) -> ReferenceSet:
+    table = folder / "refs.csv"
+    table.write_bytes(content.encode() if isinstance(content, str) else content)
+    return ReferenceSet.from_csv(table, authentic="sound")
+
+
+def test_the_order_is_that_of_the_lines(folder: Path) -> None:
+    references = read(folder, HEADER + "crack/p3_a.png,crack\n" + ROWS)
+    assert [reference.name for reference in references] == ["crack/p3_a.png", "sound/p1_a.png", "crack/p1_c.png"]
+    assert references.labels == ("sound", "crack")
+    assert len(references.groups) == 3
+
+
+def test_groups_marks_and_pixel_sizes_are_read_where_given(folder: Path, draw_mark: Writer) -> None:
+    draw_mark("refs/drawn.png")
+    references = read(
+        folder,
+        "label,pixel_size_um,mark,group,file,comment\n"
+        "sound,,,,sound/p1_a.png,\n"
+        "crack, 0.5 ,drawn.png,p1,crack/p1_c.png,long\n",
+    )
+    assert [reference.group for reference in references] == ["sound/p1_a.png", "p1"]
+    assert [reference.micrograph.pixel_size_um for reference in references] == [None, 0.5]
+    assert references[0].mark is None
+    assert references[1].mark is not None
+    assert references[1].mark.sum() == 24
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\xef\xbb\xbf" + (HEADER + ROWS).encode(),
+        (HEADER + ROWS).replace("\n", "\r\n").encode(),
+        (HEADER + ROWS).replace(",", ";").encode(),
+        (HEADER + ROWS).replace(",", "\t").encode(),
+        b"\n\n" + (HEADER + "\n" + ROWS + "\n,\n").encode(),
+        (HEADER + ROWS).replace("/", "\\").encode(),
+        (HEADER + ROWS).replace("file,label", "File, Label").encode(),
+        b'file,label\n"sound/p1_a.png","sound"\n"crack/p1_c.png","crack"\n',
+    ],
+)
+def test_what_spreadsheets_write_is_read_alike(folder: Path, content: bytes) -> None:
+    plain = read(folder, HEADER + ROWS)
+    assert [(reference.name, reference.label) for reference in read(folder, content)] == [
+        (reference.name, reference.label) for reference in plain
+    ]
+
+
+def test_absolute_paths_and_paths_above_the_csv_file_are_the_users_choice(folder: Path) -> None:
+    table = folder / "lists"
+    table.mkdir()
+    references = read(table, f"file,label\n../sound/p1_a.png,sound\n{folder / 'crack' / 'p1_c.png'},crack\n")
+    assert references.counts == {"sound": 1, "crack": 1}
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "lists nothing"),
+        (HEADER, "lists nothing"),
+        ("file,class\n" + ROWS, r"line 1: the header lacks 'label'; it has file, class"),
+        ("sound/p1_a.png,sound\n", r"line 1: the header lacks 'file' and 'label'"),
+        ("file,label,groups\na,b,c\n", r"'groups' is not known \(did you mean 'group'\?\)"),
+        ("file,label,label\na,b,c\n", "'label' occurs twice"),
+        (HEADER + "sound/p1_a.png,sound,p1\n", "line 2: 3 fields, but the header has 2"),
+        (HEADER + ROWS + "sound/p1_b.png\n", "line 4: 1 fields"),
+        (HEADER + "sound/p1_a.png,\n", "line 2: the column 'label' is empty"),
+        (HEADER + "sound/absent.png,sound\n", r"line 2: there is no file .*absent.png"),
+        (HEADER + "sound,sound\n", "line 2: there is no file"),
+        (HEADER + "a\x00b.png,sound\n", "line 2: it holds a zero byte"),
+        ("file,label,mark\nsound/p1_a.png,sound,absent.png\n", r"line 2: there is no mark .*absent.png"),
+        (HEADER + '"sound/p1_a.png,sound\n', "line 2: not a readable CSV line"),
+        (HEADER + "x" * 200_000 + ",sound\n", r"line 2: .*field larger"),
+        (HEADER + "x" * 5_000 + ",sound\n", "line 2"),
+        (HEADER + "sound/p1_a.png,gut\n", "no authentic class 'sound'; its classes are gut"),
+        ("file,label\nsound/größe.png,sound\n".encode("latin-1"), "line 2: the text is not UTF-8"),
+        ((HEADER + ROWS).encode("utf-16"), "line 1: the text is not UTF-8"),
+        *[
+            (f"file,label,pixel_size_um\nsound/p1_a.png,sound,{size}\n", "line 2: pixel_size_um must be a positive")
+            for size in ("0", "-1", "nan", "inf", "1e999", "small", '"0,5"')
+        ],
+    ],
+)
+def test_a_malformed_file_is_named_with_the_line(folder: Path, content: str | bytes, complaint: str) -> None:
+    with pytest.raises(ReferenceSetError, match=complaint) as caught:
+        read(folder, content)
+    assert "refs.csv" in str(caught.value)
+
+
+def test_a_missing_or_enormous_csv_file_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ReferenceSetError, match=r"no CSV file .*absent.csv"):
+        ReferenceSet.from_csv(folder / "absent.csv", authentic="sound")
+    monkeypatch.setattr("fusion_diff.references.tables._MAX_BYTES", 2**20)
+    with pytest.raises(ReferenceSetError, match="larger than 1 MiB"):
+        read(folder, b"x" * (2**20 + 1))
+
+
+def test_a_file_listed_under_two_labels_is_refused(folder: Path) -> None:
+    with pytest.raises(ReferenceSetError, match="same image under two labels"):
+        read(folder, HEADER + "sound/p1_a.png,sound\n./sound/p1_a.png,crack\n")
+
+
+def test_all_unreadable_files_of_a_list_are_found_in_one_go(folder: Path) -> None:
+    for name in ("bad_1.png", "bad_2.png"):
+        (folder / name).write_bytes(b"junk")
+    with pytest.raises(ReferenceSetError, match=r"(?s)2 of 4 references.*bad_1.*bad_2"):
+        read(folder, HEADER + ROWS + "bad_1.png,sound\nbad_2.png,crack\n")
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=150)
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.binary(max_size=60).map(lambda tail: HEADER.encode() + tail),
+        st.text(alphabet='ab,;\t"\n\r\\', max_size=80).map(lambda tail: (HEADER + tail).encode()),
+    )
+)
+def test_whatever_the_bytes_a_table_is_read_or_refused_with_a_typed_error(tmp_path: Path, content: bytes) -> None:
+    table = tmp_path / "any.csv"
+    table.write_bytes(content)
+    complaint = ""
+    rows = []
+    try:
+        rows = read_table(table, required=("file", "label"), optional=("group",))
+    except ReferenceSetError as error:
+        complaint = str(error)
+    assert bool(rows) != ("any.csv" in complaint)
+    assert all(row.cells["file"] and row.cells["label"] and "any.csv" in row.where for row in rows)

@@ -1,0 +1,305 @@
+"""Reading references from a folder per class, with their groups and marks."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from PIL import Image, ImageDraw
+
+from fusion_diff.errors import ReferenceSetError
+from fusion_diff.references import ReferenceSet
+from fusion_diff.references.marks import fit_mark
+
+Writer = Callable[..., Path]
+
+
+def read(folder: Path, **options: object) -> ReferenceSet:
+    return ReferenceSet.from_folder(folder, authentic="sound", **options)  # type: ignore[arg-type]
+
+
+def test_a_folder_per_class_is_read_in_a_fixed_order(folder: Path) -> None:
+    references = read(folder)
+    assert references.labels == ("sound", "blowhole", "crack")
+    assert references.counts == {"sound": 3, "blowhole": 1, "crack": 2}
+    assert [reference.name for reference in references] == [
+        "sound/p1_a.png", "sound/p1_b.png", "sound/p2_a.png", "blowhole/p4_a.png", "crack/p1_c.png", "crack/p3_a.png",
+    ]  # fmt: skip
+    assert all(reference.mark is None for reference in references)
+    assert references.sha256 == read(folder).sha256
+    stored = np.asarray(Image.open(folder / "crack" / "p1_c.png"), dtype=np.float32)
+    np.testing.assert_array_equal(references[4].micrograph.pixels, stored)
+
+
+def test_moving_the_folder_does_not_change_the_digest(folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "elsewhere")
+    assert read(tmp_path / "elsewhere").sha256 == read(folder).sha256
+
+
+def test_hidden_files_other_files_and_sub_folders_are_passed_over(folder: Path, draw: Writer) -> None:
+    before = read(folder).sha256
+    (folder / "sound" / "notes.txt").write_text("not an image")
+    (folder / "sound" / "._p1_a.png").write_bytes(b"resource fork")
+    (folder / "sound" / "folder.png").mkdir()
+    (folder / "__MACOSX").mkdir()
+    (folder / ".cache").mkdir()
+    draw("refs/crack/older/p9.png")
+    assert read(folder).sha256 == before
+
+
+def test_the_pixel_size_applies_to_every_image(folder: Path) -> None:
+    assert {reference.micrograph.pixel_size_um for reference in read(folder, pixel_size_um=0.25)} == {0.25}
+
+
+def test_progress_is_told_after_each_file(folder: Path) -> None:
+    told: list[tuple[int, int]] = []
+    read(folder, progress=lambda done, total: told.append((done, total)))
+    assert told == [(done, 6) for done in range(1, 7)]
+
+
+def test_without_groups_every_file_is_its_own_group(folder: Path) -> None:
+    assert len(read(folder).groups) == 6
+
+
+@pytest.mark.parametrize("groups", [r"^([^_]+)_", re.compile(r"^(?P<specimen>p\d)"), lambda name: name.split("_")[0]])
+def test_groups_come_from_the_file_name_and_span_classes(folder: Path, groups: object) -> None:
+    references = read(folder, groups=groups)
+    assert references.groups == ("p1", "p2", "p3", "p4")
+    assert {reference.label for reference in references if reference.group == "p1"} == {"sound", "crack"}
+
+
+def test_groups_come_from_a_csv_file_beside_or_inside_the_folder(folder: Path, tmp_path: Path) -> None:
+    lines = [f"{name.parent.name}/{name.name},{name.parent.name},{name.name[:2]}" for name in folder.glob("*/*.png")]
+    table = tmp_path / "groups.csv"
+    table.write_text("file,class,group\n" + "\n".join(lines) + "\nsound/gone.png,sound,p9\n", encoding="utf-8")
+    expected = read(folder, groups=r"^([^_]+)_").sha256
+    assert read(folder, groups=table).sha256 == expected
+    assert read(folder, groups=str(table)).sha256 == expected
+    shutil.copy(table, folder / "groups.csv")
+    assert read(folder).sha256 == expected
+    (folder / "groups.csv").write_text(table.read_text().replace("/", "\\"))
+    assert read(folder).sha256 == expected
+    (folder / "groups.csv").write_text(table.read_text().replace("\n", "\n./").removesuffix("./"))
+    assert read(folder).sha256 == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("file,group\nsound/p1_a.png,p1\n", r"no group for 5 of 6 files"),
+        ("file,group\na.png,p1\na.png,p2\n", r"line 3: a.png is in group 'p2' here and in 'p1'"),
+        ("file,class,group\nsound/p1_a.png,crack,p1\n", r"line 2: the class of sound/p1_a.png is given as 'crack'"),
+        ("file,specimen\nsound/p1_a.png,p1\n", r"line 1: the header lacks 'group'"),
+        ("file,group\nsound/p1_a.png,\n", r"line 2: the column 'group' is empty"),
+    ],
+)
+def test_a_wrong_groups_file_is_named_with_the_line(folder: Path, text: str, complaint: str) -> None:
+    (folder / "groups.csv").write_text(text)
+    with pytest.raises(ReferenceSetError, match=complaint) as caught:
+        read(folder)
+    assert str(folder / "groups.csv") in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("groups", "complaint"),
+    [
+        ("(", "not a regular expression"),
+        ("p", "exactly one"),
+        ("(p)(1)", "exactly one"),
+        (r"^(p1)_", r"no specimen in 3 of 6"),
+        (r"^(x)?p", r"no specimen in 6 of 6"),
+        (lambda name: None, "must return a word"),
+        (lambda name: " ", "must return a word"),
+        (3, "not int"),
+        (Path("absent.csv"), "no CSV file"),
+    ],
+)
+def test_groups_that_cannot_be_found_are_explained(folder: Path, groups: object, complaint: str) -> None:
+    with pytest.raises(ReferenceSetError, match=complaint):
+        read(folder, groups=groups)
+
+
+@pytest.mark.parametrize("level", [1, 255])
+def test_marks_are_found_in_the_masks_folder(folder: Path, draw_mark: Writer, level: int) -> None:
+    draw_mark("refs/masks/crack/p1_c.png", level=level)
+    references = read(folder)
+    assert references.labels == ("sound", "blowhole", "crack")
+    marks = {reference.name: reference.mark for reference in references if reference.mark is not None}
+    assert list(marks) == ["crack/p1_c.png"]
+    expected = np.zeros((40, 48), dtype=bool)
+    expected[2:6, 3:9] = True
+    np.testing.assert_array_equal(marks["crack/p1_c.png"], expected)
+
+
+def test_marks_may_lie_elsewhere_and_in_other_lossless_formats(folder: Path, draw_mark: Writer, tmp_path: Path) -> None:
+    draw_mark("drawn/crack/p1_c.tif")
+    draw_mark("drawn/blowhole/p4_a.BMP")
+    Image.fromarray(np.dstack([np.asarray(Image.open(draw_mark("colour.png")))] * 3)).save(
+        tmp_path / "drawn" / "crack" / "p3_a.png"
+    )
+    references = read(folder, marks=tmp_path / "drawn")
+    assert [reference.name for reference in references if reference.mark is not None] == [
+        "blowhole/p4_a.png", "crack/p1_c.png", "crack/p3_a.png",
+    ]  # fmt: skip
+    assert {int(r.mark.sum()) for r in references if r.mark is not None} == {24}
+
+
+def test_a_mark_of_another_size_is_refused_with_both_files_and_sizes(folder: Path, draw_mark: Writer) -> None:
+    mark = draw_mark("refs/masks/crack/p1_c.png", size=(80, 96))
+    with pytest.raises(ReferenceSetError) as caught:
+        read(folder)
+    for word in (str(mark), "80x96", str(folder / "crack" / "p1_c.png"), "40x48"):
+        assert word in str(caught.value)
+
+
+def test_a_mark_too_small_to_read_is_named_with_its_reference(folder: Path, draw_mark: Writer) -> None:
+    mark = draw_mark("refs/masks/crack/p1_c.png", size=(28, 28))
+    with pytest.raises(ReferenceSetError, match="28x28") as caught:
+        read(folder)
+    assert str(mark) in str(caught.value)
+    assert str(folder / "crack" / "p1_c.png") in str(caught.value)
+
+
+def test_a_mark_on_a_whole_image_loses_the_data_bar_with_its_micrograph(folder: Path, draw_mark: Writer) -> None:
+    image = Image.fromarray(np.random.default_rng(0).integers(60, 200, (480, 640), dtype=np.uint8))
+    pen = ImageDraw.Draw(image)
+    pen.rectangle((0, 448, 640, 480), fill=0)
+    pen.text((20, 454), "HV 15.00 kV   mag 5000 x   WD 9.8 mm   20 um", fill=255, font_size=18)
+    image.save(folder / "crack" / "barred.png")
+    draw_mark("refs/masks/crack/barred.png", size=(480, 640), rows=slice(440, 480), columns=slice(0, 10))
+    (barred,) = (reference for reference in read(folder) if reference.name == "crack/barred.png")
+    assert barred.micrograph.data_bar_px == 32
+    assert barred.mark is not None
+    assert barred.mark.shape == (448, 640)
+    assert barred.mark.sum() == 8 * 10
+
+
+def test_a_mark_with_the_data_bar_is_cropped_as_its_micrograph_was() -> None:
+    cropped = SimpleNamespace(height=20, width=30, data_bar_px=4)
+    drawn = np.zeros((24, 30), dtype=np.uint8)
+    drawn[19:] = 1
+    for values in (drawn, drawn[:20]):
+        mark = fit_mark(values, cropped, "the mark", "it")  # type: ignore[arg-type]
+        assert mark.shape == (20, 30)
+        assert mark.sum() == 30
+    with pytest.raises(ReferenceSetError, match=r"22x30.*20x30 \(24x30 with its data bar\)"):
+        fit_mark(drawn[:22], cropped, "the mark", "it")  # type: ignore[arg-type]
+
+
+def test_a_flaw_marked_on_an_authentic_reference_is_refused_but_an_empty_mark_is_not(
+    folder: Path, draw_mark: Writer
+) -> None:
+    mark = draw_mark("refs/masks/sound/p1_a.png", level=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert read(folder)[0].mark is None
+    draw_mark("refs/masks/sound/p1_a.png")
+    with pytest.raises(ReferenceSetError, match=r"sound/p1_a.png, which is authentic") as caught:
+        read(folder)
+    assert str(mark) in str(caught.value)
+
+
+def test_an_empty_mark_on_a_flaw_is_taken_as_unmarked_with_a_warning(folder: Path, draw_mark: Writer) -> None:
+    draw_mark("refs/masks/crack/p1_c.png", level=0)
+    with pytest.warns(UserWarning, match=r"p1_c.png is empty"):
+        assert all(reference.mark is None for reference in read(folder))
+
+
+def test_marks_that_belong_to_no_image_are_warned_about(folder: Path, draw_mark: Writer) -> None:
+    for name in ("crack/p1_c_mask", "scratch/p1_c", "p1_c"):
+        draw_mark(f"refs/masks/{name}.png")
+    with pytest.warns(UserWarning, match="3 marks belong to no reference"):
+        assert all(reference.mark is None for reference in read(folder))
+
+
+def test_doubtful_marks_are_refused(folder: Path, draw: Writer, draw_mark: Writer) -> None:
+    first = draw_mark("refs/masks/crack/p1_c.jpg")
+    with pytest.raises(ReferenceSetError, match="lossless"):
+        read(folder)
+    draw_mark("refs/masks/crack/p1_c.png")
+    with pytest.raises(ReferenceSetError, match="has 2 marks"):
+        read(folder)
+    first.unlink()
+    draw("refs/crack/p1_c.tif")
+    with pytest.raises(ReferenceSetError, match="fits two images"):
+        read(folder)
+
+
+def test_a_mark_may_cover_the_whole_micrograph(folder: Path, draw_mark: Writer) -> None:
+    draw_mark("refs/masks/crack/p1_c.png", rows=slice(None), columns=slice(None))
+    (mark,) = (reference.mark for reference in read(folder) if reference.mark is not None)
+    assert mark.all()
+
+
+def test_an_unreadable_mark_is_named(folder: Path, draw_mark: Writer) -> None:
+    mark = draw_mark("refs/masks/crack/p1_c.png")
+    mark.write_bytes(b"no image")
+    with pytest.raises(ReferenceSetError, match=re.escape(str(mark))):
+        read(folder)
+
+
+def test_a_missing_or_wrong_folder_is_explained(folder: Path, tmp_path: Path, draw: Writer) -> None:
+    with pytest.raises(ReferenceSetError, match="does not exist"):
+        read(tmp_path / "absent")
+    with pytest.raises(ReferenceSetError, match="from_csv"):
+        read(folder / "sound" / "p1_a.png")
+    with pytest.raises(ReferenceSetError, match="no class folders"):
+        read(folder / "sound")
+    with pytest.raises(ReferenceSetError, match=r"marks .*does not exist"):
+        read(folder, marks=tmp_path / "absent")
+
+
+def test_class_folders_without_images_are_all_named(folder: Path) -> None:
+    (folder / "fray").mkdir()
+    (folder / "wear").mkdir()
+    (folder / "wear" / "list.txt").write_text("none")
+    with pytest.raises(ReferenceSetError, match=r"(?s)fray.*wear"):
+        read(folder)
+
+
+def test_a_missing_authentic_class_is_answered_with_the_closest(folder: Path) -> None:
+    with pytest.raises(ReferenceSetError, match=r"blowhole, crack, sound.*did you mean 'sound'"):
+        ReferenceSet.from_folder(folder, authentic="sund")
+
+
+def test_all_unreadable_files_are_found_in_one_go(folder: Path) -> None:
+    for index in range(12):
+        (folder / "crack" / f"bad_{index:02d}.png").write_bytes(b"\x89PNG\r\n\x1a\n" + b"junk")
+    (folder / "sound" / "bad_link.png").symlink_to(folder / "nowhere.png")
+    with pytest.raises(ReferenceSetError, match="13 of 19 references") as caught:
+        read(folder)
+    message = str(caught.value)
+    assert message.count("bad_") >= 10
+    assert "bad_link.png" in message
+    assert "and 3 more" in message
+
+
+def test_a_single_unreadable_file_is_named_with_its_reason(folder: Path) -> None:
+    whole = (folder / "crack" / "p1_c.png").read_bytes()
+    (folder / "crack" / "p1_c.png").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ReferenceSetError, match=r"p1_c\.png"):
+        read(folder)
+
+
+def test_one_image_in_two_classes_is_refused_and_twice_in_a_class_kept_once(folder: Path) -> None:
+    shutil.copy(folder / "sound" / "p1_a.png", folder / "sound" / "p8_copy.png")
+    with pytest.warns(UserWarning, match=r"sound/p8_copy.png is a copy of sound/p1_a.png"):
+        assert read(folder).counts["sound"] == 3
+    shutil.copy(folder / "sound" / "p1_a.png", folder / "crack" / "p7.png")
+    with (
+        pytest.warns(UserWarning, match="copy"),
+        pytest.raises(ReferenceSetError, match=r"sound/p1_a.png \('sound'\) and crack/p7.png \('crack'\)"),
+    ):
+        read(folder)
+
+
+def test_too_many_files_are_refused_before_any_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusion_diff.references.reference.MAX_REFERENCES", 5)
+    with pytest.raises(ReferenceSetError, match="6 references, more than 5"):
+        read(folder, progress=lambda done, total: pytest.fail("a file was read"))

@@ -1,0 +1,153 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fusion_diff import cli
+from fusion_diff.commands import inspect as inspect_module
+from fusion_diff.errors import CheckpointError
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, darkness_model):
+    """Runs the command line with the darkness model in place of a real one; gives (exit code, stdout, stderr)."""
+    monkeypatch.setattr(inspect_module, "load_model", lambda name, device: darkness_model)
+
+    def call(*words):
+        code = cli.main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path, save_micrograph):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save_micrograph(folder / "bright.tif", 0.8)
+    save_micrograph(folder / "grey.tif", 0.3)
+    save_micrograph(folder / "spot.tif", 0.8, spot=True)
+    return folder
+
+
+def test_help_lists_the_commands_and_imports_nothing_heavy():
+    program = (
+        "import sys; from fusion_diff.cli import main; code = main(['--help']);"
+        "heavy = {'torch', 'diffusers', 'transformers', 'sklearn', 'scipy', 'tifffile', 'jinja2', 'PIL'};"
+        "print('HEAVY', sorted(heavy & set(sys.modules))); sys.exit(code)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    for command in ("demo", "enroll", "inspect"):
+        assert command in done.stdout
+    assert "HEAVY []" in done.stdout
+
+
+def test_the_exit_code_of_inspect_is_a_gate(run, folder):
+    assert run("inspect", folder / "bright.tif")[0] == 0
+    assert run("inspect", folder / "grey.tif")[0] == 2
+    assert run("inspect", folder / "bright.tif", folder / "grey.tif", folder / "spot.tif")[0] == 1
+    (folder / "broken.tif").write_bytes(b"nothing")
+    code, out, err = run("inspect", folder)
+    assert code == 3
+    assert "1 could not be inspected" in out
+    assert "broken.tif" in err
+
+
+def test_inspect_writes_a_report_and_a_line_for_each_micrograph(run, folder, tmp_path):
+    code, out, _ = run("inspect", folder, "--report", tmp_path / "report", "--pixel-size", "0.5", "--alpha", "0.2")
+    assert code == 1
+    assert str(tmp_path / "report" / "index.html") in out
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "spot.tif" in page
+    records = [json.loads(line) for line in (tmp_path / "report" / "inspections.jsonl").read_text().splitlines()]
+    assert [record["decision"] for record in records] == ["authentic", "inconclusive", "not authentic"]
+    assert {record["alpha"] for record in records} == {0.2}
+    assert {record["pixel_size_um"] for record in records} == {0.5}
+
+
+def test_records_can_be_had_without_a_report_and_elsewhere(run, folder, tmp_path):
+    run("inspect", folder, "--json", tmp_path / "r.jsonl")
+    assert len((tmp_path / "r.jsonl").read_text().splitlines()) == 3
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in", "r.jsonl"]
+
+
+def test_a_piped_table_has_a_line_for_each_micrograph_and_no_control_codes(run, tmp_path, save_micrograph):
+    name = "long-" * 40 + "\x1b[31m.tif"
+    save_micrograph(tmp_path / name, 0.8)
+    _, out, _ = run("inspect", tmp_path / name)
+    assert "\x1b" not in out
+    (line,) = [line for line in out.splitlines() if "long-long" in line]
+    assert "✓ authentic" in line
+    assert line.rstrip().endswith("│")
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["inspect", "missing.tif"], "missing.tif"),
+        (["inspect"], "Missing argument"),
+        (["inspect", "x.tif", "--alpha", "1"], "between 0 and 1"),
+        (["inspect", "x.tif", "--pixel-size", "nan"], "greater than 0"),
+        (["enroll", "refs", "--out", "m"], "--authentic"),
+        (["enroll", "refs.csv", "--authentic", "a", "--out", "m", "--groups", "x"], "columns"),
+        (["enroll", "missing", "--authentic", "a", "--out", "m"], "missing"),
+        (["nonsense"], "nonsense"),
+    ],
+)
+def test_what_cannot_be_done_exits_with_3_and_says_why_on_stderr(run, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run(*words)
+    assert code == 3
+    assert out == ""
+    assert says in err
+    assert "Traceback" not in err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_error_about_the_model_is_said_without_a_traceback(run, folder, monkeypatch):
+    def refuse(name, device):
+        raise CheckpointError(f"{name}: there is no such model;\ncheck the name")
+
+    monkeypatch.setattr(inspect_module, "load_model", refuse)
+    code, _, err = run("inspect", folder, "--model", "nowhere[/red]")
+    assert (code, err) == (3, "Error: nowhere[/red]: there is no such model; check the name\n")
+
+
+def test_a_fault_in_the_program_is_never_taken_for_a_verdict(run, folder, monkeypatch):
+    def broken(name, device):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(inspect_module, "load_model", broken)
+    code, _, err = run("inspect", folder)
+    assert code == 3
+    assert "ZeroDivisionError" in err
+
+
+def test_warnings_are_told_in_one_line(run, folder, monkeypatch, darkness_model):
+    import warnings
+
+    def warn(name, device):
+        warnings.warn("these are the built-in references", UserWarning, stacklevel=2)
+        return darkness_model
+
+    monkeypatch.setattr(inspect_module, "load_model", warn)
+    _, _, err = run("inspect", folder / "bright.tif")
+    assert err == "Warning: these are the built-in references\n"
+
+
+def test_the_version_is_printed(run):
+    code, out, _ = run("--version")
+    assert code == 0
+    assert out.startswith("fusion-diff ")

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from fusion_diff import regions as module
+from fusion_diff.regions import find_regions
+from fusion_diff.result import EvidenceMap
+
+
+def map_of(values, height=None, width=None, scale=1 / 8):
+    values = np.asarray(values, dtype=np.float32)
+    height = round(values.shape[0] / scale) if height is None else height
+    width = round(values.shape[1] / scale) if width is None else width
+    return EvidenceMap(values, scale, height, width)
+
+
+def one_token(value, shape=(5, 7), at=(2, 3)):
+    values = np.zeros(shape, dtype=np.float32)
+    values[at] = value
+    return values
+
+
+maps = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.floats(-5, 5, width=32))
+
+
+def test_nothing_above_the_threshold_gives_no_region():
+    assert find_regions(map_of(np.zeros((4, 4))), 0.0, pixel_size_um=None) == ()
+
+
+def test_the_area_of_a_lone_token_is_that_of_the_interpolated_peak_not_of_the_token():
+    # Bilinearly the peak is (1 - |x|)(1 - |y|) tokens about the centre; the part of it above one half has this area.
+    (region,) = find_regions(map_of(one_token(2)), 1.0, pixel_size_um=None)
+    assert region.area_px == pytest.approx(64 * 4 * (0.5 - 0.5 * math.log(2)), rel=0.04)
+    assert (region.centroid_row, region.centroid_column) == pytest.approx((20, 28))
+    assert region.peak_evidence == 2
+
+
+def test_the_area_of_a_disc_is_measured_within_two_percent():
+    rows, columns = (np.mgrid[:20, :25] + 0.5) * 8
+    values = 55 - np.hypot(rows - 80, columns - 90)
+    (region,) = find_regions(map_of(values), 0.0, pixel_size_um=0.25)
+    assert region.area_px == pytest.approx(math.pi * 55**2, rel=0.02)
+    assert region.area_um2 == pytest.approx(math.pi * (55 * 0.25) ** 2, rel=0.02)
+    assert (region.centroid_x_um, region.centroid_y_um) == pytest.approx((22.5, 20), abs=0.1)
+    assert (region.top, region.left) == pytest.approx((25, 35), abs=2)
+    assert (region.height, region.width) == pytest.approx((110, 110), abs=3)
+
+
+def test_without_a_pixel_size_nothing_is_in_micrometres():
+    (region,) = find_regions(map_of(one_token(2)), 1.0, pixel_size_um=None)
+    assert region.area_um2 is region.centroid_x_um is region.centroid_y_um is None
+
+
+@given(st.integers(1, 70), st.integers(1, 70))
+def test_a_region_everywhere_covers_the_micrograph_to_its_edges_whatever_the_padding(height, width):
+    values = np.ones((-(-height // 8), -(-width // 8)))
+    (region,) = find_regions(map_of(values, height, width), 0.5, pixel_size_um=None)
+    assert region.area_px == height * width
+    assert (region.top, region.left, region.height, region.width) == (0, 0, height, width)
+    assert (region.centroid_row, region.centroid_column) == pytest.approx((height / 2, width / 2))
+
+
+def test_a_map_that_stops_short_of_the_edge_is_continued_to_it():
+    (region,) = find_regions(map_of(np.ones((2, 2)), 20, 19), 0.5, pixel_size_um=None)
+    assert region.area_px == 20 * 19
+
+
+@given(maps, st.floats(-5, 5))
+def test_no_token_above_the_threshold_is_lost_and_peaks_are_those_of_the_map(values, threshold):
+    found = find_regions(map_of(values), threshold, pixel_size_um=None)
+    assert bool(found) == bool((values > np.float32(threshold)).any())
+    if found:
+        assert max(region.peak_evidence for region in found) == pytest.approx(values.max(), abs=1e-5)
+    assert sum(region.area_px for region in found) <= 64 * values.size + len(found)
+
+
+@given(maps, st.floats(-5, 5), st.sampled_from([1 / 3, 1 / 8, 1 / 13.7]))
+def test_regions_lie_inside_the_micrograph_and_centroids_inside_their_boxes(values, threshold, scale):
+    evidence = map_of(values, scale=scale)
+    for region in find_regions(evidence, threshold, pixel_size_um=1.0):
+        assert 0 <= region.top < region.top + region.height <= evidence.height
+        assert 0 <= region.left < region.left + region.width <= evidence.width
+        assert region.top <= region.centroid_row <= region.top + region.height
+        assert region.left <= region.centroid_column <= region.left + region.width
+        assert region.mean_evidence <= region.peak_evidence + 1e-6
+
+
+def test_diagonal_neighbours_are_one_region(monkeypatch):
+    monkeypatch.setattr(module, "_MAX_SAMPLES", 1)  # one sample a token, as on a very large micrograph
+    assert len(find_regions(map_of(np.eye(3)), 0.5, pixel_size_um=None)) == 1
+
+
+def test_very_large_micrographs_are_measured_in_whole_tokens_of_the_right_area(monkeypatch):
+    monkeypatch.setattr(module, "_MAX_SAMPLES", 35)
+    (region,) = find_regions(map_of(one_token(2)), 1.0, pixel_size_um=0.5)
+    assert (region.area_px, region.area_um2) == (64, 16.0)
+    assert (region.top, region.left, region.height, region.width) == (16, 24, 8, 8)
+
+
+def test_a_wide_weak_region_comes_before_a_small_strong_one_and_only_so_many_are_kept():
+    values = np.zeros((12, 12))
+    values[1:6, 1:6] = 2.0
+    values[9, 9] = 5.0
+    values[9, 3] = 3.0
+    found = find_regions(map_of(values), 1.0, pixel_size_um=None)
+    assert [round(region.peak_evidence) for region in found] == [2, 5, 3]
+    assert find_regions(map_of(values), 1.0, pixel_size_um=None, max_regions=2) == found[:2]
+
+
+def test_values_that_are_not_finite_are_in_no_region():
+    values = one_token(2)
+    values[0, 0], values[4, 6] = np.nan, np.inf
+    (region,) = find_regions(map_of(values), 1.0, pixel_size_um=None)
+    assert region.peak_evidence == 2
+
+
+@pytest.mark.parametrize(
+    ("threshold", "options"),
+    [
+        (math.nan, {"pixel_size_um": None}),
+        (0.0, {"pixel_size_um": 0.0}),
+        (0.0, {"pixel_size_um": math.nan}),
+        (0.0, {"pixel_size_um": None, "max_regions": 0}),
+    ],
+)
+def test_senseless_arguments_are_refused(threshold, options):
+    with pytest.raises(ValueError, match=r"threshold|pixel_size_um|max_regions"):
+        find_regions(map_of(np.ones((2, 2))), threshold, **options)
