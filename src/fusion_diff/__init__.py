@@ -1,0 +1,51 @@
+"""FusionDiff: verify ceramic microstructures from a handful of labelled micrographs.
+
+Names load on first use, so that importing the package costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fusion_diff.enrolment import Enrolment
+    from fusion_diff.errors import FusionDiffError
+    from fusion_diff.micrograph import Micrograph, load_microstructure_data
+    from fusion_diff.model import DiffusionModel
+    from fusion_diff.references import Reference, ReferenceSet
+    from fusion_diff.result import Inspection
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "DiffusionModel": "model",
+    "Enrolment": "enrolment",
+    "FusionDiffError": "errors",
+    "Inspection": "result",
+    "Micrograph": "micrograph",
+    "Reference": "references",
+    "ReferenceSet": "references",
+    "load_microstructure_data": "micrograph",
+}
+
+__all__ = [
+    "DiffusionModel",
+    "Enrolment",
+    "FusionDiffError",
+    "Inspection",
+    "Micrograph",
+    "Reference",
+    "ReferenceSet",
+    "load_microstructure_data",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

@@ -25,3 +25,7 @@ class CheckpointError(FusionDiffError, ValueError):
 
 class PretrainingError(FusionDiffError, ValueError):
     """Pretraining cannot start or resume with these settings."""
+
+
+class DeviceError(FusionDiffError, ValueError):
+    """A device name is not one that can be computed on."""

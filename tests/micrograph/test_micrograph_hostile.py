@@ -59,8 +59,12 @@ def read(folder, data, **options):
     try:
         micrograph = load_microstructure_data(path, **options)
     except MicrographError as error:
-        assert str(path) in str(error)
-        assert "; " in str(error)  # the cure
+        message = str(error)
+    else:
+        message = None
+    if message is not None:
+        assert str(path) in message
+        assert "; " in message  # the cure
         return None
     assert isinstance(micrograph, Micrograph)
     assert np.isfinite(micrograph.pixels).all()
@@ -81,7 +85,9 @@ def test_a_file_cut_anywhere_is_refused_or_still_whole(tmp_path, kind, cut):
         np.testing.assert_array_equal(partial.pixels, whole.pixels)
 
 
-@pytest.mark.parametrize("kind", ["tiff", "strips", "zlib", "lzw", "png", "jpeg", "progressive jpeg", "bmp", "colour bmp"])
+@pytest.mark.parametrize(
+    "kind", ["tiff", "strips", "zlib", "lzw", "png", "jpeg", "progressive jpeg", "bmp", "colour bmp"]
+)
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.95])
 def test_a_file_that_lacks_pixels_is_refused(tmp_path, kind, share):
     (tmp_path / "cut").write_bytes(GOOD[kind][: int(share * len(GOOD[kind]))])
@@ -251,13 +257,19 @@ def test_missing_and_unwritten_strips_are_refused_as_truncated(tmp_path):
         ([(273, 4, 1, 2**31)], "should reach byte"),
     ):
         compression = 8 if message == "never written" else 1
-        data = claiming_tiff(64, 64, stored=4096 if False else 64, compression=compression, extra=extra)
-        refused_cheaply(tmp_path, data, message)
+        refused_cheaply(tmp_path, claiming_tiff(64, 64, compression=compression, extra=extra), message)
 
 
 def test_a_loop_of_directories_ends(tmp_path):
     pixels = TEXTURE.tobytes()
-    entries = [(256, 4, 1, 72), (257, 4, 1, 64), (258, 3, 1, 8), (262, 3, 1, 1), (273, 4, 1, 8), (279, 4, 1, len(pixels))]
+    entries = [
+        (256, 4, 1, 72),
+        (257, 4, 1, 64),
+        (258, 3, 1, 8),
+        (262, 3, 1, 1),
+        (273, 4, 1, 8),
+        (279, 4, 1, len(pixels)),
+    ]
     first = 8 + len(pixels)
     length = len(directory(entries))
     body = directory(entries, first + length) + directory(entries, first)

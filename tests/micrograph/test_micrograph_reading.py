@@ -100,10 +100,12 @@ def test_tiffs_of_unusual_codecs_are_read_without_loss(tmp_path, compression):
     np.testing.assert_array_equal(load_microstructure_data(path).pixels, levels)
 
 
-def test_a_jpeg_compressed_colour_tiff_is_read_as_rgb(tmp_path):
+@pytest.mark.parametrize("photometric", ["ycbcr", "rgb"])
+def test_a_jpeg_compressed_colour_tiff_is_read_as_rgb(tmp_path, photometric):
     smooth = np.stack([*np.meshgrid(np.arange(64), np.arange(64)), np.full((64, 64), 90)], axis=-1).astype(np.uint8)
+    stored = smooth if photometric == "rgb" else np.asarray(Image.fromarray(smooth).convert("YCbCr"))
     path = tmp_path / "image.tif"
-    tifffile.imwrite(path, smooth, photometric="ycbcr", compression="jpeg", compressionargs={"level": 98})
+    tifffile.imwrite(path, stored, photometric=photometric, compression="jpeg", compressionargs={"level": 98})
     np.testing.assert_allclose(load_microstructure_data(path).pixels, smooth, atol=6)
 
 
@@ -301,7 +303,9 @@ def test_nan_and_infinity_in_a_file_are_counted_and_located(tmp_path):
     levels = texture(dtype=np.float32)
     levels[4, 5], levels[9, 9] = np.nan, np.inf
     tifffile.imwrite(tmp_path / "image.tif", levels, compression="zlib")
-    with pytest.raises(MicrographError, match=r"image\.tif: 2 values are NaN or infinite, the first at row 4, column 5"):
+    with pytest.raises(
+        MicrographError, match=r"image\.tif: 2 values are NaN or infinite, the first at row 4, column 5"
+    ):
         load_microstructure_data(tmp_path / "image.tif")
 
 

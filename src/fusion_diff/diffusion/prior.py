@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 class DiffusionPrior(nn.Module):
     """Latent diffusion: encode, noise, predict the noise, denoise, decode.
 
-    Pixels are (B, 3, H, W) floats in [0, 1], H and W multiples of `pixel_multiple`; latents are (B, C, H/stride,
+    Pixels are (B, 3, H, W) floats in [0, 1], H and W multiples of `stride`; latents are (B, C, H/stride,
     W/stride) in units of about unit variance; conditions are (B, tokens, `condition_width`), all-zero for none.
     """
 
@@ -76,11 +76,6 @@ class DiffusionPrior(nn.Module):
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
-    def pixel_multiple(self) -> int:
-        """Sides of the pixels must be a multiple of this, so that the U-Net can halve the latents evenly."""
-        return int(self.stride * 2 ** (len(self.unet.config.block_out_channels) - 1))
-
-    @property
     def condition_width(self) -> int:
         """Width of a condition token."""
         return int(self.unet.config.cross_attention_dim)
@@ -123,7 +118,7 @@ class DiffusionPrior(nn.Module):
         return F.mse_loss(predicted.float(), target.float())
 
     def denoise(
-        self, latents: Tensor, condition: Tensor, *, strength: float, steps: int, generator: torch.Generator | None = None
+        self, latents: Tensor, condition: Tensor, *, strength: float, steps: int, noise: Tensor
     ) -> Tensor:
         """Noise latents part of the way and denoise them again with DDIM (Song et al. 2021), towards `condition`.
 
@@ -132,7 +127,7 @@ class DiffusionPrior(nn.Module):
             condition: (B, tokens, condition width), for example the mean condition of the authentic references.
             strength: how far to diffuse, in (0, 1]: 1 leaves nothing of the micrograph.
             steps: denoising steps, at least 1.
-            generator: source of the noise, on the CPU; give one for a repeatable result.
+            noise: (B, C, h, w) standard normal.
 
         Returns:
             (B, C, h, w) denoised latents.
@@ -141,7 +136,6 @@ class DiffusionPrior(nn.Module):
             raise ValueError(f"strength must lie in (0, 1] and steps be at least 1, not {strength} and {steps}")
         start = max(1, round(strength * self.timesteps)) - 1
         levels = torch.linspace(start, 0, steps + 1).round().long()
-        noise = torch.randn(latents.shape, generator=generator, dtype=latents.dtype).to(latents.device)
         x = self.add_noise(latents, noise, levels[:1].to(latents.device))
         for index in range(steps):
             level, following = int(levels[index]), int(levels[index + 1])

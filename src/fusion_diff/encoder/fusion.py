@@ -47,6 +47,11 @@ class Encoding:
     fused: Tensor
     condition: Tensor
 
+    @property
+    def tokens(self) -> Tensor:
+        """(B, C, h, w): what the evidence is learned on."""
+        return self.fused
+
 
 class DualPathEncoder(nn.Module):
     """CNN and DeiT, projected to one width, standardised, gated; with a head that words conditions for the prior.

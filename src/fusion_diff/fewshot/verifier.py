@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.bags import Bag, Scale, top_mean
-from fusion_diff.fewshot.classes import ClassHead
+from fusion_diff.fewshot.bags import Bag, Scale, top_count, top_mean
+from fusion_diff.fewshot.classes import MAX_TOP_TOKENS, ClassHead
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import Calibration, p_value
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
@@ -45,8 +45,8 @@ class Heads:
     heads: dict[str, Evidence]
 
     @classmethod
-    def fit(cls, bags: Sequence[Bag], authentic: NDArray[np.bool_]) -> Heads:
-        """Learn every kind of evidence that these bags allow."""
+    def fit(cls, bags: Sequence[Bag], authentic: NDArray[np.bool_], *, only_supervised: bool = False) -> Heads:
+        """Learn every kind of evidence that these bags allow, or only those that learn from both sides."""
         scale = Scale.of([bag.tokens for bag, is_authentic in zip(bags, authentic, strict=True) if is_authentic])
         scaled = [Bag(scale(bag.tokens), bag.residual, bag.mark) for bag in bags]
         inside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if is_authentic]
@@ -54,7 +54,13 @@ class Heads:
         kinds = [kind for kind in KINDS if outside or kind.one_class]
         if bags[0].residual.shape[1] == 0:
             kinds.remove(ReconstructionEvidence)
+        if only_supervised:
+            kinds = [kind for kind in kinds if not kind.one_class]
         return cls(scale, {kind.name: kind.fit(inside, outside) for kind in kinds})
+
+    def keep(self, names: set[str]) -> Heads:
+        """Return the heads of these names alone: what earned no weight is not computed at inspection."""
+        return Heads(self.scale, {name: head for name, head in self.heads.items() if name in names})
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return the evidence (n,) of each kind for tokens (n, C) and residuals (n, R)."""
@@ -164,7 +170,8 @@ class Verifier:
                     "the references of one side come from a single group, so cross-fitting left out single references "
                     "instead of whole groups: the figures are optimistic; add references from other specimens"
                 )
-        heads = Heads.fit(bags, authentic)
+        # A memory of the references is at no distance from them: without cross-fitting it would say nothing but that.
+        heads = Heads.fit(bags, authentic, only_supervised=parts is None)
         if parts is None:
             warnings.append(
                 "too few references to cross-fit (at least two of each side are needed): "
@@ -193,7 +200,7 @@ class Verifier:
         own_quantile = calibration.log_odds(float(np.quantile(token_values.cpu().numpy(), REGION_QUANTILE)))
         unknown = parts is None
         return cls(
-            heads=heads,
+            heads=heads.keep({name for name, weight in fusion.weight.items() if weight > 0}),
             fusion=fusion,
             calibration=calibration,
             inside=np.zeros(0) if unknown else inside,
@@ -209,6 +216,11 @@ class Verifier:
     @staticmethod
     def _rank(heads: Heads, fusion: Fusion, bag: Bag) -> Tensor:
         return torch.stack(list(fusion.parts(heads.maps(bag.tokens, bag.residual)).values())).sum(0)
+
+    @staticmethod
+    def top_limit(count: int) -> int:
+        """Return how many of a micrograph's `count` tokens decide on its class."""
+        return min(top_count(count), MAX_TOP_TOKENS)
 
     @property
     def needs_residual(self) -> bool:

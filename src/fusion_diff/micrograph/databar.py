@@ -32,9 +32,11 @@ _TEXT_CONTRAST = 0.3
 
 _BAR_ROW = 0.35  # least fraction of a bar's row, text and all, that has the background's level
 _BLANK_ROW = 0.92  # ... of its first rows, above the text: margin with at most a few vertical rules
-_OUTSIDE_ROW = 0.6  # most ... of the row of micrograph above the edge
+_OUTSIDE_ROW = 0.6  # most ... of the rows of micrograph above the edge
 _RULE_ROW = 0.9  # least fraction of a horizontal rule that has one level
 _LARGEST_RULE = 8  # rows, with what compression blurs around it
+_BLURRED_ROWS = 2
+_GRADUAL = 0.25  # most that the last row of micrograph has more of the bar's level than those above it
 _TEXT_AREA = (0.002, 0.5)
 _TEXT_ROWS = 5  # rows with several strokes, the height of small letters
 _STROKES = 4
@@ -76,7 +78,7 @@ def data_bar_rows(levels: NDArray[Any], true_height: int | None = None) -> int:
         return 0
     above = levels[: height - largest]
     step = max(1, int((above.shape[0] * above.shape[1] / 2**20) ** 0.5))
-    low, high = np.percentile(_luminance(above[::step, ::step]), [0.5, 99.5])
+    low, high = np.percentile(_luminance(storage.sampled(above, step)), [0.5, 99.5])
     if not low < high:
         return 0
     # More than half of a bar is background, so the median of its lower part is its level.
@@ -86,7 +88,6 @@ def data_bar_rows(levels: NDArray[Any], true_height: int | None = None) -> int:
         return 0
     start = height - largest - _CONTEXT_ROWS
     profile = _profile(levels[start:], float(low), float(high), level)
-    storage.release(levels)
     rows = _bar_rows(profile)
     return rows if smallest <= rows <= largest else 0
 
@@ -112,6 +113,7 @@ def _profile(levels: NDArray[Any], low: float, high: float, level: float) -> _Pr
                 (np.diff(values, axis=1) == 0).mean(axis=1, dtype=np.float32),
             )
         )
+        storage.release(levels)
     return _Profile(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
 
@@ -132,11 +134,16 @@ def _bar_rows(profile: _Profile) -> int:
 
 
 def _is_edge(profile: _Profile, top: int, margin: int) -> bool:
-    """Tell whether row `top` follows a micrograph: rows above it with little of the bar's level, and with texture."""
+    """Tell whether a bar starts at `top` (its margin at `margin`): within a row, under a micrograph with texture."""
     if top < _CONTEXT_ROWS or margin - top > _LARGEST_RULE:
         return False
+    if int((~profile.rule[top:margin]).sum()) > _BLURRED_ROWS:
+        return False
     above = slice(top - _CONTEXT_ROWS, top)
-    return bool(profile.background[above].mean() <= _OUTSIDE_ROW and profile.flat[above].mean() <= _FLATTEST_MICROGRAPH)
+    usual = float(np.median(profile.background[above]))
+    # The border of a dark layer in the specimen is rough: it comes gradually from row to row.
+    sharp = usual <= _OUTSIDE_ROW and profile.background[top - 1] - usual <= _GRADUAL
+    return bool(sharp and profile.flat[above].mean() <= _FLATTEST_MICROGRAPH)
 
 
 def _has_text(profile: _Profile, top: int) -> bool:

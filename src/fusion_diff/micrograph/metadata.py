@@ -16,6 +16,7 @@ from xml.etree.ElementTree import XMLParser
 from fusion_diff.micrograph.source import printable
 
 if TYPE_CHECKING:
+    import mmap
     from collections.abc import Callable
 
 PRINT_LIMIT_UM = 25.0
@@ -82,8 +83,8 @@ def from_dots(dots: Any) -> Calibration:
         return Calibration()
 
 
-def from_png(data: bytes) -> Calibration:
-    """Return the calibration in the pHYs chunk of a PNG, given the start of the file."""
+def from_png(data: bytes | mmap.mmap) -> Calibration:
+    """Return the calibration in the pHYs chunk of a PNG, given the file's bytes."""
     position = 8
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)

@@ -67,7 +67,6 @@ class Micrograph:
             )
         check_sides(self.name, self.width, self.height)
         _check_values(self.name, levels)
-        storage.release(levels)
 
     @classmethod
     def from_array(
@@ -176,16 +175,15 @@ class Micrograph:
         one level), the least and the greatest level.
         """
         step = max(1, math.ceil(math.sqrt(self.height * self.width / _CONTRAST_PIXELS)))
-        sample = self._converted(self.levels[::step, ::step]).astype(np.float64)
-        storage.release(self.levels)
+        sample = self._converted(storage.sampled(self.levels, step)).astype(np.float64)
         low, high = (float(value) for value in np.percentile(sample, _CONTRAST_PERCENTILES))
         if low < high:
             return low, high
-        extremes = [
-            (float(band.min()), float(band.max()))
-            for band in (self._converted(self.levels[rows]) for rows in storage.bands(self.shape))
-        ]
-        storage.release(self.levels)
+        extremes = []
+        for rows in storage.bands(self.shape):
+            band = self._converted(self.levels[rows])
+            extremes.append((float(band.min()), float(band.max())))
+            storage.release(self.levels)
         return min(low for low, _ in extremes), max(high for _, high in extremes)
 
     def __repr__(self) -> str:
@@ -245,6 +243,7 @@ def _check_values(name: str, levels: NDArray[Any]) -> None:
                 first = (rows.start + int(where[0][0]), int(where[0][1]))
             bad += len(where)
             continue
+        storage.release(levels)
         low, high = min(low, least), max(high, greatest)
         if low < high and levels.dtype.kind != "f":
             return  # integers are finite, and there is contrast

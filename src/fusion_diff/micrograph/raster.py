@@ -58,7 +58,7 @@ def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration
         levels = _grey_where_equal(levels)
     elif depth < 8:  # the decoder stretches these to 0..255
         levels = levels // (255 // (2**depth - 1))
-    return levels, from_png(bytes(data[:4096]))
+    return levels, from_png(data)
 
 
 def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration]:

@@ -26,6 +26,9 @@ BAND_PIXELS = 2**22
 """Whole-image passes work on bands of rows of about this many values."""
 
 
+_SAMPLED_ROWS = 32
+
+
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Return a zeroed array to decode into; large ones are backed by an unnamed temporary file.
 
@@ -74,8 +77,19 @@ def mapped(levels: NDArray[Any], function: Callable[[NDArray[Any]], NDArray[Any]
         if out is None:
             out = allocate((levels.shape[0], *band.shape[1:]), band.dtype)
         out[rows] = band
+        release(levels)
     assert out is not None  # an image has rows
-    release(levels)
+    return out
+
+
+def sampled(levels: NDArray[Any], step: int) -> NDArray[Any]:
+    """Return every `step`-th row and column of an image, in its dtype, touching little of a mapped file at a time."""
+    heights = range(0, levels.shape[0], step)
+    out = np.empty((len(heights), len(range(0, levels.shape[1], step)), *levels.shape[2:]), levels.dtype)
+    for start in range(0, len(heights), _SAMPLED_ROWS):
+        stop = min(start + _SAMPLED_ROWS, len(heights))
+        out[start:stop] = levels[start * step : stop * step : step, ::step]
+        release(levels)  # the system maps far more around a row than the row
     return out
 
 

@@ -29,6 +29,7 @@ _DECODED_TO_RGB = (*_JPEG, *_JPEG2000, 22610, 34934, 50001, 50002, 52546)  # cod
 _EXPANSION = {1: 1, 32773: 64, 8: 1032, 32946: 1032, 34933: 1032, 50013: 1032}
 _EXPANSION_OTHERS = 2**15
 
+_READ_AHEAD = 2**25  # compressed bytes read at a time
 _LARGEST_TILE = 2**24  # pixels; a tile may be larger than a small image, within reason
 
 
@@ -69,7 +70,7 @@ def read_tiff(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any],
 def _check_kind(name: str, page: Any) -> None:
     if page.sampleformat in (5, 6) or (page.dtype is not None and page.dtype.kind == "c"):
         raise refusal(name, "its pixels are complex numbers", "save the magnitude as a real image")
-    if page.dtype is None:
+    if page.dtype is None or isinstance(page.bitspersample, tuple):  # a tuple: depths that differ by channel
         raise refusal(
             name,
             f"its pixels have an unsupported format ({page.bitspersample} bits, sample format {page.sampleformat})",
@@ -95,10 +96,8 @@ def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
     """Check the claimed size, and that every strip or tile lies within the file."""
     name = source.name
     width, height = operator.index(page.imagewidth), operator.index(page.imagelength)
-    samples, bits = operator.index(page.samplesperpixel), page.dtype.itemsize * 8
-    if isinstance(page.bitspersample, int):
-        bits = page.bitspersample
-    raw = check_claim(name, width, height, samples, bits, max_pixels)
+    samples = operator.index(page.samplesperpixel)
+    raw = check_claim(name, width, height, samples, operator.index(page.bitspersample), max_pixels)
     if page.is_tiled:
         rows, columns = operator.index(page.tilelength), operator.index(page.tilewidth)
     else:
@@ -111,6 +110,7 @@ def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
     counts = np.array([int(value) for value in page.databytecounts], dtype=np.uint64)
     if len(offsets) < expected or len(counts) < expected:
         raise truncated(name, f"it lists {min(len(offsets), len(counts)):,} of its {expected:,} strips or tiles")
+    offsets, counts = offsets[:expected], counts[:expected]  # some writers list more than there are
     if not counts.all() or not offsets.all():
         missing = int((np.logical_not(counts) | np.logical_not(offsets)).sum())
         raise truncated(name, f"{missing:,} of its {expected:,} strips or tiles were never written")
@@ -162,9 +162,10 @@ def _decode(tif: Any, page: Any) -> NDArray[Any]:
     if page.is_memmappable:
         levels = page.asarray(out="memmap", squeeze=False)
     else:
-        levels = page.asarray(out=storage.allocate(page.shaped, page.dtype), squeeze=False)
-    planes, _, height, width, samples = page.shaped  # (separate planes, depth, height, width, interleaved samples)
-    if (planes, height, width, samples)[1:3] != (page.imagelength, page.imagewidth):
+        out = storage.allocate(page.shaped, page.dtype)
+        levels = page.asarray(out=out, squeeze=False, buffersize=_READ_AHEAD)
+    planes, _, height, width, _ = page.shaped  # (separate planes, depth, height, width, interleaved samples)
+    if (height, width) != (page.imagelength, page.imagewidth):
         raise ValueError("the decoder and the header disagree about the size")
     levels = np.asarray(levels)
     levels = np.moveaxis(levels[:, 0, :, :, 0], 0, -1) if planes > 1 else levels[0, 0]

@@ -110,9 +110,9 @@ class PriorStage:
         pixels, descriptors = self.pool.batch(6, CROP, rng)
         condition = self.embedding(descriptors.to(device))
         latents = self.prior.encode(pixels.to(device)).float()
-        generator = torch_generator(rng)
-        restored = self.prior.denoise(latents, condition, strength=0.5, steps=10, generator=generator)
-        invented = self.prior.denoise(latents, condition, strength=1.0, steps=25, generator=generator)
+        noise = torch.randn(latents.shape, generator=torch_generator(rng)).to(device)
+        restored = self.prior.denoise(latents, condition, strength=0.5, steps=10, noise=noise)
+        invented = self.prior.denoise(latents, condition, strength=1.0, steps=25, noise=noise)
         return grid(pixels.to(device), self.prior.decode(restored), self.prior.decode(invented))
 
 
@@ -200,5 +200,6 @@ class FeedbackStage:
         crop = self._crop(pixels)
         condition = self.trained(pixels).condition.float()
         latents = self.prior.encode(crop).float()
-        restored = self.prior.denoise(latents, condition, strength=0.5, steps=10, generator=torch_generator(rng))
+        noise = torch.randn(latents.shape, generator=torch_generator(rng)).to(device)
+        restored = self.prior.denoise(latents, condition, strength=0.5, steps=10, noise=noise)
         return grid(crop, self.prior.decode(restored))

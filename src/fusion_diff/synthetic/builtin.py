@@ -19,7 +19,7 @@ _SAMPLE_SEEDS = 2_000_000
 _PER_CLASS = 100_000
 
 
-def builtin_references(shots: int = 5, lot: int = 0, size: int = 256) -> tuple[list[SyntheticMicrograph], list[str]]:
+def builtin_references(shots: int = 5, lot: int = 0, size: int = 224) -> tuple[list[SyntheticMicrograph], list[str]]:
     """Return the built-in references: `shots` micrographs of each class of one lot.
 
     Args:
@@ -36,7 +36,7 @@ def builtin_references(shots: int = 5, lot: int = 0, size: int = 256) -> tuple[l
     return _specimens(shots, lot, size, _REFERENCE_SEEDS)
 
 
-def builtin_samples(n_per_class: int, lot: int = 0, size: int = 256) -> tuple[list[SyntheticMicrograph], list[str]]:
+def builtin_samples(n_per_class: int, lot: int = 0, size: int = 224) -> tuple[list[SyntheticMicrograph], list[str]]:
     """Return specimens of the same lot that are never among the references; arguments as `builtin_references`."""
     return _specimens(n_per_class, lot, size, _SAMPLE_SEEDS)
 

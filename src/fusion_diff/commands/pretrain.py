@@ -1,0 +1,56 @@
+"""`fusion-diff pretrain`: train the weights, without labels, from nothing to a checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def pretrain_command(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an interrupted run in it is continued.")],
+    recipe: Annotated[str, typer.Option(help="cpu (under an hour on 2 cores), full (for a GPU) or smoke.")] = "cpu",
+    prior: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Trained prior to use frozen: a Stable Diffusion v1 folder or hub id.")
+    ] = None,
+    deit: Annotated[
+        str | None, typer.Option(metavar="MODEL", help="Trained DeiT to use for the global path: a folder or hub id.")
+    ] = None,
+    no_feedback: Annotated[bool, typer.Option("--no-feedback", help="Leave stage 1 out, for comparison.")] = False,
+    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "bf16",
+    cpu: Annotated[bool, typer.Option("--cpu", help="Compute on the CPU even where there is a GPU.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.")] = None,
+) -> int:
+    """Train prior and encoder without labels, and write a checkpoint.
+
+    On several GPUs or hosts: accelerate launch -m fusion_diff.cli pretrain --out DIR --recipe full
+    """
+    import torch
+    from accelerate import Accelerator
+
+    from fusion_diff.commands.terminal import say, stage_progress
+    from fusion_diff.errors import PretrainingError
+    from fusion_diff.pretrain.recipe import RECIPES
+    from fusion_diff.pretrain.run import pretrain
+
+    if recipe not in RECIPES:
+        raise PretrainingError(f"no recipe is called {recipe!r}; use one of {', '.join(RECIPES)}")
+    if precision not in ("no", "bf16", "fp16"):
+        raise PretrainingError(f"precision is {precision!r}; use no, bf16 or fp16")
+    if threads is not None:
+        torch.set_num_threads(threads)
+    accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
+    with stage_progress(enabled=accelerator.is_main_process) as progress:
+        checkpoint = pretrain(
+            out,
+            RECIPES[recipe],
+            accelerator=accelerator,
+            prior=prior,
+            deit=deit,
+            feedback=not no_feedback,
+            progress=progress,
+        )
+    if accelerator.is_main_process:
+        say(f"Checkpoint: {checkpoint}")
+    return 0

@@ -1,0 +1,59 @@
+"""The diffusion path at inspection: noise a tile, denoise it towards the authentic references, and compare."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+if TYPE_CHECKING:
+    from fusion_diff.diffusion.prior import DiffusionPrior
+    from fusion_diff.encoder.fusion import DualPathEncoder
+
+STRENGTH = 0.3
+STEPS = 1
+NOISE_SEED = 0
+CHANNELS = 2
+"""Residuals per token: in the encoder's texture maps and in pixels."""
+
+
+class ReconstructionPath:
+    """What the frozen prior makes of a tile when told what the authentic references look like."""
+
+    def __init__(self, prior: DiffusionPrior, encoder: DualPathEncoder) -> None:
+        self.prior = prior
+        self.encoder = encoder
+
+    def reconstruct(self, pixels: Tensor, condition: Tensor) -> Tensor:
+        """Return tiles as the prior gives them back.
+
+        Args:
+            pixels: (B, 3, T, T) in [0, 1].
+            condition: (tokens, condition width), the mean condition of the authentic references.
+
+        Returns:
+            (B, 3, T, T) in [0, 1]. The noise is the same at every call, so the result is repeatable.
+        """
+        latents = self.prior.encode(pixels)
+        # One noise for every tile: a tile's verdict must not depend on its place in a batch.
+        noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(NOISE_SEED))
+        restored = self.prior.denoise(
+            latents,
+            condition.expand(len(pixels), *condition.shape),
+            strength=STRENGTH,
+            steps=STEPS,
+            noise=noise.to(latents.device).expand_as(latents),
+        )
+        return self.prior.decode(restored)
+
+    def residual(self, pixels: Tensor, condition: Tensor) -> Tensor:
+        """Return how far tiles are from their reconstruction, per token: (B, 2, T/8, T/8), 0 or more."""
+        rebuilt = self.reconstruct(pixels, condition)
+        norm = self.encoder.local_norm
+        seen, _ = self.encoder.local_path(pixels)
+        given_back, _ = self.encoder.local_path(rebuilt)
+        texture = (norm(seen) - norm(given_back)).abs().mean(1, keepdim=True)
+        brightness = F.adaptive_avg_pool2d((pixels - rebuilt).abs().mean(1, keepdim=True), texture.shape[-2:])
+        return torch.cat([texture, brightness], dim=1)

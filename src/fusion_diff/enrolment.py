@@ -1,0 +1,202 @@
+"""Enrolment: what a model keeps of its references, learns from them, and writes to a checkpoint."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from fusion_diff.checkpoint import read_json, read_tensors, write_json
+from fusion_diff.errors import CheckpointError, ReferenceSetError
+from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.decision import references_needed
+from fusion_diff.fewshot.verifier import Verifier
+from fusion_diff.result import NearestReference
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORMAT = "fusion-diff/enrolment/1"
+
+
+@dataclass(frozen=True, eq=False)
+class Enrolment:
+    """References as tokens, and the verifier learned from them.
+
+    Attributes:
+        authentic: the class being verified.
+        names: name of each reference.
+        labels: class of each reference.
+        groups: specimen of each reference.
+        bags: tokens of each reference; halves rounded to float16, as they are stored.
+        condition: (tokens, condition width), the mean condition of the authentic references.
+        references_sha256: digest of the reference set.
+        builtin: whether these are the procedural references that come with the embedded model.
+        seconds: time that enrolling took.
+    """
+
+    authentic: str
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    groups: tuple[str, ...]
+    bags: tuple[Bag, ...]
+    condition: Tensor
+    references_sha256: str
+    builtin: bool = False
+    seconds: float = 0.0
+
+    @cached_property
+    def verifier(self) -> Verifier:
+        """What is learned from the references (computed once; a second or so for a handful)."""
+        return Verifier.fit(self.bags, self.labels, self.authentic, self.groups)
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """References of each class, the authentic one first."""
+        names = sorted(set(self.labels), key=lambda label: (label != self.authentic, label))
+        return {name: self.labels.count(name) for name in names}
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Cross-fitted figures: how well references were judged by heads that had not seen them or their group.
+
+        `auroc` and `macro_f1` (authentic against the rest; absent with authentic references alone or where there are too
+        few to cross-fit), and `weight of …`, the share each kind of evidence has in the verdict.
+        """
+        from sklearn.metrics import f1_score, roc_auc_score
+
+        verifier, figures = self.verifier, {}
+        if len(verifier.inside) and len(verifier.outside):
+            truth = np.r_[np.zeros(len(verifier.inside)), np.ones(len(verifier.outside))]
+            fused = np.r_[verifier.inside, verifier.outside]
+            guessed = verifier.calibration.slope * fused + verifier.calibration.intercept > 0
+            figures["auroc"] = float(roc_auc_score(truth, fused))
+            figures["macro_f1"] = float(f1_score(truth, guessed, average="macro", zero_division=0))
+        return figures | {f"weight of {name}": weight for name, weight in verifier.fusion.weight.items()}
+
+    def warnings(self, alpha: float = 0.1) -> tuple[str, ...]:
+        """Return what the references do not allow, in sentences, for decisions at an error rate of `alpha`."""
+        needed, lines = references_needed(alpha), list(self.verifier.warnings)
+        inside, outside = self.labels.count(self.authentic), len(self.labels) - self.labels.count(self.authentic)
+        if inside < needed:
+            lines.append(
+                f"{inside} authentic references are too few to ever decide 'not authentic' at alpha {alpha:g}: "
+                f"enrol {needed}, or accept a larger alpha"
+            )
+        if 0 < outside < needed:
+            lines.append(
+                f"{outside} references that are not authentic are too few to ever decide 'authentic' at alpha {alpha:g}: "
+                f"enrol {needed}, or accept a larger alpha"
+            )
+        return tuple(lines)
+
+    def shots(self, count: int) -> Enrolment:
+        """Return an enrolment of at most `count` references of each class, the first of each.
+
+        Raises:
+            ReferenceSetError: `count` is not a whole number from 1 to the size of the largest class.
+        """
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ReferenceSetError(f"shots is {count!r}; give a whole number of references per class, 1 or more")
+        if count > max(self.counts.values()):
+            enrolled = ", ".join(f"{number} {label}" for label, number in self.counts.items())
+            raise ReferenceSetError(f"shots is {count}, but only {enrolled} are enrolled; ask for fewer or enrol more")
+        if all(number <= count for number in self.counts.values()):
+            return self
+        taken: dict[str, int] = {}
+        keep = []
+        for index, label in enumerate(self.labels):
+            taken[label] = taken.get(label, 0) + 1
+            if taken[label] <= count:
+                keep.append(index)
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in keep),
+            labels=tuple(self.labels[i] for i in keep),
+            groups=tuple(self.groups[i] for i in keep),
+            bags=tuple(self.bags[i] for i in keep),
+        )
+
+    @cached_property
+    def _signatures(self) -> Tensor:
+        scale = self.verifier.heads.scale
+        return F.normalize(torch.stack([scale(bag.tokens).mean(0) for bag in self.bags]), dim=1)
+
+    def nearest(self, mean_token: Tensor, count: int = 3) -> tuple[NearestReference, ...]:
+        """Return the references whose mean standardised token points most nearly the same way as `mean_token` (C,)."""
+        similarity = self._signatures @ F.normalize(mean_token, dim=0)
+        order = similarity.argsort(descending=True)[:count].tolist()
+        return tuple(NearestReference(self.names[i], self.labels[i], float(similarity[i])) for i in order)
+
+    def to(self, device: torch.device) -> Enrolment:
+        """Return the enrolment with its tensors on a device."""
+        bags = tuple(
+            Bag(bag.tokens.to(device), bag.residual.to(device), None if bag.mark is None else bag.mark.to(device))
+            for bag in self.bags
+        )
+        return replace(self, bags=bags, condition=self.condition.to(device))
+
+    def save(self, folder: Path) -> None:
+        """Write `enrolment.json` and `enrolment.safetensors` into a checkpoint folder."""
+        from safetensors.torch import save_file
+
+        tensors = {"condition": self.condition.cpu().contiguous()}
+        for index, bag in enumerate(self.bags):
+            tensors[f"tokens.{index}"] = bag.tokens.half().cpu().contiguous()
+            tensors[f"residual.{index}"] = bag.residual.half().cpu().contiguous()
+            if bag.mark is not None:
+                tensors[f"mark.{index}"] = bag.mark.cpu().contiguous()
+        save_file(tensors, folder / "enrolment.safetensors")
+        write_json(
+            folder / "enrolment.json",
+            {
+                "format": FORMAT,
+                "authentic": self.authentic,
+                "builtin": self.builtin,
+                "references_sha256": self.references_sha256,
+                "references": [
+                    {"name": name, "label": label, "group": group}
+                    for name, label, group in zip(self.names, self.labels, self.groups, strict=True)
+                ],
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> Enrolment | None:
+        """Read the enrolment of a checkpoint folder; None where it has none.
+
+        Raises:
+            CheckpointError: its files are damaged or of another format.
+        """
+        if not (folder / "enrolment.json").exists():
+            return None
+        described: dict[str, Any] = read_json(folder / "enrolment.json")
+        if described.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{folder / 'enrolment.json'}: format {described.get('format')!r}, but this version reads {FORMAT!r}; "
+                "enrol the references again"
+            )
+        tensors = read_tensors(folder / "enrolment.safetensors")
+        try:
+            references = described["references"]
+            return cls(
+                authentic=str(described["authentic"]),
+                names=tuple(str(reference["name"]) for reference in references),
+                labels=tuple(str(reference["label"]) for reference in references),
+                groups=tuple(str(reference["group"]) for reference in references),
+                bags=tuple(
+                    Bag(tensors[f"tokens.{i}"], tensors[f"residual.{i}"], tensors.get(f"mark.{i}"))
+                    for i in range(len(references))
+                ),
+                condition=tensors["condition"],
+                references_sha256=str(described["references_sha256"]),
+                builtin=bool(described["builtin"]),
+            )
+        except (KeyError, TypeError, json.JSONDecodeError) as error:
+            raise CheckpointError(f"{folder}: its enrolment is incomplete ({error!r}); enrol the references again") from error

@@ -1,0 +1,144 @@
+"""Tiles: a micrograph of any size cut into what the encoder takes, and the pieces laid edge to edge again.
+
+Tiles overlap, but each token is taken from one tile only, the one it lies deepest in. So the tokens of a micrograph form
+one grid, statistics over it count every place once, and no tile has to wait for its neighbours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from fusion_diff.micrograph.micrograph import Micrograph
+
+MARGIN = 2
+"""Tokens at each inner edge of a tile that are left to its neighbour."""
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A tile and the part of it that is kept; all in tokens, the last index excluded.
+
+    Attributes:
+        top: first row of the tile on the micrograph's token grid.
+        left: first column.
+        rows: rows of the grid this tile answers for.
+        columns: columns of the grid this tile answers for.
+    """
+
+    top: int
+    left: int
+    rows: tuple[int, int]
+    columns: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The token grid of a micrograph.
+
+    Attributes:
+        rows: tokens from top to bottom.
+        columns: tokens from left to right.
+        scale: tokens per native pixel. 1/stride, or more where the shorter side had to be enlarged to a whole tile.
+        side: tokens along the side of a tile.
+        stride: working pixels per token.
+    """
+
+    rows: int
+    columns: int
+    scale: float
+    side: int
+    stride: int
+
+    @classmethod
+    def of(cls, height: int, width: int, *, tile: int, stride: int) -> Grid:
+        """Lay out the grid of a micrograph of `height` x `width` native pixels for tiles of `tile` working pixels."""
+        enlarge = max(1.0, tile / min(height, width))
+        rows, columns = (max(tile // stride, math.ceil(side * enlarge / stride - 1e-6)) for side in (height, width))
+        return cls(rows, columns, enlarge / stride, tile // stride, stride)
+
+    def tiles(self) -> Iterator[Tile]:
+        """Return the tiles, row by row; what they answer for partitions the grid."""
+        for top, rows in _cuts(self.rows, self.side):
+            for left, columns in _cuts(self.columns, self.side):
+                yield Tile(top, left, rows, columns)
+
+    def read(self, micrograph: Micrograph, tile: Tile) -> NDArray[np.float32]:
+        """Read the pixels of a tile, contrast stretched over the micrograph's `contrast_range`.
+
+        Returns:
+            float32 (3, T, T) in [0, 1], T the tile side in working pixels. Beyond the edge the last pixels are repeated.
+        """
+        pixels = self.side * self.stride
+        low, high = micrograph.contrast_range
+        enlarge = self.scale * self.stride
+        rows = _sources(tile.top * self.stride, pixels, enlarge, micrograph.height)
+        columns = _sources(tile.left * self.stride, pixels, enlarge, micrograph.width)
+        if enlarge == 1.0:
+            first_row, first_column = int(rows[0]), int(columns[0])
+            window = micrograph.window(
+                first_row, first_column, int(rows[-1]) - first_row + 1, int(columns[-1]) - first_column + 1
+            )
+            pad = (pixels - window.shape[0], pixels - window.shape[1])
+            if any(pad):
+                window = np.pad(
+                    window, ((0, pad[0]), (0, pad[1]), *(((0, 0),) if window.ndim == 3 else ())), mode="edge"
+                )
+        else:
+            window = _resample(micrograph, rows, columns)
+        stretched = np.clip((window - np.float32(low)) / np.float32(high - low), 0, 1)
+        if stretched.ndim == 2:
+            return np.broadcast_to(stretched, (3, pixels, pixels)).copy()
+        return np.ascontiguousarray(np.moveaxis(stretched, 2, 0))
+
+    def pool_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+        """Return which tokens (rows, columns) a mask (H, W) of native pixels touches in at least a fifth of their area."""
+        height, width = mask.shape
+        row = np.minimum((np.arange(height) + 0.5) * self.scale, self.rows - 1).astype(np.intp)
+        column = np.minimum((np.arange(width) + 0.5) * self.scale, self.columns - 1).astype(np.intp)
+        hits = np.zeros((self.rows, self.columns))
+        area = np.zeros((self.rows, self.columns))
+        index = (np.broadcast_to(row[:, None], mask.shape), np.broadcast_to(column[None, :], mask.shape))
+        np.add.at(hits, index, mask)
+        np.add.at(area, index, 1)
+        covered = hits >= 0.2 * np.maximum(area, 1)
+        # A flaw thinner than that still has its best tokens marked.
+        return covered if covered.any() or not mask.any() else hits == hits.max()
+
+
+def _cuts(count: int, side: int) -> list[tuple[int, tuple[int, int]]]:
+    """Return (first token, kept span) of the tiles along one axis."""
+    step = side - 2 * MARGIN
+    starts = [*range(0, count - side, step), count - side]
+    ends = [start + side - MARGIN for start in starts[:-1]] + [count]
+    return [(start, (begin, end)) for start, begin, end in zip(starts, [0, *ends[:-1]], ends, strict=True)]
+
+
+def _sources(first: int, count: int, enlarge: float, limit: int) -> NDArray[np.float64]:
+    """Return where the centres of working pixels lie among native ones, clipped to the micrograph."""
+    positions = (np.arange(first, first + count) + 0.5) / enlarge - 0.5
+    return np.clip(positions, 0, limit - 1)
+
+
+def _resample(micrograph: Micrograph, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Interpolate a micrograph with cubic splines at the crossings of `rows` and `columns`."""
+    from scipy.ndimage import map_coordinates
+
+    reach = 6  # native pixels beyond the window that still bend the spline noticeably
+    top, left = (max(0, int(axis[0]) - reach) for axis in (rows, columns))
+    bottom = min(micrograph.height, int(rows[-1]) + 1 + reach)
+    right = min(micrograph.width, int(columns[-1]) + 1 + reach)
+    window = micrograph.window(top, left, bottom - top, right - left)
+    grid = np.meshgrid(rows - top, columns - left, indexing="ij")
+    if window.ndim == 2:
+        return np.asarray(map_coordinates(window, grid, order=3, mode="nearest"), dtype=np.float32)
+    planes = [map_coordinates(window[..., c], grid, order=3, mode="nearest") for c in range(window.shape[2])]
+    return np.stack(planes, axis=2).astype(np.float32)

@@ -1,0 +1,328 @@
+"""The public face: load a model, enrol references, inspect micrographs."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from fusion_diff.checkpoint import EMBEDDED, Writer, locate, read_json, read_tensors, verify, write_json
+from fusion_diff.diffusion.reconstruction import ReconstructionPath
+from fusion_diff.encoder.fusion import DualPathEncoder
+from fusion_diff.encoder.local_path import LocalPath
+from fusion_diff.enrolment import Enrolment
+from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, MicrographError
+from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.decision import decide, probability
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.perception import perceive
+from fusion_diff.reasons import explain
+from fusion_diff.reading import Reading
+from fusion_diff.regions import find_regions
+from fusion_diff.result import Inspection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from fusion_diff.references import Reference, ReferenceSet
+
+MAX_TOKENS = 8192
+"""Tokens kept of a reference: all of a 724 x 724 micrograph; of a larger one, marked tokens and a random sample."""
+
+
+class DiffusionModel:
+    """Verifies micrographs against enrolled references. Make one with `from_pretrained`.
+
+    Attributes:
+        name: name of the checkpoint.
+        sha256: names the exact weights: digest of the checkpoint's manifest.
+        enrolment: the enrolled references and what was learned from them; None before `enroll`.
+        card: the checkpoint's `config.json`: how the weights were made.
+    """
+
+    def __init__(
+        self, encoder: DualPathEncoder, prior_source: str, *, card: dict[str, Any], sha256: str, enrolment: Enrolment | None
+    ) -> None:
+        self.encoder = encoder.eval().requires_grad_(False)
+        self.card = card
+        self.name = str(card["name"])
+        self.sha256 = sha256
+        self.enrolment = enrolment
+        self._prior_source = prior_source
+        self._device = torch.device("cpu")
+        self._by_shots: dict[int, Enrolment] = {}
+
+    @classmethod
+    def from_pretrained(cls, name_or_path: str | Path = EMBEDDED) -> DiffusionModel:
+        """Load a model by embedded name, folder or hub id, after checking every file against its manifest.
+
+        Raises:
+            CheckpointError: no such checkpoint, or one that is incomplete, altered or of another format.
+        """
+        folder = locate(name_or_path)
+        sha256 = verify(folder)
+        card = read_json(folder / "config.json")
+        try:
+            encoder = DualPathEncoder(**card["encoder"])
+            prior = str(card["prior"])
+            own = read_tensors(folder / "encoder.safetensors")
+            published = {f"local_path.{name}": value for name, value in LocalPath.from_imagenet().state_dict().items()}
+            encoder.load_state_dict(own | published)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            if isinstance(error, CheckpointError):
+                raise
+            raise CheckpointError(
+                f"{folder}: its configuration and weights do not belong together ({error}); download or save it again"
+            ) from error
+        encoder.to(memory_format=torch.channels_last)
+        source = str(folder / prior) if (folder / prior).is_dir() else prior
+        return cls(encoder, source, card=card, sha256=sha256, enrolment=Enrolment.load(folder))
+
+    def to(self, device: str | torch.device) -> DiffusionModel:
+        """Move the model to `cpu`, `cuda`, `npu`, `xpu` or `mps` and return it.
+
+        Where the device is absent the model stays on the CPU and a warning says so.
+
+        Raises:
+            DeviceError: there is no such kind of device.
+        """
+        try:
+            wanted = torch.device(device)
+        except RuntimeError as error:
+            raise DeviceError(f"{device!r} is not a device; use cpu, cuda, npu, xpu or mps") from error
+        if wanted.type != "cpu":
+            backend = getattr(torch, wanted.type, None)
+            count = backend.device_count() if backend is not None and backend.is_available() else 0
+            if (wanted.index or 0) >= count:
+                warnings.warn(f"device {wanted} is not available here; computing on the CPU instead", stacklevel=2)
+                wanted = torch.device("cpu")
+        self.encoder.to(wanted)
+        if "reconstruction" in self.__dict__:
+            self.reconstruction.prior.to(wanted)
+        if self.enrolment is not None:
+            self.enrolment = self.enrolment.to(wanted)
+        self._by_shots.clear()
+        self._device = wanted
+        return self
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._device
+
+    @cached_property
+    def reconstruction(self) -> ReconstructionPath:
+        """The diffusion path, loaded when first used."""
+        from fusion_diff.diffusion.prior import DiffusionPrior
+
+        prior = DiffusionPrior.from_pretrained(self._prior_source).to(self._device)
+        prior.vae.to(memory_format=torch.channels_last)
+        return ReconstructionPath(prior, self.encoder)
+
+    def enroll(
+        self,
+        references: ReferenceSet,
+        *,
+        reconstruction: bool = True,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Enrolment:
+        """Learn from labelled references, replacing what was enrolled before.
+
+        Args:
+            references: authentic ones, and any number of other classes; flaws may be marked.
+            reconstruction: consider the diffusion path as evidence. It is used at inspection only if it earns a weight.
+            progress: called with references encoded and their number.
+
+        Returns:
+            What was learned, with cross-fitted `figures` and `warnings`.
+
+        Raises:
+            EnrolmentError: the references do not allow any verdict.
+        """
+        started = time.perf_counter()
+        others = sum(reference.label != references.authentic for reference in references)
+        if others == 0 and len(references) < 2:
+            raise EnrolmentError(
+                "one authentic reference alone gives nothing to compare with; enrol a second one, or one of another class"
+            )
+        encoded = []
+        for index, reference in enumerate(references):
+            encoded.append(self._encode(reference))
+            if progress:
+                progress(index + 1, len(references))
+        authentic = [condition for (_, condition), r in zip(encoded, references, strict=True) if r.label == references.authentic]
+        towards = torch.stack(authentic).mean(0)
+        bags = [bag for bag, _ in encoded]
+        if reconstruction:
+            bags = [self._encode(reference, towards)[0] for reference in references]
+        enrolment = Enrolment(
+            authentic=references.authentic,
+            names=tuple(reference.name for reference in references),
+            labels=tuple(reference.label for reference in references),
+            groups=tuple(reference.group for reference in references),
+            bags=tuple(bags),
+            condition=towards,
+            references_sha256=references.sha256,
+        )
+        enrolment.verifier  # noqa: B018 - learn now, so that the first inspection does not wait
+        self.enrolment = replace(enrolment, seconds=time.perf_counter() - started)
+        self.enrolment.__dict__["verifier"] = enrolment.verifier
+        self._by_shots.clear()
+        return self.enrolment
+
+    def _encode(self, reference: Reference, towards: Tensor | None = None) -> tuple[Bag, Tensor]:
+        """Return the bag of a reference and its mean condition (tokens, condition width)."""
+        grid, parts = perceive(
+            reference.micrograph,
+            self.encoder,
+            reconstruction=None if towards is None else self.reconstruction,
+            towards=towards,
+        )
+        marks = None if reference.mark is None else torch.from_numpy(grid.pool_mask(reference.mark))
+        tokens, residuals, marked, conditions = [], [], [], []
+        for part in parts:
+            tokens.append(part.tokens.half().float())
+            residuals.append(part.residual.half().float())
+            conditions.append(part.condition)
+            if marks is not None:
+                marked.append(marks[slice(*part.rows), slice(*part.columns)].flatten())
+        bag = Bag(torch.cat(tokens), torch.cat(residuals), torch.cat(marked).to(self._device) if marked else None)
+        return _thin(bag), torch.stack(conditions).mean(0)
+
+    def inspect(self, micrograph: Micrograph, *, alpha: float = 0.1) -> Inspection:
+        """Return the verdict on a micrograph: score, decision, class, evidence map, regions, nearest references.
+
+        Args:
+            micrograph: any size; very large ones are read and encoded tile by tile.
+            alpha: error rate among verdicts that the decision is made for, in (0, 1).
+
+        Raises:
+            EnrolmentError: no references are enrolled.
+        """
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
+        started = time.perf_counter()
+        enrolment = self._enrolled(None)
+        verifier = enrolment.verifier
+        reading = self._read(micrograph, enrolment)
+        evidence = reading.evidence_map(micrograph)
+        regions = find_regions(evidence, verifier.region_threshold, pixel_size_um=micrograph.pixel_size_um)
+        score = probability(reading.log_odds)
+        p_values = verifier.p_values(reading.fused)
+        decision = decide(p_values, alpha)
+        nearest = enrolment.nearest(reading.mean_token)
+        predicted = verifier.classes.predict(reading.strongest, score)
+        return Inspection(
+            source=None if micrograph.source is None else str(micrograph.source),
+            file_sha256=micrograph.sha256,
+            model_name=self.name,
+            model_sha256=self.sha256,
+            references_sha256=enrolment.references_sha256,
+            score=score,
+            decision=decision,
+            predicted_class=predicted,
+            p_values=p_values,
+            alpha=alpha,
+            evidence=evidence,
+            threshold=verifier.region_threshold,
+            regions=regions,
+            nearest=nearest,
+            contributions=reading.contributions,
+            reasons=explain(score, decision, p_values, alpha, reading.contributions, regions, nearest, enrolment),
+            height=micrograph.height,
+            width=micrograph.width,
+            pixel_size_um=micrograph.pixel_size_um,
+            instrument=micrograph.instrument,
+            seconds=time.perf_counter() - started,
+        )
+
+    def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph], shots: int | None = None) -> Tensor:
+        """Return the calibrated probability of being authentic.
+
+        Args:
+            sample: a micrograph, or several.
+            shots: use at most this many references per class of those enrolled; all when omitted.
+
+        Returns:
+            float32 tensor on the CPU in [0, 1]: 0-dimensional for one micrograph, (B,) for several.
+
+        Raises:
+            EnrolmentError: no references are enrolled.
+            ReferenceSetError: `shots` is less than 1 or more than is enrolled of any class.
+        """
+        several = not isinstance(sample, Micrograph)
+        enrolment = self._enrolled(shots)
+        scores = [probability(self._read(each, enrolment).log_odds) for each in (sample if several else [sample])]
+        return torch.tensor(scores if several else scores[0], dtype=torch.float32)
+
+    def _enrolled(self, shots: int | None) -> Enrolment:
+        if self.enrolment is None:
+            raise EnrolmentError(
+                f"{self.name} has no enrolled references; call model.enroll(ReferenceSet.from_folder(...)) first"
+            )
+        if self.enrolment.builtin:
+            warnings.warn(
+                "this model is enrolled on its built-in procedural references only: scores show that it runs, not what "
+                "your ware is; enrol your own with model.enroll(ReferenceSet.from_folder(..., authentic=...))",
+                stacklevel=3,
+            )
+        if shots is None:
+            return self.enrolment
+        if shots not in self._by_shots:
+            self._by_shots[shots] = self.enrolment.shots(shots)
+        return self._by_shots[shots]
+
+    def _read(self, micrograph: Micrograph, enrolment: Enrolment) -> Reading:
+        if not isinstance(micrograph, Micrograph):
+            raise MicrographError(
+                f"expected a Micrograph, got {type(micrograph).__name__}; use load_microstructure_data(path) or "
+                "Micrograph.from_array(pixels)"
+            )
+        needed = enrolment.verifier.needs_residual
+        grid, parts = perceive(
+            micrograph,
+            self.encoder,
+            reconstruction=self.reconstruction if needed else None,
+            towards=enrolment.condition if needed else None,
+        )
+        return Reading.of(grid, parts, enrolment.verifier)
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the model with its enrolment to a folder that `from_pretrained` reads.
+
+        Raises:
+            CheckpointError: the folder holds something else.
+        """
+        from pathlib import Path
+
+        from safetensors.torch import save_file
+
+        with Writer(Path(folder)) as draft:
+            own = {name: value.half().cpu().contiguous() for name, value in self.encoder.own_state().items()}
+            save_file(own, draft / "encoder.safetensors")
+            card = dict(self.card)
+            if Path(self._prior_source).is_dir():
+                self.reconstruction.prior.save_pretrained(draft / "prior")
+                card["prior"] = "prior"
+            write_json(draft / "config.json", card)
+            if self.enrolment is not None:
+                self.enrolment.save(draft)
+
+
+def _thin(bag: Bag) -> Bag:
+    """Keep at most `MAX_TOKENS` tokens: the marked ones first, the rest drawn at random, the same every time."""
+    count = len(bag.tokens)
+    if count <= MAX_TOKENS:
+        return bag
+    order = torch.rand(count, generator=torch.Generator().manual_seed(0)).to(bag.tokens.device)
+    if bag.mark is not None:
+        order = order + bag.mark
+    keep = order.topk(MAX_TOKENS).indices.sort().values
+    return Bag(bag.tokens[keep], bag.residual[keep], None if bag.mark is None else bag.mark[keep])

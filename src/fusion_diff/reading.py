@@ -1,0 +1,86 @@
+"""A reading: what a verifier makes of one micrograph, gathered part by part."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from fusion_diff.fewshot.classes import top_tokens
+from fusion_diff.result import EvidenceMap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from fusion_diff.fewshot.verifier import Verifier
+    from fusion_diff.micrograph import Micrograph
+    from fusion_diff.micrograph.tiles import Grid
+    from fusion_diff.perception import Part
+
+
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """The evidence on one micrograph.
+
+    Attributes:
+        grid: its token grid.
+        evidence: (rows, columns) log-odds per token.
+        fused: the fused score.
+        log_odds: calibrated, of not being authentic.
+        contributions: each kind's part in the log-odds.
+        mean_token: (C,) mean standardised token.
+        strongest: (k, C) standardised tokens of highest evidence.
+    """
+
+    grid: Grid
+    evidence: Tensor
+    fused: float
+    log_odds: float
+    contributions: dict[str, float]
+    mean_token: Tensor
+    strongest: Tensor
+
+    @classmethod
+    @torch.inference_mode()
+    def of(cls, grid: Grid, parts: Iterable[Part], verifier: Verifier) -> Reading:
+        """Gather parts. Tokens are dropped as soon as they are judged; only maps grow with the micrograph."""
+        maps: dict[str, Tensor] = {}
+        evidence = torch.zeros(grid.rows, grid.columns)
+        total: Tensor | float = 0.0
+        strongest: Tensor | None = None
+        strength: Tensor | None = None
+        for part in parts:
+            where = slice(*part.rows), slice(*part.columns)
+            shape = part.rows[1] - part.rows[0], part.columns[1] - part.columns[0]
+            judged = verifier.heads.maps(part.tokens, part.residual)
+            for name, values in judged.items():
+                maps.setdefault(name, torch.zeros(grid.rows, grid.columns))[where] = values.view(shape).cpu()
+            values = verifier.evidence(judged)
+            evidence[where] = values.view(shape).cpu()
+            tokens = verifier.heads.scale(part.tokens)
+            total = total + tokens.sum(0)
+            best = top_tokens(tokens, values)
+            level = values.topk(len(best)).values
+            if strongest is not None and strength is not None:
+                best, level = torch.cat([strongest, best]), torch.cat([strength, level])
+            keep = level.topk(min(len(level), verifier.top_limit(grid.rows * grid.columns))).indices
+            strongest, strength = best[keep], level[keep]
+        assert strongest is not None
+        fused, contributions = verifier.fused({name: values.flatten() for name, values in maps.items()})
+        return cls(
+            grid,
+            evidence,
+            fused,
+            verifier.calibration.log_odds(fused),
+            contributions,
+            torch.as_tensor(total) / (grid.rows * grid.columns),
+            strongest,
+        )
+
+    def evidence_map(self, micrograph: Micrograph) -> EvidenceMap:
+        """Return the evidence as a map over the micrograph."""
+        values = self.evidence.numpy().astype(np.float32, copy=False)
+        return EvidenceMap(values, self.grid.scale, micrograph.height, micrograph.width)

@@ -1,0 +1,68 @@
+"""The verdict in sentences."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fusion_diff.fewshot.decision import references_needed
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusion_diff.enrolment import Enrolment
+    from fusion_diff.result import Decision, NearestReference, Region
+
+MEANING = {
+    "multiple-instance": "parts that resemble what set the other references apart",
+    "nearest-neighbour": "parts unlike anything on the authentic references",
+    "pooled": "the texture as a whole",
+    "reconstruction": "parts that the diffusion prior could not give back",
+}
+
+
+def explain(
+    score: float,
+    decision: Decision,
+    p_values: dict[str, float],
+    alpha: float,
+    contributions: dict[str, float],
+    regions: Sequence[Region],
+    nearest: Sequence[NearestReference],
+    enrolment: Enrolment,
+) -> tuple[str, ...]:
+    """Say why the verdict is what it is, strongest reason first."""
+    lines = []
+    against = score < 0.5
+    name, value = max(contributions.items(), key=lambda item: item[1] if against else -item[1])
+    if (value > 0) == against:
+        side = "against" if against else "for"
+        lines.append(f"The strongest evidence {side} it is {MEANING[name]} ({name}, {value:+.2f} log-odds).")
+    if regions:
+        first = regions[0]
+        place = f"rows {first.top}-{first.top + first.height}, columns {first.left}-{first.left + first.width}"
+        size = f"{first.area_px} px" if first.area_um2 is None else f"{first.area_um2:.3g} µm²"
+        many = f"{len(regions)} regions depart" if len(regions) > 1 else "One region departs"
+        lines.append(f"{many} from the authentic references; the strongest covers {size} at {place}.")
+    else:
+        lines.append("No region departs from the authentic references.")
+    if nearest:
+        lines.append(f"It resembles reference {nearest[0].name} ({nearest[0].label}) most.")
+    if decision == "inconclusive":
+        lines.append(_why_open(p_values, alpha, enrolment))
+    return tuple(lines)
+
+
+def _why_open(p_values: dict[str, float], alpha: float, enrolment: Enrolment) -> str:
+    verifier, needed = enrolment.verifier, references_needed(alpha)
+    if not len(verifier.inside):
+        return "Inconclusive: there are too few references to tell how far a score can be trusted."
+    few = [
+        f"{count} {side}"
+        for side, count in (("authentic", len(verifier.inside)), ("not authentic", len(verifier.outside)))
+        if 0 < count < needed
+    ]
+    if few:
+        return f"Inconclusive: alpha {alpha:g} needs {needed} references of a side, and there are {' and '.join(few)}."
+    if all(p > alpha for p in p_values.values()):
+        return f"Inconclusive: it fits both the authentic and the other references at alpha {alpha:g}."
+    return f"Inconclusive: it fits neither the authentic nor the other references at alpha {alpha:g}."

@@ -1,0 +1,114 @@
+import os
+from pathlib import Path
+
+import pytest
+
+from fusion_diff.errors import MicrographError
+from fusion_diff.micrograph import discover
+
+
+@pytest.fixture
+def house(tmp_path):
+    """A folder of images, other files, hidden files and subfolders."""
+    for name in (
+        "b.tif",
+        "a.PNG",
+        "notes.txt",
+        ".hidden.tif",
+        "sound/2.jpeg",
+        "sound/1.jpg",
+        "sound/deep/x.bmp",
+        ".cache/old.tif",
+        "raw/scan.dat",
+        "[odd] name/y.tiff",
+    ):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"x")
+    return tmp_path
+
+
+def names(folder, files):
+    return [str(file.relative_to(folder)).replace(os.sep, "/") for file in files]
+
+
+def test_a_folder_is_searched_for_images_with_its_subfolders_in_order(house):
+    expected = ["[odd] name/y.tiff", "a.PNG", "b.tif", "sound/1.jpg", "sound/2.jpeg", "sound/deep/x.bmp"]
+    assert names(house, discover([house])) == expected
+
+
+def test_a_single_path_need_not_be_in_a_list(house):
+    assert discover(str(house)) == discover([house])
+    assert discover(house / "b.tif") == [house / "b.tif"]
+
+
+def test_a_file_that_is_named_is_taken_whatever_its_suffix(house):
+    assert discover([house / "raw/scan.dat", house / ".hidden.tif"]) == [house / "raw/scan.dat", house / ".hidden.tif"]
+
+
+def test_patterns_are_expanded_and_searched(house):
+    assert names(house, discover([str(house / "*.tif")])) == ["b.tif"]
+    assert names(house, discover([str(house / "**" / "*.jp*g")])) == ["sound/1.jpg", "sound/2.jpeg"]
+    assert names(house, discover([str(house / "so*")])) == ["sound/1.jpg", "sound/2.jpeg", "sound/deep/x.bmp"]
+    assert names(house, discover([str(house / "*")]))[:2] == ["[odd] name/y.tiff", "a.PNG"]
+
+
+def test_a_pattern_that_ends_in_a_suffix_takes_files_of_that_suffix(house):
+    assert names(house, discover([str(house / "raw" / "*.dat")])) == ["raw/scan.dat"]
+    assert "notes.txt" not in names(house, discover([str(house / "*")]))
+
+
+def test_brackets_in_an_existing_name_are_not_a_pattern(house):
+    assert names(house, discover([house / "[odd] name"])) == ["[odd] name/y.tiff"]
+
+
+def test_files_keep_the_order_they_were_named_in_and_come_once(house):
+    files = discover([house / "sound" / "2.jpeg", house / "b.tif", house / "sound", house])
+    assert names(house, files)[:3] == ["sound/2.jpeg", "b.tif", "sound/1.jpg"]
+    assert len(files) == len(set(files)) == 6
+
+
+@pytest.mark.parametrize("missing", ["absent.tif", "absent/", "*.jpg", "sou?d/*.tif", "raw", "**/*.gif"])
+def test_what_matches_nothing_is_named(house, missing):
+    with pytest.raises(MicrographError) as caught:
+        discover([house / "b.tif", str(house / missing)])
+    assert str(house / missing).rstrip("/") in str(caught.value)
+
+
+def test_nothing_named_is_nothing_found():
+    assert discover([]) == []
+
+
+def test_links_that_loop_are_followed_once(house):
+    try:
+        (house / "sound" / "loop").symlink_to(house, target_is_directory=True)
+        (house / "sound" / "self").symlink_to(house / "sound", target_is_directory=True)
+        (house / "broken.tif").symlink_to(house / "absent.tif")
+        (house / "linked.tif").symlink_to(house / "b.tif")
+    except OSError:
+        pytest.skip("this system makes no symbolic links")
+    files = discover([house])
+    assert len({os.path.realpath(file) for file in files}) == len(files) == 6
+
+
+def test_a_folder_outside_is_reached_through_a_link(house, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside")
+    (outside / "far.tif").write_bytes(b"x")
+    try:
+        (house / "more").symlink_to(outside, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no symbolic links")
+    assert "more/far.tif" in names(house, discover([house]))
+
+
+@pytest.mark.parametrize("path", ["a\0b.tif", "x" * 5000])
+def test_impossible_paths_are_refused(path):
+    with pytest.raises(MicrographError):
+        discover([path])
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_no_image(tmp_path):
+    os.mkfifo(tmp_path / "pipe.tif")
+    with pytest.raises(MicrographError, match="pipe"):
+        discover([Path(tmp_path / "pipe.tif")])

@@ -1,0 +1,157 @@
+import mmap
+import tempfile
+import tracemalloc
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+
+import fusion_diff.micrograph.source as source
+import fusion_diff.micrograph.storage as storage
+from fusion_diff.errors import MicrographError
+from fusion_diff.micrograph import Micrograph, load_microstructure_data
+
+SIDE = 6000
+
+
+def file_behind(levels):
+    """Return the memory map that an array lies in, or None."""
+    while isinstance(levels, np.ndarray):
+        levels = levels.base
+    return levels if isinstance(levels, mmap.mmap) else None
+
+
+@pytest.fixture(scope="module")
+def large_tiff(tmp_path_factory):
+    """A 6000 x 6000 16-bit TIFF, uncompressed: 72 MB in which each row is a ramp."""
+    path = tmp_path_factory.mktemp("large") / "large.tif"
+    levels = tifffile.memmap(path, shape=(SIDE, SIDE), dtype=np.uint16)
+    levels[:] = np.arange(SIDE, dtype=np.uint16)
+    levels[:, 7] = np.arange(SIDE, dtype=np.uint16)
+    levels.flush()
+    del levels
+    return path
+
+
+def test_a_large_tiff_is_mapped_and_read_by_window_in_bounded_memory(large_tiff):
+    load_microstructure_data(large_tiff, max_pixels=SIDE**2)  # imports are not measured
+    tracemalloc.start()
+    try:
+        micrograph = load_microstructure_data(large_tiff)
+        low, high = micrograph.contrast_range
+        read = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        window = micrograph.window(5000, 0, 256, 300)
+        windowed = tracemalloc.get_traced_memory()[1] - tracemalloc.get_traced_memory()[0]
+    finally:
+        tracemalloc.stop()
+    assert file_behind(micrograph.levels) is not None
+    assert micrograph.dtype == np.uint16
+    assert read < 120 * 2**20  # of the sub-grid's doubles and one band; the float32 image would take 144 MB
+    assert windowed < 2**20
+    assert (low, high) == pytest.approx((SIDE * 0.005, SIDE * 0.995), rel=0.01)
+    np.testing.assert_array_equal(
+        window[:, 6:9], np.stack([np.full(256, 6), np.arange(5000, 5256), np.full(256, 8)], 1)
+    )
+
+
+def test_a_mapped_micrograph_is_read_only(large_tiff):
+    micrograph = load_microstructure_data(large_tiff)
+    with pytest.raises(ValueError, match="read-only"):
+        micrograph.levels[0, 0] = 1
+
+
+def test_a_large_compressed_tiff_is_decoded_to_a_temporary_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1000)
+    levels = np.random.default_rng(0).integers(0, 65536, (90, 80), dtype=np.uint16)
+    for options in ({"compression": "zlib"}, {"photometric": "miniswhite"}, {"compression": "lzw", "predictor": True}):
+        tifffile.imwrite(tmp_path / "image.tif", levels, **options)
+        micrograph = load_microstructure_data(tmp_path / "image.tif")
+        assert file_behind(micrograph.levels) is not None
+        expected = 65535.0 - levels if "photometric" in options else levels
+        np.testing.assert_array_equal(micrograph.pixels, expected)
+
+
+@pytest.mark.parametrize("channels", [1, 2, 3, 4])
+def test_a_large_png_is_decoded_to_a_temporary_file(tmp_path, monkeypatch, channels):
+    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1000)
+    monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
+    levels = np.random.default_rng(0).integers(0, 65536, (90, 80, channels), dtype=np.uint16)
+    (tmp_path / "image.png").write_bytes(imagecodecs.png_encode(levels if channels > 1 else levels[..., 0]))
+    micrograph = load_microstructure_data(tmp_path / "image.png")
+    assert file_behind(micrograph.levels) is not None
+    np.testing.assert_array_equal(micrograph.pixels, levels[..., 0] if channels < 3 else levels[..., :3])
+
+
+@pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"planarconfig": "separate"}, {"tile": (16, 16)}])
+def test_a_mapped_file_gives_the_same_micrograph_as_one_in_memory(tmp_path, monkeypatch, options):
+    shape = (3, 64, 80) if "planarconfig" in options else (64, 80, 3)
+    levels = np.random.default_rng(0).integers(0, 65536, shape, dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "image.tif", levels, photometric="rgb", **options)
+    small = load_microstructure_data(tmp_path / "image.tif")
+    monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
+    monkeypatch.setattr(storage, "BAND_PIXELS", 500)
+    large = load_microstructure_data(tmp_path / "image.tif")
+    np.testing.assert_array_equal(large.pixels, small.pixels)
+    np.testing.assert_array_equal(large.window(3, 5, 9, 11), small.pixels[3:12, 5:16])
+    assert (large.sha256, large.contrast_range) == (small.sha256, small.contrast_range)
+
+
+def test_every_page_of_a_mapped_stack_is_that_page(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
+    stack = np.random.default_rng(0).integers(0, 65536, (3, 40, 50), dtype=np.uint16)
+    tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
+    for page in range(3):
+        micrograph = load_microstructure_data(tmp_path / "stack.tif", page=page)
+        assert file_behind(micrograph.levels) is not None
+        np.testing.assert_array_equal(micrograph.pixels, stack[page])
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    import fusion_diff.micrograph.reading as reading
+
+    monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
+    path = tmp_path / "image.tif"
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
+    original = reading.read_tiff
+
+    def meddle(*arguments):
+        with path.open("ab") as file:
+            file.write(b"more")
+        return original(*arguments)
+
+    monkeypatch.setattr(reading, "read_tiff", meddle)
+    with pytest.raises(MicrographError, match="changed while it was being read"):
+        load_microstructure_data(path)
+
+
+def test_a_full_temporary_folder_is_named_with_the_cure(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(storage, "_reserve", full)
+    with pytest.raises(MicrographError, match="TMPDIR") as caught:
+        storage.allocate((2**14, 2**14), np.uint8)
+    assert tempfile.gettempdir() in str(caught.value)
+
+
+def test_giving_pages_back_changes_nothing(tmp_path):
+    levels = np.memmap(tmp_path / "levels", np.uint8, "w+", shape=(64, 64))
+    levels[:] = np.arange(64)
+    storage.release(levels[::2, 3:])
+    storage.release(np.ones(3))
+    np.testing.assert_array_equal(levels, np.tile(np.arange(64), (64, 1)))
+
+
+def test_bands_cover_every_row_once(monkeypatch):
+    monkeypatch.setattr(storage, "BAND_PIXELS", 100)
+    for shape in ((1, 1), (7, 30), (50, 9, 3), (3, 1000)):
+        rows = np.concatenate([np.arange(shape[0])[band] for band in storage.bands(shape)])
+        np.testing.assert_array_equal(rows, np.arange(shape[0]))
+
+
+def test_a_large_array_is_looked_through_in_bands(monkeypatch):
+    monkeypatch.setattr(storage, "BAND_PIXELS", 100)
+    levels = np.random.default_rng(0).normal(size=(64, 48))
+    np.testing.assert_array_equal(Micrograph.from_array(levels).pixels, levels.astype(np.float32))
