@@ -1,17 +1,21 @@
-"""Inspections to print, and a small model that really looks at the pixels."""
+"""Inspections to print, a small model that really looks at the pixels, and small weights really trained."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
 
 from fusion_diff.regions import find_regions
 from fusion_diff.result import EvidenceMap, Inspection, NearestReference, Region
+
+if TYPE_CHECKING:
+    from fusion_diff.model import DiffusionModel
 
 
 @pytest.fixture
@@ -103,3 +107,127 @@ def save_micrograph() -> Callable[..., None]:
         tifffile.imwrite(path, np.rint(65535 * pixels).astype(np.uint16))
 
     return save
+
+
+@pytest.fixture(scope="session")
+def pretraining_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole pretraining run by the recipe "smoke": every stage really trains, for four steps."""
+    from accelerate import Accelerator
+
+    from fusion_diff.pretrain.recipe import RECIPES
+    from fusion_diff.pretrain.run import pretrain
+
+    out = tmp_path_factory.mktemp("pretraining") / "run"
+    pretrain(out, RECIPES["smoke"], accelerator=Accelerator(cpu=True, mixed_precision="no"))
+    return out
+
+
+@pytest.fixture(scope="session")
+def checkpoint_folder(pretraining_run: Path) -> Path:
+    """A checkpoint with the embedded model's architecture. Not to be changed: copy it."""
+    return pretraining_run / "checkpoint"
+
+
+@pytest.fixture
+def model(checkpoint_folder: Path) -> DiffusionModel:
+    """A model of one's own, not enrolled."""
+    from fusion_diff.model import DiffusionModel
+
+    return DiffusionModel.from_pretrained(checkpoint_folder)
+
+
+@pytest.fixture(scope="session")
+def stable_diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A prior of random weights in the layout of `CompVis/stable-diffusion-v1-4`, a thousandth of its width.
+
+    It has all of that repository's folders, the scheduler's settings as published, and in the autoencoder the older
+    names of the attention weights that the published file has.
+    """
+    import json
+
+    import torch
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+    from safetensors.torch import load_file, save_file
+
+    folder = tmp_path_factory.mktemp("stable-diffusion") / "tiny"
+    torch.manual_seed(0)
+    AutoencoderKL(
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        block_out_channels=(8, 16, 16, 16),
+        layers_per_block=2,
+        latent_channels=4,
+        norm_num_groups=4,
+        sample_size=512,
+    ).save_pretrained(folder / "vae")
+    UNet2DConditionModel(
+        sample_size=64,
+        down_block_types=(*("CrossAttnDownBlock2D",) * 3, "DownBlock2D"),
+        up_block_types=("UpBlock2D", *("CrossAttnUpBlock2D",) * 3),
+        block_out_channels=(8, 16, 16, 16),
+        layers_per_block=2,
+        attention_head_dim=8,
+        cross_attention_dim=32,
+        norm_num_groups=4,
+    ).save_pretrained(folder / "unet")
+
+    weights = folder / "vae" / "diffusion_pytorch_model.safetensors"
+    older = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    renamed = {}
+    for name, value in load_file(weights).items():
+        for new, old in older.items():
+            name = name.replace(f"attentions.0.{new}.", f"attentions.0.{old}.")
+        renamed[name] = value
+    save_file(renamed, weights, metadata={"format": "pt"})
+
+    scheduler = {
+        "_class_name": "PNDMScheduler",
+        "_diffusers_version": "0.2.2",
+        "beta_end": 0.012,
+        "beta_schedule": "scaled_linear",
+        "beta_start": 0.00085,
+        "clip_sample": False,
+        "num_train_timesteps": 1000,
+        "set_alpha_to_one": False,
+        "skip_prk_steps": True,
+        "steps_offset": 1,
+        "trained_betas": None,
+    }
+    index = {
+        "_class_name": "StableDiffusionPipeline",
+        "_diffusers_version": "0.2.2",
+        "feature_extractor": ["transformers", "CLIPImageProcessor"],
+        "safety_checker": ["stable_diffusion", "StableDiffusionSafetyChecker"],
+        "scheduler": ["diffusers", "PNDMScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "tokenizer": ["transformers", "CLIPTokenizer"],
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "vae": ["diffusers", "AutoencoderKL"],
+    }
+    # What is not read is there, and is not what it says: reading it would fail.
+    for file, content in {
+        "model_index.json": index,
+        "scheduler/scheduler_config.json": scheduler,
+        "text_encoder/config.json": {"architectures": ["CLIPTextModel"]},
+        "tokenizer/tokenizer_config.json": {"tokenizer_class": "CLIPTokenizer"},
+        "safety_checker/config.json": {"architectures": ["StableDiffusionSafetyChecker"]},
+        "feature_extractor/preprocessor_config.json": {"size": 224},
+    }.items():
+        path = folder / file
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content), encoding="utf-8")
+    (folder / "text_encoder" / "model.safetensors").write_bytes(b"not weights")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def deit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny DeiT of random weights, saved as transformers saves it, with a classifier as published ones have."""
+    import torch
+    from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
+
+    folder = tmp_path_factory.mktemp("deit") / "tiny"
+    torch.manual_seed(1)
+    shape = DeiTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    DeiTForImageClassificationWithTeacher(shape).save_pretrained(folder)
+    return folder

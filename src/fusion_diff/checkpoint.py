@@ -111,11 +111,15 @@ def verify(folder: Path) -> str:
         if name not in present:
             raise CheckpointError(f"{file}: missing from the checkpoint; copy or download it again, whole")
         if name not in sums:
-            raise CheckpointError(f"{file}: not in the checkpoint's manifest; remove it, or sign for it by saving again")
+            raise CheckpointError(
+                f"{file}: not in the checkpoint's manifest; remove it, or sign for it by saving again"
+            )
         if file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
             raise CheckpointError(f"{file}: a link; checkpoints hold plain files only, copy it with its contents")
         if digest(file) != sums[name]:
-            raise CheckpointError(f"{file}: altered or truncated since the checkpoint was saved; restore it from its source")
+            raise CheckpointError(
+                f"{file}: altered or truncated since the checkpoint was saved; restore it from its source"
+            )
         if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
             raise CheckpointError(f"{file}: a pickle, which is never loaded; convert its weights to safetensors")
     return digest(folder / MANIFEST)
@@ -154,12 +158,7 @@ class Writer:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Write the manifest and move the checkpoint into place, or clean up after an error."""
         if kind is None:
-            sums = {
-                file.relative_to(self.folder).as_posix(): digest(file)
-                for file in sorted(self.folder.rglob("*"))
-                if file.is_file()
-            }
-            write_json(self.folder / MANIFEST, {"format": FORMAT, "sha256": sums})
+            seal(self.folder)
             self.folder.chmod(0o755)
             old = self.folder.with_name(self.folder.name + ".old")
             if self.target.exists():
@@ -168,6 +167,15 @@ class Writer:
             shutil.rmtree(old, ignore_errors=True)
         else:
             shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def seal(folder: Path) -> None:
+    """Write the manifest of a checkpoint's files as they are now."""
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    for file in files:
+        file.chmod(0o644)  # safetensors writes files that only their owner may read
+    sums = {file.relative_to(folder).as_posix(): digest(file) for file in files}
+    write_json(folder / MANIFEST, {"format": FORMAT, "sha256": sums})
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:

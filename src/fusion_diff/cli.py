@@ -16,6 +16,7 @@ import typer
 from fusion_diff.commands.demo import demo_command
 from fusion_diff.commands.enroll import enroll_command
 from fusion_diff.commands.inspect import inspect_command
+from fusion_diff.commands.pretrain import pretrain_command
 from fusion_diff.errors import FusionDiffError
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ app = typer.Typer(name="fusion-diff", no_args_is_help=True, add_completion=False
 app.command("demo")(demo_command)
 app.command("enroll")(enroll_command)
 app.command("inspect")(inspect_command)
+app.command("pretrain")(pretrain_command)
 
 
 def _print_version(wanted: bool) -> None:

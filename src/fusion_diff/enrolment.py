@@ -199,4 +199,6 @@ class Enrolment:
                 builtin=bool(described["builtin"]),
             )
         except (KeyError, TypeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{folder}: its enrolment is incomplete ({error!r}); enrol the references again") from error
+            raise CheckpointError(
+                f"{folder}: its enrolment is incomplete ({error!r}); enrol the references again"
+            ) from error

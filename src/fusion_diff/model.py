@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 import warnings
 from collections.abc import Sequence
@@ -15,15 +16,14 @@ from torch import Tensor
 from fusion_diff.checkpoint import EMBEDDED, Writer, locate, read_json, read_tensors, verify, write_json
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.fusion import DualPathEncoder
-from fusion_diff.encoder.local_path import LocalPath
+from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, MicrographError
-from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.decision import decide, probability
 from fusion_diff.micrograph import Micrograph
-from fusion_diff.perception import perceive
-from fusion_diff.reasons import explain
+from fusion_diff.perception import encode, perceive
 from fusion_diff.reading import Reading
+from fusion_diff.reasons import explain
 from fusion_diff.regions import find_regions
 from fusion_diff.result import Inspection
 
@@ -31,10 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from fusion_diff.references import Reference, ReferenceSet
-
-MAX_TOKENS = 8192
-"""Tokens kept of a reference: all of a 724 x 724 micrograph; of a larger one, marked tokens and a random sample."""
+    from fusion_diff.references import ReferenceSet
 
 
 class DiffusionModel:
@@ -45,13 +42,22 @@ class DiffusionModel:
         sha256: names the exact weights: digest of the checkpoint's manifest.
         enrolment: the enrolled references and what was learned from them; None before `enroll`.
         card: the checkpoint's `config.json`: how the weights were made.
+        readme: the checkpoint's model card, in Markdown.
     """
 
     def __init__(
-        self, encoder: DualPathEncoder, prior_source: str, *, card: dict[str, Any], sha256: str, enrolment: Enrolment | None
+        self,
+        encoder: DualPathEncoder,
+        prior_source: str,
+        *,
+        card: dict[str, Any],
+        readme: str,
+        sha256: str,
+        enrolment: Enrolment | None,
     ) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.card = card
+        self.readme = readme
         self.name = str(card["name"])
         self.sha256 = sha256
         self.enrolment = enrolment
@@ -81,9 +87,10 @@ class DiffusionModel:
             raise CheckpointError(
                 f"{folder}: its configuration and weights do not belong together ({error}); download or save it again"
             ) from error
-        encoder.to(memory_format=torch.channels_last)
+        channels_last(encoder)
         source = str(folder / prior) if (folder / prior).is_dir() else prior
-        return cls(encoder, source, card=card, sha256=sha256, enrolment=Enrolment.load(folder))
+        readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
+        return cls(encoder, source, card=card, readme=readme, sha256=sha256, enrolment=Enrolment.load(folder))
 
     def to(self, device: str | torch.device) -> DiffusionModel:
         """Move the model to `cpu`, `cuda`, `npu`, `xpu` or `mps` and return it.
@@ -123,7 +130,7 @@ class DiffusionModel:
         from fusion_diff.diffusion.prior import DiffusionPrior
 
         prior = DiffusionPrior.from_pretrained(self._prior_source).to(self._device)
-        prior.vae.to(memory_format=torch.channels_last)
+        channels_last(prior.vae)
         return ReconstructionPath(prior, self.encoder)
 
     def enroll(
@@ -154,14 +161,19 @@ class DiffusionModel:
             )
         encoded = []
         for index, reference in enumerate(references):
-            encoded.append(self._encode(reference))
+            encoded.append(encode(reference.micrograph, self.encoder, mark=reference.mark))
             if progress:
                 progress(index + 1, len(references))
-        authentic = [condition for (_, condition), r in zip(encoded, references, strict=True) if r.label == references.authentic]
+        authentic = [
+            condition for (_, condition), r in zip(encoded, references, strict=True) if r.label == references.authentic
+        ]
         towards = torch.stack(authentic).mean(0)
         bags = [bag for bag, _ in encoded]
         if reconstruction:
-            bags = [self._encode(reference, towards)[0] for reference in references]
+            bags = [
+                encode(r.micrograph, self.encoder, mark=r.mark, reconstruction=self.reconstruction, towards=towards)[0]
+                for r in references
+            ]
         enrolment = Enrolment(
             authentic=references.authentic,
             names=tuple(reference.name for reference in references),
@@ -176,25 +188,6 @@ class DiffusionModel:
         self.enrolment.__dict__["verifier"] = enrolment.verifier
         self._by_shots.clear()
         return self.enrolment
-
-    def _encode(self, reference: Reference, towards: Tensor | None = None) -> tuple[Bag, Tensor]:
-        """Return the bag of a reference and its mean condition (tokens, condition width)."""
-        grid, parts = perceive(
-            reference.micrograph,
-            self.encoder,
-            reconstruction=None if towards is None else self.reconstruction,
-            towards=towards,
-        )
-        marks = None if reference.mark is None else torch.from_numpy(grid.pool_mask(reference.mark))
-        tokens, residuals, marked, conditions = [], [], [], []
-        for part in parts:
-            tokens.append(part.tokens.half().float())
-            residuals.append(part.residual.half().float())
-            conditions.append(part.condition)
-            if marks is not None:
-                marked.append(marks[slice(*part.rows), slice(*part.columns)].flatten())
-        bag = Bag(torch.cat(tokens), torch.cat(residuals), torch.cat(marked).to(self._device) if marked else None)
-        return _thin(bag), torch.stack(conditions).mean(0)
 
     def inspect(self, micrograph: Micrograph, *, alpha: float = 0.1) -> Inspection:
         """Return the verdict on a micrograph: score, decision, class, evidence map, regions, nearest references.
@@ -257,9 +250,10 @@ class DiffusionModel:
             EnrolmentError: no references are enrolled.
             ReferenceSetError: `shots` is less than 1 or more than is enrolled of any class.
         """
-        several = not isinstance(sample, Micrograph)
         enrolment = self._enrolled(shots)
-        scores = [probability(self._read(each, enrolment).log_odds) for each in (sample if several else [sample])]
+        several = isinstance(sample, Sequence)
+        micrographs = sample if isinstance(sample, Sequence) else [sample]
+        scores = [probability(self._read(each, enrolment).log_odds) for each in micrographs]
         return torch.tensor(scores if several else scores[0], dtype=torch.float32)
 
     def _enrolled(self, shots: int | None) -> Enrolment:
@@ -307,22 +301,9 @@ class DiffusionModel:
         with Writer(Path(folder)) as draft:
             own = {name: value.half().cpu().contiguous() for name, value in self.encoder.own_state().items()}
             save_file(own, draft / "encoder.safetensors")
-            card = dict(self.card)
-            if Path(self._prior_source).is_dir():
-                self.reconstruction.prior.save_pretrained(draft / "prior")
-                card["prior"] = "prior"
-            write_json(draft / "config.json", card)
+            if self.card["prior"] == "prior":  # its own, byte for byte; one given by path or hub id stays where it is
+                shutil.copytree(self._prior_source, draft / "prior")
+            write_json(draft / "config.json", self.card)
+            (draft / "README.md").write_text(self.readme, encoding="utf-8")
             if self.enrolment is not None:
                 self.enrolment.save(draft)
-
-
-def _thin(bag: Bag) -> Bag:
-    """Keep at most `MAX_TOKENS` tokens: the marked ones first, the rest drawn at random, the same every time."""
-    count = len(bag.tokens)
-    if count <= MAX_TOKENS:
-        return bag
-    order = torch.rand(count, generator=torch.Generator().manual_seed(0)).to(bag.tokens.device)
-    if bag.mark is not None:
-        order = order + bag.mark
-    keep = order.topk(MAX_TOKENS).indices.sort().values
-    return Bag(bag.tokens[keep], bag.residual[keep], None if bag.mark is None else bag.mark[keep])

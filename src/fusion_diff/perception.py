@@ -11,14 +11,20 @@ import torch
 from torch import Tensor
 
 from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.fewshot.bags import Bag
 from fusion_diff.micrograph.tiles import Grid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from numpy.typing import NDArray
+
     from fusion_diff.diffusion.reconstruction import ReconstructionPath
     from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.micrograph import Micrograph
+
+MAX_TOKENS = 8192
+"""Tokens kept of a reference: all of a 724 x 724 micrograph; of a larger one, marked tokens and a random sample."""
 
 BATCH = 8
 """Tiles encoded at once."""
@@ -96,3 +102,49 @@ def _parts(
                 residual[index][:, *inside].flatten(1).T.contiguous(),
                 encoding.condition[index],
             )
+
+
+def encode(
+    micrograph: Micrograph,
+    encoder: DualPathEncoder,
+    *,
+    mark: NDArray[np.bool_] | None = None,
+    reconstruction: ReconstructionPath | None = None,
+    towards: Tensor | None = None,
+) -> tuple[Bag, Tensor]:
+    """Encode a whole micrograph at once, as enrolment does with references.
+
+    Args:
+        micrograph: the image.
+        encoder: the dual-path encoder.
+        mark: (H, W), True on a flaw.
+        reconstruction: the diffusion path; left out, there are no residuals.
+        towards: (tokens, condition width), the condition to denoise towards.
+
+    Returns:
+        Its tokens, `MAX_TOKENS` at most, rounded to float16 as they are stored; and its mean condition.
+    """
+    grid, parts = perceive(micrograph, encoder, reconstruction=reconstruction, towards=towards)
+    marks = None if mark is None else torch.from_numpy(grid.pool_mask(mark))
+    tokens, residuals, marked, conditions = [], [], [], []
+    for part in parts:
+        tokens.append(part.tokens.half().float())
+        residuals.append(part.residual.half().float())
+        conditions.append(part.condition)
+        if marks is not None:
+            marked.append(marks[slice(*part.rows), slice(*part.columns)].flatten())
+    joined = torch.cat(tokens)
+    bag = Bag(joined, torch.cat(residuals), torch.cat(marked).to(joined.device) if marked else None)
+    return _thin(bag), torch.stack(conditions).mean(0)
+
+
+def _thin(bag: Bag) -> Bag:
+    """Keep at most `MAX_TOKENS` tokens: the marked ones first, the rest drawn at random, the same every time."""
+    count = len(bag.tokens)
+    if count <= MAX_TOKENS:
+        return bag
+    order = torch.rand(count, generator=torch.Generator().manual_seed(0)).to(bag.tokens.device)
+    if bag.mark is not None:
+        order = order + bag.mark
+    keep = order.topk(MAX_TOKENS).indices.sort().values
+    return Bag(bag.tokens[keep], bag.residual[keep], None if bag.mark is None else bag.mark[keep])

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fusion_diff.fewshot.classes import top_tokens
 from fusion_diff.result import EvidenceMap
 
 if TYPE_CHECKING:
@@ -52,6 +51,7 @@ class Reading:
         total: Tensor | float = 0.0
         strongest: Tensor | None = None
         strength: Tensor | None = None
+        limit = verifier.top_limit(grid.rows * grid.columns)
         for part in parts:
             where = slice(*part.rows), slice(*part.columns)
             shape = part.rows[1] - part.rows[0], part.columns[1] - part.columns[0]
@@ -62,11 +62,11 @@ class Reading:
             evidence[where] = values.view(shape).cpu()
             tokens = verifier.heads.scale(part.tokens)
             total = total + tokens.sum(0)
-            best = top_tokens(tokens, values)
-            level = values.topk(len(best)).values
+            level, index = values.topk(min(limit, len(values)))
+            best = tokens[index]
             if strongest is not None and strength is not None:
                 best, level = torch.cat([strongest, best]), torch.cat([strength, level])
-            keep = level.topk(min(len(level), verifier.top_limit(grid.rows * grid.columns))).indices
+            keep = level.topk(min(limit, len(level))).indices
             strongest, strength = best[keep], level[keep]
         assert strongest is not None
         fused, contributions = verifier.fused({name: values.flatten() for name, values in maps.items()})

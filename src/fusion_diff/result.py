@@ -59,7 +59,7 @@ class EvidenceMap:
         return out
 
     def thumbnail(self, max_side: int = 512) -> NDArray[np.float32]:
-        """Return the map resized so that its longer side has at most `max_side` pixels, with the micrograph's aspect."""
+        """Return the map with the micrograph's aspect, its longer side at most `max_side` pixels."""
         from scipy.ndimage import map_coordinates
 
         factor = min(1.0, max_side / max(self.height, self.width))

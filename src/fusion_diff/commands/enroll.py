@@ -50,9 +50,10 @@ def enroll_command(
     print_figures("References", counts | {"specimens": str(len(enrolled.groups))})
 
     model = load_model(base, device)
-    enrolment = model.enroll(enrolled)
+    with progress_bar("Encoding") as advance:
+        enrolment = model.enroll(enrolled, progress=advance)
     print_figures("Cross-fitted on the references", enrolment.figures)
-    for warning in enrolment.warnings:
+    for warning in enrolment.warnings():
         say(f"Note: {warning}")
     model.save_pretrained(out)
     say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}")

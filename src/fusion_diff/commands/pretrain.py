@@ -12,7 +12,8 @@ def pretrain_command(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an interrupted run in it is continued.")],
     recipe: Annotated[str, typer.Option(help="cpu (under an hour on 2 cores), full (for a GPU) or smoke.")] = "cpu",
     prior: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Trained prior to use frozen: a Stable Diffusion v1 folder or hub id.")
+        str | None,
+        typer.Option(metavar="MODEL", help="Trained prior to use frozen: a Stable Diffusion v1 folder or hub id."),
     ] = None,
     deit: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Trained DeiT to use for the global path: a folder or hub id.")
@@ -29,6 +30,7 @@ def pretrain_command(
     import torch
     from accelerate import Accelerator
 
+    from fusion_diff.builtin import enroll_builtin
     from fusion_diff.commands.terminal import say, stage_progress
     from fusion_diff.errors import PretrainingError
     from fusion_diff.pretrain.recipe import RECIPES
@@ -52,5 +54,6 @@ def pretrain_command(
             progress=progress,
         )
     if accelerator.is_main_process:
+        enroll_builtin(checkpoint)
         say(f"Checkpoint: {checkpoint}")
     return 0

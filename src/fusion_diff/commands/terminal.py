@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections import Counter
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Protocol
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -26,6 +27,13 @@ class Advance(Protocol):
     """Moves a progress bar: what is done, the total, and the file at hand if there is one."""
 
     def __call__(self, done: int, total: int, path: Path | None = None, /) -> None:
+        """Move the bar."""
+
+
+class StageAdvance(Protocol):
+    """Moves the bar of a training stage: its name, step, steps and loss."""
+
+    def __call__(self, stage: str, step: int, steps: int, loss: float, /) -> None:
         """Move the bar."""
 
 
@@ -58,6 +66,29 @@ def progress_bar(verb: str) -> Iterator[Advance]:
         def advance(done: int, total: int, path: Path | None = None, /) -> None:
             name = "" if path is None else " " + escape(printable(path.name))
             bar.update(task, completed=done, total=total, description=verb + name)
+
+        yield advance
+
+
+@contextmanager
+def stage_progress(*, enabled: bool) -> Iterator[StageAdvance]:
+    """Show a progress bar a stage on stderr: a moving one on a terminal, a line a minute elsewhere."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, disable=not enabled) as bar:
+        tasks: dict[str, TaskID] = {}
+        written = 0.0
+
+        def advance(stage: str, step: int, steps: int, loss: float, /) -> None:
+            nonlocal written
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=steps, loss="")
+            shown = "" if stage == "pool" else f"loss {loss:.4f}"
+            bar.update(tasks[stage], completed=step, loss=shown)
+            now = time.monotonic()
+            if enabled and not console.is_terminal and (now - written > 60 or step == steps):
+                console.print(f"{stage} {step}/{steps} {shown}", highlight=False)
+                written = now
 
         yield advance
 
@@ -113,7 +144,7 @@ def tally(outcomes: Sequence[Outcome]) -> str:
 def _verdict(outcome: Outcome) -> list[Text]:
     it = outcome.inspection
     if it is None:
-        return [Text("–"), Text("! error", "bold red"), Text(""), Text(""), Text("")]  # noqa: RUF001
+        return [Text("–"), Text("! error", "bold red"), Text(""), Text(""), Text("")]
     return [
         Text(f"{it.score:.3f}"),
         Text(f"{SYMBOLS[it.decision]} {it.decision}", _STYLES[it.decision]),

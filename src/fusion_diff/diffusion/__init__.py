@@ -1,0 +1,1 @@
+"""The diffusion path: a frozen prior, and what it makes of a micrograph."""

@@ -7,7 +7,7 @@ the size. Text encoder, tokenizer and safety checker are not read: conditions co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -46,14 +46,29 @@ class DiffusionPrior(nn.Module):
         """
         name = str(name_or_path)
         try:
-            vae = AutoencoderKL.from_pretrained(name, subfolder="vae", use_safetensors=True)
-            unet = UNet2DConditionModel.from_pretrained(name, subfolder="unet", use_safetensors=True)
+            vae, vae_report = AutoencoderKL.from_pretrained(
+                name, subfolder="vae", use_safetensors=True, output_loading_info=True
+            )
+            unet, unet_report = UNet2DConditionModel.from_pretrained(
+                name, subfolder="unet", use_safetensors=True, output_loading_info=True
+            )
             scheduler = DDIMScheduler.from_pretrained(name, subfolder="scheduler")
         except Exception as error:  # diffusers, safetensors and the hub client each raise types of their own
             raise CheckpointError(
                 f"{name}: not a diffusion prior that can be loaded ({type(error).__name__}: {error}); it needs the "
                 "subfolders vae, unet and scheduler of the Stable Diffusion v1 layout, with safetensors weights"
             ) from error
+        # diffusers leaves a weight that is not in the file unset, and only logs it
+        if missing := [*vae_report["missing_keys"], *unet_report["missing_keys"]]:
+            raise CheckpointError(
+                f"{name}: {len(missing)} weights are missing from its files, {missing[0]} among them; "
+                "download or save the prior again"
+            )
+        if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
+            raise CheckpointError(
+                f"{name}: its U-Net predicts {scheduler.config.prediction_type!r}, and only priors that predict "
+                "'epsilon' or 'v_prediction' can be used"
+            )
         if unet.config.in_channels != vae.config.latent_channels:
             raise CheckpointError(
                 f"{name}: the U-Net takes {unet.config.in_channels} channels but the autoencoder gives "
@@ -66,7 +81,7 @@ class DiffusionPrior(nn.Module):
         for name, part in (("vae", self.vae), ("unet", self.unet), ("scheduler", self.scheduler)):
             part.save_pretrained(f"{folder}/{name}")
 
-    def freeze(self) -> DiffusionPrior:
+    def freeze(self) -> Self:
         """Switch to evaluation mode without gradients for any parameter, and return the prior."""
         return self.eval().requires_grad_(False)
 
@@ -117,9 +132,7 @@ class DiffusionPrior(nn.Module):
         predicted = self.unet(noised, timesteps, encoder_hidden_states=condition).sample
         return F.mse_loss(predicted.float(), target.float())
 
-    def denoise(
-        self, latents: Tensor, condition: Tensor, *, strength: float, steps: int, noise: Tensor
-    ) -> Tensor:
+    def denoise(self, latents: Tensor, condition: Tensor, *, strength: float, steps: int, noise: Tensor) -> Tensor:
         """Noise latents part of the way and denoise them again with DDIM (Song et al. 2021), towards `condition`.
 
         Args:

@@ -28,7 +28,8 @@ class GatedFusion(nn.Module):
     def forward(self, local: Tensor, global_: Tensor) -> Tensor:
         """Fuse two maps (B, width, h, w) into one."""
         gate = torch.sigmoid(self.gate(torch.cat([local, global_], dim=1)))
-        return gate * local + (1 - gate) * global_
+        mixed: Tensor = gate * local + (1 - gate) * global_
+        return mixed
 
 
 @dataclass(frozen=True)
@@ -142,7 +143,8 @@ class DualPathEncoder(nn.Module):
     def condition(self, fused: Tensor) -> Tensor:
         """Summarise fused tokens (B, width, h, w) as conditions (B, tokens, condition width)."""
         summary = torch.cat([fused.mean((2, 3)), fused.std((2, 3))], dim=1)
-        return self.condition_head(summary).unflatten(1, (self.condition_tokens, self.condition_width))
+        words: Tensor = self.condition_head(summary)
+        return words.unflatten(1, (self.condition_tokens, self.condition_width))
 
 
 class ChannelStandardise(nn.Module):
@@ -150,6 +152,8 @@ class ChannelStandardise(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
+        self.mean: Tensor
+        self.std: Tensor
         self.register_buffer("mean", torch.zeros(channels))
         self.register_buffer("std", torch.ones(channels))
 

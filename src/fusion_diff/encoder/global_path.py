@@ -1,7 +1,7 @@
 """The global path: a DeiT with bottleneck adapters, for structure that spans the tile.
 
-DeiT: Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention". Adapters: Houlsby
-et al. 2019, one after each block here, starting as the identity so that an adapted network begins as the one it adapts.
+DeiT: Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention". Adapters:
+Houlsby et al. 2019, one after each block here, starting as the identity so that an adapted network begins as the one it adapts.
 """
 
 from __future__ import annotations
@@ -88,12 +88,20 @@ class GlobalPath(nn.Module):
             CheckpointError: the checkpoint cannot be found or has no safetensors weights.
         """
         try:
-            deit = DeiTModel.from_pretrained(name_or_path, add_pooling_layer=False, use_safetensors=True)
-        except (OSError, ValueError) as error:
+            deit, report = DeiTModel.from_pretrained(
+                name_or_path, add_pooling_layer=False, use_safetensors=True, output_loading_info=True
+            )
+        except Exception as error:  # transformers, safetensors and the hub client each raise types of their own
             raise CheckpointError(
                 f"{name_or_path}: no DeiT checkpoint with safetensors weights could be loaded ({error}); "
                 "give a folder holding config.json and model.safetensors, or a hub id reachable from here"
             ) from error
+        # transformers draws a weight that is not in the file at random, and only logs it
+        if missing := sorted(report["missing_keys"]):
+            raise CheckpointError(
+                f"{name_or_path}: {len(missing)} weights of a DeiT are missing from it, {missing[0]} among them; "
+                "give a DeiT (not a ViT), whole"
+            )
         path = cls.__new__(cls)
         nn.Module.__init__(path)
         path._adopt(deit, bottleneck)

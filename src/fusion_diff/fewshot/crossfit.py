@@ -22,8 +22,9 @@ def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[n
         authentic: (n,) bool.
 
     Returns:
-        Up to five index arrays that partition the references, such that what remains outside of each still holds an
-        authentic reference and, where the set has any, another one; None where no such split exists.
+        Index arrays that partition the references, such that what remains outside of each still holds an authentic
+        reference and, where the set has any, another one; None where no such split exists. Five arrays at most, except
+        where only leaving out every group by itself will do.
     """
     names = sorted(set(groups))
     members = {name: np.flatnonzero(np.asarray(groups) == name) for name in names}
@@ -38,10 +39,13 @@ def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[n
         target = int(np.lexsort((totals.sum(1), load))[0])
         parts[target].extend(members[name].tolist())
         totals[target] += kinds
-    result = [np.sort(np.asarray(part, dtype=np.intp)) for part in parts if part]
-    others_exist = bool((~authentic).any())
-    for part in result:
-        rest = np.delete(authentic, part)
-        if not rest.any() or (others_exist and rest.all()):
-            return None
-    return result if len(result) > 1 else None
+    even = [np.sort(np.asarray(part, dtype=np.intp)) for part in parts if part]
+    for split in (even, [members[name] for name in names]):
+        if len(split) > 1 and all(_leaves_both_sides(authentic, part) for part in split):
+            return split
+    return None
+
+
+def _leaves_both_sides(authentic: NDArray[np.bool_], part: NDArray[np.intp]) -> bool:
+    rest = np.delete(authentic, part)
+    return bool(rest.any()) and not (bool(rest.all()) and not authentic.all())

@@ -195,7 +195,10 @@ class Verifier:
         inside, outside = fused[authentic], fused[~authentic]
         calibration = Calibration.fit(inside, outside) if len(outside) else Calibration.one_class()
         token_values = torch.cat(
-            [torch.stack(list(fusion.parts(maps[index]).values())).sum(0) for index in np.flatnonzero(authentic)]
+            [
+                torch.stack(list(fusion.parts(maps[index]).values())).sum(0)
+                for index in np.flatnonzero(authentic).tolist()
+            ]
         )
         own_quantile = calibration.log_odds(float(np.quantile(token_values.cpu().numpy(), REGION_QUANTILE)))
         unknown = parts is None
@@ -206,7 +209,9 @@ class Verifier:
             inside=np.zeros(0) if unknown else inside,
             outside=np.zeros(0) if unknown else outside,
             classes=ClassHead.fit(
-                [heads.scale(bag.tokens) for bag in bags], [cls._rank(heads, fusion, bag) for bag in bags], labels,
+                [heads.scale(bag.tokens) for bag in bags],
+                [cls._rank(heads, fusion, bag) for bag in bags],
+                labels,
                 authentic_label,
             ),
             region_threshold=max(0.0, own_quantile),

@@ -72,7 +72,7 @@ class Grid:
                 yield Tile(top, left, rows, columns)
 
     def read(self, micrograph: Micrograph, tile: Tile) -> NDArray[np.float32]:
-        """Read the pixels of a tile, contrast stretched over the micrograph's `contrast_range`.
+        """Read the pixels of a tile, stretched over the micrograph's `contrast_range`.
 
         Returns:
             float32 (3, T, T) in [0, 1], T the tile side in working pixels. Beyond the edge the last pixels are repeated.
@@ -100,7 +100,7 @@ class Grid:
         return np.ascontiguousarray(np.moveaxis(stretched, 2, 0))
 
     def pool_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which tokens (rows, columns) a mask (H, W) of native pixels touches in at least a fifth of their area."""
+        """Return which tokens (rows, columns) are covered to a fifth or more by a mask (H, W) of native pixels."""
         height, width = mask.shape
         row = np.minimum((np.arange(height) + 0.5) * self.scale, self.rows - 1).astype(np.intp)
         column = np.minimum((np.arange(width) + 0.5) * self.scale, self.columns - 1).astype(np.intp)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -33,8 +32,10 @@ class Stage(Protocol):
     """What a stage gives the loop."""
 
     name: str
-    trained: nn.Module
-    """Holds the parameters this stage trains; parameters without gradient are left alone."""
+
+    @property
+    def trained(self) -> nn.Module:
+        """The parameters this stage trains; those without gradient are left alone."""
 
     def loss(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
         """Return the loss of a batch of `count` samples, all randomness drawn from `rng`."""
@@ -114,7 +115,12 @@ def train(
             progress(stage.name, step, recipe.steps, window[-1])
         if step % 25 == 0 or step == recipe.steps:
             rate = len(window) * recipe.batch / max(now - logged, 1e-9)
-            entry = {"stage": stage.name, "step": step, "loss": float(np.mean(window)), "samples_per_second": round(rate, 2)}
+            entry = {
+                "stage": stage.name,
+                "step": step,
+                "loss": float(np.mean(window)),
+                "samples_per_second": round(rate, 2),
+            }
             with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
                 log.write(json.dumps(entry) + "\n")
             window, logged = [], now
@@ -149,7 +155,7 @@ def _save(
             tensors[f"optimiser.{key}.{name}"] = value.detach().cpu().contiguous()
     temporary = file.with_suffix(".partial")
     save_file(tensors, temporary, metadata={"step": str(step), "recipe": repr(recipe)})
-    os.replace(temporary, file)  # a kill leaves the old state or the new one, never half of one
+    temporary.replace(file)  # a kill leaves the old state or the new one, never half of one
 
 
 def _restore(
@@ -164,9 +170,13 @@ def _restore(
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
     except Exception as error:  # safetensors raises a type of its own
-        raise PretrainingError(f"{file}: the saved state is damaged ({error}); delete it to begin this stage again") from error
+        raise PretrainingError(
+            f"{file}: the saved state is damaged ({error}); delete it to begin this stage again"
+        ) from error
     if metadata.get("recipe") != repr(recipe):
-        raise PretrainingError(f"{file}: saved by another recipe; use another --out folder, or the recipe it was begun with")
+        raise PretrainingError(
+            f"{file}: saved by another recipe; use another --out folder, or the recipe it was begun with"
+        )
     weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
     trained.load_state_dict(weights)
     for name, parameter in parameters.items():

@@ -87,6 +87,8 @@ class Pool:
             crop = (crop - 0.5) * float(rng.uniform(0.7, 1.2)) + 0.5 + float(rng.normal(0, 0.05))
             if rng.random() < 0.15:
                 crop = 1 - crop
-            tint = torch.from_numpy(rng.normal(0, 0.08 if rng.random() < 0.3 else 0.0, size=(3, 1, 1)).astype(np.float32))
+            tint = torch.from_numpy(
+                rng.normal(0, 0.08 if rng.random() < 0.3 else 0.0, size=(3, 1, 1)).astype(np.float32)
+            )
             crops.append((crop + tint * crop).clamp(0, 1).expand(3, side, side))
         return torch.stack(crops), torch.from_numpy(self.descriptors[chosen])

@@ -11,7 +11,7 @@ STAGES: tuple[StageName, ...] = ("autoencoder", "prior", "distil", "feedback")
 
 @dataclass(frozen=True)
 class StageRecipe:
-    """One stage: optimiser steps, samples per step over all processes, and peak learning rate (AdamW, cosine to zero)."""
+    """One stage: optimiser steps, samples a step over all processes, peak learning rate (AdamW, cosine to zero)."""
 
     steps: int
     batch: int

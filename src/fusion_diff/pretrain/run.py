@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fusion_diff.checkpoint import Writer, write_json
+from fusion_diff.checkpoint import EMBEDDED, Writer, write_json
 from fusion_diff.diffusion.prior import DiffusionPrior, embedded_architecture
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, GlobalPath
-from fusion_diff.encoder.local_path import LocalPath
+from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.errors import PretrainingError
+from fusion_diff.pretrain.card import write_card
 from fusion_diff.pretrain.loop import train
 from fusion_diff.pretrain.pool import Pool
 from fusion_diff.pretrain.stages import (
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 
     from fusion_diff.pretrain.loop import Stage
     from fusion_diff.pretrain.recipe import Recipe, StageName
-
 
 
 def pretrain(
@@ -72,7 +72,8 @@ def pretrain(
     with accelerator.main_process_first():
         report = (lambda done, total: progress("pool", done, total, 0.0)) if progress else None
         pool = Pool.open(out / "pool", recipe.pool, recipe.seed, os.cpu_count() or 1, report)
-    local = LocalPath.from_imagenet().to(device, memory_format=torch.channels_last)
+    local = LocalPath.from_imagenet().to(device)
+    channels_last(local)
 
     def run(stage: Stage, name: StageName) -> None:
         train(
@@ -82,7 +83,8 @@ def pretrain(
     def build_prior() -> DiffusionPrior:
         if prior is not None:
             return DiffusionPrior.from_pretrained(prior).to(device)
-        built = embedded_architecture().to(device, memory_format=torch.channels_last)
+        built = embedded_architecture().to(device)
+        channels_last(built)
         run(AutoencoderStage(built, local, pool, device), "autoencoder")
         built.vae.eval().requires_grad_(False)
         _scale_latents(built, pool, device)
@@ -105,7 +107,7 @@ def pretrain(
     if feedback:
         run(FeedbackStage(encoder, trained_prior, pool, device), "feedback")
     if accelerator.is_main_process:
-        _write(out / "checkpoint", encoder.cpu().eval(), trained_prior.cpu(), recipe, prior, feedback)
+        _write(out, encoder.cpu().eval(), trained_prior.cpu(), recipe, prior, feedback)
     accelerator.wait_for_everyone()
     return out / "checkpoint"
 
@@ -120,7 +122,9 @@ def _claim(out: Path, recipe: Recipe, prior: str | None, deit: str | None, feedb
         except ValueError as error:
             raise PretrainingError(f"{file}: damaged ({error}); choose another folder to begin anew") from error
         if known != claim:
-            raise PretrainingError(f"{out}: holds a run with other settings ({file.name} tells which); choose another folder")
+            raise PretrainingError(
+                f"{out}: holds a run with other settings ({file.name} tells which); choose another folder"
+            )
     else:
         write_json(file, claim)
 
@@ -147,20 +151,23 @@ def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device
 
 
 def _write(
-    folder: Path, encoder: DualPathEncoder, prior: DiffusionPrior, recipe: Recipe, prior_name: str | None, feedback: bool
+    out: Path, encoder: DualPathEncoder, prior: DiffusionPrior, recipe: Recipe, prior_name: str | None, feedback: bool
 ) -> None:
     from safetensors.torch import save_file
 
-    with Writer(folder) as draft:
-        save_file({name: value.half().contiguous() for name, value in encoder.own_state().items()}, draft / "encoder.safetensors")
+    name = EMBEDDED if prior_name is None else "fusion-diff"
+    with Writer(out / "checkpoint") as draft:
+        own = {key: value.half().contiguous() for key, value in encoder.own_state().items()}
+        save_file(own, draft / "encoder.safetensors")
         if prior_name is None:
             prior.half().save_pretrained(draft / "prior")
         write_json(
             draft / "config.json",
             {
-                "name": "fusion-diff-v1-ceramic" if prior_name is None else "fusion-diff",
+                "name": name,
                 "encoder": encoder.config,
                 "prior": "prior" if prior_name is None else prior_name,
                 "pretraining": {**recipe.to_dict(), "feedback": feedback},
             },
         )
+        write_card(draft / "README.md", out, recipe, name, prior_name)

@@ -39,7 +39,7 @@ def grid(*rows: Tensor) -> Tensor:
 
 
 class AutoencoderStage:
-    """Pixels to latents and back: absolute error, the CNN's view of the error, and a light pull to a normal posterior."""
+    """Pixels to latents and back: absolute error, the CNN's view of it, and a light pull to a normal posterior."""
 
     name = "autoencoder"
 

@@ -22,7 +22,12 @@ def balanced(positives: int, negatives: int, device: torch.device) -> tuple[Tens
 
 
 def fit_logistic(
-    features: Tensor, labels: Tensor, weights: Tensor, ridge: float, start: Tensor | None = None, steps: int = NEWTON_STEPS
+    features: Tensor,
+    labels: Tensor,
+    weights: Tensor,
+    ridge: float,
+    start: Tensor | None = None,
+    steps: int = NEWTON_STEPS,
 ) -> Tensor:
     """Minimise the weighted log loss plus `ridge / 2 * |w|²` (the intercept is not penalised).
 

@@ -2,8 +2,8 @@
 
 A micrograph that is not authentic holds at least some tokens that no authentic one holds. Which ones is unknown, so the
 head guesses (the tokens least like the authentic ones), learns, and guesses again: the classic alternation of
-multiple-instance learning (Andrews et al. 2003, "mi-SVM"), with the hardest authentic tokens mined as negatives each round
-(Felzenszwalb et al. 2010). Where flaws are marked the guessing is replaced by the marks.
+multiple-instance learning (Andrews et al. 2003, "mi-SVM"), with the hardest authentic tokens mined as negatives each
+round (Felzenszwalb et al. 2010). Where flaws are marked the guessing is replaced by the marks.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.bags import sample_tokens, top_count
-from fusion_diff.fewshot.evidence.logistic import balanced, fit_logistic
+from fusion_diff.fewshot.evidence.logistic import NEWTON_STEPS, balanced, fit_logistic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +53,9 @@ class MultipleInstanceEvidence:
         for _ in range(ROUNDS):
             positives = torch.cat(chosen)
             labels, importance = balanced(len(positives), len(negatives), positives.device)
-            weights = fit_logistic(torch.cat([positives, negatives]), labels, importance, RIDGE, weights)
+            # Each round starts from the last one's coefficients, so few steps bring it home.
+            steps = NEWTON_STEPS if weights is None else 3
+            weights = fit_logistic(torch.cat([positives, negatives]), labels, importance, RIDGE, weights, steps)
             direction = weights[:-1]
             chosen = [_choose(bag, bag.tokens @ direction) for bag in others]
             hardest = [_highest(bag.tokens, bag.tokens @ direction, HARD_SHARE) for bag in authentic]

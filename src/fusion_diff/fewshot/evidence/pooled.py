@@ -18,7 +18,7 @@ RIDGE = 0.3
 
 
 class PooledEvidence:
-    """A linear classifier of the mean of `[z, |z|]` over the tokens z: first-order and absolute second-order statistics.
+    """A linear classifier of the mean of `[z, |z|]` over the tokens z: level and spread of every channel.
 
     The score is a mean over tokens, so each token's part in it is known exactly and makes the map.
     """

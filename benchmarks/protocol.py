@@ -1,0 +1,103 @@
+"""The few-shot protocol: tasks on real ceramics, and draws of references and queries that share no specimen.
+
+Seed s shuffles the sorted groups with numpy.random.default_rng(s). References are drawn from the first half of the groups,
+k of each side; every image of the other half is a query. A seed whose first half lacks k images of a side, or whose
+second half has fewer than 5, is skipped and counted. On `jun_glaze` references come from session s1, queries are all of s2.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+FEWEST_QUERIES = 5
+
+
+@dataclass(frozen=True)
+class Image:
+    path: Path
+    authentic: bool
+    group: str
+    mark: Path | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """One question asked of one set of images."""
+
+    name: str
+    references: tuple[Image, ...]
+    queries: tuple[Image, ...] | None
+    """None: both come from `references`, split by group."""
+
+
+@dataclass(frozen=True)
+class Draw:
+    task: Task
+    seed: int
+    references: list[Image]
+    queries: list[Image]
+
+
+def draw(task: Task, shots: int, seed: int) -> Draw | None:
+    """Return the references and queries of a seed, or None where it has to be skipped."""
+    rng = np.random.default_rng(seed)
+    if task.queries is None:
+        groups = sorted({image.group for image in task.references})
+        rng.shuffle(groups)
+        first = set(groups[: len(groups) // 2])
+        pool = [image for image in task.references if image.group in first]
+        queries = [image for image in task.references if image.group not in first]
+    else:
+        pool, queries = list(task.references), list(task.queries)
+    references: list[Image] = []
+    for authentic in (True, False):
+        side = [image for image in pool if image.authentic == authentic]
+        if len(side) < shots or sum(image.authentic == authentic for image in queries) < FEWEST_QUERIES:
+            return None
+        references += [side[index] for index in rng.permutation(len(side))[:shots]]
+    return Draw(task, seed, references, queries)
+
+
+def ebc_crack(data: Path) -> list[Task]:
+    """Sound against cracked barrier coatings; the specimen is the file name up to the first underscore."""
+    images = [
+        Image(path, folder == "sound", path.name.split("_")[0])
+        for folder in ("sound", "crack")
+        for path in sorted((data / "ebc_crack" / folder).glob("*.png"))
+    ]
+    return [Task("ebc_crack", tuple(images), None)]
+
+
+def ferrite_tile(data: Path) -> list[Task]:
+    """Flawless against five kinds of flaw; groups from groups.csv; flaws have masks."""
+    root = data / "ferrite_tile"
+    images = []
+    with (root / "groups.csv").open(encoding="utf-8", newline="") as file:
+        for row in sorted(csv.DictReader(file), key=lambda row: row["file"]):
+            path = root / "images" / row["file"]
+            mark = (root / "masks" / row["file"]).with_suffix(".png")
+            images.append(Image(path, row["class"] == "free", row["group"], mark if mark.exists() else None))
+    return [Task("ferrite_tile", tuple(images), None)]
+
+
+def jun_glaze(data: Path) -> list[Task]:
+    """One bowl against its look-alike, enrolled in one session and queried in the other; crops of one view are a group."""
+    tasks = []
+    for authentic, other in (("china5", "china6"), ("china6", "china5"), ("china1", "china4"), ("china4", "china1")):
+        images = [
+            Image(path, folder == authentic, f"{folder}/{re.sub('_c[0-9]+$', '', path.stem)}")
+            for folder in (authentic, other)
+            for path in sorted((data / "jun_glaze" / folder).glob("*.jpg"))
+        ]
+        first = tuple(image for image in images if image.path.name.startswith("s1"))
+        second = tuple(image for image in images if image.path.name.startswith("s2"))
+        tasks.append(Task("jun_glaze", first, second))
+    return tasks
+
+
+SETS = {"ebc_crack": ebc_crack, "ferrite_tile": ferrite_tile, "jun_glaze": jun_glaze}

