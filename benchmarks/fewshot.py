@@ -97,7 +97,7 @@ def linear_probe(references: list[Seen], queries: list[Seen], drawn: Draw) -> tu
 
 
 def nearest_neighbour(references: list[Seen], queries: list[Seen], drawn: Draw) -> tuple[object, object]:
-    """PatchCore-style: distance to authentic tokens alone; the threshold is two deviations of the left-out references."""
+    """PatchCore-style: distance to authentic tokens alone; the threshold is two deviations off the left-out ones."""
     bags = [r.bag for r, image in zip(references, drawn.references, strict=True) if image.authentic]
 
     def judge(known: list[Bag], asked: list[Bag]) -> list[float]:

@@ -1,8 +1,9 @@
 """The few-shot protocol: tasks on real ceramics, and draws of references and queries that share no specimen.
 
-Seed s shuffles the sorted groups with numpy.random.default_rng(s). References are drawn from the first half of the groups,
-k of each side; every image of the other half is a query. A seed whose first half lacks k images of a side, or whose
-second half has fewer than 5, is skipped and counted. On `jun_glaze` references come from session s1, queries are all of s2.
+Seed s shuffles the sorted groups with numpy.random.default_rng(s). References are drawn from the first half of the
+groups, k of each side; every image of the other half is a query. A seed whose first half lacks k images of a side, or
+whose second half has fewer than 5, is skipped and counted. On `jun_glaze` references come from session s1 and the
+queries are all of s2.
 """
 
 from __future__ import annotations
@@ -86,7 +87,7 @@ def ferrite_tile(data: Path) -> list[Task]:
 
 
 def jun_glaze(data: Path) -> list[Task]:
-    """One bowl against its look-alike, enrolled in one session and queried in the other; crops of one view are a group."""
+    """One bowl against its look-alike, enrolled in one session and queried in the other; a view is a group."""
     tasks = []
     for authentic, other in (("china5", "china6"), ("china6", "china5"), ("china1", "china4"), ("china4", "china1")):
         images = [

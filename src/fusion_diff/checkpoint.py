@@ -103,9 +103,10 @@ def verify(folder: Path) -> str:
             f"{folder / MANIFEST}: format {manifest.get('format')!r}, but this version reads {FORMAT!r}; "
             "use a checkpoint and a fusion-diff of the same format"
         )
+    # Whatever is no plain folder counts: a link to a folder or a named pipe has no place here either.
     present = {
-        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file() and file.name != MANIFEST
-    }
+        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()
+    } - {MANIFEST}
     for name in sorted(set(sums) | present):
         file = folder / name
         if name not in present:
@@ -114,8 +115,11 @@ def verify(folder: Path) -> str:
             raise CheckpointError(
                 f"{file}: not in the checkpoint's manifest; remove it, or sign for it by saving again"
             )
-        if file.is_symlink() or not file.resolve().is_relative_to(folder.resolve()):
-            raise CheckpointError(f"{file}: a link; checkpoints hold plain files only, copy it with its contents")
+        linked = file.is_symlink() or not file.resolve().is_relative_to(folder.resolve())
+        if not file.is_file() or (linked and not _in_hub_cache(file, folder)):
+            raise CheckpointError(
+                f"{file}: a link or special file; checkpoints hold plain files only, copy it with its contents"
+            )
         if digest(file) != sums[name]:
             raise CheckpointError(
                 f"{file}: altered or truncated since the checkpoint was saved; restore it from its source"
@@ -123,6 +127,11 @@ def verify(folder: Path) -> str:
         if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
             raise CheckpointError(f"{file}: a pickle, which is never loaded; convert its weights to safetensors")
     return digest(folder / MANIFEST)
+
+
+def _in_hub_cache(file: Path, folder: Path) -> bool:
+    """Tell whether a link is one of the hub client's, which keeps snapshots as links to `blobs` beside `snapshots`."""
+    return folder.parent.name == "snapshots" and file.resolve().parent == folder.parent.with_name("blobs").resolve()
 
 
 def read_tensors(file: Path) -> dict[str, Any]:
@@ -137,7 +146,7 @@ def read_tensors(file: Path) -> dict[str, Any]:
         return {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
     except Exception as error:  # safetensors raises a type of its own
         raise CheckpointError(
-            f"{file}: not a readable safetensors file ({error}); pickles are never loaded, restore the file from its source"
+            f"{file}: not a readable safetensors file ({error}); pickles are never loaded, restore it from its source"
         ) from error
 
 
@@ -157,21 +166,22 @@ class Writer:
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Write the manifest and move the checkpoint into place, or clean up after an error."""
-        if kind is None:
-            seal(self.folder)
-            self.folder.chmod(0o755)
-            old = self.folder.with_name(self.folder.name + ".old")
-            if self.target.exists():
-                self.target.rename(old)
-            self.folder.rename(self.target)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            if kind is None:
+                seal(self.folder)
+                self.folder.chmod(0o755)
+                old = self.folder.with_name(self.folder.name + ".old")
+                if self.target.exists():
+                    self.target.rename(old)
+                self.folder.rename(self.target)
+                shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(self.folder, ignore_errors=True)  # gone already where it was moved
 
 
 def seal(folder: Path) -> None:
     """Write the manifest of a checkpoint's files as they are now."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != MANIFEST]
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / MANIFEST]
     for file in files:
         file.chmod(0o644)  # safetensors writes files that only their owner may read
     sums = {file.relative_to(folder).as_posix(): digest(file) for file in files}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -66,8 +65,8 @@ class Enrolment:
     def figures(self) -> dict[str, float]:
         """Cross-fitted figures: how well references were judged by heads that had not seen them or their group.
 
-        `auroc` and `macro_f1` (authentic against the rest; absent with authentic references alone or where there are too
-        few to cross-fit), and `weight of …`, the share each kind of evidence has in the verdict.
+        `auroc` and `macro_f1` (authentic against the rest; absent with authentic references alone or where there are
+        too few to cross-fit), and `weight of …`, the share each kind of evidence has in the verdict.
         """
         from sklearn.metrics import f1_score, roc_auc_score
 
@@ -91,7 +90,7 @@ class Enrolment:
             )
         if 0 < outside < needed:
             lines.append(
-                f"{outside} references that are not authentic are too few to ever decide 'authentic' at alpha {alpha:g}: "
+                f"{outside} other references are too few to ever decide 'authentic' at alpha {alpha:g}: "
                 f"enrol {needed}, or accept a larger alpha"
             )
         return tuple(lines)
@@ -102,7 +101,7 @@ class Enrolment:
         Raises:
             ReferenceSetError: `count` is not a whole number from 1 to the size of the largest class.
         """
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
             raise ReferenceSetError(f"shots is {count!r}; give a whole number of references per class, 1 or more")
         if count > max(self.counts.values()):
             enrolled = ", ".join(f"{number} {label}" for label, number in self.counts.items())
@@ -185,7 +184,7 @@ class Enrolment:
         tensors = read_tensors(folder / "enrolment.safetensors")
         try:
             references = described["references"]
-            return cls(
+            enrolment = cls(
                 authentic=str(described["authentic"]),
                 names=tuple(str(reference["name"]) for reference in references),
                 labels=tuple(str(reference["label"]) for reference in references),
@@ -198,7 +197,29 @@ class Enrolment:
                 references_sha256=str(described["references_sha256"]),
                 builtin=bool(described["builtin"]),
             )
-        except (KeyError, TypeError, json.JSONDecodeError) as error:
+        except (KeyError, TypeError) as error:
             raise CheckpointError(
                 f"{folder}: its enrolment is incomplete ({error!r}); enrol the references again"
             ) from error
+        if fault := enrolment._fault():
+            raise CheckpointError(
+                f"{folder}: its enrolment does not hold together ({fault}); enrol the references again"
+            )
+        return enrolment
+
+    def _fault(self) -> str | None:
+        """Say what keeps a stored enrolment from being learned from."""
+        if self.authentic not in self.labels:
+            return f"no reference is of the authentic class {self.authentic!r}"
+        if self.condition.ndim != 2:
+            return f"the condition has shape {tuple(self.condition.shape)}"
+        width = self.bags[0].tokens.shape[-1:], self.bags[0].residual.shape[-1:]
+        for name, bag in zip(self.names, self.bags, strict=True):
+            mark = torch.zeros(len(bag.tokens), dtype=torch.bool) if bag.mark is None else bag.mark
+            shapes = bag.tokens.ndim, bag.residual.shape[:-1], mark.shape, mark.dtype
+            count = bag.tokens.shape[:1]
+            if shapes != (2, count, count, torch.bool) or (bag.tokens.shape[1:], bag.residual.shape[1:]) != width:
+                return f"the tensors of {name} do not fit each other"
+            if not (len(bag.tokens) and bag.tokens.isfinite().all() and bag.residual.isfinite().all()):
+                return f"the tokens of {name} are none or not finite"
+        return None

@@ -20,6 +20,7 @@ from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, MicrographError
 from fusion_diff.fewshot.decision import decide, probability
+from fusion_diff.fewshot.verifier import ALONE_MESSAGE
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.perception import encode, perceive
 from fusion_diff.reading import Reading
@@ -77,11 +78,11 @@ class DiffusionModel:
         card = read_json(folder / "config.json")
         try:
             encoder = DualPathEncoder(**card["encoder"])
-            prior = str(card["prior"])
+            prior, _ = str(card["prior"]), card["name"]
             own = read_tensors(folder / "encoder.safetensors")
             published = {f"local_path.{name}": value for name, value in LocalPath.from_imagenet().state_dict().items()}
             encoder.load_state_dict(own | published)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except Exception as error:  # a configuration of the wrong shape fails in many ways
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
@@ -100,16 +101,15 @@ class DiffusionModel:
         Raises:
             DeviceError: there is no such kind of device.
         """
+        # torch knows the name "npu" only with the vendor's package
+        unknown = str(device).partition(":")[0] == "npu" and not hasattr(torch, "npu")
         try:
-            wanted = torch.device(device)
-        except RuntimeError as error:
+            wanted = torch.device("cpu" if unknown else device)
+        except (RuntimeError, TypeError) as error:
             raise DeviceError(f"{device!r} is not a device; use cpu, cuda, npu, xpu or mps") from error
-        if wanted.type != "cpu":
-            backend = getattr(torch, wanted.type, None)
-            count = backend.device_count() if backend is not None and backend.is_available() else 0
-            if (wanted.index or 0) >= count:
-                warnings.warn(f"device {wanted} is not available here; computing on the CPU instead", stacklevel=2)
-                wanted = torch.device("cpu")
+        if unknown or (wanted.type != "cpu" and not _is_here(wanted)):
+            warnings.warn(f"device {device} is not available here; computing on the CPU instead", stacklevel=2)
+            wanted = torch.device("cpu")
         self.encoder.to(wanted)
         if "reconstruction" in self.__dict__:
             self.reconstruction.prior.to(wanted)
@@ -137,14 +137,15 @@ class DiffusionModel:
         self,
         references: ReferenceSet,
         *,
-        reconstruction: bool = True,
+        reconstruction: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Enrolment:
         """Learn from labelled references, replacing what was enrolled before.
 
         Args:
             references: authentic ones, and any number of other classes; flaws may be marked.
-            reconstruction: consider the diffusion path as evidence. It is used at inspection only if it earns a weight.
+            reconstruction: consider the diffusion path as evidence too. Encoding takes about four times as long; at
+                inspection the path is run only if it earned a weight.
             progress: called with references encoded and their number.
 
         Returns:
@@ -154,11 +155,8 @@ class DiffusionModel:
             EnrolmentError: the references do not allow any verdict.
         """
         started = time.perf_counter()
-        others = sum(reference.label != references.authentic for reference in references)
-        if others == 0 and len(references) < 2:
-            raise EnrolmentError(
-                "one authentic reference alone gives nothing to compare with; enrol a second one, or one of another class"
-            )
+        if len(references) == 1:
+            raise EnrolmentError(ALONE_MESSAGE)
         encoded = []
         for index, reference in enumerate(references):
             encoded.append(encode(reference.micrograph, self.encoder, mark=reference.mark))
@@ -269,9 +267,7 @@ class DiffusionModel:
             )
         if shots is None:
             return self.enrolment
-        if shots not in self._by_shots:
-            self._by_shots[shots] = self.enrolment.shots(shots)
-        return self._by_shots[shots]
+        return self._by_shots.setdefault(shots, self.enrolment.shots(shots))
 
     def _read(self, micrograph: Micrograph, enrolment: Enrolment) -> Reading:
         if not isinstance(micrograph, Micrograph):
@@ -307,3 +303,8 @@ class DiffusionModel:
             (draft / "README.md").write_text(self.readme, encoding="utf-8")
             if self.enrolment is not None:
                 self.enrolment.save(draft)
+
+
+def _is_here(device: torch.device) -> bool:
+    backend = getattr(torch, device.type, None)
+    return backend is not None and backend.is_available() and (device.index or 0) < backend.device_count()

@@ -44,7 +44,7 @@ def test_a_taught_adapter_changes_the_tokens():
     with torch.no_grad():
         before = path(pixels)[0]
         for parameter in path.adapters():
-            parameter.add_(0.1)
+            parameter.normal_()
         after = path(pixels)[0]
     assert float((after - before).abs().max()) > 1e-3
 
@@ -127,7 +127,7 @@ def test_a_missing_weight_is_not_made_up(broken):
 def test_a_vit_is_not_taken_for_a_deit(tmp_path):
     shape = ViTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
     ViTModel(shape, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
-    with pytest.raises(CheckpointError, match="distillation_token"):
+    with pytest.raises(CheckpointError, match="vit"):
         GlobalPath.from_deit(str(tmp_path / "vit"))
 
 

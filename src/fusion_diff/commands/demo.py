@@ -51,7 +51,9 @@ def demo_command(
     files = write_micrographs(drawn, truths, out / "micrographs")
 
     model = load_model(EMBEDDED, device)
-    enrolment = model.enroll(ReferenceSet.from_csv(table, authentic=BUILTIN_AUTHENTIC))
+    with progress_bar("Enrolling") as advance:
+        references = ReferenceSet.from_csv(table, authentic=BUILTIN_AUTHENTIC)
+        enrolment = model.enroll(references, reconstruction=True, progress=advance)
     print_figures(f"Cross-fitted on {shots} references per class", enrolment.figures)
     outcomes = []
     with RecordWriter(out / "inspections.jsonl") as record, progress_bar("Inspecting") as advance:

@@ -25,6 +25,9 @@ def enroll_command(
         ),
     ] = None,
     marks: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Flaw masks, as CLASS/NAME.png.")] = None,
+    reconstruction: Annotated[
+        bool, typer.Option("--reconstruction", help="Consider the diffusion path as evidence too; slower.")
+    ] = False,
     shots: Annotated[int | None, typer.Option(min=1, metavar="K", help="Use at most K references per class.")] = None,
     pixel_size: PixelSize = None,
     device: Device = "cpu",
@@ -51,7 +54,7 @@ def enroll_command(
 
     model = load_model(base, device)
     with progress_bar("Encoding") as advance:
-        enrolment = model.enroll(enrolled, progress=advance)
+        enrolment = model.enroll(enrolled, reconstruction=reconstruction, progress=advance)
     print_figures("Cross-fitted on the references", enrolment.figures)
     for warning in enrolment.warnings():
         say(f"Note: {warning}")

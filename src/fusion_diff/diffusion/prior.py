@@ -32,6 +32,7 @@ class DiffusionPrior(nn.Module):
         self.vae = vae
         self.unet = unet
         self.scheduler = scheduler
+        self.alphas_cumprod: Tensor
         alphas = scheduler.alphas_cumprod.float()
         self.register_buffer("alphas_cumprod", alphas, persistent=False)
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from fusion_diff.diffusion.prior import DiffusionPrior
     from fusion_diff.encoder.fusion import DualPathEncoder
 
-STRENGTH = 0.3
+STRENGTH = 0.5
 STEPS = 1
 NOISE_SEED = 0
 CHANNELS = 2

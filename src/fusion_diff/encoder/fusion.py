@@ -23,7 +23,7 @@ class GatedFusion(nn.Module):
         super().__init__()
         self.gate = nn.Conv2d(2 * width, width, 1)
         nn.init.zeros_(self.gate.weight)  # an even mix until something is learned
-        nn.init.zeros_(self.gate.bias)
+        nn.init.zeros_(self.gate.bias)  # type: ignore[arg-type]  # a convolution made with its bias
 
     def forward(self, local: Tensor, global_: Tensor) -> Tensor:
         """Fuse two maps (B, width, h, w) into one."""
@@ -144,7 +144,7 @@ class DualPathEncoder(nn.Module):
         """Summarise fused tokens (B, width, h, w) as conditions (B, tokens, condition width)."""
         summary = torch.cat([fused.mean((2, 3)), fused.std((2, 3))], dim=1)
         words: Tensor = self.condition_head(summary)
-        return words.unflatten(1, (self.condition_tokens, self.condition_width))
+        return words.view(-1, self.condition_tokens, self.condition_width)
 
 
 class ChannelStandardise(nn.Module):

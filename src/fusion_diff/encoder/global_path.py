@@ -1,7 +1,8 @@
 """The global path: a DeiT with bottleneck adapters, for structure that spans the tile.
 
 DeiT: Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention". Adapters:
-Houlsby et al. 2019, one after each block here, starting as the identity so that an adapted network begins as the one it adapts.
+Houlsby et al. 2019, one after each block here, starting as the identity so that an adapted network begins as
+the one it adapts.
 """
 
 from __future__ import annotations
@@ -65,6 +66,9 @@ class GlobalPath(nn.Module):
     def __init__(self, config: dict[str, Any], bottleneck: int = 32) -> None:
         super().__init__()
         self._adopt(DeiTModel(DeiTConfig(**config), add_pooling_layer=False), bottleneck)
+
+    mean: Tensor
+    std: Tensor
 
     def _adopt(self, deit: DeiTModel, bottleneck: int) -> None:
         self.deit = deit

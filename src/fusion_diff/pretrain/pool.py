@@ -29,6 +29,13 @@ def _generate(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
     return np.round(made.pixels * 255).astype(np.uint8), made.descriptor
 
 
+def _read_stamp(file: Path) -> object:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError:  # cut short while it was written
+        return None
+
+
 def _single_thread() -> None:
     torch.set_num_threads(1)
 
@@ -51,7 +58,7 @@ class Pool:
         folder.mkdir(parents=True, exist_ok=True)
         stamp = {"size": size, "seed": seed, "side": SIDE, "descriptor": list(DESCRIPTOR_NAMES)}
         files = folder / "pixels.npy", folder / "descriptors.npy", folder / "pool.json"
-        if not (files[2].exists() and json.loads(files[2].read_text()) == stamp):
+        if not (all(file.exists() for file in files) and _read_stamp(files[2]) == stamp):
             files[2].unlink(missing_ok=True)  # written last, so that a pool cut short is made again
             pixels = np.lib.format.open_memmap(files[0], mode="w+", dtype=np.uint8, shape=(size, SIDE, SIDE))
             descriptors = np.zeros((size, len(DESCRIPTOR_NAMES)), dtype=np.float32)
@@ -64,7 +71,7 @@ class Pool:
                         progress(index + 1, size)
             pixels.flush()
             np.save(files[1], descriptors)
-            files[2].write_text(json.dumps(stamp))
+            files[2].write_text(json.dumps(stamp), encoding="utf-8")
         return cls(np.load(files[0], mmap_mode="r"), np.load(files[1]))
 
     def batch(self, count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:

@@ -66,10 +66,10 @@ def pretrain(
         CheckpointError: a given prior or DeiT cannot be loaded.
     """
     out.mkdir(parents=True, exist_ok=True)
-    _claim(out, recipe, prior, deit, feedback)
     torch.manual_seed(recipe.seed)
     device = accelerator.device
     with accelerator.main_process_first():
+        _claim(out, recipe, prior, deit, feedback)
         report = (lambda done, total: progress("pool", done, total, 0.0)) if progress else None
         pool = Pool.open(out / "pool", recipe.pool, recipe.seed, os.cpu_count() or 1, report)
     local = LocalPath.from_imagenet().to(device)
@@ -126,7 +126,9 @@ def _claim(out: Path, recipe: Recipe, prior: str | None, deit: str | None, feedb
                 f"{out}: holds a run with other settings ({file.name} tells which); choose another folder"
             )
     else:
-        write_json(file, claim)
+        temporary = file.with_suffix(".partial")
+        write_json(temporary, claim)
+        temporary.replace(file)  # a kill must not leave half a claim
 
 
 def _scale_latents(prior: DiffusionPrior, pool: Pool, device: torch.device) -> None:

@@ -62,7 +62,8 @@ class AutoencoderStage:
         with torch.no_grad():
             meant, _ = self.critic(pixels)
         perceptual = F.l1_loss(self.standardise(seen), self.standardise(meant))
-        return F.l1_loss(rebuilt, pixels) + PERCEPTUAL_WEIGHT * perceptual + KL_WEIGHT * posterior.kl().mean()
+        divergence: Tensor = posterior.kl().mean()
+        return F.l1_loss(rebuilt, pixels) + PERCEPTUAL_WEIGHT * perceptual + KL_WEIGHT * divergence
 
     def sample(self, device: torch.device) -> Tensor:
         """Return crops above their reconstructions."""

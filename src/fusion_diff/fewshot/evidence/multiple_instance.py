@@ -87,7 +87,7 @@ def _gaussian(tokens: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _choose(bag: Bag, values: Tensor) -> Tensor:
-    if bag.mark is not None:
+    if bag.mark is not None and bool(bag.mark.any()):  # an empty mark says nothing
         return bag.tokens[bag.mark]
     return _highest(bag.tokens, values)
 

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion_diff.fewshot.bags import CLIP, Scale, sample_tokens, top_count, top_mean
+
+
+def test_authentic_tokens_come_out_standardised(make_bag):
+    tokens = 5 + 3 * make_bag(0, tokens=5000).tokens
+    scaled = Scale.of([tokens[:2500], tokens[2500:]])(tokens)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(16), rtol=0, atol=0.01)
+    torch.testing.assert_close(scaled.std(0), torch.ones(16), rtol=0, atol=0.02)
+
+
+def test_every_reference_counts_alike_whatever_its_size():
+    small, large = torch.tensor([[0.0], [2.0]]), torch.full((1000, 1), 11.0)
+    scale = Scale.of([small, large])
+    assert float(scale.mean) == pytest.approx(6)
+    assert float(scale.std) == pytest.approx(((0 + 4) / 4 + 121 / 2 - 36) ** 0.5, rel=1e-4)
+
+
+def test_a_channel_far_off_is_clipped_and_one_without_spread_stays_finite():
+    scale = Scale.of([torch.zeros(10, 2)])
+    assert scale(torch.tensor([[1e6, -1e6]])).tolist() == [[CLIP, -CLIP]]
+
+
+@given(st.integers(1, 10_000))
+def test_the_top_share_is_never_empty_nor_all(count):
+    assert 1 <= top_count(count) <= max(1, count // 2)
+
+
+def test_the_top_mean_is_that_of_the_highest_values():
+    values = torch.arange(100.0)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
+    assert float(top_mean(values)) == pytest.approx((95 + 96 + 97 + 98 + 99) / 5)
+    assert float(top_mean(torch.tensor([3.0, 1.0]))) == 3
+
+
+def test_sampled_tokens_are_distinct_and_the_same_every_time():
+    parts = [torch.arange(60.0)[:, None], torch.arange(60.0, 100.0)[:, None]]
+    once = sample_tokens(parts, 30)
+    assert len(once) == len(set(once.flatten().tolist())) == 30
+    assert torch.equal(once, sample_tokens(parts, 30))
+    assert not torch.equal(once, sample_tokens(parts, 30, seed=1))
+    assert torch.equal(sample_tokens(parts, 100), torch.cat(parts))

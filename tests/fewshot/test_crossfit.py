@@ -1,0 +1,67 @@
+"""Cross-fitting never lets a specimen judge itself."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion_diff.fewshot.crossfit import MAX_FOLDS, folds
+
+SETS = st.lists(st.tuples(st.integers(0, 11), st.booleans()), min_size=1, max_size=50)
+
+
+def split(references: list[tuple[int, bool]]) -> tuple[list[str], np.ndarray, list[np.ndarray] | None]:
+    groups = [f"g{group}" for group, _ in references]
+    authentic = np.array([is_authentic for _, is_authentic in references])
+    return groups, authentic, folds(groups, authentic)
+
+
+@given(SETS)
+def test_parts_partition_the_references(references):
+    *_, parts = split(references)
+    if parts is not None:
+        assert len(parts) > 1
+        assert sorted(np.concatenate(parts).tolist()) == list(range(len(references)))
+
+
+@given(SETS)
+def test_a_group_is_never_on_both_sides(references):
+    groups, _, parts = split(references)
+    for part in parts or []:
+        inside = {groups[i] for i in part}
+        assert inside.isdisjoint(groups[i] for i in set(range(len(groups))) - set(part.tolist()))
+
+
+@given(SETS)
+def test_every_training_part_holds_both_sides(references):
+    _, authentic, parts = split(references)
+    for part in parts or []:
+        rest = np.delete(authentic, part)
+        assert rest.any()
+        assert authentic.all() or not rest.all()
+
+
+@given(SETS)
+def test_there_is_a_split_wherever_one_is_possible(references):
+    groups, authentic, parts = split(references)
+    specimens = [{g for g, a in zip(groups, authentic, strict=True) if a == side} for side in (True, False)]
+    possible = len(specimens[0]) >= 2 and len(specimens[1]) != 1
+    assert (parts is not None) == possible
+
+
+@given(st.integers(2, 30), st.integers(0, 30))
+def test_single_references_are_spread_evenly(inside, outside):
+    if outside == 1:
+        return
+    authentic = np.arange(inside + outside) < inside
+    parts = folds([str(i) for i in range(len(authentic))], authentic)
+    assert len(parts) == min(MAX_FOLDS, len(authentic))
+    counts = np.array([[authentic[part].sum(), (~authentic[part]).sum()] for part in parts])
+    assert (counts.max(0) - counts.min(0) <= 1).all()
+
+
+def test_the_split_is_the_same_every_time():
+    groups, authentic = [f"g{i % 7}" for i in range(30)], np.arange(30) % 3 == 0
+    for one, other in zip(folds(groups, authentic), folds(groups, authentic), strict=True):
+        assert one.tolist() == other.tolist()

@@ -1,0 +1,133 @@
+"""Probabilities, p-values and the decision."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from fusion_diff.fewshot.decision import Calibration, decide, p_value, probability, references_needed
+
+SCORES = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30).map(lambda s: np.array(s, dtype=float))
+
+
+@given(SCORES, SCORES, st.floats(-60, 60), st.floats(0.01, 10))
+def test_calibration_never_turns_the_evidence_upside_down(authentic, others, fused, more):
+    calibration = Calibration.fit(authentic, others)
+    low, high = probability(calibration.log_odds(fused + more)), probability(calibration.log_odds(fused))
+    assert 0 < low <= high < 1
+    assert calibration.slope > 0
+
+
+def test_separate_sides_come_out_on_their_own_side_of_one_half():
+    calibration = Calibration.fit(np.array([-1.2, -1.0, -0.8]), np.array([0.9, 1.0, 1.1]))
+    assert probability(calibration.log_odds(-1.0)) > 0.7
+    assert probability(calibration.log_odds(1.0)) < 0.3
+    assert probability(calibration.log_odds(0.0)) == pytest.approx(0.5, abs=0.05)
+
+
+def test_sides_that_cannot_be_told_apart_stay_near_one_half():
+    same = np.linspace(-1, 1, 9)
+    calibration = Calibration.fit(same, same)
+    assert all(0.4 < probability(calibration.log_odds(score)) < 0.6 for score in same)
+
+
+def test_sides_the_wrong_way_round_are_not_believed():
+    calibration = Calibration.fit(np.array([1.0, 2.0, 3.0]), np.array([-3.0, -2.0, -1.0]))
+    assert calibration.slope == 0.05
+    assert 0.45 < probability(calibration.log_odds(3.0)) <= probability(calibration.log_odds(-3.0)) < 0.55
+
+
+def test_a_rare_side_is_not_outvoted():
+    few, many = np.array([1.0, 1.2]), np.tile([-1.0, -1.2], 50)
+    assert probability(Calibration.fit(many, few).log_odds(1.1)) < 0.4
+    assert probability(Calibration.fit(-few, -many).log_odds(-1.1)) > 0.6
+
+
+def test_more_references_allow_more_confidence():
+    def confidence(count: int) -> float:
+        return probability(Calibration.fit(np.full(count, -1.0), np.full(count, 1.0)).log_odds(-1.0))
+
+    assert confidence(2) < confidence(5) < confidence(50)
+
+
+def test_authentic_references_alone_give_even_odds_at_two_deviations():
+    calibration = Calibration.one_class()
+    assert probability(calibration.log_odds(2.0)) == pytest.approx(0.5)
+    assert probability(calibration.log_odds(0.0)) > 0.9
+    assert probability(calibration.log_odds(5.0)) < 0.05
+
+
+@given(st.floats(allow_nan=False))
+def test_a_probability_lies_strictly_between_0_and_1(log_odds):
+    assert 0 < probability(log_odds) < 1 or math.isclose(probability(log_odds), 1)
+    assert 0 <= probability(log_odds) <= 1
+
+
+@given(st.floats(-30, 30))
+def test_log_odds_and_their_opposite_add_up_to_one(log_odds):
+    assert probability(log_odds) + probability(-log_odds) == pytest.approx(1)
+
+
+@given(SCORES, st.floats(-60, 60))
+def test_a_p_value_is_the_rank_among_the_references(references, score):
+    p = p_value(score, references)
+    as_strange = sum(reference >= score for reference in references)
+    assert p == pytest.approx((1 + as_strange) / (1 + len(references)))
+    assert 1 / (1 + len(references)) <= p <= 1
+
+
+@given(SCORES, st.floats(-60, 60), st.floats(0, 10))
+def test_a_stranger_score_has_no_greater_p_value(references, score, more):
+    assert p_value(score + more, references) <= p_value(score, references)
+
+
+def test_p_values_of_exchangeable_scores_are_uniform_within_sampling_error():
+    rng, n, trials = np.random.default_rng(0), 9, 4000
+    drawn = rng.normal(size=(trials, n + 1))
+    p = np.array([p_value(row[0], row[1:]) for row in drawn])
+    for alpha in (0.1, 0.2, 0.5, 0.9):
+        deviation = math.sqrt(alpha * (1 - alpha) / trials)
+        assert abs((p <= alpha + 1e-12).mean() - alpha) < 4 * deviation
+
+
+def test_without_references_nothing_is_rejected():
+    assert p_value(100.0, np.zeros(0)) == 1
+
+
+@pytest.mark.parametrize(
+    ("authentic", "others", "decision"),
+    [
+        (0.05, 0.50, "not authentic"),
+        (0.50, 0.05, "authentic"),
+        (0.05, 0.05, "inconclusive"),
+        (0.50, 0.50, "inconclusive"),
+        (0.10, 0.50, "not authentic"),  # at alpha itself a side is rejected
+        (0.50, 0.10, "authentic"),
+        (0.10, 0.10, "inconclusive"),
+    ],
+)
+def test_the_decision_names_the_only_side_that_is_not_rejected(authentic, others, decision):
+    assert decide({"authentic": authentic, "not authentic": others}, 0.1) == decision
+
+
+@pytest.mark.parametrize(("p", "decision"), [(0.05, "not authentic"), (0.1, "not authentic"), (0.11, "authentic")])
+def test_with_authentic_references_alone_there_is_one_side_to_reject(p, decision):
+    assert decide({"authentic": p}, 0.1) == decision
+
+
+@pytest.mark.parametrize(("alpha", "needed"), [(0.1, 9), (0.05, 19), (0.2, 4), (0.5, 1), (0.3, 3), (0.01, 99)])
+def test_references_needed_for_known_error_rates(alpha, needed):
+    assert references_needed(alpha) == needed
+
+
+@given(st.floats(0.01, 0.99))
+def test_as_many_references_as_needed_can_just_be_rejected(alpha):
+    needed = references_needed(alpha)
+    assume(abs(alpha * (needed + 1) - 1) > 1e-6 and abs(alpha * needed - 1) > 1e-6)
+    assert p_value(1.0, np.zeros(needed)) <= alpha
+    if needed:
+        assert p_value(1.0, np.zeros(needed - 1)) > alpha

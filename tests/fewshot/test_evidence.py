@@ -1,0 +1,142 @@
+"""Each kind of evidence finds what it was made for."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sklearn.metrics import roc_auc_score
+
+from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
+from fusion_diff.fewshot.evidence.nearest_neighbour import BANK, NearestNeighbourEvidence
+from fusion_diff.fewshot.evidence.pooled import PooledEvidence
+from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
+from fusion_diff.fewshot.verifier import KINDS
+
+NO_RESIDUAL = torch.zeros(0, 0)
+
+
+def planted(make_bag, *, marked: bool = False, **options):
+    direction = torch.nn.functional.normalize(torch.randn(16, generator=torch.Generator().manual_seed(9)), dim=0)
+    authentic = [make_bag(seed) for seed in range(5)]
+    others = [make_bag(100 + s, flawed=8, direction=direction, marked=marked, **options) for s in range(5)]
+    return direction, authentic, others
+
+
+def auroc(head, bag: Bag) -> float:
+    return roc_auc_score(bag.mark, head.map(bag.tokens, bag.residual))
+
+
+@pytest.mark.parametrize("marked", [False, True])
+def test_multiple_instance_learning_finds_the_direction_of_a_planted_flaw(make_bag, marked):
+    direction, authentic, others = planted(make_bag, marked=marked)
+    head = MultipleInstanceEvidence.fit(authentic, others)
+    learned = head.weights[:-1]
+    assert float(learned @ direction / learned.norm()) > 0.9
+    unseen = make_bag(500, flawed=8, direction=direction, marked=True)
+    assert auroc(head, unseen) > 0.98
+    assert float(head.map(unseen.tokens, NO_RESIDUAL)[unseen.mark].min()) > 0
+
+
+def test_marks_find_a_flaw_too_faint_to_find_without(make_bag):
+    direction, authentic, others = planted(make_bag, marked=True, size=2.0)
+    blind = [Bag(bag.tokens, bag.residual) for bag in others]
+    unseen = make_bag(500, tokens=2000, flawed=80, direction=direction, size=2.0, marked=True)
+    with_marks = auroc(MultipleInstanceEvidence.fit(authentic, others), unseen)
+    assert with_marks > 0.85
+    assert with_marks > auroc(MultipleInstanceEvidence.fit(authentic, blind), unseen)
+
+
+def test_a_mark_that_touches_no_token_does_not_stop_learning(make_bag):
+    direction, authentic, others = planted(make_bag, marked=True)
+    others[0] = Bag(others[0].tokens, others[0].residual, torch.zeros(200, dtype=torch.bool))
+    head = MultipleInstanceEvidence.fit(authentic, others)
+    assert auroc(head, make_bag(500, flawed=8, direction=direction, marked=True)) > 0.98
+
+
+def test_marks_that_touch_no_token_at_all_are_as_none(make_bag):
+    _, authentic, others = planted(make_bag)
+    unmarked = MultipleInstanceEvidence.fit(authentic, others)
+    empty = [Bag(bag.tokens, bag.residual, torch.zeros(200, dtype=torch.bool)) for bag in others]
+    torch.testing.assert_close(MultipleInstanceEvidence.fit(authentic, empty).weights, unmarked.weights)
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 60), st.integers(1, 20))
+def test_nearest_neighbour_distance_is_that_of_brute_force(seed, count, remembered, channels):
+    generator = torch.Generator().manual_seed(seed)
+    bank, tokens = (torch.randn(n, channels, generator=generator) for n in (remembered, count))
+    head = NearestNeighbourEvidence.fit([Bag(bank, NO_RESIDUAL)], [])
+    brute = [min(float((token - other).double().norm()) for other in bank) for token in tokens]
+    torch.testing.assert_close(head.map(tokens, NO_RESIDUAL), torch.tensor(brute), rtol=1e-3, atol=1e-3)
+
+
+def test_a_large_bank_is_thinned_evenly_over_the_references(make_bag):
+    bags = [make_bag(0, tokens=6000), make_bag(1, tokens=6000)]
+    bank = NearestNeighbourEvidence.fit(bags, []).bank
+    assert len(bank) == BANK
+    first = {tuple(token) for token in bags[0].tokens.tolist()}
+    assert 0.45 < sum(tuple(token) in first for token in bank.tolist()) / BANK < 0.55
+
+
+def test_nearest_neighbour_does_not_look_at_the_others(make_bag):
+    authentic = [make_bag(0)]
+    alone = NearestNeighbourEvidence.fit(authentic, [])
+    beside = NearestNeighbourEvidence.fit(authentic, [make_bag(1, flawed=20)])
+    assert torch.equal(alone.bank, beside.bank)
+
+
+def test_the_mean_of_the_pooled_map_is_the_score_of_the_pooled_features(make_bag):
+    authentic = [make_bag(seed) for seed in range(4)]
+    others = [Bag(make_bag(50 + seed).tokens * 1.5 + 0.3, NO_RESIDUAL) for seed in range(4)]
+    head = PooledEvidence.fit(authentic, others)
+    for bag in (*authentic, *others):
+        pooled = torch.cat([bag.tokens.mean(0), bag.tokens.abs().mean(0)])
+        score = pooled @ head.weights[:-1] + head.weights[-1]
+        torch.testing.assert_close(head.map(bag.tokens, NO_RESIDUAL).mean(), score, rtol=1e-4, atol=1e-4)
+        assert (float(score) > 0) == (bag in others)
+
+
+@pytest.mark.parametrize("kind", ["level", "spread"])
+def test_pooled_evidence_sees_a_departure_spread_over_the_whole(make_bag, kind):
+    def depart(tokens: torch.Tensor) -> torch.Tensor:
+        return tokens + 0.3 if kind == "level" else tokens * 1.2
+
+    authentic = [make_bag(seed) for seed in range(5)]
+    others = [Bag(depart(make_bag(50 + seed).tokens), NO_RESIDUAL) for seed in range(5)]
+    head = PooledEvidence.fit(authentic, others)
+    for seed in range(200, 210):
+        tokens = make_bag(seed).tokens
+        assert float(head.map(depart(tokens), NO_RESIDUAL).mean()) > float(head.map(tokens, NO_RESIDUAL).mean())
+
+
+def test_reconstruction_evidence_counts_deviations_from_authentic_residuals(make_bag):
+    bags = [make_bag(seed, residuals=2) for seed in range(3)]
+    head = ReconstructionEvidence.fit(bags, [])
+    residual = torch.cat([bag.residual for bag in bags])
+    values = head.map(torch.cat([bag.tokens for bag in bags]), residual)
+    assert float(values.mean()) == pytest.approx(0, abs=1e-5)
+    one_more = head.map(bags[0].tokens, bags[0].residual + residual.std(0))
+    torch.testing.assert_close(one_more, head.map(bags[0].tokens, bags[0].residual) + 1, rtol=1e-4, atol=1e-4)
+    flawed = make_bag(9, flawed=10, residuals=2, marked=True)
+    assert auroc(head, flawed) == 1
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_head_rebuilt_from_its_state_says_the_same(make_bag, kind):
+    authentic = [make_bag(seed, residuals=2) for seed in range(3)]
+    others = [make_bag(50 + seed, residuals=2, flawed=10) for seed in range(3)]
+    head, unseen = kind.fit(authentic, others), make_bag(99, residuals=2, flawed=10)
+    again = kind.from_state({name: value.clone() for name, value in head.state().items()})
+    expected = head.map(unseen.tokens, unseen.residual)
+    assert expected.shape == (200,)
+    torch.testing.assert_close(again.map(unseen.tokens, unseen.residual), expected)
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.one_class])
+def test_kinds_that_need_no_other_class_learn_without_one(make_bag, kind):
+    head = kind.fit([make_bag(seed, residuals=2) for seed in range(3)], [])
+    flawed = make_bag(99, residuals=2, flawed=10, marked=True)
+    assert auroc(head, flawed) > 0.95

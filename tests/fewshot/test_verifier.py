@@ -1,0 +1,212 @@
+"""The verifier: what each kind of evidence earned on references it had not seen, and the verdict."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion_diff.errors import EnrolmentError
+from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.decision import decide, probability
+from fusion_diff.fewshot.verifier import KINDS, Fusion, Verifier
+
+
+def enrolled(make_bag, inside: int, outside: int, *, residuals: int = 0, groups=None, **flaw) -> Verifier:
+    options = {"flawed": 10} | flaw
+    bags = [make_bag(seed, residuals=residuals) for seed in range(inside)]
+    bags += [make_bag(1000 + seed, residuals=residuals, **options) for seed in range(outside)]
+    labels = ["sound"] * inside + ["crack"] * outside
+    return Verifier.fit(bags, labels, "sound", groups or [str(i) for i in range(len(bags))])
+
+
+def log_odds(verifier: Verifier, bag: Bag) -> float:
+    fused, _ = verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))
+    return verifier.calibration.log_odds(fused)
+
+
+def test_evidence_that_is_noise_gets_no_weight():
+    authentic = np.arange(20) < 10
+    noise = np.tile(np.random.default_rng(0).normal(size=10), 2)  # the same on both sides
+    fusion = Fusion.fit({"telling": np.where(authentic, -1.0, 1.0) + 0.1 * noise, "noise": noise}, authentic)
+    assert fusion.weight["noise"] == 0
+    assert fusion.weight["telling"] == 1
+    assert set(fusion.parts({"telling": 0.3, "noise": 5.0})) == {"telling"}
+
+
+def test_evidence_that_speaks_the_wrong_way_gets_no_weight():
+    authentic = np.arange(20) < 10
+    rng = np.random.default_rng(0)
+    fusion = Fusion.fit(
+        {"right": rng.normal(size=20) - 3 * authentic, "wrong": rng.normal(size=20) + 3 * authentic}, authentic
+    )
+    assert fusion.weight == {"right": 1.0, "wrong": 0.0}
+
+
+def test_better_evidence_weighs_more():
+    rng, authentic = np.random.default_rng(0), np.arange(40) < 20
+    scores = {"good": rng.normal(size=40) - 5 * authentic, "fair": rng.normal(size=40) - 2 * authentic}
+    weight = Fusion.fit(scores, authentic).weight
+    assert weight["good"] > weight["fair"] > 0
+
+
+def test_where_nothing_is_proven_all_weigh_alike():
+    authentic = np.array([True, False] * 5)
+    flat = np.repeat(np.arange(5.0), 2)
+    assert Fusion.fit({"a": flat, "b": -flat}, authentic).weight == {"a": 0.5, "b": 0.5}
+
+
+@given(
+    st.lists(st.tuples(st.floats(-100, 100), st.floats(-1e6, 1e6)), min_size=2, max_size=30),
+    st.integers(1, 29),
+)
+def test_weights_are_shares_and_parts_add_up_to_the_fused_score(values, inside):
+    authentic = np.arange(len(values)) < min(inside, len(values))
+    scores = {name: np.array([pair[i] for pair in values]) for i, name in enumerate(("a", "b"))}
+    fusion = Fusion.fit(scores, authentic)
+    assert sum(fusion.weight.values()) == pytest.approx(1)
+    assert all(weight >= 0 for weight in fusion.weight.values())
+    assert all(spread > 0 for spread in fusion.spread.values())
+    parts = fusion.parts(scores)
+    assert all(np.isfinite(part).all() for part in parts.values())
+    for name, part in parts.items():
+        expected = fusion.weight[name] * (scores[name] - fusion.centre[name]) / fusion.spread[name]
+        np.testing.assert_allclose(part, expected)
+
+
+def test_unseen_flaws_are_told_from_sound_ones(make_bag):
+    verifier = enrolled(make_bag, 8, 8)
+    assert all(probability(log_odds(verifier, make_bag(5000 + s))) > 0.5 for s in range(5))
+    assert all(probability(log_odds(verifier, make_bag(6000 + s, flawed=10))) < 0.5 for s in range(5))
+
+
+def test_with_enough_references_decisions_are_made(make_bag):
+    verifier = enrolled(make_bag, 12, 12)
+    decisions = []
+    for bag in (make_bag(5001), make_bag(6001, flawed=10)):
+        fused, _ = verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))
+        decisions.append(decide(verifier.p_values(fused), 0.2))
+    assert decisions == ["authentic", "not authentic"]
+
+
+def test_contributions_and_intercept_add_up_to_the_log_odds(make_bag):
+    verifier, bag = enrolled(make_bag, 6, 6, residuals=2), make_bag(6001, flawed=10, residuals=2)
+    _, contributions = verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))
+    total = sum(contributions.values()) + verifier.calibration.intercept
+    assert total == pytest.approx(log_odds(verifier, bag), rel=1e-4)
+
+
+def test_evidence_is_highest_where_the_flaw_is(make_bag):
+    verifier, bag = enrolled(make_bag, 8, 8), make_bag(6001, flawed=10, marked=True)
+    evidence = verifier.evidence(verifier.heads.maps(bag.tokens, bag.residual))
+    assert bool(bag.mark[evidence.topk(10).indices].all())
+    assert float(evidence[bag.mark].min()) > verifier.region_threshold
+
+
+def test_regions_are_rare_on_what_is_authentic(make_bag):
+    verifier = enrolled(make_bag, 8, 8)
+    above = [
+        (verifier.evidence(verifier.heads.maps(bag.tokens, bag.residual)) > verifier.region_threshold).float().mean()
+        for bag in (make_bag(5000 + seed) for seed in range(10))
+    ]
+    assert float(torch.stack(above).mean()) < 0.02
+
+
+def test_labels_that_mean_nothing_are_seen_through(make_bag):
+    """A head that had seen the references it is judged on would tell them apart without error."""
+    told_apart, rejected = [], []
+    for repeat in range(12):
+        bags = [make_bag(1000 * repeat + seed) for seed in range(20)]
+        verifier = Verifier.fit(bags, ["sound"] * 10 + ["crack"] * 10, "sound", [str(i) for i in range(20)])
+        told_apart.append((verifier.outside[:, None] > verifier.inside[None]).mean())
+        for seed in range(900, 905):
+            unseen = make_bag(1000 * repeat + seed)
+            fused, _ = verifier.fused(verifier.heads.maps(unseen.tokens, unseen.residual))
+            rejected.append(verifier.p_values(fused)["authentic"] <= 0.2)
+    assert 0.35 < np.mean(told_apart) < 0.65
+    assert np.mean(rejected) < 0.35
+
+
+def test_only_evidence_with_a_weight_is_kept(make_bag):
+    verifier = enrolled(make_bag, 8, 8, residuals=2)
+    assert set(verifier.heads.heads) == {name for name, weight in verifier.fusion.weight.items() if weight > 0}
+    assert set(verifier.fusion.weight) == {kind.name for kind in KINDS}
+    assert verifier.needs_residual
+
+
+def test_a_diffusion_path_that_says_nothing_is_not_needed(make_bag):
+    bags = [make_bag(seed, flawed=10 * (seed >= 8)) for seed in range(16)]
+    same = torch.rand(200, 2, generator=torch.Generator().manual_seed(0))
+    bags = [Bag(bag.tokens, same) for bag in bags]
+    verifier = Verifier.fit(bags, ["sound"] * 8 + ["crack"] * 8, "sound", [str(i) for i in range(16)])
+    assert not verifier.needs_residual
+    assert verifier.fusion.weight["reconstruction"] == 0
+
+
+def test_without_residuals_there_is_no_reconstruction_evidence(make_bag):
+    assert "reconstruction" not in enrolled(make_bag, 4, 4).fusion.weight
+
+
+def test_authentic_references_alone_suffice(make_bag):
+    verifier = enrolled(make_bag, 10, 0, residuals=2)
+    assert set(verifier.heads.heads) == {"nearest-neighbour", "reconstruction"}
+    fused, _ = verifier.fused(verifier.heads.maps(*(lambda b: (b.tokens, b.residual))(make_bag(5000, residuals=2))))
+    assert set(verifier.p_values(fused)) == {"authentic"}
+    assert len(verifier.outside) == 0
+    flawed = make_bag(6000, flawed=20, residuals=2)
+    assert probability(log_odds(verifier, flawed)) < 0.1
+    flawed_p = verifier.p_values(verifier.fused(verifier.heads.maps(flawed.tokens, flawed.residual))[0])
+    assert decide(flawed_p, 0.1) == "not authentic"
+    typical = [probability(log_odds(verifier, make_bag(5000 + seed, residuals=2))) for seed in range(10)]
+    assert np.median(typical) > 0.5
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(1, 1), (1, 5), (5, 1)])
+def test_too_few_references_leave_every_decision_open_and_say_so(make_bag, inside, outside):
+    verifier = enrolled(make_bag, inside, outside)
+    assert any("too few references to cross-fit" in warning for warning in verifier.warnings)
+    for bag in (make_bag(5000), make_bag(6000, flawed=40)):
+        fused, _ = verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))
+        assert decide(verifier.p_values(fused), 0.5) == "inconclusive"
+        assert 0 < probability(verifier.calibration.log_odds(fused)) < 1
+
+
+def test_one_of_each_still_gives_a_score_in_the_right_direction(make_bag):
+    verifier = enrolled(make_bag, 1, 1, flawed=40)
+    assert log_odds(verifier, make_bag(6000, flawed=40)) > log_odds(verifier, make_bag(5000))
+
+
+def test_a_side_from_one_specimen_is_cross_fitted_by_reference_with_a_warning(make_bag):
+    verifier = enrolled(make_bag, 4, 4, groups=["a"] * 4 + ["b", "c", "d", "e"])
+    assert any("single group" in warning for warning in verifier.warnings)
+    assert len(verifier.inside) == len(verifier.outside) == 4
+
+
+def test_a_set_with_enough_of_everything_has_no_warnings(make_bag):
+    assert enrolled(make_bag, 5, 5).warnings == ()
+
+
+def test_no_authentic_reference_is_an_error(make_bag):
+    with pytest.raises(EnrolmentError, match="no reference of the authentic class 'sound'"):
+        Verifier.fit([make_bag(0), make_bag(1)], ["crack", "crack"], "sound", ["a", "b"])
+
+
+def test_one_authentic_reference_and_nothing_else_is_an_error(make_bag):
+    with pytest.raises(EnrolmentError, match="nothing to compare with"):
+        Verifier.fit([make_bag(0)], ["sound"], "sound", ["a"])
+
+
+def test_fitting_again_gives_the_same_verifier(make_bag):
+    first, second = enrolled(make_bag, 5, 5, residuals=2), enrolled(make_bag, 5, 5, residuals=2)
+    bag = make_bag(6000, flawed=10, residuals=2)
+    assert log_odds(first, bag) == log_odds(second, bag)
+    assert first.inside.tolist() == second.inside.tolist()
+
+
+def test_identical_references_do_not_break_anything(make_bag):
+    bag, flawed = make_bag(0), make_bag(1, flawed=10)
+    labels, groups = ["sound"] * 3 + ["crack"] * 3, [str(i) for i in range(6)]
+    verifier = Verifier.fit([bag] * 3 + [flawed] * 3, labels, "sound", groups)
+    assert probability(log_odds(verifier, bag)) > 0.5 > probability(log_odds(verifier, flawed))

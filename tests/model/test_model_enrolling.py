@@ -1,0 +1,121 @@
+"""Enrolling: from labelled references to a verifier."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fusion_diff.errors import EnrolmentError
+from fusion_diff.micrograph import Micrograph
+
+
+def test_labels_alone_suffice(enrolled, draw):
+    assert enrolled.enrolment.counts == {"fine": 5, "coarse": 5}
+    assert enrolled.enrolment.figures["auroc"] == 1
+    assert enrolled.enrolment.seconds > 0
+    fine, coarse = (enrolled.inspect(Micrograph.from_array(draw(kind, 99))) for kind in ("fine", "coarse"))
+    assert fine.score > 0.5 > coarse.score
+    assert (fine.predicted_class, coarse.predicted_class) == ("fine", "coarse")
+
+
+def test_marks_show_where_to_look(model, make_references, draw):
+    model.enroll(make_references({"fine": 4, "bar": 4}, marked=True), reconstruction=False)
+    assert all(
+        (bag.mark is not None) == (label == "bar")
+        for bag, label in zip(model.enrolment.bags, model.enrolment.labels, strict=True)
+    )
+    pixels = draw("bar", 99)
+    inspection = model.inspect(Micrograph.from_array(pixels))
+    assert inspection.score < 0.5
+    flaw, evidence = pixels == 10, inspection.evidence.native()
+    assert evidence[flaw].mean() > evidence[~flaw].mean() + 1
+    row, column = np.unravel_index(evidence.argmax(), evidence.shape)
+    assert flaw[max(0, row - 12) : row + 13, max(0, column - 12) : column + 13].any()
+
+
+def test_authentic_references_alone_suffice(model, make_references, draw):
+    model.enroll(make_references({"fine": 4}), reconstruction=False)
+    fine, coarse = (model.inspect(Micrograph.from_array(draw(kind, 99))) for kind in ("fine", "coarse"))
+    assert fine.score > coarse.score
+    assert set(coarse.p_values) == {"authentic"}
+    assert coarse.predicted_class == "not fine"
+    assert coarse.decision == "not authentic" if coarse.p_values["authentic"] <= coarse.alpha else "authentic"
+
+
+def test_three_classes_are_told_apart(model, make_references, draw):
+    model.enroll(make_references({"fine": 4, "coarse": 3, "bar": 3}, marked=True), reconstruction=False)
+    assert list(model.enrolment.counts) == ["fine", "bar", "coarse"]
+    for kind in ("coarse", "bar"):
+        assert model.inspect(Micrograph.from_array(draw(kind, 99))).predicted_class == kind
+
+
+def test_one_of_each_class_scores_and_leaves_every_decision_open(model, make_references, draw):
+    enrolment = model.enroll(make_references({"fine": 1, "coarse": 1}))
+    assert any("too few references" in warning for warning in enrolment.warnings())
+    fine, coarse = (model.inspect(Micrograph.from_array(draw(kind, 99))) for kind in ("fine", "coarse"))
+    assert fine.score > coarse.score
+    assert fine.decision == coarse.decision == "inconclusive"
+    assert any("too few references" in reason for reason in fine.reasons)
+
+
+def test_one_authentic_reference_and_nothing_else_is_refused(model, make_references):
+    with pytest.raises(EnrolmentError, match="nothing to compare with"):
+        model.enroll(make_references({"fine": 1}))
+    assert model.enrolment is None
+
+
+def test_references_of_many_sizes_and_depths_enrol_together(model, draw):
+    from fusion_diff.references import ReferenceSet
+
+    images = [
+        draw("fine", 0, size=(160, 160)),
+        draw("fine", 1, size=(240, 300)).astype(np.uint16) * 257,
+        np.repeat(draw("coarse", 0, size=(100, 120))[..., None], 3, axis=2),
+        draw("coarse", 1).astype(np.float64) / 255,
+    ]
+    micrographs = [Micrograph.from_array(pixels) for pixels in images]
+    enrolment = model.enroll(
+        ReferenceSet.from_micrographs(micrographs, ["fine", "fine", "coarse", "coarse"], authentic="fine")
+    )
+    assert [len(bag.tokens) for bag in enrolment.bags] == [28 * 28, 30 * 38, 28 * 34, 28 * 28]
+
+
+def test_progress_counts_every_reference(model, make_references):
+    steps = []
+    model.enroll(
+        make_references({"fine": 2, "coarse": 1}),
+        reconstruction=False,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert steps == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_enrolling_again_replaces_what_was_enrolled(model, make_references):
+    first = model.enroll(make_references({"fine": 2, "coarse": 2}), reconstruction=False)
+    second = model.enroll(make_references({"fine": 3, "bar": 2}), reconstruction=False)
+    assert model.enrolment is second
+    assert second.counts == {"fine": 3, "bar": 2}
+    assert first.references_sha256 != second.references_sha256
+
+
+def test_enrolling_the_same_references_twice_learns_the_same(model, make_references):
+    references = make_references({"fine": 2, "coarse": 2})
+    first, second = model.enroll(references), model.enroll(references)
+    for one, other in zip(first.bags, second.bags, strict=True):
+        assert torch.equal(one.tokens, other.tokens)
+        assert torch.equal(one.residual, other.residual)
+    assert first.verifier.inside.tolist() == second.verifier.inside.tolist()
+    assert first.references_sha256 == second.references_sha256 == references.sha256
+
+
+def test_without_the_diffusion_path_it_is_neither_run_nor_weighed(model, make_references):
+    enrolment = model.enroll(make_references({"fine": 2, "coarse": 2}), reconstruction=False)
+    assert "weight of reconstruction" not in enrolment.figures
+    assert not enrolment.verifier.needs_residual
+    assert "reconstruction" not in model.__dict__, "the prior was not even loaded"
+
+
+def test_with_the_diffusion_path_it_is_considered(enrolled):
+    assert "weight of reconstruction" in enrolled.enrolment.figures
+    assert all(bag.residual.shape[1] == 2 for bag in enrolled.enrolment.bags)

@@ -1,0 +1,159 @@
+"""Inspecting: a verdict whose parts agree with each other, on micrographs of every size and depth."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+
+from fusion_diff.errors import EnrolmentError, MicrographError
+from fusion_diff.fewshot.decision import decide
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.micrograph.tiles import Grid
+
+
+def pixels_of(draw, form: str) -> np.ndarray:
+    if form == "small":
+        return draw("fine", 50, size=(160, 160))
+    if form == "colour":
+        grey = draw("coarse", 50, size=(300, 500)).astype(float)
+        return np.stack([grey, 0.9 * grey, 0.6 * grey], axis=2).astype(np.uint8)
+    if form == "16-bit":
+        return draw("coarse", 51, size=(250, 260)).astype(np.uint16) * 200
+    return draw("coarse", 52)
+
+
+@pytest.mark.parametrize("form", ["small", "one tile", "colour", "16-bit"])
+def test_the_parts_of_an_inspection_agree(enrolled, draw, form):
+    pixels = pixels_of(draw, form)
+    micrograph = Micrograph.from_array(pixels, pixel_size_um=0.25)
+    it = enrolled.inspect(micrograph, alpha=0.2)
+    assert (it.height, it.width) == pixels.shape[:2]
+    assert it.file_sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
+    assert it.model_sha256 == enrolled.sha256
+    assert it.references_sha256 == enrolled.enrolment.references_sha256
+    assert it.source is None
+    assert it.pixel_size_um == 0.25
+    assert it.seconds > 0
+
+    assert 0 < it.score < 1
+    assert it.decision == decide(it.p_values, it.alpha)
+    assert set(it.p_values) == {"authentic", "not authentic"}
+    assert all(0 < p <= 1 for p in it.p_values.values())
+    assert (it.predicted_class == "fine") == (it.score >= 0.5)
+    log_odds = np.log(1 / it.score - 1)
+    intercept = enrolled.enrolment.verifier.calibration.intercept
+    assert sum(it.contributions.values()) + intercept == pytest.approx(log_odds, abs=1e-3)
+
+    native = it.evidence.native()
+    assert native.shape == pixels.shape[:2]
+    assert np.isfinite(native).all()
+    assert it.threshold >= 0
+    for region in it.regions:
+        assert 0 <= region.top < region.top + region.height <= it.height
+        assert 0 <= region.left < region.left + region.width <= it.width
+        assert region.top <= region.centroid_row <= region.top + region.height
+        assert region.left <= region.centroid_column <= region.left + region.width
+        assert 0 < region.area_px <= region.height * region.width
+        assert region.peak_evidence >= region.mean_evidence > it.threshold
+        assert region.area_um2 == pytest.approx(region.area_px * 0.25**2, rel=0.05, abs=0.1)
+    assert bool(it.regions) == bool((it.evidence.values > it.threshold).any())
+
+    assert 1 <= len(it.nearest) <= 3
+    assert {reference.name for reference in it.nearest} <= set(enrolled.enrolment.names)
+    assert it.reasons
+    assert it.to_dict()["decision"] == it.decision
+
+
+def test_a_reference_resembles_itself_most(enrolled, draw):
+    inspection = enrolled.inspect(Micrograph.from_array(draw("coarse", 3)))
+    assert inspection.nearest[0].label == "coarse"
+    assert inspection.nearest[0].name == enrolled.enrolment.names[5 + 3]
+    assert inspection.nearest[0].similarity > 0.99
+
+
+def test_with_five_references_a_side_decisions_are_made_at_alpha_0_2(enrolled, draw):
+    for kind, decision in (("fine", "authentic"), ("coarse", "not authentic")):
+        decisions = [enrolled.inspect(Micrograph.from_array(draw(kind, 60 + s)), alpha=0.2).decision for s in range(3)]
+        assert decision in decisions
+        assert {"fine": "not authentic", "coarse": "authentic"}[kind] not in decisions
+        assert enrolled.inspect(Micrograph.from_array(draw(kind, 60)), alpha=0.1).decision == "inconclusive"
+
+
+def test_inspecting_twice_gives_the_same_verdict(enrolled, draw):
+    micrograph = Micrograph.from_array(draw("fine", 70, size=(240, 300)))
+    first, second = enrolled.inspect(micrograph), enrolled.inspect(micrograph)
+    np.testing.assert_array_equal(first.evidence.values, second.evidence.values)
+    assert first.score == second.score
+    assert first.p_values == second.p_values
+
+
+def test_8_and_16_bits_of_the_same_image_get_the_same_verdict(enrolled, draw):
+    grey = draw("coarse", 71, size=(230, 300))
+    shallow = enrolled.inspect(Micrograph.from_array(grey))
+    for deep in (grey.astype(np.uint16) * 257, grey.astype(np.float32) / 255, grey.astype(np.int32) * 1000 - 500):
+        inspection = enrolled.inspect(Micrograph.from_array(deep))
+        assert inspection.score == pytest.approx(shallow.score, abs=1e-3)
+        assert inspection.decision == shallow.decision
+        np.testing.assert_allclose(inspection.evidence.values, shallow.evidence.values, atol=1e-2)
+
+
+def test_grey_and_the_same_grey_in_three_channels_get_the_same_verdict(enrolled, draw):
+    grey = draw("fine", 72)
+    one = enrolled.inspect(Micrograph.from_array(grey))
+    three = enrolled.inspect(Micrograph.from_array(np.repeat(grey[..., None], 3, axis=2)))
+    assert three.score == pytest.approx(one.score, abs=5e-3)  # percentiles of thrice as many numbers differ a little
+
+
+def test_a_large_micrograph_has_the_evidence_of_its_tiles(model, make_references, draw):
+    model.enroll(make_references({"fine": 3, "coarse": 3}), reconstruction=False)
+    pixels = draw("fine", 73, size=(1500, 1500))
+    pixels[::8, ::8], pixels[4::8, 4::8] = 0, 255  # the same contrast range everywhere
+    whole = model.inspect(Micrograph.from_array(pixels))
+    assert whole.evidence.values.shape == (188, 188)
+    grid = Grid.of(1500, 1500, tile=model.encoder.tile, stride=8)
+    low, high = Micrograph.from_array(pixels).contrast_range
+    for tile in list(grid.tiles())[::13]:
+        top, left = tile.top * 8, tile.left * 8
+        cut = np.pad(pixels, ((0, 4), (0, 4)), mode="edge")[top : top + 224, left : left + 224]
+        alone = Micrograph.from_array(cut)
+        assert alone.contrast_range == (low, high)
+        evidence = model.inspect(alone).evidence.values
+        inside = tuple(
+            slice(kept[0] - first, kept[1] - first)
+            for kept, first in ((tile.rows, tile.top), (tile.columns, tile.left))
+        )
+        kept = whole.evidence.values[slice(*tile.rows), slice(*tile.columns)]
+        np.testing.assert_allclose(kept, evidence[inside], atol=1e-2)
+
+
+def test_a_flaw_in_a_corner_of_a_large_micrograph_is_found_there(model, make_references, draw):
+    model.enroll(make_references({"fine": 4, "bar": 4}, marked=True), reconstruction=False)
+    pixels = draw("fine", 74, size=(700, 900))
+    pixels[620:640, 800:860] = 10
+    inspection = model.inspect(Micrograph.from_array(pixels))
+    assert inspection.regions
+    strongest = inspection.regions[0]
+    assert 600 <= strongest.centroid_row <= 660
+    assert 780 <= strongest.centroid_column <= 880
+    assert inspection.evidence.native(600, 780, 60, 100).max() == pytest.approx(
+        inspection.evidence.values.max(), rel=0.2
+    )
+
+
+def test_a_model_without_references_says_to_enrol(model, draw):
+    with pytest.raises(EnrolmentError, match=r"call model\.enroll"):
+        model.inspect(Micrograph.from_array(draw("fine", 0)))
+
+
+@pytest.mark.parametrize("wrong", ["sample.tif", None, 3, np.zeros((64, 64))])
+def test_what_is_not_a_micrograph_is_refused_with_a_hint(enrolled, wrong):
+    with pytest.raises(MicrographError, match=r"load_microstructure_data|from_array"):
+        enrolled.inspect(wrong)
+
+
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, float("nan")])
+def test_alpha_lies_between_0_and_1(enrolled, draw, alpha):
+    with pytest.raises(ValueError, match="alpha"):
+        enrolled.inspect(Micrograph.from_array(draw("fine", 0)), alpha=alpha)

@@ -1,0 +1,101 @@
+"""Scores as tensors, with as many shots as wanted."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fusion_diff.errors import EnrolmentError, MicrographError, ReferenceSetError
+from fusion_diff.micrograph import Micrograph
+
+
+@pytest.fixture(scope="module")
+def samples(draw) -> list[Micrograph]:
+    return [Micrograph.from_array(draw(kind, 80 + seed)) for kind in ("fine", "coarse") for seed in range(2)]
+
+
+def test_one_micrograph_gives_a_score_without_dimensions(enrolled, samples):
+    score = enrolled.predict_authenticity(samples[0])
+    assert score.shape == ()
+    assert score.dtype == torch.float32
+    assert score.device.type == "cpu"
+    assert 0 <= score.item() <= 1
+
+
+@pytest.mark.parametrize("kind", [list, tuple])
+def test_several_micrographs_give_one_score_each(enrolled, samples, kind):
+    scores = enrolled.predict_authenticity(kind(samples))
+    assert scores.shape == (4,)
+    assert scores[:2].min() > 0.5 > scores[2:].max()
+    alone = torch.stack([enrolled.predict_authenticity(sample) for sample in samples])
+    torch.testing.assert_close(scores, alone)
+    torch.testing.assert_close(enrolled.predict_authenticity(kind(samples[::-1])).flip(0), scores)
+
+
+def test_a_batch_of_one_keeps_its_dimension_and_of_none_is_empty(enrolled, samples):
+    assert enrolled.predict_authenticity(samples[:1]).shape == (1,)
+    assert enrolled.predict_authenticity([]).shape == (0,)
+
+
+def test_the_score_is_the_one_of_the_inspection(enrolled, samples):
+    for sample in samples[1:3]:
+        assert enrolled.predict_authenticity(sample).item() == pytest.approx(enrolled.inspect(sample).score, abs=1e-6)
+
+
+def test_shots_are_the_first_references_of_each_class(enrolled, model, make_references, samples):
+    model.enroll(make_references({"fine": 2, "coarse": 2}), reconstruction=False)
+    few = enrolled.enrolment.shots(2)
+    assert few.counts == {"fine": 2, "coarse": 2}
+    for ours, theirs in zip(few.bags, model.enrolment.bags, strict=True):
+        torch.testing.assert_close(ours.tokens, theirs.tokens)
+    assert 0 < enrolled.predict_authenticity(samples[0], shots=2).item() < 1
+
+
+def test_all_shots_are_the_same_as_no_limit(enrolled, samples):
+    assert enrolled.predict_authenticity(samples[0], shots=5) == enrolled.predict_authenticity(samples[0])
+
+
+def test_shots_of_one_call_do_not_linger_in_the_next(enrolled, samples):
+    before = enrolled.predict_authenticity(samples[2])
+    enrolled.predict_authenticity(samples[2], shots=1)
+    assert enrolled.predict_authenticity(samples[2]) == before
+
+
+def test_enrolling_anew_forgets_shots_of_the_old_references(model, make_references, samples):
+    model.enroll(make_references({"fine": 3, "coarse": 3}), reconstruction=False)
+    model.predict_authenticity(samples[2], shots=2)
+    model.enroll(make_references({"fine": 3, "bar": 3}), reconstruction=False)
+    fresh = type(model)(
+        model.encoder,
+        "",
+        card=model.card,
+        readme="",
+        sha256=model.sha256,
+        enrolment=model.enrolment,
+    )
+    assert model.predict_authenticity(samples[2], shots=2) == fresh.predict_authenticity(samples[2], shots=2)
+
+
+@pytest.mark.parametrize("shots", [6, 100])
+def test_more_shots_than_were_enrolled_are_refused(enrolled, samples, shots):
+    with pytest.raises(ReferenceSetError, match=f"shots is {shots}, but only 5 fine, 5 coarse are enrolled"):
+        enrolled.predict_authenticity(samples[0], shots=shots)
+
+
+@pytest.mark.parametrize("shots", [0, -1, 1.5, "3", True])
+def test_shots_that_are_no_whole_number_from_one_are_refused(enrolled, samples, shots):
+    enrolled.predict_authenticity(samples[0], shots=1)  # True must not find what 1 left behind
+    with pytest.raises(ReferenceSetError, match="whole number"):
+        enrolled.predict_authenticity(samples[0], shots=shots)
+
+
+def test_a_model_without_references_says_to_enrol(model, samples):
+    with pytest.raises(EnrolmentError, match=r"call model\.enroll"):
+        model.predict_authenticity(samples[0])
+
+
+@pytest.mark.parametrize("wrong", ["sample.tif", None, 3, np.zeros((64, 64)), ["sample.tif"], [None]])
+def test_what_is_not_a_micrograph_is_refused_with_a_hint(enrolled, wrong):
+    with pytest.raises(MicrographError, match="load_microstructure_data"):
+        enrolled.predict_authenticity(wrong)

@@ -1,0 +1,177 @@
+"""Saving, loading and moving a model."""
+
+from __future__ import annotations
+
+import shutil
+import warnings
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fusion_diff.checkpoint import EMBEDDED, read_json, seal, verify, write_json
+from fusion_diff.errors import CheckpointError, DeviceError
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.model import DiffusionModel
+
+
+@pytest.fixture(scope="module")
+def saved(enrolled, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("saved") / "line-7"
+    enrolled.save_pretrained(folder)
+    return folder
+
+
+def test_a_saved_model_gives_the_same_verdicts(enrolled, saved, draw):
+    loaded = DiffusionModel.from_pretrained(saved)
+    assert loaded.enrolment.references_sha256 == enrolled.enrolment.references_sha256
+    assert loaded.enrolment.figures == pytest.approx(enrolled.enrolment.figures, rel=1e-4)
+    for kind in ("fine", "coarse"):
+        micrograph = Micrograph.from_array(draw(kind, 90, size=(240, 260)))
+        ours, theirs = loaded.inspect(micrograph, alpha=0.2), enrolled.inspect(micrograph, alpha=0.2)
+        assert ours.score == pytest.approx(theirs.score, abs=1e-5)
+        assert (ours.decision, ours.predicted_class) == (theirs.decision, theirs.predicted_class)
+        assert ours.p_values == theirs.p_values
+        np.testing.assert_allclose(ours.evidence.values, theirs.evidence.values, atol=1e-4)
+
+
+def test_a_saved_model_is_a_checkpoint_with_what_it_was_made_of(enrolled, saved, checkpoint_folder):
+    assert verify(saved) != enrolled.sha256
+    names = {file.relative_to(saved).as_posix() for file in saved.rglob("*") if file.is_file()}
+    assert {"enrolment.json", "enrolment.safetensors", "encoder.safetensors", "README.md"} <= names
+    for part in ("unet", "vae"):
+        file = f"prior/{part}/diffusion_pytorch_model.safetensors"
+        assert (saved / file).read_bytes() == (checkpoint_folder / file).read_bytes()
+    assert read_json(saved / "config.json") == read_json(checkpoint_folder / "config.json")
+
+
+def test_saving_what_was_just_loaded_changes_no_weight(saved, tmp_path):
+    DiffusionModel.from_pretrained(saved).save_pretrained(tmp_path / "again")
+    assert (tmp_path / "again" / "encoder.safetensors").read_bytes() == (saved / "encoder.safetensors").read_bytes()
+    assert (tmp_path / "again" / "enrolment.json").read_bytes() == (saved / "enrolment.json").read_bytes()
+
+
+def test_a_model_can_be_saved_over_itself(saved, tmp_path, make_references):
+    folder = shutil.copytree(saved, tmp_path / "line-7")
+    model = DiffusionModel.from_pretrained(folder)
+    model.enroll(make_references({"fine": 2, "coarse": 1}), reconstruction=False)
+    model.save_pretrained(folder)
+    again = DiffusionModel.from_pretrained(folder)
+    assert again.enrolment.counts == {"fine": 2, "coarse": 1}
+    assert again.reconstruction.prior.stride == 4
+
+
+def test_a_model_that_is_not_enrolled_is_saved_without_an_enrolment(model, tmp_path):
+    model.save_pretrained(str(tmp_path / "bare"))
+    assert not (tmp_path / "bare" / "enrolment.json").exists()
+    assert DiffusionModel.from_pretrained(tmp_path / "bare").enrolment is None
+
+
+def test_a_folder_of_something_else_is_not_replaced(model, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="choose an empty or new folder"):
+        model.save_pretrained(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_an_altered_enrolment_is_noticed(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "altered")
+    text = (folder / "enrolment.json").read_text()
+    (folder / "enrolment.json").write_text(text.replace('"label": "coarse"', '"label": "fine"'))
+    with pytest.raises(CheckpointError, match=r"enrolment\.json: altered"):
+        DiffusionModel.from_pretrained(folder)
+
+
+def test_an_unknown_name_says_which_names_there_are(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=EMBEDDED):
+        DiffusionModel.from_pretrained("fusion-diff-v99")
+
+
+def test_a_prior_in_the_stable_diffusion_layout_can_take_the_place_of_its_own(
+    checkpoint_folder, stable_diffusion_folder, tmp_path, make_references, draw
+):
+    """Only its condition width has to be the encoder's."""
+    from diffusers import UNet2DConditionModel
+
+    prior = shutil.copytree(stable_diffusion_folder, tmp_path / "sd")
+    torch.manual_seed(0)
+    UNet2DConditionModel(
+        block_out_channels=(8, 16),
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+        cross_attention_dim=192,
+        attention_head_dim=4,
+        norm_num_groups=4,
+        layers_per_block=1,
+    ).save_pretrained(prior / "unet")
+    folder = shutil.copytree(checkpoint_folder, tmp_path / "model")
+    shutil.rmtree(folder / "prior")
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"prior": str(prior)})
+    seal(folder)
+    model = DiffusionModel.from_pretrained(folder)
+    enrolment = model.enroll(make_references({"fine": 2, "coarse": 2}))
+    assert model.reconstruction.prior.stride == 8
+    assert "weight of reconstruction" in enrolment.figures
+    assert 0 < model.inspect(Micrograph.from_array(draw("fine", 91))).score < 1
+    model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "prior").exists()
+    assert DiffusionModel.from_pretrained(tmp_path / "saved").card["prior"] == str(prior)
+
+
+def test_a_prior_that_is_not_there_is_named_when_it_is_needed(checkpoint_folder, tmp_path, make_references):
+    folder = shutil.copytree(checkpoint_folder, tmp_path / "model")
+    shutil.rmtree(folder / "prior")
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"prior": str(tmp_path / "moved")})
+    seal(folder)
+    model = DiffusionModel.from_pretrained(folder)
+    model.enroll(make_references({"fine": 2}), reconstruction=False)
+    with pytest.raises(CheckpointError, match="moved: not a diffusion prior"):
+        model.enroll(make_references({"fine": 2}))
+
+
+def test_built_in_references_warn_that_they_are_not_yours(enrolled, draw):
+    model = DiffusionModel(
+        enrolled.encoder,
+        "",
+        card=enrolled.card,
+        readme="",
+        sha256=enrolled.sha256,
+        enrolment=replace(enrolled.enrolment.shots(1), builtin=True),
+    )
+    with pytest.warns(UserWarning, match="built-in procedural references only"):
+        model.predict_authenticity(Micrograph.from_array(draw("fine", 0)))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here")
+@pytest.mark.parametrize("device", ["cuda", "cuda:3", torch.device("cuda")])
+def test_without_a_gpu_it_stays_on_the_cpu_and_says_so(model, device):
+    with pytest.warns(UserWarning, match="not available here; computing on the CPU"):
+        assert model.to(device) is model
+    assert model.device.type == "cpu"
+    assert {parameter.device.type for parameter in model.encoder.parameters()} == {"cpu"}
+
+
+@pytest.mark.parametrize("device", ["nonsense", "cuda:-1", "", None, 3.5])
+def test_what_is_not_a_device_is_refused(model, device):
+    with pytest.raises(DeviceError, match="use cpu, cuda, npu, xpu or mps"):
+        model.to(device)
+
+
+@pytest.mark.parametrize("device", ["npu", "npu:1", "xpu", "mps"])
+def test_other_kinds_of_device_that_are_absent_fall_back_to_the_cpu(model, device):
+    backend = getattr(torch, device.partition(":")[0], None)
+    if backend is not None and backend.is_available():
+        pytest.skip(f"there is a {device} here")
+    with pytest.warns(UserWarning, match=f"device {device} is not available here; computing on the CPU"):
+        assert model.to(device).device.type == "cpu"
+
+
+def test_moving_to_the_cpu_keeps_the_verdict_and_warns_of_nothing(enrolled, saved, draw):
+    micrograph = Micrograph.from_array(draw("coarse", 92))
+    model = DiffusionModel.from_pretrained(saved)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.to("cpu")
+    assert model.inspect(micrograph).score == pytest.approx(enrolled.inspect(micrograph).score, abs=1e-5)

@@ -1,0 +1,370 @@
+"""A checkpoint is loaded whole and unaltered or not at all, and written whole or not at all."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from fusion_diff.checkpoint import (
+    EMBEDDED,
+    FORMAT,
+    MANIFEST,
+    Writer,
+    digest,
+    locate,
+    read_json,
+    read_tensors,
+    seal,
+    verify,
+    write_json,
+)
+from fusion_diff.errors import CheckpointError
+from fusion_diff.model import DiffusionModel
+
+
+@pytest.fixture
+def small(tmp_path) -> Path:
+    """A small folder with the form of a checkpoint."""
+    with Writer(tmp_path / "small") as draft:
+        save_file({"a": torch.arange(3.0), "flag": torch.tensor([True])}, draft / "encoder.safetensors")
+        (draft / "prior" / "vae").mkdir(parents=True)
+        write_json(draft / "prior" / "vae" / "config.json", {"latent_channels": 4})
+        write_json(draft / "config.json", {"name": "small"})
+    return tmp_path / "small"
+
+
+@pytest.fixture
+def real(checkpoint_folder, tmp_path) -> Path:
+    """A copy of a real checkpoint that a test may break."""
+    return shutil.copytree(checkpoint_folder, tmp_path / "real")
+
+
+class Trap:
+    """Leaves a folder behind where it is unpickled."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (str(self.folder),)
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def test_a_whole_checkpoint_verifies_to_the_digest_of_its_manifest(small):
+    assert verify(small) == digest(small / MANIFEST)
+    manifest = json.loads((small / MANIFEST).read_text())
+    assert manifest["format"] == FORMAT
+    assert set(manifest["sha256"]) == {"config.json", "encoder.safetensors", "prior/vae/config.json"}
+
+
+def test_a_real_checkpoint_verifies(checkpoint_folder):
+    verify(checkpoint_folder)
+
+
+@pytest.mark.parametrize("name", ["encoder.safetensors", "prior/vae/config.json", "config.json"])
+def test_one_altered_bit_is_noticed_and_its_file_named(small, name):
+    content = bytearray((small / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (small / name).write_bytes(content)
+    with pytest.raises(CheckpointError, match=f"{name}: altered or truncated"):
+        verify(small)
+
+
+@pytest.mark.parametrize("kept", [0, -1])
+def test_a_truncated_file_is_noticed(small, kept):
+    file = small / "encoder.safetensors"
+    file.write_bytes(file.read_bytes()[:kept])
+    with pytest.raises(CheckpointError, match=r"encoder\.safetensors: altered or truncated"):
+        verify(small)
+
+
+def test_a_missing_file_is_noticed(small):
+    (small / "prior" / "vae" / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=r"vae/config\.json: missing"):
+        verify(small)
+
+
+@pytest.mark.parametrize("name", ["enrolment.json", "prior/vae/extra.bin", "prior/manifest.json", ".hidden"])
+def test_an_extra_file_is_noticed(small, name):
+    (small / name).write_text("{}")
+    with pytest.raises(CheckpointError, match=f"{name}: not in the checkpoint's manifest"):
+        verify(small)
+
+
+def test_a_named_pipe_is_noticed_rather_than_waited_for(small):
+    os.mkfifo(small / "enrolment.json")
+    with pytest.raises(CheckpointError, match=r"enrolment\.json: not in the checkpoint's manifest"):
+        verify(small)
+
+
+def test_a_link_is_refused_even_to_the_right_content(small, tmp_path):
+    file = small / "encoder.safetensors"
+    file.rename(tmp_path / "elsewhere")
+    file.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match=r"encoder\.safetensors: a link"):
+        verify(small)
+
+
+def test_a_folder_that_is_a_link_is_refused(small, tmp_path):
+    (small / "prior").rename(tmp_path / "elsewhere")
+    (small / "prior").symlink_to(tmp_path / "elsewhere", target_is_directory=True)
+    with pytest.raises(CheckpointError, match="prior"):
+        verify(small)
+
+
+def test_names_in_the_manifest_cannot_lead_outside(small, tmp_path):
+    (tmp_path / "secret.json").write_text("{}")
+    manifest = read_json(small / MANIFEST)
+    manifest["sha256"]["../secret.json"] = digest(tmp_path / "secret.json")
+    write_json(small / MANIFEST, manifest)
+    with pytest.raises(CheckpointError, match="missing from the checkpoint"):
+        verify(small)
+
+
+@pytest.mark.parametrize("name", ["weights.bin", "weights.pt", "prior/unet.pkl", "model.ckpt"])
+def test_a_pickle_by_its_name_is_refused_even_with_a_manifest_for_it(small, name):
+    (small / name).write_bytes(pickle.dumps({"a": 1}))
+    seal(small)
+    with pytest.raises(CheckpointError, match="a pickle, which is never loaded"):
+        verify(small)
+
+
+def test_a_pickle_renamed_is_never_run_even_with_a_manifest_for_it(real, tmp_path):
+    sprung = tmp_path / "sprung"
+    for write in (torch.save, lambda value, file: file.write_bytes(pickle.dumps(value))):
+        write({"a": Trap(sprung)}, real / "encoder.safetensors")
+        seal(real)
+        verify(real)
+        with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+            read_tensors(real / "encoder.safetensors")
+        with pytest.raises(CheckpointError, match="not a readable safetensors file"):
+            DiffusionModel.from_pretrained(real)
+    assert not sprung.exists()
+    pickle.loads(pickle.dumps(Trap(sprung)))
+    assert sprung.exists(), "the trap is a real one"
+
+
+@pytest.mark.parametrize(
+    "manifest",
+    ["", "{", "[]", "null", "{}", '{"format": "fusion-diff/checkpoint/2", "sha256": {}}', "[" * 200_000],
+)
+def test_a_damaged_or_foreign_manifest_is_refused(small, manifest):
+    (small / MANIFEST).write_text(manifest)
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        verify(small)
+
+
+def test_a_manifest_of_another_shape_is_refused(small):
+    write_json(small / MANIFEST, {"format": FORMAT, "sha256": ["config.json"]})
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
+        verify(small)
+
+
+def test_a_json_file_too_large_to_be_one_is_not_read(tmp_path):
+    with (tmp_path / "huge.json").open("wb") as file:
+        file.truncate(10**9)
+    with pytest.raises(CheckpointError, match="larger than"):
+        read_json(tmp_path / "huge.json")
+
+
+def test_a_folder_without_a_manifest_is_no_checkpoint(tmp_path):
+    with pytest.raises(CheckpointError, match=r"no manifest\.json"):
+        verify(tmp_path)
+
+
+def test_tensors_come_back_as_float32_and_others_as_they_are(tmp_path):
+    save_file(
+        {"half": torch.tensor([0.5]).half(), "whole": torch.tensor([7]), "flag": torch.tensor([True])},
+        tmp_path / "t.safetensors",
+    )
+    read = read_tensors(tmp_path / "t.safetensors")
+    assert read["half"].dtype == torch.float32
+    assert read["half"].item() == 0.5
+    assert read["whole"].dtype == torch.int64
+    assert read["flag"].dtype == torch.bool
+
+
+def test_a_missing_tensor_file_is_named(tmp_path):
+    with pytest.raises(CheckpointError, match=r"gone\.safetensors"):
+        read_tensors(tmp_path / "gone.safetensors")
+
+
+@pytest.mark.parametrize("name", ["no-such-model", "", ".", "..", "a/b/c", "./missing/x", "/nowhere/at-all"])
+def test_an_unknown_name_says_what_names_there_are(tmp_path, monkeypatch, name):
+    monkeypatch.chdir(tmp_path)
+    if name in ("", ".", ".."):  # folders, but no checkpoints
+        with pytest.raises(CheckpointError):
+            verify(locate(name))
+    else:
+        with pytest.raises(CheckpointError, match=EMBEDDED):
+            locate(name)
+
+
+def test_a_file_is_not_a_checkpoint(tmp_path):
+    (tmp_path / "model.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="no such checkpoint"):
+        locate(tmp_path / "model.safetensors")
+
+
+def test_a_hub_id_out_of_reach_says_what_to_do(monkeypatch, tmp_path):
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(CheckpointError, match=r"owner/name: neither a folder nor.*download it"):
+        locate("owner/name")
+
+
+def in_hub_cache(checkpoint: Path, cache: Path) -> Path:
+    """Store a checkpoint as the hub client does: content by digest, and a snapshot of links to it."""
+    home, revision = cache / "models--owner--name", "0" * 40
+    (home / "refs").mkdir(parents=True)
+    (home / "refs" / "main").write_text(revision)
+    (home / "blobs").mkdir()
+    for file in [file for file in checkpoint.rglob("*") if file.is_file()]:
+        blob = home / "blobs" / digest(file)
+        shutil.copy(file, blob)
+        link = home / "snapshots" / revision / file.relative_to(checkpoint)
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(os.path.relpath(blob, link.parent))
+    return home / "snapshots" / revision
+
+
+def test_a_checkpoint_in_the_hub_s_cache_loads_though_it_consists_of_links(small, tmp_path, monkeypatch):
+    import huggingface_hub.constants as hub
+
+    snapshot = in_hub_cache(small, tmp_path / "cache")
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(hub, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    folder = locate("owner/name")
+    assert folder == snapshot
+    assert verify(folder) == verify(small)
+
+
+def test_a_link_out_of_the_hub_s_cache_is_refused(small, tmp_path):
+    snapshot = in_hub_cache(small, tmp_path / "cache")
+    (snapshot / "config.json").unlink()
+    (snapshot / "config.json").symlink_to(small / "config.json")
+    with pytest.raises(CheckpointError, match=r"config\.json: a link"):
+        verify(snapshot)
+
+
+def test_an_error_while_writing_leaves_nothing_behind(tmp_path):
+    def fail() -> None:
+        with Writer(tmp_path / "new" / "model") as draft:
+            (draft / "config.json").write_text("{}")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_an_error_while_writing_leaves_the_old_checkpoint_as_it_was(small):
+    before = files_in(small)
+
+    def fail() -> None:
+        with Writer(small) as draft:
+            (draft / "config.json").write_text("{}")
+            raise OSError("disk full")
+
+    with pytest.raises(OSError, match="disk full"):
+        fail()
+    assert files_in(small) == before
+    assert [path.name for path in small.parent.iterdir()] == ["small"]
+
+
+def test_an_error_while_moving_into_place_leaves_the_old_checkpoint_and_no_draft(small):
+    before, drafts = files_in(small), []
+
+    def fail() -> None:
+        with Writer(small) as draft:
+            drafts.append(draft)
+            draft.with_name(draft.name + ".old").write_text("in the way")
+
+    with pytest.raises(OSError, match=r"\.old"):
+        fail()
+    assert not drafts[0].exists()
+    assert files_in(small) == before
+
+
+def test_a_checkpoint_is_replaced_whole(small):
+    old = verify(small)
+    with Writer(small) as draft:
+        write_json(draft / "config.json", {"name": "other"})
+        assert verify(small) == old, "the old one is there until the new one is complete"
+    assert set(files_in(small)) == {"config.json", MANIFEST}
+    verify(small)
+    assert [path.name for path in small.parent.iterdir()] == ["small"]
+
+
+def test_anyone_may_read_a_checkpoint(small):
+    assert small.stat().st_mode & 0o777 == 0o755
+    assert all(file.stat().st_mode & 0o444 == 0o444 for file in small.rglob("*") if file.is_file())
+
+
+def test_an_empty_folder_is_written_into(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with Writer(tmp_path / "empty") as draft:
+        write_json(draft / "config.json", {})
+    verify(tmp_path / "empty")
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter-1.tex").write_text("years of work")
+    with pytest.raises(CheckpointError, match="holds something that is not a checkpoint"):
+        Writer(tmp_path / "thesis")
+    assert (tmp_path / "thesis" / "chapter-1.tex").read_text() == "years of work"
+    with pytest.raises(CheckpointError, match="holds something that is not a checkpoint"):
+        Writer(tmp_path / "thesis" / "chapter-1.tex")
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"encoder": None},
+        {"encoder": {"global_config": {}, "condition_width": "wide"}},
+        {"prior": None, "encoder": "x"},
+        {"name": ...},
+        {"encoder": ...},
+        {"prior": ...},
+    ],
+)
+def test_a_configuration_that_makes_no_sense_is_a_checkpoint_error(real, change):
+    card = read_json(real / "config.json") | change
+    write_json(real / "config.json", {key: value for key, value in card.items() if value is not ...})
+    seal(real)
+    with pytest.raises(CheckpointError, match="real"):
+        DiffusionModel.from_pretrained(real)
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [{"hidden_size": 96}, {"num_hidden_layers": 3}, {"patch_size": 0}, {"num_attention_heads": 0}, {"hidden_size": -8}],
+)
+def test_weights_of_another_shape_than_the_configuration_are_refused(real, shape):
+    card = read_json(real / "config.json")
+    card["encoder"]["global_config"] |= shape
+    write_json(real / "config.json", card)
+    seal(real)
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        DiffusionModel.from_pretrained(real)
+
+
+def test_a_missing_encoder_is_named(real):
+    (real / "encoder.safetensors").unlink()
+    seal(real)
+    with pytest.raises(CheckpointError, match=r"encoder\.safetensors"):
+        DiffusionModel.from_pretrained(real)

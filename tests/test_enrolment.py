@@ -1,0 +1,228 @@
+"""What a model keeps of its references: shots, neighbours, figures, and the files it is stored in."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from fusion_diff.enrolment import Enrolment
+from fusion_diff.errors import CheckpointError, EnrolmentError, ReferenceSetError
+from fusion_diff.fewshot.bags import Bag
+
+CHANNELS = 8
+
+
+def bag(seed: int, channel: int | None = None, *, marked: bool = False, residuals: int = 2) -> Bag:
+    """Tokens, fifteen of them moved along a channel."""
+    generator = torch.Generator().manual_seed(seed)
+    tokens = torch.randn(120, CHANNELS, generator=generator)
+    mark = torch.arange(120) < 15
+    if channel is not None:
+        tokens[mark, channel] += 6
+    return Bag(
+        tokens.half().float(), torch.rand(120, residuals, generator=generator).half().float(), mark if marked else None
+    )
+
+
+def enrolment_of(counts: dict[str, int], *, marked: bool = False) -> Enrolment:
+    """The first label is the authentic one."""
+    labels = [label for label, count in counts.items() for _ in range(count)]
+    channels = {label: index - 1 if index else None for index, label in enumerate(counts)}
+    return Enrolment(
+        authentic=next(iter(counts)),
+        names=tuple(f"{label}/{index}.tif" for index, label in enumerate(labels)),
+        labels=tuple(labels),
+        groups=tuple(f"specimen {index}" for index in range(len(labels))),
+        bags=tuple(
+            bag(index, channels[label], marked=marked and channels[label] is not None)
+            for index, label in enumerate(labels)
+        ),
+        condition=torch.ones(1, 4),
+        references_sha256="ab" * 32,
+    )
+
+
+def test_counts_name_the_authentic_class_first():
+    assert list(enrolment_of({"sound": 2, "crack": 3, "blowhole": 1}).counts.items()) == [
+        ("sound", 2),
+        ("blowhole", 1),
+        ("crack", 3),
+    ]
+
+
+def test_figures_tell_how_well_unseen_references_were_judged():
+    figures = enrolment_of({"sound": 6, "crack": 6}).figures
+    assert figures["auroc"] > 0.9
+    assert figures["macro_f1"] > 0.8
+    weights = [value for name, value in figures.items() if name.startswith("weight of ")]
+    assert sum(weights) == pytest.approx(1)
+
+
+def test_figures_that_cannot_be_had_are_left_out():
+    for counts in ({"sound": 5}, {"sound": 1, "crack": 3}):
+        assert {"auroc", "macro_f1"}.isdisjoint(enrolment_of(counts).figures)
+
+
+def test_shots_keep_the_first_of_each_class():
+    enrolment = enrolment_of({"sound": 4, "crack": 3, "pore": 1})
+    fewer = enrolment.shots(2)
+    assert fewer.names == ("sound/0.tif", "sound/1.tif", "crack/4.tif", "crack/5.tif", "pore/7.tif")
+    assert fewer.groups == ("specimen 0", "specimen 1", "specimen 4", "specimen 5", "specimen 7")
+    assert fewer.bags == tuple(enrolment.bags[index] for index in (0, 1, 4, 5, 7))
+    assert fewer.verifier is not enrolment.verifier
+
+
+def test_shots_may_be_a_number_of_numpy_s():
+    assert enrolment_of({"sound": 4, "crack": 3}).shots(np.int64(2)).counts == {"sound": 2, "crack": 2}
+
+
+def test_shots_that_leave_nothing_out_change_nothing():
+    enrolment = enrolment_of({"sound": 3, "crack": 2})
+    assert enrolment.shots(3) is enrolment
+
+
+@pytest.mark.parametrize("shots", [0, -1, 1.0, "2", True, None])
+def test_shots_are_a_whole_number_from_one(shots):
+    with pytest.raises(ReferenceSetError, match="whole number of references per class"):
+        enrolment_of({"sound": 2, "crack": 2}).shots(shots)
+
+
+def test_more_shots_than_any_class_has_are_refused_with_the_counts():
+    with pytest.raises(ReferenceSetError, match="shots is 4, but only 3 sound, 2 crack are enrolled"):
+        enrolment_of({"sound": 3, "crack": 2}).shots(4)
+
+
+def test_one_shot_of_authentic_references_alone_says_what_is_missing():
+    with pytest.raises(EnrolmentError, match="nothing to compare with"):
+        enrolment_of({"sound": 3}).shots(1).verifier  # noqa: B018
+
+
+def test_warnings_say_how_many_references_decisions_need():
+    few = enrolment_of({"sound": 4, "crack": 3})
+    assert len(few.warnings(alpha=0.1)) == 2
+    assert "4 authentic references are too few" in few.warnings(alpha=0.1)[0]
+    assert "enrol 9" in few.warnings(alpha=0.1)[0]
+    assert "3 other references are too few" in few.warnings(alpha=0.1)[1]
+    assert few.warnings(alpha=0.25) == ()
+    assert len(enrolment_of({"sound": 4}).warnings(alpha=0.1)) == 1
+
+
+def test_a_reference_is_its_own_nearest_reference():
+    enrolment = enrolment_of({"sound": 4, "crack": 4})
+    tokens = enrolment.verifier.heads.scale(enrolment.bags[5].tokens).mean(0)
+    nearest = enrolment.nearest(tokens)
+    assert [reference.name for reference in nearest][:1] == ["crack/5.tif"]
+    assert nearest[0].similarity == pytest.approx(1, abs=1e-5)
+    assert nearest[0].label == "crack"
+    similarities = [reference.similarity for reference in enrolment.nearest(tokens, count=99)]
+    assert len(similarities) == 8
+    assert similarities == sorted(similarities, reverse=True)
+    assert all(-1.0001 <= value <= 1.0001 for value in similarities)
+
+
+@pytest.mark.parametrize("counts", [{"sound": 4, "crack": 4}, {"sound": 3}, {"sound": 1, "crack": 1, "pore": 2}])
+@pytest.mark.parametrize("marked", [False, True])
+def test_what_is_saved_and_loaded_gives_the_same_verdicts(tmp_path, counts, marked):
+    enrolment = replace(enrolment_of(counts, marked=marked), builtin=True)
+    enrolment.save(tmp_path)
+    loaded = Enrolment.load(tmp_path)
+    for field in ("authentic", "names", "labels", "groups", "references_sha256", "builtin"):
+        assert getattr(loaded, field) == getattr(enrolment, field)
+    assert torch.equal(loaded.condition, enrolment.condition)
+    for ours, theirs in zip(loaded.bags, enrolment.bags, strict=True):
+        assert torch.equal(ours.tokens, theirs.tokens)
+        assert torch.equal(ours.residual, theirs.residual)
+        assert (ours.mark is None) == (theirs.mark is None)
+        assert ours.mark is None or torch.equal(ours.mark, theirs.mark)
+    unseen = bag(999, 0)
+    first, second = (
+        e.verifier.fused(e.verifier.heads.maps(unseen.tokens, unseen.residual)) for e in (enrolment, loaded)
+    )
+    assert first == second
+    np.testing.assert_array_equal(loaded.verifier.inside, enrolment.verifier.inside)
+
+
+def test_a_folder_without_an_enrolment_has_none(tmp_path):
+    assert Enrolment.load(tmp_path) is None
+
+
+@pytest.fixture
+def saved(tmp_path):
+    enrolment_of({"sound": 2, "crack": 2}, marked=True).save(tmp_path)
+    return tmp_path
+
+
+def test_another_format_is_refused(saved):
+    described = json.loads((saved / "enrolment.json").read_text()) | {"format": "fusion-diff/enrolment/9"}
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/1'"):
+        Enrolment.load(saved)
+
+
+@pytest.mark.parametrize("field", ["authentic", "references", "references_sha256", "builtin"])
+def test_a_missing_field_is_named(saved, field):
+    described = json.loads((saved / "enrolment.json").read_text())
+    del described[field]
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=field):
+        Enrolment.load(saved)
+
+
+@pytest.mark.parametrize("references", [7, "ab", [1, 2], [{"name": "a"}], {}, None])
+def test_references_of_another_form_are_refused(saved, references):
+    described = json.loads((saved / "enrolment.json").read_text()) | {"references": references}
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="its enrolment"):
+        Enrolment.load(saved)
+
+
+@pytest.mark.parametrize("name", ["tokens.1", "residual.0", "condition"])
+def test_a_missing_tensor_is_named(saved, name):
+    tensors = load_file(saved / "enrolment.safetensors")
+    del tensors[name]
+    save_file(tensors, saved / "enrolment.safetensors")
+    with pytest.raises(CheckpointError, match=name):
+        Enrolment.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokens.1", torch.randn(120)),
+        ("tokens.1", torch.randn(120, CHANNELS + 1)),
+        ("tokens.0", torch.randn(120, CHANNELS + 1)),
+        ("tokens.1", torch.randn(119, CHANNELS)),
+        ("tokens.1", torch.full((120, CHANNELS), torch.nan)),
+        ("residual.1", torch.zeros(120)),
+        ("residual.1", torch.zeros(120, 1)),
+        ("residual.2", torch.full((120, 2), torch.inf)),
+        ("mark.2", torch.ones(119, dtype=torch.bool)),
+        ("mark.2", torch.ones(120)),
+        ("condition", torch.zeros(4)),
+    ],
+)
+def test_tensors_that_do_not_fit_each_other_are_refused(saved, name, value):
+    tensors = load_file(saved / "enrolment.safetensors")
+    tensors[name] = value
+    save_file(tensors, saved / "enrolment.safetensors")
+    with pytest.raises(CheckpointError, match="does not hold together"):
+        Enrolment.load(saved)
+
+
+def test_an_authentic_class_that_no_reference_has_is_refused(saved):
+    described = json.loads((saved / "enrolment.json").read_text()) | {"authentic": "genuine"}
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="authentic class 'genuine'"):
+        Enrolment.load(saved)
+
+
+def test_tensors_cut_short_are_refused(saved):
+    file = saved / "enrolment.safetensors"
+    file.write_bytes(file.read_bytes()[:-8])
+    with pytest.raises(CheckpointError, match=r"enrolment\.safetensors"):
+        Enrolment.load(saved)

@@ -1,0 +1,109 @@
+"""A micrograph as tokens: the same whatever the tiles and batches it was read in."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from fusion_diff import perception
+from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.perception import MAX_TOKENS, encode, perceive
+
+
+def noise(height: int, width: int, *, seed: int = 0) -> Micrograph:
+    return Micrograph.from_array(np.random.default_rng(seed).integers(0, 256, (height, width), dtype=np.uint8))
+
+
+def whole_map(micrograph, encoder, **options) -> torch.Tensor:
+    grid, parts = perceive(micrograph, encoder, **options)
+    joined = torch.full((grid.rows, grid.columns, encoder.width), torch.nan)
+    for part in parts:
+        shape = part.rows[1] - part.rows[0], part.columns[1] - part.columns[0]
+        joined[slice(*part.rows), slice(*part.columns)] = part.tokens.view(*shape, -1)
+    return joined
+
+
+@pytest.mark.parametrize("size", [(32, 32), (160, 160), (224, 224), (240, 500), (300, 100)])
+def test_every_token_of_the_grid_is_perceived(model, size):
+    joined = whole_map(noise(*size), model.encoder)
+    assert bool(torch.isfinite(joined).all())
+    assert joined.shape[2] == model.encoder.width
+
+
+@torch.no_grad()
+def test_one_tile_gives_the_encoder_s_own_tokens(model):
+    micrograph = noise(224, 224)
+    low, high = micrograph.contrast_range
+    pixels = torch.from_numpy(np.clip((micrograph.pixels - low) / (high - low), 0, 1)).float().expand(1, 3, 224, 224)
+    expected = model.encoder(pixels)
+    torch.testing.assert_close(
+        whole_map(micrograph, model.encoder), expected.fused[0].permute(1, 2, 0), rtol=1e-3, atol=1e-3
+    )
+    _, condition = encode(micrograph, model.encoder)
+    torch.testing.assert_close(condition, expected.condition[0], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_tokens_do_not_depend_on_how_many_tiles_are_encoded_at_once(model, monkeypatch, batch):
+    micrograph = noise(420, 420)
+    as_shipped = whole_map(micrograph, model.encoder)
+    monkeypatch.setattr(perception, "BATCH", batch)
+    torch.testing.assert_close(whole_map(micrograph, model.encoder), as_shipped, rtol=1e-3, atol=1e-3)
+
+
+@torch.no_grad()
+def test_each_tile_of_a_large_micrograph_is_encoded_as_it_would_be_alone(model):
+    micrograph = noise(500, 600)
+    grid, parts = perceive(micrograph, model.encoder)
+    for tile, part in zip(grid.tiles(), parts, strict=True):
+        alone = model.encoder(torch.from_numpy(grid.read(micrograph, tile))[None]).fused[0]
+        kept = alone[
+            :,
+            tile.rows[0] - tile.top : tile.rows[1] - tile.top,
+            tile.columns[0] - tile.left : tile.columns[1] - tile.left,
+        ]
+        torch.testing.assert_close(part.tokens, kept.flatten(1).T, rtol=1e-3, atol=1e-3)
+        assert (part.rows, part.columns) == (tile.rows, tile.columns)
+
+
+def test_without_the_diffusion_path_there_are_no_residuals(model):
+    bag, _ = encode(noise(224, 224), model.encoder)
+    assert bag.residual.shape == (28 * 28, 0)
+
+
+def test_with_the_diffusion_path_every_token_has_residuals(model):
+    _, condition = encode(noise(224, 240), model.encoder)
+    bag, _ = encode(noise(224, 240), model.encoder, reconstruction=model.reconstruction, towards=condition)
+    assert bag.residual.shape == (28 * 30, 2)
+    assert float(bag.residual.min()) >= 0
+
+
+def test_tokens_of_a_bag_are_rounded_as_they_are_stored(model):
+    bag, _ = encode(noise(224, 224), model.encoder)
+    assert torch.equal(bag.tokens, bag.tokens.half().float())
+
+
+def test_marks_keep_to_their_tokens_across_tiles(model):
+    """The mark's tokens are the ones whose pixels changed."""
+    pixels = np.random.default_rng(0).integers(60, 200, (400, 400), dtype=np.uint8)
+    pixels[0, :8], pixels[1, :8] = 0, 255  # pins the contrast range down
+    mark = np.zeros((400, 400), dtype=bool)
+    mark[200:232, 208:240] = True
+    bag, _ = encode(Micrograph.from_array(pixels), model.encoder, mark=mark)
+    assert int(bag.mark.sum()) == (32 // STRIDE) ** 2
+    changed, _ = encode(Micrograph.from_array(np.where(mark, 200, pixels)), model.encoder, mark=mark)
+    change = (changed.tokens - bag.tokens).abs().mean(1)
+    assert float(change[bag.mark].mean()) > 5 * float(change[~bag.mark].mean())
+
+
+def test_a_very_large_reference_is_thinned_and_keeps_its_marked_tokens(model):
+    micrograph = noise(760, 800)
+    mark = np.zeros((760, 800), dtype=bool)
+    mark[400:480, 160:240] = True
+    whole, _ = encode(micrograph, model.encoder)
+    bag, _ = encode(micrograph, model.encoder, mark=mark)
+    assert 95 * 100 > MAX_TOKENS == len(bag.tokens) == len(bag.mark) == len(bag.residual)
+    assert int(bag.mark.sum()) == 100
+    assert torch.equal(whole.tokens, encode(micrograph, model.encoder)[0].tokens), "the same sample every time"

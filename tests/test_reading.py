@@ -1,0 +1,106 @@
+"""A reading gathers the parts of a micrograph into what all of it together would give."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+import torch
+
+from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.verifier import Verifier
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.perception import Part
+from fusion_diff.reading import Reading
+
+CHANNELS = 8
+
+
+@pytest.fixture(scope="module")
+def verifier() -> Verifier:
+    def bag(seed: int, flawed: int) -> Bag:
+        generator = torch.Generator().manual_seed(seed)
+        tokens = torch.randn(300, CHANNELS, generator=generator)
+        tokens[:flawed, 0] += 6
+        return Bag(tokens, torch.rand(300, 2, generator=generator))
+
+    bags = [bag(seed, 0) for seed in range(6)] + [bag(100 + seed, 15) for seed in range(6)]
+    return Verifier.fit(bags, ["sound"] * 6 + ["crack"] * 6, "sound", [str(i) for i in range(12)])
+
+
+def parts_of(tokens: torch.Tensor, residual: torch.Tensor, cuts: tuple[int, ...]) -> list[Part]:
+    """Cut maps (rows, columns, ...) at these columns."""
+    rows, columns = tokens.shape[:2]
+    return [
+        Part(
+            (0, rows),
+            (left, right),
+            tokens[:, left:right].reshape(-1, CHANNELS),
+            residual[:, left:right].reshape(-1, 2),
+            torch.zeros(1, 4),
+        )
+        for left, right in pairwise((0, *cuts, columns))
+    ]
+
+
+@pytest.fixture(scope="module")
+def maps() -> tuple[torch.Tensor, torch.Tensor]:
+    """Tokens with a flaw at rows 5 to 20, columns 2 to 10: half of the first of four parts."""
+    generator = torch.Generator().manual_seed(7)
+    tokens = torch.randn(30, 60, CHANNELS, generator=generator)
+    tokens[5:20, 2:10, 0] += 6
+    return tokens, torch.rand(30, 60, 2, generator=generator)
+
+
+GRID = Grid(30, 60, 1 / 8, 28, 8)
+
+
+@pytest.mark.parametrize("cuts", [(), (30,), (15, 30, 45), (1, 59)])
+def test_a_reading_does_not_depend_on_the_cuts(verifier, maps, cuts):
+    whole = Reading.of(GRID, parts_of(*maps, ()), verifier)
+    cut = Reading.of(GRID, parts_of(*maps, cuts), verifier)
+    torch.testing.assert_close(cut.evidence, whole.evidence)
+    torch.testing.assert_close(cut.mean_token, whole.mean_token)
+    assert cut.fused == pytest.approx(whole.fused, rel=1e-5)
+    assert cut.log_odds == pytest.approx(whole.log_odds, rel=1e-5)
+    assert cut.contributions == pytest.approx(whole.contributions, rel=1e-4)
+    sort = cut.strongest.sum(1).sort().values, whole.strongest.sum(1).sort().values
+    torch.testing.assert_close(*sort)
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_reading_does_not_depend_on_the_order_of_its_parts(verifier, maps, order):
+    parts = parts_of(*maps, (15, 30, 45))[::order]
+    whole = Reading.of(GRID, parts_of(*maps, ()), verifier)
+    torch.testing.assert_close(Reading.of(GRID, parts, verifier).evidence, whole.evidence)
+    assert Reading.of(GRID, parts, verifier).fused == pytest.approx(whole.fused, rel=1e-5)
+
+
+def test_the_strongest_tokens_are_those_of_the_whole_micrograph_and_not_of_every_part(verifier, maps):
+    reading = Reading.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
+    assert len(reading.strongest) == verifier.top_limit(30 * 60) == 90
+    unscaled = reading.strongest[:, 0] * verifier.heads.scale.std[0] + verifier.heads.scale.mean[0]
+    assert float((unscaled > 3).float().mean()) > 0.95  # the flaw has 120 tokens
+
+
+def test_contributions_add_up_with_the_intercept(verifier, maps):
+    reading = Reading.of(GRID, parts_of(*maps, (30,)), verifier)
+    total = sum(reading.contributions.values()) + verifier.calibration.intercept
+    assert total == pytest.approx(reading.log_odds, rel=1e-4)
+
+
+def test_the_evidence_lies_where_the_flaw_is(verifier, maps):
+    evidence = Reading.of(GRID, parts_of(*maps, (30,)), verifier).evidence
+    flawed = torch.zeros(30, 60, dtype=torch.bool)
+    flawed[5:20, 2:10] = True
+    assert float(evidence[flawed].min()) > float(evidence[~flawed].median())
+    assert float((evidence[flawed] > 0).float().mean()) > 0.95
+
+
+def test_the_evidence_map_is_as_large_as_the_micrograph(verifier, maps):
+    micrograph = Micrograph.from_array(np.random.default_rng(0).random((237, 473)))
+    evidence = Reading.of(GRID, parts_of(*maps, ()), verifier).evidence_map(micrograph)
+    assert evidence.values.dtype == np.float32
+    assert evidence.native().shape == (237, 473)
