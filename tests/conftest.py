@@ -123,17 +123,21 @@ def pretraining_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def checkpoint_folder(pretraining_run: Path) -> Path:
-    """A checkpoint with the embedded model's architecture. Not to be changed: copy it."""
-    return pretraining_run / "checkpoint"
+def checkpoint_folder() -> Path:
+    """The embedded checkpoint. Not to be changed: copy it."""
+    from fusion_diff.checkpoint import EMBEDDED, locate
+
+    return locate(EMBEDDED)
 
 
 @pytest.fixture
 def model(checkpoint_folder: Path) -> DiffusionModel:
-    """A model of one's own, not enrolled."""
+    """A model of one's own with the embedded weights, not enrolled."""
     from fusion_diff.model import DiffusionModel
 
-    return DiffusionModel.from_pretrained(checkpoint_folder)
+    model = DiffusionModel.from_pretrained(checkpoint_folder)
+    model.enrolment = None
+    return model
 
 
 @pytest.fixture(scope="session")

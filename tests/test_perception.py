@@ -95,7 +95,7 @@ def test_marks_keep_to_their_tokens_across_tiles(model):
     assert int(bag.mark.sum()) == (32 // STRIDE) ** 2
     changed, _ = encode(Micrograph.from_array(np.where(mark, 200, pixels)), model.encoder, mark=mark)
     change = (changed.tokens - bag.tokens).abs().mean(1)
-    assert float(change[bag.mark].mean()) > 5 * float(change[~bag.mark].mean())
+    assert float(change[bag.mark].mean()) > 3 * float(change[~bag.mark].mean())
 
 
 def test_a_very_large_reference_is_thinned_and_keeps_its_marked_tokens(model):

@@ -25,7 +25,10 @@ def enroll_builtin(checkpoint: Path) -> None:
         for index, (each, label) in enumerate(zip(drawn, labels, strict=True))
     ]
     names = [micrograph.name for micrograph in micrographs]
-    model.enroll(ReferenceSet.from_micrographs(micrographs, labels, authentic=BUILTIN_AUTHENTIC, names=names), reconstruction=True)
+    model.enroll(
+        ReferenceSet.from_micrographs(micrographs, labels, authentic=BUILTIN_AUTHENTIC, names=names),
+        reconstruction=True,
+    )
     assert model.enrolment is not None
     model.enrolment = replace(model.enrolment, builtin=True)
     model.save_pretrained(checkpoint)

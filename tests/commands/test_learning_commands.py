@@ -1,81 +1,118 @@
+"""enroll, inspect and demo from the command line, with the embedded model."""
+
 from __future__ import annotations
 
 import csv
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
-from fusion_diff import cli
-from fusion_diff.commands import demo, enroll
+from fusion_diff import DiffusionModel, cli
+from fusion_diff.commands import demo
+from fusion_diff.synthetic import builtin_references, builtin_samples
 
 
-@pytest.fixture
-def model(monkeypatch, darkness_model):
-    """The darkness model, which keeps the references it is shown, in place of the embedded one."""
-
-    def learn(references):
-        darkness_model.references = references
-        return SimpleNamespace(figures={"auroc": 0.98765}, warnings=["few references"], seconds=1.25)
-
-    darkness_model.enroll = learn
-    darkness_model.save_pretrained = lambda folder: folder.mkdir()
-    for module in (demo, enroll):
-        monkeypatch.setattr(module, "load_model", lambda name, device: darkness_model)
-    return darkness_model
+def write(path, pixels):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tifffile.imwrite(path, np.rint(pixels * 65535).astype(np.uint16))
 
 
-@pytest.fixture
-def references(tmp_path, save_micrograph):
-    folder = tmp_path / "refs"
-    for kind, level in (("sound", 0.8), ("crack", 0.2)):
-        (folder / kind).mkdir(parents=True)
-        for index in range(3):
-            save_micrograph(folder / kind / f"s{index // 2}_{index}.tif", level + 0.01 * index)
+@pytest.fixture(scope="module")
+def references(tmp_path_factory):
+    """Two specimens a class, two images each."""
+    folder = tmp_path_factory.mktemp("lot") / "refs"
+    micrographs, labels = builtin_references(4, size=96)
+    for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=True)):
+        if label != "crack":
+            write(folder / label / f"{label}{index % 4 // 2}_{index}.tif", micrograph.pixels)
     return folder
 
 
-def test_enroll_shows_the_counts_and_figures_and_saves_the_model(model, references, tmp_path, capsys):
-    words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]
-    assert cli.main([*words, "--groups", "^(s[0-9])_", "--pixel-size", "0.25"]) == 0
+@pytest.fixture(scope="module")
+def enrolled(references, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("line") / "model"
+    words = ["enroll", str(references), "--authentic", "sound", "--groups", "^([a-z]+[0-9])_", "--pixel-size", "0.25"]
+    assert cli.main([*words, "--out", str(folder)]) == 0
+    return folder
+
+
+def test_enroll_prints_counts_and_figures_and_saves_a_model_that_loads(references, tmp_path, capsys):
+    words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "3"]
+    assert cli.main([*words, "--groups", "^([a-z]+[0-9])_"]) == 0
     out = capsys.readouterr().out
-    for text in ("sound", "crack", "auroc", "0.988", "few references", "1.2 s", str(tmp_path / "m")):
+    for text in ("sound", "counterfeit", "auroc", "too few to ever decide", str(tmp_path / "m")):
         assert text in out
-    assert model.references.counts == {"sound": 2, "crack": 2}
-    assert {reference.micrograph.pixel_size_um for reference in model.references} == {0.25}
-    assert all("s0" in reference.group for reference in model.references)
-    assert (tmp_path / "m").is_dir()
+    enrolment = DiffusionModel.from_pretrained(tmp_path / "m").enrolment
+    assert enrolment.counts == {"sound": 3, "counterfeit": 3}
+    assert len(set(enrolment.groups)) == 4
+    assert not enrolment.builtin
 
 
-def test_enroll_reads_a_csv_file_and_marks(model, references, tmp_path):
-    mark = np.zeros((64, 64), dtype=np.uint8)
-    mark[10:20, 10:20] = 255
-    (tmp_path / "marks" / "crack").mkdir(parents=True)
-    Image.fromarray(mark).save(tmp_path / "marks" / "crack" / "s0_0.png")
-    words = ["enroll", str(references), "--authentic", "sound", "--marks", str(tmp_path / "marks")]
-    assert cli.main([*words, "--out", str(tmp_path / "a")]) == 0
-    assert sum(reference.mark is not None for reference in model.references) == 1
+def test_enroll_reads_a_csv_file_and_marks(references, tmp_path):
     table = references / "table.csv"
-    table.write_text("file,label\nsound/s0_0.tif,sound\ncrack/s0_0.tif,crack\n")
+    names = sorted(path.relative_to(references).as_posix() for path in references.rglob("*.tif"))
+    mark = np.zeros((96, 96), dtype=np.uint8)
+    mark[10:40, 10:40] = 255
+    marked = next(name for name in names if name.startswith("counterfeit"))
+    Image.fromarray(mark).save(tmp_path / "mark.png")
+    rows = [f"{name},{name.split('/')[0]},{tmp_path / 'mark.png' if name == marked else ''}" for name in names]
+    table.write_text("\n".join(["file,label,mark", *rows]))
     assert cli.main(["enroll", str(table), "--authentic", "sound", "--out", str(tmp_path / "b")]) == 0
-    assert len(model.references) == 2
+    enrolment = DiffusionModel.from_pretrained(tmp_path / "b").enrolment
+    assert sum(bag.mark is not None for bag in enrolment.bags) == 1
 
 
-def test_the_demo_writes_everything_and_sets_the_truth_beside(model, tmp_path, capsys, monkeypatch):
+def test_inspect_reports_what_it_could_read_and_what_it_could_not(enrolled, tmp_path, capsys):
+    micrographs, labels = builtin_samples(2, size=96)
+    for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=True)):
+        write(tmp_path / "new" / f"{label}-{index}.tif", micrograph.pixels)
+    (tmp_path / "new" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")
+    words = ["inspect", str(tmp_path / "new"), "--model", str(enrolled), "--report", str(tmp_path / "report")]
+    assert cli.main([*words, "--alpha", "0.25"]) == 3
+    said = capsys.readouterr()
+    assert "broken.png" in said.err
+    assert "7 micrographs" in said.out
+    records = [json.loads(line) for line in (tmp_path / "report" / "inspections.jsonl").read_text().splitlines()]
+    assert len(records) == 7
+    judged = [record for record in records if record.get("error") is None]
+    assert len(judged) == 6
+    assert all(0 <= record["score"] <= 1 and len(record["model_sha256"]) == 64 for record in judged)
+    page = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "broken.png" in page
+    assert "sound-0.tif" in page
+
+
+def test_the_exit_code_tells_whether_all_are_authentic(enrolled, references, tmp_path):
+    sound = sorted((references / "sound").glob("*.tif"))
+    codes = {cli.main(["inspect", str(path), "--model", str(enrolled), "--alpha", "0.25"]) for path in sound}
+    assert codes <= {0, 1, 2}
+    assert cli.main(["inspect", str(sound[0]), "--model", str(enrolled), "--alpha", "0.001"]) == 2
+
+
+@pytest.mark.parametrize("what", ["unknown-model", "folder-without-a-manifest"])
+def test_inspect_with_a_model_that_is_none_says_so(what, references, tmp_path, capsys):
+    name = what if what.startswith("unknown") else str(tmp_path)
+    assert cli.main(["inspect", str(references), "--model", name]) == 3
+    assert "checkpoint" in capsys.readouterr().err
+
+
+def test_the_demo_writes_everything_and_sets_the_truth_beside(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(demo, "SAMPLES_PER_CLASS", 2)
     out = tmp_path / "new" / "demo"
-    assert cli.main(["demo", "--out", str(out), "--shots", "1", "--seed", "3"]) == 0
+    assert cli.main(["demo", "--out", str(out), "--shots", "2", "--seed", "3"]) == 0
     said = capsys.readouterr().out
     assert str(out / "index.html") in said
     assert "Against the truth:" in said
     assert "counterfeit-02.tif" in said
-    assert model.references.authentic == "sound"
     with (out / "references.csv").open(newline="") as file:
-        assert len(list(csv.DictReader(file))) == len(model.references) == 3
+        listed = [row["file"] for row in csv.DictReader(file)]
+    assert len(listed) == 6
     records = [json.loads(line) for line in (out / "inspections.jsonl").read_text().splitlines()]
     assert len(records) == 6
     assert all(record["pixel_size_um"] > 0 for record in records)
-    seen = {reference.micrograph.sha256 for reference in model.references}
-    assert not seen & {record["file_sha256"] for record in records}
+    assert not {(out / name).read_bytes() for name in listed} & {
+        path.read_bytes() for path in (out / "micrographs").glob("*.tif")
+    }

@@ -65,3 +65,13 @@ def test_the_split_is_the_same_every_time():
     groups, authentic = [f"g{i % 7}" for i in range(30)], np.arange(30) % 3 == 0
     for one, other in zip(folds(groups, authentic), folds(groups, authentic), strict=True):
         assert one.tolist() == other.tolist()
+
+
+def test_the_only_two_specimens_with_authentic_references_are_not_left_out_together():
+    sizes = {"b1": 4, "b2": 4, "b3": 4, "b4": 4, "a1": 3, "a2": 3, "b5": 1}
+    groups = [name for name, size in sizes.items() for _ in range(size)]
+    authentic = np.array([name.startswith("a") and groups.index(name) == i for i, name in enumerate(groups)])
+    assert authentic.sum() == 2
+    parts = folds(groups, authentic)
+    assert parts is not None
+    assert all(authentic[part].sum() < 2 for part in parts)

@@ -82,6 +82,21 @@ def test_unseen_flaws_are_told_from_sound_ones(make_bag):
     assert all(probability(log_odds(verifier, make_bag(6000 + s, flawed=10))) < 0.5 for s in range(5))
 
 
+def test_flaws_that_have_nothing_in_common_are_both_found(make_bag):
+    crack, pore = torch.eye(16)[0], torch.eye(16)[1]
+    bags = [make_bag(seed) for seed in range(6)]
+    bags += [make_bag(100 + seed, flawed=10, direction=crack) for seed in range(6)]
+    bags += [make_bag(200 + seed, flawed=10, direction=pore) for seed in range(6)]
+    labels = ["sound"] * 6 + ["crack"] * 6 + ["pore"] * 6
+    verifier = Verifier.fit(bags, labels, "sound", [str(index) for index in range(18)])
+    for direction in (crack, pore):
+        flawed = make_bag(6000, flawed=10, direction=direction, marked=True)
+        assert probability(log_odds(verifier, flawed)) < 0.5
+        evidence = verifier.evidence(verifier.heads.maps(flawed.tokens, flawed.residual))
+        assert bool(flawed.mark[evidence.topk(10).indices].all())
+    assert probability(log_odds(verifier, make_bag(5000))) > 0.5
+
+
 def test_with_enough_references_decisions_are_made(make_bag):
     verifier = enrolled(make_bag, 12, 12)
     decisions = []

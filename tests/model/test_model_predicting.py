@@ -44,7 +44,7 @@ def test_the_score_is_the_one_of_the_inspection(enrolled, samples):
 
 
 def test_shots_are_the_first_references_of_each_class(enrolled, model, make_references, samples):
-    model.enroll(make_references({"fine": 2, "coarse": 2}), reconstruction=False)
+    model.enroll(make_references({"fine": 2, "coarse": 2}))
     few = enrolled.enrolment.shots(2)
     assert few.counts == {"fine": 2, "coarse": 2}
     for ours, theirs in zip(few.bags, model.enrolment.bags, strict=True):
@@ -63,9 +63,9 @@ def test_shots_of_one_call_do_not_linger_in_the_next(enrolled, samples):
 
 
 def test_enrolling_anew_forgets_shots_of_the_old_references(model, make_references, samples):
-    model.enroll(make_references({"fine": 3, "coarse": 3}), reconstruction=False)
+    model.enroll(make_references({"fine": 3, "coarse": 3}))
     model.predict_authenticity(samples[2], shots=2)
-    model.enroll(make_references({"fine": 3, "bar": 3}), reconstruction=False)
+    model.enroll(make_references({"fine": 3, "bar": 3}))
     fresh = type(model)(
         model.encoder,
         "",

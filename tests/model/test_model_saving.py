@@ -55,7 +55,7 @@ def test_saving_what_was_just_loaded_changes_no_weight(saved, tmp_path):
 def test_a_model_can_be_saved_over_itself(saved, tmp_path, make_references):
     folder = shutil.copytree(saved, tmp_path / "line-7")
     model = DiffusionModel.from_pretrained(folder)
-    model.enroll(make_references({"fine": 2, "coarse": 1}), reconstruction=False)
+    model.enroll(make_references({"fine": 2, "coarse": 1}))
     model.save_pretrained(folder)
     again = DiffusionModel.from_pretrained(folder)
     assert again.enrolment.counts == {"fine": 2, "coarse": 1}
@@ -111,7 +111,7 @@ def test_a_prior_in_the_stable_diffusion_layout_can_take_the_place_of_its_own(
     write_json(folder / "config.json", read_json(folder / "config.json") | {"prior": str(prior)})
     seal(folder)
     model = DiffusionModel.from_pretrained(folder)
-    enrolment = model.enroll(make_references({"fine": 2, "coarse": 2}))
+    enrolment = model.enroll(make_references({"fine": 2, "coarse": 2}), reconstruction=True)
     assert model.reconstruction.prior.stride == 8
     assert "weight of reconstruction" in enrolment.figures
     assert 0 < model.inspect(Micrograph.from_array(draw("fine", 91))).score < 1
@@ -126,9 +126,9 @@ def test_a_prior_that_is_not_there_is_named_when_it_is_needed(checkpoint_folder,
     write_json(folder / "config.json", read_json(folder / "config.json") | {"prior": str(tmp_path / "moved")})
     seal(folder)
     model = DiffusionModel.from_pretrained(folder)
-    model.enroll(make_references({"fine": 2}), reconstruction=False)
+    model.enroll(make_references({"fine": 2}))
     with pytest.raises(CheckpointError, match="moved: not a diffusion prior"):
-        model.enroll(make_references({"fine": 2}))
+        model.enroll(make_references({"fine": 2}), reconstruction=True)
 
 
 def test_built_in_references_warn_that_they_are_not_yours(enrolled, draw):

@@ -45,8 +45,9 @@ def demo_command(
     table = out / "references.csv"  # lists just these, whatever an earlier demo left in the folder
     with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("file", "label"))
-        writer.writerows((path.relative_to(out), label) for path, label in zip(files, labels, strict=True))
+        writer.writerow(("file", "label", "mark"))
+        for path, label, mark in zip(files, labels, write_marks(drawn, files), strict=True):
+            writer.writerow((path.relative_to(out), label, mark.relative_to(out) if mark else ""))
     drawn, truths = builtin_samples(SAMPLES_PER_CLASS, lot=seed)
     files = write_micrographs(drawn, truths, out / "micrographs")
 
@@ -86,6 +87,23 @@ def write_micrographs(micrographs: Sequence[SyntheticMicrograph], labels: Sequen
         tifffile.imwrite(path, levels, imagej=True, resolution=(per_um, per_um), metadata={"unit": "um"})
         files.append(path)
     return files
+
+
+def write_marks(micrographs: Sequence[SyntheticMicrograph], files: Sequence[Path]) -> list[Path | None]:
+    """Write the flaw of each micrograph as a mask beside its file; None where nothing or everything is a flaw."""
+    import numpy as np
+    from PIL import Image
+
+    marks: list[Path | None] = []
+    for micrograph, file in zip(micrographs, files, strict=True):
+        flaw = micrograph.mask > 0
+        if flaw.all() or not flaw.any():
+            marks.append(None)
+            continue
+        mark = file.with_name(f"{file.stem}-mark.png")
+        Image.fromarray(flaw.astype(np.uint8) * 255).save(mark)
+        marks.append(mark)
+    return marks
 
 
 def _against_the_truth(outcomes: Sequence[Outcome], truths: Sequence[str], authentic: str) -> str:

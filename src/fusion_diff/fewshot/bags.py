@@ -25,11 +25,13 @@ class Bag:
         tokens: (n, C) float32.
         residual: (n, R) float32, how far each token is from what the prior restored; R is 0 without the diffusion path.
         mark: (n,) bool, True on a flaw, or None where nothing was marked.
+        label: class of the micrograph, empty where it is not known or does not matter.
     """
 
     tokens: Tensor
     residual: Tensor
     mark: Tensor | None = None
+    label: str = ""
 
 
 @dataclass(frozen=True, eq=False)

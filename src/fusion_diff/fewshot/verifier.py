@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -49,7 +49,7 @@ class Heads:
     def fit(cls, bags: Sequence[Bag], authentic: NDArray[np.bool_], *, only_supervised: bool = False) -> Heads:
         """Learn every kind of evidence that these bags allow, or only those that learn from both sides."""
         scale = Scale.of([bag.tokens for bag, is_authentic in zip(bags, authentic, strict=True) if is_authentic])
-        scaled = [Bag(scale(bag.tokens), bag.residual, bag.mark) for bag in bags]
+        scaled = [Bag(scale(bag.tokens), bag.residual, bag.mark, bag.label) for bag in bags]
         inside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if is_authentic]
         outside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if not is_authentic]
         kinds = [kind for kind in KINDS if outside or kind.one_class]
@@ -174,6 +174,7 @@ class Verifier:
                     "instead of whole groups: the figures are optimistic; add references from other specimens"
                 )
         # A memory of the references is at no distance from them: without cross-fitting it would say nothing but that.
+        bags = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
         heads = Heads.fit(bags, authentic, only_supervised=parts is None)
         if parts is None:
             warnings.append(

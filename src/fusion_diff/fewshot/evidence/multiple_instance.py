@@ -30,42 +30,36 @@ SHRINKAGE = 0.1
 
 
 class MultipleInstanceEvidence:
-    """A linear classifier of tokens."""
+    """Linear classifiers of tokens, one for each class that is not authentic; the strongest speaks."""
 
     name: ClassVar[str] = "multiple-instance"
     one_class: ClassVar[bool] = False
     dense: ClassVar[bool] = True
 
     def __init__(self, weights: Tensor) -> None:
-        self.weights = weights  # (C + 1,), intercept last
+        self.weights = weights  # (classes, C + 1), intercept last
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag]) -> MultipleInstanceEvidence:
-        """Learn the tokens that set the other bags apart."""
+        """Learn, class by class, the tokens that set the other bags apart.
+
+        A crack and a change of firing have little in common: one direction for both would serve neither.
+        """
         background = sample_tokens([bag.tokens for bag in authentic], 20 * BACKGROUND)
-        centre, precision = _gaussian(background)
-        chosen = []
-        for bag in others:
-            offset = bag.tokens - centre
-            chosen.append(_choose(bag, ((offset @ precision) * offset).sum(1)))
-        negatives = sample_tokens([background], 2 * BACKGROUND)
-        weights = None
-        for _ in range(ROUNDS):
-            positives = torch.cat(chosen)
-            labels, importance = balanced(len(positives), len(negatives), positives.device)
-            # Each round starts from the last one's coefficients, so few steps bring it home.
-            steps = NEWTON_STEPS if weights is None else 3
-            weights = fit_logistic(torch.cat([positives, negatives]), labels, importance, RIDGE, weights, steps)
-            direction = weights[:-1]
-            chosen = [_choose(bag, bag.tokens @ direction) for bag in others]
-            hardest = [_highest(bag.tokens, bag.tokens @ direction, HARD_SHARE) for bag in authentic]
-            negatives = torch.cat([*hardest, sample_tokens([background], BACKGROUND)])
-        assert weights is not None
-        return cls(weights)
+        gaussian = _gaussian(background)
+        labels = sorted({bag.label for bag in others})
+        return cls(
+            torch.stack(
+                [
+                    _fit_one(authentic, [bag for bag in others if bag.label == name], background, gaussian)
+                    for name in labels
+                ]
+            )
+        )
 
     def map(self, tokens: Tensor, residual: Tensor) -> Tensor:
-        """Return the log-odds (n,) that each token belongs to a flaw."""
-        return tokens @ self.weights[:-1] + self.weights[-1]
+        """Return the highest log-odds (n,) that each token belongs to a flaw of any class."""
+        return (tokens @ self.weights[:, :-1].T + self.weights[:, -1]).amax(1)
 
     def state(self) -> dict[str, Tensor]:
         """Return the coefficients."""
@@ -73,8 +67,33 @@ class MultipleInstanceEvidence:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> MultipleInstanceEvidence:
-        """Rebuild the classifier."""
+        """Rebuild the classifiers."""
         return cls(state["weights"])
+
+
+def _fit_one(
+    authentic: Sequence[Bag], others: Sequence[Bag], background: Tensor, gaussian: tuple[Tensor, Tensor]
+) -> Tensor:
+    """Return the classifier (C + 1,) of one class."""
+    centre, precision = gaussian
+    chosen = []
+    for bag in others:
+        offset = bag.tokens - centre
+        chosen.append(_choose(bag, ((offset @ precision) * offset).sum(1)))
+    negatives = sample_tokens([background], 2 * BACKGROUND)
+    weights: Tensor | None = None
+    for _ in range(ROUNDS):
+        positives = torch.cat(chosen)
+        truth, importance = balanced(len(positives), len(negatives), positives.device)
+        # Each round starts from the last one's coefficients, so few steps bring it home.
+        steps = NEWTON_STEPS if weights is None else 3
+        weights = fit_logistic(torch.cat([positives, negatives]), truth, importance, RIDGE, weights, steps)
+        direction = weights[:-1]
+        chosen = [_choose(bag, bag.tokens @ direction) for bag in others]
+        hardest = [_highest(bag.tokens, bag.tokens @ direction, HARD_SHARE) for bag in authentic]
+        negatives = torch.cat([*hardest, sample_tokens([background], BACKGROUND)])
+    assert weights is not None
+    return weights
 
 
 def _gaussian(tokens: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,86 @@
+"""The pool: generated once, the same every time, never half."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from fusion_diff.pretrain.pool import SIDE, Pool
+from fusion_diff.synthetic import DESCRIPTOR_NAMES, generate
+
+
+@pytest.fixture(scope="module")
+def pool_folder(pretraining_run):
+    return pretraining_run / "pool"
+
+
+@pytest.fixture(scope="module")
+def pool(pool_folder) -> Pool:
+    """The run's pool, which is there: workers that cannot be had would show that it is made again."""
+    return Pool.open(pool_folder, 8, 0, workers=-1)
+
+
+def test_it_holds_what_the_generator_draws(pool):
+    assert pool.pixels.shape == (8, SIDE, SIDE)
+    assert pool.descriptors.shape == (8, len(DESCRIPTOR_NAMES))
+    for index in (0, 7):
+        drawn = generate(index, size=SIDE)
+        np.testing.assert_array_equal(pool.pixels[index], np.round(drawn.pixels * 255))
+        np.testing.assert_array_equal(pool.descriptors[index], drawn.descriptor)
+
+
+def test_a_pool_cut_short_or_damaged_is_made_again_and_comes_out_the_same(pool, tmp_path):
+    def stop(done: int, total: int) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        Pool.open(tmp_path, 2, 0, 1, stop)
+    assert (tmp_path / "pixels.npy").exists()
+    steps = []
+    whole = Pool.open(tmp_path, 2, 0, 1, lambda *step: steps.append(step))
+    assert steps == [(1, 2), (2, 2)]
+    np.testing.assert_array_equal(whole.pixels, pool.pixels[:2])  # pools of one seed share their beginning
+    np.testing.assert_array_equal(whole.descriptors, pool.descriptors[:2])
+
+    (tmp_path / "pool.json").write_text('{"size": 2, "se')
+    remade = Pool.open(tmp_path, 2, 0, 1)
+    np.testing.assert_array_equal(remade.pixels, pool.pixels[:2])
+    assert json.loads((tmp_path / "pool.json").read_text())["seed"] == 0
+
+
+@pytest.mark.parametrize(("size", "seed", "lost"), [(1, 0, None), (8, 1, None), (8, 0, "pixels.npy")])
+def test_a_pool_of_another_size_or_seed_or_with_a_file_lost_is_not_taken(pool_folder, tmp_path, size, seed, lost):
+    copy = shutil.copytree(pool_folder, tmp_path / "pool")
+    if lost:
+        (copy / lost).unlink()
+    with pytest.raises(ValueError, match="max_workers"):  # it would be made again
+        Pool.open(copy, size, seed, workers=-1)
+    assert not (copy / "pool.json").exists(), "what is being made again is not whole"
+
+
+def test_batches_are_pixels_in_range_with_their_descriptors(pool):
+    pixels, descriptors = pool.batch(16, 96, np.random.default_rng(0))
+    assert pixels.shape == (16, 3, 96, 96)
+    assert pixels.dtype == torch.float32
+    assert float(pixels.min()) >= 0
+    assert float(pixels.max()) <= 1
+    known = {tuple(row) for row in pool.descriptors.tolist()}
+    assert all(tuple(row) in known for row in descriptors.tolist())
+
+
+def test_a_batch_follows_from_its_seed_alone(pool):
+    first, again, other = (pool.batch(4, 64, np.random.default_rng(seed))[0] for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+@pytest.mark.parametrize("side", [32, 128, 224, 256])
+def test_crops_of_any_side_can_be_drawn(pool, side):
+    pixels, _ = pool.batch(3, side, np.random.default_rng(0))
+    assert pixels.shape == (3, 3, side, side)
+    assert all(float(crop.std()) > 0 for crop in pixels)

@@ -1,0 +1,79 @@
+"""Pretraining as a command: killed without warning, continued, and spread over processes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from fusion_diff.checkpoint import verify
+
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
+ARGUMENTS = ["-m", "fusion_diff.cli", "pretrain", "--recipe", "smoke", "--cpu", "--precision", "no", "--threads", "1"]
+
+
+@pytest.fixture
+def out(pretraining_run, tmp_path) -> Path:
+    """A new run's folder with a pool in it, which takes long to make."""
+    shutil.copytree(pretraining_run / "pool", tmp_path / "run" / "pool")
+    return tmp_path / "run"
+
+
+def test_a_run_killed_in_the_middle_is_finished_by_the_next_with_the_same_weights(pretraining_run, out):
+    command = [sys.executable, *ARGUMENTS, "--out", str(out)]
+    with (out / "output.txt").open("w") as output:
+        process = subprocess.Popen(
+            command, env=ENVIRONMENT, start_new_session=True, stdout=output, stderr=subprocess.STDOUT
+        )
+        try:
+            deadline = time.monotonic() + 120
+            while not (out / "autoencoder" / "state.safetensors").exists():
+                assert process.poll() is None, (out / "output.txt").read_text()
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        finally:
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
+    assert not (out / "checkpoint").exists()
+    done_before = (out / "autoencoder" / "state.safetensors").stat().st_mtime_ns
+
+    done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 0, done.stderr
+    assert f"Checkpoint: {out / 'checkpoint'}" in done.stdout
+    assert (out / "autoencoder" / "state.safetensors").stat().st_mtime_ns == done_before, "what was done was kept"
+    verify(out / "checkpoint")
+    for name in ("encoder.safetensors", "prior/unet/diffusion_pytorch_model.safetensors"):
+        resumed, uncut = load_file(out / "checkpoint" / name), load_file(pretraining_run / "checkpoint" / name)
+        assert resumed.keys() == uncut.keys()
+        for key, value in uncut.items():
+            torch.testing.assert_close(resumed[key], value, rtol=1e-2, atol=1e-2, msg=key)
+
+
+@pytest.mark.slow
+def test_two_processes_train_a_whole_model(out):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", *ARGUMENTS]
+    done = subprocess.run(
+        [*command, "--out", str(out)], env=ENVIRONMENT, capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("Checkpoint:") == 1, "the main process alone speaks"
+    verify(out / "checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "said"), [("--recipe", "large", "cpu, full, smoke"), ("--precision", "int8", "bf16")]
+)
+def test_an_unknown_recipe_or_precision_is_refused_with_those_there_are(tmp_path, capsys, option, value, said):
+    from fusion_diff import cli
+
+    assert cli.main(["pretrain", "--out", str(tmp_path / "run"), "--cpu", option, value]) == 3
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()

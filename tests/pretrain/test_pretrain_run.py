@@ -1,0 +1,179 @@
+"""The whole of pretraining: every stage really trains, and what comes out is a model."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from accelerate import Accelerator
+from safetensors.torch import load_file
+
+from fusion_diff.checkpoint import verify
+from fusion_diff.diffusion.prior import DiffusionPrior
+from fusion_diff.encoder.local_path import LocalPath
+from fusion_diff.errors import CheckpointError, PretrainingError
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.model import DiffusionModel
+from fusion_diff.pretrain.recipe import RECIPES, STAGES
+from fusion_diff.pretrain.run import pretrain
+from fusion_diff.references import ReferenceSet
+
+SMOKE = RECIPES["smoke"]
+
+
+def accelerator() -> Accelerator:
+    return Accelerator(cpu=True, mixed_precision="no")
+
+
+@pytest.fixture
+def folder(pretraining_run, tmp_path):
+    """A new run's folder with a pool in it, which takes long to make."""
+    shutil.copytree(pretraining_run / "pool", tmp_path / "run" / "pool")
+    return tmp_path / "run"
+
+
+@pytest.fixture(scope="module")
+def references() -> ReferenceSet:
+    rng = np.random.default_rng(0)
+    images = [rng.random((224, 224)) ** (1 + 3 * (index >= 2)) for index in range(4)]
+    micrographs = [Micrograph.from_array(pixels) for pixels in images]
+    return ReferenceSet.from_micrographs(micrographs, ["sound"] * 2 + ["crack"] * 2, authentic="sound")
+
+
+def test_a_run_leaves_a_state_a_log_and_pictures_of_every_stage(pretraining_run):
+    for stage in STAGES:
+        assert (pretraining_run / stage / "state.safetensors").is_file()
+        entries = [json.loads(line) for line in (pretraining_run / stage / "log.jsonl").read_text().splitlines()]
+        assert entries[-1]["step"] == SMOKE.stage(stage).steps
+        assert (pretraining_run / stage / "samples").exists() == (stage != "distil"), "tokens make no picture"
+
+
+def test_what_comes_out_is_a_model_that_enrols_and_inspects(pretraining_run, references):
+    verify(pretraining_run / "checkpoint")
+    model = DiffusionModel.from_pretrained(pretraining_run / "checkpoint")
+    assert model.card["pretraining"]["name"] == "smoke"
+    assert "--recipe smoke" in model.readme
+    enrolment = model.enroll(references, reconstruction=True)
+    assert "weight of reconstruction" in enrolment.figures
+    inspection = model.inspect(references[0].micrograph)
+    assert 0 < inspection.score < 1
+    assert inspection.nearest[0].name == references[0].name
+
+
+def test_the_checkpoint_has_the_weights_that_training_ended_with(pretraining_run):
+    trained = load_file(pretraining_run / "feedback" / "state.safetensors")
+    shipped = load_file(pretraining_run / "checkpoint" / "encoder.safetensors")
+    assert shipped
+    for name, value in shipped.items():
+        torch.testing.assert_close(value, trained[f"weights.{name}"].half())
+
+
+def test_the_last_stage_teaches_what_is_adaptable_and_leaves_the_backbone(pretraining_run):
+    before = load_file(pretraining_run / "distil" / "state.safetensors")
+    after = load_file(pretraining_run / "feedback" / "state.safetensors")
+    backbone = [name for name in before if name.startswith("weights.student.") and ".adapter." not in name]
+    assert backbone
+    for name in backbone:
+        assert torch.equal(before[name], after[name.replace("weights.student.", "weights.global_path.")])
+    adapters = [name for name in after if name.startswith("weights.") and ".adapter.up.weight" in name]
+    assert adapters
+    for name in adapters:
+        assert not before[name.replace("global_path.", "student.")].any(), "adapters are the identity after distilling"
+        assert after[name].any()
+
+
+def test_the_published_weights_of_the_local_path_stay_untouched(pretraining_run):
+    after = load_file(pretraining_run / "feedback" / "state.safetensors")
+    for name, value in LocalPath.from_imagenet().state_dict().items():
+        assert torch.equal(after[f"weights.local_path.{name}"], value), name
+
+
+def test_latents_of_the_trained_autoencoder_are_scaled_to_unit_variance(pretraining_run):
+    from fusion_diff.pretrain.pool import Pool
+
+    prior = DiffusionPrior.from_pretrained(pretraining_run / "checkpoint" / "prior")
+    pixels, _ = Pool.open(pretraining_run / "pool", SMOKE.pool, SMOKE.seed, 1).batch(16, 128, np.random.default_rng(5))
+    with torch.no_grad():
+        assert float(prior.encode(pixels).std()) == pytest.approx(1, abs=0.25)
+
+
+def test_given_a_prior_and_a_deit_only_the_last_stage_is_run(
+    folder, stable_diffusion_folder, deit_folder, references, tmp_path
+):
+    """The study's own arrangement: a frozen Stable Diffusion teaches an adapted DeiT."""
+    out = pretrain(folder, SMOKE, accelerator=accelerator(), prior=str(stable_diffusion_folder), deit=str(deit_folder))
+    assert {path.name for path in folder.iterdir()} == {"pool", "run.json", "feedback", "checkpoint"}
+    model = DiffusionModel.from_pretrained(out)
+    assert model.card["prior"] == str(stable_diffusion_folder)
+    assert model.encoder.width == 32
+    assert model.encoder.condition_width == 32
+    assert model.reconstruction.prior.stride == 8
+    model.enroll(references, reconstruction=True)
+    before = model.predict_authenticity(references[0].micrograph)
+    model.save_pretrained(tmp_path / "saved")
+    assert not (tmp_path / "saved" / "prior").exists()
+    torch.testing.assert_close(
+        DiffusionModel.from_pretrained(tmp_path / "saved").predict_authenticity(references[0].micrograph), before
+    )
+
+
+def test_without_feedback_the_last_stage_is_left_out(folder, stable_diffusion_folder, deit_folder):
+    out = pretrain(
+        folder,
+        SMOKE,
+        accelerator=accelerator(),
+        prior=str(stable_diffusion_folder),
+        deit=str(deit_folder),
+        feedback=False,
+    )
+    assert not (folder / "feedback").exists()
+    model = DiffusionModel.from_pretrained(out)
+    assert model.card["pretraining"]["feedback"] is False
+    assert not any(parameter.any() for name, parameter in model.encoder.named_parameters() if ".adapter.up." in name)
+
+
+@pytest.mark.parametrize("settings", [{"feedback": False}, {"prior": "another"}, {"recipe": RECIPES["cpu"]}])
+def test_a_folder_with_a_run_of_other_settings_is_refused(pretraining_run, tmp_path, settings):
+    (tmp_path / "run").mkdir()
+    shutil.copy(pretraining_run / "run.json", tmp_path / "run")
+    options = {"recipe": SMOKE, "accelerator": accelerator()} | settings
+    with pytest.raises(PretrainingError, match="run with other settings"):
+        pretrain(tmp_path / "run", **options)
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["run.json"]
+
+
+def test_a_damaged_run_file_is_named(tmp_path):
+    (tmp_path / "run.json").write_text("{")
+    with pytest.raises(PretrainingError, match=r"run\.json: damaged"):
+        pretrain(tmp_path, SMOKE, accelerator=accelerator())
+
+
+def test_a_finished_run_is_returned_as_it_is(pretraining_run, tmp_path):
+    """Every stage is restored without a step, and the same checkpoint comes out."""
+    copy = shutil.copytree(pretraining_run, tmp_path / "run")
+    shutil.rmtree(copy / "checkpoint")
+    steps = []
+    pretrain(copy, SMOKE, accelerator=accelerator(), progress=lambda *step: steps.append(step))
+    assert steps == []
+    for name in ("encoder.safetensors", "prior/unet/diffusion_pytorch_model.safetensors"):
+        ours, theirs = load_file(copy / "checkpoint" / name), load_file(pretraining_run / "checkpoint" / name)
+        for key, value in theirs.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-3, atol=1e-3)
+
+
+def test_a_damaged_state_stops_the_run_before_its_stage(pretraining_run, tmp_path):
+    copy = shutil.copytree(pretraining_run, tmp_path / "run")
+    state = copy / "prior" / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-10])
+    with pytest.raises(PretrainingError, match=r"prior/state\.safetensors: the saved state is damaged"):
+        pretrain(copy, SMOKE, accelerator=accelerator())
+
+
+@pytest.mark.parametrize("part", ["prior", "deit"])
+def test_a_prior_or_deit_that_cannot_be_loaded_is_named(folder, stable_diffusion_folder, part):
+    options = {"prior": str(stable_diffusion_folder), part: str(folder / "nowhere")}
+    with pytest.raises(CheckpointError, match="nowhere"):
+        pretrain(folder, SMOKE, accelerator=accelerator(), **options)

@@ -1,0 +1,50 @@
+"""The package itself: what importing it loads, and the names it offers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from importlib import metadata
+
+import pytest
+
+import fusion_diff
+from fusion_diff import errors
+
+HEAVY = "torch", "diffusers", "transformers", "accelerate", "sklearn", "scipy", "skimage", "tifffile", "imagecodecs"
+
+
+def loaded_by(statement: str) -> set[str]:
+    script = f"import sys\n{statement}\nprint(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    return {name.partition(".")[0] for name in done.stdout.split()}
+
+
+@pytest.mark.parametrize("statement", ["import fusion_diff", "import fusion_diff.cli", "import fusion_diff.result"])
+def test_importing_it_loads_nothing_heavy(statement):
+    assert loaded_by(statement).isdisjoint(HEAVY)
+
+
+def test_micrographs_are_read_without_torch():
+    assert "torch" not in loaded_by("from fusion_diff import Micrograph, ReferenceSet, load_microstructure_data")
+
+
+@pytest.mark.parametrize("name", fusion_diff.__all__)
+def test_every_name_it_offers_is_there(name):
+    assert getattr(fusion_diff, name).__name__ == name
+    assert name in dir(fusion_diff)
+
+
+def test_a_name_it_does_not_offer_is_an_attribute_error():
+    with pytest.raises(AttributeError, match="no attribute 'Diffusion'"):
+        fusion_diff.Diffusion  # noqa: B018
+
+
+def test_its_version_is_the_installed_one():
+    assert fusion_diff.__version__ == metadata.version("fusion-diff")
+
+
+def test_every_error_can_be_caught_as_one_kind():
+    kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
+    assert len(kinds) > 5
+    assert all(issubclass(kind, fusion_diff.FusionDiffError) for kind in kinds)
