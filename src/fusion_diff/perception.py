@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.fewshot.bags import Bag
-from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.micrograph.tiles import MARGIN, Grid
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -90,6 +91,7 @@ def _parts(
             residual = reconstruction.residual(pixels, towards)
         else:
             residual = pixels.new_zeros(len(tiles), 0, grid.side, grid.side)
+        tokens, residual = _settle(encoding.tokens), _settle(residual)
         for index, tile in enumerate(tiles):
             inside = (
                 slice(tile.rows[0] - tile.top, tile.rows[1] - tile.top),
@@ -98,10 +100,20 @@ def _parts(
             yield Part(
                 tile.rows,
                 tile.columns,
-                encoding.tokens[index][:, *inside].flatten(1).T.contiguous(),
+                tokens[index][:, *inside].flatten(1).T.contiguous(),
                 residual[index][:, *inside].flatten(1).T.contiguous(),
                 encoding.condition[index],
             )
+
+
+def _settle(maps: Tensor) -> Tensor:
+    """Repeat over the outer tokens of tiles (B, C, h, w) what lies just inside of them.
+
+    Networks fill in zeros beyond a tile, so its outer tokens look unlike any others. Between tiles they are not used;
+    at the edge of a micrograph they would be evidence of nothing but the edge.
+    """
+    inside = maps[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
+    return F.pad(inside, (MARGIN,) * 4, mode="replicate") if maps.shape[1] else maps
 
 
 def encode(

@@ -25,7 +25,7 @@ def pretrain_command(
 ) -> int:
     """Train prior and encoder without labels, and write a checkpoint.
 
-    On several GPUs or hosts: accelerate launch -m fusion_diff.cli pretrain --out DIR --recipe full
+    On several GPUs or hosts: torchrun --nproc_per_node N -m fusion_diff.cli pretrain --out DIR --recipe full
     """
     import torch
     from accelerate import Accelerator

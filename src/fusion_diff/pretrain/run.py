@@ -107,7 +107,7 @@ def pretrain(
     if feedback:
         run(FeedbackStage(encoder, trained_prior, pool, device), "feedback")
     if accelerator.is_main_process:
-        _write(out, encoder.cpu().eval(), trained_prior.cpu(), recipe, prior, feedback)
+        _write(out, encoder.cpu().eval(), trained_prior.cpu(), recipe, prior, deit, feedback)
     accelerator.wait_for_everyone()
     return out / "checkpoint"
 
@@ -153,7 +153,13 @@ def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device
 
 
 def _write(
-    out: Path, encoder: DualPathEncoder, prior: DiffusionPrior, recipe: Recipe, prior_name: str | None, feedback: bool
+    out: Path,
+    encoder: DualPathEncoder,
+    prior: DiffusionPrior,
+    recipe: Recipe,
+    prior_name: str | None,
+    deit: str | None,
+    feedback: bool,
 ) -> None:
     from safetensors.torch import save_file
 
@@ -172,4 +178,4 @@ def _write(
                 "pretraining": {**recipe.to_dict(), "feedback": feedback},
             },
         )
-        write_card(draft / "README.md", out, recipe, name, prior_name)
+        write_card(draft / "README.md", out, recipe, name, prior=prior_name, deit=deit)

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from fusion_diff.encoder.fusion import ChannelStandardise
 from fusion_diff.encoder.local_path import COARSE_CHANNELS, FINE_CHANNELS, LAST_CHANNELS
+from fusion_diff.errors import PretrainingError
 
 if TYPE_CHECKING:
     from fusion_diff.diffusion.prior import DiffusionPrior
@@ -183,6 +184,10 @@ class FeedbackStage:
         self.pool = pool
         # The prior was trained on crops of this size; the encoder sees the whole tile around the crop.
         self.margin = (encoder.tile - CROP) // 2
+        if self.margin < 0:
+            raise PretrainingError(
+                f"the DeiT reads tiles of {encoder.tile} pixels; feedback needs {CROP} or more, use another DeiT"
+            )
 
     def _crop(self, pixels: Tensor) -> Tensor:
         return pixels[..., self.margin : self.margin + CROP, self.margin : self.margin + CROP]
