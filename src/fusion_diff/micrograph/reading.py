@@ -80,7 +80,7 @@ def load_microstructure_data(
     with open_source(path) as source:
         page = checked_page(source.name, page)
         given_size = checked_pixel_size(source.name, pixel_size_um)
-        levels, calibration = _decoded(source, page, max_pixels)
+        levels, calibration = read_levels(source, page, max_pixels)
         # Memory is only mapped so far: a large file is read by what follows, hence inside the block.
         rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
         return Micrograph(
@@ -94,7 +94,8 @@ def load_microstructure_data(
         )
 
 
-def _decoded(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+def read_levels(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+    """Decode an open file by its first bytes: its levels at full depth, unchecked, and what it says of itself."""
     source.handle.seek(0)
     head = source.handle.read(16)
     if head.startswith(_TIFF_MAGIC):

@@ -10,7 +10,7 @@ import numpy as np
 
 from fusion_diff.errors import MicrographError, ReferenceSetError
 from fusion_diff.micrograph import MAX_PIXELS, Micrograph
-from fusion_diff.micrograph.reading import _decoded
+from fusion_diff.micrograph.reading import read_levels
 from fusion_diff.micrograph.source import open_source
 from fusion_diff.references.folders import image_files, visible_folders
 from fusion_diff.references.reference import as_mark, listing
@@ -74,7 +74,7 @@ def read_mark(path: Path, micrograph: Micrograph, name: str) -> NDArray[np.bool_
     try:
         with open_source(path) as source:
             # Not as a micrograph, which must have contrast: a mark may be one level all over.
-            levels, _ = _decoded(source, 0, MAX_PIXELS)
+            levels, _ = read_levels(source, 0, MAX_PIXELS)
             flaw = levels != 0
     except MicrographError as error:
         raise ReferenceSetError(f"the mark of {name} cannot be read: {error}") from error
