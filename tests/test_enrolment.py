@@ -226,3 +226,36 @@ def test_tensors_cut_short_are_refused(saved):
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(CheckpointError, match=r"enrolment\.safetensors"):
         Enrolment.load(saved)
+
+
+def test_a_stored_enrolment_judges_alike_without_learning_again(tmp_path, monkeypatch):
+    enrolment = enrolment_of({"sound": 4, "crack": 4, "blowhole": 3}, marked=True)
+    before = enrolment.verifier
+    enrolment.save(tmp_path)
+    monkeypatch.setattr("fusion_diff.enrolment.Verifier", None)  # learning again would need it
+    after = Enrolment.load(tmp_path).verifier
+    tokens, residual = enrolment.bags[5].tokens, enrolment.bags[5].residual
+    assert torch.equal(
+        before.evidence(before.heads.maps(tokens, residual)), after.evidence(after.heads.maps(tokens, residual))
+    )
+    assert vars(before.fusion) == vars(after.fusion)
+    assert before.calibration == after.calibration
+    assert before.p_values(0.3) == after.p_values(0.3)
+    assert before.classes.names == after.classes.names == ("blowhole", "crack")
+    assert before.region_threshold == after.region_threshold
+
+
+@pytest.mark.parametrize("damage", ["missing", "another width", "not finite"])
+def test_what_was_learned_is_refused_where_it_does_not_fit(tmp_path, damage):
+    enrolment_of({"sound": 4, "crack": 4}).save(tmp_path)
+    tensors = load_file(tmp_path / "enrolment.safetensors")
+    name = "verifier.multiple-instance.weights"
+    if damage == "missing":
+        del tensors[name]
+    elif damage == "another width":
+        tensors[name] = tensors[name][:, 1:].contiguous()
+    else:
+        tensors[name] = torch.full_like(tensors[name], torch.nan)
+    save_file(tensors, tmp_path / "enrolment.safetensors")
+    with pytest.raises(CheckpointError, match="enrol the references again"):
+        Enrolment.load(tmp_path)

@@ -13,6 +13,7 @@ from torch.nn import functional as F
 
 from fusion_diff.checkpoint import read_json, read_tensors, write_json
 from fusion_diff.errors import CheckpointError, ReferenceSetError
+from fusion_diff.fewshot import state
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.decision import references_needed
 from fusion_diff.fewshot.verifier import Verifier
@@ -134,7 +135,9 @@ class Enrolment:
         return tuple(NearestReference(self.names[i], self.labels[i], float(similarity[i])) for i in order)
 
     def to(self, device: torch.device) -> Enrolment:
-        """Return the enrolment with its tensors on a device."""
+        """Return the enrolment with its tensors on a device; on another one it learns anew, at first use."""
+        if self.condition.device == device:
+            return self
         bags = tuple(
             Bag(bag.tokens.to(device), bag.residual.to(device), None if bag.mark is None else bag.mark.to(device))
             for bag in self.bags
@@ -151,6 +154,8 @@ class Enrolment:
             tensors[f"residual.{index}"] = bag.residual.half().cpu().contiguous()
             if bag.mark is not None:
                 tensors[f"mark.{index}"] = bag.mark.cpu().contiguous()
+        learned, values = state.dump(self.verifier)
+        tensors |= {f"verifier.{name}": value.cpu().contiguous() for name, value in learned.items()}
         save_file(tensors, folder / "enrolment.safetensors")
         write_json(
             folder / "enrolment.json",
@@ -159,6 +164,7 @@ class Enrolment:
                 "authentic": self.authentic,
                 "builtin": self.builtin,
                 "references_sha256": self.references_sha256,
+                "verifier": values,
                 "references": [
                     {"name": name, "label": label, "group": group}
                     for name, label, group in zip(self.names, self.labels, self.groups, strict=True)
@@ -205,6 +211,17 @@ class Enrolment:
             raise CheckpointError(
                 f"{folder}: its enrolment does not hold together ({fault}); enrol the references again"
             )
+        learned = {k.removeprefix("verifier."): v for k, v in tensors.items() if k.startswith("verifier.")}
+        try:
+            verifier = state.load(learned, described["verifier"])
+            judged = verifier.heads.maps(enrolment.bags[0].tokens[:1], enrolment.bags[0].residual[:1])
+            if not verifier.evidence(judged).isfinite().all():
+                raise ValueError("its evidence is not finite")
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{folder}: what it learned cannot be used ({error!r}); enrol the references again"
+            ) from error
+        enrolment.__dict__["verifier"] = verifier  # in the place of the cached property
         return enrolment
 
     def _fault(self) -> str | None:

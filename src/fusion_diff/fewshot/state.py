@@ -1,0 +1,66 @@
+"""A verifier as tensors and plain values, so that a saved model need not learn again when it is loaded."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_diff.fewshot.bags import Scale
+from fusion_diff.fewshot.classes import ClassHead
+from fusion_diff.fewshot.decision import Calibration
+from fusion_diff.fewshot.verifier import KINDS, Fusion, Heads, Verifier
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from torch import Tensor
+
+
+def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return a verifier's tensors by name, and the rest as JSON-ready values."""
+    tensors = {
+        "scale.mean": verifier.heads.scale.mean,
+        "scale.std": verifier.heads.scale.std,
+        "classes.prototypes": verifier.classes.prototypes,
+    }
+    for name, head in verifier.heads.heads.items():
+        tensors |= {f"{name}.{key}": value for key, value in head.state().items()}
+    return tensors, {
+        "heads": list(verifier.heads.heads),
+        "fusion": asdict(verifier.fusion),
+        "calibration": asdict(verifier.calibration),
+        "inside": verifier.inside.tolist(),
+        "outside": verifier.outside.tolist(),
+        "classes": {"authentic": verifier.classes.authentic, "names": list(verifier.classes.names)},
+        "region_threshold": verifier.region_threshold,
+        "warnings": list(verifier.warnings),
+    }
+
+
+def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
+    """Rebuild a verifier from what `dump` gave.
+
+    Raises:
+        KeyError: something is missing.
+    """
+    kinds = {kind.name: kind for kind in KINDS}
+    heads = {
+        name: kinds[name].from_state(
+            {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
+        )
+        for name in values["heads"]
+    }
+    return Verifier(
+        heads=Heads(Scale(tensors["scale.mean"], tensors["scale.std"]), heads),
+        fusion=Fusion(**values["fusion"]),
+        calibration=Calibration(**values["calibration"]),
+        inside=np.asarray(values["inside"], dtype=np.float64),
+        outside=np.asarray(values["outside"], dtype=np.float64),
+        classes=ClassHead(
+            values["classes"]["authentic"], tuple(values["classes"]["names"]), tensors["classes.prototypes"]
+        ),
+        region_threshold=float(values["region_threshold"]),
+        warnings=tuple(values["warnings"]),
+    )
