@@ -5,10 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from torch.nn.functional import pad
 
 from fusion_diff import perception
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.micrograph import Micrograph
+from fusion_diff.micrograph.tiles import MARGIN
 from fusion_diff.perception import MAX_TOKENS, encode, perceive
 
 
@@ -38,8 +40,10 @@ def test_one_tile_gives_the_encoder_s_own_tokens(model):
     low, high = micrograph.contrast_range
     pixels = torch.from_numpy(np.clip((micrograph.pixels - low) / (high - low), 0, 1)).float().expand(1, 3, 224, 224)
     expected = model.encoder(pixels)
+    seen = whole_map(micrograph, model.encoder)
+    inside = slice(MARGIN, -MARGIN)
     torch.testing.assert_close(
-        whole_map(micrograph, model.encoder), expected.fused[0].permute(1, 2, 0), rtol=1e-3, atol=1e-3
+        seen[inside, inside], expected.fused[0].permute(1, 2, 0)[inside, inside], rtol=1e-3, atol=1e-3
     )
     _, condition = encode(micrograph, model.encoder)
     torch.testing.assert_close(condition, expected.condition[0], rtol=1e-3, atol=1e-3)
@@ -53,12 +57,23 @@ def test_tokens_do_not_depend_on_how_many_tiles_are_encoded_at_once(model, monke
     torch.testing.assert_close(whole_map(micrograph, model.encoder), as_shipped, rtol=1e-3, atol=1e-3)
 
 
+def test_tokens_at_the_edge_repeat_what_lies_just_inside(model):
+    seen = whole_map(noise(224, 224), model.encoder)
+    inside = seen[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    for edge in range(MARGIN):
+        assert torch.equal(seen[edge, MARGIN:-MARGIN], inside[0])
+        assert torch.equal(seen[-1 - edge, MARGIN:-MARGIN], inside[-1])
+        assert torch.equal(seen[MARGIN:-MARGIN, edge], inside[:, 0])
+        assert torch.equal(seen[MARGIN:-MARGIN, -1 - edge], inside[:, -1])
+
+
 @torch.no_grad()
 def test_each_tile_of_a_large_micrograph_is_encoded_as_it_would_be_alone(model):
     micrograph = noise(500, 600)
     grid, parts = perceive(micrograph, model.encoder)
     for tile, part in zip(grid.tiles(), parts, strict=True):
         alone = model.encoder(torch.from_numpy(grid.read(micrograph, tile))[None]).fused[0]
+        alone = pad(alone[:, MARGIN:-MARGIN, MARGIN:-MARGIN], (MARGIN,) * 4, mode="replicate")
         kept = alone[
             :,
             tile.rows[0] - tile.top : tile.rows[1] - tile.top,
