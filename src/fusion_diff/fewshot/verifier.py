@@ -34,7 +34,6 @@ KINDS: tuple[type[Evidence], ...] = (
 )
 REGION_QUANTILE = 0.995
 """Regions are listed where evidence passes this quantile of the authentic references' own tokens."""
-NO_BAG_MESSAGE = "enrol at least one authentic reference"
 ALONE_MESSAGE = "one authentic reference alone gives nothing to compare with; use a second one, or one of another class"
 
 
@@ -161,7 +160,9 @@ class Verifier:
         """
         authentic = np.asarray([label == authentic_label for label in labels])
         if not authentic.any():
-            raise EnrolmentError(f"no reference of the authentic class {authentic_label!r}; {NO_BAG_MESSAGE}")
+            raise EnrolmentError(
+                f"no reference of the authentic class {authentic_label!r}; enrol at least one authentic reference"
+            )
         if len(bags) == 1:
             raise EnrolmentError(ALONE_MESSAGE)
         warnings: list[str] = []
