@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.classes import top_limit
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import Grid
@@ -80,7 +81,7 @@ def test_a_reading_does_not_depend_on_the_order_of_its_parts(verifier, maps, ord
 
 def test_the_strongest_tokens_are_those_of_the_whole_micrograph_and_not_of_every_part(verifier, maps):
     reading = Reading.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
-    assert len(reading.strongest) == verifier.top_limit(30 * 60) == 90
+    assert len(reading.strongest) == top_limit(30 * 60) == 90
     unscaled = reading.strongest[:, 0] * verifier.heads.scale.std[0] + verifier.heads.scale.mean[0]
     assert float((unscaled > 3).float().mean()) > 0.95  # the flaw has 120 tokens
 

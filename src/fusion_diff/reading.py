@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from fusion_diff.fewshot.classes import top_limit
 from fusion_diff.result import EvidenceMap
 
 if TYPE_CHECKING:
@@ -51,7 +52,7 @@ class Reading:
         total: Tensor | float = 0.0
         strongest: Tensor | None = None
         strength: Tensor | None = None
-        limit = verifier.top_limit(grid.rows * grid.columns)
+        limit = top_limit(grid.rows * grid.columns)
         for part in parts:
             where = slice(*part.rows), slice(*part.columns)
             shape = part.rows[1] - part.rows[0], part.columns[1] - part.columns[0]

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusion_diff.commands.options import EMBEDDED, Device, load_model
+from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.commands.options import Device, load_model
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.options import EMBEDDED, Device, PixelSize, load_model
+from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.commands.options import Device, PixelSize, load_model
 
 
 def enroll_command(

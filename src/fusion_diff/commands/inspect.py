@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.options import EMBEDDED, Alpha, Device, PixelSize, load_model
+from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.commands.options import Alpha, Device, PixelSize, load_model
 
 
 def inspect_command(

@@ -9,9 +9,6 @@ import typer
 if TYPE_CHECKING:
     from fusion_diff.model import DiffusionModel
 
-EMBEDDED = "fusion-diff-v1-ceramic"
-"""The model that ships with the package."""
-
 
 def _positive(value: float | None) -> float | None:
     if value is not None and not 0 < value < float("inf"):

@@ -16,10 +16,14 @@ if TYPE_CHECKING:
 MAX_TOP_TOKENS = 512
 
 
+def top_limit(count: int) -> int:
+    """Return how many of a micrograph's `count` tokens decide on its class."""
+    return min(top_count(count), MAX_TOP_TOKENS)
+
+
 def top_tokens(tokens: Tensor, evidence: Tensor) -> Tensor:
     """Return the tokens (k, C) with the highest evidence: the top share of them, 512 at most."""
-    count = min(top_count(len(tokens)), MAX_TOP_TOKENS)
-    return tokens[evidence.topk(count).indices]
+    return tokens[evidence.topk(top_limit(len(tokens))).indices]
 
 
 @dataclass(frozen=True, eq=False)

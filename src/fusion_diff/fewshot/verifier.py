@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.bags import Bag, Scale, top_count, top_mean
-from fusion_diff.fewshot.classes import MAX_TOP_TOKENS, ClassHead
+from fusion_diff.fewshot.bags import Bag, Scale, top_mean
+from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import Calibration, p_value
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
@@ -226,11 +226,6 @@ class Verifier:
     @staticmethod
     def _rank(heads: Heads, fusion: Fusion, bag: Bag) -> Tensor:
         return torch.stack(list(fusion.parts(heads.maps(bag.tokens, bag.residual)).values())).sum(0)
-
-    @staticmethod
-    def top_limit(count: int) -> int:
-        """Return how many of a micrograph's `count` tokens decide on its class."""
-        return min(top_count(count), MAX_TOP_TOKENS)
 
     @property
     def needs_residual(self) -> bool:
