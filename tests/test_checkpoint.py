@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from fusion_diff.checkpoint import (
@@ -17,7 +19,9 @@ from fusion_diff.checkpoint import (
     FORMAT,
     MANIFEST,
     Writer,
+    compact,
     digest,
+    expand,
     locate,
     read_json,
     read_tensors,
@@ -368,3 +372,25 @@ def test_a_missing_encoder_is_named(real):
     seal(real)
     with pytest.raises(CheckpointError, match=r"encoder\.safetensors"):
         DiffusionModel.from_pretrained(real)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(0, 10_000), st.integers(128, 300), st.sampled_from([1e-6, 1.0, 1e4]))
+def test_large_matrices_are_stored_in_a_byte_a_number_to_half_a_step(seed, columns, size):
+    weights = size * torch.randn(256, columns, generator=torch.Generator().manual_seed(seed))
+    weights[3] = 0
+    stored = compact({"layer.weight": weights, "layer.bias": weights[0]})
+    assert stored["layer.weight.int8"].dtype == torch.int8
+    state = expand(stored)
+    assert set(state) == {"layer.weight", "layer.bias"}
+    step = weights.abs().amax(1, keepdim=True) / 127
+    assert bool(((state["layer.weight"] - weights).abs() <= 0.501 * step + 1e-20).all())
+    again = compact(state)
+    assert torch.equal(again["layer.weight.int8"], stored["layer.weight.int8"])
+    torch.testing.assert_close(again["layer.weight.scale"], stored["layer.weight.scale"], rtol=1e-6, atol=0)
+
+
+def test_small_matrices_are_kept_in_half_precision():
+    stored = compact({"gate.weight": torch.rand(16, 16), "norm.mean": torch.rand(40_000)})
+    assert {name: value.dtype for name, value in stored.items()} == dict.fromkeys(stored, torch.float16)
+    assert set(expand(stored)) == {"gate.weight", "norm.mean"}

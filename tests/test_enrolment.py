@@ -38,6 +38,7 @@ def enrolment_of(counts: dict[str, int], *, marked: bool = False) -> Enrolment:
         names=tuple(f"{label}/{index}.tif" for index, label in enumerate(labels)),
         labels=tuple(labels),
         groups=tuple(f"specimen {index}" for index in range(len(labels))),
+        paths=(3, CHANNELS - 3),
         bags=tuple(
             bag(index, channels[label], marked=marked and channels[label] is not None)
             for index, label in enumerate(labels)
@@ -160,7 +161,7 @@ def saved(tmp_path):
 def test_another_format_is_refused(saved):
     described = json.loads((saved / "enrolment.json").read_text()) | {"format": "fusion-diff/enrolment/9"}
     (saved / "enrolment.json").write_text(json.dumps(described))
-    with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/1'"):
+    with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/2'"):
         Enrolment.load(saved)
 
 
@@ -249,7 +250,7 @@ def test_a_stored_enrolment_judges_alike_without_learning_again(tmp_path, monkey
 def test_what_was_learned_is_refused_where_it_does_not_fit(tmp_path, damage):
     enrolment_of({"sound": 4, "crack": 4}).save(tmp_path)
     tensors = load_file(tmp_path / "enrolment.safetensors")
-    name = "verifier.multiple-instance.weights"
+    name = "verifier.multiple-instance.weights.0"
     if damage == "missing":
         del tensors[name]
     elif damage == "another width":

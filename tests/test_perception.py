@@ -20,7 +20,7 @@ def noise(height: int, width: int, *, seed: int = 0) -> Micrograph:
 
 def whole_map(micrograph, encoder, **options) -> torch.Tensor:
     grid, parts = perceive(micrograph, encoder, **options)
-    joined = torch.full((grid.rows, grid.columns, encoder.width), torch.nan)
+    joined = torch.full((grid.rows, grid.columns, sum(encoder.paths)), torch.nan)
     for part in parts:
         shape = part.rows[1] - part.rows[0], part.columns[1] - part.columns[0]
         joined[slice(*part.rows), slice(*part.columns)] = part.tokens.view(*shape, -1)
@@ -31,7 +31,7 @@ def whole_map(micrograph, encoder, **options) -> torch.Tensor:
 def test_every_token_of_the_grid_is_perceived(model, size):
     joined = whole_map(noise(*size), model.encoder)
     assert bool(torch.isfinite(joined).all())
-    assert joined.shape[2] == model.encoder.width
+    assert joined.shape[2] == sum(model.encoder.paths)
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def test_one_tile_gives_the_encoder_s_own_tokens(model):
     seen = whole_map(micrograph, model.encoder)
     inside = slice(MARGIN, -MARGIN)
     torch.testing.assert_close(
-        seen[inside, inside], expected.fused[0].permute(1, 2, 0)[inside, inside], rtol=1e-3, atol=1e-3
+        seen[inside, inside], expected.tokens[0].permute(1, 2, 0)[inside, inside], rtol=1e-3, atol=1e-3
     )
     _, condition = encode(micrograph, model.encoder)
     torch.testing.assert_close(condition, expected.condition[0], rtol=1e-3, atol=1e-3)
@@ -72,7 +72,7 @@ def test_each_tile_of_a_large_micrograph_is_encoded_as_it_would_be_alone(model):
     micrograph = noise(500, 600)
     grid, parts = perceive(micrograph, model.encoder)
     for tile, part in zip(grid.tiles(), parts, strict=True):
-        alone = model.encoder(torch.from_numpy(grid.read(micrograph, tile))[None]).fused[0]
+        alone = model.encoder(torch.from_numpy(grid.read(micrograph, tile))[None]).tokens[0]
         alone = pad(alone[:, MARGIN:-MARGIN, MARGIN:-MARGIN], (MARGIN,) * 4, mode="replicate")
         kept = alone[
             :,

@@ -81,7 +81,7 @@ def test_a_reading_does_not_depend_on_the_order_of_its_parts(verifier, maps, ord
 
 def test_the_strongest_tokens_are_those_of_the_whole_micrograph_and_not_of_every_part(verifier, maps):
     reading = Reading.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
-    assert len(reading.strongest) == top_limit(30 * 60) == 90
+    assert len(reading.strongest) == top_limit(30 * 60) == 18
     unscaled = reading.strongest[:, 0] * verifier.heads.scale.std[0] + verifier.heads.scale.mean[0]
     assert float((unscaled > 3).float().mean()) > 0.95  # the flaw has 120 tokens
 
@@ -97,7 +97,7 @@ def test_the_evidence_lies_where_the_flaw_is(verifier, maps):
     flawed = torch.zeros(30, 60, dtype=torch.bool)
     flawed[5:20, 2:10] = True
     assert float(evidence[flawed].min()) > float(evidence[~flawed].median())
-    assert float((evidence[flawed] > 0).float().mean()) > 0.95
+    assert float((evidence[flawed] > 0).float().mean()) > 0.85 > 0.02 > float((evidence[~flawed] > 0).float().mean())
 
 
 def test_the_evidence_map_is_as_large_as_the_micrograph(verifier, maps):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
+from fusion_diff.perception import thin
 from fusion_diff.references import ReferenceSet
 from fusion_diff.synthetic import BUILTIN_AUTHENTIC, builtin_references
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 SHOTS = 5
+TOKENS = 256
+"""Tokens kept of each built-in reference: enough for learning again from fewer shots, and a small package."""
 
 
 def enroll_builtin(checkpoint: Path) -> None:
@@ -30,5 +33,8 @@ def enroll_builtin(checkpoint: Path) -> None:
         reconstruction=True,
     )
     assert model.enrolment is not None
-    model.enrolment = replace(model.enrolment, builtin=True)
+    enrolment, verifier = model.enrolment, model.enrolment.verifier
+    bags = tuple(thin(bag, TOKENS) for bag in enrolment.bags)
+    model.enrolment = replace(enrolment, bags=bags, builtin=True)
+    model.enrolment.__dict__["verifier"] = verifier  # what was learned from all tokens
     model.save_pretrained(checkpoint)

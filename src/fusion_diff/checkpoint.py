@@ -4,7 +4,7 @@ A checkpoint holds
 
     manifest.json             sha256 of every other file
     config.json               format, name, encoder shape, how it was made
-    encoder.safetensors       the weights this project trained (the CNN's come from their own package)
+    encoder.safetensors       the encoder's weights, see `compact` (the CNN's come from their own package)
     prior/                    vae, unet and scheduler in the Stable Diffusion v1 layout
     enrolment.safetensors     what was learned from the references, when any are enrolled
     enrolment.json
@@ -19,14 +19,19 @@ import shutil
 import tempfile
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT = "fusion-diff/checkpoint/1"
 EMBEDDED = "fusion-diff-v1-ceramic"
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = 16 * 2**20
+COMPACT_FROM = 2**15
+"""Matrices of this many numbers or more are stored as 8-bit integers."""
 
 
 def locate(name_or_path: str | Path) -> Path:
@@ -148,6 +153,39 @@ def read_tensors(file: Path) -> dict[str, Any]:
         raise CheckpointError(
             f"{file}: not a readable safetensors file ({error}); pickles are never loaded, restore it from its source"
         ) from error
+
+
+def compact(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights as they are stored: large matrices as 8-bit integers with a scale per row, the rest in float16.
+
+    What `expand` makes of them compacts to the same bytes again.
+    """
+    import torch
+
+    stored = {}
+    for name, value in state.items():
+        value = value.detach().float().cpu()
+        if value.ndim < 2 or value.numel() < COMPACT_FROM:
+            stored[name] = value.half().contiguous()
+            continue
+        scale = value.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, *[1] * (value.ndim - 1)) / 127
+        stored[f"{name}.int8"] = (value / scale).round().to(torch.int8).contiguous()
+        stored[f"{name}.scale"] = scale
+    return stored
+
+
+def expand(stored: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the float32 weights of what `compact` gave.
+
+    Raises:
+        KeyError: integers without their scale.
+    """
+    state = {name: value.float() for name, value in stored.items() if not name.endswith((".int8", ".scale"))}
+    for name, value in stored.items():
+        if name.endswith(".int8"):
+            whole = name.removesuffix(".int8")
+            state[whole] = value.float() * stored[f"{whole}.scale"]
+    return state
 
 
 class Writer:

@@ -22,7 +22,7 @@ from fusion_diff.result import NearestReference
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = "fusion-diff/enrolment/1"
+FORMAT = "fusion-diff/enrolment/2"
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,6 +34,7 @@ class Enrolment:
         names: name of each reference.
         labels: class of each reference.
         groups: specimen of each reference.
+        paths: channels of each of the encoder's paths in a token.
         bags: tokens of each reference; halves rounded to float16, as they are stored.
         condition: (tokens, condition width), the mean condition of the authentic references.
         references_sha256: digest of the reference set.
@@ -45,6 +46,7 @@ class Enrolment:
     names: tuple[str, ...]
     labels: tuple[str, ...]
     groups: tuple[str, ...]
+    paths: tuple[int, ...]
     bags: tuple[Bag, ...]
     condition: Tensor
     references_sha256: str
@@ -54,7 +56,7 @@ class Enrolment:
     @cached_property
     def verifier(self) -> Verifier:
         """What is learned from the references (computed once; a second or so for a handful)."""
-        return Verifier.fit(self.bags, self.labels, self.authentic, self.groups)
+        return Verifier.fit(self.bags, self.labels, self.authentic, self.groups, self.paths)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -155,7 +157,9 @@ class Enrolment:
             if bag.mark is not None:
                 tensors[f"mark.{index}"] = bag.mark.cpu().contiguous()
         learned, values = state.dump(self.verifier)
-        tensors |= {f"verifier.{name}": value.cpu().contiguous() for name, value in learned.items()}
+        for name, value in learned.items():
+            exact = value.half().float().equal(value.float())  # half the size, where nothing is lost
+            tensors[f"verifier.{name}"] = (value.half() if exact else value).cpu().contiguous()
         save_file(tensors, folder / "enrolment.safetensors")
         write_json(
             folder / "enrolment.json",
@@ -163,6 +167,7 @@ class Enrolment:
                 "format": FORMAT,
                 "authentic": self.authentic,
                 "builtin": self.builtin,
+                "paths": list(self.paths),
                 "references_sha256": self.references_sha256,
                 "verifier": values,
                 "references": [
@@ -195,6 +200,7 @@ class Enrolment:
                 names=tuple(str(reference["name"]) for reference in references),
                 labels=tuple(str(reference["label"]) for reference in references),
                 groups=tuple(str(reference["group"]) for reference in references),
+                paths=tuple(int(channels) for channels in described["paths"]),
                 bags=tuple(
                     Bag(tensors[f"tokens.{i}"], tensors[f"residual.{i}"], tensors.get(f"mark.{i}"))
                     for i in range(len(references))
@@ -231,6 +237,8 @@ class Enrolment:
         if self.condition.ndim != 2:
             return f"the condition has shape {tuple(self.condition.shape)}"
         width = self.bags[0].tokens.shape[-1:], self.bags[0].residual.shape[-1:]
+        if not self.paths or min(self.paths) < 1 or (sum(self.paths),) != tuple(width[0]):
+            return f"its tokens have {width[0]} channels and its paths {self.paths}"
         for name, bag in zip(self.names, self.bags, strict=True):
             mark = torch.zeros(len(bag.tokens), dtype=torch.bool) if bag.mark is None else bag.mark
             shapes = bag.tokens.ndim, bag.residual.shape[:-1], mark.shape, mark.dtype

@@ -13,7 +13,17 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fusion_diff.checkpoint import EMBEDDED, Writer, locate, read_json, read_tensors, verify, write_json
+from fusion_diff.checkpoint import (
+    EMBEDDED,
+    Writer,
+    compact,
+    expand,
+    locate,
+    read_json,
+    read_tensors,
+    verify,
+    write_json,
+)
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath, channels_last
@@ -79,7 +89,7 @@ class DiffusionModel:
         try:
             encoder = DualPathEncoder(**card["encoder"])
             prior, _ = str(card["prior"]), card["name"]
-            own = read_tensors(folder / "encoder.safetensors")
+            own = expand(read_tensors(folder / "encoder.safetensors"))
             published = {f"local_path.{name}": value for name, value in LocalPath.from_imagenet().state_dict().items()}
             encoder.load_state_dict(own | published)
         except Exception as error:  # a configuration of the wrong shape fails in many ways
@@ -177,6 +187,7 @@ class DiffusionModel:
             names=tuple(reference.name for reference in references),
             labels=tuple(reference.label for reference in references),
             groups=tuple(reference.group for reference in references),
+            paths=self.encoder.paths,
             bags=tuple(bags),
             condition=towards,
             references_sha256=references.sha256,
@@ -207,7 +218,8 @@ class DiffusionModel:
         regions = find_regions(evidence, verifier.region_threshold, pixel_size_um=micrograph.pixel_size_um)
         score = probability(reading.log_odds)
         p_values = verifier.p_values(reading.fused)
-        decision = decide(p_values, alpha)
+        in_scope = reading.strangeness <= verifier.scope.limit
+        decision = decide(p_values, alpha) if in_scope else "inconclusive"
         nearest = enrolment.nearest(reading.mean_token)
         predicted = verifier.classes.predict(reading.strongest, score)
         return Inspection(
@@ -218,6 +230,7 @@ class DiffusionModel:
             references_sha256=enrolment.references_sha256,
             score=score,
             decision=decision,
+            in_scope=in_scope,
             predicted_class=predicted,
             p_values=p_values,
             alpha=alpha,
@@ -226,7 +239,9 @@ class DiffusionModel:
             regions=regions,
             nearest=nearest,
             contributions=reading.contributions,
-            reasons=explain(score, decision, p_values, alpha, reading.contributions, regions, nearest, enrolment),
+            reasons=explain(
+                score, decision, in_scope, p_values, alpha, reading.contributions, regions, nearest, enrolment
+            ),
             height=micrograph.height,
             width=micrograph.width,
             pixel_size_um=micrograph.pixel_size_um,
@@ -295,8 +310,7 @@ class DiffusionModel:
         from safetensors.torch import save_file
 
         with Writer(Path(folder)) as draft:
-            own = {name: value.half().cpu().contiguous() for name, value in self.encoder.own_state().items()}
-            save_file(own, draft / "encoder.safetensors")
+            save_file(compact(self.encoder.own_state()), draft / "encoder.safetensors")
             if self.card["prior"] == "prior":  # its own, byte for byte; one given by path or hub id stays where it is
                 shutil.copytree(self._prior_source, draft / "prior")
             write_json(draft / "config.json", self.card)

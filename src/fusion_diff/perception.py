@@ -147,16 +147,16 @@ def encode(
             marked.append(marks[slice(*part.rows), slice(*part.columns)].flatten())
     joined = torch.cat(tokens)
     bag = Bag(joined, torch.cat(residuals), torch.cat(marked).to(joined.device) if marked else None)
-    return _thin(bag), torch.stack(conditions).mean(0)
+    return thin(bag, MAX_TOKENS), torch.stack(conditions).mean(0)
 
 
-def _thin(bag: Bag) -> Bag:
-    """Keep at most `MAX_TOKENS` tokens: the marked ones first, the rest drawn at random, the same every time."""
+def thin(bag: Bag, limit: int) -> Bag:
+    """Keep at most `limit` tokens: the marked ones first, the rest drawn at random, the same every time."""
     count = len(bag.tokens)
-    if count <= MAX_TOKENS:
+    if count <= limit:
         return bag
     order = torch.rand(count, generator=torch.Generator().manual_seed(0)).to(bag.tokens.device)
     if bag.mark is not None:
         order = order + bag.mark
-    keep = order.topk(MAX_TOKENS).indices.sort().values
+    keep = order.topk(limit).indices.sort().values
     return Bag(bag.tokens[keep], bag.residual[keep], None if bag.mark is None else bag.mark[keep])

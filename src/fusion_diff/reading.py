@@ -33,6 +33,7 @@ class Reading:
         contributions: each kind's part in the log-odds.
         mean_token: (C,) mean standardised token.
         strongest: (k, C) standardised tokens of highest evidence.
+        strangeness: mean distance of its tokens to those of any reference, see `fewshot.scope`.
     """
 
     grid: Grid
@@ -42,6 +43,7 @@ class Reading:
     contributions: dict[str, float]
     mean_token: Tensor
     strongest: Tensor
+    strangeness: float
 
     @classmethod
     @torch.inference_mode()
@@ -50,6 +52,7 @@ class Reading:
         maps: dict[str, Tensor] = {}
         evidence = torch.zeros(grid.rows, grid.columns)
         total: Tensor | float = 0.0
+        strange = 0.0
         strongest: Tensor | None = None
         strength: Tensor | None = None
         limit = top_limit(grid.rows * grid.columns)
@@ -63,6 +66,7 @@ class Reading:
             evidence[where] = values.view(shape).cpu()
             tokens = verifier.heads.scale(part.tokens)
             total = total + tokens.sum(0)
+            strange += float(verifier.scope.distances(tokens).sum())
             level, index = values.topk(min(limit, len(values)))
             best = tokens[index]
             if strongest is not None and strength is not None:
@@ -79,6 +83,7 @@ class Reading:
             contributions,
             torch.as_tensor(total) / (grid.rows * grid.columns),
             strongest,
+            strange / (grid.rows * grid.columns),
         )
 
     def evidence_map(self, micrograph: Micrograph) -> EvidenceMap:

@@ -12,9 +12,13 @@ if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.result import Decision, NearestReference, Region
 
+OUT_OF_SCOPE = (
+    "Out of scope: as a whole it is unlike every reference, authentic or not (another material, magnification or "
+    "subject?). Its score means nothing; enrol references of its kind."
+)
 MEANING = {
     "multiple-instance": "parts that resemble what set the other references apart",
-    "nearest-neighbour": "parts unlike anything on the authentic references",
+    "nearest-neighbour": "parts unlike anything authentic, or nearer to what is not",
     "pooled": "the texture as a whole",
     "reconstruction": "parts that the diffusion prior could not give back",
 }
@@ -23,6 +27,7 @@ MEANING = {
 def explain(
     score: float,
     decision: Decision,
+    in_scope: bool,
     p_values: dict[str, float],
     alpha: float,
     contributions: dict[str, float],
@@ -31,7 +36,7 @@ def explain(
     enrolment: Enrolment,
 ) -> tuple[str, ...]:
     """Say why the verdict is what it is, strongest reason first."""
-    lines = []
+    lines = [] if in_scope else [OUT_OF_SCOPE]
     against = score < 0.5
     name, value = max(contributions.items(), key=lambda item: item[1] if against else -item[1])
     if (value > 0) == against:
@@ -47,7 +52,7 @@ def explain(
         lines.append("No region departs from the authentic references.")
     if nearest:
         lines.append(f"It resembles reference {nearest[0].name} ({nearest[0].label}) most.")
-    if decision == "inconclusive":
+    if decision == "inconclusive" and in_scope:
         lines.append(_why_open(p_values, alpha, enrolment))
     return tuple(lines)
 

@@ -112,6 +112,8 @@ class Inspection:
     score: float
     """Calibrated probability of being authentic, in [0, 1]."""
     decision: Decision
+    in_scope: bool
+    """False where the micrograph as a whole is unlike every reference: the decision is then `inconclusive`."""
     predicted_class: str
     p_values: dict[str, float]
     """Conformal p-value of `authentic` and `not authentic` (one key where only authentic references were enrolled)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusion_diff.encoder.fusion import STRIDE, ChannelStandardise, DualPathEncoder, GatedFusion
+from fusion_diff.encoder.fusion import STRIDE, STRUCTURE_WIDTH, ChannelStandardise, DualPathEncoder, GatedFusion
 from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath
 
@@ -59,27 +59,40 @@ def test_an_encoding_has_the_promised_shapes(local, tokens):
     encoder = encoder_of(local, tokens)
     encoding = encoder(torch.rand(2, 3, 224, 224))
     side = 224 // STRIDE
-    assert encoding.local.shape == encoding.global_.shape == encoding.fused.shape == (2, 32, side, side)
+    assert encoding.texture.shape == (2, 152, side, side)
+    assert encoding.structure.shape == (2, 64, side, side)
     assert encoding.condition.shape == (2, tokens, 24)
-    assert encoding.tokens is encoding.fused
+    assert encoding.tokens.shape == (2, sum(encoder.paths), side, side)
 
 
-def test_the_fused_tokens_lie_between_the_two_paths(local):
-    encoding = encoder_of(local)(torch.rand(1, 3, 224, 224))
-    low, high = torch.minimum(encoding.local, encoding.global_), torch.maximum(encoding.local, encoding.global_)
-    assert bool(((encoding.fused >= low - 1e-5) & (encoding.fused <= high + 1e-5)).all())
+def test_tokens_are_the_paths_side_by_side(local):
+    encoder = encoder_of(local)
+    encoding = encoder(torch.rand(1, 3, 224, 224))
+    texture, structure = encoding.tokens.split(encoder.paths, dim=1)
+    torch.testing.assert_close(texture, encoding.texture)
+    torch.testing.assert_close(structure, encoding.structure)
+
+
+def test_structure_is_projected_to_a_bounded_width(local):
+    torch.manual_seed(0)
+    wide = TINY | {"hidden_size": 192, "num_attention_heads": 3}
+    encoder = DualPathEncoder.with_paths(local, GlobalPath(wide), condition_width=24)
+    assert encoder.global_path.channels == 384
+    assert encoder.paths == (152, STRUCTURE_WIDTH)
+    weight = encoder.global_projection.weight.flatten(1)
+    torch.testing.assert_close(weight @ weight.T, torch.eye(STRUCTURE_WIDTH), rtol=0, atol=1e-5)
 
 
 def test_gradients_of_the_condition_reach_what_is_adaptable_and_nothing_else(local):
     encoder = encoder_of(local).requires_grad_(False)
-    for parameter in encoder.adaptable():
+    for parameter in encoder.adaptable(adapters=True):
         parameter.requires_grad_(True)
     encoder(torch.rand(2, 3, 224, 224)).condition.square().sum().backward()
-    adaptable = {id(parameter) for parameter in encoder.adaptable()}
+    adaptable = {id(parameter) for parameter in encoder.adaptable(adapters=True)}
     reached = {name: p for name, p in encoder.named_parameters() if p.grad is not None}
     assert all(id(parameter) in adaptable for parameter in reached.values())
     moved = {name for name, parameter in reached.items() if float(parameter.grad.abs().max()) > 0}
-    for part in ("local_projection", "global_projection", "fusion.gate", "condition_head.1", "condition_head.3"):
+    for part in ("gate_projections.0", "gate_projections.1", "fusion.gate", "condition_head.1", "condition_head.3"):
         assert f"{part}.weight" in moved
     assert any(".adapter.up." in name for name in moved)
     assert not any(name.startswith("local_path.") or ".block." in name for name in reached)
@@ -88,7 +101,7 @@ def test_gradients_of_the_condition_reach_what_is_adaptable_and_nothing_else(loc
 def test_everything_asked_to_learn_gets_a_gradient(local):
     """A parameter without one would stop data-parallel training."""
     encoder = encoder_of(local).requires_grad_(False)
-    for parameter in encoder.adaptable():
+    for parameter in encoder.adaptable(adapters=True):
         parameter.requires_grad_(True)
     encoder(torch.rand(2, 3, 224, 224)).condition.square().sum().backward()
     assert [name for name, p in encoder.named_parameters() if p.requires_grad and p.grad is None] == []
@@ -101,7 +114,7 @@ def test_the_configuration_builds_the_same_encoder(local):
     assert again.config == encoder.config
     pixels = torch.rand(1, 3, 224, 224)
     with torch.no_grad():
-        torch.testing.assert_close(again(pixels).fused, encoder(pixels).fused)
+        torch.testing.assert_close(again(pixels).tokens, encoder(pixels).tokens)
         torch.testing.assert_close(again(pixels).condition, encoder(pixels).condition)
 
 

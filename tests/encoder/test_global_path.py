@@ -7,9 +7,9 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import DeiTModel, ViTConfig, ViTModel
+from transformers import DeiTConfig, DeiTModel, ViTConfig, ViTModel
 
-from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, GlobalPath
+from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, MAX_BLOCKS, GlobalPath
 from fusion_diff.errors import CheckpointError
 
 TINY = EMBEDDED_CONFIG | {
@@ -32,10 +32,21 @@ def test_adapters_start_as_the_identity(deit_folder):
     pixels = torch.rand(2, 3, 224, 224)
     with torch.no_grad():
         patches, class_token, distillation_token = path(pixels)
-        expected = bare(pixel_values=(pixels - path.mean) / path.std).last_hidden_state
+        seen = bare(pixel_values=(pixels - path.mean) / path.std, output_hidden_states=True)
+        expected = seen.last_hidden_state
     torch.testing.assert_close(class_token, expected[:, 0], rtol=0, atol=1e-6)
     torch.testing.assert_close(distillation_token, expected[:, 1], rtol=0, atol=1e-6)
-    torch.testing.assert_close(patches.flatten(2).transpose(1, 2), expected[:, 2:], rtol=0, atol=1e-6)
+    blocks = torch.cat([seen.hidden_states[1][:, 2:], seen.hidden_states[2][:, 2:]], dim=2)
+    torch.testing.assert_close(patches.flatten(2).transpose(1, 2), blocks, rtol=0, atol=1e-6)
+
+
+def test_only_the_first_blocks_of_a_deep_deit_are_kept(tmp_path):
+    torch.manual_seed(0)
+    shape = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
+    DeiTModel(DeiTConfig(num_hidden_layers=12, **shape)).save_pretrained(tmp_path / "deep")
+    path = GlobalPath.from_deit(str(tmp_path / "deep"))
+    assert path.config["num_hidden_layers"] == MAX_BLOCKS == 8
+    assert path.token_blocks == (5, 7)
 
 
 def test_a_taught_adapter_changes_the_tokens():
@@ -63,7 +74,7 @@ def test_patches_lie_where_they_were_seen():
 def test_shapes_follow_from_the_configuration():
     path = GlobalPath(TINY)
     patches, class_token, distillation_token = path(torch.rand(2, 3, 64, 64))
-    assert patches.shape == (2, 32, 4, 4)
+    assert patches.shape == (2, 2 * 32, 4, 4)
     assert class_token.shape == distillation_token.shape == (2, 32)
 
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.fewshot.bags import CLIP, Scale, sample_tokens, top_count, top_mean
+from fusion_diff.fewshot.bags import CLIP, Scale, sample_tokens, top_count
 
 
 def test_authentic_tokens_come_out_standardised(make_bag):
@@ -32,10 +32,11 @@ def test_the_top_share_is_never_empty_nor_all(count):
     assert 1 <= top_count(count) <= max(1, count // 2)
 
 
-def test_the_top_mean_is_that_of_the_highest_values():
-    values = torch.arange(100.0)[torch.randperm(100, generator=torch.Generator().manual_seed(0))]
-    assert float(top_mean(values)) == pytest.approx((95 + 96 + 97 + 98 + 99) / 5)
-    assert float(top_mean(torch.tensor([3.0, 1.0]))) == 3
+def test_a_bag_of_one_path_has_that_path_s_channels(make_bag):
+    bag = make_bag(0, flawed=5, marked=True)
+    parts = [bag.path((4, 5, 7), index) for index in range(3)]
+    assert torch.equal(torch.cat([part.tokens for part in parts], dim=1), bag.tokens)
+    assert all(part.mark is bag.mark for part in parts)
 
 
 def test_sampled_tokens_are_distinct_and_the_same_every_time():

@@ -10,12 +10,13 @@ from sklearn.metrics import roc_auc_score
 
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
-from fusion_diff.fewshot.evidence.nearest_neighbour import BANK, NearestNeighbourEvidence
+from fusion_diff.fewshot.evidence.nearest_neighbour import BANK, NOVELTY_WEIGHT, NearestNeighbourEvidence
 from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
 from fusion_diff.fewshot.verifier import KINDS
 
 NO_RESIDUAL = torch.zeros(0, 0)
+PATHS = (16,)
 
 
 def planted(make_bag, *, marked: bool = False, **options):
@@ -32,66 +33,100 @@ def auroc(head, bag: Bag) -> float:
 @pytest.mark.parametrize("marked", [False, True])
 def test_multiple_instance_learning_finds_the_direction_of_a_planted_flaw(make_bag, marked):
     direction, authentic, others = planted(make_bag, marked=marked)
-    head = MultipleInstanceEvidence.fit(authentic, others)
-    learned = head.weights.view(-1, 17)[0, :-1]
+    head = MultipleInstanceEvidence.fit(authentic, others, PATHS)
+    learned = head.weights[0].view(-1, 17)[0, :-1]
     assert float(learned @ direction / learned.norm()) > 0.9
     unseen = make_bag(500, flawed=8, direction=direction, marked=True)
     assert auroc(head, unseen) > 0.98
     assert float(head.map(unseen.tokens, NO_RESIDUAL)[unseen.mark].min()) > 0
 
 
+@pytest.mark.parametrize("kind", [MultipleInstanceEvidence, NearestNeighbourEvidence])
+def test_dense_evidence_comes_in_deviations_of_authentic_tokens(make_bag, kind):
+    _, authentic, others = planted(make_bag)
+    values = torch.cat([kind.fit(authentic, others, (16,)).map(make_bag(s).tokens, NO_RESIDUAL) for s in range(60, 66)])
+    assert abs(float(values.mean())) < 0.6
+    assert 0.5 < float(values.std()) < 4
+
+
+def test_paths_learn_one_by_one_and_their_evidence_is_added(make_bag):
+    _, authentic, others = planted(make_bag)
+    both = MultipleInstanceEvidence.fit(authentic, others, (6, 10))
+    tokens = make_bag(500).tokens
+    alone = [
+        MultipleInstanceEvidence.fit(*([bag.path((6, 10), path) for bag in side] for side in (authentic, others)), (n,))
+        for path, n in enumerate((6, 10))
+    ]
+    expected = alone[0].map(tokens[:, :6], NO_RESIDUAL) + alone[1].map(tokens[:, 6:], NO_RESIDUAL)
+    torch.testing.assert_close(both.map(tokens, NO_RESIDUAL), expected, rtol=1e-3, atol=1e-3)
+
+
 def test_marks_find_a_flaw_too_faint_to_find_without(make_bag):
     direction, authentic, others = planted(make_bag, marked=True, size=2.0)
     blind = [Bag(bag.tokens, bag.residual) for bag in others]
     unseen = make_bag(500, tokens=2000, flawed=80, direction=direction, size=2.0, marked=True)
-    with_marks = auroc(MultipleInstanceEvidence.fit(authentic, others), unseen)
+    with_marks = auroc(MultipleInstanceEvidence.fit(authentic, others, PATHS), unseen)
     assert with_marks > 0.85
-    assert with_marks > auroc(MultipleInstanceEvidence.fit(authentic, blind), unseen)
+    assert with_marks > auroc(MultipleInstanceEvidence.fit(authentic, blind, PATHS), unseen)
 
 
 def test_a_mark_that_touches_no_token_does_not_stop_learning(make_bag):
     direction, authentic, others = planted(make_bag, marked=True)
     others[0] = Bag(others[0].tokens, others[0].residual, torch.zeros(200, dtype=torch.bool))
-    head = MultipleInstanceEvidence.fit(authentic, others)
+    head = MultipleInstanceEvidence.fit(authentic, others, PATHS)
     assert auroc(head, make_bag(500, flawed=8, direction=direction, marked=True)) > 0.98
 
 
 def test_marks_that_touch_no_token_at_all_are_as_none(make_bag):
     _, authentic, others = planted(make_bag)
-    unmarked = MultipleInstanceEvidence.fit(authentic, others)
+    unmarked = MultipleInstanceEvidence.fit(authentic, others, PATHS)
     empty = [Bag(bag.tokens, bag.residual, torch.zeros(200, dtype=torch.bool)) for bag in others]
-    torch.testing.assert_close(MultipleInstanceEvidence.fit(authentic, empty).weights, unmarked.weights)
+    torch.testing.assert_close(MultipleInstanceEvidence.fit(authentic, empty, PATHS).weights[0], unmarked.weights[0])
 
 
 @settings(deadline=None, max_examples=20)
-@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(1, 60), st.integers(1, 20))
-def test_nearest_neighbour_distance_is_that_of_brute_force(seed, count, remembered, channels):
+@given(st.integers(0, 10_000), st.integers(1, 60), st.integers(4, 60), st.integers(1, 20))
+def test_novelty_is_the_brute_force_distance_in_its_units(seed, count, remembered, channels):
     generator = torch.Generator().manual_seed(seed)
     bank, tokens = (torch.randn(n, channels, generator=generator) for n in (remembered, count))
-    head = NearestNeighbourEvidence.fit([Bag(bank, NO_RESIDUAL)], [])
+    head = NearestNeighbourEvidence.fit([Bag(bank, NO_RESIDUAL)], [], (channels,))
     brute = [min(float((token - other).double().norm()) for other in bank) for token in tokens]
-    torch.testing.assert_close(head.map(tokens, NO_RESIDUAL), torch.tensor(brute), rtol=1e-3, atol=1e-3)
+    mean, deviation = head.scales[0, 0]
+    expected = NOVELTY_WEIGHT * (torch.tensor(brute) - mean) / deviation
+    tolerance = NOVELTY_WEIGHT * 0.02 / float(deviation)  # the bank is kept in half precision
+    torch.testing.assert_close(head.map(tokens, NO_RESIDUAL), expected, rtol=1e-2, atol=tolerance)
+
+
+def test_a_token_nearer_to_the_others_is_stranger_than_one_as_far_but_alone(make_bag):
+    _, authentic, others = planted(make_bag)
+    head = NearestNeighbourEvidence.fit(authentic, others, PATHS)
+    flaw = others[0].tokens[others[0].tokens.norm(dim=1).topk(8).indices]
+    elsewhere = -flaw
+    assert float(head.map(flaw, NO_RESIDUAL).mean()) > float(head.map(elsewhere, NO_RESIDUAL).mean()) + 1
+
+
+def test_only_the_last_path_speaks_of_novelty(make_bag):
+    authentic = [make_bag(seed) for seed in range(3)]
+    head = NearestNeighbourEvidence.fit(authentic, [], (6, 10))
+    tokens, moved = make_bag(50).tokens, make_bag(50).tokens
+    moved[:, :6] += 100
+    torch.testing.assert_close(head.map(moved, NO_RESIDUAL), head.map(tokens, NO_RESIDUAL))
+    moved[:, 6:] += 100
+    assert bool((head.map(moved, NO_RESIDUAL) > head.map(tokens, NO_RESIDUAL) + 10).all())
 
 
 def test_a_large_bank_is_thinned_evenly_over_the_references(make_bag):
     bags = [make_bag(0, tokens=6000), make_bag(1, tokens=6000)]
-    bank = NearestNeighbourEvidence.fit(bags, []).bank
+    bank = NearestNeighbourEvidence.fit(bags, [], PATHS).authentic[0]
     assert len(bank) == BANK
-    first = {tuple(token) for token in bags[0].tokens.tolist()}
+    first = {tuple(token) for token in bags[0].tokens.half().float().tolist()}
     assert 0.45 < sum(tuple(token) in first for token in bank.tolist()) / BANK < 0.55
-
-
-def test_nearest_neighbour_does_not_look_at_the_others(make_bag):
-    authentic = [make_bag(0)]
-    alone = NearestNeighbourEvidence.fit(authentic, [])
-    beside = NearestNeighbourEvidence.fit(authentic, [make_bag(1, flawed=20)])
-    assert torch.equal(alone.bank, beside.bank)
 
 
 def test_the_mean_of_the_pooled_map_is_the_score_of_the_pooled_features(make_bag):
     authentic = [make_bag(seed) for seed in range(4)]
     others = [Bag(make_bag(50 + seed).tokens * 1.5 + 0.3, NO_RESIDUAL) for seed in range(4)]
-    head = PooledEvidence.fit(authentic, others)
+    head = PooledEvidence.fit(authentic, others, PATHS)
     for bag in (*authentic, *others):
         pooled = torch.cat([bag.tokens.mean(0), bag.tokens.abs().mean(0)])
         score = pooled @ head.weights[:-1] + head.weights[-1]
@@ -106,7 +141,7 @@ def test_pooled_evidence_sees_a_departure_spread_over_the_whole(make_bag, kind):
 
     authentic = [make_bag(seed) for seed in range(5)]
     others = [Bag(depart(make_bag(50 + seed).tokens), NO_RESIDUAL) for seed in range(5)]
-    head = PooledEvidence.fit(authentic, others)
+    head = PooledEvidence.fit(authentic, others, PATHS)
     for seed in range(200, 210):
         tokens = make_bag(seed).tokens
         assert float(head.map(depart(tokens), NO_RESIDUAL).mean()) > float(head.map(tokens, NO_RESIDUAL).mean())
@@ -114,7 +149,7 @@ def test_pooled_evidence_sees_a_departure_spread_over_the_whole(make_bag, kind):
 
 def test_reconstruction_evidence_counts_deviations_from_authentic_residuals(make_bag):
     bags = [make_bag(seed, residuals=2) for seed in range(3)]
-    head = ReconstructionEvidence.fit(bags, [])
+    head = ReconstructionEvidence.fit(bags, [], PATHS)
     residual = torch.cat([bag.residual for bag in bags])
     values = head.map(torch.cat([bag.tokens for bag in bags]), residual)
     assert float(values.mean()) == pytest.approx(0, abs=1e-5)
@@ -124,11 +159,12 @@ def test_reconstruction_evidence_counts_deviations_from_authentic_residuals(make
     assert auroc(head, flawed) == 1
 
 
+@pytest.mark.parametrize("paths", [(16,), (6, 10)])
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_head_rebuilt_from_its_state_says_the_same(make_bag, kind):
+def test_a_head_rebuilt_from_its_state_says_the_same(make_bag, kind, paths):
     authentic = [make_bag(seed, residuals=2) for seed in range(3)]
     others = [make_bag(50 + seed, residuals=2, flawed=10) for seed in range(3)]
-    head, unseen = kind.fit(authentic, others), make_bag(99, residuals=2, flawed=10)
+    head, unseen = kind.fit(authentic, others, paths), make_bag(99, residuals=2, flawed=10)
     again = kind.from_state({name: value.clone() for name, value in head.state().items()})
     expected = head.map(unseen.tokens, unseen.residual)
     assert expected.shape == (200,)
@@ -137,6 +173,6 @@ def test_a_head_rebuilt_from_its_state_says_the_same(make_bag, kind):
 
 @pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.one_class])
 def test_kinds_that_need_no_other_class_learn_without_one(make_bag, kind):
-    head = kind.fit([make_bag(seed, residuals=2) for seed in range(3)], [])
+    head = kind.fit([make_bag(seed, residuals=2) for seed in range(3)], [], PATHS)
     flawed = make_bag(99, residuals=2, flawed=10, marked=True)
     assert auroc(head, flawed) > 0.95

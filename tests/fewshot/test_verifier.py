@@ -11,7 +11,15 @@ from hypothesis import strategies as st
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.decision import decide, probability
-from fusion_diff.fewshot.verifier import KINDS, Fusion, Verifier
+from fusion_diff.fewshot.verifier import (
+    DEPARTURES,
+    KINDS,
+    Fusion,
+    Verifier,
+    kind_scores,
+    reading_of,
+    reading_scores,
+)
 
 
 def enrolled(make_bag, inside: int, outside: int, *, residuals: int = 0, groups=None, **flaw) -> Verifier:
@@ -146,9 +154,29 @@ def test_labels_that_mean_nothing_are_seen_through(make_bag):
 
 def test_only_evidence_with_a_weight_is_kept(make_bag):
     verifier = enrolled(make_bag, 8, 8, residuals=2)
-    assert set(verifier.heads.heads) == {name for name, weight in verifier.fusion.weight.items() if weight > 0}
-    assert set(verifier.fusion.weight) == {kind.name for kind in KINDS}
+    proven = {name for name, weight in verifier.fusion.weight.items() if weight > 0}
+    assert {reading_of(kind) for kind in verifier.heads.heads} == proven
+    assert set(verifier.fusion.weight) == {reading_of(kind.name) for kind in KINDS}
     assert verifier.needs_residual
+
+
+def test_departures_keep_a_floor_that_others_have_to_earn():
+    authentic = np.arange(20) < 10
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=20)
+    fusion = Fusion.fit({DEPARTURES: noise, "pooled": -noise}, authentic)
+    assert fusion.weight[DEPARTURES] > 0
+    strong = Fusion.fit({DEPARTURES: noise, "pooled": noise - 8 * authentic}, authentic)
+    assert strong.weight["pooled"] > strong.weight[DEPARTURES] > 0
+
+
+def test_kinds_that_agree_on_a_token_are_added_before_the_strongest_are_taken():
+    one, other = torch.zeros(200), torch.zeros(200)
+    one[:2], other[100:102] = 5.0, 5.0
+    one[50:52], other[50:52] = 4.0, 4.0
+    maps = {"multiple-instance": one, "nearest-neighbour": other, "pooled": torch.ones(200)}
+    assert reading_scores(maps) == {DEPARTURES: 8.0, "pooled": 1.0}
+    assert kind_scores(maps) == {"multiple-instance": 4.0, "nearest-neighbour": 4.0, "pooled": 1.0}
 
 
 def test_a_diffusion_path_that_says_nothing_is_not_needed(make_bag):

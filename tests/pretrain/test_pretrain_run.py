@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from fusion_diff.checkpoint import verify
+from fusion_diff.checkpoint import compact, expand, verify
 from fusion_diff.diffusion.prior import DiffusionPrior
 from fusion_diff.encoder.local_path import LocalPath
 from fusion_diff.errors import CheckpointError, PretrainingError
@@ -67,22 +68,49 @@ def test_the_checkpoint_has_the_weights_that_training_ended_with(pretraining_run
     trained = load_file(pretraining_run / "feedback" / "state.safetensors")
     shipped = load_file(pretraining_run / "checkpoint" / "encoder.safetensors")
     assert shipped
+    kept = compact({name: trained[f"weights.{name}"] for name in expand(shipped)})
+    assert set(kept) == set(shipped)
     for name, value in shipped.items():
-        torch.testing.assert_close(value, trained[f"weights.{name}"].half())
+        torch.testing.assert_close(value, kept[name])
 
 
-def test_the_last_stage_teaches_what_is_adaptable_and_leaves_the_backbone(pretraining_run):
-    before = load_file(pretraining_run / "distil" / "state.safetensors")
-    after = load_file(pretraining_run / "feedback" / "state.safetensors")
+def taught_adapters(before, after) -> set[str]:
+    """Names of the adapters that the last stage changed; fails where it changed a block."""
     backbone = [name for name in before if name.startswith("weights.student.") and ".adapter." not in name]
     assert backbone
     for name in backbone:
         assert torch.equal(before[name], after[name.replace("weights.student.", "weights.global_path.")])
     adapters = [name for name in after if name.startswith("weights.") and ".adapter.up.weight" in name]
     assert adapters
-    for name in adapters:
-        assert not before[name.replace("global_path.", "student.")].any(), "adapters are the identity after distilling"
-        assert after[name].any()
+    assert not any(before[name.replace("global_path.", "student.")].any() for name in adapters)
+    return {name for name in adapters if after[name].any()}
+
+
+def test_the_last_stage_leaves_the_tokens_as_they_are(pretraining_run):
+    before = load_file(pretraining_run / "distil" / "state.safetensors")
+    after = load_file(pretraining_run / "feedback" / "state.safetensors")
+    assert taught_adapters(before, after) == set()
+
+
+def test_the_last_stage_teaches_the_adapters_where_asked(pretraining_run, tmp_path):
+    for part in ("pool", "autoencoder", "prior", "distil"):
+        shutil.copytree(pretraining_run / part, tmp_path / "run" / part)
+    pretrain(tmp_path / "run", replace(SMOKE, adapters=True), accelerator=accelerator())
+    before = load_file(tmp_path / "run" / "distil" / "state.safetensors")
+    after = load_file(tmp_path / "run" / "feedback" / "state.safetensors")
+    assert len(taught_adapters(before, after)) == 8
+
+
+def test_a_prior_that_a_checkpoint_contains_is_contained_in_the_new_one_too(pretraining_run, folder, deit_folder):
+    given = pretraining_run / "checkpoint"
+    out = pretrain(folder, SMOKE, accelerator=accelerator(), prior=str(given), deit=str(deit_folder))
+    assert not (folder / "autoencoder").exists()
+    for part in ("unet", "vae"):
+        ours, theirs = (
+            load_file(each / "prior" / part / "diffusion_pytorch_model.safetensors") for each in (out, given)
+        )
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert DiffusionModel.from_pretrained(out).card["prior"] == "prior"
 
 
 def test_the_published_weights_of_the_local_path_stay_untouched(pretraining_run):
@@ -108,7 +136,7 @@ def test_given_a_prior_and_a_deit_only_the_last_stage_is_run(
     assert {path.name for path in folder.iterdir()} == {"pool", "run.json", "feedback", "checkpoint"}
     model = DiffusionModel.from_pretrained(out)
     assert model.card["prior"] == str(stable_diffusion_folder)
-    assert model.encoder.width == 32
+    assert model.encoder.paths == (152, 64)
     assert model.encoder.condition_width == 32
     assert model.reconstruction.prior.stride == 8
     model.enroll(references, reconstruction=True)

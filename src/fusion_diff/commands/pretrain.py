@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -13,12 +14,18 @@ def pretrain_command(
     recipe: Annotated[str, typer.Option(help="cpu (under an hour on 2 cores), full (for a GPU) or smoke.")] = "cpu",
     prior: Annotated[
         str | None,
-        typer.Option(metavar="MODEL", help="Trained prior to use frozen: a Stable Diffusion v1 folder or hub id."),
+        typer.Option(
+            metavar="MODEL",
+            help="Trained prior to use frozen: a Stable Diffusion v1 folder or hub id, or a checkpoint's own.",
+        ),
     ] = None,
     deit: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Trained DeiT to use for the global path: a folder or hub id.")
     ] = None,
     no_feedback: Annotated[bool, typer.Option("--no-feedback", help="Leave stage 1 out, for comparison.")] = False,
+    adapters: Annotated[
+        bool, typer.Option("--adapters", help="Let stage 1 train the adapters, for comparison.")
+    ] = False,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "bf16",
     cpu: Annotated[bool, typer.Option("--cpu", help="Compute on the CPU even where there is a GPU.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.")] = None,
@@ -46,7 +53,7 @@ def pretrain_command(
     with stage_progress(enabled=accelerator.is_main_process) as progress:
         checkpoint = pretrain(
             out,
-            RECIPES[recipe],
+            replace(RECIPES[recipe], adapters=adapters),
             accelerator=accelerator,
             prior=prior,
             deit=deit,

@@ -1,4 +1,4 @@
-"""The dual-path encoder: texture and structure, mixed per token by a learned gate."""
+"""The dual-path encoder: texture and structure side by side, and a gated mix of them that the prior is told of."""
 
 from __future__ import annotations
 
@@ -14,6 +14,10 @@ from fusion_diff.encoder.local_path import LocalPath
 
 STRIDE = 8
 """Native pixels per token, along each side."""
+STRUCTURE_WIDTH = 256
+"""Channels that the global path's tokens are projected to."""
+GATE_WIDTH = 192
+"""Channels of the gated map that conditions are worded from."""
 
 
 class GatedFusion(nn.Module):
@@ -37,25 +41,27 @@ class Encoding:
     """What the encoder says of a batch of tiles.
 
     Attributes:
-        local: (B, width, h, w) projected texture tokens.
-        global_: (B, width, h, w) projected structure tokens.
-        fused: (B, width, h, w) gated mix of the two.
+        texture: (B, 152, h, w) standardised maps of the local path.
+        structure: (B, structure width, h, w) projected tokens of the global path, brought to the same grid.
         condition: (B, tokens, condition width) what the diffusion prior is told about each tile.
     """
 
-    local: Tensor
-    global_: Tensor
-    fused: Tensor
+    texture: Tensor
+    structure: Tensor
     condition: Tensor
 
     @property
     def tokens(self) -> Tensor:
-        """(B, C, h, w): what the evidence is learned on."""
-        return self.fused
+        """(B, C, h, w): what the evidence is learned on, texture beside structure.
+
+        Not the gated mix: each path sees flaws of its own kind, and on real ceramics evidence learned path by path and
+        then added up is far ahead of evidence learned on a mix (docs/results.md).
+        """
+        return torch.cat([self.texture, self.structure], dim=1)
 
 
 class DualPathEncoder(nn.Module):
-    """CNN and DeiT, projected to one width, standardised, gated; with a head that words conditions for the prior.
+    """CNN and DeiT, each standardised; gated into one map whose summary words conditions for the prior.
 
     Args:
         global_config: shape of the DeiT, see `global_path.EMBEDDED_CONFIG`.
@@ -74,23 +80,26 @@ class DualPathEncoder(nn.Module):
     def _build(self, local: LocalPath, global_: GlobalPath, condition_width: int, condition_tokens: int) -> None:
         self.local_path = local
         self.global_path = global_
-        self.width = global_.width
         self.tile = global_.tile
         self.condition_tokens = condition_tokens
         self.condition_width = condition_width
         # Per-channel statistics of the two paths over the pretraining images, so that the gate mixes like with like.
         self.local_norm = ChannelStandardise(local.channels)
-        self.global_norm = ChannelStandardise(self.width)
-        self.local_projection = nn.Conv2d(local.channels, self.width, 1, bias=False)
-        nn.init.orthogonal_(self.local_projection.weight.view(self.width, local.channels))
-        self.global_projection = nn.Conv2d(self.width, self.width, 1, bias=False)
-        nn.init.orthogonal_(self.global_projection.weight.view(self.width, self.width))
-        self.fusion = GatedFusion(self.width)
+        self.global_norm = ChannelStandardise(global_.channels)
+        self.global_projection = nn.Conv2d(
+            global_.channels, min(STRUCTURE_WIDTH, global_.channels), 1, bias=False
+        ).requires_grad_(False)
+        nn.init.orthogonal_(self.global_projection.weight.flatten(1))
+        projections = [nn.Conv2d(channels, GATE_WIDTH, 1, bias=False) for channels in self.paths]
+        for projection in projections:
+            nn.init.orthogonal_(projection.weight.flatten(1))
+        self.gate_projections = nn.ModuleList(projections)
+        self.fusion = GatedFusion(GATE_WIDTH)
         self.condition_head = nn.Sequential(
-            nn.LayerNorm(2 * self.width),
-            nn.Linear(2 * self.width, 2 * self.width),
+            nn.LayerNorm(2 * GATE_WIDTH),
+            nn.Linear(2 * GATE_WIDTH, 2 * GATE_WIDTH),
             nn.GELU(),
-            nn.Linear(2 * self.width, condition_tokens * condition_width),
+            nn.Linear(2 * GATE_WIDTH, condition_tokens * condition_width),
         )
 
     @classmethod
@@ -104,6 +113,11 @@ class DualPathEncoder(nn.Module):
         return encoder
 
     @property
+    def paths(self) -> tuple[int, int]:
+        """Channels of each path in `Encoding.tokens`."""
+        return self.local_path.channels, self.global_projection.out_channels
+
+    @property
     def config(self) -> dict[str, Any]:
         """What the constructor needs to build the same encoder."""
         return {
@@ -114,13 +128,14 @@ class DualPathEncoder(nn.Module):
         }
 
     def own_state(self) -> dict[str, Tensor]:
-        """Return the weights this project trained: everything but the local path, which its package provides."""
+        """Return the weights a checkpoint has to hold: everything but the local path, which its package provides."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("local_path.")}
 
-    def adaptable(self) -> list[nn.Parameter]:
-        """Return what stage 1 trains: adapters, projections, gate and condition head. Both backbones stay frozen."""
-        parts = (self.local_projection, self.global_projection, self.fusion, self.condition_head)
-        return self.global_path.adapters() + [p for part in parts for p in part.parameters()]
+    def adaptable(self, *, adapters: bool) -> list[nn.Parameter]:
+        """Return what stage 1 trains: gate and condition head, and adapters where asked. Backbones stay frozen."""
+        parts = (self.gate_projections, self.fusion, self.condition_head)
+        own = [p for part in parts for p in part.parameters()]
+        return self.global_path.adapters() + own if adapters else own
 
     def forward(self, pixels: Tensor) -> Encoding:
         """Encode tiles.
@@ -132,16 +147,16 @@ class DualPathEncoder(nn.Module):
             Token maps at stride 8 and conditions; see `Encoding`.
         """
         with torch.no_grad():
-            texture, _ = self.local_path(pixels)
-        local = self.local_projection(self.local_norm(texture))
+            texture = self.local_norm(self.local_path(pixels)[0])
         patches, _, _ = self.global_path(pixels)
         structure = self.global_projection(self.global_norm(patches))
-        structure = F.interpolate(structure, size=local.shape[-2:], mode="bilinear", align_corners=False)
-        fused = self.fusion(local, structure)
-        return Encoding(local, structure, fused, self.condition(fused))
+        structure = F.interpolate(structure, size=texture.shape[-2:], mode="bilinear", align_corners=False)
+        return Encoding(texture, structure, self.condition(texture, structure))
 
-    def condition(self, fused: Tensor) -> Tensor:
-        """Summarise fused tokens (B, width, h, w) as conditions (B, tokens, condition width)."""
+    def condition(self, texture: Tensor, structure: Tensor) -> Tensor:
+        """Gate the two maps into one and summarise it as conditions (B, tokens, condition width)."""
+        local, global_ = self.gate_projections[0](texture), self.gate_projections[1](structure)
+        fused = self.fusion(local, global_)
         summary = torch.cat([fused.mean((2, 3)), fused.std((2, 3))], dim=1)
         words: Tensor = self.condition_head(summary)
         return words.view(-1, self.condition_tokens, self.condition_width)

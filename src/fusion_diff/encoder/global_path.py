@@ -1,5 +1,8 @@
 """The global path: a DeiT with bottleneck adapters, for structure that spans the tile.
 
+Its tokens are those of two middle blocks, side by side: the last blocks of a published transformer serve what it was
+trained for, and transfer worse.
+
 DeiT: Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention". Adapters:
 Houlsby et al. 2019, one after each block here, starting as the identity so that an adapted network begins as
 the one it adapts.
@@ -16,7 +19,10 @@ from transformers import DeiTConfig, DeiTModel
 
 from fusion_diff.errors import CheckpointError
 
-# The embedded model's shape: DeiT-tiny's width with 8 blocks instead of 12, small enough to distil on a CPU.
+MAX_BLOCKS = 8
+"""Blocks kept of a published DeiT."""
+
+# The shape that is distilled where no DeiT is given: DeiT-tiny's width with 8 blocks instead of 12, for a CPU.
 EMBEDDED_CONFIG: dict[str, Any] = {
     "hidden_size": 192,
     "num_hidden_layers": 8,
@@ -26,6 +32,7 @@ EMBEDDED_CONFIG: dict[str, Any] = {
     "image_size": 224,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-12,
 }
 
 
@@ -46,7 +53,9 @@ class Adapter(nn.Module):
 
 
 class _AdaptedBlock(nn.Module):
-    """A transformer block followed by its adapter."""
+    """A transformer block followed by its adapter; remembers what it gave last."""
+
+    output: Tensor | None = None
 
     def __init__(self, block: nn.Module, width: int, bottleneck: int) -> None:
         super().__init__()
@@ -57,7 +66,12 @@ class _AdaptedBlock(nn.Module):
         output = self.block(hidden_states, *args, **kwargs)
         # transformers before version 5 returned a tuple here
         adapted: Tensor = self.adapter(output[0] if isinstance(output, tuple) else output)
+        self.output = adapted
         return adapted
+
+
+def _layers(deit: DeiTModel) -> Any:
+    return deit.encoder.layer if hasattr(deit, "encoder") else deit.layers
 
 
 class GlobalPath(nn.Module):
@@ -74,10 +88,15 @@ class GlobalPath(nn.Module):
         self.deit = deit
         self.bottleneck = bottleneck
         config = deit.config
-        layers = deit.encoder.layer if hasattr(deit, "encoder") else deit.layers
+        layers = _layers(deit)
+        del layers[MAX_BLOCKS:]
+        config.num_hidden_layers = len(layers)
         for index, block in enumerate(layers):
             layers[index] = _AdaptedBlock(block, config.hidden_size, bottleneck)
+        # After three quarters of the blocks and after all: the sixth and the eighth of eight.
+        self.token_blocks = (max(1, 3 * len(layers) // 4) - 1, len(layers) - 1)
         self.width = int(config.hidden_size)
+        self.channels = 2 * self.width
         self.tile = int(config.image_size)
         self.grid = self.tile // int(config.patch_size)
         # The statistics DeiT was published with.
@@ -127,8 +146,16 @@ class GlobalPath(nn.Module):
             pixels: (B, 3, T, T) float in [0, 1], T the tile side in pixels (224).
 
         Returns:
-            (B, width, T/16, T/16), (B, width) and (B, width).
+            (B, 2 width, grid, grid), the patch tokens after the two `token_blocks`; (B, width) and (B, width).
         """
-        tokens = self.deit(pixel_values=(pixels - self.mean) / self.std).last_hidden_state
-        patches = tokens[:, 2:].transpose(1, 2).unflatten(2, (self.grid, self.grid))
-        return patches, tokens[:, 0], tokens[:, 1]
+        last = self.deit(pixel_values=(pixels - self.mean) / self.std).last_hidden_state
+        taken = []
+        for index, block in enumerate(_layers(self.deit)):
+            if index in self.token_blocks:
+                assert block.output is not None
+                taken.append(block.output[:, 2:])
+            block.output = None
+        if len(taken) == 1:  # a DeiT of a single block
+            taken *= 2
+        patches = torch.cat(taken, dim=2).transpose(1, 2).reshape(-1, self.channels, self.grid, self.grid)
+        return patches, last[:, 0], last[:, 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,8 +11,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-TOP_SHARE = 0.05
-"""Share of a micrograph's tokens that a flaw is expected to fill at least."""
+TOP_SHARE = 0.01
+"""A micrograph is as strange as the mean of this share of its tokens, the strangest ones: flaws are small."""
 CLIP = 6.0
 """Standardised channels are clipped here, so that one broken channel cannot outvote all others."""
 
@@ -32,6 +32,11 @@ class Bag:
     residual: Tensor
     mark: Tensor | None = None
     label: str = ""
+
+    def path(self, paths: Sequence[int], index: int) -> Bag:
+        """Return the bag with the channels of one path only, of `paths` channels each."""
+        first = sum(paths[:index])
+        return replace(self, tokens=self.tokens[:, first : first + paths[index]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,11 +60,6 @@ class Scale:
     def __call__(self, tokens: Tensor) -> Tensor:
         """Standardise tokens (n, C)."""
         return ((tokens - self.mean) / self.std).clamp(-CLIP, CLIP)
-
-
-def top_mean(values: Tensor, share: float = TOP_SHARE) -> Tensor:
-    """Return the mean of the highest `share` of values (n,), at least one of them."""
-    return values.topk(top_count(len(values), share)).values.mean()
 
 
 def top_count(count: int, share: float = TOP_SHARE) -> int:

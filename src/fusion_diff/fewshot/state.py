@@ -10,6 +10,7 @@ import numpy as np
 from fusion_diff.fewshot.bags import Scale
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.decision import Calibration
+from fusion_diff.fewshot.scope import Scope
 from fusion_diff.fewshot.verifier import KINDS, Fusion, Heads, Verifier
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "scale.mean": verifier.heads.scale.mean,
         "scale.std": verifier.heads.scale.std,
         "classes.prototypes": verifier.classes.prototypes,
+        "scope.bank": verifier.scope.bank,
     }
     for name, head in verifier.heads.heads.items():
         tensors |= {f"{name}.{key}": value for key, value in head.state().items()}
@@ -34,6 +36,7 @@ def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "inside": verifier.inside.tolist(),
         "outside": verifier.outside.tolist(),
         "classes": {"authentic": verifier.classes.authentic, "names": list(verifier.classes.names)},
+        "scope_limit": verifier.scope.limit,
         "region_threshold": verifier.region_threshold,
         "warnings": list(verifier.warnings),
     }
@@ -61,6 +64,7 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
         classes=ClassHead(
             values["classes"]["authentic"], tuple(values["classes"]["names"]), tensors["classes.prototypes"]
         ),
+        scope=Scope(tensors["scope.bank"], float(values["scope_limit"])),
         region_threshold=float(values["region_threshold"]),
         warnings=tuple(values["warnings"]),
     )

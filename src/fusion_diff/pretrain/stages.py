@@ -134,7 +134,7 @@ class DistilStage:
         self.trained = nn.ModuleDict(
             {
                 "student": student,
-                "tokens": nn.Conv2d(student.width, targets, 1),
+                "tokens": nn.Conv2d(student.channels, targets, 1),
                 "pooled": nn.Linear(student.width, LAST_CHANNELS),
                 "descriptors": nn.Linear(student.width, pool.descriptors.shape[1]),
             }
@@ -171,13 +171,16 @@ class FeedbackStage:
     """Stage 1 proper: the frozen prior's noise-prediction loss trains the encoder through its conditions.
 
     Diffusion feedback after DIVA (Wang et al. 2024); one global token by default, after GenHancer (Ma et al. 2025).
+    Without `adapters` it teaches the encoder to word conditions and leaves its tokens as they are.
     """
 
     name = "feedback"
 
-    def __init__(self, encoder: DualPathEncoder, prior: DiffusionPrior, pool: Pool, device: torch.device) -> None:
+    def __init__(
+        self, encoder: DualPathEncoder, prior: DiffusionPrior, pool: Pool, device: torch.device, *, adapters: bool
+    ) -> None:
         encoder.requires_grad_(False)
-        for parameter in encoder.adaptable():
+        for parameter in encoder.adaptable(adapters=adapters):
             parameter.requires_grad_(True)
         self.trained = encoder
         self.prior = prior.freeze().to(device)

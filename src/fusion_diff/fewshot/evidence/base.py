@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar, Protocol, Self
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -11,21 +13,25 @@ if TYPE_CHECKING:
 
     from fusion_diff.fewshot.bags import Bag
 
+Paths = tuple[int, ...]
+"""Channels of each of the encoder's paths, in the order in which they stand in a token."""
+
 
 class Evidence(Protocol):
-    """A learned head. Larger values speak more strongly against authenticity; the unit is the head's own.
+    """A learned head. Larger values speak more strongly against authenticity.
 
-    Tokens given to a head are standardised (`bags.Scale`).
+    Tokens given to a head are standardised (`bags.Scale`). The maps of dense heads are in deviations of authentic
+    tokens, so that they can be added up.
     """
 
     name: ClassVar[str]
     one_class: ClassVar[bool]
     """Can be learned from authentic references alone."""
     dense: ClassVar[bool]
-    """A micrograph's score is the mean of its highest values (`bags.top_mean`); otherwise the mean of all."""
+    """A flaw may be small: a micrograph's score is the mean of its highest values. Otherwise it is the mean of all."""
 
     @classmethod
-    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag]) -> Self:
+    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> Self:
         """Learn from authentic bags and, unless `one_class`, bags of every other class."""
 
     def map(self, tokens: Tensor, residual: Tensor) -> Tensor:
@@ -37,3 +43,8 @@ class Evidence(Protocol):
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> Self:
         """Rebuild a head from its tensors."""
+
+
+def units(values: Tensor) -> Tensor:
+    """Return mean and deviation (2,) of what authentic tokens get, the units of a dense map."""
+    return torch.stack([values.mean(), values.std().clamp_min(1e-3)])

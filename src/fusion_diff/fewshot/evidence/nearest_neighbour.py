@@ -1,4 +1,9 @@
-"""Nearest-neighbour evidence: how far a token is from anything authentic (PatchCore, Roth et al. 2022)."""
+"""Nearest-neighbour evidence: how far a token is from anything authentic, and how much nearer to something that is not.
+
+The first half, novelty, needs authentic references alone (PatchCore, Roth et al. 2022). Only the last path, the global
+one, speaks of it: fine texture is new everywhere. The second, the difference of the distances to the nearest token of
+either side, is a nearest-neighbour likelihood ratio (Boiman et al. 2008) and every path has a say in it.
+"""
 
 from __future__ import annotations
 
@@ -8,40 +13,84 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.bags import sample_tokens
+from fusion_diff.fewshot.evidence.base import units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.fewshot.bags import Bag
+    from fusion_diff.fewshot.evidence.base import Paths
 
-BANK = 4096
-"""Authentic tokens remembered."""
+BANK = 1024
+"""Tokens of a side remembered."""
+NOVELTY_WEIGHT = 2.0
+OWN = 300
+"""Tokens of each authentic reference whose distance to the others gives the units."""
 
 
 class NearestNeighbourEvidence:
-    """A bank of authentic tokens."""
+    """Banks of tokens, for each path those of the authentic side and of the other one (empty where there is none)."""
 
     name: ClassVar[str] = "nearest-neighbour"
     one_class: ClassVar[bool] = True
     dense: ClassVar[bool] = True
 
-    def __init__(self, bank: Tensor) -> None:
-        self.bank = bank  # (m, C)
+    def __init__(self, authentic: list[Tensor], others: list[Tensor], scales: Tensor) -> None:
+        self.authentic = authentic  # (m, C) a path
+        self.others = others  # (m, C) a path
+        self.scales = scales  # (paths, 2, 2): mean and deviation of distance and difference
 
     @classmethod
-    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag]) -> NearestNeighbourEvidence:
-        """Remember authentic tokens; the other bags are not used."""
-        return cls(sample_tokens([bag.tokens for bag in authentic], BANK))
+    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> NearestNeighbourEvidence:
+        """Remember tokens of both sides, and how far authentic references lie from each other."""
+        inside_banks, outside_banks, scales = [], [], []
+        for path in range(len(paths)):
+            inside, outside = ([bag.path(paths, path).tokens for bag in side] for side in (authentic, others))
+            bank = sample_tokens(outside, BANK) if outside else inside[0].new_zeros(0, paths[path])
+            # A token is at no distance from its own reference, so each reference is compared with the others; a single
+            # one with its other half.
+            asked = inside if len(inside) > 1 else list(inside[0].tensor_split(2))
+            far, nearer = [], []
+            for index, tokens in enumerate(asked):
+                own = sample_tokens([tokens], OWN)
+                distance = _nearest(own, sample_tokens(asked[:index] + asked[index + 1 :], BANK))
+                far.append(distance)
+                nearer.append(distance - _nearest(own, bank) if outside else distance)
+            scales.append(torch.stack([units(torch.cat(far)), units(torch.cat(nearer))]))
+            # Rounded as they are stored, so that a saved model says exactly what it said before.
+            inside_banks.append(sample_tokens(inside, BANK).half().float())
+            outside_banks.append(bank.half().float())
+        return cls(inside_banks, outside_banks, torch.stack(scales))
 
     def map(self, tokens: Tensor, residual: Tensor) -> Tensor:
-        """Return the Euclidean distance (n,) of each token to the nearest remembered one."""
-        return torch.cdist(tokens, self.bank).amin(1)
+        """Return novelty (n,) plus, with references of other classes, the paths' differences; each in its units."""
+        total = tokens.new_zeros(len(tokens))
+        parts = torch.split(tokens, [bank.shape[1] for bank in self.authentic], dim=1)
+        for path, (inside, outside, (far, nearer)) in enumerate(
+            zip(self.authentic, self.others, self.scales, strict=True)
+        ):
+            last = path == len(parts) - 1
+            if not last and not len(outside):
+                continue
+            distance = _nearest(parts[path], inside)
+            if last:
+                total += NOVELTY_WEIGHT * (distance - far[0]) / far[1]
+            if len(outside):
+                total += (distance - _nearest(parts[path], outside) - nearer[0]) / nearer[1]
+        return total
 
     def state(self) -> dict[str, Tensor]:
-        """Return the bank."""
-        return {"bank": self.bank}
+        """Return banks and units."""
+        banks = {f"authentic.{index}": bank for index, bank in enumerate(self.authentic)}
+        banks |= {f"others.{index}": bank for index, bank in enumerate(self.others)}
+        return banks | {"scales": self.scales}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> NearestNeighbourEvidence:
-        """Rebuild the bank."""
-        return cls(state["bank"])
+        """Rebuild the banks."""
+        paths = range(len(state["scales"]))
+        return cls([state[f"authentic.{i}"] for i in paths], [state[f"others.{i}"] for i in paths], state["scales"])
+
+
+def _nearest(tokens: Tensor, bank: Tensor) -> Tensor:
+    return torch.cdist(tokens, bank).amin(1)

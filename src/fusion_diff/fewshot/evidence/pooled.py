@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.fewshot.bags import Bag
+    from fusion_diff.fewshot.evidence.base import Paths
 
 RIDGE = 0.3
 
@@ -31,8 +32,8 @@ class PooledEvidence:
         self.weights = weights  # (2C + 1,), intercept last
 
     @classmethod
-    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag]) -> PooledEvidence:
-        """Learn the direction between the two sides' pooled features."""
+    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> PooledEvidence:
+        """Learn the direction between the two sides' pooled features, of all paths together."""
         pooled = torch.stack([_features(bag.tokens).mean(0) for bag in (*others, *authentic)])
         centre, spread = pooled.mean(0), pooled.std(0).clamp_min(0.05)
         labels, importance = balanced(len(others), len(authentic), pooled.device)

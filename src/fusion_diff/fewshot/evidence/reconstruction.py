@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.fewshot.bags import Bag
+    from fusion_diff.fewshot.evidence.base import Paths
 
 
 class ReconstructionEvidence:
@@ -25,7 +26,7 @@ class ReconstructionEvidence:
         self.std = std  # (R,)
 
     @classmethod
-    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag]) -> ReconstructionEvidence:
+    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> ReconstructionEvidence:
         """Measure the residuals of authentic tokens; the other bags are not used."""
         residuals = torch.cat([bag.residual for bag in authentic])
         return cls(residuals.mean(0), residuals.std(0).clamp_min(1e-6))

