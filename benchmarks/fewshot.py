@@ -1,7 +1,9 @@
-"""Few-shot accuracy on real ceramics, on specimens never seen: python benchmarks/fewshot.py --data DIR --json FILE
+"""Few-shot accuracy on real ceramics, on specimens never seen: python benchmarks/fewshot.py --data DIR --out RUN
 
 Every method gets the same draws (see protocol.py). Reported are macro-F1 at the decision each method itself makes
-(threshold from the references alone) and AUROC: mean over seeds, with a 95 % interval of that mean.
+(threshold from the references alone) and AUROC: mean over draws, with a 95 % interval of that mean. Answers are kept in
+RUN/answers.jsonl as they come, so a run that was cut off goes on where it was; RUN/table.md, RUN/table.json and
+RUN/f1.png are made of them.
 """
 
 from __future__ import annotations
@@ -10,172 +12,259 @@ import argparse
 import json
 import sys
 import time
-from collections import defaultdict
-from dataclasses import dataclass
+from collections import Counter, defaultdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from protocol import SETS, Draw, Image, draw
+from baselines import FROZEN, RATES, TRAINED, TUNING_SEED, Baselines, nearest_token
+from eye import Eye, answer
+from protocol import SETS, Draw, Task, draw
 from rich.progress import track
-from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import f1_score, roc_auc_score
 
-from fusion_diff import DiffusionModel, load_microstructure_data
-from fusion_diff.fewshot.bags import Bag, Scale, top_mean
-from fusion_diff.fewshot.crossfit import folds
-from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
-from fusion_diff.fewshot.verifier import Verifier
-from fusion_diff.micrograph.tiles import Grid
-from fusion_diff.perception import encode
+from fusion_diff import DiffusionModel
+from fusion_diff.fewshot.decision import decide
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from numpy.typing import NDArray
+OURS = "FusionDiff"
+MARKED = "FusionDiff, flaws marked"
+ALONE = "FusionDiff, authentic only"
+ALONE_SHOTS = 10
+"""How many authentic references the methods get that learn from these alone."""
+SAME_TOKENS = "nearest neighbour, FusionDiff's tokens, authentic only"
 
 
-@dataclass(frozen=True)
-class Seen:
-    """An image as the methods see it, encoded once."""
+class Methods:
+    """Every method by name, asked by draw."""
 
-    bag: Bag
-    pooled: NDArray[np.float32]  # block 10 and last block of the ImageNet CNN, averaged over the first tile's span
+    def __init__(self, model: DiffusionModel) -> None:
+        self.eye = Eye(model.encoder)
+        self.baselines = Baselines()
+        self.rates: dict[tuple[str, str, int], float] = {}
+        self.names = [OURS, MARKED, ALONE, SAME_TOKENS, *FROZEN, *TRAINED]
 
+    def ask(self, name: str, drawn: Draw) -> dict[str, object] | None:
+        """Return scores (higher: less authentic), verdicts and what else there is; None where it cannot answer."""
+        if name in (OURS, MARKED, ALONE):
+            if name == MARKED and not any(image.mark for image in drawn.references):
+                return None
+            if name == ALONE and len(drawn.references) != 2 * ALONE_SHOTS:
+                return None
+            references = [image for image in drawn.references if image.authentic or name != ALONE]
+            if len(references) < 2:
+                return None
+            return answer(self.eye.enrol(references, marks=name == MARKED), [self.eye.look(i) for i in drawn.queries])
+        if name == SAME_TOKENS:
+            if len(drawn.references) != 2 * ALONE_SHOTS:
+                return None
+            authentic = [self.eye.look(image).tokens for image in drawn.references if image.authentic]
+            scores, verdicts = nearest_token(authentic, [self.eye.look(image).tokens for image in drawn.queries])
+            return {"scores": scores, "verdicts": verdicts}
+        rate = self._rate(name, drawn) if name in TRAINED else None
+        scores, verdicts = self._baseline(name, drawn, rate)
+        return {"scores": scores, "verdicts": verdicts} | ({} if rate is None else {"rate": rate})
 
-def look(model: DiffusionModel, image: Image) -> Seen:
-    micrograph = load_microstructure_data(image.path, crop_data_bar=False)
-    mark = None
-    if image.mark is not None:
-        from PIL import Image as Picture
+    def forget(self) -> None:
+        """Drop the images of the last set."""
+        self.eye.bags.clear()
+        self.baselines.sights.clear()
 
-        mark = np.asarray(Picture.open(image.mark).convert("L")) > 0
-        mark = mark if mark.any() else None
-    bag, _ = encode(micrograph, model.encoder, mark=mark)
-    grid = Grid.of(micrograph.height, micrograph.width, tile=model.encoder.tile, stride=8)
-    tiles = torch.from_numpy(np.stack([grid.read(micrograph, tile) for tile in grid.tiles()]))
-    with torch.inference_mode():
-        maps, last = model.encoder.local_path(tiles)
-    pooled = torch.cat([maps.mean((0, 2, 3)), last.mean((0, 2, 3))])
-    return Seen(bag, pooled.numpy())
+    def _baseline(self, name: str, drawn: Draw, rate: float | None) -> tuple[np.ndarray, np.ndarray]:
+        references, queries = ([self.baselines.look(i) for i in side] for side in (drawn.references, drawn.queries))
+        groups = [image.group for image in drawn.references]
+        return (FROZEN | TRAINED)[name](references, truth_of(drawn.references), groups, queries, rate)
 
-
-def fusion_diff(references: list[Seen], queries: list[Seen], drawn: Draw, marks: bool) -> tuple[object, object]:
-    """Our verifier; positive log-odds mean not authentic."""
-    bags = [Bag(r.bag.tokens, r.bag.residual, r.bag.mark if marks else None) for r in references]
-    labels = ["authentic" if image.authentic else "other" for image in drawn.references]
-    verifier = Verifier.fit(bags, labels, "authentic", [image.group for image in drawn.references])
-    odds = []
-    for query in queries:
-        fused, _ = verifier.fused(verifier.heads.maps(query.bag.tokens, query.bag.residual))
-        odds.append(verifier.calibration.log_odds(fused))
-    scores = np.asarray(odds)
-    return scores, scores > 0
-
-
-def linear_probe(references: list[Seen], queries: list[Seen], drawn: Draw) -> tuple[object, object]:
-    """Logistic regression on the ImageNet CNN's averaged features; its penalty is chosen by cross-fitting."""
-    features = np.stack([r.pooled for r in references])
-    centre, spread = features.mean(0), features.std(0) + 1e-6
-    features = (features - centre) / spread
-    truth = np.asarray([not image.authentic for image in drawn.references])
-    parts = folds([image.group for image in drawn.references], ~truth)
-    best, best_loss = 0.01, np.inf
-    for penalty in (0.001, 0.01, 0.1, 1.0) if parts else ():
-        losses = []
-        for part in parts or ():
-            rest = np.setdiff1d(np.arange(len(truth)), part)
-            probe = LogisticRegression(C=penalty, max_iter=1000).fit(features[rest], truth[rest])
-            p = probe.predict_proba(features[part])[:, 1].clip(1e-6, 1 - 1e-6)
-            losses.extend(-np.where(truth[part], np.log(p), np.log(1 - p)))
-        if np.mean(losses) < best_loss:
-            best, best_loss = penalty, float(np.mean(losses))
-    probe = LogisticRegression(C=best, max_iter=1000).fit(features, truth)
-    scores = probe.decision_function((np.stack([q.pooled for q in queries]) - centre) / spread)
-    return scores, scores > 0
+    def _rate(self, name: str, drawn: Draw) -> float:
+        """Return the learning rate that was best on the tuning draw of this set and number of shots."""
+        shots = len(drawn.references) // 2
+        key = name, drawn.task.name, shots
+        if key not in self.rates:
+            tuning = draw(drawn.task, shots, TUNING_SEED)
+            if tuning is None:
+                raise ValueError(f"{drawn.task.name}: the tuning draw cannot be made with {shots} shots")
+            truth = truth_of(tuning.queries)
+            found = {rate: roc_auc_score(truth, self._baseline(name, tuning, rate)[0]) for rate in RATES}
+            self.rates[key] = max(found, key=found.__getitem__)
+        return self.rates[key]
 
 
-def nearest_neighbour(references: list[Seen], queries: list[Seen], drawn: Draw) -> tuple[object, object]:
-    """PatchCore-style: distance to authentic tokens alone; the threshold is two deviations off the left-out ones."""
-    bags = [r.bag for r, image in zip(references, drawn.references, strict=True) if image.authentic]
-
-    def judge(known: list[Bag], asked: list[Bag]) -> list[float]:
-        scale = Scale.of([bag.tokens for bag in known])
-        head = NearestNeighbourEvidence.fit([Bag(scale(bag.tokens), bag.residual) for bag in known], [])
-        return [float(top_mean(head.map(scale(bag.tokens), bag.residual))) for bag in asked]
-
-    scores = np.asarray(judge(bags, [q.bag for q in queries]))
-    if len(bags) == 1:
-        return scores, np.zeros(len(scores), dtype=bool)  # one reference says nothing of how far others lie
-    own = [judge(bags[:i] + bags[i + 1 :], [bags[i]])[0] for i in range(len(bags))]
-    return scores, scores > np.mean(own) + 2 * np.std(own, ddof=1)
+def truth_of(images) -> np.ndarray:
+    return np.asarray([not image.authentic for image in images])
 
 
-def interval(values: list[float]) -> tuple[float, float]:
-    return float(np.mean(values)), float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values))) if len(
-        values
-    ) > 1 else 0.0
+def interval(values: list[float]) -> float:
+    return float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def tables(answers: list[dict], skipped: Counter) -> list[dict]:
+    """Return a row for each set, number of shots and method."""
+    figures = defaultdict(lambda: defaultdict(list))
+    for entry in answers:
+        truth, scores = np.asarray(entry["truth"]), np.asarray(entry["scores"])
+        row = figures[entry["set"], entry["shots"], entry["method"]]
+        row["auroc"].append(float(roc_auc_score(truth, scores)))
+        row["macro_f1"].append(float(f1_score(truth, entry["verdicts"], average="macro")))
+        row["seconds"].append(entry["seconds"])
+    return [
+        {
+            "set": name,
+            "shots": shots,
+            "method": method,
+            "draws": len(row["auroc"]),
+            "skipped": skipped[name, shots],
+            "seconds": float(np.mean(row["seconds"])),
+            **{figure: float(np.mean(row[figure])) for figure in ("macro_f1", "auroc")},
+            **{f"{figure}_interval": interval(row[figure]) for figure in ("macro_f1", "auroc")},
+        }
+        for (name, shots, method), row in figures.items()
+    ]
+
+
+def decisions(answers: list[dict], alpha: float = 0.1) -> list[dict]:
+    """Return how well probabilities are calibrated and what decisions at `alpha` come to, of methods that decide."""
+    gathered = defaultdict(lambda: defaultdict(list))
+    for entry in answers:
+        if all(len(p) == 2 for p in entry.get("p_values", [{}])):
+            row = gathered[entry["set"], entry["shots"], entry["method"]]
+            row["truth"] += entry["truth"]
+            row["p"] += (1 / (1 + np.exp(-np.asarray(entry["scores"])))).tolist()
+            row["decision"] += [decide(p, alpha) for p in entry["p_values"]]
+    rows = []
+    for (name, shots, method), row in gathered.items():
+        truth, p, decision = (np.asarray(row[key]) for key in ("truth", "p", "decision"))
+        bins = np.minimum((p * 10).astype(int), 9)
+        gaps = [abs(p[bins == b].mean() - truth[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())]
+        wrong = np.where(truth, decision == "authentic", decision == "not authentic")
+        rows.append(
+            {
+                "set": name,
+                "shots": shots,
+                "method": method,
+                "calibration_error": float(sum(gaps)),
+                "decided": float((decision != "inconclusive").mean()),
+                "wrong": float(wrong.mean()),
+                "authentic_rejected": float((decision == "not authentic")[~truth].mean()),
+                "other_accepted": float((decision == "authentic")[truth].mean()),
+            }
+        )
+    return rows
+
+
+def decisions_markdown(rows: list[dict]) -> str:
+    lines = [
+        "| set | shots | method | calibration error | decided | wrong | authentic rejected | others accepted |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {r['set']} | {r['shots']} | {r['method']} | {r['calibration_error']:.3f} | {r['decided']:.2f} "
+        f"| {r['wrong']:.3f} | {r['authentic_rejected']:.3f} | {r['other_accepted']:.3f} |"
+        for r in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def markdown(rows: list[dict]) -> str:
+    lines = ["| set | shots | method | macro-F1 | AUROC | draws | skipped |", "|---|---|---|---|---|---|---|"]
+    lines += [
+        f"| {r['set']} | {r['shots']} | {r['method']} | {r['macro_f1']:.3f} ± {r['macro_f1_interval']:.3f} "
+        f"| {r['auroc']:.3f} ± {r['auroc_interval']:.3f} | {r['draws']} | {r['skipped']} |"
+        for r in rows
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def plot(rows: list[dict], file: Path) -> None:
+    """Draw macro-F1 against shots, a panel a set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.6), sharey=True, squeeze=False)
+    for axis, name in zip(axes[0], sets, strict=True):
+        for method in dict.fromkeys(row["method"] for row in rows):
+            own = sorted((r for r in rows if (r["set"], r["method"]) == (name, method)), key=lambda r: r["shots"])
+            shots, mean = [r["shots"] for r in own], np.asarray([r["macro_f1"] for r in own])
+            half = np.nan_to_num([r["macro_f1_interval"] for r in own])
+            style = {"color": "black", "linewidth": 2.2, "zorder": 3} if method == OURS else {"linewidth": 1.2}
+            line = axis.plot(shots, mean, marker="o", markersize=3, label=method, **style)[0]
+            axis.fill_between(shots, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
+        ticks = sorted({r["shots"] for r in rows})
+        axis.set(title=name, xlabel="references a side", xscale="log", xticks=ticks, xticklabels=ticks, ylim=(0.2, 1))
+        axis.minorticks_off()
+        axis.grid(alpha=0.25)
+    axes[0][0].set_ylabel("macro-F1, unseen specimens")
+    axes[0][-1].legend(fontsize=6.5, loc="lower right")
+    figure.tight_layout()
+    figure.savefig(file, dpi=130)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds ebc_crack, ferrite_tile, jun_glaze")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an earlier run in it is continued")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
     parser.add_argument("--shots", nargs="+", type=int, default=[1, 5, 10, 25])
     parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument(
+        "--trained-seeds", type=int, default=30, help="seeds of the slow methods, those that train a CNN"
+    )
+    parser.add_argument("--methods", nargs="+", help="names or parts of names; all when omitted")
     parser.add_argument("--model", default="fusion-diff-v1-ceramic")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = DiffusionModel.from_pretrained(options.model)
-    rows = []
-    for name in options.sets:
-        tasks = SETS[name](options.data)
-        images = {image for task in tasks for image in (*task.references, *(task.queries or ()))}
-        seen = {image: look(model, image) for image in track(sorted(images, key=str), f"encoding {name}")}
-        marked = any(image.mark for image in images)
-        methods: dict[str, Callable[..., tuple[object, object]]] = {
-            "FusionDiff": lambda r, q, d: fusion_diff(r, q, d, marks=False),
-            **({"FusionDiff, flaws marked": lambda r, q, d: fusion_diff(r, q, d, marks=True)} if marked else {}),
-            "linear probe, EfficientNet-Lite0": linear_probe,
-            "nearest neighbour, authentic only": nearest_neighbour,
-        }
-        for shots in options.shots:
-            figures, seconds, skipped = defaultdict(list), defaultdict(float), 0
-            for seed in track(range(options.seeds), f"{name}, {shots} shots"):
-                drawn = [draw(task, shots, seed) for task in tasks]
-                skipped += sum(each is None for each in drawn)
-                for each in drawn:
-                    if each is None:
-                        continue
-                    references, queries = [seen[i] for i in each.references], [seen[i] for i in each.queries]
-                    truth = np.asarray([not image.authentic for image in each.queries])
-                    for method, ask in methods.items():
-                        started = time.perf_counter()
-                        scores, verdicts = ask(references, queries, each)
-                        seconds[method] += time.perf_counter() - started
-                        figures[method, "auroc"].append(float(roc_auc_score(truth, scores)))
-                        figures[method, "macro_f1"].append(float(f1_score(truth, verdicts, average="macro")))
-            for method in methods:
-                count = len(figures[method, "auroc"])
-                if count == 0:
-                    continue
-                row = {"set": name, "shots": shots, "method": method, "draws": count, "skipped": skipped}
-                for figure in ("macro_f1", "auroc"):
-                    row[figure], row[f"{figure}_interval"] = interval(figures[method, figure])
-                row["seconds"] = seconds[method] / count
-                rows.append(row)
-                print(
-                    f"| {name} | {shots} | {method} | {row['macro_f1']:.3f} ± {row['macro_f1_interval']:.3f} "
-                    f"| {row['auroc']:.3f} ± {row['auroc_interval']:.3f} | {count} | {skipped} |",
-                    flush=True,
-                )
-    if options.json:
-        options.json.write_text(
-            json.dumps({"model_sha256": model.sha256, "rows": rows}, indent=1) + "\n", encoding="utf-8"
-        )
+    methods = Methods(DiffusionModel.from_pretrained(options.model))
+    asked = options.methods or methods.names
+    wanted = [n for n in methods.names if any(n == part or (part not in methods.names and part in n) for part in asked)]
+    options.out.mkdir(parents=True, exist_ok=True)
+    file = options.out / "answers.jsonl"
+    answers = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    done = {(a["task"], a["shots"], a["seed"], a["method"], a["model"]) for a in answers}
+    skipped: Counter = Counter()
+    with file.open("a", encoding="utf-8") as out:
+        for name in options.sets:
+            tasks: list[Task] = SETS[name](options.data)
+            methods.forget()
+            for shots in options.shots:
+                for seed in track(range(options.seeds), f"{name}, {shots} shots"):
+                    for number, task in enumerate(tasks):
+                        drawn = draw(task, shots, seed)
+                        if drawn is None:
+                            skipped[name, shots] += 1
+                            continue
+                        for method in wanted:
+                            model = methods.eye.sha256 if method in (OURS, MARKED, ALONE, SAME_TOKENS) else ""
+                            key = (f"{name}/{number}", shots, seed, method, model)
+                            if key in done or (method in TRAINED and seed >= options.trained_seeds):
+                                continue
+                            started = time.perf_counter()
+                            found = methods.ask(method, drawn)
+                            if found is None:
+                                continue
+                            entry = {
+                                **dict(zip(("task", "shots", "seed", "method", "model"), key, strict=True)),
+                                "set": name,
+                                "truth": truth_of(drawn.queries).tolist(),
+                                "seconds": time.perf_counter() - started,
+                                **{k: v.tolist() if isinstance(v, np.ndarray) else v for k, v in found.items()},
+                            }
+                            out.write(json.dumps(entry) + "\n")
+                            out.flush()
+                            answers.append(entry)
+    current = [a for a in answers if a["model"] in ("", methods.eye.sha256)]
+    order = {key: index for index, key in enumerate([*SETS, *methods.names])}
+    current.sort(key=lambda a: (order[a["set"]], a["shots"], order[a["method"]]))
+    rows, decided = tables(current, skipped), decisions(current)
+    (options.out / "table.md").write_text(markdown(rows) + "\n" + decisions_markdown(decided), encoding="utf-8")
+    (options.out / "table.json").write_text(
+        json.dumps({"tokens_sha256": methods.eye.sha256, "rows": rows, "decisions": decided}, indent=1) + "\n",
+        encoding="utf-8",
+    )
+    plot(rows, options.out / "f1.png")
+    print(markdown(rows))
+    print(decisions_markdown(decided))
     return 0
 
 

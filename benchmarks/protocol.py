@@ -12,8 +12,13 @@ import csv
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image as Picture
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 FEWEST_QUERIES = 5
 
@@ -24,6 +29,20 @@ class Image:
     authentic: bool
     group: str
     mark: Path | None = None
+    """A picture of the labels of its pixels."""
+    window: tuple[int, int] | None = None
+    """Where in that picture the image was cut from (top, left); None where the two are of one size."""
+    flaw: int = 1
+    """Labels of this value or more are the flaw."""
+
+    def read_mark(self, height: int, width: int) -> NDArray[np.bool_] | None:
+        """Return where the flaw is, (height, width), or None where none is marked."""
+        if self.mark is None:
+            return None
+        labels = np.asarray(Picture.open(self.mark).convert("L"))
+        top, left = self.window or (0, 0)
+        marked = labels[top : top + height, left : left + width] >= self.flaw
+        return marked if marked.any() else None
 
 
 @dataclass(frozen=True)
@@ -65,9 +84,18 @@ def draw(task: Task, shots: int, seed: int) -> Draw | None:
 
 
 def ebc_crack(data: Path) -> list[Task]:
-    """Sound against cracked barrier coatings; the specimen is the file name up to the first underscore."""
+    """Sound against cracked barrier coatings; the specimen is the file name up to the first underscore.
+
+    Marks come from the masks of the whole micrographs (2 is crack); a patch's name tells where it was cut.
+    """
+
+    def mark(path: Path) -> tuple[Path | None, tuple[int, int] | None]:
+        found = re.fullmatch(r"(.+)__y(\d+)x(\d+)", path.stem)
+        masks = sorted((data / "ebc_micrographs" / "masks").glob(f"{found[1]}.*")) if found else []
+        return (masks[0], (int(found[2]), int(found[3]))) if found and masks else (None, None)
+
     images = [
-        Image(path, folder == "sound", path.name.split("_")[0])
+        Image(path, folder == "sound", path.name.split("_")[0], *(mark(path) if folder == "crack" else ()), flaw=2)
         for folder in ("sound", "crack")
         for path in sorted((data / "ebc_crack" / folder).glob("*.png"))
     ]

@@ -1,0 +1,62 @@
+"""FusionDiff as the benchmarks ask it: what `enroll` and `inspect` do, with every image encoded once only."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion_diff import load_microstructure_data
+from fusion_diff.fewshot.verifier import Verifier
+from fusion_diff.perception import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from protocol import Image
+
+    from fusion_diff.encoder.fusion import DualPathEncoder
+    from fusion_diff.fewshot.bags import Bag
+
+
+class Eye:
+    """An encoder that remembers what it has seen."""
+
+    def __init__(self, encoder: DualPathEncoder) -> None:
+        self.encoder = encoder
+        self.bags: dict[Image, Bag] = {}
+        digest = hashlib.sha256()
+        for name, value in sorted(encoder.own_state().items()):
+            if name.startswith(("global_", "local_norm")):  # what tokens depend on
+                digest.update(value.numpy().tobytes())
+        self.sha256 = digest.hexdigest()
+
+    def look(self, image: Image) -> Bag:
+        """Return an image's tokens, with its mark where it has one."""
+        if image not in self.bags:
+            micrograph = load_microstructure_data(image.path, crop_data_bar=False)
+            mark = image.read_mark(micrograph.height, micrograph.width)
+            self.bags[image], _ = encode(micrograph, self.encoder, mark=mark)
+        return self.bags[image]
+
+    def enrol(self, references: Sequence[Image], *, marks: bool = False) -> Verifier:
+        """Learn from references, from their labels alone unless `marks`."""
+        bags = [self.look(image) for image in references]
+        labels = ["authentic" if image.authentic else "other" for image in references]
+        return Verifier.fit(
+            bags if marks else [replace(bag, mark=None) for bag in bags],
+            labels,
+            "authentic",
+            [image.group for image in references],
+            self.encoder.paths,
+        )
+
+
+def answer(verifier: Verifier, queries: Sequence[Bag]) -> dict[str, object]:
+    """Return log-odds of not being authentic, the forced choice, and the p-values of both sides."""
+    fused = [verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))[0] for bag in queries]
+    odds = np.asarray([verifier.calibration.log_odds(value) for value in fused])
+    p_values = [verifier.p_values(value) for value in fused]
+    return {"scores": odds.round(6), "verdicts": odds > 0, "p_values": p_values, "weights": verifier.fusion.weight}

@@ -1,0 +1,98 @@
+"""Is what was never enrolled told from what was? python benchmarks/scope.py --data DIR --json FILE
+
+References of the few-shot protocol; unseen specimens of the same set are in scope, and images of every other set and
+of `ceramic_sem_gallery` are strangers. Reported: AUROC of the strangeness, the share of strangers flagged out of scope,
+and the share of the set's own unseen specimens flagged by mistake.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+from eye import Eye
+from protocol import SETS, Image, draw
+from rich.progress import track
+from sklearn.metrics import roc_auc_score
+
+from fusion_diff import DiffusionModel
+from fusion_diff.errors import FusionDiffError
+
+ENDINGS = (".jpg", ".png", ".bmp", ".tif")
+
+
+def some(images: list[Image], count: int) -> list[Image]:
+    """Return some of the images, drawn at random, the same every time."""
+    order = np.random.default_rng(0).permutation(len(images))
+    return [images[index] for index in order[:count]]
+
+
+def gallery(data: Path) -> list[Image]:
+    """Return pictures of ceramics that no set shows."""
+    found = sorted(p for p in (data / "ceramic_sem_gallery").rglob("*") if p.suffix.lower() in ENDINGS)
+    return [Image(path, False, path.parent.name) for path in found]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--shots", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--images", type=int, default=40, help="of each set of strangers and of the set's own, at most")
+    parser.add_argument("--model", default="fusion-diff-v1-ceramic")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    eye = Eye(DiffusionModel.from_pretrained(options.model).encoder)
+    tasks = {name: SETS[name](options.data)[0] for name in SETS}
+    others = {name: some(list(task.references), options.images) for name, task in tasks.items()}
+    others["ceramic_sem_gallery"] = some(gallery(options.data), options.images)
+    rows = []
+    print("| enrolled | strangers | AUROC | flagged | own flagged | draws |\n|---|---|---|---|---|---|")
+    for name, task in tasks.items():
+        found: dict[str, list[tuple[float, float, float]]] = {}
+        for seed in track(range(options.seeds), name):
+            drawn = draw(task, options.shots, seed)
+            if drawn is None:
+                continue
+            verifier = eye.enrol(drawn.references)
+
+            def strangeness(images: list[Image]) -> np.ndarray:
+                values = []
+                for image in images:
+                    try:
+                        tokens = eye.look(image).tokens
+                    except FusionDiffError:
+                        continue  # the gallery holds files that are not readable as micrographs
+                    values.append(float(verifier.scope.distances(verifier.heads.scale(tokens)).mean()))  # noqa: B023
+                return np.asarray(values)
+
+            own = strangeness(some(drawn.queries, options.images))
+            for stranger, images in others.items():
+                if stranger == name:
+                    continue
+                strange = strangeness(images)
+                truth = np.r_[np.zeros(len(own)), np.ones(len(strange))]
+                flagged = [float((values > verifier.scope.limit).mean()) for values in (strange, own)]
+                auroc = float(roc_auc_score(truth, np.r_[own, strange]))
+                found.setdefault(stranger, []).append((auroc, *flagged))
+        for stranger, figures in found.items():
+            means = dict(zip(("auroc", "flagged", "own_flagged"), np.mean(figures, axis=0).tolist(), strict=True))
+            rows.append({"enrolled": name, "strangers": stranger, "draws": len(figures)} | means)
+            print(
+                f"| {name} | {stranger} | {means['auroc']:.3f} | {means['flagged']:.2f} | {means['own_flagged']:.2f} "
+                f"| {len(figures)} |",
+                flush=True,
+            )
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
