@@ -24,7 +24,7 @@ def main() -> int:
     parser.add_argument("--shots", type=int, default=10)
     options = parser.parse_args()
     with (options.data / "ferrite_tile" / "groups.csv").open(encoding="utf-8", newline="") as file:
-        kinds = {row["file"]: row["class"] for row in csv.DictReader(file)}
+        kinds = {Path(row["file"]).name: row["class"] for row in csv.DictReader(file)}
     task = SETS["ferrite_tile"](options.data)[0]
     figures = defaultdict(lambda: defaultdict(list))
     for line in (options.run / "answers.jsonl").read_text("utf-8").splitlines():

@@ -120,6 +120,31 @@ def tables(answers: list[dict], skipped: Counter) -> list[dict]:
     ]
 
 
+def side_by_side(answers: list[dict]) -> str:
+    """Return FusionDiff beside the trained networks, on the draws that all of them answered, and the mean over sets."""
+    names = [OURS, *TRAINED]
+    figures = defaultdict(dict)
+    for entry in answers:
+        if entry["method"] in names:
+            truth, draw_key = np.asarray(entry["truth"]), (entry["task"], entry["seed"])
+            pair = f1_score(truth, entry["verdicts"], average="macro"), roc_auc_score(truth, entry["scores"])
+            figures[entry["set"], entry["shots"], entry["method"]][draw_key] = pair
+    lines = ["| set | shots | draws | " + " | ".join(f"{name}: F1 / AUROC" for name in names) + " |"]
+    lines.append("|" + "---|" * (3 + len(names)))
+    means = defaultdict(list)
+    for name, shots in sorted({key[:2] for key in figures}, key=lambda key: (key[1], key[0])):
+        shared = set.intersection(*(set(figures[name, shots, method]) for method in names))
+        if shared:
+            row = [np.mean([figures[name, shots, method][key] for key in shared], axis=0) for method in names]
+            means[shots].append(row)
+            cells = " | ".join(f"{f1:.3f} / {auroc:.3f}" for f1, auroc in row)
+            lines.append(f"| {name} | {shots} | {len(shared)} | {cells} |")
+    for shots, row in means.items():
+        cells = " | ".join(f"{f1:.3f} / {auroc:.3f}" for f1, auroc in np.mean(row, axis=0))
+        lines.append(f"| mean of {len(row)} sets | {shots} | | {cells} |")
+    return "\n".join(lines) + "\n"
+
+
 def decisions(answers: list[dict], alpha: float = 0.1) -> list[dict]:
     """Return how well probabilities are calibrated and what decisions at `alpha` come to, of methods that decide."""
     gathered = defaultdict(lambda: defaultdict(list))
@@ -257,14 +282,14 @@ def main() -> int:
     order = {key: index for index, key in enumerate([*SETS, *methods.names])}
     current.sort(key=lambda a: (order[a["set"]], a["shots"], order[a["method"]]))
     rows, decided = tables(current, skipped), decisions(current)
-    (options.out / "table.md").write_text(markdown(rows) + "\n" + decisions_markdown(decided), encoding="utf-8")
+    report = "\n".join([markdown(rows), side_by_side(current), decisions_markdown(decided)])
+    (options.out / "table.md").write_text(report, encoding="utf-8")
     (options.out / "table.json").write_text(
         json.dumps({"tokens_sha256": methods.eye.sha256, "rows": rows, "decisions": decided}, indent=1) + "\n",
         encoding="utf-8",
     )
     plot(rows, options.out / "f1.png")
-    print(markdown(rows))
-    print(decisions_markdown(decided))
+    print(report)
     return 0
 
 

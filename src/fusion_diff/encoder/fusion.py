@@ -55,7 +55,7 @@ class Encoding:
         """(B, C, h, w): what the evidence is learned on, texture beside structure.
 
         Not the gated mix: each path sees flaws of its own kind, and on real ceramics evidence learned path by path and
-        then added up is far ahead of evidence learned on a mix (docs/results.md).
+        then added up is ahead of evidence learned on a mix (docs/results.md).
         """
         return torch.cat([self.texture, self.structure], dim=1)
 
