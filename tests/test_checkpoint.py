@@ -12,9 +12,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from fusion_diff.checkpoint import (
+    COMPACT_FROM,
     EMBEDDED,
     FORMAT,
     MANIFEST,
@@ -385,9 +386,58 @@ def test_large_matrices_are_stored_in_a_byte_a_number_to_half_a_step(seed, colum
     assert set(state) == {"layer.weight", "layer.bias"}
     step = weights.abs().amax(1, keepdim=True) / 127
     assert bool(((state["layer.weight"] - weights).abs() <= 0.501 * step + 1e-20).all())
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    st.integers(0, 10_000),
+    st.sampled_from([(256, 128), (200, 300), (64, 32, 4, 4), (33, 1000), (16, 16), (8, 3, 3, 3), (40_000,), ()]),
+    st.lists(st.sampled_from([0.0, 1e-15, 1e-12, 1e-6, 1.0, 1e3, 1e30]), min_size=1, max_size=7),
+)
+def test_what_was_expanded_compacts_to_the_same_bytes(seed, shape, sizes):
+    weights = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+    if len(shape) > 1:  # rows of very different sizes, some of nothing but zeros
+        rows = torch.tensor(sizes).repeat(shape[0])[: shape[0]]
+        weights = weights * (rows if weights.numel() >= COMPACT_FROM else rows.clamp_max(1e3)).view(
+            -1, *[1] * (len(shape) - 1)
+        )
+    stored = compact({"w": weights})
+    state = expand(stored)
+    assert state["w"].shape == weights.shape
+    assert bool(state["w"].isfinite().all())
     again = compact(state)
-    assert torch.equal(again["layer.weight.int8"], stored["layer.weight.int8"])
-    torch.testing.assert_close(again["layer.weight.scale"], stored["layer.weight.scale"], rtol=1e-6, atol=0)
+    assert again.keys() == stored.keys()
+    for name, value in stored.items():
+        assert again[name].dtype == value.dtype
+        assert torch.equal(again[name], value), name
+
+
+def test_a_row_of_zeros_stays_one():
+    weights = torch.ones(2, COMPACT_FROM)
+    weights[0] = 0
+    stored = compact({"w": weights})
+    assert bool((stored["w.scale"] > 0).all()), "nothing is divided by zero"
+    state = expand(stored)
+    assert not state["w"][0].any()
+    torch.testing.assert_close(state["w"][1], weights[1])
+
+
+def test_integers_come_back_from_a_file_as_the_weights_they_stand_for(tmp_path):
+    stored = compact({"w": torch.randn(256, 128), "b": torch.randn(7)})
+    save_file(stored, tmp_path / "t.safetensors")
+    read, expected = expand(read_tensors(tmp_path / "t.safetensors")), expand(stored)
+    assert read.keys() == expected.keys()
+    assert all(torch.equal(read[name], expected[name]) and read[name].dtype == torch.float32 for name in expected)
+
+
+def test_integers_without_their_scale_are_refused(real):
+    tensors = load_file(real / "encoder.safetensors")
+    lost = next(name for name in tensors if name.endswith(".scale"))
+    del tensors[lost]
+    save_file(tensors, real / "encoder.safetensors")
+    seal(real)
+    with pytest.raises(CheckpointError, match=lost):
+        DiffusionModel.from_pretrained(real)
 
 
 def test_small_matrices_are_kept_in_half_precision():

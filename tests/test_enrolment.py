@@ -113,6 +113,17 @@ def test_warnings_say_how_many_references_decisions_need():
     assert len(enrolment_of({"sound": 4}).warnings(alpha=0.1)) == 1
 
 
+def test_each_path_is_learned_by_itself():
+    verifier = enrolment_of({"sound": 4, "crack": 4}).verifier
+    assert [w.shape[1] - 1 for w in verifier.heads.heads["multiple-instance"].weights] == [3, CHANNELS - 3]
+    assert verifier.scope.bank.shape[1] == CHANNELS - 3
+
+
+def test_shots_know_the_same_paths():
+    enrolment = enrolment_of({"sound": 4, "crack": 4})
+    assert enrolment.shots(2).paths == enrolment.paths
+
+
 def test_a_reference_is_its_own_nearest_reference():
     enrolment = enrolment_of({"sound": 4, "crack": 4})
     tokens = enrolment.verifier.heads.scale(enrolment.bags[5].tokens).mean(0)
@@ -132,7 +143,7 @@ def test_what_is_saved_and_loaded_gives_the_same_verdicts(tmp_path, counts, mark
     enrolment = replace(enrolment_of(counts, marked=marked), builtin=True)
     enrolment.save(tmp_path)
     loaded = Enrolment.load(tmp_path)
-    for field in ("authentic", "names", "labels", "groups", "references_sha256", "builtin"):
+    for field in ("authentic", "names", "labels", "groups", "paths", "references_sha256", "builtin"):
         assert getattr(loaded, field) == getattr(enrolment, field)
     assert torch.equal(loaded.condition, enrolment.condition)
     for ours, theirs in zip(loaded.bags, enrolment.bags, strict=True):
@@ -158,19 +169,30 @@ def saved(tmp_path):
     return tmp_path
 
 
-def test_another_format_is_refused(saved):
-    described = json.loads((saved / "enrolment.json").read_text()) | {"format": "fusion-diff/enrolment/9"}
+@pytest.mark.parametrize("number", [1, 9])
+def test_another_format_is_refused(saved, number):
+    described = json.loads((saved / "enrolment.json").read_text()) | {"format": f"fusion-diff/enrolment/{number}"}
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/2'"):
         Enrolment.load(saved)
 
 
-@pytest.mark.parametrize("field", ["authentic", "references", "references_sha256", "builtin"])
+@pytest.mark.parametrize("field", ["authentic", "paths", "references", "references_sha256", "builtin"])
 def test_a_missing_field_is_named(saved, field):
     described = json.loads((saved / "enrolment.json").read_text())
     del described[field]
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match=field):
+        Enrolment.load(saved)
+
+
+@pytest.mark.parametrize(
+    "paths", [[], [CHANNELS - 1], [3, CHANNELS - 2], [CHANNELS, 0], [-1, CHANNELS + 1], 7, None, ["a", "b"], [1e999, 1]]
+)
+def test_paths_that_are_not_those_of_the_tokens_are_refused(saved, paths):
+    described = json.loads((saved / "enrolment.json").read_text()) | {"paths": paths}
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="its enrolment"):
         Enrolment.load(saved)
 
 
@@ -244,6 +266,8 @@ def test_a_stored_enrolment_judges_alike_without_learning_again(tmp_path, monkey
     assert before.p_values(0.3) == after.p_values(0.3)
     assert before.classes.names == after.classes.names == ("blowhole", "crack")
     assert before.region_threshold == after.region_threshold
+    assert before.scope.limit == after.scope.limit
+    assert torch.equal(before.scope.bank, after.scope.bank)
 
 
 @pytest.mark.parametrize("damage", ["missing", "another width", "not finite"])
@@ -260,3 +284,33 @@ def test_what_was_learned_is_refused_where_it_does_not_fit(tmp_path, damage):
     save_file(tensors, tmp_path / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="enrol the references again"):
         Enrolment.load(tmp_path)
+
+
+@pytest.mark.parametrize("lost", ["bank", "limit"])
+def test_a_scope_that_is_missing_is_named(saved, lost):
+    described = json.loads((saved / "enrolment.json").read_text())
+    tensors = load_file(saved / "enrolment.safetensors")
+    if lost == "bank":
+        del tensors["verifier.scope.bank"]
+    else:
+        del described["verifier"]["scope_limit"]
+    save_file(tensors, saved / "enrolment.safetensors")
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=f"scope.{lost}"):
+        Enrolment.load(saved)
+
+
+@pytest.mark.parametrize("damage", ["another width", "not finite", "no limit"])
+def test_a_scope_that_does_not_fit_is_refused(saved, damage):
+    described = json.loads((saved / "enrolment.json").read_text())
+    tensors = load_file(saved / "enrolment.safetensors")
+    if damage == "another width":
+        tensors["verifier.scope.bank"] = torch.zeros(9, CHANNELS + 1)
+    elif damage == "not finite":
+        tensors["verifier.scope.bank"][:] = torch.nan
+    else:
+        described["verifier"]["scope_limit"] = float("nan")
+    save_file(tensors, saved / "enrolment.safetensors")
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="enrol the references again"):
+        Enrolment.load(saved)

@@ -5,13 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn.functional import pad
 
 from fusion_diff import perception
 from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.fewshot.bags import Bag
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import MARGIN
-from fusion_diff.perception import MAX_TOKENS, encode, perceive
+from fusion_diff.perception import MAX_TOKENS, encode, perceive, thin
 
 
 def noise(height: int, width: int, *, seed: int = 0) -> Micrograph:
@@ -122,3 +125,26 @@ def test_a_very_large_reference_is_thinned_and_keeps_its_marked_tokens(model):
     assert 95 * 100 > MAX_TOKENS == len(bag.tokens) == len(bag.mark) == len(bag.residual)
     assert int(bag.mark.sum()) == 100
     assert torch.equal(whole.tokens, encode(micrograph, model.encoder)[0].tokens), "the same sample every time"
+
+
+@settings(deadline=None)
+@given(st.integers(1, 300), st.integers(1, 300), st.none() | st.integers(0, 300))
+def test_thinning_keeps_marked_tokens_first_and_tokens_with_what_belongs_to_them(count, limit, marked):
+    index = torch.arange(float(count))
+    mark = None if marked is None else torch.arange(count) % 7 < marked % 8
+    bag = Bag(index[:, None], -index[:, None].expand(count, 2), mark)
+    thinned = thin(bag, limit)
+    kept = thinned.tokens[:, 0].long()
+    assert len(kept) == min(count, limit)
+    assert kept.tolist() == sorted(set(kept.tolist())), "in their order, none twice"
+    assert torch.equal(thinned.residual, bag.residual[kept])
+    assert torch.equal(thin(bag, limit).tokens, thinned.tokens), "the same sample every time"
+    assert (thinned.mark is None) == (mark is None)
+    if mark is not None:
+        assert torch.equal(thinned.mark, mark[kept])
+        assert int(thinned.mark.sum()) == min(limit, int(mark.sum()))
+
+
+def test_thinning_draws_evenly():
+    kept = thin(Bag(torch.arange(10_000.0)[:, None], torch.zeros(10_000, 0)), 2000).tokens
+    assert all(300 < int(((kept >= first) & (kept < first + 2000)).sum()) < 500 for first in range(0, 10_000, 2000))

@@ -66,6 +66,7 @@ def test_a_reading_does_not_depend_on_the_cuts(verifier, maps, cuts):
     torch.testing.assert_close(cut.mean_token, whole.mean_token)
     assert cut.fused == pytest.approx(whole.fused, rel=1e-5)
     assert cut.log_odds == pytest.approx(whole.log_odds, rel=1e-5)
+    assert cut.strangeness == pytest.approx(whole.strangeness, rel=1e-5)
     assert cut.contributions == pytest.approx(whole.contributions, rel=1e-4)
     sort = cut.strongest.sum(1).sort().values, whole.strongest.sum(1).sort().values
     torch.testing.assert_close(*sort)
@@ -90,6 +91,16 @@ def test_contributions_add_up_with_the_intercept(verifier, maps):
     reading = Reading.of(GRID, parts_of(*maps, (30,)), verifier)
     total = sum(reading.contributions.values()) + verifier.calibration.intercept
     assert total == pytest.approx(reading.log_odds, rel=1e-4)
+
+
+def test_strangeness_is_the_mean_distance_of_all_tokens_to_the_references(verifier, maps):
+    reading = Reading.of(GRID, parts_of(*maps, (15, 30)), verifier)
+    tokens = verifier.heads.scale(maps[0].flatten(0, 1))
+    expected = (tokens[:, None] - verifier.scope.bank[None]).norm(dim=2).amin(1).mean()
+    assert reading.strangeness == pytest.approx(float(expected), rel=1e-4)
+    assert reading.strangeness < verifier.scope.limit, "a flaw of 120 tokens in 1800 does not put it out of scope"
+    elsewhere = Reading.of(GRID, parts_of(4 * maps[0], maps[1], ()), verifier)
+    assert elsewhere.strangeness > verifier.scope.limit
 
 
 def test_the_evidence_lies_where_the_flaw_is(verifier, maps):

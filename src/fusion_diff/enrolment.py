@@ -209,7 +209,7 @@ class Enrolment:
                 references_sha256=str(described["references_sha256"]),
                 builtin=bool(described["builtin"]),
             )
-        except (KeyError, TypeError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
                 f"{folder}: its enrolment is incomplete ({error!r}); enrol the references again"
             ) from error
@@ -223,6 +223,9 @@ class Enrolment:
             judged = verifier.heads.maps(enrolment.bags[0].tokens[:1], enrolment.bags[0].residual[:1])
             if not verifier.evidence(judged).isfinite().all():
                 raise ValueError("its evidence is not finite")
+            strange = verifier.scope.distances(verifier.heads.scale(enrolment.bags[0].tokens[:1]))
+            if not (strange.isfinite().all() and np.isfinite(verifier.scope.limit)):
+                raise ValueError("its scope is not finite")
         except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder}: what it learned cannot be used ({error!r}); enrol the references again"

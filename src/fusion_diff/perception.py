@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -159,4 +159,5 @@ def thin(bag: Bag, limit: int) -> Bag:
     if bag.mark is not None:
         order = order + bag.mark
     keep = order.topk(limit).indices.sort().values
-    return Bag(bag.tokens[keep], bag.residual[keep], None if bag.mark is None else bag.mark[keep])
+    mark = None if bag.mark is None else bag.mark[keep]
+    return replace(bag, tokens=bag.tokens[keep], residual=bag.residual[keep], mark=mark)

@@ -295,3 +295,10 @@ def test_the_embedded_architecture_compresses_four_times_and_fits_the_size():
     pixels = torch.rand(1, 3, 64, 64)
     with torch.no_grad():
         assert prior.decode(prior.encode(pixels)).shape == pixels.shape
+
+
+def test_where_a_prior_was_loaded_from_is_not_written_down(stable_diffusion_folder, tmp_path):
+    DiffusionPrior.from_pretrained(stable_diffusion_folder).save_pretrained(tmp_path / "again")
+    for part in ("vae", "unet"):
+        assert str(stable_diffusion_folder) not in (tmp_path / "again" / part / "config.json").read_text()
+    DiffusionPrior.from_pretrained(tmp_path / "again")

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.fewshot.bags import CLIP, Scale, sample_tokens, top_count
+from fusion_diff.fewshot.bags import CLIP, TOP_SHARE, Scale, sample_tokens, top_count
 
 
 def test_authentic_tokens_come_out_standardised(make_bag):
@@ -32,11 +32,18 @@ def test_the_top_share_is_never_empty_nor_all(count):
     assert 1 <= top_count(count) <= max(1, count // 2)
 
 
+@given(st.integers(1, 10_000), st.floats(0.001, 1))
+def test_the_top_share_is_the_share_to_the_nearest_token(count, share):
+    assert abs(top_count(count, share) - share * count) <= 0.5 or top_count(count, share) == 1
+    assert top_count(count) == top_count(count, TOP_SHARE)
+
+
 def test_a_bag_of_one_path_has_that_path_s_channels(make_bag):
     bag = make_bag(0, flawed=5, marked=True)
     parts = [bag.path((4, 5, 7), index) for index in range(3)]
     assert torch.equal(torch.cat([part.tokens for part in parts], dim=1), bag.tokens)
     assert all(part.mark is bag.mark for part in parts)
+    assert [part.tokens.shape[1] for part in parts] == [4, 5, 7]
 
 
 def test_sampled_tokens_are_distinct_and_the_same_every_time():

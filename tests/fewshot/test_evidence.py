@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -61,6 +63,32 @@ def test_paths_learn_one_by_one_and_their_evidence_is_added(make_bag):
     torch.testing.assert_close(both.map(tokens, NO_RESIDUAL), expected, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("paths", [(16,), (6, 10)])
+def test_the_units_of_multiple_instance_evidence_are_in_its_coefficients(make_bag, paths):
+    _, authentic, others = planted(make_bag)
+    others = [replace(bag, label="crack" if index < 3 else "pore") for index, bag in enumerate(others)]
+    head = MultipleInstanceEvidence.fit(authentic, others, paths)
+    assert [w.shape for w in head.weights] == [(2, channels + 1) for channels in paths]
+    seen = torch.cat([bag.tokens for bag in authentic])
+    for part, w in zip(seen.split(paths, dim=1), head.weights, strict=True):
+        values = part @ w[:, :-1].T + w[:, -1]
+        torch.testing.assert_close(values.mean(0), torch.zeros(2), rtol=0, atol=1e-3)
+        torch.testing.assert_close(values.std(0), torch.ones(2), rtol=0, atol=1e-3)
+
+
+def test_the_class_that_fits_a_token_best_speaks_for_it(make_bag):
+    _, authentic, others = planted(make_bag)
+    pore = torch.eye(16)[3]
+    others = [replace(bag, label="crack") for bag in others]
+    others += [replace(make_bag(300 + seed, flawed=8, direction=pore), label="pore") for seed in range(4)]
+    head = MultipleInstanceEvidence.fit(authentic, others, PATHS)
+    tokens = make_bag(500, flawed=8, direction=pore).tokens
+    of_each = tokens @ head.weights[0][:, :-1].T + head.weights[0][:, -1]
+    torch.testing.assert_close(head.map(tokens, NO_RESIDUAL), of_each.amax(1))
+    flaw = of_each.amax(1).topk(8).indices
+    assert of_each[flaw].argmax(1).tolist() == [1] * 8, "pore is the second label"
+
+
 def test_marks_find_a_flaw_too_faint_to_find_without(make_bag):
     direction, authentic, others = planted(make_bag, marked=True, size=2.0)
     blind = [Bag(bag.tokens, bag.residual) for bag in others]
@@ -95,6 +123,48 @@ def test_novelty_is_the_brute_force_distance_in_its_units(seed, count, remembere
     expected = NOVELTY_WEIGHT * (torch.tensor(brute) - mean) / deviation
     tolerance = NOVELTY_WEIGHT * 0.02 / float(deviation)  # the bank is kept in half precision
     torch.testing.assert_close(head.map(tokens, NO_RESIDUAL), expected, rtol=1e-2, atol=tolerance)
+
+
+@settings(deadline=None, max_examples=20)
+@given(
+    st.integers(0, 10_000),
+    st.lists(st.integers(1, 6), min_size=1, max_size=3),
+    st.lists(st.integers(4, 30), min_size=1, max_size=3),
+    st.integers(1, 20),
+)
+def test_with_others_every_path_adds_how_much_nearer_they_are(seed, paths, sizes, remembered):
+    generator = torch.Generator().manual_seed(seed)
+    authentic, others, tokens = (
+        [torch.randn(n, sum(paths), generator=generator) for n in counts] for counts in (sizes, [remembered], [25])
+    )
+    head = NearestNeighbourEvidence.fit(
+        *([Bag(each, NO_RESIDUAL) for each in side] for side in (authentic, others)), tuple(paths)
+    )
+    expected, loosest = torch.zeros(25), 0.0
+    for path in range(len(paths)):
+        part = slice(sum(paths[:path]), sum(paths[: path + 1]))
+        inside, outside = (
+            (tokens[0][:, None, part] - torch.cat(side)[None, :, part]).norm(dim=2).amin(1)
+            for side in (authentic, others)
+        )
+        (far, spread), (nearer, other_spread) = head.scales[path]
+        expected += (inside - outside - nearer) / other_spread
+        if path == len(paths) - 1:
+            expected += NOVELTY_WEIGHT * (inside - far) / spread
+        loosest += 0.02 * (NOVELTY_WEIGHT / float(spread) + 2 / float(other_spread))  # banks are in half precision
+    torch.testing.assert_close(head.map(tokens[0], NO_RESIDUAL), expected, rtol=1e-2, atol=loosest)
+
+
+def test_the_units_of_distance_are_those_between_authentic_references(make_bag):
+    authentic, others = [make_bag(seed) for seed in range(2)], [make_bag(50, flawed=10)]
+    head = NearestNeighbourEvidence.fit(authentic, others, (6, 10))
+    for path, part in enumerate((slice(0, 6), slice(6, 16))):
+        first, second = (bag.tokens[:, part] for bag in authentic)
+        between = torch.cdist(first, second)
+        far = torch.cat([between.amin(1), between.amin(0)])
+        nearer = far - torch.cdist(torch.cat([first, second]), others[0].tokens[:, part]).amin(1)
+        expected = torch.tensor([[float(values.mean()), float(values.std())] for values in (far, nearer)])
+        torch.testing.assert_close(head.scales[path], expected, rtol=1e-4, atol=1e-4)
 
 
 def test_a_token_nearer_to_the_others_is_stranger_than_one_as_far_but_alone(make_bag):

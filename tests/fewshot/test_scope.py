@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from fusion_diff.fewshot.scope import BANK, Scope
 
@@ -47,3 +50,27 @@ def test_the_bank_is_bounded_and_only_the_last_path_counts(make_bag):
     tokens, moved = make_bag(50).tokens, make_bag(50).tokens
     moved[:, :6] += 100
     torch.testing.assert_close(scope.distances(moved), scope.distances(tokens))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.integers(0, 10_000), st.integers(1, 12), st.integers(2, 40))
+def test_strangeness_is_the_brute_force_distance_to_any_reference(seed, channels, count):
+    generator = torch.Generator().manual_seed(seed)
+    references = [torch.randn(count, channels, generator=generator) for _ in range(3)]
+    asked = torch.randn(15, 4 + channels, generator=generator)
+    brute = (asked[:, None, 4:] - torch.cat(references)[None]).norm(dim=2).amin(1)
+    distances = Scope.fit(references, list("abc")).distances(asked)
+    torch.testing.assert_close(distances, brute, rtol=1e-2, atol=1e-2)  # the bank is kept in half precision
+
+
+@pytest.mark.parametrize("groups", ["abcd", "aabb", "aaaa"])
+def test_the_limit_lies_four_deviations_beyond_the_strangeness_of_references_to_other_groups(make_bag, groups):
+    tokens = [(1 + 0.1 * seed) * make_bag(seed).tokens for seed in range(4)]
+    apart = "abcd" if groups == "aaaa" else groups
+    own = [
+        float((each[:, None] - torch.cat(rest)[None]).norm(dim=2).amin(1).mean())
+        for each, group in zip(tokens, apart, strict=True)
+        if (rest := [other for other, theirs in zip(tokens, apart, strict=True) if theirs != group])
+    ]
+    expected = np.mean(own) + 4 * max(np.std(own, ddof=1), 0.05 * np.mean(own))
+    assert Scope.fit(tokens, list(groups)).limit == pytest.approx(expected, rel=1e-3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_diff.errors import EnrolmentError
@@ -13,12 +13,14 @@ from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.decision import decide, probability
 from fusion_diff.fewshot.verifier import (
     DEPARTURES,
+    DEPARTURES_WEIGHT,
     KINDS,
     Fusion,
     Verifier,
     kind_scores,
     reading_of,
     reading_scores,
+    readings,
 )
 
 
@@ -164,8 +166,14 @@ def test_departures_keep_a_floor_that_others_have_to_earn():
     authentic = np.arange(20) < 10
     rng = np.random.default_rng(0)
     noise = rng.normal(size=20)
-    fusion = Fusion.fit({DEPARTURES: noise, "pooled": -noise}, authentic)
-    assert fusion.weight[DEPARTURES] > 0
+    same = np.tile(noise[:10], 2)  # sets the sides apart by nothing
+    fusion = Fusion.fit({DEPARTURES: same, "pooled": noise - 8 * authentic}, authentic)
+    inside, outside = ((noise - 8 * authentic)[side] for side in (authentic, ~authentic))
+    pooled = (outside.mean() - inside.mean()) / np.sqrt((inside.var(ddof=1) + outside.var(ddof=1)) / 2)
+    proven = pooled - np.sqrt(2 / 10)
+    assert fusion.weight[DEPARTURES] == pytest.approx(DEPARTURES_WEIGHT / (DEPARTURES_WEIGHT + proven))
+    alone = Fusion.fit({DEPARTURES: same, "pooled": same}, authentic)
+    assert alone.weight == {DEPARTURES: 1.0, "pooled": 0.0}
     strong = Fusion.fit({DEPARTURES: noise, "pooled": noise - 8 * authentic}, authentic)
     assert strong.weight["pooled"] > strong.weight[DEPARTURES] > 0
 
@@ -177,6 +185,55 @@ def test_kinds_that_agree_on_a_token_are_added_before_the_strongest_are_taken():
     maps = {"multiple-instance": one, "nearest-neighbour": other, "pooled": torch.ones(200)}
     assert reading_scores(maps) == {DEPARTURES: 8.0, "pooled": 1.0}
     assert kind_scores(maps) == {"multiple-instance": 4.0, "nearest-neighbour": 4.0, "pooled": 1.0}
+
+
+TOKEN_MAPS = st.integers(1, 400).flatmap(
+    lambda count: st.tuples(
+        st.sets(st.sampled_from([kind.name for kind in KINDS]), min_size=1), st.just(count), st.integers(0, 10_000)
+    )
+)
+
+
+@settings(deadline=None)
+@given(TOKEN_MAPS)
+def test_scores_of_kinds_add_up_to_those_of_their_reading(drawn):
+    kinds, count, seed = drawn
+    generator = torch.Generator().manual_seed(seed)
+    maps = {name: 5 * torch.randn(count, generator=generator) for name in sorted(kinds)}
+    scores, added = reading_scores(maps), readings(maps)
+    assert set(scores) == set(added) == {reading_of(name) for name in kinds}
+    for name, values in added.items():
+        torch.testing.assert_close(values, sum(maps[kind] for kind in maps if reading_of(kind) == name))
+        top = max(1, round(0.01 * count))
+        pooled = values.mean() if name == "pooled" else values.sort(descending=True).values[:top].mean()
+        assert scores[name] == pytest.approx(float(pooled), abs=1e-4)
+        members = [value for kind, value in kind_scores(maps).items() if reading_of(kind) == name]
+        assert sum(members) == pytest.approx(scores[name], abs=1e-4)
+
+
+def test_each_path_is_learned_by_itself_where_paths_are_told(make_bag):
+    bags = [make_bag(seed, flawed=10 * (seed >= 6)) for seed in range(12)]
+    labels, groups = ["sound"] * 6 + ["crack"] * 6, [str(index) for index in range(12)]
+    apart = Verifier.fit(bags, labels, "sound", groups, (6, 10))
+    whole = Verifier.fit(bags, labels, "sound", groups)
+    assert [w.shape[1] - 1 for w in apart.heads.heads["multiple-instance"].weights] == [6, 10]
+    assert [bank.shape[1] for bank in apart.heads.heads["nearest-neighbour"].authentic] == [6, 10]
+    assert [w.shape[1] - 1 for w in whole.heads.heads["multiple-instance"].weights] == [16]
+    assert (apart.scope.bank.shape[1], whole.scope.bank.shape[1]) == (10, 16)
+    last = apart.heads.scale(torch.cat([bag.tokens for bag in bags]))[:, 6:]
+    assert float(torch.cdist(apart.scope.bank, last).amin(1).max()) < 0.02
+    assert log_odds(apart, make_bag(6000, flawed=10)) > 0 > log_odds(apart, make_bag(5000))
+
+
+def test_what_is_unlike_every_reference_is_out_of_scope_whatever_its_class(make_bag):
+    verifier = enrolled(make_bag, 6, 6)
+
+    def in_scope(tokens: torch.Tensor) -> bool:
+        return float(verifier.scope.distances(verifier.heads.scale(tokens)).mean()) <= verifier.scope.limit
+
+    assert all(in_scope(make_bag(5000 + seed).tokens) for seed in range(5))
+    assert all(in_scope(make_bag(6000 + seed, flawed=10).tokens) for seed in range(5))
+    assert not any(in_scope(make_bag(5000 + seed).tokens * 3) for seed in range(5))
 
 
 def test_a_diffusion_path_that_says_nothing_is_not_needed(make_bag):

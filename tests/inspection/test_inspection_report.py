@@ -16,6 +16,7 @@ from PIL import Image
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.report import write_report
 from fusion_diff.inspection.run import Outcome
+from fusion_diff.reasons import OUT_OF_SCOPE
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}\u202egpj.tif"
 
@@ -141,6 +142,12 @@ def test_a_card_says_all_that_the_inspection_says(outcomes, tmp_path):
     titles = [code["title"] for code in page.all("code")]
     assert {"0f" * 32, "ab" * 32, "cd" * 32} == set(titles)
     assert "scale bar 5 µm" in " ".join(image["alt"] for image in page.all("img"))
+
+
+def test_a_card_says_that_a_micrograph_is_out_of_scope(make_inspection, tmp_path):
+    inspection = make_inspection(decision="inconclusive", in_scope=False, reasons=(OUT_OF_SCOPE,))
+    page = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path))
+    assert OUT_OF_SCOPE in page.text
 
 
 def test_without_a_pixel_size_lengths_are_in_pixels(make_inspection, tmp_path):

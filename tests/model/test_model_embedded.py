@@ -8,9 +8,11 @@ import warnings
 
 import numpy as np
 import pytest
+import torch
 from sklearn.metrics import roc_auc_score
 
 from fusion_diff import DiffusionModel, ReferenceSet
+from fusion_diff.builtin import TOKENS
 from fusion_diff.checkpoint import EMBEDDED, verify
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.synthetic import BUILTIN_AUTHENTIC, builtin_references, builtin_samples
@@ -30,6 +32,28 @@ def test_it_has_a_card_that_says_what_it_was_trained_on():
     assert model.name == EMBEDDED
     assert "procedural" in model.readme
     assert model.card["pretraining"]["seed"] == 0
+
+
+def test_its_references_are_thinned_and_what_was_learned_from_all_of_their_tokens_is_kept():
+    model = DiffusionModel.from_pretrained()
+    enrolment = model.enrolment
+    assert enrolment.builtin
+    assert enrolment.paths == model.encoder.paths
+    assert {len(bag.tokens) for bag in enrolment.bags} == {TOKENS}
+    bank, scale = enrolment.verifier.scope.bank, enrolment.verifier.heads.scale
+    kept = torch.cat([scale(bag.tokens)[:, -bank.shape[1] :] for bag in enrolment.bags])
+    nearest = torch.cdist(bank, kept).amin(1)
+    assert 0.05 < float((nearest < 0.1).float().mean()) < 0.7, "some of what it remembers was kept, and more was not"
+
+
+def test_its_references_are_in_its_own_scope_and_noise_is_not():
+    drawn, _ = builtin_references(1)
+    noise = np.random.default_rng(0).integers(0, 256, (224, 224), dtype=np.uint8)
+    model = DiffusionModel.from_pretrained()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        seen = [model.inspect(Micrograph.from_array(pixels)) for pixels in (*(each.pixels for each in drawn), noise)]
+    assert [inspection.in_scope for inspection in seen] == [True] * len(drawn) + [False]
 
 
 def test_its_first_score_warns_that_the_references_are_not_yours():

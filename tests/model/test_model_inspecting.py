@@ -11,6 +11,7 @@ from fusion_diff.errors import EnrolmentError, MicrographError
 from fusion_diff.fewshot.decision import decide
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.reasons import OUT_OF_SCOPE
 
 
 def pixels_of(draw, form: str) -> np.ndarray:
@@ -38,6 +39,7 @@ def test_the_parts_of_an_inspection_agree(enrolled, draw, form):
     assert it.seconds > 0
 
     assert 0 < it.score < 1
+    assert it.in_scope is True
     assert it.decision == decide(it.p_values, it.alpha)
     assert set(it.p_values) == {"authentic", "not authentic"}
     assert all(0 < p <= 1 for p in it.p_values.values())
@@ -104,6 +106,25 @@ def test_grey_and_the_same_grey_in_three_channels_get_the_same_verdict(enrolled,
     one = enrolled.inspect(Micrograph.from_array(grey))
     three = enrolled.inspect(Micrograph.from_array(np.repeat(grey[..., None], 3, axis=2)))
     assert three.score == pytest.approx(one.score, abs=5e-3)  # percentiles of thrice as many numbers differ a little
+
+
+@pytest.mark.parametrize("subject", ["stripes", "disc"])
+def test_another_subject_is_out_of_scope_and_nothing_is_decided(enrolled, subject):
+    row, column = np.mgrid[:224, :224]
+    pattern = column // 16 % 2 if subject == "stripes" else np.hypot(row - 112, column - 112) < 60
+    inspection = enrolled.inspect(Micrograph.from_array((255 * pattern).astype(np.uint8)), alpha=0.2)
+    assert inspection.in_scope is False
+    assert decide(inspection.p_values, 0.2) == "not authentic", "its score alone would have decided"
+    assert inspection.decision == "inconclusive"
+    assert inspection.reasons[0] == OUT_OF_SCOPE
+    assert inspection.to_dict()["in_scope"] is False
+
+
+def test_a_flaw_alone_leaves_a_micrograph_in_scope(enrolled, draw):
+    for seed in range(60, 63):
+        inspection = enrolled.inspect(Micrograph.from_array(draw("bar", seed)))
+        assert inspection.in_scope
+        assert OUT_OF_SCOPE not in inspection.reasons
 
 
 def test_a_large_micrograph_has_the_evidence_of_its_tiles(model, make_references, draw):

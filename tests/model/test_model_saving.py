@@ -33,6 +33,7 @@ def test_a_saved_model_gives_the_same_verdicts(enrolled, saved, draw):
         assert ours.score == pytest.approx(theirs.score, abs=1e-5)
         assert (ours.decision, ours.predicted_class) == (theirs.decision, theirs.predicted_class)
         assert ours.p_values == theirs.p_values
+        assert ours.in_scope == theirs.in_scope
         np.testing.assert_allclose(ours.evidence.values, theirs.evidence.values, atol=1e-4)
 
 
@@ -50,6 +51,12 @@ def test_saving_what_was_just_loaded_changes_no_weight(saved, tmp_path):
     DiffusionModel.from_pretrained(saved).save_pretrained(tmp_path / "again")
     assert (tmp_path / "again" / "encoder.safetensors").read_bytes() == (saved / "encoder.safetensors").read_bytes()
     assert (tmp_path / "again" / "enrolment.json").read_bytes() == (saved / "enrolment.json").read_bytes()
+
+
+def test_every_tensor_of_the_encoder_comes_back_as_it_was(enrolled, saved):
+    ours, theirs = DiffusionModel.from_pretrained(saved).encoder.state_dict(), enrolled.encoder.state_dict()
+    assert ours.keys() == theirs.keys()
+    assert [name for name, value in theirs.items() if not torch.equal(ours[name], value)] == []
 
 
 def test_a_model_can_be_saved_over_itself(saved, tmp_path, make_references):

@@ -80,3 +80,28 @@ def test_an_unknown_recipe_or_precision_is_refused_with_those_there_are(tmp_path
     assert cli.main(["pretrain", "--out", str(tmp_path / "run"), "--cpu", option, value]) == 3
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("adapters", [False, True])
+def test_what_is_asked_for_on_the_command_line_reaches_the_run(tmp_path, capsys, monkeypatch, adapters):
+    from fusion_diff import builtin, cli
+    from fusion_diff.pretrain import run
+
+    asked, enrolled = [], []
+
+    def pretrain(out, recipe, **options):
+        asked.append((recipe, options))
+        return out / "checkpoint"
+
+    monkeypatch.setattr(run, "pretrain", pretrain)
+    monkeypatch.setattr(builtin, "enroll_builtin", enrolled.append)
+    words = ["pretrain", "--out", str(tmp_path), "--cpu", "--precision", "no", "--recipe", "smoke"]
+    words += ["--prior", "fusion-diff-v1-ceramic", "--deit", "runs/deit", "--no-feedback"]
+    assert cli.main(words + ["--adapters"] * adapters) == 0
+    ((recipe, options),) = asked
+    assert recipe.name == "smoke"
+    assert recipe.adapters is adapters
+    assert (options["prior"], options["deit"]) == ("fusion-diff-v1-ceramic", "runs/deit")
+    assert options["feedback"] is False
+    assert enrolled == [tmp_path / "checkpoint"]
+    assert f"Checkpoint: {tmp_path / 'checkpoint'}" in capsys.readouterr().out

@@ -12,14 +12,17 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from fusion_diff.checkpoint import compact, expand, verify
+from fusion_diff.checkpoint import EMBEDDED, compact, expand, read_json, verify
 from fusion_diff.diffusion.prior import DiffusionPrior
+from fusion_diff.encoder.fusion import DualPathEncoder
+from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath
 from fusion_diff.errors import CheckpointError, PretrainingError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
+from fusion_diff.pretrain.pool import Pool
 from fusion_diff.pretrain.recipe import RECIPES, STAGES
-from fusion_diff.pretrain.run import pretrain
+from fusion_diff.pretrain.run import _contained, _measure_channels, pretrain
 from fusion_diff.references import ReferenceSet
 
 SMOKE = RECIPES["smoke"]
@@ -110,7 +113,53 @@ def test_a_prior_that_a_checkpoint_contains_is_contained_in_the_new_one_too(pret
             load_file(each / "prior" / part / "diffusion_pytorch_model.safetensors") for each in (out, given)
         )
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
-    assert DiffusionModel.from_pretrained(out).card["prior"] == "prior"
+    model = DiffusionModel.from_pretrained(out)
+    assert model.card["prior"] == "prior"
+    assert f"that of `{given}`, used as it is and contained in this folder" in model.readme
+    assert model.reconstruction.prior.stride == 4
+    assert read_json(folder / "run.json")["prior"] == str(given)
+
+
+def test_a_prior_is_contained_only_in_a_checkpoint_that_has_one(
+    pretraining_run, checkpoint_folder, stable_diffusion_folder, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    assert _contained(EMBEDDED) == checkpoint_folder / "prior"
+    assert _contained(str(pretraining_run / "checkpoint")) == pretraining_run / "checkpoint" / "prior"
+    bare = shutil.copytree(checkpoint_folder, tmp_path / "bare", ignore=shutil.ignore_patterns("prior"))
+    for name in (str(bare), "bare", str(stable_diffusion_folder), "CompVis/stable-diffusion-v1-4", "no-such-model"):
+        assert _contained(name) is None
+
+
+def test_a_prior_given_by_its_folder_is_named_and_not_contained(pretraining_run, folder, deit_folder):
+    given = str(pretraining_run / "checkpoint" / "prior")
+    out = pretrain(folder, SMOKE, accelerator=accelerator(), prior=given, deit=str(deit_folder), feedback=False)
+    assert not (out / "prior").exists()
+    model = DiffusionModel.from_pretrained(out)
+    assert model.card["prior"] == given
+    assert "not contained in this folder" in model.readme
+
+
+def test_the_projection_keeps_the_most_of_the_standardised_tokens_that_so_many_channels_can(pretraining_run):
+    pool = Pool.open(pretraining_run / "pool", SMOKE.pool, SMOKE.seed, 1)
+    torch.manual_seed(0)
+    wide = GlobalPath(EMBEDDED_CONFIG | {"num_hidden_layers": 2}).eval()
+    encoder = DualPathEncoder.with_paths(LocalPath.from_imagenet(), wide, condition_width=8).eval()
+    _measure_channels(encoder, pool, torch.device("cpu"))
+    weight = encoder.global_projection.weight.flatten(1)
+    assert weight.shape == (256, 384)
+    torch.testing.assert_close(weight @ weight.T, torch.eye(256), rtol=0, atol=1e-4)
+
+    rng = np.random.default_rng(0)
+    with torch.no_grad():  # the sample that was measured
+        patches = torch.cat([wide(pool.batch(16, 224, rng)[0])[0] for _ in range(8)])
+        tokens = encoder.global_norm(patches).movedim(1, -1).flatten(0, 2)
+    torch.testing.assert_close(tokens.mean(0), torch.zeros(384), rtol=0, atol=1e-2)
+    torch.testing.assert_close(tokens.std(0), torch.ones(384), rtol=0, atol=1e-2)
+    variances = torch.linalg.svdvals(tokens - tokens.mean(0)).square() / (len(tokens) - 1)
+    projected = (tokens @ weight.T).var(0)
+    assert float(projected.sum()) == pytest.approx(float(variances[:256].sum()), rel=1e-3)
+    assert float(projected.min()) > 5 * float(variances[255]), "no channel stands for a minor component alone"
 
 
 def test_the_published_weights_of_the_local_path_stay_untouched(pretraining_run):
@@ -120,8 +169,6 @@ def test_the_published_weights_of_the_local_path_stay_untouched(pretraining_run)
 
 
 def test_latents_of_the_trained_autoencoder_are_scaled_to_unit_variance(pretraining_run):
-    from fusion_diff.pretrain.pool import Pool
-
     prior = DiffusionPrior.from_pretrained(pretraining_run / "checkpoint" / "prior")
     pixels, _ = Pool.open(pretraining_run / "pool", SMOKE.pool, SMOKE.seed, 1).batch(16, 128, np.random.default_rng(5))
     with torch.no_grad():

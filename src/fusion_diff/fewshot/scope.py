@@ -49,14 +49,11 @@ class Scope:
         own = []
         for group in sorted(set(apart)):
             rest = [each for each, other in zip(tokens, apart, strict=True) if other != group]
+            asked = [each for each, other in zip(tokens, apart, strict=True) if other == group]
             if not rest:  # a single reference: its one half against the other
-                rest = [tokens[0][len(tokens[0]) // 2 :]]
+                asked, rest = ([half] for half in tokens[0].tensor_split(2))
             bank = sample_tokens(rest, BANK)
-            own += [
-                _distances(sample_tokens([each], OWN), bank).mean()
-                for each, other in zip(tokens, apart, strict=True)
-                if other == group
-            ]
+            own += [_distances(sample_tokens([each], OWN), bank).mean() for each in asked]
         strangeness = torch.stack(own)
         mean = float(strangeness.mean())
         deviation = float(strangeness.std()) if len(own) > 1 else 0.0

@@ -1,0 +1,89 @@
+"""The verdict in sentences: the gravest thing first."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from fusion_diff.fewshot.verifier import KINDS
+from fusion_diff.reasons import MEANING, OUT_OF_SCOPE, explain
+from fusion_diff.result import NearestReference, Region
+
+REGION = Region(4, 20, 24, 30, 16.0, 32.0, 400, 3.0, 2.5)
+
+
+def reasons(*, references: tuple[int, int] = (9, 9), **changes: Any) -> tuple[str, ...]:
+    verifier = SimpleNamespace(inside=np.zeros(references[0]), outside=np.zeros(references[1]))
+    verdict = {
+        "score": 0.2,
+        "decision": "not authentic",
+        "in_scope": True,
+        "p_values": {"authentic": 0.1, "not authentic": 0.7},
+        "alpha": 0.1,
+        "contributions": {"multiple-instance": 0.5, "pooled": 1.5},
+        "regions": (),
+        "nearest": (),
+    }
+    return explain(**verdict | changes, enrolment=SimpleNamespace(verifier=verifier))
+
+
+def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part():
+    against = reasons()[0]
+    assert against.startswith("The strongest evidence against it is the texture as a whole (pooled, +1.50")
+    authentic = reasons(score=0.9, contributions={"multiple-instance": -2.0, "pooled": 0.3})[0]
+    assert authentic.startswith("The strongest evidence for it is parts that resemble")
+    assert "multiple-instance, -2.00" in authentic
+
+
+def test_evidence_that_speaks_the_other_way_is_not_given_as_the_reason():
+    assert reasons(score=0.2, contributions={"pooled": -0.5}) == ("No region departs from the authentic references.",)
+
+
+def test_every_kind_of_evidence_has_a_meaning():
+    assert set(MEANING) == {kind.name for kind in KINDS}
+
+
+def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision():
+    inside, outside = (reasons(decision="inconclusive", in_scope=each) for each in (True, False))
+    assert outside[0] == OUT_OF_SCOPE
+    assert OUT_OF_SCOPE not in inside
+    assert inside[-1].startswith("Inconclusive:")
+    assert not any(line.startswith("Inconclusive:") for line in outside)
+    assert outside[1:] == inside[:-1], "the rest is told all the same"
+
+
+@pytest.mark.parametrize(
+    ("references", "p", "alpha", "said"),
+    [
+        ((0, 0), (1.0, 1.0), 0.1, "too few references to tell how far a score can be trusted"),
+        ((5, 9), (0.5, 0.5), 0.1, "needs 9 references of a side, and there are 5 authentic."),
+        ((5, 3), (0.5, 0.5), 0.1, "and there are 5 authentic and 3 not authentic."),
+        ((9, 9), (0.5, 0.5), 0.1, "it fits both"),
+        ((9, 9), (0.1, 0.1), 0.1, "it fits neither"),
+    ],
+)
+def test_an_open_decision_says_why_it_is_open(references, p, alpha, said):
+    p_values = dict(zip(("authentic", "not authentic"), p, strict=True))
+    assert said in reasons(decision="inconclusive", references=references, p_values=p_values, alpha=alpha)[-1]
+
+
+@pytest.mark.parametrize(
+    ("regions", "said"),
+    [
+        ((), "No region departs"),
+        ((REGION,), "One region departs from the authentic references; the strongest covers 400 px at rows 4-28, "),
+        ((REGION, REGION), "2 regions depart"),
+    ],
+)
+def test_regions_are_counted_and_the_strongest_is_placed(regions, said):
+    line = reasons(regions=regions)[1]
+    assert said in line
+    assert not regions or "columns 20-50" in line
+
+
+def test_the_nearest_reference_is_named_with_its_class():
+    nearest = (NearestReference("b.tif", "crack", 0.9), NearestReference("a.tif", "sound", 0.8))
+    assert reasons(nearest=nearest)[-1] == "It resembles reference b.tif (crack) most."
