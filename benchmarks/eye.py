@@ -26,24 +26,24 @@ class Eye:
 
     def __init__(self, encoder: DualPathEncoder) -> None:
         self.encoder = encoder
-        self.bags: dict[Image, Bag] = {}
+        self.bags: dict[tuple[Image, bool], Bag] = {}
         digest = hashlib.sha256()
         for name, value in sorted(encoder.own_state().items()):
             if name.startswith(("global_", "local_norm")):  # what tokens depend on
                 digest.update(value.numpy().tobytes())
         self.sha256 = digest.hexdigest()
 
-    def look(self, image: Image) -> Bag:
-        """Return an image's tokens, with its mark where it has one."""
-        if image not in self.bags:
+    def look(self, image: Image, *, reference: bool = False) -> Bag:
+        """Return an image's tokens, with its mark where it has one; of references also those of its mirror image."""
+        if (image, reference) not in self.bags:
             micrograph = load_microstructure_data(image.path, crop_data_bar=False)
             mark = image.read_mark(micrograph.height, micrograph.width)
-            self.bags[image], _ = encode(micrograph, self.encoder, mark=mark)
-        return self.bags[image]
+            self.bags[image, reference], _ = encode(micrograph, self.encoder, mark=mark, twins=reference)
+        return self.bags[image, reference]
 
     def enrol(self, references: Sequence[Image], *, marks: bool = False) -> Verifier:
         """Learn from references, from their labels alone unless `marks`."""
-        bags = [self.look(image) for image in references]
+        bags = [self.look(image, reference=True) for image in references]
         labels = ["authentic" if image.authentic else "other" for image in references]
         return Verifier.fit(
             bags if marks else [replace(bag, mark=None) for bag in bags],

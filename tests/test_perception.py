@@ -116,6 +116,21 @@ def test_marks_keep_to_their_tokens_across_tiles(model):
     assert float(change[bag.mark].mean()) > 3 * float(change[~bag.mark].mean())
 
 
+def test_a_twin_is_the_token_of_the_mirror_image_and_stands_beside_its_own(model):
+    micrograph = noise(224, 224)
+    mark = np.zeros((224, 224), dtype=bool)
+    mark[40:60, :30] = True
+    alone, _ = encode(micrograph, model.encoder, mark=mark)
+    both, _ = encode(micrograph, model.encoder, mark=mark, twins=True)
+    flipped = Micrograph.from_array(np.ascontiguousarray(np.asarray(micrograph.pixels)[:, ::-1]))
+    other, _ = encode(flipped, model.encoder)
+    assert torch.equal(both.tokens[::2], alone.tokens)
+    twins = both.tokens[1::2].view(28, 28, -1).flip(1).flatten(0, 1)
+    torch.testing.assert_close(twins, other.tokens, rtol=1e-2, atol=1e-2)
+    assert torch.equal(both.mark[::2], alone.mark)
+    assert torch.equal(both.mark[1::2], alone.mark)
+
+
 def test_a_very_large_reference_is_thinned_and_keeps_its_marked_tokens(model):
     micrograph = noise(760, 800)
     mark = np.zeros((760, 800), dtype=bool)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from fusion_diff.fewshot.verifier import KINDS
+from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.reasons import MEANING, OUT_OF_SCOPE, explain
 from fusion_diff.result import NearestReference, Region
 
@@ -23,7 +23,7 @@ def reasons(*, references: tuple[int, int] = (9, 9), **changes: Any) -> tuple[st
         "in_scope": True,
         "p_values": {"authentic": 0.1, "not authentic": 0.7},
         "alpha": 0.1,
-        "contributions": {"multiple-instance": 0.5, "pooled": 1.5},
+        "contributions": {"multiple-instance": 0.5, "texture": 1.5},
         "regions": (),
         "nearest": (),
     }
@@ -32,18 +32,18 @@ def reasons(*, references: tuple[int, int] = (9, 9), **changes: Any) -> tuple[st
 
 def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part():
     against = reasons()[0]
-    assert against.startswith("The strongest evidence against it is the texture as a whole (pooled, +1.50")
-    authentic = reasons(score=0.9, contributions={"multiple-instance": -2.0, "pooled": 0.3})[0]
+    assert against.startswith("The strongest evidence against it is the texture as a whole (texture, +1.50")
+    authentic = reasons(score=0.9, contributions={"multiple-instance": -2.0, "texture": 0.3})[0]
     assert authentic.startswith("The strongest evidence for it is parts that resemble")
     assert "multiple-instance, -2.00" in authentic
 
 
 def test_evidence_that_speaks_the_other_way_is_not_given_as_the_reason():
-    assert reasons(score=0.2, contributions={"pooled": -0.5}) == ("No region departs from the authentic references.",)
+    assert reasons(score=0.2, contributions={"texture": -0.5}) == ("No region departs from the authentic references.",)
 
 
 def test_every_kind_of_evidence_has_a_meaning():
-    assert set(MEANING) == {kind.name for kind in KINDS}
+    assert set(MEANING) == set(READINGS) | {kind for rule in READINGS.values() for kind in rule.kinds}
 
 
 def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision():

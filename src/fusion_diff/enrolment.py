@@ -22,7 +22,7 @@ from fusion_diff.result import NearestReference
 if TYPE_CHECKING:
     from pathlib import Path
 
-FORMAT = "fusion-diff/enrolment/2"
+FORMAT = "fusion-diff/enrolment/3"
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,7 +69,7 @@ class Enrolment:
         """Cross-fitted figures: how well references were judged by heads that had not seen them or their group.
 
         `auroc` and `macro_f1` (authentic against the rest; absent with authentic references alone or where there are
-        too few to cross-fit), and `weight of …`, the share each kind of evidence has in the verdict.
+        too few to cross-fit), and `weight of …`, the share each reading has in the verdict.
         """
         from sklearn.metrics import f1_score, roc_auc_score
 

@@ -169,7 +169,7 @@ class DiffusionModel:
             raise EnrolmentError(ALONE_MESSAGE)
         encoded = []
         for index, reference in enumerate(references):
-            encoded.append(encode(reference.micrograph, self.encoder, mark=reference.mark))
+            encoded.append(encode(reference.micrograph, self.encoder, mark=reference.mark, twins=True))
             if progress:
                 progress(index + 1, len(references))
         authentic = [
@@ -179,8 +179,15 @@ class DiffusionModel:
         bags = [bag for bag, _ in encoded]
         if reconstruction:
             bags = [
-                encode(r.micrograph, self.encoder, mark=r.mark, reconstruction=self.reconstruction, towards=towards)[0]
-                for r in references
+                encode(
+                    reference.micrograph,
+                    self.encoder,
+                    mark=reference.mark,
+                    reconstruction=self.reconstruction,
+                    towards=towards,
+                    twins=True,
+                )[0]
+                for reference in references
             ]
         enrolment = Enrolment(
             authentic=references.authentic,

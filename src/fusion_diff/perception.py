@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import islice, repeat
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -56,6 +56,7 @@ def perceive(
     *,
     reconstruction: ReconstructionPath | None = None,
     towards: Tensor | None = None,
+    mirrored: bool = False,
 ) -> tuple[Grid, Iterator[Part]]:
     """Encode a micrograph.
 
@@ -64,12 +65,13 @@ def perceive(
         encoder: the dual-path encoder, on the device to compute on.
         reconstruction: the diffusion path; left out, there are no residuals.
         towards: (tokens, condition width), the condition to denoise towards.
+        mirrored: show the encoder every tile with left and right exchanged; tokens stay where they belong.
 
     Returns:
         The token grid, and its parts as they are computed.
     """
     grid = Grid.of(micrograph.height, micrograph.width, tile=encoder.tile, stride=STRIDE)
-    return grid, _parts(micrograph, grid, encoder, reconstruction, towards)
+    return grid, _parts(micrograph, grid, encoder, reconstruction, towards, mirrored)
 
 
 @torch.inference_mode()
@@ -79,6 +81,7 @@ def _parts(
     encoder: DualPathEncoder,
     reconstruction: ReconstructionPath | None,
     towards: Tensor | None,
+    mirrored: bool,
 ) -> Iterator[Part]:
     device = next(encoder.parameters()).device
     waiting = grid.tiles()
@@ -86,12 +89,13 @@ def _parts(
         pixels = torch.from_numpy(np.stack([grid.read(micrograph, tile) for tile in tiles])).to(
             device, memory_format=torch.channels_last
         )
-        encoding = encoder(pixels)
+        encoding = encoder(pixels.flip(-1) if mirrored else pixels)
+        maps = encoding.tokens.flip(-1) if mirrored else encoding.tokens
         if reconstruction is not None and towards is not None:
             residual = reconstruction.residual(pixels, towards)
         else:
             residual = pixels.new_zeros(len(tiles), 0, grid.side, grid.side)
-        tokens, residual = _settle(encoding.tokens), _settle(residual)
+        tokens, residual = _settle(maps), _settle(residual)
         for index, tile in enumerate(tiles):
             inside = (
                 slice(tile.rows[0] - tile.top, tile.rows[1] - tile.top),
@@ -123,6 +127,7 @@ def encode(
     mark: NDArray[np.bool_] | None = None,
     reconstruction: ReconstructionPath | None = None,
     towards: Tensor | None = None,
+    twins: bool = False,
 ) -> tuple[Bag, Tensor]:
     """Encode a whole micrograph at once, as enrolment does with references.
 
@@ -132,22 +137,32 @@ def encode(
         mark: (H, W), True on a flaw.
         reconstruction: the diffusion path; left out, there are no residuals.
         towards: (tokens, condition width), the condition to denoise towards.
+        twins: let each token be followed by its twin from the micrograph mirrored left to right: a ceramic could as
+            well have been looked at from the other side, so a reference shows twice as much.
 
     Returns:
         Its tokens, `MAX_TOKENS` at most, rounded to float16 as they are stored; and its mean condition.
     """
     grid, parts = perceive(micrograph, encoder, reconstruction=reconstruction, towards=towards)
+    mirrored = perceive(micrograph, encoder, mirrored=True)[1] if twins else repeat(None)
     marks = None if mark is None else torch.from_numpy(grid.pool_mask(mark))
     tokens, residuals, marked, conditions = [], [], [], []
-    for part in parts:
-        tokens.append(part.tokens.half().float())
-        residuals.append(part.residual.half().float())
+    for part, twin in zip(parts, mirrored, strict=twins):
+        shown = [part.tokens] if twin is None else [part.tokens, twin.tokens]
+        tokens.append(_alternating(shown).half().float())
+        residuals.append(_alternating([part.residual] * len(shown)).half().float())
         conditions.append(part.condition)
         if marks is not None:
-            marked.append(marks[slice(*part.rows), slice(*part.columns)].flatten())
+            own = marks[slice(*part.rows), slice(*part.columns)].flatten()
+            marked.append(_alternating([own] * len(shown)))
     joined = torch.cat(tokens)
     bag = Bag(joined, torch.cat(residuals), torch.cat(marked).to(joined.device) if marked else None)
     return thin(bag, MAX_TOKENS), torch.stack(conditions).mean(0)
+
+
+def _alternating(tensors: list[Tensor]) -> Tensor:
+    """Return the rows of tensors of one shape (n, ...) by turns: twins stay together in any part of a bag."""
+    return torch.stack(tensors, dim=1).flatten(0, 1)
 
 
 def thin(bag: Bag, limit: int) -> Bag:

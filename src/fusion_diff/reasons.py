@@ -18,10 +18,13 @@ OUT_OF_SCOPE = (
 )
 MEANING = {
     "multiple-instance": "parts that resemble what set the other references apart",
-    "nearest-neighbour": "parts unlike anything authentic, or nearer to what is not",
-    "pooled": "the texture as a whole",
+    "novelty": "parts unlike anything authentic",
+    "likeness": "parts nearer to what is not authentic than to what is",
+    "departures": "parts unlike anything authentic",
+    "texture": "the texture as a whole",
     "reconstruction": "parts that the diffusion prior could not give back",
 }
+"""Of each kind of evidence, and of each reading that is of one kind alone."""
 
 
 def explain(

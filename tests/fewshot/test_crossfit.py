@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.fewshot.crossfit import MAX_FOLDS, folds
+from fusion_diff.fewshot.crossfit import HANDFUL, MAX_FOLDS, folds, most_folds
 
 SETS = st.lists(st.tuples(st.integers(0, 11), st.booleans()), min_size=1, max_size=50)
 
@@ -56,7 +56,7 @@ def test_single_references_are_spread_evenly(inside, outside):
         return
     authentic = np.arange(inside + outside) < inside
     parts = folds([str(i) for i in range(len(authentic))], authentic)
-    assert len(parts) == min(MAX_FOLDS, len(authentic))
+    assert len(parts) == min(most_folds(len(authentic)), len(authentic))
     counts = np.array([[authentic[part].sum(), (~authentic[part]).sum()] for part in parts])
     assert (counts.max(0) - counts.min(0) <= 1).all()
 
@@ -75,3 +75,8 @@ def test_the_only_two_specimens_with_authentic_references_are_not_left_out_toget
     parts = folds(groups, authentic)
     assert parts is not None
     assert all(authentic[part].sum() < 2 for part in parts)
+
+
+def test_of_a_handful_of_references_few_are_left_out_at_once():
+    assert most_folds(HANDFUL) == 2 * MAX_FOLDS
+    assert most_folds(HANDFUL + 1) == MAX_FOLDS

@@ -13,9 +13,8 @@ from sklearn.metrics import roc_auc_score
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import BANK, NOVELTY_WEIGHT, NearestNeighbourEvidence
-from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
-from fusion_diff.fewshot.verifier import KINDS
+from fusion_diff.fewshot.heads import HEADS
 
 NO_RESIDUAL = torch.zeros(0, 0)
 PATHS = (16,)
@@ -28,8 +27,13 @@ def planted(make_bag, *, marked: bool = False, **options):
     return direction, authentic, others
 
 
+def value(head, tokens: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
+    """Return all that a head says of each token, added up."""
+    return torch.stack(list(head.maps(tokens, residual).values())).sum(0)
+
+
 def auroc(head, bag: Bag) -> float:
-    return roc_auc_score(bag.mark, head.map(bag.tokens, bag.residual))
+    return roc_auc_score(bag.mark, value(head, bag.tokens, bag.residual))
 
 
 @pytest.mark.parametrize("marked", [False, True])
@@ -40,13 +44,15 @@ def test_multiple_instance_learning_finds_the_direction_of_a_planted_flaw(make_b
     assert float(learned @ direction / learned.norm()) > 0.9
     unseen = make_bag(500, flawed=8, direction=direction, marked=True)
     assert auroc(head, unseen) > 0.98
-    assert float(head.map(unseen.tokens, NO_RESIDUAL)[unseen.mark].min()) > 0
+    assert float(value(head, unseen.tokens, NO_RESIDUAL)[unseen.mark].min()) > 0
 
 
 @pytest.mark.parametrize("kind", [MultipleInstanceEvidence, NearestNeighbourEvidence])
 def test_dense_evidence_comes_in_deviations_of_authentic_tokens(make_bag, kind):
     _, authentic, others = planted(make_bag)
-    values = torch.cat([kind.fit(authentic, others, (16,)).map(make_bag(s).tokens, NO_RESIDUAL) for s in range(60, 66)])
+    values = torch.cat(
+        [value(kind.fit(authentic, others, (16,)), make_bag(s).tokens, NO_RESIDUAL) for s in range(60, 66)]
+    )
     assert abs(float(values.mean())) < 0.6
     assert 0.5 < float(values.std()) < 4
 
@@ -59,8 +65,8 @@ def test_paths_learn_one_by_one_and_their_evidence_is_added(make_bag):
         MultipleInstanceEvidence.fit(*([bag.path((6, 10), path) for bag in side] for side in (authentic, others)), (n,))
         for path, n in enumerate((6, 10))
     ]
-    expected = alone[0].map(tokens[:, :6], NO_RESIDUAL) + alone[1].map(tokens[:, 6:], NO_RESIDUAL)
-    torch.testing.assert_close(both.map(tokens, NO_RESIDUAL), expected, rtol=1e-3, atol=1e-3)
+    expected = value(alone[0], tokens[:, :6], NO_RESIDUAL) + value(alone[1], tokens[:, 6:], NO_RESIDUAL)
+    torch.testing.assert_close(value(both, tokens, NO_RESIDUAL), expected, rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("paths", [(16,), (6, 10)])
@@ -84,7 +90,7 @@ def test_the_class_that_fits_a_token_best_speaks_for_it(make_bag):
     head = MultipleInstanceEvidence.fit(authentic, others, PATHS)
     tokens = make_bag(500, flawed=8, direction=pore).tokens
     of_each = tokens @ head.weights[0][:, :-1].T + head.weights[0][:, -1]
-    torch.testing.assert_close(head.map(tokens, NO_RESIDUAL), of_each.amax(1))
+    torch.testing.assert_close(value(head, tokens, NO_RESIDUAL), of_each.amax(1))
     flaw = of_each.amax(1).topk(8).indices
     assert of_each[flaw].argmax(1).tolist() == [1] * 8, "pore is the second label"
 
@@ -122,7 +128,7 @@ def test_novelty_is_the_brute_force_distance_in_its_units(seed, count, remembere
     mean, deviation = head.scales[0, 0]
     expected = NOVELTY_WEIGHT * (torch.tensor(brute) - mean) / deviation
     tolerance = NOVELTY_WEIGHT * 0.02 / float(deviation)  # the bank is kept in half precision
-    torch.testing.assert_close(head.map(tokens, NO_RESIDUAL), expected, rtol=1e-2, atol=tolerance)
+    torch.testing.assert_close(value(head, tokens, NO_RESIDUAL), expected, rtol=1e-2, atol=tolerance)
 
 
 @settings(deadline=None, max_examples=20)
@@ -152,7 +158,7 @@ def test_with_others_every_path_adds_how_much_nearer_they_are(seed, paths, sizes
         if path == len(paths) - 1:
             expected += NOVELTY_WEIGHT * (inside - far) / spread
         loosest += 0.02 * (NOVELTY_WEIGHT / float(spread) + 2 / float(other_spread))  # banks are in half precision
-    torch.testing.assert_close(head.map(tokens[0], NO_RESIDUAL), expected, rtol=1e-2, atol=loosest)
+    torch.testing.assert_close(value(head, tokens[0], NO_RESIDUAL), expected, rtol=1e-2, atol=loosest)
 
 
 def test_the_units_of_distance_are_those_between_authentic_references(make_bag):
@@ -172,7 +178,7 @@ def test_a_token_nearer_to_the_others_is_stranger_than_one_as_far_but_alone(make
     head = NearestNeighbourEvidence.fit(authentic, others, PATHS)
     flaw = others[0].tokens[others[0].tokens.norm(dim=1).topk(8).indices]
     elsewhere = -flaw
-    assert float(head.map(flaw, NO_RESIDUAL).mean()) > float(head.map(elsewhere, NO_RESIDUAL).mean()) + 1
+    assert float(value(head, flaw, NO_RESIDUAL).mean()) > float(value(head, elsewhere, NO_RESIDUAL).mean()) + 1
 
 
 def test_only_the_last_path_speaks_of_novelty(make_bag):
@@ -180,9 +186,9 @@ def test_only_the_last_path_speaks_of_novelty(make_bag):
     head = NearestNeighbourEvidence.fit(authentic, [], (6, 10))
     tokens, moved = make_bag(50).tokens, make_bag(50).tokens
     moved[:, :6] += 100
-    torch.testing.assert_close(head.map(moved, NO_RESIDUAL), head.map(tokens, NO_RESIDUAL))
+    torch.testing.assert_close(value(head, moved, NO_RESIDUAL), value(head, tokens, NO_RESIDUAL))
     moved[:, 6:] += 100
-    assert bool((head.map(moved, NO_RESIDUAL) > head.map(tokens, NO_RESIDUAL) + 10).all())
+    assert bool((value(head, moved, NO_RESIDUAL) > value(head, tokens, NO_RESIDUAL) + 10).all())
 
 
 def test_a_large_bank_is_thinned_evenly_over_the_references(make_bag):
@@ -193,55 +199,43 @@ def test_a_large_bank_is_thinned_evenly_over_the_references(make_bag):
     assert 0.45 < sum(tuple(token) in first for token in bank.tolist()) / BANK < 0.55
 
 
-def test_the_mean_of_the_pooled_map_is_the_score_of_the_pooled_features(make_bag):
-    authentic = [make_bag(seed) for seed in range(4)]
-    others = [Bag(make_bag(50 + seed).tokens * 1.5 + 0.3, NO_RESIDUAL) for seed in range(4)]
-    head = PooledEvidence.fit(authentic, others, PATHS)
-    for bag in (*authentic, *others):
-        pooled = torch.cat([bag.tokens.mean(0), bag.tokens.abs().mean(0)])
-        score = pooled @ head.weights[:-1] + head.weights[-1]
-        torch.testing.assert_close(head.map(bag.tokens, NO_RESIDUAL).mean(), score, rtol=1e-4, atol=1e-4)
-        assert (float(score) > 0) == (bag in others)
-
-
-@pytest.mark.parametrize("kind", ["level", "spread"])
-def test_pooled_evidence_sees_a_departure_spread_over_the_whole(make_bag, kind):
-    def depart(tokens: torch.Tensor) -> torch.Tensor:
-        return tokens + 0.3 if kind == "level" else tokens * 1.2
-
+def test_likeness_averaged_over_a_micrograph_tells_textures_apart(make_bag):
+    shift = torch.full((16,), 0.4)
     authentic = [make_bag(seed) for seed in range(5)]
-    others = [Bag(depart(make_bag(50 + seed).tokens), NO_RESIDUAL) for seed in range(5)]
-    head = PooledEvidence.fit(authentic, others, PATHS)
+    others = [Bag(make_bag(50 + seed).tokens + shift, NO_RESIDUAL) for seed in range(5)]
+    head = NearestNeighbourEvidence.fit(authentic, others, (6, 10))
     for seed in range(200, 210):
         tokens = make_bag(seed).tokens
-        assert float(head.map(depart(tokens), NO_RESIDUAL).mean()) > float(head.map(tokens, NO_RESIDUAL).mean())
+        ours, theirs = (float(head.maps(t, NO_RESIDUAL)["likeness"].mean()) for t in (tokens, tokens + shift))
+        assert theirs > ours + 0.3
 
 
 def test_reconstruction_evidence_counts_deviations_from_authentic_residuals(make_bag):
     bags = [make_bag(seed, residuals=2) for seed in range(3)]
     head = ReconstructionEvidence.fit(bags, [], PATHS)
     residual = torch.cat([bag.residual for bag in bags])
-    values = head.map(torch.cat([bag.tokens for bag in bags]), residual)
+    values = value(head, torch.cat([bag.tokens for bag in bags]), residual)
     assert float(values.mean()) == pytest.approx(0, abs=1e-5)
-    one_more = head.map(bags[0].tokens, bags[0].residual + residual.std(0))
-    torch.testing.assert_close(one_more, head.map(bags[0].tokens, bags[0].residual) + 1, rtol=1e-4, atol=1e-4)
+    one_more = value(head, bags[0].tokens, bags[0].residual + residual.std(0))
+    torch.testing.assert_close(one_more, value(head, bags[0].tokens, bags[0].residual) + 1, rtol=1e-4, atol=1e-4)
     flawed = make_bag(9, flawed=10, residuals=2, marked=True)
     assert auroc(head, flawed) == 1
 
 
 @pytest.mark.parametrize("paths", [(16,), (6, 10)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", HEADS)
 def test_a_head_rebuilt_from_its_state_says_the_same(make_bag, kind, paths):
     authentic = [make_bag(seed, residuals=2) for seed in range(3)]
     others = [make_bag(50 + seed, residuals=2, flawed=10) for seed in range(3)]
     head, unseen = kind.fit(authentic, others, paths), make_bag(99, residuals=2, flawed=10)
-    again = kind.from_state({name: value.clone() for name, value in head.state().items()})
-    expected = head.map(unseen.tokens, unseen.residual)
-    assert expected.shape == (200,)
-    torch.testing.assert_close(again.map(unseen.tokens, unseen.residual), expected)
+    again = kind.from_state({name: tensor.clone() for name, tensor in head.state().items()})
+    expected = head.maps(unseen.tokens, unseen.residual)
+    assert set(expected) == set(head.kinds)
+    assert all(values.shape == (200,) for values in expected.values())
+    torch.testing.assert_close(again.maps(unseen.tokens, unseen.residual), expected)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.one_class])
+@pytest.mark.parametrize("kind", [kind for kind in HEADS if kind.one_class])
 def test_kinds_that_need_no_other_class_learn_without_one(make_bag, kind):
     head = kind.fit([make_bag(seed, residuals=2) for seed in range(3)], [], PATHS)
     flawed = make_bag(99, residuals=2, flawed=10, marked=True)

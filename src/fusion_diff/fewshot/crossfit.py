@@ -12,6 +12,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_FOLDS = 5
+HANDFUL = 20
+"""Up to so many references twice the folds are made: when there are few, each one left out is missed."""
+
+
+def most_folds(references: int) -> int:
+    """Return into how many parts so many references are split at most."""
+    return 2 * MAX_FOLDS if references <= HANDFUL else MAX_FOLDS
 
 
 def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
@@ -23,14 +30,14 @@ def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[n
 
     Returns:
         Index arrays that partition the references, such that what remains outside of each still holds an authentic
-        reference and, where the set has any, another one; None where no such split exists. Five arrays at most, except
-        where only leaving out every group by itself will do.
+        reference and, where the set has any, another one; None where no such split exists. `most_folds` arrays at most,
+        except where only leaving out every group by itself will do.
     """
     names = sorted(set(groups))
     members = {name: np.flatnonzero(np.asarray(groups) == name) for name in names}
     # Largest groups first, then those with few authentic members, each to the part that holds least of its kind.
     order = sorted(names, key=lambda name: (-len(members[name]), bool(authentic[members[name]].any()), name))
-    count = min(MAX_FOLDS, len(names))
+    count = min(most_folds(len(groups)), len(names))
     parts: list[list[int]] = [[] for _ in range(count)]
     totals = np.zeros((count, 2))
     for name in order:

@@ -10,8 +10,10 @@ import numpy as np
 from fusion_diff.fewshot.bags import Scale
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.decision import Calibration
+from fusion_diff.fewshot.fusion import Fusion
+from fusion_diff.fewshot.heads import HEADS, Heads
 from fusion_diff.fewshot.scope import Scope
-from fusion_diff.fewshot.verifier import KINDS, Fusion, Heads, Verifier
+from fusion_diff.fewshot.verifier import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,9 +50,9 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
     Raises:
         KeyError: something is missing.
     """
-    kinds = {kind.name: kind for kind in KINDS}
+    known = {head.name: head for head in HEADS}
     heads = {
-        name: kinds[name].from_state(
+        name: known[name].from_state(
             {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
         )
         for name in values["heads"]

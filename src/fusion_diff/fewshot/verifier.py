@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.bags import Bag, Scale, top_count
+from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import Calibration, p_value
-from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
-from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
-from fusion_diff.fewshot.evidence.pooled import PooledEvidence
-from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
+from fusion_diff.fewshot.fusion import Fusion
+from fusion_diff.fewshot.heads import Heads
+from fusion_diff.fewshot.readings import RECONSTRUCTION, dense_readings, kind_scores, kinds_of, reading_scores
 from fusion_diff.fewshot.scope import Scope
 
 if TYPE_CHECKING:
@@ -25,137 +24,13 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fusion_diff.fewshot.evidence.base import Evidence, Paths
+    from fusion_diff.fewshot.evidence.base import Paths
 
-KINDS: tuple[type[Evidence], ...] = (
-    MultipleInstanceEvidence,
-    NearestNeighbourEvidence,
-    PooledEvidence,
-    ReconstructionEvidence,
-)
-DEPARTURES = "departures"
-"""The reading that adds up, token by token, all evidence that a part of the micrograph is not authentic."""
-DEPARTURES_WEIGHT = 1.0
+FEW_GROUPS = 5
+"""With so few specimens, leaving one out leaves the heads so much poorer that the threshold comes out too low."""
 REGION_QUANTILE = 0.995
 """Regions are listed where evidence passes this quantile of the authentic references' own tokens."""
 ALONE_MESSAGE = "one authentic reference alone gives nothing to compare with; use a second one, or one of another class"
-
-
-@dataclass(frozen=True, eq=False)
-class Heads:
-    """One head of each kind, learned from the same bags, with the scale they share."""
-
-    scale: Scale
-    heads: dict[str, Evidence]
-
-    @classmethod
-    def fit(cls, bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths) -> Heads:
-        """Learn every kind of evidence that these bags allow."""
-        scale = Scale.of([bag.tokens for bag, is_authentic in zip(bags, authentic, strict=True) if is_authentic])
-        scaled = [Bag(scale(bag.tokens), bag.residual, bag.mark, bag.label) for bag in bags]
-        inside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if is_authentic]
-        outside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if not is_authentic]
-        kinds = [kind for kind in KINDS if outside or kind.one_class]
-        if bags[0].residual.shape[1] == 0:
-            kinds = [kind for kind in kinds if kind is not ReconstructionEvidence]
-        return cls(scale, {kind.name: kind.fit(inside, outside, paths) for kind in kinds})
-
-    def keep(self, readings: set[str]) -> Heads:
-        """Return the heads of these readings alone: what earned no weight is not computed at inspection."""
-        return Heads(self.scale, {name: head for name, head in self.heads.items() if reading_of(name) in readings})
-
-    def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return the evidence (n,) of each kind for tokens (n, C) and residuals (n, R)."""
-        scaled = self.scale(tokens)
-        return {name: head.map(scaled, residual) for name, head in self.heads.items()}
-
-
-def reading_of(kind: str) -> str:
-    """Return the reading that a kind of evidence belongs to: departures are added up per token, others stand alone."""
-    return DEPARTURES if kind in (MultipleInstanceEvidence.name, NearestNeighbourEvidence.name) else kind
-
-
-def readings(maps: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Add up the maps (n,) of all kinds into one of each reading."""
-    added: dict[str, Tensor] = {}
-    for name, values in maps.items():
-        key = reading_of(name)
-        added[key] = added[key] + values if key in added else values
-    return added
-
-
-def kind_scores(maps: dict[str, Tensor]) -> dict[str, float]:
-    """Pool the maps of a whole micrograph into one score of each kind.
-
-    Kinds of one reading are pooled over the same tokens, so that their scores add up to the reading's.
-    """
-    strongest = {
-        name: values.topk(top_count(len(values))).indices
-        for name, values in readings(maps).items()
-        if name != PooledEvidence.name
-    }
-    return {
-        name: float(values[strongest[reading_of(name)]].mean() if reading_of(name) in strongest else values.mean())
-        for name, values in maps.items()
-    }
-
-
-def reading_scores(maps: dict[str, Tensor]) -> dict[str, float]:
-    """Pool the maps of a whole micrograph into one score of each reading."""
-    scores: dict[str, float] = {}
-    for name, value in kind_scores(maps).items():
-        scores[reading_of(name)] = scores.get(reading_of(name), 0.0) + value
-    return scores
-
-
-@dataclass(frozen=True, eq=False)
-class Fusion:
-    """`fused = sum_r weight_r * (score_r - centre_r) / spread_r` over readings r; the weights add up to 1."""
-
-    centre: dict[str, float]
-    spread: dict[str, float]
-    weight: dict[str, float]
-
-    @classmethod
-    def fit(cls, scores: dict[str, NDArray[np.float64]], authentic: NDArray[np.bool_]) -> Fusion:
-        """Weigh each reading by how far it sets the two sides apart on cross-fitted scores (n,), beyond chance.
-
-        The weight is the separation in within-class deviations less its standard error, zero where nothing is left: the
-        weights of a linear discriminant whose readings count as independent (Fisher 1936), shrunk to what is proven.
-        Departures need no proof: cross-fitting on a handful learns from so much less that it underrates them, so they
-        weigh `DEPARTURES_WEIGHT` at least.
-        """
-        centre, spread, weight = {}, {}, {}
-        for name, values in scores.items():
-            inside, outside = values[authentic], values[~authentic]
-            if len(outside) == 0:
-                centre[name], spread[name], weight[name] = float(inside.mean()), _deviation([inside]), 1.0
-                continue
-            centre[name] = float(inside.mean() + outside.mean()) / 2
-            spread[name] = _deviation([inside, outside])
-            separation = float(outside.mean() - inside.mean()) / spread[name]
-            proven = separation - float(np.sqrt(1 / len(inside) + 1 / len(outside)))
-            weight[name] = max(DEPARTURES_WEIGHT, separation) if name == DEPARTURES else max(0.0, proven)
-        total = sum(weight.values())
-        if total == 0:  # nothing proven: all alike, and the calibration will say how little it is worth
-            weight, total = dict.fromkeys(weight, 1.0), float(len(weight))
-        return cls(centre, spread, {name: value / total for name, value in weight.items()})
-
-    def parts(self, scores: dict[str, Any]) -> dict[str, Any]:
-        """Return each reading's term of the fused score, for numbers, arrays or tensors."""
-        return {
-            name: self.weight[name] * (value - self.centre[name]) / self.spread[name]
-            for name, value in scores.items()
-            if self.weight[name] > 0
-        }
-
-
-def _deviation(samples: Sequence[NDArray[np.float64]]) -> float:
-    """Return the deviation within samples, pooled, never zero."""
-    freedom = sum(len(sample) - 1 for sample in samples)
-    if freedom < 1:
-        return max(1e-3, float(np.std(np.concatenate(samples))))
-    return max(1e-3, float(np.sqrt(sum(((s - s.mean()) ** 2).sum() for s in samples) / freedom)))
 
 
 def _held_out(
@@ -169,6 +44,12 @@ def _held_out(
         for index in part.tolist():
             maps[index] = heads.maps(bags[index].tokens, bags[index].residual)
     return maps
+
+
+def _scores(maps: Sequence[dict[str, Tensor]]) -> dict[str, NDArray[np.float64]]:
+    """Return the scores (n,) of each reading from the maps of n references."""
+    per_reference = [reading_scores(each) for each in maps]
+    return {name: np.asarray([each[name] for each in per_reference]) for name in per_reference[0]}
 
 
 def _halves_apart(bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths) -> list[dict[str, Tensor]]:
@@ -266,62 +147,76 @@ class Verifier:
             maps = _halves_apart(bags, authentic, paths)
         else:
             maps = _held_out(bags, authentic, paths, parts)
-        per_reference = [reading_scores(each) for each in maps]
-        scores = {name: np.asarray([each[name] for each in per_reference]) for name in per_reference[0]}
+        scores = _scores(maps)
         fusion = Fusion.fit(scores, authentic)
-        fused = np.sum(list(fusion.parts(scores).values()), axis=0)
-        inside, outside = fused[authentic], fused[~authentic]
-        calibration = Calibration.fit(inside, outside) if len(outside) else Calibration.one_class()
-        token_values = torch.cat(
-            [
-                torch.stack(list(fusion.parts(readings(maps[index])).values())).sum(0)
-                for index in np.flatnonzero(authentic).tolist()
-            ]
-        )
-        own_quantile = calibration.log_odds(float(np.quantile(token_values.cpu().numpy(), REGION_QUANTILE)))
-        unknown = parts is None
+        fused = fusion.fuse(scores)
+        calibration = cls._calibrate(fusion, fused, bags, authentic, groups, paths, crossfitted=parts is not None)
+        own = [fusion.fuse(dense_readings(each)) for each, inside in zip(maps, authentic, strict=True) if inside]
+        own_quantile = calibration.log_odds(float(np.quantile(torch.cat(own).cpu().numpy(), REGION_QUANTILE)))
         scaled = [heads.scale(bag.tokens) for bag in bags]
+        ranks = [fusion.fuse(dense_readings(heads.maps(bag.tokens, bag.residual))) for bag in bags]
         return cls(
-            heads=heads.keep({name for name, weight in fusion.weight.items() if weight > 0}),
+            heads=heads.keep(kinds_of({name for name, weight in fusion.weight.items() if weight > 0})),
             fusion=fusion,
             calibration=calibration,
-            inside=np.zeros(0) if unknown else inside,
-            outside=np.zeros(0) if unknown else outside,
-            classes=ClassHead.fit(
-                scaled,
-                [cls._rank(heads, fusion, bag) for bag in bags],
-                labels,
-                authentic_label,
-            ),
+            inside=np.zeros(0) if parts is None else fused[authentic],
+            outside=np.zeros(0) if parts is None else fused[~authentic],
+            classes=ClassHead.fit(scaled, ranks, labels, authentic_label),
             scope=Scope.fit([each[:, -paths[-1] :] for each in scaled], groups),
             region_threshold=max(0.0, own_quantile),
             warnings=tuple(warnings),
         )
 
     @staticmethod
-    def _rank(heads: Heads, fusion: Fusion, bag: Bag) -> Tensor:
-        return torch.stack(list(fusion.parts(readings(heads.maps(bag.tokens, bag.residual))).values())).sum(0)
+    def _calibrate(
+        fusion: Fusion,
+        fused: NDArray[np.float64],
+        bags: Sequence[Bag],
+        authentic: NDArray[np.bool_],
+        groups: Sequence[str],
+        paths: Paths,
+        *,
+        crossfitted: bool,
+    ) -> Calibration:
+        """Fit log-odds to the cross-fitted scores; of few specimens, to scores with single references left out as well.
+
+        The former ask more of the heads than inspection will, which has all specimens to learn from, and the latter
+        less, for a specimen then judges itself. On development draws both together gave the better threshold.
+        """
+        if authentic.all():
+            return Calibration.one_class()
+        truth = authentic
+        if crossfitted and len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
+            single = folds([str(index) for index in range(len(groups))], authentic)
+            if single is not None:
+                fused = np.r_[fused, fusion.fuse(_scores(_held_out(bags, authentic, paths, single)))]
+                truth = np.r_[authentic, authentic]
+        return Calibration.fit(fused[truth], fused[~truth])
 
     @property
     def needs_residual(self) -> bool:
         """Whether the diffusion path earned a weight, and so has to be run at inspection."""
-        return self.fusion.weight.get(ReconstructionEvidence.name, 0.0) > 0
+        return self.fusion.weight.get(RECONSTRUCTION, 0.0) > 0
 
     def evidence(self, maps: dict[str, Tensor]) -> Tensor:
-        """Return log-odds per token from the maps of each kind."""
-        fused = torch.stack(list(self.fusion.parts(readings(maps)).values())).sum(0)
+        """Return log-odds per token from the maps of each kind, by the readings that point to places."""
+        fused: Tensor = self.fusion.fuse(dense_readings(maps))
         return self.calibration.slope * fused + self.calibration.intercept
 
     def fused(self, maps: dict[str, Tensor]) -> tuple[float, dict[str, float]]:
-        """Return a micrograph's fused score and each kind's part in its log-odds."""
-        kinds = kind_scores(maps)
-        fused = float(sum(self.fusion.parts(reading_scores(maps)).values()))
+        """Return a micrograph's fused score and the part of each reading, or kind in it, in its log-odds.
+
+        A reading of several kinds is told apart into them.
+        """
+        scores = kind_scores(maps)
+        fused = float(self.fusion.fuse({name: sum(kinds.values()) for name, kinds in scores.items()}))
         parts = {}
-        for name, value in kinds.items():
-            reading = reading_of(name)
-            members = sum(reading_of(other) == reading for other in kinds)
-            factor = self.calibration.slope * self.fusion.weight[reading] / self.fusion.spread[reading]
-            parts[name] = factor * (value - self.fusion.centre[reading] / members)
+        for name, kinds in scores.items():
+            if self.fusion.weight[name] > 0:
+                factor = self.calibration.slope * self.fusion.weight[name] / self.fusion.spread[name]
+                for kind, value in kinds.items():
+                    part = factor * (value - self.fusion.centre[name] / len(kinds))
+                    parts[kind if len(kinds) > 1 else name] = part
         return fused, parts
 
     def p_values(self, fused: float) -> dict[str, float]:

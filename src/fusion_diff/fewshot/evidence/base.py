@@ -20,22 +20,22 @@ Paths = tuple[int, ...]
 class Evidence(Protocol):
     """A learned head. Larger values speak more strongly against authenticity.
 
-    Tokens given to a head are standardised (`bags.Scale`). The maps of dense heads are in deviations of authentic
-    tokens, so that they can be added up.
+    Tokens given to a head are standardised (`bags.Scale`). Maps are in deviations of authentic tokens, so that they can
+    be added up.
     """
 
     name: ClassVar[str]
+    kinds: ClassVar[tuple[str, ...]]
+    """Kinds of evidence that its maps are of."""
     one_class: ClassVar[bool]
     """Can be learned from authentic references alone."""
-    dense: ClassVar[bool]
-    """A flaw may be small: a micrograph's score is the mean of its highest values. Otherwise it is the mean of all."""
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> Self:
         """Learn from authentic bags and, unless `one_class`, bags of every other class."""
 
-    def map(self, tokens: Tensor, residual: Tensor) -> Tensor:
-        """Return the evidence (n,) of tokens (n, C) with residuals (n, R)."""
+    def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
+        """Return the evidence (n,) of each kind of tokens (n, C) with residuals (n, R)."""
 
     def state(self) -> dict[str, Tensor]:
         """Return the tensors the head consists of."""
@@ -46,5 +46,5 @@ class Evidence(Protocol):
 
 
 def units(values: Tensor) -> Tensor:
-    """Return mean and deviation (2,) of what authentic tokens get, the units of a dense map."""
+    """Return mean and deviation (2,) of what authentic tokens get, the units of a map."""
     return torch.stack([values.mean(), values.std().clamp_min(1e-3)])

@@ -42,8 +42,8 @@ class MultipleInstanceEvidence:
     """
 
     name: ClassVar[str] = "multiple-instance"
+    kinds: ClassVar[tuple[str, ...]] = ("multiple-instance",)
     one_class: ClassVar[bool] = False
-    dense: ClassVar[bool] = True
 
     def __init__(self, weights: list[Tensor]) -> None:
         self.weights = weights  # one a path: (classes, C + 1), intercept last
@@ -69,12 +69,11 @@ class MultipleInstanceEvidence:
             weights.append(torch.stack(learned))
         return cls(weights)
 
-    def map(self, tokens: Tensor, residual: Tensor) -> Tensor:
+    def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return how strongly each token (n,) belongs to a flaw of any class."""
         parts = torch.split(tokens, [w.shape[1] - 1 for w in self.weights], dim=1)
-        return torch.stack(
-            [(part @ w[:, :-1].T + w[:, -1]).amax(1) for part, w in zip(parts, self.weights, strict=True)]
-        ).sum(0)
+        strongest = [(part @ w[:, :-1].T + w[:, -1]).amax(1) for part, w in zip(parts, self.weights, strict=True)]
+        return {"multiple-instance": torch.stack(strongest).sum(0)}
 
     def state(self) -> dict[str, Tensor]:
         """Return the coefficients."""

@@ -1,8 +1,9 @@
 """Nearest-neighbour evidence: how far a token is from anything authentic, and how much nearer to something that is not.
 
 The first half, novelty, needs authentic references alone (PatchCore, Roth et al. 2022). Only the last path, the global
-one, speaks of it: fine texture is new everywhere. The second, the difference of the distances to the nearest token of
-either side, is a nearest-neighbour likelihood ratio (Boiman et al. 2008) and every path has a say in it.
+one, speaks of it: fine texture is new everywhere. The second, likeness to what is not authentic, is the difference of
+the distances to the nearest token of either side, a nearest-neighbour likelihood ratio (Boiman et al. 2008); every path
+has a say in it. Averaged over a whole micrograph it tells textures apart.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class NearestNeighbourEvidence:
     """Banks of tokens, for each path those of the authentic side and of the other one (empty where there is none)."""
 
     name: ClassVar[str] = "nearest-neighbour"
+    kinds: ClassVar[tuple[str, ...]] = ("novelty", "likeness")
     one_class: ClassVar[bool] = True
-    dense: ClassVar[bool] = True
 
     def __init__(self, authentic: list[Tensor], others: list[Tensor], scales: Tensor) -> None:
         self.authentic = authentic  # (m, C) a path
@@ -62,9 +63,9 @@ class NearestNeighbourEvidence:
             outside_banks.append(bank.half().float())
         return cls(inside_banks, outside_banks, torch.stack(scales))
 
-    def map(self, tokens: Tensor, residual: Tensor) -> Tensor:
-        """Return novelty (n,) plus, with references of other classes, the paths' differences; each in its units."""
-        total = tokens.new_zeros(len(tokens))
+    def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
+        """Return novelty (n,) and, with references of other classes, likeness (n,): the paths' differences added up."""
+        maps: dict[str, Tensor] = {}
         parts = torch.split(tokens, [bank.shape[1] for bank in self.authentic], dim=1)
         for path, (inside, outside, (far, nearer)) in enumerate(
             zip(self.authentic, self.others, self.scales, strict=True)
@@ -74,10 +75,11 @@ class NearestNeighbourEvidence:
                 continue
             distance = _nearest(parts[path], inside)
             if last:
-                total += NOVELTY_WEIGHT * (distance - far[0]) / far[1]
+                maps["novelty"] = NOVELTY_WEIGHT * (distance - far[0]) / far[1]
             if len(outside):
-                total += (distance - _nearest(parts[path], outside) - nearer[0]) / nearer[1]
-        return total
+                difference = (distance - _nearest(parts[path], outside) - nearer[0]) / nearer[1]
+                maps["likeness"] = maps["likeness"] + difference if "likeness" in maps else difference
+        return maps
 
     def state(self) -> dict[str, Tensor]:
         """Return banks and units."""

@@ -18,8 +18,8 @@ class ReconstructionEvidence:
     """Residuals, in deviations from those of authentic tokens."""
 
     name: ClassVar[str] = "reconstruction"
+    kinds: ClassVar[tuple[str, ...]] = ("reconstruction",)
     one_class: ClassVar[bool] = True
-    dense: ClassVar[bool] = True
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self.mean = mean  # (R,)
@@ -31,9 +31,9 @@ class ReconstructionEvidence:
         residuals = torch.cat([bag.residual for bag in authentic])
         return cls(residuals.mean(0), residuals.std(0).clamp_min(1e-6))
 
-    def map(self, tokens: Tensor, residual: Tensor) -> Tensor:
+    def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return the mean standardised residual (n,)."""
-        return ((residual - self.mean) / self.std).mean(1)
+        return {"reconstruction": ((residual - self.mean) / self.std).mean(1)}
 
     def state(self) -> dict[str, Tensor]:
         """Return the statistics."""

@@ -1,0 +1,51 @@
+"""Heads: every kind of evidence, learned from the same references on the same scale."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from fusion_diff.fewshot.bags import Bag, Scale
+from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
+from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
+from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from fusion_diff.fewshot.evidence.base import Evidence, Paths
+
+HEADS: tuple[type[Evidence], ...] = (MultipleInstanceEvidence, NearestNeighbourEvidence, ReconstructionEvidence)
+
+
+@dataclass(frozen=True, eq=False)
+class Heads:
+    """One head of each sort, learned from the same bags, with the scale they share."""
+
+    scale: Scale
+    heads: dict[str, Evidence]
+
+    @classmethod
+    def fit(cls, bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths) -> Heads:
+        """Learn every kind of evidence that these bags allow."""
+        scale = Scale.of([bag.tokens for bag, is_authentic in zip(bags, authentic, strict=True) if is_authentic])
+        scaled = [replace(bag, tokens=scale(bag.tokens)) for bag in bags]
+        inside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if is_authentic]
+        outside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if not is_authentic]
+        heads = [head for head in HEADS if outside or head.one_class]
+        if bags[0].residual.shape[1] == 0:
+            heads = [head for head in heads if head is not ReconstructionEvidence]
+        return cls(scale, {head.name: head.fit(inside, outside, paths) for head in heads})
+
+    def keep(self, kinds: set[str]) -> Heads:
+        """Return the heads that give one of these kinds: what earned no weight is not computed at inspection."""
+        return Heads(self.scale, {name: head for name, head in self.heads.items() if kinds & set(head.kinds)})
+
+    def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
+        """Return the evidence (n,) of each kind for tokens (n, C) and residuals (n, R)."""
+        scaled = self.scale(tokens)
+        return {kind: values for head in self.heads.values() for kind, values in head.maps(scaled, residual).items()}

@@ -1,0 +1,71 @@
+"""Readings: kinds of evidence added up and pooled into one number for a whole micrograph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from fusion_diff.fewshot.bags import top_count
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How one reading of a micrograph is taken.
+
+    Attributes:
+        kinds: kinds of evidence whose maps are added up, token by token.
+        dense: a flaw may be small: the score is the mean of the highest values. Otherwise it is the mean of all.
+    """
+
+    kinds: tuple[str, ...]
+    dense: bool
+
+
+DEPARTURES, TEXTURE, RECONSTRUCTION = "departures", "texture", "reconstruction"
+READINGS = {
+    DEPARTURES: Rule(("multiple-instance", "novelty", "likeness"), dense=True),
+    TEXTURE: Rule(("likeness",), dense=False),
+    RECONSTRUCTION: Rule(("reconstruction",), dense=True),
+}
+"""All evidence that a part of the micrograph is not authentic, added up per token before the highest values are
+averaged; how near the micrograph as a whole is to what is not authentic; and what the prior could not give back."""
+
+
+def kinds_of(readings: set[str]) -> set[str]:
+    """Return the kinds of evidence that these readings are made of."""
+    return {kind for name in readings for kind in READINGS[name].kinds}
+
+
+def dense_readings(maps: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Add up maps (n,) of kinds into those of the dense readings: what is spread over the whole has no place."""
+    added = {}
+    for name, rule in READINGS.items():
+        members = [maps[kind] for kind in rule.kinds if kind in maps]
+        if members and rule.dense:
+            added[name] = sum(members[1:], start=members[0])
+    return added
+
+
+def kind_scores(maps: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Pool the maps (n,) of a whole micrograph into the part that each kind has in each reading.
+
+    Kinds of one reading are pooled over the same tokens, so that the parts add up to the reading's score. Readings that
+    none of the maps belongs to are left out, and so is the texture where there is nothing but authentic references.
+    """
+    dense, scores = dense_readings(maps), {}
+    for name, rule in READINGS.items():
+        members = {kind: maps[kind] for kind in rule.kinds if kind in maps}
+        if name in dense:
+            strongest = dense[name].topk(top_count(len(dense[name]))).indices
+            members = {kind: values[strongest] for kind, values in members.items()}
+        if members:
+            scores[name] = {kind: float(values.mean()) for kind, values in members.items()}
+    return scores
+
+
+def reading_scores(maps: dict[str, Tensor]) -> dict[str, float]:
+    """Pool the maps (n,) of a whole micrograph into the score of each reading."""
+    return {name: sum(parts.values()) for name, parts in kind_scores(maps).items()}
