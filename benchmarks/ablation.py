@@ -26,10 +26,11 @@ from torch.nn import functional as F
 
 from fusion_diff import DiffusionModel
 from fusion_diff.encoder.fusion import Encoding
-from fusion_diff.fewshot import verifier as rooms
+from fusion_diff.fewshot import heads as rooms
+from fusion_diff.fewshot import readings
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
-from fusion_diff.fewshot.evidence.pooled import PooledEvidence
+from fusion_diff.fewshot.verifier import Verifier
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -106,26 +107,22 @@ def main() -> int:
     if options.taught:
         eyes["taught"] = Eye(DiffusionModel.from_pretrained(options.taught).encoder)
     texture, structure = encoder.paths
-    kinds = rooms.KINDS
+    heads, rules = rooms.HEADS, readings.READINGS
 
     def without(*left_out) -> tuple:
-        return tuple(kind for kind in kinds if kind not in left_out)
+        return tuple(head for head in heads if head not in left_out)
 
-    whole = (sliced(0, None), (texture, structure), kinds)
+    whole = (sliced(0, None), (texture, structure), heads)
     rows = {
         "full method": ("as it is", *whole),
-        "local path alone": ("as it is", sliced(0, texture), (texture,), kinds),
-        "global path alone": ("as it is", sliced(texture, None), (structure,), kinds),
-        "paths learned as one, not one by one": ("as it is", sliced(0, None), (texture + structure,), kinds),
-        "gated mix of the paths": ("gated", sliced(0, None), None, kinds),
+        "local path alone": ("as it is", sliced(0, texture), (texture,), heads),
+        "global path alone": ("as it is", sliced(texture, None), (structure,), heads),
+        "paths learned as one, not one by one": ("as it is", sliced(0, None), (texture + structure,), heads),
+        "gated mix of the paths": ("gated", sliced(0, None), None, heads),
         "no multiple-instance evidence": ("as it is", *whole[:2], without(MultipleInstanceEvidence)),
         "no nearest-neighbour evidence": ("as it is", *whole[:2], without(NearestNeighbourEvidence)),
-        "no pooled evidence": ("as it is", *whole[:2], without(PooledEvidence)),
-        "pooled evidence alone": (
-            "as it is",
-            *whole[:2],
-            without(MultipleInstanceEvidence, NearestNeighbourEvidence),
-        ),
+        "no texture as a whole": ("as it is", *whole),
+        "no mirror images of references": ("as it is", *whole),
         "with averaging over flips and turns": ("dihedral", *whole),
         "half the resolution": ("coarse", *whole),
         **({"tokens taught by diffusion feedback": ("taught", *whole)} if options.taught else {}),
@@ -140,7 +137,11 @@ def main() -> int:
                 for eye in eyes.values():
                     if eye is not eyes[view]:
                         eye.bags.clear()
-                rooms.KINDS = used
+                rooms.HEADS = used
+                readings.READINGS = dict(rules)
+                if row == "no texture as a whole":
+                    del readings.READINGS[readings.TEXTURE]
+                twins = row != "no mirror images of references"
                 eye = eyes[view]
                 for shots in options.shots:
                     for seed in track(range(options.seeds), f"{name}, {shots} shots, {row}"):
@@ -151,8 +152,11 @@ def main() -> int:
                                 continue
                             chosen = np.random.default_rng(seed).permutation(len(drawn.queries))[: options.queries]
                             queries = [drawn.queries[index] for index in chosen]
-                            verifier = rooms.Verifier.fit(
-                                [cut(replace(eye.look(image), mark=None)) for image in drawn.references],
+                            verifier = Verifier.fit(
+                                [
+                                    cut(replace(eye.look(image, reference=twins), mark=None))
+                                    for image in drawn.references
+                                ],
                                 ["authentic" if image.authentic else "other" for image in drawn.references],
                                 "authentic",
                                 [image.group for image in drawn.references],

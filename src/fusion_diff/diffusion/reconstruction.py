@@ -52,8 +52,8 @@ class ReconstructionPath:
         """Return how far tiles are from their reconstruction, per token: (B, 2, T/8, T/8), 0 or more."""
         rebuilt = self.reconstruct(pixels, condition)
         norm = self.encoder.local_norm
-        seen, _ = self.encoder.local_path(pixels)
-        given_back, _ = self.encoder.local_path(rebuilt)
+        seen = self.encoder.local_path.texture(pixels)
+        given_back = self.encoder.local_path.texture(rebuilt)
         texture = (norm(seen) - norm(given_back)).abs().mean(1, keepdim=True)
         brightness = F.adaptive_avg_pool2d((pixels - rebuilt).abs().mean(1, keepdim=True), texture.shape[-2:])
         return torch.cat([texture, brightness], dim=1)

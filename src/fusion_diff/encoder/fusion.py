@@ -147,7 +147,7 @@ class DualPathEncoder(nn.Module):
             Token maps at stride 8 and conditions; see `Encoding`.
         """
         with torch.no_grad():
-            texture = self.local_norm(self.local_path(pixels)[0])
+            texture = self.local_norm(self.local_path.texture(pixels))
         patches, _, _ = self.global_path(pixels)
         structure = self.global_projection(self.global_norm(patches))
         structure = F.interpolate(structure, size=texture.shape[-2:], mode="bilinear", align_corners=False)

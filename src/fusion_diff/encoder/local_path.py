@@ -95,23 +95,40 @@ class LocalPath(nn.Module):
         path.load_state_dict(_fold_batch_norm(_read_imagenet_weights()))
         return path.eval().requires_grad_(False)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the texture maps and the last block's map.
+    def texture(self, pixels: Tensor) -> Tensor:
+        """Return the texture maps alone: the blocks beyond them are not computed.
 
         Args:
             pixels: (B, 3, H, W) float in [0, 1], H and W multiples of 32.
 
         Returns:
-            (B, 152, H/8, W/8): block 4 beside block 10 (bilinearly doubled); and (B, 320, H/32, W/32): the last block.
+            (B, 152, H/8, W/8): block 4 beside block 10 (bilinearly doubled).
         """
-        x = (pixels * 255 - 127) / 128
-        x = F.relu6(self.stem(x))
-        for index, block in enumerate(self.blocks):
+        return self._texture(pixels)[0]
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the texture maps and the last block's map, which pretraining and baselines use.
+
+        Args:
+            pixels: (B, 3, H, W) float in [0, 1], H and W multiples of 32.
+
+        Returns:
+            (B, 152, H/8, W/8): see `texture`; and (B, 320, H/32, W/32): the last block.
+        """
+        texture, x = self._texture(pixels)
+        for block in self.blocks[COARSE_BLOCK + 1 :]:
             x = block(x)
-            if index == FINE_BLOCK:
-                fine = x
-            elif index == COARSE_BLOCK:
-                coarse = F.interpolate(x, size=fine.shape[-2:], mode="bilinear", align_corners=False)
+        return texture, x
+
+    def _texture(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the texture maps, and block 10's map as it is."""
+        x = F.relu6(self.stem((pixels * 255 - 127) / 128))
+        for block in self.blocks[: FINE_BLOCK + 1]:
+            x = block(x)
+        fine = x
+        for block in self.blocks[FINE_BLOCK + 1 : COARSE_BLOCK + 1]:
+            x = block(x)
+        coarse = F.interpolate(x, size=fine.shape[-2:], mode="bilinear", align_corners=False)
         return torch.cat([fine, coarse], dim=1), x
 
 

@@ -162,7 +162,7 @@ def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device
     with torch.no_grad():
         for _ in range(8):
             pixels = pool.batch(16, encoder.tile, rng)[0].to(device)
-            textures.append(encoder.local_path(pixels)[0])
+            textures.append(encoder.local_path.texture(pixels))
             patches.append(encoder.global_path(pixels)[0])
     encoder.local_norm.measure(torch.cat(textures))
     encoder.global_norm.measure(torch.cat(patches))
