@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from baselines import FROZEN, RATES, TRAINED, TUNING_SEED, Baselines, nearest_token
 from eye import Eye, answer
-from protocol import SETS, Draw, Task, draw
+from protocol import ALL, SETS, Draw, Task, draw
 from rich.progress import track
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -48,14 +48,14 @@ class Methods:
         if name in (OURS, MARKED, ALONE):
             if name == MARKED and not any(image.mark for image in drawn.references):
                 return None
-            if name == ALONE and len(drawn.references) != 2 * ALONE_SHOTS:
+            if name == ALONE and drawn.shots != ALONE_SHOTS:
                 return None
             references = [image for image in drawn.references if image.authentic or name != ALONE]
             if len(references) < 2:
                 return None
             return answer(self.eye.enrol(references, marks=name == MARKED), [self.eye.look(i) for i in drawn.queries])
         if name == SAME_TOKENS:
-            if len(drawn.references) != 2 * ALONE_SHOTS:
+            if drawn.shots != ALONE_SHOTS:
                 return None
             authentic = [self.eye.look(image).tokens for image in drawn.references if image.authentic]
             scores, verdicts = nearest_token(authentic, [self.eye.look(image).tokens for image in drawn.queries])
@@ -76,7 +76,7 @@ class Methods:
 
     def _rate(self, name: str, drawn: Draw) -> float:
         """Return the learning rate that was best on the tuning draw of this set and number of shots."""
-        shots = len(drawn.references) // 2
+        shots = drawn.shots
         key = name, drawn.task.name, shots
         if key not in self.rates:
             tuning = draw(drawn.task, shots, TUNING_SEED)
@@ -90,6 +90,10 @@ class Methods:
 
 def truth_of(images) -> np.ndarray:
     return np.asarray([not image.authentic for image in images])
+
+
+def said(shots: int) -> str:
+    return "all" if shots == ALL else str(shots)
 
 
 def interval(values: list[float]) -> float:
@@ -138,10 +142,10 @@ def side_by_side(answers: list[dict]) -> str:
             row = [np.mean([figures[name, shots, method][key] for key in shared], axis=0) for method in names]
             means[shots].append(row)
             cells = " | ".join(f"{f1:.3f} / {auroc:.3f}" for f1, auroc in row)
-            lines.append(f"| {name} | {shots} | {len(shared)} | {cells} |")
+            lines.append(f"| {name} | {said(shots)} | {len(shared)} | {cells} |")
     for shots, row in means.items():
         cells = " | ".join(f"{f1:.3f} / {auroc:.3f}" for f1, auroc in np.mean(row, axis=0))
-        lines.append(f"| mean of {len(row)} sets | {shots} | | {cells} |")
+        lines.append(f"| mean of {len(row)} sets | {said(shots)} | | {cells} |")
     return "\n".join(lines) + "\n"
 
 
@@ -181,7 +185,7 @@ def decisions_markdown(rows: list[dict]) -> str:
         "|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['set']} | {r['shots']} | {r['method']} | {r['calibration_error']:.3f} | {r['decided']:.2f} "
+        f"| {r['set']} | {said(r['shots'])} | {r['method']} | {r['calibration_error']:.3f} | {r['decided']:.2f} "
         f"| {r['wrong']:.3f} | {r['authentic_rejected']:.3f} | {r['other_accepted']:.3f} |"
         for r in rows
     ]
@@ -191,7 +195,7 @@ def decisions_markdown(rows: list[dict]) -> str:
 def markdown(rows: list[dict]) -> str:
     lines = ["| set | shots | method | macro-F1 | AUROC | draws | skipped |", "|---|---|---|---|---|---|---|"]
     lines += [
-        f"| {r['set']} | {r['shots']} | {r['method']} | {r['macro_f1']:.3f} ± {r['macro_f1_interval']:.3f} "
+        f"| {r['set']} | {said(r['shots'])} | {r['method']} | {r['macro_f1']:.3f} ± {r['macro_f1_interval']:.3f} "
         f"| {r['auroc']:.3f} ± {r['auroc_interval']:.3f} | {r['draws']} | {r['skipped']} |"
         for r in rows
     ]
@@ -205,6 +209,7 @@ def plot(rows: list[dict], file: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
+    rows = [row for row in rows if row["shots"] != ALL]
     sets = list(dict.fromkeys(row["set"] for row in rows))
     figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.6), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], sets, strict=True):
@@ -230,7 +235,13 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True, help="folder that holds ebc_crack, ferrite_tile, jun_glaze")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; an earlier run in it is continued")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=list(SETS))
-    parser.add_argument("--shots", nargs="+", type=int, default=[1, 5, 10, 25])
+    parser.add_argument(
+        "--shots",
+        nargs="+",
+        type=lambda text: ALL if text == "all" else int(text),
+        default=[1, 5, 10, 25],
+        help='references a side; "all" for every one',
+    )
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument(
         "--trained-seeds", type=int, default=30, help="seeds of the slow methods, those that train a CNN"
@@ -253,7 +264,7 @@ def main() -> int:
             tasks: list[Task] = SETS[name](options.data)
             methods.forget()
             for shots in options.shots:
-                for seed in track(range(options.seeds), f"{name}, {shots} shots"):
+                for seed in track(range(options.seeds), f"{name}, {said(shots)} shots"):
                     for number, task in enumerate(tasks):
                         drawn = draw(task, shots, seed)
                         if drawn is None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FEWEST_QUERIES = 5
+ALL = 1000
+"""Shots that mean every reference there is."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,7 @@ class Task:
 class Draw:
     task: Task
     seed: int
+    shots: int
     references: list[Image]
     queries: list[Image]
 
@@ -77,10 +80,13 @@ def draw(task: Task, shots: int, seed: int) -> Draw | None:
     references: list[Image] = []
     for authentic in (True, False):
         side = [image for image in pool if image.authentic == authentic]
-        if len(side) < shots or sum(image.authentic == authentic for image in queries) < FEWEST_QUERIES:
+        if (
+            len(side) < (1 if shots == ALL else shots)
+            or sum(image.authentic == authentic for image in queries) < FEWEST_QUERIES
+        ):
             return None
         references += [side[index] for index in rng.permutation(len(side))[:shots]]
-    return Draw(task, seed, references, queries)
+    return Draw(task, seed, shots, references, queries)
 
 
 def ebc_crack(data: Path) -> list[Task]:
