@@ -122,6 +122,7 @@ def main() -> int:
         "no multiple-instance evidence": ("as it is", *whole[:2], without(MultipleInstanceEvidence)),
         "no nearest-neighbour evidence": ("as it is", *whole[:2], without(NearestNeighbourEvidence)),
         "no texture as a whole": ("as it is", *whole),
+        "no pooled evidence": ("as it is", *whole),
         "no mirror images of references": ("as it is", *whole),
         "with averaging over flips and turns": ("dihedral", *whole),
         "half the resolution": ("coarse", *whole),
@@ -139,8 +140,12 @@ def main() -> int:
                         eye.bags.clear()
                 rooms.HEADS = used
                 readings.READINGS = dict(rules)
-                if row == "no texture as a whole":
-                    del readings.READINGS[readings.TEXTURE]
+                for left_out, reading in (
+                    ("texture as a whole", readings.TEXTURE),
+                    ("pooled evidence", readings.POOLED),
+                ):
+                    if row == f"no {left_out}":
+                        del readings.READINGS[reading]
                 twins = row != "no mirror images of references"
                 eye = eyes[view]
                 for shots in options.shots:

@@ -22,6 +22,7 @@ MEANING = {
     "likeness": "parts nearer to what is not authentic than to what is",
     "departures": "parts unlike anything authentic",
     "texture": "the texture as a whole",
+    "pooled": "the level and spread of its texture",
     "reconstruction": "parts that the diffusion prior could not give back",
 }
 """Of each kind of evidence, and of each reading that is of one kind alone."""

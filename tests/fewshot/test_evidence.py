@@ -13,6 +13,7 @@ from sklearn.metrics import roc_auc_score
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import BANK, NOVELTY_WEIGHT, NearestNeighbourEvidence
+from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
 from fusion_diff.fewshot.heads import HEADS
 
@@ -208,6 +209,31 @@ def test_likeness_averaged_over_a_micrograph_tells_textures_apart(make_bag):
         tokens = make_bag(seed).tokens
         ours, theirs = (float(head.maps(t, NO_RESIDUAL)["likeness"].mean()) for t in (tokens, tokens + shift))
         assert theirs > ours + 0.3
+
+
+def test_the_mean_of_the_pooled_map_is_the_score_of_the_pooled_features(make_bag):
+    authentic = [make_bag(seed) for seed in range(4)]
+    others = [Bag(make_bag(50 + seed).tokens * 1.5 + 0.3, NO_RESIDUAL) for seed in range(4)]
+    head = PooledEvidence.fit(authentic, others, PATHS)
+    for bag in (*authentic, *others):
+        pooled = torch.cat([bag.tokens.mean(0), bag.tokens.abs().mean(0)])
+        score = pooled @ head.weights[:-1] + head.weights[-1]
+        torch.testing.assert_close(value(head, bag.tokens, NO_RESIDUAL).mean(), score, rtol=1e-4, atol=1e-4)
+        assert (float(score) > 0) == (bag in others)
+
+
+@pytest.mark.parametrize("kind", ["level", "spread"])
+def test_pooled_evidence_sees_a_departure_spread_over_the_whole(make_bag, kind):
+    def depart(tokens: torch.Tensor) -> torch.Tensor:
+        return tokens + 0.3 if kind == "level" else tokens * 1.2
+
+    authentic = [make_bag(seed) for seed in range(5)]
+    others = [Bag(depart(make_bag(50 + seed).tokens), NO_RESIDUAL) for seed in range(5)]
+    head = PooledEvidence.fit(authentic, others, PATHS)
+    for seed in range(200, 210):
+        tokens = make_bag(seed).tokens
+        whole, moved = (float(value(head, each, NO_RESIDUAL).mean()) for each in (tokens, depart(tokens)))
+        assert moved > whole
 
 
 def test_reconstruction_evidence_counts_deviations_from_authentic_residuals(make_bag):

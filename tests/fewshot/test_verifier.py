@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.decision import decide, probability
-from fusion_diff.fewshot.fusion import DEPARTURES_WEIGHT, Fusion
+from fusion_diff.fewshot.fusion import DEPARTURES_WEIGHT, DOUBT, Fusion
 from fusion_diff.fewshot.readings import (
     DEPARTURES,
     READINGS,
@@ -110,11 +110,13 @@ def test_flaws_that_have_nothing_in_common_are_both_found(make_bag):
 
 def test_with_enough_references_decisions_are_made(make_bag):
     verifier = enrolled(make_bag, 12, 12)
-    decisions = []
-    for bag in (make_bag(5001), make_bag(6001, flawed=10)):
-        fused, _ = verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))
-        decisions.append(decide(verifier.p_values(fused), 0.2))
-    assert decisions == ["authentic", "not authentic"]
+    decisions: dict[bool, list[str]] = {False: [], True: []}
+    for seed in range(10):
+        for flawed, bag in ((False, make_bag(5000 + seed)), (True, make_bag(6000 + seed, flawed=10))):
+            fused, _ = verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))
+            decisions[flawed].append(decide(verifier.p_values(fused), 0.2))
+    assert decisions[False].count("authentic") >= 6
+    assert decisions[True].count("not authentic") >= 6
 
 
 def test_contributions_and_intercept_add_up_to_the_log_odds(make_bag):
@@ -172,7 +174,7 @@ def test_departures_keep_a_floor_that_others_have_to_earn():
     fusion = Fusion.fit({DEPARTURES: same, "pooled": noise - 8 * authentic}, authentic)
     inside, outside = ((noise - 8 * authentic)[side] for side in (authentic, ~authentic))
     pooled = (outside.mean() - inside.mean()) / np.sqrt((inside.var(ddof=1) + outside.var(ddof=1)) / 2)
-    proven = pooled - np.sqrt(2 / 10)
+    proven = pooled - DOUBT * np.sqrt(2 / 10)
     assert fusion.weight[DEPARTURES] == pytest.approx(DEPARTURES_WEIGHT / (DEPARTURES_WEIGHT + proven))
     alone = Fusion.fit({DEPARTURES: same, "pooled": same}, authentic)
     assert alone.weight == {DEPARTURES: 1.0, "pooled": 0.0}
@@ -224,7 +226,7 @@ def test_a_texture_that_differs_as_a_whole_is_told_apart_and_named(make_bag):
     assert np.mean([log_odds(verifier, bag) > 0 for bag in copies]) > 0.8
     assert np.mean([log_odds(verifier, make_bag(5000 + seed)) < 0 for seed in range(10)]) > 0.8
     _, contributions = verifier.fused(verifier.heads.maps(copies[0].tokens, copies[0].residual))
-    assert set(contributions) == {"multiple-instance", "novelty", "likeness", TEXTURE}
+    assert {"multiple-instance", "novelty", "likeness", TEXTURE} <= set(contributions)
 
 
 def test_of_few_specimens_single_references_set_the_threshold_too(make_bag):

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEPARTURES_WEIGHT = 1.0
+DOUBT = 2.0
+"""Standard errors by which a reading has to set the sides apart before it weighs anything."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +31,7 @@ class Fusion:
     def fit(cls, scores: dict[str, NDArray[np.float64]], authentic: NDArray[np.bool_]) -> Fusion:
         """Weigh each reading by how far it sets the two sides apart on cross-fitted scores (n,), beyond chance.
 
-        The weight is the separation in within-class deviations less its standard error, zero where nothing is left: the
+        The weight is the separation in within-class deviations less `DOUBT` standard errors, or zero: the
         weights of a linear discriminant whose readings count as independent (Fisher 1936), shrunk to what is proven.
         Departures need no proof: cross-fitting on a handful learns from so much less that it underrates them, so they
         weigh `DEPARTURES_WEIGHT` at least.
@@ -43,7 +45,7 @@ class Fusion:
             centre[name] = float(inside.mean() + outside.mean()) / 2
             spread[name] = _deviation([inside, outside])
             separation = float(outside.mean() - inside.mean()) / spread[name]
-            proven = separation - float(np.sqrt(1 / len(inside) + 1 / len(outside)))
+            proven = separation - DOUBT * float(np.sqrt(1 / len(inside) + 1 / len(outside)))
             weight[name] = max(DEPARTURES_WEIGHT, separation) if name == DEPARTURES else max(0.0, proven)
         total = sum(weight.values())
         if total == 0:  # nothing proven: all alike, and the calibration will say how little it is worth

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fusion_diff.fewshot.bags import Bag, Scale
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
+from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
 
 if TYPE_CHECKING:
@@ -19,7 +20,12 @@ if TYPE_CHECKING:
 
     from fusion_diff.fewshot.evidence.base import Evidence, Paths
 
-HEADS: tuple[type[Evidence], ...] = (MultipleInstanceEvidence, NearestNeighbourEvidence, ReconstructionEvidence)
+HEADS: tuple[type[Evidence], ...] = (
+    MultipleInstanceEvidence,
+    NearestNeighbourEvidence,
+    PooledEvidence,
+    ReconstructionEvidence,
+)
 
 
 @dataclass(frozen=True, eq=False)

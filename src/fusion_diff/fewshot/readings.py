@@ -24,14 +24,16 @@ class Rule:
     dense: bool
 
 
-DEPARTURES, TEXTURE, RECONSTRUCTION = "departures", "texture", "reconstruction"
+DEPARTURES, TEXTURE, POOLED, RECONSTRUCTION = "departures", "texture", "pooled", "reconstruction"
 READINGS = {
     DEPARTURES: Rule(("multiple-instance", "novelty", "likeness"), dense=True),
     TEXTURE: Rule(("likeness",), dense=False),
+    POOLED: Rule(("pooled",), dense=False),
     RECONSTRUCTION: Rule(("reconstruction",), dense=True),
 }
 """All evidence that a part of the micrograph is not authentic, added up per token before the highest values are
-averaged; how near the micrograph as a whole is to what is not authentic; and what the prior could not give back."""
+averaged; how near the micrograph as a whole is to what is not authentic, token by token and by level and spread; and
+what the prior could not give back."""
 
 
 def kinds_of(readings: set[str]) -> set[str]:

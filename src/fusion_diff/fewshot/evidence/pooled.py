@@ -1,0 +1,61 @@
+"""Pooled evidence: a departure spread over the whole micrograph, such as another paste, firing or grain size."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, ClassVar
+
+import torch
+from torch import Tensor
+
+from fusion_diff.fewshot.evidence.logistic import balanced, fit_logistic
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusion_diff.fewshot.bags import Bag
+    from fusion_diff.fewshot.evidence.base import Paths
+
+RIDGE = 0.3
+
+
+class PooledEvidence:
+    """A linear classifier of the mean of `[z, |z|]` over the tokens z: level and spread of every channel.
+
+    The score is a mean over tokens, so each token's part in it is known exactly and can be added up tile by tile.
+    """
+
+    name: ClassVar[str] = "pooled"
+    kinds: ClassVar[tuple[str, ...]] = ("pooled",)
+    one_class: ClassVar[bool] = False
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights  # (2C + 1,), intercept last
+
+    @classmethod
+    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> PooledEvidence:
+        """Learn the direction between the two sides' pooled features, of all paths together."""
+        pooled = torch.stack([_features(bag.tokens).mean(0) for bag in (*others, *authentic)])
+        centre, spread = pooled.mean(0), pooled.std(0).clamp_min(0.05)
+        labels, importance = balanced(len(others), len(authentic), pooled.device)
+        # Divided by the root of their number, features of any width meet the same ridge.
+        unit = (pooled - centre) / spread / pooled.shape[1] ** 0.5
+        fitted = fit_logistic(unit, labels, importance, RIDGE / pooled.shape[1] ** 0.5)
+        direction = fitted[:-1] / spread / pooled.shape[1] ** 0.5
+        return cls(torch.cat([direction, (fitted[-1] - direction @ centre)[None]]))
+
+    def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
+        """Return each token's part (n,) in the micrograph's log-odds."""
+        return {"pooled": _features(tokens) @ self.weights[:-1] + self.weights[-1]}
+
+    def state(self) -> dict[str, Tensor]:
+        """Return the coefficients."""
+        return {"weights": self.weights}
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> PooledEvidence:
+        """Rebuild the classifier."""
+        return cls(state["weights"])
+
+
+def _features(tokens: Tensor) -> Tensor:
+    return torch.cat([tokens, tokens.abs()], dim=1)
