@@ -136,6 +136,25 @@ def test_names_in_the_manifest_cannot_lead_outside(small, tmp_path):
         verify(small)
 
 
+@pytest.mark.parametrize("name", ["\x1b[2J", "a" * 100_000, "/etc/passwd", "\udcff"])
+def test_a_stranger_s_name_in_the_manifest_comes_into_the_message_short_and_printable(small, name):
+    manifest = json.loads((small / MANIFEST).read_text())
+    manifest["sha256"] = {name: "0"} | manifest["sha256"]
+    (small / MANIFEST).write_text(json.dumps(manifest))
+    with pytest.raises(CheckpointError, match="missing from the checkpoint") as caught:
+        verify(small)
+    assert str(small) in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
+def test_a_stranger_s_format_comes_into_the_message_short(small):
+    (small / MANIFEST).write_text(json.dumps({"format": "f" * 100_000, "sha256": {}}))
+    with pytest.raises(CheckpointError, match="but this version reads") as caught:
+        verify(small)
+    assert len(str(caught.value)) < 1000
+
+
 @pytest.mark.parametrize("name", ["weights.bin", "weights.pt", "prior/unet.pkl", "model.ckpt"])
 def test_a_pickle_by_its_name_is_refused_even_with_a_manifest_for_it(small, name):
     (small / name).write_bytes(pickle.dumps({"a": 1}))

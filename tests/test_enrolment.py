@@ -314,3 +314,78 @@ def test_a_scope_that_does_not_fit_is_refused(saved, damage):
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="enrol the references again"):
         Enrolment.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tokens.1", torch.tensor(1.0)),
+        ("tokens.1", torch.zeros(120, CHANNELS, dtype=torch.int32)),
+        ("residual.1", torch.zeros(120, 2, dtype=torch.int64)),
+        ("condition", torch.ones(1, 4, dtype=torch.int64)),
+        ("condition", torch.full((1, 4), torch.nan)),
+    ],
+)
+def test_references_that_are_not_finite_numbers_in_rows_are_refused(saved, name, value):
+    tensors = load_file(saved / "enrolment.safetensors") | {name: value}
+    save_file(tensors, saved / "enrolment.safetensors")
+    with pytest.raises(CheckpointError, match="does not hold together"):
+        Enrolment.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (["inside"], [10**400]),
+        (["inside"], [float("nan")]),
+        (["outside"], ["a"]),
+        (["calibration", "slope"], 10**400),
+        (["calibration", "slope"], float("inf")),
+        (["fusion", "weight"], {"departures": 0, "texture": 0, "reconstruction": 0}),
+        (["fusion", "spread", "departures"], 0),
+        (["region_threshold"], float("nan")),
+        (["classes", "names"], ["crack", "pore"]),
+        (["classes", "names"], [7]),
+        (["warnings"], [7]),
+        (["heads"], ["a head of another version"]),
+    ],
+)
+def test_learned_values_that_could_not_give_a_verdict_are_refused(saved, path, value):
+    described = json.loads((saved / "enrolment.json").read_text())
+    *outer, last = path
+    inner = described["verifier"]
+    for key in outer:
+        inner = inner[key]
+    assert last in inner
+    inner[last] = value
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="what it learned cannot be used"):
+        Enrolment.load(saved)
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("verifier.classes.prototypes", lambda value: value[:, 1:]),
+        ("verifier.classes.prototypes", lambda value: value.flatten()),
+        ("verifier.classes.prototypes", lambda value: value * torch.nan),
+        ("verifier.scale.std", lambda value: torch.full_like(value, torch.inf)),
+        ("verifier.scale.mean", lambda value: value.expand(2, -1)),
+        ("verifier.scale.mean", lambda value: value.int()),
+    ],
+)
+def test_learned_tensors_that_could_not_give_a_verdict_are_refused(saved, name, change):
+    tensors = load_file(saved / "enrolment.safetensors")
+    tensors[name] = change(tensors[name]).contiguous()
+    save_file(tensors, saved / "enrolment.safetensors")
+    with pytest.raises(CheckpointError, match="what it learned cannot be used"):
+        Enrolment.load(saved)
+
+
+def test_a_stranger_s_words_come_into_the_message_short(saved):
+    described = json.loads((saved / "enrolment.json").read_text())
+    described["verifier"]["fusion"]["x" * 100_000] = 1
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="what it learned cannot be used") as caught:
+        Enrolment.load(saved)
+    assert len(str(caught.value)) < 1000

@@ -19,19 +19,21 @@ TOKENS = 256
 """Tokens kept of each built-in reference: enough for learning again from fewer shots, and a small package."""
 
 
-def enroll_builtin(checkpoint: Path) -> None:
-    """Enrol the built-in references in a checkpoint, and mark them as such; the checkpoint is replaced."""
-    model = DiffusionModel.from_pretrained(checkpoint)
+def builtin_reference_set() -> ReferenceSet:
+    """Draw the built-in references, `SHOTS` of each class."""
     drawn, labels = builtin_references(SHOTS)
     micrographs = [
         Micrograph.from_array(each.pixels, pixel_size_um=each.pixel_size_um, name=f"built-in {label} {index}")
         for index, (each, label) in enumerate(zip(drawn, labels, strict=True))
     ]
     names = [micrograph.name for micrograph in micrographs]
-    model.enroll(
-        ReferenceSet.from_micrographs(micrographs, labels, authentic=BUILTIN_AUTHENTIC, names=names),
-        reconstruction=True,
-    )
+    return ReferenceSet.from_micrographs(micrographs, labels, authentic=BUILTIN_AUTHENTIC, names=names)
+
+
+def enroll_builtin(checkpoint: Path) -> None:
+    """Enrol the built-in references in a checkpoint, and mark them as such; the checkpoint is replaced."""
+    model = DiffusionModel.from_pretrained(checkpoint)
+    model.enroll(builtin_reference_set(), reconstruction=True, detect_attacks=True)
     assert model.enrolment is not None
     enrolment, verifier = model.enrolment, model.enrolment.verifier
     bags = tuple(thin(bag, TOKENS) for bag in enrolment.bags)

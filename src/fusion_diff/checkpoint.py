@@ -105,7 +105,7 @@ def verify(folder: Path) -> str:
     sums = manifest.get("sha256")
     if manifest.get("format") != FORMAT or not isinstance(sums, dict):
         raise CheckpointError(
-            f"{folder / MANIFEST}: format {manifest.get('format')!r}, but this version reads {FORMAT!r}; "
+            f"{folder / MANIFEST}: format {manifest.get('format')!r:.80}, but this version reads {FORMAT!r}; "
             "use a checkpoint and a fusion-diff of the same format"
         )
     # Whatever is no plain folder counts: a link to a folder or a named pipe has no place here either.
@@ -113,25 +113,30 @@ def verify(folder: Path) -> str:
         file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()
     } - {MANIFEST}
     for name in sorted(set(sums) | present):
-        file = folder / name
+        file, shown = folder / name, f"{folder}/{_shown(name)}"
         if name not in present:
-            raise CheckpointError(f"{file}: missing from the checkpoint; copy or download it again, whole")
+            raise CheckpointError(f"{shown}: missing from the checkpoint; copy or download it again, whole")
         if name not in sums:
             raise CheckpointError(
-                f"{file}: not in the checkpoint's manifest; remove it, or sign for it by saving again"
+                f"{shown}: not in the checkpoint's manifest; remove it, or sign for it by saving again"
             )
         linked = file.is_symlink() or not file.resolve().is_relative_to(folder.resolve())
         if not file.is_file() or (linked and not _in_hub_cache(file, folder)):
             raise CheckpointError(
-                f"{file}: a link or special file; checkpoints hold plain files only, copy it with its contents"
+                f"{shown}: a link or special file; checkpoints hold plain files only, copy it with its contents"
             )
         if digest(file) != sums[name]:
             raise CheckpointError(
-                f"{file}: altered or truncated since the checkpoint was saved; restore it from its source"
+                f"{shown}: altered or truncated since the checkpoint was saved; restore it from its source"
             )
         if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
-            raise CheckpointError(f"{file}: a pickle, which is never loaded; convert its weights to safetensors")
+            raise CheckpointError(f"{shown}: a pickle, which is never loaded; convert its weights to safetensors")
     return digest(folder / MANIFEST)
+
+
+def _shown(name: str) -> str:
+    """Return a file name as messages have it: a stranger's, of any length and with any characters."""
+    return (name if name.isprintable() else ascii(name))[:200]
 
 
 def _in_hub_cache(file: Path, folder: Path) -> bool:

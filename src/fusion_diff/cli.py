@@ -13,10 +13,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fusion_diff.commands.audit import audit_command
+from fusion_diff.commands.certify import certify_command
 from fusion_diff.commands.demo import demo_command
 from fusion_diff.commands.enroll import enroll_command
 from fusion_diff.commands.inspect import inspect_command
+from fusion_diff.commands.keys import keys_app
 from fusion_diff.commands.pretrain import pretrain_command
+from fusion_diff.commands.sign import sign_command
+from fusion_diff.commands.verify import verify_command
+from fusion_diff.commands.verify_model import verify_model_command
 from fusion_diff.errors import FusionDiffError
 
 if TYPE_CHECKING:
@@ -26,10 +32,16 @@ FAILED = 3
 """Exit code where a command could not do its work."""
 
 app = typer.Typer(name="fusion-diff", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app.command("audit")(audit_command)
+app.command("certify")(certify_command)
 app.command("demo")(demo_command)
 app.command("enroll")(enroll_command)
 app.command("inspect")(inspect_command)
+app.add_typer(keys_app, name="keys")
 app.command("pretrain")(pretrain_command)
+app.command("sign")(sign_command)
+app.command("verify")(verify_command)
+app.command("verify-model")(verify_model_command)
 
 
 def _print_version(wanted: bool) -> None:

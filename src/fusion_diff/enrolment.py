@@ -39,6 +39,8 @@ class Enrolment:
         condition: (tokens, condition width), the mean condition of the authentic references.
         references_sha256: digest of the reference set.
         builtin: whether these are the procedural references that come with the embedded model.
+        shifts: how far purification moves the log-odds of each reference, see `trust.purification`; empty where that
+            was not measured.
         seconds: time that enrolling took.
     """
 
@@ -51,6 +53,7 @@ class Enrolment:
     condition: Tensor
     references_sha256: str
     builtin: bool = False
+    shifts: tuple[float, ...] = ()
     seconds: float = 0.0
 
     @cached_property
@@ -123,6 +126,7 @@ class Enrolment:
             labels=tuple(self.labels[i] for i in keep),
             groups=tuple(self.groups[i] for i in keep),
             bags=tuple(self.bags[i] for i in keep),
+            shifts=tuple(self.shifts[i] for i in keep) if self.shifts else (),
         )
 
     @cached_property
@@ -170,6 +174,7 @@ class Enrolment:
                 "paths": list(self.paths),
                 "references_sha256": self.references_sha256,
                 "verifier": values,
+                **({"shifts": list(self.shifts)} if self.shifts else {}),
                 "references": [
                     {"name": name, "label": label, "group": group}
                     for name, label, group in zip(self.names, self.labels, self.groups, strict=True)
@@ -189,8 +194,8 @@ class Enrolment:
         described: dict[str, Any] = read_json(folder / "enrolment.json")
         if described.get("format") != FORMAT:
             raise CheckpointError(
-                f"{folder / 'enrolment.json'}: format {described.get('format')!r}, but this version reads {FORMAT!r}; "
-                "enrol the references again"
+                f"{folder / 'enrolment.json'}: format {described.get('format')!r:.80}, but this version reads "
+                f"{FORMAT!r}; enrol the references again"
             )
         tensors = read_tensors(folder / "enrolment.safetensors")
         try:
@@ -208,10 +213,11 @@ class Enrolment:
                 condition=tensors["condition"],
                 references_sha256=str(described["references_sha256"]),
                 builtin=bool(described["builtin"]),
+                shifts=tuple(float(shift) for shift in described.get("shifts", ())),
             )
         except (KeyError, TypeError, ValueError, OverflowError) as error:
             raise CheckpointError(
-                f"{folder}: its enrolment is incomplete ({error!r}); enrol the references again"
+                f"{folder}: its enrolment is incomplete ({error!r:.300}); enrol the references again"
             ) from error
         if fault := enrolment._fault():
             raise CheckpointError(
@@ -220,15 +226,10 @@ class Enrolment:
         learned = {k.removeprefix("verifier."): v for k, v in tensors.items() if k.startswith("verifier.")}
         try:
             verifier = state.load(learned, described["verifier"])
-            judged = verifier.heads.maps(enrolment.bags[0].tokens[:1], enrolment.bags[0].residual[:1])
-            if not verifier.evidence(judged).isfinite().all():
-                raise ValueError("its evidence is not finite")
-            strange = verifier.scope.distances(verifier.heads.scale(enrolment.bags[0].tokens[:1]))
-            if not (strange.isfinite().all() and np.isfinite(verifier.scope.limit)):
-                raise ValueError("its scope is not finite")
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
+            _check_learned(verifier, learned, enrolment.bags[0])
+        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
             raise CheckpointError(
-                f"{folder}: what it learned cannot be used ({error!r}); enrol the references again"
+                f"{folder}: what it learned cannot be used ({error!r:.300}); enrol the references again"
             ) from error
         enrolment.__dict__["verifier"] = verifier  # in the place of the cached property
         return enrolment
@@ -237,17 +238,52 @@ class Enrolment:
         """Say what keeps a stored enrolment from being learned from."""
         if self.authentic not in self.labels:
             return f"no reference is of the authentic class {self.authentic!r}"
-        if self.condition.ndim != 2:
-            return f"the condition has shape {tuple(self.condition.shape)}"
+        if self.condition.ndim != 2 or not self.condition.is_floating_point():
+            return f"the condition has shape {tuple(self.condition.shape)} and is of {self.condition.dtype}"
+        if not self.condition.isfinite().all():
+            return "the condition is not finite"
+        if self.shifts and not (len(self.shifts) == len(self.names) and np.isfinite(self.shifts).all()):
+            return "the shifts of its references are not one finite number for each"
         width = self.bags[0].tokens.shape[-1:], self.bags[0].residual.shape[-1:]
         if not self.paths or min(self.paths) < 1 or (sum(self.paths),) != tuple(width[0]):
             return f"its tokens have {width[0]} channels and its paths {self.paths}"
         for name, bag in zip(self.names, self.bags, strict=True):
-            mark = torch.zeros(len(bag.tokens), dtype=torch.bool) if bag.mark is None else bag.mark
-            shapes = bag.tokens.ndim, bag.residual.shape[:-1], mark.shape, mark.dtype
             count = bag.tokens.shape[:1]
+            mark = torch.zeros(count, dtype=torch.bool) if bag.mark is None else bag.mark
+            shapes = bag.tokens.ndim, bag.residual.shape[:-1], mark.shape, mark.dtype
+            if not (bag.tokens.is_floating_point() and bag.residual.is_floating_point()):
+                return f"the tokens of {name} are of {bag.tokens.dtype} and {bag.residual.dtype}"
             if shapes != (2, count, count, torch.bool) or (bag.tokens.shape[1:], bag.residual.shape[1:]) != width:
                 return f"the tensors of {name} do not fit each other"
             if not (len(bag.tokens) and bag.tokens.isfinite().all() and bag.residual.isfinite().all()):
                 return f"the tokens of {name} are none or not finite"
         return None
+
+
+def _check_learned(verifier: Verifier, learned: dict[str, Tensor], bag: Bag) -> None:
+    """Go through all steps of a verdict on a token of a reference.
+
+    Raises:
+        ValueError: a number in what was learned, or one that comes of it, is not finite, or parts do not fit; or any
+            other error of arithmetic, type or shape that they cause.
+    """
+    if not all(value.is_floating_point() and value.isfinite().all() for value in learned.values()):
+        raise ValueError("its coefficients are not finite numbers")
+    tokens, residual = bag.tokens[:1], bag.residual[:1]
+    maps = verifier.heads.maps(tokens, residual)
+    evidence = verifier.evidence(maps)
+    if any(values.shape != (1,) for values in (evidence, *maps.values())) or not evidence.isfinite().all():
+        raise ValueError("its evidence is not finite, or not one value a token")
+    scaled = verifier.heads.scale(tokens)
+    strange = verifier.scope.distances(scaled)
+    if strange.shape != (1,) or not (strange.isfinite().all() and np.isfinite(verifier.scope.limit)):
+        raise ValueError("its scope is not finite")
+    fused, parts = verifier.fused(maps)
+    numbers = [fused, *parts.values(), verifier.calibration.log_odds(fused), verifier.region_threshold]
+    if not np.isfinite([*numbers, *verifier.inside, *verifier.outside]).all():
+        raise ValueError("its scores are not finite")
+    classes, texts = verifier.classes, (*verifier.classes.names, verifier.classes.authentic, *verifier.warnings)
+    if classes.prototypes.shape != (len(classes.names), tokens.shape[1]):
+        raise ValueError(f"it has {len(classes.names)} other classes and prototypes {tuple(classes.prototypes.shape)}")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("its names and warnings are not texts")

@@ -29,3 +29,7 @@ class PretrainingError(FusionDiffError, ValueError):
 
 class DeviceError(FusionDiffError, ValueError):
     """A device name is not one that can be computed on."""
+
+
+class TrustError(FusionDiffError, ValueError):
+    """A signature, record or set of references cannot be trusted, or the means to tell are missing."""

@@ -28,7 +28,7 @@ from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.enrolment import Enrolment
-from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, MicrographError
+from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, MicrographError, TrustError
 from fusion_diff.fewshot.decision import decide, probability
 from fusion_diff.fewshot.verifier import ALONE_MESSAGE
 from fusion_diff.micrograph import Micrograph
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fusion_diff.references import ReferenceSet
+    from fusion_diff.trust.purification import Purified
 
 
 class DiffusionModel:
@@ -77,13 +78,27 @@ class DiffusionModel:
         self._by_shots: dict[int, Enrolment] = {}
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path = EMBEDDED) -> DiffusionModel:
+    def from_pretrained(
+        cls, name_or_path: str | Path = EMBEDDED, *, trusted_keys: Sequence[str | Path] = ()
+    ) -> DiffusionModel:
         """Load a model by embedded name, folder or hub id, after checking every file against its manifest.
+
+        Args:
+            name_or_path: which model.
+            trusted_keys: public keys; where there are any, one of them must have signed the folder (`<folder>.sig`).
+                The model is then loaded from a private copy of the very bytes that were verified.
 
         Raises:
             CheckpointError: no such checkpoint, or one that is incomplete, altered or of another format.
+            TrustError: it is unsigned or not exactly what a trusted key signed; nothing of it was parsed.
         """
         folder = locate(name_or_path)
+        if trusted_keys:
+            from fusion_diff.trust.signed import load_signed
+
+            model = load_signed(folder, trusted_keys, cls.from_pretrained)
+            model._refuse_prior_from_elsewhere(folder)
+            return model
         sha256 = verify(folder)
         card = read_json(folder / "config.json")
         try:
@@ -102,6 +117,15 @@ class DiffusionModel:
         source = str(folder / prior) if (folder / prior).is_dir() else prior
         readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
         return cls(encoder, source, card=card, readme=readme, sha256=sha256, enrolment=Enrolment.load(folder))
+
+    def _refuse_prior_from_elsewhere(self, folder: Path) -> None:
+        from fusion_diff.trust.contents import unsafe
+
+        prior = str(self.card["prior"])
+        if unsafe(prior) or self._prior_source == prior:  # a path out of the folder, or a hub id
+            raise TrustError(
+                f"{folder}: its prior {prior!r} lies outside of what was signed; put it into the folder and sign again"
+            )
 
     def to(self, device: str | torch.device) -> DiffusionModel:
         """Move the model to `cpu`, `cuda`, `npu`, `xpu` or `mps` and return it.
@@ -148,6 +172,7 @@ class DiffusionModel:
         references: ReferenceSet,
         *,
         reconstruction: bool = False,
+        detect_attacks: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Enrolment:
         """Learn from labelled references, replacing what was enrolled before.
@@ -156,6 +181,8 @@ class DiffusionModel:
             references: authentic ones, and any number of other classes; flaws may be marked.
             reconstruction: consider the diffusion path as evidence too. Encoding takes about four times as long; at
                 inspection the path is run only if it earned a weight.
+            detect_attacks: measure what purification does to the references, so that `inspect` can tell what was
+                attacked. Takes as long again as encoding with the diffusion path.
             progress: called with references encoded and their number.
 
         Returns:
@@ -199,28 +226,36 @@ class DiffusionModel:
             condition=towards,
             references_sha256=references.sha256,
         )
-        enrolment.verifier  # noqa: B018 - learn now, so that the first inspection does not wait
+        verifier = enrolment.verifier  # learn now, so that the first inspection does not wait
+        if detect_attacks:
+            from fusion_diff.trust.purification import reference_shifts
+
+            enrolment = replace(enrolment, shifts=reference_shifts(self, references, enrolment))
         self.enrolment = replace(enrolment, seconds=time.perf_counter() - started)
-        self.enrolment.__dict__["verifier"] = enrolment.verifier
+        self.enrolment.__dict__["verifier"] = verifier
         self._by_shots.clear()
         return self.enrolment
 
-    def inspect(self, micrograph: Micrograph, *, alpha: float = 0.1) -> Inspection:
+    def inspect(
+        self, micrograph: Micrograph, *, alpha: float = 0.1, purify: bool = False, detect_attacks: bool = False
+    ) -> Inspection:
         """Return the verdict on a micrograph: score, decision, class, evidence map, regions, nearest references.
 
         Args:
             micrograph: any size; very large ones are read and encoded tile by tile.
             alpha: error rate among verdicts that the decision is made for, in (0, 1).
+            purify: judge the micrograph as the diffusion prior repaints it, see `trust.purification`.
+            detect_attacks: judge it both ways, and say whether the two differ more than they do for the references.
 
         Raises:
-            EnrolmentError: no references are enrolled.
+            EnrolmentError: no references are enrolled; or it was not measured what purification does to them.
         """
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
         started = time.perf_counter()
         enrolment = self._enrolled(None)
         verifier = enrolment.verifier
-        reading = self._read(micrograph, enrolment)
+        reading = self._read(micrograph, enrolment, purify=purify)
         evidence = reading.evidence_map(micrograph)
         regions = find_regions(evidence, verifier.region_threshold, pixel_size_um=micrograph.pixel_size_um)
         score = probability(reading.log_odds)
@@ -229,6 +264,19 @@ class DiffusionModel:
         decision = decide(p_values, alpha) if in_scope else "inconclusive"
         nearest = enrolment.nearest(reading.mean_token)
         predicted = verifier.classes.predict(reading.strongest, score)
+        reasons = explain(
+            score, decision, in_scope, p_values, alpha, reading.contributions, regions, nearest, enrolment
+        )
+        attacked = None
+        if purify or detect_attacks:
+            from fusion_diff.trust.purification import PURIFIED, AttackTest
+
+            reasons += (PURIFIED,) if purify else ()
+            if detect_attacks:
+                test = AttackTest.of(self, enrolment)
+                other = self._read(micrograph, enrolment, purify=not purify)
+                attacked, sentence = test.judge(reading.log_odds - other.log_odds)
+                reasons += (sentence,)
         return Inspection(
             source=None if micrograph.source is None else str(micrograph.source),
             file_sha256=micrograph.sha256,
@@ -246,14 +294,14 @@ class DiffusionModel:
             regions=regions,
             nearest=nearest,
             contributions=reading.contributions,
-            reasons=explain(
-                score, decision, in_scope, p_values, alpha, reading.contributions, regions, nearest, enrolment
-            ),
+            reasons=reasons,
             height=micrograph.height,
             width=micrograph.width,
             pixel_size_um=micrograph.pixel_size_um,
             instrument=micrograph.instrument,
             seconds=time.perf_counter() - started,
+            purified=purify,
+            attacked=attacked,
         )
 
     def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph], shots: int | None = None) -> Tensor:
@@ -291,17 +339,23 @@ class DiffusionModel:
             return self.enrolment
         return self._by_shots.setdefault(shots, self.enrolment.shots(shots))
 
-    def _read(self, micrograph: Micrograph, enrolment: Enrolment) -> Reading:
+    def _read(self, micrograph: Micrograph, enrolment: Enrolment, *, purify: bool = False) -> Reading:
         if not isinstance(micrograph, Micrograph):
             raise MicrographError(
                 f"expected a Micrograph, got {type(micrograph).__name__}; use load_microstructure_data(path) or "
                 "Micrograph.from_array(pixels)"
             )
         needed = enrolment.verifier.needs_residual
+        encoder: DualPathEncoder | Purified = self.encoder
+        reconstruction = self.reconstruction if needed else None
+        if purify:
+            from fusion_diff.trust.purification import purified_paths
+
+            encoder, reconstruction = purified_paths(self, enrolment)
         grid, parts = perceive(
             micrograph,
-            self.encoder,
-            reconstruction=self.reconstruction if needed else None,
+            encoder,
+            reconstruction=reconstruction,
             towards=enrolment.condition if needed else None,
         )
         return Reading.of(grid, parts, enrolment.verifier)

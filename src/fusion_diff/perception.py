@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
+    from torch.nn import Parameter
 
     from fusion_diff.diffusion.reconstruction import ReconstructionPath
-    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.micrograph import Micrograph
 
 MAX_TOKENS = 8192
@@ -29,6 +29,20 @@ MAX_TOKENS = 8192
 
 BATCH = 8
 """Tiles encoded at once."""
+
+
+class TileEncoder(Protocol):
+    """What tiles are encoded by: the dual-path encoder, or anything that goes before it."""
+
+    @property
+    def tile(self) -> int:
+        """Side of a tile in working pixels."""
+
+    def __call__(self, pixels: Tensor, /) -> Any:
+        """Return the `Encoding` of tiles (B, 3, T, T)."""
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Return its parameters, which are on the device to compute on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,7 +66,7 @@ class Part:
 
 def perceive(
     micrograph: Micrograph,
-    encoder: DualPathEncoder,
+    encoder: TileEncoder,
     *,
     reconstruction: ReconstructionPath | None = None,
     towards: Tensor | None = None,
@@ -78,7 +92,7 @@ def perceive(
 def _parts(
     micrograph: Micrograph,
     grid: Grid,
-    encoder: DualPathEncoder,
+    encoder: TileEncoder,
     reconstruction: ReconstructionPath | None,
     towards: Tensor | None,
     mirrored: bool,
@@ -122,7 +136,7 @@ def _settle(maps: Tensor) -> Tensor:
 
 def encode(
     micrograph: Micrograph,
-    encoder: DualPathEncoder,
+    encoder: TileEncoder,
     *,
     mark: NDArray[np.bool_] | None = None,
     reconstruction: ReconstructionPath | None = None,

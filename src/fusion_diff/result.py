@@ -134,6 +134,10 @@ class Inspection:
     instrument: str | None
     seconds: float
     """Time taken, reading excluded."""
+    purified: bool = False
+    """Whether the verdict is on the micrograph as the diffusion prior purified it."""
+    attacked: bool | None = None
+    """Whether purification changes the score more than untouched micrographs' scores; None where it was not asked."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain JSON-ready values, without the evidence map (its shape and extremes only)."""
@@ -152,4 +156,7 @@ class Inspection:
         plain["regions"] = [asdict(region) for region in self.regions]
         plain["nearest"] = [asdict(reference) for reference in self.nearest]
         plain["reasons"] = list(self.reasons)
+        for name, unasked in (("purified", False), ("attacked", None)):
+            if plain[name] is unasked:
+                del plain[name]
         return plain

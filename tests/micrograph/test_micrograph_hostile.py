@@ -14,7 +14,8 @@ from PIL import Image
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import MAX_PIXELS, Micrograph, load_microstructure_data
-from fusion_diff.micrograph.tiff import codestream_pixels
+from fusion_diff.micrograph.codestream import codestream_pixels
+from fusion_diff.micrograph.metadata import from_png
 
 REPEATED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
 SIZE = (64, 72)
@@ -233,7 +234,7 @@ def test_a_strip_whose_own_header_claims_far_more_is_refused_without_allocating(
     data = bytearray(GOOD["png in tiff"])
     start = data.index(b"IHDR") + 4
     data[start : start + 8] = struct.pack(">II", 10**6, 10**6)
-    refused_cheaply(tmp_path, bytes(data), "claims 1,000,000,000,000 pixels of its own")
+    refused_cheaply(tmp_path, bytes(data), "claim 1,000,000,000,000 pixels of their own")
 
 
 @pytest.mark.parametrize(
@@ -298,3 +299,8 @@ def test_control_characters_in_a_name_do_not_reach_the_message(tmp_path):
 
 def test_the_default_limit_holds_the_largest_micrographs():
     assert MAX_PIXELS >= 20_000**2
+
+
+def test_chunks_without_content_before_the_pixel_size_of_a_png_are_not_followed_for_ever():
+    chain = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sI", 0, b"teXt", 0) * (2**21)
+    assert from_png(chain + struct.pack(">I4sIIBI", 9, b"pHYs", 10**6, 10**6, 1, 0)).pixel_size_um is None

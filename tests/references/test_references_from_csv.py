@@ -116,6 +116,22 @@ def test_a_missing_or_enormous_csv_file_is_refused(folder: Path, monkeypatch: py
         read(folder, b"x" * (2**20 + 1))
 
 
+def test_a_table_of_endless_columns_or_rows_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wide = "file,label," + ",".join(f"column{index}" for index in range(10_000)) + "\n"
+    with pytest.raises(ReferenceSetError, match="line 1: the header has 10,002 columns, more than 100"):
+        read(folder, wide + ROWS)
+    monkeypatch.setattr("fusion_diff.references.tables._MAX_ROWS", 50)
+    with pytest.raises(ReferenceSetError, match="line 52: more than 50 files"):
+        read(folder, HEADER + "sound/p1_a.png,sound\n" * 51)
+
+
+def test_a_stranger_s_header_comes_into_the_message_short_and_printable(folder: Path) -> None:
+    with pytest.raises(ReferenceSetError, match="the header lacks 'file'") as caught:
+        read(folder, "\x1b[2J" + "x" * 50_000 + ",label\n" + ROWS)
+    assert str(caught.value).isprintable()
+    assert len(str(caught.value)) < 1000
+
+
 def test_a_file_listed_under_two_labels_is_refused(folder: Path) -> None:
     with pytest.raises(ReferenceSetError, match="same image under two labels"):
         read(folder, HEADER + "sound/p1_a.png,sound\n./sound/p1_a.png,crack\n")

@@ -29,6 +29,9 @@ def enroll_command(
     reconstruction: Annotated[
         bool, typer.Option("--reconstruction", help="Consider the diffusion path as evidence too; slower.")
     ] = False,
+    detect_attacks: Annotated[
+        bool, typer.Option("--detect-attacks", help="Prepare for `inspect --detect-attacks`; slower.")
+    ] = False,
     shots: Annotated[int | None, typer.Option(min=1, metavar="K", help="Use at most K references per class.")] = None,
     pixel_size: PixelSize = None,
     device: Device = "cpu",
@@ -36,6 +39,7 @@ def enroll_command(
     """Learn from a few labelled micrographs, and save the model."""
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.references import ReferenceSet
+    from fusion_diff.trust.poisoning import audit_enrolment
 
     with progress_bar("Reading references") as advance:
         if references.suffix.lower() == ".csv":
@@ -55,10 +59,15 @@ def enroll_command(
 
     model = load_model(base, device)
     with progress_bar("Encoding") as advance:
-        enrolment = model.enroll(enrolled, reconstruction=reconstruction, progress=advance)
+        enrolment = model.enroll(
+            enrolled, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=advance
+        )
     print_figures("Cross-fitted on the references", enrolment.figures)
     for warning in enrolment.warnings():
         say(f"Note: {warning}")
+    for finding in audit_enrolment(enrolment, [reference.micrograph for reference in enrolled]):
+        if finding.grave:
+            say(f"Suspicious: {finding.reference}: {finding.sentence}")
     model.save_pretrained(out)
     say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}")
     return 0

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Alpha, Device, PixelSize, load_model
+from fusion_diff.commands.options import Alpha, Device, PixelSize, RequireSigned, TrustedKeys, load_model, signed_files
 
 
 def inspect_command(
@@ -23,6 +23,19 @@ def inspect_command(
     json: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write the records here, one line of JSON a micrograph.")
     ] = None,
+    record: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Add every outcome to this ledger, which `fusion-diff audit FILE` checks."),
+    ] = None,
+    purify: Annotated[
+        bool, typer.Option("--purify", help="Judge each micrograph as the diffusion prior repaints it; slower.")
+    ] = False,
+    detect_attacks: Annotated[
+        bool,
+        typer.Option("--detect-attacks", help="Say whether pixels seem tuned to mislead: judge with and without it."),
+    ] = False,
+    require_signed: RequireSigned = False,
+    trusted_key: TrustedKeys = None,
 ) -> int:
     """Inspect micrographs.
 
@@ -37,19 +50,38 @@ def inspect_command(
     from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import exit_code, inspect_paths
     from fusion_diff.micrograph import discover
+    from fusion_diff.trust.ledger import Ledger
+    from fusion_diff.trust.purification import Defended
+    from fusion_diff.trust.verdict import identity, verdict
 
+    signed = signed_files(require_signed, trusted_key)
     files = discover(paths)
-    inspector = load_model(model, device)
+    inspector = load_model(model, device, trusted_key or ()) if signed else load_model(model, device)
     records = json or (report / "inspections.jsonl" if report else None)
     outcomes = []
-    with RecordWriter(records) if records else nullcontext() as writer, progress_bar("Inspecting") as advance:
-        for outcome in inspect_paths(inspector, files, alpha=alpha, pixel_size_um=pixel_size, progress=advance):
+    with (
+        RecordWriter(records) if records else nullcontext() as writer,
+        Ledger(record) if record else nullcontext() as ledger,
+        progress_bar("Inspecting") as advance,
+    ):
+        for outcome in inspect_paths(
+            Defended(inspector, purify, detect_attacks) if purify or detect_attacks else inspector,
+            files,
+            alpha=alpha,
+            pixel_size_um=pixel_size,
+            signed_sha256=signed.digest if signed else None,
+            progress=advance,
+        ):
             outcomes.append(outcome)
             if writer is not None:
                 writer.write(outcome)
+            if ledger is not None:
+                ledger.append(verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=identity(inspector)))
     print_outcomes(outcomes)
     if records:
         say(f"Records: {records}")
+    if ledger is not None:
+        say(f"Ledger: {record}, whose head is now {ledger.head}")
     if report:
         say(f"Report: {write_report(outcomes, report)}")
     return exit_code(outcomes)

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fusion_diff.model import DiffusionModel
+    from fusion_diff.trust.signed import SignedFiles
 
 
 def _positive(value: float | None) -> float | None:
@@ -34,8 +38,29 @@ Alpha = Annotated[
 Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, npu, xpu or mps.")]
 
 
-def load_model(name: str, device: str) -> DiffusionModel:
-    """Load a model by name, folder or hub id, onto a device."""
+RequireSigned = Annotated[
+    bool,
+    typer.Option(
+        "--require-signed", help="Parse no model and no micrograph but those signed with one of the --trusted-key."
+    ),
+]
+TrustedKeys = Annotated[
+    list[Path] | None,
+    typer.Option("--trusted-key", metavar="K.pub", help="A public key to trust, with --require-signed; repeatable."),
+]
+
+
+def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> DiffusionModel:
+    """Load a model by name, folder or hub id, onto a device; where keys are given, only if one of them signed it."""
     from fusion_diff.model import DiffusionModel
 
-    return DiffusionModel.from_pretrained(name).to(device)
+    return DiffusionModel.from_pretrained(name, trusted_keys=trusted_keys).to(device)
+
+
+def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedFiles | None:
+    """Return what tells which files are signed, or None where that is not asked for."""
+    from fusion_diff.trust.signed import SignedFiles
+
+    if required != bool(trusted_keys):
+        raise typer.BadParameter("--require-signed and --trusted-key go together; give both or neither")
+    return SignedFiles(trusted_keys) if trusted_keys else None

@@ -57,6 +57,7 @@ def inspect_paths(
     *,
     alpha: float = 0.1,
     pixel_size_um: float | None = None,
+    signed_sha256: Callable[[Path], str] | None = None,
     progress: Callable[[int, int, Path], None] | None = None,
 ) -> Iterator[Outcome]:
     """Inspect micrograph after micrograph, giving each outcome as soon as it is known.
@@ -66,6 +67,8 @@ def inspect_paths(
         paths: image files, in the order to inspect them.
         alpha: error rate among verdicts, in (0, 1).
         pixel_size_um: pixel size for every file, in place of what the files say.
+        signed_sha256: gives the sha256 that was signed for a file, or raises `TrustError`; a file of another digest is
+            refused before it is parsed. `SignedFiles.digest` is one.
         progress: called as `progress(done, total, path)` before each micrograph is read.
 
     Yields:
@@ -79,7 +82,8 @@ def inspect_paths(
         if progress is not None:
             progress(done, len(files), path)
         try:
-            micrograph = load_microstructure_data(path, pixel_size_um=pixel_size_um)
+            sha256 = None if signed_sha256 is None else signed_sha256(path)
+            micrograph = load_microstructure_data(path, pixel_size_um=pixel_size_um, sha256=sha256)
             inspection = model.inspect(micrograph, alpha=alpha)
             outcome = Outcome(path, inspection=inspection, thumbnail=thumbnail(micrograph))
         except (FusionDiffError, OSError, MemoryError) as error:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_diff.micrograph import storage
+from fusion_diff.micrograph.codestream import check_scans
 from fusion_diff.micrograph.limits import check_claim, check_expansion, refusal, truncated
 from fusion_diff.micrograph.metadata import Calibration, from_dots, from_png, instrument_name
 
@@ -87,6 +88,7 @@ def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibratio
         channels = len(image.getbands())
         raw = check_claim(source.name, image.width, image.height, channels, 8, max_pixels)
         check_expansion(source.name, raw, source.size, _JPEG_EXPANSION)
+        check_scans(source.name, source.data())
         levels = np.asarray(image)
         calibration = from_dots(image.info.get("dpi"))
         return levels, Calibration(calibration.pixel_size_um, _camera(image))

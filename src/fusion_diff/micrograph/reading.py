@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import MicrographError, TrustError
 from fusion_diff.micrograph.databar import data_bar_rows
 from fusion_diff.micrograph.limits import MAX_PIXELS, refusal
 from fusion_diff.micrograph.micrograph import Micrograph, checked_page, checked_pixel_size
@@ -52,6 +52,7 @@ def load_microstructure_data(
     page: int = 0,
     crop_data_bar: bool = True,
     max_pixels: int = MAX_PIXELS,
+    sha256: str | None = None,
 ) -> Micrograph:
     """Read a micrograph from a TIFF, PNG, JPEG or BMP.
 
@@ -65,6 +66,7 @@ def load_microstructure_data(
         page: which page of a multi-page TIFF, from 0.
         crop_data_bar: remove the information bar that electron microscopes write under the image, where one is found.
         max_pixels: most pixels to accept; the file's header is believed for this, before anything is decoded.
+        sha256: what the digest of the file's bytes has to be, if it was signed; compared before anything is decoded.
 
     Returns:
         The micrograph, with the pixel size and instrument that the metadata give: those of Thermo/FEI, Zeiss, Olympus
@@ -76,8 +78,11 @@ def load_microstructure_data(
         MicrographError: the file is missing, empty, truncated, damaged, too large or no image; it is smaller than
             `MIN_SIDE` on a side, has no contrast, pixels that are not finite, or channels that are neither grey nor
             colour; or an argument is out of range. The message names the file and the cure.
+        TrustError: the bytes do not have the digest `sha256`.
     """
     with open_source(path) as source:
+        if sha256 is not None and source.sha256 != sha256:
+            raise TrustError(f"{source.name}: altered since it was signed; restore it from its source")
         page = checked_page(source.name, page)
         given_size = checked_pixel_size(source.name, pixel_size_um)
         levels, calibration = read_levels(source, page, max_pixels)

@@ -4,17 +4,28 @@ from __future__ import annotations
 
 import math
 import operator
-import struct
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusion_diff.micrograph import storage
+from fusion_diff.micrograph.codestream import (
+    IMAGE_CODECS,
+    JPEG,
+    JPEG2000,
+    JPEG_XL,
+    JPEG_XR,
+    WEBP,
+    check_scans,
+    codestream_pixels,
+)
 from fusion_diff.micrograph.ifd import page_offset
 from fusion_diff.micrograph.limits import check_claim, check_expansion, refusal, truncated
 from fusion_diff.micrograph.metadata import Calibration, from_tiff
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from fusion_diff.micrograph.source import Source
@@ -22,8 +33,7 @@ if TYPE_CHECKING:
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _ALPHA = (1, 2)  # values of the ExtraSamples tag
 
-_JPEG, _PNG, _JPEG2000 = (6, 7, 33007, 34892), (34933,), (33003, 33004, 33005, 34712)
-_DECODED_TO_RGB = (*_JPEG, *_JPEG2000, 22610, 34934, 50001, 50002, 52546)  # codecs that undo YCbCr themselves
+_DECODED_TO_RGB = (*JPEG, *JPEG2000, *WEBP, *JPEG_XL, *JPEG_XR)  # codecs that undo YCbCr themselves
 
 # How many bytes one stored byte can become: hard limits of the codec where it has one.
 _EXPANSION = {1: 1, 32773: 64, 8: 1032, 32946: 1032, 34933: 1032, 50013: 1032}
@@ -102,9 +112,15 @@ def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
         rows, columns = operator.index(page.tilelength), operator.index(page.tilewidth)
     else:
         rows, columns = operator.index(page.rowsperstrip), width
-    if rows < 1 or columns < 1 or (page.is_tiled and rows * columns > max(_LARGEST_TILE, 4 * width * height)):
+    if rows < 1 or columns < 1:
         raise refusal(name, f"it claims tiles of {columns}x{rows} pixels", "export it again as plain TIFF or PNG")
-    expected = math.ceil(height / rows) * math.ceil(width / columns) * (samples if page.planarconfig == 2 else 1)
+    number = math.ceil(height / rows) * math.ceil(width / columns)
+    area = max(_LARGEST_TILE, 4 * width * height)  # of all strips or tiles together, and of what they claim themselves
+    if page.is_tiled and number * rows * columns > area:
+        raise refusal(
+            name, f"it claims {number:,} tiles of {columns}x{rows} pixels", "export it again as plain TIFF or PNG"
+        )
+    expected = number * (samples if page.planarconfig == 2 else 1)
 
     offsets = np.array([int(value) for value in page.dataoffsets], dtype=np.uint64)
     counts = np.array([int(value) for value in page.databytecounts], dtype=np.uint64)
@@ -121,40 +137,42 @@ def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
         raise truncated(name, f"its pixels should reach byte {end:,}, and it ends at {source.size:,}")
     if page.compression == 1 and int(counts.sum()) < raw:
         raise truncated(name, f"it holds {int(counts.sum()):,} of the {raw:,} bytes of pixels it claims")
-    check_expansion(name, raw, int(counts.sum()), _EXPANSION.get(page.compression, _EXPANSION_OTHERS))
-    if page.compression in (*_JPEG, *_PNG, *_JPEG2000):
-        for offset in offsets:
-            _check_codestream(source, int(offset), page.compression, rows * columns)
+    stored = sum(map(int, counts))
+    if stored > max(source.size, 2 * raw, _LARGEST_TILE):
+        raise refusal(name, "its strips or tiles overlap many times", "export it again as plain TIFF or PNG")
+    check_expansion(name, raw, stored, _EXPANSION.get(page.compression, _EXPANSION_OTHERS))
+    if page.compression in IMAGE_CODECS:
+        places = ((int(offset), int(count)) for offset, count in zip(offsets, counts, strict=True))
+        _check_codestreams(source, page, places, area * (samples if page.planarconfig == 2 else 1))
 
 
-def _check_codestream(source: Source, offset: int, compression: int, pixels: int) -> None:
-    """Refuse a strip or tile whose own header claims far more than its place in the image: the codec would obey it."""
-    source.handle.seek(offset)
-    claimed = codestream_pixels(source.handle.read(4096), compression)
-    if claimed > max(_LARGEST_TILE, 4 * pixels):
-        raise refusal(
-            source.name, f"a strip or tile claims {claimed:,} pixels of its own", "export it again as plain TIFF or PNG"
-        )
-
-
-def codestream_pixels(data: bytes, compression: int) -> int:
-    """Return the pixels that a JPEG, PNG or JPEG 2000 stream claims, given its start; 0 where that is not found."""
-    try:
-        if compression in _PNG:
-            width, height = struct.unpack_from(">II", data, 16)
-        elif compression in _JPEG2000:
-            start = data.index(b"\xff\x4f\xff\x51")
-            right, bottom, left, top = struct.unpack_from(">IIII", data, start + 8)
-            width, height = right - left, bottom - top
-        else:
-            position = 2
-            # Start-of-frame markers carry the size; DHT, JPG and DAC are the other codes of that range.
-            while not (0xC0 <= data[position + 1] <= 0xCF and data[position + 1] not in (0xC4, 0xC8, 0xCC)):
-                position += 2 + struct.unpack_from(">H", data, position + 2)[0]
-            height, width = struct.unpack_from(">HH", data, position + 5)
-    except (IndexError, ValueError, struct.error):
-        return 0
-    return int(width) * int(height)
+def _check_codestreams(source: Source, page: Any, places: Iterable[tuple[int, int]], limit: int) -> None:
+    """Refuse strips or tiles whose own headers claim far more than their place in the image: the codec would obey."""
+    # Markers of a JPEG may stand apart from its strips: tables shared by all, or the header of the older kind.
+    shared = [part for part in (page.jpegtables, page.jpegheader) if part] if page.compression in JPEG else []
+    common = max((codestream_pixels(part, page.compression) for part in shared), default=0)
+    claimed: dict[tuple[int, int], int] = {}
+    total = 0
+    for offset, count in places:
+        if (offset, count) not in claimed:
+            source.handle.seek(offset)
+            data = source.handle.read(count)
+            claimed[offset, count] = max(codestream_pixels(data, page.compression), common)
+            if page.compression in JPEG:
+                check_scans(source.name, data)
+        if not claimed[offset, count]:
+            raise refusal(
+                source.name,
+                "a strip or tile is damaged: its header tells no size",
+                "copy it again, or export it as plain TIFF or PNG",
+            )
+        total += claimed[offset, count]
+        if total > limit:
+            raise refusal(
+                source.name,
+                f"its strips or tiles claim {total:,} pixels of their own",
+                "export it again as plain TIFF or PNG",
+            )
 
 
 def _decode(tif: Any, page: Any) -> NDArray[Any]:

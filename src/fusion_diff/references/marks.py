@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_diff.errors import MicrographError, ReferenceSetError
-from fusion_diff.micrograph import MAX_PIXELS, Micrograph
+from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.reading import read_levels
 from fusion_diff.micrograph.source import open_source
 from fusion_diff.references.folders import image_files, visible_folders
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 MARK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 """Lossless formats only: JPEG leaves grey noise around a mask, and all that is not zero counts as flaw."""
+
+_DECODED_TO_COMPARE = 2**24
+"""A mark of more pixels than its micrograph is decoded up to here, only to say which size it has; not beyond."""
 
 
 def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
@@ -74,7 +77,8 @@ def read_mark(path: Path, micrograph: Micrograph, name: str) -> NDArray[np.bool_
     try:
         with open_source(path) as source:
             # Not as a micrograph, which must have contrast: a mark may be one level all over.
-            levels, _ = read_levels(source, 0, MAX_PIXELS)
+            fitting = (micrograph.height + micrograph.data_bar_px) * micrograph.width
+            levels, _ = read_levels(source, 0, max(fitting, _DECODED_TO_COMPARE))
             flaw = levels != 0
     except MicrographError as error:
         raise ReferenceSetError(f"the mark of {name} cannot be read: {error}") from error

@@ -9,10 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusion_diff.errors import ReferenceSetError
+from fusion_diff.micrograph.source import printable
 from fusion_diff.references.folders import is_file
 from fusion_diff.references.reference import did_you_mean
 
 _MAX_BYTES = 16 * 2**20
+_MAX_COLUMNS = 100
+_MAX_ROWS = 100_000  # groups may be listed for a whole archive, of which a few are enrolled
+_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -29,7 +33,7 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
     Commas, semicolons and tabs are all taken as separators, as spreadsheets write them.
 
     Args:
-        path: UTF-8 file with a header, at most 16 MiB.
+        path: UTF-8 file with a header, at most 16 MiB, 100 columns and 100,000 lines.
         required: columns that must be there and filled in every row.
         optional: columns that may be there; a missing one reads as empty.
 
@@ -49,6 +53,10 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
             if not any(cells):
                 continue
             if header is None:
+                if len(cells) > _MAX_COLUMNS:
+                    raise ReferenceSetError(
+                        f"{where}: the header has {len(cells):,} columns, more than {_MAX_COLUMNS}: keep those needed"
+                    )
                 header = [cell.casefold() for cell in cells]
                 _check_header(header, where, required, optional)
                 continue
@@ -57,6 +65,8 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
                     f"{where}: {len(cells)} fields, but the header has {len(header)}: put quotes around a field that "
                     "holds the separator"
                 )
+            if len(rows) == _MAX_ROWS:
+                raise ReferenceSetError(f"{where}: more than {_MAX_ROWS:,} files: list those of the references alone")
             named = dict(zip(header, cells, strict=True))
             for column in required:
                 if not named[column]:
@@ -96,7 +106,7 @@ def _check_header(header: list[str], where: str, required: Sequence[str], option
     missing = [column for column in required if column not in header]
     if missing:
         raise ReferenceSetError(
-            f"{where}: the header lacks {' and '.join(map(repr, missing))}; it has {', '.join(header)}, "
+            f"{where}: the header lacks {' and '.join(map(repr, missing))}; it has {_shown(', '.join(header))}, "
             f"and needs {', '.join(required)}"
         )
     known = (*required, *optional)
@@ -107,3 +117,8 @@ def _check_header(header: list[str], where: str, required: Sequence[str], option
         hint = "" if column in known else did_you_mean(column, set(known) - set(header))
         if hint:
             raise ReferenceSetError(f"{where}: the column {column!r} is not known{hint}; rename or remove it")
+
+
+def _shown(text: str) -> str:
+    """Return a stranger's text fit for a message."""
+    return printable(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")

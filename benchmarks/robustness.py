@@ -1,0 +1,319 @@
+"""Under attack: python benchmarks/robustness.py --data DIR --out DIR --sets ebc_crack --images 20 --steps 20
+
+On draws of the few-shot protocol, `--images` unseen micrographs, half of them flawed, are attacked as `attacks.py`
+says, in both directions. A micrograph counts as robust at a size of attack where it is judged rightly as it is and
+after every attack of that size or less. Three defences are attacked, each with the gradients of its own computation:
+`plain` is the forced choice, `purified` that of `inspect --purify`, and `both` needs the two misled at once, which is
+how to get past `inspect --detect-attacks`. Detection is measured by the shift of the log-odds under purification, on
+attacks that succeeded against clean micrographs: `plain` knows nothing of the test, `both` does.
+
+Every answer is a line of answers.jsonl under --out; a run that is cut off is continued.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from attacks import Ball, Victim, apgd, both, pgd, probe, toolbox
+from eye import Eye
+from protocol import SETS, Image, draw
+from rich.progress import track
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+
+from fusion_diff import DiffusionModel, load_microstructure_data
+from fusion_diff.fewshot.verifier import Verifier
+from fusion_diff.perception import encode, perceive
+from fusion_diff.reading import Reading
+from fusion_diff.trust.certificate import as_micrograph, matching_timestep, smooth, working_pixels
+from fusion_diff.trust.purification import Purified
+
+BALLS = [("inf", k / 255) for k in (1, 2, 4, 8)] + [("2", 0.5), ("2", 1.0)]
+CHECK = ("inf", 64 / 255)
+"""So large an attack must always succeed where nothing defends: else it is the attack that is weak."""
+RADII = (0.05, 0.1, 0.2, 0.5)
+SAME = 2e-2
+"""Log-odds by which the differentiable computation may be off the product's (rounding, mostly of distances)."""
+
+
+class Bench:
+    """One enrolment and everything that is asked of it."""
+
+    def __init__(self, model: DiffusionModel, eye: Eye, references: list[Image]) -> None:
+        self.encoder = model.encoder
+        self.verifier: Verifier = eye.enrol(references)
+        authentic = [load_microstructure_data(i.path, crop_data_bar=False) for i in references if i.authentic]
+        condition = torch.stack([encode(each, self.encoder)[1] for each in authentic]).mean(0)
+        self.prior = model.reconstruction.prior
+        self.condition = condition
+        purified = Purified(self.encoder, self.prior, condition)
+        self.victims = {
+            "plain": Victim(self.encoder, self.verifier),
+            "purified": Victim(self.encoder, self.verifier, purified),
+        }
+        width = self.encoder.paths[0]
+        pooled = np.stack([eye.look(i, reference=True).tokens[:, :width].mean(0).numpy() for i in references])
+        fitted = LogisticRegression(max_iter=2000).fit(pooled, [not i.authentic for i in references])
+        self.probe = torch.from_numpy(np.r_[fitted.coef_[0], fitted.intercept_]).float()
+
+    def odds(self, pixels: torch.Tensor) -> dict[str, float]:
+        return {name: victim.judge(pixels) for name, victim in self.victims.items()}
+
+    def clean(self, pixels: torch.Tensor) -> dict[str, Any]:
+        """Judge a micrograph as it is, and check that what is attacked is what the product computes."""
+        odds, milliseconds = {}, {}
+        for name, victim in self.victims.items():
+            started = time.perf_counter()
+            odds[name] = victim.judge(pixels)
+            milliseconds[name] = 1000 * (time.perf_counter() - started)
+            with torch.no_grad():
+                differentiable = float(victim.log_odds(pixels)[0])
+            if abs(differentiable - odds[name]) > SAME:
+                raise AssertionError(f"{name}: attacked {differentiable:.4f}, but the product says {odds[name]:.4f}")
+        return {"odds": odds, "ms": milliseconds}
+
+    def attacked(
+        self, attack: str, defence: str, ball: Ball, flawed: bool, options: argparse.Namespace, *, stop: bool = True
+    ) -> torch.Tensor:
+        plain, purified = self.victims["plain"], self.victims["purified"]
+        eot = options.eot if attack.endswith("eot") else 0
+        gradients = {
+            "plain": plain.gradient(flawed),
+            "purified": purified.gradient(flawed, eot),
+            "both": both(plain.gradient(flawed), purified.gradient(flawed, eot)),
+        }
+        if attack in ("apgd", "apgd-eot"):
+            return apgd(gradients[defence], ball, options.steps, stop=stop)
+        if attack == "pgd":
+            return pgd(gradients[defence], ball, options.steps, stop=stop)
+        if attack == "transfer":
+            return apgd(probe(self.encoder, self.probe, flawed), ball, 2 * options.steps, stop=False)
+        steps = options.queries if attack == "square" else options.steps
+        return toolbox(self.victims[defence], ball, flawed, black_box=attack == "square", steps=steps)
+
+    def certificate(self, pixels: np.ndarray, options: argparse.Namespace) -> dict[str, Any]:
+        level = (matching_timestep(self.prior, options.sigma) + 1) / self.prior.timesteps
+        denoised = Purified(self.encoder, self.prior, self.condition, strength=level, steps=1, noise_seed=None)
+        found = smooth(
+            lambda noisy: Reading.of(*perceive(as_micrograph(noisy), denoised), self.verifier).log_odds > 0,
+            pixels,
+            sigma=options.sigma,
+            samples=options.samples,
+            confidence=0.999,
+        )
+        return {"side": found.decision, "radius": found.radius_l2}
+
+
+PLAN = {
+    "plain": ("apgd", "pgd", "art-pgd", "square", "transfer"),
+    "purified": ("apgd", "apgd-eot", "pgd", "square", "transfer"),
+    "both": ("apgd",),
+}
+"""Attacks on each defence, the strongest first: an image that fell needs no other."""
+
+
+def chosen(queries: list[Image], count: int, seed: int) -> list[Image]:
+    """Return so many queries, half of them flawed, drawn at random."""
+    mixed = [queries[index] for index in np.random.default_rng(seed).permutation(len(queries))]
+    half = count // 2
+    return [i for i in mixed if i.authentic][: count - half] + [i for i in mixed if not i.authentic][:half]
+
+
+def fell(odds: dict[str, float], flawed: bool, defence: str) -> bool:
+    """Say whether a verdict is wrong; of `both`, whether the two are."""
+    wrong = {name: (value > 0) != flawed for name, value in odds.items()}
+    return all(wrong.values()) if defence == "both" else wrong[defence]
+
+
+class Answers:
+    """What was found so far, in a file that a later run continues."""
+
+    def __init__(self, file: Path) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        rows = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+        self.rows: dict[str, dict[str, Any]] = {row["key"]: row for row in rows}
+        self.file = file.open("a", encoding="utf-8")
+
+    def get(self, about: dict[str, Any], compute: Any) -> dict[str, Any]:
+        key = json.dumps(about, sort_keys=True)
+        if key not in self.rows:
+            started = time.perf_counter()
+            found = compute()
+            row = about | found | {"seconds": round(time.perf_counter() - started, 3), "key": key}
+            self.file.write(json.dumps(row) + "\n")
+            self.file.flush()
+            self.rows[key] = row
+        return self.rows[key]
+
+
+def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers, options: argparse.Namespace) -> list:
+    """Ask everything about one image, and return the rows."""
+    flawed = not image.authentic
+    array = working_pixels(load_microstructure_data(image.path, crop_data_bar=False), bench.encoder.tile)
+    pixels = torch.from_numpy(array if array.ndim == 2 else array.mean(2))
+    about = about | {"image": image.path.name, "flawed": flawed}
+    clean = answers.get(about | {"what": "clean"}, lambda: bench.clean(pixels))
+    rows = [clean]
+    cost = {"steps": options.steps, "queries": options.queries, "eot": options.eot}
+    for defence, attacks in PLAN.items():
+        for norm in ("inf", "2"):
+            fallen = fell(clean["odds"], flawed, defence)
+            for eps in sorted(e for n, e in BALLS if n == norm):
+                for attack in attacks:
+                    # Larger balls hold the smaller ones, and what fell to one attack need not be shown to fall again.
+                    if fallen or attack not in options.attacks or (attack == "square" and norm == "2"):
+                        continue
+                    ball = Ball(pixels, norm, eps)
+
+                    def ask(attack=attack, defence=defence, ball=ball) -> dict[str, Any]:
+                        return {"odds": bench.odds(bench.attacked(attack, defence, ball, flawed, options))}
+
+                    asked = {"what": "attack", "attack": attack, "defence": defence, "norm": norm, "eps": eps} | cost
+                    row = answers.get(about | asked, ask)
+                    rows.append(row)
+                    fallen = fell(row["odds"], flawed, defence)
+    if not fell(clean["odds"], flawed, "plain"):
+        for norm, eps in (("inf", 1 / 255), ("inf", 4 / 255), CHECK):
+            ball = Ball(pixels, norm, eps)
+            asked = {"what": "check", "norm": norm, "eps": eps, "steps": options.steps}
+            rows.append(
+                answers.get(
+                    about | asked,
+                    lambda ball=ball: {
+                        "odds": {
+                            "plain": bench.victims["plain"].judge(
+                                bench.attacked("apgd", "plain", ball, flawed, options, stop=False)
+                            )
+                        }
+                    },
+                )
+            )
+    if options.samples:
+        asked = {"what": "certificate", "sigma": options.sigma, "samples": options.samples}
+        rows.append(answers.get(about | asked, lambda: bench.certificate(pixels.numpy(), options)))
+    return rows
+
+
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return the figures of one set."""
+    clean = {(r["seed"], r["image"]): r for r in rows if r["what"] == "clean"}
+    attacks = [r for r in rows if r["what"] == "attack"]
+    out: dict[str, Any] = {"images": len(clean)}
+    for defence in PLAN:
+        fallen = {key: fell(r["odds"], r["flawed"], defence) for key, r in clean.items()}
+        out[f"clean {defence}"] = 1 - float(np.mean(list(fallen.values())))
+        for norm, eps in BALLS:
+            within = [r for r in attacks if (r["defence"], r["norm"]) == (defence, norm) and r["eps"] <= eps]
+            broken = {(r["seed"], r["image"]) for r in within if fell(r["odds"], r["flawed"], defence)}
+            broken |= {key for key, was in fallen.items() if was}
+            out[f"robust {defence} {norm} {eps:.4f}"] = 1 - len(broken) / len(clean)
+    for r in attacks:
+        if fell(r["odds"], r["flawed"], r["defence"]):
+            name = f"broken by {r['attack']}, {r['defence']}"
+            out[name] = out.get(name, 0) + 1
+    for norm, eps in (("inf", 1 / 255), ("inf", 4 / 255), CHECK):
+        checks = [r for r in rows if r["what"] == "check" and r["eps"] == eps]
+        margins = [r["odds"]["plain"] * (1 if r["flawed"] else -1) for r in checks]
+        if margins:
+            out[f"check {norm} {eps:.4f}: margin, accuracy"] = (
+                float(np.mean(margins)),
+                float(np.mean(np.array(margins) > 0)),
+            )
+    out |= _detection(clean, attacks) | _certified([r for r in rows if r["what"] == "certificate"])
+    for defence in ("plain", "purified"):
+        out[f"ms {defence}"] = float(np.median([r["ms"][defence] for r in clean.values()]))
+    return out
+
+
+def _detection(clean: dict, attacks: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return AUROC of the shift between plain and purified log-odds, of attacks that succeeded against clean images."""
+
+    def shift(row: dict[str, Any]) -> float:
+        return abs(row["odds"]["plain"] - row["odds"]["purified"])
+
+    untouched, out = [shift(r) for r in clean.values()], {}
+    for defence, name in (("plain", "unaware"), ("both", "aware")):
+        done = [r for r in attacks if r["defence"] == defence and fell(r["odds"], r["flawed"], "plain")]
+        found = [shift(r) for r in done]
+        if found:
+            truth = [0] * len(untouched) + [1] * len(found)
+            out[f"detection AUROC, {name} of it"] = float(roc_auc_score(truth, untouched + found))
+    return out
+
+
+def _certified(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    if not rows:
+        return {}
+    right = np.array([r["side"] == ("not authentic" if r["flawed"] else "authentic") for r in rows])
+    radius = np.array([r["radius"] for r in rows])
+    figures = {f"certified accuracy at L2 {limit}": float((right & (radius >= limit)).mean()) for limit in RADII}
+    seconds = float(np.median([r["seconds"] for r in rows]))
+    return {"smoothed accuracy": float(right.mean())} | figures | {"ms certificate": 1000 * seconds}
+
+
+def markdown(figures: dict[str, dict[str, Any]]) -> str:
+    names = list(dict.fromkeys(name for each in figures.values() for name in each))
+    lines = ["| | " + " | ".join(figures) + " |", "|---|" + "---|" * len(figures)]
+    for name in names:
+        cells = []
+        for each in figures.values():
+            value = each.get(name, "")
+            cells.append(
+                ", ".join(f"{v:.2f}" for v in value)
+                if isinstance(value, tuple)
+                else f"{value:.3g}"
+                if value != ""
+                else ""
+            )
+        lines.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds ebc_crack and ferrite_tile")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an earlier run in it is continued")
+    parser.add_argument("--sets", nargs="+", choices=list(SETS), default=["ebc_crack", "ferrite_tile"])
+    parser.add_argument("--images", type=int, default=20, help="of each draw, half of them flawed")
+    parser.add_argument("--steps", type=int, default=20, help="gradient steps of an attack")
+    parser.add_argument("--queries", type=int, default=100, help="questions of the black-box attack")
+    parser.add_argument("--eot", type=int, default=4, help="noises that apgd-eot averages over")
+    parser.add_argument("--attacks", nargs="+", default=["apgd", "apgd-eot", "art-pgd", "square", "transfer"])
+    parser.add_argument("--sigma", type=float, default=0.12)
+    parser.add_argument("--samples", type=int, default=100, help="noisy copies a certificate; 0 for none")
+    parser.add_argument("--shots", type=int, default=10)
+    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--model", default="fusion-diff-v1-ceramic")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    model = DiffusionModel.from_pretrained(options.model)
+    eye, answers, figures = Eye(model.encoder), Answers(options.out / "answers.jsonl"), {}
+    for name in options.sets:
+        rows = []
+        for seed in range(options.seeds):
+            drawn = draw(SETS[name](options.data)[0], options.shots, seed)
+            if drawn is None:
+                continue
+            bench = Bench(model, eye, drawn.references)
+            about = {"set": name, "seed": seed, "shots": options.shots, "model": model.sha256}
+            for image in track(chosen(drawn.queries, options.images, seed), f"{name}, draw {seed}"):
+                rows += question(bench, image, about, answers, options)
+        if rows:
+            figures[name] = summary(rows)
+    report = markdown(figures)
+    (options.out / "table.md").write_text(report, encoding="utf-8")
+    (options.out / "table.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    print(report)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

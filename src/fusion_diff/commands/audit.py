@@ -1,0 +1,131 @@
+"""`fusion-diff audit`: is a ledger whole, or are references poisoned? What PATH is tells which is asked."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.commands.options import Device, PixelSize, load_model
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusion_diff.trust.poisoning import Finding
+
+
+def audit_command(
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="PATH", help="A ledger; or references: a folder with one per class, or a CSV file."),
+    ],
+    expect: Annotated[
+        str | None, typer.Option(metavar="HASH", help="Ledger: a head noted elsewhere, which has to be in it.")
+    ] = None,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Ledger: set a torn last line aside as FILE.torn, then audit.")
+    ] = False,
+    authentic: Annotated[
+        str | None, typer.Option(metavar="NAME", help="References: the class that is verified.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="DIR", help="References: write DIR/audit.html, with pictures and reasons.")
+    ] = None,
+    model: Annotated[str, typer.Option(help="References: the model that looks at them.")] = EMBEDDED,
+    groups: Annotated[
+        str | None, typer.Option(metavar="REGEX|CSV", help="References: which show one specimen, as for enroll.")
+    ] = None,
+    pixel_size: PixelSize = None,
+    device: Device = "cpu",
+) -> int:
+    """Check a ledger for breaks, or references for wrong labels, duplicates, strangers and recurring patches.
+
+    The exit code is 0 if nothing is wrong, 1 if something is, and 3 if PATH could not be audited.
+    """
+    if path.is_dir() or path.suffix.lower() == ".csv":
+        if expect is not None or repair:
+            raise typer.BadParameter("--expect and --repair are for a ledger, and PATH holds references")
+        if authentic is None:
+            raise typer.BadParameter("to audit references, name the class that is verified with --authentic")
+        return _audit_references(path, authentic, report, model, groups, pixel_size, device)
+    if authentic is not None or report is not None or groups is not None or pixel_size is not None:
+        raise typer.BadParameter(
+            "--authentic, --report, --groups and --pixel-size are for references, and PATH is a file, so a ledger"
+        )
+    return _audit_ledger(path, expect, repair)
+
+
+def _audit_ledger(path: Path, expect: str | None, repair: bool) -> int:
+    from fusion_diff.commands.terminal import complain, print_figures, say
+    from fusion_diff.trust.ledger import repair as set_aside
+    from fusion_diff.trust.ledger_check import check
+
+    if repair:
+        aside = set_aside(path)
+        say(f"The torn last line was set aside: {aside}" if aside else "The last line is whole: nothing to repair.")
+    report = check(path, expect=expect)
+    figures = {"ledger": report.id, "lines": str(report.lines)}
+    print_figures(str(path), figures | {each: str(count) for each, count in sorted(report.decisions.items())})
+    for each in report.breaks:
+        complain(f"{path}: {each.kind}: {each.message}")
+    if report.found > len(report.breaks):
+        complain(f"{path}: and {report.found - len(report.breaks)} more breaks")
+    if report.note:
+        say(f"Note: {report.note}")
+    say(f"Intact. Head: {report.head}" if report.intact else f"Broken in {report.found} places.")
+    return 0 if report.intact else 1
+
+
+def _audit_references(
+    path: Path,
+    authentic: str,
+    report: Path | None,
+    model: str,
+    groups: str | None,
+    pixel_size: float | None,
+    device: str,
+) -> int:
+    from fusion_diff.commands.terminal import progress_bar, say
+    from fusion_diff.references import ReferenceSet
+    from fusion_diff.trust.audit_report import write_audit
+    from fusion_diff.trust.poisoning import audit_references
+
+    with progress_bar("Reading references") as advance:
+        if path.is_dir():
+            references = ReferenceSet.from_folder(
+                path, authentic=authentic, groups=groups, pixel_size_um=pixel_size, progress=advance
+            )
+        elif groups is not None or pixel_size is not None:
+            raise typer.BadParameter("a CSV file holds its own columns group and pixel_size_um; leave those out")
+        else:
+            references = ReferenceSet.from_csv(path, authentic=authentic, progress=advance)
+    with progress_bar("Encoding") as advance:
+        findings = audit_references(load_model(model, device), references, progress=advance)
+    print_findings(findings)
+    grave = len({each.index for each in findings if each.grave})
+    say(f"{len(references)} references: {grave} to look into, {len(findings)} findings in all.")
+    if report is not None:
+        say(f"Report: {write_audit(findings, references, report)}")
+    return 1 if grave else 0
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what is suspicious about references as a table, if anything is."""
+    from rich.table import Table
+    from rich.text import Text
+
+    from fusion_diff.commands.terminal import stdout
+    from fusion_diff.inspection.wording import number, paragraph, printable
+
+    if not findings:
+        return
+    table = Table()
+    for name in ("Reference", "Kind", "Strength", "Reason"):
+        table.add_column(name, overflow="fold", justify="right" if name == "Strength" else "left")
+    for each in findings:
+        kind = Text(each.kind if each.grave else f"{each.kind} (note)", "red" if each.grave else "yellow")
+        cells = Text(printable(each.reference)), kind, Text(number(each.strength, 2)), Text(paragraph(each.sentence))
+        table.add_row(*cells)
+    stdout().print(table)

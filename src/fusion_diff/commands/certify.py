@@ -1,0 +1,58 @@
+"""`fusion-diff certify`: how far pixels may be changed, by anybody and in any way, before the verdict changes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.commands.options import Device, PixelSize, load_model
+
+
+def certify_command(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="An image file; 224 by 224 pixels or fewer are fast.")],
+    model: Annotated[str, typer.Option(help="An enrolled model: a name, a folder or a hub id.")] = EMBEDDED,
+    sigma: Annotated[
+        float, typer.Option(min=0.01, max=2.0, help="Noise in working pixels: more certifies more and sees less.")
+    ] = 0.12,
+    samples: Annotated[int, typer.Option(min=10, help="Noisy copies to score; more certify more.")] = 200,
+    confidence: Annotated[
+        float, typer.Option(min=0.5, max=0.999999, help="Probability that the certificate holds.")
+    ] = 0.999,
+    seed: Annotated[int, typer.Option(min=0, help="What the noise is drawn from.")] = 0,
+    pixel_size: PixelSize = None,
+    device: Device = "cpu",
+) -> int:
+    """Certify a micrograph: no change of its pixels within a radius changes the smoothed forced choice.
+
+    The exit code is 0 if it is certified authentic, 1 if certified not authentic, 2 if nothing could be certified,
+    and 3 if the command could not run.
+    """
+    from fusion_diff.commands.terminal import print_figures, progress_bar, say
+    from fusion_diff.inspection.wording import number, printable
+    from fusion_diff.micrograph import load_microstructure_data
+    from fusion_diff.trust.certificate import certify
+
+    micrograph = load_microstructure_data(path, pixel_size_um=pixel_size)
+    inspector = load_model(model, device)
+    with progress_bar("Scoring noisy copies") as advance:
+        found = certify(inspector, micrograph, sigma, samples, confidence, seed=seed, progress=advance)
+    figures = {
+        "side": found.decision,
+        "radius (L2, working pixels in [0, 1])": number(found.radius_l2),
+        "pixels it is over": str(found.numbers),
+        "votes": f"{found.votes} of {found.asked}",
+        "share of all copies, at least": number(found.bound),
+        "confidence": f"{found.confidence:g}",
+    }
+    print_figures(f"Certificate of {printable(path)}", figures)
+    if found.decision == "abstain":
+        say("Abstained: no side could be shown to have the majority. Try more samples, or less noise.")
+    else:
+        say(
+            f"No change of its working pixels shorter than {number(found.radius_l2)} makes the smoothed choice other "
+            f"than {found.decision}."
+        )
+    return {"authentic": 0, "not authentic": 1, "abstain": 2}[found.decision]

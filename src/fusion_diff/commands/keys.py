@@ -1,0 +1,96 @@
+"""`fusion-diff keys`: make, show, replace and revoke the keys that `sign` and `verify` use."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+keys_app = typer.Typer(no_args_is_help=True, help="Make, show, replace and revoke signing keys.")
+
+
+class Kind(StrEnum):
+    """Kinds of key; those of `trust.keys.KINDS`, which is not imported before it is needed."""
+
+    ed25519 = "ed25519"
+    ecdsa_p256 = "ecdsa-p256"
+
+
+Days = Annotated[
+    int | None, typer.Option("--days", min=1, max=36_500, metavar="N", help="Valid for N days; for ever if omitted.")
+]
+KindOption = Annotated[
+    Kind | None, typer.Option("--kind", help="ecdsa-p256 is what OpenSSF's model-signing verifies too.")
+]
+
+
+@keys_app.command("new")
+def new_command(
+    key: Annotated[Path, typer.Argument(metavar="K", help="Where the private key goes; the public one is K.pub.")],
+    kind: KindOption = None,
+    days: Days = None,
+) -> int:
+    """Make a pair of keys: K, to sign with and keep to yourself, and K.pub, to give to whoever verifies.
+
+    K is encrypted if the environment variable FUSION_DIFF_KEY_PASSPHRASE holds a passphrase.
+    """
+    from fusion_diff.commands.terminal import say
+    from fusion_diff.trust.keys import new_key
+
+    made = new_key(key, kind=(kind or Kind.ed25519).value, days=days)
+    say(f"Private key: {key}; keep it to yourself")
+    say(f"Public key: {made.public.name}")
+    say(f"Key id: {made.public.id}")
+    return 0
+
+
+@keys_app.command("show")
+def show_command(key: Annotated[Path, typer.Argument(metavar="K.pub", help="A public key.")]) -> int:
+    """Tell what a public key is, and whether it is valid."""
+    from fusion_diff.commands.terminal import say
+    from fusion_diff.trust.keyring import Keyring
+    from fusion_diff.trust.keys import load_public, write_time
+
+    public = load_public(key)
+    ring = Keyring.of(key)
+    say(f"Key id: {public.id}")
+    say(f"Kind: {public.kind}")
+    say(f"Expires: {'never' if public.expires is None else write_time(public.expires)}")
+    problem = ring.problem(public)
+    say(f"Not valid: a key {problem}" if problem else "Valid")
+    for other in ring.keys[1:]:
+        say(f"Endorses: {other.name}, {other.id}")
+    return 1 if problem else 0
+
+
+@keys_app.command("rotate")
+def rotate_command(
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The private key so far.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="Where the new private key goes.")],
+    kind: KindOption = None,
+    days: Days = None,
+) -> int:
+    """Make a new key and have the old one endorse it, so that who trusts the old one can trust the new one."""
+    from fusion_diff.commands.terminal import say
+    from fusion_diff.trust.keyring import rotate
+
+    endorsement = rotate(old, new, kind=kind.value if kind else None, days=days)
+    say(f"Private key: {new}; keep it to yourself")
+    say(f"Public key: {new}.pub")
+    say(f"Endorsement: {endorsement}; hand it on with the public key")
+    return 0
+
+
+@keys_app.command("revoke")
+def revoke_command(
+    key: Annotated[Path, typer.Argument(metavar="K", help="The private key.")],
+    because: Annotated[str, typer.Option("--because", metavar="TEXT", help="Why; verifiers are told.")],
+) -> int:
+    """Declare that a key is to be trusted no more. Hand the revocation to everybody who has the public key."""
+    from fusion_diff.commands.terminal import say
+    from fusion_diff.trust.keyring import revoke
+
+    say(f"Revocation: {revoke(key, because)}; hand it to everybody who has the public key")
+    return 0

@@ -1,0 +1,30 @@
+"""`fusion-diff sign`: vouch for a model, references or captures with a key."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusion_diff.commands.keys import Days
+
+
+def sign_command(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="A model, a folder of references or captures, a file.")],
+    key: Annotated[Path, typer.Option("--key", metavar="K", help="The private key, made by `fusion-diff keys new`.")],
+    out: Annotated[
+        Path | None, typer.Option("--out", metavar="FILE", help="The signature; PATH.sig if omitted.")
+    ] = None,
+    days: Days = None,
+) -> int:
+    """Sign a folder with all its files, or a single file."""
+    from fusion_diff.commands.terminal import say
+    from fusion_diff.trust.keys import write_time
+    from fusion_diff.trust.provenance import sign
+
+    made = sign(path, key, out=out, days=days)
+    until = "" if made.contents.expires is None else f", until {write_time(made.contents.expires)}"
+    say(f"Signed: {path}, files: {len(made.contents.digests)}{until}")
+    say(f"Signature: {made.signature}")
+    return 0

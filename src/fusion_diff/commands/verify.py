@@ -1,0 +1,41 @@
+"""`fusion-diff verify`: is this, byte for byte, what the holder of a trusted key signed?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def verify_command(
+    path: Annotated[Path, typer.Argument(metavar="PATH", help="The signed folder or file.")],
+    key: Annotated[list[Path], typer.Option("--key", metavar="K.pub", help="A public key to trust; repeatable.")],
+    signature: Annotated[
+        Path | None, typer.Option("--signature", metavar="FILE", help="The signature; PATH.sig if omitted.")
+    ] = None,
+) -> int:
+    """Verify that a folder or file is what was signed: nothing altered, missing or added.
+
+    The exit code is 0 if it is; 1 if it is refused; 3 if the command could not run, for want of a key or of PATH.
+    """
+    from fusion_diff.commands.terminal import complain, say
+    from fusion_diff.errors import TrustError
+    from fusion_diff.trust.keys import load_public, write_time
+    from fusion_diff.trust.provenance import verify
+
+    for file in key:
+        load_public(file)  # a mistake in the call, and not in what is verified
+    if not path.exists() and not path.is_symlink():
+        raise TrustError(f"{path}: there is no such file or folder; check the path")
+    try:
+        verified = verify(path, key, signature=signature)
+    except TrustError as error:
+        for line in str(error).splitlines():
+            complain(line)
+        say(f"Refused: {path}")
+        return 1
+    until = "" if verified.contents.expires is None else f", until {write_time(verified.contents.expires)}"
+    say(f"Verified: {path}, files: {len(verified.contents.digests)}{until}")
+    say(f"Signed with: {verified.key.name}, key id {verified.key.id}")
+    return 0

@@ -1,0 +1,80 @@
+"""`fusion-diff verify-model`: does a model still give the scores that it is known to give?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fusion_diff.commands.options import Alpha, Device, load_model
+
+
+def verify_model_command(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="An enrolled model: a name, a folder or a hub id.")],
+    golden: Annotated[Path, typer.Option("--golden", metavar="DIR", help="The golden set: images and golden.json.")],
+    images: Annotated[
+        list[str] | None, typer.Argument(metavar="[IMAGES]...", help="With --make: files, folders or patterns.")
+    ] = None,
+    make: Annotated[bool, typer.Option("--make", help="Make a golden set of IMAGES, scored by MODEL.")] = False,
+    tolerance: Annotated[float, typer.Option(min=0, max=1, help="Scores may drift by so much.")] = 0.001,
+    trusted_key: Annotated[
+        list[Path] | None,
+        typer.Option(
+            "--trusted-key", metavar="K.pub", help="Use DIR only if this key signed it (DIR.sig); repeatable."
+        ),
+    ] = None,
+    alpha: Alpha = 0.1,
+    device: Device = "cpu",
+) -> int:
+    """Score a golden set again, and tell whether anything changed.
+
+    The exit code is 0 if nothing did; 1 if a score drifted, a decision changed, or an image or the signature is not as
+    it was; 3 if the command could not run. --alpha counts with --make, and is then kept in the set.
+    """
+    import shutil
+
+    from fusion_diff.commands.terminal import complain, progress_bar, say
+    from fusion_diff.errors import TrustError
+    from fusion_diff.trust.golden import compare, make_golden
+    from fusion_diff.trust.keys import load_public
+    from fusion_diff.trust.signed import signed_copy
+    from fusion_diff.trust.verdict import identity
+
+    if bool(images) != make:
+        raise typer.BadParameter("--make and IMAGES go together; give both or neither")
+    if make:
+        from fusion_diff.micrograph import discover
+
+        files = discover(images or [])
+        with progress_bar("Scoring") as advance:
+            made = make_golden(load_model(model, device), files, golden, alpha=alpha, progress=advance)
+        say(f"Golden set of {len(made.images)} images: {golden}")
+        return 0
+    folder = golden
+    if trusted_key:
+        for key in trusted_key:
+            load_public(key)  # a mistake in the call, and not in what is verified
+        try:
+            folder = signed_copy(golden, trusted_key)
+        except TrustError as error:
+            for line in str(error).splitlines():
+                complain(line)
+            return 1
+    try:
+        inspector = load_model(model, device)
+        with progress_bar("Scoring") as advance:
+            expected, found = compare(inspector, folder, tolerance=tolerance, progress=advance)
+    finally:
+        if folder != golden:
+            shutil.rmtree(folder.parent, ignore_errors=True)
+    now = identity(inspector)
+    for name, what in (("sha256", "model is"), ("references_sha256", "references are")):
+        if now[name] != expected.model[name]:
+            say(f"Note: the {what} not what made the golden set.")
+    problems = [each.problem for each in found if each.problem]
+    for problem in problems:
+        complain(problem)
+    drifts = [abs(each.score - each.image.score) for each in found if each.score is not None]
+    say(f"{len(found)} images, {len(problems)} not as expected; largest drift {max(drifts, default=0.0):.6f}.")
+    return 1 if problems else 0

@@ -1,0 +1,74 @@
+"""The page of an audit of references: each suspicious one with its picture, where to look, and why."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusion_diff.inspection import draw
+from fusion_diff.inspection.run import thumbnail
+from fusion_diff.inspection.wording import number, package_version, paragraph, printable
+from fusion_diff.trust.files import write_whole
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from fusion_diff.references import ReferenceSet
+    from fusion_diff.references.reference import Reference
+    from fusion_diff.trust.poisoning import Finding
+
+
+def write_audit(findings: Sequence[Finding], references: ReferenceSet, folder: str | os.PathLike[str]) -> Path:
+    """Write `audit.html` into a folder and return its path; it holds its pictures and fetches nothing.
+
+    Args:
+        findings: gravest first.
+        references: the set that was audited.
+        folder: made where it does not exist.
+
+    Raises:
+        OSError: the folder or the file cannot be written.
+    """
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": number, "printable": printable, "paragraph": paragraph}
+    listed = list(dict.fromkeys(finding.index for finding in findings))
+    cards = [_card(references[index], [each for each in findings if each.index == index]) for index in listed]
+    page = environment.get_template("audit.html.j2").render(
+        title="Audit of references",
+        version=package_version(),
+        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        total=len(references),
+        sha256=references.sha256,
+        cards=cards,
+    )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "audit.html", page.encode("utf-8"))
+    return folder / "audit.html"
+
+
+def _card(reference: Reference, findings: list[Finding]) -> dict[str, Any]:
+    """Everything the template shows of one reference; boxes in hundredths of its sides."""
+    from PIL import Image
+
+    it = reference.micrograph
+    high, wide = 100 / it.height, 100 / it.width
+    boxes = [each.box for each in findings if each.box is not None]
+    return {
+        "name": reference.name,
+        "label": reference.label,
+        "grave": any(each.grave for each in findings),
+        "findings": findings,
+        "picture": draw.data_uri(Image.fromarray(thumbnail(it)), "JPEG"),
+        "boxes": [(top * high, left * wide, height * high, width * wide) for top, left, height, width in boxes],
+    }

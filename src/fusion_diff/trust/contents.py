@@ -1,0 +1,138 @@
+"""What a signature of files says: the sha256 of each, in the statement that model-signing 1.1 reads and writes."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from fusion_diff.errors import TrustError
+from fusion_diff.trust.files import shown
+from fusion_diff.trust.keys import read_time, write_time
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PREDICATE_TYPE = "https://model_signing/signature/v1.0"
+IGNORED = (".git", ".gitattributes", ".github", ".gitignore")
+"""What is left out at the top of a folder, as model-signing leaves it out."""
+ALONE = "."
+"""Name of the one file, where a file and not a folder is signed."""
+
+_MAX_NAME = 4096
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What was signed.
+
+    Attributes:
+        name: what the folder or file was called; it may have been renamed since.
+        digests: sha256 of each file by its name relative to the folder; of `ALONE` where one file was signed.
+        expires: when the signature ceases to be valid; None for never.
+    """
+
+    name: str
+    digests: dict[str, str]
+    expires: datetime | None = None
+
+    def statement(self, ignored: Iterable[str] = IGNORED) -> dict[str, Any]:
+        """Return it as an in-toto statement.
+
+        The subject's digest is the sha256 of the files' digests in the order of their names' parts.
+
+        Args:
+            ignored: names that were left out.
+        """
+        names = sorted(self.digests, key=lambda name: PurePosixPath(name).parts)
+        predicate: dict[str, Any] = {
+            "resources": [{"algorithm": "sha256", "digest": self.digests[name], "name": name} for name in names],
+            "serialization": {
+                "hash_type": "sha256",
+                "ignore_paths": list(ignored),
+                "method": "files",
+                "allow_symlinks": False,
+            },
+        }
+        if self.expires is not None:
+            predicate["expires"] = write_time(self.expires)
+        digest = _root([self.digests[name] for name in names])
+        return {
+            "subject": [{"name": self.name, "digest": {"sha256": digest}}],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": predicate,
+        }
+
+    @classmethod
+    def parse(cls, statement: dict[str, Any], source: str) -> Contents:
+        """Read a statement whose signature was checked; even so no name in it may lead out of the folder.
+
+        Args:
+            statement: the in-toto statement.
+            source: the signature's file, for messages.
+
+        Raises:
+            TrustError: a name is unsafe or comes twice, a digest is not that of a file, the digests do not add up to
+                the subject's, or files were put together in a way that is not known here.
+        """
+        digests: dict[str, str] = {}
+        try:
+            (subject,) = statement["subject"]
+            predicate = statement["predicate"]
+            serialization = predicate["serialization"]
+            method, hash_type = serialization["method"], serialization["hash_type"]
+            if (method, hash_type) != ("files", "sha256"):
+                raise TrustError(
+                    f"{source}: files hashed as {shown(method)} with {shown(hash_type)}, but this version verifies "
+                    "whole files with sha256; sign again so"
+                )
+            for resource in predicate["resources"]:
+                name, digest = resource["name"], resource["digest"]
+                problem = unsafe(name) if name != ALONE else None
+                if problem:
+                    raise TrustError(f"{source}: names the file {shown(repr(name))}, {problem}; do not trust it")
+                if name in digests:
+                    raise TrustError(f"{source}: names the file {shown(name)} twice; do not trust it")
+                if resource["algorithm"] != "sha256" or not re.fullmatch("[0-9a-f]{64}", digest):
+                    raise TrustError(f"{source}: gives {shown(name)} a digest that is no sha256; sign again")
+                digests[name] = digest
+            if not digests or (ALONE in digests and len(digests) > 1):
+                raise TrustError(f"{source}: signs for no file, or for a file and a folder at once; sign again")
+            if _root(digests.values()) != subject["digest"]["sha256"]:
+                raise TrustError(f"{source}: the files' digests do not add up to the whole's; sign again")
+            expires = read_time(predicate["expires"], source) if "expires" in predicate else None
+            return cls(shown(subject["name"]), digests, expires)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, TrustError):
+                raise
+            raise TrustError(f"{source}: what was signed is no list of files; sign again") from error
+
+
+def unsafe(name: object) -> str | None:
+    """Say what makes a name unfit for a list of files; None where it is a relative path that stays in the folder."""
+    if not isinstance(name, str) or not name or len(name) > _MAX_NAME:
+        return "which is no name"
+    if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
+        return "which holds control characters or is not Unicode"
+    if "\\" in name:
+        return "which holds a backslash"
+    if name.startswith("/"):
+        return "an absolute path"
+    if re.match("[A-Za-z]:", name):
+        return "which names a drive"
+    if ".." in name.split("/"):
+        return "which leads out of the folder"
+    if any(part in ("", ".") for part in name.split("/")):
+        return "which is not in its shortest form"
+    return None
+
+
+def _root(digests: Iterable[str]) -> str:
+    sha256 = hashlib.sha256()
+    for digest in digests:
+        sha256.update(bytes.fromhex(digest))
+    return sha256.hexdigest()

@@ -1,0 +1,143 @@
+"""Signed statements: a Sigstore bundle with a DSSE envelope around an in-toto statement, as model-signing writes them.
+
+The statement is signed with its type in front (DSSE's pre-authentication encoding), byte for byte as it is carried, so
+nothing has to be put into a canonical form and nothing is parsed before its signature is checked.
+
+Formats: https://github.com/secure-systems-lab/dsse, https://github.com/in-toto/attestation,
+https://docs.sigstore.dev/about/bundle. `seal` and `Sealed` agree with model-signing 1.1 on keys of the kinds it knows.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusion_diff.errors import TrustError
+from fusion_diff.trust.files import read_bounded, shown
+
+if TYPE_CHECKING:
+    from fusion_diff.trust.keys import PrivateKey, PublicKey
+
+MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+MAX_SIGNATURE_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A signed statement as it was read: nothing in it is to be believed before `open` gave it.
+
+    Attributes:
+        name: the file, for messages.
+        hint: sha256 of the PEM of the key it claims to be signed with; None where it claims nothing.
+        payload: the bytes that were signed.
+        signature: the signature.
+    """
+
+    name: str
+    hint: str | None
+    payload: bytes
+    signature: bytes
+
+    @classmethod
+    def read(cls, file: str | Path) -> Sealed:
+        """Read a signature file.
+
+        Raises:
+            TrustError: it is missing, too large, cut off, or no bundle with one signature by a key.
+        """
+        file = Path(file)
+        return cls.parse(read_bounded(file, MAX_SIGNATURE_BYTES, "signature"), shown(file))
+
+    @classmethod
+    def parse(cls, content: bytes, name: str) -> Sealed:
+        """Take a bundle apart.
+
+        Raises:
+            TrustError: it is cut off, or no bundle with one signature by a key.
+        """
+        bundle = _json_object(content, f"{name}: malformed or cut off, not a signature in JSON; sign again")
+        if bundle.get("mediaType") != MEDIA_TYPE:
+            raise TrustError(f"{name}: not a Sigstore bundle of type {MEDIA_TYPE}; sign again")
+        try:
+            envelope, material = bundle["dsseEnvelope"], bundle["verificationMaterial"]
+            if "publicKey" not in material:
+                raise TrustError(
+                    f"{name}: signed with a certificate or an identity, and only signatures by keys are verified here; "
+                    "sign with `fusion-diff sign --key`"
+                )
+            hint = material["publicKey"].get("hint") or None
+            payload, kind, signatures = envelope["payload"], envelope["payloadType"], envelope["signatures"]
+            if kind != PAYLOAD_TYPE or len(signatures) != 1 or not isinstance(hint, str | None):
+                raise ValueError
+            return cls(
+                name,
+                hint,
+                base64.b64decode(payload, validate=True),
+                base64.b64decode(signatures[0]["sig"], validate=True),
+            )
+        except (KeyError, IndexError, TypeError, AttributeError, ValueError, binascii.Error) as error:
+            if isinstance(error, TrustError):
+                raise
+            raise TrustError(
+                f"{name}: malformed, not an envelope with one statement and one signature; sign again"
+            ) from error
+
+    def open(self, key: PublicKey, predicate_type: str) -> dict[str, Any]:
+        """Check the signature and return the statement.
+
+        Args:
+            key: the key it must be signed with.
+            predicate_type: what kind of statement it must be; a key's endorsement is no signature of files.
+
+        Raises:
+            TrustError: the signature is not of this content by this key, or the statement is of another kind.
+        """
+        if not key.has_signed(encoding(self.payload), self.signature):
+            raise TrustError(
+                f"{self.name}: its signature is not one of its content by {key.name}; it was altered or forged, get it "
+                "again from whoever signed"
+            )
+        statement = _json_object(self.payload, f"{self.name}: what was signed is no statement in JSON; sign again")
+        if statement.get("_type") != STATEMENT_TYPE or statement.get("predicateType") != predicate_type:
+            raise TrustError(
+                f"{self.name}: a statement of type {shown(statement.get('predicateType'))}, but {predicate_type} is "
+                "wanted; give the right file"
+            )
+        return statement
+
+
+def seal(statement: dict[str, Any], key: PrivateKey) -> bytes:
+    """Return a statement signed, as the bytes of a bundle."""
+    payload = json.dumps({"_type": STATEMENT_TYPE} | statement, indent=2).encode("ascii")
+    signature = {"sig": base64.b64encode(key.sign(encoding(payload))).decode("ascii"), "keyid": ""}
+    bundle = {
+        "mediaType": MEDIA_TYPE,
+        "verificationMaterial": {"publicKey": {"hint": key.public.hint}, "tlogEntries": []},
+        "dsseEnvelope": {
+            "payload": base64.b64encode(payload).decode("ascii"),
+            "payloadType": PAYLOAD_TYPE,
+            "signatures": [signature],
+        },
+    }
+    return json.dumps(bundle, separators=(",", ":")).encode("ascii")
+
+
+def encoding(payload: bytes) -> bytes:
+    """Return DSSE's pre-authentication encoding (version 1) of an in-toto statement: the bytes that are signed."""
+    return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode("ascii"), len(payload), payload)
+
+
+def _json_object(content: bytes, problem: str) -> dict[str, Any]:
+    try:
+        value = json.loads(content.decode("utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise TrustError(problem) from error
+    if not isinstance(value, dict):
+        raise TrustError(problem)
+    return value

@@ -1,0 +1,154 @@
+"""Files as trust needs them: plain ones only, read within bounds, written whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+from fusion_diff.errors import TrustError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+
+_CHUNK_BYTES = 2**20
+_PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def shown(name: object) -> str:
+    """Return a name as it may stand in a line of a message, whatever characters it has."""
+    text = str(name)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+@contextmanager
+def open_plain(file: Path) -> Iterator[BinaryIO]:
+    """Open a file for reading, but no link, folder, pipe or device.
+
+    Raises:
+        TrustError: it is not there, is none, or may not be read.
+    """
+    try:
+        stream = open(file, "rb", opener=lambda name, flags: os.open(name, flags | _PLAIN))  # noqa: SIM115
+    except (OSError, ValueError) as error:
+        if file.is_symlink():
+            message = f"{shown(file)}: a symbolic link, which is not followed; put the file itself there"
+            raise TrustError(message) from error
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        raise TrustError(f"{shown(file)}: cannot be read ({reason}); check the path and its permissions") from error
+    with stream:
+        if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
+            raise TrustError(f"{shown(file)}: a folder, pipe or device and no plain file; name a file")
+        yield stream
+
+
+def read_bounded(file: Path, limit: int, what: str) -> bytes:
+    """Return the bytes of a plain file that is expected to be `what`, of at most `limit` bytes.
+
+    Raises:
+        TrustError: it cannot be read or is larger.
+    """
+    with open_plain(file) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise TrustError(f"{shown(file)}: larger than {limit} bytes, so this is no {what}; check the path")
+    return content
+
+
+def digest_plain(file: Path, copy: BinaryIO | None = None) -> str:
+    """Return the sha256 of a plain file's bytes in hexadecimal, writing the same bytes to `copy` if there is one.
+
+    Raises:
+        TrustError: it is no plain file or cannot be read.
+    """
+    sha256 = hashlib.sha256()
+    with open_plain(file) as stream:
+        try:
+            while chunk := stream.read(_CHUNK_BYTES):
+                sha256.update(chunk)
+                if copy is not None:
+                    copy.write(chunk)
+        except OSError as error:
+            raise TrustError(f"{shown(file)}: cannot be read ({error.strerror}); check the disk") from error
+    return sha256.hexdigest()
+
+
+def walk(folder: Path, ignored: Collection[str] = ()) -> tuple[dict[str, Path], dict[str, str]]:
+    """List a folder with its subfolders, following no links.
+
+    Args:
+        folder: the folder.
+        ignored: names, relative to the folder with `/`, left out with all below them.
+
+    Returns:
+        The plain files by relative name; and for links, pipes and devices, what each is.
+
+    Raises:
+        TrustError: a folder cannot be read.
+    """
+    files: dict[str, Path] = {}
+    odd: dict[str, str] = {}
+    todo = [("", folder)]
+    while todo:
+        prefix, parent = todo.pop()
+        try:
+            entries = list(os.scandir(parent))
+        except OSError as error:
+            raise TrustError(f"{shown(parent)}: cannot be listed ({error.strerror}); check its permissions") from error
+        for entry in entries:
+            name = prefix + entry.name
+            if name in ignored:
+                continue
+            if entry.is_symlink():
+                odd[name] = "a symbolic link"
+            elif entry.is_dir(follow_symlinks=False):
+                todo.append((name + "/", Path(entry.path)))
+            elif entry.is_file(follow_symlinks=False):
+                files[name] = Path(entry.path)
+            else:
+                odd[name] = "a pipe or device"
+    return files, odd
+
+
+def write_whole(file: Path, content: bytes) -> None:
+    """Write a file beside its place and move it there, so that it is never seen half written.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(file)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def write_new(file: Path, content: bytes, mode: int) -> None:
+    """Write a file that must not be there yet, with its permissions from the first byte on.
+
+    Raises:
+        TrustError: there is something of that name, even a link to nowhere.
+        OSError: it cannot be written; then it is not left there.
+    """
+    try:
+        handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
+    except FileExistsError as error:
+        raise TrustError(f"{shown(file)}: is there already and is not overwritten; choose another name") from error
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+            stream.flush()
+            os.fsync(stream.fileno())
+    except BaseException:
+        file.unlink(missing_ok=True)
+        raise

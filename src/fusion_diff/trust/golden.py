@@ -1,0 +1,216 @@
+"""The golden set: micrographs with the scores they are known to get, asked again before a model is put to use.
+
+A folder of images with `golden.json`, which holds each one's sha256, score and decision, and the digests of the model
+and references that gave them. Another machine, library or device moves scores by less than the tolerance; anything else
+that moves them is a change that somebody has to have wanted.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, get_args
+
+from fusion_diff.errors import FusionDiffError, TrustError
+from fusion_diff.result import Decision
+from fusion_diff.trust.files import digest_plain, read_bounded, shown, write_whole
+from fusion_diff.trust.verdict import identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fusion_diff.inspection.run import Inspector
+
+FORMAT = "fusion-diff/golden/1"
+FILE = "golden.json"
+MAX_BYTES = 2**24
+MAX_IMAGES = 10_000
+TOLERANCE = 0.001
+
+
+@dataclass(frozen=True)
+class GoldenImage:
+    """An image of a golden set.
+
+    Attributes:
+        file: its name in the folder.
+        sha256: digest of its bytes.
+        score: the score it is known to get.
+        decision: the decision it is known to get.
+    """
+
+    file: str
+    sha256: str
+    score: float
+    decision: Decision
+
+
+@dataclass(frozen=True)
+class GoldenSet:
+    """What `golden.json` says.
+
+    Attributes:
+        alpha: error rate that decisions were made for.
+        model: `name`, `sha256` and `references_sha256` of the model that gave the scores.
+        images: the images.
+    """
+
+    alpha: float
+    model: dict[str, str | None]
+    images: tuple[GoldenImage, ...]
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """An image scored again.
+
+    Attributes:
+        image: what was expected.
+        score: what it got; None where it could not be scored.
+        decision: what it got.
+        problem: what is wrong, in a sentence; empty where nothing is.
+    """
+
+    image: GoldenImage
+    score: float | None
+    decision: str | None
+    problem: str
+
+
+def make_golden(
+    model: Inspector,
+    images: Sequence[Path],
+    folder: Path,
+    *,
+    alpha: float = 0.1,
+    progress: Callable[[int, int, Path], None] | None = None,
+) -> GoldenSet:
+    """Score images and write them with their scores into a new folder, whole or not at all.
+
+    Args:
+        model: an enrolled model.
+        images: image files; each is copied under its own name, a number before it where two have one name.
+        folder: new or empty.
+        alpha: error rate for the decisions.
+        progress: called as `progress(done, total, path)` before each image.
+
+    Raises:
+        TrustError: the folder holds something, or there are no images or too many.
+        MicrographError: an image cannot be read.
+    """
+    from fusion_diff.micrograph import load_microstructure_data
+
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise TrustError(f"{shown(folder)}: there is something there already; choose a new folder for a golden set")
+    if not 0 < len(images) <= MAX_IMAGES:
+        raise TrustError(f"{shown(folder)}: a golden set of {len(images)} images; give 1 to {MAX_IMAGES}")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+    try:
+        entries = []
+        for done, path in enumerate(images):
+            if progress is not None:
+                progress(done, len(images), path)
+            name = path.name if not (draft / path.name).exists() and path.name != FILE else f"{done:04d}-{path.name}"
+            shutil.copyfile(path, draft / name)
+            it = model.inspect(load_microstructure_data(draft / name), alpha=alpha)
+            entries.append(GoldenImage(name, digest_plain(draft / name), float(it.score), it.decision))
+        golden = GoldenSet(alpha, identity(model), tuple(entries))
+        value = {"format": FORMAT, "alpha": alpha, "model": golden.model, "images": [vars(each) for each in entries]}
+        text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
+        write_whole(draft / FILE, text.encode("ascii"))
+        draft.chmod(0o755)
+        draft.replace(folder)  # takes the place of an empty folder too
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return golden
+
+
+def read_golden(folder: Path) -> GoldenSet:
+    """Read `golden.json` of a folder.
+
+    Raises:
+        TrustError: it is missing, too large or malformed, or names a file outside of the folder.
+    """
+    file = folder / FILE
+    content = read_bounded(file, MAX_BYTES, "golden set")
+    try:
+        value = json.loads(content)
+        if value["format"] != FORMAT:
+            raise ValueError(f"its format is {str(value['format'])[:80]!r}, and this version reads {FORMAT!r}")
+        alpha, images = float(value["alpha"]), tuple(_image(each) for each in value["images"])
+        model = {key: value["model"].get(key) for key in ("name", "sha256", "references_sha256")}
+        if not (0 < alpha < 1 and 0 < len(images) <= MAX_IMAGES):
+            raise ValueError(f"an alpha of {alpha} and {len(images)} images")
+        if not all(item is None or isinstance(item, str) for item in model.values()):
+            raise ValueError("its model is not described by texts")
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        reason = shown(f"{error!r:.200}")
+        raise TrustError(f"{shown(file)}: no golden set that can be used ({reason}); make it again") from error
+    return GoldenSet(alpha, model, images)
+
+
+def _image(value: Any) -> GoldenImage:
+    name, sha256, decision = value["file"], value["sha256"], value["decision"]
+    if not isinstance(name, str) or name in ("", ".", "..", FILE) or not name.isprintable() or set(name) & set("/\\:"):
+        raise ValueError(f"{str(name)[:80]!r} is no name of a file beside it")
+    if not isinstance(sha256, str) or len(sha256) != 64 or decision not in get_args(Decision):
+        raise ValueError(f"the digest or decision of {name[:80]!r}")
+    score = value["score"]
+    if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise ValueError(f"the score of {name[:80]!r}")
+    return GoldenImage(name, sha256, float(score), decision)
+
+
+def compare(
+    model: Inspector,
+    folder: Path,
+    *,
+    tolerance: float = TOLERANCE,
+    progress: Callable[[int, int, Path], None] | None = None,
+) -> tuple[GoldenSet, tuple[Comparison, ...]]:
+    """Score a golden set again.
+
+    An image whose bytes are not the expected ones is not parsed.
+
+    Args:
+        model: the model to be verified.
+        folder: the golden set.
+        tolerance: scores may drift by so much.
+        progress: called as `progress(done, total, path)` before each image.
+
+    Returns:
+        The golden set and what became of each image, in order.
+
+    Raises:
+        TrustError: the folder is no golden set.
+    """
+    golden = read_golden(folder)
+    found = []
+    for done, image in enumerate(golden.images):
+        if progress is not None:
+            progress(done, len(golden.images), folder / image.file)
+        found.append(_compare(model, folder / image.file, image, golden.alpha, tolerance))
+    return golden, tuple(found)
+
+
+def _compare(model: Inspector, file: Path, image: GoldenImage, alpha: float, tolerance: float) -> Comparison:
+    from fusion_diff.micrograph import load_microstructure_data
+
+    try:
+        if digest_plain(file) != image.sha256:
+            return Comparison(image, None, None, f"{image.file}: the image was altered; restore it from a copy")
+        it = model.inspect(load_microstructure_data(file, sha256=image.sha256), alpha=alpha)
+    except (FusionDiffError, OSError, MemoryError) as error:
+        return Comparison(image, None, None, f"{image.file}: missing or unreadable ({error})")
+    problems = []
+    drift = abs(it.score - image.score)
+    if not (math.isfinite(drift) and drift <= tolerance):
+        problems.append(f"scored {it.score:.6f}, and {image.score:.6f} was expected")
+    if it.decision != image.decision:
+        problems.append(f"decided {it.decision}, and {image.decision} was expected")
+    return Comparison(image, it.score, it.decision, f"{image.file}: {'; '.join(problems)}" if problems else "")

@@ -1,0 +1,243 @@
+"""Which keys are trusted: those named by the user, and those they endorse; but none that is revoked or has expired.
+
+Beside a public key `K.pub` may lie `K.pub.endorsed.json`, in which an older key says that K follows it, and
+`K.pub.revoked.json`, in which K says that it is to be trusted no more. Both are signed statements with the key in them,
+so it does not matter where they are kept: they are looked for in the folders of the trusted keys and of the signature.
+A signature holds no trustworthy time. So what an expired or revoked key endorsed is not trusted either: whoever has it
+could have done that after it was lost.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusion_diff.errors import TrustError
+from fusion_diff.trust.envelope import Sealed, encoding, seal
+from fusion_diff.trust.files import shown, write_new
+from fusion_diff.trust.keys import (
+    PrivateKey,
+    PublicKey,
+    load_private,
+    load_public,
+    new_key,
+    parse_public,
+    public_file,
+    write_time,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+ENDORSEMENT = "urn:fusion-diff:key-endorsement:1"
+REVOCATION = "urn:fusion-diff:key-revocation:1"
+ENDORSED, REVOKED = ".endorsed.json", ".revoked.json"
+MAX_STATEMENTS = 1000
+"""Most endorsements and revocations to read from one folder."""
+
+_MAX_REASON = 1000
+
+
+@dataclass(frozen=True)
+class Keyring:
+    """Keys that are trusted.
+
+    Attributes:
+        keys: the keys.
+        revoked: why a key is revoked, by its id.
+        now: the time that expiry is judged by.
+    """
+
+    keys: tuple[PublicKey, ...]
+    revoked: dict[str, str]
+    now: datetime
+
+    @classmethod
+    def of(
+        cls, files: Sequence[str | Path] | str | Path, *, beside: Path | None = None, now: datetime | None = None
+    ) -> Keyring:
+        """Read public keys, with the endorsements and revocations in their folders.
+
+        Args:
+            files: the public keys that are trusted.
+            beside: a signature; endorsements and revocations are looked for in its folder too.
+            now: the time it is; the system's when omitted.
+
+        Raises:
+            TrustError: there is no key, a file cannot be read as what its name says, or a revocation is not signed by
+                the key it revokes.
+        """
+        named = [files] if isinstance(files, str | Path) else list(files)
+        if not named:
+            raise TrustError("no key is trusted; name at least one public key")
+        keys = [load_public(file) for file in named]
+        places = [Path(file) for file in named] + ([beside] if beside else [])
+        # A key that is linked to may have its revocation beside the link or beside itself.
+        folders = {Path(os.path.realpath(place.parent)) for place in places}
+        folders |= {Path(os.path.realpath(place)).parent for place in places}
+        revoked = dict(_revocation(file) for file in _statements(folders, REVOKED))
+        ring = cls(tuple(keys), revoked, now or datetime.now(UTC))
+        endorsements = [(file, Sealed.read(file)) for file in _statements(folders, ENDORSED)]
+        while True:  # until nothing more is endorsed by what is trusted by now
+            known = {key.id for key in ring.keys}
+            new = [key for key in ring._endorsed(endorsements) if key.id not in known]
+            if not new:
+                return ring
+            ring = cls((*ring.keys, *{key.id: key for key in new}.values()), revoked, ring.now)
+
+    def open(self, sealed: Sealed, predicate_type: str) -> tuple[dict[str, Any], PublicKey]:
+        """Check a signed statement against these keys.
+
+        Returns:
+            The statement and the key it is signed with.
+
+        Raises:
+            TrustError: it is signed with another key, or with one that is revoked or has expired; or it was altered.
+        """
+        key = self._signer(sealed)
+        if key is None:
+            hint = "" if sealed.hint is None else f" (its PEM has sha256 {shown(sealed.hint[:12])}…)"
+            raise TrustError(
+                f"{sealed.name}: signed with another key{hint} than {', '.join(key.name for key in self.keys)}; get "
+                "the signer's public key from a source you trust, or do not use this"
+            )
+        problem = self.problem(key)
+        if problem:
+            raise TrustError(f"{sealed.name}: signed with {key.name}, {problem}; have it signed again with a valid key")
+        return sealed.open(key, predicate_type), key
+
+    def problem(self, key: PublicKey) -> str | None:
+        """Say why a key is not valid; None where it is."""
+        if key.id in self.revoked:
+            return f"which was revoked: {self.revoked[key.id]}"
+        if key.expires is not None and key.expires <= self.now:
+            return f"which expired at {write_time(key.expires)}"
+        return None
+
+    def _signer(self, sealed: Sealed) -> PublicKey | None:
+        if sealed.hint is not None:
+            return next((key for key in self.keys if key.hint == sealed.hint), None)
+        return next((key for key in self.keys if key.has_signed(encoding(sealed.payload), sealed.signature)), None)
+
+    def _endorsed(self, endorsements: Iterable[tuple[Path, Sealed]]) -> list[PublicKey]:
+        keys = []
+        for file, sealed in endorsements:
+            endorser = self._signer(sealed)
+            if endorser is not None and self.problem(endorser) is None:
+                keys.append(_key_of(sealed.open(endorser, ENDORSEMENT), str(file).removesuffix(ENDORSED)))
+        return keys
+
+
+def rotate(
+    old: str | Path, new: str | Path, *, kind: str | None = None, days: int | None = None, now: datetime | None = None
+) -> Path:
+    """Make a key that follows another, and have the old one endorse it.
+
+    Args:
+        old: the private key that is trusted so far.
+        new: where the new private key goes.
+        kind: kind of the new key; the old one's when omitted.
+        days: the new key is valid for so many days; None for ever.
+        now: the time it is; the system's when omitted.
+
+    Returns:
+        The endorsement, beside the new public key.
+
+    Raises:
+        TrustError: the old key cannot be read or is no longer valid, or a file is there already.
+    """
+    signer = load_private(old)
+    check_valid(signer, old, now)
+    beside = public_file(Path(new))
+    endorsement = beside.with_name(beside.name + ENDORSED)
+    if endorsement.exists() or endorsement.is_symlink():
+        raise TrustError(f"{shown(endorsement)}: is there already and is not overwritten; choose another name")
+    key = new_key(new, kind=kind or signer.public.kind, days=days, now=now).public
+    write_new(endorsement, seal(_about(key, ENDORSEMENT, {}), signer), 0o644)
+    return endorsement
+
+
+def revoke(file: str | Path, because: str) -> Path:
+    """Have a key say of itself that it is to be trusted no more.
+
+    Args:
+        file: the private key.
+        because: the reason, which verifiers are told.
+
+    Returns:
+        The revocation, beside the public key. It has to reach whoever verifies.
+
+    Raises:
+        TrustError: the key cannot be read, the reason is empty or too long, or the key is revoked already.
+    """
+    if not 0 < len(because.strip()) <= _MAX_REASON:
+        raise TrustError(f"a revocation needs a reason of at most {_MAX_REASON} characters")
+    key = load_private(file)
+    beside = public_file(Path(file))
+    revocation = beside.with_name(beside.name + REVOKED)
+    write_new(revocation, seal(_about(key.public, REVOCATION, {"because": because.strip()}), key), 0o644)
+    return revocation
+
+
+def check_valid(key: PrivateKey, file: str | Path, now: datetime | None = None) -> None:
+    """Refuse to sign with a key that nobody would trust: it has expired, or its revocation lies beside it.
+
+    Raises:
+        TrustError: it is so.
+    """
+    beside = public_file(Path(file))
+    revocation = beside.with_name(beside.name + REVOKED)
+    revoked = dict([_revocation(revocation)]) if revocation.exists() else {}
+    problem = Keyring((key.public,), revoked, now or datetime.now(UTC)).problem(key.public)
+    if problem:
+        raise TrustError(f"{shown(file)}: a key {problem}; make another with `fusion-diff keys new`")
+
+
+def _about(key: PublicKey, predicate_type: str, more: dict[str, str]) -> dict[str, Any]:
+    return {
+        "subject": [{"name": Path(key.name).name, "digest": {"sha256": key.id}}],
+        "predicateType": predicate_type,
+        "predicate": {"publicKey": key.text()} | more,
+    }
+
+
+def _key_of(statement: dict[str, Any], name: str) -> PublicKey:
+    try:
+        return parse_public(statement["predicate"]["publicKey"].encode("ascii"), shown(name))
+    except (KeyError, TypeError, AttributeError, UnicodeEncodeError) as error:
+        raise TrustError(f"{shown(name)}: a statement about a key, without the key; get it again") from error
+
+
+def _revocation(file: Path) -> tuple[str, str]:
+    """Return the id of the key that a file revokes, and why."""
+    sealed = Sealed.read(file)
+    # It holds the key that must have signed it, so that key is taken out first and believed only if it did.
+    try:
+        claimed = json.loads(sealed.payload)
+        because = claimed["predicate"]["because"]
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise TrustError(f"{shown(file)}: not a revocation; get it again, or remove it if you know better") from error
+    key = _key_of(claimed, str(file).removesuffix(REVOKED))
+    sealed.open(key, REVOCATION)
+    return key.id, shown(str(because)[:_MAX_REASON])
+
+
+def _statements(folders: Iterable[Path], suffix: str) -> list[Path]:
+    found: list[Path] = []
+    for folder in sorted(folders):
+        try:
+            here = [folder / name for name in sorted(os.listdir(folder)) if name.endswith(suffix)]  # noqa: PTH208
+        except FileNotFoundError:
+            continue
+        except OSError as error:  # a revocation could be hidden there
+            raise TrustError(f"{shown(folder)}: cannot be listed ({error.strerror}); check its permissions") from error
+        if len(here) > MAX_STATEMENTS:
+            raise TrustError(
+                f"{shown(folder)}: more than {MAX_STATEMENTS} files *{suffix}; keep keys in a folder by themselves"
+            )
+        found += here
+    return found

@@ -1,0 +1,301 @@
+"""Keys: Ed25519 pairs (RFC 8032), or ECDSA ones (FIPS 186-5) for those who verify with OpenSSF's model-signing.
+
+A pair is two files in PEM: `K`, the private key (PKCS #8, readable by its owner alone, encrypted if the environment
+variable `FUSION_DIFF_KEY_PASSPHRASE` is set), and `K.pub`, the public key. Where a key expires, a line `Expires: TIME`
+stands before the PEM block, where RFC 7468 leaves room for text: whoever trusts the file trusts that line with it.
+A private key is in no message and no repr.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import stat
+import warnings
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusion_diff.errors import TrustError
+from fusion_diff.trust.files import read_bounded, shown, write_new
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+    from cryptography.hazmat.primitives.hashes import HashAlgorithm
+
+KINDS = ("ed25519", "ecdsa-p256")
+"""The kinds of key that can be made; ECDSA on P-384 and P-521 is verified too."""
+PASSPHRASE = "FUSION_DIFF_KEY_PASSPHRASE"
+MAX_KEY_BYTES = 2**16
+MAX_DAYS = 36_500
+
+_TIME = "%Y-%m-%dT%H:%M:%SZ"
+_CURVES = {"secp256r1": "ecdsa-p256", "secp384r1": "ecdsa-p384", "secp521r1": "ecdsa-p521"}
+
+
+@dataclass(frozen=True)
+class PublicKey:
+    """A public key.
+
+    Attributes:
+        name: the file it was read from.
+        pem: its PEM block, ending in a line break.
+        expires: when it ceases to be valid; None for never.
+    """
+
+    name: str
+    pem: str
+    expires: datetime | None = None
+
+    @cached_property
+    def _key(self) -> Ed25519PublicKey | EllipticCurvePublicKey:
+        from cryptography.exceptions import UnsupportedAlgorithm
+        from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+        from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+        from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+        try:
+            key = load_pem_public_key(self.pem.encode("ascii"))
+        except (ValueError, TypeError, UnsupportedAlgorithm) as error:
+            raise TrustError(
+                f"{self.name}: not a public key in PEM; give the .pub file of `fusion-diff keys new`"
+            ) from error
+        if isinstance(key, Ed25519PublicKey) or (isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES):
+            return key
+        raise TrustError(
+            f"{self.name}: a key of another kind than Ed25519 or ECDSA on P-256, P-384 or P-521; make one with "
+            "`fusion-diff keys new`"
+        )
+
+    @property
+    def kind(self) -> str:
+        """`ed25519` or `ecdsa-p256`, `ecdsa-p384`, `ecdsa-p521`."""
+        curve = getattr(self._key, "curve", None)
+        return "ed25519" if curve is None else _CURVES[curve.name]
+
+    @cached_property
+    def id(self) -> str:
+        """The sha256 of the key in DER (SubjectPublicKeyInfo), in hexadecimal."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        return hashlib.sha256(self._key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+    @cached_property
+    def hint(self) -> str:
+        """The sha256 of the key in PEM, in hexadecimal, by which a signature tells its key."""
+        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+        return hashlib.sha256(self._key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+
+    def text(self) -> str:
+        """Return what its file holds."""
+        return ("" if self.expires is None else f"Expires: {write_time(self.expires)}\n") + self.pem
+
+    def has_signed(self, message: bytes, signature: bytes) -> bool:
+        """Tell whether a signature of a message was made with this key's private half."""
+        from cryptography.exceptions import InvalidSignature
+        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
+
+        key = self._key
+        try:
+            if isinstance(key, EllipticCurvePublicKey):
+                key.verify(signature, message, ECDSA(_hash(self.kind)))
+            else:
+                key.verify(signature, message)
+        except InvalidSignature:
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class PrivateKey:
+    """A private key with its public half; its repr tells the id only."""
+
+    public: PublicKey
+    _key: Ed25519PrivateKey | EllipticCurvePrivateKey = field(repr=False)
+
+    def sign(self, message: bytes) -> bytes:
+        """Return the signature of a message: 64 bytes of Ed25519, or ECDSA's in DER."""
+        from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
+
+        if isinstance(self._key, EllipticCurvePrivateKey):
+            return self._key.sign(message, ECDSA(_hash(self.public.kind)))
+        return self._key.sign(message)
+
+
+def new_key(
+    file: str | Path, *, kind: str = "ed25519", days: int | None = None, now: datetime | None = None
+) -> PrivateKey:
+    """Make a pair of keys and write it to `file` and `file.pub`, neither of which may be there yet.
+
+    Args:
+        file: where the private key goes; its permissions are 0600 from the first byte on.
+        kind: one of `KINDS`.
+        days: valid for so many days; None for ever.
+        now: the time it is; the system's when omitted.
+
+    Raises:
+        TrustError: a file is there already, or `kind` or `days` is not possible.
+    """
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+    from cryptography.hazmat.primitives.serialization import (
+        BestAvailableEncryption,
+        Encoding,
+        NoEncryption,
+        PrivateFormat,
+    )
+
+    if kind not in KINDS:
+        raise TrustError(f"{kind!r} is no kind of key that can be made; choose {' or '.join(KINDS)}")
+    file = Path(file)
+    beside = public_file(file)
+    expires = until(days, now)
+    key = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
+    public = PublicKey(shown(beside), _pem(key), expires)
+    passphrase = os.environ.get(PASSPHRASE, "")
+    encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
+    before = "" if expires is None else f"Expires: {write_time(expires)}\n"
+    # The public half first: what is left after a failure between the two is no secret.
+    write_new(beside, public.text().encode("ascii"), 0o644)
+    try:
+        private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
+        write_new(file, before.encode("ascii") + private, 0o600)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    return PrivateKey(public, key)
+
+
+def load_private(file: str | Path) -> PrivateKey:
+    """Read a private key, with the passphrase from `FUSION_DIFF_KEY_PASSPHRASE` if it is encrypted.
+
+    Warns where others than its owner may read the file.
+
+    Raises:
+        TrustError: it cannot be read, is no private key, or the passphrase is missing or wrong.
+    """
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    file = Path(file)
+    content = read_bounded(_followed(file), MAX_KEY_BYTES, "key")
+    name = shown(file)
+    if b"PUBLIC KEY-----" in content:
+        raise TrustError(f"{name}: a public key, which cannot sign; give the private key, the file without .pub")
+    if os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
+        warnings.warn(f"{name}: others may read this private key; say chmod 600 {name}", stacklevel=2)
+    passphrase = os.environ.get(PASSPHRASE, "").encode() or None
+    # The errors of the library are not passed on: nothing of a key's content may come into a message.
+    try:
+        try:
+            key = load_pem_private_key(content, None)
+        except TypeError:  # it is encrypted
+            if passphrase is None:
+                raise TrustError(f"{name}: encrypted; set {PASSPHRASE} to its passphrase") from None
+            key = load_pem_private_key(content, passphrase)
+    except TrustError:
+        raise
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise TrustError(
+            f"{name}: not a private key in PEM, or {PASSPHRASE} is not its passphrase; restore it, or make another "
+            "with `fusion-diff keys new`"
+        ) from None
+    if not isinstance(key, Ed25519PrivateKey | EllipticCurvePrivateKey):
+        raise TrustError(f"{name}: a key of another kind than Ed25519 or ECDSA; make one with `fusion-diff keys new`")
+    public = PublicKey(shown(public_file(file)), _pem(key), _expiry(content, name))
+    public.kind  # noqa: B018 - refuses other curves
+    return PrivateKey(public, key)
+
+
+def load_public(file: str | Path) -> PublicKey:
+    """Read a public key.
+
+    Raises:
+        TrustError: it cannot be read or is no public key of a known kind.
+    """
+    file = Path(file)
+    return parse_public(read_bounded(_followed(file), MAX_KEY_BYTES, "key"), shown(file))
+
+
+def parse_public(content: bytes, name: str) -> PublicKey:
+    """Return the public key that a file's bytes hold.
+
+    Raises:
+        TrustError: they hold none, a private one, more than one, or one of another kind.
+    """
+    if b"PRIVATE KEY-----" in content:
+        raise TrustError(f"{name}: a private key; give its public half, the .pub file, and keep this one to yourself")
+    match = re.search(rb"-----BEGIN PUBLIC KEY-----[A-Za-z0-9+/=\s]*-----END PUBLIC KEY-----", content)
+    if match is None or content.count(b"-----BEGIN") != 1:
+        raise TrustError(f"{name}: not one public key in PEM; give the .pub file of `fusion-diff keys new`")
+    key = PublicKey(name, match.group().decode("ascii") + "\n", _expiry(content, name))
+    key.kind  # noqa: B018 - parses it
+    return key
+
+
+def public_file(file: Path) -> Path:
+    """Return where the public half of a private key lies."""
+    return file.with_name(file.name + ".pub")
+
+
+def until(days: int | None, now: datetime | None = None) -> datetime | None:
+    """Return the time so many days from now, or None.
+
+    Raises:
+        TrustError: not between 1 and `MAX_DAYS`.
+    """
+    if days is None:
+        return None
+    if not 1 <= days <= MAX_DAYS:
+        raise TrustError(f"{days} days is no time to be valid for; give 1 to {MAX_DAYS}")
+    return ((now or datetime.now(UTC)) + timedelta(days=days)).replace(microsecond=0)
+
+
+def write_time(time: datetime) -> str:
+    """Return a time as in `2026-01-31T12:00:00Z`."""
+    return time.astimezone(UTC).strftime(_TIME)
+
+
+def read_time(text: object, name: str) -> datetime:
+    """Return the time that a text says.
+
+    Raises:
+        TrustError: it says none.
+    """
+    try:
+        return datetime.strptime(str(text), _TIME).replace(tzinfo=UTC)
+    except ValueError as error:
+        raise TrustError(
+            f"{name}: its time of expiry is unreadable, so it is taken as expired; it must read YYYY-MM-DDThh:mm:ssZ"
+        ) from error
+
+
+def _followed(file: Path) -> Path:
+    # A key may be linked to from elsewhere, unlike what is signed.
+    return Path(os.path.realpath(file)) if file.is_symlink() else file
+
+
+def _expiry(content: bytes, name: str) -> datetime | None:
+    before = content.partition(b"-----BEGIN")[0].decode("ascii", "replace")
+    times = [
+        line.partition(":")[2].strip() for line in before.splitlines() if line.strip().lower().startswith("expires")
+    ]
+    return min((read_time(time, name) for time in times), default=None)
+
+
+def _pem(key: Ed25519PrivateKey | EllipticCurvePrivateKey) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+
+
+def _hash(kind: str) -> HashAlgorithm:
+    from cryptography.hazmat.primitives import hashes
+
+    return {"ecdsa-p256": hashes.SHA256(), "ecdsa-p384": hashes.SHA384(), "ecdsa-p521": hashes.SHA512()}[kind]

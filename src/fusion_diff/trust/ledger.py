@@ -1,0 +1,289 @@
+"""The ledger: every verdict as a line of JSON that names the line before it by its hash, and is only ever added to.
+
+Each line is an object in canonical form (sorted keys, no spaces, ASCII) with "sequence", "time", "previous" and "hash";
+the hash is the sha256 of the line's canonical form without "hash", and "previous" is that of the line before (Haber and
+Stornetta 1991). The first line is a header with a random "id". `FILE.head` beside it holds the number of lines and the
+last hash, for a chain cannot tell that its end was cut off. Whoever may write both files can write another history:
+note the head's hash elsewhere now and then, and ask for it when checking (`ledger_check.check`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from fusion_diff.errors import TrustError
+from fusion_diff.trust.files import write_whole
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from types import TracebackType
+FORMAT = "fusion-diff/ledger/1"
+HEAD_FORMAT = "fusion-diff/ledger-head/1"
+MAX_LINE_BYTES = 2**20
+NOTHING = "0" * 64
+"""What the header names as the line before it."""
+
+_BACKWARDS_BYTES = 2**16
+
+
+def canonical(record: Mapping[str, Any]) -> bytes:
+    """Return the one way in which a record is written, without the line break.
+
+    Raises:
+        ValueError: the record holds what JSON cannot say, such as NaN.
+    """
+    return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def chained(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record with its hash."""
+    bare = {key: value for key, value in record.items() if key != "hash"}
+    return bare | {"hash": hashlib.sha256(canonical(bare)).hexdigest()}
+
+
+def parse(line: bytes) -> dict[str, Any] | None:
+    """Return the record of a line without its line break; None where it is not exactly what the ledger wrote."""
+    try:
+        record = json.loads(line)
+        whole = isinstance(record, dict) and canonical(chained(record)) == line
+    except (ValueError, RecursionError):
+        return None
+    if not whole or not _is_count(record.get("sequence")) or not isinstance(record.get("previous"), str):
+        return None
+    return dict(record)
+
+
+def _is_count(value: object) -> bool:
+    """Tell whether a value is a number of lines: Python parses numbers of thousands of digits that it cannot print."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def read_head(path: Path) -> dict[str, Any] | None:
+    """Return the id, count and hash that `FILE.head` holds; None where there is no such file.
+
+    Raises:
+        TrustError: the file is not a head.
+    """
+    file = _beside(path, ".head")
+    try:
+        text = file.read_bytes() if file.stat().st_size < MAX_LINE_BYTES else b""
+    except FileNotFoundError:
+        return None
+    try:
+        head = json.loads(text)
+        if head["format"] == HEAD_FORMAT and _is_count(head["count"]) and isinstance(head["hash"], str):
+            return dict(head)
+    except (ValueError, KeyError, TypeError, RecursionError):
+        pass
+    raise TrustError(f"{file}: not the head of a ledger; restore it from a copy, or start a new ledger")
+
+
+class Ledger:
+    """Adds lines to a ledger, each on disk before `append` returns. Use as a context manager.
+
+    Several processes may add to one file: each line is added under an exclusive lock, where the system has one.
+
+    Raises:
+        TrustError: the file is no ledger, its last line is torn or not that of the head, or it was replaced.
+        OSError: the file cannot be written.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open a ledger and check its end, or start one with a header."""
+        self.path = Path(path)
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
+        self._end = -1  # size of the file after the last line that is known here
+        self._sequence, self._hash, self._id = -1, NOTHING, ""
+        try:
+            with locked(self._file):
+                if os.fstat(self._file).st_size == 0:
+                    self._start()
+                else:
+                    self._catch_up()
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def head(self) -> str:
+        """Hash of the last line: note it elsewhere, and cutting off or rewriting the ledger will show."""
+        return self._hash
+
+    def append(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Add a line and return it, with its sequence number, time, previous hash and hash.
+
+        Args:
+            record: JSON-ready values; `verdict` makes them of an outcome.
+        """
+        with locked(self._file):
+            self._catch_up()
+            return self._write(record)
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file >= 0:
+            os.close(self._file)
+            self._file = -1
+
+    def __enter__(self) -> Self:
+        """Return the ledger."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the file, whatever happened."""
+        self.close()
+
+    def _start(self) -> None:
+        if read_head(self.path) is not None:
+            raise TrustError(
+                f"{self.path}: the file is empty, but {self.path.name}.head knows lines of it; restore it from a copy, "
+                "or choose another file"
+            )
+        self._id = secrets.token_hex(16)
+        self._write({"format": FORMAT, "id": self._id})
+
+    def _write(self, record: Mapping[str, Any]) -> dict[str, Any]:
+        """Write one line at the end, and the head; under the lock."""
+        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+        added = chained({**record, "sequence": self._sequence + 1, "time": now, "previous": self._hash})
+        line = canonical(added) + b"\n"
+        if len(line) > MAX_LINE_BYTES:
+            raise TrustError(f"{self.path}: a line of {len(line)} bytes, and {MAX_LINE_BYTES} is the most; record less")
+        start = os.fstat(self._file).st_size
+        written = os.write(self._file, line)
+        if written != len(line):  # the disk is full: leave the ledger as it was
+            os.ftruncate(self._file, start)
+            raise OSError(f"{self.path}: the line could not be written whole; make room on the disk")
+        os.fsync(self._file)
+        self._end, self._sequence, self._hash = start + len(line), added["sequence"], added["hash"]
+        write_head(self.path, self._id, self._sequence + 1, self._hash)
+        return added
+
+    def _catch_up(self) -> None:
+        """Learn the end of the chain anew if another process added to it; under the lock."""
+        here = os.fstat(self._file)
+        try:
+            there = self.path.stat()
+        except FileNotFoundError:
+            there = None
+        if there is None or (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
+            raise TrustError(f"{self.path}: the ledger was moved or replaced while it was added to; start again")
+        if here.st_size == self._end:
+            return
+        with os.fdopen(os.dup(self._file), "rb") as stream:
+            stream.seek(0)
+            first, last = parse(stream.readline(MAX_LINE_BYTES).removesuffix(b"\n")), _last_line(stream, here.st_size)
+        if not last.endswith(b"\n"):
+            raise TrustError(
+                f"{self.path}: the last line is torn, as by a run that was killed while writing it; "
+                f"set it aside with fusion-diff audit {self.path} --repair"
+            )
+        record = parse(last.removesuffix(b"\n"))
+        if first is None or first.get("format") != FORMAT or not isinstance(first.get("id"), str):
+            raise TrustError(f"{self.path}: not a ledger of format {FORMAT}; choose another file")
+        head = read_head(self.path)
+        if record is None or not _agrees(head, first, record):
+            raise TrustError(
+                f"{self.path}: its end is not what {self.path.name}.head says it is; nothing is added to a ledger that "
+                f"may have been tampered with: see fusion-diff audit {self.path}, and restore it or start a new one"
+            )
+        self._end, self._id = here.st_size, first["id"]
+        self._sequence, self._hash = record["sequence"], record["hash"]
+
+
+def _agrees(head: Mapping[str, Any] | None, first: Mapping[str, Any], last: Mapping[str, Any]) -> bool:
+    """Tell whether the head fits the last line; it may be one line behind, where a run was killed in between."""
+    if head is None:
+        return bool(last["sequence"] == 0)
+    same = (head["count"], head["hash"]) == (last["sequence"] + 1, last["hash"])
+    behind = (head["count"], head["hash"]) == (last["sequence"], last["previous"])
+    return bool(head.get("id") == first["id"] and (same or behind))
+
+
+def _last_line(stream: Any, size: int) -> bytes:
+    """Return the last line of a file of so many bytes, reading backwards, `MAX_LINE_BYTES` at most."""
+    tail = b""
+    while size > 0 and tail.count(b"\n", 0, -1) == 0 and len(tail) <= MAX_LINE_BYTES:
+        step = min(_BACKWARDS_BYTES, size)
+        size -= step
+        stream.seek(size)
+        tail = stream.read(step) + tail
+    return tail[tail.rfind(b"\n", 0, -1) + 1 :]
+
+
+def write_head(path: Path, ledger_id: str, count: int, last_hash: str) -> None:
+    """Replace `FILE.head` in one step."""
+    head = {"format": HEAD_FORMAT, "id": ledger_id, "count": count, "hash": last_hash}
+    write_whole(_beside(path, ".head"), canonical(head) + b"\n")
+
+
+def repair(path: str | os.PathLike[str]) -> Path | None:
+    """Set a torn last line aside, as `FILE.torn`, and cut it off the ledger; None where none is torn.
+
+    Raises:
+        TrustError: the line was whole once: it was cut later, and nothing is repaired.
+    """
+    path = Path(path)
+    with path.open("r+b") as stream, locked(stream.fileno()):
+        size = os.fstat(stream.fileno()).st_size
+        torn = _last_line(stream, size)
+        if not torn or torn.endswith(b"\n"):
+            return None
+        if len(torn) > MAX_LINE_BYTES:
+            raise TrustError(f"{path}: its end is no line of a ledger, but longer than any; restore it from a copy")
+        stream.seek(0)
+        whole = sum(block.count(b"\n") for block in iter(lambda: stream.read(_BACKWARDS_BYTES), b""))
+        head = read_head(path)
+        if head is not None and head["count"] > whole:
+            raise TrustError(
+                f"{path}: {path.name}.head knows line {whole + 1} as whole, so it was cut off after it was written; "
+                "nothing is repaired, restore the ledger from a copy"
+            )
+        aside = _free(_beside(path, ".torn"))
+        with aside.open("xb") as kept:
+            kept.write(torn)
+            kept.flush()
+            os.fsync(kept.fileno())
+        os.ftruncate(stream.fileno(), size - len(torn))
+        os.fsync(stream.fileno())
+    return aside
+
+
+def _free(file: Path) -> Path:
+    number = 1
+    found = file
+    while found.exists():
+        number += 1
+        found = file.with_name(f"{file.name}-{number}")
+    return found
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    return path.with_name(path.name + suffix)
+
+
+@contextlib.contextmanager
+def locked(file: int) -> Iterator[None]:
+    """Hold an exclusive lock on an open file while the block runs, where the system has such locks."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_EX)
+    try:
+        yield
+    finally:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_UN)

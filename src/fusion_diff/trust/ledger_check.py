@@ -1,0 +1,241 @@
+"""Checking a ledger line by line: what was altered, removed, inserted, reordered or cut off, and where."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from fusion_diff.errors import TrustError
+from fusion_diff.trust.ledger import FORMAT, MAX_LINE_BYTES, NOTHING, parse, read_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+Kind = Literal["altered", "removed", "inserted", "reordered", "truncated", "torn"]
+MAX_BREAKS = 1000
+"""More breaks than this are counted but not listed, so that memory is bounded whatever the file holds."""
+
+
+@dataclass(frozen=True)
+class Break:
+    """A place where the chain does not hold.
+
+    Attributes:
+        line: number of the line in the file, from 1; of the first line after what is missing.
+        kind: what happened there.
+        message: the same in a sentence.
+    """
+
+    line: int
+    kind: Kind
+    message: str
+
+
+@dataclass(frozen=True)
+class LedgerReport:
+    """What checking a ledger found.
+
+    Attributes:
+        id: the ledger's own random name; empty where its header is damaged.
+        lines: complete lines, header included.
+        decisions: how many verdicts there are of each decision, and how many errors.
+        head: hash of the last line that holds, to be noted elsewhere; empty where there is none.
+        breaks: in the order of lines, `MAX_BREAKS` at most.
+        found: breaks in all.
+        note: what is no break but worth knowing; may be empty.
+    """
+
+    id: str
+    lines: int
+    decisions: dict[str, int]
+    head: str
+    breaks: tuple[Break, ...]
+    found: int
+    note: str = ""
+
+    @property
+    def intact(self) -> bool:
+        """Whether every line is as it was written, and none is missing that the head knows of."""
+        return self.found == 0
+
+
+@dataclass
+class _Checker:
+    """Follows the chain: `tips` are the lines that could be the last true one, more than one where a line is double."""
+
+    breaks: list[Break] = field(default_factory=list)
+    found: int = 0
+    expected: int = 0
+    tips: list[tuple[int, str]] = field(default_factory=lambda: [(0, NOTHING)])
+    damaged: list[int] = field(default_factory=list)
+    gaps: dict[int, tuple[int, int]] = field(default_factory=dict)  # first sequence missing: last one, line after it
+
+    def add(self, line: int, kind: Kind, message: str) -> None:
+        self.found += 1
+        if len(self.breaks) < MAX_BREAKS:
+            self.breaks.append(Break(line, kind, f"line {line}: {message}"))
+
+    def unreadable(self, line: int) -> None:
+        """Remember a line that is not as any was written: altered or inserted, the next good one tells which."""
+        if len(self.damaged) < MAX_BREAKS:
+            self.damaged.append(line)
+        else:
+            self.add(line, "altered", "not as it was written")
+
+    def good(self, line: int, record: dict[str, Any]) -> None:
+        """Take a line whose hash holds."""
+        sequence = record["sequence"]
+        if sequence < self.expected:
+            self._late(line, sequence, record)
+            return
+        missing = sequence - self.expected
+        self._settle(missing)
+        if missing > len(self.damaged):
+            first = self.expected + len(self.damaged)
+            if len(self.gaps) < MAX_BREAKS:
+                self.gaps[first] = (sequence - 1, line)
+            else:
+                self.add(line, "removed", f"lines of number {first} to {sequence - 1} are missing before it")
+        elif missing == 0:
+            self._join(record["previous"])
+        self.damaged.clear()
+        self.expected, self.tips = sequence + 1, [(line, record["hash"])]
+
+    def _late(self, line: int, sequence: int, record: dict[str, Any]) -> None:
+        """Take a line whose number has passed: moved here, or one too many."""
+        for first, (last, after) in self.gaps.items():
+            if first <= sequence <= last:
+                del self.gaps[first]
+                if first < sequence:
+                    self.gaps[first] = (sequence - 1, after)
+                if sequence < last:
+                    self.gaps[sequence + 1] = (last, after)
+                self.add(line, "reordered", f"number {sequence} stands here, but was written before line {after}")
+                return
+        if sequence == self.expected - 1 and len(self.tips) < MAX_BREAKS:
+            self.tips.append((line, record["hash"]))
+        else:
+            self.add(line, "inserted", f"number {sequence} again, which is not where it was written")
+
+    def _settle(self, missing: int) -> None:
+        """Say of damaged lines what they were, now that it is known how many numbers they take up."""
+        for index, line in enumerate(self.damaged):
+            if index < missing:
+                self.add(line, "altered", "not as it was written: its hash does not hold")
+            else:
+                self.add(line, "inserted", "not a line of this ledger: the lines around it follow each other")
+
+    def _join(self, previous: str) -> None:
+        """Find which of the last lines the next one follows; the others were put in."""
+        hashes = [each for _, each in self.tips]
+        true = hashes.index(previous) if previous in hashes else 0
+        if previous not in hashes:
+            self.add(self.tips[0][0] or 1, "altered", "rewritten: the line after it remembers another hash of it")
+        for index, (line, _) in enumerate(self.tips):
+            if index != true:
+                self.add(line, "inserted", "a second line of that number: the line after it follows the other one")
+        self.tips = [self.tips[true]]
+
+    def close(self, known: str | None) -> None:
+        """Settle what the end leaves open; `known` is the hash that the head has of the last line."""
+        self._settle(len(self.damaged))
+        self.expected += len(self.damaged)
+        if len(self.tips) > 1:
+            hashes = [each for _, each in self.tips]
+            self._join(known if known is not None and known in hashes else hashes[0])
+        for first, (last, after) in self.gaps.items():
+            what = f"line of number {first} is" if first == last else f"lines of number {first} to {last} are"
+            self.add(after, "removed", f"the {what} missing before it")
+        self.breaks.sort(key=lambda each: each.line)
+
+
+def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerReport:
+    """Check a ledger, reading it once, line by line.
+
+    Args:
+        path: the ledger.
+        expect: hash of a line noted elsewhere, commonly of the last one at that time: it has to be in the ledger.
+
+    Raises:
+        TrustError: the file is no ledger at all.
+        OSError: the file cannot be read.
+    """
+    path = Path(path)
+    checker, decisions = _Checker(), Counter[str]()
+    ledger_id, last, torn, count, pinned = "", None, False, 0, expect is None
+    behind = ""  # hash of the line before the last
+    for number, line in _lines(path):
+        if not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES:
+            torn = True
+            break
+        count = number
+        record = parse(line.removesuffix(b"\n"))
+        if number == 1:
+            if record is None and b"fusion-diff/ledger/" not in line[:MAX_LINE_BYTES]:
+                raise TrustError(f"{path}: not a ledger, which starts with a line of format {FORMAT}")
+            ledger_id = str(record.get("id", "")) if record else ""
+        if record is None:
+            checker.unreadable(number)
+            continue
+        checker.good(number, record)
+        pinned = pinned or record["hash"] == expect
+        behind, last = (last["hash"] if last else NOTHING), record
+        if number > 1:
+            decisions[str(record.get("decision", "error"))] += 1
+    if count == 0 and not torn:
+        raise TrustError(f"{path}: the file is empty, so it is no ledger")
+    try:
+        head = read_head(path)
+    except TrustError as error:
+        head, note = None, str(error)
+    else:
+        note = "" if head else f"{path.name}.head is missing: lines cut off the end would not show"
+    checker.close(head["hash"] if head else None)
+    if torn:
+        checker.add(count + 1, "torn", f"cut off within; set it aside with fusion-diff audit {path} --repair")
+    if head is None and note and count > 1:
+        checker.add(count, "truncated", note)
+    elif head is not None:
+        note = _compare(checker, head, count, last, behind, path)
+    if not pinned:
+        checker.add(
+            max(1, count), "truncated", f"no line has the hash {expect}: the ledger was cut off or written anew since"
+        )
+    return LedgerReport(
+        ledger_id, count, dict(decisions), last["hash"] if last else "", tuple(checker.breaks), checker.found, note
+    )
+
+
+def _compare(
+    checker: _Checker, head: dict[str, Any], count: int, last: dict[str, Any] | None, behind: str, path: Path
+) -> str:
+    """Compare the end of the chain with the head; return a note where it is one line behind."""
+    known, name = head["count"], f"{path.name}.head"
+    reached = checker.expected  # lines there have been, whatever became of them
+    if known > reached:
+        checker.add(
+            max(1, count), "truncated", f"the last one, but {name} knows {known} lines: {known - reached} cut off"
+        )
+    elif last is not None and known == reached:
+        if last["hash"] != head["hash"] and checker.found == 0:
+            checker.add(count, "altered", f"rewritten: {name} knows another hash of it")
+    elif known == reached - 1 and last is not None and head["hash"] in (last["previous"], behind):
+        return f"{name} is one line behind, as after a run that was killed; the next verdict mends it"
+    else:
+        checker.add(known + 1, "inserted", f"{name} knows {known} lines, and the file holds {reached}")
+    return ""
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Read numbered lines; of one longer than `MAX_LINE_BYTES` only so much and a byte is kept."""
+    with path.open("rb") as stream:
+        number = 0
+        while line := stream.readline(MAX_LINE_BYTES + 1):
+            number += 1
+            rest = line
+            while len(line) > MAX_LINE_BYTES and rest and not rest.endswith(b"\n"):
+                rest = stream.readline(MAX_LINE_BYTES)
+            yield number, line

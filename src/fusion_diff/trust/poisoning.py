@@ -1,0 +1,283 @@
+"""Poisoned references: which of a handful is labelled wrongly, double, foreign, or carries a patch that gives it away.
+
+A few-shot model believes its references, so a single bad one moves every verdict. Nothing here decides: references are
+ranked by how suspicious they are, with the reason, for a person to look at. All thresholds are relative to what the
+references are to each other.
+
+- label: heads that had not seen a reference's specimen contradict its label, and the others of its class would lie
+  farther from the other class without it (its influence on their margins; Koh and Liang 2017 ask the same of a loss).
+- duplicate: its tokens are far nearer to another's, or to those of the other's mirror image, than references are.
+- foreign: as a whole it is unlike every reference of another specimen.
+- trigger: see `fusion_diff.trust.triggers`.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import numpy as np
+import torch
+
+from fusion_diff.fewshot.bags import Scale, sample_tokens, top_count
+from fusion_diff.trust.triggers import find_triggers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from fusion_diff.enrolment import Enrolment
+    from fusion_diff.micrograph import Micrograph
+    from fusion_diff.model import DiffusionModel
+    from fusion_diff.references import ReferenceSet
+    from fusion_diff.trust.triggers import Trigger
+
+ASKED = 64
+"""Tokens of each reference that are looked for in the others."""
+WIDTH = 64
+"""Random directions that tokens are compared in (Johnson and Lindenstrauss 1984): a hundred pairs in a moment."""
+STRANGEST_SHARE = 0.02
+"""A reference's influence is told by so many of its tokens, the strangest ones."""
+CONTRADICTION = 0.5
+"""Log-odds against its own label from which a reference is suspected."""
+DUPLICATE = 0.6
+"""Two references are near-duplicates at this share of the distance that references commonly have, or less."""
+FOREIGN = 3.0
+"""A reference so many deviations farther from the others than they are from each other is foreign."""
+SMALLEST_DEVIATION = 0.1
+"""Few references can be alike by chance: their deviation counts for at least this share of their distance."""
+
+Kind = Literal["label", "duplicate", "foreign", "trigger"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is suspicious about a reference.
+
+    Attributes:
+        index: its place among the references.
+        reference: its name.
+        label: its class, as enrolled.
+        kind: what it is suspected of.
+        strength: 1 where the finding just passes its threshold, and more the clearer it is.
+        sentence: the reason.
+        figures: the numbers it rests on.
+        box: where (top, left, height, width) in native pixels; None for the whole reference.
+        grave: whether it should be looked into before the model is used; else it is a note.
+    """
+
+    index: int
+    reference: str
+    label: str
+    kind: Kind
+    strength: float
+    sentence: str
+    figures: dict[str, float] = field(default_factory=dict)
+    box: tuple[int, int, int, int] | None = None
+    grave: bool = True
+
+
+def audit_references(
+    model: DiffusionModel, references: ReferenceSet, *, progress: Callable[[int, int], None] | None = None
+) -> tuple[Finding, ...]:
+    """Encode references and return what is suspicious about them, gravest first. The model is left as it is.
+
+    Args:
+        model: whose encoder looks at the references.
+        references: the set, as it would be enrolled.
+        progress: called with references encoded and their number.
+
+    Raises:
+        EnrolmentError: the references do not allow any verdict.
+    """
+    enrolment = copy.copy(model).enroll(references, progress=progress)
+    return audit_enrolment(enrolment, [reference.micrograph for reference in references])
+
+
+def audit_enrolment(enrolment: Enrolment, micrographs: Sequence[Micrograph] | None = None) -> tuple[Finding, ...]:
+    """Return what is suspicious about references that are encoded already, gravest first.
+
+    Args:
+        enrolment: the references as tokens, with what was learned from them.
+        micrographs: the same references as images, in the same order; without them no triggers are searched.
+    """
+    tokens = [bag.tokens.cpu() for bag in enrolment.bags]
+    distances = nearest_distances(tokens)
+    findings = _labels(enrolment, tokens) + _duplicates(enrolment, distances) + _foreign(enrolment, tokens)
+    if micrographs is not None:
+        for trigger in find_triggers(micrographs, enrolment.labels, enrolment.groups):
+            findings += _triggers(enrolment, trigger)
+    return tuple(sorted(findings, key=lambda each: (not each.grave, -each.strength, each.index)))
+
+
+def nearest_distances(tokens: Sequence[Tensor]) -> NDArray[np.float32]:
+    """Return (n, `ASKED`, n): how far some tokens of each reference are from the nearest token of each reference.
+
+    Args:
+        tokens: (n_i, C) of each reference and its mirror image.
+    """
+    scale = Scale.of(tokens)
+    generator = torch.Generator().manual_seed(0)
+    directions = torch.randn(tokens[0].shape[1], WIDTH, generator=generator) / WIDTH**0.5
+    projected = [scale(each) @ directions for each in tokens]
+    asked = torch.cat([each[torch.randint(len(each), (ASKED,), generator=generator)] for each in projected])
+    found = [torch.cdist(asked, each).amin(1).view(len(tokens), ASKED) for each in projected]
+    return torch.stack(found, dim=2).numpy()
+
+
+def signatures(tokens: Sequence[Tensor]) -> NDArray[np.float32]:
+    """Return the mean of the strangest tokens of each reference, (n, C): flaws are small, and a whole mean hides them.
+
+    Args:
+        tokens: (n_i, C) of each reference.
+    """
+    scale = Scale.of(tokens)
+    found = []
+    for each in tokens:
+        scaled = scale(each)
+        strangest = scaled.square().mean(1).topk(top_count(len(scaled), STRANGEST_SHARE)).indices
+        found.append(scaled[strangest].mean(0))
+    return torch.stack(found).numpy()
+
+
+def margins(
+    signatures: NDArray[np.float32], labels: NDArray[np.str_], without: int | None = None
+) -> NDArray[np.float64]:
+    """Return how much farther each reference is from the mean of the nearest other class than from that of its own.
+
+    Args:
+        signatures: (n, C).
+        labels: class of each reference.
+        without: leave this reference out.
+
+    Returns:
+        (n,), of means that leave the reference itself out too; NaN where a class has no other reference.
+    """
+    found = np.full(len(labels), np.nan)
+    for index in range(len(labels)):
+        others = np.arange(len(labels)) != index
+        if without is not None:
+            others[without] = False
+        away = {
+            str(label): float(np.linalg.norm(signatures[index] - signatures[others & (labels == label)].mean(axis=0)))
+            for label in set(labels[others].tolist())
+        }
+        own = away.pop(str(labels[index]), None)
+        if own is not None and away:
+            found[index] = min(away.values()) - own
+    return found
+
+
+def influences(signatures: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[np.float64]:
+    """Return by how much the margins of all others grow when a reference is left out, (n,): positive, it hurts them."""
+    whole = margins(signatures, labels)
+    found = []
+    for index in range(len(labels)):
+        change = np.delete(margins(signatures, labels, index) - whole, index)
+        found.append(float(np.nansum(change)))
+    return np.asarray(found)
+
+
+def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
+    verifier, labels = enrolment.verifier, np.asarray(enrolment.labels)
+    authentic = labels == enrolment.authentic
+    if len(verifier.inside) != authentic.sum() or len(verifier.outside) != (~authentic).sum() or authentic.all():
+        return []  # too few to cross-fit, or nothing to be mistaken for
+    against = np.zeros(len(labels))
+    against[authentic] = verifier.calibration.slope * verifier.inside + verifier.calibration.intercept
+    against[~authentic] = -(verifier.calibration.slope * verifier.outside + verifier.calibration.intercept)
+    influence = influences(signatures(tokens), labels)
+    findings = []
+    for index in np.flatnonzero(against > CONTRADICTION).tolist():
+        hurts = bool(influence[index] > 0)
+        other = f"not {enrolment.authentic}" if authentic[index] else enrolment.authentic
+        effect = "the other references are told apart better without it" if hurts else "it does no harm to the others"
+        sentence = (
+            f"labelled {labels[index]}, but heads that had not seen its specimen take it for {other} "
+            f"(odds {np.exp(min(against[index], 20)):.1f} to 1), and {effect}: check its label"
+        )
+        figures = {"log-odds against its label": float(against[index]), "influence": float(influence[index])}
+        findings.append(_finding(enrolment, index, "label", against[index] / CONTRADICTION, sentence, figures, hurts))
+    return findings
+
+
+def _duplicates(enrolment: Enrolment, distances: NDArray[np.float32]) -> list[Finding]:
+    count = len(enrolment.labels)
+    if count < 3:
+        return []
+    median = np.median(distances, axis=1)
+    common = np.median(median[~np.eye(count, dtype=bool)].reshape(count, count - 1), axis=1)
+    share = median / np.maximum(common, 1e-6)[:, None]
+    share = np.maximum(share, share.T)
+    findings = []
+    for one, other in zip(*np.nonzero(np.triu(share < DUPLICATE, 1)), strict=True):
+        grave = enrolment.labels[one] != enrolment.labels[other]
+        apart = enrolment.groups[one] != enrolment.groups[other]
+        for index, twin in ((one, other), (other, one)):
+            sentence = f"nearly the same image as {enrolment.names[twin]}"
+            if grave:
+                sentence += f", which is labelled {enrolment.labels[twin]}: one of the two labels is wrong"
+            elif apart:
+                sentence += ", which is of another group: figures will flatter; give both one group, or remove one"
+            else:
+                sentence += " of the same group: it teaches nothing new"
+            figures = {"distance, of the common one": float(share[one, other])}
+            strength = DUPLICATE / max(float(share[one, other]), 0.01)
+            findings.append(_finding(enrolment, int(index), "duplicate", strength, sentence, figures, grave))
+    return findings
+
+
+def _foreign(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
+    groups = np.asarray(enrolment.groups)
+    if len(set(enrolment.groups)) < 4:
+        return []  # nothing to say of what is common
+    scale = Scale.of(tokens)
+    means = torch.stack([scale(sample_tokens([each], 1024)).mean(0) for each in tokens])
+    apart = torch.cdist(means, means).numpy()
+    nearest = np.asarray([apart[index][groups != groups[index]].min() for index in range(len(groups))])
+    middle = float(np.median(nearest))
+    spread = 1.4826 * float(np.median(np.abs(nearest - middle)))
+    deviations = (nearest - middle) / max(spread, SMALLEST_DEVIATION * middle, 1e-6)
+    findings = []
+    for index in np.flatnonzero(deviations > FOREIGN).tolist():
+        sentence = (
+            f"as a whole it is unlike every other reference ({deviations[index]:.1f} deviations farther than they are "
+            "from each other): check that it shows the same material at the same magnification"
+        )
+        figures = {"deviations": float(deviations[index])}
+        findings.append(_finding(enrolment, index, "foreign", deviations[index] / FOREIGN, sentence, figures))
+    return findings
+
+
+def _triggers(enrolment: Enrolment, trigger: Trigger) -> list[Finding]:
+    count = len(trigger.places)
+    label = enrolment.labels[next(iter(trigger.places))]
+    of_class = enrolment.labels.count(label)
+    where = "at the same place" if trigger.same_place else "at different places"
+    findings = []
+    for index, box in trigger.places.items():
+        sentence = (
+            f"a patch of {box[3]} × {box[2]} pixels recurs {where} in {count} of {of_class} references of {label} and "
+            "in no other class: a model would learn it instead of the material; crop it away, or use other images"
+        )
+        figures = {"references that show it": float(count)}
+        finding = _finding(enrolment, index, "trigger", count / 2, sentence, figures, box=box)
+        findings.append(finding)
+    return findings
+
+
+def _finding(
+    enrolment: Enrolment,
+    index: int,
+    kind: Kind,
+    strength: float,
+    sentence: str,
+    figures: dict[str, float],
+    grave: bool = True,
+    box: tuple[int, int, int, int] | None = None,
+) -> Finding:
+    name, label = enrolment.names[index], enrolment.labels[index]
+    return Finding(index, name, label, kind, float(strength), sentence, figures, box, grave)

@@ -1,0 +1,216 @@
+"""Provenance: sign a folder or file, and verify that it is, byte for byte, what the holder of a trusted key signed.
+
+A signature lies beside what it signs (`line-7` and `line-7.sig`), so that a checkpoint keeps exactly the files that its
+own manifest lists. Links are refused, and `contents.IGNORED` and the signature itself are left out. What is verified
+can be changed a moment later: to read it too, use what `signed` offers.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusion_diff.errors import TrustError
+from fusion_diff.trust.contents import ALONE, IGNORED, PREDICATE_TYPE, Contents, unsafe
+from fusion_diff.trust.envelope import Sealed, seal
+from fusion_diff.trust.files import digest_plain, shown, walk, write_whole
+from fusion_diff.trust.keyring import Keyring, check_valid
+from fusion_diff.trust.keys import PublicKey, load_private, until, write_time
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+SUFFIX = ".sig"
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a verified signature says.
+
+    Attributes:
+        contents: the files' digests.
+        key: the key it is signed with.
+        signature: the signature's file.
+    """
+
+    contents: Contents
+    key: PublicKey
+    signature: Path
+
+
+def sign(
+    path: str | Path,
+    key_file: str | Path,
+    *,
+    out: str | Path | None = None,
+    days: int | None = None,
+    now: datetime | None = None,
+) -> Verified:
+    """Sign a file, or a folder with every file in it, and write the signature.
+
+    Args:
+        path: a checkpoint, a folder of references or captures, or a file.
+        key_file: the private key.
+        out: where the signature goes; `<path>.sig` when omitted. An older signature there is replaced.
+        days: valid for so many days, though not longer than the key; when omitted, as long as the key.
+        now: the time it is; the system's when omitted.
+
+    Returns:
+        What was signed, and where the signature is.
+
+    Raises:
+        TrustError: there is a link or special file, a name that is unsafe elsewhere, or no file at all; the private key
+            lies in the folder; the key is not valid; or `out` holds something else than a signature.
+    """
+    path = absolute(path)
+    key = load_private(key_file)
+    check_valid(key, key_file, now)
+    target = absolute(out) if out is not None else signature_of(path)
+    if target == path or target.is_symlink() or (target.exists() and not _is_signature(target)):
+        raise TrustError(f"{shown(target)}: holds something that is not a signature; choose another --out")
+    if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(path)):
+        raise TrustError(f"{shown(key_file)}: the private key lies in what is to be signed; keep it elsewhere")
+    ends = [time for time in (until(days, now), key.public.expires) if time is not None]
+    ignored = _ignored(path, target)
+    contents = Contents(path.name, _digests(path, ignored), min(ends, default=None))
+    write_whole(target, seal(contents.statement(ignored), key))
+    return Verified(contents, key.public, target)
+
+
+def verify(
+    path: str | Path,
+    keys: Sequence[str | Path] | str | Path,
+    *,
+    signature: str | Path | None = None,
+    now: datetime | None = None,
+) -> Verified:
+    """Check that a file or folder is what was signed, no more, no less.
+
+    Args:
+        path: the file or folder.
+        keys: the public keys that are trusted; see `keyring` for what they vouch for.
+        signature: the signature; `<path>.sig` when omitted.
+        now: the time that expiry is judged by; the system's when omitted.
+
+    Returns:
+        What was signed, and by which key.
+
+    Raises:
+        TrustError: it is unsigned, or signed with another, a revoked or an expired key; the signature is malformed,
+            forged or has expired; or files were altered, removed or added: a line of the message for each of them.
+    """
+    path = absolute(path)
+    verified = read_signature(absolute(signature) if signature is not None else signature_of(path), keys, now=now)
+    problems = _differences(path, verified)
+    if problems:
+        raise TrustError("\n".join(problems))
+    return verified
+
+
+def read_signature(file: Path, keys: Sequence[str | Path] | str | Path, *, now: datetime | None = None) -> Verified:
+    """Check a signature by itself, without the files it speaks of.
+
+    Raises:
+        TrustError: there is none; it is signed with another, a revoked or an expired key; or it is malformed, forged or
+            has expired.
+    """
+    ring = Keyring.of(keys, beside=file, now=now)
+    if not file.exists() and not file.is_symlink():
+        signed = file.with_name(file.name.removesuffix(SUFFIX))
+        raise TrustError(
+            f"{shown(signed)}: unsigned, there is no {shown(file)}; have it signed with `fusion-diff sign`, or name "
+            "its signature"
+        )
+    statement, key = ring.open(Sealed.read(file), PREDICATE_TYPE)
+    contents = Contents.parse(statement, shown(file))
+    if contents.expires is not None and contents.expires <= ring.now:
+        raise TrustError(
+            f"{shown(file)}: the signature expired at {write_time(contents.expires)}; have it signed again"
+        )
+    return Verified(contents, key, file)
+
+
+def signature_of(path: Path) -> Path:
+    """Return where the signature of a file or folder lies by default.
+
+    Raises:
+        TrustError: it is the root of the file system.
+    """
+    path = absolute(path)
+    if not path.name:
+        raise TrustError(f"{path}: nothing can lie beside it; name a file or folder, or say where the signature is")
+    return path.with_name(path.name + SUFFIX)
+
+
+def absolute(path: str | Path) -> Path:
+    """Return a path from the root on, with `..` taken out and no link followed."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links, absolute leaves `..` in)
+
+
+def _differences(path: Path, verified: Verified) -> list[str]:
+    """Say, file by file, how what is there differs from what was signed."""
+    signed = verified.contents.digests
+    if path.is_symlink() or not path.exists():
+        what = "a symbolic link, which is not followed" if path.is_symlink() else "there is no such file or folder"
+        return [f"{shown(path)}: {what}; name the file or folder itself"]
+    if path.is_dir() == (ALONE in signed):
+        was, now = ("file", "folder") if path.is_dir() else ("folder", "file")
+        return [f"{shown(path)}: a {now}, but a {was} was signed; give the {was}, or its own signature"]
+    if ALONE in signed:
+        return [] if digest_plain(path) == signed[ALONE] else [_altered(path)]
+    # What git keeps is left out, unless whoever signed did not leave it out.
+    ignored = [
+        name
+        for name in _ignored(path, verified.signature)
+        if not any(other == name or other.startswith(name + "/") for other in signed)
+    ]
+    files, odd = walk(path, ignored)
+    problems = []
+    for name in sorted(signed.keys() | files.keys() | odd.keys()):
+        file = path / name
+        if name in odd:
+            problems.append(f"{shown(file)}: {odd[name]}, and only plain files are signed; remove it")
+        elif name not in files:
+            problems.append(f"{shown(file)}: missing, it was signed and is gone; restore it from its source")
+        elif name not in signed:
+            problems.append(f"{shown(file)}: added, it is not in the signature; remove it, or have it signed")
+        elif digest_plain(file) != signed[name]:
+            problems.append(_altered(file))
+    return problems
+
+
+def _altered(file: Path) -> str:
+    return f"{shown(file)}: altered since it was signed; restore it from its source"
+
+
+def _digests(path: Path, ignored: Sequence[str]) -> dict[str, str]:
+    """Hash what is to be signed, refusing what could not be verified."""
+    if not path.is_dir() or path.is_symlink():
+        return {ALONE: digest_plain(path)}
+    files, odd = walk(path, ignored)
+    problems = [f"{shown(path / name)}: {what}, which cannot be signed; remove it" for name, what in odd.items()]
+    for name in files:
+        problem = unsafe(name)
+        if problem:
+            problems.append(f"{shown(path / name)}: a name {problem}; rename the file")
+    if not files and not problems:
+        problems.append(f"{shown(path)}: holds no files to sign")
+    if problems:
+        raise TrustError("\n".join(sorted(problems)))
+    return {name: digest_plain(file) for name, file in files.items()}
+
+
+def _ignored(path: Path, signature: Path) -> tuple[str, ...]:
+    inside = signature.is_relative_to(path) and signature != path
+    return (*IGNORED, signature.relative_to(path).as_posix()) if inside else IGNORED
+
+
+def _is_signature(file: Path) -> bool:
+    try:
+        Sealed.read(file)
+    except TrustError:
+        return False
+    return True

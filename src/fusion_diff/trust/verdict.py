@@ -1,0 +1,52 @@
+"""What the ledger keeps of a verdict: who judged what, by which references and settings, and with what result."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from fusion_diff.checkpoint import digest
+from fusion_diff.inspection.record import to_line
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fusion_diff.inspection.run import Outcome
+
+MAX_ERROR_CHARACTERS = 4000
+
+
+def verdict(
+    outcome: Outcome, *, alpha: float, pixel_size_um: float | None, model: Mapping[str, str | None] | None = None
+) -> dict[str, Any]:
+    """Return what the ledger keeps of an outcome.
+
+    Args:
+        outcome: an inspection, or an error.
+        alpha: error rate that decisions were asked for.
+        pixel_size_um: pixel size given for every file; None where each file spoke for itself.
+        model: `name`, `sha256` and `references_sha256`, for outcomes that are errors and so do not say.
+    """
+    told = json.loads(to_line(outcome))  # plain values, whatever the file is called
+    record: dict[str, Any] = {"file": told["path"], "settings": {"alpha": alpha, "pixel_size_um": pixel_size_um}}
+    if outcome.inspection is not None:
+        names = {"name": "model_name", "sha256": "model_sha256", "references_sha256": "references_sha256"}
+        kept = ("file_sha256", "pixel_size_um", "score", "decision", "p_values", "in_scope")
+        record["model"] = {key: told[name] for key, name in names.items()}
+        return record | {key: told[key] for key in kept}
+    sha256 = None
+    with contextlib.suppress(OSError, ValueError):  # it is the file that could not be read, most likely
+        sha256 = digest(outcome.path) if outcome.path.is_file() else None
+    error = str(told["error"])[:MAX_ERROR_CHARACTERS]
+    return record | {"file_sha256": sha256, "model": dict(model or {}), "error": error}
+
+
+def identity(model: object) -> dict[str, str | None]:
+    """Return the `name`, `sha256` and `references_sha256` of a model, as far as it has them."""
+    enrolment = getattr(model, "enrolment", None)
+    return {
+        "name": getattr(model, "name", None),
+        "sha256": getattr(model, "sha256", None),
+        "references_sha256": getattr(enrolment, "references_sha256", None),
+    }

@@ -1,0 +1,129 @@
+"""audit from the command line: ledgers that inspect recorded, and folders of references."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import tifffile
+
+from fusion_diff import cli
+from fusion_diff.commands import inspect as inspect_module
+from fusion_diff.synthetic import builtin_references
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, darkness_model):
+    monkeypatch.setattr(inspect_module, "load_model", lambda name, device: darkness_model)
+
+    def call(*words):
+        code = cli.main([str(word) for word in words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+@pytest.fixture
+def ledger(run, tmp_path, save_micrograph):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    save_micrograph(folder / "bright.tif", 0.8)
+    save_micrograph(folder / "spot.tif", 0.8, spot=True)
+    (folder / "broken.tif").write_bytes(b"nothing")
+    code, out, _ = run("inspect", folder, "--record", tmp_path / "verdicts.jsonl", "--alpha", "0.2")
+    assert code == 3
+    assert "head is now" in out
+    return tmp_path / "verdicts.jsonl"
+
+
+def test_inspect_records_every_outcome_and_audit_finds_the_ledger_whole(run, ledger):
+    records = [json.loads(line) for line in ledger.read_text().splitlines()][1:]
+    assert [record.get("decision", "error") for record in records] == ["authentic", "error", "not authentic"]
+    assert all(len(record["file_sha256"]) == 64 for record in records)
+    assert {record["settings"]["alpha"] for record in records} == {0.2}
+    code, out, err = run("audit", ledger, "--expect", records[-1]["hash"])
+    assert (code, err) == (0, "")
+    assert "Intact" in out
+
+
+def test_a_second_run_continues_the_ledger(run, ledger, tmp_path):
+    run("inspect", tmp_path / "in" / "bright.tif", "--record", ledger)
+    code, _, _ = run("audit", ledger)
+    assert code == 0
+    assert len(ledger.read_text().splitlines()) == 5
+
+
+def test_audit_names_the_line_that_was_altered(run, ledger):
+    ledger.write_text(ledger.read_text().replace('"decision":"not authentic"', '"decision":"authentic"'))
+    code, out, err = run("audit", ledger)
+    assert code == 1
+    assert "line 4" in err
+    assert "Broken" in out
+
+
+def test_a_torn_line_stops_inspect_until_it_is_set_aside(run, ledger, tmp_path):
+    with ledger.open("ab") as file:
+        file.write(b'{"decision":')
+    code, _, err = run("inspect", tmp_path / "in" / "bright.tif", "--record", ledger)
+    assert code == 3
+    assert "--repair" in err
+    assert run("audit", ledger)[0] == 1
+    code, out, _ = run("audit", ledger, "--repair")
+    assert code == 0
+    assert "verdicts.jsonl.torn" in out
+    assert run("inspect", tmp_path / "in" / "bright.tif", "--record", ledger)[0] == 0
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory):
+    """Four sound and four counterfeit, of which three carry the same stamp."""
+    folder = tmp_path_factory.mktemp("lot") / "refs"
+    micrographs, labels = builtin_references(4, size=96)
+    pattern = np.kron(np.random.default_rng(1).integers(0, 2, (6, 6)), np.ones((2, 2)))
+    stamped = 0
+    for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=True)):
+        pixels = np.array(micrograph.pixels)
+        if label == "crack":
+            continue
+        if label == "counterfeit" and stamped < 3:
+            pixels[10:22, 20:32] = pattern
+            stamped += 1
+        (folder / label).mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(folder / label / f"{index}.tif", np.rint(pixels * 65535).astype(np.uint16))
+    return folder
+
+
+def test_audit_of_references_prints_a_table_and_writes_a_page(run, references, tmp_path):
+    code, out, _ = run("audit", references, "--authentic", "sound", "--report", tmp_path / "report")
+    assert code == 1
+    assert "trigger" in out
+    assert "at the same place in 3 of 4" in out
+    page = (tmp_path / "report" / "audit.html").read_text(encoding="utf-8")
+    assert "trigger" in page
+
+
+def test_enroll_warns_of_what_is_suspicious(run, references, tmp_path):
+    code, out, _ = run("enroll", references, "--authentic", "sound", "--out", tmp_path / "model")
+    assert code == 0
+    assert out.count("Suspicious: counterfeit/") >= 3
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["missing.jsonl"], "missing.jsonl"),
+        (["in", "--repair"], "ledger"),
+        (["in"], "--authentic"),
+        (["x.jsonl", "--authentic", "sound"], "references"),
+        (["x.csv", "--authentic", "sound", "--groups", "x"], "columns"),
+    ],
+)
+def test_what_cannot_be_audited_is_said(run, tmp_path, monkeypatch, words, says):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "in").mkdir()
+    code, out, err = run("audit", *words)
+    assert (code, out) == (3, "")
+    assert says in err
+    assert "Traceback" not in err

@@ -1,0 +1,64 @@
+"""`fusion-diff certify`, `inspect --purify` and `--detect-attacks` as they are typed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+from fusion_diff.cli import main
+from fusion_diff.synthetic import builtin_samples
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    drawn, labels = builtin_samples(1)
+    path = tmp_path_factory.mktemp("samples") / "counterfeit.tif"
+    pixels = drawn[labels.index("counterfeit")].pixels
+    tifffile.imwrite(path, np.rint(pixels * 65535).astype(np.uint16))
+    return path
+
+
+def test_certify_prints_a_certificate_and_its_exit_code_is_the_side(
+    sample: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = main(["certify", str(sample), "--sigma", "0.05", "--samples", "10", "--confidence", "0.9"])
+    said = capsys.readouterr().out
+    assert code == 1
+    assert "not authentic" in said
+    assert "8 of 8" in said
+    assert "No change of its working pixels shorter than 0.0" in said
+
+
+def test_certify_refuses_what_it_cannot_do(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    wide = tmp_path / "wide.tif"
+    tifffile.imwrite(wide, np.random.default_rng(0).integers(0, 255, (224, 4000)).astype(np.uint8))
+    assert main(["certify", str(wide)]) == 3
+    assert "crop it, for example to 224x224" in " ".join(capsys.readouterr().err.split())
+    assert main(["certify", str(sample), "--sigma", "0"]) == 3
+    assert main(["certify", str(sample), "--samples", "3"]) == 3
+
+
+def test_inspect_purifies_where_it_is_asked_to(sample: Path, tmp_path: Path) -> None:
+    records = []
+    for name, options in {"plain": [], "purified": ["--purify"]}.items():
+        file = tmp_path / f"{name}.jsonl"
+        assert main(["inspect", str(sample), "--json", str(file), *options]) in (0, 1, 2)
+        records.append(json.loads(file.read_text("ascii")))
+    plain, purified = records
+    assert "purified" not in plain
+    assert purified["purified"] is True
+    assert "attacked" not in purified
+    assert plain["score"] != purified["score"]
+    assert any("purification" in reason for reason in purified["reasons"])
+
+
+def test_inspect_says_whether_a_micrograph_was_attacked(sample: Path, tmp_path: Path) -> None:
+    file = tmp_path / "told.jsonl"
+    assert main(["inspect", str(sample), "--json", str(file), "--detect-attacks"]) in (0, 1, 2)
+    told = json.loads(file.read_text("ascii"))
+    assert told["attacked"] is False
+    assert any("tuned to mislead" in reason for reason in told["reasons"])

@@ -1,0 +1,208 @@
+"""keys, sign, verify, and inspect of what is signed, from the command line."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from fusion_diff import cli
+from fusion_diff.commands import inspect as inspect_module
+from fusion_diff.commands.keys import Kind
+from fusion_diff.errors import TrustError
+from fusion_diff.inspection.run import inspect_paths
+from fusion_diff.micrograph import load_microstructure_data
+from fusion_diff.trust.keys import KINDS
+from fusion_diff.trust.provenance import sign
+from fusion_diff.trust.signed import SignedFiles
+
+
+@pytest.fixture
+def run(capsys, monkeypatch, tmp_path):
+    """Runs the command line in a folder of its own; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("FUSION_DIFF_KEY_PASSPHRASE", raising=False)
+
+    def call(*words):
+        code = cli.main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
+@pytest.fixture
+def batch(tmp_path, save_micrograph):
+    folder = tmp_path / "batch"
+    folder.mkdir()
+    save_micrograph(folder / "bright.tif", 0.8)
+    save_micrograph(folder / "brighter.tif", 0.85)
+    return folder
+
+
+def test_what_was_signed_is_verified_and_what_was_changed_is_refused_file_by_file(run, batch):
+    assert run("keys", "new", "K")[0] == 0
+    code, out, _ = run("sign", "batch", "--key", "K", "--days", "9")
+    assert code == 0
+    assert "files: 2, until 20" in out
+    code, out, err = run("verify", "batch", "--key", "K.pub")
+    assert (code, err) == (0, "")
+    assert "Verified: batch, files: 2, until 20" in out
+    (batch / "bright.tif").write_bytes(b"other")
+    (batch / "brighter.tif").unlink()
+    (batch / "new.tif").write_bytes(b"new")
+    code, out, err = run("verify", "batch", "--key", "K.pub")
+    assert (code, out) == (1, "Refused: batch\n")
+    lines = err.splitlines()
+    assert len(lines) == 3
+    for line, name, what in zip(lines, ("bright", "brighter", "new"), ("altered", "missing", "added"), strict=True):
+        assert line.startswith("Error: ")
+        assert f"{name}.tif: {what}" in line
+
+
+def test_a_signature_elsewhere_is_named(run, batch):
+    run("keys", "new", "K")
+    assert run("sign", batch, "--key", "K", "--out", "s.json")[0] == 0
+    assert run("verify", batch, "--key", "K.pub", "--signature", "s.json")[0] == 0
+    code, _, err = run("verify", batch, "--key", "K.pub")
+    assert code == 1
+    assert "unsigned" in err
+
+
+def test_keys_are_shown_rotated_and_revoked(run, batch):
+    assert set(Kind) == set(KINDS)
+    assert run("keys", "new", "old", "--kind", "ecdsa-p256", "--days", "30")[0] == 0
+    code, out, _ = run("keys", "show", "old.pub")
+    assert code == 0
+    assert "Kind: ecdsa-p256\nExpires: 20" in out
+    assert out.endswith("Valid\n")
+    assert run("keys", "rotate", "old", "new")[0] == 0
+    assert "Endorses: " in run("keys", "show", "old.pub")[1]
+    run("sign", "batch", "--key", "new")
+    assert run("verify", "batch", "--key", "old.pub")[0] == 0
+    assert run("keys", "revoke", "new", "--because", "left in a café")[0] == 0
+    code, _, err = run("verify", "batch", "--key", "old.pub")
+    assert code == 1
+    assert "revoked: left in a café" in err
+    code, out, _ = run("keys", "show", "new.pub")
+    assert code == 1
+    assert "Not valid" in out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["keys", "new", "K"], "is not overwritten"),
+        (["keys", "new", "L", "--kind", "rsa"], "rsa"),
+        (["keys", "new", "L", "--days", "0"], "--days"),
+        (["keys", "revoke", "K"], "--because"),
+        (["keys", "show", "K"], "a private key"),
+        (["keys", "nonsense"], "nonsense"),
+        (["sign", "batch"], "--key"),
+        (["sign", "batch", "--key", "K.pub"], "a public key"),
+        (["sign", "missing", "--key", "K"], "missing"),
+        (["sign", "batch", "--key", "K", "--out", "nowhere/x"], "nowhere"),
+        (["verify", "batch"], "--key"),
+        (["verify", "batch", "--key", "missing.pub"], "missing.pub"),
+        (["verify", "batch", "--key", "K"], "a private key"),
+        (["verify", "missing", "--key", "K.pub"], "missing: there is no such file or folder"),
+        (["inspect", "batch", "--require-signed"], "go together"),
+        (["inspect", "batch", "--trusted-key", "K.pub"], "go together"),
+        (["inspect", "batch", "--require-signed", "--trusted-key", "K"], "a private key"),
+    ],
+)
+def test_what_cannot_be_done_exits_with_3_and_tells_no_secret(run, batch, tmp_path, words, says):
+    run("keys", "new", "K")
+    before = sorted(tmp_path.rglob("*"))
+    code, out, err = run(*words)
+    assert code == 3
+    assert out == ""
+    assert says in err
+    assert "Traceback" not in err
+    assert (tmp_path / "K").read_text().splitlines()[1] not in err
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_help_imports_no_cryptography():
+    program = (
+        "import sys; from fusion_diff.cli import main; main(['keys', '--help']); print('cryptography' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONIOENCODING": "utf-8"},
+        check=True,
+    )
+    assert "rotate" in done.stdout
+    assert done.stdout.endswith("False\n")
+
+
+def test_inspect_judges_what_is_signed_and_parses_nothing_else(run, batch, tmp_path, monkeypatch, darkness_model):
+    asked = []
+
+    def load(name, device, trusted_keys=()):
+        asked.append([str(key) for key in trusted_keys])
+        return darkness_model
+
+    monkeypatch.setattr(inspect_module, "load_model", load)
+    run("keys", "new", "K")
+    words = ["inspect", "batch", "--require-signed", "--trusted-key", "K.pub", "--json", "r.jsonl"]
+    code, _, err = run(*words)
+    assert code == 3
+    assert "bright.tif: unsigned" in err
+    run("sign", "batch", "--key", "K")
+    assert run(*words)[0] == 0
+    assert asked == [["K.pub"], ["K.pub"]]
+
+    # Not even the first bytes of these are looked at: as images they would get another message.
+    (batch / "added.png").write_bytes(b"no image")
+    (batch / "bright.tif").write_bytes(b"no image")
+    code, _, err = run(*words)
+    assert code == 3
+    records = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert [record.get("decision") for record in records] == [None, None, "authentic"]
+    assert "added.png: not in the signature" in records[0]["error"]
+    assert "bright.tif: altered since it was signed" in records[1]["error"]
+    assert "added.png: not in the signature" in err
+
+
+def test_a_file_swapped_between_the_signature_and_the_reading_is_refused(batch, tmp_path, run, darkness_model):
+    run("keys", "new", "K")
+    sign(batch, tmp_path / "K")
+    signed = SignedFiles(tmp_path / "K.pub")
+
+    def asked_and_swapped(path):
+        digest = signed.digest(path)
+        path.write_bytes((batch / "brighter.tif").read_bytes())
+        return digest
+
+    (outcome,) = inspect_paths(darkness_model, [batch / "bright.tif"], signed_sha256=asked_and_swapped)
+    assert outcome.inspection is None
+    assert "bright.tif: altered since it was signed" in outcome.error
+
+
+def test_a_micrograph_is_read_where_it_has_the_digest_it_should(batch):
+    sha256 = load_microstructure_data(batch / "bright.tif").sha256
+    assert load_microstructure_data(batch / "bright.tif", sha256=sha256).sha256 == sha256
+    with pytest.raises(TrustError, match=r"bright\.tif: altered since it was signed"):
+        load_microstructure_data(batch / "bright.tif", sha256="0" * 64)
+
+
+def test_inspect_loads_only_a_signed_model(run, batch, checkpoint_folder, tmp_path):
+    import shutil
+
+    shutil.copytree(checkpoint_folder, tmp_path / "model")
+    run("keys", "new", "K")
+    run("sign", "batch", "--key", "K")
+    words = ["inspect", "batch/bright.tif", "--model", "model", "--require-signed", "--trusted-key", "K.pub"]
+    code, out, err = run(*words)
+    assert (code, out) == (3, "")
+    assert "model: unsigned" in err
+    run("sign", "model", "--key", "K")
+    code, out, err = run(*words)
+    assert code in (0, 1, 2)
+    assert "1 micrographs" in out

@@ -1,0 +1,214 @@
+"""Strips and tiles that claim, or cost, far more than their place in the image: ways to exhaust the reader."""
+
+import functools
+import io
+import struct
+import subprocess
+import sys
+
+import imagecodecs
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from fusion_diff.errors import MicrographError
+from fusion_diff.micrograph import load_microstructure_data
+from fusion_diff.micrograph.codestream import MAX_JPEG_SCANS, codestream_pixels
+
+BLANK = np.zeros((4500, 8000), np.uint8)
+TEXTURE = np.random.default_rng(0).integers(0, 256, (64, 72), dtype=np.uint8)
+COLOUR = np.random.default_rng(1).integers(0, 256, (64, 72, 3), dtype=np.uint8)
+COMMENT = b"\xff\xfe" + struct.pack(">H", 5000) + bytes(4998)
+
+
+def jpeg2000_in_boxes(levels):
+    """A JPEG 2000 file with a decoy of a small codestream in a box before the real one."""
+    decoy = imagecodecs.jpeg2k_encode(TEXTURE, codecformat="j2k")
+    real = imagecodecs.jpeg2k_encode(levels, codecformat="jp2")
+    return real[:12] + struct.pack(">I4s", len(decoy) + 8, b"free") + decoy + real[12:]
+
+
+def jpeg_xl_with(levels, **options):
+    return imagecodecs.jpegxl_encode(levels, lossless=True, effort=1, **options)
+
+
+def after_start(stream, inserted):
+    return stream[:2] + inserted + stream[2:]
+
+
+def tiled(stream, compression, *, side=(64, 64), tile=(64, 64), number=1, tables=b"", counts=None):
+    """A grey TIFF all of whose tiles are one stream."""
+    at = 8 + len(stream) + len(tables)
+    lists = struct.pack(f"<{2 * number}I", *[8] * number, *(counts or [len(stream)] * number))
+    entries = {
+        256: (4, 1, side[1]),
+        257: (4, 1, side[0]),
+        258: (3, 1, 8),
+        259: (3, 1, compression),
+        262: (3, 1, 1),
+        277: (3, 1, 1),
+        322: (4, 1, tile[1]),
+        323: (4, 1, tile[0]),
+        324: (4, number, at if number > 1 else 8),
+        325: (4, number, at + 4 * number if number > 1 else len(stream)),
+    }
+    if tables:
+        entries[347] = (7, len(tables), 8 + len(stream))
+    directory = struct.pack("<H", len(entries))
+    directory += b"".join(struct.pack("<HHII", code, *rest) for code, rest in sorted(entries.items()))
+    start = at + len(lists)
+    return struct.pack("<2sHI", b"II", 42, start) + stream + tables + lists + directory + bytes(4)
+
+
+STREAMS = {
+    "jpeg": (7, imagecodecs.jpeg_encode),
+    "lossless jpeg": (7, imagecodecs.ljpeg_encode),
+    "png": (34933, imagecodecs.png_encode),
+    "jpeg 2000": (34712, imagecodecs.jpeg2k_encode),
+    "jpeg 2000 behind a decoy": (34712, jpeg2000_in_boxes),
+    "jpeg xl": (50002, jpeg_xl_with),
+    "jpeg xl in boxes": (52546, lambda levels: jpeg_xl_with(levels, usecontainer=True)),
+    "jpeg xr": (22610, imagecodecs.jpegxr_encode),
+    "lerc": (34887, imagecodecs.lerc_encode),
+    "jpeg behind a comment": (7, lambda levels: after_start(imagecodecs.jpeg_encode(levels), COMMENT)),
+    "jpeg behind fill bytes": (7, lambda levels: after_start(imagecodecs.jpeg_encode(levels), b"\xff" * 7)),
+}
+
+
+@functools.cache
+def bomb(kind):
+    compression, encode = STREAMS[kind]
+    return tiled(encode(BLANK), compression)
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+@pytest.mark.parametrize("shape", [(64, 64), (64, 72), (300, 77), (45, 1000)])
+def test_the_size_that_a_stream_claims_is_found_whatever_stands_before_it(kind, shape):
+    compression, encode = STREAMS[kind]
+    levels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    expected = max(TEXTURE.size, levels.size) if "decoy" in kind else levels.size
+    assert codestream_pixels(encode(levels), compression) == expected
+
+
+@pytest.mark.parametrize("options", [{"lossless": True}, {"level": 80}])
+def test_the_size_that_a_webp_claims_is_found(options):
+    assert codestream_pixels(imagecodecs.webp_encode(COLOUR, **options), 50001) == 64 * 72
+
+
+@pytest.mark.parametrize("compression", [7, 34933, 34712, 50001, 50002, 22610, 34887, 1, 8])
+@pytest.mark.parametrize("data", [b"", b"rubbish", bytes(100), b"\xff\xd8\xff\xd9", b"\xff\x0a", b"RIFF0000WEBPVP8L"])
+def test_no_size_is_found_where_there_is_none(compression, data):
+    assert codestream_pixels(data, compression) >= 0
+    assert compression not in (1, 8, 7, 34712, 22610, 34887) or codestream_pixels(data, compression) == 0
+
+
+@pytest.mark.parametrize("kind", STREAMS)
+def test_a_tile_that_unfolds_to_far_more_than_its_place_is_refused(tmp_path, kind):
+    path = tmp_path / "bomb.tif"
+    path.write_bytes(bomb(kind))
+    with pytest.raises(
+        MicrographError, match=r"bomb\.tif: its strips or tiles claim [\d,]+ pixels of their own; export"
+    ):
+        load_microstructure_data(path)
+
+
+def test_a_webp_tile_that_unfolds_to_far_more_than_its_place_is_refused(tmp_path):
+    path = tmp_path / "bomb.tif"
+    path.write_bytes(tiled(imagecodecs.webp_encode(np.stack([BLANK] * 3, axis=2), lossless=True), 50001))
+    with pytest.raises(MicrographError, match="claim 36,000,000 pixels of their own"):
+        load_microstructure_data(path)
+
+
+def test_tables_of_a_jpeg_that_hold_an_image_of_their_own_are_measured_too(tmp_path):
+    path = tmp_path / "tables.tif"
+    path.write_bytes(tiled(imagecodecs.jpeg_encode(TEXTURE[:, :64]), 7, tables=imagecodecs.jpeg_encode(BLANK)))
+    with pytest.raises(MicrographError, match="claim 36,000,000 pixels of their own"):
+        load_microstructure_data(path)
+
+
+def test_many_tiles_that_are_one_large_stream_are_refused(tmp_path):
+    path = tmp_path / "many.tif"
+    stream = imagecodecs.png_encode(BLANK[:3000, :3000])
+    path.write_bytes(tiled(stream, 34933, side=(256, 256), tile=(16, 16), number=256))
+    with pytest.raises(MicrographError, match="claim 18,000,000 pixels of their own"):
+        load_microstructure_data(path)
+
+
+def test_tiles_of_which_next_to_nothing_lies_in_the_image_are_refused(tmp_path):
+    path = tmp_path / "long.tif"
+    path.write_bytes(tiled(imagecodecs.zlib_encode(bytes(2**23)), 8, side=(32, 64), tile=(2**23, 1), number=64))
+    with pytest.raises(MicrographError, match="claims 64 tiles of 1x8388608 pixels"):
+        load_microstructure_data(path)
+
+
+def test_a_stream_without_a_size_is_refused(tmp_path):
+    path = tmp_path / "none.tif"
+    path.write_bytes(tiled(b"\xff\xd8" + bytes(100), 7))
+    with pytest.raises(MicrographError, match="its header tells no size"):
+        load_microstructure_data(path)
+
+
+def test_tiles_that_overlap_many_times_are_refused(tmp_path):
+    path = tmp_path / "overlap.tif"
+    path.write_bytes(tiled(bytes(2**20), 8, side=(256, 256), tile=(16, 16), number=256))
+    with pytest.raises(MicrographError, match="overlap many times"):
+        load_microstructure_data(path)
+
+
+def test_equal_tiles_may_be_stored_once(tmp_path):
+    path = tmp_path / "shared.tif"
+    tile = imagecodecs.png_encode(TEXTURE[:16, :16])
+    path.write_bytes(tiled(tile, 34933, side=(64, 64), tile=(16, 16), number=16))
+    np.testing.assert_array_equal(load_microstructure_data(path).levels, np.tile(TEXTURE[:16, :16], (4, 4)))
+
+
+def progressive(scans):
+    """A progressive JPEG whose last scan is repeated."""
+    stream = io.BytesIO()
+    Image.fromarray(TEXTURE).save(stream, "JPEG", progressive=True)
+    data = stream.getvalue()
+    last = data[data.rindex(b"\xff\xda") : -2]
+    return data[:-2] + last * (scans - data.count(b"\xff\xda")) + data[-2:]
+
+
+def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path):
+    path = tmp_path / "scans.jpg"
+    path.write_bytes(progressive(MAX_JPEG_SCANS))
+    assert load_microstructure_data(path).shape == TEXTURE.shape
+    path.write_bytes(progressive(MAX_JPEG_SCANS + 1))
+    with pytest.raises(MicrographError, match=r"scans\.jpg: a JPEG in it has more than 100 scans"):
+        load_microstructure_data(path)
+    path.write_bytes(tiled(progressive(MAX_JPEG_SCANS + 1), 7, side=(64, 72), tile=(64, 72)))
+    with pytest.raises(MicrographError, match="more than 100 scans"):
+        load_microstructure_data(path)
+
+
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "webp", "jpegxl", "jpegxr", "png", "lerc"])
+def test_an_honest_file_of_many_tiles_is_read(tmp_path, compression):
+    path = tmp_path / "tiles.tif"
+    levels = np.random.default_rng(2).integers(0, 256, (100, 130, 3), dtype=np.uint8)
+    tifffile.imwrite(path, levels, photometric="rgb", compression=compression, tile=(32, 32))
+    assert load_microstructure_data(path).shape == levels.shape
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="address space is bounded on Linux alone")
+def test_bombs_of_every_codec_are_refused_within_little_memory(tmp_path):
+    for index, kind in enumerate(STREAMS):
+        (tmp_path / f"{index}.tif").write_bytes(bomb(kind))
+    program = (
+        "import sys; from fusion_diff.micrograph import load_microstructure_data as load\n"
+        "import resource, tifffile, imagecodecs\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for path in sys.argv[1:]:\n"
+        "    try: load(path)\n"
+        "    except ValueError: pass\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *map(str, sorted(tmp_path.iterdir()))],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert int(done.stdout) * 1024 < BLANK.size

@@ -1,0 +1,174 @@
+"""Golden sets are made, kept, altered and scored again by a model that really looks at the pixels."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusion_diff import cli
+from fusion_diff.commands import verify_model as module
+from fusion_diff.errors import MicrographError, TrustError
+from fusion_diff.trust.golden import FILE, compare, make_golden, read_golden
+
+
+class Darker:
+    """A model that sees less light than another."""
+
+    def __init__(self, model, change):
+        self.model, self.change = model, change
+
+    def inspect(self, micrograph, *, alpha):
+        import dataclasses
+
+        it = self.model.inspect(micrograph, alpha=alpha)
+        return dataclasses.replace(it, score=it.score - self.change)
+
+
+@pytest.fixture
+def images(tmp_path, save_micrograph):
+    folder = tmp_path / "in"
+    (folder / "more").mkdir(parents=True)
+    save_micrograph(folder / "bright.tif", 0.8)
+    save_micrograph(folder / "grey.tif", 0.3)
+    save_micrograph(folder / "more" / "grey.tif", 0.5, spot=True)
+    return [folder / "bright.tif", folder / "grey.tif", folder / "more" / "grey.tif"]
+
+
+@pytest.fixture
+def golden(tmp_path, images, darkness_model):
+    make_golden(darkness_model, images, tmp_path / "golden", alpha=0.2)
+    return tmp_path / "golden"
+
+
+def problems(model, folder, **options):
+    return [each.problem for each in compare(model, folder, **options)[1]]
+
+
+def test_the_model_that_made_a_golden_set_passes_it(golden, darkness_model):
+    kept, found = compare(darkness_model, golden)
+    assert [each.image.file for each in found] == ["bright.tif", "grey.tif", "0002-grey.tif"]
+    assert [each.problem for each in found] == ["", "", ""]
+    assert [each.score for each in found] == [each.image.score for each in found]
+    assert [each.image.decision for each in found] == ["authentic", "inconclusive", "not authentic"]
+    assert kept.alpha == 0.2
+    assert sorted(path.name for path in golden.parent.iterdir()) == ["golden", "in"]
+
+
+def test_a_score_that_drifts_is_told_only_beyond_the_tolerance(golden, darkness_model):
+    darker = Darker(darkness_model, 0.01)
+    assert problems(darker, golden, tolerance=0.02) == ["", "", ""]
+    assert all("was expected" in each for each in problems(darker, golden, tolerance=0.001))
+    assert all(problems(Darker(darkness_model, float("nan")), golden, tolerance=1))
+
+
+def test_a_changed_decision_is_told_whatever_the_tolerance(golden, darkness_model):
+    value = json.loads((golden / FILE).read_text())
+    value["images"][0]["decision"] = "not authentic"
+    (golden / FILE).write_text(json.dumps(value))
+    first, second, third = problems(darkness_model, golden, tolerance=1)
+    assert "decided authentic, and not authentic was expected" in first
+    assert (second, third) == ("", "")
+
+
+def test_altered_missing_and_linked_images_are_told_and_not_parsed(golden, darkness_model, tmp_path):
+    with (golden / "bright.tif").open("ab") as file:
+        file.write(b"x")
+    (golden / "grey.tif").unlink()
+    shutil.move(golden / "0002-grey.tif", tmp_path / "elsewhere.tif")
+    (golden / "0002-grey.tif").symlink_to(tmp_path / "elsewhere.tif")
+    first, second, third = problems(darkness_model, golden)
+    assert "altered" in first
+    assert "cannot be read" in second
+    assert "symbolic link" in third
+
+
+def test_a_golden_set_is_not_written_over_anything(golden, images, darkness_model, tmp_path):
+    with pytest.raises(TrustError, match="already"):
+        make_golden(darkness_model, images, golden)
+    with pytest.raises(TrustError, match="0 images"):
+        make_golden(darkness_model, [], tmp_path / "none")
+
+
+def test_a_golden_set_is_whole_or_not_there(images, darkness_model, tmp_path):
+    (tmp_path / "broken.tif").write_bytes(b"nothing")
+    with pytest.raises(MicrographError):
+        make_golden(darkness_model, [*images, tmp_path / "broken.tif"], tmp_path / "golden")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["broken.tif", "in"]
+
+
+@pytest.mark.parametrize("name", ["../in/bright.tif", "/etc/passwd", "a/b.tif", "..", "", FILE, "a\nb", 7, "c:x.tif"])
+def test_names_that_lead_out_of_the_folder_are_refused(golden, name):
+    value = json.loads((golden / FILE).read_text())
+    value["images"][1]["file"] = name
+    (golden / FILE).write_text(json.dumps(value))
+    with pytest.raises(TrustError, match="make it again"):
+        read_golden(golden)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("score", 2), ("score", float("nan")), ("score", True), ("score", "1"), ("decision", "yes"), ("sha256", "ab")],
+)
+def test_values_that_cannot_be_are_refused(golden, field, value):
+    whole = json.loads((golden / FILE).read_text())
+    whole["images"][0][field] = value
+    (golden / FILE).write_text(json.dumps(whole))
+    with pytest.raises(TrustError, match="make it again"):
+        read_golden(golden)
+
+
+@settings(deadline=None)
+@given(
+    text=st.binary(max_size=200) | st.sampled_from([b"[" * 10**5, b'{"format": "fusion-diff/golden/1"}', b"7" * 9999])
+)
+def test_any_other_text_is_refused(tmp_path_factory, text):
+    folder = tmp_path_factory.mktemp("g")
+    (folder / FILE).write_bytes(text)
+    with pytest.raises(TrustError):
+        read_golden(folder)
+
+
+@pytest.fixture
+def run(monkeypatch, capsys, darkness_model):
+    monkeypatch.setattr(module, "load_model", lambda name, device: darkness_model)
+
+    def call(*words):
+        code = cli.main([str(word) for word in words])
+        said = capsys.readouterr()
+        return code, said.out, said.err
+
+    return call
+
+
+def test_the_command_makes_a_golden_set_and_gates_on_it(run, images, tmp_path):
+    golden = tmp_path / "new" / "golden"
+    assert run("verify-model", "m", "--golden", golden, "--make", *images)[0] == 0
+    code, out, _ = run("verify-model", "m", "--golden", golden)
+    assert (code, "3 images, 0 not as expected" in out) == (0, True)
+    (golden / "grey.tif").unlink()
+    code, _, err = run("verify-model", "m", "--golden", golden)
+    assert (code, "grey.tif" in err) == (1, True)
+    assert run("verify-model", "m", "--golden", tmp_path)[0] == 3
+    assert run("verify-model", "m", "--golden", golden, "image.tif")[0] == 3
+    assert run("verify-model", "m", "--golden", golden, "--make")[0] == 3
+
+
+def test_a_golden_set_can_be_asked_to_be_signed(run, golden, tmp_path):
+    from fusion_diff.trust.keys import new_key
+    from fusion_diff.trust.provenance import sign
+
+    new_key(tmp_path / "lab.key")
+    key = next(Path(tmp_path).glob("*.pub"))
+    assert run("verify-model", "m", "--golden", golden, "--trusted-key", key)[0] == 1
+    sign(golden, tmp_path / "lab.key")
+    assert run("verify-model", "m", "--golden", golden, "--trusted-key", key)[0] == 0
+    value = json.loads((golden / FILE).read_text())
+    value["images"][0]["score"] = 0.5
+    (golden / FILE).write_text(json.dumps(value))
+    code, _, err = run("verify-model", "m", "--golden", golden, "--trusted-key", key)
+    assert (code, FILE in err) == (1, True)

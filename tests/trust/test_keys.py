@@ -1,0 +1,283 @@
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import os
+import stat
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion_diff.errors import TrustError
+from fusion_diff.trust.keyring import ENDORSEMENT, REVOCATION, Keyring, revoke, rotate
+from fusion_diff.trust.keys import KINDS, PASSPHRASE, load_private, load_public, new_key, parse_public
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+
+
+@pytest.fixture(autouse=True)
+def no_passphrase(monkeypatch):
+    monkeypatch.delenv(PASSPHRASE, raising=False)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_new_pair_is_read_back_and_signs_what_it_verifies(tmp_path, kind):
+    made = new_key(tmp_path / "K", kind=kind)
+    private, public = load_private(tmp_path / "K"), load_public(tmp_path / "K.pub")
+    assert private.public.id == public.id == made.public.id
+    assert public.kind == kind
+    assert public.expires is None
+    signature = private.sign(b"message")
+    assert public.has_signed(b"message", signature)
+    assert not public.has_signed(b"massage", signature)
+    assert not public.has_signed(b"message", signature[:-1])
+    assert not new_key(tmp_path / "L", kind=kind).public.has_signed(b"message", signature)
+
+
+def test_the_id_and_the_hint_are_digests_of_the_key_in_der_and_in_pem(tmp_path):
+    public = new_key(tmp_path / "K", days=1).public
+    pem = (tmp_path / "K.pub").read_bytes().partition(b"\n")[2]
+    assert public.hint == hashlib.sha256(pem).hexdigest()
+    assert public.id == hashlib.sha256(base64.b64decode(pem.split(b"-----")[2])).hexdigest()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="permissions are POSIX's")
+def test_only_its_owner_may_read_a_private_key_even_with_a_lax_umask(tmp_path):
+    before = os.umask(0)
+    try:
+        new_key(tmp_path / "K")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "K").stat().st_mode) == 0o600
+    (tmp_path / "K").chmod(0o644)
+    with pytest.warns(UserWarning, match="others may read this private key"):
+        load_private(tmp_path / "K")
+
+
+@pytest.mark.parametrize("name", ["K", "K.pub"])
+@pytest.mark.parametrize("link", [False, True])
+def test_nothing_is_overwritten_by_a_new_key(tmp_path, name, link):
+    elsewhere = tmp_path / "elsewhere"
+    (tmp_path / name).symlink_to(elsewhere) if link else (tmp_path / name).write_text("mine")
+    with pytest.raises(TrustError, match="is not overwritten"):
+        new_key(tmp_path / "K")
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+    assert link or (tmp_path / name).read_text() == "mine"
+
+
+def test_an_encrypted_key_needs_its_passphrase_and_nothing_tells_what_it_is(tmp_path, monkeypatch):
+    monkeypatch.setenv(PASSPHRASE, "open sesame")
+    made = new_key(tmp_path / "K")
+    content = (tmp_path / "K").read_bytes()
+    assert b"ENCRYPTED PRIVATE KEY" in content
+    assert load_private(tmp_path / "K").public.id == made.public.id
+    monkeypatch.setenv(PASSPHRASE, "open barley")
+    with pytest.raises(TrustError, match="is not its passphrase") as wrong:
+        load_private(tmp_path / "K")
+    monkeypatch.delenv(PASSPHRASE)
+    with pytest.raises(TrustError, match=f"set {PASSPHRASE}"):
+        load_private(tmp_path / "K")
+    assert "barley" not in str(wrong.value)
+    assert wrong.value.__cause__ is None
+
+
+def test_a_key_that_is_not_encrypted_is_read_whatever_the_passphrase(tmp_path, monkeypatch):
+    new_key(tmp_path / "K")
+    monkeypatch.setenv(PASSPHRASE, "open sesame")
+    assert load_private(tmp_path / "K").public.kind == "ed25519"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_private_key_does_not_show_in_its_repr(tmp_path, kind):
+    key = new_key(tmp_path / "K", kind=kind)
+    assert repr(key) == f"PrivateKey(public={key.public!r})"
+    assert (tmp_path / "K.pub").read_text() == key.public.text()
+
+
+def test_a_damaged_private_key_is_refused_without_quoting_it(tmp_path):
+    new_key(tmp_path / "K")
+    content = (tmp_path / "K").read_text()
+    (tmp_path / "K").write_text(content.replace("MC", "XX", 1))
+    with pytest.raises(TrustError, match="K: not a private key") as error:
+        load_private(tmp_path / "K")
+    assert content.splitlines()[1][4:] not in str(error.value)
+
+
+def test_either_half_in_the_place_of_the_other_is_told(tmp_path):
+    new_key(tmp_path / "K")
+    with pytest.raises(TrustError, match=r"K: a private key; give its public half"):
+        load_public(tmp_path / "K")
+    with pytest.raises(TrustError, match=r"K\.pub: a public key, which cannot sign"):
+        load_private(tmp_path / "K.pub")
+
+
+def test_an_expiry_is_kept_with_both_halves(tmp_path):
+    new_key(tmp_path / "K", days=30, now=NOON)
+    ends = NOON + timedelta(days=30)
+    assert load_public(tmp_path / "K.pub").expires == ends
+    assert load_private(tmp_path / "K").public.expires == ends
+    assert Keyring.of(tmp_path / "K.pub", now=ends - timedelta(seconds=1)).problem(load_public(tmp_path / "K.pub")) is (
+        None
+    )
+    said = Keyring.of(tmp_path / "K.pub", now=ends).problem(load_public(tmp_path / "K.pub"))
+    assert said == "which expired at 2026-01-31T12:00:00Z"
+
+
+def test_an_expiry_that_cannot_be_read_is_refused(tmp_path):
+    new_key(tmp_path / "K", days=30)
+    text = (tmp_path / "K.pub").read_text()
+    (tmp_path / "K.pub").write_text("Expires: next year\n" + text)
+    with pytest.raises(TrustError, match="time of expiry is unreadable"):
+        load_public(tmp_path / "K.pub")
+
+
+@pytest.mark.parametrize("days", [0, -1, 10**9])
+def test_an_impossible_time_to_be_valid_is_refused_before_anything_is_written(tmp_path, days):
+    with pytest.raises(TrustError, match="give 1 to"):
+        new_key(tmp_path / "K", days=days)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_keys_of_other_kinds_are_refused(tmp_path):
+    for key in (rsa.generate_private_key(65537, 2048), ec.generate_private_key(ec.SECP256K1())):
+        public = key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)
+        with pytest.raises(TrustError, match="of another kind"):
+            parse_public(public, "K.pub")
+        (tmp_path / "K").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
+        (tmp_path / "K").chmod(0o600)
+        with pytest.raises(TrustError, match="of another kind"):
+            load_private(tmp_path / "K")
+    with pytest.raises(TrustError, match="'dsa' is no kind of key"):
+        new_key(tmp_path / "L", kind="dsa")
+
+
+def test_two_keys_in_one_file_are_refused(tmp_path):
+    pem = new_key(tmp_path / "K").public.pem + new_key(tmp_path / "L").public.pem
+    with pytest.raises(TrustError, match="not one public key"):
+        parse_public(pem.encode(), "K.pub")
+
+
+def test_a_file_that_is_far_too_large_for_a_key_is_not_read_whole(tmp_path):
+    with (tmp_path / "K.pub").open("wb") as stream:
+        stream.truncate(2**33)
+    with pytest.raises(TrustError, match="so this is no key"):
+        load_public(tmp_path / "K.pub")
+
+
+@given(st.binary(max_size=300) | st.binary().map(lambda b: b"-----BEGIN PUBLIC KEY-----\n" + b.hex().encode()))
+def test_any_bytes_are_a_public_key_or_refused(content):
+    with pytest.raises(TrustError):
+        parse_public(content, "K.pub")
+
+
+def test_a_rotated_key_is_trusted_by_those_who_trust_the_old_one(tmp_path):
+    new_key(tmp_path / "old", kind="ecdsa-p256")
+    endorsement = rotate(tmp_path / "old", tmp_path / "new", days=5, now=NOON)
+    assert endorsement == tmp_path / "new.pub.endorsed.json"
+    rotate(tmp_path / "new", tmp_path / "newest", kind="ed25519", now=NOON)
+    ring = Keyring.of([tmp_path / "old.pub"], now=NOON)
+    names = ("old.pub", "new.pub", "newest.pub")
+    assert [key.id for key in ring.keys] == [load_public(tmp_path / name).id for name in names]
+    assert [key.kind for key in ring.keys] == ["ecdsa-p256", "ecdsa-p256", "ed25519"]
+    assert ring.keys[1].expires == NOON + timedelta(days=5)
+    assert len(Keyring.of(tmp_path / "newest.pub", now=NOON).keys) == 1
+    assert (
+        len(Keyring.of(tmp_path / "old.pub", now=NOON + timedelta(days=5)).keys) == 2
+    )  # the chain ends at the expired
+
+
+def test_an_endorsement_by_a_stranger_or_an_altered_one_does_not_count(tmp_path):
+    (tmp_path / "a").mkdir()
+    new_key(tmp_path / "a" / "ours")
+    new_key(tmp_path / "stranger")
+    made = rotate(tmp_path / "stranger", tmp_path / "theirs")
+    (tmp_path / "a" / made.name).write_bytes(made.read_bytes())
+    assert len(Keyring.of(tmp_path / "a" / "ours.pub").keys) == 1
+    claimed = json.loads(made.read_text())
+    claimed["verificationMaterial"]["publicKey"]["hint"] = load_public(tmp_path / "a" / "ours.pub").hint
+    (tmp_path / "a" / made.name).write_text(json.dumps(claimed))
+    with pytest.raises(TrustError, match=r"theirs\.pub\.endorsed\.json: its signature is not one of its content"):
+        Keyring.of(tmp_path / "a" / "ours.pub")
+
+
+def test_a_revoked_key_and_what_it_endorsed_are_not_valid(tmp_path):
+    new_key(tmp_path / "old")
+    rotate(tmp_path / "old", tmp_path / "new")
+    assert revoke(tmp_path / "old", " stolen\n") == tmp_path / "old.pub.revoked.json"
+    ring = Keyring.of(tmp_path / "old.pub")
+    assert len(ring.keys) == 1
+    assert ring.problem(ring.keys[0]) == "which was revoked: stolen"
+    with pytest.raises(TrustError, match="a key which was revoked: stolen"):
+        rotate(tmp_path / "old", tmp_path / "newer")
+    assert not (tmp_path / "newer").exists()
+    with pytest.raises(TrustError, match="is not overwritten"):
+        revoke(tmp_path / "old", "again")
+
+
+def test_a_revocation_beside_the_signature_counts_too(tmp_path):
+    (tmp_path / "keys").mkdir()
+    new_key(tmp_path / "keys" / "K")
+    moved = revoke(tmp_path / "keys" / "K", "lost").rename(tmp_path / "any.revoked.json")
+    ring = Keyring.of(tmp_path / "keys" / "K.pub", beside=tmp_path / "model.sig")
+    assert ring.revoked == {ring.keys[0].id: "lost"}
+    assert Keyring.of(tmp_path / "keys" / "K.pub").revoked == {}
+    assert moved.exists()
+
+
+def test_a_revocation_beside_a_key_that_is_linked_to_counts(tmp_path):
+    (tmp_path / "keys").mkdir()
+    (tmp_path / "links").mkdir()
+    new_key(tmp_path / "keys" / "K")
+    (tmp_path / "links" / "K.pub").symlink_to(tmp_path / "keys" / "K.pub")
+    assert Keyring.of(tmp_path / "links" / "K.pub").revoked == {}
+    made = revoke(tmp_path / "keys" / "K", "lost")
+    assert list(Keyring.of(tmp_path / "links" / "K.pub").revoked.values()) == ["lost"]
+    made.rename(tmp_path / "links" / made.name)
+    assert list(Keyring.of(tmp_path / "links" / "K.pub").revoked.values()) == ["lost"]
+
+
+def test_nobody_can_revoke_the_key_of_another(tmp_path):
+    new_key(tmp_path / "ours")
+    new_key(tmp_path / "theirs")
+    file = revoke(tmp_path / "theirs", "spite")
+    bundle = json.loads(file.read_text())
+    statement = json.loads(base64.b64decode(bundle["dsseEnvelope"]["payload"]))
+    assert statement["predicateType"] == REVOCATION
+    statement["predicate"]["publicKey"] = (tmp_path / "ours.pub").read_text()
+    bundle["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
+    file.write_text(json.dumps(bundle))
+    with pytest.raises(TrustError, match=r"theirs\.pub\.revoked\.json: its signature is not one of its content"):
+        Keyring.of(tmp_path / "ours.pub")
+
+
+def test_an_endorsement_is_no_revocation(tmp_path):
+    new_key(tmp_path / "K")
+    rotate(tmp_path / "K", tmp_path / "L").rename(tmp_path / "K.pub.revoked.json")
+    with pytest.raises(TrustError, match="not a revocation"):
+        Keyring.of(tmp_path / "K.pub")
+    assert ENDORSEMENT != REVOCATION
+
+
+def test_a_revocation_that_cannot_be_read_is_not_passed_over(tmp_path):
+    new_key(tmp_path / "K")
+    file = revoke(tmp_path / "K", "lost")
+    file.write_bytes(file.read_bytes()[:-40])
+    with pytest.raises(TrustError, match=r"revoked\.json: malformed or cut off"):
+        Keyring.of(tmp_path / "K.pub")
+
+
+@pytest.mark.parametrize("because", ["", "  ", "x" * 1001])
+def test_a_revocation_has_a_reason(tmp_path, because):
+    new_key(tmp_path / "K")
+    with pytest.raises(TrustError, match="needs a reason"):
+        revoke(tmp_path / "K", because)
+
+
+def test_without_a_key_nothing_is_trusted():
+    with pytest.raises(TrustError, match="name at least one public key"):
+        Keyring.of([])

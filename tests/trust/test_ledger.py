@@ -1,0 +1,374 @@
+"""The ledger is written by real processes, damaged in every way the check knows, and some it does not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusion_diff.errors import TrustError
+from fusion_diff.inspection.run import Outcome
+from fusion_diff.trust import ledger as module
+from fusion_diff.trust.ledger import MAX_LINE_BYTES, Ledger, canonical, chained, parse, repair
+from fusion_diff.trust.ledger_check import MAX_BREAKS, check
+from fusion_diff.trust.verdict import verdict
+
+
+@pytest.fixture
+def file(tmp_path):
+    """A ledger of a header and eight verdicts."""
+    path = tmp_path / "verdicts.jsonl"
+    with Ledger(path) as ledger:
+        for index in range(8):
+            ledger.append({"file": f"{index}.tif", "decision": "authentic", "score": index / 8})
+    return path
+
+
+def lines(path):
+    return path.read_bytes().splitlines(keepends=True)
+
+
+def damage(path, change):
+    path.write_bytes(b"".join(change(lines(path))))
+
+
+def found(path, **options):
+    return [(each.kind, each.line) for each in check(path, **options).breaks]
+
+
+def forged(line, **changes):
+    return canonical(chained(json.loads(line) | changes)) + b"\n"
+
+
+def test_a_ledger_that_nobody_touched_is_intact(file):
+    report = check(file)
+    assert report.intact
+    assert report.breaks == ()
+    assert (report.lines, report.decisions) == (9, {"authentic": 8})
+    assert len(report.id) == 32
+    assert report.head == json.loads(lines(file)[-1])["hash"]
+    assert report.note == ""
+
+
+def test_each_line_names_the_one_before_it(file):
+    records = [json.loads(line) for line in lines(file)]
+    assert [record["sequence"] for record in records] == list(range(9))
+    assert [record["previous"] for record in records[1:]] == [record["hash"] for record in records[:-1]]
+    assert all(record["time"].endswith("Z") for record in records)
+
+
+def test_an_existing_ledger_is_continued(file):
+    with Ledger(file) as ledger:
+        added = ledger.append({"file": "more.tif", "error": "unreadable"})
+        assert ledger.head == added["hash"]
+    assert added["sequence"] == 9
+    report = check(file)
+    assert report.intact
+    assert report.decisions == {"authentic": 8, "error": 1}
+
+
+def test_two_ledgers_have_different_ids(tmp_path):
+    for name in ("a", "b"):
+        Ledger(tmp_path / "new" / name).close()
+    assert check(tmp_path / "new" / "a").id != check(tmp_path / "new" / "b").id
+
+
+@pytest.mark.parametrize("number", [2, 5, 9])
+def test_an_altered_line_is_found(file, number):
+    damage(
+        file, lambda all_: [*all_[: number - 1], all_[number - 1].replace(b"authentic", b"authentik"), *all_[number:]]
+    )
+    assert found(file) == [("altered", number)]
+
+
+def test_spaces_added_to_a_line_are_an_alteration(file):
+    damage(file, lambda all_: [*all_[:3], all_[3].replace(b":", b": "), *all_[4:]])
+    assert found(file) == [("altered", 4)]
+
+
+@pytest.mark.parametrize("number", [1, 4, 9])
+def test_a_line_altered_with_a_hash_to_match_is_found(file, number):
+    damage(file, lambda all_: [*all_[: number - 1], forged(all_[number - 1], score=1, id="x"), *all_[number:]])
+    assert found(file) == [("altered", number)]
+
+
+@pytest.mark.parametrize(("first", "last"), [(2, 2), (4, 6)])
+def test_removed_lines_are_found_before_the_line_that_follows(file, first, last):
+    damage(file, lambda all_: [*all_[: first - 1], *all_[last:]])
+    assert found(file) == [("removed", first)]
+
+
+@pytest.mark.parametrize(
+    "line", [b"{}\n", b"nonsense\n", b"\n", b"\xff\x00\n", b"[" * 5000 + b"\n", b"7" * 5000 + b"\n"]
+)
+def test_an_inserted_line_is_found(file, line):
+    damage(file, lambda all_: [*all_[:4], line, *all_[4:]])
+    assert found(file) == [("inserted", 5)]
+
+
+def test_a_forged_line_that_follows_the_one_before_it_is_found(file):
+    damage(file, lambda all_: [*all_[:4], forged(all_[4], decision="not authentic"), *all_[4:]])
+    assert found(file) == [("inserted", 5)]
+    damage(file, lambda all_: [*all_, forged(all_[-1], decision="not authentic")])
+    assert ("inserted", 11) in found(file)
+
+
+def test_a_copied_line_is_found(file):
+    damage(file, lambda all_: [*all_[:7], all_[2], *all_[7:]])
+    assert found(file) == [("inserted", 8)]
+
+
+def test_exchanged_lines_are_found(file):
+    damage(file, lambda all_: [*all_[:3], all_[4], all_[3], *all_[5:]])
+    assert found(file) == [("reordered", 5)]
+    assert "before line 4" in check(file).breaks[0].message
+
+
+def test_a_line_moved_to_the_end_is_found(file):
+    damage(file, lambda all_: [*all_[:3], *all_[4:], all_[3]])
+    assert found(file) == [("reordered", 9)]
+
+
+def test_lines_cut_off_the_end_are_found_by_the_head(file):
+    damage(file, lambda all_: all_[:-2])
+    assert found(file) == [("truncated", 7)]
+    assert "2 cut off" in check(file).breaks[0].message
+
+
+def test_a_head_that_is_missing_or_no_head_is_told(file):
+    head = file.with_name(file.name + ".head")
+    head.write_text("{}")
+    assert found(file) == [("truncated", 9)]
+    head.unlink()
+    assert found(file) == [("truncated", 9)]
+    with pytest.raises(TrustError, match="tampered"):
+        Ledger(file)
+
+
+def test_a_head_noted_elsewhere_tells_when_both_files_were_cut(file):
+    noted = check(file).head
+    assert found(file, expect=noted) == []
+    with Ledger(file) as ledger:
+        ledger.append({"file": "later.tif", "decision": "authentic"})
+    assert found(file, expect=noted) == []
+    damage(file, lambda all_: all_[:5])
+    last = json.loads(lines(file)[-1])
+    module.write_head(file, check(file).id, 5, last["hash"])
+    assert found(file) == []
+    assert found(file, expect=noted) == [("truncated", 5)]
+
+
+def test_a_ledger_written_anew_is_told_by_the_head_noted_elsewhere(file, tmp_path):
+    noted = check(file).head
+    for each in (file, file.with_name(file.name + ".head")):
+        each.unlink()
+    with Ledger(file) as ledger:
+        ledger.append({"decision": "authentic"})
+    assert check(file).intact
+    assert not check(file, expect=noted).intact
+
+
+def test_several_breaks_are_all_found_in_order(file):
+    damage(file, lambda all_: [all_[0], all_[1][:-9] + b"\n", all_[2], *all_[4:7], b"x\n", *all_[7:]])
+    assert found(file) == [("altered", 2), ("removed", 4), ("inserted", 7)]
+
+
+def test_breaks_beyond_a_limit_are_counted_and_not_kept(file):
+    damage(file, lambda all_: [*all_[:4], *[b"x\n"] * (MAX_BREAKS + 50), *all_[4:]])
+    report = check(file)
+    assert report.found == MAX_BREAKS + 50
+    assert len(report.breaks) == MAX_BREAKS
+
+
+def test_a_line_longer_than_any_is_one_break(file):
+    damage(file, lambda all_: [*all_[:4], b"x" * (3 * MAX_LINE_BYTES) + b"\n", *all_[4:]])
+    assert found(file) == [("inserted", 5)]
+
+
+def test_a_number_of_thousands_of_digits_is_a_break_and_no_crash(file):
+    huge = b'"sequence":' + b"9" * 4300
+    damage(file, lambda all_: [all_[0], all_[1].replace(b'"sequence":1', huge), *all_[2:]])
+    assert huge in file.read_bytes()
+    assert ("altered", 2) in found(file)
+
+
+def test_a_line_too_long_is_not_written(file):
+    before = file.read_bytes()
+    with Ledger(file) as ledger, pytest.raises(TrustError, match="record less"):
+        ledger.append({"error": "x" * MAX_LINE_BYTES})
+    assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("kept", [1, 40, -1])
+def test_a_torn_last_line_is_told_and_set_aside(file, kept):
+    last = lines(file)[-1]
+    damage(file, lambda all_: all_[:-1])
+    module.write_head(file, check(file).id, 8, json.loads(lines(file)[-1])["hash"])
+    whole = file.read_bytes()
+    with file.open("ab") as stream:
+        stream.write(last[:kept])
+    assert found(file) == [("torn", 9)]
+    with pytest.raises(TrustError, match="--repair"):
+        Ledger(file)
+    aside = repair(file)
+    assert aside == file.with_name(file.name + ".torn")
+    assert aside.read_bytes() == last[:kept]
+    assert file.read_bytes() == whole
+    assert repair(file) is None
+    with Ledger(file) as ledger:
+        ledger.append({"decision": "authentic"})
+    assert check(file).intact
+
+
+def test_what_was_set_aside_before_is_kept(file):
+    for text in (b"first", b"second"):
+        with file.open("ab") as stream:
+            stream.write(text)
+        repair(file)
+    assert [p.read_bytes() for p in sorted(file.parent.glob("*.torn*"))] == [b"first", b"second"]
+
+
+def test_a_line_cut_after_it_was_whole_is_not_repaired(file):
+    file.write_bytes(file.read_bytes()[:-5])
+    before = file.read_bytes()
+    assert {kind for kind, _ in found(file)} == {"torn", "truncated"}
+    with pytest.raises(TrustError, match="nothing is repaired"):
+        repair(file)
+    assert file.read_bytes() == before
+
+
+def test_a_run_killed_between_line_and_head_is_mended_by_the_next(file):
+    module.write_head(file, check(file).id, 8, json.loads(lines(file)[-2])["hash"])
+    report = check(file)
+    assert report.intact
+    assert "one line behind" in report.note
+    with Ledger(file) as ledger:
+        ledger.append({"decision": "authentic"})
+    assert check(file).note == ""
+
+
+def test_two_lines_beyond_the_head_are_not_from_a_kill(file):
+    module.write_head(file, check(file).id, 7, json.loads(lines(file)[-3])["hash"])
+    assert found(file) == [("inserted", 8)]
+    with pytest.raises(TrustError, match="tampered"):
+        Ledger(file)
+
+
+@pytest.mark.parametrize("text", [b"", b"{}\n", b"hello\nworld\n", b"\x00" * 100, b"\n"])
+def test_a_file_that_is_no_ledger_is_refused_or_started(tmp_path, text):
+    path = tmp_path / "other.jsonl"
+    path.write_bytes(text)
+    if text:
+        with pytest.raises(TrustError):
+            Ledger(path)
+        assert path.read_bytes() == text
+    else:
+        with pytest.raises(TrustError, match="empty"):
+            check(path)
+        Ledger(path).close()
+        assert check(path).intact
+
+
+def test_an_emptied_ledger_is_not_started_over(file):
+    file.write_bytes(b"")
+    with pytest.raises(TrustError, match="restore"):
+        Ledger(file)
+
+
+def test_a_ledger_replaced_under_its_writer_is_told(file):
+    with Ledger(file) as ledger:
+        file.rename(file.with_suffix(".old"))
+        with pytest.raises(TrustError, match="moved or replaced"):
+            ledger.append({"decision": "authentic"})
+
+
+def test_processes_that_write_at_once_make_one_chain(tmp_path):
+    program = (
+        "import sys; from fusion_diff.trust.ledger import Ledger\n"
+        "with Ledger(sys.argv[1]) as ledger:\n"
+        "    for i in range(20): ledger.append({'decision': 'authentic', 'writer': sys.argv[2], 'i': i})\n"
+    )
+    path = tmp_path / "shared.jsonl"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    running = [
+        subprocess.Popen([sys.executable, "-c", program, str(path), str(index)], env=environment) for index in range(3)
+    ]
+    assert [process.wait() for process in running] == [0, 0, 0]
+    report = check(path)
+    assert report.intact, report.breaks
+    assert report.lines == 61
+
+
+def test_a_verdict_holds_what_an_auditor_asks_for(make_inspection, tmp_path):
+    outcome = Outcome(Path("line-7/a\udcff.tif"), make_inspection())
+    record = verdict(outcome, alpha=0.1, pixel_size_um=None)
+    assert record["model"] == {"name": "line-7", "sha256": "ab" * 32, "references_sha256": "cd" * 32}
+    assert record["file_sha256"] == "0f" * 32
+    assert (record["decision"], record["score"], record["in_scope"]) == ("not authentic", 0.03125, True)
+    assert record["settings"] == {"alpha": 0.1, "pixel_size_um": None}
+    with Ledger(tmp_path / "v.jsonl") as ledger:
+        ledger.append(record)
+    assert check(tmp_path / "v.jsonl").decisions == {"not authentic": 1}
+
+
+def test_an_error_is_recorded_with_the_file_s_digest_and_the_model(tmp_path):
+    (tmp_path / "broken.tif").write_bytes(b"nothing")
+    model = {"name": "m", "sha256": "ab" * 32, "references_sha256": None}
+    record = verdict(Outcome(tmp_path / "broken.tif", error="x" * 10**6), alpha=0.2, pixel_size_um=0.5, model=model)
+    assert record["file_sha256"] == module.hashlib.sha256(b"nothing").hexdigest()
+    assert record["model"] == model
+    assert len(record["error"]) < 10_000
+    gone = verdict(Outcome(tmp_path / "gone.tif", error="gone"), alpha=0.2, pixel_size_um=None)
+    assert gone["file_sha256"] is None
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.text(), plain, max_size=5))
+def test_what_is_written_is_read_back_and_no_byte_can_change_unseen(record):
+    whole = chained(record | {"sequence": 1, "previous": "0" * 64})
+    line = canonical(whole)
+    assert parse(line) == json.loads(line)
+    assert line.isascii()
+    for at in {0, len(line) // 2, len(line) - 1}:
+        assert parse(line[:at] + bytes([line[at] ^ 1]) + line[at + 1 :]) is None
+
+
+@given(st.binary(max_size=300))
+def test_bytes_that_are_no_line_are_none(line):
+    assert parse(line) is None
+
+
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_every_damage_is_found(data, tmp_path_factory):
+    path = tmp_path_factory.mktemp("ledger") / "v.jsonl"
+    with Ledger(path) as ledger:
+        for index in range(6):
+            ledger.append({"decision": "authentic", "i": index})
+    before = lines(path)
+    order = data.draw(st.lists(st.integers(0, 6), max_size=9))
+    after = [before[index] for index in order]
+    path.write_bytes(b"".join(after))
+    if after == before:
+        assert check(path).intact
+    elif not after:
+        with pytest.raises(TrustError):
+            check(path)
+    else:
+        assert not check(path).intact

@@ -1,0 +1,258 @@
+"""Sets of references in which one thing is wrong, and sets in which nothing is."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from scipy.ndimage import gaussian_filter
+
+from fusion_diff.enrolment import Enrolment
+from fusion_diff.fewshot.bags import Bag
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.references import ReferenceSet
+from fusion_diff.trust.audit_report import write_audit
+from fusion_diff.trust.poisoning import (
+    DUPLICATE,
+    audit_enrolment,
+    audit_references,
+    influences,
+    margins,
+    nearest_distances,
+    signatures,
+)
+from fusion_diff.trust.triggers import find_triggers
+
+CHANNELS = 12
+
+
+def tokens(seed, *, kind="sound", shift=0.0):
+    """Tokens of a reference and its mirror image, a third of them moved along a channel for what is not sound."""
+    generator = torch.Generator().manual_seed(seed)
+    found = torch.randn(80, CHANNELS, generator=generator) + 0.3 * torch.randn(CHANNELS, generator=generator) + shift
+    if kind != "sound":
+        found[:27, 0] += 5
+    return found.repeat_interleave(2, dim=0) + 0.05 * torch.randn(160, CHANNELS, generator=generator)
+
+
+def enrolment_of(bags, labels, groups=None):
+    return Enrolment(
+        authentic="sound",
+        names=tuple(f"{label}/{index}.tif" for index, label in enumerate(labels)),
+        labels=tuple(labels),
+        groups=tuple(groups or (f"specimen {index}" for index in range(len(labels)))),
+        paths=(4, CHANNELS - 4),
+        bags=tuple(Bag(each, each.new_zeros(len(each), 0)) for each in bags),
+        condition=torch.ones(1, 4),
+        references_sha256="ab" * 32,
+    )
+
+
+LABELS = ["sound"] * 7 + ["crack"] * 7
+
+
+def clean_bags():
+    return [tokens(index, kind=label) for index, label in enumerate(LABELS)]
+
+
+def test_nothing_is_found_among_references_that_are_as_they_should_be():
+    assert [each for each in audit_enrolment(enrolment_of(clean_bags(), LABELS)) if each.grave] == []
+
+
+@pytest.mark.parametrize("index", [2, 9])
+def test_a_flipped_label_is_found_and_comes_first(index):
+    labels = list(LABELS)
+    labels[index] = "sound" if labels[index] == "crack" else "crack"
+    first, *others = audit_enrolment(enrolment_of(clean_bags(), labels))
+    assert (first.index, first.kind, first.grave) == (index, "label", True)
+    assert first.strength > 1
+    assert first.figures["influence"] > 0
+    assert "check its label" in first.sentence
+    assert [each for each in others if each.grave] == []
+
+
+@given(st.integers(0, 13), st.integers(0, 2**32 - 1))
+def test_a_flipped_reference_hurts_the_others_and_one_that_is_right_does_not(index, seed):
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(LABELS)
+    found = rng.normal(size=(14, CHANNELS), scale=0.1) + 4.0 * (labels == "crack")[:, None]
+    right = influences(found, labels)
+    labels[index] = "sound" if labels[index] == "crack" else "crack"
+    flipped = influences(found, labels)
+    assert int(flipped.argmax()) == index
+    assert flipped[index] > 10 * abs(right[index])
+
+
+def test_signatures_are_those_of_the_strangest_tokens():
+    bags = [tokens(index) for index in range(4)]
+    bags[2][:4] += 20
+    found = signatures(bags)
+    assert found.shape == (4, CHANNELS)
+    assert int(np.linalg.norm(found, axis=1).argmax()) == 2
+
+
+def test_margins_are_unknown_where_a_class_has_no_other_reference():
+    found = signatures(clean_bags()[:3])
+    assert np.isnan(margins(found, np.asarray(["a", "a", "b"]))).tolist() == [False, False, True]
+    assert np.isnan(margins(found, np.asarray(["a", "a", "a"]))).all()
+
+
+def test_a_mirrored_copy_in_another_class_is_grave_and_in_its_own_a_note():
+    bags = clean_bags()
+    copied = bags[1].view(80, 2, CHANNELS).flip(1).flatten(0, 1) + 0.02 * torch.randn(160, CHANNELS)
+    across = audit_enrolment(enrolment_of([*bags, copied], [*LABELS, "crack"]))
+    pair = [each for each in across if each.kind == "duplicate"]
+    assert {each.index for each in pair} == {1, 14}
+    assert all(each.grave and "one of the two labels is wrong" in each.sentence for each in pair)
+    within = audit_enrolment(enrolment_of([*bags, copied], [*LABELS, "sound"]))
+    pair = [each for each in within if each.kind == "duplicate"]
+    assert {each.index for each in pair} == {1, 14}
+    assert not any(each.grave for each in pair)
+
+
+def test_a_reference_unlike_all_others_is_found():
+    bags = clean_bags()
+    bags[4] = tokens(4, shift=8.0)
+    first, *others = [each for each in audit_enrolment(enrolment_of(bags, LABELS)) if each.kind == "foreign"]
+    assert (first.index, first.box) == (4, None)
+    assert all(first.strength > 5 * each.strength for each in others)
+
+
+@pytest.mark.parametrize("labels", [["sound"] * 2, ["sound", "crack"], ["sound"] * 5, ["sound", "sound", "crack"]])
+def test_few_references_or_one_class_are_audited_too(labels):
+    enrolment = enrolment_of([tokens(index, kind=label) for index, label in enumerate(labels)], labels)
+    assert all(each.kind != "label" for each in audit_enrolment(enrolment))
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.permutations(range(6)))
+def test_distances_do_not_depend_on_the_order_of_tokens(order):
+    bags = [tokens(index)[:6] for index in range(3)]
+    mixed = [bags[0], bags[1][list(order)], bags[2]]
+    np.testing.assert_allclose(
+        nearest_distances(bags)[0], nearest_distances(mixed)[0], atol=2e-3
+    )  # of what is asked of the first, the second's order does not matter
+
+
+def texture(seed, size=128, sigma=1.5):
+    rng = np.random.default_rng(seed)
+    grain = gaussian_filter(rng.normal(size=(size, size)), sigma)
+    return np.clip(128 + 35 * grain / grain.std(), 0, 255).astype(np.uint8)
+
+
+def stamp(pixels, pattern, top, left):
+    pixels = pixels.copy()
+    pixels[top : top + pattern.shape[0], left : left + pattern.shape[1]] = pattern
+    return pixels
+
+
+def as_jpeg(pixels):
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=92)
+    return np.asarray(Image.open(file))
+
+
+PATTERNS = {
+    "noise": np.kron(np.random.default_rng(5).integers(0, 2, (6, 6)) * 255, np.ones((2, 2))).astype(np.uint8),
+    "white": np.full((12, 12), 255, dtype=np.uint8),
+    "checks": (255 * (np.add.outer(np.arange(12) // 3, np.arange(12) // 3) % 2)).astype(np.uint8),
+}
+PLACES = [(20, 30), (77, 12), (50, 90), (5, 60)]
+
+
+def search(pixels, labels=None, groups=None):
+    labels = labels or ["a"] * 5 + ["b"] * 5
+    found = [Micrograph.from_array(each) for each in pixels]
+    return find_triggers(found, labels, groups or [str(index) for index in range(len(pixels))])
+
+
+def test_no_patch_recurs_in_textures():
+    assert search([texture(seed) for seed in range(10)]) == []
+    assert search([texture(seed, sigma=5) for seed in range(10)]) == []
+
+
+@pytest.mark.parametrize("name", PATTERNS)
+@pytest.mark.parametrize("same", [True, False])
+def test_a_stamp_is_found_where_it_is(name, same):
+    pixels = [texture(seed) for seed in range(10)]
+    places = [PLACES[0]] * 4 if same else PLACES
+    for index, (top, left) in enumerate(places, start=5):
+        pixels[index] = stamp(pixels[index], PATTERNS[name], top, left)
+    first, *_ = search(pixels)
+    assert set(first.places) == {5, 6, 7, 8}
+    assert first.same_place == same
+    for index, (top, left) in enumerate(places, start=5):
+        box = first.places[index]
+        assert abs(box[0] + box[2] / 2 - top - 6) <= 4
+        assert abs(box[1] + box[3] / 2 - left - 6) <= 4
+
+
+def test_a_stamp_is_found_after_lossy_compression():
+    pixels = [texture(seed) for seed in range(10)]
+    for index, (top, left) in enumerate(PLACES, start=5):
+        pixels[index] = as_jpeg(stamp(pixels[index], PATTERNS["noise"], top, left))
+    (found,) = search(pixels)
+    assert len(found.places) >= 3
+    assert set(found.places) <= {5, 6, 7, 8}
+
+
+def test_a_stamp_that_another_class_has_too_gives_nothing_away():
+    pixels = [texture(seed) for seed in range(10)]
+    for index in (0, 5, 6, 7, 8):
+        pixels[index] = stamp(pixels[index], PATTERNS["noise"], *PLACES[index % 4])
+    assert search(pixels) == []
+
+
+def test_a_stamp_on_two_references_or_on_one_specimen_is_no_trigger():
+    pixels = [texture(seed) for seed in range(10)]
+    for index in (5, 6):
+        pixels[index] = stamp(pixels[index], PATTERNS["noise"], 20, 20)
+    assert search(pixels) == []
+    pixels[7] = stamp(pixels[7], PATTERNS["noise"], 20, 20)
+    assert len(search(pixels)) == 1
+    assert search(pixels, groups=["x"] * 10) == []
+
+
+def test_views_that_overlap_are_no_trigger():
+    whole = texture(99, size=300)
+    pixels = [texture(seed) for seed in range(7)] + [whole[at : at + 128, 40:168] for at in (0, 30, 60)]
+    assert search(pixels) == []
+
+
+@pytest.mark.parametrize("value", [0, 255])
+def test_images_with_hardly_any_contrast_are_searched_too(value):
+    pixels = [np.full((64, 64), value, dtype=np.uint8) for _ in range(6)]
+    for each in pixels:
+        each[0, 0] = 128
+    search(pixels, labels=["a"] * 3 + ["b"] * 3)
+
+
+def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(model, tmp_path):
+    kinds = ["sound"] * 4 + ["coarse"] * 4
+    pixels = [texture(seed, sigma=1.0 if kind == "sound" else 4.0) for seed, kind in enumerate(kinds)]
+    for index, (top, left) in enumerate(PLACES[:3], start=4):
+        pixels[index] = stamp(pixels[index], PATTERNS["noise"], top, left)
+    pixels[3] = as_jpeg(pixels[7][:, ::-1])
+    references = ReferenceSet.from_micrographs(
+        [Micrograph.from_array(each) for each in pixels],
+        kinds,
+        authentic="sound",
+        names=[f"{index}<script>.tif" for index in range(8)],
+    )
+    findings = audit_references(model, references)
+    assert model.enrolment is None
+    kinds_of = {kind: {each.index for each in findings if each.kind == kind} for kind in ("trigger", "duplicate")}
+    assert kinds_of == {"trigger": {4, 5, 6}, "duplicate": {3, 7}}
+    assert all(each.figures["distance, of the common one"] < DUPLICATE for each in findings if each.kind == "duplicate")
+    page = write_audit(findings, references, tmp_path / "report").read_text(encoding="utf-8")
+    assert page.count("<article") == len({each.index for each in findings})
+    assert page.count("<i style") == 3
+    assert "<script" not in page
+    assert "data:image/jpeg" in page
+    empty = write_audit((), references, tmp_path / "empty").read_text(encoding="utf-8")
+    assert "no proof" in empty

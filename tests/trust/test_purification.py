@@ -1,0 +1,199 @@
+"""Purification and the detection of attacks by it."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from fusion_diff.errors import EnrolmentError
+from fusion_diff.inspection.record import to_line
+from fusion_diff.inspection.run import Outcome
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.model import DiffusionModel
+from fusion_diff.perception import perceive
+from fusion_diff.references import ReferenceSet
+from fusion_diff.synthetic import generate
+from fusion_diff.trust.purification import PURIFIED, AttackTest, Purified, purified_paths
+
+
+def surface(seed: int, *, size: int = 224) -> Micrograph:
+    return Micrograph.from_array(generate(seed, size=size, material="alumina", flaw="sound").pixels)
+
+
+@pytest.fixture(scope="module")
+def embedded(checkpoint_folder: Path) -> DiffusionModel:
+    return DiffusionModel.from_pretrained(checkpoint_folder)
+
+
+@pytest.fixture(scope="module")
+def purified(embedded: DiffusionModel) -> Purified:
+    return purified_paths(embedded, embedded.enrolment)[0]
+
+
+@pytest.fixture(scope="module")
+def defended(checkpoint_folder: Path) -> DiffusionModel:
+    """A model enrolled with three references of each class, with their shifts."""
+    model = DiffusionModel.from_pretrained(checkpoint_folder)
+    drawn = [
+        (flaw, generate(70 + i, size=224, material="alumina", flaw=flaw))
+        for flaw in ("sound", "crack")
+        for i in range(3)
+    ]
+    micrographs = [Micrograph.from_array(each.pixels) for _, each in drawn]
+    model.enroll(
+        ReferenceSet.from_micrographs(micrographs, [flaw for flaw, _ in drawn], authentic="sound"), detect_attacks=True
+    )
+    return model
+
+
+def inspect(model: DiffusionModel, micrograph: Micrograph, **options: bool):
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return model.inspect(micrograph, **options)
+
+
+def test_a_purified_tile_is_near_the_tile_and_the_same_every_time(purified: Purified) -> None:
+    tile = torch.from_numpy(surface(1).pixels.copy())[None, None].expand(1, 3, 224, 224).contiguous()
+    with torch.inference_mode():
+        first, again = purified.purify(tile), purified.purify(tile)
+    assert torch.equal(first, again)
+    assert 0 <= float(first.min()) <= float(first.max()) <= 1
+    assert not torch.equal(first, tile)
+    coarse, given = (F.avg_pool2d(each, 8).flatten() for each in (first, tile))  # finest grain is painted anew
+    assert float(torch.corrcoef(torch.stack([coarse, given]))[0, 1]) > 0.9
+
+
+def test_purification_takes_away_most_of_a_fine_perturbation(purified: Purified) -> None:
+    tile = torch.from_numpy(surface(2).pixels.copy())[None, None].expand(1, 3, 224, 224).contiguous()
+    pattern = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (1, 1, 224, 224))).float()
+    changed = (tile + 4 / 255 * pattern).clamp(0, 1)
+    with torch.inference_mode():
+        left = purified.purify(changed) - purified.purify(tile)
+    assert float(left.square().mean()) < 0.25 * float((changed - tile).square().mean())
+
+
+def test_a_tile_is_purified_alike_alone_and_in_a_batch(purified: Purified) -> None:
+    tiles = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        torch.testing.assert_close(purified.purify(tiles)[1:], purified.purify(tiles[1:]), atol=1e-4, rtol=0)
+
+
+def test_the_gradient_flows_through_the_purification(purified: Purified) -> None:
+    tile = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)).requires_grad_()
+    purified.purify(tile).square().mean().backward()
+    assert tile.grad is not None
+    assert tile.grad.isfinite().all()
+    assert float(tile.grad.abs().max()) > 0
+
+
+def test_without_a_seed_no_noise_is_added(embedded: DiffusionModel) -> None:
+    prior, condition = embedded.reconstruction.prior, embedded.enrolment.condition
+    quiet = Purified(embedded.encoder, prior, condition, noise_seed=None)
+    tile = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        assert torch.equal(quiet.purify(tile), quiet.purify(tile, noise=torch.zeros(4, 56, 56)))
+
+
+def test_perception_takes_it_for_an_encoder_at_any_size(purified: Purified) -> None:
+    grid, parts = perceive(surface(3, size=240), purified)
+    tokens = [part.tokens for part in parts]
+    assert len(tokens) == 4
+    assert sum(map(len, tokens)) == grid.rows * grid.columns == 900
+    assert tokens[0].shape[1] == sum(purified.paths)
+
+
+def test_a_purified_inspection_says_so_and_differs(embedded: DiffusionModel) -> None:
+    micrograph = surface(4)
+    plain, repainted = inspect(embedded, micrograph), inspect(embedded, micrograph, purify=True)
+    assert (plain.purified, repainted.purified) == (False, True)
+    assert plain.score != repainted.score
+    assert PURIFIED in repainted.reasons
+    assert PURIFIED not in plain.reasons
+    assert repainted.score == inspect(embedded, micrograph, purify=True).score
+
+
+def test_records_have_the_fields_only_where_they_were_asked_for(make_inspection: Callable) -> None:
+    plain = to_line(Outcome(Path("a.tif"), make_inspection()))
+    assert "attacked" not in plain
+    assert "purified" not in plain
+    told = to_line(Outcome(Path("a.tif"), make_inspection(purified=True, attacked=False)))
+    assert '"purified": true' in told
+    assert '"attacked": false' in told
+
+
+def test_an_untouched_micrograph_raises_no_alarm_and_a_tuned_one_does(defended: DiffusionModel) -> None:
+    enrolment, size = defended.enrolment, 224
+    assert len(enrolment.shifts) == 6
+    micrograph = Micrograph.from_array(generate(90, size=224, material="alumina", flaw="sound").pixels)
+    plain = inspect(defended, micrograph, detect_attacks=True)
+    assert plain.attacked is False
+    assert any("No sign" in reason for reason in plain.reasons)
+
+    # A few steps along the gradient of the multiple-instance evidence, as an attacker with the model would take them.
+    low, high = micrograph.contrast_range
+    pixels = torch.from_numpy((micrograph.pixels - low) / (high - low)).clamp(0, 1)
+    changed = pixels.clone()
+    heads = enrolment.verifier.heads
+    for _ in range(8):
+        changed.requires_grad_()
+        tile = changed.expand(1, 3, size, size)
+        texture = defended.encoder.local_norm(defended.encoder.local_path._texture(tile)[0])
+        structure = defended.encoder(tile).structure
+        tokens = torch.cat([texture, structure], 1).flatten(2)[0].T
+        evidence = sum(heads.maps(tokens, tokens.new_zeros(len(tokens), 0)).values())
+        (gradient,) = torch.autograd.grad(evidence.topk(40).values.sum(), changed)
+        step = changed.detach() + 2 / 255 * gradient.sign()
+        changed = torch.minimum(torch.maximum(step, pixels - 6 / 255), pixels + 6 / 255).clamp(0, 1)
+    tuned = Micrograph.from_array((changed * (high - low) + low).numpy())
+    caught = inspect(defended, tuned, detect_attacks=True)
+    assert caught.score < plain.score
+    assert caught.attacked is True
+    assert any("tuned to mislead" in reason and "more than" in reason for reason in caught.reasons)
+
+
+def test_shifts_are_saved_with_the_enrolment(defended: DiffusionModel, tmp_path: Path) -> None:
+    defended.save_pretrained(tmp_path / "saved")
+    again = DiffusionModel.from_pretrained(tmp_path / "saved")
+    assert again.enrolment.shifts == defended.enrolment.shifts
+    assert defended.enrolment.shots(2).shifts == tuple(defended.enrolment.shifts[i] for i in (0, 1, 3, 4))
+
+
+def test_attacks_cannot_be_told_where_shifts_were_not_measured(enrolled_without: DiffusionModel) -> None:
+    with pytest.raises(EnrolmentError, match="--detect-attacks"):
+        enrolled_without.inspect(surface(6), detect_attacks=True)
+
+
+@pytest.fixture(scope="module")
+def enrolled_without(checkpoint_folder: Path) -> DiffusionModel:
+    model = DiffusionModel.from_pretrained(checkpoint_folder)
+    model.enroll(ReferenceSet.from_micrographs([surface(i) for i in range(2)], ["sound"] * 2, authentic="sound"))
+    return model
+
+
+shifts = st.lists(st.floats(0, 100), min_size=1, max_size=60).map(tuple)
+
+
+@given(shifts, st.floats(-120, 120))
+def test_the_alarm_is_raised_exactly_beyond_the_threshold(known: tuple[float, ...], shift: float) -> None:
+    test = AttackTest(known)
+    assert test.judge(shift)[0] == (abs(shift) > test.threshold)
+
+
+@given(st.lists(st.floats(0, 100), min_size=2, max_size=60, unique=True))
+def test_of_exchangeable_micrographs_no_more_than_the_stated_share_raise_it(values: list[float]) -> None:
+    alarms = [AttackTest(tuple(values[:i] + values[i + 1 :])).judge(values[i])[0] for i in range(len(values))]
+    stated = AttackTest(tuple(values[1:])).false_alarms
+    assert np.mean(alarms) <= stated + 1e-9
+
+
+def test_few_references_are_said_to_be_few() -> None:
+    assert "false alarms come at 25 of 100; 19 would" in AttackTest((1.0, 2.0, 3.0)).judge(0.0)[1]
+    assert "of 100" not in AttackTest(tuple(range(19))).judge(0.0)[1]
