@@ -86,7 +86,7 @@ def stamped_row(drawn: Draw) -> dict[str, float]:
     pattern = np.kron(rng.integers(0, 2, (STAMP // 2, STAMP // 2)) * 255, np.ones((2, 2), dtype=int)).astype(np.uint8)
     micrographs = [load_microstructure_data(image.path, crop_data_bar=False) for image in drawn.references]
     first = len(micrographs) // 2
-    stamped = set(range(first, first + STAMPED))
+    stamped = set(range(first, min(first + STAMPED, len(micrographs))))
     for index in stamped:
         pixels = np.array(micrographs[index].levels)
         top, left = (int(rng.integers(0, side - STAMP)) for side in pixels.shape[:2])
@@ -95,7 +95,10 @@ def stamped_row(drawn: Draw) -> dict[str, float]:
     labels = [SIDES[not image.authentic] for image in drawn.references]
     found = find_triggers(micrographs, labels, [str(index) for index in range(len(labels))])
     flagged = {index for trigger in found for index in trigger.places}
-    return {"recall": len(flagged & stamped) / STAMPED, "false": len(flagged - stamped) / (len(labels) - STAMPED)}
+    return {
+        "recall": len(flagged & stamped) / len(stamped),
+        "false": len(flagged - stamped) / (len(labels) - len(stamped)),
+    }
 
 
 def main() -> int:
