@@ -6,9 +6,9 @@ contrast range counts as fixed.
 
 Gradients are taken through everything that a verdict is computed from: both paths of the encoder, the strongest class
 of the multiple-instance evidence, nearest-neighbour distances, pooling of the strongest tokens, and the purifier. Where
-the method cuts gradients off they are let through: clipped token channels count as unclipped (Athalye et al. 2018), and
-beside the strongest hundredth of tokens the strongest tenth is pushed too, or an attack would chase few tokens at once.
-Whether an attack succeeded is judged by the product's own inspection.
+the method cuts gradients off they are let through: clipped token channels count as unclipped (Athalye et al. 2018).
+Pushing more than the strongest hundredth of tokens was tried and made attacks weaker. Whether an attack succeeded is
+judged by the product's own inspection.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion_diff.fewshot.bags import CLIP, TOP_SHARE, top_count
+from fusion_diff.fewshot.bags import CLIP, top_count
 from fusion_diff.fewshot.readings import READINGS, dense_readings
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import _settle, perceive
@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.fewshot.verifier import Verifier
 
-SOFT_SHARE = 0.1
 Gradient = Callable[[Tensor], tuple[float, Tensor]]
 """Margin of the true side at a point, and the direction in which it falls fastest."""
 
@@ -81,22 +80,19 @@ class Victim(nn.Module):
             kept.append(each[:, rows, columns].flatten(1).T)
         return torch.cat(kept)
 
-    def log_odds(self, pixels: Tensor, noise: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Return the log-odds, and those with more tokens counted among the strongest."""
+    def log_odds(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Return the log-odds, 0-dimensional."""
         scale = self.verifier.heads.scale
         scaled = (self.tokens(pixels, noise) - scale.mean) / scale.std
         scaled = scaled + (scaled.clamp(-CLIP, CLIP) - scaled).detach()
         nothing = scaled.new_zeros(len(scaled), 0)
         heads = self.verifier.heads.heads.values()
         maps = {kind: values for head in heads for kind, values in head.maps(scaled, nothing).items()}
-        return self._pooled(maps, TOP_SHARE), self._pooled(maps, SOFT_SHARE)
-
-    def _pooled(self, maps: dict[str, Tensor], share: float) -> Tensor:
         dense, scores = dense_readings(maps), {}
         for name, rule in READINGS.items():
             members = [maps[kind] for kind in rule.kinds if kind in maps]
             if name in dense:
-                scores[name] = dense[name].topk(top_count(len(dense[name]), share)).values.mean()
+                scores[name] = dense[name].topk(top_count(len(dense[name]))).values.mean()
             elif members:
                 scores[name] = torch.stack(members).sum(0).mean()
         calibration = self.verifier.calibration
@@ -104,7 +100,7 @@ class Victim(nn.Module):
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return logits (B, 2), authentic first, of working pixels (B, 1, H, W): what outside attackers ask for."""
-        odds = torch.stack([self.log_odds(each[0])[0] for each in batch])
+        odds = torch.stack([self.log_odds(each[0]) for each in batch])
         return torch.stack([torch.zeros_like(odds), odds], dim=1)
 
     def judge(self, pixels: Tensor) -> float:
@@ -128,9 +124,9 @@ class Victim(nn.Module):
             margins, total = [], torch.zeros_like(pixels)
             for _ in range(max(1, draws if self.purified is not None else 1)):
                 noise = torch.randn(4, 56, 56, generator=generator) if draws and self.purified is not None else None
-                hard, soft = self.log_odds(pixels, noise)
-                total += torch.autograd.grad(sign * (hard + soft), pixels)[0]
-                margins.append(sign * float(hard.detach()))
+                margin = sign * self.log_odds(pixels, noise)
+                total += torch.autograd.grad(margin, pixels)[0]
+                margins.append(float(margin.detach()))
             return float(np.mean(margins)), -total
 
         return at

@@ -244,8 +244,10 @@ class DiffusionModel:
         Args:
             micrograph: any size; very large ones are read and encoded tile by tile.
             alpha: error rate among verdicts that the decision is made for, in (0, 1).
-            purify: judge the micrograph as the diffusion prior repaints it, see `trust.purification`.
-            detect_attacks: judge it both ways, and say whether the two differ more than they do for the references.
+            purify: judge the micrograph as the diffusion prior repaints it, see `trust.purification`. Calibration and
+                p-values remain those of the references as they are.
+            detect_attacks: judge it both ways, and say whether the two differ more than they do for the references;
+                the decision is then not `authentic` but `inconclusive`.
 
         Raises:
             EnrolmentError: no references are enrolled; or it was not measured what purification does to them.
@@ -269,7 +271,7 @@ class DiffusionModel:
         )
         attacked = None
         if purify or detect_attacks:
-            from fusion_diff.trust.purification import PURIFIED, AttackTest
+            from fusion_diff.trust.purification import PURIFIED, WITHHELD, AttackTest
 
             reasons += (PURIFIED,) if purify else ()
             if detect_attacks:
@@ -277,6 +279,8 @@ class DiffusionModel:
                 other = self._read(micrograph, enrolment, purify=not purify)
                 attacked, sentence = test.judge(reading.log_odds - other.log_odds)
                 reasons += (sentence,)
+                if attacked and decision == "authentic":
+                    decision, reasons = "inconclusive", (*reasons, WITHHELD)
         return Inspection(
             source=None if micrograph.source is None else str(micrograph.source),
             file_sha256=micrograph.sha256,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,8 @@ from fusion_diff.model import DiffusionModel
 from fusion_diff.perception import perceive
 from fusion_diff.references import ReferenceSet
 from fusion_diff.synthetic import generate
-from fusion_diff.trust.purification import PURIFIED, AttackTest, Purified, purified_paths
+from fusion_diff.trust.purification import PURIFIED, WITHHELD, AttackTest, Purified, purified_paths
+from fusion_diff.trust.verdict import verdict
 
 
 def surface(seed: int, *, size: int = 224) -> Micrograph:
@@ -197,3 +199,19 @@ def test_of_exchangeable_micrographs_no_more_than_the_stated_share_raise_it(valu
 def test_few_references_are_said_to_be_few() -> None:
     assert "false alarms come at 25 of 100; 19 would" in AttackTest((1.0, 2.0, 3.0)).judge(0.0)[1]
     assert "of 100" not in AttackTest(tuple(range(19))).judge(0.0)[1]
+
+
+def test_an_alarm_withholds_the_decision_authentic_and_the_ledger_keeps_it(checkpoint_folder: Path) -> None:
+    model = DiffusionModel.from_pretrained(checkpoint_folder)
+    model.enroll(ReferenceSet.from_micrographs([surface(i) for i in range(10, 14)], ["sound"] * 4, authentic="sound"))
+    micrograph = surface(15)
+    plain = inspect(model, micrograph)
+    assert plain.decision == "authentic"
+    model.enrolment = replace(model.enrolment, shifts=(0.0,) * 30)  # any shift at all raises the alarm now
+    alarmed = inspect(model, micrograph, detect_attacks=True)
+    assert (alarmed.attacked, alarmed.decision, alarmed.score) == (True, "inconclusive", plain.score)
+    assert alarmed.reasons[-1] == WITHHELD
+    kept = verdict(Outcome(Path("a.tif"), alarmed), alpha=0.1, pixel_size_um=None)
+    assert kept["attacked"] is True
+    assert "purified" not in kept
+    assert "attacked" not in verdict(Outcome(Path("a.tif"), plain), alpha=0.1, pixel_size_um=None)

@@ -49,6 +49,7 @@ def inspect_command(
     from fusion_diff.inspection.record import RecordWriter
     from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import exit_code, inspect_paths
+    from fusion_diff.inspection.wording import printable
     from fusion_diff.micrograph import discover
     from fusion_diff.trust.ledger import Ledger
     from fusion_diff.trust.purification import Defended
@@ -78,6 +79,9 @@ def inspect_command(
             if ledger is not None:
                 ledger.append(verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=identity(inspector)))
     print_outcomes(outcomes)
+    for outcome in outcomes:
+        if outcome.inspection is not None and outcome.inspection.attacked:
+            say(f"Attacked? {printable(outcome.path)}: its pixels may have been tuned to mislead")
     if records:
         say(f"Records: {records}")
     if ledger is not None:

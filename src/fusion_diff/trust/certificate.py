@@ -28,8 +28,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from fusion_diff.diffusion.prior import DiffusionPrior
+    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.model import DiffusionModel
 
     Pixels = NDArray[np.float32]
@@ -108,11 +110,7 @@ def certify(
     enrolment = model._enrolled(None)
     verifier, needed = enrolment.verifier, enrolment.verifier.needs_residual
     pixels = working_pixels(micrograph, model.encoder.tile)
-    prior = model.reconstruction.prior
-    level = matching_timestep(prior, sigma)
-    denoised = Purified(
-        model.encoder, prior, enrolment.condition, strength=(level + 1) / prior.timesteps, steps=1, noise_seed=None
-    )
+    denoised = denoising(model.encoder, model.reconstruction.prior, enrolment.condition, sigma)
     reconstruction = PurifiedReconstruction(model.reconstruction, denoised) if needed else None
 
     def against(noisy: Pixels) -> bool:
@@ -185,6 +183,12 @@ def certified_radius(share: float, sigma: float) -> float:
     from scipy.stats import norm
 
     return float(sigma * norm.ppf(share))
+
+
+def denoising(encoder: DualPathEncoder, prior: DiffusionPrior, condition: Tensor, sigma: float) -> Purified:
+    """Return an encoder that removes pixel noise of deviation `sigma` in one step before it looks, adding none."""
+    strength = (matching_timestep(prior, sigma) + 1) / prior.timesteps
+    return Purified(encoder, prior, condition, strength=strength, steps=1, noise_seed=None)
 
 
 @torch.inference_mode()

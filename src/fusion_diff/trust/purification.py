@@ -42,6 +42,7 @@ STEPS = 1
 NOISE_SEED = 1
 FALSE_ALARMS = 0.05
 """Share of untouched micrographs that may be taken for attacked ones."""
+WITHHELD = "Inconclusive: it would be authentic, but for that."
 PURIFIED = "The score is that of the micrograph after purification by the diffusion prior."
 
 
