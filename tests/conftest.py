@@ -111,6 +111,19 @@ def save_micrograph() -> Callable[..., None]:
     return save
 
 
+@pytest.fixture
+def call_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str, str]]:
+    """Runs the command line; gives (exit code, stdout, stderr)."""
+    from fusion_diff import cli
+
+    def call(*words: object) -> tuple[int, str, str]:
+        code = cli.main([str(word) for word in words])
+        captured = capsys.readouterr()
+        return code, captured.out, captured.err
+
+    return call
+
+
 @pytest.fixture(scope="session")
 def pretraining_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole pretraining run by the recipe "smoke": every stage really trains, for four steps."""

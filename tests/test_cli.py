@@ -7,22 +7,15 @@ import sys
 
 import pytest
 
-from fusion_diff import cli
 from fusion_diff.commands import inspect as inspect_module
 from fusion_diff.errors import CheckpointError
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, darkness_model):
+def run(monkeypatch, call_cli, darkness_model):
     """Runs the command line with the darkness model in place of a real one; gives (exit code, stdout, stderr)."""
     monkeypatch.setattr(inspect_module, "load_model", lambda name, device: darkness_model)
-
-    def call(*words):
-        code = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return call_cli
 
 
 @pytest.fixture

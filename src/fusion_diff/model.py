@@ -196,7 +196,8 @@ class DiffusionModel:
             raise EnrolmentError(ALONE_MESSAGE)
         encoded = []
         for index, reference in enumerate(references):
-            encoded.append(encode(reference.micrograph, self.encoder, mark=reference.mark, twins=True))
+            # With the diffusion path this pass is for the condition alone, and twins have no say in it.
+            encoded.append(encode(reference.micrograph, self.encoder, mark=reference.mark, twins=not reconstruction))
             if progress:
                 progress(index + 1, len(references))
         authentic = [

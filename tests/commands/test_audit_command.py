@@ -8,21 +8,14 @@ import numpy as np
 import pytest
 import tifffile
 
-from fusion_diff import cli
 from fusion_diff.commands import inspect as inspect_module
 from fusion_diff.synthetic import builtin_references
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, darkness_model):
+def run(monkeypatch, call_cli, darkness_model):
     monkeypatch.setattr(inspect_module, "load_model", lambda name, device: darkness_model)
-
-    def call(*words):
-        code = cli.main([str(word) for word in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+    return call_cli
 
 
 @pytest.fixture

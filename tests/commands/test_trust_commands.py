@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from fusion_diff import cli
 from fusion_diff.commands import inspect as inspect_module
 from fusion_diff.commands.keys import Kind
 from fusion_diff.errors import TrustError
@@ -21,17 +20,11 @@ from fusion_diff.trust.signed import SignedFiles
 
 
 @pytest.fixture
-def run(capsys, monkeypatch, tmp_path):
+def run(call_cli, monkeypatch, tmp_path):
     """Runs the command line in a folder of its own; gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FUSION_DIFF_KEY_PASSPHRASE", raising=False)
-
-    def call(*words):
-        code = cli.main([str(word) for word in words])
-        captured = capsys.readouterr()
-        return code, captured.out, captured.err
-
-    return call
+    return call_cli
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from fusion_diff import cli
 from fusion_diff.commands import verify_model as module
 from fusion_diff.errors import MicrographError, TrustError
 from fusion_diff.trust.golden import FILE, compare, make_golden, read_golden
@@ -134,15 +133,9 @@ def test_any_other_text_is_refused(tmp_path_factory, text):
 
 
 @pytest.fixture
-def run(monkeypatch, capsys, darkness_model):
+def run(monkeypatch, call_cli, darkness_model):
     monkeypatch.setattr(module, "load_model", lambda name, device: darkness_model)
-
-    def call(*words):
-        code = cli.main([str(word) for word in words])
-        said = capsys.readouterr()
-        return code, said.out, said.err
-
-    return call
+    return call_cli
 
 
 def test_the_command_makes_a_golden_set_and_gates_on_it(run, images, tmp_path):

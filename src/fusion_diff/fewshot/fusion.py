@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_diff.fewshot.readings import DEPARTURES
+from fusion_diff.fewshot.readings import DEPARTURES, kinds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,6 +51,11 @@ class Fusion:
         if total == 0:  # nothing proven: all alike, and the calibration will say how little it is worth
             weight, total = dict.fromkeys(weight, 1.0), float(len(weight))
         return cls(centre, spread, {name: value / total for name, value in weight.items()})
+
+    @property
+    def kinds(self) -> set[str]:
+        """Kinds of evidence that readings with a weight are made of; no others need be computed."""
+        return kinds_of({name for name, weight in self.weight.items() if weight > 0})
 
     def fuse(self, scores: dict[str, Any]) -> Any:
         """Return the fused score of numbers, arrays or tensors; of some readings, as if they were all there are."""

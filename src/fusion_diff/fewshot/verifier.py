@@ -16,7 +16,7 @@ from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import Calibration, p_value
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.heads import Heads
-from fusion_diff.fewshot.readings import RECONSTRUCTION, dense_readings, kind_scores, kinds_of, reading_scores
+from fusion_diff.fewshot.readings import RECONSTRUCTION, dense_readings, kind_scores, reading_scores
 from fusion_diff.fewshot.scope import Scope
 
 if TYPE_CHECKING:
@@ -156,7 +156,7 @@ class Verifier:
         scaled = [heads.scale(bag.tokens) for bag in bags]
         ranks = [fusion.fuse(dense_readings(heads.maps(bag.tokens, bag.residual))) for bag in bags]
         return cls(
-            heads=heads.keep(kinds_of({name for name, weight in fusion.weight.items() if weight > 0})),
+            heads=heads.keep(fusion.kinds),
             fusion=fusion,
             calibration=calibration,
             inside=np.zeros(0) if parts is None else fused[authentic],

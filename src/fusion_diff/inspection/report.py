@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.inspection import draw
-from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences, package_version, paragraph, printable
+from fusion_diff.inspection.pages import template
+from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences, package_version, paragraph
 
 if TYPE_CHECKING:
     import os
@@ -56,8 +57,6 @@ def write_report(
     Raises:
         OSError: the folder or the file cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
     outcomes = list(outcomes)
     inspected = [(outcome, outcome.inspection) for outcome in outcomes if outcome.inspection is not None]
     inspected.sort(key=lambda pair: (_GRAVEST_FIRST.index(pair[1].decision), pair[1].score))
@@ -65,16 +64,8 @@ def write_report(
     limit = draw.heat_limit([i.evidence for i in inspections], [i.threshold for i in inspections])
     longest = max((abs(value) for i in inspections for value in i.contributions.values()), default=0.0) or 1.0
 
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "printable": printable, "paragraph": paragraph}
     counts = Counter[str](i.decision for i in inspections)
-    stream = environment.get_template("report.html.j2").stream(
+    stream = template(Path(__file__).with_name("report.html.j2")).stream(
         title=paragraph(title),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=package_version(),

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.inspection import draw
+from fusion_diff.inspection.pages import template
 from fusion_diff.inspection.run import thumbnail
-from fusion_diff.inspection.wording import number, package_version, paragraph, printable
+from fusion_diff.inspection.wording import package_version
 from fusion_diff.trust.files import write_whole
 
 if TYPE_CHECKING:
@@ -31,19 +32,9 @@ def write_audit(findings: Sequence[Finding], references: ReferenceSet, folder: s
     Raises:
         OSError: the folder or the file cannot be written.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "printable": printable, "paragraph": paragraph}
     listed = list(dict.fromkeys(finding.index for finding in findings))
     cards = [_card(references[index], [each for each in findings if each.index == index]) for index in listed]
-    page = environment.get_template("audit.html.j2").render(
+    page = template(Path(__file__).with_name("audit.html.j2")).render(
         title="Audit of references",
         version=package_version(),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",

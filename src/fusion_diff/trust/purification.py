@@ -23,7 +23,6 @@ from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import p_value
 from fusion_diff.fewshot.heads import Heads
-from fusion_diff.fewshot.readings import kinds_of
 from fusion_diff.perception import encode
 
 if TYPE_CHECKING:
@@ -228,9 +227,9 @@ def reference_shifts(model: DiffusionModel, references: ReferenceSet, enrolment:
     for part in parts or []:
         rest = np.setdiff1d(np.arange(len(authentic)), part).tolist()
         known = [replace(enrolment.bags[i], label=enrolment.labels[i]) for i in rest]
-        heads = Heads.fit(known, authentic[rest], enrolment.paths)
+        heads = Heads.fit(known, authentic[rest], enrolment.paths).keep(verifier.fusion.kinds)
         for index in part.tolist():
-            judges[index] = heads.keep(kinds_of({k for k, weight in verifier.fusion.weight.items() if weight > 0}))
+            judges[index] = heads
 
     def log_odds(bag: Bag, heads: Heads) -> float:
         return verifier.calibration.log_odds(verifier.fused(heads.maps(bag.tokens, bag.residual))[0])
