@@ -10,7 +10,7 @@ import numpy as np
 
 from fusion_diff import load_microstructure_data
 from fusion_diff.fewshot.verifier import Verifier
-from fusion_diff.perception import encode
+from fusion_diff.perception import encode, surface
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -38,7 +38,8 @@ class Eye:
         if (image, reference) not in self.bags:
             micrograph = load_microstructure_data(image.path, crop_data_bar=False)
             mark = image.read_mark(micrograph.height, micrograph.width)
-            self.bags[image, reference], _ = encode(micrograph, self.encoder, mark=mark, twins=reference)
+            bag, _ = encode(micrograph, self.encoder, mark=mark, twins=reference)
+            self.bags[image, reference] = replace(bag, keypoints=surface(micrograph))
         return self.bags[image, reference]
 
     def enrol(self, references: Sequence[Image], *, marks: bool = False) -> Verifier:
@@ -56,7 +57,10 @@ class Eye:
 
 def answer(verifier: Verifier, queries: Sequence[Bag]) -> dict[str, object]:
     """Return log-odds of not being authentic, the forced choice, and the p-values of both sides."""
-    fused = [verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))[0] for bag in queries]
+    fused = [
+        verifier.fused(verifier.heads.maps(bag.tokens, bag.residual), verifier.recognise(bag.keypoints))[0]
+        for bag in queries
+    ]
     odds = np.asarray([verifier.calibration.log_odds(value) for value in fused])
     p_values = [verifier.p_values(value) for value in fused]
     return {"scores": odds.round(6), "verdicts": odds > 0, "p_values": p_values, "weights": verifier.fusion.weight}

@@ -258,6 +258,7 @@ def main() -> int:
     file = options.out / "answers.jsonl"
     answers = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
     done = {(a["task"], a["shots"], a["seed"], a["method"], a["model"]) for a in answers}
+    methods.rates |= {(a["method"], a["set"], a["shots"]): a["rate"] for a in answers if "rate" in a}
     skipped: Counter = Counter()
     with file.open("a", encoding="utf-8") as out:
         for name in options.sets:

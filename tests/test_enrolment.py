@@ -11,8 +11,10 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from fusion_diff.enrolment import Enrolment
+from fusion_diff.enrolment_files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError, EnrolmentError, ReferenceSetError
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.keypoints import Keypoints
 
 CHANNELS = 8
 
@@ -141,8 +143,8 @@ def test_a_reference_is_its_own_nearest_reference():
 @pytest.mark.parametrize("marked", [False, True])
 def test_what_is_saved_and_loaded_gives_the_same_verdicts(tmp_path, counts, marked):
     enrolment = replace(enrolment_of(counts, marked=marked), builtin=True)
-    enrolment.save(tmp_path)
-    loaded = Enrolment.load(tmp_path)
+    save_enrolment(enrolment, tmp_path)
+    loaded = load_enrolment(tmp_path)
     for field in ("authentic", "names", "labels", "groups", "paths", "references_sha256", "builtin"):
         assert getattr(loaded, field) == getattr(enrolment, field)
     assert torch.equal(loaded.condition, enrolment.condition)
@@ -160,12 +162,12 @@ def test_what_is_saved_and_loaded_gives_the_same_verdicts(tmp_path, counts, mark
 
 
 def test_a_folder_without_an_enrolment_has_none(tmp_path):
-    assert Enrolment.load(tmp_path) is None
+    assert load_enrolment(tmp_path) is None
 
 
 @pytest.fixture
 def saved(tmp_path):
-    enrolment_of({"sound": 2, "crack": 2}, marked=True).save(tmp_path)
+    save_enrolment(enrolment_of({"sound": 2, "crack": 2}, marked=True), tmp_path)
     return tmp_path
 
 
@@ -174,7 +176,7 @@ def test_another_format_is_refused(saved, number):
     described = json.loads((saved / "enrolment.json").read_text()) | {"format": f"fusion-diff/enrolment/{number}"}
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/3'"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 @pytest.mark.parametrize("field", ["authentic", "paths", "references", "references_sha256", "builtin"])
@@ -183,7 +185,7 @@ def test_a_missing_field_is_named(saved, field):
     del described[field]
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match=field):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +195,7 @@ def test_paths_that_are_not_those_of_the_tokens_are_refused(saved, paths):
     described = json.loads((saved / "enrolment.json").read_text()) | {"paths": paths}
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="its enrolment"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 @pytest.mark.parametrize("references", [7, "ab", [1, 2], [{"name": "a"}], {}, None])
@@ -201,7 +203,7 @@ def test_references_of_another_form_are_refused(saved, references):
     described = json.loads((saved / "enrolment.json").read_text()) | {"references": references}
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="its enrolment"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 @pytest.mark.parametrize("name", ["tokens.1", "residual.0", "condition"])
@@ -210,7 +212,7 @@ def test_a_missing_tensor_is_named(saved, name):
     del tensors[name]
     save_file(tensors, saved / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match=name):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 @pytest.mark.parametrize(
@@ -234,29 +236,29 @@ def test_tensors_that_do_not_fit_each_other_are_refused(saved, name, value):
     tensors[name] = value
     save_file(tensors, saved / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="does not hold together"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 def test_an_authentic_class_that_no_reference_has_is_refused(saved):
     described = json.loads((saved / "enrolment.json").read_text()) | {"authentic": "genuine"}
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="authentic class 'genuine'"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 def test_tensors_cut_short_are_refused(saved):
     file = saved / "enrolment.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(CheckpointError, match=r"enrolment\.safetensors"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 def test_a_stored_enrolment_judges_alike_without_learning_again(tmp_path, monkeypatch):
     enrolment = enrolment_of({"sound": 4, "crack": 4, "blowhole": 3}, marked=True)
     before = enrolment.verifier
-    enrolment.save(tmp_path)
+    save_enrolment(enrolment, tmp_path)
     monkeypatch.setattr("fusion_diff.enrolment.Verifier", None)  # learning again would need it
-    after = Enrolment.load(tmp_path).verifier
+    after = load_enrolment(tmp_path).verifier
     tokens, residual = enrolment.bags[5].tokens, enrolment.bags[5].residual
     assert torch.equal(
         before.evidence(before.heads.maps(tokens, residual)), after.evidence(after.heads.maps(tokens, residual))
@@ -272,7 +274,7 @@ def test_a_stored_enrolment_judges_alike_without_learning_again(tmp_path, monkey
 
 @pytest.mark.parametrize("damage", ["missing", "another width", "not finite"])
 def test_what_was_learned_is_refused_where_it_does_not_fit(tmp_path, damage):
-    enrolment_of({"sound": 4, "crack": 4}).save(tmp_path)
+    save_enrolment(enrolment_of({"sound": 4, "crack": 4}), tmp_path)
     tensors = load_file(tmp_path / "enrolment.safetensors")
     name = "verifier.multiple-instance.weights.0"
     if damage == "missing":
@@ -283,7 +285,7 @@ def test_what_was_learned_is_refused_where_it_does_not_fit(tmp_path, damage):
         tensors[name] = torch.full_like(tensors[name], torch.nan)
     save_file(tensors, tmp_path / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="enrol the references again"):
-        Enrolment.load(tmp_path)
+        load_enrolment(tmp_path)
 
 
 @pytest.mark.parametrize("lost", ["bank", "limit"])
@@ -297,7 +299,7 @@ def test_a_scope_that_is_missing_is_named(saved, lost):
     save_file(tensors, saved / "enrolment.safetensors")
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match=f"scope.{lost}"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 @pytest.mark.parametrize("damage", ["another width", "not finite", "no limit"])
@@ -313,7 +315,7 @@ def test_a_scope_that_does_not_fit_is_refused(saved, damage):
     save_file(tensors, saved / "enrolment.safetensors")
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="enrol the references again"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 @pytest.mark.parametrize(
@@ -330,7 +332,7 @@ def test_references_that_are_not_finite_numbers_in_rows_are_refused(saved, name,
     tensors = load_file(saved / "enrolment.safetensors") | {name: value}
     save_file(tensors, saved / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="does not hold together"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 @pytest.mark.parametrize(
@@ -360,7 +362,7 @@ def test_learned_values_that_could_not_give_a_verdict_are_refused(saved, path, v
     inner[last] = value
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="what it learned cannot be used"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 @pytest.mark.parametrize(
@@ -379,7 +381,7 @@ def test_learned_tensors_that_could_not_give_a_verdict_are_refused(saved, name, 
     tensors[name] = change(tensors[name]).contiguous()
     save_file(tensors, saved / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="what it learned cannot be used"):
-        Enrolment.load(saved)
+        load_enrolment(saved)
 
 
 def test_a_stranger_s_words_come_into_the_message_short(saved):
@@ -387,5 +389,69 @@ def test_a_stranger_s_words_come_into_the_message_short(saved):
     described["verifier"]["fusion"]["x" * 100_000] = 1
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="what it learned cannot be used") as caught:
-        Enrolment.load(saved)
+        load_enrolment(saved)
     assert len(str(caught.value)) < 1000
+
+
+def surface(seed: int) -> Keypoints:
+    """Return keypoints strewn at random."""
+    rng = np.random.default_rng(seed)
+    return Keypoints(rng.uniform(0, 300, (60, 2)).astype(np.float32), rng.integers(0, 99, (60, 128)).astype(np.uint8))
+
+
+def with_surfaces(enrolment: Enrolment, seeds: list[int]) -> Enrolment:
+    bags = (replace(bag, keypoints=surface(seed)) for bag, seed in zip(enrolment.bags, seeds, strict=True))
+    return replace(enrolment, bags=tuple(bags))
+
+
+def test_surfaces_that_tell_the_classes_apart_are_stored_and_recognised_again(tmp_path):
+    enrolment = with_surfaces(enrolment_of({"true": 2, "false": 2}), [0, 0, 1, 2])
+    save_enrolment(enrolment, tmp_path)
+    loaded = load_enrolment(tmp_path)
+    np.testing.assert_array_equal(loaded.verifier.inside, enrolment.verifier.inside)
+    for seed, name in ((0, "true/0.tif"), (2, "false/3.tif")):
+        match = loaded.verifier.recognise(surface(seed))
+        assert match == enrolment.verifier.recognise(surface(seed))
+        assert loaded.recognised(match).name == name
+    assert loaded.recognised(loaded.verifier.recognise(surface(9))) is None
+    fewer = loaded.shots(1)
+    assert fewer.verifier.recognise(surface(2)) is None
+    assert fewer.verifier.recognise(surface(1)).log_odds > 0
+
+
+def test_surfaces_that_do_not_tell_are_not_stored(tmp_path):
+    save_enrolment(with_surfaces(enrolment_of({"sound": 2, "crack": 2}), [0, 1, 1, 2]), tmp_path)
+    assert not any(name.startswith(("points", "descriptors")) for name in load_file(tmp_path / "enrolment.safetensors"))
+    assert load_enrolment(tmp_path).verifier.correspondence is None
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("points.0", lambda points: points[:, :1]),
+        ("points.0", lambda points: points * torch.nan),
+        ("points.0", lambda points: points.repeat(20, 1)),
+        ("points.0", lambda points: points[0, 0]),
+        ("descriptors.1", lambda descriptors: descriptors[:5]),
+        ("descriptors.1", lambda descriptors: descriptors.float()),
+        ("points.2", None),
+    ],
+)
+def test_keypoints_that_are_none_are_refused(tmp_path, name, change):
+    save_enrolment(with_surfaces(enrolment_of({"true": 2, "false": 2}), [0, 0, 1, 2]), tmp_path)
+    tensors = load_file(tmp_path / "enrolment.safetensors")
+    tensors[name] = change(tensors[name]).contiguous() if change else tensors.pop(name)
+    if change is None:
+        del tensors[name]
+    save_file(tensors, tmp_path / "enrolment.safetensors")
+    with pytest.raises(CheckpointError, match="enrol the references again"):
+        load_enrolment(tmp_path)
+
+
+def test_keypoints_of_some_references_only_are_refused(tmp_path):
+    save_enrolment(with_surfaces(enrolment_of({"true": 2, "false": 2}), [0, 0, 1, 2]), tmp_path)
+    tensors = load_file(tmp_path / "enrolment.safetensors")
+    del tensors["points.2"], tensors["descriptors.2"]
+    save_file(tensors, tmp_path / "enrolment.safetensors")
+    with pytest.raises(CheckpointError, match="some of its references have keypoints and some have none"):
+        load_enrolment(tmp_path)

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fusion_diff.fewshot.correspondence import CORRESPONDENCE
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.reasons import MEANING, OUT_OF_SCOPE, explain
-from fusion_diff.result import NearestReference, Region
+from fusion_diff.result import NearestReference, RecognisedSurface, Region
 
 REGION = Region(4, 20, 24, 30, 16.0, 32.0, 400, 3.0, 2.5)
 
@@ -25,6 +26,7 @@ def reasons(*, references: tuple[int, int] = (9, 9), **changes: Any) -> tuple[st
         "alpha": 0.1,
         "contributions": {"multiple-instance": 0.5, "texture": 1.5},
         "regions": (),
+        "recognised": None,
         "nearest": (),
     }
     return explain(**verdict | changes, enrolment=SimpleNamespace(verifier=verifier))
@@ -43,7 +45,7 @@ def test_evidence_that_speaks_the_other_way_is_not_given_as_the_reason():
 
 
 def test_every_kind_of_evidence_has_a_meaning():
-    assert set(MEANING) == set(READINGS) | {kind for rule in READINGS.values() for kind in rule.kinds}
+    assert set(MEANING) == {*READINGS, CORRESPONDENCE} | {kind for rule in READINGS.values() for kind in rule.kinds}
 
 
 def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision():
@@ -87,3 +89,13 @@ def test_regions_are_counted_and_the_strongest_is_placed(regions, said):
 def test_the_nearest_reference_is_named_with_its_class():
     nearest = (NearestReference("b.tif", "crack", 0.9), NearestReference("a.tif", "sound", 0.8))
     assert reasons(nearest=nearest)[-1] == "It resembles reference b.tif (crack) most."
+
+
+def test_a_surface_that_was_recognised_is_told_with_its_reference():
+    lines = reasons(
+        score=0.99,
+        contributions={"texture": 0.5, CORRESPONDENCE: -6.0},
+        recognised=RecognisedSurface("bowl/1.tif", "authentic", 87),
+    )
+    assert lines[0].startswith("The strongest evidence for it is its very surface, recognised (correspondence, -6.00")
+    assert lines[1] == "It shows the surface of reference bowl/1.tif (authentic): 87 keypoints lie alike on both."

@@ -1,28 +1,25 @@
-"""Enrolment: what a model keeps of its references, learns from them, and writes to a checkpoint."""
+"""Enrolment: what a model keeps of its references, and learns from them."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusion_diff.checkpoint import read_json, read_tensors, write_json
-from fusion_diff.errors import CheckpointError, ReferenceSetError
-from fusion_diff.fewshot import state
+from fusion_diff.errors import ReferenceSetError
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.correspondence import Match
 from fusion_diff.fewshot.decision import references_needed
 from fusion_diff.fewshot.verifier import Verifier
-from fusion_diff.result import NearestReference
+from fusion_diff.result import NearestReference, RecognisedSurface
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
-FORMAT = "fusion-diff/enrolment/3"
+    pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,150 +137,23 @@ class Enrolment:
         order = similarity.argsort(descending=True)[:count].tolist()
         return tuple(NearestReference(self.names[i], self.labels[i], float(similarity[i])) for i in order)
 
+    def recognised(self, match: Match | None) -> RecognisedSurface | None:
+        """Return the reference that was matched, by name."""
+        if match is None:
+            return None
+        return RecognisedSurface(self.names[match.reference], self.labels[match.reference], match.points)
+
     def to(self, device: torch.device) -> Enrolment:
         """Return the enrolment with its tensors on a device; on another one it learns anew, at first use."""
         if self.condition.device == device:
             return self
         bags = tuple(
-            Bag(bag.tokens.to(device), bag.residual.to(device), None if bag.mark is None else bag.mark.to(device))
+            replace(
+                bag,
+                tokens=bag.tokens.to(device),
+                residual=bag.residual.to(device),
+                mark=None if bag.mark is None else bag.mark.to(device),
+            )
             for bag in self.bags
         )
         return replace(self, bags=bags, condition=self.condition.to(device))
-
-    def save(self, folder: Path) -> None:
-        """Write `enrolment.json` and `enrolment.safetensors` into a checkpoint folder."""
-        from safetensors.torch import save_file
-
-        tensors = {"condition": self.condition.cpu().contiguous()}
-        for index, bag in enumerate(self.bags):
-            tensors[f"tokens.{index}"] = bag.tokens.half().cpu().contiguous()
-            tensors[f"residual.{index}"] = bag.residual.half().cpu().contiguous()
-            if bag.mark is not None:
-                tensors[f"mark.{index}"] = bag.mark.cpu().contiguous()
-        learned, values = state.dump(self.verifier)
-        for name, value in learned.items():
-            exact = value.half().float().equal(value.float())  # half the size, where nothing is lost
-            tensors[f"verifier.{name}"] = (value.half() if exact else value).cpu().contiguous()
-        save_file(tensors, folder / "enrolment.safetensors")
-        write_json(
-            folder / "enrolment.json",
-            {
-                "format": FORMAT,
-                "authentic": self.authentic,
-                "builtin": self.builtin,
-                "paths": list(self.paths),
-                "references_sha256": self.references_sha256,
-                "verifier": values,
-                **({"shifts": list(self.shifts)} if self.shifts else {}),
-                "references": [
-                    {"name": name, "label": label, "group": group}
-                    for name, label, group in zip(self.names, self.labels, self.groups, strict=True)
-                ],
-            },
-        )
-
-    @classmethod
-    def load(cls, folder: Path) -> Enrolment | None:
-        """Read the enrolment of a checkpoint folder; None where it has none.
-
-        Raises:
-            CheckpointError: its files are damaged or of another format.
-        """
-        if not (folder / "enrolment.json").exists():
-            return None
-        described: dict[str, Any] = read_json(folder / "enrolment.json")
-        if described.get("format") != FORMAT:
-            raise CheckpointError(
-                f"{folder / 'enrolment.json'}: format {described.get('format')!r:.80}, but this version reads "
-                f"{FORMAT!r}; enrol the references again"
-            )
-        tensors = read_tensors(folder / "enrolment.safetensors")
-        try:
-            references = described["references"]
-            enrolment = cls(
-                authentic=str(described["authentic"]),
-                names=tuple(str(reference["name"]) for reference in references),
-                labels=tuple(str(reference["label"]) for reference in references),
-                groups=tuple(str(reference["group"]) for reference in references),
-                paths=tuple(int(channels) for channels in described["paths"]),
-                bags=tuple(
-                    Bag(tensors[f"tokens.{i}"], tensors[f"residual.{i}"], tensors.get(f"mark.{i}"))
-                    for i in range(len(references))
-                ),
-                condition=tensors["condition"],
-                references_sha256=str(described["references_sha256"]),
-                builtin=bool(described["builtin"]),
-                shifts=tuple(float(shift) for shift in described.get("shifts", ())),
-            )
-        except (KeyError, TypeError, ValueError, OverflowError) as error:
-            raise CheckpointError(
-                f"{folder}: its enrolment is incomplete ({error!r:.300}); enrol the references again"
-            ) from error
-        if fault := enrolment._fault():
-            raise CheckpointError(
-                f"{folder}: its enrolment does not hold together ({fault}); enrol the references again"
-            )
-        learned = {k.removeprefix("verifier."): v for k, v in tensors.items() if k.startswith("verifier.")}
-        try:
-            verifier = state.load(learned, described["verifier"])
-            _check_learned(verifier, learned, enrolment.bags[0])
-        except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
-            raise CheckpointError(
-                f"{folder}: what it learned cannot be used ({error!r:.300}); enrol the references again"
-            ) from error
-        enrolment.__dict__["verifier"] = verifier  # in the place of the cached property
-        return enrolment
-
-    def _fault(self) -> str | None:
-        """Say what keeps a stored enrolment from being learned from."""
-        if self.authentic not in self.labels:
-            return f"no reference is of the authentic class {self.authentic!r}"
-        if self.condition.ndim != 2 or not self.condition.is_floating_point():
-            return f"the condition has shape {tuple(self.condition.shape)} and is of {self.condition.dtype}"
-        if not self.condition.isfinite().all():
-            return "the condition is not finite"
-        if self.shifts and not (len(self.shifts) == len(self.names) and np.isfinite(self.shifts).all()):
-            return "the shifts of its references are not one finite number for each"
-        width = self.bags[0].tokens.shape[-1:], self.bags[0].residual.shape[-1:]
-        if not self.paths or min(self.paths) < 1 or (sum(self.paths),) != tuple(width[0]):
-            return f"its tokens have {width[0]} channels and its paths {self.paths}"
-        for name, bag in zip(self.names, self.bags, strict=True):
-            count = bag.tokens.shape[:1]
-            mark = torch.zeros(count, dtype=torch.bool) if bag.mark is None else bag.mark
-            shapes = bag.tokens.ndim, bag.residual.shape[:-1], mark.shape, mark.dtype
-            if not (bag.tokens.is_floating_point() and bag.residual.is_floating_point()):
-                return f"the tokens of {name} are of {bag.tokens.dtype} and {bag.residual.dtype}"
-            if shapes != (2, count, count, torch.bool) or (bag.tokens.shape[1:], bag.residual.shape[1:]) != width:
-                return f"the tensors of {name} do not fit each other"
-            if not (len(bag.tokens) and bag.tokens.isfinite().all() and bag.residual.isfinite().all()):
-                return f"the tokens of {name} are none or not finite"
-        return None
-
-
-def _check_learned(verifier: Verifier, learned: dict[str, Tensor], bag: Bag) -> None:
-    """Go through all steps of a verdict on a token of a reference.
-
-    Raises:
-        ValueError: a number in what was learned, or one that comes of it, is not finite, or parts do not fit; or any
-            other error of arithmetic, type or shape that they cause.
-    """
-    if not all(value.is_floating_point() and value.isfinite().all() for value in learned.values()):
-        raise ValueError("its coefficients are not finite numbers")
-    tokens, residual = bag.tokens[:1], bag.residual[:1]
-    maps = verifier.heads.maps(tokens, residual)
-    evidence = verifier.evidence(maps)
-    if any(values.shape != (1,) for values in (evidence, *maps.values())) or not evidence.isfinite().all():
-        raise ValueError("its evidence is not finite, or not one value a token")
-    scaled = verifier.heads.scale(tokens)
-    strange = verifier.scope.distances(scaled)
-    if strange.shape != (1,) or not (strange.isfinite().all() and np.isfinite(verifier.scope.limit)):
-        raise ValueError("its scope is not finite")
-    fused, parts = verifier.fused(maps)
-    numbers = [fused, *parts.values(), verifier.calibration.log_odds(fused), verifier.region_threshold]
-    if not np.isfinite([*numbers, *verifier.inside, *verifier.outside]).all():
-        raise ValueError("its scores are not finite")
-    classes, texts = verifier.classes, (*verifier.classes.names, verifier.classes.authentic, *verifier.warnings)
-    if classes.prototypes.shape != (len(classes.names), tokens.shape[1]):
-        raise ValueError(f"it has {len(classes.names)} other classes and prototypes {tuple(classes.prototypes.shape)}")
-    if not all(isinstance(text, str) for text in texts):
-        raise TypeError("its names and warnings are not texts")

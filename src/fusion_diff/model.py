@@ -28,11 +28,12 @@ from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.enrolment import Enrolment
+from fusion_diff.enrolment_files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, MicrographError, TrustError
 from fusion_diff.fewshot.decision import decide, probability
 from fusion_diff.fewshot.verifier import ALONE_MESSAGE
 from fusion_diff.micrograph import Micrograph
-from fusion_diff.perception import encode, perceive
+from fusion_diff.perception import encode, perceive, surface
 from fusion_diff.reading import Reading
 from fusion_diff.reasons import explain
 from fusion_diff.regions import find_regions
@@ -116,7 +117,7 @@ class DiffusionModel:
         channels_last(encoder)
         source = str(folder / prior) if (folder / prior).is_dir() else prior
         readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
-        return cls(encoder, source, card=card, readme=readme, sha256=sha256, enrolment=Enrolment.load(folder))
+        return cls(encoder, source, card=card, readme=readme, sha256=sha256, enrolment=load_enrolment(folder))
 
     def _refuse_prior_from_elsewhere(self, folder: Path) -> None:
         from fusion_diff.trust.contents import unsafe
@@ -217,13 +218,14 @@ class DiffusionModel:
                 )[0]
                 for reference in references
             ]
+        surfaces = [surface(reference.micrograph) for reference in references]
         enrolment = Enrolment(
             authentic=references.authentic,
             names=tuple(reference.name for reference in references),
             labels=tuple(reference.label for reference in references),
             groups=tuple(reference.group for reference in references),
             paths=self.encoder.paths,
-            bags=tuple(bags),
+            bags=tuple(replace(bag, keypoints=found) for bag, found in zip(bags, surfaces, strict=True)),
             condition=towards,
             references_sha256=references.sha256,
         )
@@ -267,8 +269,9 @@ class DiffusionModel:
         decision = decide(p_values, alpha) if in_scope else "inconclusive"
         nearest = enrolment.nearest(reading.mean_token)
         predicted = verifier.classes.predict(reading.strongest, score)
+        recognised = enrolment.recognised(reading.match)
         reasons = explain(
-            score, decision, in_scope, p_values, alpha, reading.contributions, regions, nearest, enrolment
+            score, decision, in_scope, p_values, alpha, reading.contributions, regions, recognised, nearest, enrolment
         )
         attacked = None
         if purify or detect_attacks:
@@ -307,6 +310,7 @@ class DiffusionModel:
             seconds=time.perf_counter() - started,
             purified=purify,
             attacked=attacked,
+            recognised=recognised,
         )
 
     def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph], shots: int | None = None) -> Tensor:
@@ -363,7 +367,8 @@ class DiffusionModel:
             reconstruction=reconstruction,
             towards=enrolment.condition if needed else None,
         )
-        return Reading.of(grid, parts, enrolment.verifier)
+        recognises = enrolment.verifier.correspondence is not None
+        return Reading.of(grid, parts, enrolment.verifier, surface(micrograph) if recognises else None)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model with its enrolment to a folder that `from_pretrained` reads.
@@ -382,7 +387,7 @@ class DiffusionModel:
             write_json(draft / "config.json", self.card)
             (draft / "README.md").write_text(self.readme, encoding="utf-8")
             if self.enrolment is not None:
-                self.enrolment.save(draft)
+                save_enrolment(self.enrolment, draft)
 
 
 def _is_here(device: torch.device) -> bool:

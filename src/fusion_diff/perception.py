@@ -13,6 +13,8 @@ from torch.nn import functional as F
 
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.keypoints import Keypoints
+from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.micrograph.tiles import MARGIN, Grid
 
 if TYPE_CHECKING:
@@ -29,6 +31,9 @@ MAX_TOKENS = 8192
 
 BATCH = 8
 """Tiles encoded at once."""
+
+SURFACE_SIDE = 768
+"""Keypoints are sought on a micrograph reduced to this longer side, in pixels."""
 
 
 class TileEncoder(Protocol):
@@ -172,6 +177,11 @@ def encode(
     joined = torch.cat(tokens)
     bag = Bag(joined, torch.cat(residuals), torch.cat(marked).to(joined.device) if marked else None)
     return thin(bag, MAX_TOKENS), torch.stack(conditions).mean(0)
+
+
+def surface(micrograph: Micrograph) -> Keypoints:
+    """Return the keypoints of a micrograph of any size, by which its surface is recognised."""
+    return Keypoints.find(thumbnail(micrograph, SURFACE_SIDE))
 
 
 def _alternating(tensors: list[Tensor]) -> Tensor:

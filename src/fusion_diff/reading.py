@@ -15,6 +15,8 @@ from fusion_diff.result import EvidenceMap
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from fusion_diff.fewshot.correspondence import Match
+    from fusion_diff.fewshot.keypoints import Keypoints
     from fusion_diff.fewshot.verifier import Verifier
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.micrograph.tiles import Grid
@@ -33,6 +35,7 @@ class Reading:
         contributions: each kind's part in the log-odds.
         mean_token: (C,) mean standardised token.
         strongest: (k, C) standardised tokens of highest evidence.
+        match: the reference whose surface was recognised, if any.
         strangeness: mean distance of its tokens to those of any reference, see `fewshot.scope`.
     """
 
@@ -43,12 +46,16 @@ class Reading:
     contributions: dict[str, float]
     mean_token: Tensor
     strongest: Tensor
+    match: Match | None
     strangeness: float
 
     @classmethod
     @torch.inference_mode()
-    def of(cls, grid: Grid, parts: Iterable[Part], verifier: Verifier) -> Reading:
-        """Gather parts. Tokens are dropped as soon as they are judged; only maps grow with the micrograph."""
+    def of(cls, grid: Grid, parts: Iterable[Part], verifier: Verifier, surface: Keypoints | None = None) -> Reading:
+        """Gather parts, and the keypoints of the surface where they were sought.
+
+        Tokens are dropped as soon as they are judged; only maps grow with the micrograph.
+        """
         maps: dict[str, Tensor] = {}
         evidence = torch.zeros(grid.rows, grid.columns)
         total: Tensor | float = 0.0
@@ -74,7 +81,8 @@ class Reading:
             keep = level.topk(min(limit, len(level))).indices
             strongest, strength = best[keep], level[keep]
         assert strongest is not None
-        fused, contributions = verifier.fused({name: values.flatten() for name, values in maps.items()})
+        match = verifier.recognise(surface)
+        fused, contributions = verifier.fused({name: values.flatten() for name, values in maps.items()}, match)
         return cls(
             grid,
             evidence,
@@ -83,6 +91,7 @@ class Reading:
             contributions,
             torch.as_tensor(total) / (grid.rows * grid.columns),
             strongest,
+            match,
             strange / (grid.rows * grid.columns),
         )
 

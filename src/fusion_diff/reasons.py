@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.enrolment import Enrolment
-    from fusion_diff.result import Decision, NearestReference, Region
+    from fusion_diff.result import Decision, NearestReference, RecognisedSurface, Region
 
 OUT_OF_SCOPE = (
     "Out of scope: as a whole it is unlike every reference, authentic or not (another material, magnification or "
@@ -23,6 +23,7 @@ MEANING = {
     "departures": "parts unlike anything authentic",
     "texture": "the texture as a whole",
     "pooled": "the level and spread of its texture",
+    "correspondence": "its very surface, recognised",
     "reconstruction": "parts that the diffusion prior could not give back",
 }
 """Of each kind of evidence, and of each reading that is of one kind alone."""
@@ -36,6 +37,7 @@ def explain(
     alpha: float,
     contributions: dict[str, float],
     regions: Sequence[Region],
+    recognised: RecognisedSurface | None,
     nearest: Sequence[NearestReference],
     enrolment: Enrolment,
 ) -> tuple[str, ...]:
@@ -46,6 +48,11 @@ def explain(
     if (value > 0) == against:
         side = "against" if against else "for"
         lines.append(f"The strongest evidence {side} it is {MEANING[name]} ({name}, {value:+.2f} log-odds).")
+    if recognised is not None:
+        lines.append(
+            f"It shows the surface of reference {recognised.name} ({recognised.label}): "
+            f"{recognised.points} keypoints lie alike on both."
+        )
     if regions:
         first = regions[0]
         place = f"rows {first.top}-{first.top + first.height}, columns {first.left}-{first.left + first.width}"

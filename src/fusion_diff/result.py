@@ -100,6 +100,15 @@ class NearestReference:
     similarity: float
 
 
+@dataclass(frozen=True)
+class RecognisedSurface:
+    """A reference that shows the same surface as the micrograph: so many keypoints lie alike on both."""
+
+    name: str
+    label: str
+    points: int
+
+
 @dataclass(frozen=True, eq=False)
 class Inspection:
     """The verdict on one micrograph, and everything needed to understand and repeat it."""
@@ -138,6 +147,9 @@ class Inspection:
     """Whether the verdict is on the micrograph as the diffusion prior purified it."""
     attacked: bool | None = None
     """Whether purification changes the score more than untouched micrographs' scores; None where it was not asked."""
+    recognised: RecognisedSurface | None = None
+    """The reference whose very surface this is; None where none was recognised or the references are not told apart
+    by their surfaces."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain JSON-ready values, without the evidence map (its shape and extremes only)."""
@@ -146,7 +158,7 @@ class Inspection:
         plain: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("evidence", "regions", "nearest", "reasons")
+            if field.name not in ("evidence", "regions", "nearest", "recognised", "reasons")
         }
         plain["evidence"] = {
             "max": float(self.evidence.values.max()),
@@ -156,6 +168,8 @@ class Inspection:
         plain["regions"] = [asdict(region) for region in self.regions]
         plain["nearest"] = [asdict(reference) for reference in self.nearest]
         plain["reasons"] = list(self.reasons)
+        if self.recognised is not None:
+            plain["recognised"] = asdict(self.recognised)
         for name, unasked in (("purified", False), ("attacked", None)):
             if plain[name] is unasked:
                 del plain[name]

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.keypoints import Keypoints
 
 
 @pytest.fixture
@@ -24,6 +25,7 @@ def make_bag() -> Callable[..., Bag]:
         size: float = 6.0,
         marked: bool = False,
         residuals: int = 0,
+        keypoints: Keypoints | None = None,
     ) -> Bag:
         generator = torch.Generator().manual_seed(seed)
         values = torch.randn(tokens, channels, generator=generator)
@@ -34,6 +36,6 @@ def make_bag() -> Callable[..., Bag]:
         mark[where] = True
         residual = torch.rand(tokens, residuals, generator=generator)
         residual[where] += 1
-        return Bag(values, residual, mark if marked else None)
+        return Bag(values, residual, mark if marked else None, keypoints=keypoints)
 
     return make

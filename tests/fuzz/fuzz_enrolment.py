@@ -1,4 +1,4 @@
-"""Enrolments: `Enrolment.load`, and a first use of what was loaded."""
+"""Enrolments: `load_enrolment`, and a first use of what was loaded."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from common import FOLDER, FindingError, bounded_memory
 from structured import mutate_json, mutate_tensors
 
 from fusion_diff.enrolment import Enrolment
+from fusion_diff.enrolment_files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.bags import Bag
 
@@ -53,7 +54,7 @@ def seeds() -> list[bytes]:
     folder, found = FOLDER / "saved", []
     folder.mkdir(exist_ok=True)
     for labels, marked in ((("sound",) * 2 + ("crack",) * 2, True), (("sound",) * 3, False)):
-        _enrolment(labels, marked=marked).save(folder)
+        save_enrolment(_enrolment(labels, marked=marked), folder)
         described = json.dumps(json.loads((folder / "enrolment.json").read_bytes()))  # without the indentation
         found.append(_pack(described.encode(), (folder / "enrolment.safetensors").read_bytes()))
     return found
@@ -76,7 +77,7 @@ def check(data: bytes) -> None:
     (folder / "enrolment.safetensors").write_bytes(tensors)
     with bounded_memory():
         try:
-            enrolment = Enrolment.load(folder)
+            enrolment = load_enrolment(folder)
         except CheckpointError as error:
             if str(folder) not in str(error) or len(str(error)) > 5000:
                 raise FindingError(f"a refusal without the file's name, or endless: {str(error)[:300]}") from error

@@ -7,9 +7,7 @@ import numpy as np
 import pytest
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.inspection import run
-from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths, thumbnail
-from fusion_diff.micrograph import Micrograph
+from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths
 
 
 @pytest.fixture
@@ -91,31 +89,3 @@ def test_only_a_run_in_which_all_is_authentic_exits_with_0(make_inspection):
         for chosen in itertools.product(kinds, repeat=length):
             gravest = next(code for code in (3, 1, 2, 0) if code in chosen)
             assert exit_code(kinds[code] for code in chosen) == gravest
-
-
-def test_thumbnails_average_the_pixels_that_they_merge():
-    pixels = np.tile(np.array([[0, 100], [100, 200]], dtype=np.float32), (50, 50))
-    small = thumbnail(Micrograph.from_array(pixels), max_side=50)
-    assert small.shape == (50, 50)
-    assert set(np.unique(small)) <= {127, 128}
-
-
-def test_thumbnails_keep_the_aspect_and_colour_and_are_never_enlarged():
-    pixels = np.random.default_rng(0).integers(0, 65535, (90, 301, 3)).astype(np.uint16)
-    micrograph = Micrograph.from_array(pixels)
-    assert thumbnail(micrograph, max_side=100).shape == (30, 100, 3)
-    assert thumbnail(micrograph).shape == (90, 301, 3)
-
-
-def test_contrast_is_stretched_between_the_percentiles():
-    pixels = np.linspace(1000, 2000, 64 * 64).reshape(64, 64)
-    small = thumbnail(Micrograph.from_array(pixels))
-    assert (small.min(), small.max()) == (0, 255)
-    assert small.mean() == pytest.approx(127.5, abs=1)
-
-
-def test_reading_in_bands_changes_nothing(monkeypatch):
-    micrograph = Micrograph.from_array(np.random.default_rng(0).uniform(size=(257, 131)))
-    whole = thumbnail(micrograph, max_side=60)
-    monkeypatch.setattr(run, "_BAND_PIXELS", 2000)
-    np.testing.assert_array_equal(thumbnail(micrograph, max_side=60), whole)

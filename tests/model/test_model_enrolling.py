@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from fusion_diff.errors import EnrolmentError
+from fusion_diff.fewshot.correspondence import CORRESPONDENCE, LOG_ODDS
 from fusion_diff.micrograph import Micrograph
+from fusion_diff.references import Reference, ReferenceSet
 
 
 def test_labels_alone_suffice(enrolled, draw):
@@ -119,3 +121,22 @@ def test_unless_asked_for_the_diffusion_path_is_neither_run_nor_weighed(model, m
 def test_where_asked_for_the_diffusion_path_is_considered(enrolled):
     assert "weight of reconstruction" in enrolled.enrolment.figures
     assert all(bag.residual.shape[1] == 2 for bag in enrolled.enrolment.bags)
+
+
+def test_a_view_of_an_enrolled_object_is_recognised_and_said_to_be(model, draw, tmp_path):
+    bowls = {name: draw(name, 70, size=(240, 480)) for name in ("fine", "coarse")}
+    views = [
+        Reference(Micrograph.from_array(bowl[:, left : left + 240]), name, f"{name} {left}", f"{name}/{left}.tif")
+        for name, bowl in bowls.items()
+        for left in (0, 60, 200)
+    ]
+    model.enroll(ReferenceSet(views, authentic="fine"))
+    it = model.inspect(Micrograph.from_array(bowls["coarse"][:, 230:470]))
+    assert it.recognised.name == "coarse/200.tif"
+    assert it.contributions[CORRESPONDENCE] == LOG_ODDS
+    assert it.to_dict()["recognised"]["label"] == "coarse"
+    assert any("It shows the surface of reference coarse/200.tif (coarse)" in line for line in it.reasons)
+    model.save_pretrained(tmp_path / "model")
+    again = type(model).from_pretrained(tmp_path / "model").inspect(Micrograph.from_array(bowls["coarse"][:, 230:470]))
+    assert again.recognised == it.recognised
+    assert again.score == it.score

@@ -11,6 +11,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from fusion_diff.fewshot.keypoints import Keypoints
+
 TOP_SHARE = 0.01
 """A micrograph is as strange as the mean of this share of its tokens, the strangest ones: flaws are small."""
 CLIP = 6.0
@@ -26,12 +28,14 @@ class Bag:
         residual: (n, R) float32, how far each token is from what the prior restored; R is 0 without the diffusion path.
         mark: (n,) bool, True on a flaw, or None where nothing was marked.
         label: class of the micrograph, empty where it is not known or does not matter.
+        keypoints: those of its surface, or None where they were not looked for.
     """
 
     tokens: Tensor
     residual: Tensor
     mark: Tensor | None = None
     label: str = ""
+    keypoints: Keypoints | None = None
 
     def path(self, paths: Sequence[int], index: int) -> Bag:
         """Return the bag with the channels of one path only, of `paths` channels each."""

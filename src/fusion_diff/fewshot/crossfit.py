@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 MAX_FOLDS = 5
 HANDFUL = 20
-"""Up to so many references twice the folds are made: when there are few, each one left out is missed."""
+"""So many references are few: each one left out is missed, so twice the folds are made, and few need show one place."""
 
 
 def most_folds(references: int) -> int:

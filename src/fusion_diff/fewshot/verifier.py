@@ -12,6 +12,7 @@ from torch import Tensor
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.classes import ClassHead
+from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import Calibration, p_value
 from fusion_diff.fewshot.fusion import Fusion
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion_diff.fewshot.evidence.base import Paths
+    from fusion_diff.fewshot.keypoints import Keypoints
 
 FEW_GROUPS = 5
 """With so few specimens, leaving one out leaves the heads so much poorer that the threshold comes out too low."""
@@ -73,6 +75,16 @@ def _halves_apart(bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Path
     return maps
 
 
+def _surfaces(
+    bags: Sequence[Bag], authentic: NDArray[np.bool_], groups: Sequence[str]
+) -> tuple[Correspondence | None, NDArray[np.float64]]:
+    """Return the correspondence evidence, and what it says of each reference; none where keypoints were not sought."""
+    surfaces = [bag.keypoints for bag in bags if bag.keypoints is not None]
+    if len(surfaces) < len(bags):
+        return None, np.zeros(len(bags))
+    return Correspondence.fit(surfaces, authentic, groups)
+
+
 @dataclass(frozen=True, eq=False)
 class Verifier:
     """Everything learned from a set of references, and the arithmetic of a verdict.
@@ -86,6 +98,7 @@ class Verifier:
         classes: tells the other classes apart.
         scope: tells what is of another kind than all references.
         region_threshold: evidence (log-odds) above this is listed as a region.
+        correspondence: recognises the surfaces of references; None where surfaces do not tell the classes apart.
         warnings: what the references do not allow.
     """
 
@@ -97,6 +110,7 @@ class Verifier:
     classes: ClassHead
     scope: Scope
     region_threshold: float
+    correspondence: Correspondence | None = None
     warnings: tuple[str, ...] = field(default=())
 
     @classmethod
@@ -151,6 +165,8 @@ class Verifier:
         fusion = Fusion.fit(scores, authentic)
         fused = fusion.fuse(scores)
         calibration = cls._calibrate(fusion, fused, bags, authentic, groups, paths, crossfitted=parts is not None)
+        correspondence, recognised = _surfaces(bags, authentic, groups)
+        fused = fused + recognised / calibration.slope
         own = [fusion.fuse(dense_readings(each)) for each, inside in zip(maps, authentic, strict=True) if inside]
         own_quantile = calibration.log_odds(float(np.quantile(torch.cat(own).cpu().numpy(), REGION_QUANTILE)))
         scaled = [heads.scale(bag.tokens) for bag in bags]
@@ -164,6 +180,7 @@ class Verifier:
             classes=ClassHead.fit(scaled, ranks, labels, authentic_label),
             scope=Scope.fit([each[:, -paths[-1] :] for each in scaled], groups),
             region_threshold=max(0.0, own_quantile),
+            correspondence=correspondence,
             warnings=tuple(warnings),
         )
 
@@ -203,10 +220,14 @@ class Verifier:
         fused: Tensor = self.fusion.fuse(dense_readings(maps))
         return self.calibration.slope * fused + self.calibration.intercept
 
-    def fused(self, maps: dict[str, Tensor]) -> tuple[float, dict[str, float]]:
+    def recognise(self, surface: Keypoints | None) -> Match | None:
+        """Return the reference whose surface this is, where surfaces tell anything and there is one."""
+        return None if self.correspondence is None or surface is None else self.correspondence.match(surface)
+
+    def fused(self, maps: dict[str, Tensor], match: Match | None = None) -> tuple[float, dict[str, float]]:
         """Return a micrograph's fused score and the part of each reading, or kind in it, in its log-odds.
 
-        A reading of several kinds is told apart into them.
+        A reading of several kinds is told apart into them. A surface that was recognised adds what it is worth.
         """
         scores = kind_scores(maps)
         fused = float(self.fusion.fuse({name: sum(kinds.values()) for name, kinds in scores.items()}))
@@ -217,6 +238,9 @@ class Verifier:
                 for kind, value in kinds.items():
                     part = factor * (value - self.fusion.centre[name] / len(kinds))
                     parts[kind if len(kinds) > 1 else name] = part
+        if match is not None:
+            fused += match.log_odds / self.calibration.slope
+            parts[CORRESPONDENCE] = match.log_odds
         return fused, parts
 
     def p_values(self, fused: float) -> dict[str, float]:

@@ -6,14 +6,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
-
 from fusion_diff.errors import FusionDiffError
+from fusion_diff.micrograph.thumbnail import thumbnail
 
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from fusion_diff.micrograph import Micrograph
@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
 THUMBNAIL_SIDE = 640
 """Longest side of a thumbnail, in pixels."""
-
-_BAND_PIXELS = 2**24
 
 
 class Inspector(Protocol):
@@ -85,7 +83,7 @@ def inspect_paths(
             sha256 = None if signed_sha256 is None else signed_sha256(path)
             micrograph = load_microstructure_data(path, pixel_size_um=pixel_size_um, sha256=sha256)
             inspection = model.inspect(micrograph, alpha=alpha)
-            outcome = Outcome(path, inspection=inspection, thumbnail=thumbnail(micrograph))
+            outcome = Outcome(path, inspection=inspection, thumbnail=thumbnail(micrograph, THUMBNAIL_SIDE))
         except (FusionDiffError, OSError, MemoryError) as error:
             outcome = Outcome(path, error=_explain(path, error))
         yield outcome
@@ -106,37 +104,6 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
     if "not authentic" in decisions:
         return 1
     return 0 if decisions == {"authentic"} else 2
-
-
-def thumbnail(micrograph: Micrograph, max_side: int = THUMBNAIL_SIDE) -> NDArray[np.uint8]:
-    """Return a micrograph reduced by averaging and stretched from its `contrast_range` to 0…255.
-
-    Read in bands, so that a micrograph larger than memory has a thumbnail too. Never enlarged.
-
-    Returns:
-        uint8 (h, w), or (h, w, 3) for a colour micrograph.
-    """
-    factor = min(1.0, max_side / max(micrograph.height, micrograph.width))
-    height, width = max(1, round(micrograph.height * factor)), max(1, round(micrograph.width * factor))
-    rows, columns = _edges(height, micrograph.height), _edges(width, micrograph.width)
-    low, high = micrograph.contrast_range
-    shape = (height, width) if micrograph.channels == 1 else (height, width, micrograph.channels)
-    out = np.empty(shape, dtype=np.uint8)
-    step = max(1, int(_BAND_PIXELS / micrograph.width * factor))  # rows of the thumbnail a band
-    for first in range(0, height, step):
-        edges = rows[first : first + step + 1]
-        band = micrograph.window(int(edges[0]), 0, int(edges[-1] - edges[0]), micrograph.width)
-        sums = np.add.reduceat(band, edges[:-1] - edges[0], axis=0, dtype=np.float64)
-        sums = np.add.reduceat(sums, columns[:-1], axis=1)
-        counts = np.diff(edges)[:, None] * np.diff(columns)[None, :]
-        mean = sums / (counts if sums.ndim == 2 else counts[:, :, None])
-        level = ((mean - low) / (high - low)).clip(0, 1)
-        out[first : first + step] = np.rint(level * 255).astype(np.uint8)
-    return out
-
-
-def _edges(parts: int, side: int) -> NDArray[np.intp]:
-    return (np.arange(parts + 1) * side // parts).astype(np.intp)
 
 
 def _explain(path: Path, error: Exception) -> str:

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.pages import template
-from fusion_diff.inspection.run import thumbnail
+from fusion_diff.inspection.run import THUMBNAIL_SIDE
 from fusion_diff.inspection.wording import package_version
+from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.trust.files import write_whole
 
 if TYPE_CHECKING:
@@ -60,6 +61,6 @@ def _card(reference: Reference, findings: list[Finding]) -> dict[str, Any]:
         "label": reference.label,
         "grave": any(each.grave for each in findings),
         "findings": findings,
-        "picture": draw.data_uri(Image.fromarray(thumbnail(it)), "JPEG"),
+        "picture": draw.data_uri(Image.fromarray(thumbnail(it, THUMBNAIL_SIDE)), "JPEG"),
         "boxes": [(top * high, left * wide, height * high, width * wide) for top, left, height, width in boxes],
     }

@@ -1,0 +1,199 @@
+"""The files that an enrolment is stored in; what is in them is hostile until it was checked."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from fusion_diff.checkpoint import read_json, read_tensors, write_json
+from fusion_diff.enrolment import Enrolment
+from fusion_diff.errors import CheckpointError
+from fusion_diff.fewshot import state
+from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.correspondence import Correspondence
+from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from torch import Tensor
+
+    from fusion_diff.fewshot.verifier import Verifier
+
+FORMAT = "fusion-diff/enrolment/3"
+
+
+def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
+    """Write `enrolment.json` and `enrolment.safetensors` into a checkpoint folder."""
+    from safetensors.torch import save_file
+
+    tensors = {"condition": enrolment.condition.cpu().contiguous()}
+    for index, bag in enumerate(enrolment.bags):
+        tensors[f"tokens.{index}"] = bag.tokens.half().cpu().contiguous()
+        tensors[f"residual.{index}"] = bag.residual.half().cpu().contiguous()
+        if bag.mark is not None:
+            tensors[f"mark.{index}"] = bag.mark.cpu().contiguous()
+        if enrolment.verifier.correspondence is not None and bag.keypoints is not None:
+            tensors[f"points.{index}"] = torch.from_numpy(bag.keypoints.points)
+            tensors[f"descriptors.{index}"] = torch.from_numpy(bag.keypoints.descriptors)
+    learned, values = state.dump(enrolment.verifier)
+    for name, value in learned.items():
+        exact = value.half().float().equal(value.float())  # half the size, where nothing is lost
+        tensors[f"verifier.{name}"] = (value.half() if exact else value).cpu().contiguous()
+    save_file(tensors, folder / "enrolment.safetensors")
+    write_json(
+        folder / "enrolment.json",
+        {
+            "format": FORMAT,
+            "authentic": enrolment.authentic,
+            "builtin": enrolment.builtin,
+            "paths": list(enrolment.paths),
+            "references_sha256": enrolment.references_sha256,
+            "verifier": values,
+            **({"shifts": list(enrolment.shifts)} if enrolment.shifts else {}),
+            "references": [
+                {"name": name, "label": label, "group": group}
+                for name, label, group in zip(enrolment.names, enrolment.labels, enrolment.groups, strict=True)
+            ],
+        },
+    )
+
+
+def load_enrolment(folder: Path) -> Enrolment | None:
+    """Read the enrolment of a checkpoint folder; None where it has none.
+
+    Raises:
+        CheckpointError: its files are damaged or of another format.
+    """
+    if not (folder / "enrolment.json").exists():
+        return None
+    described: dict[str, Any] = read_json(folder / "enrolment.json")
+    if described.get("format") != FORMAT:
+        raise CheckpointError(
+            f"{folder / 'enrolment.json'}: format {described.get('format')!r:.80}, but this version reads "
+            f"{FORMAT!r}; enrol the references again"
+        )
+    tensors = read_tensors(folder / "enrolment.safetensors")
+    try:
+        references = described["references"]
+        enrolment = Enrolment(
+            authentic=str(described["authentic"]),
+            names=tuple(str(reference["name"]) for reference in references),
+            labels=tuple(str(reference["label"]) for reference in references),
+            groups=tuple(str(reference["group"]) for reference in references),
+            paths=tuple(int(channels) for channels in described["paths"]),
+            bags=tuple(
+                Bag(
+                    tensors[f"tokens.{i}"],
+                    tensors[f"residual.{i}"],
+                    tensors.get(f"mark.{i}"),
+                    keypoints=_keypoints(tensors, i),
+                )
+                for i in range(len(references))
+            ),
+            condition=tensors["condition"],
+            references_sha256=str(described["references_sha256"]),
+            builtin=bool(described["builtin"]),
+            shifts=tuple(float(shift) for shift in described.get("shifts", ())),
+        )
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise CheckpointError(
+            f"{folder}: its enrolment is incomplete ({error!r:.300}); enrol the references again"
+        ) from error
+    if fault := _fault(enrolment):
+        raise CheckpointError(f"{folder}: its enrolment does not hold together ({fault}); enrol the references again")
+    learned = {k.removeprefix("verifier."): v for k, v in tensors.items() if k.startswith("verifier.")}
+    try:
+        verifier = state.load(learned, described["verifier"])
+        _check_learned(verifier, learned, enrolment.bags[0])
+        verifier = replace(verifier, correspondence=_correspondence(enrolment))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
+        raise CheckpointError(
+            f"{folder}: what it learned cannot be used ({error!r:.300}); enrol the references again"
+        ) from error
+    enrolment.__dict__["verifier"] = verifier  # in the place of the cached property
+    return enrolment
+
+
+def _correspondence(enrolment: Enrolment) -> Correspondence | None:
+    """Return the evidence of a stored enrolment, which has keypoints only where they are evidence."""
+    surfaces = tuple(bag.keypoints for bag in enrolment.bags if bag.keypoints is not None)
+    authentic = np.asarray([label == enrolment.authentic for label in enrolment.labels])
+    return Correspondence(surfaces, authentic) if surfaces else None
+
+
+def _fault(enrolment: Enrolment) -> str | None:
+    """Say what keeps a stored enrolment from being learned from."""
+    if enrolment.authentic not in enrolment.labels:
+        return f"no reference is of the authentic class {enrolment.authentic!r}"
+    if enrolment.condition.ndim != 2 or not enrolment.condition.is_floating_point():
+        return f"the condition has shape {tuple(enrolment.condition.shape)} and is of {enrolment.condition.dtype}"
+    if not enrolment.condition.isfinite().all():
+        return "the condition is not finite"
+    if enrolment.shifts and not (len(enrolment.shifts) == len(enrolment.names) and np.isfinite(enrolment.shifts).all()):
+        return "the shifts of its references are not one finite number for each"
+    width = enrolment.bags[0].tokens.shape[-1:], enrolment.bags[0].residual.shape[-1:]
+    if not enrolment.paths or min(enrolment.paths) < 1 or (sum(enrolment.paths),) != tuple(width[0]):
+        return f"its tokens have {width[0]} channels and its paths {enrolment.paths}"
+    if len({bag.keypoints is None for bag in enrolment.bags}) > 1:
+        return "some of its references have keypoints and some have none"
+    for name, bag in zip(enrolment.names, enrolment.bags, strict=True):
+        count = bag.tokens.shape[:1]
+        mark = torch.zeros(count, dtype=torch.bool) if bag.mark is None else bag.mark
+        shapes = bag.tokens.ndim, bag.residual.shape[:-1], mark.shape, mark.dtype
+        if not (bag.tokens.is_floating_point() and bag.residual.is_floating_point()):
+            return f"the tokens of {name} are of {bag.tokens.dtype} and {bag.residual.dtype}"
+        if shapes != (2, count, count, torch.bool) or (bag.tokens.shape[1:], bag.residual.shape[1:]) != width:
+            return f"the tensors of {name} do not fit each other"
+        if not (len(bag.tokens) and bag.tokens.isfinite().all() and bag.residual.isfinite().all()):
+            return f"the tokens of {name} are none or not finite"
+    return None
+
+
+def _keypoints(tensors: dict[str, Tensor], index: int) -> Keypoints | None:
+    """Return the stored keypoints of a reference, None where it has none.
+
+    Raises:
+        KeyError: one of their two tensors is missing.
+        ValueError: the tensors are not keypoints.
+    """
+    if f"points.{index}" not in tensors and f"descriptors.{index}" not in tensors:
+        return None
+    points, descriptors = tensors[f"points.{index}"], tensors[f"descriptors.{index}"]
+    count = min(len(points), MAX_KEYPOINTS)
+    shapes = points.shape, points.dtype, descriptors.shape, descriptors.dtype
+    if shapes != ((count, 2), torch.float32, (count, WIDTH), torch.uint8) or not points.isfinite().all():
+        raise ValueError(f"reference {index} has keypoints {shapes}")
+    return Keypoints(points.numpy(), descriptors.numpy())
+
+
+def _check_learned(verifier: Verifier, learned: dict[str, Tensor], bag: Bag) -> None:
+    """Go through all steps of a verdict on a token of a reference.
+
+    Raises:
+        ValueError: a number in what was learned, or one that comes of it, is not finite, or parts do not fit; or any
+            other error of arithmetic, type or shape that they cause.
+    """
+    if not all(value.is_floating_point() and value.isfinite().all() for value in learned.values()):
+        raise ValueError("its coefficients are not finite numbers")
+    tokens, residual = bag.tokens[:1], bag.residual[:1]
+    maps = verifier.heads.maps(tokens, residual)
+    evidence = verifier.evidence(maps)
+    if any(values.shape != (1,) for values in (evidence, *maps.values())) or not evidence.isfinite().all():
+        raise ValueError("its evidence is not finite, or not one value a token")
+    scaled = verifier.heads.scale(tokens)
+    strange = verifier.scope.distances(scaled)
+    if strange.shape != (1,) or not (strange.isfinite().all() and np.isfinite(verifier.scope.limit)):
+        raise ValueError("its scope is not finite")
+    fused, parts = verifier.fused(maps)
+    numbers = [fused, *parts.values(), verifier.calibration.log_odds(fused), verifier.region_threshold]
+    if not np.isfinite([*numbers, *verifier.inside, *verifier.outside]).all():
+        raise ValueError("its scores are not finite")
+    classes, texts = verifier.classes, (*verifier.classes.names, verifier.classes.authentic, *verifier.warnings)
+    if classes.prototypes.shape != (len(classes.names), tokens.shape[1]):
+        raise ValueError(f"it has {len(classes.names)} other classes and prototypes {tuple(classes.prototypes.shape)}")
+    if not all(isinstance(text, str) for text in texts):
+        raise TypeError("its names and warnings are not texts")

@@ -1,0 +1,94 @@
+"""Correspondence evidence: the very surface of a reference, recognised."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion_diff.fewshot.crossfit import HANDFUL
+from fusion_diff.fewshot.keypoints import Keypoints
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+CORRESPONDENCE = "correspondence"
+ENOUGH = 8
+"""Keypoints that must correspond before two pictures show one surface: different ones share 5 at most."""
+LOG_ODDS = 6.0
+"""What that is worth: a surface recognised outweighs any likeness of texture, but not a wrong label among many."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """The reference whose surface was recognised.
+
+    Attributes:
+        reference: its index.
+        points: keypoints that correspond.
+        log_odds: what that adds to the log-odds of not being authentic.
+    """
+
+    reference: int
+    points: int
+    log_odds: float
+
+
+@dataclass(frozen=True, eq=False)
+class Correspondence:
+    """The surfaces of the references.
+
+    Attributes:
+        surfaces: keypoints of each reference.
+        authentic: (n,) bool, which of them are authentic.
+    """
+
+    surfaces: tuple[Keypoints, ...]
+    authentic: NDArray[np.bool_]
+
+    @classmethod
+    def fit(
+        cls, surfaces: Sequence[Keypoints], authentic: NDArray[np.bool_], groups: Sequence[str]
+    ) -> tuple[Correspondence | None, NDArray[np.float64]]:
+        """Learn whether surfaces may tell the classes apart.
+
+        Objects that are to be recognised are photographed from sides that overlap, the more the more references there
+        are. Where flaws are sought instead, a sound reference and a flawed one may show one place, or no two references
+        of many do: keypoints then say nothing, and are not looked for at inspection.
+
+        Args:
+            surfaces: keypoints of n references.
+            authentic: (n,) bool.
+            groups: specimen, or view, of each reference.
+
+        Returns:
+            The evidence, or None where surfaces do not tell; and (n,) the log-odds it gives each reference from those
+            of other groups.
+        """
+        count = len(surfaces)
+        points = np.zeros((count, count), dtype=np.intp)
+        for i in range(count):
+            for j in range(i):
+                points[i, j] = points[j, i] = surfaces[i].corresponding(surfaces[j])
+        one_class = authentic[:, None] == authentic
+        found = points >= ENOUGH
+        if (found & ~one_class).any() or (count > HANDFUL and not found.any()):
+            return None, np.zeros(count)
+        apart = np.asarray(groups)[:, None] != np.asarray(groups)
+        evidence = cls(tuple(surfaces), authentic)
+        matches = [evidence._judge(row) for row in np.where(apart, points, 0)]
+        return evidence, np.asarray([0.0 if match is None else match.log_odds for match in matches])
+
+    def match(self, surface: Keypoints) -> Match | None:
+        """Return the reference whose surface this is; None where there is none, or some of both sides."""
+        return self._judge(np.asarray([surface.corresponding(reference) for reference in self.surfaces]))
+
+    def _judge(self, points: NDArray[np.intp]) -> Match | None:
+        sides = {bool(side) for side in self.authentic[points >= ENOUGH]}
+        if len(sides) != 1:
+            return None
+        reference = int(points.argmax())
+        return Match(reference, int(points[reference]), -LOG_ODDS if sides == {True} else LOG_ODDS)

@@ -1,0 +1,74 @@
+"""Keypoints: one surface found again under another camera, two surfaces never taken for one."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fusion_diff.fewshot.correspondence import ENOUGH
+from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
+
+
+def surface(seed: int, side: int = 420) -> np.ndarray:
+    """Return a blotchy glaze, uint8 (side, side)."""
+    noise = np.random.default_rng(seed).normal(size=(side, side)).astype(np.float32)
+    blotches = sum(cv2.GaussianBlur(noise, (0, 0), sigma) * sigma for sigma in (2, 4, 8))
+    return cv2.normalize(blotches, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+
+
+def photograph(picture: np.ndarray, *, turn: float = 0.0, zoom: float = 1.0, gain: float = 1.0) -> np.ndarray:
+    """Return the middle of a surface as another camera shows it, uint8 (256, 256)."""
+    middle = picture.shape[0] / 2
+    matrix = cv2.getRotationMatrix2D((middle, middle), turn, zoom)
+    matrix[:, 2] += 128 - middle
+    return (cv2.warpAffine(picture, matrix, (256, 256)) * gain).astype(np.uint8)
+
+
+@settings(max_examples=12, deadline=None)
+@given(
+    seed=st.integers(0, 99),
+    turn=st.floats(-180, 180),
+    zoom=st.floats(0.75, 1.5),
+    gain=st.floats(0.6, 1.0),
+)
+def test_a_surface_is_recognised_turned_zoomed_and_in_other_light(seed, turn, zoom, gain):
+    enrolled = Keypoints.find(surface(seed))
+    again = Keypoints.find(photograph(surface(seed), turn=turn, zoom=zoom, gain=gain))
+    assert again.corresponding(enrolled) >= ENOUGH
+    assert enrolled.corresponding(again) >= ENOUGH
+
+
+def test_different_surfaces_share_fewer_keypoints_than_are_enough():
+    found = [Keypoints.find(photograph(surface(seed))) for seed in range(14)]
+    assert max(a.corresponding(b) for a in found for b in found if a is not b) < ENOUGH
+
+
+def test_many_points_on_one_spot_are_no_correspondence():
+    textured = Keypoints.find(photograph(surface(0)))
+    spot = Keypoints(np.full_like(textured.points, 50.0), textured.descriptors)
+    assert textured.corresponding(spot) == 0
+
+
+def test_keypoints_are_few_and_of_the_documented_types():
+    found = Keypoints.find(surface(1))
+    assert 0 < len(found.points) <= MAX_KEYPOINTS
+    assert found.points.dtype == np.float32
+    assert found.descriptors.dtype == np.uint8
+    assert found.descriptors.shape == (len(found.points), WIDTH)
+
+
+def test_colour_is_read_as_grey():
+    grey = surface(2)
+    colour = Keypoints.find(np.repeat(grey[..., None], 3, axis=2))
+    np.testing.assert_allclose(colour.points, Keypoints.find(grey).points, atol=1e-3)
+
+
+@pytest.mark.parametrize("side", [8, 32])
+def test_an_even_surface_has_no_keypoints_and_corresponds_to_nothing(side):
+    even = Keypoints.find(np.full((side, side), 128, np.uint8))
+    assert even.points.shape == (0, 2)
+    assert even.corresponding(even) == 0
+    assert even.corresponding(Keypoints.find(surface(3))) == 0
