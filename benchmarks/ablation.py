@@ -123,6 +123,7 @@ def main() -> int:
         "no nearest-neighbour evidence": ("as it is", *whole[:2], without(NearestNeighbourEvidence)),
         "no texture as a whole": ("as it is", *whole),
         "no pooled evidence": ("as it is", *whole),
+        "no correspondence evidence": ("as it is", *whole),
         "no mirror images of references": ("as it is", *whole),
         "with averaging over flips and turns": ("dihedral", *whole),
         "half the resolution": ("coarse", *whole),
@@ -157,11 +158,11 @@ def main() -> int:
                                 continue
                             chosen = np.random.default_rng(seed).permutation(len(drawn.queries))[: options.queries]
                             queries = [drawn.queries[index] for index in chosen]
+                            references = [eye.look(image, reference=twins) for image in drawn.references]
+                            if row == "no correspondence evidence":
+                                references = [replace(bag, keypoints=None) for bag in references]
                             verifier = Verifier.fit(
-                                [
-                                    cut(replace(eye.look(image, reference=twins), mark=None))
-                                    for image in drawn.references
-                                ],
+                                [cut(replace(bag, mark=None)) for bag in references],
                                 ["authentic" if image.authentic else "other" for image in drawn.references],
                                 "authentic",
                                 [image.group for image in drawn.references],
