@@ -1,9 +1,12 @@
-"""Does the audit find poisoned references, and what do they cost? python benchmarks/poisoning.py --data DIR
+"""Does the audit find poisoned references, and what do they cost? python benchmarks/poisoning.py --data DIR --out RUN
 
 References of the few-shot protocol, of which some have their label flipped, or of which four of one class carry the
 same stamp of 12 x 12 pixels. Reported: the share of poisoned references that the audit flags, the share of the others
-that it flags by mistake, and macro-F1 on unseen specimens with the references as they are, and without those that were
-flagged for their label.
+that it flags by mistake, and macro-F1 and AUROC on unseen specimens, three ways: with the references as they are,
+without those that were flagged (`dropped`), and with these at half weight (`half`: the mean of both log-odds). Draws
+differ more than ways do, so differences are taken draw by draw, with the standard error of their mean. Answers are kept
+in RUN/answers.jsonl as they come, so a run that was cut off goes on where it was; RUN/table.md is made of them, at any
+time with --table.
 """
 
 from __future__ import annotations
@@ -14,130 +17,194 @@ import sys
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from answers import Answers
 from eye import Eye, answer
 from protocol import SETS, Draw, draw
 from rich.progress import track
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, roc_auc_score
 
 from fusion_diff import DiffusionModel, load_microstructure_data
 from fusion_diff.enrolment import Enrolment
+from fusion_diff.fewshot.bags import Bag
 from fusion_diff.micrograph import Micrograph
-from fusion_diff.perception import thin
+from fusion_diff.perception import encode, surface, thin
 from fusion_diff.trust.poisoning import audit_enrolment
-from fusion_diff.trust.triggers import find_triggers
 
 STAMPED = 4
 STAMP = 12
 SIDES = ("authentic", "other")
+WAYS = ("all", "dropped", "half")
+FLIPS = (0, 1, 2, 3)
 
 
-def enrolment_of(eye: Eye, drawn: Draw, flipped: set[int], keep: list[int], tokens: int) -> Enrolment:
-    """Enrol some of the references of a draw, with some labels flipped."""
-    labels = [SIDES[image.authentic == (index in flipped)] for index, image in enumerate(drawn.references)]
-    bags = [replace(thin(eye.look(image, reference=True), tokens), mark=None) for image in drawn.references]
-    return Enrolment(
-        authentic=SIDES[0],
-        names=tuple(str(index) for index in keep),
-        labels=tuple(labels[index] for index in keep),
-        groups=tuple(drawn.references[index].group for index in keep),
-        paths=eye.encoder.paths,
-        bags=tuple(bags[index] for index in keep),
-        condition=torch.zeros(1, 1),
-        references_sha256="",
-    )
+class Poisoned:
+    """A draw of which some references are poisoned, and what becomes of it."""
+
+    def __init__(self, eye: Eye, drawn: Draw, options: argparse.Namespace) -> None:
+        self.eye, self.drawn, self.options = eye, drawn, options
+        self.labels = [SIDES[not image.authentic] for image in drawn.references]
+        self.bags = [self.look(image, reference=True) for image in drawn.references]
+        self.micrographs: list[Micrograph] | None = None
+        self.bad: set[int] = set()
+
+    def look(self, image, *, reference: bool = False) -> Bag:
+        return replace(thin(self.eye.look(image, reference=reference), self.options.tokens), mark=None)
+
+    def flip(self, count: int) -> None:
+        """Flip some labels."""
+        self.bad = set(np.random.default_rng(self.drawn.seed).permutation(len(self.labels))[:count].tolist())
+        for index in self.bad:
+            self.labels[index] = SIDES[self.labels[index] == SIDES[0]]
+
+    def stamp(self) -> None:
+        """Stamp some references of one class with a pattern of black and white."""
+        rng = np.random.default_rng(self.drawn.seed)
+        cells = rng.integers(0, 2, (STAMP // 2, STAMP // 2)) * 255
+        pattern = np.kron(cells, np.ones((2, 2), dtype=int)).astype(np.uint8)
+        self.micrographs = [load_microstructure_data(i.path, crop_data_bar=False) for i in self.drawn.references]
+        first = len(self.micrographs) // 2
+        self.bad = set(range(first, min(first + STAMPED, len(self.micrographs))))
+        for index in self.bad:
+            pixels = np.array(self.micrographs[index].levels)
+            top, left = (int(rng.integers(0, side - STAMP)) for side in pixels.shape[:2])
+            pixels[top : top + STAMP, left : left + STAMP] = pattern if pixels.ndim == 2 else pattern[..., None]
+            stamped = self.micrographs[index] = Micrograph.from_array(pixels)
+            bag, _ = encode(stamped, self.eye.encoder, twins=True)
+            self.bags[index] = thin(replace(bag, keypoints=surface(stamped)), self.options.tokens)
+
+    def enrolment(self, keep: list[int]) -> Enrolment:
+        return Enrolment(
+            authentic=SIDES[0],
+            names=tuple(str(index) for index in keep),
+            labels=tuple(self.labels[index] for index in keep),
+            groups=tuple(self.drawn.references[index].group for index in keep),
+            paths=self.eye.encoder.paths,
+            bags=tuple(self.bags[index] for index in keep),
+            condition=torch.zeros(1, 1),
+            references_sha256="",
+        )
+
+    def scores(self, enrolment: Enrolment) -> tuple[list[float], list[bool]]:
+        """Return log-odds of some of the queries, the same every time, and which of them are not authentic."""
+        order = np.random.default_rng(0).permutation(len(self.drawn.queries))[: self.options.queries]
+        queries = [self.drawn.queries[index] for index in order]
+        found = answer(enrolment.verifier, [self.look(image) for image in queries])
+        return np.asarray(found["scores"]).tolist(), [not image.authentic for image in queries]
+
+    def judged(self) -> dict[str, Any]:
+        """Audit, and judge the queries with all references and without those that were flagged."""
+        everything = list(range(len(self.labels)))
+        whole = self.enrolment(everything)
+        findings = [each for each in audit_enrolment(whole, self.micrographs) if each.grave]
+        flagged = {each.index for each in findings}
+        scores, truth = self.scores(whole)
+        kept = [index for index in everything if index not in flagged]
+        both = len({self.labels[index] for index in kept}) == 2
+        dropped = self.scores(self.enrolment(kept))[0] if flagged and both else scores
+        return {
+            "bad": sorted(self.bad),
+            "references": len(everything),
+            "findings": [(each.index, each.kind, round(each.strength, 3)) for each in findings],
+            "truth": truth,
+            "all": scores,
+            "dropped": dropped,
+        }
 
 
-def macro_f1(eye: Eye, enrolment: Enrolment, drawn: Draw, count: int, tokens: int) -> float:
-    """Return macro-F1 on some of the queries of a draw, the same every time."""
-    order = np.random.default_rng(0).permutation(len(drawn.queries))[:count]
-    queries = [drawn.queries[index] for index in order]
-    found = answer(enrolment.verifier, [thin(eye.look(image), tokens) for image in queries])
-    truth = [not image.authentic for image in queries]
-    return float(f1_score(truth, found["verdicts"], average="macro", zero_division=0))
-
-
-def flipped_row(eye: Eye, drawn: Draw, count: int, options: argparse.Namespace) -> dict[str, float]:
-    """Flip some labels; return recall, false alarms and macro-F1 with all and without the flagged."""
-    everything = list(range(len(drawn.references)))
-    chosen = np.random.default_rng(drawn.seed).permutation(len(everything))[:count]
-    flipped = set(chosen.tolist())
-    enrolment = enrolment_of(eye, drawn, flipped, everything, options.tokens)
-    flagged = {each.index for each in audit_enrolment(enrolment) if each.grave and each.kind == "label"}
-    row = {
-        "recall": len(flagged & flipped) / count if count else float("nan"),
-        "false": len(flagged - flipped) / (len(everything) - count),
-        "f1": macro_f1(eye, enrolment, drawn, options.queries, options.tokens),
+def figures(row: dict[str, Any]) -> dict[str, float]:
+    """Return recall and false alarms of the audit, and macro-F1 and AUROC of each way."""
+    bad, flagged = set(row["bad"]), {index for index, _, _ in row["findings"]}
+    scores = {way: np.asarray(row[way]) for way in WAYS[:2]}
+    scores[WAYS[2]] = (scores["all"] + scores["dropped"]) / 2
+    out = {
+        "recall": len(flagged & bad) / len(bad) if bad else float("nan"),
+        "false": len(flagged - bad) / (row["references"] - len(bad)),
     }
-    kept = [index for index in everything if index not in flagged]
-    cleaned = enrolment_of(eye, drawn, flipped, kept, options.tokens)
-    both = len(set(cleaned.labels)) == 2
-    row["f1_dropped"] = (
-        macro_f1(eye, cleaned, drawn, options.queries, options.tokens) if flagged and both else row["f1"]
-    )
-    return row
+    for way, values in scores.items():
+        out[f"f1 {way}"] = float(f1_score(row["truth"], values > 0, average="macro", zero_division=0))
+        out[f"auroc {way}"] = float(roc_auc_score(row["truth"], values))
+    return out
 
 
-def stamped_row(drawn: Draw) -> dict[str, float]:
-    """Stamp some references of one class with a pattern of black and white; return recall and false alarms."""
-    rng = np.random.default_rng(drawn.seed)
-    pattern = np.kron(rng.integers(0, 2, (STAMP // 2, STAMP // 2)) * 255, np.ones((2, 2), dtype=int)).astype(np.uint8)
-    micrographs = [load_microstructure_data(image.path, crop_data_bar=False) for image in drawn.references]
-    first = len(micrographs) // 2
-    stamped = set(range(first, min(first + STAMPED, len(micrographs))))
-    for index in stamped:
-        pixels = np.array(micrographs[index].levels)
-        top, left = (int(rng.integers(0, side - STAMP)) for side in pixels.shape[:2])
-        pixels[top : top + STAMP, left : left + STAMP] = pattern if pixels.ndim == 2 else pattern[..., None]
-        micrographs[index] = Micrograph.from_array(pixels)
-    labels = [SIDES[not image.authentic] for image in drawn.references]
-    found = find_triggers(micrographs, labels, [str(index) for index in range(len(labels))])
-    flagged = {index for trigger in found for index in trigger.places}
-    return {
-        "recall": len(flagged & stamped) / len(stamped),
-        "false": len(flagged - stamped) / (len(labels) - len(stamped)),
-    }
+def difference(pairs: list[tuple[float, float]]) -> str:
+    """Say by how many points the second is above the first, draw by draw, with the standard error."""
+    points = 100 * np.asarray([second - first for first, second in pairs])
+    error = points.std(ddof=1) / len(points) ** 0.5 if len(points) > 1 else float("nan")
+    return f"{points.mean():+.1f} ± {error:.1f}"
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    found: dict[tuple[str, str], dict[tuple[str, int], dict[str, float]]] = defaultdict(dict)
+    for row in rows:
+        found[row["set"], row["poisoned"]][row["task"], row["seed"]] = figures(row)
+    heads = ["set", "poisoned", "draws", "recall", "false alarms", *(f"{way}: F1 / AUROC" for way in WAYS)]
+    heads += ["cost of poison, F1 points", *(f"{way}: gain, F1 points" for way in WAYS[1:])]
+    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
+    for (name, poisoned), draws in sorted(found.items()):
+        mean = {key: float(np.mean([each[key] for each in draws.values()])) for key in next(iter(draws.values()))}
+        clean = found[name, f"{FLIPS[0]} flipped"]
+        recall = "" if np.isnan(mean["recall"]) else f"{mean['recall']:.2f}"
+        cells = [name, poisoned, str(len(draws)), recall, f"{mean['false']:.3f}"]
+        cells += [f"{mean[f'f1 {way}']:.3f} / {mean[f'auroc {way}']:.3f}" for way in WAYS]
+        pairs = [(each["f1 all"], clean[key]["f1 all"]) for key, each in draws.items() if key in clean]
+        cells.append(difference(pairs) if pairs else "")
+        cells += [difference([(each["f1 all"], each[f"f1 {way}"]) for each in draws.values()]) for way in WAYS[1:]]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def ask(name: str, answers: Answers, options: argparse.Namespace) -> None:
+    """Ask everything that is not answered yet about one set."""
+    eye = Eye(DiffusionModel.from_pretrained(options.model).encoder)
+    for seed in track(range(options.seeds), name):
+        for number, task in enumerate(SETS[name](options.data)[: options.tasks]):
+            drawn = draw(task, options.shots, seed)
+            if drawn is None:
+                continue
+            for count in (*FLIPS, None):
+
+                def judged(drawn: Draw = drawn, count: int | None = count) -> dict[str, Any]:
+                    poisoned = Poisoned(eye, drawn, options)
+                    poisoned.stamp() if count is None else poisoned.flip(count)
+                    return poisoned.judged()
+
+                poisoned = f"{STAMPED} stamped" if count is None else f"{count} flipped"
+                about = {"set": name, "task": number, "seed": seed, "poisoned": poisoned, "model": eye.sha256}
+                about |= {key: getattr(options, key) for key in ("shots", "queries", "tokens")}
+                answers.get(about, judged)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; an earlier run in it is continued")
     parser.add_argument("--sets", nargs="+", choices=list(SETS), default=["ebc_crack", "jun_glaze"])
     parser.add_argument("--shots", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--tasks", type=int, default=1, help="tasks of a set, at most")
-    parser.add_argument("--queries", type=int, default=60, help="of each draw, at most")
+    parser.add_argument("--queries", type=int, default=120, help="of each draw, at most")
     parser.add_argument("--tokens", type=int, default=8192, help="of each image, at most; fewer are faster")
     parser.add_argument("--model", default="fusion-diff-v1-ceramic")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--table", action="store_true", help="ask nothing more, and print what there is")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    eye = Eye(DiffusionModel.from_pretrained(options.model).encoder)
-    rows = []
-    print(
-        "| set | poisoned | recall | false alarms | macro-F1 | flagged dropped | draws |\n|---|---|---|---|---|---|---|"
+    answers = Answers(options.out / "answers.jsonl")
+    for name in () if options.table else options.sets:
+        ask(name, answers, options)
+    rows = [row for row in answers.rows.values() if row["set"] in options.sets]
+    rows = [row for row in rows if row["model"] == rows[-1]["model"] and row["shots"] == options.shots]
+    (options.out / "table.md").write_text(table(rows), encoding="utf-8")
+    (options.out / "table.json").write_text(
+        json.dumps([{k: row[k] for k in ("set", "task", "seed", "poisoned")} | figures(row) for row in rows], indent=1)
+        + "\n",
+        encoding="utf-8",
     )
-    for name in options.sets:
-        found: dict[str, list[dict[str, float]]] = defaultdict(list)
-        for task in SETS[name](options.data)[: options.tasks]:
-            for seed in track(range(options.seeds), name):
-                drawn = draw(task, options.shots, seed)
-                if drawn is None:
-                    continue
-                for count in range(4):
-                    found[f"{count} flipped"].append(flipped_row(eye, drawn, count, options))
-                found[f"{STAMPED} stamped"].append(stamped_row(drawn))
-        for poisoned, figures in found.items():
-            means = {key: float(np.mean([each[key] for each in figures])) for key in figures[0]}
-            rows.append({"set": name, "poisoned": poisoned, "draws": len(figures)} | means)
-            shown = (f"{means[key]:.2f}" if key in means else "" for key in ("recall", "false"))
-            scores = (f"{means[key]:.3f}" if key in means else "" for key in ("f1", "f1_dropped"))
-            print(f"| {name} | {poisoned} | {' | '.join(shown)} | {' | '.join(scores)} | {len(figures)} |", flush=True)
-    if options.json:
-        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
     return 0
 
 

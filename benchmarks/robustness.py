@@ -7,7 +7,8 @@ after every attack of that size or less. Three defences are attacked, each with 
 how to get past `inspect --detect-attacks`. Detection is measured by the shift of the log-odds under purification, on
 attacks that succeeded against clean micrographs: `plain` knows nothing of the test, `both` does.
 
-Every answer is a line of answers.jsonl under --out; a run that is cut off is continued.
+Every answer is a line of answers.jsonl under --out; a run that is cut off is continued, and --table makes the table of
+the images that are finished so far.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from answers import Answers
 from attacks import Ball, Victim, apgd, both, pgd, probe, toolbox
 from eye import Eye
 from protocol import SETS, Image, draw
@@ -119,10 +121,10 @@ PLAN = {
 
 
 def chosen(queries: list[Image], count: int, seed: int) -> list[Image]:
-    """Return so many queries, half of them flawed, drawn at random."""
+    """Return so many queries, every other one flawed, drawn at random."""
     mixed = [queries[index] for index in np.random.default_rng(seed).permutation(len(queries))]
-    half = count // 2
-    return [i for i in mixed if i.authentic][: count - half] + [i for i in mixed if not i.authentic][:half]
+    sides = [i for i in mixed if i.authentic], [i for i in mixed if not i.authentic]
+    return [image for pair in zip(*sides, strict=False) for image in pair][:count]
 
 
 def fell(odds: dict[str, float], flawed: bool, defence: str) -> bool:
@@ -131,39 +133,14 @@ def fell(odds: dict[str, float], flawed: bool, defence: str) -> bool:
     return all(wrong.values()) if defence == "both" else wrong[defence]
 
 
-class Answers:
-    """What was found so far, in a file that a later run continues."""
-
-    def __init__(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        text = file.read_text("utf-8") if file.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # a run that was killed may leave half a line
-        rows = [json.loads(line) for line in whole.splitlines()]
-        self.rows: dict[str, dict[str, Any]] = {row["key"]: row for row in rows}
-        self.file = file.open("a", encoding="utf-8")
-        self.file.truncate(len(whole.encode()))
-
-    def get(self, about: dict[str, Any], compute: Any) -> dict[str, Any]:
-        key = json.dumps(about, sort_keys=True)
-        if key not in self.rows:
-            started = time.perf_counter()
-            found = compute()
-            row = about | found | {"seconds": round(time.perf_counter() - started, 3), "key": key}
-            self.file.write(json.dumps(row) + "\n")
-            self.file.flush()
-            self.rows[key] = row
-        return self.rows[key]
-
-
-def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers, options: argparse.Namespace) -> list:
-    """Ask everything about one image, and return the rows."""
+def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers, options: argparse.Namespace) -> None:
+    """Ask everything about one image."""
     flawed = not image.authentic
     array = working_pixels(load_microstructure_data(image.path, crop_data_bar=False), bench.encoder.tile)
     pixels = torch.from_numpy(array if array.ndim == 2 else array.mean(2))
     about = about | {"image": image.path.name, "flawed": flawed}
     clean = answers.get(about | {"what": "clean"}, lambda: bench.clean(pixels))
-    rows = [clean]
-    cost = {"steps": options.steps, "queries": options.queries, "eot": options.eot}
+    cost = cost_of(options)
     for defence, (norms, attacks) in PLAN.items():
         for norm in norms:
             fallen = fell(clean["odds"], flawed, defence)
@@ -178,29 +155,33 @@ def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers
                         return {"odds": bench.odds(bench.attacked(attack, defence, ball, flawed, options))}
 
                     asked = {"what": "attack", "attack": attack, "defence": defence, "norm": norm, "eps": eps} | cost
-                    row = answers.get(about | asked, ask)
-                    rows.append(row)
-                    fallen = fell(row["odds"], flawed, defence)
+                    fallen = fell(answers.get(about | asked, ask)["odds"], flawed, defence)
     if not fell(clean["odds"], flawed, "plain"):
         for norm, eps in (("inf", 1 / 255), ("inf", 4 / 255), CHECK):
             ball = Ball(pixels, norm, eps)
             asked = {"what": "check", "norm": norm, "eps": eps, "steps": options.steps}
-            rows.append(
-                answers.get(
-                    about | asked,
-                    lambda ball=ball: {
-                        "odds": {
-                            "plain": bench.victims["plain"].judge(
-                                bench.attacked("apgd", "plain", ball, flawed, options, stop=False)
-                            )
-                        }
-                    },
-                )
-            )
+
+            def check(ball=ball) -> dict[str, Any]:
+                attacked = bench.attacked("apgd", "plain", ball, flawed, options, stop=False)
+                return {"odds": {"plain": bench.victims["plain"].judge(attacked)}}
+
+            answers.get(about | asked, check)
     if options.samples:
         asked = {"what": "certificate", "sigma": options.sigma, "samples": options.samples}
-        rows.append(answers.get(about | asked, lambda: bench.certificate(pixels.numpy(), options)))
-    return rows
+        answers.get(about | asked, lambda: bench.certificate(pixels.numpy(), options))
+    answers.get(about | {"what": "finished"} | cost, dict)
+
+
+def finished(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the rows, asked with these options, of the images of which everything was asked."""
+    cost, model = cost_of(options), rows[-1]["model"] if rows else ""
+    done = {(r["seed"], r["image"]) for r in rows if r["what"] == "finished" and cost.items() <= r.items()}
+    asked = cost | {"model": model, "sigma": options.sigma, "samples": options.samples, "shots": options.shots}
+    return [r for r in rows if (r["seed"], r["image"]) in done and all(r.get(k, v) == v for k, v in asked.items())]
+
+
+def cost_of(options: argparse.Namespace) -> dict[str, int]:
+    return {"steps": options.steps, "queries": options.queries, "eot": options.eot}
 
 
 def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -278,6 +259,20 @@ def markdown(figures: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def ask(name: str, answers: Answers, options: argparse.Namespace) -> None:
+    """Ask everything that is not answered yet about one set."""
+    model = DiffusionModel.from_pretrained(options.model)
+    eye = Eye(model.encoder)
+    for seed in range(options.seeds):
+        drawn = draw(SETS[name](options.data)[0], options.shots, seed)
+        if drawn is None:
+            continue
+        bench = Bench(model, eye, drawn.references)
+        about = {"set": name, "seed": seed, "shots": options.shots, "model": model.sha256}
+        for image in track(chosen(drawn.queries, options.images, seed), f"{name}, draw {seed}"):
+            question(bench, image, about, answers, options)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds ebc_crack and ferrite_tile")
@@ -294,21 +289,14 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--model", default="fusion-diff-v1-ceramic")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--table", action="store_true", help="ask nothing more, and print what there is")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    model = DiffusionModel.from_pretrained(options.model)
-    eye, answers, figures = Eye(model.encoder), Answers(options.out / "answers.jsonl"), {}
+    answers, figures = Answers(options.out / "answers.jsonl"), {}
     for name in options.sets:
-        rows = []
-        for seed in range(options.seeds):
-            drawn = draw(SETS[name](options.data)[0], options.shots, seed)
-            if drawn is None:
-                continue
-            bench = Bench(model, eye, drawn.references)
-            about = {"set": name, "seed": seed, "shots": options.shots, "model": model.sha256}
-            for image in track(chosen(drawn.queries, options.images, seed), f"{name}, draw {seed}"):
-                rows += question(bench, image, about, answers, options)
-        if rows:
+        if not options.table:
+            ask(name, answers, options)
+        if rows := finished([row for row in answers.rows.values() if row["set"] == name], options):
             figures[name] = summary(rows)
     report = markdown(figures)
     (options.out / "table.md").write_text(report, encoding="utf-8")

@@ -250,3 +250,14 @@ def deit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shape = DeiTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
     DeiTForImageClassificationWithTeacher(shape).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def exported_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The embedded model with its built-in references, exported for onnxruntime. Not to be changed: copy it."""
+    from fusion_diff.export.run import export_model
+    from fusion_diff.model import DiffusionModel
+
+    folder = tmp_path_factory.mktemp("exported") / "model"
+    export_model(DiffusionModel.from_pretrained(), folder)
+    return folder

@@ -387,6 +387,48 @@ def test_weights_of_another_shape_than_the_configuration_are_refused(real, shape
         DiffusionModel.from_pretrained(real)
 
 
+HUGE = 2**40
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        *({name: HUGE} for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "image_size")),
+        {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 48, "num_attention_heads": 8},
+        {"image_size": 1024, "patch_size": 1},
+        {"num_labels": HUGE},
+        {"hidden_size": True},
+        {"hidden_size": "9" * 1_000_000},
+    ],
+)
+def test_a_configuration_that_asks_for_a_gigantic_network_is_refused_before_it_is_made(real, shape):
+    card = read_json(real / "config.json")
+    card["encoder"]["global_config"] |= shape
+    write_json(real / "config.json", card)
+    seal(real)
+    with pytest.raises(CheckpointError, match=r"are built|is no part of the shape") as caught:
+        DiffusionModel.from_pretrained(real)
+    assert "real" in str(caught.value)
+    assert len(str(caught.value)) < 1000
+
+
+@pytest.mark.parametrize("name", ["condition_width", "condition_tokens", "bottleneck"])
+@pytest.mark.parametrize("value", [HUGE, 0, -1, 1.5, None])
+def test_conditions_and_adapters_of_no_possible_size_are_refused(real, name, value):
+    card = read_json(real / "config.json")
+    card["encoder"][name] = value
+    write_json(real / "config.json", card)
+    seal(real)
+    with pytest.raises(CheckpointError, match=f"{name} is .*, and only whole numbers from 1 to .* are built"):
+        DiffusionModel.from_pretrained(real)
+
+
+def test_small_tensors_cannot_be_multiplied_into_a_huge_one():
+    stored = {"a.int8": torch.zeros(100_000, 1, dtype=torch.int8), "a.scale": torch.ones(1, 100_000)}
+    with pytest.raises(ValueError, match="a has shape"):
+        expand(stored)
+
+
 def test_a_missing_encoder_is_named(real):
     (real / "encoder.safetensors").unlink()
     seal(real)

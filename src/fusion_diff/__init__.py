@@ -44,7 +44,16 @@ __all__ = [
 def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    try:
+        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not error.name.startswith(__name__):
+            raise
+        from fusion_diff.errors import DependencyError
+
+        raise DependencyError(
+            f"{name} needs the whole of FusionDiff, and only its edge is installed here; pip install fusion-diff"
+        ) from error
 
 
 def __dir__() -> list[str]:

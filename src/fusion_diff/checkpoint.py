@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import CheckpointError
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -90,6 +91,17 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
+def bounded_size(name: str, value: object, most: int) -> int:
+    """Return a size that a configuration asks for, before anything of that size is made.
+
+    Raises:
+        ValueError: it is no whole number from 1 to `most`.
+    """
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
+        raise ValueError(f"{name} is {value!r:.40}, and only whole numbers from 1 to {most} are built")
+    return value
+
+
 def verify(folder: Path) -> str:
     """Check every file of a checkpoint against its manifest, before any of them is parsed.
 
@@ -113,7 +125,7 @@ def verify(folder: Path) -> str:
         file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()
     } - {MANIFEST}
     for name in sorted(set(sums) | present):
-        file, shown = folder / name, f"{folder}/{_shown(name)}"
+        file, shown = folder / name, f"{folder}/{printable(name, 200)}"
         if name not in present:
             raise CheckpointError(f"{shown}: missing from the checkpoint; copy or download it again, whole")
         if name not in sums:
@@ -132,11 +144,6 @@ def verify(folder: Path) -> str:
         if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
             raise CheckpointError(f"{shown}: a pickle, which is never loaded; convert its weights to safetensors")
     return digest(folder / MANIFEST)
-
-
-def _shown(name: str) -> str:
-    """Return a file name as messages have it: a stranger's, of any length and with any characters."""
-    return (name if name.isprintable() else ascii(name))[:200]
 
 
 def _in_hub_cache(file: Path, folder: Path) -> bool:
@@ -184,12 +191,16 @@ def expand(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
     Raises:
         KeyError: integers without their scale.
+        ValueError: scales that are not one a row: multiplied, small tensors could make a huge one.
     """
     state = {name: value.float() for name, value in stored.items() if not name.endswith((".int8", ".scale"))}
     for name, value in stored.items():
         if name.endswith(".int8"):
             whole = name.removesuffix(".int8")
-            state[whole] = value.float() * stored[f"{whole}.scale"]
+            scale = stored[f"{whole}.scale"]
+            if scale.shape != (*value.shape[:1], *[1] * (value.ndim - 1)):
+                raise ValueError(f"{whole} has shape {tuple(value.shape)} and scales {tuple(scale.shape)}")
+            state[whole] = value.float() * scale
     return state
 
 

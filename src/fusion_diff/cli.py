@@ -17,6 +17,7 @@ from fusion_diff.commands.audit import audit_command
 from fusion_diff.commands.certify import certify_command
 from fusion_diff.commands.demo import demo_command
 from fusion_diff.commands.enroll import enroll_command
+from fusion_diff.commands.export import export_command
 from fusion_diff.commands.inspect import inspect_command
 from fusion_diff.commands.keys import keys_app
 from fusion_diff.commands.pretrain import pretrain_command
@@ -36,6 +37,7 @@ app.command("audit")(audit_command)
 app.command("certify")(certify_command)
 app.command("demo")(demo_command)
 app.command("enroll")(enroll_command)
+app.command("export")(export_command)
 app.command("inspect")(inspect_command)
 app.add_typer(keys_app, name="keys")
 app.command("pretrain")(pretrain_command)

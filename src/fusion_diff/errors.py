@@ -33,3 +33,11 @@ class DeviceError(FusionDiffError, ValueError):
 
 class TrustError(FusionDiffError, ValueError):
     """A signature, record or set of references cannot be trusted, or the means to tell are missing."""
+
+
+class ExportError(FusionDiffError, ValueError):
+    """A model cannot be exported as asked, or the exported one does not say what the model says."""
+
+
+class DependencyError(FusionDiffError, ImportError):
+    """Something that is not part of this installation is needed; the message says what to install."""

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import shutil
-import time
 import warnings
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -27,16 +25,14 @@ from fusion_diff.checkpoint import (
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath, channels_last
+from fusion_diff.enrolling import learn
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.enrolment_files import load_enrolment, save_enrolment
-from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, MicrographError, TrustError
-from fusion_diff.fewshot.decision import decide, probability
-from fusion_diff.fewshot.verifier import ALONE_MESSAGE
+from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, TrustError
+from fusion_diff.fewshot.decision import probability
+from fusion_diff.judging import judge, read
 from fusion_diff.micrograph import Micrograph
-from fusion_diff.perception import encode, perceive, surface
-from fusion_diff.reading import Reading
-from fusion_diff.reasons import explain
-from fusion_diff.regions import find_regions
+from fusion_diff.printable import paragraph
 from fusion_diff.result import Inspection
 
 if TYPE_CHECKING:
@@ -44,7 +40,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from fusion_diff.references import ReferenceSet
-    from fusion_diff.trust.purification import Purified
 
 
 class DiffusionModel:
@@ -112,7 +107,8 @@ class DiffusionModel:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
-                f"{folder}: its configuration and weights do not belong together ({error}); download or save it again"
+                f"{folder}: its configuration and weights do not belong together "
+                f"({paragraph(error, 500)}); download or save it again"
             ) from error
         channels_last(encoder)
         source = str(folder / prior) if (folder / prior).is_dir() else prior
@@ -192,50 +188,9 @@ class DiffusionModel:
         Raises:
             EnrolmentError: the references do not allow any verdict.
         """
-        started = time.perf_counter()
-        if len(references) == 1:
-            raise EnrolmentError(ALONE_MESSAGE)
-        encoded = []
-        for index, reference in enumerate(references):
-            # With the diffusion path this pass is for the condition alone, and twins have no say in it.
-            encoded.append(encode(reference.micrograph, self.encoder, mark=reference.mark, twins=not reconstruction))
-            if progress:
-                progress(index + 1, len(references))
-        authentic = [
-            condition for (_, condition), r in zip(encoded, references, strict=True) if r.label == references.authentic
-        ]
-        towards = torch.stack(authentic).mean(0)
-        bags = [bag for bag, _ in encoded]
-        if reconstruction:
-            bags = [
-                encode(
-                    reference.micrograph,
-                    self.encoder,
-                    mark=reference.mark,
-                    reconstruction=self.reconstruction,
-                    towards=towards,
-                    twins=True,
-                )[0]
-                for reference in references
-            ]
-        surfaces = [surface(reference.micrograph) for reference in references]
-        enrolment = Enrolment(
-            authentic=references.authentic,
-            names=tuple(reference.name for reference in references),
-            labels=tuple(reference.label for reference in references),
-            groups=tuple(reference.group for reference in references),
-            paths=self.encoder.paths,
-            bags=tuple(replace(bag, keypoints=found) for bag, found in zip(bags, surfaces, strict=True)),
-            condition=towards,
-            references_sha256=references.sha256,
+        self.enrolment = learn(
+            self, references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
         )
-        verifier = enrolment.verifier  # learn now, so that the first inspection does not wait
-        if detect_attacks:
-            from fusion_diff.trust.purification import reference_shifts
-
-            enrolment = replace(enrolment, shifts=reference_shifts(self, references, enrolment))
-        self.enrolment = replace(enrolment, seconds=time.perf_counter() - started)
-        self.enrolment.__dict__["verifier"] = verifier
         self._by_shots.clear()
         return self.enrolment
 
@@ -257,61 +212,7 @@ class DiffusionModel:
         """
         if not 0 < alpha < 1:
             raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
-        started = time.perf_counter()
-        enrolment = self._enrolled(None)
-        verifier = enrolment.verifier
-        reading = self._read(micrograph, enrolment, purify=purify)
-        evidence = reading.evidence_map(micrograph)
-        regions = find_regions(evidence, verifier.region_threshold, pixel_size_um=micrograph.pixel_size_um)
-        score = probability(reading.log_odds)
-        p_values = verifier.p_values(reading.fused)
-        in_scope = reading.strangeness <= verifier.scope.limit
-        decision = decide(p_values, alpha) if in_scope else "inconclusive"
-        nearest = enrolment.nearest(reading.mean_token)
-        predicted = verifier.classes.predict(reading.strongest, score)
-        recognised = enrolment.recognised(reading.match)
-        reasons = explain(
-            score, decision, in_scope, p_values, alpha, reading.contributions, regions, recognised, nearest, enrolment
-        )
-        attacked = None
-        if purify or detect_attacks:
-            from fusion_diff.trust.purification import PURIFIED, WITHHELD, AttackTest
-
-            reasons += (PURIFIED,) if purify else ()
-            if detect_attacks:
-                test = AttackTest.of(self, enrolment)
-                other = self._read(micrograph, enrolment, purify=not purify)
-                attacked, sentence = test.judge(reading.log_odds - other.log_odds)
-                reasons += (sentence,)
-                if attacked and decision == "authentic":
-                    decision, reasons = "inconclusive", (*reasons, WITHHELD)
-        return Inspection(
-            source=None if micrograph.source is None else str(micrograph.source),
-            file_sha256=micrograph.sha256,
-            model_name=self.name,
-            model_sha256=self.sha256,
-            references_sha256=enrolment.references_sha256,
-            score=score,
-            decision=decision,
-            in_scope=in_scope,
-            predicted_class=predicted,
-            p_values=p_values,
-            alpha=alpha,
-            evidence=evidence,
-            threshold=verifier.region_threshold,
-            regions=regions,
-            nearest=nearest,
-            contributions=reading.contributions,
-            reasons=reasons,
-            height=micrograph.height,
-            width=micrograph.width,
-            pixel_size_um=micrograph.pixel_size_um,
-            instrument=micrograph.instrument,
-            seconds=time.perf_counter() - started,
-            purified=purify,
-            attacked=attacked,
-            recognised=recognised,
-        )
+        return judge(self, self._enrolled(None), micrograph, alpha=alpha, purify=purify, detect_attacks=detect_attacks)
 
     def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph], shots: int | None = None) -> Tensor:
         """Return the calibrated probability of being authentic.
@@ -330,7 +231,7 @@ class DiffusionModel:
         enrolment = self._enrolled(shots)
         several = isinstance(sample, Sequence)
         micrographs = sample if isinstance(sample, Sequence) else [sample]
-        scores = [probability(self._read(each, enrolment).log_odds) for each in micrographs]
+        scores = [probability(read(self, enrolment, each).log_odds) for each in micrographs]
         return torch.tensor(scores if several else scores[0], dtype=torch.float32)
 
     def _enrolled(self, shots: int | None) -> Enrolment:
@@ -347,28 +248,6 @@ class DiffusionModel:
         if shots is None:
             return self.enrolment
         return self._by_shots.setdefault(shots, self.enrolment.shots(shots))
-
-    def _read(self, micrograph: Micrograph, enrolment: Enrolment, *, purify: bool = False) -> Reading:
-        if not isinstance(micrograph, Micrograph):
-            raise MicrographError(
-                f"expected a Micrograph, got {type(micrograph).__name__}; use load_microstructure_data(path) or "
-                "Micrograph.from_array(pixels)"
-            )
-        needed = enrolment.verifier.needs_residual
-        encoder: DualPathEncoder | Purified = self.encoder
-        reconstruction = self.reconstruction if needed else None
-        if purify:
-            from fusion_diff.trust.purification import purified_paths
-
-            encoder, reconstruction = purified_paths(self, enrolment)
-        grid, parts = perceive(
-            micrograph,
-            encoder,
-            reconstruction=reconstruction,
-            towards=enrolment.condition if needed else None,
-        )
-        recognises = enrolment.verifier.correspondence is not None
-        return Reading.of(grid, parts, enrolment.verifier, surface(micrograph) if recognises else None)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model with its enrolment to a folder that `from_pretrained` reads.

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.fewshot.decision import references_needed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Sequence, Sized
 
-    from fusion_diff.enrolment import Enrolment
     from fusion_diff.result import Decision, NearestReference, RecognisedSurface, Region
 
 OUT_OF_SCOPE = (
@@ -29,6 +28,26 @@ MEANING = {
 """Of each kind of evidence, and of each reading that is of one kind alone."""
 
 
+class Judge(Protocol):
+    """How many references of each side a verdict was compared with; a `Verifier` is one."""
+
+    @property
+    def inside(self) -> Sized:
+        """Scores of the authentic references."""
+
+    @property
+    def outside(self) -> Sized:
+        """Scores of the others."""
+
+
+class Enrolled(Protocol):
+    """What a verdict was made by; an `Enrolment` is one, and what is exported of it."""
+
+    @property
+    def verifier(self) -> Judge:
+        """What was learned."""
+
+
 def explain(
     score: float,
     decision: Decision,
@@ -39,7 +58,7 @@ def explain(
     regions: Sequence[Region],
     recognised: RecognisedSurface | None,
     nearest: Sequence[NearestReference],
-    enrolment: Enrolment,
+    enrolment: Enrolled,
 ) -> tuple[str, ...]:
     """Say why the verdict is what it is, strongest reason first."""
     lines = [] if in_scope else [OUT_OF_SCOPE]
@@ -68,7 +87,7 @@ def explain(
     return tuple(lines)
 
 
-def _why_open(p_values: dict[str, float], alpha: float, enrolment: Enrolment) -> str:
+def _why_open(p_values: dict[str, float], alpha: float, enrolment: Enrolled) -> str:
     verifier, needed = enrolment.verifier, references_needed(alpha)
     if not len(verifier.inside):
         return "Inconclusive: there are too few references to tell how far a score can be trusted."

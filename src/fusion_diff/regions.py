@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusion_diff.components import components
+from fusion_diff.interpolation import interpolate
 from fusion_diff.result import Region
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from fusion_diff.result import EvidenceMap
 
 _MAX_SAMPLES = 2**22
+_BAND_SAMPLES = 2**18
 
 
 def find_regions(
@@ -43,8 +46,6 @@ def find_regions(
     Raises:
         ValueError: the threshold is not a number, or the pixel size or `max_regions` is not positive.
     """
-    from scipy.ndimage import find_objects, label
-
     if math.isnan(threshold):
         raise ValueError("threshold is not a number")
     if pixel_size_um is not None and not 0 < pixel_size_um < math.inf:
@@ -60,24 +61,30 @@ def find_regions(
         _positions(evidence.values.shape[0], per_token),
         _positions(evidence.values.shape[1], per_token),
     )
-    areas = np.diff(row_edges)[:, None] * np.diff(column_edges)[None, :]
-    labels, count = label((values > threshold) & np.isfinite(values) & (areas > 0), structure=np.ones((3, 3)))
+    heights, widths = np.diff(row_edges), np.diff(column_edges)
+    mask = (values > threshold) & np.isfinite(values)
+    mask &= (heights > 0)[:, None]
+    mask &= widths > 0
+    labels, boxes = components(mask)
+    count = len(boxes)
     if not count:
         return ()
 
-    inside = labels > 0
-    member, area, value = labels[inside], areas[inside], values[inside].astype(np.float64)
-    row, column = np.nonzero(inside)
-
-    def total(weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        return np.asarray(np.bincount(member, weights=weights, minlength=count + 1)[1:], dtype=np.float64)
-
-    area_px, integral = total(area), total(area * value)
-    centroid_row = total(area * (row_edges[row] + row_edges[row + 1]) / 2) / area_px
-    centroid_column = total(area * (column_edges[column] + column_edges[column + 1]) / 2) / area_px
+    totals = np.zeros((4, count + 1))
     peak = np.full(count + 1, -np.inf)
-    np.maximum.at(peak, member, value)
-    boxes = find_objects(labels)
+    step = max(1, _BAND_SAMPLES // mask.shape[1])
+    for first in range(0, len(mask), step):
+        band = slice(first, first + step)
+        row, column = np.nonzero(mask[band])
+        member, value = labels[band][row, column], values[band][row, column].astype(np.float64)
+        row += first
+        area = heights[row] * widths[column]
+        middles = row_edges[row] + heights[row] / 2, column_edges[column] + widths[column] / 2
+        for total, weight in zip(totals, (area, area * value, *(area * middle for middle in middles)), strict=True):
+            total += np.bincount(member, weights=weight, minlength=count + 1)
+        np.maximum.at(peak, member, value)
+    area_px, integral, *moments = totals[:, 1:]
+    centroid_row, centroid_column = (moment / area_px for moment in moments)
 
     regions = []
     for index in np.argsort(-integral, kind="stable")[:max_regions]:
@@ -100,30 +107,6 @@ def find_regions(
             )
         )
     return tuple(regions)
-
-
-def interpolate(
-    values: NDArray[np.float32], rows: NDArray[np.floating], columns: NDArray[np.floating]
-) -> NDArray[np.float32]:
-    """Return `values` at the crossings of fractional `rows` and `columns`, bilinearly, its edge continued outwards.
-
-    Args:
-        values: (h, w) map.
-        rows: (n,) positions in tokens; 0 is the centre of the first row of tokens.
-        columns: (m,) positions in tokens.
-
-    Returns:
-        float32 (n, m).
-    """
-    for axis, positions in enumerate((rows, columns)):
-        low = np.clip(np.floor(positions).astype(np.intp), 0, values.shape[axis] - 1)
-        high = np.minimum(low + 1, values.shape[axis] - 1)
-        part = np.clip(positions - low, 0, 1).astype(np.float32)
-        part = part[:, None] if axis == 0 else part[None, :]
-        with np.errstate(invalid="ignore"):  # infinite evidence gives NaN beside it, which callers pass over
-            # In this form, equal neighbours give exactly their own value.
-            values = values.take(low, axis) + (values.take(high, axis) - values.take(low, axis)) * part
-    return np.asarray(values, dtype=np.float32)
 
 
 def _samples_per_token(evidence: EvidenceMap) -> int:

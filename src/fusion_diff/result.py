@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from fusion_diff.interpolation import interpolate
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -44,30 +46,23 @@ class EvidenceMap:
         Returns:
             float32 (height, width). Ask for a window when the micrograph is very large.
         """
-        from scipy.ndimage import map_coordinates
-
         height = self.height - top if height is None else height
         width = self.width - left if width is None else width
         # Token i covers native pixels [i/scale, (i+1)/scale): its value sits at the centre of that span.
         rows = ((np.arange(top, top + height) + 0.5) * self.scale - 0.5).astype(np.float32)
         columns = ((np.arange(left, left + width) + 0.5) * self.scale - 0.5).astype(np.float32)
         out = np.empty((height, width), dtype=np.float32)
-        for start in range(0, height, 512):  # bands bound the coordinate arrays
-            band = rows[start : start + 512]
-            grid = np.meshgrid(band, columns, indexing="ij")
-            out[start : start + 512] = map_coordinates(self.values, grid, order=1, mode="nearest")
+        for start in range(0, height, 512):  # bands bound what is held besides the result
+            out[start : start + 512] = interpolate(self.values, rows[start : start + 512], columns)
         return out
 
     def thumbnail(self, max_side: int = 512) -> NDArray[np.float32]:
         """Return the map with the micrograph's aspect, its longer side at most `max_side` pixels."""
-        from scipy.ndimage import map_coordinates
-
         factor = min(1.0, max_side / max(self.height, self.width))
         height, width = max(1, round(self.height * factor)), max(1, round(self.width * factor))
         rows = (np.arange(height) + 0.5) / height * self.height * self.scale - 0.5
         columns = (np.arange(width) + 0.5) / width * self.width * self.scale - 0.5
-        grid = np.meshgrid(rows, columns, indexing="ij")
-        return np.asarray(map_coordinates(self.values, grid, order=1, mode="nearest"), dtype=np.float32)
+        return interpolate(self.values, rows, columns)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import tifffile
 
+from fusion_diff import DiffusionModel
 from fusion_diff.commands import inspect as inspect_module
 from fusion_diff.synthetic import builtin_references
 
@@ -101,6 +102,42 @@ def test_enroll_warns_of_what_is_suspicious(run, references, tmp_path):
     code, out, _ = run("enroll", references, "--authentic", "sound", "--out", tmp_path / "model")
     assert code == 0
     assert out.count("Suspicious: counterfeit/") >= 3
+    assert "Dropped" not in out
+    assert set(DiffusionModel.from_pretrained(tmp_path / "model").enrolment.labels) == {"sound", "counterfeit"}
+
+
+def test_enroll_drops_what_is_suspicious_where_asked_to_and_says_what(run, tmp_path):
+    made = [pair for pair in zip(*builtin_references(3, size=96), strict=True) if pair[1] != "crack"]
+    for index, (micrograph, label) in enumerate(made):
+        pixels = np.rint(np.array(micrograph.pixels) * 65535).astype(np.uint16)
+        (tmp_path / "refs" / label).mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(tmp_path / "refs" / label / f"{index}.tif", pixels)
+        if index == 0:  # its mirror image, with another label
+            (tmp_path / "refs" / "counterfeit").mkdir()
+            tifffile.imwrite(tmp_path / "refs" / "counterfeit" / "mirrored.tif", pixels[:, ::-1].copy())
+    words = ["enroll", tmp_path / "refs", "--authentic", "sound", "--out", tmp_path / "model"]
+    code, out, _ = run(*words, "--drop-suspicious")
+    assert code == 0
+    twins = {"sound/0.tif", "counterfeit/mirrored.tif"}
+    said = [line for line in out.splitlines() if line.startswith("Dropped: ")]
+    assert {line.removeprefix("Dropped: ").split(",")[0] for line in said} == twins
+    enrolment = DiffusionModel.from_pretrained(tmp_path / "model").enrolment
+    assert len(enrolment.names) == len(made) + 1 - 2
+    assert not twins & set(enrolment.names)
+
+
+def test_no_class_is_dropped_as_a_whole(run, references, tmp_path):
+    for path in sorted((references / "sound").iterdir())[:2]:  # copies of the one class in the place of the other
+        (tmp_path / "refs" / "sound").mkdir(parents=True, exist_ok=True)
+        (tmp_path / "refs" / "other").mkdir(parents=True, exist_ok=True)
+        pixels = tifffile.imread(path)
+        tifffile.imwrite(tmp_path / "refs" / "sound" / path.name, pixels)
+        tifffile.imwrite(tmp_path / "refs" / "other" / path.name, pixels // 2)
+    words = ["enroll", tmp_path / "refs", "--authentic", "sound", "--drop-suspicious", "--out", tmp_path / "model"]
+    code, _, err = run(*words)
+    assert code == 3
+    assert "without --drop-suspicious" in err
+    assert not (tmp_path / "model").exists()
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from fusion_diff.checkpoint import MAX_JSON_BYTES
 from fusion_diff.diffusion.prior import DiffusionPrior, embedded_architecture
 from fusion_diff.errors import CheckpointError
 
@@ -283,6 +284,35 @@ def test_a_prior_that_predicts_something_else_is_refused(folder):
 def test_damaged_settings_are_refused(folder):
     (folder / "unet" / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="tiny"):
+        DiffusionPrior.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("part", "settings"),
+    [
+        ("scheduler", {"num_train_timesteps": 10**9}),
+        ("scheduler", {"trained_betas": [0.01] * 100_000}),
+        ("unet", {"layers_per_block": 1000}),
+        ("unet", {"transformer_layers_per_block": [1, [1000]]}),
+        ("unet", {"block_out_channels": [32] * 100}),
+        ("unet", {"num_class_embeds": 10**12}),
+        ("vae", {"latent_channels": 10**9}),
+        ("vae", {"scaling_factor": float("nan")}),
+    ],
+)
+def test_settings_that_would_take_endless_time_or_memory_are_refused(folder, part, settings):
+    file = folder / part / ("scheduler_config.json" if part == "scheduler" else "config.json")
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    (name,) = settings
+    with pytest.raises(CheckpointError, match=f"tiny.*{name}"):
+        DiffusionPrior.from_pretrained(folder)
+
+
+def test_settings_that_are_no_settings_by_their_size_are_not_parsed(folder):
+    file = folder / "vae" / "config.json"
+    with file.open("r+b") as stream:
+        stream.truncate(MAX_JSON_BYTES + 1)
+    with pytest.raises(CheckpointError, match=r"vae/config\.json is larger"):
         DiffusionPrior.from_pretrained(folder)
 
 

@@ -15,6 +15,9 @@ PEAK_BYTES = 2**29
 MAX_PIXELS = 2**20
 """The limit given to readers of images: what they take for a claim within it has to stay far under `PEAK_BYTES`."""
 
+MAX_MESSAGE = 20_000
+"""Longer messages are a finding: whatever a file holds, its reader speaks of it shortly."""
+
 INTERESTING = (0, 1, 2, 7, 8, 16, 255, 256, 32767, 32768, 65535, 65536, 2**24, 2**31 - 1, 2**31, 2**32 - 1)
 
 _folder = tempfile.TemporaryDirectory(prefix="fusion-diff-fuzz-")
@@ -31,6 +34,12 @@ def written(data: bytes, name: str) -> Path:
     path = FOLDER / name
     path.write_bytes(data)
     return path
+
+
+def check_message(error: Exception) -> None:
+    """Raise `FindingError` where the message of an error is longer than anyone reads."""
+    if len(str(error)) > MAX_MESSAGE:
+        raise FindingError(f"a message of {len(str(error))} characters") from error
 
 
 @contextlib.contextmanager

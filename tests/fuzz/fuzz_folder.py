@@ -8,7 +8,7 @@ import shutil
 import warnings
 
 import fuzz_png
-from common import FOLDER, FindingError, bounded_memory, change_bytes
+from common import FOLDER, FindingError, bounded_memory, change_bytes, check_message
 
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.references import ReferenceSet
@@ -64,8 +64,7 @@ def check(data: bytes) -> None:
         try:
             references = ReferenceSet.from_folder(root, authentic="sound", groups=groups or None)
         except ReferenceSetError as error:
-            if len(str(error)) > 20_000:
-                raise FindingError(f"a message of {len(str(error))} characters") from error
+            check_message(error)
             return
     if "sound" not in references.labels:
         raise FindingError("no authentic reference")

@@ -6,7 +6,7 @@ import random
 import warnings
 
 import tifffile
-from common import FOLDER, FindingError, bounded_memory, change_bytes, written
+from common import FOLDER, FindingError, bounded_memory, change_bytes, check_message, written
 from images import TEXTURE
 
 from fusion_diff.errors import ReferenceSetError
@@ -51,8 +51,7 @@ def check(data: bytes) -> None:
             try:
                 read(path)
             except ReferenceSetError as error:
-                if len(str(error)) > 20_000:
-                    raise FindingError(f"a message of {len(str(error))} characters") from error
+                check_message(error)
 
 
 def _rows(path) -> None:

@@ -14,9 +14,8 @@ from types import ModuleType
 
 HERE = Path(__file__).resolve().parent
 NAMES = sorted(path.stem.removeprefix("fuzz_") for path in HERE.glob("fuzz_*.py"))
-INSTRUMENTED = tuple(
-    f"fusion_diff.{part}" for part in ("micrograph", "references", "trust", "checkpoint", "enrolment", "fewshot")
-)
+READERS = ("micrograph", "references", "trust", "checkpoint", "enrolment", "enrolment_files", "fewshot")
+INSTRUMENTED = tuple(f"fusion_diff.{part}" for part in READERS)
 PARSERS = ("tifffile", "PIL")
 """Libraries in Python whose branches guide the search as well."""
 

@@ -1,30 +1,10 @@
 from __future__ import annotations
 
-import os
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences, paragraph, printable
-
-
-@given(st.text() | st.binary().map(os.fsdecode))
-def test_any_name_becomes_printable_text_that_can_be_encoded(name):
-    assert printable(name).isprintable()
-    printable(name).encode("utf-8")
-
-
-def test_plain_names_are_left_as_they_are():
-    assert printable("Größe 5 µm \u2013 表面.tif") == "Größe 5 µm \u2013 表面.tif"
-
-
-def test_terminal_escapes_and_reversed_names_are_spelled_out():
-    assert printable("\x1b[31m\u202egpj.exe\n") == "\\x1b[31m\\u202egpj.exe\\n"
-
-
-def test_sentences_lose_their_line_breaks_not_their_words():
-    assert paragraph("first\n  second\tthird") == "first second third"
+from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences
 
 
 @pytest.mark.parametrize(

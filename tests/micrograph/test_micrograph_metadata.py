@@ -250,7 +250,7 @@ def test_what_is_no_unit_of_length_has_no_length(unit):
 
 
 def test_the_name_of_an_instrument_is_printable_and_bounded():
-    assert instrument_name("A\x1b[31m", None, 5, "B\n C") == "A?[31m B C"
+    assert instrument_name("A\x1b[31m", None, 5, "B\n C") == "A\\x1b[31m B C"
     assert len(instrument_name("x" * 10_000)) <= 120
     assert instrument_name(None, " ") is None
 

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.commands.options import Device, PixelSize, load_model
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from fusion_diff.trust.poisoning import Finding
 
 
 def audit_command(
@@ -87,7 +82,7 @@ def _audit_references(
     pixel_size: float | None,
     device: str,
 ) -> int:
-    from fusion_diff.commands.terminal import progress_bar, say
+    from fusion_diff.commands.terminal import print_findings, progress_bar, say
     from fusion_diff.references import ReferenceSet
     from fusion_diff.trust.audit_report import write_audit
     from fusion_diff.trust.poisoning import audit_references
@@ -109,23 +104,3 @@ def _audit_references(
     if report is not None:
         say(f"Report: {write_audit(findings, references, report)}")
     return 1 if grave else 0
-
-
-def print_findings(findings: Sequence[Finding]) -> None:
-    """Print what is suspicious about references as a table, if anything is."""
-    from rich.table import Table
-    from rich.text import Text
-
-    from fusion_diff.commands.terminal import stdout
-    from fusion_diff.inspection.wording import number, paragraph, printable
-
-    if not findings:
-        return
-    table = Table()
-    for name in ("Reference", "Kind", "Strength", "Reason"):
-        table.add_column(name, overflow="fold", justify="right" if name == "Strength" else "left")
-    for each in findings:
-        kind = Text(each.kind if each.grave else f"{each.kind} (note)", "red" if each.grave else "yellow")
-        cells = Text(printable(each.reference)), kind, Text(number(each.strength, 2)), Text(paragraph(each.sentence))
-        table.add_row(*cells)
-    stdout().print(table)

@@ -31,8 +31,9 @@ def certify_command(
     and 3 if the command could not run.
     """
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
-    from fusion_diff.inspection.wording import number, printable
+    from fusion_diff.inspection.wording import number
     from fusion_diff.micrograph import load_microstructure_data
+    from fusion_diff.printable import printable
     from fusion_diff.trust.certificate import certify
 
     micrograph = load_microstructure_data(path, pixel_size_um=pixel_size)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.commands.options import Device, PixelSize, load_model
+
+if TYPE_CHECKING:
+    from fusion_diff.enrolment import Enrolment
+    from fusion_diff.references import ReferenceSet
 
 
 def enroll_command(
@@ -32,12 +36,17 @@ def enroll_command(
     detect_attacks: Annotated[
         bool, typer.Option("--detect-attacks", help="Prepare for `inspect --detect-attacks`; slower.")
     ] = False,
+    drop_suspicious: Annotated[
+        bool,
+        typer.Option("--drop-suspicious", help="Leave out what the audit suspects, and say what; look at it yourself."),
+    ] = False,
     shots: Annotated[int | None, typer.Option(min=1, metavar="K", help="Use at most K references per class.")] = None,
     pixel_size: PixelSize = None,
     device: Device = "cpu",
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
+    from fusion_diff.printable import paragraph, printable
     from fusion_diff.references import ReferenceSet
     from fusion_diff.trust.poisoning import audit_enrolment
 
@@ -58,16 +67,38 @@ def enroll_command(
     print_figures("References", counts | {"specimens": str(len(enrolled.groups))})
 
     model = load_model(base, device)
-    with progress_bar("Encoding") as advance:
-        enrolment = model.enroll(
-            enrolled, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=advance
-        )
+
+    def learn(chosen: ReferenceSet) -> Enrolment:
+        with progress_bar("Encoding") as advance:
+            return model.enroll(chosen, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=advance)
+
+    enrolment = learn(enrolled)
+    findings = audit_enrolment(enrolment, [reference.micrograph for reference in enrolled])
+    suspicious = {finding.index for finding in findings if finding.grave}
+    for finding in findings:
+        if finding.grave:
+            say(f"Suspicious: {printable(finding.reference)}: {paragraph(finding.sentence)}")
+    if drop_suspicious and suspicious:
+        enrolled = _without(enrolled, suspicious, references)
+        for index in sorted(suspicious):
+            say(f"Dropped: {printable(enrolment.names[index])}, labelled {printable(enrolment.labels[index])}")
+        enrolment = learn(enrolled)
     print_figures("Cross-fitted on the references", enrolment.figures)
     for warning in enrolment.warnings():
         say(f"Note: {warning}")
-    for finding in audit_enrolment(enrolment, [reference.micrograph for reference in enrolled]):
-        if finding.grave:
-            say(f"Suspicious: {finding.reference}: {finding.sentence}")
     model.save_pretrained(out)
     say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}")
     return 0
+
+
+def _without(references: ReferenceSet, suspicious: set[int], path: Path) -> ReferenceSet:
+    """Leave references out, but no class as a whole: then it is not single references that are wrong."""
+    from fusion_diff.errors import EnrolmentError
+
+    kept = [index for index in range(len(references)) if index not in suspicious]
+    if lost := set(references.labels) - {references[index].label for index in kept}:
+        raise EnrolmentError(
+            f"{path}: every reference of {' and of '.join(sorted(lost))} is suspicious, and none would be left; look "
+            "at them (`fusion-diff audit --report`), or enrol without --drop-suspicious"
+        )
+    return references.subset(kept)

@@ -8,12 +8,23 @@ from typing import Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Alpha, Device, PixelSize, RequireSigned, TrustedKeys, load_model, signed_files
+from fusion_diff.commands.options import (
+    Alpha,
+    Device,
+    PixelSize,
+    RequireSigned,
+    TrustedKeys,
+    load_exported,
+    load_model,
+    signed_files,
+)
 
 
 def inspect_command(
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Image files, folders or patterns.")],
-    model: Annotated[str, typer.Option(help="An enrolled model: a name, a folder or a hub id.")] = EMBEDDED,
+    model: Annotated[
+        str, typer.Option(help="An enrolled model: a name, a folder or a hub id; or an exported one.")
+    ] = EMBEDDED,
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write DIR/index.html, a report, and DIR/inspections.jsonl.")
     ] = None,
@@ -48,16 +59,23 @@ def inspect_command(
     from fusion_diff.commands.terminal import print_outcomes, progress_bar, say
     from fusion_diff.inspection.record import RecordWriter
     from fusion_diff.inspection.report import write_report
-    from fusion_diff.inspection.run import exit_code, inspect_paths
-    from fusion_diff.inspection.wording import printable
+    from fusion_diff.inspection.run import Inspector, exit_code, inspect_paths
     from fusion_diff.micrograph import discover
+    from fusion_diff.printable import printable
     from fusion_diff.trust.ledger import Ledger
     from fusion_diff.trust.purification import Defended
     from fusion_diff.trust.verdict import identity, verdict
 
     signed = signed_files(require_signed, trusted_key)
     files = discover(paths)
-    inspector = load_model(model, device, trusted_key or ()) if signed else load_model(model, device)
+    exported = load_exported(model, device, trusted_key or ())
+    if exported is not None:
+        if purify or detect_attacks:
+            raise typer.BadParameter("--purify and --detect-attacks need the model itself; this one is exported")
+        inspector: Inspector = exported
+    else:
+        loaded = load_model(model, device, trusted_key or ()) if signed else load_model(model, device)
+        inspector = Defended(loaded, purify, detect_attacks) if purify or detect_attacks else loaded
     records = json or (report / "inspections.jsonl" if report else None)
     outcomes = []
     with (
@@ -66,7 +84,7 @@ def inspect_command(
         progress_bar("Inspecting") as advance,
     ):
         for outcome in inspect_paths(
-            Defended(inspector, purify, detect_attacks) if purify or detect_attacks else inspector,
+            inspector,
             files,
             alpha=alpha,
             pixel_size_um=pixel_size,
@@ -77,7 +95,9 @@ def inspect_command(
             if writer is not None:
                 writer.write(outcome)
             if ledger is not None:
-                ledger.append(verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=identity(inspector)))
+                ledger.append(
+                    verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=identity(exported or loaded))
+                )
     print_outcomes(outcomes)
     for outcome in outcomes:
         if outcome.inspection is not None and outcome.inspection.attacked:

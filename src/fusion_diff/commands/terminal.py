@@ -14,13 +14,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
-from fusion_diff.inspection.wording import SYMBOLS, number, paragraph, printable
+from fusion_diff.inspection.wording import SYMBOLS, number
+from fusion_diff.printable import paragraph, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
     from fusion_diff.inspection.run import Outcome
+    from fusion_diff.trust.poisoning import Finding
 
 
 class Advance(Protocol):
@@ -130,6 +132,20 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
     for outcome in outcomes:
         if outcome.error is not None:
             complain(outcome.error)
+
+
+def print_findings(findings: Sequence[Finding]) -> None:
+    """Print what is suspicious about references as a table, if anything is."""
+    if not findings:
+        return
+    table = Table()
+    for name in ("Reference", "Kind", "Strength", "Reason"):
+        table.add_column(name, overflow="fold", justify="right" if name == "Strength" else "left")
+    for each in findings:
+        kind = Text(each.kind if each.grave else f"{each.kind} (note)", "red" if each.grave else "yellow")
+        cells = Text(printable(each.reference)), kind, Text(number(each.strength, 2)), Text(paragraph(each.sentence))
+        table.add_row(*cells)
+    stdout().print(table)
 
 
 def tally(outcomes: Sequence[Outcome]) -> str:

@@ -9,14 +9,21 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion_diff.checkpoint import MAX_JSON_BYTES
 from fusion_diff.errors import CheckpointError
+from fusion_diff.printable import paragraph
+
+LARGEST = 2**16
+"""Settings of a prior hold no larger number: not even noise levels are that many."""
+MAX_LAYERS = 16
+"""Blocks, layers of a block and transformers of a layer: Stable Diffusion XL has ten at most."""
 
 
 class DiffusionPrior(nn.Module):
@@ -46,6 +53,11 @@ class DiffusionPrior(nn.Module):
         """
         name = str(name_or_path)
         try:
+            for kind, part in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"), (DDIMScheduler, "scheduler")):
+                file = Path(name, part, kind.config_name)
+                if file.is_file() and file.stat().st_size > MAX_JSON_BYTES:
+                    raise ValueError(f"{part}/{file.name} is larger than {MAX_JSON_BYTES} bytes")
+                _check_settings(kind.load_config(name, subfolder=part), part)
             vae, vae_report = AutoencoderKL.from_pretrained(
                 name, subfolder="vae", use_safetensors=True, output_loading_info=True
             )
@@ -55,8 +67,9 @@ class DiffusionPrior(nn.Module):
             scheduler = DDIMScheduler.from_pretrained(name, subfolder="scheduler")
         except Exception as error:  # diffusers, safetensors and the hub client each raise types of their own
             raise CheckpointError(
-                f"{name}: not a diffusion prior that can be loaded ({type(error).__name__}: {error}); it needs the "
-                "subfolders vae, unet and scheduler of the Stable Diffusion v1 layout, with safetensors weights"
+                f"{name}: not a diffusion prior that can be loaded ({type(error).__name__}: {paragraph(error, 500)}); "
+                "it needs the subfolders vae, unet and scheduler of the Stable Diffusion v1 layout, with safetensors "
+                "weights"
             ) from error
         # diffusers leaves a weight that is not in the file unset, and only logs it
         if missing := [*vae_report["missing_keys"], *unet_report["missing_keys"]]:
@@ -169,6 +182,25 @@ class DiffusionPrior(nn.Module):
                 noise_left = output
             x = alpha_next.sqrt() * clean + (1 - alpha_next).sqrt() * noise_left
         return x
+
+
+def _check_settings(settings: dict[str, Any], part: str) -> None:
+    """Refuse settings that would take endless time or memory: they may come from a stranger.
+
+    Raises:
+        ValueError: a number or list is larger than in any prior of the layout.
+    """
+    for name, setting in settings.items():
+        most = MAX_LAYERS if "layers_per_block" in name else LARGEST
+        values = [setting]
+        while values:
+            value = values.pop()
+            if isinstance(value, list):
+                if len(value) > (LARGEST if name == "trained_betas" else MAX_LAYERS):
+                    raise ValueError(f"{name!r:.80} of the {part} has {len(value)} entries")
+                values += value
+            elif isinstance(value, int | float) and not abs(value) <= most:
+                raise ValueError(f"{name!r:.80} of the {part} is {value!r:.40}, and at most {most} is built")
 
 
 def embedded_architecture() -> DiffusionPrior:

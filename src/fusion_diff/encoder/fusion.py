@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion_diff.checkpoint import bounded_size
 from fusion_diff.encoder.global_path import GlobalPath
 from fusion_diff.encoder.local_path import LocalPath
 
@@ -18,6 +19,8 @@ STRUCTURE_WIDTH = 256
 """Channels that the global path's tokens are projected to."""
 GATE_WIDTH = 192
 """Channels of the gated map that conditions are worded from."""
+MAX_CONDITION_TOKENS, MAX_CONDITION_WIDTH = 77, 4096
+"""As many and as wide as the words of any published latent diffusion model."""
 
 
 class GatedFusion(nn.Module):
@@ -69,12 +72,17 @@ class DualPathEncoder(nn.Module):
         condition_tokens: global tokens handed to the prior. One by default: many local tokens let the prior copy the
             image and teach the encoder nothing (GenHancer, Ma et al. 2025).
         bottleneck: width of the adapters.
+
+    Raises:
+        ValueError: a size is larger than anything that is built here.
     """
 
     def __init__(
         self, global_config: dict[str, Any], condition_width: int, condition_tokens: int = 1, bottleneck: int = 32
     ) -> None:
         super().__init__()
+        bounded_size("condition_tokens", condition_tokens, MAX_CONDITION_TOKENS)
+        bounded_size("condition_width", condition_width, MAX_CONDITION_WIDTH)
         self._build(LocalPath(), GlobalPath(global_config, bottleneck), condition_width, condition_tokens)
 
     def _build(self, local: LocalPath, global_: GlobalPath, condition_width: int, condition_tokens: int) -> None:

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import DeiTConfig, DeiTModel
 
+from fusion_diff.checkpoint import bounded_size
 from fusion_diff.errors import CheckpointError
 
 MAX_BLOCKS = 8
@@ -34,6 +35,21 @@ EMBEDDED_CONFIG: dict[str, Any] = {
     "attention_probs_dropout_prob": 0.0,
     "layer_norm_eps": 1e-12,
 }
+
+LARGEST = {
+    "hidden_size": 2048,
+    "num_hidden_layers": 48,
+    "num_attention_heads": 64,
+    "intermediate_size": 8192,
+    "patch_size": 64,
+    "image_size": 1024,
+}
+"""A configuration may come from a stranger: what asks for more than any published DeiT does is refused."""
+MAX_PARAMETERS = 2**28
+"""Three times DeiT-base; a GiB in float32."""
+MAX_PATCHES = 4096
+"""Patches of a tile: attention takes their square."""
+MAX_BOTTLENECK = 1024
 
 
 class Adapter(nn.Module):
@@ -70,16 +86,39 @@ class _AdaptedBlock(nn.Module):
         return adapted
 
 
+def _shape(config: dict[str, Any], bottleneck: int) -> DeiTConfig:
+    if unknown := sorted(set(config) - set(EMBEDDED_CONFIG)):  # a number of labels would make as many names
+        raise ValueError(f"{unknown[0]!r:.40} is no part of the shape of a DeiT here")
+    for name, most in LARGEST.items():
+        bounded_size(name, config.get(name, 1), most)
+    shape = DeiTConfig(**config)
+    width, patches = shape.hidden_size, (shape.image_size // shape.patch_size) ** 2
+    inner = shape.intermediate_size + bounded_size("bottleneck", bottleneck, MAX_BOTTLENECK)
+    block = 4 * width**2 + 2 * width * inner
+    parameters = shape.num_hidden_layers * block + width * (patches + 3 * shape.patch_size**2)
+    for name, value, most in (("patches", patches, MAX_PATCHES), ("parameters", parameters, MAX_PARAMETERS)):
+        bounded_size(f"the number of {name}", value, most)
+    return shape
+
+
 def _layers(deit: DeiTModel) -> Any:
     return deit.encoder.layer if hasattr(deit, "encoder") else deit.layers
 
 
 class GlobalPath(nn.Module):
-    """DeiT with adapters, returning its patch tokens as a map and its two summary tokens."""
+    """DeiT with adapters, returning its patch tokens as a map and its two summary tokens.
+
+    Args:
+        config: shape of the DeiT, see `EMBEDDED_CONFIG`; what is left out is as in DeiT-base.
+        bottleneck: width of the adapters.
+
+    Raises:
+        ValueError: the shape is larger than anything that is built here, or names something else.
+    """
 
     def __init__(self, config: dict[str, Any], bottleneck: int = 32) -> None:
         super().__init__()
-        self._adopt(DeiTModel(DeiTConfig(**config), add_pooling_layer=False), bottleneck)
+        self._adopt(DeiTModel(_shape(config, bottleneck), add_pooling_layer=False), bottleneck)
 
     mean: Tensor
     std: Tensor

@@ -5,11 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+
+    from torch import Tensor
 
     from fusion_diff.fewshot.keypoints import Keypoints
 
@@ -53,6 +52,8 @@ class Scale:
     @classmethod
     def of(cls, tokens: Iterable[Tensor]) -> Scale:
         """Measure the scale of authentic tokens [(n, C), …], every reference counting alike whatever its size."""
+        import torch
+
         means, squares = [], []
         for each in tokens:
             means.append(each.mean(0))
@@ -73,6 +74,8 @@ def top_count(count: int, share: float = TOP_SHARE) -> int:
 
 def sample_tokens(tensors: Sequence[Tensor], limit: int, seed: int = 0) -> Tensor:
     """Concatenate tokens [(n, C), …] and keep at most `limit` of them, drawn evenly at random (the same every time)."""
+    import torch
+
     joined = torch.cat(list(tensors))
     if len(joined) <= limit:
         return joined

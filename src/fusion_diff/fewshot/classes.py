@@ -5,13 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
 from fusion_diff.fewshot.bags import top_count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from torch import Tensor
 
 MAX_TOP_TOKENS = 512
 
@@ -51,6 +50,8 @@ class ClassHead:
             labels: class of each reference.
             authentic: the class that is left out.
         """
+        import torch
+
         names = tuple(sorted(set(labels) - {authentic}))
         means = [top_tokens(each, values).mean(0) for each, values in zip(tokens, evidence, strict=True)]
         prototypes = [

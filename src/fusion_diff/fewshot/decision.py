@@ -1,14 +1,10 @@
-"""From a fused score to a probability, p-values and a decision."""
+"""From a fused score to a probability, p-values and a decision; torch is loaded only to fit a calibration."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
-
-import torch
-
-from fusion_diff.fewshot.evidence.logistic import fit_logistic
 
 if TYPE_CHECKING:
     import numpy as np
@@ -31,6 +27,10 @@ class Calibration:
     @classmethod
     def fit(cls, authentic: NDArray[np.float64], others: NDArray[np.float64]) -> Calibration:
         """Fit to cross-fitted fused scores (Platt 1999, with his softened targets, both sides weighing alike)."""
+        import torch
+
+        from fusion_diff.fewshot.evidence.logistic import fit_logistic
+
         n, m = len(authentic), len(others)
         scores = torch.cat([torch.as_tensor(others), torch.as_tensor(authentic)]).float()[:, None]
         high, low = (m + 1) / (m + 2), 1 / (n + 2)

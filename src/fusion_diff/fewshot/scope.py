@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.bags import sample_tokens
+from fusion_diff.fewshot.distance import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,7 +54,7 @@ class Scope:
             if not rest:  # a single reference: its one half against the other
                 asked, rest = ([half] for half in tokens[0].tensor_split(2))
             bank = sample_tokens(rest, BANK)
-            own += [_distances(sample_tokens([each], OWN), bank).mean() for each in asked]
+            own += [nearest(sample_tokens([each], OWN), bank).mean() for each in asked]
         strangeness = torch.stack(own)
         mean = float(strangeness.mean())
         deviation = float(strangeness.std()) if len(own) > 1 else 0.0
@@ -63,8 +64,4 @@ class Scope:
 
     def distances(self, tokens: Tensor) -> Tensor:
         """Return how far standardised tokens (n, sum of all paths) are from any reference, (n,)."""
-        return _distances(tokens[:, -self.bank.shape[1] :], self.bank)
-
-
-def _distances(tokens: Tensor, bank: Tensor) -> Tensor:
-    return torch.cdist(tokens, bank).amin(1)
+        return nearest(tokens[:, -self.bank.shape[1] :], self.bank)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from fusion_diff.regions import interpolate
+from fusion_diff.interpolation import interpolate
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusion_diff.inspection.wording import number, paragraph, printable
+from fusion_diff.inspection.wording import number
+from fusion_diff.printable import paragraph, printable
 
 if TYPE_CHECKING:
     from pathlib import Path

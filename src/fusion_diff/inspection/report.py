@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.pages import template
-from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences, package_version, paragraph
+from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences, package_version
+from fusion_diff.printable import paragraph
 
 if TYPE_CHECKING:
     import os

@@ -14,23 +14,6 @@ SYMBOLS: dict[Decision, str] = {"authentic": "✓", "not authentic": "✗", "inc
 """A sign for each decision, so that none is told by colour alone; in the order of the exit codes 0, 1 and 2."""
 
 
-def printable(text: object) -> str:
-    """Return text that cannot disturb a terminal, a page or a log, whatever a file was named.
-
-    Control characters, line breaks, bidirectional overrides and bytes that are not UTF-8 are written as escapes, as in
-    `\\x1b`.
-    """
-    plain = str(text).encode("utf-8", "backslashreplace").decode("utf-8")
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in plain
-    )
-
-
-def paragraph(text: object) -> str:
-    """Like `printable`, for text in sentences: line breaks and tabs become spaces."""
-    return printable(" ".join(str(text).split()))
-
-
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with so many significant digits and a true minus sign, without an exponent where it is short.
 

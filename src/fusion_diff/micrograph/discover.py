@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.micrograph.source import printable
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -40,7 +40,7 @@ def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
 
 
 def _expand(path: str | Path) -> list[Path]:
-    location, name = Path(path), printable(str(path))
+    location, name = Path(path), printable(path)
     try:
         if location.is_dir():
             return _some(name, _search(location), "the folder holds no images")

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 from xml.etree.ElementTree import XMLParser
 
-from fusion_diff.micrograph.source import printable
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     import mmap

@@ -14,7 +14,7 @@ import numpy as np
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import storage
 from fusion_diff.micrograph.limits import check_sides, refusal
-from fusion_diff.micrograph.source import printable
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -9,8 +9,9 @@ from fusion_diff.micrograph.databar import data_bar_rows
 from fusion_diff.micrograph.limits import MAX_PIXELS, refusal
 from fusion_diff.micrograph.micrograph import Micrograph, checked_page, checked_pixel_size
 from fusion_diff.micrograph.raster import read_bmp, read_jpeg, read_png
-from fusion_diff.micrograph.source import Source, open_source, printable
+from fusion_diff.micrograph.source import Source, open_source
 from fusion_diff.micrograph.tiff import read_tiff
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     import os
@@ -127,7 +128,13 @@ def _guarded(
             source.name, "there is not enough memory to decode it", "crop it, or free memory and try again"
         ) from error
     except Exception as error:  # decoders of hostile bytes may fail in any way
-        said = printable(str(error))[:200] or type(error).__name__
+        said = printable(error, 200) or type(error).__name__
+        if isinstance(error, ImportError) or "imagecodecs" in said:  # which a slim installation may lack
+            raise refusal(
+                source.name,
+                f"reading this kind of {kind} needs a package that is not installed ({said})",
+                "pip install imagecodecs pillow, or save it as an uncompressed TIFF",
+            ) from error
         raise refusal(
             source.name,
             f"the {kind} is truncated, damaged or of an unsupported kind ({said})",

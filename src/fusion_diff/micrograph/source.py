@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph.limits import refusal
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,18 +45,13 @@ class Source:
 
     def __post_init__(self) -> None:
         """Name the source after its path, without characters that would upset a terminal or a log."""
-        object.__setattr__(self, "name", printable(str(self.path)))
+        object.__setattr__(self, "name", printable(self.path))
 
     def data(self) -> bytes | mmap.mmap:
         """Return all bytes, mapped into memory when the file is large."""
         if isinstance(self.handle, io.BytesIO):
             return self.handle.getvalue()
         return mmap.mmap(self.handle.fileno(), 0, access=mmap.ACCESS_READ)
-
-
-def printable(text: str) -> str:
-    """Return `text` with every control or undecodable character replaced by "?"."""
-    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 @contextlib.contextmanager
@@ -76,7 +72,7 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
         location = Path(path)
     except TypeError as error:
         raise MicrographError(f"a micrograph is read from a path, not from {type(path).__name__}") from error
-    name = printable(str(location))
+    name = printable(location)
     try:
         file = _open_regular(location, name)
     except (OSError, ValueError) as error:

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusion_diff.micrograph.splines import spline_weights
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -130,15 +132,12 @@ def _sources(first: int, count: int, enlarge: float, limit: int) -> NDArray[np.f
 
 def _resample(micrograph: Micrograph, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float32]:
     """Interpolate a micrograph with cubic splines at the crossings of `rows` and `columns`."""
-    from scipy.ndimage import map_coordinates
-
     reach = 6  # native pixels beyond the window that still bend the spline noticeably
     top, left = (max(0, int(axis[0]) - reach) for axis in (rows, columns))
     bottom = min(micrograph.height, int(rows[-1]) + 1 + reach)
     right = min(micrograph.width, int(columns[-1]) + 1 + reach)
     window = micrograph.window(top, left, bottom - top, right - left)
-    grid = np.meshgrid(rows - top, columns - left, indexing="ij")
-    if window.ndim == 2:
-        return np.asarray(map_coordinates(window, grid, order=3, mode="nearest"), dtype=np.float32)
-    planes = [map_coordinates(window[..., c], grid, order=3, mode="nearest") for c in range(window.shape[2])]
-    return np.stack(planes, axis=2).astype(np.float32)
+    down, across = spline_weights(rows - top, bottom - top), spline_weights(columns - left, right - left)
+    planes = window[..., None] if window.ndim == 2 else window
+    resampled = np.stack([down @ planes[..., c] @ across.T for c in range(planes.shape[2])], axis=2)
+    return (resampled if window.ndim == 3 else resampled[..., 0]).astype(np.float32)

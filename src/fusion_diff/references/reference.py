@@ -11,7 +11,7 @@ import numpy as np
 
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.micrograph import Micrograph
-from fusion_diff.micrograph.source import printable
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -108,7 +108,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
 def listing(items: Iterable[object]) -> str:
     """Return the items one to a line for an error message: the first ten, then how many more there are."""
-    lines = [printable(str(item)) for item in items]
+    lines = [printable(item) for item in items]
     shown = [f"\n  {line}" for line in lines[:_LISTED]]
     if len(lines) > _LISTED:
         shown.append(f"\n  and {len(lines) - _LISTED} more")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fusion_diff.errors import ReferenceSetError
-from fusion_diff.micrograph.source import printable
+from fusion_diff.printable import printable
 from fusion_diff.references.folders import is_file
 from fusion_diff.references.reference import did_you_mean
 
@@ -106,8 +106,8 @@ def _check_header(header: list[str], where: str, required: Sequence[str], option
     missing = [column for column in required if column not in header]
     if missing:
         raise ReferenceSetError(
-            f"{where}: the header lacks {' and '.join(map(repr, missing))}; it has {_shown(', '.join(header))}, "
-            f"and needs {', '.join(required)}"
+            f"{where}: the header lacks {' and '.join(map(repr, missing))}; "
+            f"it has {printable(', '.join(header), _SHOWN)}, and needs {', '.join(required)}"
         )
     known = (*required, *optional)
     for column in header:
@@ -117,8 +117,3 @@ def _check_header(header: list[str], where: str, required: Sequence[str], option
         hint = "" if column in known else did_you_mean(column, set(known) - set(header))
         if hint:
             raise ReferenceSetError(f"{where}: the column {column!r} is not known{hint}; rename or remove it")
-
-
-def _shown(text: str) -> str:
-    """Return a stranger's text fit for a message."""
-    return printable(text[:_SHOWN]) + ("…" if len(text) > _SHOWN else "")

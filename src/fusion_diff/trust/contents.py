@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import TrustError
-from fusion_diff.trust.files import shown
+from fusion_diff.printable import printable
 from fusion_diff.trust.keys import read_time, write_time
 
 if TYPE_CHECKING:
@@ -87,25 +87,25 @@ class Contents:
             method, hash_type = serialization["method"], serialization["hash_type"]
             if (method, hash_type) != ("files", "sha256"):
                 raise TrustError(
-                    f"{source}: files hashed as {shown(method)} with {shown(hash_type)}, but this version verifies "
-                    "whole files with sha256; sign again so"
+                    f"{source}: files hashed as {printable(method, 80)} with {printable(hash_type, 80)}, but this "
+                    "version verifies whole files with sha256; sign again so"
                 )
             for resource in predicate["resources"]:
                 name, digest = resource["name"], resource["digest"]
                 problem = unsafe(name) if name != ALONE else None
                 if problem:
-                    raise TrustError(f"{source}: names the file {shown(repr(name))}, {problem}; do not trust it")
+                    raise TrustError(f"{source}: names the file {printable(repr(name))}, {problem}; do not trust it")
                 if name in digests:
-                    raise TrustError(f"{source}: names the file {shown(name)} twice; do not trust it")
+                    raise TrustError(f"{source}: names the file {printable(name)} twice; do not trust it")
                 if resource["algorithm"] != "sha256" or not re.fullmatch("[0-9a-f]{64}", digest):
-                    raise TrustError(f"{source}: gives {shown(name)} a digest that is no sha256; sign again")
+                    raise TrustError(f"{source}: gives {printable(name)} a digest that is no sha256; sign again")
                 digests[name] = digest
             if not digests or (ALONE in digests and len(digests) > 1):
                 raise TrustError(f"{source}: signs for no file, or for a file and a folder at once; sign again")
             if _root(digests.values()) != subject["digest"]["sha256"]:
                 raise TrustError(f"{source}: the files' digests do not add up to the whole's; sign again")
             expires = read_time(predicate["expires"], source) if "expires" in predicate else None
-            return cls(shown(subject["name"]), digests, expires)
+            return cls(printable(subject["name"]), digests, expires)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, TrustError):
                 raise

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import TrustError
-from fusion_diff.trust.files import read_bounded, shown
+from fusion_diff.printable import printable
+from fusion_diff.trust.files import read_bounded
 
 if TYPE_CHECKING:
     from fusion_diff.trust.keys import PrivateKey, PublicKey
@@ -52,7 +53,7 @@ class Sealed:
             TrustError: it is missing, too large, cut off, or no bundle with one signature by a key.
         """
         file = Path(file)
-        return cls.parse(read_bounded(file, MAX_SIGNATURE_BYTES, "signature"), shown(file))
+        return cls.parse(read_bounded(file, MAX_SIGNATURE_BYTES, "signature"), printable(file))
 
     @classmethod
     def parse(cls, content: bytes, name: str) -> Sealed:
@@ -106,8 +107,8 @@ class Sealed:
         statement = _json_object(self.payload, f"{self.name}: what was signed is no statement in JSON; sign again")
         if statement.get("_type") != STATEMENT_TYPE or statement.get("predicateType") != predicate_type:
             raise TrustError(
-                f"{self.name}: a statement of type {shown(statement.get('predicateType'))}, but {predicate_type} is "
-                "wanted; give the right file"
+                f"{self.name}: a statement of type {printable(statement.get('predicateType'), 200)}, but "
+                f"{predicate_type} is wanted; give the right file"
             )
         return statement
 

@@ -11,18 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from fusion_diff.errors import TrustError
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 _CHUNK_BYTES = 2**20
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
-
-
-def shown(name: object) -> str:
-    """Return a name as it may stand in a line of a message, whatever characters it has."""
-    text = str(name)
-    return text if text.isprintable() else ascii(text)[1:-1]
 
 
 @contextmanager
@@ -36,13 +31,13 @@ def open_plain(file: Path) -> Iterator[BinaryIO]:
         stream = open(file, "rb", opener=lambda name, flags: os.open(name, flags | _PLAIN))  # noqa: SIM115
     except (OSError, ValueError) as error:
         if file.is_symlink():
-            message = f"{shown(file)}: a symbolic link, which is not followed; put the file itself there"
+            message = f"{printable(file)}: a symbolic link, which is not followed; put the file itself there"
             raise TrustError(message) from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-        raise TrustError(f"{shown(file)}: cannot be read ({reason}); check the path and its permissions") from error
+        raise TrustError(f"{printable(file)}: cannot be read ({reason}); check the path and its permissions") from error
     with stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise TrustError(f"{shown(file)}: a folder, pipe or device and no plain file; name a file")
+            raise TrustError(f"{printable(file)}: a folder, pipe or device and no plain file; name a file")
         yield stream
 
 
@@ -55,7 +50,7 @@ def read_bounded(file: Path, limit: int, what: str) -> bytes:
     with open_plain(file) as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
-        raise TrustError(f"{shown(file)}: larger than {limit} bytes, so this is no {what}; check the path")
+        raise TrustError(f"{printable(file)}: larger than {limit} bytes, so this is no {what}; check the path")
     return content
 
 
@@ -73,7 +68,7 @@ def digest_plain(file: Path, copy: BinaryIO | None = None) -> str:
                 if copy is not None:
                     copy.write(chunk)
         except OSError as error:
-            raise TrustError(f"{shown(file)}: cannot be read ({error.strerror}); check the disk") from error
+            raise TrustError(f"{printable(file)}: cannot be read ({error.strerror}); check the disk") from error
     return sha256.hexdigest()
 
 
@@ -98,7 +93,9 @@ def walk(folder: Path, ignored: Collection[str] = ()) -> tuple[dict[str, Path], 
         try:
             entries = list(os.scandir(parent))
         except OSError as error:
-            raise TrustError(f"{shown(parent)}: cannot be listed ({error.strerror}); check its permissions") from error
+            raise TrustError(
+                f"{printable(parent)}: cannot be listed ({error.strerror}); check its permissions"
+            ) from error
         for entry in entries:
             name = prefix + entry.name
             if name in ignored:
@@ -143,7 +140,7 @@ def write_new(file: Path, content: bytes, mode: int) -> None:
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     except FileExistsError as error:
-        raise TrustError(f"{shown(file)}: is there already and is not overwritten; choose another name") from error
+        raise TrustError(f"{printable(file)}: is there already and is not overwritten; choose another name") from error
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)

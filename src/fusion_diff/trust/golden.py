@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from fusion_diff.errors import FusionDiffError, TrustError
+from fusion_diff.printable import printable
 from fusion_diff.result import Decision
-from fusion_diff.trust.files import digest_plain, read_bounded, shown, write_whole
+from fusion_diff.trust.files import digest_plain, read_bounded, write_whole
 from fusion_diff.trust.verdict import identity
 
 if TYPE_CHECKING:
@@ -105,9 +106,9 @@ def make_golden(
     from fusion_diff.micrograph import load_microstructure_data
 
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise TrustError(f"{shown(folder)}: there is something there already; choose a new folder for a golden set")
+        raise TrustError(f"{printable(folder)}: there is something there already; choose a new folder for a golden set")
     if not 0 < len(images) <= MAX_IMAGES:
-        raise TrustError(f"{shown(folder)}: a golden set of {len(images)} images; give 1 to {MAX_IMAGES}")
+        raise TrustError(f"{printable(folder)}: a golden set of {len(images)} images; give 1 to {MAX_IMAGES}")
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
@@ -149,8 +150,8 @@ def read_golden(folder: Path) -> GoldenSet:
         if not all(item is None or isinstance(item, str) for item in model.values()):
             raise ValueError("its model is not described by texts")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        reason = shown(f"{error!r:.200}")
-        raise TrustError(f"{shown(file)}: no golden set that can be used ({reason}); make it again") from error
+        reason = printable(repr(error), 200)
+        raise TrustError(f"{printable(file)}: no golden set that can be used ({reason}); make it again") from error
     return GoldenSet(alpha, model, images)
 
 

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import TrustError
+from fusion_diff.printable import printable
 from fusion_diff.trust.envelope import Sealed, encoding, seal
-from fusion_diff.trust.files import shown, write_new
+from fusion_diff.trust.files import write_new
 from fusion_diff.trust.keys import (
     PrivateKey,
     PublicKey,
@@ -100,7 +101,7 @@ class Keyring:
         """
         key = self._signer(sealed)
         if key is None:
-            hint = "" if sealed.hint is None else f" (its PEM has sha256 {shown(sealed.hint[:12])}…)"
+            hint = "" if sealed.hint is None else f" (its PEM has sha256 {printable(sealed.hint[:12])}…)"
             raise TrustError(
                 f"{sealed.name}: signed with another key{hint} than {', '.join(key.name for key in self.keys)}; get "
                 "the signer's public key from a source you trust, or do not use this"
@@ -155,7 +156,7 @@ def rotate(
     beside = public_file(Path(new))
     endorsement = beside.with_name(beside.name + ENDORSED)
     if endorsement.exists() or endorsement.is_symlink():
-        raise TrustError(f"{shown(endorsement)}: is there already and is not overwritten; choose another name")
+        raise TrustError(f"{printable(endorsement)}: is there already and is not overwritten; choose another name")
     key = new_key(new, kind=kind or signer.public.kind, days=days, now=now).public
     write_new(endorsement, seal(_about(key, ENDORSEMENT, {}), signer), 0o644)
     return endorsement
@@ -194,7 +195,7 @@ def check_valid(key: PrivateKey, file: str | Path, now: datetime | None = None) 
     revoked = dict([_revocation(revocation)]) if revocation.exists() else {}
     problem = Keyring((key.public,), revoked, now or datetime.now(UTC)).problem(key.public)
     if problem:
-        raise TrustError(f"{shown(file)}: a key {problem}; make another with `fusion-diff keys new`")
+        raise TrustError(f"{printable(file)}: a key {problem}; make another with `fusion-diff keys new`")
 
 
 def _about(key: PublicKey, predicate_type: str, more: dict[str, str]) -> dict[str, Any]:
@@ -207,9 +208,9 @@ def _about(key: PublicKey, predicate_type: str, more: dict[str, str]) -> dict[st
 
 def _key_of(statement: dict[str, Any], name: str) -> PublicKey:
     try:
-        return parse_public(statement["predicate"]["publicKey"].encode("ascii"), shown(name))
+        return parse_public(statement["predicate"]["publicKey"].encode("ascii"), printable(name))
     except (KeyError, TypeError, AttributeError, UnicodeEncodeError) as error:
-        raise TrustError(f"{shown(name)}: a statement about a key, without the key; get it again") from error
+        raise TrustError(f"{printable(name)}: a statement about a key, without the key; get it again") from error
 
 
 def _revocation(file: Path) -> tuple[str, str]:
@@ -220,10 +221,12 @@ def _revocation(file: Path) -> tuple[str, str]:
         claimed = json.loads(sealed.payload)
         because = claimed["predicate"]["because"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TrustError(f"{shown(file)}: not a revocation; get it again, or remove it if you know better") from error
+        raise TrustError(
+            f"{printable(file)}: not a revocation; get it again, or remove it if you know better"
+        ) from error
     key = _key_of(claimed, str(file).removesuffix(REVOKED))
     sealed.open(key, REVOCATION)
-    return key.id, shown(str(because)[:_MAX_REASON])
+    return key.id, printable(str(because)[:_MAX_REASON])
 
 
 def _statements(folders: Iterable[Path], suffix: str) -> list[Path]:
@@ -234,10 +237,12 @@ def _statements(folders: Iterable[Path], suffix: str) -> list[Path]:
         except FileNotFoundError:
             continue
         except OSError as error:  # a revocation could be hidden there
-            raise TrustError(f"{shown(folder)}: cannot be listed ({error.strerror}); check its permissions") from error
+            raise TrustError(
+                f"{printable(folder)}: cannot be listed ({error.strerror}); check its permissions"
+            ) from error
         if len(here) > MAX_STATEMENTS:
             raise TrustError(
-                f"{shown(folder)}: more than {MAX_STATEMENTS} files *{suffix}; keep keys in a folder by themselves"
+                f"{printable(folder)}: more than {MAX_STATEMENTS} files *{suffix}; keep keys in a folder by themselves"
             )
         found += here
     return found

@@ -20,7 +20,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff.errors import TrustError
-from fusion_diff.trust.files import read_bounded, shown, write_new
+from fusion_diff.printable import printable
+from fusion_diff.trust.files import read_bounded, write_new
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -155,7 +156,7 @@ def new_key(
     beside = public_file(file)
     expires = until(days, now)
     key = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
-    public = PublicKey(shown(beside), _pem(key), expires)
+    public = PublicKey(printable(beside), _pem(key), expires)
     passphrase = os.environ.get(PASSPHRASE, "")
     encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
     before = "" if expires is None else f"Expires: {write_time(expires)}\n"
@@ -185,7 +186,7 @@ def load_private(file: str | Path) -> PrivateKey:
 
     file = Path(file)
     content = read_bounded(_followed(file), MAX_KEY_BYTES, "key")
-    name = shown(file)
+    name = printable(file)
     if b"PUBLIC KEY-----" in content:
         raise TrustError(f"{name}: a public key, which cannot sign; give the private key, the file without .pub")
     if os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
@@ -208,7 +209,7 @@ def load_private(file: str | Path) -> PrivateKey:
         ) from None
     if not isinstance(key, Ed25519PrivateKey | EllipticCurvePrivateKey):
         raise TrustError(f"{name}: a key of another kind than Ed25519 or ECDSA; make one with `fusion-diff keys new`")
-    public = PublicKey(shown(public_file(file)), _pem(key), _expiry(content, name))
+    public = PublicKey(printable(public_file(file)), _pem(key), _expiry(content, name))
     public.kind  # noqa: B018 - refuses other curves
     return PrivateKey(public, key)
 
@@ -220,7 +221,7 @@ def load_public(file: str | Path) -> PublicKey:
         TrustError: it cannot be read or is no public key of a known kind.
     """
     file = Path(file)
-    return parse_public(read_bounded(_followed(file), MAX_KEY_BYTES, "key"), shown(file))
+    return parse_public(read_bounded(_followed(file), MAX_KEY_BYTES, "key"), printable(file))
 
 
 def parse_public(content: bytes, name: str) -> PublicKey:

@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff.errors import TrustError
+from fusion_diff.printable import printable
 from fusion_diff.trust.contents import ALONE, IGNORED, PREDICATE_TYPE, Contents, unsafe
 from fusion_diff.trust.envelope import Sealed, seal
-from fusion_diff.trust.files import digest_plain, shown, walk, write_whole
+from fusion_diff.trust.files import digest_plain, walk, write_whole
 from fusion_diff.trust.keyring import Keyring, check_valid
 from fusion_diff.trust.keys import PublicKey, load_private, until, write_time
 
@@ -70,9 +71,9 @@ def sign(
     check_valid(key, key_file, now)
     target = absolute(out) if out is not None else signature_of(path)
     if target == path or target.is_symlink() or (target.exists() and not _is_signature(target)):
-        raise TrustError(f"{shown(target)}: holds something that is not a signature; choose another --out")
+        raise TrustError(f"{printable(target)}: holds something that is not a signature; choose another --out")
     if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(path)):
-        raise TrustError(f"{shown(key_file)}: the private key lies in what is to be signed; keep it elsewhere")
+        raise TrustError(f"{printable(key_file)}: the private key lies in what is to be signed; keep it elsewhere")
     ends = [time for time in (until(days, now), key.public.expires) if time is not None]
     ignored = _ignored(path, target)
     contents = Contents(path.name, _digests(path, ignored), min(ends, default=None))
@@ -121,14 +122,14 @@ def read_signature(file: Path, keys: Sequence[str | Path] | str | Path, *, now: 
     if not file.exists() and not file.is_symlink():
         signed = file.with_name(file.name.removesuffix(SUFFIX))
         raise TrustError(
-            f"{shown(signed)}: unsigned, there is no {shown(file)}; have it signed with `fusion-diff sign`, or name "
-            "its signature"
+            f"{printable(signed)}: unsigned, there is no {printable(file)}; have it signed with `fusion-diff sign`, or "
+            "name its signature"
         )
     statement, key = ring.open(Sealed.read(file), PREDICATE_TYPE)
-    contents = Contents.parse(statement, shown(file))
+    contents = Contents.parse(statement, printable(file))
     if contents.expires is not None and contents.expires <= ring.now:
         raise TrustError(
-            f"{shown(file)}: the signature expired at {write_time(contents.expires)}; have it signed again"
+            f"{printable(file)}: the signature expired at {write_time(contents.expires)}; have it signed again"
         )
     return Verified(contents, key, file)
 
@@ -155,10 +156,10 @@ def _differences(path: Path, verified: Verified) -> list[str]:
     signed = verified.contents.digests
     if path.is_symlink() or not path.exists():
         what = "a symbolic link, which is not followed" if path.is_symlink() else "there is no such file or folder"
-        return [f"{shown(path)}: {what}; name the file or folder itself"]
+        return [f"{printable(path)}: {what}; name the file or folder itself"]
     if path.is_dir() == (ALONE in signed):
         was, now = ("file", "folder") if path.is_dir() else ("folder", "file")
-        return [f"{shown(path)}: a {now}, but a {was} was signed; give the {was}, or its own signature"]
+        return [f"{printable(path)}: a {now}, but a {was} was signed; give the {was}, or its own signature"]
     if ALONE in signed:
         return [] if digest_plain(path) == signed[ALONE] else [_altered(path)]
     # What git keeps is left out, unless whoever signed did not leave it out.
@@ -172,18 +173,18 @@ def _differences(path: Path, verified: Verified) -> list[str]:
     for name in sorted(signed.keys() | files.keys() | odd.keys()):
         file = path / name
         if name in odd:
-            problems.append(f"{shown(file)}: {odd[name]}, and only plain files are signed; remove it")
+            problems.append(f"{printable(file)}: {odd[name]}, and only plain files are signed; remove it")
         elif name not in files:
-            problems.append(f"{shown(file)}: missing, it was signed and is gone; restore it from its source")
+            problems.append(f"{printable(file)}: missing, it was signed and is gone; restore it from its source")
         elif name not in signed:
-            problems.append(f"{shown(file)}: added, it is not in the signature; remove it, or have it signed")
+            problems.append(f"{printable(file)}: added, it is not in the signature; remove it, or have it signed")
         elif digest_plain(file) != signed[name]:
             problems.append(_altered(file))
     return problems
 
 
 def _altered(file: Path) -> str:
-    return f"{shown(file)}: altered since it was signed; restore it from its source"
+    return f"{printable(file)}: altered since it was signed; restore it from its source"
 
 
 def _digests(path: Path, ignored: Sequence[str]) -> dict[str, str]:
@@ -191,13 +192,13 @@ def _digests(path: Path, ignored: Sequence[str]) -> dict[str, str]:
     if not path.is_dir() or path.is_symlink():
         return {ALONE: digest_plain(path)}
     files, odd = walk(path, ignored)
-    problems = [f"{shown(path / name)}: {what}, which cannot be signed; remove it" for name, what in odd.items()]
+    problems = [f"{printable(path / name)}: {what}, which cannot be signed; remove it" for name, what in odd.items()]
     for name in files:
         problem = unsafe(name)
         if problem:
-            problems.append(f"{shown(path / name)}: a name {problem}; rename the file")
+            problems.append(f"{printable(path / name)}: a name {problem}; rename the file")
     if not files and not problems:
-        problems.append(f"{shown(path)}: holds no files to sign")
+        problems.append(f"{printable(path)}: holds no files to sign")
     if problems:
         raise TrustError("\n".join(sorted(problems)))
     return {name: digest_plain(file) for name, file in files.items()}

@@ -17,8 +17,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from fusion_diff.errors import TrustError
+from fusion_diff.printable import printable
 from fusion_diff.trust.contents import ALONE, Contents
-from fusion_diff.trust.files import digest_plain, shown
+from fusion_diff.trust.files import digest_plain
 from fusion_diff.trust.keyring import Keyring
 from fusion_diff.trust.provenance import absolute, read_signature, signature_of, verify
 
@@ -47,7 +48,7 @@ def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path, *, 
             target.parent.mkdir(parents=True, exist_ok=True)
             with target.open("xb") as stream:
                 if digest_plain(folder / name, stream) != digest:
-                    raise TrustError(f"{shown(folder / name)}: changed while it was being read; try again")
+                    raise TrustError(f"{printable(folder / name)}: changed while it was being read; try again")
     except BaseException:
         shutil.rmtree(private, ignore_errors=True)
         raise
@@ -104,22 +105,22 @@ class SignedFiles:
         """
         file = absolute(file)
         if file.is_symlink():
-            raise TrustError(f"{shown(file)}: a symbolic link, which no signature covers; name the file itself")
+            raise TrustError(f"{printable(file)}: a symbolic link, which no signature covers; name the file itself")
         for signed in (file, *(folder for folder in file.parents if folder.name)):
             signature = signature_of(signed)
             if signature.is_symlink() or signature.exists():
                 break
         else:
             raise TrustError(
-                f"{shown(file)}: unsigned, there is no {shown(signature_of(file))}, nor one of a folder it lies in; "
-                "have it signed with `fusion-diff sign`"
+                f"{printable(file)}: unsigned, there is no {printable(signature_of(file))}, nor one of a folder it "
+                "lies in; have it signed with `fusion-diff sign`"
             )
         contents = self._contents(signed, signature)
         name = ALONE if signed == file else file.relative_to(signed).as_posix()
         if name not in contents.digests:
             raise TrustError(
-                f"{shown(file)}: not in the signature {shown(signature)}, so it was added since; leave it out, or have "
-                "it signed"
+                f"{printable(file)}: not in the signature {printable(signature)}, so it was added since; leave it out, "
+                "or have it signed"
             )
         return contents.digests[name]
 
@@ -131,8 +132,8 @@ class SignedFiles:
                 gone = [name for name in known.digests if not (signed / name).exists()]
                 if gone:
                     warnings.warn(
-                        f"{shown(signed)}: {len(gone)} of {len(known.digests)} signed files are not there, "
-                        f"{shown(gone[0])} the first",
+                        f"{printable(signed)}: {len(gone)} of {len(known.digests)} signed files are not there, "
+                        f"{printable(gone[0])} the first",
                         stacklevel=3,
                     )
             except TrustError as error:

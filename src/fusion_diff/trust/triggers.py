@@ -1,10 +1,9 @@
 """Triggers: a small patch that recurs, pixel for pixel, at several references of one class and in no other class.
 
 Such a patch (a stamp, a burned-in label, a speck on the sensor) is what a model learns in the place of the material
-(BadNets, Gu et al. 2017; "Clever Hans", Lapuschkin et al. 2019). It is searched for as copied regions are in forensics
-(Fridrich et al. 2003): small blocks are hashed at every position, and equal blocks count only where several neighbours
-of them are shifted between two images by the same way. Blocks are averaged and coarsely quantised first, so that a
-patch is found again after lossy compression.
+(BadNets, Gu et al. 2017; "Clever Hans", Lapuschkin et al. 2019). It is searched for block by block, see
+`fusion_diff.trust.blocks`: equal blocks count only where several neighbours of them are shifted between two images by
+the same way. Blocks are coarsely rounded first, so that a patch is found again after lossy compression.
 """
 
 from __future__ import annotations
@@ -15,21 +14,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusion_diff.trust.blocks import BLOCK, CELL, FEWEST, LEVELS, MAX_ALIKE, contrast, find_copies
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from numpy.typing import NDArray
 
     from fusion_diff.micrograph import Micrograph
+    from fusion_diff.trust.blocks import Copy
 
-BLOCK, CELL = 8, 2
-"""Blocks are so many pixels a side, and read as means of cells of so many."""
-LEVELS = 8
-"""Grey levels that a cell is rounded to."""
-FEWEST = 3
-"""A patch in fewer references than this is a coincidence, or a near-duplicate."""
-NEIGHBOURS = 4
-"""Blocks shifted alike that make a copy."""
 LARGEST_SHARE = 1 / 16
 """A copy that fills more of a reference than this is no small patch: the two show the same place."""
 CONTRAST_QUANTILE = 0.5
@@ -42,9 +36,6 @@ RECTANGULAR = 0.95
 """Share of its bounding box that a flat part fills at least to be a rectangle: pores and glare are not."""
 MAX_SIDE = 1024
 """Of larger micrographs the middle is searched."""
-MAX_ALIKE = 400
-"""Blocks equal to more others than this are a texture's, and say nothing."""
-
 
 _Box = tuple[int, int, int, int]
 
@@ -71,15 +62,6 @@ class _Window:
     left: int
 
 
-@dataclass(frozen=True, eq=False)
-class _Blocks:
-    """Hashes of the blocks of one image that have contrast, and where they lie: row and column of their corner."""
-
-    hashes: NDArray[np.uint64]
-    rows: NDArray[np.intp]
-    columns: NDArray[np.intp]
-
-
 def find_triggers(micrographs: Sequence[Micrograph], labels: Sequence[str], groups: Sequence[str]) -> list[Trigger]:
     """Return the patches that recur in `FEWEST` or more references of one class, of two specimens at least.
 
@@ -89,48 +71,27 @@ def find_triggers(micrographs: Sequence[Micrograph], labels: Sequence[str], grou
         groups: specimen of each.
     """
     windows = [_window(micrograph) for micrograph in micrographs]
-    contrast = [_contrast(window.grey) for window in windows]
-    sample = np.concatenate([each[::4, ::4].ravel() for each in contrast])
+    contrasts = [contrast(window.grey) for window in windows]
+    sample = np.concatenate([each[::4, ::4].ravel() for each in contrasts])
     least = max(1.0, float(np.quantile(sample, CONTRAST_QUANTILE)))
-    hashed = [_hash(window.grey, each > least) for window, each in zip(windows, contrast, strict=True)]
-    number = np.unique(np.asarray(labels), return_inverse=True)[1]
-    hashes = np.concatenate([each.hashes for each in hashed])
-    image = np.repeat(np.arange(len(hashed)), [len(each.hashes) for each in hashed])
-    rows, columns = (np.concatenate([getattr(each, axis) for each in hashed]) for axis in ("rows", "columns"))
-    order = np.argsort(hashes)
-    starts = np.flatnonzero(np.r_[True, np.diff(hashes[order]) != 0][: len(order)])
-    sizes = np.diff(np.r_[starts, len(order)])
-    if len(starts) == 0:
-        return _squares(windows, labels, groups)
-    kinds = number[image[order]]
-    one_class = np.minimum.reduceat(kinds, starts) == np.maximum.reduceat(kinds, starts)
-    several = (sizes >= FEWEST) & (sizes <= MAX_ALIKE) & one_class
-    shift: dict[tuple[int, int, int, int], list[tuple[int, int]]] = defaultdict(list)
-    for start, size in zip(starts[several].tolist(), sizes[several].tolist(), strict=True):
-        members = order[start : start + size]
-        _, first = np.unique(image[members], return_index=True)
-        if len(first) < FEWEST:
-            continue
-        kept = members[first]
-        for index, one in enumerate(kept):
-            for other in kept[index + 1 :]:
-                down, right = int(rows[other] - rows[one]), int(columns[other] - columns[one])
-                shift[int(image[one]), int(image[other]), down, right].append((int(rows[one]), int(columns[one])))
-    found = _gather(shift, windows, groups) + _squares(windows, labels, groups)
+    copies = find_copies(
+        [window.grey for window in windows],
+        [each > least for each in contrasts],
+        np.unique(np.asarray(labels), return_inverse=True)[1],
+    )
+    found = _gather(copies, windows, groups) + _squares(windows, labels, groups)
     return sorted(found, key=lambda each: -len(each.places))
 
 
-def _gather(
-    shift: dict[tuple[int, int, int, int], list[tuple[int, int]]], windows: Sequence[_Window], groups: Sequence[str]
-) -> list[Trigger]:
+def _gather(copies: Iterable[Copy], windows: Sequence[_Window], groups: Sequence[str]) -> list[Trigger]:
     """Join copies between pairs of images that overlap into patches that several images show."""
     patches: list[_Patch] = []
-    for (one, other, down, right), corners in shift.items():
-        if len(corners) < NEIGHBOURS or not _equal(windows[one].grey, windows[other].grey, down, right, corners):
+    for copy in copies:
+        one, other, down, right = copy.one, copy.other, copy.down, copy.right
+        if not _equal(windows[one].grey, windows[other].grey, copy):
             continue
-        at = np.asarray(corners)
-        top, left = at.min(axis=0).tolist()
-        bottom, end = (at.max(axis=0) + BLOCK).tolist()
+        top, left = copy.corners.min(axis=0).tolist()
+        bottom, end = (copy.corners.max(axis=0) + BLOCK).tolist()
         if (bottom - top) * (end - left) > LARGEST_SHARE * windows[one].grey.size:
             continue  # two views of one place
         boxes = {one: [(top, left, bottom, end)], other: [(top + down, left + right, bottom + down, end + right)]}
@@ -142,15 +103,13 @@ def _gather(
     return [found for patch in patches if (found := patch.trigger(windows, groups))]
 
 
-def _equal(
-    one: NDArray[np.float32], other: NDArray[np.float32], down: int, right: int, corners: list[tuple[int, int]]
-) -> bool:
+def _equal(one: NDArray[np.float32], other: NDArray[np.float32], copy: Copy) -> bool:
     """Tell whether a quarter or more of the blocks that are alike when rounded differ by little of their contrast."""
-    differences = []
-    for row, column in corners[:MAX_ALIKE]:
-        first = one[row : row + BLOCK, column : column + BLOCK]
-        second = other[row + down : row + down + BLOCK, column + right : column + right + BLOCK]
-        differences.append(float((first - second).std() / first.std()))
+    rows, columns = (copy.corners[:MAX_ALIKE, axis, None, None] for axis in (0, 1))
+    down, right = np.arange(BLOCK)[:, None], np.arange(BLOCK)
+    first = one[rows + down, columns + right]
+    second = other[rows + down + copy.down, columns + right + copy.right]
+    differences = (first - second).std(axis=(1, 2)) / first.std(axis=(1, 2))
     return float(np.quantile(differences, 0.25)) < LARGEST_DIFFERENCE  # those across the rim differ there
 
 
@@ -189,18 +148,17 @@ class _Patch:
 
 def _squares(windows: Sequence[_Window], labels: Sequence[str], groups: Sequence[str]) -> list[Trigger]:
     """Return rectangles of one grey level that recur: their blocks have no contrast, and those at their rim differ."""
-    from scipy.ndimage import find_objects, label, maximum_filter, minimum_filter
+    from scipy.ndimage import find_objects, label
 
     alike: dict[tuple[int, int, int], dict[int, _Box]] = defaultdict(dict)
     for image, window in enumerate(windows):
-        flat = maximum_filter(window.grey, 3) - minimum_filter(window.grey, 3) <= FLAT
+        flat = _around(np.maximum, window.grey) - _around(np.minimum, window.grey) <= FLAT
         parts, _ = label(flat)
         for number, found in enumerate(find_objects(parts), start=1):
             height, width = (axis.stop - axis.start for axis in found)
-            inside = parts[found] == number
             if min(height, width) < BLOCK - 2 or height * width > LARGEST_SHARE * window.grey.size:
                 continue
-            if inside.mean() > RECTANGULAR:
+            if (parts[found] == number).mean() > RECTANGULAR:
                 level = round(float(np.median(window.grey[found])) * LEVELS / 255)
                 box = found[0].start - 1, found[1].start - 1, found[0].stop + 1, found[1].stop + 1
                 alike[level, height, width][image] = box
@@ -215,6 +173,17 @@ def _squares(windows: Sequence[_Window], labels: Sequence[str], groups: Sequence
     return triggers
 
 
+def _around(pick: np.ufunc, values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Return the largest or smallest value within a pixel of every position."""
+    rows = values.copy()
+    pick(rows[1:], values[:-1], out=rows[1:])
+    pick(rows[:-1], values[1:], out=rows[:-1])
+    found = rows.copy()
+    pick(found[:, 1:], rows[:, :-1], out=found[:, 1:])
+    pick(found[:, :-1], rows[:, 1:], out=found[:, :-1])
+    return found
+
+
 def _touch(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
@@ -227,40 +196,13 @@ def _window(micrograph: Micrograph) -> _Window:
     height, width = min(micrograph.height, MAX_SIDE), min(micrograph.width, MAX_SIDE)
     top, left = (micrograph.height - height) // 2, (micrograph.width - width) // 2
     pixels = micrograph.window(top, left, height, width)
-    grey = pixels if pixels.ndim == 2 else pixels.mean(axis=2)
+    channels = [pixels] if pixels.ndim == 2 else [pixels[..., index] for index in range(pixels.shape[2])]
+    grey = channels[0].astype(np.float64)
+    for channel in channels[1:]:
+        grey += channel
+    grey /= len(channels)
     if micrograph.dtype.kind in "ui" and micrograph.dtype.itemsize <= 2:
         low, high = 0.0, float(np.iinfo(micrograph.dtype).max)
     else:
         low, high = micrograph.contrast_range
     return _Window(np.clip((grey - low) * (255 / (high - low)), 0, 255).astype(np.float32), top, left)
-
-
-def _sums(values: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    """Return the sums over squares of `side` pixels at every position."""
-    height, width = values.shape[0] - side + 1, values.shape[1] - side + 1
-    total = values[:height].copy()
-    for first in range(1, side):
-        total += values[first : first + height]
-    values, total = total, total[:, :width].copy()
-    for first in range(1, side):
-        total += values[:, first : first + width]
-    return total
-
-
-def _contrast(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the deviation of grey levels within the block at every position."""
-    count = BLOCK * BLOCK
-    variance = _sums(grey * grey, BLOCK) / count - (_sums(grey, BLOCK) / count) ** 2
-    return np.sqrt(np.maximum(variance, 0))
-
-
-def _hash(grey: NDArray[np.float32], keep: NDArray[np.bool_]) -> _Blocks:
-    """Hash the blocks to keep by their cells' means, coarsely rounded."""
-    cells = (_sums(grey, CELL) * (LEVELS / (256 * CELL * CELL))).astype(np.uint64)
-    factors = np.random.default_rng(0).integers(1, 2**63, (BLOCK // CELL, BLOCK // CELL), dtype=np.uint64) * 2 + 1
-    rows, columns = np.nonzero(keep)
-    hashes = np.zeros(len(rows), dtype=np.uint64)
-    for i in range(BLOCK // CELL):
-        for j in range(BLOCK // CELL):
-            hashes += cells[rows + i * CELL, columns + j * CELL] * factors[i, j]
-    return _Blocks(hashes, rows, columns)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.bags import sample_tokens
+from fusion_diff.fewshot.distance import nearest
 from fusion_diff.fewshot.evidence.base import units
 
 if TYPE_CHECKING:
@@ -54,9 +55,9 @@ class NearestNeighbourEvidence:
             far, nearer = [], []
             for index, tokens in enumerate(asked):
                 own = sample_tokens([tokens], OWN)
-                distance = _nearest(own, sample_tokens(asked[:index] + asked[index + 1 :], BANK))
+                distance = nearest(own, sample_tokens(asked[:index] + asked[index + 1 :], BANK))
                 far.append(distance)
-                nearer.append(distance - _nearest(own, bank) if outside else distance)
+                nearer.append(distance - nearest(own, bank) if outside else distance)
             scales.append(torch.stack([units(torch.cat(far)), units(torch.cat(nearer))]))
             # Rounded as they are stored, so that a saved model says exactly what it said before.
             inside_banks.append(sample_tokens(inside, BANK).half().float())
@@ -73,11 +74,11 @@ class NearestNeighbourEvidence:
             last = path == len(parts) - 1
             if not last and not len(outside):
                 continue
-            distance = _nearest(parts[path], inside)
+            distance = nearest(parts[path], inside)
             if last:
                 maps["novelty"] = NOVELTY_WEIGHT * (distance - far[0]) / far[1]
             if len(outside):
-                difference = (distance - _nearest(parts[path], outside) - nearer[0]) / nearer[1]
+                difference = (distance - nearest(parts[path], outside) - nearer[0]) / nearer[1]
                 maps["likeness"] = maps["likeness"] + difference if "likeness" in maps else difference
         return maps
 
@@ -92,7 +93,3 @@ class NearestNeighbourEvidence:
         """Rebuild the banks."""
         paths = range(len(state["scales"]))
         return cls([state[f"authentic.{i}"] for i in paths], [state[f"others.{i}"] for i in paths], state["scales"])
-
-
-def _nearest(tokens: Tensor, bank: Tensor) -> Tensor:
-    return torch.cdist(tokens, bank).amin(1)

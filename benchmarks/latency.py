@@ -1,0 +1,274 @@
+"""Latency on one tile, against the CNNs: python benchmarks/latency.py --json latency.json
+
+Batch 1, 224 x 224 pixels, two threads. Every model, runtime and precision is called in turn, round after round in one
+run, so that a busy machine is busy for all of them alike. The CNNs have random weights (their cost is that of any) and
+are exported and rounded to 8 bits in the same way, on the same tiles. What is timed is the graph: encoder and evidence
+of FusionDiff, all of a CNN. The second table tells where the time of a whole inspection goes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import ResNetConfig, ResNetForImageClassification
+
+from fusion_diff import DiffusionModel, Micrograph
+from fusion_diff.builtin import builtin_reference_set
+from fusion_diff.edge import EdgeSession
+from fusion_diff.edge.runtime import open_graph
+from fusion_diff.export.graph import ScoringGraph
+from fusion_diff.export.portable import portable, signatures
+from fusion_diff.export.run import export_model
+from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.synthetic import generate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    Call = Callable[[], Any]
+
+TILE = 224
+CNNS = {
+    "resnet-50": ResNetConfig(),
+    "resnet-18": ResNetConfig(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic"),
+}
+RUNTIMES = ("onnxruntime", "openvino")
+OURS = "fusion-diff"
+
+
+class Logits(nn.Module):
+    """A classifier as a graph of one input and one output."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.network(pixels).logits
+        return logits
+
+
+class Tokens(nn.Module):
+    """The encoder alone, as far as the evidence needs it."""
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        tokens: Tensor = self.encoder(pixels).tokens
+        return tokens
+
+
+def write(network: nn.Module, file: Path) -> None:
+    """Export a network of one input as the exporter does, for any number of tiles."""
+    count = torch.export.Dim("tiles")
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")
+        torch.onnx.export(
+            network.eval(),
+            (torch.rand(2, 3, TILE, TILE),),
+            file,
+            input_names=["pixels"],
+            output_names=["output"],
+            dynamic_shapes=({0: count},),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+
+
+def round_cnn(source: Path, target: Path, tiles: NDArray[np.float32]) -> None:
+    """Round all of a CNN's products to 8 bits, by the same method as `export.int8`."""
+    from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+    class Reader:
+        waiting = iter(tiles)
+
+        def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+            tile = next(self.waiting, None)
+            return None if tile is None else {"pixels": tile[None]}
+
+    quantize_static(
+        source,
+        target,
+        Reader(),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
+
+
+def cnn_call(file: Path, runtime: str, tile: NDArray[np.float32], threads: int) -> Call:
+    """Return a call of a CNN's graph."""
+    if runtime == "onnxruntime":
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.log_severity_level = threads, 3
+        session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return lambda: session.run(None, {"pixels": tile})
+    import openvino
+
+    settings = {
+        "PERFORMANCE_HINT": "LATENCY",
+        "INFERENCE_PRECISION_HINT": "f32",
+        "INFERENCE_NUM_THREADS": threads,
+    }
+    core = openvino.Core()
+    request = core.compile_model(core.read_model(file), "CPU", settings).create_infer_request()
+    return lambda: request.infer({"pixels": tile}, share_inputs=True)
+
+
+def torch_calls(model: DiffusionModel, tile: NDArray[np.float32]) -> dict[tuple[str, str, str], Call]:
+    """Return the model's own calls: a score alone, and the reconstruction path beside it."""
+    enrolment, _ = portable(model)
+    graph = ScoringGraph(model.encoder, enrolment.verifier, signatures(enrolment)).eval()
+    pixels = torch.from_numpy(tile).to(memory_format=torch.channels_last)
+    keep = torch.ones(1, graph.side, graph.side)
+
+    @torch.inference_mode()
+    def score() -> None:
+        graph(pixels, keep)
+
+    @torch.inference_mode()
+    def reconstruct() -> None:
+        graph(pixels, keep)
+        model.reconstruction.residual(pixels, enrolment.condition)
+
+    return {
+        (OURS, "torch", "fp32"): score,
+        (f"{OURS} with reconstruction", "torch", "fp32"): reconstruct,
+    }
+
+
+def interleaved(calls: dict[Any, Call], rounds: int) -> dict[Any, list[float]]:
+    """Return the milliseconds of each call in each round, after two rounds that do not count."""
+    times: dict[Any, list[float]] = {key: [] for key in calls}
+    for index in range(rounds + 2):
+        for key, call in calls.items():
+            started = time.perf_counter()
+            call()
+            if index >= 2:
+                times[key].append(1000 * (time.perf_counter() - started))
+    return times
+
+
+def prepare(model: DiffusionModel, folder: Path, threads: int, runtimes: list[str]) -> dict[tuple[str, str, str], Call]:
+    """Export everything and return the calls."""
+    references = builtin_reference_set()
+    grids = [Grid.of(TILE, TILE, tile=TILE, stride=8) for _ in references]
+    tiles = np.stack(
+        [grid.read(each.micrograph, next(grid.tiles())) for grid, each in zip(grids, references, strict=True)]
+    )
+    tile = np.ascontiguousarray(tiles[:1])
+    keep = np.ones((1, grids[0].side, grids[0].side), dtype=np.float32)
+    calls: dict[tuple[str, str, str], Call] = {}
+    for runtime in runtimes:
+        form = "onnx" if runtime == "onnxruntime" else "openvino"
+        for precision in ("fp32", "int8"):
+            out = folder / f"{OURS}-{form}-{precision}"
+            done = export_model(model, out, runtime=form, int8=precision == "int8", references=references)
+            print(f"{runtime} {precision}: {done.parity}, in fp32 {done.exact}", file=sys.stderr)
+            graph = open_graph(out, form, "CPU", threads)
+            calls[OURS, runtime, precision] = lambda graph=graph: graph(tile, keep)
+    torch.manual_seed(0)
+    for name, config in CNNS.items():
+        plain, rounded = folder / f"{name}.onnx", folder / f"{name}-int8.onnx"
+        write(Logits(ResNetForImageClassification(config)), plain)
+        round_cnn(plain, rounded, tiles)
+        for runtime in runtimes:
+            for precision, file in (("fp32", plain), ("int8", rounded)):
+                calls[name, runtime, precision] = cnn_call(file, runtime, tile, threads)
+    return calls
+
+
+def profile(model: DiffusionModel, folder: Path, threads: int, rounds: int) -> list[dict[str, float | str]]:
+    """Return where the time of an inspection of one tile goes, by onnxruntime in fp32."""
+    write(Tokens(model.encoder), folder / "encoder.onnx")
+    pixels = np.rint(generate(7, size=TILE, material="alumina", flaw="crack").pixels * 65535).astype(np.uint16)
+    micrograph = Micrograph.from_array(pixels)
+    grid = Grid.of(TILE, TILE, tile=TILE, stride=8)
+    exported = folder / f"{OURS}-onnx-fp32"
+    session = EdgeSession.load(exported, device="CPU", threads=threads)
+    graph = open_graph(exported, "onnx", "CPU", threads)
+    tile = grid.read(micrograph, next(grid.tiles()))[None]
+    keep = np.ones((1, grid.side, grid.side), dtype=np.float32)
+    calls = {
+        "read": lambda: grid.read(micrograph, next(grid.tiles())),
+        "encoder": cnn_call(folder / "encoder.onnx", "onnxruntime", tile, threads),
+        "graph": lambda: graph(tile, keep),
+        "inspect": lambda: session.judge(micrograph, alpha=0.1),
+    }
+    least = {name: min(times) for name, times in interleaved(calls, rounds).items()}
+    parts = {
+        "pre-processing": least["read"],
+        "backbone": least["encoder"],
+        "evidence": least["graph"] - least["encoder"],
+        "post-processing": least["inspect"] - least["graph"] - least["read"],
+    }
+    return [{"part": name, "ms": value, "share": value / least["inspect"]} for name, value in parts.items()]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="fusion-diff-v1-ceramic")
+    parser.add_argument("--rounds", type=int, default=100)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
+    parser.add_argument("--folder", type=Path, help="keep what is exported here; a temporary folder when omitted")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    logging.disable(logging.WARNING)
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(options.threads)
+    model = DiffusionModel.from_pretrained(options.model)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = options.folder or Path(temporary)
+        calls = prepare(model, folder, options.threads, options.runtimes)
+        image = next(iter(builtin_reference_set())).micrograph
+        grid = Grid.of(TILE, TILE, tile=TILE, stride=8)
+        calls |= torch_calls(model, grid.read(image, next(grid.tiles()))[None])
+        times = interleaved(calls, options.rounds)
+        parts = profile(model, folder, options.threads, options.rounds) if "onnxruntime" in options.runtimes else []
+    rows = [
+        {
+            "model": name,
+            "runtime": runtime,
+            "precision": precision,
+            "min_ms": min(ms),
+            "median_ms": float(np.median(ms)),
+        }
+        for (name, runtime, precision), ms in times.items()
+    ]
+    print("| model | runtime | precision | min, ms | median, ms |\n|---|---|---|---|---|")
+    for row in rows:
+        print("| {model} | {runtime} | {precision} | {min_ms:.1f} | {median_ms:.1f} |".format_map(row))
+    if parts:
+        print("\n| part of an inspection | min, ms | share |\n|---|---|---|")
+        for part in parts:
+            print("| {part} | {ms:.1f} | {share:.0%} |".format_map(part))
+    if options.json:
+        options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+        if parts:
+            options.json.with_suffix(".profile.json").write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,120 @@
+"""The command line of a slim installation: `fusion-diff-edge inspect PATH… --model EXPORTED`.
+
+It needs no more than NumPy, tifffile and the runtime. With the whole of FusionDiff, `fusion-diff inspect` does the same
+and writes a report.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusion_diff.errors import FusionDiffError
+from fusion_diff.inspection.run import exit_code, inspect_paths
+from fusion_diff.printable import paragraph, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+FAILED = 3
+ELSEWHERE = (
+    "audit", "certify", "demo", "enroll", "export", "keys", "pretrain", "sign", "verify", "verify-model",
+)  # fmt: skip
+"""Commands that need the whole of FusionDiff."""
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse exits with 2, which means something here
+        self.print_usage(sys.stderr)
+        self.exit(FAILED, f"Error: {paragraph(message)}\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: that of `fusion-diff inspect`.
+
+    Args:
+        arguments: the words after the program's name; those of this process when omitted.
+    """
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words and words[0] in ELSEWHERE:
+        _complain(f"{words[0]} needs the whole of FusionDiff, and this is its edge; pip install fusion-diff")
+        return FAILED
+    options = _parser().parse_args(words)
+    with warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_args, **_kwargs: print(f"Warning: {message}", file=sys.stderr)
+        try:
+            return _inspect(options)
+        except (FusionDiffError, OSError, MemoryError) as error:
+            _complain(str(error) or "not enough memory; close other programs, or use smaller micrographs")
+            return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="fusion-diff-edge", description="Verify ceramic microstructures by an exported model.")
+    inspect = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
+        "inspect", help="inspect micrographs; the exit code is 0 if all are authentic, 1, 2 or 3 if not"
+    )
+    inspect.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders or patterns")
+    inspect.add_argument("--model", required=True, metavar="EXPORTED", help="what `fusion-diff export` wrote")
+    inspect.add_argument("--alpha", type=_fraction, default=0.1, help="error rate among verdicts (0.1)")
+    inspect.add_argument("--pixel-size", type=_positive, metavar="UM", help="pixel size in µm, for every file")
+    inspect.add_argument("--device", default="AUTO", help="AUTO, CPU, GPU, NPU, or the runtime's own name of one")
+    inspect.add_argument("--threads", type=_count, help="threads to compute with")
+    inspect.add_argument("--json", type=Path, metavar="FILE", help="write the records here, a line a micrograph")
+    return parser
+
+
+def _inspect(options: argparse.Namespace) -> int:
+    from contextlib import nullcontext
+
+    from fusion_diff.edge.session import EdgeSession
+    from fusion_diff.inspection.record import RecordWriter
+    from fusion_diff.micrograph import discover
+
+    session = EdgeSession.load(options.model, device=options.device, threads=options.threads)
+    outcomes = []
+    with RecordWriter(options.json) if options.json else nullcontext() as writer:
+        for outcome in inspect_paths(
+            session, discover(options.paths), alpha=options.alpha, pixel_size_um=options.pixel_size
+        ):
+            outcomes.append(outcome)
+            if writer is not None:
+                writer.write(outcome)
+            if outcome.inspection is None:
+                _complain(str(outcome.error))
+                continue
+            it = outcome.inspection
+            print(f"{printable(outcome.path)}\t{it.score:.3f}\t{it.decision}\t{printable(it.predicted_class)}")
+    return exit_code(outcomes)
+
+
+def _complain(text: str) -> None:
+    print(f"Error: {paragraph(text)}", file=sys.stderr)
+
+
+def _fraction(text: str) -> float:
+    value = float(text)
+    if not 0 < value < 1:
+        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+    return value
+
+
+def _positive(text: str) -> float:
+    value = float(text)
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError("must be greater than 0")
+    return value
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return value
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""What an exported model says of itself: everything that a verdict needs beside the graph.
+
+An exported model is a folder of
+
+    manifest.json             sha256 of every other file, see `checkpoint`
+    edge.json                 what this module reads and writes
+    graph.onnx                or graph.xml and graph.weights, for OpenVINO
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_diff.checkpoint import bounded_size, read_json
+from fusion_diff.errors import CheckpointError
+from fusion_diff.fewshot.decision import Calibration, p_value
+from fusion_diff.fewshot.fusion import Fusion
+from fusion_diff.fewshot.readings import READINGS
+from fusion_diff.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+FORMAT = "fusion-diff/edge/1"
+DESCRIPTION = "edge.json"
+GRAPHS = {"onnx": "graph.onnx", "openvino": "graph.xml"}
+"""The graph's file for each runtime."""
+WEIGHTS = "graph.weights"
+"""Beside OpenVINO's; not called .bin, a name that pickles go by and no checkpoint may hold."""
+INPUTS = ("pixels", "keep")
+OUTPUTS = ("dense", "sums", "alike")
+EVIDENCE, STRANGENESS = "evidence", "strangeness"
+MAX_TILE = 1024
+MAX_NAMES = 100_000
+
+
+@dataclass(frozen=True, eq=False)
+class Exported:
+    """A verifier without its tensors, and how the graph is to be used.
+
+    Attributes:
+        runtime: what runs the graph: `onnx` or `openvino`.
+        precision: `fp32` or `int8`.
+        name: name of the model that was exported.
+        model_sha256: its digest.
+        references_sha256: digest of the enrolled references.
+        builtin: whether these are the procedural ones that come with the embedded model.
+        tile: side of a tile in working pixels.
+        stride: working pixels per token.
+        kinds: kinds of evidence, the first channels of the graph's dense output.
+        fusion: how readings are weighed.
+        calibration: from fused score to log-odds.
+        inside: (n,) cross-fitted scores of the authentic references.
+        outside: (m,) those of the others.
+        scope_limit: strangeness above this is out of scope.
+        region_threshold: evidence (log-odds) above this is listed as a region.
+        authentic: the class being verified.
+        classes: the other classes.
+        class_norms: squared length of each one's prototype.
+        references: names of the references.
+        labels: their classes.
+        notes: what is different from the model that was exported, in sentences.
+    """
+
+    runtime: str
+    precision: str
+    name: str
+    model_sha256: str
+    references_sha256: str
+    builtin: bool
+    tile: int
+    stride: int
+    kinds: tuple[str, ...]
+    fusion: Fusion
+    calibration: Calibration
+    inside: NDArray[np.float64]
+    outside: NDArray[np.float64]
+    scope_limit: float
+    region_threshold: float
+    authentic: str
+    classes: tuple[str, ...]
+    class_norms: tuple[float, ...]
+    references: tuple[str, ...]
+    labels: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def verifier(self) -> Exported:
+        """Itself, as an `Enrolment` has a verifier; see `reasons`."""
+        return self
+
+    @property
+    def side(self) -> int:
+        """Tokens along the side of a tile."""
+        return self.tile // self.stride
+
+    @property
+    def channels(self) -> int:
+        """Channels of the graph's dense output: kinds, evidence, strangeness, and one a class."""
+        return len(self.kinds) + 2 + len(self.classes)
+
+    def p_values(self, fused: float) -> dict[str, float]:
+        """Return the conformal p-value of each side that has references."""
+        values = {"authentic": p_value(fused, self.inside)}
+        if len(self.outside) or len(self.inside) == 0:
+            values["not authentic"] = p_value(-fused, -self.outside)
+        return values
+
+    def predict(self, products: Sequence[float], score: float) -> str:
+        """Return the class of a micrograph.
+
+        Args:
+            products: product of each class's prototype with the mean of the tokens of highest evidence.
+            score: the probability of being authentic.
+        """
+        if score >= 0.5 or not self.classes:
+            return self.authentic if score >= 0.5 else f"not {self.authentic}"
+        # Least squared distance: the tokens' own square is the same for all.
+        return self.classes[int(np.argmin(np.asarray(self.class_norms) - 2 * np.asarray(products)))]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return it as JSON-ready values, with its format."""
+        plain = {"format": FORMAT} | {key: getattr(self, key) for key in self.__dataclass_fields__}
+        for key in ("fusion", "calibration"):
+            plain[key] = asdict(plain[key])
+        return {
+            k: v.tolist() if isinstance(v, np.ndarray) else list(v) if isinstance(v, tuple) else v
+            for k, v in plain.items()
+        }
+
+    @classmethod
+    def read(cls, folder: Path) -> Exported:
+        """Read what an exported model says of itself.
+
+        Raises:
+            CheckpointError: it is missing, of another version, or does not hold together.
+        """
+        file = folder / DESCRIPTION
+        plain = read_json(file)
+        if plain.get("format") != FORMAT:
+            raise CheckpointError(
+                f"{file}: format {printable(repr(plain.get('format')), 80)}, but this version reads {FORMAT!r}; export "
+                "the model again with this version, or use the version it was exported with"
+            )
+        try:
+            return cls._parse(plain)
+        except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise CheckpointError(f"{file}: damaged ({printable(repr(error), 300)}); export the model again") from error
+
+    @classmethod
+    def _parse(cls, plain: dict[str, Any]) -> Exported:
+        kinds, classes = _names(plain["kinds"]), _names(plain["classes"])
+        norms = tuple(_number(value) for value in _listed(plain["class_norms"]))
+        references, labels = _names(plain["references"]), _names(plain["labels"])
+        fusion = {
+            key: {str(k): _number(v) for k, v in plain["fusion"][key].items()} for key in ("centre", "spread", "weight")
+        }
+        weighed = {name for name, weight in fusion["weight"].items() if weight > 0}
+        texts = {key: _text(plain[key]) for key in ("name", "model_sha256", "references_sha256", "authentic")}
+        if plain["runtime"] not in GRAPHS or plain["precision"] not in ("fp32", "int8"):
+            raise ValueError(f"it is for {plain['runtime']!r:.40} in {plain['precision']!r:.40}")
+        if len(norms) != len(classes) or len(references) != len(labels):
+            raise ValueError("its classes or references are not of one number")
+        if not weighed or not all(name in READINGS and fusion["spread"][name] > 0 for name in weighed):
+            raise ValueError("its readings have no weight or spread")
+        if not all(set(READINGS[name].kinds) & set(kinds) and name in fusion["centre"] for name in weighed):
+            raise ValueError("it has no evidence for its readings")
+        if not any(READINGS[name].dense for name in weighed):
+            raise ValueError("none of its readings points to places")
+        tile, stride = bounded_size("tile", plain["tile"], MAX_TILE), bounded_size("stride", plain["stride"], MAX_TILE)
+        if tile % stride or tile // stride < 8:
+            raise ValueError(f"its tiles of {tile} pixels have no tokens of {stride}")
+        return cls(
+            runtime=plain["runtime"],
+            precision=plain["precision"],
+            builtin=bool(plain["builtin"]),
+            tile=tile,
+            stride=stride,
+            kinds=kinds,
+            fusion=Fusion(**fusion),
+            calibration=Calibration(*(_number(plain["calibration"][key]) for key in ("slope", "intercept"))),
+            inside=np.asarray([_number(value) for value in _listed(plain["inside"])], dtype=np.float64),
+            outside=np.asarray([_number(value) for value in _listed(plain["outside"])], dtype=np.float64),
+            scope_limit=_number(plain["scope_limit"]),
+            region_threshold=_number(plain["region_threshold"]),
+            classes=classes,
+            class_norms=norms,
+            references=references,
+            labels=labels,
+            notes=_names(plain["notes"]),
+            **texts,
+        )
+
+
+def _number(value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError(f"{value!r:.40} is no finite number")
+    return float(value)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r:.40} is no text")
+    return value
+
+
+def _listed(value: object) -> list[Any]:
+    if not isinstance(value, list) or len(value) > MAX_NAMES:
+        raise TypeError(f"{value!r:.40} is no list of at most {MAX_NAMES}")
+    return value
+
+
+def _names(value: object) -> tuple[str, ...]:
+    return tuple(_text(each) for each in _listed(value))

@@ -1,0 +1,163 @@
+"""A reading without torch: the sums over the tiles of one micrograph; `fusion_diff.reading` is its twin."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion_diff.errors import CheckpointError
+from fusion_diff.fewshot.bags import top_count
+from fusion_diff.fewshot.classes import top_limit
+from fusion_diff.fewshot.readings import READINGS, dense_readings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    from fusion_diff.edge.exported import Exported
+    from fusion_diff.edge.runtime import Runtime
+    from fusion_diff.micrograph import Micrograph
+    from fusion_diff.micrograph.tiles import Grid, Tile
+
+Batch = tuple[list["Tile"], "NDArray[np.float32]", "NDArray[np.float32]"]
+
+
+@dataclass(frozen=True, eq=False)
+class EdgeReading:
+    """The evidence on one micrograph.
+
+    Attributes:
+        evidence: (rows, columns) log-odds per token.
+        fused: the fused score.
+        log_odds: calibrated, of not being authentic.
+        contributions: each kind's part in the log-odds.
+        similarity: (references,) cosine similarity of mean tokens.
+        products: (classes,) product of each prototype with the mean of the tokens of highest evidence.
+        strangeness: mean distance of its tokens to those of any reference.
+    """
+
+    evidence: NDArray[np.float32]
+    fused: float
+    log_odds: float
+    contributions: dict[str, float]
+    similarity: NDArray[np.float64]
+    products: NDArray[np.float64]
+    strangeness: float
+
+    @classmethod
+    def of(cls, micrograph: Micrograph, grid: Grid, graph: Runtime, exported: Exported, batch: int) -> EdgeReading:
+        """Run a graph over the tiles of a micrograph, `batch` at a time, reading the next ones meanwhile.
+
+        Raises:
+            CheckpointError: the graph does not give what it should.
+        """
+        kinds = len(exported.kinds)
+        maps = np.zeros((kinds + 1, grid.rows, grid.columns), dtype=np.float32)
+        strange, tokens, alike = 0.0, 0.0, np.zeros(len(exported.references))
+        limit = top_limit(grid.rows * grid.columns)
+        strongest = np.zeros((0, len(exported.classes)), dtype=np.float32)
+        strength = np.zeros(0, dtype=np.float32)
+        for tiles, pixels, keep in _read_ahead(micrograph, grid, batch):
+            dense, sums, likeness = graph(pixels, keep)
+            _check(exported, len(tiles), dense, sums, likeness)
+            tokens = tokens + sums.sum(0, dtype=np.float64)
+            alike += likeness.sum(0, dtype=np.float64)
+            for values, tile in zip(dense, tiles, strict=True):
+                kept = values[:, *_inside(tile)]
+                maps[:, slice(*tile.rows), slice(*tile.columns)] = kept[: kinds + 1]
+                strange += float(kept[kinds + 1].sum(dtype=np.float64))
+                level, products = kept[kinds].ravel(), kept[kinds + 2 :].reshape(len(exported.classes), -1).T
+                best = _strongest(level, limit)
+                strength, strongest = np.r_[strength, level[best]], np.r_[strongest, products[best]]
+                best = _strongest(strength, limit)
+                strength, strongest = strength[best], strongest[best]
+        evidence = maps[kinds]
+        fused, contributions = _fused(
+            {kind: values.ravel() for kind, values in zip(exported.kinds, maps, strict=False)}, exported
+        )
+        return cls(
+            evidence,
+            fused,
+            exported.calibration.log_odds(fused),
+            contributions,
+            alike / max(float(np.linalg.norm(tokens)), 1e-12),
+            strongest.mean(0, dtype=np.float64),
+            strange / (grid.rows * grid.columns),
+        )
+
+
+def _read_ahead(micrograph: Micrograph, grid: Grid, batch: int) -> Iterator[Batch]:
+    """Read and stretch tiles in a thread of its own, one batch ahead of who asks for them."""
+    waiting = grid.tiles()
+
+    def read() -> Batch | None:
+        tiles = list(islice(waiting, batch))
+        if not tiles:
+            return None
+        keep = np.zeros((len(tiles), grid.side, grid.side), dtype=np.float32)
+        for each, tile in zip(keep, tiles, strict=True):
+            each[_inside(tile)] = 1
+        return tiles, np.stack([grid.read(micrograph, tile) for tile in tiles]), keep
+
+    if grid.rows == grid.columns == grid.side:  # a single tile: no thread is worth its start
+        first = read()
+        assert first is not None
+        yield first
+        return
+    with ThreadPoolExecutor(1) as reader:
+        pending = reader.submit(read)
+        while (ready := pending.result()) is not None:
+            pending = reader.submit(read)
+            yield ready
+
+
+def _inside(tile: Tile) -> tuple[slice, slice]:
+    """Return the part of a tile that it answers for."""
+    return (
+        slice(tile.rows[0] - tile.top, tile.rows[1] - tile.top),
+        slice(tile.columns[0] - tile.left, tile.columns[1] - tile.left),
+    )
+
+
+def _strongest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
+    """Return the indices of the `count` greatest values, in no order."""
+    if count >= len(values):
+        return np.arange(len(values))
+    return np.argpartition(values, len(values) - count)[len(values) - count :]
+
+
+def _fused(maps: dict[str, NDArray[np.float32]], exported: Exported) -> tuple[float, dict[str, float]]:
+    """Return the fused score and the parts in its log-odds, as `Verifier.fused` does."""
+    fusion = exported.fusion
+    dense = dense_readings(maps)  # type: ignore[arg-type, var-annotated]  # adding up is the same for arrays
+    scores: dict[str, float] = {}
+    parts: dict[str, float] = {}
+    for name, rule in READINGS.items():
+        members = {kind: maps[kind] for kind in rule.kinds if kind in maps}
+        if fusion.weight.get(name, 0.0) <= 0 or not members:
+            continue
+        if name in dense:
+            chosen = _strongest(np.asarray(dense[name]), top_count(len(dense[name])))
+            members = {kind: values[chosen] for kind, values in members.items()}
+        means = {kind: float(values.mean(dtype=np.float64)) for kind, values in members.items()}
+        scores[name] = sum(means.values())
+        factor = exported.calibration.slope * fusion.weight[name] / fusion.spread[name]
+        for kind, value in means.items():
+            parts[kind if len(means) > 1 else name] = factor * (value - fusion.centre[name] / len(means))
+    return float(fusion.fuse(scores)), parts
+
+
+def _check(exported: Exported, count: int, *arrays: NDArray[np.float32]) -> None:
+    dense, sums, alike = arrays
+    shape = (count, exported.channels, exported.side, exported.side)
+    shapes = dense.shape == shape and sums.shape[:-1] == (count,) and alike.shape == (count, len(exported.references))
+    if not shapes or not all(np.isfinite(each).all() for each in arrays):
+        raise CheckpointError(
+            f"{exported.name}: the graph gives {dense.shape}, {sums.shape} and {alike.shape}, or numbers that are not "
+            f"finite, where {shape} was expected; export the model again"
+        )

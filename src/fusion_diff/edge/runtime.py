@@ -1,0 +1,163 @@
+"""The runtimes that run exported graphs, chosen by the graph's format, and their devices, chosen by name."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Protocol
+
+from fusion_diff.edge.exported import GRAPHS, INPUTS, OUTPUTS, WEIGHTS
+from fusion_diff.errors import CheckpointError, DependencyError, DeviceError
+from fusion_diff.printable import paragraph
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
+
+DEVICES = ("AUTO", "CPU", "GPU", "NPU")
+
+_CPU = "CPUExecutionProvider"
+_PROVIDERS = {
+    "CPU": (_CPU,),
+    "GPU": (
+        "CUDAExecutionProvider",
+        "MIGraphXExecutionProvider",
+        "ROCMExecutionProvider",
+        "DmlExecutionProvider",
+        "WebGpuExecutionProvider",
+    ),
+    "NPU": ("QNNExecutionProvider", "VitisAIExecutionProvider", "CANNExecutionProvider"),
+}
+"""onnxruntime's names for each kind of device, the fastest first."""
+
+
+class Runtime(Protocol):
+    """An exported graph, ready to run.
+
+    Attributes:
+        device: where it runs, in the runtime's own word.
+    """
+
+    device: str
+
+    def __call__(self, pixels: NDArray[np.float32], keep: NDArray[np.float32], /) -> Arrays:
+        """Return dense (N, channels, s, s), sums (N, C) and alike (N, references) of tiles (N, 3, T, T)."""
+
+
+def open_graph(folder: Path, runtime: str, device: str, threads: int | None) -> Runtime:
+    """Load the graph of an exported folder.
+
+    Args:
+        folder: the folder, whose files were verified.
+        runtime: `onnx` or `openvino`.
+        device: `AUTO`, `CPU`, `GPU`, `NPU`, or the runtime's own name of one.
+        threads: threads to compute with; as many as the runtime likes when omitted.
+
+    Raises:
+        DependencyError: the runtime is not installed.
+        DeviceError: there is no such device here.
+        CheckpointError: the graph cannot be loaded.
+    """
+    file = folder / GRAPHS[runtime]
+    return OnnxRuntime(file, device, threads) if runtime == "onnx" else OpenVinoRuntime(file, device, threads)
+
+
+class OnnxRuntime:
+    """onnxruntime, whose devices are execution providers."""
+
+    def __init__(self, file: Path, device: str, threads: int | None) -> None:
+        """Load a graph; see `open_graph`."""
+        try:
+            import onnxruntime
+        except ImportError as error:
+            raise _missing("onnxruntime", "onnx") from error
+        here = onnxruntime.get_available_providers()
+        if device.upper() == "AUTO":
+            wanted = [name for name in _PROVIDERS["GPU"] if name in here][:1] or [_CPU]
+        else:
+            wanted = [name for name in _PROVIDERS.get(device.upper(), (device,)) if name in here][:1]
+        if not wanted:
+            raise _absent(device, "onnxruntime", here)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        options.inter_op_num_threads = 1
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        try:
+            self._session = onnxruntime.InferenceSession(file, options, providers=[*dict.fromkeys([*wanted, _CPU])])
+        except Exception as error:  # it has a type of its own for each way to fail
+            raise _unreadable(file, error) from error
+        self.device = self._session.get_providers()[0]
+        if self.device != wanted[0] and device.upper() != "AUTO":  # it falls back by itself, and only logs it
+            raise _absent(device, "onnxruntime", [name for name in here if name != wanted[0]])
+        _check_names(file, [each.name for each in self._session.get_inputs()], INPUTS)
+        _check_names(file, [each.name for each in self._session.get_outputs()], OUTPUTS)
+
+    def __call__(self, pixels: NDArray[np.float32], keep: NDArray[np.float32], /) -> Arrays:
+        """Run the graph."""
+        dense, sums, alike = self._session.run(list(OUTPUTS), {"pixels": pixels, "keep": keep})
+        return dense, sums, alike
+
+
+class OpenVinoRuntime:
+    """OpenVINO, whose devices are plugins."""
+
+    def __init__(self, file: Path, device: str, threads: int | None) -> None:
+        """Load a graph; see `open_graph`."""
+        try:
+            import openvino
+        except ImportError as error:
+            raise _missing("openvino", "openvino") from error
+        core = openvino.Core()
+        here = core.available_devices
+        wanted = device.upper()
+        if wanted == "AUTO" and len(here) == 1:
+            wanted = here[0]
+        if wanted != "AUTO" and not any(name == wanted or name.startswith(f"{wanted}.") for name in here):
+            raise _absent(device, "openvino", here)
+        # Without the hint, a machine that can computes in bfloat16, and scores would differ between machines.
+        settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        if threads is not None and wanted == "CPU":
+            settings["INFERENCE_NUM_THREADS"] = threads
+        try:
+            compiled = core.compile_model(core.read_model(file, file.with_name(WEIGHTS)), wanted, settings)
+            _check_names(file, [each.any_name for each in compiled.inputs], INPUTS)
+            self._outputs = [compiled.output(name) for name in OUTPUTS]
+            self._request = compiled.create_infer_request()
+        except RuntimeError as error:  # the one type that it raises
+            raise _unreadable(file, error) from error
+        self.device = wanted
+
+    def __call__(self, pixels: NDArray[np.float32], keep: NDArray[np.float32], /) -> Arrays:
+        """Run the graph."""
+        results = self._request.infer({"pixels": pixels, "keep": keep}, share_inputs=True)
+        dense, sums, alike = (results[output] for output in self._outputs)
+        return dense, sums, alike
+
+
+def _missing(package: str, extra: str) -> DependencyError:
+    return DependencyError(
+        f"this exported model needs {package}, which is not installed; pip install 'fusion-diff[{extra}]', or "
+        f"'fusion-diff-edge[{extra}]' on a small machine"
+    )
+
+
+def _absent(device: str, package: str, here: list[str]) -> DeviceError:
+    return DeviceError(
+        f"{paragraph(device, 80)}: {package} has no such device here, only {', '.join(here)}; use AUTO or one of "
+        f"these, or install the driver and the build of {package} for it"
+    )
+
+
+def _unreadable(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"{file}: cannot be loaded ({paragraph(error, 300)}); export the model again")
+
+
+def _check_names(file: Path, found: list[str], expected: tuple[str, ...]) -> None:
+    if sorted(found) != sorted(expected):
+        raise CheckpointError(
+            f"{file}: has {paragraph(', '.join(found), 200)} where {', '.join(expected)} should be; "
+            "export the model again"
+        )

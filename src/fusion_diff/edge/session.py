@@ -1,0 +1,172 @@
+"""A session: an exported model that inspects micrographs with the verdicts of the model it was exported from."""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion_diff.checkpoint import verify
+from fusion_diff.edge.exported import DESCRIPTION, Exported
+from fusion_diff.edge.reading import EdgeReading
+from fusion_diff.edge.runtime import open_graph
+from fusion_diff.errors import CheckpointError, MicrographError
+from fusion_diff.fewshot.decision import decide, probability
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.reasons import explain
+from fusion_diff.regions import find_regions
+from fusion_diff.result import EvidenceMap, Inspection, NearestReference
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from fusion_diff.edge.runtime import Runtime
+
+BATCH = 4
+"""Tiles computed at once: more cost memory, and gain little on a CPU."""
+NEAREST = 3
+
+
+def is_exported(folder: str | Path) -> bool:
+    """Tell whether a folder is an exported model."""
+    return (Path(folder) / DESCRIPTION).is_file()
+
+
+class EdgeSession:
+    """Verifies micrographs by an exported model. Make one with `load`.
+
+    Attributes:
+        name: name of the model that was exported.
+        sha256: its digest, as in its own verdicts.
+        enrolment: what was exported of the references and what was learned from them.
+        device: where the graph runs, in the runtime's own word.
+    """
+
+    def __init__(self, exported: Exported, graph: Runtime, batch: int = BATCH) -> None:
+        self.enrolment = exported
+        self.name = exported.name
+        self.sha256 = exported.model_sha256
+        self.device = graph.device
+        self._graph = graph
+        self._batch = batch
+
+    @classmethod
+    def load(
+        cls, folder: str | Path, *, device: str = "AUTO", threads: int | None = None, batch: int = BATCH
+    ) -> EdgeSession:
+        """Load an exported model, after checking every file against its manifest.
+
+        Args:
+            folder: what `fusion-diff export` wrote.
+            device: `AUTO`, `CPU`, `GPU`, `NPU`, or the runtime's own name of one: an execution provider of onnxruntime
+                such as `CUDAExecutionProvider`, a device of OpenVINO such as `GPU.1`.
+            threads: threads to compute with on a CPU; as many as the runtime likes when omitted.
+            batch: tiles computed at once.
+
+        Raises:
+            CheckpointError: it is no exported model, or one that is incomplete, altered or of another version.
+            DependencyError: the runtime it is for is not installed.
+            DeviceError: there is no such device here.
+        """
+        folder = Path(folder)
+        if not is_exported(folder):
+            raise CheckpointError(f"{folder}: not an exported model; give a folder written by `fusion-diff export`")
+        if batch < 1 or (threads is not None and threads < 1):
+            raise ValueError(f"batch {batch} and threads {threads} must be at least 1")
+        verify(folder)
+        exported = Exported.read(folder)
+        return cls(exported, open_graph(folder, exported.runtime, device, threads), batch)
+
+    def inspect(self, micrograph: Micrograph, *, alpha: float = 0.1) -> Inspection:
+        """Return the verdict on a micrograph, as `DiffusionModel.inspect` does.
+
+        Args:
+            micrograph: any size; very large ones are read and judged tile by tile.
+            alpha: error rate among verdicts that the decision is made for, in (0, 1).
+
+        Raises:
+            MicrographError: it is something else than a micrograph.
+            CheckpointError: the graph does not give what it should.
+        """
+        if not 0 < alpha < 1:
+            raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
+        if self.enrolment.builtin:
+            warnings.warn(
+                "this model was exported with its built-in procedural references only: scores show that it runs, not "
+                "what your ware is; enrol your own, and export again",
+                stacklevel=2,
+            )
+        return self.judge(micrograph, alpha=alpha)
+
+    def judge(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
+        """Return the verdict on a micrograph, without a word on what references it rests on; see `inspect`."""
+        exported = self.enrolment
+        started = time.perf_counter()
+        reading = self._read(micrograph)
+        evidence = EvidenceMap(reading.evidence, self._grid(micrograph).scale, micrograph.height, micrograph.width)
+        regions = find_regions(evidence, exported.region_threshold, pixel_size_um=micrograph.pixel_size_um)
+        score = probability(reading.log_odds)
+        p_values = exported.p_values(reading.fused)
+        in_scope = reading.strangeness <= exported.scope_limit
+        decision = decide(p_values, alpha) if in_scope else "inconclusive"
+        nearest = tuple(
+            NearestReference(exported.references[i], exported.labels[i], float(reading.similarity[i]))
+            for i in np.argsort(-reading.similarity, kind="stable")[:NEAREST].tolist()
+        )
+        reasons = explain(
+            score, decision, in_scope, p_values, alpha, reading.contributions, regions, None, nearest, exported
+        )
+        return Inspection(
+            source=None if micrograph.source is None else str(micrograph.source),
+            file_sha256=micrograph.sha256,
+            model_name=self.name,
+            model_sha256=self.sha256,
+            references_sha256=exported.references_sha256,
+            score=score,
+            decision=decision,
+            in_scope=in_scope,
+            predicted_class=exported.predict(reading.products.tolist(), score),
+            p_values=p_values,
+            alpha=alpha,
+            evidence=evidence,
+            threshold=exported.region_threshold,
+            regions=regions,
+            nearest=nearest,
+            contributions=reading.contributions,
+            reasons=reasons,
+            height=micrograph.height,
+            width=micrograph.width,
+            pixel_size_um=micrograph.pixel_size_um,
+            instrument=micrograph.instrument,
+            seconds=time.perf_counter() - started,
+        )
+
+    def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph]) -> np.float32 | NDArray[np.float32]:
+        """Return the calibrated probability of being authentic.
+
+        Args:
+            sample: a micrograph, or several.
+
+        Returns:
+            A float32 number in [0, 1] for one micrograph, (B,) float32 for several.
+        """
+        micrographs = sample if isinstance(sample, Sequence) else [sample]
+        scores = [probability(self._read(each).log_odds) for each in micrographs]
+        return np.asarray(scores, dtype=np.float32) if isinstance(sample, Sequence) else np.float32(scores[0])
+
+    def _grid(self, micrograph: Micrograph) -> Grid:
+        exported = self.enrolment
+        return Grid.of(micrograph.height, micrograph.width, tile=exported.tile, stride=exported.stride)
+
+    def _read(self, micrograph: Micrograph) -> EdgeReading:
+        if not isinstance(micrograph, Micrograph):
+            raise MicrographError(
+                f"expected a Micrograph, got {type(micrograph).__name__}; use load_microstructure_data(path) or "
+                "Micrograph.from_array(pixels)"
+            )
+        return EdgeReading.of(micrograph, self._grid(micrograph), self._graph, self.enrolment, self._batch)

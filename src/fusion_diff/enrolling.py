@@ -1,0 +1,80 @@
+"""Enrolling: labelled references encoded, and learned from."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import torch
+
+from fusion_diff.enrolment import Enrolment
+from fusion_diff.errors import EnrolmentError
+from fusion_diff.fewshot.verifier import ALONE_MESSAGE
+from fusion_diff.perception import encode, surface
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fusion_diff.model import DiffusionModel
+    from fusion_diff.references import ReferenceSet
+
+
+def learn(
+    model: DiffusionModel,
+    references: ReferenceSet,
+    *,
+    reconstruction: bool,
+    detect_attacks: bool,
+    progress: Callable[[int, int], None] | None,
+) -> Enrolment:
+    """Return what a model learns from references; see `DiffusionModel.enroll`.
+
+    Raises:
+        EnrolmentError: the references do not allow any verdict.
+    """
+    started = time.perf_counter()
+    if len(references) == 1:
+        raise EnrolmentError(ALONE_MESSAGE)
+    encoded = []
+    for index, reference in enumerate(references):
+        # With the diffusion path this pass is for the condition alone, and twins have no say in it.
+        encoded.append(encode(reference.micrograph, model.encoder, mark=reference.mark, twins=not reconstruction))
+        if progress:
+            progress(index + 1, len(references))
+    authentic = [
+        condition for (_, condition), r in zip(encoded, references, strict=True) if r.label == references.authentic
+    ]
+    towards = torch.stack(authentic).mean(0)
+    bags = [bag for bag, _ in encoded]
+    if reconstruction:
+        bags = [
+            encode(
+                reference.micrograph,
+                model.encoder,
+                mark=reference.mark,
+                reconstruction=model.reconstruction,
+                towards=towards,
+                twins=True,
+            )[0]
+            for reference in references
+        ]
+    surfaces = [surface(reference.micrograph) for reference in references]
+    enrolment = Enrolment(
+        authentic=references.authentic,
+        names=tuple(reference.name for reference in references),
+        labels=tuple(reference.label for reference in references),
+        groups=tuple(reference.group for reference in references),
+        paths=model.encoder.paths,
+        bags=tuple(replace(bag, keypoints=found) for bag, found in zip(bags, surfaces, strict=True)),
+        condition=towards,
+        references_sha256=references.sha256,
+    )
+    verifier = enrolment.verifier  # learn now, so that the first inspection does not wait
+    if detect_attacks:
+        from fusion_diff.trust.purification import reference_shifts
+
+        enrolment = replace(enrolment, shifts=reference_shifts(model, references, enrolment))
+    enrolment = replace(enrolment, seconds=time.perf_counter() - started)
+    enrolment.__dict__["verifier"] = verifier
+    return enrolment

@@ -1,0 +1,115 @@
+"""INT8: the encoder's products in 8 bits, calibrated on the references, where that loses little.
+
+Weights are rounded symmetrically per channel, activations to the range that they take on the references' tiles (static
+quantisation: Jacob et al. 2018). The evidence stays in fp32: distances are small differences of large numbers.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fusion_diff.edge.exported import INPUTS
+from fusion_diff.export.onnx_file import missing
+from fusion_diff.micrograph.tiles import Grid
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from fusion_diff.micrograph import Micrograph
+
+MAX_TILES = 64
+"""Tiles that ranges are taken from."""
+_BLOCK = re.compile(r"\.(?:layers|layer)\.(\d+)[.']")
+
+
+@dataclass(frozen=True)
+class Quantiser:
+    """Rounds an ONNX file, group by group.
+
+    Attributes:
+        source: the graph in fp32.
+        ranges: file that the activations' ranges are kept in, taken once.
+        groups: names of the nodes of each part that is rounded or not as a whole: the CNN, each transformer block.
+    """
+
+    source: Path
+    ranges: Path
+    tiles: NDArray[np.float32]
+    groups: dict[str, list[str]]
+
+    @classmethod
+    def of(cls, source: Path, ranges: Path, micrographs: Sequence[Micrograph], *, tile: int, stride: int) -> Quantiser:
+        """Prepare to round the graph in a file by what it computes on micrographs.
+
+        Raises:
+            DependencyError: onnxruntime or onnx is not installed.
+        """
+        try:
+            import onnx
+            import onnxruntime  # noqa: F401
+        except ImportError as error:
+            raise missing(error, "onnx") from error
+        grids = [Grid.of(each.height, each.width, tile=tile, stride=stride) for each in micrographs]
+        places = [(each, grid, cut) for each, grid in zip(micrographs, grids, strict=True) for cut in grid.tiles()]
+        chosen = places[:: -(-len(places) // MAX_TILES)]
+        tiles = np.stack([grid.read(each, cut) for each, grid, cut in chosen])
+        return cls(source, ranges, tiles, _groups(onnx.load(source)))
+
+    def write(self, target: Path, groups: Iterable[str]) -> None:
+        """Write the graph with the products of some groups in 8 bits."""
+        from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+
+        side = self.tiles.shape[-1] // 8
+        keep = np.ones((1, side, side), dtype=np.float32)
+        noisy = logging.getLogger()
+        level = noisy.level
+        noisy.setLevel(logging.ERROR)  # it advises on the root logger
+        try:
+            quantize_static(
+                self.source,
+                target,
+                _Reader(dict(zip(INPUTS, (tile[None], keep), strict=True)) for tile in self.tiles),
+                quant_format=QuantFormat.QDQ,
+                op_types_to_quantize=["Conv", "Gemm", "MatMul"],
+                per_channel=True,
+                activation_type=QuantType.QUInt8,
+                weight_type=QuantType.QInt8,
+                nodes_to_quantize=[name for group in groups for name in self.groups[group]],
+                calibration_cache_path=self.ranges,
+            )
+        finally:
+            noisy.setLevel(level)
+
+
+class _Reader:
+    """Feeds onnxruntime's calibration."""
+
+    def __init__(self, inputs: Iterable[dict[str, NDArray[np.float32]]]) -> None:
+        self._inputs = iter(inputs)
+
+    def get_next(self) -> dict[str, NDArray[np.float32]] | None:
+        return next(self._inputs, None)
+
+
+def _groups(model: Any) -> dict[str, list[str]]:
+    """Return the encoder's nodes that multiply by weights, by the part that they lie in."""
+    weights = {each.name for each in model.graph.initializer}
+    groups: dict[str, list[str]] = {}
+    for node in model.graph.node:
+        scopes = next((each.value for each in node.metadata_props if each.key == "pkg.torch.onnx.name_scopes"), "")
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or "'encoder'" not in scopes:
+            continue
+        if not any(name in weights for name in node.input):
+            continue
+        block = _BLOCK.search(scopes)
+        name = "CNN" if "encoder.global" not in scopes else f"block {block[1]}" if block else "DeiT's ends"
+        groups.setdefault(name, []).append(node.name)
+    return groups

@@ -1,0 +1,72 @@
+"""Writing the graph as ONNX, and as OpenVINO reads it fastest."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+import torch
+
+from fusion_diff.edge.exported import INPUTS, OUTPUTS, WEIGHTS
+from fusion_diff.errors import DependencyError
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from fusion_diff.export.graph import ScoringGraph
+
+
+def write_onnx(graph: ScoringGraph, file: Path) -> None:
+    """Trace a graph and write it as ONNX, for any number of tiles.
+
+    Raises:
+        DependencyError: the packages that write ONNX are not installed.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise missing(error, "onnx") from error
+    side, tile = graph.side, graph.encoder.tile
+    # Two tiles: what is traced with one would be taken for a constant.
+    examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)
+    config = graph.encoder.global_path.deit.config
+    attention = config._attn_implementation
+    # The fused kernel guards against rows without anything to attend to, which there are none of here.
+    config._attn_implementation = "eager"
+    count = torch.export.Dim("tiles")
+    try:
+        with warnings.catch_warnings(), torch.no_grad():
+            warnings.simplefilter("ignore")  # of the exporter's own parts
+            torch.onnx.export(
+                graph.eval(),
+                examples,
+                file,
+                input_names=INPUTS,
+                output_names=OUTPUTS,
+                dynamic_shapes=({0: count}, {0: count}),
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+    finally:
+        config._attn_implementation = attention
+
+
+def convert_to_openvino(source: Path, target: Path) -> None:
+    """Write an ONNX graph as `target` (XML) and its weights beside it.
+
+    Raises:
+        DependencyError: OpenVINO is not installed.
+    """
+    try:
+        import openvino
+    except ImportError as error:
+        raise missing(error, "openvino") from error
+    openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
+    target.with_suffix(".bin").replace(target.with_name(WEIGHTS))
+
+
+def missing(error: ImportError, extra: str) -> DependencyError:
+    """Return the error that says what to install."""
+    return DependencyError(f"exporting needs {error.name}, which is not installed; pip install 'fusion-diff[{extra}]'")

@@ -1,0 +1,96 @@
+"""The gate at export: the exported model has to say what the model says."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion_diff.errors import ExportError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusion_diff.result import Inspection
+
+FP32_TOLERANCE = 1e-3
+"""Difference of scores allowed in fp32."""
+INT8_F1_LOSS = 0.01
+"""Macro F1 that 8 bits may cost."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How an exported model compares with the model on the same micrographs.
+
+    Attributes:
+        micrographs: how many were compared.
+        difference: the greatest difference of scores.
+        reversed: names of those whose verdict turned from authentic to not authentic, or back.
+        f1: macro F1 of the model's forced choices; None where there are no labels.
+        exported_f1: that of the exported model.
+    """
+
+    micrographs: int
+    difference: float
+    reversed: tuple[str, ...]
+    f1: float | None = None
+    exported_f1: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        model: Sequence[Inspection],
+        exported: Sequence[Inspection],
+        names: Sequence[str],
+        authentic: Sequence[bool] | None,
+    ) -> Parity:
+        """Compare verdicts of the two on the same micrographs, whose truth may be known."""
+        differences = [abs(one.score - other.score) for one, other in zip(model, exported, strict=True)]
+        turned = tuple(
+            name
+            for name, one, other in zip(names, model, exported, strict=True)
+            if {one.decision, other.decision} == {"authentic", "not authentic"}
+        )
+        figures = (None, None) if authentic is None else (_f1(model, authentic), _f1(exported, authentic))
+        return cls(len(differences), max(differences), turned, *figures)
+
+    def fault(self, precision: str) -> str | None:
+        """Say what keeps the exported model from being used; None where nothing does."""
+        if self.reversed:
+            others = f" and {len(self.reversed) - 1} others" if len(self.reversed) > 1 else ""
+            return f"it turns the verdict on {self.reversed[0]}{others}"
+        if precision == "fp32" and self.difference > FP32_TOLERANCE:
+            return f"a score differs by {self.difference:.2g}, and {FP32_TOLERANCE:g} is allowed"
+        if self.f1 is not None and self.exported_f1 is not None and self.f1 - self.exported_f1 > INT8_F1_LOSS:
+            return (
+                f"it costs {100 * (self.f1 - self.exported_f1):.1f} points of F1, and {100 * INT8_F1_LOSS:g} is allowed"
+            )
+        return None
+
+    def check(self, precision: str, runtime: str) -> None:
+        """Let pass what agrees.
+
+        Raises:
+            ExportError: it does not.
+        """
+        fault = self.fault(precision)
+        if fault is not None:
+            cure = (
+                "export in fp32, or calibrate with more references" if precision == "int8" else "try the other format"
+            )
+            raise ExportError(f"not exported: in {runtime} at {precision}, {fault}; {cure}")
+
+
+def _f1(verdicts: Sequence[Inspection], authentic: Sequence[bool]) -> float:
+    """Return the macro F1 of forced choices over the sides that there are."""
+    said = np.asarray([each.score >= 0.5 for each in verdicts])
+    true = np.asarray(authentic)
+    values = []
+    for side in (True, False):
+        hits = ((said == side) & (true == side)).sum()
+        claims = (said == side).sum() + (true == side).sum()
+        if (true == side).any():
+            values.append(float(2 * hits / claims))
+    return float(np.mean(values))

@@ -1,0 +1,101 @@
+"""The part of a model that can be exported: its enrolment without what needs more than one network."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from fusion_diff.edge.exported import Exported
+from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.errors import EnrolmentError, ExportError
+from fusion_diff.fewshot.correspondence import Correspondence
+from fusion_diff.fewshot.readings import RECONSTRUCTION
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fusion_diff.enrolment import Enrolment
+    from fusion_diff.model import DiffusionModel
+
+UNRECOGNISED = (
+    "surfaces of references are not recognised by an exported model: what shows the very surface of one is judged by "
+    "its texture, as any other"
+)
+
+
+def portable(model: DiffusionModel) -> tuple[Enrolment, tuple[str, ...]]:
+    """Return a model's enrolment as it can be exported, and what that leaves out, in sentences.
+
+    Where surfaces are evidence, the references' scores are those without it, for micrographs have no other at the edge.
+
+    Raises:
+        EnrolmentError: nothing is enrolled.
+        ExportError: the diffusion path has a weight in the verdict.
+    """
+    enrolment = model.enrolment
+    if enrolment is None:
+        raise EnrolmentError(f"{model.name} has no enrolled references to export; enrol some first")
+    verifier = enrolment.verifier
+    if verifier.needs_residual:
+        raise ExportError(
+            f"{model.name}: {verifier.fusion.weight[RECONSTRUCTION]:.0%} of its verdict is the diffusion path's, which "
+            "is not exported; enrol the references again without --reconstruction"
+        )
+    if verifier.correspondence is None:
+        return enrolment, ()
+    surfaces = [bag.keypoints for bag in enrolment.bags if bag.keypoints is not None]
+    authentic = np.asarray([label == enrolment.authentic for label in enrolment.labels])
+    recognised = Correspondence.fit(surfaces, authentic, enrolment.groups)[1] / verifier.calibration.slope
+    inside, outside = (
+        scores - recognised[side] if len(scores) else scores
+        for scores, side in ((verifier.inside, authentic), (verifier.outside, ~authentic))
+    )
+    stripped = replace(enrolment)
+    stripped.__dict__["verifier"] = replace(verifier, correspondence=None, inside=inside, outside=outside)
+    return stripped, (UNRECOGNISED,)
+
+
+def signatures(enrolment: Enrolment) -> Tensor:
+    """Return the mean standardised token of each reference, (references, C), of unit length."""
+    scale = enrolment.verifier.heads.scale
+    return F.normalize(torch.stack([scale(bag.tokens).mean(0) for bag in enrolment.bags]), dim=1)
+
+
+def describe(
+    model: DiffusionModel,
+    enrolment: Enrolment,
+    kinds: tuple[str, ...],
+    *,
+    runtime: str,
+    precision: str,
+    notes: tuple[str, ...],
+) -> Exported:
+    """Return what an exported model has to know beside its graph."""
+    verifier = enrolment.verifier
+    return Exported(
+        runtime=runtime,
+        precision=precision,
+        name=model.name,
+        model_sha256=model.sha256,
+        references_sha256=enrolment.references_sha256,
+        builtin=enrolment.builtin,
+        tile=model.encoder.tile,
+        stride=STRIDE,
+        kinds=kinds,
+        fusion=verifier.fusion,
+        calibration=verifier.calibration,
+        inside=verifier.inside,
+        outside=verifier.outside,
+        scope_limit=verifier.scope.limit,
+        region_threshold=verifier.region_threshold,
+        authentic=enrolment.authentic,
+        classes=verifier.classes.names,
+        class_norms=tuple(verifier.classes.prototypes.square().sum(1).tolist()),
+        references=enrolment.names,
+        labels=enrolment.labels,
+        notes=notes,
+    )

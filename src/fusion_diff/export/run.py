@@ -1,0 +1,168 @@
+"""Exporting a model: write its graph, compare what it says with what the model says, and only then keep it."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusion_diff.checkpoint import MANIFEST, Writer, write_json
+from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
+from fusion_diff.edge.runtime import open_graph
+from fusion_diff.edge.session import EdgeSession, is_exported
+from fusion_diff.errors import ExportError
+from fusion_diff.export.graph import ScoringGraph
+from fusion_diff.export.int8 import Quantiser
+from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
+from fusion_diff.export.parity import Parity
+from fusion_diff.export.portable import describe, portable, signatures
+from fusion_diff.export.selection import choices, losses
+from fusion_diff.judging import judge
+from fusion_diff.micrograph import Micrograph
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from fusion_diff.model import DiffusionModel
+    from fusion_diff.references import ReferenceSet
+
+ALPHA = 0.1
+PROCEDURAL = 2
+"""Procedural micrographs of each class that an fp32 export is compared on where no references are given."""
+
+
+@dataclass(frozen=True)
+class Export:
+    """What became of an export.
+
+    Attributes:
+        folder: the exported model.
+        parity: how it compares with the model.
+        exact: parts of the encoder that stay in fp32; none of an fp32 export are listed.
+        losses: log-odds that rounding each part to 8 bits alone moved the evidence by.
+        notes: what is different from the model, in sentences.
+        seconds: time that exporting took.
+    """
+
+    folder: Path
+    parity: Parity
+    exact: tuple[str, ...]
+    losses: dict[str, float]
+    notes: tuple[str, ...]
+    seconds: float
+
+
+def export_model(
+    model: DiffusionModel,
+    folder: str | Path,
+    *,
+    runtime: str = "onnx",
+    int8: bool = False,
+    references: ReferenceSet | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Export:
+    """Write a model with its enrolled references to a folder that `EdgeSession.load` reads.
+
+    Args:
+        model: enrolled; on the CPU.
+        folder: new or empty, or an exported model to replace.
+        runtime: `onnx` or `openvino`.
+        int8: compute the encoder's products in 8 bits where that loses little.
+        references: labelled micrographs to compare on, and to calibrate 8 bits with: those that are enrolled, for the
+            model keeps no images. Without them fp32 is compared on procedural micrographs.
+        progress: called with steps of the measurement done and their number.
+
+    Raises:
+        ExportError: the exported model does not say what the model says, or its verdict cannot be exported, or 8 bits
+            are asked for without references.
+        EnrolmentError: nothing is enrolled.
+        DependencyError: a package that exporting needs is not installed.
+        CheckpointError: the folder holds something else.
+    """
+    started, folder = time.perf_counter(), Path(folder)
+    if runtime not in GRAPHS:
+        raise ExportError(f"{runtime!r} is no format; export as {' or '.join(GRAPHS)}")
+    if int8 and references is None:
+        raise ExportError(
+            "8 bits are calibrated on the references' images, which a model does not keep; give them with --references"
+        )
+    if (folder / MANIFEST).is_file() and not is_exported(folder):
+        raise ExportError(f"{folder}: holds a model, not an exported one; choose another folder")
+    enrolment, notes = portable(model)
+    micrographs, authentic = _compared_on(references)
+    expected = [judge(model, enrolment, each, alpha=ALPHA, purify=False, detect_attacks=False) for each in micrographs]
+    graph = ScoringGraph(model.encoder, enrolment.verifier, signatures(enrolment))
+    exported = describe(
+        model, enrolment, graph.kinds, runtime=runtime, precision="int8" if int8 else "fp32", notes=notes
+    )
+    lost: dict[str, float] = {}
+    with tempfile.TemporaryDirectory(prefix="fusion-diff-") as temporary, Writer(folder) as draft:
+        workshop = Path(temporary)
+        plain = workshop / "plain.onnx"
+        write_onnx(graph, plain)
+        write_json(draft / DESCRIPTION, exported.to_dict())
+
+        def compared(source: Path) -> Parity:
+            _place(source, draft, runtime)
+            session = EdgeSession(exported, open_graph(draft, runtime, "CPU", None))
+            found = [session.judge(each, alpha=ALPHA) for each in micrographs]
+            return Parity.of(expected, found, [each.name for each in micrographs], authentic)
+
+        if not int8:
+            parity = compared(plain)
+            parity.check("fp32", runtime)
+            exact: tuple[str, ...] = ()
+        else:
+            quantiser = Quantiser.of(
+                plain, workshop / "ranges.json", micrographs, tile=exported.tile, stride=exported.stride
+            )
+            lost = losses(quantiser, graph.channels.index(EVIDENCE), workshop, progress)
+            parity, exact = _rounded(quantiser, lost, workshop / "rounded.onnx", compared, runtime)
+    return Export(folder, parity, exact, lost, notes, time.perf_counter() - started)
+
+
+def _rounded(
+    quantiser: Quantiser, lost: dict[str, float], file: Path, compared: Callable[[Path], Parity], runtime: str
+) -> tuple[Parity, tuple[str, ...]]:
+    """Round as much as the gate lets pass, and return how that compares and what was left in fp32.
+
+    Raises:
+        ExportError: nothing passes.
+    """
+    tries = choices(lost)
+    if not tries:
+        least = min(lost.values())
+        raise ExportError(
+            f"not exported: rounding any part of the encoder to 8 bits moves the evidence by {least:.2g} log-odds or "
+            "more; export in fp32"
+        )
+    for groups in tries:
+        quantiser.write(file, groups)
+        parity = compared(file)
+        if parity.fault("int8") is None:
+            return parity, tuple(name for name in quantiser.groups if name not in groups)
+    parity.check("int8", runtime)
+    raise AssertionError("the last try had a fault")
+
+
+def _place(source: Path, draft: Path, runtime: str) -> None:
+    """Put an ONNX graph into an exported folder in the form its runtime reads."""
+    if runtime == "onnx":
+        (draft / GRAPHS["onnx"]).write_bytes(source.read_bytes())
+    else:
+        convert_to_openvino(source, draft / GRAPHS["openvino"])
+
+
+def _compared_on(references: ReferenceSet | None) -> tuple[Sequence[Micrograph], list[bool] | None]:
+    """Return micrographs, and which of them are authentic where that is known."""
+    if references is not None:
+        return [each.micrograph for each in references], [each.label == references.authentic for each in references]
+    from fusion_diff.synthetic import builtin_samples
+
+    drawn = builtin_samples(PROCEDURAL)[0]
+    return [
+        Micrograph.from_array(each.pixels, pixel_size_um=each.pixel_size_um, name=f"procedural {index}")
+        for index, each in enumerate(drawn)
+    ], None

@@ -1,0 +1,60 @@
+"""The description beside the graph is hostile until it was checked."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fusion_diff.edge.exported import DESCRIPTION, Exported
+from fusion_diff.errors import CheckpointError
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=5,
+)
+
+
+@pytest.fixture(scope="module")
+def described(exported_folder):
+    return json.loads((exported_folder / DESCRIPTION).read_text())
+
+
+def test_what_is_written_is_read_back(exported_folder, described):
+    assert Exported.read(exported_folder).to_dict() == described
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_any_other_value_is_read_or_refused_and_nothing_else(described, tmp_path, data):
+    key = data.draw(st.sampled_from(sorted(described)))
+    (tmp_path / DESCRIPTION).write_text(json.dumps(described | {key: data.draw(JSON)}))
+    try:
+        exported = Exported.read(tmp_path)
+    except CheckpointError:
+        return
+    assert exported.predict([0.0] * len(exported.classes), 0.9) == exported.authentic
+    assert all(0 < p <= 1 for p in exported.p_values(0.0).values())
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "says"),
+    [
+        ("runtime", "torch", "it is for 'torch'"),
+        ("tile", 10**9, "tile"),
+        ("tile", 225, "no tokens of"),
+        ("kinds", [], "no evidence"),
+        ("fusion", {"centre": {}, "spread": {}, "weight": {}}, "no weight or spread"),
+        ("fusion", {"centre": {"pooled": 0}, "spread": {"pooled": 1}, "weight": {"pooled": 1}}, "no evidence"),
+        ("inside", [float("nan")], "no finite number"),
+        ("class_norms", [1.0], "not of one number"),
+        ("name", 5, "is no text"),
+    ],
+)
+def test_what_does_not_hold_together_is_refused_with_the_reason(described, tmp_path, key, value, says):
+    (tmp_path / DESCRIPTION).write_text(json.dumps(described | {key: value}))
+    with pytest.raises(CheckpointError, match=f"damaged .*{says}.*export the model again"):
+        Exported.read(tmp_path)

@@ -1,0 +1,200 @@
+"""Exported models inspect as the model does, and refuse what they cannot answer for."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from fusion_diff import DiffusionModel, Micrograph
+from fusion_diff.checkpoint import seal
+from fusion_diff.edge import EdgeSession
+from fusion_diff.edge.exported import GRAPHS
+from fusion_diff.errors import CheckpointError, DependencyError, DeviceError, MicrographError
+from fusion_diff.synthetic import generate
+
+pytestmark = pytest.mark.filterwarnings("ignore:this model")
+
+
+@pytest.fixture(scope="module")
+def session(exported_folder):
+    return EdgeSession.load(exported_folder, threads=1, batch=2)
+
+
+@pytest.fixture(scope="module")
+def whole_model():
+    return DiffusionModel.from_pretrained()
+
+
+def micrograph(flaw="crack", size=224, seed=3):
+    drawn = generate(seed, size=size, material="alumina", flaw=flaw)
+    return Micrograph.from_array(np.rint(drawn.pixels * 65535).astype(np.uint16), pixel_size_um=0.5)
+
+
+def colour(height, width):
+    grey = micrograph("sound", 320).pixels[:height, :width]
+    return Micrograph.from_array(np.stack([grey, 0.8 * grey + 9, 0.6 * grey], axis=2))
+
+
+def assert_same_verdict(edge, model):
+    assert edge.score == pytest.approx(model.score, abs=1e-4)
+    for field in ("decision", "in_scope", "predicted_class", "p_values", "model_sha256", "references_sha256"):
+        assert getattr(edge, field) == getattr(model, field), field
+    assert edge.evidence.values == pytest.approx(model.evidence.values, abs=2e-3)
+    assert edge.evidence.scale == model.evidence.scale
+    assert len(edge.regions) == len(model.regions)
+    assert [each.name for each in edge.nearest] == [each.name for each in model.nearest]
+    assert [each.similarity for each in edge.nearest] == pytest.approx([e.similarity for e in model.nearest], abs=1e-3)
+    assert edge.contributions == pytest.approx(model.contributions, abs=1e-3)
+
+
+@pytest.mark.parametrize(
+    "sample",
+    [micrograph(), micrograph("sound", 290), micrograph("counterfeit", 100), colour(240, 300)],
+    ids=["a flaw on one tile", "several tiles", "smaller than a tile", "in colour"],
+)
+def test_an_exported_model_gives_the_verdict_of_the_model(session, whole_model, sample):
+    edge, model = session.inspect(sample), whole_model.inspect(sample)
+    assert_same_verdict(edge, model)
+    assert edge.to_dict().keys() == model.to_dict().keys()
+    if len(edge.regions) == 0:
+        assert edge.reasons == model.reasons
+
+
+def test_scores_alone_are_those_of_the_model(session, whole_model):
+    samples = [micrograph(), micrograph("sound", 240)]
+    expected = whole_model.predict_authenticity(samples)
+    assert session.predict_authenticity(samples) == pytest.approx(expected.numpy(), abs=1e-4)
+    assert session.predict_authenticity(samples[0]) == pytest.approx(float(expected[0]), abs=1e-4)
+
+
+def test_built_in_references_are_warned_of_as_the_model_does(session):
+    with pytest.warns(UserWarning, match="enrol your own, and export again"):
+        session.inspect(micrograph())
+
+
+def test_openvino_gives_the_same_verdict(exported_folder, changed, whole_model):
+    pytest.importorskip("openvino")
+    from fusion_diff.export.onnx_file import convert_to_openvino
+
+    folder = changed(runtime="openvino")
+    convert_to_openvino(folder / GRAPHS["onnx"], folder / GRAPHS["openvino"])
+    (folder / GRAPHS["onnx"]).unlink()
+    seal(folder)
+    session = EdgeSession.load(folder, device="CPU", threads=1)
+    assert_same_verdict(session.inspect(micrograph()), whole_model.inspect(micrograph()))
+    with pytest.raises(DeviceError, match=r"openvino has no such device here, only .*CPU"):
+        EdgeSession.load(folder, device="GPU.7")
+    (folder / "graph.weights").write_bytes((folder / "graph.weights").read_bytes()[:1000])
+    seal(folder)
+    with pytest.raises(CheckpointError, match="cannot be loaded"):
+        EdgeSession.load(folder)
+
+
+@pytest.mark.parametrize("device", ["NPU", "CUDAExecutionProvider", "quantum"])
+def test_a_device_that_is_absent_is_said_with_those_that_are_there(exported_folder, device):
+    import onnxruntime
+
+    if device in onnxruntime.get_available_providers():
+        pytest.skip("it is here")
+    with pytest.raises(DeviceError, match=rf"{device}: .*only .*CPUExecutionProvider; use AUTO"):
+        EdgeSession.load(exported_folder, device=device)
+
+
+def test_devices_can_be_named_as_the_runtime_does(exported_folder):
+    assert EdgeSession.load(exported_folder, device="cpu").device == "CPUExecutionProvider"
+    assert EdgeSession.load(exported_folder, device="CPUExecutionProvider").device == "CPUExecutionProvider"
+
+
+def test_a_folder_that_is_no_exported_model_is_refused(tmp_path, checkpoint_folder):
+    for folder in (tmp_path, checkpoint_folder, tmp_path / "missing"):
+        with pytest.raises(CheckpointError, match="not an exported model; give a folder written by"):
+            EdgeSession.load(folder)
+
+
+def test_a_truncated_graph_is_refused_before_it_is_parsed(exported_folder, tmp_path):
+    folder = tmp_path / "copy"
+    shutil.copytree(exported_folder, folder)
+    graph = folder / GRAPHS["onnx"]
+    graph.write_bytes(graph.read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match=r"graph\.onnx: altered or truncated"):
+        EdgeSession.load(folder)
+    seal(folder)  # whoever truncated it may have known of the manifest
+    with pytest.raises(CheckpointError, match=r"graph\.onnx: cannot be loaded .*export the model again"):
+        EdgeSession.load(folder)
+    graph.unlink()
+    with pytest.raises(CheckpointError, match="missing"):
+        EdgeSession.load(folder)
+
+
+def test_another_version_is_refused(changed):
+    with pytest.raises(CheckpointError, match=r"format 'fusion-diff/edge/0', but this version reads .*export"):
+        EdgeSession.load(changed(format="fusion-diff/edge/0"))
+
+
+def test_a_graph_that_does_not_fit_its_description_is_refused(changed):
+    session = EdgeSession.load(changed(kinds=["multiple-instance", "novelty"]), threads=1)
+    with pytest.raises(CheckpointError, match="was expected; export the model again"):
+        session.inspect(micrograph())
+
+
+def test_a_graph_of_other_inputs_is_refused(exported_folder, tmp_path):
+    import onnx
+
+    folder = tmp_path / "copy"
+    shutil.copytree(exported_folder, folder)
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph(
+            [onnx.helper.make_node("Identity", ["x"], ["y"])],
+            "other",
+            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])],
+            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
+        ),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
+    )
+    onnx.save(model, folder / GRAPHS["onnx"])
+    seal(folder)
+    with pytest.raises(CheckpointError, match="has x where pixels, keep should be"):
+        EdgeSession.load(folder)
+
+
+def test_what_is_no_micrograph_is_refused(session):
+    with pytest.raises(MicrographError, match="expected a Micrograph, got ndarray"):
+        session.inspect(np.zeros((224, 224)))
+    with pytest.raises(ValueError, match="alpha"):
+        session.inspect(micrograph(), alpha=1.0)
+
+
+def test_a_missing_runtime_is_said_with_what_to_install(exported_folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(DependencyError, match=r"needs onnxruntime.*pip install 'fusion-diff\[onnx\]'"):
+        EdgeSession.load(exported_folder)
+
+
+def test_inspecting_loads_nothing_but_numpy_and_the_runtime(exported_folder):
+    program = (
+        "import sys, warnings; warnings.simplefilter('ignore');"
+        "from fusion_diff.edge import EdgeSession; from fusion_diff.micrograph import Micrograph; import numpy as np;"
+        "pixels = np.random.default_rng(0).random((100, 300));"
+        "EdgeSession.load(sys.argv[1], threads=1).inspect(Micrograph.from_array(pixels));"
+        "print(*{name.partition('.')[0] for name in sys.modules})"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(exported_folder)], capture_output=True, text=True, check=True
+    )
+    loaded = set(done.stdout.split())
+    assert {"numpy", "onnxruntime"} <= loaded
+    heavy = {"torch", "transformers", "diffusers", "scipy", "sklearn", "cv2", "PIL", "safetensors", "rich", "typer"}
+    assert not loaded & heavy
+
+
+def test_no_warning_hides_in_a_verdict(session):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        session.judge(micrograph(), alpha=0.1)
+    assert not caught
