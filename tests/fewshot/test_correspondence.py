@@ -44,6 +44,21 @@ def test_references_of_two_classes_that_show_one_place_silence_the_evidence():
     assert not given.any()
 
 
+def test_a_wrong_label_among_many_is_outvoted():
+    views = [view(bowl, left) for bowl in (0, 1) for left in (0, 40, 80, 120, 160)]
+    sides = [True] * 5 + [False] * 4 + [True]
+    evidence, _ = learn(views, sides)
+    assert evidence.match(view(0, 20)).log_odds == -LOG_ODDS
+    match = evidence.match(view(1, 20))
+    assert match.log_odds == LOG_ODDS
+    assert not evidence.authentic[match.reference]
+
+
+def test_a_place_that_both_sides_show_as_well_says_nothing():
+    evidence = Correspondence((view(0), view(0)), np.asarray([True, False]))
+    assert evidence.match(view(0, 30)) is None
+
+
 def test_many_references_of_which_no_two_show_one_place_silence_it():
     views = [view(bowl) for bowl in range(HANDFUL + 1)]
     sides = [True] * 10 + [False] * 11

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 CORRESPONDENCE = "correspondence"
 ENOUGH = 8
 """Keypoints that must correspond before two pictures show one surface: different ones share 5 at most."""
+AGREEMENT = 2
+"""How many times as much has to speak for one side as for the other: a wrong label among many is outvoted."""
 LOG_ODDS = 6.0
 """What that is worth: a surface recognised outweighs any likeness of texture, but not a wrong label among many."""
 
@@ -56,8 +58,8 @@ class Correspondence:
         """Learn whether surfaces may tell the classes apart.
 
         Objects that are to be recognised are photographed from sides that overlap, the more the more references there
-        are. Where flaws are sought instead, a sound reference and a flawed one may show one place, or no two references
-        of many do: keypoints then say nothing, and are not looked for at inspection.
+        are. Where flaws are sought instead, a sound reference and a flawed one show one place as often as two of one
+        class do, or no two references of many do: keypoints then say nothing, and are not looked for at inspection.
 
         Args:
             surfaces: keypoints of n references.
@@ -75,7 +77,8 @@ class Correspondence:
                 points[i, j] = points[j, i] = surfaces[i].corresponding(surfaces[j])
         one_class = authentic[:, None] == authentic
         found = points >= ENOUGH
-        if (found & ~one_class).any() or (count > HANDFUL and not found.any()):
+        alike, unlike = int((found & one_class).sum()), int((found & ~one_class).sum())
+        if alike < AGREEMENT * unlike or (count > HANDFUL and not alike):
             return None, np.zeros(count)
         apart = np.asarray(groups)[:, None] != np.asarray(groups)
         evidence = cls(tuple(surfaces), authentic)
@@ -83,12 +86,13 @@ class Correspondence:
         return evidence, np.asarray([0.0 if match is None else match.log_odds for match in matches])
 
     def match(self, surface: Keypoints) -> Match | None:
-        """Return the reference whose surface this is; None where there is none, or some of both sides."""
+        """Return the reference whose surface this is; None where there is none, or both sides have some as good."""
         return self._judge(np.asarray([surface.corresponding(reference) for reference in self.surfaces]))
 
     def _judge(self, points: NDArray[np.intp]) -> Match | None:
-        sides = {bool(side) for side in self.authentic[points >= ENOUGH]}
-        if len(sides) != 1:
+        found = np.where(points >= ENOUGH, points, 0)
+        inside, outside = int(found[self.authentic].sum()), int(found[~self.authentic].sum())
+        if max(inside, outside) < max(1, AGREEMENT * min(inside, outside)):
             return None
-        reference = int(points.argmax())
-        return Match(reference, int(points[reference]), -LOG_ODDS if sides == {True} else LOG_ODDS)
+        reference = int(np.where(self.authentic == (inside > outside), found, -1).argmax())
+        return Match(reference, int(found[reference]), -LOG_ODDS if inside > outside else LOG_ODDS)
