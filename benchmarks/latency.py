@@ -26,8 +26,11 @@ from transformers import ResNetConfig, ResNetForImageClassification
 from fusion_diff import DiffusionModel, Micrograph
 from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge import EdgeSession
+from fusion_diff.edge.exported import WEIGHTS
 from fusion_diff.edge.runtime import open_graph
+from fusion_diff.edge.session import is_exported
 from fusion_diff.export.graph import ScoringGraph
+from fusion_diff.export.onnx_file import convert_to_openvino
 from fusion_diff.export.portable import portable, signatures
 from fusion_diff.export.run import export_model
 from fusion_diff.micrograph.tiles import Grid
@@ -131,7 +134,8 @@ def cnn_call(file: Path, runtime: str, tile: NDArray[np.float32], threads: int) 
         "INFERENCE_NUM_THREADS": threads,
     }
     core = openvino.Core()
-    request = core.compile_model(core.read_model(file), "CPU", settings).create_infer_request()
+    network = core.read_model(file, file.with_name(WEIGHTS))
+    request = core.compile_model(network, "CPU", settings).create_infer_request()
     return lambda: request.infer({"pixels": tile}, share_inputs=True)
 
 
@@ -183,8 +187,9 @@ def prepare(model: DiffusionModel, folder: Path, threads: int, runtimes: list[st
         form = "onnx" if runtime == "onnxruntime" else "openvino"
         for precision in ("fp32", "int8"):
             out = folder / f"{OURS}-{form}-{precision}"
-            done = export_model(model, out, runtime=form, int8=precision == "int8", references=references)
-            print(f"{runtime} {precision}: {done.parity}, in fp32 {done.exact}", file=sys.stderr)
+            if not is_exported(out):
+                done = export_model(model, out, runtime=form, int8=precision == "int8", references=references)
+                print(f"{runtime} {precision}: {done.parity}, in fp32 {done.exact}", file=sys.stderr)
             graph = open_graph(out, form, "CPU", threads)
             calls[OURS, runtime, precision] = lambda graph=graph: graph(tile, keep)
     torch.manual_seed(0)
@@ -194,6 +199,9 @@ def prepare(model: DiffusionModel, folder: Path, threads: int, runtimes: list[st
         round_cnn(plain, rounded, tiles)
         for runtime in runtimes:
             for precision, file in (("fp32", plain), ("int8", rounded)):
+                if runtime == "openvino":
+                    convert_to_openvino(file, folder / name / precision / "graph.xml")
+                    file = folder / name / precision / "graph.xml"
                 calls[name, runtime, precision] = cnn_call(file, runtime, tile, threads)
     return calls
 
@@ -231,7 +239,9 @@ def main() -> int:
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=list(RUNTIMES))
-    parser.add_argument("--folder", type=Path, help="keep what is exported here; a temporary folder when omitted")
+    parser.add_argument(
+        "--folder", type=Path, help="keep what is exported here, or take it from here; a temporary folder when omitted"
+    )
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     logging.disable(logging.WARNING)

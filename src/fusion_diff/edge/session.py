@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from fusion_diff.edge.runtime import Runtime
 
-BATCH = 4
-"""Tiles computed at once: more cost memory, and gain little on a CPU."""
+BATCH = 1
+"""Tiles computed at once: on a CPU more cost memory and gain nothing (docs/performance.md); a GPU may like more."""
 NEAREST = 3
 
 

@@ -1,7 +1,8 @@
-"""INT8: the encoder's products in 8 bits, calibrated on the references, where that loses little.
+"""INT8: products in 8 bits, calibrated on the references, part by part.
 
 Weights are rounded symmetrically per channel, activations to the range that they take on the references' tiles (static
-quantisation: Jacob et al. 2018). The evidence stays in fp32: distances are small differences of large numbers.
+quantisation: Jacob et al. 2018). Adapters stay in fp32: they lose as much as the layers that they follow, and cost a
+hundredth.
 """
 
 from __future__ import annotations
@@ -27,7 +28,9 @@ if TYPE_CHECKING:
 
 MAX_TILES = 64
 """Tiles that ranges are taken from."""
-_BLOCK = re.compile(r"\.(?:layers|layer)\.(\d+)[.']")
+_BLOCK = re.compile(r"\.(?:layers|layer)\.(\d+)\.(?:.*\.)?(attention|mlp|intermediate|output|adapter)\b")
+_CONVOLUTIONS = 3
+"""In a block of the CNN; the stem goes with the first block, which has one less."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,8 @@ class Quantiser:
     Attributes:
         source: the graph in fp32.
         ranges: file that the activations' ranges are kept in, taken once.
-        groups: names of the nodes of each part that is rounded or not as a whole: the CNN, each transformer block.
+        groups: names of the nodes of each part that is rounded or not as a whole: a block of the CNN, the attention or
+            the MLP of a transformer block, the distances of the evidence.
     """
 
     source: Path
@@ -100,16 +104,27 @@ class _Reader:
 
 
 def _groups(model: Any) -> dict[str, list[str]]:
-    """Return the encoder's nodes that multiply by weights, by the part that they lie in."""
+    """Return the nodes that multiply by weights, by the part that they lie in."""
     weights = {each.name for each in model.graph.initializer}
     groups: dict[str, list[str]] = {}
+    convolutions = 0
     for node in model.graph.node:
+        if node.op_type not in ("Conv", "Gemm", "MatMul") or not any(name in weights for name in node.input):
+            continue
         scopes = next((each.value for each in node.metadata_props if each.key == "pkg.torch.onnx.name_scopes"), "")
-        if node.op_type not in ("Conv", "Gemm", "MatMul") or "'encoder'" not in scopes:
-            continue
-        if not any(name in weights for name in node.input):
-            continue
         block = _BLOCK.search(scopes)
-        name = "CNN" if "encoder.global" not in scopes else f"block {block[1]}" if block else "DeiT's ends"
+        if "encoder" not in scopes:
+            if node.op_type != "Gemm":  # sums and directions cost nothing
+                continue
+            name = "distances"
+        elif "encoder.global" not in scopes:
+            name = f"CNN block {convolutions // _CONVOLUTIONS}"
+            convolutions += 1
+        elif block is None:
+            name = "patches and projection"
+        elif block[2] == "adapter":
+            continue
+        else:
+            name = f"DeiT block {block[1]}, {'attention' if block[2] == 'attention' else 'MLP'}"
         groups.setdefault(name, []).append(node.name)
     return groups

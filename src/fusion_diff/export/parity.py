@@ -28,6 +28,7 @@ class Parity:
         micrographs: how many were compared.
         difference: the greatest difference of scores.
         reversed: names of those whose verdict turned from authentic to not authentic, or back.
+        rescoped: names of those that one takes for out of scope and the other does not.
         f1: macro F1 of the model's forced choices; None where there are no labels.
         exported_f1: that of the exported model.
     """
@@ -35,6 +36,7 @@ class Parity:
     micrographs: int
     difference: float
     reversed: tuple[str, ...]
+    rescoped: tuple[str, ...] = ()
     f1: float | None = None
     exported_f1: float | None = None
 
@@ -48,19 +50,19 @@ class Parity:
     ) -> Parity:
         """Compare verdicts of the two on the same micrographs, whose truth may be known."""
         differences = [abs(one.score - other.score) for one, other in zip(model, exported, strict=True)]
-        turned = tuple(
-            name
-            for name, one, other in zip(names, model, exported, strict=True)
-            if {one.decision, other.decision} == {"authentic", "not authentic"}
-        )
+        pairs = list(zip(names, model, exported, strict=True))
+        turned = tuple(n for n, one, other in pairs if {one.decision, other.decision} == {"authentic", "not authentic"})
+        rescoped = tuple(name for name, one, other in pairs if one.in_scope != other.in_scope)
         figures = (None, None) if authentic is None else (_f1(model, authentic), _f1(exported, authentic))
-        return cls(len(differences), max(differences), turned, *figures)
+        return cls(len(differences), max(differences), turned, rescoped, *figures)
 
     def fault(self, precision: str) -> str | None:
         """Say what keeps the exported model from being used; None where nothing does."""
         if self.reversed:
             others = f" and {len(self.reversed) - 1} others" if len(self.reversed) > 1 else ""
             return f"it turns the verdict on {self.reversed[0]}{others}"
+        if self.rescoped:
+            return f"it differs on whether {self.rescoped[0]} is in scope"
         if precision == "fp32" and self.difference > FP32_TOLERANCE:
             return f"a score differs by {self.difference:.2g}, and {FP32_TOLERANCE:g} is allowed"
         if self.f1 is not None and self.exported_f1 is not None and self.f1 - self.exported_f1 > INT8_F1_LOSS:

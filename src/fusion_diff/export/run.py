@@ -40,7 +40,7 @@ class Export:
     Attributes:
         folder: the exported model.
         parity: how it compares with the model.
-        exact: parts of the encoder that stay in fp32; none of an fp32 export are listed.
+        exact: parts that stay in fp32 where others do not; none of an fp32 export are listed.
         losses: log-odds that rounding each part to 8 bits alone moved the evidence by.
         notes: what is different from the model, in sentences.
         seconds: time that exporting took.
@@ -69,7 +69,7 @@ def export_model(
         model: enrolled; on the CPU.
         folder: new or empty, or an exported model to replace.
         runtime: `onnx` or `openvino`.
-        int8: compute the encoder's products in 8 bits where that loses little.
+        int8: compute products in 8 bits where that loses little.
         references: labelled micrographs to compare on, and to calibrate 8 bits with: those that are enrolled, for the
             model keeps no images. Without them fp32 is compared on procedural micrographs.
         progress: called with steps of the measurement done and their number.
@@ -133,10 +133,9 @@ def _rounded(
     """
     tries = choices(lost)
     if not tries:
-        least = min(lost.values())
         raise ExportError(
-            f"not exported: rounding any part of the encoder to 8 bits moves the evidence by {least:.2g} log-odds or "
-            "more; export in fp32"
+            "not exported: rounding any part to 8 bits moves the evidence by "
+            f"{min(lost.values()):.2g} log-odds or more; export in fp32"
         )
     for groups in tries:
         quantiser.write(file, groups)

@@ -1,4 +1,4 @@
-"""Which parts of the encoder bear 8 bits: each is rounded by itself, and stays in fp32 if that moves the evidence."""
+"""Which parts bear 8 bits: each is rounded by itself, and those that move the evidence most stay in fp32."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ if TYPE_CHECKING:
 
     from fusion_diff.export.int8 import Quantiser
 
-TOLERABLE = 0.1
-"""Log-odds, root mean square over tokens, that rounding one part may move the evidence by."""
+BUDGETS = (0.2, 0.1, 0.05)
+"""Log-odds, root mean square over tokens, that rounding may move the evidence by; the next if one is too much."""
+MAX_TILES = 16
+"""Tiles that it is measured on."""
 
 
 def losses(
@@ -31,12 +33,13 @@ def losses(
         folder: for files that are written on the way.
         progress: called with parts measured and their number.
     """
-    exact = _evidence(quantiser.source, quantiser.tiles, evidence)
+    tiles = quantiser.tiles[:: -(-len(quantiser.tiles) // MAX_TILES)]
+    exact = _evidence(quantiser.source, tiles, evidence)
     found = {}
     for index, group in enumerate(quantiser.groups):
         rounded = folder / "one-part.onnx"
         quantiser.write(rounded, [group])
-        difference = _evidence(rounded, quantiser.tiles, evidence) - exact
+        difference = _evidence(rounded, tiles, evidence) - exact
         found[group] = float(np.sqrt(np.square(difference).mean()))
         rounded.unlink()
         if progress:
@@ -45,13 +48,14 @@ def losses(
 
 
 def choices(lost: dict[str, float]) -> list[list[str]]:
-    """Return which parts to round: those that lose little; then, should that be too much, half of these, and so on."""
-    bearing = [name for name, loss in sorted(lost.items(), key=lambda item: item[1]) if loss <= TOLERABLE]
-    tries = []
-    while bearing:
-        tries.append(bearing)
-        bearing = bearing[: len(bearing) // 2]
-    return tries
+    """Return which parts to round: as many as keep within each budget, those that lose least first.
+
+    Errors of different parts have nothing to do with each other, so their squares are added up.
+    """
+    order = sorted(lost, key=lambda name: lost[name])
+    total = np.sqrt(np.cumsum([lost[name] ** 2 for name in order]))
+    tries = [order[: int((total <= budget).sum())] for budget in BUDGETS]
+    return [groups for index, groups in enumerate(tries) if groups and groups not in tries[:index]]
 
 
 def _evidence(file: Path, tiles: NDArray[np.float32], channel: int) -> NDArray[np.float32]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
+from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -16,5 +16,5 @@ def nearest(tokens: Tensor, bank: Tensor) -> Tensor:
     `|t - b|² = |t|² - 2 (t·b - |b|²/2)`: one matrix product, of whose rows the greatest number tells the nearest, so
     that the root is taken of n numbers and not of n times m.
     """
-    closeness = torch.addmm(bank.square().sum(1) / -2, tokens, bank.T).amax(1)
+    closeness = F.linear(tokens, bank, bank.square().sum(1) / -2).amax(1)
     return (tokens.square().sum(1) - 2 * closeness).clamp_min(0).sqrt()

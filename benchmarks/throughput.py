@@ -1,0 +1,146 @@
+"""Tiles per second against the machine's arithmetic: python benchmarks/throughput.py EXPORTED --json throughput.json
+
+For each batch, the graph's rate in tiles and in multiply-adds (counted by torch on the graph as it is exported), as a
+share of the rate of one large matrix product in onnxruntime, taken in turn. Then whole TIFFs in 16 bits, end to end and
+each in a process of its own: seconds, processor time and peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import tifffile
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from fusion_diff import DiffusionModel
+from fusion_diff.edge.exported import Exported
+from fusion_diff.edge.runtime import open_graph
+from fusion_diff.export.graph import ScoringGraph
+from fusion_diff.export.portable import portable, signatures
+from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.synthetic import generate
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PEAK_SIDE = 1536
+WHOLE = (
+    "import sys, warnings; warnings.simplefilter('ignore'); from fusion_diff.edge import EdgeSession;"
+    "from fusion_diff.micrograph import load_microstructure_data as load;"
+    "EdgeSession.load(sys.argv[1], device='CPU', threads=int(sys.argv[3])).inspect(load(sys.argv[2]))"
+)
+
+
+def peak_call(threads: int) -> Callable[[], Any]:
+    """Return a call of one large matrix product."""
+    float32, shape = onnx.TensorProto.FLOAT, [PEAK_SIDE, PEAK_SIDE]
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("MatMul", ["x", "w"], ["y"])],
+        "peak",
+        [onnx.helper.make_tensor_value_info("x", float32, shape)],
+        [onnx.helper.make_tensor_value_info("y", float32, shape)],
+        [onnx.numpy_helper.from_array(np.random.default_rng(0).random(shape, dtype=np.float32), "w")],
+    )
+    made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    session = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    x = np.random.default_rng(1).random(shape, dtype=np.float32)
+    return lambda: session.run(None, {"x": x})
+
+
+def multiply_adds(model: DiffusionModel) -> float:
+    """Return the multiply-adds of one tile."""
+    enrolment, _ = portable(model)
+    graph = ScoringGraph(model.encoder, enrolment.verifier, signatures(enrolment)).eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        graph(torch.rand(1, 3, graph.encoder.tile, graph.encoder.tile), torch.ones(1, graph.side, graph.side))
+    return counter.get_total_flops() / 2
+
+
+def whole(folder: Path, exported: Exported, side: int, threads: int) -> dict[str, float]:
+    """Inspect a TIFF in a process of its own, and return what that took."""
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary) / "large.tif"
+        drawn = generate(3, size=512, material="alumina", flaw="crack").pixels
+        times = -(-side // 512)
+        levels = np.rint(np.tile(drawn, (times, times)) * 65535).astype(np.uint16)
+        tifffile.imwrite(path, levels[:side, :side])
+        started = time.perf_counter()
+        child = subprocess.Popen([sys.executable, "-c", WHOLE, str(folder), str(path), str(threads)])
+        _, status, used = os.wait4(child.pid, 0)
+        seconds = time.perf_counter() - started
+    if status:
+        raise SystemExit(f"inspecting {side} x {side} pixels failed")
+    return {
+        "side": side,
+        "tiles": len(list(Grid.of(side, side, tile=exported.tile, stride=exported.stride).tiles())),
+        "seconds": seconds,
+        "processor_s": used.ru_utime + used.ru_stime,
+        "peak_mb": used.ru_maxrss / 1024,
+    }
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("exported", type=Path)
+    parser.add_argument("--model", default="fusion-diff-v1-ceramic", help="what was exported")
+    parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4, 8])
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--sides", nargs="*", type=int, default=[224, 1024, 2048, 4096], help="of the TIFFs, in pixels")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    warnings.simplefilter("ignore")
+    work = multiply_adds(DiffusionModel.from_pretrained(options.model))
+    exported = Exported.read(options.exported)
+    graph = open_graph(options.exported, exported.runtime, "CPU", options.threads)
+    peak = peak_call(options.threads)
+    calls: dict[int, Callable[[], Any]] = {0: peak}
+    for batch in options.batches:
+        pixels = np.random.default_rng(2).random((batch, 3, exported.tile, exported.tile), dtype=np.float32)
+        keep = np.ones((batch, exported.side, exported.side), dtype=np.float32)
+        calls[batch] = lambda pixels=pixels, keep=keep: graph(pixels, keep)
+    least = dict.fromkeys(calls, float("inf"))
+    # Processor time, which other programs of a busy machine do not count in; in one thread it is the time taken.
+    clock = time.process_time if options.threads == 1 else time.perf_counter
+    for _ in range(options.rounds):
+        for key, call in calls.items():
+            started = clock()
+            call()
+            least[key] = min(least[key], clock() - started)
+    rate = PEAK_SIDE**3 / least.pop(0)
+    print(f"{work / 1e9:.2f} G multiply-adds a tile; peak {rate / 1e9:.0f} G/s in {options.threads} threads, fp32\n")
+    print("| batch | tiles/s | share of peak |\n|---|---|---|")
+    rows = []
+    for batch, seconds in least.items():
+        rows.append({"batch": batch, "tiles_per_s": batch / seconds, "share_of_peak": batch * work / seconds / rate})
+        print("| {batch} | {tiles_per_s:.1f} | {share_of_peak:.0%} |".format_map(rows[-1]))
+    result: dict[str, Any] = {"rows": rows, "multiply_adds": work, "peak_per_s": rate, "threads": options.threads}
+    if options.sides:
+        print("\n| side, pixels | tiles | seconds | processor time, s | peak memory, MB |\n|---|---|---|---|---|")
+    result["whole"] = []
+    for side in options.sides:
+        result["whole"].append(whole(options.exported, exported, side, options.threads))
+        row = "| {side} | {tiles} | {seconds:.1f} | {processor_s:.1f} | {peak_mb:.0f} |"
+        print(row.format_map(result["whole"][-1]), flush=True)
+    if options.json:
+        options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,129 @@
+"""`fusion-diff export` as it is typed, and `inspect` with what it wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+from scipy.ndimage import gaussian_filter
+
+from fusion_diff.cli import main
+from fusion_diff.encoder.fusion import DualPathEncoder
+from fusion_diff.encoder.local_path import LocalPath
+from fusion_diff.model import DiffusionModel
+from fusion_diff.references import ReferenceSet
+
+CONFIG = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 48,
+    "patch_size": 32,
+    "image_size": 224,
+    "hidden_dropout_prob": 0.0,
+    "attention_probs_dropout_prob": 0.0,
+    "layer_norm_eps": 1e-6,
+}
+
+
+@pytest.fixture(scope="module")
+def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of fine grain, which is authentic, and coarse grain."""
+    folder = tmp_path_factory.mktemp("refs")
+    for kind, grain in {"fine": 1.0, "coarse": 4.0}.items():
+        (folder / kind).mkdir()
+        for seed in range(4):
+            field = gaussian_filter(np.random.default_rng([seed, len(kind)]).normal(size=(224, 224)), grain)
+            levels = np.clip(30000 + 8000 * field / field.std(), 0, 65535).astype(np.uint16)
+            tifffile.imwrite(folder / kind / f"{seed}.tif", levels)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def small_model(references: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An enrolled model with a DeiT of two narrow blocks, so that its graph is written fast."""
+    torch.manual_seed(0)
+    encoder = DualPathEncoder(CONFIG, condition_width=8, bottleneck=4)
+    encoder.local_path.load_state_dict(LocalPath.from_imagenet().state_dict())
+    card = {"name": "small", "prior": "owner/none", "encoder": encoder.config}
+    model = DiffusionModel(encoder, "owner/none", card=card, readme="", sha256="ab" * 32, enrolment=None)
+    model.enroll(ReferenceSet.from_folder(references, authentic="fine"))
+    folder = tmp_path_factory.mktemp("small") / "model"
+    model.save_pretrained(folder)
+    return folder
+
+
+def test_a_model_is_exported_in_eight_bits_and_inspects(
+    small_model: Path, references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "edge"
+    assert main(["export", str(small_model), "--int8", "--references", str(references), "--out", str(out)]) == 0
+    said = capsys.readouterr().out
+    for words in ("greatest difference of scores", "macro F1 of the exported", "CNN block 3", "DeiT block 1, MLP"):
+        assert words in said
+    assert "In fp32: " in said
+    description = json.loads((out / "edge.json").read_text())
+    assert (description["precision"], description["name"]) == ("int8", "small")
+
+    import onnx
+
+    kinds = {node.op_type for node in onnx.load(out / "graph.onnx").graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+    records = {}
+    for name, model in {"exported": out, "whole": small_model}.items():
+        file, ledger = tmp_path / f"{name}.jsonl", tmp_path / f"{name}.ledger"
+        asked = ["inspect", str(references), "--model", str(model), "--json", str(file), "--record", str(ledger)]
+        assert main(asked) in (1, 2)
+        records[name] = [json.loads(line) for line in file.read_text().splitlines()]
+        assert json.loads(ledger.read_text().splitlines()[-1])
+    assert len(records["exported"]) == 8
+    for exported, whole in zip(records["exported"], records["whole"], strict=True):
+        assert exported["path"] == whole["path"]
+        assert exported["model_sha256"] == whole["model_sha256"]
+        assert exported["predicted_class"] == whole["predicted_class"]
+
+    capsys.readouterr()
+    assert main(["inspect", str(references), "--model", str(out), "--purify"]) == 3
+    assert "need the model itself" in " ".join(capsys.readouterr().err.split())
+    assert main(["inspect", str(references), "--model", str(out), "--device", "NPU"]) == 3
+    assert "no such device here" in " ".join(capsys.readouterr().err.split())
+
+
+def test_only_a_signed_export_is_read_where_that_is_required(
+    exported_folder: Path, references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import shutil
+
+    copy, key = tmp_path / "edge", tmp_path / "lab.key"
+    shutil.copytree(exported_folder, copy)
+    assert main(["keys", "new", str(key)]) == 0
+    sample = tmp_path / "sample.tif"
+    shutil.copy(references / "fine" / "0.tif", sample)
+    asked = ["inspect", str(sample), "--model", str(copy), "--require-signed", "--trusted-key", f"{key}.pub"]
+    assert main(["sign", str(sample), "--key", str(key)]) == 0
+    assert main(asked) == 3
+    assert main(["sign", str(copy), "--key", str(key)]) == 0
+    capsys.readouterr()
+    assert main(asked) in (0, 1, 2)
+    assert "sample.tif" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--int8"], "give them with --references"),
+        (["--references", "missing"], "missing"),
+        (["--format", "tflite"], "tflite"),
+    ],
+)
+def test_what_cannot_be_exported_exits_with_3_and_says_why(
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str], says: str
+) -> None:
+    assert main(["export", str(small_model), "--out", str(tmp_path / "out"), *words]) == 3
+    assert says in " ".join(capsys.readouterr().err.split())
+    assert list(tmp_path.iterdir()) == []

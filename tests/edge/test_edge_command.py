@@ -1,0 +1,124 @@
+"""`fusion-diff-edge` as it is typed, and the slim distribution that it comes with."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+import fusion_diff
+from fusion_diff.cli import app
+from fusion_diff.edge.__main__ import ELSEWHERE, main
+from fusion_diff.synthetic import generate
+
+PACKAGING = Path(__file__).parents[2] / "packaging" / "edge" / "pyproject.toml"
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    path = tmp_path_factory.mktemp("samples") / "crack.tif"
+    pixels = generate(3, size=224, material="alumina", flaw="crack").pixels
+    tifffile.imwrite(path, np.rint(pixels * 65535).astype(np.uint16))
+    return path
+
+
+def test_inspect_prints_and_records_verdicts(exported_folder, sample, tmp_path, capsys):
+    records = tmp_path / "r.jsonl"
+    code = main(["inspect", str(sample), "--model", str(exported_folder), "--threads", "1", "--json", str(records)])
+    said = capsys.readouterr()
+    assert code in (1, 2)
+    path, score, decision, _ = said.out.rstrip("\n").split("\t")
+    record = json.loads(records.read_text())
+    assert (path, decision) == (str(sample), record["decision"])
+    assert float(score) == pytest.approx(record["score"], abs=1e-3)
+    assert "built-in procedural references only" in said.err
+
+
+def test_what_cannot_be_inspected_is_said_and_exits_with_3(exported_folder, sample, tmp_path, capsys):
+    (tmp_path / "broken.tif").write_bytes(b"nothing")
+    assert main(["inspect", str(tmp_path / "broken.tif"), "--model", str(exported_folder)]) == 3
+    assert "broken.tif" in capsys.readouterr().err
+    assert main(["inspect", str(sample), "--model", str(tmp_path)]) == 3
+    assert "Error: " in capsys.readouterr().err
+    for words in (["inspect"], ["inspect", "a", "--model", "b", "--alpha", "2"], ["nonsense"]):
+        with pytest.raises(SystemExit) as stopped:
+            main(words)
+        assert stopped.value.code == 3
+
+
+@pytest.mark.parametrize("command", ELSEWHERE)
+def test_other_commands_say_what_to_install(command, capsys):
+    assert main([command, "x"]) == 3
+    assert capsys.readouterr().err == (
+        f"Error: {command} needs the whole of FusionDiff, and this is its edge; pip install fusion-diff\n"
+    )
+
+
+def test_every_other_command_is_known():
+    registered = {command.name for command in app.registered_commands} | {group.name for group in app.registered_groups}
+    assert registered - {"inspect"} == set(ELSEWHERE)
+
+
+@pytest.fixture(scope="module")
+def slim(tmp_path_factory):
+    """The files of the slim distribution alone."""
+    root = tmp_path_factory.mktemp("slim")
+    build = tomllib.loads(PACKAGING.read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
+    for source, target in build["force-include"].items():
+        source, target = (PACKAGING.parent / source).resolve(), root / target
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.is_dir():
+            shutil.copytree(source, target, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, target)
+    return root
+
+
+def run_slim(slim, program, *words):
+    """Run a program where nothing but the slim distribution, NumPy, tifffile and onnxruntime can be imported."""
+    heavy = ["torch", "scipy", "sklearn", "cv2", "transformers", "diffusers", "safetensors", "typer", "rich"]
+    heavy += ["imagecodecs", "PIL", "onnx"]
+    source = str(Path(fusion_diff.__file__).parents[1])
+    guard = (
+        f"import sys; sys.path[:] = [{str(slim)!r}, *(p for p in sys.path if p != {source!r})];"
+        f"sys.modules.update(dict.fromkeys({heavy!r}))\n"
+    )
+    return subprocess.run(
+        [sys.executable, "-c", guard + program, *map(str, words)],
+        capture_output=True,
+        encoding="utf-8",
+        env=os.environ | {"PYTHONIOENCODING": "utf-8", "PYTHONPATH": ""},
+        check=False,
+    )
+
+
+def test_the_slim_distribution_inspects_by_itself(slim, exported_folder, sample):
+    program = "from fusion_diff.edge.__main__ import main; sys.exit(main(sys.argv[1:]))"
+    done = run_slim(slim, program, "inspect", sample, "--model", exported_folder, "--threads", 1)
+    assert done.returncode in (1, 2), done.stderr
+    assert "crack.tif" in done.stdout
+
+
+def test_the_slim_distribution_says_what_it_lacks(slim, tmp_path):
+    done = run_slim(slim, "from fusion_diff import DiffusionModel")
+    assert "DiffusionModel needs the whole of FusionDiff, and only its edge is installed here" in done.stderr
+    tifffile.imwrite(tmp_path / "packed.tif", np.eye(64, dtype=np.uint16), compression="lzw")
+    (tmp_path / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(60))
+    program = "from fusion_diff import load_microstructure_data as load; load(sys.argv[1])"
+    for name in ("packed.tif", "p.png"):
+        done = run_slim(slim, program, tmp_path / name)
+        assert "pip install imagecodecs pillow, or save it as an uncompressed TIFF" in done.stderr
+
+
+def test_both_distributions_have_one_version():
+    whole = tomllib.loads((PACKAGING.parents[2] / "pyproject.toml").read_text())
+    slim = tomllib.loads(PACKAGING.read_text())
+    assert whole["project"]["version"] == slim["project"]["version"] == fusion_diff.__version__

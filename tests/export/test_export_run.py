@@ -1,0 +1,121 @@
+"""What an export refuses, and what it leaves out."""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from fusion_diff import DiffusionModel
+from fusion_diff.builtin import builtin_reference_set
+from fusion_diff.edge.exported import GRAPHS
+from fusion_diff.errors import DependencyError, EnrolmentError, ExportError
+from fusion_diff.export import run
+from fusion_diff.export.graph import ScoringGraph
+from fusion_diff.export.portable import portable, signatures
+from fusion_diff.export.run import export_model
+from fusion_diff.fewshot.correspondence import LOG_ODDS
+from fusion_diff.fewshot.keypoints import Keypoints
+from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.perception import perceive
+from fusion_diff.reading import Reading
+
+
+@pytest.fixture
+def enrolled(checkpoint_folder):
+    """The embedded model with its built-in references, to change."""
+    return DiffusionModel.from_pretrained(checkpoint_folder)
+
+
+def test_the_graph_adds_up_to_the_reading_of_the_model(enrolled):
+    micrograph = next(iter(builtin_reference_set())).micrograph
+    verifier = enrolled.enrolment.verifier
+    graph = ScoringGraph(enrolled.encoder, verifier, signatures(enrolled.enrolment))
+    grid = Grid.of(micrograph.height, micrograph.width, tile=graph.encoder.tile, stride=8)
+    reading = Reading.of(*perceive(micrograph, enrolled.encoder), verifier)
+    total, evidence = 0, np.zeros((grid.rows, grid.columns))
+    for tile in grid.tiles():
+        keep = torch.zeros(1, graph.side, graph.side)
+        inside = (
+            slice(tile.rows[0] - tile.top, tile.rows[1] - tile.top),
+            slice(tile.columns[0] - tile.left, tile.columns[1] - tile.left),
+        )
+        keep[0][inside] = 1
+        with torch.inference_mode():
+            dense, sums, alike = graph(torch.from_numpy(grid.read(micrograph, tile))[None], keep)
+        total = total + sums[0]
+        evidence[slice(*tile.rows), slice(*tile.columns)] = dense[0, graph.channels.index("evidence")][inside]
+        assert torch.allclose(alike, sums @ graph.signatures.T)
+    assert evidence == pytest.approx(reading.evidence.numpy(), abs=5e-3)
+    assert (total / evidence.size).numpy() == pytest.approx(reading.mean_token.numpy(), abs=1e-4)
+
+
+def test_a_graph_that_says_something_else_is_refused_and_nothing_is_left(
+    enrolled, exported_folder, tmp_path, monkeypatch
+):
+    heads = enrolled.enrolment.verifier.heads
+    learned = heads.heads["multiple-instance"]
+    learned.weights[0] += 0.05  # what is enrolled now is not what the graph below was written from
+    stale = exported_folder / GRAPHS["onnx"]
+    monkeypatch.setattr(run, "write_onnx", lambda graph, file: shutil.copy(stale, file))
+    with pytest.raises(ExportError, match=r"not exported: in onnx at fp32, .*; try the other format"):
+        export_model(enrolled, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_eight_bits_without_references_are_refused_with_the_cure(enrolled, tmp_path):
+    with pytest.raises(ExportError, match=r"calibrated on the references' images.*give them with --references"):
+        export_model(enrolled, tmp_path / "out", int8=True)
+
+
+def test_a_model_that_is_not_enrolled_is_refused(model, tmp_path):
+    with pytest.raises(EnrolmentError, match="no enrolled references to export"):
+        export_model(model, tmp_path / "out")
+
+
+def test_a_verdict_that_rests_on_the_diffusion_path_is_refused_with_the_cure(enrolled, tmp_path):
+    verifier = enrolled.enrolment.verifier
+    weights = verifier.fusion.weight | {"departures": 0.75, "reconstruction": 0.25}
+    enrolled.enrolment.__dict__["verifier"] = replace(verifier, fusion=replace(verifier.fusion, weight=weights))
+    with pytest.raises(ExportError, match=r"25% of its verdict is the diffusion path's.*without --reconstruction"):
+        export_model(enrolled, tmp_path / "out")
+
+
+def test_a_model_is_never_overwritten_by_what_is_exported_of_it(enrolled, checkpoint_folder, tmp_path):
+    shutil.copytree(checkpoint_folder, tmp_path / "model")
+    with pytest.raises(ExportError, match="holds a model, not an exported one"):
+        export_model(enrolled, tmp_path / "model")
+    with pytest.raises(ExportError, match="'tflite' is no format; export as onnx or openvino"):
+        export_model(enrolled, tmp_path / "out", runtime="tflite")
+
+
+def test_a_missing_exporter_is_said_with_what_to_install(enrolled, tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
+    with pytest.raises(DependencyError, match=r"onnxscript, which is not installed; pip install 'fusion-diff\[onnx\]'"):
+        export_model(enrolled, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_surfaces_are_left_out_and_the_scores_of_references_with_them(enrolled):
+    enrolment = enrolled.enrolment
+    bags = []
+    for index, bag in enumerate(enrolment.bags):
+        same = np.random.default_rng(0 if index < 2 else index)  # the first two show one surface
+        points = same.uniform(0, 200, (40, 2)).astype(np.float32)
+        bags.append(replace(bag, keypoints=Keypoints(points, same.integers(0, 255, (40, 128)).astype(np.uint8))))
+    changed = replace(enrolment, bags=tuple(bags))
+    whole = changed.verifier
+    enrolled.enrolment = changed
+    exported, notes = portable(enrolled)
+    assert whole.correspondence is not None
+    assert exported.verifier.correspondence is None
+    assert "not recognised" in notes[0]
+    authentic = [label == changed.authentic for label in changed.labels]
+    assert authentic[:2] == [True, True]
+    moved = exported.verifier.inside - whole.inside
+    assert moved[:2] == pytest.approx([LOG_ODDS / whole.calibration.slope] * 2)
+    assert moved[2:] == pytest.approx(np.zeros(len(moved) - 2))
+    assert exported.verifier.outside == pytest.approx(whole.outside)
