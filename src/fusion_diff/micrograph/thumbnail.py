@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from fusion_diff.micrograph.micrograph import Micrograph
 
-_BAND_PIXELS = 2**24
+_BAND_PIXELS = 2**22
 
 
 def thumbnail(micrograph: Micrograph, max_side: int) -> NDArray[np.uint8]:
