@@ -32,7 +32,7 @@ from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import is_exported
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.onnx_file import convert_to_openvino
-from fusion_diff.export.portable import portable, signatures
+from fusion_diff.export.portable import portable
 from fusion_diff.export.run import export_model
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.synthetic import generate
@@ -143,7 +143,7 @@ def cnn_call(file: Path, runtime: str, tile: NDArray[np.float32], threads: int) 
 def torch_calls(model: DiffusionModel, tile: NDArray[np.float32]) -> dict[tuple[str, str, str], Call]:
     """Return the model's own calls: a score alone, and the reconstruction path beside it."""
     enrolment, _ = portable(model)
-    graph = ScoringGraph(model.encoder, enrolment.verifier, signatures(enrolment)).eval()
+    graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.signatures).eval()
     pixels = torch.from_numpy(tile).to(memory_format=torch.channels_last)
     keep = torch.ones(1, graph.side, graph.side)
 

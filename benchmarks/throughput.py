@@ -29,7 +29,7 @@ from fusion_diff import DiffusionModel
 from fusion_diff.edge.exported import Exported
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.export.graph import ScoringGraph
-from fusion_diff.export.portable import portable, signatures
+from fusion_diff.export.portable import portable
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.synthetic import generate
 
@@ -66,7 +66,7 @@ def peak_call(threads: int) -> Callable[[], Any]:
 def multiply_adds(model: DiffusionModel) -> float:
     """Return the multiply-adds of one tile."""
     enrolment, _ = portable(model)
-    graph = ScoringGraph(model.encoder, enrolment.verifier, signatures(enrolment)).eval()
+    graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.signatures).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         graph(torch.rand(1, 3, graph.encoder.tile, graph.encoder.tile), torch.ones(1, graph.side, graph.side))
     return counter.get_total_flops() / 2

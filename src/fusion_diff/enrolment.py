@@ -16,7 +16,7 @@ from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
 from fusion_diff.fewshot.decision import references_needed
 from fusion_diff.fewshot.verifier import Verifier
-from fusion_diff.result import NearestReference, RecognisedSurface
+from fusion_diff.result import NEAREST, NearestReference, RecognisedSurface
 
 if TYPE_CHECKING:
     pass
@@ -127,13 +127,14 @@ class Enrolment:
         )
 
     @cached_property
-    def _signatures(self) -> Tensor:
+    def signatures(self) -> Tensor:
+        """The mean standardised token of each reference, (references, C), of unit length."""
         scale = self.verifier.heads.scale
         return F.normalize(torch.stack([scale(bag.tokens).mean(0) for bag in self.bags]), dim=1)
 
-    def nearest(self, mean_token: Tensor, count: int = 3) -> tuple[NearestReference, ...]:
+    def nearest(self, mean_token: Tensor, count: int = NEAREST) -> tuple[NearestReference, ...]:
         """Return the references whose mean standardised token points most nearly the same way as `mean_token` (C,)."""
-        similarity = self._signatures @ F.normalize(mean_token, dim=0)
+        similarity = self.signatures @ F.normalize(mean_token, dim=0)
         order = similarity.argsort(descending=True)[:count].tolist()
         return tuple(NearestReference(self.names[i], self.labels[i], float(similarity[i])) for i in order)
 

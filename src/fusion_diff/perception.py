@@ -116,15 +116,11 @@ def _parts(
             residual = pixels.new_zeros(len(tiles), 0, grid.side, grid.side)
         tokens, residual = _settle(maps), _settle(residual)
         for index, tile in enumerate(tiles):
-            inside = (
-                slice(tile.rows[0] - tile.top, tile.rows[1] - tile.top),
-                slice(tile.columns[0] - tile.left, tile.columns[1] - tile.left),
-            )
             yield Part(
                 tile.rows,
                 tile.columns,
-                tokens[index][:, *inside].flatten(1).T.contiguous(),
-                residual[index][:, *inside].flatten(1).T.contiguous(),
+                tokens[index][:, *tile.inside].flatten(1).T.contiguous(),
+                residual[index][:, *tile.inside].flatten(1).T.contiguous(),
                 encoding.condition[index],
             )
 

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Decision = Literal["authentic", "not authentic", "inconclusive"]
+NEAREST = 3
+"""References that a verdict names as the most alike."""
 
 
 @dataclass(frozen=True, eq=False)

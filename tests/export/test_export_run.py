@@ -15,7 +15,7 @@ from fusion_diff.edge.exported import GRAPHS
 from fusion_diff.errors import DependencyError, EnrolmentError, ExportError
 from fusion_diff.export import run
 from fusion_diff.export.graph import ScoringGraph
-from fusion_diff.export.portable import portable, signatures
+from fusion_diff.export.portable import portable
 from fusion_diff.export.run import export_model
 from fusion_diff.fewshot.correspondence import LOG_ODDS
 from fusion_diff.fewshot.keypoints import Keypoints
@@ -33,7 +33,7 @@ def enrolled(checkpoint_folder):
 def test_the_graph_adds_up_to_the_reading_of_the_model(enrolled):
     micrograph = next(iter(builtin_reference_set())).micrograph
     verifier = enrolled.enrolment.verifier
-    graph = ScoringGraph(enrolled.encoder, verifier, signatures(enrolled.enrolment))
+    graph = ScoringGraph(enrolled.encoder, verifier, enrolled.enrolment.signatures)
     grid = Grid.of(micrograph.height, micrograph.width, tile=graph.encoder.tile, stride=8)
     reading = Reading.of(*perceive(micrograph, enrolled.encoder), verifier)
     total, evidence = 0, np.zeros((grid.rows, grid.columns))

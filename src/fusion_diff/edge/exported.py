@@ -17,7 +17,8 @@ import numpy as np
 
 from fusion_diff.checkpoint import bounded_size, read_json
 from fusion_diff.errors import CheckpointError
-from fusion_diff.fewshot.decision import Calibration, p_value
+from fusion_diff.fewshot.classes import forced_class
+from fusion_diff.fewshot.decision import Calibration, side_p_values
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.printable import printable
@@ -108,10 +109,7 @@ class Exported:
 
     def p_values(self, fused: float) -> dict[str, float]:
         """Return the conformal p-value of each side that has references."""
-        values = {"authentic": p_value(fused, self.inside)}
-        if len(self.outside) or len(self.inside) == 0:
-            values["not authentic"] = p_value(-fused, -self.outside)
-        return values
+        return side_p_values(fused, self.inside, self.outside)
 
     def predict(self, products: Sequence[float], score: float) -> str:
         """Return the class of a micrograph.
@@ -120,10 +118,9 @@ class Exported:
             products: product of each class's prototype with the mean of the tokens of highest evidence.
             score: the probability of being authentic.
         """
-        if score >= 0.5 or not self.classes:
-            return self.authentic if score >= 0.5 else f"not {self.authentic}"
-        # Least squared distance: the tokens' own square is the same for all.
-        return self.classes[int(np.argmin(np.asarray(self.class_norms) - 2 * np.asarray(products)))]
+        # Of the squared distance: the tokens' own square is the same for all.
+        distances = np.asarray(self.class_norms) - 2 * np.asarray(products)
+        return forced_class(score, self.authentic, self.classes, distances.tolist())
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON-ready values, with its format."""

@@ -68,7 +68,7 @@ class EdgeReading:
             tokens = tokens + sums.sum(0, dtype=np.float64)
             alike += likeness.sum(0, dtype=np.float64)
             for values, tile in zip(dense, tiles, strict=True):
-                kept = values[:, *_inside(tile)]
+                kept = values[:, *tile.inside]
                 maps[:, slice(*tile.rows), slice(*tile.columns)] = kept[: kinds + 1]
                 strange += float(kept[kinds + 1].sum(dtype=np.float64))
                 level, products = kept[kinds].ravel(), kept[kinds + 2 :].reshape(len(exported.classes), -1).T
@@ -101,7 +101,7 @@ def _read_ahead(micrograph: Micrograph, grid: Grid, batch: int) -> Iterator[Batc
             return None
         keep = np.zeros((len(tiles), grid.side, grid.side), dtype=np.float32)
         for each, tile in zip(keep, tiles, strict=True):
-            each[_inside(tile)] = 1
+            each[tile.inside] = 1
         return tiles, np.stack([grid.read(micrograph, tile) for tile in tiles]), keep
 
     if grid.rows == grid.columns == grid.side:  # a single tile: no thread is worth its start
@@ -116,14 +116,6 @@ def _read_ahead(micrograph: Micrograph, grid: Grid, batch: int) -> Iterator[Batc
             yield ready
 
 
-def _inside(tile: Tile) -> tuple[slice, slice]:
-    """Return the part of a tile that it answers for."""
-    return (
-        slice(tile.rows[0] - tile.top, tile.rows[1] - tile.top),
-        slice(tile.columns[0] - tile.left, tile.columns[1] - tile.left),
-    )
-
-
 def _strongest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     """Return the indices of the `count` greatest values, in no order."""
     if count >= len(values):
@@ -135,8 +127,7 @@ def _fused(maps: dict[str, NDArray[np.float32]], exported: Exported) -> tuple[fl
     """Return the fused score and the parts in its log-odds, as `Verifier.fused` does."""
     fusion = exported.fusion
     dense = dense_readings(maps)  # type: ignore[arg-type, var-annotated]  # adding up is the same for arrays
-    scores: dict[str, float] = {}
-    parts: dict[str, float] = {}
+    scores: dict[str, dict[str, float]] = {}
     for name, rule in READINGS.items():
         members = {kind: maps[kind] for kind in rule.kinds if kind in maps}
         if fusion.weight.get(name, 0.0) <= 0 or not members:
@@ -144,12 +135,9 @@ def _fused(maps: dict[str, NDArray[np.float32]], exported: Exported) -> tuple[fl
         if name in dense:
             chosen = _strongest(np.asarray(dense[name]), top_count(len(dense[name])))
             members = {kind: values[chosen] for kind, values in members.items()}
-        means = {kind: float(values.mean(dtype=np.float64)) for kind, values in members.items()}
-        scores[name] = sum(means.values())
-        factor = exported.calibration.slope * fusion.weight[name] / fusion.spread[name]
-        for kind, value in means.items():
-            parts[kind if len(means) > 1 else name] = factor * (value - fusion.centre[name] / len(means))
-    return float(fusion.fuse(scores)), parts
+        scores[name] = {kind: float(values.mean(dtype=np.float64)) for kind, values in members.items()}
+    fused = fusion.fuse({name: sum(kinds.values()) for name, kinds in scores.items()})
+    return float(fused), fusion.parts(scores, exported.calibration.slope)
 
 
 def _check(exported: Exported, count: int, *arrays: NDArray[np.float32]) -> None:

@@ -5,31 +5,32 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fusion_diff.checkpoint import verify
+from fusion_diff.concluding import conclude
 from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.reading import EdgeReading
 from fusion_diff.edge.runtime import open_graph
-from fusion_diff.errors import CheckpointError, MicrographError
-from fusion_diff.fewshot.decision import decide, probability
-from fusion_diff.micrograph import Micrograph
+from fusion_diff.errors import CheckpointError
+from fusion_diff.fewshot.decision import probability
+from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
-from fusion_diff.reasons import explain
-from fusion_diff.regions import find_regions
-from fusion_diff.result import EvidenceMap, Inspection, NearestReference
+from fusion_diff.result import NEAREST, EvidenceMap, NearestReference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion_diff.edge.runtime import Runtime
+    from fusion_diff.micrograph import Micrograph
+    from fusion_diff.result import Inspection
 
 BATCH = 1
 """Tiles computed at once: on a CPU more cost memory and gain nothing (docs/performance.md); a GPU may like more."""
-NEAREST = 3
 
 
 def is_exported(folder: str | Path) -> bool:
@@ -108,43 +109,20 @@ class EdgeSession:
         exported = self.enrolment
         started = time.perf_counter()
         reading = self._read(micrograph)
-        evidence = EvidenceMap(reading.evidence, self._grid(micrograph).scale, micrograph.height, micrograph.width)
-        regions = find_regions(evidence, exported.region_threshold, pixel_size_um=micrograph.pixel_size_um)
-        score = probability(reading.log_odds)
-        p_values = exported.p_values(reading.fused)
-        in_scope = reading.strangeness <= exported.scope_limit
-        decision = decide(p_values, alpha) if in_scope else "inconclusive"
-        nearest = tuple(
-            NearestReference(exported.references[i], exported.labels[i], float(reading.similarity[i]))
-            for i in np.argsort(-reading.similarity, kind="stable")[:NEAREST].tolist()
-        )
-        reasons = explain(
-            score, decision, in_scope, p_values, alpha, reading.contributions, regions, None, nearest, exported
-        )
-        return Inspection(
-            source=None if micrograph.source is None else str(micrograph.source),
-            file_sha256=micrograph.sha256,
-            model_name=self.name,
-            model_sha256=self.sha256,
-            references_sha256=exported.references_sha256,
-            score=score,
-            decision=decision,
-            in_scope=in_scope,
-            predicted_class=exported.predict(reading.products.tolist(), score),
-            p_values=p_values,
+        it = conclude(
+            micrograph,
+            self,
+            exported,
+            reading,
+            EvidenceMap(reading.evidence, self._grid(micrograph).scale, micrograph.height, micrograph.width),
             alpha=alpha,
-            evidence=evidence,
-            threshold=exported.region_threshold,
-            regions=regions,
-            nearest=nearest,
-            contributions=reading.contributions,
-            reasons=reasons,
-            height=micrograph.height,
-            width=micrograph.width,
-            pixel_size_um=micrograph.pixel_size_um,
-            instrument=micrograph.instrument,
-            seconds=time.perf_counter() - started,
+            nearest=tuple(
+                NearestReference(exported.references[i], exported.labels[i], float(reading.similarity[i]))
+                for i in np.argsort(-reading.similarity, kind="stable")[:NEAREST].tolist()
+            ),
+            predict=lambda score: exported.predict(reading.products.tolist(), score),
         )
+        return replace(it, seconds=time.perf_counter() - started)
 
     def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph]) -> np.float32 | NDArray[np.float32]:
         """Return the calibrated probability of being authentic.
@@ -164,9 +142,5 @@ class EdgeSession:
         return Grid.of(micrograph.height, micrograph.width, tile=exported.tile, stride=exported.stride)
 
     def _read(self, micrograph: Micrograph) -> EdgeReading:
-        if not isinstance(micrograph, Micrograph):
-            raise MicrographError(
-                f"expected a Micrograph, got {type(micrograph).__name__}; use load_microstructure_data(path) or "
-                "Micrograph.from_array(pixels)"
-            )
+        expect_micrograph(micrograph)
         return EdgeReading.of(micrograph, self._grid(micrograph), self._graph, self.enrolment, self._batch)

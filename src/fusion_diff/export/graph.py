@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion_diff.edge.exported import EVIDENCE, STRANGENESS
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.micrograph.tiles import MARGIN
 
@@ -44,7 +45,7 @@ class ScoringGraph(nn.Module):
     def channels(self) -> tuple[str, ...]:
         """Names of the channels of the first output."""
         classes = self.verifier.classes.names
-        return (*self.kinds, "evidence", "strangeness", *(f"class {name}" for name in classes))
+        return (*self.kinds, EVIDENCE, STRANGENESS, *(f"class {name}" for name in classes))
 
     def forward(self, pixels: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Judge tiles.

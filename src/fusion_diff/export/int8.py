@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_diff.edge.exported import INPUTS
+from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.export.onnx_file import missing
 from fusion_diff.micrograph.tiles import Grid
 
@@ -50,7 +51,7 @@ class Quantiser:
     groups: dict[str, list[str]]
 
     @classmethod
-    def of(cls, source: Path, ranges: Path, micrographs: Sequence[Micrograph], *, tile: int, stride: int) -> Quantiser:
+    def of(cls, source: Path, ranges: Path, micrographs: Sequence[Micrograph], *, tile: int) -> Quantiser:
         """Prepare to round the graph in a file by what it computes on micrographs.
 
         Raises:
@@ -61,18 +62,23 @@ class Quantiser:
             import onnxruntime  # noqa: F401
         except ImportError as error:
             raise missing(error, "onnx") from error
-        grids = [Grid.of(each.height, each.width, tile=tile, stride=stride) for each in micrographs]
+        grids = [Grid.of(each.height, each.width, tile=tile, stride=STRIDE) for each in micrographs]
         places = [(each, grid, cut) for each, grid in zip(micrographs, grids, strict=True) for cut in grid.tiles()]
         chosen = places[:: -(-len(places) // MAX_TILES)]
         tiles = np.stack([grid.read(each, cut) for each, grid, cut in chosen])
         return cls(source, ranges, tiles, _groups(onnx.load(source)))
 
+    @property
+    def keep(self) -> NDArray[np.float32]:
+        """Let a tile answer for all of its tokens, (1, s, s)."""
+        side = self.tiles.shape[-1] // STRIDE
+        return np.ones((1, side, side), dtype=np.float32)
+
     def write(self, target: Path, groups: Iterable[str]) -> None:
         """Write the graph with the products of some groups in 8 bits."""
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
-        side = self.tiles.shape[-1] // 8
-        keep = np.ones((1, side, side), dtype=np.float32)
+        keep = self.keep
         noisy = logging.getLogger()
         level = noisy.level
         noisy.setLevel(logging.ERROR)  # it advises on the root logger

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fusion_diff.errors import ExportError
 
 if TYPE_CHECKING:
@@ -87,12 +85,7 @@ class Parity:
 
 def _f1(verdicts: Sequence[Inspection], authentic: Sequence[bool]) -> float:
     """Return the macro F1 of forced choices over the sides that there are."""
-    said = np.asarray([each.score >= 0.5 for each in verdicts])
-    true = np.asarray(authentic)
-    values = []
-    for side in (True, False):
-        hits = ((said == side) & (true == side)).sum()
-        claims = (said == side).sum() + (true == side).sum()
-        if (true == side).any():
-            values.append(float(2 * hits / claims))
-    return float(np.mean(values))
+    from sklearn.metrics import f1_score
+
+    said = [each.score >= 0.5 for each in verdicts]
+    return float(f1_score(authentic, said, labels=sorted(set(authentic)), average="macro", zero_division=0))

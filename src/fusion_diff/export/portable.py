@@ -5,10 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-import torch
-from torch.nn import functional as F
-
 from fusion_diff.edge.exported import Exported
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.errors import EnrolmentError, ExportError
@@ -16,8 +12,6 @@ from fusion_diff.fewshot.correspondence import Correspondence
 from fusion_diff.fewshot.readings import RECONSTRUCTION
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.model import DiffusionModel
 
@@ -47,8 +41,7 @@ def portable(model: DiffusionModel) -> tuple[Enrolment, tuple[str, ...]]:
         )
     if verifier.correspondence is None:
         return enrolment, ()
-    surfaces = [bag.keypoints for bag in enrolment.bags if bag.keypoints is not None]
-    authentic = np.asarray([label == enrolment.authentic for label in enrolment.labels])
+    surfaces, authentic = verifier.correspondence.surfaces, verifier.correspondence.authentic
     recognised = Correspondence.fit(surfaces, authentic, enrolment.groups)[1] / verifier.calibration.slope
     inside, outside = (
         scores - recognised[side] if len(scores) else scores
@@ -57,12 +50,6 @@ def portable(model: DiffusionModel) -> tuple[Enrolment, tuple[str, ...]]:
     stripped = replace(enrolment)
     stripped.__dict__["verifier"] = replace(verifier, correspondence=None, inside=inside, outside=outside)
     return stripped, (UNRECOGNISED,)
-
-
-def signatures(enrolment: Enrolment) -> Tensor:
-    """Return the mean standardised token of each reference, (references, C), of unit length."""
-    scale = enrolment.verifier.heads.scale
-    return F.normalize(torch.stack([scale(bag.tokens).mean(0) for bag in enrolment.bags]), dim=1)
 
 
 def describe(

@@ -17,7 +17,7 @@ from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.int8 import Quantiser
 from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
 from fusion_diff.export.parity import Parity
-from fusion_diff.export.portable import describe, portable, signatures
+from fusion_diff.export.portable import describe, portable
 from fusion_diff.export.selection import choices, losses
 from fusion_diff.judging import judge
 from fusion_diff.micrograph import Micrograph
@@ -93,7 +93,7 @@ def export_model(
     enrolment, notes = portable(model)
     micrographs, authentic = _compared_on(references)
     expected = [judge(model, enrolment, each, alpha=ALPHA, purify=False, detect_attacks=False) for each in micrographs]
-    graph = ScoringGraph(model.encoder, enrolment.verifier, signatures(enrolment))
+    graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.signatures)
     exported = describe(
         model, enrolment, graph.kinds, runtime=runtime, precision="int8" if int8 else "fp32", notes=notes
     )
@@ -115,9 +115,7 @@ def export_model(
             parity.check("fp32", runtime)
             exact: tuple[str, ...] = ()
         else:
-            quantiser = Quantiser.of(
-                plain, workshop / "ranges.json", micrographs, tile=exported.tile, stride=exported.stride
-            )
+            quantiser = Quantiser.of(plain, workshop / "ranges.json", micrographs, tile=exported.tile)
             lost = losses(quantiser, graph.channels.index(EVIDENCE), workshop, progress)
             parity, exact = _rounded(quantiser, lost, workshop / "rounded.onnx", compared, runtime)
     return Export(folder, parity, exact, lost, notes, time.perf_counter() - started)

@@ -34,12 +34,12 @@ def losses(
         progress: called with parts measured and their number.
     """
     tiles = quantiser.tiles[:: -(-len(quantiser.tiles) // MAX_TILES)]
-    exact = _evidence(quantiser.source, tiles, evidence)
+    exact = _evidence(quantiser.source, tiles, quantiser.keep, evidence)
     found = {}
     for index, group in enumerate(quantiser.groups):
         rounded = folder / "one-part.onnx"
         quantiser.write(rounded, [group])
-        difference = _evidence(rounded, tiles, evidence) - exact
+        difference = _evidence(rounded, tiles, quantiser.keep, evidence) - exact
         found[group] = float(np.sqrt(np.square(difference).mean()))
         rounded.unlink()
         if progress:
@@ -58,8 +58,6 @@ def choices(lost: dict[str, float]) -> list[list[str]]:
     return [groups for index, groups in enumerate(tries) if groups and groups not in tries[:index]]
 
 
-def _evidence(file: Path, tiles: NDArray[np.float32], channel: int) -> NDArray[np.float32]:
+def _evidence(file: Path, tiles: NDArray[np.float32], keep: NDArray[np.float32], channel: int) -> NDArray[np.float32]:
     graph = OnnxRuntime(file, "CPU", None)
-    side = tiles.shape[-1] // 8
-    keep = np.ones((1, side, side), dtype=np.float32)
     return np.stack([graph(tile[None], keep)[0][0, channel] for tile in tiles])

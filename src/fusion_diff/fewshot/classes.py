@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fusion_diff.fewshot.bags import top_count
 
 if TYPE_CHECKING:
@@ -23,6 +25,20 @@ def top_limit(count: int) -> int:
 def top_tokens(tokens: Tensor, evidence: Tensor) -> Tensor:
     """Return the tokens (k, C) with the highest evidence: the top share of them, 512 at most."""
     return tokens[evidence.topk(top_limit(len(tokens))).indices]
+
+
+def forced_class(score: float, authentic: str, names: Sequence[str], distances: Sequence[float]) -> str:
+    """Return the class of a micrograph: the authentic one at even odds or better, else the nearest of the others.
+
+    Args:
+        score: the probability of being authentic.
+        authentic: the class being verified.
+        names: the other classes; there may be none.
+        distances: what grows with the distance to each of them.
+    """
+    if score >= 0.5:
+        return authentic
+    return names[int(np.argmin(distances))] if names else f"not {authentic}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +80,5 @@ class ClassHead:
 
     def predict(self, strongest: Tensor, score: float) -> str:
         """Return the class of a micrograph from its strongest tokens (k, C) and its score."""
-        if score >= 0.5 or not self.names:
-            return self.authentic if score >= 0.5 else f"not {self.authentic}"
-        return self.names[int((self.prototypes - strongest.mean(0)).square().sum(1).argmin())]
+        distances = (self.prototypes - strongest.mean(0)).square().sum(1)
+        return forced_class(score, self.authentic, self.names, distances.tolist())

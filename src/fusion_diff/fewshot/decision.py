@@ -68,6 +68,20 @@ def p_value(score: float, references: NDArray[np.float64]) -> float:
     return (1 + int((references >= score).sum())) / (1 + len(references))
 
 
+def side_p_values(fused: float, inside: NDArray[np.float64], outside: NDArray[np.float64]) -> dict[str, float]:
+    """Return the conformal p-value of each side that has references.
+
+    Args:
+        fused: the fused score of a micrograph.
+        inside: (n,) cross-fitted scores of the authentic references.
+        outside: (m,) those of the others.
+    """
+    values = {"authentic": p_value(fused, inside)}
+    if len(outside) or len(inside) == 0:
+        values["not authentic"] = p_value(-fused, -outside)
+    return values
+
+
 def decide(p_values: dict[str, float], alpha: float) -> Decision:
     """Answer with the only side that is not rejected at `alpha`; `inconclusive` when none or both are.
 

@@ -63,6 +63,21 @@ class Fusion:
         parts = (self.weight[name] * (value - self.centre[name]) / self.spread[name] for name, value in given.items())
         return sum(parts) / sum(self.weight[name] for name in given)
 
+    def parts(self, scores: dict[str, dict[str, float]], slope: float) -> dict[str, float]:
+        """Return the part of each reading in the log-odds; a reading of several kinds is told apart into them.
+
+        Args:
+            scores: what each kind gives in each reading.
+            slope: log-odds per fused score.
+        """
+        parts = {}
+        for name, kinds in scores.items():
+            if self.weight[name] > 0:
+                factor = slope * self.weight[name] / self.spread[name]
+                for kind, value in kinds.items():
+                    parts[kind if len(kinds) > 1 else name] = factor * (value - self.centre[name] / len(kinds))
+        return parts
+
 
 def _deviation(samples: Sequence[NDArray[np.float64]]) -> float:
     """Return the deviation within samples, pooled, never zero."""

@@ -14,7 +14,7 @@ from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
 from fusion_diff.fewshot.crossfit import folds
-from fusion_diff.fewshot.decision import Calibration, p_value
+from fusion_diff.fewshot.decision import Calibration, side_p_values
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.heads import Heads
 from fusion_diff.fewshot.readings import RECONSTRUCTION, dense_readings, kind_scores, reading_scores
@@ -211,6 +211,11 @@ class Verifier:
         return Calibration.fit(fused[truth], fused[~truth])
 
     @property
+    def scope_limit(self) -> float:
+        """Strangeness above this is out of scope."""
+        return self.scope.limit
+
+    @property
     def needs_residual(self) -> bool:
         """Whether the diffusion path earned a weight, and so has to be run at inspection."""
         return self.fusion.weight.get(RECONSTRUCTION, 0.0) > 0
@@ -231,13 +236,7 @@ class Verifier:
         """
         scores = kind_scores(maps)
         fused = float(self.fusion.fuse({name: sum(kinds.values()) for name, kinds in scores.items()}))
-        parts = {}
-        for name, kinds in scores.items():
-            if self.fusion.weight[name] > 0:
-                factor = self.calibration.slope * self.fusion.weight[name] / self.fusion.spread[name]
-                for kind, value in kinds.items():
-                    part = factor * (value - self.fusion.centre[name] / len(kinds))
-                    parts[kind if len(kinds) > 1 else name] = part
+        parts = self.fusion.parts(scores, self.calibration.slope)
         if match is not None:
             fused += match.log_odds / self.calibration.slope
             parts[CORRESPONDENCE] = match.log_odds
@@ -245,7 +244,4 @@ class Verifier:
 
     def p_values(self, fused: float) -> dict[str, float]:
         """Return the conformal p-value of each side that has references."""
-        values = {"authentic": p_value(fused, self.inside)}
-        if len(self.outside) or len(self.inside) == 0:
-            values["not authentic"] = p_value(-fused, -self.outside)
-        return values
+        return side_p_values(fused, self.inside, self.outside)

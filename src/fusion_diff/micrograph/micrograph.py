@@ -197,6 +197,19 @@ class Micrograph:
         return np.asarray(levels.astype(np.float32, copy=False))
 
 
+def expect_micrograph(sample: object) -> None:
+    """Let nothing pass but a micrograph.
+
+    Raises:
+        MicrographError: it is something else.
+    """
+    if not isinstance(sample, Micrograph):
+        raise MicrographError(
+            f"expected a Micrograph, got {type(sample).__name__}; use load_microstructure_data(path) or "
+            "Micrograph.from_array(pixels)"
+        )
+
+
 def checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
     """Return a pixel size given by hand as a float, or None.
 

@@ -41,6 +41,14 @@ class Tile:
     rows: tuple[int, int]
     columns: tuple[int, int]
 
+    @property
+    def inside(self) -> tuple[slice, slice]:
+        """The part of the tile that it answers for."""
+        return (
+            slice(self.rows[0] - self.top, self.rows[1] - self.top),
+            slice(self.columns[0] - self.left, self.columns[1] - self.left),
+        )
+
 
 @dataclass(frozen=True)
 class Grid:

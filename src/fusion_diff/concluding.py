@@ -1,0 +1,130 @@
+"""Concluding: the verdict that evidence on a micrograph leads to, whatever computed it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from fusion_diff import reasons
+from fusion_diff.fewshot.decision import decide, probability
+from fusion_diff.regions import find_regions
+from fusion_diff.result import Inspection
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fusion_diff.micrograph import Micrograph
+    from fusion_diff.result import EvidenceMap, NearestReference, RecognisedSurface
+
+
+class Named(Protocol):
+    """What judges: a `DiffusionModel` or an `EdgeSession`."""
+
+    name: str
+    sha256: str
+
+
+class Read(Protocol):
+    """The evidence on a micrograph: a `Reading` or an `EdgeReading`."""
+
+    @property
+    def fused(self) -> float:
+        """The fused score."""
+
+    @property
+    def log_odds(self) -> float:
+        """Calibrated, of not being authentic."""
+
+    @property
+    def contributions(self) -> dict[str, float]:
+        """Each kind's part in the log-odds."""
+
+    @property
+    def strangeness(self) -> float:
+        """Mean distance of its tokens to those of any reference."""
+
+
+class Judge(reasons.Judge, Protocol):
+    """What was learned from references: a `Verifier`, or what is exported of it."""
+
+    @property
+    def region_threshold(self) -> float:
+        """Evidence above this is listed as a region."""
+
+    @property
+    def scope_limit(self) -> float:
+        """Strangeness above this is out of scope."""
+
+    def p_values(self, fused: float) -> dict[str, float]:
+        """Return the conformal p-value of each side that has references."""
+
+
+class Enrolled(Protocol):
+    """What is enrolled: an `Enrolment`, or what is exported of it."""
+
+    @property
+    def verifier(self) -> Judge:
+        """What was learned."""
+
+    @property
+    def references_sha256(self) -> str:
+        """Digest of the reference set."""
+
+
+def conclude(
+    micrograph: Micrograph,
+    model: Named,
+    enrolment: Enrolled,
+    reading: Read,
+    evidence: EvidenceMap,
+    *,
+    alpha: float,
+    nearest: tuple[NearestReference, ...],
+    predict: Callable[[float], str],
+    recognised: RecognisedSurface | None = None,
+) -> Inspection:
+    """Return the verdict on a micrograph; the time it took is for the caller to fill in.
+
+    Args:
+        micrograph: what was judged.
+        model: what judges.
+        enrolment: what it judges by.
+        reading: the evidence.
+        evidence: the same as a map.
+        alpha: error rate among verdicts, in (0, 1).
+        nearest: the references that resemble it most.
+        predict: gives its class for the probability of its being authentic.
+        recognised: the reference whose surface it shows.
+    """
+    verifier = enrolment.verifier
+    regions = find_regions(evidence, verifier.region_threshold, pixel_size_um=micrograph.pixel_size_um)
+    score = probability(reading.log_odds)
+    p_values = verifier.p_values(reading.fused)
+    in_scope = reading.strangeness <= verifier.scope_limit
+    decision = decide(p_values, alpha) if in_scope else "inconclusive"
+    return Inspection(
+        source=None if micrograph.source is None else str(micrograph.source),
+        file_sha256=micrograph.sha256,
+        model_name=model.name,
+        model_sha256=model.sha256,
+        references_sha256=enrolment.references_sha256,
+        score=score,
+        decision=decision,
+        in_scope=in_scope,
+        predicted_class=predict(score),
+        p_values=p_values,
+        alpha=alpha,
+        evidence=evidence,
+        threshold=verifier.region_threshold,
+        regions=regions,
+        nearest=nearest,
+        contributions=reading.contributions,
+        reasons=reasons.explain(
+            score, decision, in_scope, p_values, alpha, reading.contributions, regions, recognised, nearest, enrolment
+        ),
+        height=micrograph.height,
+        width=micrograph.width,
+        pixel_size_um=micrograph.pixel_size_um,
+        instrument=micrograph.instrument,
+        seconds=0.0,
+        recognised=recognised,
+    )
