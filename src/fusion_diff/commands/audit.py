@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Device, PixelSize, load_model
+from fusion_diff.commands.options import Device, PixelSize, load_model, read_references
 
 
 def audit_command(
@@ -83,19 +83,10 @@ def _audit_references(
     device: str,
 ) -> int:
     from fusion_diff.commands.terminal import print_findings, progress_bar, say
-    from fusion_diff.references import ReferenceSet
     from fusion_diff.trust.audit_report import write_audit
     from fusion_diff.trust.poisoning import audit_references
 
-    with progress_bar("Reading references") as advance:
-        if path.is_dir():
-            references = ReferenceSet.from_folder(
-                path, authentic=authentic, groups=groups, pixel_size_um=pixel_size, progress=advance
-            )
-        elif groups is not None or pixel_size is not None:
-            raise typer.BadParameter("a CSV file holds its own columns group and pixel_size_um; leave those out")
-        else:
-            references = ReferenceSet.from_csv(path, authentic=authentic, progress=advance)
+    references = read_references(path, authentic, groups=groups, pixel_size=pixel_size)
     with progress_bar("Encoding") as advance:
         findings = audit_references(load_model(model, device), references, progress=advance)
     print_findings(findings)

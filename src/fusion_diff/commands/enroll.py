@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Device, PixelSize, load_model
+from fusion_diff.commands.options import Device, PixelSize, load_model, read_references
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
@@ -47,20 +47,9 @@ def enroll_command(
     """Learn from a few labelled micrographs, and save the model."""
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.printable import paragraph, printable
-    from fusion_diff.references import ReferenceSet
     from fusion_diff.trust.poisoning import audit_enrolment
 
-    with progress_bar("Reading references") as advance:
-        if references.suffix.lower() == ".csv":
-            if groups is not None or marks is not None or pixel_size is not None:
-                raise typer.BadParameter(
-                    "a CSV file holds its own columns group, mark and pixel_size_um; leave those out"
-                )
-            enrolled = ReferenceSet.from_csv(references, authentic=authentic, progress=advance)
-        else:
-            enrolled = ReferenceSet.from_folder(
-                references, authentic=authentic, groups=groups, marks=marks, pixel_size_um=pixel_size, progress=advance
-            )
+    enrolled = read_references(references, authentic, groups=groups, marks=marks, pixel_size=pixel_size)
     if shots is not None:
         enrolled = enrolled.shots(shots)
     counts = {label: str(count) for label, count in enrolled.counts.items()}

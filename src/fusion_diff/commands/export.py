@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.options import load_model
+from fusion_diff.commands.options import load_model, read_references
 
 
 class Format(StrEnum):
@@ -40,16 +40,13 @@ def export_command(
     from fusion_diff.errors import EnrolmentError
     from fusion_diff.export.run import export_model
     from fusion_diff.inspection.wording import number
-    from fusion_diff.references import ReferenceSet
 
     loaded = load_model(model, "cpu")
     known = None
     if references is not None:
         if loaded.enrolment is None:
             raise EnrolmentError(f"{model} has no enrolled references to export; enrol some first")
-        read = ReferenceSet.from_csv if references.suffix.lower() == ".csv" else ReferenceSet.from_folder
-        with progress_bar("Reading references") as advance:
-            known = read(references, authentic=loaded.enrolment.authentic, progress=advance)
+        known = read_references(references, loaded.enrolment.authentic)
     with progress_bar("Measuring 8 bits") as advance:
         done = export_model(loaded, out, runtime=format.value, int8=int8, references=known, progress=advance)
     parity = done.parity

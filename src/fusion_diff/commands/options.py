@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
     from fusion_diff.edge import EdgeSession
     from fusion_diff.model import DiffusionModel
+    from fusion_diff.references import ReferenceSet
     from fusion_diff.trust.signed import SignedFiles
 
 
@@ -49,6 +50,28 @@ TrustedKeys = Annotated[
     list[Path] | None,
     typer.Option("--trusted-key", metavar="K.pub", help="A public key to trust, with --require-signed; repeatable."),
 ]
+
+
+def read_references(
+    path: Path,
+    authentic: str,
+    *,
+    groups: str | None = None,
+    marks: Path | None = None,
+    pixel_size: float | None = None,
+) -> ReferenceSet:
+    """Read labelled references from a folder or a CSV file, with a progress bar."""
+    from fusion_diff.commands.terminal import progress_bar
+    from fusion_diff.references import ReferenceSet
+
+    with progress_bar("Reading references") as advance:
+        if path.is_dir() or path.suffix.lower() != ".csv":
+            return ReferenceSet.from_folder(
+                path, authentic=authentic, groups=groups, marks=marks, pixel_size_um=pixel_size, progress=advance
+            )
+        if groups is not None or marks is not None or pixel_size is not None:
+            raise typer.BadParameter("a CSV file holds its own columns group, mark and pixel_size_um; leave those out")
+        return ReferenceSet.from_csv(path, authentic=authentic, progress=advance)
 
 
 def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> DiffusionModel:
