@@ -2,88 +2,222 @@
 
 Each row is the full method with one part taken away or put in, on the same draws of the protocol in protocol.py.
 Queries are thinned to `--queries` a draw, the same for every row. Answers are kept in RUN/ablation.jsonl, so a run that
-was cut off goes on where it was.
+was cut off goes on where it was. Differences are paired by draw; ± is one standard error.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from answers import Answers
 from eye import Eye, answer
 from protocol import SETS, draw
 from rich.progress import track
 from sklearn.metrics import f1_score, roc_auc_score
-from torch import nn
-from torch.nn import functional as F
+from variants import Coarse, Dihedral, Gated, Imagined, second_order
 
-from fusion_diff import DiffusionModel
-from fusion_diff.encoder.fusion import Encoding
+from fusion_diff import DiffusionModel, load_microstructure_data
 from fusion_diff.fewshot import heads as rooms
 from fusion_diff.fewshot import readings
+from fusion_diff.fewshot import verifier as verifying
+from fusion_diff.fewshot.evidence import pooled
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
-from fusion_diff.fewshot.verifier import Verifier
+from fusion_diff.fewshot.fusion import Fusion
+from fusion_diff.perception import encode
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from protocol import Draw, Image
 
     from fusion_diff.fewshot.bags import Bag
 
-
-class Gated(nn.Module):
-    """The published form of the encoder: one gated mix of both paths."""
-
-    def __init__(self, encoder) -> None:
-        super().__init__()
-        self.inner, self.tile, self.paths = encoder, encoder.tile, (encoder.fusion.gate.out_channels,)
-
-    def forward(self, pixels):
-        seen = self.inner(pixels)
-        projections = self.inner.gate_projections
-        mixed = self.inner.fusion(projections[0](seen.texture), projections[1](seen.structure))
-        return Encoding(mixed, mixed[:, :0], seen.condition)
+FULL = "full method"
+HEADS, READINGS, FIRST_ORDER = rooms.HEADS, dict(readings.READINGS), pooled._features
 
 
-class Dihedral(nn.Module):
-    """Tokens averaged over the eight flips and quarter turns of a tile."""
+class PooledAlone(Fusion):
+    """All the weight to pooled evidence, nearly."""
 
-    def __init__(self, encoder) -> None:
-        super().__init__()
-        self.inner, self.tile, self.paths = encoder, encoder.tile, encoder.paths
-
-    def forward(self, pixels):
-        total, condition = 0.0, None
-        for turn in range(8):
-            turned = torch.rot90(pixels.flip(-1) if turn > 3 else pixels, turn, (-2, -1)).contiguous()
-            seen = self.inner(turned)
-            maps = torch.rot90(seen.tokens, -turn, (-2, -1))
-            total = total + (maps.flip(-1) if turn > 3 else maps) / 8
-            condition = seen.condition if condition is None else condition
-        return Encoding(total, total[:, :0], condition)
+    @classmethod
+    def fit(cls, scores: dict[str, np.ndarray], authentic: np.ndarray) -> Fusion:
+        fitted = Fusion.fit(scores, authentic)
+        return replace(fitted, weight={name: 1.0 if name == readings.POOLED else 1e-9 for name in fitted.weight})
 
 
-class Coarse(nn.Module):
-    """The same tokens from a tile seen at half its resolution."""
+@dataclass(frozen=True)
+class Row:
+    """What is left out of the full method, or put in.
 
-    def __init__(self, encoder) -> None:
-        super().__init__()
-        self.inner, self.tile, self.paths = encoder, encoder.tile, encoder.paths
+    Attributes:
+        view: the encoder that looks at references and queries.
+        path: index of the only path that is used; all of them when omitted.
+        joined: the paths' channels are learned from as if they were of one path.
+        heads: kinds of evidence that are learned.
+        readings: readings that are taken.
+        fusion: how readings are weighed.
+        second_order: pooled evidence of second moments too.
+        twins: references are enrolled with their mirror images.
+        surfaces: keypoints are looked for.
+        marks: flaws are marked on the references.
+        imagined: every reference is joined by a variant that the prior made of it.
+        residuals: the diffusion path says what it could not give back.
+    """
 
-    def forward(self, pixels):
-        small = F.interpolate(pixels, scale_factor=0.5, mode="bilinear", antialias=True)
-        return self.inner(F.interpolate(small, size=pixels.shape[-2:], mode="bilinear"))
+    view: str = "shipped"
+    path: int | None = None
+    joined: bool = False
+    heads: tuple = HEADS
+    readings: tuple[str, ...] = tuple(READINGS)
+    fusion: type[Fusion] = Fusion
+    second_order: bool = False
+    twins: bool = True
+    surfaces: bool = True
+    marks: bool = False
+    imagined: bool = False
+    residuals: bool = False
 
 
-def sliced(first: int, last: int | None) -> Callable[[Bag], Bag]:
-    return lambda bag: replace(bag, tokens=bag.tokens[:, first:last])
+def without(*left_out: type) -> tuple:
+    return tuple(head for head in HEADS if head not in left_out)
+
+
+def unread(*left_out: str) -> tuple[str, ...]:
+    return tuple(name for name in READINGS if name not in left_out)
+
+
+ROWS = {
+    FULL: Row(),
+    "local path alone": Row(path=0),
+    "global path alone": Row(path=1),
+    "paths learned as one, not one by one": Row(joined=True),
+    "gated mix of the paths": Row(view="gated"),
+    "tokens taught by diffusion feedback, one condition token": Row(view="taught"),
+    "tokens taught by diffusion feedback, many condition tokens": Row(view="taught by many"),
+    "with reconstruction evidence": Row(residuals=True),
+    "no multiple-instance evidence": Row(heads=without(MultipleInstanceEvidence)),
+    "no nearest-neighbour evidence": Row(heads=without(NearestNeighbourEvidence)),
+    "no texture as a whole": Row(readings=unread(readings.TEXTURE)),
+    "no pooled evidence": Row(readings=unread(readings.POOLED)),
+    "pooled evidence alone": Row(fusion=PooledAlone),
+    "pooled evidence of second moments too": Row(second_order=True),
+    "no correspondence evidence": Row(surfaces=False),
+    "flaws marked": Row(marks=True),
+    "no mirror images of references": Row(twins=False),
+    "with variants of references by the prior": Row(imagined=True),
+    "with averaging over flips and turns": Row(view="dihedral"),
+    "half the resolution": Row(view="coarse"),
+}
+
+
+class Bench:
+    """The encoders, and the answers of every row."""
+
+    def __init__(self, model: DiffusionModel, taught: dict[str, str]) -> None:
+        self.model = model
+        self.eyes = {"shipped": Eye(model.encoder)}
+        prior = model.reconstruction.prior
+        views = {
+            name: kind(model.encoder) for name, kind in (("gated", Gated), ("dihedral", Dihedral), ("coarse", Coarse))
+        }
+        for name, view in (views | {"imagined": Imagined(model.encoder, prior)}).items():
+            self.eyes[name] = Eye(model.encoder)
+            self.eyes[name].encoder = view
+        for name, checkpoint in taught.items():
+            self.eyes[name] = Eye(DiffusionModel.from_pretrained(checkpoint).encoder)
+
+    def forget(self, *kept: str) -> None:
+        """Drop the images that other encoders have seen."""
+        for name, eye in self.eyes.items():
+            if name not in kept:
+                eye.bags.clear()
+
+    def ask(self, row: Row, drawn: Draw, queries: list[Image]) -> dict[str, object]:
+        """Return macro-F1 and AUROC of a row on a draw."""
+        rooms.HEADS, verifying.Fusion = row.heads, row.fusion
+        readings.READINGS = {name: READINGS[name] for name in row.readings}
+        pooled._features = second_order if row.second_order else FIRST_ORDER
+        eye, images = self.eyes[row.view], list(drawn.references)
+        bags = [eye.look(image, reference=row.twins) for image in images]
+        if row.imagined:
+            images += images
+            bags += [self.eyes["imagined"].look(image, reference=row.twins) for image in drawn.references]
+        asked = [eye.look(image) for image in queries]
+        paths = eye.encoder.paths
+        if row.residuals:
+            bags, asked = self._with_residuals(drawn, bags, queries, asked)
+        if row.path is not None:
+            first = sum(paths[: row.path])
+            cut = slice(first, first + paths[row.path])
+            paths = (paths[row.path],)
+            bags, asked = ([replace(b, tokens=b.tokens[:, cut]) for b in side] for side in (bags, asked))
+        if not row.surfaces:
+            bags = [replace(bag, keypoints=None) for bag in bags]
+        verifier = verifying.Verifier.fit(
+            bags if row.marks else [replace(bag, mark=None) for bag in bags],
+            ["authentic" if image.authentic else "other" for image in images],
+            "authentic",
+            [image.group for image in images],
+            (sum(paths),) if row.joined else paths,
+        )
+        said, truth = answer(verifier, asked), [not image.authentic for image in queries]
+        return {
+            "auroc": float(roc_auc_score(truth, said["scores"])),
+            "macro_f1": float(f1_score(truth, said["verdicts"], average="macro")),
+        }
+
+    def _with_residuals(
+        self, drawn: Draw, bags: list[Bag], queries: list[Image], asked: list[Bag]
+    ) -> tuple[list[Bag], list[Bag]]:
+        """Return references and queries with what the prior, told of the authentic ones, could not give back."""
+        encoder, path = self.model.encoder, self.model.reconstruction
+
+        def look(image: Image, **options: object) -> tuple[Bag, torch.Tensor]:
+            return encode(load_microstructure_data(image.path, crop_data_bar=False), encoder, **options)
+
+        towards = torch.stack([look(image)[1] for image in drawn.references if image.authentic]).mean(0)
+
+        def residual(image: Image, bag: Bag, *, twins: bool) -> Bag:
+            return replace(bag, residual=look(image, reconstruction=path, towards=towards, twins=twins)[0].residual)
+
+        return (
+            [residual(image, bag, twins=True) for image, bag in zip(drawn.references, bags, strict=True)],
+            [residual(image, bag, twins=False) for image, bag in zip(queries, asked, strict=True)],
+        )
+
+
+def table(found: list[dict], sets: list[str]) -> str:
+    """Return figures of each row, and how far its AUROC is from that of the full method on the same draws."""
+    figures = defaultdict(dict)
+    for entry in found:
+        figures[entry["row"], entry["shots"], entry["set"]][entry["task"], entry["seed"]] = entry
+    lines = [
+        "| " + " | ".join(["shots", "row", *(f"{name}: F1 / AUROC (change, draws)" for name in sets)]) + " |",
+        "|" + "---|" * (2 + len(sets)),
+    ]
+    for shots in sorted({shots for _, shots, _ in figures}):
+        for row in ROWS:
+            cells = []
+            for name in sets:
+                own, full = figures[row, shots, name], figures[FULL, shots, name]
+                shared = sorted(own.keys() & full.keys())
+                if not shared:
+                    cells.append("")
+                    continue
+                f1, auroc = (np.mean([own[key][figure] for key in shared]) for figure in ("macro_f1", "auroc"))
+                change = np.asarray([own[key]["auroc"] - full[key]["auroc"] for key in shared])
+                error = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else float("nan")
+                said = f"{len(shared)}" if row == FULL else f"{change.mean():+.3f} ± {error:.3f}, {len(shared)}"
+                cells.append(f"{f1:.3f} / {auroc:.3f} ({said})")
+            if any(cells):
+                lines.append(f"| {shots} | {row} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
 
 
 def main() -> int:
@@ -94,104 +228,39 @@ def main() -> int:
     parser.add_argument("--shots", nargs="+", type=int, default=[10])
     parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--queries", type=int, default=80)
-    parser.add_argument("--taught", help="a checkpoint whose adapters were trained by feedback (pretrain --adapters)")
+    parser.add_argument("--rows", nargs="+", help="parts of names; all when omitted")
+    parser.add_argument("--taught", help="checkpoint of pretrain --adapters")
+    parser.add_argument("--taught-by-many", help="checkpoint of pretrain --adapters --condition-tokens 16")
     parser.add_argument("--model", default="fusion-diff-v1-ceramic")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    encoder = DiffusionModel.from_pretrained(options.model).encoder
-    eyes = {"as it is": Eye(encoder)}
-    for name, wrapped in (("gated", Gated), ("dihedral", Dihedral), ("coarse", Coarse)):
-        eyes[name] = Eye(encoder)
-        eyes[name].encoder = wrapped(encoder)
-    if options.taught:
-        eyes["taught"] = Eye(DiffusionModel.from_pretrained(options.taught).encoder)
-    texture, structure = encoder.paths
-    heads, rules = rooms.HEADS, readings.READINGS
-
-    def without(*left_out) -> tuple:
-        return tuple(head for head in heads if head not in left_out)
-
-    whole = (sliced(0, None), (texture, structure), heads)
-    rows = {
-        "full method": ("as it is", *whole),
-        "local path alone": ("as it is", sliced(0, texture), (texture,), heads),
-        "global path alone": ("as it is", sliced(texture, None), (structure,), heads),
-        "paths learned as one, not one by one": ("as it is", sliced(0, None), (texture + structure,), heads),
-        "gated mix of the paths": ("gated", sliced(0, None), None, heads),
-        "no multiple-instance evidence": ("as it is", *whole[:2], without(MultipleInstanceEvidence)),
-        "no nearest-neighbour evidence": ("as it is", *whole[:2], without(NearestNeighbourEvidence)),
-        "no texture as a whole": ("as it is", *whole),
-        "no pooled evidence": ("as it is", *whole),
-        "no correspondence evidence": ("as it is", *whole),
-        "no mirror images of references": ("as it is", *whole),
-        "with averaging over flips and turns": ("dihedral", *whole),
-        "half the resolution": ("coarse", *whole),
-        **({"tokens taught by diffusion feedback": ("taught", *whole)} if options.taught else {}),
-    }
-    options.out.mkdir(parents=True, exist_ok=True)
-    file = options.out / "ablation.jsonl"
-    found = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
-    done = {(f["task"], f["shots"], f["seed"], f["row"]) for f in found}
-    with file.open("a", encoding="utf-8") as out:
-        for name in options.sets:
-            for row, (view, cut, paths, used) in rows.items():
-                for eye in eyes.values():
-                    if eye is not eyes[view]:
-                        eye.bags.clear()
-                rooms.HEADS = used
-                readings.READINGS = dict(rules)
-                for left_out, reading in (
-                    ("texture as a whole", readings.TEXTURE),
-                    ("pooled evidence", readings.POOLED),
-                ):
-                    if row == f"no {left_out}":
-                        del readings.READINGS[reading]
-                twins = row != "no mirror images of references"
-                eye = eyes[view]
-                for shots in options.shots:
-                    for seed in track(range(options.seeds), f"{name}, {shots} shots, {row}"):
-                        for number, task in enumerate(SETS[name](options.data)):
-                            drawn = draw(task, shots, seed)
-                            key = (f"{name}/{number}", shots, seed, row)
-                            if drawn is None or key in done:
-                                continue
-                            chosen = np.random.default_rng(seed).permutation(len(drawn.queries))[: options.queries]
-                            queries = [drawn.queries[index] for index in chosen]
-                            references = [eye.look(image, reference=twins) for image in drawn.references]
-                            if row == "no correspondence evidence":
-                                references = [replace(bag, keypoints=None) for bag in references]
-                            verifier = Verifier.fit(
-                                [cut(replace(bag, mark=None)) for bag in references],
-                                ["authentic" if image.authentic else "other" for image in drawn.references],
-                                "authentic",
-                                [image.group for image in drawn.references],
-                                paths or eye.encoder.paths,
-                            )
-                            said = answer(verifier, [cut(eye.look(image)) for image in queries])
-                            truth = [not image.authentic for image in queries]
-                            entry = {
-                                **dict(zip(("task", "shots", "seed", "row"), key, strict=True)),
-                                "set": name,
-                                "auroc": float(roc_auc_score(truth, said["scores"])),
-                                "macro_f1": float(f1_score(truth, said["verdicts"], average="macro")),
-                            }
-                            out.write(json.dumps(entry) + "\n")
-                            out.flush()
-                            found.append(entry)
-    figures = defaultdict(list)
-    for entry in found:
-        figures[entry["row"], entry["shots"], entry["set"]].append((entry["macro_f1"], entry["auroc"]))
-    lines = [
-        "| " + " | ".join(["shots", "method", *(f"{name}: F1 / AUROC" for name in options.sets)]) + " |",
-        "|" + "---|" * (2 + len(options.sets)),
-    ]
-    for shots in options.shots:
-        for row in rows:
-            means = [np.mean(figures[row, shots, name], axis=0) for name in options.sets]
-            lines.append(f"| {shots} | {row} | " + " | ".join(f"{f1:.3f} / {auroc:.3f}" for f1, auroc in means) + " |")
-    (options.out / "ablation.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    print("\n".join(lines))
+    taught = {"taught": options.taught, "taught by many": options.taught_by_many}
+    bench = Bench(DiffusionModel.from_pretrained(options.model), {k: v for k, v in taught.items() if v})
+    answers = Answers(options.out / "ablation.jsonl")
+    for name in options.sets:
+        tasks = SETS[name](options.data)
+        for title, row in ROWS.items():
+            if row.view not in bench.eyes or (options.rows and not any(part in title for part in options.rows)):
+                continue
+            bench.forget("shipped", row.view)
+            for shots in options.shots:
+                for seed in track(range(options.seeds), f"{name}, {shots} shots, {title}"):
+                    for number, task in enumerate(tasks):
+                        drawn = draw(task, shots, seed)
+                        if drawn is None or (row.marks and not any(image.mark for image in drawn.references)):
+                            continue
+                        order = np.random.default_rng(seed).permutation(len(drawn.queries))[: options.queries]
+                        queries = [drawn.queries[index] for index in order]
+                        about = {"set": name, "task": number, "shots": shots, "seed": seed, "row": title}
+                        answers.get(
+                            about | {"queries": options.queries, "model": bench.eyes["shipped"].sha256},
+                            lambda: bench.ask(row, drawn, queries),  # noqa: B023
+                        )
+        bench.forget()
+    report = table(list(answers.rows.values()), options.sets)
+    (options.out / "ablation.md").write_text(report, encoding="utf-8")
+    print(report)
     return 0
 
 

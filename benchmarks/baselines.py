@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 SIDE = 128
 """Pixels along each side of what the trained networks see."""
 STEPS = 60
+"""Steps of training on 50 references or fewer; on more, as many as pass over all of them as often as over 50."""
 BATCH = 16
 RATES = (1e-4, 3e-4, 1e-3)
 TUNING_SEED = 1000
@@ -185,11 +186,12 @@ def _trained(kind: type[nn.Module], references, truth, queries, rate):
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
     network = kind().train().to(memory_format=torch.channels_last)
+    steps = max(STEPS, STEPS * len(references) // 50)
     optimiser = torch.optim.AdamW(network.parameters(), lr=rate, weight_decay=0.01)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=STEPS, pct_start=0.1)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, max_lr=rate, total_steps=steps, pct_start=0.1)
     squares, target = torch.stack([each.square for each in references]), torch.from_numpy(truth).float()
     sides = [torch.from_numpy(np.flatnonzero(truth == side)) for side in (False, True)]
-    for _ in range(STEPS):
+    for _ in range(steps):
         drawn = torch.cat([side[torch.randint(len(side), (BATCH // 2,), generator=rng)] for side in sides])
         seen = augment(squares[drawn], rng).contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=kind is FromScratch):  # twice as fast there, and only there

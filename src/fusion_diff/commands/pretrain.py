@@ -26,6 +26,15 @@ def pretrain_command(
     adapters: Annotated[
         bool, typer.Option("--adapters", help="Let stage 1 train the adapters, for comparison.")
     ] = False,
+    condition_tokens: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            max=77,
+            metavar="N",
+            help="Tokens by which the encoder tells the prior of a tile; more for comparison.",
+        ),
+    ] = 1,
     precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "bf16",
     cpu: Annotated[bool, typer.Option("--cpu", help="Compute on the CPU even where there is a GPU.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.")] = None,
@@ -53,7 +62,7 @@ def pretrain_command(
     with stage_progress(enabled=accelerator.is_main_process) as progress:
         checkpoint = pretrain(
             out,
-            replace(RECIPES[recipe], adapters=adapters),
+            replace(RECIPES[recipe], adapters=adapters, condition_tokens=condition_tokens),
             accelerator=accelerator,
             prior=prior,
             deit=deit,

@@ -1,0 +1,85 @@
+"""Other forms of the encoder and of pooled evidence, for the ablation: what was weighed against the shipped ones."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from fusion_diff.encoder.fusion import Encoding
+
+if TYPE_CHECKING:
+    from fusion_diff.diffusion.prior import DiffusionPrior
+    from fusion_diff.encoder.fusion import DualPathEncoder
+
+STRENGTH, STEPS = 0.2, 4
+"""How far the prior diffuses a reference before it makes a variant of it: a fifth of the way keeps grains in place."""
+PROJECTED = 24
+"""Directions whose products, two by two, are pooled as second-order statistics."""
+
+
+class Variant(nn.Module):
+    """An encoder around the shipped one."""
+
+    def __init__(self, encoder: DualPathEncoder) -> None:
+        super().__init__()
+        self.inner, self.tile, self.paths = encoder, encoder.tile, encoder.paths
+
+
+class Gated(Variant):
+    """The published form of the encoder: one gated mix of both paths."""
+
+    def __init__(self, encoder: DualPathEncoder) -> None:
+        super().__init__(encoder)
+        self.paths = (encoder.fusion.gate.out_channels,)
+
+    def forward(self, pixels: Tensor) -> Encoding:
+        seen, projections = self.inner(pixels), self.inner.gate_projections
+        mixed = self.inner.fusion(projections[0](seen.texture), projections[1](seen.structure))
+        return Encoding(mixed, mixed[:, :0], seen.condition)
+
+
+class Dihedral(Variant):
+    """Tokens averaged over the eight flips and quarter turns of a tile."""
+
+    def forward(self, pixels: Tensor) -> Encoding:
+        total, condition = torch.zeros(()), pixels[:0]
+        for turn in range(8):
+            turned = torch.rot90(pixels.flip(-1) if turn > 3 else pixels, turn, (-2, -1)).contiguous()
+            seen = self.inner(turned)
+            maps = torch.rot90(seen.tokens, -turn, (-2, -1))
+            total = total + (maps.flip(-1) if turn > 3 else maps) / 8
+            condition = seen.condition
+        return Encoding(total, total[:, :0], condition)
+
+
+class Coarse(Variant):
+    """The same tokens from a tile seen at half its resolution."""
+
+    def forward(self, pixels: Tensor) -> Encoding:
+        small = F.interpolate(pixels, scale_factor=0.5, mode="bilinear", antialias=True)
+        return self.inner(F.interpolate(small, size=pixels.shape[-2:], mode="bilinear"))
+
+
+class Imagined(Variant):
+    """The tokens of what the prior makes of a tile, told what the tile shows: a variant of a reference."""
+
+    def __init__(self, encoder: DualPathEncoder, prior: DiffusionPrior) -> None:
+        super().__init__(encoder)
+        self.prior = prior
+
+    def forward(self, pixels: Tensor) -> Encoding:
+        condition, latents = self.inner(pixels).condition, self.prior.encode(pixels)
+        noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(1))
+        varied = self.prior.denoise(latents, condition, strength=STRENGTH, steps=STEPS, noise=noise)
+        return self.inner(self.prior.decode(varied))
+
+
+def second_order(tokens: Tensor) -> Tensor:
+    """Return per-token features (n, F) whose mean is level, spread and, of a random projection, the second moments."""
+    directions = torch.randn(tokens.shape[1], PROJECTED, generator=torch.Generator().manual_seed(0))
+    projected = tokens @ (directions / tokens.shape[1] ** 0.5)
+    rows, columns = torch.triu_indices(PROJECTED, PROJECTED)
+    return torch.cat([tokens, tokens.abs(), projected[:, rows] * projected[:, columns]], dim=1)
