@@ -15,6 +15,7 @@ from fusion_diff.regions import find_regions
 from fusion_diff.result import EvidenceMap, Inspection, NearestReference, Region
 
 if TYPE_CHECKING:
+    from fusion_diff.fewshot.keypoints import Keypoints
     from fusion_diff.model import DiffusionModel
 
 
@@ -94,6 +95,22 @@ class DarknessModel:
 @pytest.fixture
 def darkness_model() -> DarknessModel:
     return DarknessModel()
+
+
+@pytest.fixture
+def view() -> Callable[..., Keypoints]:
+    """Returns the keypoints of a view of a bowl; views that begin less than 200 apart overlap."""
+    import cv2
+
+    from fusion_diff.fewshot.keypoints import Keypoints
+
+    def find(bowl: int, left: int = 0) -> Keypoints:
+        noise = np.random.default_rng(bowl).normal(size=(200, 1200)).astype(np.float32)
+        glaze = sum(cv2.GaussianBlur(noise, (0, 0), sigma) * sigma for sigma in (2, 4))
+        picture = cv2.normalize(glaze, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+        return Keypoints.find(picture[:, left : left + 200])
+
+    return find
 
 
 @pytest.fixture

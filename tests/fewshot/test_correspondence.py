@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 import pytest
 
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, ENOUGH, LOG_ODDS, Correspondence
 from fusion_diff.fewshot.crossfit import HANDFUL
-from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.fewshot.verifier import Verifier
 
 
-def view(bowl: int, left: int = 0) -> Keypoints:
-    """Return the keypoints of a view of a bowl; views that begin less than 200 apart overlap."""
-    noise = np.random.default_rng(bowl).normal(size=(200, 1200)).astype(np.float32)
-    glaze = sum(cv2.GaussianBlur(noise, (0, 0), sigma) * sigma for sigma in (2, 4))
-    picture = cv2.normalize(glaze, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
-    return Keypoints.find(picture[:, left : left + 200])
-
-
-def learn(views: list[Keypoints], authentic: list[bool], groups: list[str] | None = None):
+def learn(views, authentic, groups=None):
     return Correspondence.fit(views, np.asarray(authentic), groups or [str(i) for i in range(len(views))])
 
 
-def test_a_view_of_an_authentic_object_speaks_for_it_and_of_another_against_it():
+def test_a_view_of_an_authentic_object_speaks_for_it_and_of_another_against_it(view):
     evidence, _ = learn([view(0), view(0, 400), view(1), view(1, 400)], [True, True, False, False])
     mine, other = evidence.match(view(0, 430)), evidence.match(view(1, 30))
     assert (mine.reference, mine.log_odds) == (1, -LOG_ODDS)
@@ -32,19 +22,19 @@ def test_a_view_of_an_authentic_object_speaks_for_it_and_of_another_against_it()
     assert min(mine.points, other.points) >= ENOUGH
 
 
-def test_a_surface_that_is_not_enrolled_says_nothing():
+def test_a_surface_that_is_not_enrolled_says_nothing(view):
     evidence, _ = learn([view(0), view(1)], [True, False])
     assert evidence.match(view(2)) is None
     assert evidence.match(view(0, 600)) is None, "another side of the same object"
 
 
-def test_references_of_two_classes_that_show_one_place_silence_the_evidence():
+def test_references_of_two_classes_that_show_one_place_silence_the_evidence(view):
     evidence, given = learn([view(0), view(0, 60), view(1)], [True, False, False])
     assert evidence is None
     assert not given.any()
 
 
-def test_a_wrong_label_among_many_is_outvoted():
+def test_a_wrong_label_among_many_is_outvoted(view):
     views = [view(bowl, left) for bowl in (0, 1) for left in (0, 40, 80, 120, 160)]
     sides = [True] * 5 + [False] * 4 + [True]
     evidence, _ = learn(views, sides)
@@ -54,12 +44,12 @@ def test_a_wrong_label_among_many_is_outvoted():
     assert not evidence.authentic[match.reference]
 
 
-def test_a_place_that_both_sides_show_as_well_says_nothing():
+def test_a_place_that_both_sides_show_as_well_says_nothing(view):
     evidence = Correspondence((view(0), view(0)), np.asarray([True, False]))
     assert evidence.match(view(0, 30)) is None
 
 
-def test_many_references_of_which_no_two_show_one_place_silence_it():
+def test_many_references_of_which_no_two_show_one_place_silence_it(view):
     views = [view(bowl) for bowl in range(HANDFUL + 1)]
     sides = [True] * 10 + [False] * 11
     assert learn(views, sides)[0] is None
@@ -67,20 +57,20 @@ def test_many_references_of_which_no_two_show_one_place_silence_it():
     assert learn([*views[:-1], view(HANDFUL - 1, 60)], sides)[0] is not None
 
 
-def test_references_are_judged_by_those_of_other_groups_alone():
+def test_references_are_judged_by_those_of_other_groups_alone(view):
     views, sides = [view(0), view(0, 60), view(1), view(1, 60)], [True, True, False, False]
     assert learn(views, sides)[1].tolist() == [-LOG_ODDS, -LOG_ODDS, LOG_ODDS, LOG_ODDS]
     assert not learn(views, sides, ["bowl 0", "bowl 0", "bowl 1", "bowl 1"])[1].any()
 
 
 @pytest.fixture
-def verifier(make_bag) -> Verifier:
+def verifier(make_bag, view) -> Verifier:
     views = [view(bowl, left) for bowl in (0, 1) for left in (0, 60, 400, 460)]
     bags = [make_bag(seed, keypoints=each) for seed, each in enumerate(views)]
     return Verifier.fit(bags, ["true"] * 4 + ["false"] * 4, "true", [str(i) for i in range(8)])
 
 
-def test_a_recognised_surface_moves_the_verdict_by_what_it_is_worth(verifier, make_bag):
+def test_a_recognised_surface_moves_the_verdict_by_what_it_is_worth(verifier, make_bag, view):
     bag = make_bag(50)
     maps = verifier.heads.maps(bag.tokens, bag.residual)
     plain, parts = verifier.fused(maps)
@@ -96,7 +86,7 @@ def test_cross_fitted_scores_of_references_include_what_their_surfaces_say(verif
     assert verifier.inside.max() < verifier.outside.min(), "tokens alike, told apart by their surfaces"
 
 
-def test_without_keypoints_there_is_no_such_evidence(make_bag):
+def test_without_keypoints_there_is_no_such_evidence(make_bag, view):
     bags = [make_bag(seed) for seed in range(4)]
     verifier = Verifier.fit(bags, ["true"] * 2 + ["false"] * 2, "true", list("abcd"))
     assert verifier.correspondence is None

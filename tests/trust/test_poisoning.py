@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from scipy.ndimage import gaussian_filter
 
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.correspondence import ENOUGH
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.references import ReferenceSet
 from fusion_diff.trust.audit_report import write_audit
@@ -86,6 +88,22 @@ def test_a_flipped_reference_hurts_the_others_and_one_that_is_right_does_not(ind
     flipped = influences(found, labels)
     assert int(flipped.argmax()) == index
     assert flipped[index] > 10 * abs(right[index])
+
+
+@pytest.mark.parametrize("flipped", [1, 6])
+def test_a_flipped_reference_that_shows_a_surface_of_the_other_class_is_named_with_it(flipped, view):
+    labels = ["sound"] * 5 + ["crack"] * 5
+    bags = [tokens(index) for index in range(10)]  # alike, but for their surfaces
+    surfaces = [view(bowl, left) for bowl in (0, 1) for left in (0, 40, 80, 120, 160)]
+    labels[flipped] = "sound" if labels[flipped] == "crack" else "crack"
+    enrolment = enrolment_of(bags, labels)
+    shown = zip(enrolment.bags, surfaces, strict=True)
+    enrolment = replace(enrolment, bags=tuple(replace(bag, keypoints=surface) for bag, surface in shown))
+    first, *others = audit_enrolment(enrolment)
+    assert (first.index, first.kind, first.grave) == (flipped, "label", True)
+    assert first.figures["keypoints"] >= ENOUGH
+    assert f"the very surface of {labels[8 if flipped > 4 else 4]}/" in first.sentence
+    assert not [each for each in others if each.kind == "label" and each.grave]
 
 
 def test_signatures_are_those_of_the_strangest_tokens():

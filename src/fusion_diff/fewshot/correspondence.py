@@ -85,9 +85,19 @@ class Correspondence:
         matches = [evidence._judge(row) for row in np.where(apart, points, 0)]
         return evidence, np.asarray([0.0 if match is None else match.log_odds for match in matches])
 
-    def match(self, surface: Keypoints) -> Match | None:
-        """Return the reference whose surface this is; None where there is none, or both sides have some as good."""
-        return self._judge(np.asarray([surface.corresponding(reference) for reference in self.surfaces]))
+    def match(self, surface: Keypoints, among: NDArray[np.bool_] | None = None) -> Match | None:
+        """Return the reference whose surface this is; None where there is none, or both sides have some as good.
+
+        Args:
+            surface: keypoints of a micrograph.
+            among: (n,) bool, the references to compare with; all when omitted.
+        """
+        compared = np.ones(len(self.surfaces), dtype=bool) if among is None else among
+        shared = [
+            surface.corresponding(reference) if asked else 0
+            for reference, asked in zip(self.surfaces, compared, strict=True)
+        ]
+        return self._judge(np.asarray(shared, dtype=np.intp))
 
     def _judge(self, points: NDArray[np.intp]) -> Match | None:
         found = np.where(points >= ENOUGH, points, 0)

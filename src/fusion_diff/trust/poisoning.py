@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fusion_diff.enrolment import Enrolment
+    from fusion_diff.fewshot.correspondence import Match
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import ReferenceSet
@@ -193,6 +194,7 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
     findings = []
     for index in np.flatnonzero(against > CONTRADICTION).tolist():
         hurts = bool(influence[index] > 0)
+        surface = _surface(enrolment, index)
         other = f"not {enrolment.authentic}" if authentic[index] else enrolment.authentic
         effect = "the other references are told apart better without it" if hurts else "it does no harm to the others"
         sentence = (
@@ -200,8 +202,25 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
             f"(odds {np.exp(min(against[index], 20)):.1f} to 1), and {effect}: check its label"
         )
         figures = {"log-odds against its label": float(against[index]), "influence": float(influence[index])}
+        if surface is not None and authentic[surface.reference] != authentic[index]:
+            name, label = enrolment.names[surface.reference], enrolment.labels[surface.reference]
+            hurts = True
+            sentence = (
+                f"labelled {labels[index]}, but it shows the very surface of {name}, which is labelled {label} "
+                f"({surface.points} keypoints lie alike): one of the two labels is wrong"
+            )
+            figures["keypoints"] = float(surface.points)
         findings.append(_finding(enrolment, index, "label", against[index] / CONTRADICTION, sentence, figures, hurts))
     return findings
+
+
+def _surface(enrolment: Enrolment, index: int) -> Match | None:
+    """Return the reference of another group whose surface this one shows, where surfaces tell the classes apart."""
+    surface = enrolment.bags[index].keypoints
+    if enrolment.verifier.correspondence is None or surface is None:
+        return None
+    groups = np.asarray(enrolment.groups)
+    return enrolment.verifier.correspondence.match(surface, groups != groups[index])
 
 
 def _duplicates(enrolment: Enrolment, distances: NDArray[np.float32]) -> list[Finding]:
