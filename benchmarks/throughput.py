@@ -2,13 +2,15 @@
 
 For each batch, the graph's rate in tiles and in multiply-adds (counted by torch on the graph as it is exported), as a
 share of the rate of one large matrix product in onnxruntime, taken in turn. Then whole TIFFs in 16 bits, end to end and
-each in a process of its own: seconds, processor time and peak memory.
+each in a process of its own: seconds, processor time and peak memory, beside those of a ResNet-50 (random weights,
+fp32, onnxruntime) that classifies the same tiles.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import resource
 import subprocess
 import sys
@@ -23,7 +25,9 @@ import onnx
 import onnxruntime
 import tifffile
 import torch
+from latency import CNNS, OURS, Logits, write
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import ResNetForImageClassification
 
 from fusion_diff import DiffusionModel
 from fusion_diff.edge.exported import Exported
@@ -43,6 +47,17 @@ WHOLE = (
     "EdgeSession.load(sys.argv[1], device='CPU', threads=int(sys.argv[3])).inspect(load(sys.argv[2]));"
     "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 )
+
+WHOLE_CNN = (
+    "import sys, onnxruntime; from fusion_diff.micrograph import load_microstructure_data as load;"
+    "from fusion_diff.micrograph.tiles import Grid; options = onnxruntime.SessionOptions();"
+    "options.intra_op_num_threads = int(sys.argv[3]);"
+    "session = onnxruntime.InferenceSession(sys.argv[1], options, providers=['CPUExecutionProvider']);"
+    "image = load(sys.argv[2]); grid = Grid.of(image.height, image.width, tile=224, stride=8);"
+    "[session.run(None, {'pixels': grid.read(image, tile)[None]}) for tile in grid.tiles()];"
+    "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
+)
+"""The plain pipeline: every tile through the CNN, one by one."""
 
 
 def peak_call(threads: int) -> Callable[[], Any]:
@@ -72,23 +87,22 @@ def multiply_adds(model: DiffusionModel) -> float:
     return counter.get_total_flops() / 2
 
 
-def whole(folder: Path, exported: Exported, side: int, threads: int) -> dict[str, float]:
+def write_tiff(path: Path, side: int) -> None:
+    drawn = generate(3, size=512, material="alumina", flaw="crack").pixels
+    times = -(-side // 512)
+    levels = np.rint(np.tile(drawn, (times, times)) * 65535).astype(np.uint16)
+    tifffile.imwrite(path, levels[:side, :side])
+
+
+def whole(program: str, graph: Path, tiff: Path, threads: int) -> dict[str, float]:
     """Inspect a TIFF in a process of its own, and return what that took."""
-    with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary) / "large.tif"
-        drawn = generate(3, size=512, material="alumina", flaw="crack").pixels
-        times = -(-side // 512)
-        levels = np.rint(np.tile(drawn, (times, times)) * 65535).astype(np.uint16)
-        tifffile.imwrite(path, levels[:side, :side])
-        started = time.perf_counter()
-        before = resource.getrusage(resource.RUSAGE_CHILDREN)
-        words = [sys.executable, "-c", WHOLE, str(folder), str(path), str(threads)]
-        done = subprocess.run(words, check=True, capture_output=True, text=True)
-        seconds = time.perf_counter() - started
-        used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    started = time.perf_counter()
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    words = [sys.executable, "-c", program, str(graph), str(tiff), str(threads)]
+    done = subprocess.run(words, check=True, capture_output=True, text=True)
+    seconds = time.perf_counter() - started
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return {
-        "side": side,
-        "tiles": len(list(Grid.of(side, side, tile=exported.tile, stride=exported.stride).tiles())),
         "seconds": seconds,
         "processor_s": used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime,
         "peak_mb": int(done.stdout) / 1024,  # the kernel's own figure for a child counts its parent too
@@ -105,6 +119,7 @@ def main() -> int:
     parser.add_argument("--sides", nargs="*", type=int, default=[224, 1024, 2048, 4096], help="of the TIFFs, in pixels")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     work = multiply_adds(DiffusionModel.from_pretrained(options.model))
     exported = Exported.read(options.exported)
@@ -132,12 +147,20 @@ def main() -> int:
         print("| {batch} | {tiles_per_s:.1f} | {share_of_peak:.0%} |".format_map(rows[-1]))
     result: dict[str, Any] = {"rows": rows, "multiply_adds": work, "peak_per_s": rate, "threads": options.threads}
     if options.sides:
-        print("\n| side, pixels | tiles | seconds | processor time, s | peak memory, MB |\n|---|---|---|---|---|")
+        heads = ["side, pixels", "tiles", "pipeline", "seconds", "processor time, s", "peak memory, MB"]
+        print("\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
     result["whole"] = []
-    for side in options.sides:
-        result["whole"].append(whole(options.exported, exported, side, options.threads))
-        row = "| {side} | {tiles} | {seconds:.1f} | {processor_s:.1f} | {peak_mb:.0f} |"
-        print(row.format_map(result["whole"][-1]), flush=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        tiff, cnn = Path(temporary) / "large.tif", Path(temporary) / "resnet-50.onnx"
+        write(Logits(ResNetForImageClassification(CNNS["resnet-50"])), cnn)
+        for side in options.sides:
+            write_tiff(tiff, side)
+            tiles = len(list(Grid.of(side, side, tile=exported.tile, stride=exported.stride).tiles()))
+            for pipeline, program, graph in ((OURS, WHOLE, options.exported), ("resnet-50", WHOLE_CNN, cnn)):
+                took = whole(program, graph, tiff, options.threads)
+                result["whole"].append({"side": side, "tiles": tiles, "pipeline": pipeline} | took)
+                row = "| {side} | {tiles} | {pipeline} | {seconds:.1f} | {processor_s:.1f} | {peak_mb:.0f} |"
+                print(row.format_map(result["whole"][-1]), flush=True)
     if options.json:
         options.json.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     return 0

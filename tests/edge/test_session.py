@@ -65,6 +65,12 @@ def test_an_exported_model_gives_the_verdict_of_the_model(session, whole_model, 
         assert edge.reasons == model.reasons
 
 
+def test_every_verdict_says_what_the_export_left_out(changed):
+    folder = changed(notes=["surfaces of references are not recognised"])
+    inspection = EdgeSession.load(folder, device="CPU", threads=1).judge(micrograph(), alpha=0.1)
+    assert inspection.reasons[-1] == "surfaces of references are not recognised"
+
+
 def test_scores_alone_are_those_of_the_model(session, whole_model):
     samples = [micrograph(), micrograph("sound", 240)]
     expected = whole_model.predict_authenticity(samples)

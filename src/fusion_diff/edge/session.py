@@ -122,7 +122,7 @@ class EdgeSession:
             ),
             predict=lambda score: exported.predict(reading.products.tolist(), score),
         )
-        return replace(it, seconds=time.perf_counter() - started)
+        return replace(it, reasons=(*it.reasons, *exported.notes), seconds=time.perf_counter() - started)
 
     def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph]) -> np.float32 | NDArray[np.float32]:
         """Return the calibrated probability of being authentic.
