@@ -20,6 +20,8 @@ ENOUGH = 8
 """Keypoints that must correspond before two pictures show one surface: different ones share 5 at most."""
 AGREEMENT = 2
 """How many times as much has to speak for one side as for the other: a wrong label among many is outvoted."""
+PAIRS = 10
+"""Of many references each is compared with so many before all are with all, which grows with the square."""
 LOG_ODDS = 6.0
 """What that is worth: a surface recognised outweighs any likeness of texture, but not a wrong label among many."""
 
@@ -71,14 +73,16 @@ class Correspondence:
             of other groups.
         """
         count = len(surfaces)
+        one_class = authentic[:, None] == authentic
+        if count > HANDFUL and not _any_alike(surfaces, one_class):
+            return None, np.zeros(count)
         points = np.zeros((count, count), dtype=np.intp)
         for i in range(count):
             for j in range(i):
                 points[i, j] = points[j, i] = surfaces[i].corresponding(surfaces[j])
-        one_class = authentic[:, None] == authentic
         found = points >= ENOUGH
         alike, unlike = int((found & one_class).sum()), int((found & ~one_class).sum())
-        if alike < AGREEMENT * unlike or (count > HANDFUL and not alike):
+        if alike < AGREEMENT * unlike:
             return None, np.zeros(count)
         apart = np.asarray(groups)[:, None] != np.asarray(groups)
         evidence = cls(tuple(surfaces), authentic)
@@ -106,3 +110,12 @@ class Correspondence:
             return None
         reference = int(np.where(self.authentic == (inside > outside), found, -1).argmax())
         return Match(reference, int(found[reference]), -LOG_ODDS if inside > outside else LOG_ODDS)
+
+
+def _any_alike(surfaces: Sequence[Keypoints], one_class: NDArray[np.bool_]) -> bool:
+    """Tell whether two of many references of one class show one place, going by `PAIRS` pairs of each."""
+    order = np.random.default_rng(0).permutation(len(surfaces))
+    pairs = (
+        (one, other) for step in range(1, PAIRS + 1) for one, other in zip(order, np.roll(order, step), strict=True)
+    )
+    return any(one_class[one, other] and surfaces[one].corresponding(surfaces[other]) >= ENOUGH for one, other in pairs)
