@@ -14,13 +14,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.commands.audit import audit_command
+from fusion_diff.commands.batch import batch_command
 from fusion_diff.commands.certify import certify_command
 from fusion_diff.commands.demo import demo_command
 from fusion_diff.commands.enroll import enroll_command
 from fusion_diff.commands.export import export_command
 from fusion_diff.commands.inspect import inspect_command
 from fusion_diff.commands.keys import keys_app
+from fusion_diff.commands.policy import policy_app
 from fusion_diff.commands.pretrain import pretrain_command
+from fusion_diff.commands.serve import serve_command
+from fusion_diff.commands.service_keys import service_keys_app
 from fusion_diff.commands.sign import sign_command
 from fusion_diff.commands.verify import verify_command
 from fusion_diff.commands.verify_model import verify_model_command
@@ -34,13 +38,17 @@ FAILED = 3
 
 app = typer.Typer(name="fusion-diff", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("audit")(audit_command)
+app.command("batch")(batch_command)
 app.command("certify")(certify_command)
 app.command("demo")(demo_command)
 app.command("enroll")(enroll_command)
 app.command("export")(export_command)
 app.command("inspect")(inspect_command)
 app.add_typer(keys_app, name="keys")
+app.add_typer(policy_app, name="policy")
 app.command("pretrain")(pretrain_command)
+app.command("serve")(serve_command)
+app.add_typer(service_keys_app, name="service-keys")
 app.command("sign")(sign_command)
 app.command("verify")(verify_command)
 app.command("verify-model")(verify_model_command)

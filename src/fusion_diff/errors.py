@@ -39,5 +39,17 @@ class ExportError(FusionDiffError, ValueError):
     """A model cannot be exported as asked, or the exported one does not say what the model says."""
 
 
+class PolicyError(FusionDiffError, ValueError):
+    """A policy cannot be read, or asks for what is not known."""
+
+
+class BatchError(FusionDiffError, ValueError):
+    """A batch cannot start or go on: its source, its output or its cluster is not usable; what is done is kept."""
+
+
+class ServiceError(FusionDiffError, ValueError):
+    """The service cannot start with these settings, or cannot answer a request as it was put."""
+
+
 class DependencyError(FusionDiffError, ImportError):
     """Something that is not part of this installation is needed; the message says what to install."""

@@ -5,6 +5,7 @@ import pytest
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import discover
+from fusion_diff.micrograph.discover import search
 
 
 @pytest.fixture
@@ -35,6 +36,11 @@ def names(folder, files):
 def test_a_folder_is_searched_for_images_with_its_subfolders_in_order(house):
     expected = ["[odd] name/y.tiff", "a.PNG", "b.tif", "sound/1.jpg", "sound/2.jpeg", "sound/deep/x.bmp"]
     assert names(house, discover([house])) == expected
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over_in_silence(house):
+    with pytest.raises(OSError, match="nowhere"):
+        list(search(house / "nowhere"))
 
 
 def test_a_single_path_need_not_be_in_a_list(house):

@@ -9,7 +9,7 @@ import typer
 
 from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.commands.options import (
-    Alpha,
+    AlphaOrPolicy,
     Device,
     PixelSize,
     RequireSigned,
@@ -28,7 +28,7 @@ def inspect_command(
     report: Annotated[
         Path | None, typer.Option(metavar="DIR", help="Write DIR/index.html, a report, and DIR/inspections.jsonl.")
     ] = None,
-    alpha: Alpha = 0.1,
+    alpha: AlphaOrPolicy = None,
     pixel_size: PixelSize = None,
     device: Device = "cpu",
     json: Annotated[
@@ -45,6 +45,19 @@ def inspect_command(
         bool,
         typer.Option("--detect-attacks", help="Say whether pixels seem tuned to mislead: judge with and without it."),
     ] = False,
+    policy: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What is asked of verdicts, in TOML; see `fusion-diff policy check FILE`."),
+    ] = None,
+    junit: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write JUnit XML here, one test case a micrograph.")
+    ] = None,
+    sarif: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write SARIF 2.1.0 here, with every region as a result.")
+    ] = None,
+    markdown: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write a summary here, fit for a merge request.")
+    ] = None,
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,
 ) -> int:
@@ -52,20 +65,29 @@ def inspect_command(
 
     The exit code is 3 if any could not be inspected or the command could not run;
     else 1 if any is not authentic; else 2 if any is inconclusive;
-    else 0: all are authentic.
+    else 0: all are authentic. With a policy it is 3 as before, else 1 if any fails by the policy, else 0.
     """
     from contextlib import nullcontext
 
     from fusion_diff.commands.terminal import print_outcomes, progress_bar, say
+    from fusion_diff.inspection.junit import write_junit
+    from fusion_diff.inspection.markdown import write_markdown
+    from fusion_diff.inspection.policy import Policy, read_policy
+    from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
     from fusion_diff.inspection.record import RecordWriter
     from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import Inspector, exit_code, inspect_paths
+    from fusion_diff.inspection.sarif import write_sarif
     from fusion_diff.micrograph import discover
     from fusion_diff.printable import printable
     from fusion_diff.trust.ledger import Ledger
     from fusion_diff.trust.purification import Defended
     from fusion_diff.trust.verdict import identity, verdict
 
+    asked = Policy() if policy is None else read_policy(policy)
+    if alpha is not None and asked.alpha is not None and alpha != asked.alpha:
+        raise typer.BadParameter(f"--alpha is {alpha:g}, and the policy asks for {asked.alpha:g}; leave --alpha out")
+    alpha = alpha or asked.alpha or 0.1
     signed = signed_files(require_signed, trusted_key)
     files = discover(paths)
     exported = load_exported(model, device, trusted_key or ())
@@ -106,6 +128,19 @@ def inspect_command(
         say(f"Records: {records}")
     if ledger is not None:
         say(f"Ledger: {record}, whose head is now {ledger.head}")
+    rulings = asked.rule_all(outcomes)
+    for what, file, write in (
+        ("JUnit", junit, write_junit),
+        ("SARIF", sarif, write_sarif),
+        ("Summary", markdown, write_markdown),
+    ):
+        if file is not None:
+            say(f"{what}: {write(rulings, file)}")
     if report:
         say(f"Report: {write_report(outcomes, report)}")
-    return exit_code(outcomes)
+    if policy is None:
+        return exit_code(outcomes)
+    for ruling in rulings:
+        if ruling.action in ("warn", "fail"):
+            say(f"Policy: {ruling.action}: {printable(ruling.outcome.path)}: {' '.join(ruling.reasons)}")
+    return exit_code_of_rulings(rulings)

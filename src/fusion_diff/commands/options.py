@@ -22,8 +22,8 @@ def _positive(value: float | None) -> float | None:
     return value
 
 
-def _fraction(value: float) -> float:
-    if not 0 < value < 1:
+def _fraction(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1:
         raise typer.BadParameter("must lie between 0 and 1")
     return value
 
@@ -36,6 +36,14 @@ PixelSize = Annotated[
 ]
 Alpha = Annotated[
     float, typer.Option("--alpha", callback=_fraction, help="Error rate among verdicts; smaller abstains more often.")
+]
+AlphaOrPolicy = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha",
+        callback=_fraction,
+        help="Error rate among verdicts; smaller abstains more often. The policy's, or else 0.1.",
+    ),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, npu, xpu or mps.")]
 
@@ -104,3 +112,27 @@ def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedF
     if required != bool(trusted_keys):
         raise typer.BadParameter("--require-signed and --trusted-key go together; give both or neither")
     return SignedFiles(trusted_keys) if trusted_keys else None
+
+
+def service_installed() -> None:
+    """Do nothing where the service's packages are installed.
+
+    Raises:
+        DependencyError: they are not.
+    """
+    from importlib.util import find_spec
+
+    from fusion_diff.errors import DependencyError
+
+    needed = (
+        "alembic",
+        "fastapi",
+        "fsspec",
+        "prometheus_client",
+        "pydantic_settings",
+        "python_multipart",
+        "sqlalchemy",
+    )
+    missing = [name for name in (*needed, "uvicorn") if find_spec(name) is None]
+    if missing:
+        raise DependencyError(f"the service needs {', '.join(missing)}; pip install 'fusion-diff[service]'")

@@ -154,10 +154,15 @@ def fit(height: int, width: int, side: int, *, enlarge: bool = False) -> tuple[i
 
 def data_uri(picture: Image.Image, format: str) -> str:
     """Return a picture as a `data:` address holding a JPEG or PNG file."""
+    return f"data:image/{format.lower()};base64,{base64.b64encode(encoded(picture, format)).decode()}"
+
+
+def encoded(picture: Image.Image, format: str) -> bytes:
+    """Return a picture as the bytes of a JPEG or PNG file."""
     buffer = io.BytesIO()
     options = {"quality": 82} if format == "JPEG" else {}
     picture.save(buffer, format, optimize=True, **options)
-    return f"data:image/{format.lower()};base64,{base64.b64encode(buffer.getvalue()).decode()}"
+    return buffer.getvalue()
 
 
 def _round_down(value: float) -> float:

@@ -10,19 +10,24 @@ from fusion_diff.printable import paragraph, printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from jinja2 import Template
+    from jinja2 import Environment, Template
 
 
-def template(file: Path) -> Template:
-    """Return the Jinja2 template in a file: everything put into it is escaped, and what is undefined is an error."""
+def environment(folder: Path) -> Environment:
+    """Return what finds the Jinja2 templates in a folder: what is put into one is escaped, what is undefined an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    environment = Environment(
-        loader=FileSystemLoader(file.parent),
+    found = Environment(
+        loader=FileSystemLoader(folder),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "printable": printable, "paragraph": paragraph}
-    return environment.get_template(file.name)
+    found.filters |= {"number": number, "printable": printable, "paragraph": paragraph}
+    return found
+
+
+def template(file: Path) -> Template:
+    """Return the template in a file, of the `environment` of its folder."""
+    return environment(file.parent).get_template(file.name)

@@ -40,7 +40,7 @@ class Outcome:
         inspection: the verdict; None where there is an error.
         error: what went wrong and what to do about it; None where there is an inspection.
         thumbnail: uint8 (h, w) or (h, w, 3), the micrograph with its contrast stretched and its longer side at most
-            `THUMBNAIL_SIDE`; None where there is an error.
+            `THUMBNAIL_SIDE`; None where there is an error, or none was asked for.
     """
 
     path: Path
@@ -57,6 +57,7 @@ def inspect_paths(
     pixel_size_um: float | None = None,
     signed_sha256: Callable[[Path], str] | None = None,
     progress: Callable[[int, int, Path], None] | None = None,
+    thumbnails: bool = True,
 ) -> Iterator[Outcome]:
     """Inspect micrograph after micrograph, giving each outcome as soon as it is known.
 
@@ -68,6 +69,7 @@ def inspect_paths(
         signed_sha256: gives the sha256 that was signed for a file, or raises `TrustError`; a file of another digest is
             refused before it is parsed. `SignedFiles.digest` is one.
         progress: called as `progress(done, total, path)` before each micrograph is read.
+        thumbnails: whether outcomes come with one.
 
     Yields:
         One outcome a path, in order. A `FusionDiffError`, `OSError` or `MemoryError` becomes the outcome's error;
@@ -83,7 +85,8 @@ def inspect_paths(
             sha256 = None if signed_sha256 is None else signed_sha256(path)
             micrograph = load_microstructure_data(path, pixel_size_um=pixel_size_um, sha256=sha256)
             inspection = model.inspect(micrograph, alpha=alpha)
-            outcome = Outcome(path, inspection=inspection, thumbnail=thumbnail(micrograph, THUMBNAIL_SIDE))
+            small = thumbnail(micrograph, THUMBNAIL_SIDE) if thumbnails else None
+            outcome = Outcome(path, inspection=inspection, thumbnail=small)
         except (FusionDiffError, OSError, MemoryError) as error:
             outcome = Outcome(path, error=_explain(path, error))
         yield outcome

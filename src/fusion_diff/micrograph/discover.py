@@ -43,7 +43,7 @@ def _expand(path: str | Path) -> list[Path]:
     location, name = Path(path), printable(path)
     try:
         if location.is_dir():
-            return _some(name, _search(location), "the folder holds no images")
+            return _some(name, search(location), "the folder holds no images")
         if location.exists():
             if not location.is_file():
                 raise MicrographError(f"{name}: this is a device or a pipe, not a file; name an image file or a folder")
@@ -54,7 +54,7 @@ def _expand(path: str | Path) -> list[Path]:
         raise MicrographError(f"{name}: the path cannot be read ({error}); check its permissions") from error
     if not glob.has_magic(str(path)):
         raise MicrographError(f"{name}: there is no such file or folder; check the path")
-    return _some(name, _match(str(path)), "the pattern matches no images")
+    return _some(name, match(str(path)), "the pattern matches no images")
 
 
 def _some(name: str, files: Iterable[Path], problem: str) -> list[Path]:
@@ -65,29 +65,41 @@ def _some(name: str, files: Iterable[Path], problem: str) -> list[Path]:
     return listed
 
 
-def _match(pattern: str) -> Iterator[Path]:
+def match(pattern: str) -> Iterator[Path]:
+    """Yield the image files that a glob pattern names, by the rules of `discover`, as they are found."""
     suffix = Path(pattern).suffix
     suffix_given = bool(suffix) and not glob.has_magic(suffix)
     for match in glob.iglob(pattern, recursive=True):  # noqa: PTH207 (Path.glob takes no absolute patterns)
         path = Path(match)
         if path.is_dir():
             if "**" not in pattern:  # `**` reaches the files below by itself
-                yield from _search(path)
+                yield from search(path)
         elif path.is_file() and (suffix_given or path.suffix.lower() in IMAGE_SUFFIXES):
             yield path
 
 
-def _search(folder: Path) -> Iterator[Path]:
+def search(folder: Path) -> Iterator[Path]:
+    """Yield the image files in a folder and its subfolders, by the rules of `discover`, as they are found.
+
+    Raises:
+        OSError: a folder cannot be listed; one that is skipped in silence would be a lot that nobody inspected.
+    """
     entered = {os.path.realpath(folder)}
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    folders = [folder]
+    while folders:
+        below = []
+        with os.scandir(folders.pop()) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                if entry.is_dir():
+                    below.append(Path(entry.path))
+                elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
+                    yield Path(entry.path)
         kept = []
-        for name in sorted(folders):
-            target = os.path.realpath(os.path.join(parent, name))  # noqa: PTH118
-            if not name.startswith(".") and target not in entered:
+        for path in sorted(below):  # in order, so that of two links to a folder always the same counts
+            target = os.path.realpath(path)
+            if target not in entered:
                 entered.add(target)
-                kept.append(name)
-        folders[:] = kept
-        for name in files:
-            path = Path(parent, name)
-            if not name.startswith(".") and path.suffix.lower() in IMAGE_SUFFIXES and path.is_file():
-                yield path
+                kept.append(path)
+        folders += reversed(kept)

@@ -53,6 +53,35 @@ def chained(record: Mapping[str, Any]) -> dict[str, Any]:
     return bare | {"hash": hashlib.sha256(canonical(bare)).hexdigest()}
 
 
+def following(record: Mapping[str, Any], sequence: int, previous: str) -> tuple[dict[str, Any], bytes]:
+    """Return a record as the line of that number, and the line as it is written, without its break.
+
+    Args:
+        record: JSON-ready values.
+        sequence: number of the line, the header being 0.
+        previous: hash of the line before.
+
+    Raises:
+        TrustError: the line is longer than `MAX_LINE_BYTES`.
+    """
+    now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    added = chained({**record, "sequence": sequence, "time": now, "previous": previous})
+    line = canonical(added)
+    if len(line) >= MAX_LINE_BYTES:
+        raise TrustError(f"a line of {len(line)} bytes, and the ledger takes less than {MAX_LINE_BYTES}; record less")
+    return added, line
+
+
+def header() -> dict[str, Any]:
+    """Return what the first line of a new ledger says."""
+    return {"format": FORMAT, "id": secrets.token_hex(16)}
+
+
+def head_record(ledger_id: str, count: int, last_hash: str) -> dict[str, Any]:
+    """Return what `FILE.head` holds of a ledger of so many lines."""
+    return {"format": HEAD_FORMAT, "id": ledger_id, "count": count, "hash": last_hash}
+
+
 def parse(line: bytes) -> dict[str, Any] | None:
     """Return the record of a line without its line break; None where it is not exactly what the ledger wrote."""
     try:
@@ -154,16 +183,17 @@ class Ledger:
                 f"{self.path}: the file is empty, but {self.path.name}.head knows lines of it; restore it from a copy, "
                 "or choose another file"
             )
-        self._id = secrets.token_hex(16)
-        self._write({"format": FORMAT, "id": self._id})
+        first = header()
+        self._id = first["id"]
+        self._write(first)
 
     def _write(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Write one line at the end, and the head; under the lock."""
-        now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-        added = chained({**record, "sequence": self._sequence + 1, "time": now, "previous": self._hash})
-        line = canonical(added) + b"\n"
-        if len(line) > MAX_LINE_BYTES:
-            raise TrustError(f"{self.path}: a line of {len(line)} bytes, and {MAX_LINE_BYTES} is the most; record less")
+        try:
+            added, line = following(record, self._sequence + 1, self._hash)
+        except TrustError as error:
+            raise TrustError(f"{self.path}: {error}") from None
+        line += b"\n"
         start = os.fstat(self._file).st_size
         written = os.write(self._file, line)
         if written != len(line):  # the disk is full: leave the ledger as it was
@@ -228,8 +258,7 @@ def _last_line(stream: Any, size: int) -> bytes:
 
 def write_head(path: Path, ledger_id: str, count: int, last_hash: str) -> None:
     """Replace `FILE.head` in one step."""
-    head = {"format": HEAD_FORMAT, "id": ledger_id, "count": count, "hash": last_hash}
-    write_whole(_beside(path, ".head"), canonical(head) + b"\n")
+    write_whole(_beside(path, ".head"), canonical(head_record(ledger_id, count, last_hash)) + b"\n")
 
 
 def repair(path: str | os.PathLike[str]) -> Path | None:

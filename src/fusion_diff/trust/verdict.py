@@ -43,6 +43,24 @@ def verdict(
     return record | {"file_sha256": sha256, "model": dict(model or {}), "error": error}
 
 
+def overruling(
+    inspection: str, *, file: str, file_sha256: str, was: str, decision: str, reason: str, by: str
+) -> dict[str, Any]:
+    """Return what the ledger keeps where an expert overrules a verdict: the verdict itself stays as it was written.
+
+    Args:
+        inspection: which inspection.
+        file: what the micrograph was called.
+        file_sha256: digest of its bytes.
+        was: the decision so far.
+        decision: the expert's.
+        reason: why.
+        by: whose key it was.
+    """
+    told = {"inspection": inspection, "was": was, "decision": decision, "reason": reason, "by": by}
+    return {"decision": "overruled", "overruled": told, "file": file, "file_sha256": file_sha256}
+
+
 def identity(model: object) -> dict[str, str | None]:
     """Return the `name`, `sha256` and `references_sha256` of a model, as far as it has them."""
     enrolment = getattr(model, "enrolment", None)

@@ -1,0 +1,283 @@
+"""Judging the micrographs of a batch on a Ray cluster: actors hold the model and read the images, rows come back here.
+
+An actor may vanish with its machine at any time. What it had in hand goes to another, and a new actor takes its place
+once the cluster has room; it is given work when it has loaded the model, so nothing waits for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import time
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Self
+
+from fusion_diff.batch.judging import failed, judge_item, load_inspector
+from fusion_diff.batch.needed import needed
+from fusion_diff.errors import BatchError, FusionDiffError
+from fusion_diff.printable import printable
+from fusion_diff.trust.verdict import identity
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
+
+    from fusion_diff.batch.items import Item
+    from fusion_diff.batch.judging import Settings
+    from fusion_diff.batch.rows import Finished
+
+IN_HAND = 2
+"""Micrographs that an actor has at once: one that it judges, and the next, so that it never waits."""
+HERE = "127.0.0.1:6379"
+"""Where `ray start --head` listens, if nothing else is asked of it."""
+CONNECT_S = 10.0
+ASK_S = 5.0
+"""After so long without news it is asked whether the cluster is there."""
+START_S = 300.0
+"""A cluster on which no actor has loaded the model after so long has no room for one."""
+MOST_LOSSES = 3
+"""A micrograph whose actor was lost so often is given up."""
+_CURE = "check that Ray runs there and that its port is open, then run the same command again"
+
+
+class Worker:
+    """What an actor holds: a model, which is loaded when it is asked for the first time."""
+
+    def __init__(self, name: str, device: str, settings: Settings) -> None:
+        self._name, self._device, self._settings = name, device, settings
+        self._inspector: Any = None
+        self._model: Mapping[str, str | None] = {}
+
+    def start(self) -> Mapping[str, str | None]:
+        """Load the model and tell which it is."""
+        self._inspector = load_inspector(self._name, self._device)
+        self._model = identity(self._inspector)
+        return self._model
+
+    def judge(self, item: Item) -> Finished:
+        """Read and judge one micrograph."""
+        return judge_item(self._inspector, item, self._settings, self._model)
+
+
+@dataclass(eq=False)
+class _Member:
+    """An actor, and whether it is lost."""
+
+    actor: Any
+    lost: bool = False
+
+
+@dataclass(frozen=True)
+class _Job:
+    """A micrograph to judge, and how often its actor was lost."""
+
+    item: Item
+    losses: int = 0
+
+
+class Cluster:
+    """Judges micrographs on a Ray cluster. Use as a context manager.
+
+    Attributes:
+        settings: how it judges.
+        model: which model the actors hold.
+        workers: actors that are wanted.
+    """
+
+    def __init__(
+        self, address: str, model: str, settings: Settings, *, workers: int | None = None, device: str = "cpu"
+    ) -> None:
+        """Connect, start the actors and wait for the first.
+
+        Args:
+            address: `host:port` of the cluster's head, or `ray://host:port` of its client server; `auto` for what
+                RAY_ADDRESS names, or else the head on this machine.
+            model: a name, folder or hub id that every machine of the cluster can load.
+            settings: how to judge.
+            workers: actors, each on a core of its own; one for every core of the cluster when omitted.
+            device: what each computes on.
+
+        Raises:
+            BatchError: there is no cluster at that address, or no actor could start there.
+            DependencyError: ray is not installed.
+        """
+        self.settings = settings
+        self.model: Mapping[str, str | None] = {}
+        self._ray = needed("ray", "ray")
+        self._gone = (
+            self._ray.exceptions.RayActorError,
+            self._ray.exceptions.ObjectLostError,
+            self._ray.exceptions.NodeDiedError,
+        )
+        self._starting: dict[Any, _Member] = {}
+        self._at_work: dict[Any, tuple[_Job, _Member]] = {}
+        self._free: deque[_Member] = deque()
+        self._losses = 0
+        self._connect(address)
+        try:
+            cores = int(self._ray.cluster_resources().get("CPU", 0))
+            self.workers = workers or max(1, cores)
+            # Not restarted by Ray, which would give work to an actor that has not loaded its model.
+            options = {"num_cpus": 1, "num_gpus": int(device != "cpu"), "max_restarts": 0}
+            kind = self._ray.remote(**options)(Worker)
+            self._make: Callable[[], Any] = lambda: kind.remote(model, device, settings)
+            for _ in range(self.workers):
+                self._start()
+            while not self._free:
+                self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def judge(self, items: Iterable[Item]) -> Iterator[Finished]:
+        """Yield every item's row as it comes; items are asked for only when an actor is free.
+
+        Raises:
+            BatchError: the cluster's actors cannot start any more, or a store does not answer.
+        """
+        todo = (_Job(item) for item in items)
+        again: deque[_Job] = deque()
+        more = True
+        while True:
+            while (again or more) and (member := self._next_free()):
+                job = again.popleft() if again else next(todo, None)
+                if job is None:
+                    more = False
+                    self._free.append(member)
+                else:
+                    self._at_work[member.actor.judge.remote(job.item)] = (job, member)
+            if not (more or again or self._at_work):
+                return
+            for ref in self._wait():
+                job, member = self._at_work.pop(ref)
+                try:
+                    finished = self._get(ref)
+                except self._gone as error:
+                    self._lose(member, error)
+                    job = _Job(job.item, job.losses + 1)
+                    if job.losses < MOST_LOSSES:
+                        again.append(job)
+                        continue
+                    finished = self._given_up(job, error)
+                else:
+                    self._losses = 0
+                    self._free.append(member)
+                yield finished
+
+    def wait_for_all(self) -> None:
+        """Wait until every actor that is wanted has loaded the model; before that, the first ones work alone.
+
+        Raises:
+            BatchError: the cluster has no room for so many.
+        """
+        while self._starting:
+            self._wait()
+
+    def close(self) -> None:
+        """Let the actors go and leave the cluster."""
+        with contextlib.suppress(Exception):
+            self._ray.shutdown()
+
+    def __enter__(self) -> Self:
+        """Return the cluster."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Leave the cluster, whatever happened."""
+        self.close()
+
+    def _connect(self, address: str) -> None:
+        # Ray's own "auto" would take a cluster that is gone for the one that is there.
+        self._address = address if address != "auto" else os.environ.get("RAY_ADDRESS") or HERE
+        self._name = printable(self._address)
+        self._reach()  # Ray itself would try for minutes
+        try:
+            self._ray.init(address=self._address, log_to_driver=False, configure_logging=False)
+        except Exception as error:  # Ray raises many types
+            raise BatchError(f"{self._name}: the cluster cannot be joined ({_first(error)}); {_CURE}") from error
+
+    def _reach(self) -> None:
+        host, _, port = self._address.removeprefix("ray://").rpartition(":")
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S).close()
+        except (OSError, ValueError, OverflowError) as error:
+            raise BatchError(f"{self._name}: there is no cluster at this address ({error}); {_CURE}") from error
+
+    def _start(self) -> None:
+        member = _Member(self._make())
+        self._starting[member.actor.start.remote()] = member
+
+    def _wait(self) -> list[Any]:
+        """Wait until something is done; see to the actors that have started, and return the work that is done."""
+        refs = [*self._at_work, *self._starting]
+        since = time.monotonic()
+        while not (ready := self._ray.wait(refs, timeout=ASK_S)[0]):
+            self._reach()  # where the head is gone, Ray would end this process after a minute
+            if not self._at_work and time.monotonic() - since > START_S:
+                raise BatchError(
+                    f"{self._name}: no worker could start on the cluster within {START_S:.0f} s; it may have no free "
+                    f"core, or none with what a worker needs: {printable(self._ray.available_resources(), 300)}"
+                )
+        for ref in ready:
+            if ref in self._starting:
+                self._started(ref)
+        return [ref for ref in ready if ref in self._at_work]
+
+    def _started(self, ref: Any) -> None:
+        member = self._starting.pop(ref)
+        try:
+            model = self._get(ref)
+        except self._gone as error:
+            self._lose(member, error)
+            return
+        if self.model and dict(model) != dict(self.model):
+            raise BatchError(
+                f"a worker loaded another model than the first: {model.get('sha256')} and not {self.model['sha256']}; "
+                "put the same model onto every machine of the cluster"
+            )
+        self.model = model
+        self._free.extend([member] * IN_HAND)
+
+    def _next_free(self) -> _Member | None:
+        while self._free:
+            member = self._free.popleft()
+            if not member.lost:
+                return member
+        return None
+
+    def _lose(self, member: _Member, error: Exception) -> None:
+        """Forget an actor and start another in its place, once, however much work it had in hand."""
+        if member.lost:
+            return
+        member.lost = True
+        with contextlib.suppress(Exception):
+            self._ray.kill(member.actor)
+        self._losses += 1
+        if self._losses > 3 * self.workers:
+            raise BatchError(
+                f"worker after worker is lost before it has judged anything ({_first(error)}); see the cluster's logs"
+            )
+        self._start()
+
+    def _given_up(self, job: _Job, error: Exception) -> Finished:
+        said = (
+            f"{printable(job.item.path)}: {job.losses} workers were lost while they had it in hand ({_first(error)}); "
+            "inspect it by itself, with more memory"
+        )
+        return failed(job.item, self.settings, self.model, said)
+
+    def _get(self, ref: Any) -> Any:
+        try:
+            return self._ray.get(ref)
+        except self._ray.exceptions.RayTaskError as error:
+            cause = getattr(error, "cause", None)
+            if isinstance(cause, FusionDiffError):
+                raise BatchError(f"a worker: {cause}") from error
+            raise
+
+
+def _first(error: Exception) -> str:
+    """The first line of what Ray says, which says much."""
+    lines = str(error).strip().splitlines()
+    return printable(lines[0] if lines else type(error).__name__, 300)

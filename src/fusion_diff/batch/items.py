@@ -1,0 +1,170 @@
+"""One micrograph of a batch: where it is, what it is known by, and its bytes as a file on this machine."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+from fusion_diff.batch.needed import needed
+from fusion_diff.errors import BatchError, MicrographError
+from fusion_diff.micrograph.limits import refusal
+from fusion_diff.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MAX_FETCH_BYTES = 2**33
+"""Largest file that is fetched from a store (8 GiB)."""
+TRIES = 3
+PAUSE_S = 1.0
+"""Before a file is asked for again; twice as long the next time."""
+
+_CHUNK_BYTES = 2**22
+_NOT_THERE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One micrograph of a batch.
+
+    Attributes:
+        path: an absolute path on this machine; or an address, where there is `://` in it.
+    """
+
+    path: str
+
+    @property
+    def key(self) -> bytes:
+        """What it is known by: 16 bytes of BLAKE2b of the path, also where the path is not Unicode."""
+        return hashlib.blake2b(self.path.encode("utf-8", "surrogatepass"), digest_size=16).digest()
+
+    @property
+    def remote(self) -> bool:
+        """Whether it is in a store and not on this machine."""
+        return "://" in self.path
+
+
+def file_system(address: str) -> tuple[Any, str]:
+    """Return the fsspec file system of an address, and the path in it.
+
+    Raises:
+        BatchError: the address is of no kind that is known, or chained.
+        DependencyError: fsspec is not installed, or what it needs for this kind of store.
+    """
+    core = needed("fsspec.core", "batch")
+    name = printable(address)
+    if "::" in address:
+        raise BatchError(f"{name}: a chained address, which is not followed; name the store itself")
+    try:
+        store, path = core.url_to_fs(address, use_listings_cache=False)
+    except ImportError as error:
+        from fusion_diff.errors import DependencyError
+
+        raise DependencyError(
+            f"{name}: this kind of store needs a package that is not installed ({printable(error, 200)}); for S3, "
+            "pip install 'fusion-diff[s3]'"
+        ) from error
+    except Exception as error:  # each kind of store has errors of its own
+        raise BatchError(
+            f"{name}: no address of a store ({printable(error, 200)}); s3://bucket/folder is one"
+        ) from error
+    return store, str(path)
+
+
+def unreachable(address: str, error: Exception) -> BatchError:
+    """Return the error for a store that does not answer."""
+    said = printable(error, 300) or type(error).__name__
+    return BatchError(
+        f"{printable(address)}: the store cannot be reached or refuses to answer ({type(error).__name__}: {said}); "
+        "check the address, your credentials and the network, then run the same command again"
+    )
+
+
+@contextmanager
+def local_file(item: Item) -> Iterator[Path]:
+    """Give a file on this machine with an item's bytes; one fetched from a store is removed afterwards.
+
+    Raises:
+        MicrographError: the store has no such file, will not give it, or it is larger than `MAX_FETCH_BYTES`.
+        BatchError: the store does not answer, or there is no room here for the file.
+    """
+    if not item.remote:
+        yield Path(item.path)
+        return
+    store, path = file_system(item.path)
+    with tempfile.TemporaryDirectory(prefix="fusion-diff-") as folder:
+        file = Path(folder) / "micrograph"
+        _fetch(item, store, path, file)
+        yield file
+
+
+def _fetch(item: Item, store: Any, path: str, file: Path) -> None:
+    name = printable(item.path)
+    for attempt in range(1, TRIES + 1):
+        try:
+            with store.open(path, "rb") as stream, _room(file) as copy:
+                size = 0
+                while chunk := stream.read(_CHUNK_BYTES):
+                    size += len(chunk)
+                    if size > MAX_FETCH_BYTES:
+                        raise refusal(
+                            name, f"larger than {MAX_FETCH_BYTES:,} bytes", "crop it, or inspect it by itself"
+                        )
+                    _write(copy, chunk, file)
+            return
+        except (MicrographError, BatchError):
+            raise
+        except _NOT_THERE as error:
+            raise refusal(
+                name, f"cannot be read ({printable(error, 200)})", "check that it is there and that you may read it"
+            ) from error
+        except Exception as error:  # each kind of store has errors of its own
+            if attempt < TRIES:
+                time.sleep(PAUSE_S * attempt)
+            elif _knows(store, path):  # the store answers: it is this file that cannot be had
+                raise refusal(
+                    name, f"cannot be read ({printable(error, 200)})", "put it into the store again"
+                ) from error
+            else:
+                raise unreachable(item.path, error) from error
+
+
+def _knows(store: Any, path: str) -> bool:
+    try:
+        store.info(path)
+    except _NOT_THERE:
+        return True
+    except Exception:
+        return False
+    return True
+
+
+@contextmanager
+def _room(file: Path) -> Iterator[BinaryIO]:
+    try:
+        stream = file.open("wb")
+    except OSError as error:
+        raise _no_room(file, error) from error
+    with stream:
+        yield stream
+
+
+def _write(stream: BinaryIO, chunk: bytes, file: Path) -> None:
+    try:
+        stream.write(chunk)
+    except OSError as error:
+        raise _no_room(file, error) from error
+
+
+def _no_room(file: Path, error: OSError) -> BatchError:
+    reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+    return BatchError(
+        f"{printable(file.parent)}: a micrograph cannot be kept there while it is judged ({reason}); make room, or let "
+        "TMPDIR name another folder, then run the same command again"
+    )

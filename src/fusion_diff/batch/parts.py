@@ -1,0 +1,222 @@
+"""The output of a batch: a folder of numbered Parquet files, each there whole or not at all, and written by one run.
+
+    OUT/part-000001.parquet       rows, see `rows`
+    OUT/heatmaps/3f/3f….png       heat maps by key, where asked for
+    OUT/.lock                     held by the run that is writing
+
+What is done is what the files hold: nothing else is kept, so nothing can come to differ from it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import socket
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from fusion_diff.batch.done import KEY_BYTES, DoneSet
+from fusion_diff.batch.needed import needed
+from fusion_diff.batch.rows import FORMAT, schema
+from fusion_diff.errors import BatchError
+from fusion_diff.printable import printable
+from fusion_diff.trust.files import write_whole
+
+try:
+    import fcntl
+except ImportError:  # not on Windows
+    fcntl = None  # type: ignore[assignment]
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from fusion_diff.batch.rows import Finished
+
+HEATMAPS = "heatmaps"
+LOCK = ".lock"
+_PART = re.compile(r"part-(\d{6,})\.parquet")
+_SAID = {
+    "model_sha256": "the model",
+    "references_sha256": "the enrolled references",
+    "alpha": "alpha",
+    "pixel_size_um": "the pixel size given",
+}
+
+
+class Parts:
+    """Adds rows to the output folder of a batch. Use as a context manager: it holds the folder's lock.
+
+    Attributes:
+        kept: rows in the folder's files.
+        done: the keys of those rows.
+    """
+
+    def __init__(self, folder: Path, run: Mapping[str, Any], rows: int) -> None:
+        """Lock the folder, which is made where needed, and check that what it holds is of this very run.
+
+        Args:
+            folder: the output.
+            run: `model_sha256`, `references_sha256`, `alpha` and `pixel_size_um`, and whatever else is to be noted.
+            rows: most rows of a file, which are held in memory until it is written.
+
+        Raises:
+            BatchError: another run holds the lock; or the folder has files of another version, model or setting, or
+                damaged ones; or it cannot be written.
+            DependencyError: pyarrow is not installed.
+        """
+        self.folder = folder
+        self.kept = 0
+        self.done = DoneSet()
+        self._rows_each = rows
+        self._rows: list[dict[str, Any]] = []
+        self._number = 0
+        self._lock = -1
+        self._metadata = {
+            b"fusion_diff.format": FORMAT.encode(),
+            b"fusion_diff.run": json.dumps(dict(run), sort_keys=True).encode(),
+        }
+        self._run = dict(run)
+        self._schema = schema().with_metadata(self._metadata)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            self._hold()
+        except OSError as error:
+            self.close()
+            raise BatchError(
+                f"{printable(folder)}: cannot be written ({error.strerror}); choose another --out"
+            ) from error
+        try:
+            self._take_up()
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, finished: Finished) -> None:
+        """Add a row, and its heat map, and write a file once there are enough rows for one.
+
+        Raises:
+            BatchError: they cannot be written.
+        """
+        row = finished.row
+        if finished.heatmap is not None:
+            name = row["key"].hex()
+            row["heatmap"] = f"{HEATMAPS}/{name[:2]}/{name}.png"
+            self._write(self.folder / row["heatmap"], finished.heatmap)
+        self._rows.append(row)
+        if len(self._rows) >= self._rows_each:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write the rows that are waiting as the next file, if there are any.
+
+        Raises:
+            BatchError: they cannot be written; they are lost, and done again by the next run.
+        """
+        if not self._rows:
+            return
+        pa, parquet = needed("pyarrow", "batch"), needed("pyarrow.parquet", "batch")
+        buffer = io.BytesIO()
+        parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), buffer, compression="zstd")
+        count, self._rows = len(self._rows), []
+        self._write(self.folder / f"part-{self._number + 1:06d}.parquet", buffer.getvalue())
+        self._number += 1
+        self.kept += count
+
+    def close(self) -> None:
+        """Let go of the lock; rows that were not flushed are dropped."""
+        if self._lock >= 0:
+            os.close(self._lock)
+            self._lock = -1
+
+    def __enter__(self) -> Self:
+        """Return the output."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Let go of the lock, whatever happened."""
+        self.close()
+
+    def _write(self, file: Path, content: bytes) -> None:
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_whole(file, content)
+        except OSError as error:
+            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+            raise BatchError(
+                f"{printable(file)}: cannot be written ({reason}); make room, then run the same command again"
+            ) from error
+
+    def _hold(self) -> None:
+        # Closed by the system however the run ends, so no lock outlives it.
+        self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
+        if fcntl is None:
+            return
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = printable(os.read(self._lock, 200).decode("utf-8", "replace").strip()) or "another process"
+            raise BatchError(
+                f"{printable(self.folder)}: another run is writing there ({holder}); wait until it is done, or choose "
+                "another --out"
+            ) from None
+        os.ftruncate(self._lock, 0)
+        os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
+
+    def _take_up(self) -> None:
+        for stale in (*self.folder.glob(".part-*"), *self.folder.glob(f"{HEATMAPS}/*/.*.png.*")):
+            stale.unlink(missing_ok=True)  # what a run that was killed was writing
+        with contextlib.ExitStack() as stack:
+            entries = stack.enter_context(os.scandir(self.folder))
+            numbers = sorted(int(found[1]) for entry in entries if (found := _PART.fullmatch(entry.name)))
+        keys = [self._keys_of(self.folder / f"part-{number:06d}.parquet") for number in numbers]
+        self._number = numbers[-1] if numbers else 0
+        self.kept = sum(map(len, keys))
+        if keys:
+            self.done.add_all(np.concatenate(keys))
+
+    def _keys_of(self, file: Path) -> Any:
+        """Check a file's version and run, and return its rows' keys."""
+        pa, parquet = needed("pyarrow", "batch"), needed("pyarrow.parquet", "batch")
+        name = printable(file)
+        try:
+            with parquet.ParquetFile(file) as opened:
+                metadata = opened.schema_arrow.metadata or {}
+                self._check(name, metadata)
+                keys = opened.read(columns=["key"]).column("key").combine_chunks()
+                size = opened.metadata.num_rows
+            if keys.type != pa.binary(KEY_BYTES) or keys.null_count or len(keys) != size:
+                raise ValueError("its keys are not of this format")
+            buffer = keys.buffers()[1]
+            start = keys.offset * KEY_BYTES
+            return (
+                np.frombuffer(buffer, dtype=f"S{KEY_BYTES}", count=size, offset=start) if size else np.empty(0, "S16")
+            )
+        except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
+            if isinstance(error, BatchError):
+                raise
+            raise BatchError(
+                f"{name}: damaged, or no Parquet file of a batch ({printable(error, 200)}); move it elsewhere, and its "
+                "micrographs are inspected again"
+            ) from error
+
+    def _check(self, name: str, metadata: Mapping[bytes, bytes]) -> None:
+        found = metadata.get(b"fusion_diff.format", b"").decode("utf-8", "replace")
+        if found != FORMAT:
+            raise BatchError(
+                f"{name}: of the format {printable(found, 80)!r}, and this version writes {FORMAT!r}; choose another "
+                "--out, or go on with the version that wrote it"
+            )
+        run = json.loads(metadata.get(b"fusion_diff.run", b""))
+        for key, said in _SAID.items():
+            if run[key] != self._run[key]:
+                raise BatchError(
+                    f"{name}: made with another setting: {said} was {printable(run[key], 80)}, and is "
+                    f"{printable(self._run[key], 80)} now; rows of both do not belong together: choose another "
+                    "--out, or run as before"
+                )

@@ -1,0 +1,149 @@
+"""The rows of a batch: one a micrograph, whether it was judged or could not be.
+
+Every Parquet file says in its metadata `fusion_diff.format`, the name and version of this schema, and
+`fusion_diff.run`, JSON with the model and the settings that every row of it was made with.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from fusion_diff.batch.needed import needed
+from fusion_diff.checkpoint import digest
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from fusion_diff.batch.items import Item
+    from fusion_diff.inspection.run import Outcome
+
+FORMAT = "fusion-diff/batch/1"
+MAX_ERROR_CHARACTERS = 2000
+_REGION_INTEGERS = ("top", "left", "height", "width", "area_px")
+_REGION_NUMBERS = (
+    "centroid_row",
+    "centroid_column",
+    "peak_evidence",
+    "mean_evidence",
+    "area_um2",
+    "centroid_x_um",
+    "centroid_y_um",
+)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A micrograph that is done: its row, and its heat map as a PNG where one was asked for."""
+
+    row: dict[str, Any]
+    heatmap: bytes | None = None
+
+
+def schema() -> Any:
+    """Return the pyarrow schema of the rows.
+
+    ==================  ==============  ================================================================================
+    column              type            what it says
+    ==================  ==============  ================================================================================
+    path                string          absolute path or address; bytes that are not Unicode as escapes
+    key                 16 bytes        BLAKE2b of the path as it is: what is done is known by it
+    sha256              string          of the file's bytes; null where they could not be read
+    score               float64         calibrated probability of being authentic
+    decision            string          authentic, not authentic or inconclusive; null where there is an error
+    class               string          the most likely class
+    in_scope            bool            false where the micrograph is unlike every reference
+    p_authentic         float64         conformal p-value of being authentic
+    p_not_authentic     float64         the same of not being so; null where only authentic references are enrolled
+    alpha               float64         error rate that the decision was made for
+    height, width       int32           in pixels
+    pixel_size_um       float64         null where unknown
+    regions             list of struct  as `Region`: boxes and areas in pixels and µm, evidence in log-odds
+    error               string          what was wrong with the file and what to do; null where there is a verdict
+    model_sha256        string          names the exact model
+    references_sha256   string          names the enrolled references
+    seconds             float64         taken for reading and judging it
+    heatmap             string          the heat map's file, relative to the folder; null where none was asked for
+    ==================  ==============  ================================================================================
+
+    Raises:
+        DependencyError: pyarrow is not installed.
+    """
+    pa = needed("pyarrow", "batch")
+    region = pa.struct(
+        [pa.field(name, pa.int64()) for name in _REGION_INTEGERS]
+        + [pa.field(name, pa.float64()) for name in _REGION_NUMBERS]
+    )
+    return pa.schema(
+        [
+            pa.field("path", pa.string(), nullable=False),
+            pa.field("key", pa.binary(16), nullable=False),
+            pa.field("sha256", pa.string()),
+            pa.field("score", pa.float64()),
+            pa.field("decision", pa.string()),
+            pa.field("class", pa.string()),
+            pa.field("in_scope", pa.bool_()),
+            pa.field("p_authentic", pa.float64()),
+            pa.field("p_not_authentic", pa.float64()),
+            pa.field("alpha", pa.float64(), nullable=False),
+            pa.field("height", pa.int32()),
+            pa.field("width", pa.int32()),
+            pa.field("pixel_size_um", pa.float64()),
+            pa.field("regions", pa.list_(region)),
+            pa.field("error", pa.string()),
+            pa.field("model_sha256", pa.string()),
+            pa.field("references_sha256", pa.string()),
+            pa.field("seconds", pa.float64()),
+            pa.field("heatmap", pa.string()),
+        ]
+    )
+
+
+def to_row(
+    item: Item, outcome: Outcome, file: Path | None, model: Mapping[str, str | None], alpha: float, seconds: float
+) -> dict[str, Any]:
+    """Return the row of an outcome.
+
+    Args:
+        item: the micrograph.
+        outcome: its inspection or its error.
+        file: where its bytes are on this machine; None where they could not be fetched.
+        model: `sha256` and `references_sha256` of what judged, for outcomes that are errors and so do not say.
+        alpha: error rate that was asked for.
+        seconds: what it took.
+    """
+    row: dict[str, Any] = {"path": _text(item.path), "key": item.key, "alpha": alpha, "seconds": seconds}
+    it = outcome.inspection
+    if it is None:
+        sha256 = None
+        with contextlib.suppress(OSError, ValueError):  # it is the file that could not be read, most likely
+            sha256 = digest(file) if file is not None and file.is_file() else None
+        error = _text(outcome.error or "it could not be inspected")[:MAX_ERROR_CHARACTERS]
+        names = {"model_sha256": model.get("sha256"), "references_sha256": model.get("references_sha256")}
+        return row | names | {"sha256": sha256, "error": error}
+    return row | {
+        "sha256": it.file_sha256,
+        "score": _finite(it.score),
+        "decision": it.decision,
+        "class": _text(it.predicted_class),
+        "in_scope": bool(it.in_scope),
+        "p_authentic": _finite(it.p_values.get("authentic")),
+        "p_not_authentic": _finite(it.p_values.get("not authentic")),
+        "height": it.height,
+        "width": it.width,
+        "pixel_size_um": it.pixel_size_um,
+        "regions": [asdict(region) for region in it.regions],
+        "model_sha256": it.model_sha256,
+        "references_sha256": it.references_sha256,
+    }
+
+
+def _text(text: str) -> str:
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
+
+
+def _finite(value: float | None) -> float | None:
+    return float(value) if value is not None and math.isfinite(value) else None

@@ -1,0 +1,135 @@
+"""Where the micrographs of a batch come from: listed as they are found, never all at once."""
+
+from __future__ import annotations
+
+import glob
+import os
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
+
+from fusion_diff.batch.items import Item, file_system, unreachable
+from fusion_diff.batch.tables import paths_in_table
+from fusion_diff.errors import BatchError, FusionDiffError
+from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, match, search
+from fusion_diff.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def list_source(source: str) -> Iterator[Item]:
+    """Yield the micrographs that a source names, as they are found and in no particular order.
+
+    Args:
+        source: a folder, searched as `discover` does; a glob pattern; a CSV file with a column `path`, whose relative
+            paths start at its folder; an image; or the address of a folder, pattern, CSV file or image in a store that
+            fsspec knows, such as `s3://bucket/folder`.
+
+    Raises:
+        BatchError: there is nothing of that name or it cannot be listed.
+        DependencyError: a package for this kind of store is not installed.
+    """
+    source = _without_file(source)
+    listed = _of_a_store(source) if "://" in source else _of_this_machine(source)
+    try:
+        yield from listed
+    except (OSError, ValueError) as error:
+        if isinstance(error, FusionDiffError):
+            raise
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+        where = error.filename if isinstance(error, OSError) and error.filename else source
+        raise BatchError(
+            f"{printable(where)}: cannot be listed ({printable(reason)}); check its permissions"
+        ) from error
+
+
+def check_source(source: str) -> None:
+    """Look for the first micrograph of a source, so that what cannot be used is told before a model is loaded.
+
+    Raises:
+        BatchError: as `list_source`, or there is none.
+        DependencyError: as `list_source`.
+    """
+    if next(list_source(source), None) is None:
+        kinds = ", ".join(sorted(IMAGE_SUFFIXES))
+        raise BatchError(f"{printable(source)}: it names no images; images are files ending in {kinds}")
+
+
+def _of_this_machine(source: str) -> Iterator[Item]:
+    path = Path(source)
+    if path.is_dir():
+        yield from map(_local, search(path))
+    elif path.is_file() and path.suffix.lower() == ".csv":
+        with path.open("rb") as stream:
+            for cell in paths_in_table(stream, printable(path)):
+                yield _named(cell) or _local(path.parent / cell)
+    elif path.is_file():
+        yield _local(path)
+    elif glob.has_magic(source):
+        yield from map(_local, match(source))
+    else:
+        raise BatchError(f"{printable(source)}: there is no such file or folder; check the path")
+
+
+def _named(cell: str) -> Item | None:
+    """What a table names by address, in the one way it is written; None for a path, which starts at the table."""
+    if "://" not in cell:
+        return None
+    cell = _without_file(cell)
+    return _address(cell) if "://" in cell else _local(Path(cell))
+
+
+def _without_file(source: str) -> str:
+    return url2pathname(urlsplit(source).path) if source.startswith("file://") else source
+
+
+def _address(address: str) -> Item:
+    store, path = file_system(address)
+    return Item(store.unstrip_protocol(path))
+
+
+def _local(path: Path) -> Item:
+    # Absolute, so that a run from elsewhere knows what is done; without following links, which may change.
+    return Item(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps `..`)
+
+
+def _of_a_store(source: str) -> Iterator[Item]:
+    store, root = file_system(source)
+    try:
+        if PurePosixPath(root).suffix.lower() == ".csv" and store.isfile(root):
+            folder = source.rpartition("/")[0]
+            with store.open(root, "rb") as stream:
+                for cell in paths_in_table(stream, printable(source)):
+                    yield _named(cell) or _address(f"{folder}/{cell}")
+        elif glob.has_magic(root):
+            for path in store.glob(root):
+                if _is_image(path):
+                    yield Item(store.unstrip_protocol(path))
+        elif store.isfile(root):
+            yield Item(store.unstrip_protocol(root))
+        else:
+            yield from _searched(store, root)
+    except FusionDiffError:
+        raise
+    except FileNotFoundError as error:
+        raise BatchError(
+            f"{printable(source)}: there is nothing of that name in the store; check the address"
+        ) from error
+    except Exception as error:  # each kind of store has errors of its own
+        raise unreachable(source, error) from error
+
+
+def _searched(store: Any, root: str) -> Iterator[Item]:
+    """The images below a folder of a store, folder by folder."""
+    for folder, _, names in store.walk(root, on_error="raise"):
+        hidden = any(part.startswith(".") for part in PurePosixPath(folder[len(root) :].lstrip("/")).parts)
+        for name in () if hidden else sorted(names):
+            if _is_image(name):
+                yield Item(store.unstrip_protocol(f"{folder}/{name}" if folder else name))
+
+
+def _is_image(path: str) -> bool:
+    name = PurePosixPath(path)
+    return name.suffix.lower() in IMAGE_SUFFIXES and not name.name.startswith(".")

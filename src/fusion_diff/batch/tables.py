@@ -1,0 +1,68 @@
+"""Lists of micrographs as CSV, read line by line: a list of a hundred million takes no more memory than one of ten."""
+
+from __future__ import annotations
+
+import csv
+from typing import TYPE_CHECKING, BinaryIO
+
+from fusion_diff.errors import BatchError
+from fusion_diff.printable import printable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COLUMN = "path"
+MAX_LINE_BYTES = 2**16
+
+
+def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
+    """Yield the cells of the column `path` of a CSV file in UTF-8; empty lines are passed over.
+
+    Commas, semicolons and tabs are all taken as separators, as spreadsheets write them.
+
+    Args:
+        stream: the open file.
+        name: what to call it in errors.
+
+    Raises:
+        BatchError: it is not such a file; the message names the line.
+    """
+    lines = _lines(stream, name)
+    first = next((line for line in lines if line.strip()), "")
+    delimiter = max(",;\t", key=first.count)
+    header = [cell.strip().casefold() for cell in next(csv.reader([first], delimiter=delimiter), [])]
+    if header.count(COLUMN) != 1:
+        shown = printable(", ".join(header), 200)
+        raise BatchError(
+            f"{name}: its header is {shown!r}, and needs one column {COLUMN}; add the header, or rename it"
+        )
+    column = header.index(COLUMN)
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    try:
+        for row in reader:
+            if not any(cell.strip() for cell in row):
+                continue
+            path = row[column].strip() if column < len(row) else ""
+            if not path or len(row) != len(header):
+                raise BatchError(
+                    f"{name}, line {reader.line_num + 1}: {len(row)} fields under a header of {len(header)}, or no "
+                    "path; complete the line, with quotes around a field that holds the separator"
+                )
+            yield path
+    except csv.Error as error:
+        raise BatchError(f"{name}, line {reader.line_num + 1}: not a line of CSV ({error}); correct it") from error
+
+
+def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
+    count = 0
+    while line := stream.readline(MAX_LINE_BYTES):
+        count += 1
+        if len(line) == MAX_LINE_BYTES:
+            raise BatchError(f"{name}, line {count}: longer than {MAX_LINE_BYTES} bytes; a list has a path a line")
+        try:
+            text = line.decode("utf-8-sig" if count == 1 else "utf-8")
+        except UnicodeDecodeError as error:
+            raise BatchError(f"{name}, line {count}: not UTF-8; save the file as CSV UTF-8") from error
+        if "\0" in text:
+            raise BatchError(f"{name}, line {count}: it holds a zero byte and is not text; save the file as CSV UTF-8")
+        yield text

@@ -1,0 +1,137 @@
+"""`fusion-diff batch`: any number of micrographs to Parquet; run again, it goes on where it was cut off."""
+
+from __future__ import annotations
+
+import time
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.commands.options import Alpha, Device, PixelSize
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from fusion_diff.batch.judging import Engine
+    from fusion_diff.batch.run import Summary
+
+TOLD_EVERY_S = 60.0
+"""How often progress is told where stderr is no terminal."""
+
+
+def batch_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="SOURCE",
+            help="A folder, a pattern, a CSV file with a column path, or an address such as s3://bucket/folder.",
+        ),
+    ],
+    out: Annotated[Path, typer.Option(metavar="OUT", help="Folder for the Parquet files; one begun before goes on.")],
+    model: Annotated[
+        str, typer.Option(help="An enrolled model: a name, a folder or a hub id; or an exported one.")
+    ] = EMBEDDED,
+    alpha: Alpha = 0.1,
+    pixel_size: PixelSize = None,
+    heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write OUT/heatmaps, a PNG a micrograph.")] = False,
+    rows: Annotated[
+        int, typer.Option("--rows", min=1, max=1_000_000, help="Most rows of a Parquet file, and in memory.")
+    ] = 2000,
+    device: Device = "cpu",
+    cluster: Annotated[
+        str | None,
+        typer.Option(metavar="ADDRESS", help="Run on this Ray cluster: host:port, ray://host:port or auto."),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(min=1, max=100_000, help="With --cluster: workers, of a core each; all cores if omitted."),
+    ] = None,
+) -> int:
+    """Inspect any number of micrographs; write one row of Parquet for each, those that cannot be read among them.
+
+    The exit code is 0 once every micrograph has its row, whatever the verdicts, and 3 if the command could not finish.
+    """
+    from contextlib import nullcontext
+
+    from fusion_diff.batch.judging import Here, Settings, load_inspector
+    from fusion_diff.batch.run import run_batch
+    from fusion_diff.batch.sources import check_source
+    from fusion_diff.commands.terminal import say
+
+    if workers is not None and cluster is None:
+        raise typer.BadParameter("--workers is for a cluster; name one with --cluster")
+    check_source(source)
+    settings = Settings(alpha, pixel_size, heatmaps)
+    name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    engine: AbstractContextManager[Engine]
+    if cluster is None:
+        engine = nullcontext(Here(load_inspector(name, device), settings))
+    else:
+        from fusion_diff.batch.cluster import Cluster
+
+        engine = Cluster(cluster, name, settings, workers=workers, device=device)
+    started = time.monotonic()
+    with engine as judging, _progress() as progress:
+        done = run_batch(source, out, judging, rows=rows, progress=progress)
+    rate = done.finished / max(time.monotonic() - started, 1e-9)
+    parts = [f"{count} {decision}" for decision, count in sorted(done.decisions.items()) if decision != "error"]
+    if done.decisions["error"]:
+        parts.append(f"{done.decisions['error']} could not be inspected")
+    say(f"{done.finished} micrographs inspected: {', '.join(parts) or 'none'}; {rate:.1f} a second.")
+    if done.skipped:
+        say(f"{done.skipped} were done already.")
+    say(f"Rows: {done.kept}, in {out}")
+    return 0
+
+
+@contextmanager
+def _progress() -> Iterator[Callable[[Summary, int | None], None]]:
+    """Show what is done, the rate and the time left on stderr: moving on a terminal, a line a minute elsewhere."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn
+
+    console = Console(stderr=True, highlight=False)
+    columns = (BarColumn(), TextColumn("{task.description}"))
+    started = told = time.monotonic()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("", total=None)
+
+        def progress(done: Summary, total: int | None) -> None:
+            nonlocal told
+            now = time.monotonic()
+            if not console.is_terminal and now - told < TOLD_EVERY_S:
+                return
+            seen = done.skipped + done.finished
+            text = progress_text(seen, total, done.finished, done.decisions["error"], now - started)
+            if console.is_terminal:
+                bar.update(task, completed=seen, total=total, description=text)
+            else:
+                told = now
+                console.print(text)
+
+        yield progress
+
+
+def progress_text(seen: int, total: int | None, finished: int, errors: int, seconds: float) -> str:
+    """Say how far a run is.
+
+    Args:
+        seen: micrographs done, by this run or before.
+        total: micrographs in the source; None while that is not known.
+        finished: those that this run did.
+        errors: those of them that could not be inspected.
+        seconds: since this run started.
+    """
+    rate = finished / max(seconds, 1e-9)
+    parts = [f"{seen:,}" if total is None else f"{seen:,} of {total:,}", f"{rate:.1f} a second"]
+    if total is not None and rate > 0:
+        minutes = max(0, total - seen) / rate / 60
+        hours, minutes = divmod(round(minutes), 60)
+        parts.append(f"{hours} h {minutes:02d} min left")
+    if errors:
+        parts.append(f"{errors:,} could not be inspected")
+    return ", ".join(parts)

@@ -1,0 +1,101 @@
+"""`fusion-diff service-keys`: make, list and revoke the API keys of the service."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fusion_diff.commands.serve import Data, DatabaseUrl
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from fusion_diff.service.database import Database
+
+service_keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of the service.")
+
+
+class ScopeName(StrEnum):
+    """Scopes; those of `service.keys.Scope`, which is not imported before it is needed."""
+
+    read = "read"
+    inspect = "inspect"
+    enrol = "enrol"
+    admin = "admin"
+
+
+@contextmanager
+def _opened(data: Path | None, database_url: str | None) -> Iterator[Database]:
+    from fusion_diff.commands.options import service_installed
+
+    service_installed()
+    from fusion_diff.service.database import Database
+    from fusion_diff.service.settings import read_settings
+
+    database = Database(read_settings(data=data, database_url=database_url).database)
+    try:
+        yield database
+    finally:
+        database.close()
+
+
+@service_keys_app.command("new")
+def new_command(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Who gets it; records name it so.")],
+    scope: Annotated[
+        list[ScopeName],
+        typer.Option("--scope", help="What it allows: to look, to inspect, to teach, or all of it; repeatable."),
+    ],
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> int:
+    """Make an API key and print it. It is kept as a hash and cannot be shown again."""
+    from fusion_diff.commands.terminal import say
+
+    with _opened(data, database_url) as database:
+        from fusion_diff.service.keys import new_key
+
+        with database.write() as session:
+            key = new_key(session, name, [each.value for each in scope])
+    say(key)
+    return 0
+
+
+@service_keys_app.command("list")
+def list_command(data: Data = None, database_url: DatabaseUrl = None) -> int:
+    """List the API keys: id, name, scopes, when they were made, and whether they were revoked."""
+    from fusion_diff.commands.terminal import say
+    from fusion_diff.printable import printable
+
+    with _opened(data, database_url) as database:
+        from fusion_diff.service.keys import all_keys
+
+        with database.read() as session:
+            rows = all_keys(session)
+    for row in rows:
+        end = "" if row.revoked is None else f", revoked {row.revoked:%Y-%m-%d %H:%M} UTC"
+        say(f"{row.id}  {printable(row.name)}: {', '.join(row.scopes)}; made {row.created:%Y-%m-%d %H:%M} UTC{end}")
+    return 0
+
+
+@service_keys_app.command("revoke")
+def revoke_command(
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `list` shows it.")],
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> int:
+    """Let an API key allow nothing from now on; a service that runs takes note at once."""
+    from fusion_diff.commands.terminal import say
+    from fusion_diff.printable import printable
+
+    with _opened(data, database_url) as database:
+        from fusion_diff.service.keys import revoke
+
+        with database.write() as session:
+            row = revoke(session, key_id)
+    say(f"Revoked: {row.id}, {printable(row.name)}")
+    return 0

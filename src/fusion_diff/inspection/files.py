@@ -1,0 +1,21 @@
+"""Writing a report's file: the folder is made, and the file appears whole or not at all."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fusion_diff.trust.files import write_whole
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def write_text(file: Path, text: str) -> Path:
+    """Write a text in UTF-8, replacing an older file of that name in one step, and return the path.
+
+    Raises:
+        OSError: the folder or the file cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_whole(file, text.encode("utf-8"))
+    return file

@@ -1,0 +1,70 @@
+"""JUnit XML: one test case a micrograph, as continuous integration shows test results.
+
+What fails by the policy is a `failure`, what it only warns of is `skipped`, what could not be inspected is an `error`.
+Names and sentences hold no control character, which XML has no word for: `printable` writes them as escapes.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+from xml.etree import ElementTree
+
+from fusion_diff.inspection.files import write_text
+from fusion_diff.inspection.wording import number
+from fusion_diff.printable import paragraph, printable
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from fusion_diff.inspection.policy import Ruling
+
+SUITE = "fusion-diff inspect"
+_TAGS = {"fail": "failure", "warn": "skipped", "error": "error"}
+
+
+def to_junit(rulings: Sequence[Ruling]) -> str:
+    """Return rulings as a JUnit document, one test case each, in order."""
+    counts = Counter(ruling.action for ruling in rulings)
+    seconds = sum(ruling.outcome.inspection.seconds for ruling in rulings if ruling.outcome.inspection is not None)
+    totals = {
+        "tests": str(len(rulings)),
+        "failures": str(counts["fail"]),
+        "errors": str(counts["error"]),
+        "skipped": str(counts["warn"]),
+        "time": f"{seconds:.3f}",
+    }
+    suites = ElementTree.Element("testsuites", {"name": SUITE, **totals})
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": SUITE, **totals})
+    for ruling in rulings:
+        _add_case(suite, ruling)
+    ElementTree.indent(suites)
+    return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(suites, encoding="unicode")}\n'
+
+
+def write_junit(rulings: Sequence[Ruling], path: str | os.PathLike[str]) -> Path:
+    """Write rulings as a JUnit document and return its path.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    return write_text(Path(path), to_junit(rulings))
+
+
+def _add_case(suite: ElementTree.Element, ruling: Ruling) -> None:
+    it = ruling.outcome.inspection
+    name = printable(ruling.outcome.path)
+    attributes = {"classname": "micrographs", "name": name, "file": name, "time": f"{it.seconds if it else 0:.3f}"}
+    case = ElementTree.SubElement(suite, "testcase", attributes)
+    said = [paragraph(reason) for reason in ruling.reasons]
+    if ruling.action != "pass":
+        told = ElementTree.SubElement(case, _TAGS[ruling.action], {"message": " ".join(said)})
+        if ruling.action != "warn":
+            told.set("type", "could not be inspected" if it is None else it.decision)
+            told.text = "\n".join(said)
+    if it is not None:
+        out = ElementTree.SubElement(case, "system-out")
+        lines = [f"{it.decision}, score {number(it.score)}, class {printable(it.predicted_class)}", *it.reasons]
+        out.text = "\n".join(paragraph(line) for line in lines)

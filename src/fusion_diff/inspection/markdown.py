@@ -1,0 +1,88 @@
+"""A summary in Markdown, short enough for a merge request and safe to post there.
+
+Names are a stranger's: all but letters, digits and a few harmless signs become character references, which can neither
+end a table cell nor start a link, a tag, a mention or an emphasis.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusion_diff.inspection.files import write_text
+from fusion_diff.inspection.wording import number
+from fusion_diff.printable import paragraph, printable
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Sequence
+
+    from fusion_diff.inspection.policy import End, Ruling
+
+ROWS = 20
+"""Micrographs that are listed at most."""
+_NAME, _REASON = 80, 240
+_SIGNS: dict[End, str] = {"error": "!", "fail": "✗", "warn": "?", "pass": "✓"}
+
+
+def to_markdown(rulings: Sequence[Ruling]) -> str:
+    """Return rulings as a short text in Markdown: how many came to each end, and the gravest of those not passed."""
+    counts = Counter(ruling.action for ruling in rulings)
+    told = ", ".join(f"{counts[action]} {action}" for action in _SIGNS if counts[action])
+    verdict = "nothing was inspected" if not rulings else told
+    passed = bool(rulings) and not counts["error"] and not counts["fail"]
+    lines = [f"### {'✓' if passed else '✗'} FusionDiff: {verdict}", ""]
+    order = list(_SIGNS)
+    grave = sorted((ruling for ruling in rulings if ruling.action != "pass"), key=lambda each: order.index(each.action))
+    if grave:
+        lines += ["| | Micrograph | Score | Class | Why |", "|---|---|---:|---|---|"]
+        lines += [_row(ruling) for ruling in grave[:ROWS]]
+        if len(grave) > ROWS:
+            lines += ["", f"And {len(grave) - ROWS} more."]
+        lines.append("")
+    models = sorted(
+        {
+            (it.model_name, it.model_sha256[:12], it.references_sha256[:12], it.alpha)
+            for it in (ruling.outcome.inspection for ruling in rulings)
+            if it is not None
+        }
+    )
+    for name, model, references, alpha in models:
+        digests = f"{escaped(model)}, references {escaped(references)}"
+        lines.append(f"Model {_code(printable(name, _NAME))} {digests}, alpha {alpha:g}.")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def write_markdown(rulings: Sequence[Ruling], path: str | os.PathLike[str]) -> Path:
+    """Write the summary and return its path.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    return write_text(Path(path), to_markdown(rulings))
+
+
+def escaped(text: str) -> str:
+    """Return text that is shown as it is, whatever it holds."""
+    safe = re.sub(r"[^\w ./,µ²%-]|_", lambda match: f"&#{ord(match[0])};", text)
+    return re.sub(r"(?i)www\.", lambda match: f"{match[0][:-1]}&#46;", safe)
+
+
+def _row(ruling: Ruling) -> str:
+    it = ruling.outcome.inspection
+    name = printable(ruling.outcome.path)
+    if len(name) > _NAME:  # the end of a long path tells more than its beginning
+        name = "…" + name[1 - _NAME :]
+    said = " ".join(ruling.reasons)
+    if it is None:
+        score, label, why = "–", "–", _code(paragraph(said, _REASON))
+    else:
+        score, label, why = number(it.score), _code(printable(it.predicted_class, _NAME)), escaped(said)
+    return f"| {_SIGNS[ruling.action]} {ruling.action} | {_code(name)} | {score} | {label} | {why} |"
+
+
+def _code(text: str) -> str:
+    """What a stranger wrote: hosts look for mentions in the finished page, but not within this element."""
+    return f"<code>{escaped(text)}</code>"

@@ -1,0 +1,203 @@
+"""SARIF 2.1.0 (OASIS, errata 01): what code-scanning services and editors show of an inspection.
+
+Every micrograph that a policy does not pass is a result, and so is every region. SARIF counts in lines and columns from
+1; here a line is a row of pixels, and a column a column of pixels. The same box is given as the `rectangle` that the
+format has for images, and in µm among the properties, where the pixel size is known.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from fusion_diff.inspection.files import write_text
+from fusion_diff.inspection.policy import exit_code, region_size_um
+from fusion_diff.inspection.wording import number, package_version
+from fusion_diff.printable import paragraph, printable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusion_diff.inspection.policy import Ruling
+    from fusion_diff.result import Inspection, Region
+
+VERSION = "2.1.0"
+SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_RULES = {
+    "not-authentic": "A micrograph is judged not authentic.",
+    "inconclusive": "The evidence on a micrograph does not suffice for a decision.",
+    "out-of-scope": "A micrograph as a whole is unlike every reference, authentic or not.",
+    "against-policy": "A micrograph is judged authentic, but the policy asks for more.",
+    "could-not-inspect": "A micrograph could not be inspected.",
+    "region": "A region of a micrograph departs from the authentic references.",
+}
+_LEVELS = {"error": "error", "fail": "error", "warn": "warning", "pass": "note"}
+
+
+def to_sarif(rulings: Sequence[Ruling]) -> dict[str, Any]:
+    """Return rulings as a SARIF log, in order: each micrograph's own result, then its regions."""
+    results: list[dict[str, Any]] = []
+    for index, ruling in enumerate(rulings):
+        where = {"uri": _uri(ruling.outcome.path), "index": index}
+        it = ruling.outcome.inspection
+        if ruling.action != "pass":
+            results.append(_of_the_micrograph(ruling, where))
+        if it is not None:
+            results += [
+                _of_a_region(it, number_, region, where, _LEVELS[ruling.action])
+                for number_, region in enumerate(it.regions, start=1)
+            ]
+    code = exit_code(rulings)
+    driver = {
+        "name": "FusionDiff",
+        "version": package_version(),
+        "rules": [{"id": key, "shortDescription": {"text": text}} for key, text in _RULES.items()],
+    }
+    run = {
+        "tool": {"driver": driver},
+        "columnKind": "unicodeCodePoints",
+        "invocations": [{"executionSuccessful": code != 3, "exitCode": code}],
+        "artifacts": [_artifact(ruling) for ruling in rulings],
+        "results": results,
+    }
+    return {"$schema": SCHEMA, "version": VERSION, "runs": [run]}
+
+
+def write_sarif(rulings: Sequence[Ruling], path: str | os.PathLike[str]) -> Path:
+    """Write rulings as a SARIF log and return its path.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
+    return write_text(Path(path), json.dumps(to_sarif(rulings), indent=1, allow_nan=False) + "\n")
+
+
+def _of_the_micrograph(ruling: Ruling, where: dict[str, Any]) -> dict[str, Any]:
+    it = ruling.outcome.inspection
+    location: dict[str, Any] = {"artifactLocation": where}
+    properties: dict[str, Any] = {"action": ruling.action}
+    if it is None:
+        rule, sha256 = "could-not-inspect", None
+    else:
+        rule, sha256 = _rule(it), it.file_sha256
+        location["region"] = _pixels(0, 0, it.height, it.width)
+        properties |= _told(it)
+    text = " ".join(paragraph(reason) for reason in ruling.reasons)
+    return {
+        "ruleId": rule,
+        "ruleIndex": list(_RULES).index(rule),
+        "level": _LEVELS[ruling.action],
+        "message": {"text": _plain_message(text)},
+        "locations": [{"physicalLocation": location}],
+        "partialFingerprints": {"fusionDiff/v1": _fingerprint(sha256 or where["uri"], rule)},
+        "properties": properties,
+    }
+
+
+def _of_a_region(it: Inspection, count: int, region: Region, where: dict[str, Any], level: str) -> dict[str, Any]:
+    size = it.pixel_size_um
+    box = (region.top, region.left, region.height, region.width)
+    area = f"{number(region.area_px)} px²" if region.area_um2 is None else f"{number(region.area_um2)} µm²"
+    text = f"Region {count} of {area} departs from the authentic references, by up to {number(region.peak_evidence)}."
+    properties: dict[str, Any] = {
+        "area_px": region.area_px,
+        "peak_evidence": _finite(region.peak_evidence),
+        "mean_evidence": _finite(region.mean_evidence),
+    }
+    if size is not None:
+        top, left, height, width = (round(length * size, 6) for length in box)
+        properties |= {
+            "pixel_size_um": size,
+            "top_um": top,
+            "left_um": left,
+            "height_um": height,
+            "width_um": width,
+            "size_um": round(region_size_um(region, size), 6),
+            "area_um2": region.area_um2,
+            "centroid_x_um": region.centroid_x_um,
+            "centroid_y_um": region.centroid_y_um,
+        }
+    rectangle = {
+        "top": region.top,
+        "left": region.left,
+        "bottom": region.top + region.height,
+        "right": region.left + region.width,
+    }
+    return {
+        "ruleId": "region",
+        "ruleIndex": list(_RULES).index("region"),
+        "level": level,
+        "message": {"text": text},
+        "locations": [{"physicalLocation": {"artifactLocation": where, "region": _pixels(*box)}}],
+        "attachments": [{"artifactLocation": where, "rectangles": [rectangle]}],
+        "partialFingerprints": {"fusionDiff/v1": _fingerprint(it.file_sha256 or where["uri"], "region", *box)},
+        "properties": properties,
+    }
+
+
+def _rule(it: Inspection) -> str:
+    if it.decision == "authentic":
+        return "against-policy"
+    if it.decision == "not authentic":
+        return "not-authentic"
+    return "inconclusive" if it.in_scope else "out-of-scope"
+
+
+def _artifact(ruling: Ruling) -> dict[str, Any]:
+    it = ruling.outcome.inspection
+    artifact: dict[str, Any] = {
+        "location": {"uri": _uri(ruling.outcome.path)},
+        "roles": ["analysisTarget"],
+        "properties": {"action": ruling.action} | ({} if it is None else _told(it)),
+    }
+    if it is not None and it.file_sha256 is not None:
+        artifact["hashes"] = {"sha-256": it.file_sha256}
+    return artifact
+
+
+def _told(it: Inspection) -> dict[str, Any]:
+    return {
+        "decision": it.decision,
+        "score": _finite(it.score),
+        "class": printable(it.predicted_class),
+        "alpha": it.alpha,
+        "model_sha256": it.model_sha256,
+        "references_sha256": it.references_sha256,
+    }
+
+
+def _pixels(top: int, left: int, height: int, width: int) -> dict[str, int]:
+    """The box as SARIF counts: from 1, the last line included and the last column excluded."""
+    return {
+        "startLine": top + 1,
+        "startColumn": left + 1,
+        "endLine": top + max(1, height),
+        "endColumn": left + max(1, width) + 1,
+    }
+
+
+def _uri(path: Path) -> str:
+    """A path as a URI reference; relative ones stay so, as code-scanning services want them."""
+    if path.is_absolute():
+        return path.as_uri()
+    return quote(os.fsencode(path.as_posix()), safe="/")
+
+
+def _plain_message(text: str) -> str:
+    """A message without what SARIF gives a meaning: placeholders in braces, and links in brackets."""
+    for sign, doubled in (("{", "{{"), ("}", "}}"), ("[", r"\["), ("]", r"\]")):
+        text = text.replace(sign, doubled)
+    return text
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _fingerprint(*parts: object) -> str:
+    return hashlib.sha256("\n".join(map(str, parts)).encode("utf-8", "backslashreplace")).hexdigest()

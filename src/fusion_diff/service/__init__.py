@@ -1,0 +1,1 @@
+"""The service: inspections, references, models and their records over HTTP, from one process."""

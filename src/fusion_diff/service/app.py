@@ -1,0 +1,92 @@
+"""The app: routes, the layers around them, and what is opened and closed with it."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from importlib.util import find_spec
+from typing import TYPE_CHECKING, Any
+
+from anyio import to_thread
+from fastapi import FastAPI
+from fastapi.middleware import Middleware
+from starlette.formparsers import MultiPartParser
+
+from fusion_diff.errors import DependencyError
+from fusion_diff.inspection.wording import package_version
+from fusion_diff.service import pages, problems
+from fusion_diff.service.observing import Observer
+from fusion_diff.service.routes import health, inspections, models, record, references
+from fusion_diff.service.runtime import Service
+from fusion_diff.service.security import Gate
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from fastapi.telemetry import TelemetryConfig
+
+    from fusion_diff.service.settings import Settings
+
+_SPOOL_BYTES = 2**16
+"""Of a file that is being received, so much is held in memory, and the rest on disk: a request may have many files."""
+_FIELDS = 64
+"""Fields of a form that are not files, at most."""
+
+
+def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
+    """Return the app, which closes what it needs when it stops.
+
+    Args:
+        settings: what holds for it.
+        opened: what it needs, if that is open; else it is opened when the app starts: see `Service.open` for the errors
+            of that.
+
+    Raises:
+        DependencyError: telemetry is asked for and its packages are not installed.
+    """
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = await to_thread.run_sync(Service.open, settings) if opened is None else opened
+        app.state.service = service
+        try:
+            yield
+        finally:
+            await to_thread.run_sync(service.close)
+
+    MultiPartParser.spool_max_size = _SPOOL_BYTES
+    app = FastAPI(
+        title="FusionDiff",
+        summary="Verifies ceramic microstructures from a handful of labelled micrographs.",
+        version=package_version(),
+        lifespan=lifespan,
+        docs_url=None,  # their scripts would come from elsewhere
+        redoc_url=None,
+        middleware=[Middleware(Observer), Middleware(Gate)],
+        telemetry=_telemetry(settings),
+        form_limits={"max_files": settings.max_files, "max_fields": _FIELDS},
+    )
+    problems.install(app)
+    for module in (inspections, references, models, record, health, pages):
+        app.include_router(module.router)
+    described = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        schema = described()
+        told = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
+        schema["components"]["schemas"].setdefault("Problem", told)
+        return schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+    return app
+
+
+def _telemetry(settings: Settings) -> TelemetryConfig:
+    """Return what is sent of requests, where that is asked for: times and routes, nothing that was sent in them."""
+    if settings.telemetry and find_spec("opentelemetry.sdk") is None:
+        raise DependencyError("telemetry needs OpenTelemetry; pip install 'fusion-diff[telemetry]'")
+    return {
+        "auto_configure": settings.telemetry,
+        "tracing": settings.telemetry,
+        "metrics": settings.telemetry,
+        "logs": False,  # they would hold what was sent
+    }

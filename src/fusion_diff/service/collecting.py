@@ -1,0 +1,170 @@
+"""Collecting references: images with their class and specimen, and marks on them, checked as they come."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+
+from fusion_diff.errors import ReferenceSetError
+from fusion_diff.printable import printable
+from fusion_diff.references.reference import MAX_REFERENCES
+from fusion_diff.service.learning import read, read_flaw
+from fusion_diff.service.problems import ConflictError, NotFoundError
+from fusion_diff.service.tables import NAME_LENGTH, ReferenceImage, ReferenceSet
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from sqlalchemy.orm import Session
+
+    from fusion_diff.service.settings import Settings
+    from fusion_diff.service.store import Store
+    from fusion_diff.service.uploads import Upload
+
+
+def new_set(session: Session, name: str, authentic: str) -> ReferenceSet:
+    """Begin a set of references.
+
+    Raises:
+        ConflictError: there is one of that name.
+    """
+    row = ReferenceSet(name=name, authentic=authentic)
+    session.add(row)
+    _flush(session, f"a set of references is named {name!r} already; choose another name")
+    return row
+
+
+def all_sets(session: Session) -> Sequence[ReferenceSet]:
+    """Return all sets, newest first."""
+    return session.scalars(select(ReferenceSet).order_by(ReferenceSet.number.desc())).all()
+
+
+def get_set(session: Session, set_id: str) -> ReferenceSet:
+    """Return a set with its images.
+
+    Raises:
+        NotFoundError: there is none of that id.
+    """
+    row = session.scalar(select(ReferenceSet).where(ReferenceSet.id == set_id))
+    if row is None:
+        raise NotFoundError("there is no such set of references; GET /v1/reference-sets lists them")
+    _ = row.images  # loaded while the session lasts
+    return row
+
+
+def get_image(session: Session, set_id: str, image_id: str) -> ReferenceImage:
+    """Return a reference.
+
+    Raises:
+        NotFoundError: there is none of that id in that set.
+    """
+    query = select(ReferenceImage).where(ReferenceImage.id == image_id, ReferenceImage.reference_set_id == set_id)
+    row = session.scalar(query)
+    if row is None:
+        raise NotFoundError("there is no such reference in this set; GET /v1/reference-sets/… lists them")
+    return row
+
+
+def add_image(
+    session: Session,
+    set_id: str,
+    *,
+    name: str,
+    label: str,
+    group: str | None,
+    sha256: str,
+    mark_sha256: str | None = None,
+    pixel_size_um: float | None = None,
+) -> ReferenceImage:
+    """Add a stored image to a set.
+
+    Args:
+        session: to write in.
+        set_id: which set.
+        name: what reports call it; a number is added where another has that name.
+        label: its class.
+        group: its specimen; one of its own when omitted.
+        sha256: digest under which it is stored.
+        mark_sha256: the same of its mark.
+        pixel_size_um: in place of what the file says.
+
+    Raises:
+        NotFoundError: there is no such set.
+        ConflictError: the image is in the set already.
+        ReferenceSetError: the set is full, or a flaw is marked on an authentic reference.
+    """
+    collected = get_set(session, set_id)
+    if len(collected.images) >= MAX_REFERENCES:
+        raise ReferenceSetError(f"{collected.name} holds {MAX_REFERENCES} references, and takes no more")
+    twin = next((image for image in collected.images if image.sha256 == sha256), None)
+    if twin is not None:
+        raise ConflictError(f"{name}: this very image is in the set already, as {twin.name}, labelled {twin.label}")
+    _check_mark(collected, label, mark_sha256, name)
+    row = ReferenceImage(
+        name=_free(name, {image.name for image in collected.images}),
+        label=label,
+        group="",
+        sha256=sha256,
+        mark_sha256=mark_sha256,
+        pixel_size_um=pixel_size_um,
+    )
+    row.group = group or row.name
+    collected.images.append(row)
+    _flush(session, f"{name}: this very image is in the set already")
+    return row
+
+
+def store_image(
+    upload: Upload, pixel_size_um: float | None, mark: Upload | None, settings: Settings, store: Store
+) -> str | None:
+    """Check that an upload is a micrograph and that its mark fits, and store both; return the digest of the mark.
+
+    Raises:
+        MicrographError: it cannot be read.
+        ReferenceSetError: the mark cannot be read, or does not fit.
+    """
+    micrograph = read(upload.path, upload.name, pixel_size_um, settings.max_pixels)
+    if mark is not None:
+        read_flaw(mark.path, micrograph, upload.name)
+        store.put_file(mark.path, mark.sha256)
+    del micrograph
+    store.put_file(upload.path, upload.sha256)
+    return None if mark is None else mark.sha256
+
+
+def set_mark(session: Session, set_id: str, image_id: str, mark_sha256: str | None) -> ReferenceImage:
+    """Put a stored mark on a reference, or take it off.
+
+    Raises:
+        NotFoundError: there is no such reference.
+        ReferenceSetError: it is authentic.
+    """
+    row = get_image(session, set_id, image_id)
+    _check_mark(get_set(session, set_id), row.label, mark_sha256, row.name)
+    row.mark_sha256 = mark_sha256
+    return row
+
+
+def _check_mark(collected: ReferenceSet, label: str, mark_sha256: str | None, name: str) -> None:
+    if mark_sha256 is not None and label == collected.authentic:
+        raise ReferenceSetError(
+            f"{name} is authentic ({label!r}), and a flaw is marked on it: leave the mark out, or give it the class of "
+            "the flaw that it shows"
+        )
+
+
+def _free(name: str, taken: set[str]) -> str:
+    number, found = 1, name
+    while found in taken:
+        number += 1
+        found = f"{printable(name, NAME_LENGTH - 6)} ({number})"
+    return found
+
+
+def _flush(session: Session, conflict: str) -> None:
+    try:
+        session.flush()
+    except IntegrityError:
+        raise ConflictError(conflict) from None

@@ -1,0 +1,123 @@
+"""API keys: made once, shown once, kept as hashes.
+
+A key is `fdk_<id>_<secret>`. The secret is 256 random bits, which nobody guesses however fast the hash; the id finds
+the row, so that one hash is compared, in constant time.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+import secrets
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from fusion_diff.errors import ServiceError
+from fusion_diff.printable import printable
+from fusion_diff.service.tables import NAME_LENGTH, ApiKey, now
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy.orm import Session
+
+_FORM = re.compile(r"fdk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+_KEY_BYTES = 32
+
+
+class Scope(StrEnum):
+    """What a key allows: to look; to have micrographs inspected; to teach; and all of that, with the settings."""
+
+    read = "read"
+    inspect = "inspect"
+    enrol = "enrol"
+    admin = "admin"
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who makes a request.
+
+    Attributes:
+        id: of the key; empty where none is asked for.
+        name: of the key, as records have it.
+        scopes: what is allowed.
+    """
+
+    id: str
+    name: str
+    scopes: frozenset[Scope]
+
+    def may(self, scope: Scope) -> bool:
+        """Tell whether a scope is among those allowed; `admin` stands for all."""
+        return scope in self.scopes or Scope.admin in self.scopes
+
+
+ANYBODY = Caller("", "anybody", frozenset(Scope))
+"""The caller where the service asks for no key."""
+
+
+def new_key(session: Session, name: str, scopes: Iterable[str]) -> str:
+    """Make a key and return it: it is not kept and cannot be shown again.
+
+    Raises:
+        ServiceError: the name is empty, too long or not printable; or there is no scope.
+    """
+    wanted = sorted({Scope(scope) for scope in scopes})
+    if not name.strip() or len(name) > NAME_LENGTH or printable(name) != name:
+        raise ServiceError(f"{printable(name, 80)!r}: name a key in one line of 1 to {NAME_LENGTH} characters")
+    if not wanted:
+        raise ServiceError(f"{name}: a key without a scope allows nothing; give one or more of {', '.join(Scope)}")
+    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(_KEY_BYTES)
+    session.add(ApiKey(id=key_id, name=name, sha256=_hash(secret), scopes=[str(scope) for scope in wanted]))
+    return f"fdk_{key_id}_{secret}"
+
+
+def caller_of(session: Session, key: str) -> Caller | None:
+    """Return whose key it is; None where it is no key, unknown or revoked."""
+    form = _FORM.fullmatch(key)
+    if form is None:
+        return None
+    row = session.get(ApiKey, form[1])
+    known = row.sha256 if row is not None else _hash("")
+    same = hmac.compare_digest(known, _hash(form[2]))
+    if row is None or not same or row.revoked is not None:
+        return None
+    return caller(row)
+
+
+def caller_by_id(session: Session, key_id: str) -> Caller | None:
+    """Return whose key has this id; None where it is unknown or revoked."""
+    row = session.get(ApiKey, key_id)
+    return None if row is None or row.revoked is not None else caller(row)
+
+
+def caller(row: ApiKey) -> Caller:
+    """Return the caller that a key stands for."""
+    return Caller(row.id, row.name, frozenset(Scope(scope) for scope in row.scopes))
+
+
+def all_keys(session: Session) -> Sequence[ApiKey]:
+    """Return every key, revoked ones too, oldest first."""
+    return session.scalars(select(ApiKey).order_by(ApiKey.created, ApiKey.id)).all()
+
+
+def revoke(session: Session, key_id: str) -> ApiKey:
+    """Let a key allow nothing from now on.
+
+    Raises:
+        ServiceError: there is no such key.
+    """
+    row = session.get(ApiKey, key_id)
+    if row is None:
+        raise ServiceError(f"{printable(key_id, 80)}: there is no such key; see fusion-diff service-keys list")
+    row.revoked = row.revoked or now()
+    return row
+
+
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("ascii")).hexdigest()

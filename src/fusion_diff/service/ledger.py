@@ -1,0 +1,91 @@
+"""The hash-chained record in the database: lines as `trust.ledger` writes them, added in the caller's transaction."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from fusion_diff.errors import ServiceError
+from fusion_diff.service.tables import LedgerHead, LedgerLine
+from fusion_diff.trust.ledger import NOTHING, canonical, following, head_record, header, write_head
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+    from pathlib import Path
+
+    from sqlalchemy.orm import Session
+
+    from fusion_diff.service.database import Database
+
+_ONLY = 1
+_AT_ONCE = 1000
+
+
+def start(session: Session) -> None:
+    """Write the ledger's first line, where there is none yet."""
+    if session.get(LedgerHead, _ONLY) is None:
+        first = header()
+        session.add(LedgerHead(only=_ONLY, ledger_id=first["id"], count=0, hash=NOTHING))
+        append(session, [first])
+
+
+def append(session: Session, records: Iterable[Mapping[str, Any]]) -> list[int]:
+    """Add lines to the end of the chain, which is held until the transaction ends; return their numbers.
+
+    Raises:
+        TrustError: a line is longer than a ledger takes.
+        ServiceError: the ledger was never started.
+    """
+    session.flush()
+    head = session.scalar(select(LedgerHead).where(LedgerHead.only == _ONLY).with_for_update())
+    if head is None:
+        raise ServiceError("the database holds no ledger; restore it from a copy")
+    numbers = []
+    for record in records:
+        added, line = following(record, head.count, head.hash)
+        session.add(LedgerLine(sequence=head.count, hash=added["hash"], line=line.decode("ascii")))
+        numbers.append(head.count)
+        head.count, head.hash = head.count + 1, added["hash"]
+    session.flush()
+    return numbers
+
+
+def head(session: Session) -> dict[str, Any]:
+    """Return what `FILE.head` holds beside an exported ledger."""
+    row = session.get_one(LedgerHead, _ONLY)
+    return head_record(row.ledger_id, row.count, row.hash)
+
+
+def lines(database: Database, through: int) -> Iterator[bytes]:
+    """Give the first `through` lines of the ledger, each with its break, reading some at a time."""
+    for first in range(0, through, _AT_ONCE):
+        last = min(first + _AT_ONCE, through)
+        with database.read() as session:
+            query = select(LedgerLine.line).where(LedgerLine.sequence >= first, LedgerLine.sequence < last)
+            found = session.scalars(query.order_by(LedgerLine.sequence)).all()
+        yield b"".join(line.encode("ascii") + b"\n" for line in found)
+
+
+def export(database: Database, path: Path) -> dict[str, Any]:
+    """Write the ledger and its head to FILE and `FILE.head`, for `fusion-diff audit FILE`; return the head.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    with database.read() as session:
+        known = head(session)
+    part = path.with_name(f".{path.name}.part")
+    try:
+        with part.open("wb") as file:
+            file.writelines(lines(database, known["count"]))
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    write_head(path, known["id"], known["count"], known["hash"])
+    return known
+
+
+def head_bytes(session: Session) -> bytes:
+    """Return the content of `FILE.head`."""
+    return canonical(head(session)) + b"\n"

@@ -1,0 +1,51 @@
+"""What the service counts, for Prometheus to read."""
+
+from __future__ import annotations
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+
+class Metrics:
+    """Counters of one app, in a registry of its own."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        seconds = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+        self.requests = Histogram(
+            "fusion_diff_request_seconds",
+            "Time taken to answer, by route.",
+            ("method", "route", "status"),
+            registry=self.registry,
+            buckets=seconds,
+        )
+        self.inspecting = Histogram(
+            "fusion_diff_inspection_seconds",
+            "From being queued to being judged, waiting included.",
+            registry=self.registry,
+            buckets=seconds,
+        )
+        self.queue = Gauge(
+            "fusion_diff_queue_depth", "Micrographs that wait or are being inspected.", registry=self.registry
+        )
+        self.batches = Histogram(
+            "fusion_diff_batch_size",
+            "Micrographs recorded in one transaction.",
+            registry=self.registry,
+            buckets=(1, 2, 4, 8, 16, 32, 64),
+        )
+        self.scores = Histogram(
+            "fusion_diff_score",
+            "Scores of inspected micrographs.",
+            registry=self.registry,
+            buckets=[step / 10 for step in range(1, 11)],
+        )
+        self.decisions = Counter(
+            "fusion_diff_decisions",
+            "Verdicts; inconclusive ones are abstentions.",
+            ("decision",),
+            registry=self.registry,
+        )
+        self.overruled = Counter("fusion_diff_overruled", "Verdicts overruled by an expert.", registry=self.registry)
+        self.refusals = Counter(
+            "fusion_diff_refusals", "Requests and micrographs refused, by status.", ("status",), registry=self.registry
+        )

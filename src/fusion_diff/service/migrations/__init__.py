@@ -1,0 +1,1 @@
+"""Migrations of the records: Alembic runs them when the database is opened."""

@@ -1,0 +1,220 @@
+"""Geometry of the charts that the history shows; its template draws them as SVG."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from fusion_diff.inspection.wording import number
+from fusion_diff.service.pages.trend import FEWEST, Baseline, log_odds
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from fusion_diff.service.pages.levels import Level
+    from fusion_diff.service.tables import Inspection
+
+WIDTH, HEIGHT = 560, 220
+LEFT, RIGHT, TOP, BOTTOM = 46, 8, 22, 28
+SHOWN = 200
+"""Scores in a chart, the newest."""
+
+_TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 0.997, 0.999)
+_DATES = 4
+
+
+@dataclass(frozen=True)
+class Scored:
+    """An inspection as charts need it."""
+
+    id: str
+    name: str
+    created: datetime
+    score: float
+    decision: str
+
+    @classmethod
+    def of(cls, row: Inspection) -> Scored:
+        """Return what charts need of a row."""
+        return cls(row.id, row.name, row.created, row.score, row.decision)
+
+
+@dataclass(frozen=True)
+class Point:
+    """A mark in a chart: where, what kind of, and what it stands for."""
+
+    x: float
+    y: float
+    kind: str
+    id: str
+    title: str
+
+
+@dataclass(frozen=True)
+class Chart:
+    """A chart in pixels.
+
+    Attributes:
+        name: what it shows, as part of ids.
+        title: the same in words.
+        summary: what is to be seen in it, in a sentence.
+        ticks: height and label of each line of the grid.
+        dates: place and label along the axis of time.
+        points: marks.
+        line: corners of a line, as SVG has them; empty for none.
+        limits: corners of the lines of limits.
+        centre: height of the mean; None where it is not known.
+        band: top and height of the references' level; None where it is not known.
+        middle: height of the middle of that level.
+    """
+
+    name: str
+    title: str
+    summary: str
+    ticks: list[tuple[float, str]]
+    dates: list[tuple[float, str]]
+    points: list[Point] = field(default_factory=list)
+    line: str = ""
+    limits: list[str] = field(default_factory=list)
+    centre: float | None = None
+    band: tuple[float, float] | None = None
+    middle: float | None = None
+
+
+class _Scale:
+    """From places and log-odds to pixels."""
+
+    def __init__(self, count: int, values: Sequence[float]) -> None:
+        low, high = min(values), max(values)
+        margin = max(0.65, 0.06 * (high - low))  # so that a line of the grid is always inside
+        self._low, self._high, self._count = low - margin, high + margin, count
+
+    def x(self, place: int) -> float:
+        share = 0.5 if self._count == 1 else place / (self._count - 1)
+        return round(LEFT + 6 + share * (WIDTH - LEFT - RIGHT - 12), 1)
+
+    def y(self, value: float) -> float:
+        share = (min(self._high, max(self._low, value)) - self._low) / (self._high - self._low)
+        return round(HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM), 1)
+
+    @property
+    def ticks(self) -> list[tuple[float, str]]:
+        inside = [score for score in _TICKS if self._low < log_odds(score) < self._high]
+        found: list[tuple[float, str]] = []
+        for score in sorted(inside, key=lambda each: abs(log_odds(each))):  # the middle matters most
+            height = self.y(log_odds(score))
+            if all(abs(height - other) >= 16 for other, _ in found):
+                found.append((height, f"{score:g}"))
+        return found
+
+    def level(self, level: Level | None) -> dict[str, object]:
+        if level is None:
+            return {}
+        top, bottom = self.y(level.high), self.y(level.low)
+        return {"band": (top, max(2.0, round(bottom - top, 1))), "middle": self.y(level.middle)}
+
+
+def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Level | None) -> Chart:
+    """Return the chart of single scores, with the limits that the first of them set.
+
+    Args:
+        scored: at least one inspection, oldest first.
+        baseline: of the model's first scores; None where there are too few.
+        level: of its references; None where it is not known.
+    """
+    shown = scored[-SHOWN:]
+    values = [log_odds(each.score) for each in shown]
+    limits: tuple[float, ...] = () if baseline is None else baseline.limits
+    scale = _Scale(len(shown), [*values, *limits, *_ends(level)])
+    points = [
+        Point(scale.x(place), scale.y(value), each.decision, each.id, _title(each))
+        for place, (each, value) in enumerate(zip(shown, values, strict=True))
+    ]
+    if baseline is None:
+        told = f"{_count(len(shown), 'score')}; limits are drawn from {FEWEST} on."
+    else:
+        low, high = baseline.limits
+        beyond = sum(not low <= value <= high for value in values)
+        told = (
+            f"{_count(len(shown), 'score')}, {beyond} of them beyond the limits that the model's first "
+            f"{baseline.count} scores set."
+        )
+    return Chart(
+        "scores",
+        "Scores",
+        told,
+        scale.ticks,
+        _dates(shown, scale),
+        points,
+        limits=[f"{LEFT},{scale.y(limit)} {WIDTH - RIGHT},{scale.y(limit)}" for limit in limits],
+        centre=None if baseline is None else scale.y(baseline.mean),
+        **scale.level(level),  # type: ignore[arg-type]
+    )
+
+
+def drift_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Level | None) -> Chart | None:
+    """Return the chart of the moving average with its limits; None where there is no baseline. Arguments as above."""
+    if baseline is None:
+        return None
+    values = [log_odds(each.score) for each in scored]
+    averages, beyond = baseline.averages(values), baseline.beyond(values)
+    first = max(0, len(scored) - SHOWN)
+    shown = scored[first:]
+    widths = [baseline.half_width(place + 1) for place in range(first, len(scored))]
+    reach = max(widths)
+    scale = _Scale(len(shown), [*averages[first:], baseline.mean - reach, baseline.mean + reach, *_ends(level)])
+    places = range(len(shown))
+    out = [
+        Point(scale.x(place - first), scale.y(averages[place]), "beyond", scored[place].id, _title(scored[place]))
+        for place in beyond
+        if place >= first
+    ]
+    return Chart(
+        "drift",
+        "Drift: moving average of the scores",
+        _drifted(averages, beyond, baseline),
+        scale.ticks,
+        _dates(shown, scale),
+        out,
+        line=" ".join(f"{scale.x(place)},{scale.y(averages[first + place])}" for place in places),
+        limits=[
+            " ".join(f"{scale.x(place)},{scale.y(baseline.mean + side * widths[place])}" for place in places)
+            for side in (1, -1)
+        ],
+        centre=scale.y(baseline.mean),
+        **scale.level(level),  # type: ignore[arg-type]
+    )
+
+
+def _drifted(averages: Sequence[float], beyond: Sequence[int], baseline: Baseline) -> str:
+    if not beyond:
+        return "The average has stayed within its limits: no drift is seen."
+    if beyond[-1] == len(averages) - 1:
+        side = "below" if averages[-1] < baseline.mean else "above"
+        return f"The average is {side} its limits now: look at the instrument, the preparation or the ware."
+    return f"The average was beyond its limits at {_count(len(beyond), 'inspection')}, and is within them now."
+
+
+def _title(each: Scored) -> str:
+    return f"{each.name}: {number(each.score)}, {each.decision}, {each.created:%Y-%m-%d %H:%M}"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
+
+
+def _ends(level: Level | None) -> tuple[float, ...]:
+    return () if level is None else (level.low, level.high)
+
+
+def _dates(shown: Sequence[Scored], scale: _Scale) -> list[tuple[float, str]]:
+    """Some places along the axis with their days, each day once."""
+    step = max(1, math.ceil(len(shown) / _DATES))
+    found: list[tuple[float, str]] = []
+    for place in range(0, len(shown), step):
+        day = f"{shown[place].created:%Y-%m-%d}"
+        if not found or found[-1][1] != day:
+            found.append((scale.x(place), day))
+    return found

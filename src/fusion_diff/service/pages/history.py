@@ -1,0 +1,145 @@
+"""The history: inspections found again, how their scores went, and all of it as a sheet."""
+
+from __future__ import annotations
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Annotated
+from urllib.parse import urlencode
+
+from fastapi import APIRouter, Depends, Query, Request
+from sqlalchemy import select
+from sqlalchemy.orm import load_only
+from starlette.responses import Response, StreamingResponse
+
+from fusion_diff.inspection.wording import SYMBOLS
+from fusion_diff.result import Decision
+from fusion_diff.service import records
+from fusion_diff.service.pages import sheet
+from fusion_diff.service.pages.charts import HEIGHT, LEFT, RIGHT, WIDTH, Scored, drift_chart, score_chart
+from fusion_diff.service.pages.levels import reference_level
+from fusion_diff.service.pages.rendering import PageRoute, render
+from fusion_diff.service.pages.trend import BASELINE, Baseline, log_odds
+from fusion_diff.service.problems import RefusedError
+from fusion_diff.service.runtime import ServiceDep
+from fusion_diff.service.schemas import InspectionSummary
+from fusion_diff.service.security import Reader
+from fusion_diff.service.tables import NAME_LENGTH, Inspection, Model
+from fusion_diff.service.uploads import shown_name
+
+router = APIRouter(prefix="/history", route_class=PageRoute)
+ON_A_PAGE = 50
+FOLLOWED = 2000
+"""Scores that the moving average has been through at most when it comes to the newest."""
+_CHARTED = (Inspection.id, Inspection.name, Inspection.created, Inspection.score, Inspection.decision)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the form of filters sends: text, empty where nothing is asked.
+
+    Raises:
+        RefusedError: something in it is not what the form offers.
+    """
+
+    decision: Annotated[str, Query(max_length=20)] = ""
+    model: Annotated[str, Query(pattern=r"^([0-9a-f]{64})?$")] = ""
+    name: Annotated[str, Query(max_length=NAME_LENGTH)] = ""
+    since: Annotated[str, Query(max_length=10)] = ""
+    until: Annotated[str, Query(max_length=10)] = ""
+    overruled: Annotated[str, Query(pattern=r"^(yes|no)?$")] = ""
+
+    @property
+    def filter(self) -> records.Filter:
+        """What is looked for."""
+        until = _day(self.until)
+        return records.Filter(
+            decision=_decision(self.decision),
+            model_sha256=self.model or None,
+            since=_day(self.since),
+            until=until and until + dt.timedelta(days=1),
+            name=shown_name(self.name) if self.name else None,
+            overruled={"yes": True, "no": False}.get(self.overruled),
+        )
+
+    @property
+    def query(self) -> str:
+        """The same as part of an address, without what is empty."""
+        return urlencode({name: value for name, value in vars(self).items() if value})
+
+
+AskedDep = Annotated[Asked, Depends()]
+
+
+@router.get("")
+def history(
+    request: Request,
+    service: ServiceDep,
+    caller: Reader,
+    asked: AskedDep,
+    cursor: Annotated[str | None, Query(max_length=100)] = None,
+) -> Response:
+    """Show inspections, newest first."""
+    with service.database.read() as session:
+        rows, after = records.page(session, asked.filter, cursor, ON_A_PAGE)
+        models = session.scalars(select(Model).order_by(Model.number.desc())).all()
+    return render(
+        request,
+        "history",
+        asked=asked,
+        rows=[InspectionSummary.of(row) for row in rows],
+        after=after,
+        cursor=cursor,
+        models=models,
+    )
+
+
+@router.get("/charts")
+def charts(request: Request, service: ServiceDep, caller: Reader, asked: AskedDep) -> Response:
+    """Return the charts of one model's scores: the model asked for, or that of the newest inspection."""
+    with service.database.read() as session:
+        newest = records.page(session, asked.filter, None, 1)[0]
+        if not newest:
+            return render(request, "charts", charts=[], model="")
+        judge = newest[0].model_sha256
+        mine = select(Inspection).where(Inspection.model_sha256 == judge)
+        query = asked.filter.apply(mine).order_by(Inspection.number.desc()).limit(FOLLOWED)
+        scored = [Scored.of(row) for row in reversed(session.scalars(query.options(load_only(*_CHARTED))).all())]
+        query = mine.order_by(Inspection.number).limit(BASELINE)
+        first = [log_odds(row.score) for row in session.scalars(query.options(load_only(*_CHARTED)))]
+        model = session.scalar(select(Model).where(Model.sha256 == judge).order_by(Model.number.desc()).limit(1))
+    level = None if model is None else reference_level(service.shelf, model)
+    baseline = Baseline.of(first)
+    return render(
+        request,
+        "charts",
+        frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT},
+        charts=[score_chart(scored, baseline, level), drift_chart(scored, baseline, level)],
+        model=newest[0].result["model_name"],
+    )
+
+
+@router.get("/inspections.csv")
+def export(service: ServiceDep, caller: Reader, asked: AskedDep) -> Response:
+    """Return what was found as a sheet."""
+    return StreamingResponse(
+        sheet.lines(service.database, asked.filter),
+        media_type="text/csv; charset=utf-8",
+        headers={"Content-Disposition": 'attachment; filename="inspections.csv"'},
+    )
+
+
+def _day(text: str) -> dt.datetime | None:
+    if not text:
+        return None
+    try:
+        return dt.datetime.combine(dt.date.fromisoformat(text), dt.time(), dt.UTC)
+    except ValueError:
+        raise RefusedError("a day is written as 2026-03-31; choose it again") from None
+
+
+def _decision(text: str) -> Decision | None:
+    found = next((decision for decision in SYMBOLS if decision == text), None)
+    if text and found is None:
+        raise RefusedError("there is no such decision; choose one of those offered")
+    return found

@@ -1,0 +1,56 @@
+"""The first page: micrographs dropped, sent one by one, and their verdicts."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request, UploadFile
+from sqlalchemy import select
+from starlette.responses import Response
+
+from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
+from fusion_diff.service import records
+from fusion_diff.service.keys import Scope
+from fusion_diff.service.pages.rendering import PageRoute, render
+from fusion_diff.service.problems import UnauthorizedError
+from fusion_diff.service.routes import inspections
+from fusion_diff.service.runtime import ServiceDep
+from fusion_diff.service.schemas import Alpha, Id, InspectionSummary, PixelSize
+from fusion_diff.service.security import Inspecting, caller_of
+from fusion_diff.service.tables import Model
+
+router = APIRouter(route_class=PageRoute)
+RECENT = 8
+
+
+@router.get("/")
+def home(request: Request, service: ServiceDep) -> Response:
+    """Offer to inspect, and show what was inspected last."""
+    caller = caller_of(request)
+    if caller is None:
+        raise UnauthorizedError("sign in with an API key")
+    with service.database.read() as session:
+        models = session.scalars(select(Model).order_by(Model.number.desc())).all()
+        recent = records.page(session, records.Filter(), None, RECENT)[0] if caller.may(Scope.read) else []
+    return render(
+        request,
+        "home",
+        models=models,
+        recent=[InspectionSummary.of(row) for row in recent],
+        suffixes=sorted(IMAGE_SUFFIXES),
+    )
+
+
+@router.post("/inspect")
+async def inspect(
+    request: Request,
+    service: ServiceDep,
+    caller: Inspecting,
+    file: UploadFile,
+    alpha: Annotated[Alpha, Form()] = 0.1,
+    pixel_size_um: Annotated[PixelSize | None, Form()] = None,
+    model: Annotated[Id | None, Form()] = None,
+) -> Response:
+    """Inspect one micrograph, and return the row of its verdict, or of what is wrong with it."""
+    done = await inspections.inspect(request, service, caller, [file], alpha, pixel_size_um, model)
+    return render(request, "verdict_row", entry=done.results[0])

@@ -1,0 +1,112 @@
+"""How pages are put together: one environment of templates, what all of them know, and errors told as pages."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, urlsplit
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, RedirectResponse
+from fastapi.routing import APIRoute
+from starlette.responses import Response
+
+from fusion_diff.errors import FusionDiffError
+from fusion_diff.inspection import pages
+from fusion_diff.inspection.wording import SYMBOLS, package_version
+from fusion_diff.service.problems import NotFoundError, UnauthorizedError, problem, request_id_of
+from fusion_diff.service.security import caller_of, csrf_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine, Mapping
+    from datetime import datetime
+
+    from jinja2 import Environment
+    from starlette.requests import Request
+
+TEMPLATES = Path(__file__).with_name("templates")
+
+
+class PageRoute(APIRoute):
+    """A route whose errors are told as a page where a browser goes there.
+
+    What htmx and the scripts of a page ask for gets a problem, as from the API; they show what it says.
+    """
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        answer = super().get_route_handler()
+
+        async def answered(request: Request) -> Response:
+            try:
+                return await answer(request)
+            except (FusionDiffError, RequestValidationError) as error:
+                if isinstance(error, UnauthorizedError) and (navigates(request) or is_htmx(request)):
+                    return _to_sign_in(request)
+                if not navigates(request):
+                    raise
+                if isinstance(error, RequestValidationError):
+                    error = NotFoundError("there is no page of this address; see the links above")
+                told = problem(error, request_id_of(request))
+                return render(request, "problem", told.status, told=told)
+
+        return answered
+
+
+def render(request: Request, name: str, status: int = 200, **told: object) -> HTMLResponse:
+    """Return a template as a response, with what every page knows beside what it is told.
+
+    Args:
+        request: that it answers.
+        name: of the template, without its endings.
+        status: HTTP status.
+        told: what the template is about.
+    """
+    common: Mapping[str, object] = {
+        "caller": caller_of(request),
+        "csrf_token": csrf_token(request),
+        "insecure": request.app.state.service.settings.insecure,
+        "path": request.url.path,
+        "symbols": SYMBOLS,
+        "version": package_version(),
+    }
+    return HTMLResponse(_environment().get_template(f"{name}.html.j2").render(**common, **told), status)
+
+
+def goto(request: Request, path: str) -> Response:
+    """Send a browser to a page of ours, whether it asked by itself or had htmx ask."""
+    if is_htmx(request):
+        return Response(status_code=204, headers={"HX-Redirect": path})
+    return RedirectResponse(path, 303)
+
+
+def is_htmx(request: Request) -> bool:
+    """Tell whether htmx asks, and puts the answer into a page that is open."""
+    return "hx-request" in request.headers
+
+
+def navigates(request: Request) -> bool:
+    """Tell whether a browser goes to the address, and shows what it gets."""
+    return request.method == "GET" and not is_htmx(request) and "text/html" in request.headers.get("accept", "")
+
+
+def _to_sign_in(request: Request) -> Response:
+    shown = urlsplit(request.headers.get("hx-current-url", "")).path if is_htmx(request) else request.url.path
+    return goto(request, f"/sign-in?next={quote(shown, safe='')}")
+
+
+@cache
+def _environment() -> Environment:
+    found = pages.environment(TEMPLATES)
+    found.filters |= {"moment": _moment, "kind": _kind}
+    return found
+
+
+def _moment(when: datetime) -> str:
+    return f"{when:%Y-%m-%d %H:%M}"
+
+
+def _kind(decision: str) -> str:
+    """The class that styles a decision."""
+    return decision.replace(" ", "-")

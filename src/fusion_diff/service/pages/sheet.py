@@ -1,0 +1,85 @@
+"""Inspections as a sheet: CSV for spreadsheets, streamed, with no cell that one would take for a formula."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING
+
+from fusion_diff.service import records
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fusion_diff.service.database import Database
+    from fusion_diff.service.tables import Inspection
+
+_AT_ONCE = 200
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+COLUMNS = (
+    "id",
+    "created",
+    "name",
+    "sha256",
+    "decision",
+    "score",
+    "alpha",
+    "predicted_class",
+    "p_authentic",
+    "p_not_authentic",
+    "regions",
+    "pixel_size_um",
+    "model_name",
+    "model_sha256",
+    "references_sha256",
+    "by",
+    "overruled_decision",
+    "overruled_reason",
+    "overruled_by",
+    "overruled_at",
+    "ledger_sequence",
+)
+
+
+def lines(database: Database, wanted: records.Filter) -> Iterator[str]:
+    """Give the lines of the sheet, newest inspection first, some at a time.
+
+    The first begins with a byte order mark, without which spreadsheets take UTF-8 for something else.
+    """
+    yield "\N{BOM}" + _line(COLUMNS)
+    cursor: str | None = None
+    while True:
+        with database.read() as session:
+            rows, cursor = records.page(session, wanted, cursor, _AT_ONCE)
+        yield "".join(_line(tuple(_cells(row))) for row in rows)
+        if cursor is None:
+            return
+
+
+def harmless(cell: object) -> object:
+    """Return a cell as it is, or with an apostrophe before it where a spreadsheet would take text for a formula."""
+    if isinstance(cell, str) and (cell.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA)):
+        return f"'{cell}"
+    return cell
+
+
+def _cells(row: Inspection) -> Iterator[object]:
+    told = row.result
+    values = {
+        "created": row.created.isoformat(timespec="seconds"),
+        "p_authentic": told["p_values"].get("authentic"),
+        "p_not_authentic": told["p_values"].get("not authentic"),
+        "regions": len(told["regions"]),
+        "overruled_at": row.overruled_at and row.overruled_at.isoformat(timespec="seconds"),
+    }
+    for column in COLUMNS:
+        if column in values:
+            yield values[column]
+        else:
+            yield getattr(row, column) if hasattr(row, column) else told[column]
+
+
+def _line(cells: tuple[object, ...]) -> str:
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\r\n").writerow([harmless(cell) for cell in cells])
+    return buffer.getvalue()

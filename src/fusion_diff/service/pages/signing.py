@@ -1,0 +1,57 @@
+"""Signing in with an API key, and out."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Form, Request
+from starlette.responses import Response
+
+from fusion_diff.service.pages.rendering import PageRoute, goto, is_htmx, render
+from fusion_diff.service.problems import UnauthorizedError
+from fusion_diff.service.security import begin_session, caller_of, end_session
+
+router = APIRouter(route_class=PageRoute)
+_KEY_LENGTH = 200
+
+
+@router.get("/sign-in")
+def sign_in_page(request: Request, next: str = "/") -> Response:
+    """Ask for a key."""
+    if caller_of(request) is not None:
+        return goto(request, _own(next))
+    return render(request, "sign_in", next=_own(next), error=None)
+
+
+@router.post("/sign-in")
+def sign_in(
+    request: Request,
+    key: Annotated[str, Form(max_length=_KEY_LENGTH)] = "",
+    next: Annotated[str, Form()] = "/",
+) -> Response:
+    """Begin a session."""
+    response = goto(request, _own(next))
+    try:
+        begin_session(request, response, key)
+    except UnauthorizedError as error:
+        # htmx puts what it gets with status 200 into the page
+        return (
+            render(request, "sign_in_form", 200, next=_own(next), error=error)
+            if is_htmx(request)
+            else render(request, "sign_in", 401, next=_own(next), error=error)
+        )
+    return response
+
+
+@router.post("/sign-out")
+def sign_out(request: Request) -> Response:
+    """End the session."""
+    response = goto(request, "/sign-in")
+    end_session(response)
+    return response
+
+
+def _own(path: str) -> str:
+    """Return where to go after signing in: a page of ours, whatever a link says."""
+    plain = path.isascii() and path.isprintable() and path.startswith("/") and path[1:2] not in ("/", "\\")
+    return path if plain else "/"

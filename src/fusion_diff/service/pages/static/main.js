@@ -1,0 +1,11 @@
+// On every page: what goes wrong is said where everybody can see and hear it.
+import { explained, notify } from "./http.js";
+
+document.addEventListener("htmx:beforeRequest", () => document.getElementById("notice").replaceChildren());
+
+document.addEventListener("htmx:responseError", (event) => {
+  const answer = event.detail.xhr;
+  notify(explained(answer.status, answer.responseText));
+});
+
+document.addEventListener("htmx:sendError", () => notify(explained(0, "")));

@@ -1,0 +1,151 @@
+// Files sent one by one, each with its progress and then its row from the service: none is lost when another fails.
+import { explained, tokens } from "./http.js";
+import { dropped, picked } from "./picking.js";
+
+const PATIENCE = 40; // times that a busy service is asked again
+
+class Uploads {
+  constructor(form) {
+    this.form = form;
+    this.rows = document.querySelector(form.dataset.rows);
+    this.template = document.querySelector(form.dataset.row);
+    this.summary = document.querySelector(form.dataset.summary);
+    this.atOnce = Number(form.dataset.atOnce);
+    this.waiting = [];
+    this.running = 0;
+    this.total = 0;
+    this.outcomes = new Map();
+    this.told = 0;
+    window.addEventListener("beforeunload", (event) => {
+      if (this.running || this.waiting.length) event.preventDefault();
+    });
+  }
+
+  add({ files, skipped }) {
+    const left = skipped === 1 ? "1 file that is no image was left out" : `${skipped} files that are no images were left out`;
+    this.form.querySelector("[data-skipped]").textContent = skipped ? left : "";
+    if (!files.length || !this.form.reportValidity()) return;
+    const fields = [...new FormData(this.form)].filter(([, value]) => typeof value === "string" && value !== "");
+    for (const { file, path } of files) {
+      const row = this.template.content.firstElementChild.cloneNode(true);
+      row.querySelector(".file").textContent = path;
+      row.querySelector("progress").setAttribute("aria-label", "Progress of " + path);
+      this.rows.append(row);
+      this.wait({ file, path, fields, row, tries: 0 });
+    }
+    this.total += files.length;
+    const section = this.rows.closest("[hidden]");
+    if (section) section.hidden = false;
+    const replaced = document.querySelector("[data-until-uploads]");
+    if (replaced) replaced.hidden = true;
+    this.next();
+  }
+
+  wait(job) {
+    this.say(job, "waiting", 0);
+    this.waiting.push(job);
+  }
+
+  say(job, words, share) {
+    job.row.querySelector(".state").textContent = words;
+    const bar = job.row.querySelector("progress");
+    if (share === null) bar.removeAttribute("value");
+    else bar.value = 100 * share;
+  }
+
+  next() {
+    while (this.running < this.atOnce && this.waiting.length) this.send(this.waiting.shift());
+    this.count();
+  }
+
+  send(job) {
+    this.running += 1;
+    const body = new FormData();
+    for (const [name, value] of job.fields) body.append(name, value);
+    body.append(this.form.dataset.field, job.file, job.path);
+    const request = new XMLHttpRequest();
+    request.open("POST", this.form.getAttribute("action"));
+    for (const [name, value] of Object.entries(tokens())) request.setRequestHeader(name, value);
+    request.upload.addEventListener("progress", (event) => {
+      if (event.lengthComputable) this.say(job, `sending, ${Math.floor((100 * event.loaded) / event.total)} %`, event.loaded / event.total);
+    });
+    request.upload.addEventListener("load", () => this.say(job, this.form.dataset.doing + " …", null));
+    request.addEventListener("loadend", () => {
+      this.running -= 1;
+      this.settle(job, request);
+      this.next();
+    });
+    request.send(body);
+  }
+
+  settle(job, request) {
+    if (request.status === 200) {
+      const made = document.createElement("template");
+      made.innerHTML = request.responseText;
+      const row = made.content.querySelector("tr");
+      job.row.replaceWith(row);
+      this.outcome(row.dataset.outcome);
+      return;
+    }
+    const busy = request.status === 429 || request.status === 503;
+    if (busy && job.tries < PATIENCE) {
+      job.tries += 1;
+      const seconds = Number(request.getResponseHeader("Retry-After")) || 2;
+      this.say(job, "the service is busy; trying again soon", 0);
+      this.running += 1; // its place is kept
+      setTimeout(() => {
+        this.running -= 1;
+        this.waiting.unshift(job);
+        this.next();
+      }, 1000 * seconds);
+      return;
+    }
+    this.say(job, explained(request.status, request.responseText), 0);
+    job.row.classList.add("stuck");
+    this.outcome("failed");
+    const again = job.row.querySelector(".again");
+    again.hidden = false;
+    again.addEventListener("click", () => {
+      again.hidden = true;
+      job.row.classList.remove("stuck");
+      job.tries = 0;
+      this.outcome("failed", -1);
+      this.wait(job);
+      this.next();
+    }, { once: true });
+  }
+
+  outcome(kind, change = 1) {
+    this.outcomes.set(kind, (this.outcomes.get(kind) || 0) + change);
+  }
+
+  count() {
+    const done = [...this.outcomes.values()].reduce((sum, each) => sum + each, 0);
+    const finished = this.total > 0 && done === this.total;
+    if (!finished && Date.now() - this.told < 2000 && this.told) return; // screen readers need not hear every one
+    this.told = Date.now();
+    const kinds = [...this.outcomes].filter(([, count]) => count).map(([kind, count]) => `${count} ${kind}`);
+    this.summary.textContent = this.total ? [`${done} of ${this.total} done`, ...kinds].join(" · ") : "";
+    if (finished) document.body.dispatchEvent(new CustomEvent("uploads-done"));
+  }
+}
+
+for (const form of document.querySelectorAll("[data-uploads]")) {
+  const uploads = new Uploads(form);
+  const suffixes = form.dataset.suffixes.split(" ");
+  const place = form.querySelector("[data-drop]");
+  form.addEventListener("submit", (event) => event.preventDefault());
+  for (const input of form.querySelectorAll("[data-pick]")) {
+    input.addEventListener("change", () => uploads.add(picked(input, suffixes)));
+    if (input.files.length) uploads.add(picked(input, suffixes)); // chosen before this script came
+  }
+  for (const kind of ["dragover", "drop"]) {
+    window.addEventListener(kind, (event) => event.preventDefault()); // a file dropped beside does not replace the page
+  }
+  place.addEventListener("dragover", () => place.classList.add("over"));
+  place.addEventListener("dragleave", () => place.classList.remove("over"));
+  place.addEventListener("drop", async (event) => {
+    place.classList.remove("over");
+    uploads.add(await dropped(event.dataTransfer, suffixes));
+  });
+}

@@ -1,0 +1,104 @@
+"""Pictures of an inspection as PNG files: the micrograph, small or a window of it, and the heat map."""
+
+from __future__ import annotations
+
+import io
+from typing import TYPE_CHECKING, Any
+
+from fusion_diff.service.problems import NotFoundError
+from fusion_diff.service.store import unpacked
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fusion_diff.micrograph import Micrograph
+    from fusion_diff.result import EvidenceMap, Inspection
+    from fusion_diff.service.store import Store
+    from fusion_diff.service.tables import Inspection as Row
+
+WINDOW_SIDE = 2048
+"""Longest side of a window, in native pixels."""
+_FAST = 1
+
+
+def png(pixels: NDArray[np.uint8]) -> bytes:
+    """Return grey (h, w) or colour (h, w, 3) pixels as a PNG file, packed fast rather than small."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG", compress_level=_FAST)
+    return buffer.getvalue()
+
+
+def window(micrograph: Micrograph, top: int, left: int, height: int, width: int) -> bytes:
+    """Return a window of a micrograph at native size as PNG, stretched like its thumbnail, cut off at its edges.
+
+    Raises:
+        NotFoundError: it lies outside of the micrograph.
+    """
+    import numpy as np
+
+    height, width = min(height, micrograph.height - top), min(width, micrograph.width - left)
+    if height < 1 or width < 1:
+        raise NotFoundError(
+            f"the micrograph has {micrograph.height} x {micrograph.width} pixels; choose a window in it"
+        )
+    low, high = micrograph.contrast_range
+    level = ((micrograph.window(top, left, height, width) - low) / (high - low)).clip(0, 1)
+    return png(np.rint(level * 255).astype(np.uint8))
+
+
+def evidence(row: Row, store: Store) -> EvidenceMap:
+    """Return the evidence that an inspection found."""
+    from fusion_diff.result import EvidenceMap
+
+    values = unpacked(store.get(row.evidence_sha256))
+    return EvidenceMap(values, row.evidence_scale, row.result["height"], row.result["width"])
+
+
+def heat_map(row: Row, store: Store) -> bytes:
+    """Return the heat map of an inspection as PNG, transparent where nothing speaks against the micrograph."""
+    from fusion_diff.inspection import draw
+
+    found = evidence(row, store)
+    buffer = io.BytesIO()
+    limit = draw.heat_limit([found], [row.result["threshold"]])
+    draw.heat_map(found, limit).save(buffer, "PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def verdict(row: Row, store: Store) -> Inspection:
+    """Return an inspection as it was when it was made."""
+    from fusion_diff.result import Inspection, NearestReference, RecognisedSurface, Region
+
+    told: dict[str, Any] = dict(row.result)
+    recognised = told.pop("recognised", None)
+    return Inspection(
+        **told
+        | {
+            "evidence": evidence(row, store),
+            "regions": tuple(Region(**each) for each in told["regions"]),
+            "nearest": tuple(NearestReference(**each) for each in told["nearest"]),
+            "reasons": tuple(told["reasons"]),
+            "recognised": None if recognised is None else RecognisedSurface(**recognised),
+        }
+    )
+
+
+def report(row: Row, store: Store) -> bytes:
+    """Return the report of an inspection: one HTML file with every picture inside it."""
+    import tempfile
+    from pathlib import Path
+
+    import numpy as np
+    from PIL import Image
+
+    from fusion_diff.inspection.report import write_report
+    from fusion_diff.inspection.run import Outcome
+
+    with Image.open(io.BytesIO(store.get(row.thumbnail_sha256))) as picture:
+        thumbnail = np.asarray(picture)
+    outcome = Outcome(Path(row.name), inspection=verdict(row, store), thumbnail=thumbnail)
+    with tempfile.TemporaryDirectory() as folder:
+        return write_report([outcome], folder).read_bytes()

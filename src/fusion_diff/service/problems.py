@@ -1,0 +1,210 @@
+"""Errors of the service as RFC 9457 problems: every typed error has its status and its kind, and says what to do."""
+
+from __future__ import annotations
+
+import logging
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel, Field
+from sqlalchemy.exc import OperationalError
+from starlette.exceptions import HTTPException
+
+from fusion_diff import errors
+from fusion_diff.printable import paragraph
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+MEDIA_TYPE = "application/problem+json"
+_LONGEST = 2000
+_LISTED = 20
+_log = logging.getLogger("fusion_diff.service")
+
+
+class RefusedError(errors.ServiceError):
+    """A request that cannot be answered; each kind has its status.
+
+    Attributes:
+        status: HTTP status.
+        retry_after: seconds after which to try again; None where that does not help.
+    """
+
+    status = 400
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class UnauthorizedError(RefusedError):
+    """No API key was given, or one that is not valid."""
+
+    status = 401
+
+
+class ForbiddenError(RefusedError):
+    """The API key does not allow this, or the request came from another site."""
+
+    status = 403
+
+
+class NotFoundError(RefusedError):
+    """There is nothing of that id."""
+
+    status = 404
+
+
+class ConflictError(RefusedError):
+    """It is in the way of what is there."""
+
+    status = 409
+
+
+class TooLargeError(RefusedError):
+    """A file, or the request, is larger than is taken."""
+
+    status = 413
+
+
+class BusyError(RefusedError):
+    """Too many requests: the queue is full, or the caller was too fast."""
+
+    status = 429
+
+
+class StoppingError(RefusedError):
+    """The service is shutting down."""
+
+    status = 503
+
+
+class LateError(RefusedError):
+    """The deadline cannot be met; nothing was computed."""
+
+    status = 504
+
+
+class Problem(BaseModel):
+    """What is wrong, as RFC 9457 has it."""
+
+    type: str = Field(description="URN of the kind of problem.")
+    title: str = Field(description="The kind in words.")
+    status: int = Field(description="HTTP status.")
+    detail: str = Field(description="What is wrong here, and what to do about it.")
+    request_id: str | None = Field(default=None, description="Under which the service's log has it.")
+
+
+_STATUS: dict[type[errors.FusionDiffError], int] = {
+    errors.MicrographError: 422,
+    errors.ReferenceSetError: 422,
+    errors.EnrolmentError: 422,
+    errors.TrustError: 422,
+    errors.CheckpointError: 500,
+    errors.DependencyError: 501,
+    errors.ServiceError: 500,
+}
+
+
+def problem(error: Exception, request_id: str | None = None) -> Problem:
+    """Return an error as a problem; of one that was not raised on purpose, only that there was one."""
+    if isinstance(error, RefusedError):
+        return _said(error, error.status, request_id)
+    if isinstance(error, errors.FusionDiffError):
+        status = next((each for kind, each in _STATUS.items() if isinstance(error, kind)), 422)
+        return _said(error, status, request_id)
+    if isinstance(error, MemoryError):
+        told = "there is not enough memory for this; send a smaller micrograph, or try again later"
+        return _problem("memory", 507, told, request_id)
+    if isinstance(error, OperationalError):
+        return _problem("database", 503, "the records cannot be reached; try again later", request_id)
+    return _problem("fault", 500, "a fault in the service; its log has the details under the request id", request_id)
+
+
+def _said(error: Exception, status: int, request_id: str | None) -> Problem:
+    kind = type(error).__name__.removesuffix("Error").lower()
+    return _problem(kind, status, paragraph(error, _LONGEST), request_id)
+
+
+def _problem(kind: str, status: int, detail: str, request_id: str | None) -> Problem:
+    title = HTTPStatus(status).phrase
+    return Problem(
+        type=f"urn:fusion-diff:problem:{kind}", title=title, status=status, detail=detail, request_id=request_id
+    )
+
+
+def respond(told: Problem, *, retry_after: float | None = None, headers: dict[str, str] | None = None) -> JSONResponse:
+    """Return a problem as a response."""
+    extra = dict(headers or {})
+    if retry_after is not None:
+        extra["Retry-After"] = str(max(1, round(retry_after)))
+    if told.status == 401:
+        extra["WWW-Authenticate"] = "Bearer"
+    return JSONResponse(told.model_dump(exclude_none=True), told.status, extra, media_type=MEDIA_TYPE)
+
+
+def request_id_of(request: Request) -> str | None:
+    """Return the id that the request has in the log."""
+    return getattr(request.state, "request_id", None)
+
+
+def install(app: FastAPI) -> None:
+    """Have an app answer with problems, whatever goes wrong."""
+    app.add_exception_handler(errors.FusionDiffError, _on_error)
+    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(RequestValidationError, _on_validation)
+    app.add_exception_handler(OperationalError, _on_fault)
+
+
+async def _on_error(request: Request, error: Exception) -> Response:
+    told = problem(error, request_id_of(request))
+    if told.status >= 500 and not isinstance(error, RefusedError):
+        _log.error("failed", exc_info=error, extra={"request_id": told.request_id})
+    return respond(told, retry_after=getattr(error, "retry_after", None))
+
+
+async def _on_fault(request: Request, error: Exception) -> Response:
+    return fault(error, request_id_of(request))
+
+
+def fault(error: Exception, request_id: str | None) -> Response:
+    """Log an error that was not raised on purpose, and return the response to it."""
+    _log.error("fault", exc_info=error, extra={"request_id": request_id})
+    return respond(problem(error, request_id))
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
+    told = _problem(kind, error.status_code, paragraph(error.detail, _LONGEST), request_id_of(request))
+    return respond(told, headers=dict(error.headers or {}))
+
+
+async def _on_validation(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    found = error.errors()
+    lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found[:_LISTED]]
+    if len(found) > _LISTED:
+        lines.append(f"and {len(found) - _LISTED} more")
+    told = _problem("request", 422, paragraph("; ".join(lines), _LONGEST), request_id_of(request))
+    return respond(told)
+
+
+def documented(*statuses: int, gives: str | None = None) -> dict[int | str, dict[str, Any]]:
+    """Return how OpenAPI describes the answers of a route.
+
+    Args:
+        statuses: of its problems, beside those that every route has.
+        gives: media type of what it gives; JSON when omitted.
+    """
+    schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
+    every = (400, 401, 403, 413, 422, 429, 500, 503)
+    told: dict[int | str, dict[str, Any]] = {
+        status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: schema}}
+        for status in sorted({*every, *statuses})
+    }
+    return told if gives is None else told | {200: {"content": {gives: {}}}}

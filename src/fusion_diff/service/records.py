@@ -1,0 +1,130 @@
+"""The records: inspections found again, filtered, and overruled."""
+
+from __future__ import annotations
+
+import base64
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, select
+
+from fusion_diff.printable import paragraph
+from fusion_diff.service import ledger
+from fusion_diff.service.problems import NotFoundError, RefusedError
+from fusion_diff.service.tables import Inspection, now
+from fusion_diff.trust.verdict import overruling
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from datetime import datetime
+
+    from sqlalchemy.orm import Session
+
+    from fusion_diff.result import Decision
+
+MAX_REASON = 2000
+"""Characters of a reason."""
+
+
+@dataclass(frozen=True)
+class Filter:
+    """Which inspections are looked for; None lets all pass.
+
+    Attributes:
+        decision: as it was made, or as it was overruled.
+        model_sha256: which model judged.
+        since: made then or later.
+        until: made before.
+        name: is contained in the micrograph's name, whatever the case of its letters.
+        overruled: whether an expert overruled it.
+    """
+
+    decision: Decision | None = None
+    model_sha256: str | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    name: str | None = None
+    overruled: bool | None = None
+
+    def apply(self, query: Select[Any]) -> Select[Any]:
+        """Return a query for those that pass."""
+        if self.decision is not None:
+            made = Inspection.overruled_decision.is_(None) & (Inspection.decision == self.decision)
+            query = query.where(made | (Inspection.overruled_decision == self.decision))
+        if self.model_sha256 is not None:
+            query = query.where(Inspection.model_sha256 == self.model_sha256)
+        if self.since is not None:
+            query = query.where(Inspection.created >= self.since)
+        if self.until is not None:
+            query = query.where(Inspection.created < self.until)
+        if self.name is not None:
+            query = query.where(Inspection.name.icontains(self.name, autoescape=True))
+        if self.overruled is not None:
+            query = query.where(Inspection.overruled_decision.is_not(None) == self.overruled)
+        return query
+
+
+def page(session: Session, wanted: Filter, cursor: str | None, limit: int) -> tuple[Sequence[Inspection], str | None]:
+    """Return some inspections, newest first, and the cursor of those after them; None where there are none.
+
+    New inspections do not move what a cursor points at.
+
+    Raises:
+        RefusedError: the cursor is none that was given out.
+    """
+    query = wanted.apply(select(Inspection)).order_by(Inspection.number.desc()).limit(limit + 1)
+    if cursor is not None:
+        query = query.where(Inspection.number < _number(cursor))
+    rows = session.scalars(query).all()
+    if len(rows) <= limit:
+        return rows, None
+    return rows[:limit], _cursor(rows[limit - 1].number)
+
+
+def get_inspection(session: Session, inspection_id: str) -> Inspection:
+    """Return an inspection.
+
+    Raises:
+        NotFoundError: there is none of that id.
+    """
+    row = session.scalar(select(Inspection).where(Inspection.id == inspection_id))
+    if row is None:
+        raise NotFoundError("there is no such inspection; GET /v1/inspections lists them")
+    return row
+
+
+def overrule(session: Session, inspection_id: str, decision: Decision, reason: str, by: str) -> Inspection:
+    """Overrule a verdict: the row says so, and the ledger gets a line; what was decided first stays in both.
+
+    Raises:
+        NotFoundError: there is no inspection of that id.
+    """
+    row = get_inspection(session, inspection_id)
+    reason = paragraph(reason, MAX_REASON)
+    line = overruling(
+        row.id,
+        file=row.name,
+        file_sha256=row.sha256,
+        was=row.overruled_decision or row.decision,
+        decision=decision,
+        reason=reason,
+        by=by,
+    )
+    ledger.append(session, [line])
+    row.overruled_decision, row.overruled_reason = decision, reason
+    row.overruled_by, row.overruled_at = by, now()
+    return row
+
+
+def _cursor(number: int) -> str:
+    return base64.urlsafe_b64encode(str(number).encode()).decode().rstrip("=")
+
+
+def _number(cursor: str) -> int:
+    try:
+        number = int(base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode("ascii"))
+    except ValueError:
+        number = -1
+    if not 0 <= number < 2**63:
+        raise RefusedError("the cursor is not one that was given out; leave it out to begin with the newest")
+    return number

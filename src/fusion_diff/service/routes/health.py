@@ -1,0 +1,51 @@
+"""`/healthz`, `/readyz` and `/metrics`: for what watches over the service."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from sqlalchemy.exc import SQLAlchemyError
+
+from fusion_diff.errors import FusionDiffError
+from fusion_diff.service.problems import StoppingError, documented
+from fusion_diff.service.runtime import ServiceDep
+from fusion_diff.service.security import Reader
+
+router = APIRouter(tags=["health"])
+_log = logging.getLogger("fusion_diff.service")
+
+
+class Health(BaseModel):
+    """That the service is well."""
+
+    status: str = "ok"
+
+
+@router.get("/healthz")
+def health() -> Health:
+    """Say that the process answers."""
+    return Health()
+
+
+@router.get("/readyz", responses={503: documented()[503]})
+def ready(service: ServiceDep) -> Health:
+    """Say that inspections can be made: the records and the store answer, the model is loaded, the queue runs."""
+    if not service.queue.running:
+        raise StoppingError("the queue does not run", retry_after=5)
+    try:
+        service.database.check()
+        service.store.check()
+        service.shelf.check()
+    except (SQLAlchemyError, OSError, FusionDiffError) as error:
+        _log.warning("not ready", exc_info=error)
+        raise StoppingError("the records, the store or the model do not answer; see the log", retry_after=5) from None
+    return Health()
+
+
+@router.get("/metrics", response_class=Response, responses=documented(gives="text/plain"))
+def metrics(service: ServiceDep, caller: Reader) -> Response:
+    """Return what is counted, for Prometheus."""
+    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

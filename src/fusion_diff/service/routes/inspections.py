@@ -1,0 +1,216 @@
+"""`/v1/inspections`: micrographs sent, verdicts found again, overruled, and learned from."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, File, Form, Header, Query, Request, Response, UploadFile
+
+from fusion_diff.errors import FusionDiffError
+from fusion_diff.result import Decision
+from fusion_diff.service import pictures, records
+from fusion_diff.service.collecting import add_image
+from fusion_diff.service.learning import read
+from fusion_diff.service.problems import (
+    LateError,
+    RefusedError,
+    StoppingError,
+    TooLargeError,
+    documented,
+    problem,
+    request_id_of,
+)
+from fusion_diff.service.runtime import Service, ServiceDep
+from fusion_diff.service.schemas import (
+    AddToReferencesIn,
+    Alpha,
+    Id,
+    InspectionEntry,
+    InspectionOut,
+    InspectionPage,
+    Inspections,
+    InspectionSummary,
+    Moment,
+    OverruleIn,
+    PixelSize,
+    ReferenceImageOut,
+)
+from fusion_diff.service.security import Enrolling, Inspecting, Reader
+from fusion_diff.service.shelf import get_model
+from fusion_diff.service.tables import NAME_LENGTH
+from fusion_diff.service.uploads import Upload, receive, shown_name
+from fusion_diff.service.work import Task
+
+router = APIRouter(prefix="/v1/inspections", tags=["inspections"])
+KEPT = {"Cache-Control": "private, max-age=31536000, immutable"}
+"""For what never changes."""
+
+
+@router.post("", responses=documented(404, 504))
+async def inspect(
+    request: Request,
+    service: ServiceDep,
+    caller: Inspecting,
+    files: Annotated[list[UploadFile], File(min_length=1, description="Micrographs: TIFF, PNG, JPEG or BMP.")],
+    alpha: Annotated[Alpha, Form(description="Error rate among verdicts.")] = 0.1,
+    pixel_size_um: Annotated[PixelSize | None, Form()] = None,
+    model: Annotated[Id | None, Form(description="Which model judges.")] = None,
+    x_deadline_ms: Annotated[
+        int | None, Header(ge=0, le=10**9, description="Milliseconds that an answer is worth waiting for.")
+    ] = None,
+    request_timeout: Annotated[
+        float | None, Header(ge=0, le=10**6, allow_inf_nan=False, description="The same in seconds.")
+    ] = None,
+) -> Inspections:
+    """Inspect one or many micrographs. A file that cannot be inspected has a problem in its place among the results."""
+    started = time.monotonic()
+    waits = [x_deadline_ms / 1000] if x_deadline_ms is not None else []
+    waits += [request_timeout] if request_timeout is not None else []
+    deadline = started + min(waits) if waits else None
+    most = min(service.settings.max_files, service.settings.queue_length)
+    if len(files) > most:
+        raise TooLargeError(f"{len(files)} files in one request, and {most} is the most; send them in several")
+    judge = await to_thread.run_sync(_model_id, service, model)
+    received = [await _receive(file, service) for file in files]
+    tasks = [
+        Task(each, judge, alpha, pixel_size_um, caller.name, deadline) for each in received if isinstance(each, Upload)
+    ]
+    try:
+        service.queue.submit(tasks)
+    except RefusedError:
+        for task in tasks:
+            task.upload.discard()
+        raise
+    waiting = [asyncio.wrap_future(task.future) for task in tasks]
+    settled = iter(await asyncio.gather(*waiting, return_exceptions=True))
+    outcomes = [next(settled) if isinstance(each, Upload) else each for each in received]
+    if all(isinstance(each, LateError | StoppingError) for each in outcomes):
+        assert isinstance(outcomes[0], RefusedError)
+        raise outcomes[0]
+    entries = []
+    for file, outcome in zip(files, outcomes, strict=True):
+        name = shown_name(file.filename)
+        if isinstance(outcome, Exception):
+            told = problem(outcome, request_id_of(request))
+            service.metrics.refusals.labels(str(told.status)).inc()
+            entries.append(InspectionEntry(name=name, problem=told))
+        elif isinstance(outcome, BaseException):
+            raise outcome
+        else:
+            entries.append(InspectionEntry(name=name, inspection=InspectionOut.of(outcome)))
+    return Inspections(results=entries)
+
+
+@router.get("", responses=documented(400))
+def find(
+    service: ServiceDep,
+    caller: Reader,
+    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")] = None,
+    limit: Annotated[int, Query(ge=1, le=200)] = 50,
+    decision: Annotated[Decision | None, Query(description="As made, or as overruled.")] = None,
+    model_sha256: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
+    since: Annotated[Moment | None, Query(description="Made then or later; in UTC where it names no zone.")] = None,
+    until: Annotated[Moment | None, Query(description="Made before.")] = None,
+    name: Annotated[str | None, Query(max_length=NAME_LENGTH, description="Contained in the name.")] = None,
+    overruled: Annotated[bool | None, Query()] = None,
+) -> InspectionPage:
+    """List inspections, newest first."""
+    wanted = records.Filter(decision, model_sha256, since, until, name and shown_name(name), overruled)
+    with service.database.read() as session:
+        rows, after = records.page(session, wanted, cursor, limit)
+    return InspectionPage(items=[InspectionSummary.of(row) for row in rows], next_cursor=after)
+
+
+@router.get("/{inspection_id}", responses=documented(404))
+def get(service: ServiceDep, caller: Reader, inspection_id: Id) -> InspectionOut:
+    """Return an inspection."""
+    with service.database.read() as session:
+        return InspectionOut.of(records.get_inspection(session, inspection_id))
+
+
+@router.get("/{inspection_id}/heatmap.png", response_class=Response, responses=documented(404, gives="image/png"))
+def heat_map(service: ServiceDep, caller: Reader, inspection_id: Id) -> Response:
+    """Return the evidence as a picture with the micrograph's aspect, transparent where there is none."""
+    with service.database.read() as session:
+        row = records.get_inspection(session, inspection_id)
+    return Response(pictures.heat_map(row, service.store), media_type="image/png", headers=KEPT)
+
+
+@router.get("/{inspection_id}/micrograph.png", response_class=Response, responses=documented(404, gives="image/png"))
+def micrograph(
+    service: ServiceDep,
+    caller: Reader,
+    inspection_id: Id,
+    top: Annotated[int | None, Query(ge=0, le=2**31, description="First row of a window at native size.")] = None,
+    left: Annotated[int | None, Query(ge=0, le=2**31)] = None,
+    height: Annotated[int, Query(ge=1, le=pictures.WINDOW_SIDE)] = 512,
+    width: Annotated[int, Query(ge=1, le=pictures.WINDOW_SIDE)] = 512,
+) -> Response:
+    """Return the micrograph reduced, or a window of it in native pixels where `top` or `left` is given."""
+    with service.database.read() as session:
+        row = records.get_inspection(session, inspection_id)
+    if top is None and left is None:
+        return Response(service.store.get(row.thumbnail_sha256), media_type="image/png", headers=KEPT)
+    with service.store.file(row.sha256) as path:
+        whole = read(path, row.name, None, service.settings.max_pixels)
+        picture = pictures.window(whole, top or 0, left or 0, height, width)
+    return Response(picture, media_type="image/png", headers=KEPT)
+
+
+@router.get(
+    "/{inspection_id}/report.html",
+    response_class=Response,
+    responses=documented(404, gives="text/html"),
+)
+def report(service: ServiceDep, caller: Reader, inspection_id: Id) -> Response:
+    """Return the report: one page with every picture inside it."""
+    with service.database.read() as session:
+        row = records.get_inspection(session, inspection_id)
+    page = pictures.report(row, service.store)
+    # The page brings a policy of its own, which allows its one script; the header adds what a page cannot ask for.
+    headers = {"Content-Security-Policy": "sandbox allow-scripts; frame-ancestors 'self'"}
+    return Response(page, media_type="text/html; charset=utf-8", headers=headers)
+
+
+@router.post("/{inspection_id}/overrule", responses=documented(404))
+def overrule(service: ServiceDep, caller: Enrolling, inspection_id: Id, body: OverruleIn) -> InspectionOut:
+    """Overrule a verdict, with a reason. What was decided first stays in the record."""
+    with service.database.write() as session:
+        row = records.overrule(session, inspection_id, body.decision, body.reason, caller.name)
+    service.metrics.overruled.inc()
+    return InspectionOut.of(row)
+
+
+@router.post("/{inspection_id}/add-to-references", status_code=201, responses=documented(404, 409))
+def add_to_references(
+    service: ServiceDep, caller: Enrolling, inspection_id: Id, body: AddToReferencesIn
+) -> ReferenceImageOut:
+    """Make an inspected micrograph a reference: the next enrolment learns from it."""
+    with service.database.write() as session:
+        row = records.get_inspection(session, inspection_id)
+        image = add_image(
+            session,
+            body.reference_set,
+            name=row.name,
+            label=body.label,
+            group=body.group,
+            sha256=row.sha256,
+            pixel_size_um=row.result["pixel_size_um"],
+        )
+    return ReferenceImageOut.of(image)
+
+
+def _model_id(service: Service, model: str | None) -> str:
+    with service.database.read() as session:
+        return get_model(session, model).id
+
+
+async def _receive(file: UploadFile, service: Service) -> Upload | Exception:
+    settings = service.settings
+    try:
+        return await to_thread.run_sync(receive, file.file, file.filename, settings.incoming, settings.max_upload_bytes)
+    except (FusionDiffError, OSError) as error:
+        return error

@@ -1,0 +1,38 @@
+"""`/v1/models`: the models there are, and which of them judges."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+from sqlalchemy import select
+
+from fusion_diff.service.problems import documented
+from fusion_diff.service.runtime import ServiceDep
+from fusion_diff.service.schemas import Id, ModelOut, Models
+from fusion_diff.service.security import Admin, Reader
+from fusion_diff.service.shelf import get_model, make_default
+from fusion_diff.service.tables import Model
+
+router = APIRouter(prefix="/v1/models", tags=["models"])
+
+
+@router.get("", responses=documented())
+def models(service: ServiceDep, caller: Reader) -> Models:
+    """List the models, newest first."""
+    with service.database.read() as session:
+        rows = session.scalars(select(Model).order_by(Model.number.desc())).all()
+    return Models(items=[ModelOut.of(row) for row in rows])
+
+
+@router.get("/{model_id}", responses=documented(404))
+def get(service: ServiceDep, caller: Reader, model_id: Id) -> ModelOut:
+    """Return a model."""
+    with service.database.read() as session:
+        return ModelOut.of(get_model(session, model_id))
+
+
+@router.put("/{model_id}/default", responses=documented(404))
+def choose(service: ServiceDep, caller: Admin, model_id: Id) -> ModelOut:
+    """Have a model judge from now on, unless a request names another."""
+    service.shelf.find(model_id)  # one that cannot be loaded is not chosen
+    with service.database.write() as session:
+        return ModelOut.of(make_default(session, model_id))

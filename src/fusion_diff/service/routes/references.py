@@ -1,0 +1,236 @@
+"""`/v1/reference-sets`: references collected, looked into, and enrolled."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from anyio import to_thread
+from fastapi import APIRouter, File, Form, Request, Response, UploadFile
+
+from fusion_diff.errors import FusionDiffError
+from fusion_diff.service import collecting, pictures
+from fusion_diff.service.keys import Scope
+from fusion_diff.service.learning import read, read_flaw
+from fusion_diff.service.problems import (
+    ForbiddenError,
+    NotFoundError,
+    TooLargeError,
+    documented,
+    problem,
+    request_id_of,
+)
+from fusion_diff.service.routes.inspections import KEPT
+from fusion_diff.service.runtime import Service, ServiceDep
+from fusion_diff.service.schemas import (
+    Audit,
+    EnrolIn,
+    FindingOut,
+    Id,
+    ModelOut,
+    Name,
+    PixelSize,
+    ReferenceEntry,
+    ReferenceImageOut,
+    References,
+    ReferenceSetIn,
+    ReferenceSetOut,
+    ReferenceSets,
+    ReferenceSetSummary,
+)
+from fusion_diff.service.security import Enrolling, Reader
+from fusion_diff.service.uploads import Upload, receive, shown_name
+
+router = APIRouter(prefix="/v1/reference-sets", tags=["references"])
+
+
+@router.post("", status_code=201, responses=documented(409))
+def new_set(service: ServiceDep, caller: Enrolling, body: ReferenceSetIn) -> ReferenceSetOut:
+    """Begin a set of references."""
+    with service.database.write() as session:
+        return ReferenceSetOut.of(collecting.new_set(session, body.name, body.authentic))
+
+
+@router.get("", responses=documented())
+def sets(service: ServiceDep, caller: Reader) -> ReferenceSets:
+    """List the sets of references, newest first."""
+    with service.database.read() as session:
+        return ReferenceSets(items=[ReferenceSetSummary.of(row) for row in collecting.all_sets(session)])
+
+
+@router.get("/{set_id}", responses=documented(404))
+def get_set(service: ServiceDep, caller: Reader, set_id: Id) -> ReferenceSetOut:
+    """Return a set with its references."""
+    with service.database.read() as session:
+        return ReferenceSetOut.of(collecting.get_set(session, set_id))
+
+
+@router.delete("/{set_id}", status_code=204, responses=documented(404))
+def remove_set(service: ServiceDep, caller: Enrolling, set_id: Id) -> None:
+    """Remove a set. Models enrolled on it stay."""
+    with service.database.write() as session:
+        session.delete(collecting.get_set(session, set_id))
+
+
+@router.post("/{set_id}/images", responses=documented(404))
+async def add_images(
+    request: Request,
+    service: ServiceDep,
+    caller: Enrolling,
+    set_id: Id,
+    files: Annotated[list[UploadFile], File(min_length=1, description="Micrographs of one class.")],
+    label: Annotated[Name, Form(description="Their class.")],
+    group: Annotated[Name | None, Form(description="Their specimen; each its own when omitted.")] = None,
+    mark: Annotated[UploadFile | None, File(description="Where the flaw is: not black there; for one file.")] = None,
+    pixel_size_um: Annotated[PixelSize | None, Form()] = None,
+) -> References:
+    """Add references. A file that cannot be one has a problem in its place among the results."""
+    if len(files) > service.settings.max_files:
+        raise TooLargeError(
+            f"{len(files)} files in one request, and {service.settings.max_files} is the most; send them in several"
+        )
+    if mark is not None and len(files) != 1:
+        raise TooLargeError("a mark belongs to one file; send each marked reference by itself")
+    await to_thread.run_sync(_check_set, service, set_id)
+    entries = []
+    for file in files:
+        name = shown_name(file.filename)
+        try:
+            image = await to_thread.run_sync(_add, service, set_id, file, label, group, mark, pixel_size_um)
+            entries.append(ReferenceEntry(name=name, reference=image))
+        except (FusionDiffError, OSError, MemoryError) as error:
+            told = problem(error, request_id_of(request))
+            service.metrics.refusals.labels(str(told.status)).inc()
+            entries.append(ReferenceEntry(name=name, problem=told))
+    return References(results=entries)
+
+
+@router.delete("/{set_id}/images/{image_id}", status_code=204, responses=documented(404))
+def remove_image(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id) -> None:
+    """Remove a reference from its set."""
+    with service.database.write() as session:
+        session.delete(collecting.get_image(session, set_id, image_id))
+
+
+@router.get(
+    "/{set_id}/images/{image_id}/micrograph.png", response_class=Response, responses=documented(404, gives="image/png")
+)
+def micrograph(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id, native: bool = False) -> Response:
+    """Return a reference as a picture, reduced; or at native size, up to 2048 pixels a side, to draw a mark on."""
+    from fusion_diff.inspection.run import THUMBNAIL_SIDE
+    from fusion_diff.micrograph.thumbnail import thumbnail
+
+    with service.database.read() as session:
+        row = collecting.get_image(session, set_id, image_id)
+    with service.store.file(row.sha256) as path:
+        whole = read(path, row.name, row.pixel_size_um, service.settings.max_pixels)
+        picture = pictures.png(thumbnail(whole, pictures.WINDOW_SIDE if native else THUMBNAIL_SIDE))
+    headers = KEPT | {"X-Native-Size": f"{whole.width}x{whole.height}"}
+    return Response(picture, media_type="image/png", headers=headers)
+
+
+@router.get(
+    "/{set_id}/images/{image_id}/mark.png", response_class=Response, responses=documented(404, gives="image/png")
+)
+def mark_of(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id) -> Response:
+    """Return a reference's mark: white where the flaw is, in native pixels."""
+    with service.database.read() as session:
+        row = collecting.get_image(session, set_id, image_id)
+    if row.mark_sha256 is None:
+        raise NotFoundError(f"{row.name}: no flaw is marked on it")
+    with service.store.file(row.sha256) as path, service.store.file(row.mark_sha256) as mark:
+        flaw = read_flaw(mark, read(path, row.name, row.pixel_size_um, service.settings.max_pixels), row.name)
+    return Response(pictures.png(flaw.astype("uint8") * 255), media_type="image/png")
+
+
+@router.put("/{set_id}/images/{image_id}/mark", responses=documented(404))
+def put_mark(
+    service: ServiceDep,
+    caller: Enrolling,
+    set_id: Id,
+    image_id: Id,
+    mark: Annotated[UploadFile, File(description="PNG or TIFF of the micrograph's size, not black where the flaw is.")],
+) -> ReferenceImageOut:
+    """Mark the flaw on a reference, in place of a mark that it has."""
+    with service.database.read() as session:
+        row = collecting.get_image(session, set_id, image_id)
+    upload = receive(mark.file, mark.filename, service.settings.incoming, service.settings.max_upload_bytes)
+    try:
+        with service.store.file(row.sha256) as path:
+            whole = read(path, row.name, row.pixel_size_um, service.settings.max_pixels)
+            read_flaw(upload.path, whole, row.name)
+        service.store.put_file(upload.path, upload.sha256)
+    finally:
+        upload.discard()
+    with service.database.write() as session:
+        return ReferenceImageOut.of(collecting.set_mark(session, set_id, image_id, upload.sha256))
+
+
+@router.delete("/{set_id}/images/{image_id}/mark", status_code=204, responses=documented(404))
+def remove_mark(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id) -> None:
+    """Take the mark off a reference."""
+    with service.database.write() as session:
+        collecting.set_mark(session, set_id, image_id, None)
+
+
+@router.get("/{set_id}/audit", responses=documented(404, 409))
+def audit(service: ServiceDep, caller: Reader, set_id: Id) -> Audit:
+    """Look for wrong labels, duplicates, strangers and recurring patches; takes as long as enrolling."""
+    with service.database.read() as session:
+        collected = collecting.get_set(session, set_id)
+    return Audit(findings=[FindingOut.of(each) for each in service.learning.audit(collected)])
+
+
+@router.post("/{set_id}/enrol", status_code=201, responses=documented(404, 409))
+def enrol(service: ServiceDep, caller: Enrolling, set_id: Id, body: EnrolIn) -> ModelOut:
+    """Learn from a set, and save the model; the answer has its cross-fitted figures."""
+    if body.default and not caller.may(Scope.admin):
+        raise ForbiddenError("to have a model judge from now on takes the scope admin; leave `default` out")
+    with service.database.read() as session:
+        collected = collecting.get_set(session, set_id)
+    model = service.learning.enrol(
+        collected,
+        body.name,
+        reconstruction=body.reconstruction,
+        detect_attacks=body.detect_attacks,
+        default=body.default,
+    )
+    return ModelOut.of(model)
+
+
+def _check_set(service: Service, set_id: str) -> None:
+    with service.database.read() as session:
+        collecting.get_set(session, set_id)
+
+
+def _add(
+    service: Service,
+    set_id: str,
+    file: UploadFile,
+    label: str,
+    group: str | None,
+    mark: UploadFile | None,
+    pixel_size_um: float | None,
+) -> ReferenceImageOut:
+    settings = service.settings
+    uploads: list[Upload] = []
+    try:
+        for each in (file, mark):
+            if each is not None:
+                uploads.append(receive(each.file, each.filename, settings.incoming, settings.max_upload_bytes))
+        upload, flaw = uploads[0], (uploads[1] if mark is not None else None)
+        mark_sha256 = collecting.store_image(upload, pixel_size_um, flaw, settings, service.store)
+        with service.database.write() as session:
+            image = collecting.add_image(
+                session,
+                set_id,
+                name=upload.name,
+                label=label,
+                group=group,
+                sha256=upload.sha256,
+                mark_sha256=mark_sha256,
+                pixel_size_um=pixel_size_um,
+            )
+        return ReferenceImageOut.of(image)
+    finally:
+        for each_upload in uploads:
+            each_upload.discard()

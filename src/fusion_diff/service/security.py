@@ -1,0 +1,217 @@
+"""Who may do what: the gate that every request passes before its body is read, and what routes ask of a caller."""
+
+from __future__ import annotations
+
+import re
+from http.cookies import CookieError, SimpleCookie
+from typing import TYPE_CHECKING, Annotated, cast
+from urllib.parse import urlsplit
+
+from anyio import to_thread
+from fastapi import Depends, Request
+from fastapi.security import HTTPBearer
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+
+from fusion_diff.service import keys
+from fusion_diff.service.keys import ANYBODY, Caller, Scope
+from fusion_diff.service.problems import (
+    BusyError,
+    ForbiddenError,
+    RefusedError,
+    TooLargeError,
+    UnauthorizedError,
+    problem,
+    respond,
+)
+from fusion_diff.service.sessions import COOKIE, CSRF_HEADER, LASTS_SECONDS
+from fusion_diff.service.settings import LOOPBACK
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.responses import Response
+    from starlette.types import ASGIApp, Message, Receive, Send
+    from starlette.types import Scope as Connection
+
+    from fusion_diff.service.runtime import Service
+
+_SAFE = ("GET", "HEAD", "OPTIONS")
+_GUARDED = re.compile(r"/v1(/|$)|/metrics$")
+_FREE = ("/healthz", "/readyz")
+
+
+class Gate:
+    """Finds out who calls; refuses who is not known, not allowed to come from there, or too fast.
+
+    Guarded paths are those of the API and the metrics. On all others, pages decide what to do without a caller.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
+        """Let a request pass, or answer it."""
+        if scope["type"] != "http" or scope["path"] in _FREE:
+            await self.app(scope, receive, send)
+            return
+        state = scope.setdefault("state", {})
+        service: Service = scope["app"].state.service
+        try:
+            state["caller"] = await self._admitted(scope, service)
+        except RefusedError as error:
+            told = problem(error, state.get("request_id"))
+            await respond(told, retry_after=error.retry_after)(scope, receive, send)
+            return
+        await self.app(scope, _bounded(receive, service.settings.max_request_bytes), send)
+
+    async def _admitted(self, scope: Connection, service: Service) -> Caller | None:
+        headers = Headers(scope=scope)
+        length = headers.get("content-length", "0")
+        if length.isdecimal() and int(length[:20]) > service.settings.max_request_bytes:
+            raise TooLargeError(_too_large(service.settings.max_request_bytes))
+        _check_site(headers, scope["method"], insecure=service.settings.insecure)
+        caller: Caller | None = ANYBODY
+        refusal: RefusedError | None = None
+        if not service.settings.insecure:
+            try:
+                caller = await to_thread.run_sync(_caller, headers, scope["method"], service)
+            except RefusedError as error:
+                caller, refusal = None, error
+        address = (scope.get("client") or ("unknown",))[0]
+        wait = service.rates.wait(caller.id if caller is not None and caller.id else f"from {address}")
+        if wait > 0:
+            raise BusyError("too many requests; wait as long as Retry-After says", retry_after=wait)
+        if refusal is not None:
+            raise refusal
+        if caller is None and _GUARDED.match(scope["path"]):
+            raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
+        return caller
+
+
+def _bounded(receive: Receive, limit: int) -> Receive:
+    """Return what receives a body of so many bytes at most, whatever its length was said to be."""
+    received = 0
+
+    async def counted() -> Message:
+        nonlocal received
+        message = await receive()
+        received += len(message.get("body", b""))
+        if received > limit:
+            raise HTTPException(413, _too_large(limit))  # the one kind of error that parsing of forms lets through
+        return message
+
+    return counted
+
+
+def _too_large(limit: int) -> str:
+    return f"the request has more than {limit} bytes; send fewer files at once"
+
+
+def _check_site(headers: Headers, method: str, *, insecure: bool) -> None:
+    """Refuse what a page of another site had a browser send, and names of this machine that are not its own."""
+    host = headers.get("host", "")
+    if insecure and _hostname(host) not in LOOPBACK:
+        raise ForbiddenError(f"without API keys the service answers as {LOOPBACK[0]} only")
+    if method in _SAFE:
+        return
+    origin = headers.get("origin")
+    elsewhere = origin is not None and origin.partition("://")[2] != host
+    if elsewhere or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
+        raise ForbiddenError("requests from pages of other sites are refused")
+
+
+def _hostname(host: str) -> str | None:
+    try:
+        return urlsplit(f"//{host}").hostname
+    except ValueError:
+        return None
+
+
+def _caller(headers: Headers, method: str, service: Service) -> Caller | None:
+    """Return who calls by key or by session; None where neither is given."""
+    kind, _, key = headers.get("authorization", "").partition(" ")
+    if kind:
+        with service.database.read() as session:
+            caller = keys.caller_of(session, key.strip()) if kind.lower() == "bearer" else None
+        if caller is None:
+            raise UnauthorizedError("the API key is not valid; make one with fusion-diff service-keys new")
+        return caller
+    cookie = session_cookie(headers)
+    key_id = service.sessions.key_id(cookie) if cookie else None
+    if key_id is None:
+        return None
+    if method not in _SAFE and not service.sessions.is_csrf_token(headers.get(CSRF_HEADER, ""), cookie):
+        raise ForbiddenError("the header X-CSRF-Token is missing or of another session; load the page again")
+    with service.database.read() as session:
+        return keys.caller_by_id(session, key_id)
+
+
+def session_cookie(headers: Headers) -> str:
+    """Return the session's cookie; empty where there is none."""
+    try:
+        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
+    except CookieError:
+        return ""
+    return "" if found is None else found.value
+
+
+def csrf_token(request: Request) -> str:
+    """Return the token that a page of this request has to send along as `X-CSRF-Token`."""
+    service: Service = request.app.state.service
+    return service.sessions.csrf_token(session_cookie(request.headers))
+
+
+def begin_session(request: Request, response: Response, key: str) -> Caller:
+    """Sign a browser in with an API key: the response sets the session's cookie, which no script can read.
+
+    Raises:
+        UnauthorizedError: the key is not valid.
+    """
+    service: Service = request.app.state.service
+    with service.database.read() as session:
+        caller = keys.caller_of(session, key.strip())
+    if caller is None:
+        raise UnauthorizedError("the API key is not valid; make one with fusion-diff service-keys new")
+    response.set_cookie(
+        COOKIE,
+        service.sessions.begin(caller.id),
+        max_age=LASTS_SECONDS,
+        httponly=True,
+        samesite="strict",
+        secure=request.url.scheme == "https",
+    )
+    return caller
+
+
+def end_session(response: Response) -> None:
+    """Sign a browser out."""
+    response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+
+
+def caller_of(request: Request) -> Caller | None:
+    """Return who makes a request; None where a page is asked for without a session."""
+    return cast("Caller | None", getattr(request.state, "caller", None))
+
+
+_BEARER = HTTPBearer(auto_error=False, description="An API key, made with `fusion-diff service-keys new`.")
+
+
+def require(scope: Scope) -> Callable[..., Caller]:
+    """Return a dependency that gives the caller, and refuses one whose key does not have a scope."""
+
+    def allowed(request: Request, _documented: Annotated[object, Depends(_BEARER)]) -> Caller:
+        caller = caller_of(request)
+        if caller is None:
+            raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
+        if not caller.may(scope):
+            raise ForbiddenError(f"the API key {caller.name} lacks the scope {scope}; ask for one that has it")
+        return caller
+
+    return allowed
+
+
+Reader = Annotated[Caller, Depends(require(Scope.read))]
+Inspecting = Annotated[Caller, Depends(require(Scope.inspect))]
+Enrolling = Annotated[Caller, Depends(require(Scope.enrol))]
+Admin = Annotated[Caller, Depends(require(Scope.admin))]

@@ -1,0 +1,108 @@
+"""Settings of the service: environment variables that begin with FUSION_DIFF_, or arguments."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.errors import ServiceError
+from fusion_diff.micrograph import MAX_PIXELS
+from fusion_diff.printable import paragraph
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+"""Addresses that no other machine can reach."""
+
+
+class Settings(BaseSettings):
+    """Where the service listens, what it keeps where, and how much it takes.
+
+    Attributes:
+        data: folder of everything that is kept, unless the next three say otherwise.
+        database_url: SQLAlchemy URL; SQLite in the data folder when omitted.
+        store_url: folder or fsspec URL of images and evidence; in the data folder when omitted.
+        models_folder: where enrolled models are saved; in the data folder when omitted.
+        model: the model to start with: a name, a folder or a hub id. References are enrolled on it.
+        device: where to compute.
+        host: address to listen on.
+        port: port to listen on.
+        insecure: ask for no API key; allowed on a loopback address only.
+        max_upload_bytes: largest file.
+        max_request_bytes: largest request, whatever its files.
+        max_files: files in one request.
+        max_pixels: largest micrograph.
+        rate_limit: requests that a caller may make in a minute.
+        queue_length: micrographs that may wait to be inspected.
+        batch_size: micrographs that are taken from the queue, and recorded, at once.
+        drain_seconds: how long a shutdown waits for requests under way.
+        telemetry: send traces and metrics where OpenTelemetry's own environment variables say.
+    """
+
+    model_config = SettingsConfigDict(env_prefix="FUSION_DIFF_", extra="ignore", frozen=True)
+
+    data: Path = Path("fusion-diff-data")
+    database_url: str | None = Field(default=None, repr=False)  # it may hold a password
+    store_url: str | None = Field(default=None, repr=False)
+    models_folder: Path | None = None
+    model: str = EMBEDDED
+    device: str = "cpu"
+    host: str = "127.0.0.1"
+    port: int = Field(default=8000, ge=0, le=65535)
+    insecure: bool = False
+    max_upload_bytes: int = Field(default=2**29, ge=1)
+    max_request_bytes: int = Field(default=2**31, ge=1)
+    max_files: int = Field(default=256, ge=1, le=1000)
+    max_pixels: int = Field(default=2**28, ge=1, le=MAX_PIXELS)
+    rate_limit: int = Field(default=6000, ge=1)
+    queue_length: int = Field(default=256, ge=1, le=100_000)
+    batch_size: int = Field(default=8, ge=1, le=1024)
+    drain_seconds: int = Field(default=30, ge=0)
+    telemetry: bool = False
+
+    @model_validator(mode="after")
+    def _loopback_only(self) -> Self:
+        if self.insecure and self.host not in LOOPBACK:
+            raise ValueError(
+                f"without API keys the service listens on {LOOPBACK[0]} only, not on {self.host}: make keys with "
+                "fusion-diff service-keys new, and leave --insecure out"
+            )
+        return self
+
+    @property
+    def database(self) -> str:
+        """URL of the database."""
+        return self.database_url or f"sqlite:///{(self.data / 'records.db').absolute()}"
+
+    @property
+    def store(self) -> str:
+        """Folder or URL of images and evidence."""
+        return self.store_url or str((self.data / "blobs").absolute())
+
+    @property
+    def models(self) -> Path:
+        """Folder of enrolled models."""
+        return self.models_folder or self.data / "models"
+
+    @property
+    def incoming(self) -> Path:
+        """Folder of uploads that are not stored yet."""
+        return self.data / "incoming"
+
+
+def read_settings(**given: object) -> Settings:
+    """Return the settings of the environment, with those given in their place; None leaves one as it is.
+
+    Raises:
+        ServiceError: a setting is out of range, or they do not go together.
+    """
+    try:
+        return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
+    except ValidationError as error:
+        told = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg'].removeprefix('Value error, ')}"
+            for each in error.errors(include_input=False, include_url=False)
+        )
+        raise ServiceError(f"the service cannot start: {paragraph(told, 500)}") from None

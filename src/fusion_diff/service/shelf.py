@@ -1,0 +1,157 @@
+"""The shelf: the models there are, which of them judges unless another is named, and those held in memory."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from pathlib import Path
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select, update
+
+from fusion_diff.checkpoint import locate, verify
+from fusion_diff.service.problems import NotFoundError
+from fusion_diff.service.tables import Model, new_id
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from fusion_diff.model import DiffusionModel
+    from fusion_diff.service.database import Database
+    from fusion_diff.service.settings import Settings
+
+_HELD = 2
+"""Models in memory at once; of more, the one that has not judged for longest is dropped."""
+
+
+class Shelf:
+    """Finds, loads and adds models.
+
+    Raises:
+        CheckpointError: the model to start with cannot be loaded.
+    """
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        """Load the model to start with; it judges, unless another was chosen before."""
+        self._settings, self._database = settings, database
+        self._held: OrderedDict[str, DiffusionModel] = OrderedDict()
+        self._lock = Lock()
+        settings.models.mkdir(parents=True, exist_ok=True)
+        model = self.base()
+        with database.write() as session:
+            row = session.scalar(select(Model).where(Model.sha256 == model.sha256, Model.folder == settings.model))
+            if row is None:
+                row = described(model, model.name, settings.model)
+                session.add(row)
+            if default_model(session) is None:
+                row.is_default = True
+        self._held[row.id] = model
+
+    def base(self) -> DiffusionModel:
+        """Load the model that references are enrolled on, a copy of one's own."""
+        from fusion_diff.model import DiffusionModel
+
+        return DiffusionModel.from_pretrained(self._settings.model).to(self._settings.device)
+
+    def find(self, model_id: str) -> DiffusionModel:
+        """Return a model, loaded if it is not held.
+
+        Raises:
+            NotFoundError: there is none of that id.
+            CheckpointError: it was altered or removed.
+        """
+        from fusion_diff.model import DiffusionModel
+
+        with self._lock:
+            model = self._held.get(model_id)
+            if model is None:
+                with self._database.read() as session:
+                    folder = self._place(get_model(session, model_id))
+                model = DiffusionModel.from_pretrained(folder).to(self._settings.device)
+                self._held[model_id] = model
+                if len(self._held) > _HELD:
+                    self._held.popitem(last=False)
+            self._held.move_to_end(model_id)
+        return model
+
+    def add(self, model: DiffusionModel, name: str, reference_set_id: str | None, *, default: bool) -> Model:
+        """Save an enrolled model under a name, and return its row.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        model_id = new_id()
+        model.name = model.card["name"] = name
+        model.save_pretrained(self._settings.models / model_id)
+        model.sha256 = verify(self._settings.models / model_id)  # as it will be when it is loaded
+        row = described(model, name, f"{_ENROLLED}{model_id}")
+        row.id, row.reference_set_id = model_id, reference_set_id
+        with self._database.write() as session:
+            session.add(row)
+            session.flush()
+            if default:
+                make_default(session, model_id)
+        return row
+
+    def check(self) -> None:
+        """Load the model that judges.
+
+        Raises:
+            FusionDiffError: it cannot be loaded.
+        """
+        with self._database.read() as session:
+            model_id = get_model(session, None).id
+        self.find(model_id)
+
+    def _place(self, row: Model) -> Path:
+        if row.folder.startswith(_ENROLLED):
+            return self._settings.models / row.folder.removeprefix(_ENROLLED)
+        return locate(row.folder)
+
+
+_ENROLLED = "enrolled:"
+"""What the folder of a model begins with that lies in the folder of models."""
+
+
+def described(model: DiffusionModel, name: str, folder: str) -> Model:
+    """Return the row of a model."""
+    enrolment = model.enrolment
+    row = Model(name=name, folder=folder, sha256=model.sha256, counts={}, figures={}, warnings=[], is_default=False)
+    if enrolment is not None:
+        row.references_sha256, row.authentic = enrolment.references_sha256, enrolment.authentic
+        row.counts, row.figures = dict(enrolment.counts), dict(enrolment.figures)
+        row.warnings = list(enrolment.warnings())
+        if enrolment.builtin:
+            row.warnings.insert(
+                0, "enrolled on procedural references only: its scores show that it runs, not what your ware is"
+            )
+    return row
+
+
+def default_model(session: Session) -> Model | None:
+    """Return the model that judges unless another is named."""
+    return session.scalar(select(Model).where(Model.is_default).order_by(Model.number).limit(1))
+
+
+def get_model(session: Session, model_id: str | None) -> Model:
+    """Return a model by id, or the one that judges unless another is named.
+
+    Raises:
+        NotFoundError: there is none.
+    """
+    row = default_model(session) if model_id is None else session.scalar(select(Model).where(Model.id == model_id))
+    if row is None:
+        raise NotFoundError("there is no such model; GET /v1/models lists them")
+    return row
+
+
+def make_default(session: Session, model_id: str) -> Model:
+    """Have a model judge unless another is named.
+
+    Raises:
+        NotFoundError: there is none of that id.
+    """
+    row = get_model(session, model_id)
+    session.execute(update(Model).values(is_default=Model.id == model_id))
+    session.refresh(row)
+    return row

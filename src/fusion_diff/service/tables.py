@@ -1,0 +1,199 @@
+"""Tables of the records. `migrations` makes them; a test holds the two against each other."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    DateTime,
+    Dialect,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Text,
+    TypeDecorator,
+    UniqueConstraint,
+)
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
+
+NAME_LENGTH = 255
+"""Characters of a name at most."""
+
+
+class UtcTime(TypeDecorator[datetime]):
+    """A moment, in UTC on both sides: SQLite keeps no time zone."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return the moment as it is stored."""
+        return None if value is None else value.astimezone(UTC)
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Return the moment as it is used."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+
+
+class Base(DeclarativeBase):
+    """Base of all tables."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012
+        datetime: UtcTime,
+        dict[str, Any]: JSON,
+        list[str]: JSON,
+    }
+
+
+def new_id() -> str:
+    """Return a new public id: 32 hexadecimal digits, at random."""
+    return uuid.uuid4().hex
+
+
+def now() -> datetime:
+    """Return this moment in UTC."""
+    return datetime.now(UTC)
+
+
+Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up integers only
+
+
+class Model(Base):
+    """A model that judges: the one the service started with, or one enrolled here."""
+
+    __tablename__ = "models"
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    folder: Mapped[str] = mapped_column(Text)
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    references_sha256: Mapped[str | None] = mapped_column(String(64))
+    authentic: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
+    counts: Mapped[dict[str, Any]]
+    figures: Mapped[dict[str, Any]]
+    warnings: Mapped[list[str]]
+    reference_set_id: Mapped[str | None] = mapped_column(ForeignKey("reference_sets.id", ondelete="SET NULL"))
+    is_default: Mapped[bool] = mapped_column(default=False)
+    created: Mapped[datetime] = mapped_column(default=now)
+
+
+class ReferenceSet(Base):
+    """References that are being collected."""
+
+    __tablename__ = "reference_sets"
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH), unique=True)
+    authentic: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    created: Mapped[datetime] = mapped_column(default=now)
+    images: Mapped[list[ReferenceImage]] = relationship(
+        back_populates="reference_set", order_by="ReferenceImage.number", cascade="all, delete-orphan"
+    )
+
+
+class ReferenceImage(Base):
+    """One reference: which image, of which class, from which specimen."""
+
+    __tablename__ = "reference_images"
+    __table_args__ = (
+        UniqueConstraint("reference_set_id", "name"),
+        UniqueConstraint("reference_set_id", "sha256"),
+    )
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True, default=new_id)
+    reference_set_id: Mapped[str] = mapped_column(ForeignKey("reference_sets.id", ondelete="CASCADE"))
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    label: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    group: Mapped[str] = mapped_column("specimen", String(NAME_LENGTH))
+    sha256: Mapped[str] = mapped_column(String(64))
+    mark_sha256: Mapped[str | None] = mapped_column(String(64))
+    pixel_size_um: Mapped[float | None] = mapped_column(Float)
+    created: Mapped[datetime] = mapped_column(default=now)
+    reference_set: Mapped[ReferenceSet] = relationship(back_populates="images")
+
+
+class Inspection(Base):
+    """One verdict, and what an expert made of it."""
+
+    __tablename__ = "inspections"
+    __table_args__ = (
+        Index(None, "decision", "number"),
+        Index(None, "model_sha256", "number"),
+        Index(None, "created"),
+    )
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True, default=new_id)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    sha256: Mapped[str] = mapped_column(String(64), index=True)
+    score: Mapped[float] = mapped_column(Float)
+    decision: Mapped[str] = mapped_column(String(16))
+    alpha: Mapped[float] = mapped_column(Float)
+    model_sha256: Mapped[str] = mapped_column(String(64))
+    references_sha256: Mapped[str] = mapped_column(String(64))
+    result: Mapped[dict[str, Any]]
+    """All that `Inspection.to_dict` says: p-values, regions, nearest references, reasons."""
+    evidence_sha256: Mapped[str] = mapped_column(String(64))
+    evidence_scale: Mapped[float] = mapped_column(Float)
+    thumbnail_sha256: Mapped[str] = mapped_column(String(64))
+    ledger_sequence: Mapped[int] = mapped_column(ForeignKey("ledger.sequence"))
+    by: Mapped[str] = mapped_column("made_by", String(NAME_LENGTH))
+    created: Mapped[datetime] = mapped_column(default=now)
+    overruled_decision: Mapped[str | None] = mapped_column(String(16))
+    overruled_reason: Mapped[str | None] = mapped_column(Text)
+    overruled_by: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
+    overruled_at: Mapped[datetime | None]
+
+
+class ApiKey(Base):
+    """An API key, of which only the hash is kept: a key is 256 random bits, so that no slow hash is needed."""
+
+    __tablename__ = "api_keys"
+
+    id: Mapped[str] = mapped_column(String(16), primary_key=True)
+    name: Mapped[str] = mapped_column(String(NAME_LENGTH))
+    sha256: Mapped[str] = mapped_column(String(64))
+    scopes: Mapped[list[str]]
+    created: Mapped[datetime] = mapped_column(default=now)
+    revoked: Mapped[datetime | None]
+
+
+class LedgerLine(Base):
+    """A line of the hash-chained record, as `trust.ledger` writes it."""
+
+    __tablename__ = "ledger"
+
+    sequence: Mapped[int] = mapped_column(Number, primary_key=True, autoincrement=False)
+    hash: Mapped[str] = mapped_column(String(64), unique=True)
+    line: Mapped[str] = mapped_column(Text)
+
+
+class LedgerHead(Base):
+    """The one row that knows the end of the ledger; who adds a line holds it."""
+
+    __tablename__ = "ledger_head"
+
+    only: Mapped[int] = mapped_column(Integer, primary_key=True, autoincrement=False)
+    ledger_id: Mapped[str] = mapped_column(String(32))
+    count: Mapped[int] = mapped_column("lines", Number)
+    hash: Mapped[str] = mapped_column(String(64))

@@ -1,0 +1,93 @@
+"""Uploads: copied to files of bounded size and named by us, hashed on the way."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fusion_diff.errors import MicrographError
+from fusion_diff.printable import printable
+from fusion_diff.service.problems import TooLargeError
+from fusion_diff.service.tables import NAME_LENGTH
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+_CHUNK_BYTES = 2**20
+_STALE_SECONDS = 3600
+
+
+@dataclass(frozen=True)
+class Upload:
+    """A file that was sent.
+
+    Attributes:
+        path: where it is for now.
+        name: what its sender calls it, to be shown and never to be opened.
+        sha256: digest of its bytes.
+        size: in bytes.
+    """
+
+    path: Path
+    name: str
+    sha256: str
+    size: int
+
+    def discard(self) -> None:
+        """Remove the file, if it was not moved away."""
+        self.path.unlink(missing_ok=True)
+
+
+def shown_name(name: str | None) -> str:
+    """Return what a file is called by its sender, fit to be shown."""
+    return printable(name, NAME_LENGTH) if name else "unnamed"
+
+
+def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upload:
+    """Copy an upload into a folder.
+
+    Args:
+        stream: its bytes.
+        name: what its sender calls it.
+        folder: where to.
+        limit: bytes at most.
+
+    Raises:
+        TooLargeError: it is larger.
+        MicrographError: it is empty.
+        OSError: it cannot be written.
+    """
+    shown = shown_name(name)
+    digest, size = hashlib.sha256(), 0
+    with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-", delete=False) as file:
+        path = Path(file.name)
+        try:
+            while chunk := stream.read(_CHUNK_BYTES):
+                size += len(chunk)
+                if size > limit:
+                    raise TooLargeError(f"{shown}: more than {limit} bytes; crop it, or compress it without loss")
+                digest.update(chunk)
+                file.write(chunk)
+            if size == 0:
+                raise MicrographError(f"{shown}: the file is empty; copy or export it again from the instrument")
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return Upload(path, shown, digest.hexdigest(), size)
+
+
+def clear(folder: Path) -> None:
+    """Make the folder of uploads, and remove what a process that was killed left in it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for file in folder.glob("upload-*"):
+        if time.time() - file.stat().st_mtime > _STALE_SECONDS:
+            file.unlink(missing_ok=True)
+
+
+def renamed(error: Exception, path: Path, name: str) -> str:
+    """Return what an error says, with the name that the sender knows in place of the path that is ours."""
+    return str(error).replace(printable(path), name)

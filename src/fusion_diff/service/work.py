@@ -1,0 +1,166 @@
+"""The work on one micrograph that was sent: read, judged, recorded. The queue runs these steps, each in its thread."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import Future
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fusion_diff.errors import FusionDiffError, MicrographError
+from fusion_diff.inspection.record import to_line
+from fusion_diff.inspection.run import THUMBNAIL_SIDE, Inspector, Outcome
+from fusion_diff.service import ledger
+from fusion_diff.service.pictures import png
+from fusion_diff.service.store import packed
+from fusion_diff.service.tables import Inspection
+from fusion_diff.service.uploads import Upload, renamed
+from fusion_diff.trust.verdict import identity, verdict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from fusion_diff.micrograph import Micrograph
+    from fusion_diff.result import Inspection as Verdict
+    from fusion_diff.service.database import Database
+    from fusion_diff.service.store import Store
+
+
+@dataclass(eq=False)
+class Task:
+    """A micrograph that waits for its verdict.
+
+    Attributes:
+        upload: the file.
+        model: id of the model that is to judge.
+        alpha: error rate among verdicts.
+        pixel_size_um: in place of what the file says.
+        by: name of the caller, for the record.
+        deadline: on the monotonic clock, in seconds; None where there is none.
+        future: gets the row that was recorded, or the error.
+        arrived: on the monotonic clock.
+    """
+
+    upload: Upload
+    model: str
+    alpha: float
+    pixel_size_um: float | None
+    by: str
+    deadline: float | None = None
+    future: Future[Inspection] = field(default_factory=Future)
+    arrived: float = field(default_factory=time.monotonic)
+
+    def late(self, seconds: float = 0.0) -> bool:
+        """Tell whether the deadline has passed, or will have in so many seconds."""
+        return self.deadline is not None and time.monotonic() + seconds > self.deadline
+
+
+@dataclass(eq=False)
+class Finished:
+    """What became of a task.
+
+    Attributes:
+        task: which.
+        record: the line that the ledger gets.
+        verdict: None where there is an error.
+        result: the verdict in plain values.
+        thumbnail: PNG.
+        error: why there is none.
+    """
+
+    task: Task
+    record: dict[str, Any]
+    verdict: Verdict | None = None
+    result: dict[str, Any] = field(default_factory=dict)
+    thumbnail: bytes = b""
+    error: Exception | None = None
+
+
+def read(task: Task, max_pixels: int) -> tuple[Micrograph, bytes]:
+    """Return the micrograph of a task, and its thumbnail as PNG.
+
+    Raises:
+        MicrographError: it cannot be read.
+    """
+    from fusion_diff.micrograph import load_microstructure_data
+    from fusion_diff.micrograph.thumbnail import thumbnail
+
+    upload = task.upload
+    try:
+        micrograph = load_microstructure_data(
+            upload.path, pixel_size_um=task.pixel_size_um, max_pixels=max_pixels, sha256=upload.sha256
+        )
+        return micrograph, png(thumbnail(micrograph, THUMBNAIL_SIDE))
+    except FusionDiffError as error:
+        raise MicrographError(renamed(error, upload.path, upload.name)) from error
+
+
+def judge(task: Task, model: Inspector, micrograph: Micrograph, thumbnail: bytes) -> Finished:
+    """Return the verdict on a micrograph.
+
+    Raises:
+        FusionDiffError: there is none.
+    """
+    it = replace(model.inspect(micrograph, alpha=task.alpha), source=task.upload.name)
+    outcome = Outcome(Path(task.upload.name), inspection=it)
+    return Finished(
+        task,
+        verdict(outcome, alpha=task.alpha, pixel_size_um=task.pixel_size_um),
+        verdict=it,
+        result=plain(outcome),
+        thumbnail=thumbnail,
+    )
+
+
+def failed(task: Task, error: Exception, model: object = None) -> Finished:
+    """Return what is recorded of a micrograph that could not be judged."""
+    outcome = Outcome(task.upload.path, error=str(error) or type(error).__name__)
+    record = verdict(outcome, alpha=task.alpha, pixel_size_um=task.pixel_size_um, model=identity(model))
+    return Finished(task, record | {"file": task.upload.name, "file_sha256": task.upload.sha256}, error=error)
+
+
+def plain(outcome: Outcome) -> dict[str, Any]:
+    """Return an inspection as JSON-ready values, those of a line of `inspections.jsonl`."""
+    import json
+
+    told = json.loads(to_line(outcome))
+    return {key: value for key, value in told.items() if key not in ("format", "path")}
+
+
+def record(finished: Sequence[Finished], database: Database, store: Store) -> list[Inspection | None]:
+    """Record what is finished, all of it in one transaction: images first, then rows and the ledger's lines.
+
+    Returns:
+        The row of each; None for those without a verdict.
+    """
+    kept = [_stored(each, store) for each in finished]
+    with database.write() as session:
+        numbers = ledger.append(session, [each.record for each in finished])
+        for row, number in zip(kept, numbers, strict=True):
+            if row is not None:
+                row.ledger_sequence = number
+                session.add(row)
+    return kept
+
+
+def _stored(finished: Finished, store: Store) -> Inspection | None:
+    """Put a micrograph and what was found on it into the store, and return its row."""
+    it, task = finished.verdict, finished.task
+    if it is None:
+        return None
+    store.put_file(task.upload.path, task.upload.sha256)
+    return Inspection(
+        name=task.upload.name,
+        sha256=task.upload.sha256,
+        score=it.score,
+        decision=it.decision,
+        alpha=it.alpha,
+        model_sha256=it.model_sha256,
+        references_sha256=it.references_sha256,
+        result=finished.result,
+        evidence_sha256=store.put(packed(it.evidence.values)),
+        evidence_scale=it.evidence.scale,
+        thumbnail_sha256=store.put(finished.thumbnail),
+        by=task.by,
+    )

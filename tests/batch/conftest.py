@@ -1,0 +1,87 @@
+"""Micrographs to run batches on, and what a batch wrote."""
+
+from __future__ import annotations
+
+import fsspec
+import pytest
+from fsspec.implementations.memory import MemoryFileSystem
+
+from fusion_diff.batch import items as items_module
+from fusion_diff.batch.judging import Here, Settings
+
+
+class Failing(MemoryFileSystem):
+    """A store in memory that stops answering after so many calls."""
+
+    protocol = "failing"
+    answers = 10**9
+    store = {}  # noqa: RUF012 (as its base has it)
+    pseudo_dirs = [""]  # noqa: RUF012
+
+    @classmethod
+    def _strip_protocol(cls, path):
+        return super()._strip_protocol(path.replace("failing://", "memory://"))
+
+    def info(self, path, **kwargs):
+        self._answer()
+        return super().info(path, **kwargs)
+
+    def _open(self, path, *args, **kwargs):
+        self._answer()
+        return super()._open(path, *args, **kwargs)
+
+    def ls(self, path, detail=True, **kwargs):
+        self._answer()
+        return super().ls(path, detail, **kwargs)
+
+    @classmethod
+    def _answer(cls):
+        cls.answers -= 1
+        if cls.answers < 0:
+            raise ConnectionError("connection refused")
+
+
+@pytest.fixture
+def folder(tmp_path, save_micrograph):
+    """A folder of ten micrographs, two of them in a folder of its own, and a file that is none."""
+    folder = tmp_path / "in"
+    (folder / "deeper").mkdir(parents=True)
+    for index in range(8):
+        save_micrograph(folder / f"{index}.tif", 0.3 + 0.07 * index)
+    save_micrograph(folder / "deeper" / "spot.tif", 0.8, spot=True)
+    save_micrograph(folder / "deeper" / "spot.png.tif", 0.8, spot=True)
+    (folder / "broken.tif").write_bytes(b"II*\0 not a picture")
+    return folder
+
+
+@pytest.fixture
+def engine(darkness_model):
+    """Judges by the small model."""
+    darkness_model.sha256, darkness_model.name = "ab" * 32, "darkness"
+    return Here(darkness_model, Settings())
+
+
+@pytest.fixture
+def read_rows():
+    """Reads all rows of an output folder, in the order they were written."""
+    import pyarrow.parquet as parquet
+
+    def read(out):
+        rows = []
+        for part in sorted(out.glob("*.parquet")):
+            rows += parquet.read_table(part).to_pylist()
+        return rows
+
+    return read
+
+
+@pytest.fixture
+def store(folder, monkeypatch):
+    """A store that holds the folder, under `failing://line`; it answers until told otherwise."""
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    monkeypatch.setattr(items_module, "PAUSE_S", 0)
+    monkeypatch.setattr(Failing, "answers", 10**9)
+    monkeypatch.setattr(Failing, "store", {})
+    monkeypatch.setattr(Failing, "pseudo_dirs", [""])
+    fsspec.filesystem("failing").put(str(folder), "/line", recursive=True)
+    return Failing

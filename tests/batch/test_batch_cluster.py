@@ -1,0 +1,204 @@
+"""Batches on a real Ray cluster of two nodes on this machine, with what can be lost lost amid the run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+
+pytest.importorskip("ray")
+
+from fusion_diff.batch.cluster import Cluster
+from fusion_diff.batch.judging import Here, Settings, load_inspector
+from fusion_diff.batch.run import run_batch
+from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.errors import BatchError
+from fusion_diff.synthetic import builtin_samples
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+COUNT = 40
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    drawn, _ = builtin_samples(4, size=96)
+    for index in range(COUNT):
+        pixels = drawn[index % len(drawn)].pixels
+        tifffile.imwrite(folder / f"{index:03d}.tif", np.rint(pixels * 65535).astype(np.uint16))
+    return folder
+
+
+class Node:
+    """A node of a cluster: `ray start --block` and all that it starts."""
+
+    def __init__(self, folder, name, *words):
+        common = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
+        self.output = folder / f"{name}.log"
+        with self.output.open("w") as output:
+            self.process = subprocess.Popen(
+                [Path(sys.executable).with_name("ray"), "start", "--node-ip-address=127.0.0.1", *common, *words],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env=os.environ | {"OMP_NUM_THREADS": "1"},
+            )
+
+    def processes(self):
+        """Ids and titles of what the node runs, by their parents."""
+        parents, titles = {}, {}
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                with contextlib.suppress(OSError):
+                    parents[int(entry.name)] = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                    titles[int(entry.name)] = (entry / "cmdline").read_bytes().decode(errors="replace")
+        ours = {self.process.pid}
+        for _ in parents:
+            more = {child for child, parent in parents.items() if parent in ours} - ours
+            if not more:
+                break
+            ours |= more
+        return {pid: titles.get(pid, "") for pid in ours}
+
+    def workers(self):
+        return [pid for pid, title in self.processes().items() if title.startswith("ray::Worker")]
+
+    def kill(self):
+        for pid in self.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+
+
+def start(folder, name, address, *words):
+    node = Node(folder, name, *words)
+    host, _, port = address.partition(":")
+    deadline = time.monotonic() + 90
+    while time.monotonic() < deadline:
+        assert node.process.poll() is None, node.output.read_text()
+        with contextlib.suppress(OSError), socket.create_connection((host, int(port)), timeout=1):
+            return node
+        time.sleep(0.2)
+    raise AssertionError(node.output.read_text())
+
+
+@pytest.fixture
+def two_nodes(tmp_path):
+    """The address of a cluster, its head and its other node."""
+    with socket.socket() as one, socket.socket() as two:
+        one.bind(("127.0.0.1", 0))
+        two.bind(("127.0.0.1", 0))
+        port, clients = one.getsockname()[1], two.getsockname()[1]
+    address = f"127.0.0.1:{port}"
+    options = (f"--port={port}", f"--ray-client-server-port={clients}", "--include-dashboard=false")
+    head = start(tmp_path, "head", address, "--head", *options)
+    other = None
+    try:
+        other = start(tmp_path, "other", address, f"--address={address}")
+        yield address, head, other
+    finally:
+        for node in (other, head):
+            if node is not None:
+                node.kill()
+
+
+def names(rows):
+    return sorted(Path(row["path"]).name for row in rows)
+
+
+@pytest.mark.slow
+def test_a_run_loses_and_repeats_nothing_though_a_worker_and_then_a_machine_are_lost(
+    two_nodes, images, tmp_path, read_rows
+):
+    address, head, other = two_nodes
+    killed = []
+
+    def lose(done, total):
+        if done.finished == 8:
+            killed.extend(head.workers())
+            os.kill(killed[0], signal.SIGKILL)
+        if done.finished == 25:
+            other.kill()
+
+    with Cluster(address, EMBEDDED, Settings(heatmaps=True), workers=2) as cluster:
+        cluster.wait_for_all()
+        assert len(head.workers()) == len(other.workers()) == 1
+        done = run_batch(str(images), tmp_path / "out", cluster, rows=5, progress=lose)
+    rows = read_rows(tmp_path / "out")
+    assert killed
+    assert done.finished == COUNT
+    assert names(rows) == sorted(path.name for path in images.iterdir())
+    assert not [row["error"] for row in rows if row["error"]]
+    assert all((tmp_path / "out" / row["heatmap"]).is_file() for row in rows)
+
+    run_batch(str(images / "00[0-3].tif"), tmp_path / "here", Here(load_inspector(EMBEDDED, "cpu"), Settings()))
+    scores = {row["path"]: row["score"] for row in rows}
+    for row in read_rows(tmp_path / "here"):
+        assert row["score"] == pytest.approx(scores[row["path"]], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_cluster_that_is_lost_is_a_clear_error_and_what_is_done_is_kept(two_nodes, images, tmp_path, read_rows):
+    address, head, other = two_nodes
+
+    def lose(done, total):
+        if done.finished == 10:
+            head.kill()
+            other.kill()
+
+    with (
+        pytest.raises(BatchError, match=r"there is no cluster at this address.*rows are kept in"),
+        Cluster(address, EMBEDDED, Settings(), workers=2) as cluster,
+    ):
+        run_batch(str(images), tmp_path / "out", cluster, rows=3, progress=lose)
+    kept = read_rows(tmp_path / "out")
+    assert 10 <= len(kept) == len(set(names(kept))) < COUNT
+
+
+@pytest.mark.slow
+def test_a_micrograph_that_takes_every_worker_with_it_becomes_a_row_with_that_error(two_nodes, tmp_path, read_rows):
+    address, *nodes = two_nodes
+    (tmp_path / "in").mkdir()
+    pixels = np.tile(builtin_samples(1, size=96)[0][0].pixels, (40, 40))  # long enough to be caught at it
+    tifffile.imwrite(tmp_path / "in" / "poison.tif", np.rint(pixels * 65535).astype(np.uint16))
+    over = threading.Event()
+    killed = []
+
+    def kill_at_work():
+        while not over.wait(0.05):
+            for node in nodes:
+                for pid, title in node.processes().items():
+                    if title.startswith("ray::Worker.judge") and pid not in killed:
+                        killed.append(pid)
+                        os.kill(pid, signal.SIGKILL)
+
+    killer = threading.Thread(target=kill_at_work)
+    killer.start()
+    try:
+        with Cluster(address, EMBEDDED, Settings(), workers=1) as cluster:
+            run_batch(str(tmp_path / "in"), tmp_path / "out", cluster)
+    finally:
+        over.set()
+        killer.join()
+    (row,) = read_rows(tmp_path / "out")
+    assert len(killed) == 3
+    assert row["decision"] is None
+    assert "poison.tif: 3 workers were lost while they had it in hand" in row["error"]
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere", "127.0.0.1:x", "auto"])
+def test_a_cluster_that_is_not_there_is_told_at_once(address, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:2")
+    with pytest.raises(BatchError, match="check that Ray runs there") as caught:
+        Cluster(address, EMBEDDED, Settings())
+    assert str(caught.value).startswith(f"{'127.0.0.1:2' if address == 'auto' else address}: ")

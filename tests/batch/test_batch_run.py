@@ -1,0 +1,265 @@
+from __future__ import annotations
+
+import json
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as parquet
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from fusion_diff.batch import parts as parts_module
+from fusion_diff.batch.done import DoneSet
+from fusion_diff.batch.items import Item
+from fusion_diff.batch.judging import Here, Settings
+from fusion_diff.batch.parts import Parts
+from fusion_diff.batch.rows import FORMAT, schema
+from fusion_diff.batch.run import run_batch
+from fusion_diff.errors import BatchError
+
+BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "batch.py"
+
+
+def test_every_micrograph_has_one_row_and_a_bad_file_has_its_error(folder, tmp_path, engine, read_rows):
+    done = run_batch(str(folder), tmp_path / "out", engine, rows=4)
+    rows = read_rows(tmp_path / "out")
+    assert sorted(row["path"] for row in rows) == sorted(str(path) for path in folder.rglob("*.tif"))
+    assert (done.listed, done.finished, done.kept, done.decisions["error"]) == (11, 11, 11, 1)
+    assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 3
+    by_name = {Path(row["path"]).name: row for row in rows}
+    bad = by_name["broken.tif"]
+    assert "broken.tif" in bad["error"]
+    assert (bad["score"], bad["decision"], bad["regions"], bad["model_sha256"]) == (None, None, None, "ab" * 32)
+    assert len(bad["sha256"]) == 64
+    spot = by_name["spot.tif"]
+    assert (spot["decision"], spot["class"], spot["alpha"], spot["error"]) == ("not authentic", "dark", 0.1, None)
+    assert spot["p_authentic"] == pytest.approx(spot["score"])
+    assert 100 < spot["regions"][0]["area_px"] < 256
+    assert spot["regions"][0]["area_um2"] is None
+    assert spot["key"] == Item(spot["path"]).key
+    assert all(row["seconds"] > 0 and row["heatmap"] is None for row in rows)
+
+
+def test_a_file_says_its_format_and_what_its_rows_were_made_with(folder, tmp_path, darkness_model):
+    darkness_model.sha256 = "12" * 32
+    run_batch(str(folder / "0.tif"), tmp_path / "out", Here(darkness_model, Settings(0.2, 0.5)))
+    found = parquet.read_schema(tmp_path / "out" / "part-000001.parquet")
+    assert found.remove_metadata() == schema()
+    assert found.metadata[b"fusion_diff.format"] == FORMAT.encode()
+    run = json.loads(found.metadata[b"fusion_diff.run"])
+    assert (run["model_sha256"], run["alpha"], run["pixel_size_um"]) == ("12" * 32, 0.2, 0.5)
+
+
+def test_a_heat_map_lies_beside_its_row(folder, tmp_path, darkness_model, read_rows):
+    run_batch(str(folder), tmp_path / "out", Here(darkness_model, Settings(heatmaps=True)))
+    for row in read_rows(tmp_path / "out"):
+        if row["error"]:
+            assert row["heatmap"] is None
+            continue
+        with Image.open(tmp_path / "out" / row["heatmap"]) as picture:
+            alpha = np.asarray(picture.convert("RGBA"))[:, :, 3]
+        assert (alpha.max() > 200) == (row["decision"] == "not authentic")
+
+
+def test_a_second_run_repeats_nothing_and_adds_what_is_new(folder, tmp_path, engine, save_micrograph, read_rows):
+    run_batch(str(folder), tmp_path / "out", engine)
+    first = (tmp_path / "out" / "part-000001.parquet").read_bytes()
+    save_micrograph(folder / "new.tif", 0.8)
+    done = run_batch(str(folder), tmp_path / "out", engine)
+    assert (done.skipped, done.finished, done.kept) == (11, 1, 12)
+    assert (tmp_path / "out" / "part-000001.parquet").read_bytes() == first
+    assert [Path(row["path"]).name for row in read_rows(tmp_path / "out")[11:]] == ["new.tif"]
+
+
+def test_a_micrograph_that_is_named_twice_has_one_row(folder, tmp_path, engine, read_rows):
+    (tmp_path / "list.csv").write_text("path\nin/0.tif\nin/1.tif\nin/../in/0.tif\n")
+    done = run_batch(str(tmp_path / "list.csv"), tmp_path / "out", engine)
+    assert (done.listed, done.skipped) == (3, 1)
+    assert len(read_rows(tmp_path / "out")) == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+def test_names_that_are_not_unicode_have_rows_of_their_own(tmp_path, engine, save_micrograph, read_rows):
+    save_micrograph(tmp_path / "a.tif", 0.8)
+    (tmp_path / "in").mkdir()
+    for name in (b"\xff.tif", b"\\udcff.tif"):  # the second is how the first is written
+        (tmp_path / "in" / os.fsdecode(name)).hardlink_to(tmp_path / "a.tif")
+    for _ in range(2):
+        run_batch(str(tmp_path / "in"), tmp_path / "out", engine)
+    rows = read_rows(tmp_path / "out")
+    assert len(rows) == len({row["key"] for row in rows}) == 2
+
+
+def test_what_comes_from_a_store_is_named_by_its_address(folder, tmp_path, engine, read_rows):
+    fsspec.filesystem("memory").put(str(folder), "/batch-run", recursive=True)
+    run_batch("memory://batch-run", tmp_path / "out", engine)
+    rows = {row["path"]: row for row in read_rows(tmp_path / "out")}
+    assert len(rows) == 11
+    spot = rows["memory:///batch-run/deeper/spot.tif"]
+    assert spot["decision"] == "not authentic"
+    bad = rows["memory:///batch-run/broken.tif"]
+    assert bad["error"].startswith("memory:///batch-run/broken.tif: ")
+    assert len(bad["sha256"]) == 64
+
+
+def test_runs_that_are_killed_at_any_moment_lose_and_repeat_nothing(tmp_path):
+    command = [sys.executable, str(BENCHMARK), "--rounds", "0", "--kills", "4", "--images", "80", "--side", "64"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--json", str(tmp_path / "k.json")], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "k.json").read_text())["kills"]
+    assert found["kills"] == 4
+    assert found["amid_rows"] > 0
+    assert (found["lost"], found["repeated"]) == (0, 0)
+
+
+def test_what_a_killed_run_was_writing_is_cleared_away(folder, tmp_path, engine):
+    out = tmp_path / "out"
+    (out / "heatmaps" / "3f").mkdir(parents=True)
+    (out / ".part-000001.parquet.abc").write_bytes(b"half")
+    (out / "heatmaps" / "3f" / ".3f.png.abc").write_bytes(b"half")
+    run_batch(str(folder), out, engine)
+    names = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
+    assert names == [".lock", "part-000001.parquet"]
+
+
+def test_two_runs_on_one_output_refuse_each_other_and_a_dead_one_does_not(folder, tmp_path, engine):
+    out = tmp_path / "out"
+    program = (
+        "import sys, time; from pathlib import Path; from fusion_diff.batch.parts import Parts;"
+        "parts = Parts(Path(sys.argv[1]), {}, 1); print('held', flush=True); time.sleep(600)"
+    )
+    other = subprocess.Popen([sys.executable, "-c", program, str(out)], stdout=subprocess.PIPE, text=True)
+    try:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(BatchError, match=f"another run is writing there \\(process {other.pid} on .*--out"):
+            run_batch(str(folder), out, engine)
+        assert not list(out.glob("*.parquet"))
+    finally:
+        other.send_signal(signal.SIGKILL)
+        other.communicate()
+    assert run_batch(str(folder), out, engine).kept == 11
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"alpha": 0.2}, "alpha was 0.1, and is 0.2 now"),
+        ({"pixel_size_um": 0.5}, "the pixel size given was None, and is 0.5 now"),
+        ({"sha256": "cd" * 32}, "the model was abab"),
+    ],
+)
+def test_rows_of_another_setting_or_model_are_not_added_to(folder, tmp_path, engine, darkness_model, changed, says):
+    run_batch(str(folder), tmp_path / "out", engine)
+    before = sorted(path.name for path in (tmp_path / "out").iterdir())
+    darkness_model.sha256 = changed.pop("sha256", darkness_model.sha256)
+    with pytest.raises(BatchError, match=r"part-000001\.parquet") as caught:
+        run_batch(str(folder), tmp_path / "out", Here(darkness_model, Settings(**changed)))
+    assert says in str(caught.value)
+    assert "choose another --out" in str(caught.value)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+
+
+def test_a_parquet_of_another_version_or_damaged_is_refused(folder, tmp_path, engine, monkeypatch):
+    part = tmp_path / "out" / "part-000001.parquet"
+    monkeypatch.setattr(parts_module, "FORMAT", "fusion-diff/batch/0")
+    run_batch(str(folder), tmp_path / "out", engine)
+    monkeypatch.undo()
+    with pytest.raises(BatchError, match=r"of the format 'fusion-diff/batch/0'.*go on with the version that wrote it"):
+        run_batch(str(folder), tmp_path / "out", engine)
+    whole = part.read_bytes()
+    for content in (b"", whole[:-20], b"PAR1" + b"\0" * 50 + b"PAR1"):
+        part.write_bytes(content)
+        with pytest.raises(BatchError, match=r"part-000001\.parquet: damaged, or no Parquet file"):
+            run_batch(str(folder), tmp_path / "out", engine)
+    parquet.write_table(pa.table({"a": [1]}), part)
+    with pytest.raises(BatchError, match="of the format ''"):
+        run_batch(str(folder), tmp_path / "out", engine)
+
+
+def test_a_store_that_is_lost_amid_a_run_leaves_what_is_done(store, tmp_path, engine, read_rows):
+    def lose(done, total):
+        store.answers = 0 if done.finished == 7 else store.answers
+
+    with pytest.raises(BatchError, match=r"cannot be reached.*; 7 rows are kept in"):
+        run_batch("failing://line", tmp_path / "out", engine, rows=3, progress=lose)
+    assert len(read_rows(tmp_path / "out")) == 7
+    store.answers = 10**9
+    done = run_batch("failing://line", tmp_path / "out", engine)
+    assert (done.skipped, done.kept) == (7, 11)
+
+
+def test_a_full_disk_is_a_clear_error_and_what_is_done_is_kept(folder, tmp_path, engine, read_rows):
+    """A limit on the size of files stands for the full disk: the system refuses to write on."""
+    run_batch(str(folder / "[0-3].tif"), tmp_path / "out", engine, rows=2)
+    kept = read_rows(tmp_path / "out")
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (500, hard))
+    try:
+        with pytest.raises(BatchError, match=r"part-000003\.parquet: cannot be written .*4 rows are kept in"):
+            run_batch(str(folder), tmp_path / "out", engine)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert read_rows(tmp_path / "out") == kept
+    assert not list((tmp_path / "out").glob(".part-*"))
+    assert run_batch(str(folder), tmp_path / "out", engine).finished == 7
+
+
+def test_rows_are_written_after_a_time_though_there_be_few(folder, tmp_path, engine):
+    run_batch(str(folder), tmp_path / "out", engine, flush_s=0)
+    assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 11
+
+
+def test_progress_is_told_row_by_row_with_the_total_once_it_is_known(folder, tmp_path, engine):
+    told = []
+    run_batch(str(folder), tmp_path / "out", engine, progress=lambda done, total: told.append((done.finished, total)))
+    assert [finished for finished, _ in told] == list(range(1, 12))
+    assert told[-1][1] in (11, None)
+
+
+def test_few_rows_are_in_memory_however_many_there_are(folder, tmp_path, engine):
+    waiting = []
+
+    class Watched(Parts):
+        def add(self, finished):
+            super().add(finished)
+            waiting.append(len(self._rows))
+
+    from fusion_diff.batch import run
+
+    original, run.Parts = run.Parts, Watched
+    try:
+        run_batch(str(folder), tmp_path / "out", engine, rows=3)
+    finally:
+        run.Parts = original
+    assert max(waiting) == 2
+
+
+@given(st.lists(st.binary(min_size=16, max_size=16).map(lambda key: key[:14] + b"\0\0"), max_size=60))
+def test_a_done_set_knows_just_what_was_added(keys):
+    from fusion_diff.batch import done as done_module
+
+    done, known, before = DoneSet(), set(), done_module._RECENT
+    done_module._RECENT = 7
+    try:
+        for key in keys:
+            assert (key in done) == (key in known)
+            assert done.add(key) == (key not in known)
+            known.add(key)
+    finally:
+        done_module._RECENT = before
+    assert len(done) == len(known)
+    assert all(key in done for key in known)

@@ -1,0 +1,81 @@
+"""inspect with a policy and outputs for continuous integration, and policy check, from the command line."""
+
+from __future__ import annotations
+
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from fusion_diff.commands import inspect as inspect_module
+from fusion_diff.inspection.policy import FORMAT
+
+
+@pytest.fixture
+def run(monkeypatch, call_cli, darkness_model, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(inspect_module, "load_model", lambda name, device: darkness_model)
+    return call_cli
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(*lines):
+        text = "\n".join([f'format = "{FORMAT}"', *lines])
+        (tmp_path / "policy.toml").write_text(text, encoding="utf-8")
+
+    return write
+
+
+def test_a_policy_decides_the_exit_code_and_every_output(run, write, tmp_path, save_micrograph):
+    save_micrograph(tmp_path / "bright.tif", 0.8)
+    save_micrograph(tmp_path / "grey.tif", 0.3)
+    words = ["inspect", "bright.tif", "grey.tif", "--policy", "policy.toml"]
+    words += ["--junit", "o/j.xml", "--sarif", "o/s.sarif", "--markdown", "o/m.md"]
+    write('inconclusive = "warn"')
+    code, out, _ = run(*words)
+    assert code == 0
+    assert "Policy: warn: grey.tif: The verdict is inconclusive" in out
+    assert ElementTree.parse("o/j.xml").getroot().get("skipped") == "1"
+    assert "1 warn, 1 pass" in (tmp_path / "o" / "m.md").read_text(encoding="utf-8")
+    write('inconclusive = "fail"')
+    assert run(*words)[0] == 1
+    assert ElementTree.parse("o/j.xml").getroot().get("failures") == "1"
+    (result,) = json.loads((tmp_path / "o" / "s.sarif").read_text(encoding="utf-8"))["runs"][0]["results"]
+    assert (result["ruleId"], result["level"]) == ("inconclusive", "error")
+    (tmp_path / "grey.tif").write_bytes(b"nothing")
+    assert run(*words)[0] == 3
+    assert ElementTree.parse("o/j.xml").getroot().get("errors") == "1"
+
+
+def test_outputs_without_a_policy_leave_the_exit_code_as_it_was(run, tmp_path, save_micrograph):
+    save_micrograph(tmp_path / "grey.tif", 0.3)
+    assert run("inspect", "grey.tif", "--junit", "j.xml")[0] == 2
+    assert ElementTree.parse("j.xml").getroot().get("skipped") == "1"
+
+
+def test_decisions_are_made_at_the_policys_alpha_and_no_other(run, write, tmp_path, save_micrograph):
+    save_micrograph(tmp_path / "grey.tif", 0.3)
+    write("alpha = 0.45")
+    run("inspect", "grey.tif", "--policy", "policy.toml", "--json", "r.jsonl")
+    assert json.loads((tmp_path / "r.jsonl").read_text())["alpha"] == 0.45
+    assert run("inspect", "grey.tif", "--policy", "policy.toml", "--alpha", "0.45")[0] in (0, 1, 2)
+    code, _, err = run("inspect", "grey.tif", "--policy", "policy.toml", "--alpha", "0.1")
+    assert code == 3
+    assert "the policy asks for 0.45" in err
+
+
+def test_a_policy_that_cannot_be_meant_stops_before_anything_is_inspected(run, write, tmp_path, save_micrograph):
+    save_micrograph(tmp_path / "grey.tif", 0.3)
+    write("minimum_scores = 0.5")
+    for words in (["policy", "check", "policy.toml"], ["inspect", "grey.tif", "--policy", "policy.toml"]):
+        code, out, err = run(*words)
+        assert (code, out) == (3, "")
+        assert err.startswith("Error: policy.toml, line 2: minimum_scores is not known; remove it, or use one of")
+
+
+def test_a_policy_is_explained_in_sentences(run, write):
+    write("minimum_score = 0.5")
+    code, out, _ = run("policy", "check", "policy.toml")
+    assert code == 0
+    assert "A micrograph with a score below 0.5 fails." in out.splitlines()

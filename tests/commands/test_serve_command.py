@@ -1,0 +1,83 @@
+"""serve and service-keys from the command line: what they refuse, and keys made, listed and revoked."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from fusion_diff.service import keys, logs
+from fusion_diff.service.database import Database
+
+
+def test_keys_are_made_listed_and_revoked(call_cli, tmp_path):
+    where = ("--data", tmp_path)
+    code, made, err = call_cli("service-keys", "new", "line 7", "--scope", "inspect", "--scope", "read", *where)
+    assert (code, err) == (0, "")
+    key = made.strip()
+    assert re.fullmatch(r"fdk_[0-9a-f]{12}_[A-Za-z0-9_-]{43}", key)
+    code, listed, _ = call_cli("service-keys", "list", *where)
+    assert code == 0
+    assert f"{key[4:16]}  line 7: inspect, read; made " in listed
+    assert key not in listed
+    code, out, _ = call_cli("service-keys", "revoke", key[4:16], *where)
+    assert (code, out) == (0, f"Revoked: {key[4:16]}, line 7\n")
+    assert ", revoked " in call_cli("service-keys", "list", *where)[1]
+    database = Database(f"sqlite:///{tmp_path / 'records.db'}")
+    with database.read() as session:
+        assert keys.caller_of(session, key) is None
+    database.close()
+
+
+def test_a_key_that_is_not_there_cannot_be_revoked(call_cli, tmp_path):
+    code, _, err = call_cli("service-keys", "revoke", "0123", "--data", tmp_path)
+    assert code == 3
+    assert "no such key" in err
+
+
+def test_a_key_needs_a_scope_that_is_one(call_cli, tmp_path):
+    assert call_cli("service-keys", "new", "line 7", "--scope", "everything", "--data", tmp_path)[0] == 3
+    assert call_cli("service-keys", "new", "line 7", "--data", tmp_path)[0] == 3
+    assert not (tmp_path / "records.db").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (("--insecure", "--host", "0.0.0.0"), "127.0.0.1 only"),
+        (("--model", "no-such-model"), "no such checkpoint"),
+        (("--database-url", "nothing"), "URL"),
+    ],
+)
+def test_a_service_that_cannot_start_says_why(call_cli, tmp_path, words, told):
+    code, _, err = call_cli("serve", "--data", tmp_path / "data", *words)
+    assert code == 3
+    assert told in err
+
+
+def test_a_port_that_is_taken_is_a_failure_and_no_verdict(call_cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(logs, "configure", lambda: None)  # it is for a whole process
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert call_cli("serve", "--insecure", "--data", tmp_path / "data", "--port", port)[0] == 3
+
+
+def test_without_its_packages_the_error_names_what_to_install(call_cli, tmp_path, monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastapi" else find(name))
+    for words in (("serve",), ("service-keys", "list")):
+        code, _, err = call_cli(*words, "--data", tmp_path)
+        assert code == 3
+        assert "pip install 'fusion-diff[service]'" in err
+
+
+def test_the_command_line_loads_nothing_of_the_service():
+    script = "import sys, fusion_diff.cli; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True).stdout.split()
+    assert not {"fastapi", "sqlalchemy", "alembic", "pydantic", "uvicorn"} & set(loaded)

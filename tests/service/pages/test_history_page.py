@@ -1,0 +1,159 @@
+"""The history: filters, pages, charts and the sheet."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+import re
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion_diff.service.pages import history
+from fusion_diff.service.pages.charts import HEIGHT, WIDTH, Scored, drift_chart, score_chart
+from fusion_diff.service.pages.levels import Level
+from fusion_diff.service.pages.sheet import COLUMNS, harmless, lines
+from fusion_diff.service.pages.trend import FEWEST, Baseline, log_odds
+from fusion_diff.service.records import Filter
+from fusion_diff.service.tables import now
+
+scores = st.floats(0, 1)
+
+
+@pytest.fixture(scope="module")
+def filled(client, micrograph):
+    """A service with ten inspections, one of them overruled and one with a name that a spreadsheet would run."""
+    files = [
+        (
+            "files",
+            (
+                f"{'coarse' if seed % 5 == 4 else 'fine'} {seed}.tif",
+                micrograph("coarse" if seed % 5 == 4 else "fine", 200 + seed),
+            ),
+        )
+        for seed in range(9)
+    ]
+    files.append(("files", ("=1+1.tif", micrograph("fine", 300))))
+    done = client.post("/v1/inspections", files=files, data={"alpha": "0.3"}).json()["results"]
+    overruled = done[4]["inspection"]["id"]
+    body = {"decision": "authentic", "reason": "@SUM(A1) is fine"}
+    assert client.post(f"/v1/inspections/{overruled}/overrule", json=body).status_code == 200
+    return client
+
+
+def names(answer) -> list[str]:
+    assert answer.status_code == 200, answer.text
+    return re.findall(r'href="/inspections/[0-9a-f]{32}"><bdi>([^<]*)</bdi>', answer.text)
+
+
+def test_filters_find_what_they_say(filled):
+    assert len(names(filled.get("/history"))) == 10
+    assert names(filled.get("/history?name=COARSE")) == ["coarse 4.tif"]
+    assert names(filled.get("/history?overruled=yes")) == ["coarse 4.tif"]
+    assert len(names(filled.get("/history?overruled=no&name="))) == 9
+    assert names(filled.get("/history?until=2020-01-01")) == []
+    today = f"{now():%Y-%m-%d}"
+    assert len(names(filled.get(f"/history?since={today}&until={today}&decision=&model="))) == 10
+    authentic = filled.get("/v1/inspections?decision=authentic").json()["items"]
+    assert names(filled.get("/history?decision=authentic")) == [
+        each["name"].replace('"', "&#34;") for each in authentic
+    ]
+
+
+def test_pages_follow_one_another_and_keep_their_filters(filled, monkeypatch):
+    monkeypatch.setattr(history, "ON_A_PAGE", 4)
+    address, seen = "/history?overruled=no", []
+    while address:
+        answer = filled.get(address)
+        seen += names(answer)
+        following = re.search(r'rel="next" href="([^"]+)"', answer.text)
+        address = following and following[1].replace("&amp;", "&")
+        assert "overruled=no" in (address or "overruled=no")
+    assert len(seen) == len(set(seen)) == 9
+
+
+def test_the_sheet_has_every_inspection_found_and_no_formula(filled):
+    answer = filled.get("/history/inspections.csv")
+    assert answer.headers["content-disposition"] == 'attachment; filename="inspections.csv"'
+    rows = list(csv.DictReader(io.StringIO(answer.content.decode("utf-8-sig"))))
+    assert len(rows) == 10
+    assert tuple(rows[0]) == COLUMNS
+    assert rows[0]["name"] == "'=1+1.tif"
+    assert [row["overruled_reason"] for row in rows if row["overruled_decision"]] == ["'@SUM(A1) is fine"]
+    item = filled.get("/v1/inspections").json()["items"][0]
+    assert float(rows[0]["score"]) == item["score"]
+    assert rows[0]["model_sha256"] == item["model_sha256"]
+    assert len(filled.get("/history/inspections.csv?name=coarse").text.splitlines()) == 2
+
+
+def test_the_sheet_is_given_a_page_at_a_time(filled, monkeypatch):
+    monkeypatch.setattr("fusion_diff.service.pages.sheet._AT_ONCE", 3)
+    parts = list(lines(filled.app.state.service.database, Filter()))
+    assert [part.count("\r\n") for part in parts] == [1, 3, 3, 3, 1]
+
+
+@given(st.text(max_size=20))
+def test_no_cell_begins_like_a_formula(text):
+    cell = harmless(text)
+    assert isinstance(cell, str)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert cell.removeprefix("'") == text.removeprefix("'") or cell == text
+
+
+def test_charts_show_the_scores_of_the_newest_model_with_limits_and_level(filled):
+    answer = filled.get("/history/charts")
+    assert answer.text.count("<figure") == 2
+    assert answer.text.count('tabindex="-1"') >= 10
+    assert "10 scores" in answer.text
+    assert 'class="limit"' in answer.text
+    assert 'class="band"' in answer.text, "the references of the model have a level"
+    assert "2 scores" not in answer.text
+    few = filled.get("/history/charts?name=coarse").text
+    assert "1 score," in few
+    assert filled.get("/history/charts?name=nothing").text.strip() == ""
+
+
+@given(scores)
+def test_log_odds_are_finite_and_turn_with_the_score(score):
+    assert abs(log_odds(score)) <= math.log(999) + 1e-9
+    assert log_odds(score) == pytest.approx(-log_odds(1 - score), abs=1e-6)
+
+
+def test_a_baseline_takes_some_scores_and_is_their_mean_and_moving_range():
+    assert Baseline.of([0.0] * (FEWEST - 1)) is None
+    found = Baseline.of([1.0, 2.0] * 5)
+    assert found is not None
+    assert found.mean == pytest.approx(1.5)
+    assert found.deviation == pytest.approx(1 / 1.128)
+    assert found.limits == pytest.approx((1.5 - 3 / 1.128, 1.5 + 3 / 1.128))
+
+
+def test_the_moving_average_sees_a_lasting_shift_that_single_scores_hide():
+    steady = [1.0, -1.0] * 10
+    found = Baseline.of(steady)
+    assert found.beyond(steady) == []
+    shifted = [value - 2.5 for value in steady]
+    low, high = found.limits
+    assert all(low < value < high for value in shifted), "no single score is beyond its limits"
+    assert found.beyond(steady + shifted), "their average is"
+    assert min(found.beyond(steady + shifted)) >= len(steady)
+
+
+@given(st.lists(scores, min_size=1, max_size=300), st.booleans())
+def test_charts_keep_every_mark_inside_whatever_the_scores(values, known):
+    scored = [Scored(f"{place:032x}", "a.tif", now(), value, "authentic") for place, value in enumerate(values)]
+    baseline = Baseline.of([log_odds(value) for value in values[:20]])
+    level = Level(0.5, 1.0, 2.0, 5) if known else None
+    single, drift = score_chart(scored, baseline, level), drift_chart(scored, baseline, level)
+    assert len(single.points) == min(200, len(values))
+    assert (drift is None) == (len(values) < FEWEST)
+    for chart in [single] + ([] if drift is None else [drift]):
+        heights = [point.y for point in chart.points] + [height for height, _ in chart.ticks]
+        heights += [] if chart.band is None else [chart.band[0], sum(chart.band)]
+        corners = " ".join([chart.line, *chart.limits]).split()
+        heights += [float(corner.partition(",")[2]) for corner in corners]
+        assert all(0 <= height <= HEIGHT for height in heights)
+        assert all(0 <= point.x <= WIDTH for point in chart.points)
+        assert chart.ticks

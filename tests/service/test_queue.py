@@ -1,0 +1,255 @@
+"""The queue: what it takes and refuses, in which order it works, and that it ends with nothing undone."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from sqlalchemy import func, select
+
+from fusion_diff.errors import MicrographError
+from fusion_diff.service import ledger
+from fusion_diff.service.database import Database
+from fusion_diff.service.metrics import Metrics
+from fusion_diff.service.problems import BusyError, LateError, StoppingError
+from fusion_diff.service.queue import Queue
+from fusion_diff.service.settings import Settings
+from fusion_diff.service.store import Store
+from fusion_diff.service.tables import Inspection
+from fusion_diff.service.uploads import Upload
+from fusion_diff.service.work import Task
+
+
+class Held:
+    """Judges as another model does, but not before it is let go."""
+
+    def __init__(self, model):
+        self.model, self.begun, self.go, self.seen = model, threading.Semaphore(0), threading.Event(), []
+
+    def inspect(self, micrograph, *, alpha):
+        self.begun.release()
+        assert self.go.wait(60)
+        self.seen.append(micrograph.sha256)
+        return self.model.inspect(micrograph, alpha=alpha)
+
+
+@pytest.fixture
+def held(darkness_model):
+    return Held(darkness_model)
+
+
+@pytest.fixture
+def database(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'records.db'}")
+    with database.write() as session:
+        ledger.start(session)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def make_queue(tmp_path, held, database):
+    made = []
+
+    def make(**settings):
+        given = Settings(data=tmp_path, **settings)
+        made.append(Queue(given, lambda _: held, database, Store(str(tmp_path / "blobs")), Metrics()))
+        return made[-1]
+
+    yield make
+    held.go.set()
+    for queue in made:
+        queue.close(60)
+
+
+@pytest.fixture
+def make_task(tmp_path, micrograph):
+    def make(seed=0, content=None, deadline=None):
+        content = micrograph("fine", seed) if content is None else content
+        path = tmp_path / f"upload-{time.monotonic_ns()}"
+        path.write_bytes(content)
+        upload = Upload(path, f"{seed}.tif", hashlib.sha256(content).hexdigest(), len(content))
+        return Task(upload, "model", 0.1, None, "tester", deadline)
+
+    return make
+
+
+def count(database):
+    with database.read() as session:
+        return session.scalar(select(func.count()).select_from(Inspection))
+
+
+def test_what_is_taken_is_judged_in_order_and_recorded(make_queue, make_task, held, database):
+    queue = make_queue(batch_size=2)
+    tasks = [make_task(seed) for seed in range(5)]
+    queue.submit(tasks[:2])
+    queue.submit(tasks[2:])
+    assert queue.depth == 5
+    held.go.set()
+    rows = [task.future.result(60) for task in tasks]
+    assert [row.name for row in rows] == [f"{seed}.tif" for seed in range(5)]
+    assert held.seen == [task.upload.sha256 for task in tasks]
+    assert [row.ledger_sequence for row in rows] == [1, 2, 3, 4, 5]
+    assert count(database) == 5
+    assert not any(task.upload.path.exists() for task in tasks)
+
+
+def test_files_are_read_ahead_while_the_model_computes_but_no_more_than_a_batch(make_queue, make_task, held):
+    queue = make_queue(batch_size=2)
+    tasks = [make_task(0), make_task(1, b"nothing"), make_task(2), make_task(3), make_task(4), make_task(5, b"nothing")]
+    queue.submit(tasks)
+    with pytest.raises(MicrographError):
+        tasks[1].future.result(60)  # read while the first is still being judged
+    assert not tasks[0].future.done()
+    assert not tasks[5].future.done(), "two wait for the model, and the next is not read before one is taken"
+    held.go.set()
+    with pytest.raises(MicrographError):
+        tasks[5].future.result(60)
+
+
+def test_a_full_queue_takes_all_of_a_request_or_nothing(make_queue, make_task, held):
+    queue = make_queue(queue_length=3)
+    first = [make_task(0), make_task(1)]
+    queue.submit(first)
+    with pytest.raises(BusyError, match="3 is the most") as refused:
+        queue.submit([make_task(2), make_task(3)])
+    assert refused.value.retry_after is not None
+    third = make_task(4)
+    queue.submit([third])
+    assert queue.depth == 3
+    held.go.set()
+    assert third.future.result(60).name == "4.tif"
+    [task.future.result(60) for task in first]
+
+
+def test_what_cannot_be_judged_in_time_is_not_judged_at_all(make_queue, make_task, held, database):
+    queue = make_queue()
+    with pytest.raises(LateError):
+        queue.submit([make_task(0, deadline=time.monotonic() - 1)])
+    first, second = make_task(1), make_task(2, deadline=time.monotonic() + 0.05)
+    queue.submit([first, second])
+    assert held.begun.acquire(timeout=60)
+    time.sleep(0.1)  # the second one's deadline passes while the first is judged
+    held.go.set()
+    first.future.result(60)
+    with pytest.raises(LateError):
+        second.future.result(60)
+    assert held.seen == [first.upload.sha256]
+    assert count(database) == 1
+    assert not second.upload.path.exists()
+
+
+def test_what_nobody_waits_for_any_more_is_not_judged(make_queue, make_task, held):
+    queue = make_queue()
+    first, second = make_task(1), make_task(2)
+    queue.submit([first, second])
+    assert held.begun.acquire(timeout=60)
+    assert second.future.cancel()
+    held.go.set()
+    first.future.result(60)
+    queue.close(60)
+    assert held.seen == [first.upload.sha256]
+    assert not second.upload.path.exists()
+
+
+def test_closing_finishes_what_was_taken_and_takes_no_more(make_queue, make_task, held, database):
+    queue = make_queue()
+    tasks = [make_task(seed) for seed in range(3)]
+    queue.submit(tasks)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(queue.close, 60)
+        while queue.running:
+            time.sleep(0.001)
+        with pytest.raises(StoppingError):
+            queue.submit([make_task(9)])
+        held.go.set()
+        closing.result(60)
+    assert all(task.future.done() for task in tasks)
+    assert count(database) == 3
+
+
+def test_closing_in_a_hurry_refuses_what_was_not_begun(make_queue, make_task, held, database):
+    queue = make_queue()
+    tasks = [make_task(seed) for seed in range(3)]
+    queue.submit(tasks)
+    assert held.begun.acquire(timeout=60)
+    with ThreadPoolExecutor(1) as pool:
+        closing = pool.submit(queue.close, 0)
+        while not queue._hurry:
+            time.sleep(0.001)
+        held.go.set()
+        closing.result(60)
+    assert tasks[0].future.result(0).name == "0.tif"
+    for task in tasks[1:]:
+        with pytest.raises(StoppingError):
+            task.future.result(0)
+    assert count(database) == 1
+
+
+def test_a_fault_in_the_model_ends_one_inspection_and_not_the_queue(make_queue, make_task, held):
+    queue = make_queue()
+    held.go.set()
+    sound = held.model
+    held.model = None  # an AttributeError, which nobody raises on purpose
+    broken = make_task(0)
+    queue.submit([broken])
+    with pytest.raises(AttributeError):
+        broken.future.result(60)
+    held.model = sound
+    whole = make_task(1)
+    queue.submit([whole])
+    assert whole.future.result(60).name == "1.tif"
+
+
+def test_one_that_cannot_be_recorded_does_not_take_the_others_with_it(make_queue, make_task, held, database):
+    queue = make_queue(batch_size=8)
+    tasks = [make_task(seed) for seed in range(3)]
+    tasks[1] = Task(**vars(tasks[1]) | {"by": None})  # the database refuses a row that names nobody
+    queue.submit(tasks)
+    held.go.set()
+    assert [tasks[0].future.result(60).name, tasks[2].future.result(60).name] == ["0.tif", "2.tif"]
+    assert tasks[1].future.exception(60) is not None
+    assert count(database) == 2
+
+
+def test_errors_are_recorded_too(make_queue, make_task, database):
+    queue = make_queue()
+    broken = make_task(0, b"nothing")
+    queue.submit([broken])
+    with pytest.raises(MicrographError, match=r"^0\.tif: "):
+        broken.future.result(60)
+    with database.read() as session:
+        head = ledger.head(session)
+    line = b"".join(ledger.lines(database, head["count"])).splitlines()[-1]
+    assert b'"error":"0.tif: ' in line
+    assert broken.upload.sha256.encode() in line
+
+
+def send(client, content, **headers):
+    return client.post("/v1/inspections", files=[("files", ("a.tif", content))], headers=headers)
+
+
+def test_over_http_a_full_queue_is_429_and_a_deadline_504(serve, micrograph):
+    with serve(queue_length=2) as client:
+        service = client.app.state.service
+        late = send(client, micrograph("fine", 130), **{"X-Deadline-Ms": "0"})
+        assert (late.status_code, late.headers["content-type"]) == (504, "application/problem+json")
+        assert send(client, micrograph("fine", 130), **{"Request-Timeout": "0"}).status_code == 504
+        assert send(client, micrograph("fine", 130), **{"X-Deadline-Ms": "60000"}).status_code == 200
+        many = [("files", (f"{index}.tif", micrograph("fine", 130))) for index in range(3)]
+        assert client.post("/v1/inspections", files=many).status_code == 413, "it would never fit"
+        with ThreadPoolExecutor(2) as pool:
+            with service.database.write() as session:  # nothing can be recorded while this lasts
+                ledger.append(session, [{"decision": "test"}])
+                waiting = [pool.submit(send, client, micrograph("fine", 131 + index)) for index in range(2)]
+                while service.queue.depth < 2:
+                    time.sleep(0.001)
+                full = send(client, micrograph("fine", 133))
+                assert full.status_code == 429
+                assert int(full.headers["retry-after"]) >= 1
+                assert full.headers["content-type"] == "application/problem+json"
+            assert [each.result().status_code for each in waiting] == [200, 200]
+        assert count(service.database) == 3

@@ -1,0 +1,134 @@
+"""References collected, marked and audited; models added, chosen, and refused where they were altered."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from fusion_diff.model import DiffusionModel
+from fusion_diff.service.problems import BusyError
+from fusion_diff.service.tables import NAME_LENGTH
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+@pytest.fixture
+def new_set(client, request):
+    made = client.post("/v1/reference-sets", json={"name": request.node.name[:NAME_LENGTH], "authentic": "fine"})
+    return f"/v1/reference-sets/{made.json()['id']}"
+
+
+def add(client, at, content, label="crack", name="a.tif", **more):
+    files = {"files": (name, content)} | {key: value for key, value in more.items() if isinstance(value, tuple)}
+    data = {"label": label} | {key: value for key, value in more.items() if not isinstance(value, tuple)}
+    answer = client.post(f"{at}/images", files=files, data=data)
+    assert answer.status_code == 200, answer.text
+    return answer.json()["results"][0]
+
+
+def test_a_flaw_is_marked_with_the_upload_or_later_and_unmarked(client, new_set, micrograph):
+    flaw = np.zeros((64, 64), np.uint8)
+    flaw[10:20, 30:40] = 255
+    first = add(client, new_set, micrograph("coarse", 150), mark=("m.png", png(flaw)), group="C07")["reference"]
+    assert (first["marked"], first["group"]) == (True, "C07")
+    at = f"{new_set}/images/{first['id']}"
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(client.get(f"{at}/mark.png").content))), flaw)
+    brushed = np.zeros((64, 64, 4), np.uint8)
+    brushed[5:9, 5:9] = (255, 0, 0, 255)
+    assert client.put(f"{at}/mark", files={"mark": ("m.png", png(brushed))}).json()["marked"]
+    shown = np.asarray(Image.open(io.BytesIO(client.get(f"{at}/mark.png").content)))
+    assert shown.sum() == 255 * 16
+    wrong = client.put(f"{at}/mark", files={"mark": ("m.png", png(flaw[:40]))})
+    assert (wrong.status_code, "40x64" in wrong.json()["detail"]) == (422, True)
+    assert client.delete(f"{at}/mark").status_code == 204
+    assert client.get(f"{at}/mark.png").status_code == 404
+    assert not client.get(new_set).json()["images"][0]["marked"]
+
+
+def test_an_authentic_reference_takes_no_mark(client, new_set, micrograph):
+    flaw = ("m.png", png(np.eye(64, dtype=np.uint8) * 255))
+    refused = add(client, new_set, micrograph("fine", 151), label="fine", mark=flaw)
+    assert "is authentic" in refused["problem"]["detail"]
+    sound = add(client, new_set, micrograph("fine", 151), label="fine")["reference"]
+    assert client.put(f"{new_set}/images/{sound['id']}/mark", files={"mark": flaw}).status_code == 422
+    two = [("files", ("a.tif", micrograph("coarse", seed))) for seed in (152, 153)]
+    many = client.post(f"{new_set}/images", files=[*two, ("mark", flaw)], data={"label": "crack"})
+    assert "one file" in many.json()["detail"]
+
+
+def test_a_reference_is_shown_small_or_at_its_native_size_and_removed(client, new_set, draw, tiff):
+    it = add(client, new_set, tiff(draw("fine", 154, 700)), label="fine", pixel_size_um="0.25")["reference"]
+    assert it["pixel_size_um"] == 0.25
+    at = f"{new_set}/images/{it['id']}"
+    small, native = client.get(f"{at}/micrograph.png"), client.get(f"{at}/micrograph.png?native=true")
+    assert Image.open(io.BytesIO(small.content)).size == (640, 640)
+    assert Image.open(io.BytesIO(native.content)).size == (700, 700)
+    assert native.headers["x-native-size"] == "700x700"
+    assert client.get("/v1/reference-sets").json()["items"][0]["counts"] == {"fine": 1}
+    assert client.delete(at).status_code == 204
+    assert client.delete(at).status_code == 404
+    assert client.get(new_set).json()["images"] == []
+    assert client.delete(new_set).status_code == 204
+    assert client.get(new_set).status_code == 404
+
+
+def test_an_audit_names_the_reference_that_is_another_mirrored_and_remembers_it(client, new_set, draw, tiff):
+    for seed in range(2):
+        add(client, new_set, tiff(draw("fine", seed)), label="fine", name=f"fine {seed}.tif")
+    add(client, new_set, tiff(draw("coarse", 0)), name="coarse.tif")
+    add(client, new_set, tiff(draw("fine", 0)[:, ::-1]), name="mirrored.tif")
+    answer = client.get(f"{new_set}/audit")
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["findings"]
+    assert ("mirrored.tif", "duplicate", True) in [(each["reference"], each["kind"], each["grave"]) for each in found]
+    learning = client.app.state.service.learning
+    with learning._alone(lambda: True):
+        assert client.get(f"{new_set}/audit").json() == answer.json(), "known, so that it waits for nothing"
+        busy = client.post(f"{new_set}/enrol", json={"name": "x"})
+        assert (busy.status_code, busy.headers["retry-after"]) == (429, "10")
+        with pytest.raises(BusyError), learning._alone(lambda: True):
+            pass
+
+
+def test_a_model_is_chosen_and_one_that_was_altered_is_not(client, enrolled_folder, micrograph):
+    service = client.app.state.service
+    first = client.get("/v1/models").json()["items"][0]
+    assert first["is_default"]
+    assert first["counts"] == {"fine": 2, "coarse": 2}
+    row = service.shelf.add(DiffusionModel.from_pretrained(enrolled_folder), "line 8", None, default=False)
+    chosen = client.put(f"/v1/models/{row.id}/default").json()
+    assert (chosen["name"], chosen["is_default"]) == ("line 8", True)
+    assert [each["is_default"] for each in client.get("/v1/models").json()["items"]] == [True, False]
+    assert client.get(f"/v1/models/{row.id}").json() == chosen
+    files = [("files", ("a.tif", micrograph("fine", 155)))]
+    answer = client.post("/v1/inspections", files=files)
+    assert answer.json()["results"][0]["inspection"]["model_sha256"] == row.sha256
+    assert client.put(f"/v1/models/{first['id']}/default").json()["is_default"]
+
+    (service.settings.models / row.id / "README.md").write_text("altered")
+    service.shelf._held.clear()
+    refused = client.put(f"/v1/models/{row.id}/default")
+    assert (refused.status_code, refused.json()["type"]) == (500, "urn:fusion-diff:problem:checkpoint")
+    told = client.post("/v1/inspections", files=files, data={"model": row.id}).json()["results"][0]["problem"]
+    assert told["type"] == "urn:fusion-diff:problem:checkpoint"
+    assert client.put(f"/v1/models/{'0' * 32}/default").status_code == 404
+    assert client.post("/v1/inspections", files=files, data={"model": "0" * 32}).status_code == 404
+
+
+def test_the_pixel_size_of_a_file_is_kept_and_one_that_is_given_comes_before_it(client, draw):
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, draw("fine", 156), resolution=(50_000, 50_000), resolutionunit="CENTIMETER")
+    files = [("files", ("a.tif", buffer.getvalue()))]
+    sizes = [
+        client.post("/v1/inspections", files=files, data=data).json()["results"][0]["inspection"]["pixel_size_um"]
+        for data in ({}, {"pixel_size_um": "0.5"})
+    ]
+    assert sizes == pytest.approx([0.2, 0.5])

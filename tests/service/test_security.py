@@ -1,0 +1,241 @@
+"""Keys, scopes, sessions, limits and headers: who may do what, and what browsers are told."""
+
+from __future__ import annotations
+
+import json
+import logging
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from fusion_diff.errors import ServiceError
+from fusion_diff.service import keys
+from fusion_diff.service.app import create_app
+from fusion_diff.service.database import Database
+from fusion_diff.service.logs import JsonFormatter
+from fusion_diff.service.rates import RateLimit
+from fusion_diff.service.sessions import COOKIE, LASTS_SECONDS, Sessions
+from fusion_diff.service.settings import Settings, read_settings
+from fusion_diff.service.tables import ApiKey
+
+
+def bearer(key):
+    return {"Authorization": f"Bearer {key}"}
+
+
+@pytest.fixture(scope="module")
+def guarded(enrolled_folder, tmp_path_factory):
+    settings = Settings(data=tmp_path_factory.mktemp("guarded"), model=str(enrolled_folder))
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+@pytest.fixture
+def make_key(guarded):
+    def make(*scopes, name="somebody"):
+        with guarded.app.state.service.database.write() as session:
+            return keys.new_key(session, name, scopes)
+
+    return make
+
+
+def test_a_key_allows_what_its_scopes_say_and_nothing_else(guarded, make_key, micrograph, caplog):
+    files = [("files", ("a.tif", micrograph("fine", 140)))]
+    asked = {
+        "read": lambda key: guarded.get("/v1/inspections", headers=bearer(key)),
+        "inspect": lambda key: guarded.post("/v1/inspections", files=files, headers=bearer(key)),
+        "enrol": lambda key: guarded.post(
+            "/v1/reference-sets", json={"name": key[4:16], "authentic": "fine"}, headers=bearer(key)
+        ),
+        "admin": lambda key: guarded.put(
+            f"/v1/models/{guarded.get('/v1/models', headers=bearer(admin)).json()['items'][0]['id']}/default",
+            headers=bearer(key),
+        ),
+    }
+    admin = make_key("admin")
+    with caplog.at_level(logging.INFO, logger="fusion_diff.service"):
+        for scope in asked:
+            key = make_key(scope)
+            for wanted, ask in asked.items():
+                status = ask(key).status_code
+                assert (status < 300) == (scope in (wanted, "admin")), (scope, wanted, status)
+                assert status < 300 or status == 403
+        assert guarded.get("/v1/inspections", headers=bearer(admin)).json()["items"][0]["by"] == "somebody"
+    text = "\n".join(map(JsonFormatter().format, caplog.records))
+    assert key[4:16] in text, "the log knows a key by its id"
+    assert key.rpartition("_")[2] not in text
+    assert "Bearer" not in text
+
+
+def test_who_may_teach_may_not_choose_what_judges(guarded, make_key):
+    key = make_key("enrol")
+    made = guarded.post("/v1/reference-sets", json={"name": "own", "authentic": "fine"}, headers=bearer(key)).json()
+    told = {"name": "x", "default": True}
+    answer = guarded.post(f"/v1/reference-sets/{made['id']}/enrol", json=told, headers=bearer(key))
+    assert answer.status_code == 403
+    assert "admin" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("path", ["/v1/inspections", "/v1/models", "/metrics", "/v1/ledger", "/v1/nothing", "/v1"])
+def test_without_a_key_nothing_is_told(guarded, path):
+    answer = guarded.get(path)
+    assert answer.status_code == 401
+    assert answer.headers["www-authenticate"] == "Bearer"
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert guarded.get("/healthz").status_code == guarded.get("/readyz").status_code == 200
+
+
+def test_a_wrong_or_revoked_key_is_refused(guarded, make_key):
+    key = make_key("read")
+    assert guarded.get("/v1/inspections", headers=bearer(key)).status_code == 200
+    other = key[:-1] + ("A" if key[-1] != "A" else "B")
+    for wrong in (other, "fdk_x", "", f"fdk_{'0' * 12}_{'a' * 43}"):
+        answer = guarded.get("/v1/inspections", headers=bearer(wrong))
+        assert answer.status_code == 401, wrong
+    assert guarded.get("/v1/inspections", headers={"Authorization": f"Basic {key}"}).status_code == 401
+    with guarded.app.state.service.database.write() as session:
+        keys.revoke(session, key[4:16])
+    assert guarded.get("/v1/inspections", headers=bearer(key)).status_code == 401
+
+
+def test_a_key_is_kept_as_a_hash_only(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'records.db'}")
+    with database.write() as session:
+        key = keys.new_key(session, "line 7", ["read", "inspect", "read"])
+        row = session.get_one(ApiKey, key[4:16])
+        assert row.scopes == ["inspect", "read"]
+    with database.read() as session:
+        assert keys.caller_of(session, key).name == "line 7"
+        assert keys.caller_of(session, key + "x") is None
+    database.close()
+    content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
+    assert key[4:16].encode() in content
+    assert key.rpartition("_")[2].encode() not in content
+
+
+@pytest.mark.parametrize(("name", "scopes"), [("", ["read"]), ("a\nb", ["read"]), ("a", []), ("x" * 300, ["read"])])
+def test_a_key_without_a_proper_name_or_a_scope_is_not_made(tmp_path, name, scopes):
+    database = Database(f"sqlite:///{tmp_path / 'records.db'}")
+    with pytest.raises(ServiceError), database.write() as session:
+        keys.new_key(session, name, scopes)
+    database.close()
+
+
+def test_a_browser_needs_the_token_of_its_session_to_change_anything(guarded, make_key, request):
+    key = make_key("read", "enrol")
+    sessions = guarded.app.state.service.sessions
+    cookie = sessions.begin(key[4:16])
+    guarded.cookies.set(COOKIE, cookie)
+    request.addfinalizer(guarded.cookies.clear)
+    assert guarded.get("/v1/inspections").status_code == 200
+    body = {"name": "by page", "authentic": "fine"}
+    for token in ("", "0" * 64, sessions.csrf_token("another"), "é"):
+        refused = guarded.post("/v1/reference-sets", json=body, headers={"X-CSRF-Token": token.encode()})
+        assert refused.status_code == 403
+    token = {"X-CSRF-Token": sessions.csrf_token(cookie)}
+    assert guarded.post("/v1/reference-sets", json=body, headers=token).status_code == 201
+    with guarded.app.state.service.database.write() as session:
+        keys.revoke(session, key[4:16])
+    assert guarded.get("/v1/inspections").status_code == 401
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Origin": "https://elsewhere.example"},
+        {"Origin": "null"},
+        {"Sec-Fetch-Site": "cross-site"},
+        {"Sec-Fetch-Site": "same-site"},
+        {"Host": "elsewhere.example"},
+        {"Host": "["},
+    ],
+)
+def test_pages_of_other_sites_cannot_have_a_browser_change_anything(client, headers):
+    body = {"name": "forged", "authentic": "fine"}
+    answer = client.post("/v1/reference-sets", json=body, headers=headers)
+    assert (answer.status_code, answer.headers["content-type"]) == (403, "application/problem+json")
+    own = {"Origin": "http://127.0.0.1", "Sec-Fetch-Site": "same-origin"}
+    assert client.post("/v1/reference-sets", json=body | {"name": str(headers)}, headers=own).status_code == 201
+
+
+def test_who_asks_too_often_has_to_wait(serve):
+    with serve(rate_limit=3) as client:
+        assert [client.get("/v1/models").status_code for _ in range(4)] == [200, 200, 200, 429]
+        assert int(client.get("/v1/models").headers["retry-after"]) >= 1
+        assert client.get("/healthz").status_code == 200
+
+
+@given(st.lists(st.floats(0, 100), max_size=60), st.integers(1, 100))
+def test_a_caller_never_gets_more_than_a_full_bucket_and_what_flows_into_it(steps, per_minute):
+    limit, at, allowed = RateLimit(per_minute), 0.0, 0
+    for step in steps:
+        at += step
+        wait = limit.wait("a", at)
+        allowed += wait == 0
+        assert 0 <= wait <= 60 / per_minute
+        assert allowed <= per_minute + at * per_minute / 60 + 1e-6
+        if wait > 0:
+            at += wait * 1.001
+            allowed += 1
+            assert limit.wait("a", at) == 0, "after the wait that was told there is a token"
+        assert limit.wait(f"other {at}", at) == 0
+
+
+def test_a_session_ends_and_cannot_be_forged():
+    sessions, others = Sessions(b"a" * 32), Sessions(b"b" * 32)
+    cookie = sessions.begin("0123", at=1000)
+    assert sessions.key_id(cookie, at=1000 + LASTS_SECONDS - 1) == "0123"
+    assert sessions.key_id(cookie, at=1000 + LASTS_SECONDS) is None
+    assert others.key_id(cookie, at=1000) is None
+    assert sessions.key_id(cookie.replace("0123", "4567"), at=1000) is None
+    for forged in ("", ".", "..", "a.b.c", "é.1.2", "0123.9999999999."):
+        assert sessions.key_id(forged, at=1000) is None
+    assert sessions.is_csrf_token(sessions.csrf_token(cookie), cookie)
+    assert not sessions.is_csrf_token(sessions.csrf_token(cookie), sessions.begin("0123", at=1001))
+
+
+def test_every_answer_keeps_browsers_strict(client):
+    for path in ("/v1/models", "/nothing", "/healthz", "/openapi.json"):
+        headers = client.get(path).headers
+        assert "default-src 'none'" in headers["content-security-policy"]
+        assert "unsafe" not in headers["content-security-policy"]
+        assert headers["x-content-type-options"] == "nosniff"
+        assert headers["cache-control"] == "no-store"
+        assert len(headers["x-request-id"]) == 32
+    assert client.get("/healthz", headers={"X-Request-Id": "line-7.42"}).headers["x-request-id"] == "line-7.42"
+    assert client.get("/healthz", headers={"X-Request-Id": "a b"}).headers["x-request-id"] != "a b"
+
+
+def test_a_fault_is_a_problem_that_tells_nothing_and_is_in_the_log_under_its_id(client, monkeypatch, caplog):
+    monkeypatch.setattr(client.app.state.service.learning, "_turn", None)  # breaks what nobody expects to break
+    made = client.post("/v1/reference-sets", json={"name": "fault", "authentic": "fine"}).json()["id"]
+    answer = client.post(f"/v1/reference-sets/{made}/enrol", json={"name": "x"})
+    assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
+    assert "acquire" not in answer.text
+    assert answer.headers["content-security-policy"]
+    lines = [json.loads(JsonFormatter().format(record)) for record in caplog.records]
+    told = next(line for line in lines if line["message"] == "fault")
+    assert told["request_id"] == answer.json()["request_id"]
+    assert "acquire" in told["trace"]
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.7", "lab.example", "::"])
+def test_without_keys_it_listens_on_loopback_only(host):
+    with pytest.raises(ServiceError, match="service-keys new"):
+        read_settings(host=host, insecure=True)
+    assert read_settings(host=host).host == host
+
+
+def test_settings_come_from_the_environment_and_never_show_a_password(monkeypatch):
+    monkeypatch.setenv("FUSION_DIFF_QUEUE_LENGTH", "7")
+    monkeypatch.setenv("FUSION_DIFF_DATABASE_URL", "postgresql://lab:hunter2@db/records")
+    settings = read_settings(port=9000)
+    assert (settings.queue_length, settings.port, settings.host) == (7, 9000, "127.0.0.1")
+    assert "hunter2" not in repr(settings)
+    assert settings.database.endswith("@db/records")
+    assert Settings(data="x").store.endswith("x/blobs")
+    monkeypatch.setenv("FUSION_DIFF_QUEUE_LENGTH", "0")
+    with pytest.raises(ServiceError, match="queue_length"):
+        read_settings()

@@ -1,0 +1,96 @@
+"""The store: bytes under their sha256, on disk and elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+import uuid
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion_diff.errors import DependencyError, ServiceError
+from fusion_diff.service.store import Store, packed, unpacked
+
+
+@pytest.fixture(params=["folder", "memory"])
+def store(request, tmp_path):
+    return Store(str(tmp_path / "blobs") if request.param == "folder" else f"memory://{uuid.uuid4().hex}")
+
+
+def test_what_is_put_comes_back_under_its_digest(store, tmp_path):
+    sha256 = store.put(b"evidence")
+    assert sha256 == hashlib.sha256(b"evidence").hexdigest()
+    assert store.put(b"evidence") == sha256
+    assert store.get(sha256) == b"evidence"
+    with store.file(sha256) as path:
+        assert path.read_bytes() == b"evidence"
+    store.check()
+
+
+def test_a_file_is_put_whole(store, tmp_path):
+    content = os.urandom(3_000_000)
+    sha256 = hashlib.sha256(content).hexdigest()
+    for _ in range(2):
+        (tmp_path / "upload").write_bytes(content)
+        store.put_file(tmp_path / "upload", sha256)
+    assert store.get(sha256) == content
+
+
+def test_a_file_on_another_disk_is_copied(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    store, replace = Store(str(tmp_path / "blobs")), Path.replace
+
+    def across(self, target):
+        if self.name == "upload":
+            raise OSError(18, "Invalid cross-device link")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", across)
+    (tmp_path / "upload").write_bytes(b"far")
+    sha256 = hashlib.sha256(b"far").hexdigest()
+    store.put_file(tmp_path / "upload", sha256)
+    assert store.get(sha256) == b"far"
+    assert len([file for file in (tmp_path / "blobs").rglob("*") if file.is_file()]) == 1
+
+
+@pytest.mark.parametrize("name", ["", "../../etc/passwd", "0" * 63, "G" * 64, "0" * 62 + "/x"])
+def test_what_is_no_digest_is_not_looked_for(store, name):
+    for ask in (store.get, lambda name: store.file(name).__enter__(), lambda name: store.put_file(None, name)):
+        with pytest.raises(ServiceError, match="no sha256"):
+            ask(name)
+
+
+def test_what_is_not_there_or_was_altered_is_an_error(store, tmp_path):
+    with pytest.raises(ServiceError, match="not in the store"):
+        store.get("0" * 64)
+    with pytest.raises(ServiceError, match="not in the store"), store.file("0" * 64):
+        pass
+    sha256 = store.put(b"whole")
+    store._files.pipe_file(f"{store._root}/{sha256[:2]}/{sha256[2:]}", b"altered")
+    with pytest.raises(ServiceError, match="altered"):
+        store.get(sha256)
+
+
+def test_a_url_that_cannot_be_used_is_an_error():
+    with pytest.raises((ServiceError, DependencyError)):
+        Store("nothing://anywhere")
+
+
+@given(st.lists(st.floats(width=32), min_size=1, max_size=30))
+def test_evidence_comes_back_bit_by_bit(values):
+    array = np.array([values], dtype=np.float32)
+    back = unpacked(packed(array))
+    assert back.dtype == array.dtype
+    assert back.tobytes() == array.tobytes()
+
+
+def test_a_pickle_is_not_unpacked():
+    buffer = io.BytesIO()
+    np.save(buffer, np.array([object()]), allow_pickle=True)
+    with pytest.raises(ValueError, match="pickle"):
+        unpacked(buffer.getvalue())
