@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusion_diff.fewshot import heads as registered
 from fusion_diff.fewshot.bags import Scale
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.decision import Calibration
 from fusion_diff.fewshot.fusion import Fusion
-from fusion_diff.fewshot.heads import HEADS, Heads
+from fusion_diff.fewshot.heads import Heads
 from fusion_diff.fewshot.scope import Scope
 from fusion_diff.fewshot.verifier import Verifier
 
@@ -50,7 +51,7 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
     Raises:
         KeyError: something is missing.
     """
-    known = {head.name: head for head in HEADS}
+    known = {head.name: head for head in registered.HEADS}  # one may have been added since
     heads = {
         name: known[name].from_state(
             {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}

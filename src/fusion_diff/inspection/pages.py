@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 def environment(folder: Path) -> Environment:
-    """Return what finds the Jinja2 templates in a folder: what is put into one is escaped, what is undefined an error."""
+    """Return what finds Jinja2 templates in a folder: what is put into one is escaped, what is undefined an error."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     found = Environment(

@@ -213,8 +213,13 @@ def test_whoever_signs_in_marks_by_keyboard_and_has_every_file_inspected_however
 
         page.get_by_role("link", name="Inspect", exact=True).click()
         page.get_by_label("Choose files").set_input_files(files)
-        page.get_by_text("6 of 6 done").wait_for(timeout=PATIENCE)
+        dropped = page.evaluate_handle(
+            "() => { const all = new DataTransfer(); all.items.add(new File(['nothing'], 'dropped.tif')); return all; }"
+        )
+        page.locator("[data-drop]").dispatch_event("drop", {"dataTransfer": dropped})
+        page.get_by_text("7 of 7 done").wait_for(timeout=PATIENCE)
         assert page.locator("#rows tr[data-outcome]:not([data-outcome=failed])").count() == 6
+        assert "dropped.tif: " in page.locator("#rows tr[data-outcome=failed]").inner_text()
         page.get_by_role("button", name="Sign out").click()
         page.wait_for_url("**/sign-in")
 

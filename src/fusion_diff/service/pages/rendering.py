@@ -92,7 +92,12 @@ def navigates(request: Request) -> bool:
 
 
 def _to_sign_in(request: Request) -> Response:
-    shown = urlsplit(request.headers.get("hx-current-url", "")).path if is_htmx(request) else request.url.path
+    shown = request.url.path
+    if is_htmx(request):
+        try:
+            shown = urlsplit(request.headers.get("hx-current-url", "")).path
+        except ValueError:
+            shown = ""
     return goto(request, f"/sign-in?next={quote(shown, safe='')}")
 
 

@@ -1,0 +1,120 @@
+"""Signing in, and what the pages then offer: what the scopes of a key allow, by requests that carry its token."""
+
+from __future__ import annotations
+
+import re
+from urllib.parse import urlsplit
+
+import pytest
+from browsed import BROWSER, HTMX, Page, id_of, inspected, looked_at
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.testclient import TestClient
+
+from fusion_diff.service import keys
+from fusion_diff.service.app import create_app
+from fusion_diff.service.pages.signing import _own
+from fusion_diff.service.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def guarded(enrolled_folder, tmp_path_factory):
+    settings = Settings(data=tmp_path_factory.mktemp("pages"), model=str(enrolled_folder))
+    with TestClient(create_app(settings), base_url="http://127.0.0.1", follow_redirects=False) as client:
+        yield client
+
+
+@pytest.fixture
+def sign_in(guarded):
+    """Signs in with a new key of some scopes, and gives the token for what is sent."""
+
+    def signed(*scopes: str) -> dict[str, str]:
+        guarded.cookies.clear()
+        with guarded.app.state.service.database.write() as session:
+            key = keys.new_key(session, "+".join(scopes), scopes)
+        answer = guarded.post("/sign-in", data={"key": key, "next": "/history"})
+        assert (answer.status_code, answer.headers["location"]) == (303, "/history")
+        page = guarded.get("/", headers=BROWSER).text
+        return {"X-CSRF-Token": re.search(r'"X-CSRF-Token": "([0-9a-f]{64})"', page)[1]}
+
+    yield signed
+    guarded.cookies.clear()
+
+
+def test_whoever_is_not_signed_in_is_asked_to_and_comes_back(guarded):
+    for address in ("/", "/history", "/references", "/inspections/" + "0" * 32):
+        answer = guarded.get(address, headers=BROWSER)
+        assert answer.status_code == 303
+        assert answer.headers["location"].startswith("/sign-in?next=%2F")
+    part = guarded.get("/history/charts", headers=HTMX | {"HX-Current-URL": "http://127.0.0.1/history?name=a"})
+    assert part.headers["HX-Redirect"] == "/sign-in?next=%2Fhistory"
+    assert guarded.get("/history/inspections.csv").status_code == 401
+    assert guarded.post("/inspect", files={"file": ("a.tif", b"x")}).status_code == 401
+    wrong = guarded.post("/sign-in", data={"key": "fdk_nothing"})
+    assert wrong.status_code == 401
+    assert "not valid" in Page(wrong.text).text
+    part = guarded.post("/sign-in", data={"key": "<b>"}, headers=HTMX)
+    assert looked_at(part).text.startswith("API key")
+
+
+@pytest.mark.parametrize(
+    ("scopes", "offered", "withheld"),
+    [
+        (["read"], ["/history"], ["/inspect", "/sign-in"]),
+        (["inspect"], ["/inspect"], ["/history", "/references"]),
+        (["read", "inspect"], ["/inspect", "/history"], []),
+    ],
+)
+def test_pages_offer_what_the_scopes_of_a_key_allow(guarded, sign_in, scopes, offered, withheld):
+    sign_in(*scopes)
+    page = looked_at(guarded.get("/", headers=BROWSER))
+    assert set(offered) <= page.addresses
+    assert not set(withheld) & page.addresses
+    assert "/sign-out" in page.addresses
+
+
+def test_a_reader_is_offered_no_teaching_and_refused_it(guarded, sign_in, micrograph):
+    token = sign_in("admin")
+    address = guarded.post("/references", data={"name": "guarded", "authentic": "fine"}, headers=token | HTMX)
+    address = address.headers["HX-Redirect"]
+    guarded.post(
+        f"{address}/images", files={"file": ("a.tif", micrograph("coarse", 1))}, data={"label": "coarse"}, headers=token
+    )
+    verdict = f"/inspections/{id_of(inspected(guarded, micrograph('fine', 180), **token))}"
+    token = sign_in("read")
+    for place in ("/references", address, verdict):
+        page = looked_at(guarded.get(place, headers=BROWSER))
+        for word in ("Begin", "Enrol", "Overrule", "Add to references", "Mark flaw", "Remove", "Set as default"):
+            assert word not in page.text.split("Models")[0], f"{word} on {place}"
+    refused = guarded.post(f"{verdict}/overrule", data={"decision": "authentic", "reason": "no"}, headers=token)
+    assert refused.status_code == 403
+    assert "lacks the scope enrol" in refused.json()["detail"]
+    assert guarded.post(f"{address}/enrol", data={"name": "m"}, headers=token).status_code == 403
+    sign_in("enrol", "read")
+    page = looked_at(guarded.get(address, headers=BROWSER))
+    assert "have it judge by default" not in page.text, "that takes the scope admin"
+
+
+def test_what_changes_something_needs_the_token_of_the_session(guarded, sign_in, micrograph):
+    token = sign_in("admin")
+    files = {"file": ("a.tif", micrograph("fine", 181))}
+    for headers in ({}, {"X-CSRF-Token": "0" * 64}):
+        assert guarded.post("/inspect", files=files, headers=headers).status_code == 403
+        assert guarded.post("/references", data={"name": "x", "authentic": "y"}, headers=headers).status_code == 403
+        assert guarded.post("/sign-out", headers=headers).status_code == 403
+    elsewhere = token | {"Origin": "https://elsewhere.example"}
+    assert guarded.post("/inspect", files=files, headers=elsewhere).status_code == 403
+    assert guarded.post("/inspect", files=files, headers=token).status_code == 200
+    assert guarded.post("/sign-out", headers=token | HTMX).headers["HX-Redirect"] == "/sign-in"
+    assert guarded.get("/", headers=BROWSER).status_code == 303, "signed out"
+
+
+@given(
+    st.text(max_size=30) | st.sampled_from(["//elsewhere.example", "/\\elsewhere.example", "https:/elsewhere", "/a\n"])
+)
+def test_signing_in_leads_to_a_page_of_the_service_and_nowhere_else(path):
+    found = _own(path)
+    parts = urlsplit(found)
+    assert found.startswith("/")
+    assert (parts.scheme, parts.netloc) == ("", "")
+    assert found[1:2] not in ("/", "\\")
