@@ -75,7 +75,7 @@ def explain(
     if regions:
         first = regions[0]
         place = f"rows {first.top}-{first.top + first.height}, columns {first.left}-{first.left + first.width}"
-        size = f"{first.area_px} px" if first.area_um2 is None else f"{first.area_um2:.3g} µm²"
+        size = f"{first.area_px} px" if first.area_um2 is None else f"{float(f'{first.area_um2:.3g}'):.10g} µm²"
         many = f"{len(regions)} regions depart" if len(regions) > 1 else "One region departs"
         lines.append(f"{many} from the authentic references; the strongest covers {size} at {place}.")
     else:
