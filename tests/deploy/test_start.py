@@ -1,0 +1,109 @@
+"""What a container starts with: the model is verified, and only then does anything run."""
+
+from __future__ import annotations
+
+import http.server
+import os
+import shutil
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.trust.keys import new_key
+from fusion_diff.trust.provenance import sign
+
+
+@pytest.fixture
+def start(deploy):
+    """Runs the program as a container does; gives (exit code, stdout, stderr)."""
+
+    def run(*words, **environment):
+        done = subprocess.run(
+            [sys.executable, deploy / "start.py", *map(str, words)],
+            capture_output=True,
+            encoding="utf-8",
+            env=os.environ | environment,
+            check=False,
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+@pytest.fixture
+def signed(tmp_path, checkpoint_folder, monkeypatch):
+    """A model of one's own, signed; its key lies in a folder as clusters mount them: behind links."""
+    monkeypatch.delenv("FUSION_DIFF_KEY_PASSPHRASE", raising=False)
+    model = tmp_path / "line-7"
+    shutil.copytree(checkpoint_folder, model)
+    new_key(tmp_path / "lab.key")
+    sign(model, tmp_path / "lab.key")
+    mounted = tmp_path / "keys" / "..data"
+    mounted.mkdir(parents=True)
+    shutil.copy(tmp_path / "lab.key.pub", mounted)
+    (tmp_path / "keys" / "lab.pub").symlink_to(mounted / "lab.key.pub")
+    return model
+
+
+def test_the_command_runs_in_its_place_once_the_model_is_verified(start):
+    code, out, err = start("policy", "--help")
+    assert code == 0
+    assert "Usage: fusion-diff policy" in out
+    assert err.startswith("Verified: ")
+    assert EMBEDDED in err
+
+
+@pytest.mark.parametrize("how", ["option", "joined", "setting"])
+def test_an_altered_model_starts_nothing(start, signed, how):
+    (signed / "README.md").write_text("altered", encoding="utf-8")
+    words = {"option": ["--model", signed], "joined": [f"--model={signed}"], "setting": []}[how]
+    code, out, err = start("batch", "nowhere", *words, FUSION_DIFF_MODEL=str(signed) if how == "setting" else "")
+    assert (code, out) == (3, "")
+    assert err.startswith("Error: the model is not used: ")
+    assert "README.md: altered" in err
+
+
+def test_a_model_has_to_be_signed_where_keys_are_given(start, signed, tmp_path):
+    asked = ["--keys", tmp_path / "keys", "policy", "--help"]
+    assert start(*asked, FUSION_DIFF_MODEL=str(signed))[0] == 0
+    signed.with_name("line-7.sig").unlink()
+    code, out, err = start(*asked, FUSION_DIFF_MODEL=str(signed))
+    assert (code, out) == (3, "")
+    assert "line-7" in err
+
+
+def test_a_folder_without_keys_trusts_nobody(start, tmp_path):
+    code, _, err = start("--keys", tmp_path, "policy", "--help")
+    assert code == 3
+    assert "no public key" in err
+
+
+@pytest.mark.parametrize("words", [[], ["--help"], ["--keys", "x"]])
+def test_without_a_command_it_says_how_it_is_used(start, words):
+    code, _, err = start(*words)
+    assert code == 3
+    assert err.startswith("Usage: start.py")
+
+
+def test_health_is_what_the_service_of_the_port_answers(start):
+    class Answer(http.server.BaseHTTPRequestHandler):
+        status = 200
+
+        def do_GET(self):
+            self.send_response(self.status if self.path == "/healthz" else 404)
+            self.end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        port = str(server.server_port)
+        assert start("healthy", FUSION_DIFF_PORT=port)[0] == 0
+        Answer.status = 503
+        assert start("healthy", FUSION_DIFF_PORT=port)[0] == 1
+        server.shutdown()
+    assert start("healthy", FUSION_DIFF_PORT=port)[0] == 1
