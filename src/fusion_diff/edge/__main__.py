@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 FAILED = 3
 ELSEWHERE = (
-    "audit", "batch", "certify", "demo", "enroll", "export", "keys", "policy", "pretrain", "serve", "service-keys", "sign",
-    "verify", "verify-model",
+    "audit", "batch", "certify", "demo", "enroll", "export", "keys", "policy", "pretrain", "serve", "service-keys",
+    "sign", "verify", "verify-model",
 )  # fmt: skip
 """Commands that need the whole of FusionDiff."""
 
