@@ -143,7 +143,7 @@ def side_by_side(answers: list[dict]) -> str:
             means[shots].append(row)
             cells = " | ".join(f"{f1:.3f} / {auroc:.3f}" for f1, auroc in row)
             lines.append(f"| {name} | {said(shots)} | {len(shared)} | {cells} |")
-    for shots, row in means.items():
+    for shots, row in ((shots, row) for shots, row in means.items() if len(row) == len(SETS)):
         cells = " | ".join(f"{f1:.3f} / {auroc:.3f}" for f1, auroc in np.mean(row, axis=0))
         lines.append(f"| mean of {len(row)} sets | {said(shots)} | | {cells} |")
     return "\n".join(lines) + "\n"
