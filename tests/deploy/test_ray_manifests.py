@@ -51,7 +51,9 @@ def test_a_manifest_has_the_fields_that_kuberay_knows(manifest):
 
 
 def test_its_pods_are_valid_by_kubernetes_own_schema(manifest):
-    for spec in pods_of_ray(manifest):
+    specs = list(pods_of_ray(manifest))
+    assert len(specs) >= 2, "the head's and the workers'"
+    for spec in specs:
         pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "ray"}, "spec": spec}
         kubernetes_validate.validate(pod, "1.30", strict=True)
 

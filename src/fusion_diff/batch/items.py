@@ -163,8 +163,12 @@ def _write(stream: BinaryIO, chunk: bytes, file: Path) -> None:
 
 
 def _no_room(file: Path, error: OSError) -> BatchError:
-    reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
     return BatchError(
-        f"{printable(file.parent)}: a micrograph cannot be kept there while it is judged ({reason}); make room, or let "
-        "TMPDIR name another folder, then run the same command again"
+        f"{printable(file.parent)}: a micrograph cannot be kept there while it is judged ({unwritten(error)}); make "
+        "room, or let TMPDIR name another folder, then run the same command again"
     )
+
+
+def unwritten(error: OSError) -> str:
+    """Say why something could not be written."""
+    return "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)

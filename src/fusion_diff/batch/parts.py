@@ -10,7 +10,6 @@ What is done is what the files hold: nothing else is kept, so nothing can come t
 from __future__ import annotations
 
 import contextlib
-import errno
 import io
 import json
 import os
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 from fusion_diff.batch.done import KEY_BYTES, DoneSet
+from fusion_diff.batch.items import unwritten
 from fusion_diff.batch.needed import needed
 from fusion_diff.batch.rows import FORMAT, schema
 from fusion_diff.errors import BatchError
@@ -147,9 +147,8 @@ class Parts:
             file.parent.mkdir(parents=True, exist_ok=True)
             write_whole(file, content)
         except OSError as error:
-            reason = "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
             raise BatchError(
-                f"{printable(file)}: cannot be written ({reason}); make room, then run the same command again"
+                f"{printable(file)}: cannot be written ({unwritten(error)}); make room, then run the same command again"
             ) from error
 
     def _hold(self) -> None:
