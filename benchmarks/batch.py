@@ -27,9 +27,9 @@ import numpy as np
 import pyarrow.parquet as parquet
 import tifffile
 
-from fusion_diff.batch.judging import Here, Settings, load_inspector
+from fusion_diff.batch.judging import Here, Settings
 from fusion_diff.batch.run import run_batch
-from fusion_diff.inspection.run import inspect_paths
+from fusion_diff.inspection.run import inspect_paths, load_inspector
 from fusion_diff.regions import find_regions
 from fusion_diff.result import EvidenceMap, Inspection
 from fusion_diff.synthetic import generate

@@ -7,14 +7,13 @@ import sys
 
 import pytest
 
-from fusion_diff.commands import inspect as inspect_module
 from fusion_diff.errors import CheckpointError
 
 
 @pytest.fixture
 def run(monkeypatch, call_cli, darkness_model):
     """Runs the command line with the darkness model in place of a real one; gives (exit code, stdout, stderr)."""
-    monkeypatch.setattr(inspect_module, "load_model", lambda name, device: darkness_model)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
     return call_cli
 
 
@@ -96,6 +95,8 @@ def test_a_piped_table_has_a_line_for_each_micrograph_and_no_control_codes(run, 
         (["enroll", "refs", "--out", "m"], "--authentic"),
         (["enroll", "refs.csv", "--authentic", "a", "--out", "m", "--groups", "x"], "columns"),
         (["enroll", "missing", "--authentic", "a", "--out", "m"], "missing"),
+        (["audit", "missing"], "missing: cannot be used (No such file or directory); check the path"),
+        (["keys", "new", "missing/K"], "missing/K.pub: cannot be used (No such file or directory); check the path"),
         (["nonsense"], "nonsense"),
     ],
 )
@@ -109,20 +110,30 @@ def test_what_cannot_be_done_exits_with_3_and_says_why_on_stderr(run, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("option", ["--report", "--json", "--record", "--junit", "--sarif", "--markdown"])
+def test_where_nothing_can_be_written_is_told_before_a_micrograph_is_read(run, folder, tmp_path, option):
+    (tmp_path / "file").write_text("mine")
+    (tmp_path / "folder").mkdir()
+    code, out, err = run("inspect", folder, option, tmp_path / ("file" if option == "--report" else "folder"))
+    assert (code, out) == (3, "")
+    assert option in err
+    assert (tmp_path / "file").read_text() == "mine"
+
+
 def test_an_error_about_the_model_is_said_without_a_traceback(run, folder, monkeypatch):
-    def refuse(name, device):
+    def refuse(name, device, trusted_keys):
         raise CheckpointError(f"{name}: there is no such model;\ncheck the name")
 
-    monkeypatch.setattr(inspect_module, "load_model", refuse)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", refuse)
     code, _, err = run("inspect", folder, "--model", "nowhere[/red]")
     assert (code, err) == (3, "Error: nowhere[/red]: there is no such model; check the name\n")
 
 
 def test_a_fault_in_the_program_is_never_taken_for_a_verdict(run, folder, monkeypatch):
-    def broken(name, device):
+    def broken(name, device, trusted_keys):
         raise ZeroDivisionError
 
-    monkeypatch.setattr(inspect_module, "load_model", broken)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", broken)
     code, _, err = run("inspect", folder)
     assert code == 3
     assert "ZeroDivisionError" in err
@@ -131,11 +142,11 @@ def test_a_fault_in_the_program_is_never_taken_for_a_verdict(run, folder, monkey
 def test_warnings_are_told_in_one_line(run, folder, monkeypatch, darkness_model):
     import warnings
 
-    def warn(name, device):
+    def warn(name, device, trusted_keys):
         warnings.warn("these are the built-in references", UserWarning, stacklevel=2)
         return darkness_model
 
-    monkeypatch.setattr(inspect_module, "load_model", warn)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", warn)
     _, _, err = run("inspect", folder / "bright.tif")
     assert err == "Warning: these are the built-in references\n"
 

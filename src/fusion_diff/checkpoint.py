@@ -204,13 +204,22 @@ def expand(stored: dict[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
+def expect_free(folder: Path) -> None:
+    """Do nothing where a checkpoint may be written: the folder is new or empty, or holds one that is replaced.
+
+    Raises:
+        CheckpointError: it holds something else.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists())):
+        raise CheckpointError(f"{folder}: holds something that is not a checkpoint; choose an empty or new folder")
+
+
 class Writer:
     """Writes a checkpoint beside its final place and moves it there when complete: all of it appears, or nothing."""
 
     def __init__(self, folder: Path) -> None:
         self.target = folder
-        if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists())):
-            raise CheckpointError(f"{folder}: holds something that is not a checkpoint; choose an empty or new folder")
+        expect_free(folder)
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
 

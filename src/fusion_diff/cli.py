@@ -71,6 +71,14 @@ def _options(
     """Verify ceramic microstructures from a handful of labelled micrographs."""
 
 
+def _explained(error: Exception) -> str:
+    """Say which file is wrong and what to do, where the system does not."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        name = error.filename if error.filename2 is None else error.filename2
+        return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the room on the disk"
+    return str(error) or "not enough memory; close other programs, or use fewer or smaller micrographs"
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
@@ -93,7 +101,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (FusionDiffError, OSError, MemoryError) as error:
             from fusion_diff.commands.terminal import complain
 
-            complain(str(error) or "not enough memory; close other programs, or use fewer or smaller micrographs")
+            complain(_explained(error))
             return FAILED
         except Exception as error:
             show = getattr(error, "show", None)  # an error of usage; its class depends on typer's version

@@ -19,10 +19,11 @@ import tifffile
 pytest.importorskip("ray")
 
 from fusion_diff.batch.cluster import Cluster
-from fusion_diff.batch.judging import Here, Settings, load_inspector
+from fusion_diff.batch.judging import Here, Settings
 from fusion_diff.batch.run import run_batch
 from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.errors import BatchError
+from fusion_diff.inspection.run import load_inspector
 from fusion_diff.synthetic import builtin_samples
 
 pytestmark = pytest.mark.filterwarnings("ignore")

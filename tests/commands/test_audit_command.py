@@ -9,13 +9,12 @@ import pytest
 import tifffile
 
 from fusion_diff import DiffusionModel
-from fusion_diff.commands import inspect as inspect_module
 from fusion_diff.synthetic import builtin_references
 
 
 @pytest.fixture
 def run(monkeypatch, call_cli, darkness_model):
-    monkeypatch.setattr(inspect_module, "load_model", lambda name, device: darkness_model)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
     return call_cli
 
 

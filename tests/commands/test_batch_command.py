@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 
+import pyarrow.parquet as parquet
 import pytest
 
-from fusion_diff.batch import judging
+from fusion_diff.batch.cluster import Worker
+from fusion_diff.batch.items import Item
+from fusion_diff.batch.judging import Settings
 from fusion_diff.commands.batch import progress_text
+from fusion_diff.errors import TrustError
 
 
 @pytest.fixture
 def run(monkeypatch, call_cli, darkness_model, tmp_path, save_micrograph):
     """Runs the command line with the small model, in a folder with three files; gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(judging, "load_inspector", lambda name, device: darkness_model)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
     (tmp_path / "in").mkdir()
     save_micrograph(tmp_path / "in" / "a.tif", 0.8)
     save_micrograph(tmp_path / "in" / "b.tif", 0.8, spot=True)
@@ -44,6 +49,9 @@ def test_a_batch_ends_well_when_every_micrograph_has_its_row(run, tmp_path):
         (["batch", "in", "--out", "out", "--workers", "2"], "name one with --cluster"),
         (["batch", "in", "--out", "in/a.tif"], "in/a.tif: cannot be written"),
         (["batch", "x::y://z", "--out", "out"], "chained address"),
+        (["batch", "in", "--out", "s3://bucket/out"], "s3://bucket/out: rows are written to a folder"),
+        (["batch", "in", "--out", "out", "--require-signed"], "go together"),
+        (["batch", "in", "--out", "out", "--require-signed", "--trusted-key", "K"], "K: cannot be read"),
     ],
 )
 def test_a_batch_that_cannot_start_exits_with_3_and_says_why(run, tmp_path, words, says):
@@ -51,7 +59,95 @@ def test_a_batch_that_cannot_start_exits_with_3_and_says_why(run, tmp_path, word
     assert (code, out) == (3, "")
     assert says in err
     assert "Traceback" not in err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["in"]
+
+
+@pytest.fixture
+def signed(run, tmp_path):
+    """The words of a batch of the folder that parses only what `lab` signed; nothing is signed yet."""
+    run("keys", "new", "lab")
+    return ["batch", "in", "--out", "out", "--require-signed", "--trusted-key", "lab.pub"]
+
+
+def errors_of(out):
+    rows = [row for part in sorted(out.glob("part-*.parquet")) for row in parquet.read_table(part).to_pylist()]
+    return {row["path"].rpartition("/")[2]: row["error"] for row in rows}
+
+
+def test_a_batch_judges_what_is_signed_and_parses_nothing_else(run, signed, tmp_path):
+    code, out, err = run(*signed)
+    assert (code, out) == (3, "")
+    assert "a.tif: unsigned" in err
     assert not (tmp_path / "out").exists()
+    run("sign", "in", "--key", "lab")
+    (tmp_path / "in" / "b.tif").write_bytes(b"no image")
+    (tmp_path / "in" / "added.png").write_bytes(b"no image")
+    assert run(*signed)[0] == 0
+    errors = errors_of(tmp_path / "out")
+    assert errors["a.tif"] is None
+    assert "b.tif: altered since it was signed" in errors["b.tif"]
+    assert "added.png: not in the signature" in errors["added.png"]
+    assert "signed" not in errors["c.tif"]  # signed as it is, and no image
+    code, _, err = run("batch", "in", "--out", "out")
+    assert code == 3
+    assert "what is trusted (the ids of keys) was ['" in err
+
+
+@pytest.mark.parametrize("source", ["in/[ab].tif", "list.csv", "in/a.tif"])
+def test_patterns_lists_and_files_are_verified_too(run, signed, tmp_path, source):
+    (tmp_path / "list.csv").write_text("path\nin/a.tif\nmemory://line/x.tif\n")
+    signed[1] = source
+    assert run(*signed)[0] == 3
+    run("sign", "in", "--key", "lab")
+    assert run(*signed)[0] == 0
+    errors = errors_of(tmp_path / "out")
+    assert errors["a.tif"] is None
+    if source == "list.csv":
+        assert "x.tif: in a store, where no signature is looked for" in errors["x.tif"]
+
+
+@pytest.mark.parametrize(
+    ("signer", "revoked", "source", "says"),
+    [
+        ("other", False, "in", "in.sig: signed with another key"),
+        ("lab", True, "in", "revoked: lost"),
+        ("lab", False, "memory://line", "memory://line: in a store, where no signature is looked for"),
+    ],
+)
+def test_a_batch_of_what_cannot_be_trusted_does_not_start(run, signed, tmp_path, signer, revoked, source, says):
+    run("keys", "new", "other")
+    run("sign", "in", "--key", signer)
+    if revoked:
+        run("keys", "revoke", "lab", "--because", "lost")
+    signed[1] = source
+    code, out, err = run(*signed)
+    assert (code, out) == (3, "")
+    assert says in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_batch_loads_only_a_signed_model_also_on_the_workers_of_a_cluster(
+    call_cli, tmp_path, monkeypatch, checkpoint_folder, save_micrograph
+):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoint_folder, "model")
+    (tmp_path / "in").mkdir()
+    save_micrograph(tmp_path / "in" / "a.tif", 0.8)
+    call_cli("keys", "new", "lab")
+    call_cli("sign", "in", "--key", "lab")
+    words = ["batch", "in", "--out", "out", "--model", "model", "--require-signed", "--trusted-key", "lab.pub"]
+    code, _, err = call_cli(*words)
+    assert code == 3
+    assert "model: unsigned" in err
+    worker = Worker(str(tmp_path / "model"), "cpu", Settings(trusted_keys=(str(tmp_path / "lab.pub"),)))
+    with pytest.raises(TrustError, match="model: unsigned"):
+        worker.start()
+    call_cli("sign", "model", "--key", "lab")
+    assert call_cli(*words)[0] == 0
+    assert errors_of(tmp_path / "out") == {"a.tif": None}
+    assert len(worker.start()["sha256"]) == 64
+    (tmp_path / "in" / "a.tif").write_bytes(b"no image")
+    assert "a.tif: altered" in worker.judge(Item(str(tmp_path / "in" / "a.tif"))).row["error"]
 
 
 def test_a_batch_without_its_packages_says_what_to_install(run, monkeypatch):

@@ -51,6 +51,19 @@ def test_enroll_prints_counts_and_figures_and_saves_a_model_that_loads(reference
     assert not enrolment.builtin
 
 
+def test_enroll_looks_first_whether_the_model_can_be_saved(references, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("mine")
+    words = ["enroll", str(references), "--authentic", "sound", "--out"]
+    for out in (tmp_path, tmp_path / "notes.txt"):
+        assert cli.main([*words, str(out)]) == 3
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert f"{out}: holds something that is not a checkpoint" in said.err
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert cli.main(["enroll", str(tmp_path / "notes.txt"), "--authentic", "sound", "--out", str(tmp_path / "m")]) == 3
+    assert "a folder with a folder per class, or a CSV file" in " ".join(capsys.readouterr().err.split())
+
+
 def test_enroll_reads_a_csv_file_and_marks(references, tmp_path):
     table = references / "table.csv"
     names = sorted(path.relative_to(references).as_posix() for path in references.rglob("*.tif"))

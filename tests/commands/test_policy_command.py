@@ -7,14 +7,13 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fusion_diff.commands import inspect as inspect_module
 from fusion_diff.inspection.policy import FORMAT
 
 
 @pytest.fixture
 def run(monkeypatch, call_cli, darkness_model, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(inspect_module, "load_model", lambda name, device: darkness_model)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
     return call_cli
 
 

@@ -9,7 +9,6 @@ import sys
 
 import pytest
 
-from fusion_diff.commands import inspect as inspect_module
 from fusion_diff.commands.keys import Kind
 from fusion_diff.errors import TrustError
 from fusion_diff.inspection.run import inspect_paths
@@ -97,7 +96,7 @@ def test_keys_are_shown_rotated_and_revoked(run, batch):
         (["sign", "batch"], "--key"),
         (["sign", "batch", "--key", "K.pub"], "a public key"),
         (["sign", "missing", "--key", "K"], "missing"),
-        (["sign", "batch", "--key", "K", "--out", "nowhere/x"], "nowhere"),
+        (["sign", "batch", "--key", "K", "--out", "nowhere/x"], "nowhere/x: cannot be used"),
         (["verify", "batch"], "--key"),
         (["verify", "batch", "--key", "missing.pub"], "missing.pub"),
         (["verify", "batch", "--key", "K"], "a private key"),
@@ -137,11 +136,11 @@ def test_help_imports_no_cryptography():
 def test_inspect_judges_what_is_signed_and_parses_nothing_else(run, batch, tmp_path, monkeypatch, darkness_model):
     asked = []
 
-    def load(name, device, trusted_keys=()):
+    def load(name, device, trusted_keys):
         asked.append([str(key) for key in trusted_keys])
         return darkness_model
 
-    monkeypatch.setattr(inspect_module, "load_model", load)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", load)
     run("keys", "new", "K")
     words = ["inspect", "batch", "--require-signed", "--trusted-key", "K.pub", "--json", "r.jsonl"]
     code, _, err = run(*words)

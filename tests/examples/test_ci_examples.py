@@ -10,7 +10,6 @@ from xml.etree import ElementTree
 import pytest
 import yaml
 
-from fusion_diff.commands import inspect as inspect_module
 from fusion_diff.inspection.policy import read_policy
 from fusion_diff.trust.provenance import sign
 
@@ -38,7 +37,7 @@ def line(tmp_path, monkeypatch, call_cli, darkness_model, save_micrograph):
     """A line's repository, signed; the model is the small one. Gives a function that runs a command line."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FUSION_DIFF_KEY_PASSPHRASE", raising=False)
-    monkeypatch.setattr(inspect_module, "load_model", lambda *_: darkness_model)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
     call_cli("keys", "new", "lab.key")
     for folder in ("micrographs", "line-7", "references"):
         (tmp_path / folder).mkdir()

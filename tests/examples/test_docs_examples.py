@@ -9,9 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from fusion_diff.batch import judging
 from fusion_diff.batch.rows import schema
-from fusion_diff.commands import inspect as inspect_module
 from fusion_diff.inspection.policy import Policy, read_policy
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -38,7 +36,7 @@ def micrographs(tmp_path, monkeypatch, save_micrograph):
 def test_the_batch_of_the_manual_is_read_as_the_manual_reads_it(
     micrographs, call_cli, monkeypatch, darkness_model, capsys
 ):
-    monkeypatch.setattr(judging, "load_inspector", lambda name, device: darkness_model)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
     first, on_a_cluster = commands("batch.md")
     assert call_cli(*first)[0] == 0
     exec(compile(block("batch.md", "python"), "batch.md", "exec"), {})
@@ -50,7 +48,7 @@ def test_the_batch_of_the_manual_is_read_as_the_manual_reads_it(
 
 
 def test_the_inspection_of_the_manual_writes_what_it_says(micrographs, call_cli, monkeypatch, darkness_model, tmp_path):
-    monkeypatch.setattr(inspect_module, "load_model", lambda *_: darkness_model)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
     (tmp_path / "policy.toml").write_text(block("ci.md", "toml"), encoding="utf-8")
     inspect, check = commands("ci.md")
     assert call_cli(*check)[0] == 0

@@ -234,6 +234,30 @@ def test_what_was_set_aside_before_is_kept(file):
     assert [p.read_bytes() for p in sorted(file.parent.glob("*.torn*"))] == [b"first", b"second"]
 
 
+@pytest.mark.parametrize("content", [b"notes", b"notes\nof mine", b'{"format":"other/1"}\n{"a'])
+def test_a_file_that_is_no_ledger_is_neither_added_to_nor_repaired(tmp_path, content):
+    notes = tmp_path / "notes.txt"
+    notes.write_bytes(content)
+    for use in (Ledger, check, repair):
+        with pytest.raises(TrustError, match=r"notes\.txt: not a ledger"):
+            use(notes)
+    assert notes.read_bytes() == content
+    assert list(tmp_path.iterdir()) == [notes]
+
+
+@pytest.mark.parametrize("kept", [1, 20, 60])
+def test_a_ledger_of_a_torn_header_begins_anew_once_that_is_set_aside(file, kept):
+    header = lines(file)[0][:kept]
+    file.write_bytes(header)
+    file.with_name(file.name + ".head").unlink()
+    with pytest.raises(TrustError, match="--repair"):
+        Ledger(file)
+    assert repair(file).read_bytes() == header
+    with Ledger(file) as ledger:
+        ledger.append({"decision": "authentic"})
+    assert check(file).intact
+
+
 def test_a_line_cut_after_it_was_whole_is_not_repaired(file):
     file.write_bytes(file.read_bytes()[:-5])
     before = file.read_bytes()

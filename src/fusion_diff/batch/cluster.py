@@ -14,11 +14,11 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from fusion_diff.batch.judging import failed, judge_item, load_inspector
+from fusion_diff.batch.judging import Here, failed
 from fusion_diff.batch.needed import needed
 from fusion_diff.errors import BatchError, FusionDiffError
+from fusion_diff.inspection.run import load_inspector
 from fusion_diff.printable import printable
-from fusion_diff.trust.verdict import identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -46,18 +46,16 @@ class Worker:
 
     def __init__(self, name: str, device: str, settings: Settings) -> None:
         self._name, self._device, self._settings = name, device, settings
-        self._inspector: Any = None
-        self._model: Mapping[str, str | None] = {}
 
     def start(self) -> Mapping[str, str | None]:
         """Load the model and tell which it is."""
-        self._inspector = load_inspector(self._name, self._device)
-        self._model = identity(self._inspector)
-        return self._model
+        model = load_inspector(self._name, self._device, self._settings.trusted_keys)
+        self._here = Here(model, self._settings)
+        return self._here.model
 
     def judge(self, item: Item) -> Finished:
         """Read and judge one micrograph."""
-        return judge_item(self._inspector, item, self._settings, self._model)
+        return self._here.judge_one(item)
 
 
 @dataclass(eq=False)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fusion_diff.batch.needed import needed
-from fusion_diff.errors import BatchError, MicrographError
+from fusion_diff.errors import BatchError, MicrographError, TrustError
 from fusion_diff.micrograph.limits import refusal
 from fusion_diff.printable import printable
 
@@ -48,6 +48,19 @@ class Item:
     def remote(self) -> bool:
         """Whether it is in a store and not on this machine."""
         return "://" in self.path
+
+
+def expect_signable(item: Item) -> None:
+    """Do nothing where a signature can lie beside an item.
+
+    Raises:
+        TrustError: it is in a store, where none is looked for.
+    """
+    if item.remote:
+        raise TrustError(
+            f"{printable(item.path)}: in a store, where no signature is looked for; copy it and its signature to this "
+            "machine, and name it there"
+        )
 
 
 def file_system(address: str) -> tuple[Any, str]:

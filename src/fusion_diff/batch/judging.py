@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fusion_diff.batch.items import local_file
+from fusion_diff.batch.items import expect_signable, local_file
 from fusion_diff.batch.rows import Finished, to_row
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import MicrographError, TrustError
 from fusion_diff.inspection.run import Inspector, Outcome, inspect_paths
 from fusion_diff.printable import printable
+from fusion_diff.trust.signed import SignedFiles
 from fusion_diff.trust.verdict import identity
 
 if TYPE_CHECKING:
@@ -30,11 +31,14 @@ class Settings:
         alpha: error rate among verdicts, in (0, 1).
         pixel_size_um: pixel size for every file, in place of what the files say.
         heatmaps: whether to draw a heat map of each.
+        trusted_keys: files of public keys; where there are any, a micrograph that none of them signed becomes an error
+            and is not parsed.
     """
 
     alpha: float = 0.1
     pixel_size_um: float | None = None
     heatmaps: bool = False
+    trusted_keys: tuple[str, ...] = ()
 
 
 class Engine(Protocol):
@@ -56,46 +60,48 @@ class Here:
     """Judges micrographs in this process, one after the other."""
 
     def __init__(self, inspector: Inspector, settings: Settings) -> None:
+        """Take a model and how it is to judge.
+
+        Raises:
+            TrustError: a trusted key cannot be read.
+        """
         self.settings = settings
         self.model = identity(inspector)
         self._inspector = inspector
+        self._signed = SignedFiles(settings.trusted_keys) if settings.trusted_keys else None
 
     def judge(self, items: Iterable[Item]) -> Iterator[Finished]:
         """Yield every item's row, in order."""
-        return (judge_item(self._inspector, item, self.settings, self.model) for item in items)
+        return map(self.judge_one, items)
 
+    def judge_one(self, item: Item) -> Finished:
+        """Read and judge one micrograph; what is wrong with its file is said in its row.
 
-def load_inspector(name: str, device: str) -> Inspector:
-    """Load a model by name, folder or hub id onto a device, or an exported one."""
-    from fusion_diff.edge.session import EdgeSession, is_exported
-
-    if is_exported(name):
-        return EdgeSession.load(name, device=device)
-    from fusion_diff.model import DiffusionModel
-
-    return DiffusionModel.from_pretrained(name).to(device)
-
-
-def judge_item(inspector: Inspector, item: Item, settings: Settings, model: Mapping[str, str | None]) -> Finished:
-    """Read and judge one micrograph; what is wrong with its file is said in its row.
-
-    Raises:
-        BatchError: its store does not answer, or there is no room here for the file.
-    """
-    started = time.perf_counter()
-    try:
-        with local_file(item) as file:
-            (outcome,) = inspect_paths(
-                inspector, [file], alpha=settings.alpha, pixel_size_um=settings.pixel_size_um, thumbnails=False
-            )
-            if item.remote and outcome.error is not None:
-                outcome = Outcome(file, error=outcome.error.replace(str(file), printable(item.path)))
-            row = to_row(item, outcome, file, model, settings.alpha, time.perf_counter() - started)
-    except MicrographError as error:  # the store answers, and does not have it
-        outcome = Outcome(Path(item.path), error=str(error))
-        row = to_row(item, outcome, None, model, settings.alpha, time.perf_counter() - started)
-    drawn = settings.heatmaps and outcome.inspection is not None
-    return Finished(row, _heatmap(outcome.inspection) if drawn and outcome.inspection else None)
+        Raises:
+            BatchError: its store does not answer, or there is no room here for the file.
+        """
+        started = time.perf_counter()
+        asked = self.settings
+        try:
+            if self._signed is not None:
+                expect_signable(item)
+            with local_file(item) as file:
+                (outcome,) = inspect_paths(
+                    self._inspector,
+                    [file],
+                    alpha=asked.alpha,
+                    pixel_size_um=asked.pixel_size_um,
+                    signed_sha256=self._signed.digest if self._signed else None,
+                    thumbnails=False,
+                )
+                if item.remote and outcome.error is not None:
+                    outcome = Outcome(file, error=outcome.error.replace(str(file), printable(item.path)))
+                row = to_row(item, outcome, file, self.model, asked.alpha, time.perf_counter() - started)
+        except (MicrographError, TrustError) as error:  # the store answers, and does not have it; or it is not asked
+            outcome = Outcome(Path(item.path), error=str(error))
+            row = to_row(item, outcome, None, self.model, asked.alpha, time.perf_counter() - started)
+        drawn = asked.heatmaps and outcome.inspection is not None
+        return Finished(row, _heatmap(outcome.inspection) if drawn and outcome.inspection else None)
 
 
 def failed(item: Item, settings: Settings, model: Mapping[str, str | None], error: str) -> Finished:

@@ -25,13 +25,9 @@ from fusion_diff.batch.items import unwritten
 from fusion_diff.batch.needed import needed
 from fusion_diff.batch.rows import FORMAT, schema
 from fusion_diff.errors import BatchError
+from fusion_diff.locks import hold
 from fusion_diff.printable import printable
 from fusion_diff.trust.files import write_whole
-
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,6 +42,7 @@ _SAID = {
     "references_sha256": "the enrolled references",
     "alpha": "alpha",
     "pixel_size_um": "the pixel size given",
+    "trusted_keys": "what is trusted (the ids of keys)",
 }
 
 
@@ -62,7 +59,8 @@ class Parts:
 
         Args:
             folder: the output.
-            run: `model_sha256`, `references_sha256`, `alpha` and `pixel_size_um`, and whatever else is to be noted.
+            run: `model_sha256`, `references_sha256`, `alpha`, `pixel_size_um` and `trusted_keys`, and whatever else is
+                to be noted.
             rows: most rows of a file, which are held in memory until it is written.
 
         Raises:
@@ -152,12 +150,9 @@ class Parts:
             ) from error
 
     def _hold(self) -> None:
-        # Closed by the system however the run ends, so no lock outlives it.
         self._lock = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o644)
-        if fcntl is None:
-            return
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            hold(self._lock)
         except BlockingIOError:
             holder = printable(os.read(self._lock, 200).decode("utf-8", "replace").strip()) or "another process"
             raise BatchError(
@@ -211,11 +206,11 @@ class Parts:
                 f"{name}: of the format {printable(found, 80)!r}, and this version writes {FORMAT!r}; choose another "
                 "--out, or go on with the version that wrote it"
             )
-        run = json.loads(metadata.get(b"fusion_diff.run", b""))
+        run = dict(json.loads(metadata.get(b"fusion_diff.run", b"")))
         for key, said in _SAID.items():
-            if run[key] != self._run[key]:
+            was, now = run.get(key), self._run.get(key)
+            if was != now:
                 raise BatchError(
-                    f"{name}: made with another setting: {said} was {printable(run[key], 80)}, and is "
-                    f"{printable(self._run[key], 80)} now; rows of both do not belong together: choose another "
-                    "--out, or run as before"
+                    f"{name}: made with another setting: {said} was {printable(was, 80)}, and is {printable(now, 80)} "
+                    "now; rows of both do not belong together: choose another --out, or run as before"
                 )

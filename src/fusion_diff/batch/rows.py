@@ -7,12 +7,12 @@ Every Parquet file says in its metadata `fusion_diff.format`, the name and versi
 from __future__ import annotations
 
 import contextlib
-import math
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.batch.needed import needed
 from fusion_diff.checkpoint import digest
+from fusion_diff.inspection.record import finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -126,12 +126,12 @@ def to_row(
         return row | names | {"sha256": sha256, "error": error}
     return row | {
         "sha256": it.file_sha256,
-        "score": _finite(it.score),
+        "score": finite(it.score),
         "decision": it.decision,
         "class": _text(it.predicted_class),
         "in_scope": bool(it.in_scope),
-        "p_authentic": _finite(it.p_values.get("authentic")),
-        "p_not_authentic": _finite(it.p_values.get("not authentic")),
+        "p_authentic": finite(it.p_values.get("authentic")),
+        "p_not_authentic": finite(it.p_values.get("not authentic")),
         "height": it.height,
         "width": it.width,
         "pixel_size_um": it.pixel_size_um,
@@ -143,7 +143,3 @@ def to_row(
 
 def _text(text: str) -> str:
     return text.encode("utf-8", "backslashreplace").decode("utf-8")
-
-
-def _finite(value: float | None) -> float | None:
-    return float(value) if value is not None and math.isfinite(value) else None

@@ -14,6 +14,7 @@ from fusion_diff.batch.sources import check_source, list_source
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.inspection.wording import package_version
 from fusion_diff.printable import printable
+from fusion_diff.trust.keys import load_public
 
 if TYPE_CHECKING:
     import os
@@ -75,6 +76,7 @@ def run_batch(
     Raises:
         BatchError: the source, the output or the cluster is not usable (any more); what is done is kept.
         DependencyError: a package is not installed.
+        TrustError: a trusted key cannot be read.
     """
     settings = engine.settings
     noted = {
@@ -83,6 +85,7 @@ def run_batch(
         "references_sha256": engine.model.get("references_sha256"),
         "alpha": settings.alpha,
         "pixel_size_um": settings.pixel_size_um,
+        "trusted_keys": sorted(load_public(key).id for key in settings.trusted_keys) or None,
         "version": package_version(),
     }
     check_source(source)

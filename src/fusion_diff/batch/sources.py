@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import glob
+import io
 import os
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from fusion_diff.batch.items import Item, file_system, unreachable
+from fusion_diff.batch.items import Item, expect_signable, file_system, unreachable
 from fusion_diff.batch.tables import paths_in_table
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, match, search
@@ -17,6 +18,8 @@ from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from fusion_diff.trust.signed import SignedFiles
 
 
 def list_source(source: str) -> Iterator[Item]:
@@ -45,16 +48,27 @@ def list_source(source: str) -> Iterator[Item]:
         ) from error
 
 
-def check_source(source: str) -> None:
+def check_source(source: str, signed: SignedFiles | None = None) -> None:
     """Look for the first micrograph of a source, so that what cannot be used is told before a model is loaded.
+
+    Args:
+        source: see `list_source`.
+        signed: tells which files are signed, where they have to be.
 
     Raises:
         BatchError: as `list_source`, or there is none.
         DependencyError: as `list_source`.
+        TrustError: the source is in a store, or no trusted signature covers the first micrograph.
     """
-    if next(list_source(source), None) is None:
+    if signed is not None:
+        expect_signable(Item(_without_file(source)))
+    first = next(list_source(source), None)
+    if first is None:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise BatchError(f"{printable(source)}: it names no images; images are files ending in {kinds}")
+    if signed is not None:
+        expect_signable(first)
+        signed.expect_covered(first.path)
 
 
 def _of_this_machine(source: str) -> Iterator[Item]:
@@ -100,7 +114,8 @@ def _of_a_store(source: str) -> Iterator[Item]:
     try:
         if PurePosixPath(root).suffix.lower() == ".csv" and store.isfile(root):
             folder = source.rpartition("/")[0]
-            with store.open(root, "rb") as stream:
+            # Files of most stores read lines of any length only.
+            with io.BufferedReader(store.open(root, "rb")) as stream:
                 for cell in paths_in_table(stream, printable(source)):
                     yield _named(cell) or _address(f"{folder}/{cell}")
         elif glob.has_magic(root):

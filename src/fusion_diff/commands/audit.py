@@ -26,7 +26,10 @@ def audit_command(
         str | None, typer.Option(metavar="NAME", help="References: the class that is verified.")
     ] = None,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="References: write DIR/audit.html, with pictures and reasons.")
+        Path | None,
+        typer.Option(
+            metavar="DIR", file_okay=False, help="References: write DIR/audit.html, with pictures and reasons."
+        ),
     ] = None,
     model: Annotated[str, typer.Option(help="References: the model that looks at them.")] = EMBEDDED,
     groups: Annotated[

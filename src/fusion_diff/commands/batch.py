@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Alpha, Device, PixelSize
+from fusion_diff.commands.options import Alpha, Device, PixelSize, RequireSigned, TrustedKeys, signed_files
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ def batch_command(
             help="A folder, a pattern, a CSV file with a column path, or an address such as s3://bucket/folder.",
         ),
     ],
-    out: Annotated[Path, typer.Option(metavar="OUT", help="Folder for the Parquet files; one begun before goes on.")],
+    out: Annotated[str, typer.Option(metavar="OUT", help="Folder for the Parquet files; one begun before goes on.")],
     model: Annotated[
         str, typer.Option(help="An enrolled model: a name, a folder or a hub id; or an exported one.")
     ] = EMBEDDED,
@@ -50,6 +50,8 @@ def batch_command(
         int | None,
         typer.Option(min=1, max=100_000, help="With --cluster: workers, of a core each; all cores if omitted."),
     ] = None,
+    require_signed: RequireSigned = False,
+    trusted_key: TrustedKeys = None,
 ) -> int:
     """Inspect any number of micrographs; write one row of Parquet for each, those that cannot be read among them.
 
@@ -57,19 +59,24 @@ def batch_command(
     """
     from contextlib import nullcontext
 
-    from fusion_diff.batch.judging import Here, Settings, load_inspector
+    from fusion_diff.batch.judging import Here, Settings
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
     from fusion_diff.commands.terminal import say
+    from fusion_diff.inspection.run import load_inspector
+    from fusion_diff.trust.provenance import absolute
 
     if workers is not None and cluster is None:
         raise typer.BadParameter("--workers is for a cluster; name one with --cluster")
-    check_source(source)
-    settings = Settings(alpha, pixel_size, heatmaps)
-    name = str(Path(model).resolve()) if Path(model).is_dir() else model
+    if "://" in out:
+        raise typer.BadParameter(f"{out}: rows are written to a folder of this machine; name one with --out")
+    check_source(source, signed_files(require_signed, trusted_key))
+    keys = tuple(str(absolute(key)) for key in trusted_key or ())
+    settings = Settings(alpha, pixel_size, heatmaps, keys)
+    name = str(absolute(model)) if Path(model).is_dir() else model
     engine: AbstractContextManager[Engine]
     if cluster is None:
-        engine = nullcontext(Here(load_inspector(name, device), settings))
+        engine = nullcontext(Here(load_inspector(name, device, keys), settings))
     else:
         from fusion_diff.batch.cluster import Cluster
 

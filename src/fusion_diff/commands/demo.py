@@ -26,9 +26,9 @@ SAMPLES_PER_CLASS = 5
 
 
 def demo_command(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for the images and the report.")] = Path(
-        "report/demo"
-    ),
+    out: Annotated[
+        Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the images and the report.")
+    ] = Path("report/demo"),
     shots: Annotated[int, typer.Option(min=1, max=25, metavar="K", help="References per class.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Which lot of procedural ceramic to draw.")] = 0,
     device: Device = "cpu",

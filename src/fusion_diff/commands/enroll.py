@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.checkpoint import EMBEDDED, expect_free
 from fusion_diff.commands.options import Device, PixelSize, load_model, read_references
 
 if TYPE_CHECKING:
@@ -49,6 +49,7 @@ def enroll_command(
     from fusion_diff.printable import paragraph, printable
     from fusion_diff.trust.poisoning import audit_enrolment
 
+    expect_free(out)
     enrolled = read_references(references, authentic, groups=groups, marks=marks, pixel_size=pixel_size)
     if shots is not None:
         enrolled = enrolled.shots(shots)

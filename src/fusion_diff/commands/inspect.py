@@ -14,7 +14,6 @@ from fusion_diff.commands.options import (
     PixelSize,
     RequireSigned,
     TrustedKeys,
-    load_exported,
     load_model,
     signed_files,
 )
@@ -26,17 +25,23 @@ def inspect_command(
         str, typer.Option(help="An enrolled model: a name, a folder or a hub id; or an exported one.")
     ] = EMBEDDED,
     report: Annotated[
-        Path | None, typer.Option(metavar="DIR", help="Write DIR/index.html, a report, and DIR/inspections.jsonl.")
+        Path | None,
+        typer.Option(metavar="DIR", file_okay=False, help="Write DIR/index.html, a report, and DIR/inspections.jsonl."),
     ] = None,
     alpha: AlphaOrPolicy = None,
     pixel_size: PixelSize = None,
     device: Device = "cpu",
     json: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write the records here, one line of JSON a micrograph.")
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Write the records here, one line of JSON a micrograph."),
     ] = None,
     record: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="Add every outcome to this ledger, which `fusion-diff audit FILE` checks."),
+        typer.Option(
+            metavar="FILE",
+            dir_okay=False,
+            help="Add every outcome to this ledger, which `fusion-diff audit FILE` checks.",
+        ),
     ] = None,
     purify: Annotated[
         bool, typer.Option("--purify", help="Judge each micrograph as the diffusion prior repaints it; slower.")
@@ -50,13 +55,15 @@ def inspect_command(
         typer.Option(metavar="FILE", help="What is asked of verdicts, in TOML; see `fusion-diff policy check FILE`."),
     ] = None,
     junit: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write JUnit XML here, one test case a micrograph.")
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Write JUnit XML here, one test case a micrograph."),
     ] = None,
     sarif: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write SARIF 2.1.0 here, with every region as a result.")
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Write SARIF 2.1.0 here, with every region as a result."),
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Write a summary here, fit for a merge request.")
+        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write a summary here, fit for a merge request.")
     ] = None,
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,
@@ -70,13 +77,14 @@ def inspect_command(
     from contextlib import nullcontext
 
     from fusion_diff.commands.terminal import print_outcomes, progress_bar, say
+    from fusion_diff.edge.session import is_exported
     from fusion_diff.inspection.junit import write_junit
     from fusion_diff.inspection.markdown import write_markdown
     from fusion_diff.inspection.policy import Policy, read_policy
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
     from fusion_diff.inspection.record import RecordWriter
     from fusion_diff.inspection.report import write_report
-    from fusion_diff.inspection.run import Inspector, exit_code, inspect_paths
+    from fusion_diff.inspection.run import Inspector, exit_code, inspect_paths, load_inspector
     from fusion_diff.inspection.sarif import write_sarif
     from fusion_diff.micrograph import discover
     from fusion_diff.printable import printable
@@ -90,14 +98,15 @@ def inspect_command(
     alpha = alpha or asked.alpha or 0.1
     signed = signed_files(require_signed, trusted_key)
     files = discover(paths)
-    exported = load_exported(model, device, trusted_key or ())
-    if exported is not None:
-        if purify or detect_attacks:
+    if purify or detect_attacks:
+        if is_exported(model):
             raise typer.BadParameter("--purify and --detect-attacks need the model itself; this one is exported")
-        inspector: Inspector = exported
+        whole = load_model(model, device, trusted_key or ())
+        inspector: Inspector = Defended(whole, purify, detect_attacks)
+        names = identity(whole)
     else:
-        loaded = load_model(model, device, trusted_key or ()) if signed else load_model(model, device)
-        inspector = Defended(loaded, purify, detect_attacks) if purify or detect_attacks else loaded
+        inspector = load_inspector(model, device, trusted_key or ())
+        names = identity(inspector)
     records = json or (report / "inspections.jsonl" if report else None)
     outcomes = []
     with (
@@ -117,9 +126,7 @@ def inspect_command(
             if writer is not None:
                 writer.write(outcome)
             if ledger is not None:
-                ledger.append(
-                    verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=identity(exported or loaded))
-                )
+                ledger.append(verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=names))
     print_outcomes(outcomes)
     for outcome in outcomes:
         if outcome.inspection is not None and outcome.inspection.attacked:

@@ -10,7 +10,6 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusion_diff.edge import EdgeSession
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import ReferenceSet
     from fusion_diff.trust.signed import SignedFiles
@@ -72,6 +71,8 @@ def read_references(
     from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.references import ReferenceSet
 
+    if path.is_file() and path.suffix.lower() != ".csv":
+        raise typer.BadParameter(f"{path}: references are a folder with a folder per class, or a CSV file (.csv)")
     with progress_bar("Reading references") as advance:
         if path.is_dir() or path.suffix.lower() != ".csv":
             return ReferenceSet.from_folder(
@@ -87,22 +88,6 @@ def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> Dif
     from fusion_diff.model import DiffusionModel
 
     return DiffusionModel.from_pretrained(name, trusted_keys=trusted_keys).to(device)
-
-
-def load_exported(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> EdgeSession | None:
-    """Load an exported model, where a folder of that name is one; the same keys and errors hold for it."""
-    from functools import partial
-
-    from fusion_diff.edge.session import EdgeSession, is_exported
-
-    if not is_exported(name):
-        return None
-    load = partial(EdgeSession.load, device=device)
-    if not trusted_keys:
-        return load(name)
-    from fusion_diff.trust.signed import load_signed
-
-    return load_signed(name, trusted_keys, load)
 
 
 def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedFiles | None:

@@ -10,7 +10,10 @@ import typer
 
 
 def pretrain_command(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder of the run; an interrupted run in it is continued.")],
+    out: Annotated[
+        Path,
+        typer.Option(metavar="DIR", file_okay=False, help="Folder of the run; an interrupted run in it is continued."),
+    ],
     recipe: Annotated[str, typer.Option(help="cpu (under an hour on 2 cores), full (for a GPU) or smoke.")] = "cpu",
     prior: Annotated[
         str | None,

@@ -8,7 +8,10 @@ from typing import Annotated
 import typer
 
 Data = Annotated[
-    Path | None, typer.Option("--data", metavar="DIR", help="Folder of everything kept; fusion-diff-data if omitted.")
+    Path | None,
+    typer.Option(
+        "--data", metavar="DIR", file_okay=False, help="Folder of everything kept; fusion-diff-data if omitted."
+    ),
 ]
 DatabaseUrl = Annotated[
     str | None,

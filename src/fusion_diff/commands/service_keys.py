@@ -76,6 +76,8 @@ def list_command(data: Data = None, database_url: DatabaseUrl = None) -> int:
 
         with database.read() as session:
             rows = all_keys(session)
+    if not rows:
+        typer.echo("Note: there is no API key yet; make one with fusion-diff service-keys new", err=True)
     for row in rows:
         end = "" if row.revoked is None else f", revoked {row.revoked:%Y-%m-%d %H:%M} UTC"
         say(f"{row.id}  {printable(row.name)}: {', '.join(row.scopes)}; made {row.created:%Y-%m-%d %H:%M} UTC{end}")

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     Arrays = tuple[NDArray[np.float32], NDArray[np.float32], NDArray[np.float32]]
 
-DEVICES = ("AUTO", "CPU", "GPU", "NPU")
-
 _CPU = "CPUExecutionProvider"
 _PROVIDERS = {
     "CPU": (_CPU,),

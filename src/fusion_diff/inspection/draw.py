@@ -75,12 +75,12 @@ def heat_limit(maps: Sequence[EvidenceMap], thresholds: Sequence[float]) -> floa
     return next(float(times * step) for times in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if times * step >= limit * (1 - 1e-9))
 
 
-def heat_map(evidence: EvidenceMap, limit: float, side: int = HEAT_SIDE) -> Image.Image:
+def heat_map(evidence: EvidenceMap, limit: float) -> Image.Image:
     """Return the evidence as a transparent picture (palette of 256) with the micrograph's aspect.
 
     Evidence is clipped to [-limit, limit]; where it is 0 or less the picture is fully transparent.
     """
-    height, width = fit(evidence.height, evidence.width, side)
+    height, width = fit(evidence.height, evidence.width, HEAT_SIDE)
     values = np.nan_to_num(_resampled(evidence, height, width), nan=0.0, posinf=limit, neginf=-limit)
     picture = Image.fromarray(np.rint(255 * np.clip(values / limit, 0, 1)).astype(np.uint8), mode="P")
     colours = heat_colours()
@@ -90,11 +90,7 @@ def heat_map(evidence: EvidenceMap, limit: float, side: int = HEAT_SIDE) -> Imag
 
 
 def outlines(
-    evidence: EvidenceMap,
-    threshold: float,
-    regions: Sequence[Region],
-    pixel_size_um: float | None,
-    side: int = OUTLINE_SIDE,
+    evidence: EvidenceMap, threshold: float, regions: Sequence[Region], pixel_size_um: float | None
 ) -> Image.Image:
     """Return a transparent grey picture of what is written over a micrograph.
 
@@ -104,7 +100,7 @@ def outlines(
     """
     from scipy.ndimage import binary_erosion
 
-    height, width = fit(evidence.height, evidence.width, side, enlarge=True)
+    height, width = fit(evidence.height, evidence.width, OUTLINE_SIDE, enlarge=True)
     zoom = width / evidence.width
     above = _resampled(evidence, height, width) > threshold
     marked = np.zeros((height, width), dtype=bool)

@@ -16,7 +16,6 @@ import numpy as np
 
 if TYPE_CHECKING:
     import os
-    from types import TracebackType
 
     from fusion_diff.inspection.run import Outcome
 
@@ -32,6 +31,11 @@ def to_line(outcome: Outcome) -> str:
     else:
         record["error"] = outcome.error
     return json.dumps(_plain(record), allow_nan=False)
+
+
+def finite(value: float | None) -> float | None:
+    """Return a number as JSON and Parquet know it; None where it is not finite."""
+    return float(value) if value is not None and math.isfinite(value) else None
 
 
 class RecordWriter:
@@ -62,9 +66,7 @@ class RecordWriter:
         """Return the writer."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file, whatever happened."""
         self.close()
 
@@ -77,8 +79,8 @@ def _plain(value: Any) -> Any:
         return [_plain(item) for item in value]
     if isinstance(value, np.generic):
         value = value.item()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
+    if isinstance(value, float):
+        return finite(value)
     if isinstance(value, str):  # a file name's bytes that are not UTF-8 come from the system as lone surrogates
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -11,7 +12,7 @@ from fusion_diff.micrograph.thumbnail import thumbnail
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -47,6 +48,35 @@ class Outcome:
     inspection: Inspection | None = None
     error: str | None = None
     thumbnail: NDArray[np.uint8] | None = None
+
+
+def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathLike[str]] = ()) -> Inspector:
+    """Load a model by name, folder or hub id onto a device, or an exported one by its folder.
+
+    Args:
+        name: which.
+        device: what it computes on.
+        trusted_keys: public keys; where there are any, one of them must have signed the folder.
+
+    Raises:
+        CheckpointError: there is no such model, or it is incomplete, altered or of another format.
+        DependencyError: what an exported model runs on is not installed.
+        DeviceError: there is no such device.
+        TrustError: it is not exactly what a trusted key signed; nothing of it was parsed.
+    """
+    from fusion_diff.edge.session import EdgeSession, is_exported
+
+    keys = [Path(key) for key in trusted_keys]
+    if not is_exported(name):
+        from fusion_diff.model import DiffusionModel
+
+        return DiffusionModel.from_pretrained(name, trusted_keys=keys).to(device)
+    load = partial(EdgeSession.load, device=device)
+    if not keys:
+        return load(name)
+    from fusion_diff.trust.signed import load_signed
+
+    return load_signed(name, keys, load)
 
 
 def inspect_paths(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from urllib.parse import quote
 
 from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.policy import exit_code, region_size_um
+from fusion_diff.inspection.record import finite
 from fusion_diff.inspection.wording import number, package_version
 from fusion_diff.printable import paragraph, printable
 
@@ -106,8 +106,8 @@ def _of_a_region(it: Inspection, count: int, region: Region, where: dict[str, An
     text = f"Region {count} of {area} departs from the authentic references, by up to {number(region.peak_evidence)}."
     properties: dict[str, Any] = {
         "area_px": region.area_px,
-        "peak_evidence": _finite(region.peak_evidence),
-        "mean_evidence": _finite(region.mean_evidence),
+        "peak_evidence": finite(region.peak_evidence),
+        "mean_evidence": finite(region.mean_evidence),
     }
     if size is not None:
         top, left, height, width = (round(length * size, 6) for length in box)
@@ -163,7 +163,7 @@ def _artifact(ruling: Ruling) -> dict[str, Any]:
 def _told(it: Inspection) -> dict[str, Any]:
     return {
         "decision": it.decision,
-        "score": _finite(it.score),
+        "score": finite(it.score),
         "class": printable(it.predicted_class),
         "alpha": it.alpha,
         "model_sha256": it.model_sha256,
@@ -193,10 +193,6 @@ def _plain_message(text: str) -> str:
     for sign, doubled in (("{", "{{"), ("}", "}}"), ("[", r"\["), ("]", r"\]")):
         text = text.replace(sign, doubled)
     return text
-
-
-def _finite(value: float) -> float | None:
-    return float(value) if math.isfinite(value) else None
 
 
 def _fingerprint(*parts: object) -> str:

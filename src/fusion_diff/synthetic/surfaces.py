@@ -118,7 +118,7 @@ def pores(
     return stamp(size, centre[:, 0], centre[:, 1], radius, aspect=aspect, angle=angle, wobble=wobble, rng=rng)
 
 
-def particles(recipe: Recipe, size: int, rng: np.random.Generator, *, fraction: float, wobble: float = 0.1) -> Field:
+def particles(recipe: Recipe, size: int, rng: np.random.Generator, *, fraction: float) -> Field:
     """Return the signed distance to second-phase particles covering about `fraction` of the area."""
     mean_area = np.pi * recipe.second_px**2 * np.exp(2 * 0.35**2)
     count = int(rng.poisson(min(fraction * (size + 16) ** 2 / mean_area, 3000)))
@@ -127,7 +127,7 @@ def particles(recipe: Recipe, size: int, rng: np.random.Generator, *, fraction: 
     centre = rng.uniform(-8, size + 8, (2, count))
     radius = recipe.second_px * np.exp(rng.standard_normal(count) * 0.35)
     aspect = np.maximum(recipe.second_aspect * np.exp(rng.standard_normal(count) * 0.25), 1)
-    wave = wobble if recipe.second_aspect < 2.5 else 0.0
+    wave = 0.1 if recipe.second_aspect < 2.5 else 0.0
     angle = rng.uniform(0, np.pi, count)
     return stamp(size, centre[0], centre[1], radius, aspect=aspect, angle=angle, wobble=wave, rng=rng)
 

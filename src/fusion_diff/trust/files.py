@@ -115,18 +115,22 @@ def write_whole(file: Path, content: bytes) -> None:
     """Write a file beside its place and move it there, so that it is never seen half written.
 
     Raises:
-        OSError: it cannot be written.
+        OSError: it cannot be written; the error names the file itself.
     """
-    handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
+    name = ""
     try:
+        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())
         Path(name).chmod(0o644)
         Path(name).replace(file)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
+    except BaseException as error:
+        if name:
+            Path(name).unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror, str(file)) from error
         raise
 
 

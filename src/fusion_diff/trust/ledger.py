@@ -9,7 +9,6 @@ note the head's hash elsewhere now and then, and ask for it when checking (`ledg
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import os
@@ -19,16 +18,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from fusion_diff.errors import TrustError
+from fusion_diff.locks import locked
 from fusion_diff.trust.files import write_whole
 
-try:
-    import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
-
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from types import TracebackType
+    from collections.abc import Mapping
+
 FORMAT = "fusion-diff/ledger/1"
 HEAD_FORMAT = "fusion-diff/ledger-head/1"
 MAX_LINE_BYTES = 2**20
@@ -36,6 +31,7 @@ NOTHING = "0" * 64
 """What the header names as the line before it."""
 
 _BACKWARDS_BYTES = 2**16
+_START = b'{"format":"fusion-diff/ledger/'
 
 
 def canonical(record: Mapping[str, Any]) -> bytes:
@@ -92,6 +88,14 @@ def parse(line: bytes) -> dict[str, Any] | None:
     if not whole or not _is_count(record.get("sequence")) or not isinstance(record.get("previous"), str):
         return None
     return dict(record)
+
+
+def may_start(line: bytes) -> bool:
+    """Tell whether a file whose first line this is, whole or torn, may be a ledger: altered, cut or of another version.
+
+    A file that is none is not to be repaired.
+    """
+    return parse(line.removesuffix(b"\n")) is not None or b"fusion-diff/ledger/" in line or _START.startswith(line)
 
 
 def _is_count(value: object) -> bool:
@@ -171,9 +175,7 @@ class Ledger:
         """Return the ledger."""
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """Close the file, whatever happened."""
         self.close()
 
@@ -217,13 +219,16 @@ class Ledger:
             return
         with os.fdopen(os.dup(self._file), "rb") as stream:
             stream.seek(0)
-            first, last = parse(stream.readline(MAX_LINE_BYTES).removesuffix(b"\n")), _last_line(stream, here.st_size)
+            start = stream.readline(MAX_LINE_BYTES)
+            last = _last_line(stream, here.st_size)
+        if not may_start(start):
+            raise TrustError(f"{self.path}: not a ledger of format {FORMAT}; choose another file")
         if not last.endswith(b"\n"):
             raise TrustError(
                 f"{self.path}: the last line is torn, as by a run that was killed while writing it; "
                 f"set it aside with fusion-diff audit {self.path} --repair"
             )
-        record = parse(last.removesuffix(b"\n"))
+        first, record = parse(start.removesuffix(b"\n")), parse(last.removesuffix(b"\n"))
         if first is None or first.get("format") != FORMAT or not isinstance(first.get("id"), str):
             raise TrustError(f"{self.path}: not a ledger of format {FORMAT}; choose another file")
         head = read_head(self.path)
@@ -265,7 +270,7 @@ def repair(path: str | os.PathLike[str]) -> Path | None:
     """Set a torn last line aside, as `FILE.torn`, and cut it off the ledger; None where none is torn.
 
     Raises:
-        TrustError: the line was whole once: it was cut later, and nothing is repaired.
+        TrustError: the file is no ledger; or the line was whole once: it was cut later. Then nothing is repaired.
     """
     path = Path(path)
     with path.open("r+b") as stream, locked(stream.fileno()):
@@ -275,6 +280,9 @@ def repair(path: str | os.PathLike[str]) -> Path | None:
             return None
         if len(torn) > MAX_LINE_BYTES:
             raise TrustError(f"{path}: its end is no line of a ledger, but longer than any; restore it from a copy")
+        stream.seek(0)
+        if not may_start(stream.readline(MAX_LINE_BYTES)):
+            raise TrustError(f"{path}: not a ledger of format {FORMAT}, so nothing is repaired; check the path")
         stream.seek(0)
         whole = sum(block.count(b"\n") for block in iter(lambda: stream.read(_BACKWARDS_BYTES), b""))
         head = read_head(path)
@@ -304,15 +312,3 @@ def _free(file: Path) -> Path:
 
 def _beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
-
-
-@contextlib.contextmanager
-def locked(file: int) -> Iterator[None]:
-    """Hold an exclusive lock on an open file while the block runs, where the system has such locks."""
-    if fcntl is not None:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    try:
-        yield
-    finally:
-        if fcntl is not None:
-            fcntl.flock(file, fcntl.LOCK_UN)

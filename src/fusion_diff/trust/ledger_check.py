@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from fusion_diff.errors import TrustError
-from fusion_diff.trust.ledger import FORMAT, MAX_LINE_BYTES, NOTHING, parse, read_head
+from fusion_diff.trust.ledger import FORMAT, MAX_LINE_BYTES, NOTHING, may_start, parse, read_head
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -168,14 +168,14 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
     ledger_id, last, torn, count, pinned = "", None, False, 0, expect is None
     behind = ""  # hash of the line before the last
     for number, line in _lines(path):
+        if number == 1 and not may_start(line):
+            raise TrustError(f"{path}: not a ledger, which starts with a line of format {FORMAT}; check the path")
         if not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES:
             torn = True
             break
         count = number
         record = parse(line.removesuffix(b"\n"))
         if number == 1:
-            if record is None and b"fusion-diff/ledger/" not in line[:MAX_LINE_BYTES]:
-                raise TrustError(f"{path}: not a ledger, which starts with a line of format {FORMAT}")
             ledger_id = str(record.get("id", "")) if record else ""
         if record is None:
             checker.unreadable(number)
@@ -186,7 +186,7 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
         if number > 1:
             decisions[str(record.get("decision", "error"))] += 1
     if count == 0 and not torn:
-        raise TrustError(f"{path}: the file is empty, so it is no ledger")
+        raise TrustError(f"{path}: the file is empty, so it is no ledger; check the path")
     try:
         head = read_head(path)
     except TrustError as error:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path, *, now: datetime | None = None) -> Path:
+def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path) -> Path:
     """Verify a folder and copy it, hashing the bytes that are copied; what the copy holds is what was signed.
 
     Returns:
@@ -39,7 +39,7 @@ def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path, *, 
         TrustError: as `verify`, or a file changed while it was being copied.
     """
     folder = absolute(folder)
-    verified = verify(folder, keys, now=now)
+    verified = verify(folder, keys)
     private = Path(tempfile.mkdtemp(prefix="fusion-diff-"))
     try:
         copy = private / folder.name
@@ -106,23 +106,33 @@ class SignedFiles:
         file = absolute(file)
         if file.is_symlink():
             raise TrustError(f"{printable(file)}: a symbolic link, which no signature covers; name the file itself")
-        for signed in (file, *(folder for folder in file.parents if folder.name)):
-            signature = signature_of(signed)
-            if signature.is_symlink() or signature.exists():
-                break
-        else:
-            raise TrustError(
-                f"{printable(file)}: unsigned, there is no {printable(signature_of(file))}, nor one of a folder it "
-                "lies in; have it signed with `fusion-diff sign`"
-            )
-        contents = self._contents(signed, signature)
+        signed, contents = self._covering(file)
         name = ALONE if signed == file else file.relative_to(signed).as_posix()
         if name not in contents.digests:
             raise TrustError(
-                f"{printable(file)}: not in the signature {printable(signature)}, so it was added since; leave it out, "
-                "or have it signed"
+                f"{printable(file)}: not in the signature {printable(signature_of(signed))}, so it was added since; "
+                "leave it out, or have it signed"
             )
         return contents.digests[name]
+
+    def expect_covered(self, file: str | Path) -> None:
+        """Check the signature of a file, or of the folder it lies in, but not what it says of the file.
+
+        Raises:
+            TrustError: there is none, or it is refused.
+        """
+        self._covering(absolute(file))
+
+    def _covering(self, file: Path) -> tuple[Path, Contents]:
+        """Find what was signed, a file or the nearest folder above it, and read its signature."""
+        for signed in (file, *(folder for folder in file.parents if folder.name)):
+            signature = signature_of(signed)
+            if signature.is_symlink() or signature.exists():
+                return signed, self._contents(signed, signature)
+        raise TrustError(
+            f"{printable(file)}: unsigned, there is no {printable(signature_of(file))}, nor one of a folder it lies "
+            "in; have it signed with `fusion-diff sign`"
+        )
 
     def _contents(self, signed: Path, signature: Path) -> Contents:
         known = self._read.get(signature)
@@ -134,7 +144,7 @@ class SignedFiles:
                     warnings.warn(
                         f"{printable(signed)}: {len(gone)} of {len(known.digests)} signed files are not there, "
                         f"{printable(gone[0])} the first",
-                        stacklevel=3,
+                        stacklevel=4,
                     )
             except TrustError as error:
                 known = error
