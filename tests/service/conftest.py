@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -95,6 +96,33 @@ def client(enrolled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
     settings = Settings(data=tmp_path_factory.mktemp("shared"), model=str(enrolled_folder), insecure=True)
     with TestClient(create_app(settings), base_url="http://127.0.0.1") as shared:
         yield shared
+
+
+@pytest.fixture(scope="session")
+def finished() -> Callable[[TestClient, str], dict[str, Any]]:
+    """Waits for a job to end, and returns it."""
+
+    def wait(client: TestClient, job_id: str) -> dict[str, Any]:
+        while (job := client.get(f"/v1/jobs/{job_id}").json())["state"] == "running":
+            time.sleep(0.05)
+        return job
+
+    return wait
+
+
+@pytest.fixture(scope="session")
+def learn(finished: Callable[[TestClient, str], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Has the references of a set enrolled, or audited where no model is described, and returns the job as it ended."""
+
+    def ask(client: TestClient, set_id: str, **model: object) -> dict[str, Any]:
+        at = f"/v1/reference-sets/{set_id}"
+        answer = client.post(f"{at}/enrol", json=model) if model else client.post(f"{at}/audit")
+        assert answer.status_code == 202, answer.text
+        job = answer.json()
+        assert answer.headers["location"] == f"/v1/jobs/{job['id']}"
+        return finished(client, job["id"])
+
+    return ask
 
 
 @pytest.fixture(scope="session")

@@ -165,7 +165,7 @@ def test_a_micrograph_of_more_pixels_than_are_taken_is_refused(serve, micrograph
         assert "b.tif" in second["problem"]["detail"]
 
 
-def test_references_that_are_none_are_problems(client, micrograph):
+def test_references_that_are_none_are_problems(client, micrograph, learn):
     body = {"name": "hostile", "authentic": "fine"}
     made = client.post("/v1/reference-sets", json=body).json()["id"]
     assert "already" in is_problem(client.post("/v1/reference-sets", json=body), 409)
@@ -183,8 +183,9 @@ def test_references_that_are_none_are_problems(client, micrograph):
     ).json()["results"][0]
     assert "40x40" in told["problem"]["detail"]
     is_problem(client.post(f"{at}/images", files=files, data={"label": "a\nb"}), 422)
-    is_problem(client.post(f"{at}/enrol", json={"name": "none"}), 409)
-    is_problem(client.get(f"{at}/audit"), 409)
+    for job in (learn(client, made, name="none"), learn(client, made)):
+        assert (job["state"], job["problem"]["status"], job["model"], job["findings"]) == ("failed", 409, None, None)
+        assert "at least one authentic" in job["problem"]["detail"]
     is_problem(client.post(f"{at}/enrol", json={"name": "x", "unknown": 1}), 422)
     for body in (b'{"name": "\\ud800", "authentic": "x"}', b'{"name": "\\u0000", "authentic": "x"}', b"[" * 100_000):
         headers = {"content-type": "application/json"}

@@ -42,11 +42,11 @@ def started(processes, enrolled_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     @contextlib.contextmanager
-    def start():
+    def start(*more):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
-        words = ["serve", "--insecure", "--port", str(port), "--data", str(tmp_path / "data")]
+        words = ["serve", "--insecure", "--port", str(port), "--data", str(tmp_path / "data"), *more]
         process = processes.Process(target=main, args=([*words, "--model", str(enrolled_folder)],))
         process.start()
         address = f"http://127.0.0.1:{port}"
@@ -75,12 +75,12 @@ def send_until_it_ends(address, contents, accepted):
             accepted.append(answer.json()["results"][0]["inspection"])
 
 
-def test_a_service_that_is_killed_loses_nothing_that_it_accepted(started, micrograph, tmp_path):
+def test_a_service_that_is_killed_loses_nothing_that_it_accepted(started, database_url, micrograph, tmp_path):
     contents = [micrograph("fine", seed) for seed in range(200, 204)] * 1000
     accepted, chance = [], random.Random(0)
     for _ in range(KILLS):
         before = len(accepted)
-        with started() as (process, address):
+        with started("--database-url", database_url) as (process, address):
             callers = [
                 threading.Thread(target=send_until_it_ends, args=(address, contents, accepted)) for _ in range(3)
             ]
@@ -94,8 +94,7 @@ def test_a_service_that_is_killed_loses_nothing_that_it_accepted(started, microg
             for caller in callers:
                 caller.join()
 
-    settings = Settings(data=tmp_path / "data")
-    database, store = Database(settings.database), Store(settings.store)
+    database, store = Database(database_url), Store(Settings(data=tmp_path / "data").store)
     with database.read() as session:
         kept = {row.id: row for row in session.scalars(select(Inspection))}
     assert len(accepted) >= 3 * KILLS

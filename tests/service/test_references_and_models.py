@@ -10,7 +10,7 @@ import tifffile
 from PIL import Image
 
 from fusion_diff.model import DiffusionModel
-from fusion_diff.service.problems import BusyError
+from fusion_diff.service.shelf import enter
 from fusion_diff.service.tables import NAME_LENGTH
 
 
@@ -80,22 +80,20 @@ def test_a_reference_is_shown_small_or_at_its_native_size_and_removed(client, ne
     assert client.get(new_set).status_code == 404
 
 
-def test_an_audit_names_the_reference_that_is_another_mirrored_and_remembers_it(client, new_set, draw, tiff):
+def test_an_audit_names_the_reference_that_is_another_mirrored_and_remembers_it(
+    client, new_set, draw, tiff, micrograph, learn
+):
     for seed in range(2):
         add(client, new_set, tiff(draw("fine", seed)), label="fine", name=f"fine {seed}.tif")
     add(client, new_set, tiff(draw("coarse", 0)), name="coarse.tif")
     add(client, new_set, tiff(draw("fine", 0)[:, ::-1]), name="mirrored.tif")
-    answer = client.get(f"{new_set}/audit")
-    assert answer.status_code == 200, answer.text
-    found = answer.json()["findings"]
-    assert ("mirrored.tif", "duplicate", True) in [(each["reference"], each["kind"], each["grave"]) for each in found]
-    learning = client.app.state.service.learning
-    with learning._alone(lambda: True):
-        assert client.get(f"{new_set}/audit").json() == answer.json(), "known, so that it waits for nothing"
-        busy = client.post(f"{new_set}/enrol", json={"name": "x"})
-        assert (busy.status_code, busy.headers["retry-after"]) == (429, "10")
-        with pytest.raises(BusyError), learning._alone(lambda: True):
-            pass
+    set_id = new_set.rpartition("/")[2]
+    first = learn(client, set_id)
+    found = [(each["reference"], each["kind"], each["grave"]) for each in first["findings"]]
+    assert ("mirrored.tif", "duplicate", True) in found
+    assert client.post(f"{new_set}/audit").json() == first, "known, so that it waits for nothing"
+    add(client, new_set, micrograph("coarse", 1), name="another.tif")
+    assert client.post(f"{new_set}/audit").json()["state"] == "running", "these are other references"
 
 
 def test_a_model_is_chosen_and_one_that_was_altered_is_not(client, enrolled_folder, micrograph):
@@ -103,7 +101,9 @@ def test_a_model_is_chosen_and_one_that_was_altered_is_not(client, enrolled_fold
     first = client.get("/v1/models").json()["items"][0]
     assert first["is_default"]
     assert first["counts"] == {"fine": 2, "coarse": 2}
-    row = service.shelf.add(DiffusionModel.from_pretrained(enrolled_folder), "line 8", None, default=False)
+    row = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 8")
+    with service.database.write() as session:
+        enter(session, row, None, default=False)
     chosen = client.put(f"/v1/models/{row.id}/default").json()
     assert (chosen["name"], chosen["is_default"]) == ("line 8", True)
     assert [each["is_default"] for each in client.get("/v1/models").json()["items"]] == [True, False]

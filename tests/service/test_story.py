@@ -28,7 +28,7 @@ def collect(client, micrograph):
 
 
 def test_micrographs_are_inspected_and_overruled_and_the_next_enrolment_learns_from_them(
-    serve, database_url, micrograph, call_cli, tmp_path
+    serve, database_url, micrograph, learn, call_cli, tmp_path
 ):
     with serve(database_url=database_url) as client:
         fine, coarse = send(client, micrograph("fine", 100), micrograph("coarse", 101), alpha="0.4")
@@ -50,9 +50,9 @@ def test_micrographs_are_inspected_and_overruled_and_the_next_enrolment_learns_f
         assert again.status_code == 409
         assert "already" in again.json()["detail"]
 
-        enrolled = client.post(f"/v1/reference-sets/{references}/enrol", json={"name": "line 7", "default": True})
-        assert enrolled.status_code == 201, enrolled.text
-        model = enrolled.json()
+        job = learn(client, references, name="line 7", default=True)
+        assert (job["kind"], job["state"], job["done"], job["total"]) == ("enrolment", "done", 5, 5)
+        model = job["model"]
         assert model["counts"] == {"fine": 3, "coarse": 2}
         assert 0 <= model["figures"]["auroc"] <= 1
         assert model["warnings"], "three references are few"
@@ -61,6 +61,7 @@ def test_micrographs_are_inspected_and_overruled_and_the_next_enrolment_learns_f
         assert judged["score"] > coarse["inspection"]["score"]
 
     with serve(database_url=database_url) as client:  # started again
+        assert client.get(f"/v1/jobs/{job['id']}").json() == job
         assert client.get(f"/v1/inspections/{wrong}").json()["overruled"]["reason"] == "new lot"
         models = client.get("/v1/models").json()["items"]
         assert [each["name"] for each in models if each["is_default"]] == ["line 7"]

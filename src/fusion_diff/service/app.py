@@ -15,7 +15,7 @@ from fusion_diff.errors import DependencyError
 from fusion_diff.inspection.wording import package_version
 from fusion_diff.service import pages, problems
 from fusion_diff.service.observing import Observer
-from fusion_diff.service.routes import health, inspections, models, record, references
+from fusion_diff.service.routes import health, inspections, jobs, models, record, references
 from fusion_diff.service.runtime import Service
 from fusion_diff.service.security import Gate
 
@@ -66,7 +66,7 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
         form_limits={"max_files": settings.max_files, "max_fields": _FIELDS},
     )
     problems.install(app)
-    for module in (inspections, references, models, record, health, pages):
+    for module in (inspections, references, jobs, models, record, health, pages):
         app.include_router(module.router)
     described = app.openapi
 

@@ -1,88 +1,172 @@
-"""Learning: references that were collected, audited and enrolled; one at a time, beside the inspections."""
+"""Learning: references that were collected, audited and enrolled; one job at a time, beside the inspections."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import logging
 from contextlib import ExitStack, contextmanager
-from threading import Lock
-from typing import TYPE_CHECKING
+from threading import Lock, Thread
+from typing import TYPE_CHECKING, Any, Literal
 
 from fusion_diff.errors import EnrolmentError, FusionDiffError, ReferenceSetError
 from fusion_diff.references import ReferenceSet
-from fusion_diff.service.problems import BusyError, ConflictError
+from fusion_diff.service import jobs
+from fusion_diff.service.problems import BusyError, ConflictError, RefusedError, StoppingError, problem
+from fusion_diff.service.shelf import enter
 from fusion_diff.service.uploads import renamed
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
+    from sqlalchemy.orm import Session
 
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.service import tables
+    from fusion_diff.service.database import Database
     from fusion_diff.service.settings import Settings
     from fusion_diff.service.shelf import Shelf
     from fusion_diff.service.store import Store
     from fusion_diff.trust.poisoning import Finding
 
-_REMEMBERED = 8
+    Progress = Callable[[int, int], None]
+    Finish = Callable[[Session, str], None]
+    """Writes down what came of a job, in the session and under the id that it is given."""
+
+_log = logging.getLogger("fusion_diff.service")
 
 
 class Learning:
-    """Audits and enrols what was collected."""
+    """Audits and enrols what was collected, each in a thread of its own that outlasts the request."""
 
-    def __init__(self, settings: Settings, shelf: Shelf, store: Store) -> None:
-        self._settings, self._shelf, self._store = settings, shelf, store
+    def __init__(self, settings: Settings, shelf: Shelf, store: Store, database: Database) -> None:
+        self._settings, self._shelf, self._store, self._database = settings, shelf, store, database
         self._turn = Lock()
-        self._audits: OrderedDict[str, tuple[Finding, ...]] = OrderedDict()
+        self._thread: Thread | None = None
+        self._closed = False
 
-    def audit(self, collected: tables.ReferenceSet) -> tuple[Finding, ...]:
-        """Return what is suspicious about references, gravest first; what was found is remembered.
+    def audit(self, collected: tables.ReferenceSet, request_id: str | None) -> tables.Job:
+        """Begin to look for what is suspicious about references, and return the job; the one there was, if it is known.
 
         Raises:
-            ConflictError: they are no set yet, or do not allow any verdict.
             BusyError: something else is being learned.
         """
         from fusion_diff.trust.poisoning import audit_references
 
-        state = _state(collected)
-        with self._alone(lambda: state not in self._audits):
-            if state not in self._audits:
-                with self._references(collected) as references:
-                    self._audits[state] = audit_references(self._shelf.base(), references)
-                if len(self._audits) > _REMEMBERED:
-                    self._audits.popitem(last=False)
-            return self._audits[state]
+        with self._database.read() as session:
+            known = jobs.known_audit(session, self._subject(collected))
+        if known is not None:
+            return known
+
+        def look(progress: Progress) -> Finish:
+            with self._references(collected) as references:
+                found = audit_references(self._shelf.base(), references, progress=progress)
+            result = {"findings": [_plain(each) for each in found]}
+            return lambda session, job_id: jobs.finish(session, job_id, result=result)
+
+        return self._begin("audit", collected, look, request_id)
 
     def enrol(
-        self, collected: tables.ReferenceSet, name: str, *, reconstruction: bool, detect_attacks: bool, default: bool
-    ) -> tables.Model:
-        """Enrol references and return the new model's row.
+        self,
+        collected: tables.ReferenceSet,
+        name: str,
+        *,
+        reconstruction: bool,
+        detect_attacks: bool,
+        default: bool,
+        request_id: str | None,
+    ) -> tables.Job:
+        """Begin to enrol references, and return the job; with its end the model is in the records.
 
         Raises:
-            ConflictError: they are no set yet, or do not allow any verdict.
             BusyError: something else is being learned.
         """
-        with self._alone(lambda: True):
+
+        def learn(progress: Progress) -> Finish:
             model = self._shelf.base()
             with self._references(collected) as references:
-                model.enroll(references, reconstruction=reconstruction, detect_attacks=detect_attacks)
-            return self._shelf.add(model, name, collected.id, default=default)
+                model.enroll(
+                    references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
+                )
+            row = self._shelf.save(model, name)
 
-    @contextmanager
-    def _alone(self, needed: Callable[[], bool]) -> Iterator[None]:
-        if not needed():
-            yield
-            return
+            def finish(session: Session, job_id: str) -> None:
+                enter(session, row, jobs.kept_set(session, collected.id), default=default)
+                jobs.finish(session, job_id, model_id=row.id, result={})
+
+            return finish
+
+        return self._begin("enrolment", collected, learn, request_id)
+
+    def close(self, seconds: float) -> None:
+        """Give up what is being learned, at its next step; what takes longer than so many seconds is left behind."""
+        self._closed = True
+        if self._thread is not None:
+            self._thread.join(seconds)
+
+    def _begin(
+        self,
+        kind: Literal["audit", "enrolment"],
+        collected: tables.ReferenceSet,
+        work: Callable[[Progress], Finish],
+        request_id: str | None,
+    ) -> tables.Job:
         if not self._turn.acquire(blocking=False):
             raise BusyError("other references are being learned; try again in a moment", retry_after=10)
         try:
-            yield
-        except (ReferenceSetError, EnrolmentError) as error:  # right as asked for, but not with these references
-            raise ConflictError(str(error)) from error
-        finally:
+            with self._database.write() as session:
+                job = jobs.begin(session, kind, collected.id, self._subject(collected), len(collected.images))
+            self._thread = Thread(
+                target=self._run, args=(job.id, work, request_id), name="fusion-diff-learn", daemon=True
+            )
+            self._thread.start()
+        except BaseException:
             self._turn.release()
+            raise
+        return job
+
+    def _run(self, job_id: str, work: Callable[[Progress], Finish], request_id: str | None) -> None:
+        """Work on a job. The next one may begin as soon as this one is told to have ended."""
+        try:
+            with jobs.Pulse(self._database, job_id) as pulse:
+
+                def progress(done: int, _total: int) -> None:
+                    pulse.done = done
+                    if self._closed:
+                        raise StoppingError("the service was shut down; start it again", retry_after=5)
+
+                try:
+                    finish = work(progress)
+                finally:
+                    self._turn.release()
+                with self._database.write() as session:
+                    finish(session, job_id)
+        except BaseException as error:
+            self._fail(job_id, error, request_id)
+
+    def _fail(self, job_id: str, error: BaseException, request_id: str | None) -> None:
+        if isinstance(error, ReferenceSetError | EnrolmentError):  # right as asked for, but not with these references
+            error = ConflictError(str(error))
+        told = problem(error, request_id)
+        if told.status >= 500 and not isinstance(error, RefusedError):
+            _log.error("fault", exc_info=error, extra={"request_id": request_id})
+        try:
+            with self._database.write() as session:
+                jobs.finish(session, job_id, failed=True, result=told.model_dump())
+        except Exception as unrecorded:  # the job is silent from now on, and taken for lost
+            _log.error("not recorded", exc_info=unrecorded, extra={"request_id": request_id})
+
+    def _subject(self, collected: tables.ReferenceSet) -> str:
+        """Return what tells whether references, or the model that looks at them, were changed."""
+        import hashlib
+        import json
+
+        images: list[list[object]] = [
+            [i.name, i.label, i.group, i.sha256, i.mark_sha256, i.pixel_size_um] for i in collected.images
+        ]
+        told = [self._shelf.base_sha256, collected.authentic, images]
+        return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     @contextmanager
     def _references(self, collected: tables.ReferenceSet) -> Iterator[ReferenceSet]:
@@ -136,12 +220,8 @@ def read_flaw(path: Path, micrograph: Micrograph, name: str) -> NDArray[np.bool_
         raise ReferenceSetError(renamed(error, path, "the mark")) from error
 
 
-def _state(collected: tables.ReferenceSet) -> str:
-    """Return what tells whether references were changed."""
-    import hashlib
-    import json
-
-    def told(images: Sequence[tables.ReferenceImage]) -> list[list[object]]:
-        return [[i.name, i.label, i.group, i.sha256, i.mark_sha256, i.pixel_size_um] for i in images]
-
-    return hashlib.sha256(json.dumps([collected.authentic, told(collected.images)]).encode()).hexdigest()
+def _plain(found: Finding) -> dict[str, Any]:
+    """Return a finding as JSON-ready values, as the API shows it."""
+    names = ("reference", "label", "kind", "strength", "sentence", "grave")
+    box = None if found.box is None else [int(each) for each in found.box]
+    return {name: getattr(found, name) for name in names} | {"box": box}

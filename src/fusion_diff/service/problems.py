@@ -110,7 +110,7 @@ _STATUS: dict[type[errors.FusionDiffError], int] = {
 }
 
 
-def problem(error: Exception, request_id: str | None = None) -> Problem:
+def problem(error: BaseException, request_id: str | None = None) -> Problem:
     """Return an error as a problem; of one that was not raised on purpose, only that there was one."""
     if isinstance(error, RefusedError):
         return _said(error, error.status, request_id)
@@ -125,7 +125,7 @@ def problem(error: Exception, request_id: str | None = None) -> Problem:
     return _problem("fault", 500, "a fault in the service; its log has the details under the request id", request_id)
 
 
-def _said(error: Exception, status: int, request_id: str | None) -> Problem:
+def _said(error: BaseException, status: int, request_id: str | None) -> Problem:
     kind = type(error).__name__.removesuffix("Error").lower()
     return _problem(kind, status, paragraph(error, _LONGEST), request_id)
 

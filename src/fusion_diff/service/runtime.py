@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import secrets
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -75,7 +76,7 @@ class Service:
                 store,
                 shelf,
                 Queue(settings, shelf.find, database, store, metrics),
-                Learning(settings, shelf, store),
+                Learning(settings, shelf, store, database),
                 metrics,
                 RateLimit(settings.rate_limit),
                 Sessions(_secret(settings.data / "session.key")),
@@ -85,8 +86,10 @@ class Service:
             raise
 
     def close(self) -> None:
-        """Finish what was taken, and close everything."""
+        """Finish what was taken, give up what is being learned, and close everything."""
+        until = time.monotonic() + self.settings.drain_seconds
         self.queue.close(self.settings.drain_seconds)
+        self.learning.close(max(0.0, until - time.monotonic()))
         self.database.close()
 
 

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
 from fusion_diff.result import Decision
 from fusion_diff.service import tables
-from fusion_diff.service.problems import Problem
+from fusion_diff.service.jobs import lost
+from fusion_diff.service.problems import Problem, StoppingError, problem
 from fusion_diff.service.records import MAX_REASON
 from fusion_diff.service.tables import NAME_LENGTH
-from fusion_diff.trust.poisoning import Finding
 
 
 def _one_line(value: str) -> str:
@@ -230,18 +230,6 @@ class FindingOut(BaseModel):
     box: tuple[int, int, int, int] | None = Field(description="Top, left, height and width in native pixels.")
     grave: bool
 
-    @classmethod
-    def of(cls, found: Finding) -> FindingOut:
-        """Return a finding as the API shows it."""
-        names = ("reference", "label", "kind", "strength", "sentence", "box", "grave")
-        return cls(**{name: getattr(found, name) for name in names})
-
-
-class Audit(BaseModel):
-    """What an audit of references found, gravest first."""
-
-    findings: list[FindingOut]
-
 
 class EnrolIn(_Body):
     """How to enrol."""
@@ -277,6 +265,41 @@ class ModelOut(BaseModel):
             is_default=row.is_default,
             created=row.created,
         )
+
+
+class JobOut(BaseModel):
+    """An audit or an enrolment, and how far it is."""
+
+    id: Id
+    kind: Literal["audit", "enrolment"]
+    state: Literal["running", "done", "failed"]
+    done: int = Field(description="References that were looked at; what is learned from all of them comes after.")
+    total: int = Field(description="References in all.")
+    reference_set: Id | None
+    findings: list[FindingOut] | None = Field(default=None, description="Of an audit that is done, gravest first.")
+    model: ModelOut | None = Field(default=None, description="Of an enrolment that is done.")
+    problem: Problem | None = Field(default=None, description="Why it failed.")
+    created: datetime
+
+    @classmethod
+    def of(cls, row: tables.Job) -> JobOut:
+        """Return a row as the API shows it."""
+        result = row.result or {}
+        state = cast("Literal['running', 'done', 'failed']", row.state)
+        if lost(row):
+            state, result = "failed", problem(StoppingError(_LOST)).model_dump()
+        names = ("id", "kind", "done", "total", "created")
+        return cls(
+            **{name: getattr(row, name) for name in names},
+            state=state,
+            reference_set=row.reference_set_id,
+            findings=result.get("findings"),
+            model=None if row.model is None else ModelOut.of(row.model),
+            problem=Problem(**result) if state == "failed" else None,
+        )
+
+
+_LOST = "the service ended while it worked on this; start it again"
 
 
 class Models(BaseModel):

@@ -25,7 +25,10 @@ _HELD = 2
 
 
 class Shelf:
-    """Finds, loads and adds models.
+    """Finds, loads and saves models.
+
+    Attributes:
+        base_sha256: of the model that references are enrolled on.
 
     Raises:
         CheckpointError: the model to start with cannot be loaded.
@@ -38,6 +41,7 @@ class Shelf:
         self._lock = Lock()
         settings.models.mkdir(parents=True, exist_ok=True)
         model = self.base()
+        self.base_sha256 = model.sha256
         with database.write() as session:
             row = session.scalar(select(Model).where(Model.sha256 == model.sha256, Model.folder == settings.model))
             if row is None:
@@ -74,8 +78,8 @@ class Shelf:
             self._held.move_to_end(model_id)
         return model
 
-    def add(self, model: DiffusionModel, name: str, reference_set_id: str | None, *, default: bool) -> Model:
-        """Save an enrolled model under a name, and return its row.
+    def save(self, model: DiffusionModel, name: str) -> Model:
+        """Save an enrolled model under a name, and return its row, which `enter` puts into the records.
 
         Raises:
             OSError: it cannot be written.
@@ -85,12 +89,7 @@ class Shelf:
         model.save_pretrained(self._settings.models / model_id)
         model.sha256 = verify(self._settings.models / model_id)  # as it will be when it is loaded
         row = described(model, name, f"{_ENROLLED}{model_id}")
-        row.id, row.reference_set_id = model_id, reference_set_id
-        with self._database.write() as session:
-            session.add(row)
-            session.flush()
-            if default:
-                make_default(session, model_id)
+        row.id = model_id
         return row
 
     def check(self) -> None:
@@ -126,6 +125,22 @@ def described(model: DiffusionModel, name: str, folder: str) -> Model:
                 0, "enrolled on procedural references only: its scores show that it runs, not what your ware is"
             )
     return row
+
+
+def enter(session: Session, row: Model, reference_set_id: str | None, *, default: bool) -> None:
+    """Put a model that was saved into the records.
+
+    Args:
+        session: to write in.
+        row: of the model.
+        reference_set_id: of the references that it learned from, where that set is still there.
+        default: have it judge from now on.
+    """
+    row.reference_set_id = reference_set_id
+    session.add(row)
+    session.flush()
+    if default:
+        make_default(session, row.id)
 
 
 def default_model(session: Session) -> Model | None:

@@ -165,6 +165,29 @@ class Inspection(Base):
     overruled_at: Mapped[datetime | None]
 
 
+class Job(Base):
+    """An audit or an enrolment, and how far it is."""
+
+    __tablename__ = "jobs"
+
+    number: Mapped[int] = mapped_column(Number, primary_key=True)
+    id: Mapped[str] = mapped_column(String(32), unique=True, default=new_id)
+    kind: Mapped[str] = mapped_column(String(16))
+    state: Mapped[str] = mapped_column(String(16), default="running")
+    subject: Mapped[str] = mapped_column(String(64), index=True)
+    reference_set_id: Mapped[str | None] = mapped_column(
+        ForeignKey("reference_sets.id", ondelete="SET NULL"), index=True
+    )
+    done: Mapped[int] = mapped_column(Integer, default=0)
+    total: Mapped[int] = mapped_column(Integer)
+    model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
+    result: Mapped[dict[str, Any] | None]
+    """The findings of an audit; the problem of what failed."""
+    heard: Mapped[datetime] = mapped_column(default=now)
+    created: Mapped[datetime] = mapped_column(default=now)
+    model: Mapped[Model | None] = relationship(lazy="joined")
+
+
 class ApiKey(Base):
     """An API key, of which only the hash is kept: a key is 256 random bits, so that no slow hash is needed."""
 

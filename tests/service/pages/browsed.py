@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from html.parser import HTMLParser
 
 BROWSER = {"Accept": "text/html,application/xhtml+xml"}
@@ -78,6 +79,14 @@ def looked_at(answer) -> Page:
     assert "script-src 'self'" in answer.headers["content-security-policy"]
     assert "unsafe" not in answer.headers["content-security-policy"]
     return page
+
+
+def settled(client, answer) -> Page:
+    """Follow a part of a page that tells how far a job is, until it tells what came of it."""
+    while waits := [each for each in looked_at(answer).addresses if each.startswith("/references/jobs/")]:
+        time.sleep(0.1)
+        answer = client.get(waits[0], headers=HTMX)
+    return looked_at(answer)
 
 
 def inspected(client, content, name="a.tif", **headers):

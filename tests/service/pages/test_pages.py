@@ -6,7 +6,7 @@ import re
 from urllib.parse import urlsplit
 
 import pytest
-from browsed import BROWSER, HTMX, Page, id_of, inspected, looked_at
+from browsed import BROWSER, HTMX, Page, id_of, inspected, looked_at, settled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -130,9 +130,14 @@ def test_a_mark_is_put_on_a_reference_changed_and_taken_off(client, micrograph):
 
 def test_a_set_is_audited_and_enrolled_and_its_model_judges(client, micrograph):
     address = new_set(client, micrograph, "enrolled", shots=2)
-    audit = looked_at(client.get(f"{address}/audit"))
+    audit = settled(client, client.post(f"{address}/audit"))
     assert "Nothing suspicious" in audit.text or "Look into" in audit.text or "Note" in audit.text
-    made = looked_at(client.post(f"{address}/enrol", data={"name": "grain <i>", "default": "true"}))
+    begun = client.post(f"{address}/enrol", data={"name": "grain <i>", "default": "true"})
+    assert "of 4 references looked at" in looked_at(begun).text
+    assert "of 4 references looked at" in looked_at(client.get(address)).text, (
+        "whoever loads the page again sees it too"
+    )
+    made = settled(client, begun)
     assert "Enrolled: grain <i>" in made.text
     assert "AUROC, cross-fitted" in made.text
     assert "fine 2" in made.text
@@ -144,6 +149,12 @@ def test_a_set_is_audited_and_enrolled_and_its_model_judges(client, micrograph):
     other = re.search(r"/references/models/([0-9a-f]{32})/default", client.get("/references").text)[0]
     models = looked_at(client.post(other))
     assert models.text.count("● default") == 1
+
+
+def test_what_cannot_be_learned_from_is_told_in_place_of_the_model(client):
+    made = client.post("/references", data={"name": "nothing", "authentic": "fine"}, headers=HTMX)
+    told = settled(client, client.post(f"{made.headers['HX-Redirect']}/enrol", data={"name": "none"}))
+    assert "at least one authentic" in told.text
 
 
 def test_addresses_of_nothing_are_pages_for_browsers_and_problems_for_programs(client):

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request
-from starlette.responses import Response
+from fastapi import APIRouter, Form, Request, Response
 
 from fusion_diff.service.pages.rendering import PageRoute, render
-from fusion_diff.service.routes import models
+from fusion_diff.service.routes import jobs, models
 from fusion_diff.service.routes import references as api
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas import EnrolIn, Id, Name
@@ -17,15 +16,22 @@ from fusion_diff.service.security import Admin, Enrolling, Reader
 router = APIRouter(prefix="/references", route_class=PageRoute)
 
 
-@router.get("/{set_id}/audit")
-def audit(request: Request, service: ServiceDep, caller: Reader, set_id: Id) -> Response:
-    """Return what is suspicious about the references of a set."""
-    return render(request, "audit", findings=api.audit(service, caller, set_id).findings)
+@router.post("/{set_id}/audit")
+def audit(request: Request, response: Response, service: ServiceDep, caller: Reader, set_id: Id) -> Response:
+    """Begin to look for what is suspicious about the references of a set, and return how far that is."""
+    return render(request, "job", job=api.audit(request, response, service, caller, set_id))
+
+
+@router.get("/jobs/{job_id}")
+def job(request: Request, service: ServiceDep, caller: Reader, job_id: Id) -> Response:
+    """Return how far an audit or an enrolment is, or what came of it."""
+    return render(request, "job", job=jobs.get(service, caller, job_id))
 
 
 @router.post("/{set_id}/enrol")
 def enrol(
     request: Request,
+    response: Response,
     service: ServiceDep,
     caller: Enrolling,
     set_id: Id,
@@ -34,9 +40,9 @@ def enrol(
     detect_attacks: Annotated[bool, Form()] = False,
     default: Annotated[bool, Form()] = False,
 ) -> Response:
-    """Enrol a set, and return what was learned."""
+    """Begin to enrol a set, and return how far that is."""
     body = EnrolIn(name=name, reconstruction=reconstruction, detect_attacks=detect_attacks, default=default)
-    return render(request, "model", model=api.enrol(service, caller, set_id, body), fresh=True)
+    return render(request, "job", job=api.enrol(request, response, service, caller, set_id, body))
 
 
 @router.post("/models/{model_id}/default")

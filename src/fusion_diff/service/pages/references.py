@@ -9,13 +9,14 @@ from sqlalchemy import select
 from starlette.responses import Response
 
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
-from fusion_diff.service import collecting
+from fusion_diff.service import collecting, jobs
 from fusion_diff.service.pages.rendering import PageRoute, goto, render
 from fusion_diff.service.problems import ConflictError
 from fusion_diff.service.routes import references as api
 from fusion_diff.service.runtime import Service, ServiceDep
 from fusion_diff.service.schemas import (
     Id,
+    JobOut,
     ModelOut,
     Name,
     PixelSize,
@@ -65,6 +66,7 @@ def one_set(request: Request, service: ServiceDep, caller: Reader, set_id: Id) -
             "reference_set",
             models=[ModelOut.of(row) for row in models],
             suffixes=sorted(IMAGE_SUFFIXES),
+            jobs=[JobOut.of(row) for row in jobs.running(session, set_id)],
             fresh=False,
             **_shown(service, set_id),
         )

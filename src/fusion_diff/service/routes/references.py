@@ -8,7 +8,7 @@ from anyio import to_thread
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 
 from fusion_diff.errors import FusionDiffError
-from fusion_diff.service import collecting, pictures
+from fusion_diff.service import collecting, pictures, tables
 from fusion_diff.service.keys import Scope
 from fusion_diff.service.learning import read, read_flaw
 from fusion_diff.service.problems import (
@@ -22,11 +22,9 @@ from fusion_diff.service.problems import (
 from fusion_diff.service.routes.inspections import KEPT
 from fusion_diff.service.runtime import Service, ServiceDep
 from fusion_diff.service.schemas import (
-    Audit,
     EnrolIn,
-    FindingOut,
     Id,
-    ModelOut,
+    JobOut,
     Name,
     PixelSize,
     ReferenceEntry,
@@ -172,29 +170,40 @@ def remove_mark(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id
         collecting.set_mark(session, set_id, image_id, None)
 
 
-@router.get("/{set_id}/audit", responses=documented(404, 409))
-def audit(service: ServiceDep, caller: Reader, set_id: Id) -> Audit:
-    """Look for wrong labels, duplicates, strangers and recurring patches; takes as long as enrolling."""
+@router.post("/{set_id}/audit", status_code=202, responses=documented(404))
+def audit(request: Request, response: Response, service: ServiceDep, caller: Reader, set_id: Id) -> JobOut:
+    """Begin to look for wrong labels, duplicates, strangers and recurring patches; takes as long as enrolling.
+
+    `Location` says where the job is; it is done at once where these very references were looked at before.
+    """
     with service.database.read() as session:
         collected = collecting.get_set(session, set_id)
-    return Audit(findings=[FindingOut.of(each) for each in service.learning.audit(collected)])
+    return _begun(response, service.learning.audit(collected, request_id_of(request)))
 
 
-@router.post("/{set_id}/enrol", status_code=201, responses=documented(404, 409))
-def enrol(service: ServiceDep, caller: Enrolling, set_id: Id, body: EnrolIn) -> ModelOut:
-    """Learn from a set, and save the model; the answer has its cross-fitted figures."""
+@router.post("/{set_id}/enrol", status_code=202, responses=documented(404))
+def enrol(
+    request: Request, response: Response, service: ServiceDep, caller: Enrolling, set_id: Id, body: EnrolIn
+) -> JobOut:
+    """Begin to learn from a set; `Location` says where the job is, and that has the model once it is done."""
     if body.default and not caller.may(Scope.admin):
         raise ForbiddenError("to have a model judge from now on takes the scope admin; leave `default` out")
     with service.database.read() as session:
         collected = collecting.get_set(session, set_id)
-    model = service.learning.enrol(
+    job = service.learning.enrol(
         collected,
         body.name,
         reconstruction=body.reconstruction,
         detect_attacks=body.detect_attacks,
         default=body.default,
+        request_id=request_id_of(request),
     )
-    return ModelOut.of(model)
+    return _begun(response, job)
+
+
+def _begun(response: Response, job: tables.Job) -> JobOut:
+    response.headers["Location"] = f"/v1/jobs/{job.id}"
+    return JobOut.of(job)
 
 
 def _check_set(service: Service, set_id: str) -> None:

@@ -1,0 +1,132 @@
+"""Jobs: learning that takes longer than a request may, told in the records, so that any process can say how far it is.
+
+Who works on a job says so every second. One of which nothing was heard for long has no one who works on it any more,
+however that came about: no start has to clear up after a process that was killed.
+"""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from threading import Event, Thread
+from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy import select, update
+
+from fusion_diff.service.problems import NotFoundError
+from fusion_diff.service.tables import Job, ReferenceSet, now
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from sqlalchemy.orm import Session
+
+    from fusion_diff.service.database import Database
+
+_BEAT_SECONDS = 1.0
+SILENT_SECONDS = 30.0
+"""A job that was silent for so long is lost."""
+_log = logging.getLogger("fusion_diff.service")
+
+
+class Pulse:
+    """Says that a job is being worked on, and how far it is, from a thread of its own while the block runs.
+
+    Attributes:
+        done: references that were encoded.
+    """
+
+    def __init__(self, database: Database, job_id: str) -> None:
+        self.done = 0
+        self._database, self._job_id, self._ended = database, job_id, Event()
+        self._thread = Thread(target=self._beat, name="fusion-diff-pulse", daemon=True)
+
+    def __enter__(self) -> Pulse:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _beat(self) -> None:
+        while not self._ended.wait(_BEAT_SECONDS):
+            try:
+                with self._database.write() as session:
+                    values = {"done": self.done, "heard": now()}
+                    session.execute(update(Job).where(Job.id == self._job_id).values(values))
+            except Exception as error:  # the records may be back before the job is done
+                _log.warning("progress not recorded", exc_info=error)
+
+
+def begin(
+    session: Session, kind: Literal["audit", "enrolment"], reference_set_id: str, subject: str, total: int
+) -> Job:
+    """Add a job.
+
+    Args:
+        session: to write in.
+        kind: what it does.
+        reference_set_id: of the references it learns from.
+        subject: digest of all that its result depends on.
+        total: number of the references.
+    """
+    kept = kept_set(session, reference_set_id)
+    row = Job(kind=kind, reference_set_id=kept, subject=subject, total=total, model=None)
+    session.add(row)
+    return row
+
+
+def kept_set(session: Session, set_id: str) -> str | None:
+    """Return the id of a set of references, which stays as long as the session lasts; None where it was removed."""
+    return session.scalar(select(ReferenceSet.id).where(ReferenceSet.id == set_id).with_for_update(read=True))
+
+
+def get_job(session: Session, job_id: str) -> Job:
+    """Return a job.
+
+    Raises:
+        NotFoundError: there is none of that id.
+    """
+    row = session.scalar(select(Job).where(Job.id == job_id))
+    if row is None:
+        raise NotFoundError("there is no such job; audits and enrolments are answered with the address of theirs")
+    return row
+
+
+def known_audit(session: Session, subject: str) -> Job | None:
+    """Return the last audit of the very same references that came to its end."""
+    wanted = (Job.kind == "audit", Job.subject == subject, Job.state == "done")
+    return session.scalar(select(Job).where(*wanted).order_by(Job.number.desc()).limit(1))
+
+
+def running(session: Session, set_id: str) -> Sequence[Job]:
+    """Return what is being learned from a set."""
+    rows = session.scalars(select(Job).where(Job.reference_set_id == set_id, Job.state == "running"))
+    return [row for row in rows if not lost(row)]
+
+
+def lost(row: Job) -> bool:
+    """Tell whether nobody works on a job that did not come to its end."""
+    return row.state == "running" and now() - row.heard > timedelta(seconds=SILENT_SECONDS)
+
+
+def finish(
+    session: Session, job_id: str, *, failed: bool = False, model_id: str | None = None, result: dict[str, Any]
+) -> None:
+    """Write down what became of a job.
+
+    Args:
+        session: to write in.
+        job_id: which.
+        failed: whether it has a problem as its result.
+        model_id: the model that was enrolled.
+        result: in plain values.
+    """
+    row = get_job(session, job_id)
+    row.state, row.model_id, row.result, row.heard = ("failed" if failed else "done"), model_id, result, now()
+    if not failed:
+        row.done = row.total

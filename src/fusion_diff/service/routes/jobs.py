@@ -1,0 +1,20 @@
+"""`/v1/jobs`: how far audits and enrolments are, and what came of them."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from fusion_diff.service import jobs
+from fusion_diff.service.problems import documented
+from fusion_diff.service.runtime import ServiceDep
+from fusion_diff.service.schemas import Id, JobOut
+from fusion_diff.service.security import Reader
+
+router = APIRouter(prefix="/v1/jobs", tags=["references"])
+
+
+@router.get("/{job_id}", responses=documented(404))
+def get(service: ServiceDep, caller: Reader, job_id: Id) -> JobOut:
+    """Return a job: ask again until its `state` is `done` or `failed`."""
+    with service.database.read() as session:
+        return JobOut.of(jobs.get_job(session, job_id))

@@ -1,0 +1,95 @@
+"""Audits and enrolments as jobs: beside inspections, one at a time, and with an end whatever happens."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from fusion_diff.service import jobs
+from fusion_diff.service.tables import now
+
+
+@pytest.fixture
+def collect(micrograph):
+    """Begins a set with two fine and two coarse references, and returns its id."""
+
+    def begin(client, name="lot 7"):
+        made = client.post("/v1/reference-sets", json={"name": name, "authentic": "fine"}).json()["id"]
+        for label in ("fine", "coarse"):
+            files = [("files", (f"{label} {seed}.tif", micrograph(label, seed))) for seed in range(2)]
+            client.post(f"/v1/reference-sets/{made}/images", files=files, data={"label": label})
+        return made
+
+    return begin
+
+
+def test_while_one_set_is_learned_micrographs_are_inspected_and_no_other_set_is_learned(
+    client, collect, micrograph, finished
+):
+    at = f"/v1/reference-sets/{collect(client)}"
+    job = client.post(f"{at}/enrol", json={"name": "line 7"}).json()
+    assert (job["state"], job["done"], job["total"]) == ("running", 0, 4)
+    answer = client.post("/v1/inspections", files={"files": ("a.tif", micrograph("fine", 190))})
+    assert answer.json()["results"][0]["inspection"]
+    for what, body in (("audit", None), ("enrol", {"name": "x"})):
+        busy = client.post(f"{at}/{what}", json=body)
+        assert (busy.status_code, busy.headers["retry-after"]) == (429, "10")
+    assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running"
+    assert client.delete(at).status_code == 204
+    job = finished(client, job["id"])
+    assert (job["state"], job["done"], job["model"]["name"]) == ("done", 4, "line 7")
+    assert (job["reference_set"], job["model"]["reference_set"]) == (None, None), "the set was removed meanwhile"
+
+
+def test_how_far_a_job_is_is_told_as_long_as_someone_works_on_it(serve, database_url, collect):
+    with serve(database_url=database_url) as client:
+        set_id = collect(client)
+        database = client.app.state.service.database
+        with database.write() as session:
+            job = jobs.begin(session, "audit", set_id, "0" * 64, 4)
+        with jobs.Pulse(database, job.id) as pulse:
+            pulse.done = 3
+            while (told := client.get(f"/v1/jobs/{job.id}").json())["done"] == 0:
+                assert told["state"] == "running"
+            assert told["done"] == 3
+
+
+def test_a_job_whose_process_was_killed_has_failed_and_another_can_begin(serve, database_url, collect, learn):
+    with serve(database_url=database_url) as client:
+        set_id = collect(client)
+        with client.app.state.service.database.write() as session:
+            job = jobs.begin(session, "enrolment", set_id, "0" * 64, 4)
+            job.heard = now() - timedelta(seconds=jobs.SILENT_SECONDS + 1)
+    with serve(database_url=database_url) as client:
+        told = client.get(f"/v1/jobs/{job.id}").json()
+        assert (told["state"], told["problem"]["status"]) == ("failed", 503)
+        assert "start it again" in told["problem"]["detail"]
+        assert job.id not in client.get(f"/references/{set_id}").text
+        assert learn(client, set_id, name="again")["state"] == "done"
+
+
+def test_a_service_that_stops_gives_up_what_it_learns_and_says_so(serve, collect):
+    with serve() as client:
+        job = client.post(f"/v1/reference-sets/{collect(client)}/enrol", json={"name": "x"}).json()
+    with serve() as client:
+        told = client.get(f"/v1/jobs/{job['id']}").json()
+        assert (told["state"], told["problem"]["detail"]) == ("failed", "the service was shut down; start it again")
+        assert "x" not in [each["name"] for each in client.get("/v1/models").json()["items"]]
+
+
+def test_a_fault_while_learning_is_told_and_is_in_the_log_under_the_id_of_the_request(
+    client, collect, learn, monkeypatch, caplog
+):
+    monkeypatch.setattr(client.app.state.service.shelf, "base", None)  # breaks what nobody expects to break
+    set_id = collect(client, "fault")
+    job = learn(client, set_id, name="x")
+    assert (job["state"], job["problem"]["status"], job["model"]) == ("failed", 500, None)
+    assert "callable" not in job["problem"]["detail"]
+    record = next(each for each in caplog.records if each.message == "fault")
+    assert record.request_id == job["problem"]["request_id"]
+    assert learn(client, set_id, name="x")["problem"]["status"] == 500, "nothing is left in the way"
+
+
+def test_a_job_that_is_none_is_a_problem(client):
+    assert client.get(f"/v1/jobs/{'0' * 32}").status_code == 404
