@@ -86,8 +86,7 @@ class Victim(nn.Module):
         scaled = (self.tokens(pixels, noise) - scale.mean) / scale.std
         scaled = scaled + (scaled.clamp(-CLIP, CLIP) - scaled).detach()
         nothing = scaled.new_zeros(len(scaled), 0)
-        heads = self.verifier.heads.heads.values()
-        maps = {kind: values for head in heads for kind, values in head.maps(scaled, nothing).items()}
+        maps = self.verifier.heads.judge(scaled, nothing)
         dense, scores = dense_readings(maps), {}
         for name, rule in READINGS.items():
             members = [maps[kind] for kind in rule.kinds if kind in maps]

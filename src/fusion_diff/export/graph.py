@@ -63,9 +63,7 @@ class ScoringGraph(nn.Module):
         maps = self.encoder(pixels).tokens[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
         width = maps.shape[1]
         tokens = self.verifier.heads.scale(maps.flatten(2).transpose(1, 2)).reshape(-1, width)
-        judged: dict[str, Tensor] = {}
-        for head in self.verifier.heads.heads.values():
-            judged |= head.maps(tokens, tokens[:, :0])
+        judged = self.verifier.heads.judge(tokens, tokens[:, :0])
         dense = [judged[kind] for kind in self.kinds]
         dense += [self.verifier.evidence(judged), self.verifier.scope.distances(tokens)]
         values = torch.stack(dense, dim=1)

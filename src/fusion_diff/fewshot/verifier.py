@@ -15,13 +15,13 @@ from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import Calibration, side_p_values
-from fusion_diff.fewshot.fusion import Fusion
-from fusion_diff.fewshot.heads import Heads
+from fusion_diff.fewshot.fusion import Fusion, weigh_kinds
+from fusion_diff.fewshot.heads import Heads, weighed
 from fusion_diff.fewshot.readings import RECONSTRUCTION, dense_readings, kind_scores, reading_scores
 from fusion_diff.fewshot.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -52,27 +52,6 @@ def _scores(maps: Sequence[dict[str, Tensor]]) -> dict[str, NDArray[np.float64]]
     """Return the scores (n,) of each reading from the maps of n references."""
     per_reference = [reading_scores(each) for each in maps]
     return {name: np.asarray([each[name] for each in per_reference]) for name in per_reference[0]}
-
-
-def _halves_apart(bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths) -> list[dict[str, Tensor]]:
-    """Return the maps of each bag, either half of it by heads that learned from the other halves.
-
-    The least that can be done with a single reference of a side: half a micrograph has not seen the other half, though
-    it is of the same specimen.
-    """
-    halves: list[list[Bag]] = [[], []]
-    for bag in bags:
-        marks = (None, None) if bag.mark is None else bag.mark.tensor_split(2)
-        for side, tokens, residual, mark in zip(
-            halves, bag.tokens.tensor_split(2), bag.residual.tensor_split(2), marks, strict=True
-        ):
-            side.append(Bag(tokens, residual, mark, bag.label))
-    judges = [Heads.fit(half, authentic, paths) for half in halves]
-    maps = []
-    for first, second in zip(*halves, strict=True):
-        judged = judges[1].maps(first.tokens, first.residual), judges[0].maps(second.tokens, second.residual)
-        maps.append({name: torch.cat([each[name] for each in judged]) for name in judged[0]})
-    return maps
 
 
 def _surfaces(
@@ -158,13 +137,19 @@ class Verifier:
                 "too few references to cross-fit (at least two of each side are needed): "
                 "the score is not calibrated and every decision is inconclusive"
             )
-            maps = _halves_apart(bags, authentic, paths)
+            # A single reference of a side can only be judged by heads that learned from it too. One half of it judged
+            # by heads that learned from the other is a question of one specimen: its threshold was worse than a coin's.
+            maps = [heads.maps(bag.tokens, bag.residual) for bag in bags]
         else:
             maps = _held_out(bags, authentic, paths, parts)
+            heads = replace(heads, weights=weigh_kinds(maps, authentic))
+            maps = [weighed(each, heads.weights) for each in maps]
         scores = _scores(maps)
-        fusion = Fusion.fit(scores, authentic)
+        fusion = Fusion.fit(scores, authentic, crossfitted=parts is not None)
         fused = fusion.fuse(scores)
-        calibration = cls._calibrate(fusion, fused, bags, authentic, groups, paths, crossfitted=parts is not None)
+        calibration = cls._calibrate(
+            fusion, fused, bags, authentic, groups, paths, heads.weights, crossfitted=parts is not None
+        )
         correspondence, recognised = _surfaces(bags, authentic, groups)
         fused = fused + recognised / calibration.slope
         own = [fusion.fuse(dense_readings(each)) for each, inside in zip(maps, authentic, strict=True) if inside]
@@ -192,6 +177,7 @@ class Verifier:
         authentic: NDArray[np.bool_],
         groups: Sequence[str],
         paths: Paths,
+        weights: Mapping[str, float],
         *,
         crossfitted: bool,
     ) -> Calibration:
@@ -206,7 +192,8 @@ class Verifier:
         if crossfitted and len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
             single = folds([str(index) for index in range(len(groups))], authentic)
             if single is not None:
-                fused = np.r_[fused, fusion.fuse(_scores(_held_out(bags, authentic, paths, single)))]
+                maps = [weighed(each, weights) for each in _held_out(bags, authentic, paths, single)]
+                fused = np.r_[fused, fusion.fuse(_scores(maps))]
                 truth = np.r_[authentic, authentic]
         return Calibration.fit(fused[truth], fused[~truth])
 
