@@ -30,7 +30,7 @@ from fusion_diff.fewshot import verifier as verifying
 from fusion_diff.fewshot.evidence import pooled
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
-from fusion_diff.fewshot.fusion import Fusion, weigh_kinds
+from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.perception import encode
 
 if TYPE_CHECKING:
@@ -62,7 +62,6 @@ class Row:
         heads: kinds of evidence that are learned.
         readings: readings that are taken.
         fusion: how readings are weighed.
-        alike: kinds of departure are added up as they are, not weighed.
         second_order: pooled evidence of second moments too.
         twins: references are enrolled with their mirror images.
         surfaces: keypoints are looked for.
@@ -77,7 +76,6 @@ class Row:
     heads: tuple = HEADS
     readings: tuple[str, ...] = tuple(READINGS)
     fusion: type[Fusion] = Fusion
-    alike: bool = False
     second_order: bool = False
     twins: bool = True
     surfaces: bool = True
@@ -105,7 +103,6 @@ ROWS = {
     "with reconstruction evidence": Row(residuals=True),
     "no multiple-instance evidence": Row(heads=without(MultipleInstanceEvidence)),
     "no nearest-neighbour evidence": Row(heads=without(NearestNeighbourEvidence)),
-    "kinds of departure not weighed": Row(alike=True),
     "no texture as a whole": Row(readings=unread(readings.TEXTURE)),
     "no pooled evidence": Row(readings=unread(readings.POOLED)),
     "pooled evidence alone": Row(fusion=PooledAlone),
@@ -144,7 +141,6 @@ class Bench:
     def ask(self, row: Row, drawn: Draw, queries: list[Image]) -> dict[str, object]:
         """Return macro-F1 and AUROC of a row on a draw."""
         rooms.HEADS, verifying.Fusion = row.heads, row.fusion
-        verifying.weigh_kinds = (lambda *_: {}) if row.alike else weigh_kinds
         readings.READINGS = {name: READINGS[name] for name in row.readings}
         pooled._features = second_order if row.second_order else FIRST_ORDER
         eye, images = self.eyes[row.view], list(drawn.references)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.decision import decide, probability
-from fusion_diff.fewshot.fusion import DEPARTURES_WEIGHT, DOUBT, LEAST_KIND_WEIGHT, Fusion, weigh_kinds
+from fusion_diff.fewshot.fusion import DEPARTURES_WEIGHT, DOUBT, Fusion
 from fusion_diff.fewshot.readings import (
     DEPARTURES,
     READINGS,
@@ -341,38 +341,6 @@ def test_identical_references_do_not_break_anything(make_bag):
     labels, groups = ["sound"] * 3 + ["crack"] * 3, [str(i) for i in range(6)]
     verifier = Verifier.fit([bag] * 3 + [flawed] * 3, labels, "sound", groups)
     assert probability(log_odds(verifier, bag)) > 0.5 > probability(log_odds(verifier, flawed))
-
-
-def kind_maps(rng, shifts: dict[str, float], count: int = 20) -> tuple[list[dict[str, torch.Tensor]], np.ndarray]:
-    """Maps of which the strangest token is higher, by so much, on the side that is not authentic."""
-    authentic = np.arange(count) < count // 2
-    maps = []
-    for inside in authentic:
-        each = {kind: torch.zeros(50) for kind in shifts}
-        for kind, shift in shifts.items():
-            each[kind][7] = float(rng.normal()) + 20 + (0 if inside else shift)
-        maps.append(each)
-    return maps, authentic
-
-
-def test_a_kind_of_departure_that_sees_nothing_counts_little():
-    shifts = {"multiple-instance": 4, "novelty": -3, "likeness": 0.5}
-    maps, authentic = kind_maps(np.random.default_rng(0), shifts, count=200)
-    weights = weigh_kinds(maps, authentic)
-    assert weights["multiple-instance"] == 1
-    assert weights["novelty"] == LEAST_KIND_WEIGHT < weights["likeness"] < 1
-
-
-@given(st.floats(0.1, 10), st.integers(0, 100))
-def test_the_units_of_a_kind_do_not_change_its_weight(factor, seed):
-    maps, authentic = kind_maps(np.random.default_rng(seed), {"multiple-instance": 2, "novelty": 1, "likeness": 0.5})
-    scaled = [{kind: factor * values for kind, values in each.items()} for each in maps]
-    assert weigh_kinds(scaled, authentic) == pytest.approx(weigh_kinds(maps, authentic), rel=1e-4)
-
-
-def test_with_authentic_references_alone_kinds_are_not_weighed():
-    maps, _ = kind_maps(np.random.default_rng(0), {"novelty": 1})
-    assert weigh_kinds(maps, np.ones(20, dtype=bool)) == {}
 
 
 def test_scores_that_are_not_cross_fitted_let_departures_alone_weigh():

@@ -1,4 +1,4 @@
-"""Fusion: kinds of evidence and readings, each weighed by what it proved on references it had not seen."""
+"""Fusion: each reading weighed by what it proved on references it had not seen."""
 
 from __future__ import annotations
 
@@ -7,42 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_diff.fewshot.bags import top_count
-from fusion_diff.fewshot.readings import DEPARTURES, READINGS, kinds_of
+from fusion_diff.fewshot.readings import DEPARTURES, kinds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
-    from torch import Tensor
 
 DEPARTURES_WEIGHT = 1.0
 DOUBT = 2.0
 """Standard errors by which a reading has to set the sides apart before it weighs anything."""
-LEAST_KIND_WEIGHT = 0.1
-"""What a kind of departure that told nothing apart still counts: a handful of references may miss what it can do."""
-
-
-def weigh_kinds(maps: Sequence[dict[str, Tensor]], authentic: NDArray[np.bool_]) -> dict[str, float]:
-    """Weigh the kinds that departures are added up of by how far each, by itself, sets the two sides apart.
-
-    A kind that does so by one deviation within the sides counts in full, one that does by less in proportion: blind to
-    what happens here, as novelty is to cracks in a layered coating, it would add its noise.
-
-    Args:
-        maps: (n,) of each kind, of references whose heads had not seen them.
-        authentic: which of the references are.
-
-    Returns:
-        Weights in [`LEAST_KIND_WEIGHT`, 1]; none with authentic references alone.
-    """
-    if authentic.all():
-        return {}
-    weights = {}
-    for kind in (kind for kind in READINGS[DEPARTURES].kinds if kind in maps[0]):
-        strongest = [float(each[kind].topk(top_count(len(each[kind]))).values.mean()) for each in maps]
-        weights[kind] = min(1.0, max(LEAST_KIND_WEIGHT, _separation(np.asarray(strongest), authentic)))
-    return weights
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +46,7 @@ class Fusion:
                 continue
             centre[name] = float(inside.mean() + outside.mean()) / 2
             spread[name] = _deviation([inside, outside])
-            separation = _separation(values, authentic)
+            separation = float(outside.mean() - inside.mean()) / spread[name]
             doubt = DOUBT * float(np.sqrt(1 / len(inside) + 1 / len(outside))) if crossfitted else np.inf
             proven = separation - doubt
             weight[name] = max(DEPARTURES_WEIGHT, separation) if name == DEPARTURES else max(0.0, proven)
@@ -106,12 +80,6 @@ class Fusion:
                 for kind, value in kinds.items():
                     parts[kind if len(kinds) > 1 else name] = factor * (value - self.centre[name] / len(kinds))
         return parts
-
-
-def _separation(values: NDArray[np.float64], authentic: NDArray[np.bool_]) -> float:
-    """Return by how many deviations within a side the other side's mean is above the authentic one's."""
-    inside, outside = values[authentic], values[~authentic]
-    return float(outside.mean() - inside.mean()) / _deviation([inside, outside])
 
 
 def _deviation(samples: Sequence[NDArray[np.float64]]) -> float:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from fusion_diff.fewshot.bags import Bag, Scale
@@ -12,7 +12,7 @@ from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -30,17 +30,10 @@ HEADS: tuple[type[Evidence], ...] = (
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """One head of each sort, learned from the same bags, with the scale they share.
-
-    Attributes:
-        scale: centre and spread of the authentic tokens.
-        heads: by name.
-        weights: what the maps of each kind are multiplied by; 1 where a kind is not named.
-    """
+    """One head of each sort, learned from the same bags, with the scale they share."""
 
     scale: Scale
     heads: dict[str, Evidence]
-    weights: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def fit(cls, bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths) -> Heads:
@@ -56,7 +49,7 @@ class Heads:
 
     def keep(self, kinds: set[str]) -> Heads:
         """Return the heads that give one of these kinds: what earned no weight is not computed at inspection."""
-        return replace(self, heads={name: head for name, head in self.heads.items() if kinds & set(head.kinds)})
+        return Heads(self.scale, {name: head for name, head in self.heads.items() if kinds & set(head.kinds)})
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return the evidence (n,) of each kind for tokens (n, C) and residuals (n, R)."""
@@ -64,10 +57,4 @@ class Heads:
 
     def judge(self, scaled: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return the evidence (n,) of each kind for standardised tokens (n, C) and residuals (n, R)."""
-        given = {kind: values for head in self.heads.values() for kind, values in head.maps(scaled, residual).items()}
-        return weighed(given, self.weights)
-
-
-def weighed(maps: dict[str, Tensor], weights: Mapping[str, float]) -> dict[str, Tensor]:
-    """Multiply the maps (n,) of kinds by their weights."""
-    return {kind: values * weights[kind] if kind in weights else values for kind, values in maps.items()}
+        return {kind: values for head in self.heads.values() for kind, values in head.maps(scaled, residual).items()}

@@ -34,7 +34,6 @@ def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors |= {f"{name}.{key}": value for key, value in head.state().items()}
     return tensors, {
         "heads": list(verifier.heads.heads),
-        "kind_weights": verifier.heads.weights,
         "fusion": asdict(verifier.fusion),
         "calibration": asdict(verifier.calibration),
         "inside": verifier.inside.tolist(),
@@ -59,10 +58,8 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
         )
         for name in values["heads"]
     }
-    # Enrolments that were made before kinds were weighed counted them alike.
-    weights = {kind: float(weight) for kind, weight in values.get("kind_weights", {}).items()}
     return Verifier(
-        heads=Heads(Scale(tensors["scale.mean"], tensors["scale.std"]), heads, weights),
+        heads=Heads(Scale(tensors["scale.mean"], tensors["scale.std"]), heads),
         fusion=Fusion(**values["fusion"]),
         calibration=Calibration(**values["calibration"]),
         inside=np.asarray(values["inside"], dtype=np.float64),

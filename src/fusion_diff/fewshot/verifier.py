@@ -15,13 +15,13 @@ from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import Calibration, side_p_values
-from fusion_diff.fewshot.fusion import Fusion, weigh_kinds
-from fusion_diff.fewshot.heads import Heads, weighed
+from fusion_diff.fewshot.fusion import Fusion
+from fusion_diff.fewshot.heads import Heads
 from fusion_diff.fewshot.readings import RECONSTRUCTION, dense_readings, kind_scores, reading_scores
 from fusion_diff.fewshot.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -142,14 +142,10 @@ class Verifier:
             maps = [heads.maps(bag.tokens, bag.residual) for bag in bags]
         else:
             maps = _held_out(bags, authentic, paths, parts)
-            heads = replace(heads, weights=weigh_kinds(maps, authentic))
-            maps = [weighed(each, heads.weights) for each in maps]
         scores = _scores(maps)
         fusion = Fusion.fit(scores, authentic, crossfitted=parts is not None)
         fused = fusion.fuse(scores)
-        calibration = cls._calibrate(
-            fusion, fused, bags, authentic, groups, paths, heads.weights, crossfitted=parts is not None
-        )
+        calibration = cls._calibrate(fusion, fused, bags, authentic, groups, paths, crossfitted=parts is not None)
         correspondence, recognised = _surfaces(bags, authentic, groups)
         fused = fused + recognised / calibration.slope
         own = [fusion.fuse(dense_readings(each)) for each, inside in zip(maps, authentic, strict=True) if inside]
@@ -177,7 +173,6 @@ class Verifier:
         authentic: NDArray[np.bool_],
         groups: Sequence[str],
         paths: Paths,
-        weights: Mapping[str, float],
         *,
         crossfitted: bool,
     ) -> Calibration:
@@ -192,8 +187,7 @@ class Verifier:
         if crossfitted and len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
             single = folds([str(index) for index in range(len(groups))], authentic)
             if single is not None:
-                maps = [weighed(each, weights) for each in _held_out(bags, authentic, paths, single)]
-                fused = np.r_[fused, fusion.fuse(_scores(maps))]
+                fused = np.r_[fused, fusion.fuse(_scores(_held_out(bags, authentic, paths, single)))]
                 truth = np.r_[authentic, authentic]
         return Calibration.fit(fused[truth], fused[~truth])
 

@@ -228,7 +228,6 @@ def reference_shifts(model: DiffusionModel, references: ReferenceSet, enrolment:
         rest = np.setdiff1d(np.arange(len(authentic)), part).tolist()
         known = [replace(enrolment.bags[i], label=enrolment.labels[i]) for i in rest]
         heads = Heads.fit(known, authentic[rest], enrolment.paths).keep(verifier.fusion.kinds)
-        heads = replace(heads, weights=verifier.heads.weights)
         for index in part.tolist():
             judges[index] = heads
 
