@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from itertools import count
 from typing import TYPE_CHECKING
 
 import torch
@@ -36,29 +37,35 @@ def learn(
     started = time.perf_counter()
     if len(references) == 1:
         raise EnrolmentError(ALONE_MESSAGE)
+    steps, total = count(1), len(references) * (1 + reconstruction + detect_attacks)
+
+    def step() -> None:
+        if progress:
+            progress(next(steps), total)
+
     encoded = []
-    for index, reference in enumerate(references):
+    for reference in references:
         # With the diffusion path this pass is for the condition alone, and twins have no say in it.
         encoded.append(encode(reference.micrograph, model.encoder, mark=reference.mark, twins=not reconstruction))
-        if progress:
-            progress(index + 1, len(references))
+        step()
     authentic = [
         condition for (_, condition), r in zip(encoded, references, strict=True) if r.label == references.authentic
     ]
     towards = torch.stack(authentic).mean(0)
     bags = [bag for bag, _ in encoded]
     if reconstruction:
-        bags = [
-            encode(
+        bags = []
+        for reference in references:
+            bag, _ = encode(
                 reference.micrograph,
                 model.encoder,
                 mark=reference.mark,
                 reconstruction=model.reconstruction,
                 towards=towards,
                 twins=True,
-            )[0]
-            for reference in references
-        ]
+            )
+            bags.append(bag)
+            step()
     surfaces = [surface(reference.micrograph) for reference in references]
     enrolment = Enrolment(
         authentic=references.authentic,
@@ -74,7 +81,7 @@ def learn(
     if detect_attacks:
         from fusion_diff.trust.purification import reference_shifts
 
-        enrolment = replace(enrolment, shifts=reference_shifts(model, references, enrolment))
+        enrolment = replace(enrolment, shifts=reference_shifts(model, references, enrolment, step))
     enrolment = replace(enrolment, seconds=time.perf_counter() - started)
     enrolment.__dict__["verifier"] = verifier
     return enrolment

@@ -180,7 +180,8 @@ class DiffusionModel:
                 inspection the path is run only if it earned a weight.
             detect_attacks: measure what purification does to the references, so that `inspect` can tell what was
                 attacked. Takes as long again as encoding with the diffusion path.
-            progress: called with references encoded and their number.
+            progress: called with steps done and their number: one for each reference, and one more with each of the
+                options above.
 
         Returns:
             What was learned, with cross-fitted `figures` and `warnings`.

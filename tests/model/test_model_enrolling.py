@@ -93,6 +93,17 @@ def test_progress_counts_every_reference(model, make_references):
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
+def test_progress_counts_what_the_diffusion_path_does_too(model, make_references):
+    steps = []
+    model.enroll(
+        make_references({"fine": 2, "coarse": 2}),
+        reconstruction=True,
+        detect_attacks=True,
+        progress=lambda done, total: steps.append((done, total)),
+    )
+    assert steps == [(done, 12) for done in range(1, 13)]
+
+
 def test_enrolling_again_replaces_what_was_enrolled(model, make_references):
     first = model.enroll(make_references({"fine": 2, "coarse": 2}))
     second = model.enroll(make_references({"fine": 3, "bar": 2}))

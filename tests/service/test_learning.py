@@ -48,11 +48,11 @@ def test_how_far_a_job_is_is_told_as_long_as_someone_works_on_it(serve, database
         database = client.app.state.service.database
         with database.write() as session:
             job = jobs.begin(session, "audit", set_id, "0" * 64, 4)
-        with jobs.Pulse(database, job.id) as pulse:
-            pulse.done = 3
+        with jobs.Pulse(database, job.id, 4) as pulse:
+            pulse.done, pulse.total = 3, 8
             while (told := client.get(f"/v1/jobs/{job.id}").json())["done"] == 0:
                 assert told["state"] == "running"
-            assert told["done"] == 3
+            assert (told["done"], told["total"]) == (3, 8)
 
 
 def test_a_job_whose_process_was_killed_has_failed_and_another_can_begin(serve, database_url, collect, learn):

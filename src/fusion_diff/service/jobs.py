@@ -34,11 +34,11 @@ class Pulse:
     """Says that a job is being worked on, and how far it is, from a thread of its own while the block runs.
 
     Attributes:
-        done: references that were encoded.
+        done: steps that were done, and `total`, their number.
     """
 
-    def __init__(self, database: Database, job_id: str) -> None:
-        self.done = 0
+    def __init__(self, database: Database, job_id: str, total: int) -> None:
+        self.done, self.total = 0, total
         self._database, self._job_id, self._ended = database, job_id, Event()
         self._thread = Thread(target=self._beat, name="fusion-diff-pulse", daemon=True)
 
@@ -56,7 +56,7 @@ class Pulse:
         while not self._ended.wait(_BEAT_SECONDS):
             try:
                 with self._database.write() as session:
-                    values = {"done": self.done, "heard": now()}
+                    values = {"done": self.done, "total": self.total, "heard": now()}
                     session.execute(update(Job).where(Job.id == self._job_id).values(values))
             except Exception as error:  # the records may be back before the job is done
                 _log.warning("progress not recorded", exc_info=error)
@@ -72,7 +72,7 @@ def begin(
         kind: what it does.
         reference_set_id: of the references it learns from.
         subject: digest of all that its result depends on.
-        total: number of the references.
+        total: number of its steps, as far as that is known.
     """
     kept = kept_set(session, reference_set_id)
     row = Job(kind=kind, reference_set_id=kept, subject=subject, total=total, model=None)

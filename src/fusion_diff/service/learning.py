@@ -118,7 +118,7 @@ class Learning:
             with self._database.write() as session:
                 job = jobs.begin(session, kind, collected.id, self._subject(collected), len(collected.images))
             self._thread = Thread(
-                target=self._run, args=(job.id, work, request_id), name="fusion-diff-learn", daemon=True
+                target=self._run, args=(job.id, job.total, work, request_id), name="fusion-diff-learn", daemon=True
             )
             self._thread.start()
         except BaseException:
@@ -126,13 +126,13 @@ class Learning:
             raise
         return job
 
-    def _run(self, job_id: str, work: Callable[[Progress], Finish], request_id: str | None) -> None:
+    def _run(self, job_id: str, total: int, work: Callable[[Progress], Finish], request_id: str | None) -> None:
         """Work on a job. The next one may begin as soon as this one is told to have ended."""
         try:
-            with jobs.Pulse(self._database, job_id) as pulse:
+            with jobs.Pulse(self._database, job_id, total) as pulse:
 
-                def progress(done: int, _total: int) -> None:
-                    pulse.done = done
+                def progress(done: int, total: int) -> None:
+                    pulse.done, pulse.total = done, total
                     if self._closed:
                         raise StoppingError("the service was shut down; start it again", retry_after=5)
 

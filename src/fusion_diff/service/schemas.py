@@ -273,8 +273,8 @@ class JobOut(BaseModel):
     id: Id
     kind: Literal["audit", "enrolment"]
     state: Literal["running", "done", "failed"]
-    done: int = Field(description="References that were looked at; what is learned from all of them comes after.")
-    total: int = Field(description="References in all.")
+    done: int = Field(description="Looks at references so far; what is learned from all of them comes after.")
+    total: int = Field(description="Looks in all: one at each reference, and one more with each option.")
     reference_set: Id | None
     findings: list[FindingOut] | None = Field(default=None, description="Of an audit that is done, gravest first.")
     model: ModelOut | None = Field(default=None, description="Of an enrolment that is done.")

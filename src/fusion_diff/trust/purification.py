@@ -26,6 +26,8 @@ from fusion_diff.fewshot.heads import Heads
 from fusion_diff.perception import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from fusion_diff.diffusion.prior import DiffusionPrior
     from fusion_diff.encoder.fusion import DualPathEncoder, Encoding
     from fusion_diff.enrolment import Enrolment
@@ -209,7 +211,9 @@ def purified_paths(model: DiffusionModel, enrolment: Enrolment) -> tuple[Purifie
     return purified, PurifiedReconstruction(model.reconstruction, purified) if needed else None
 
 
-def reference_shifts(model: DiffusionModel, references: ReferenceSet, enrolment: Enrolment) -> tuple[float, ...]:
+def reference_shifts(
+    model: DiffusionModel, references: ReferenceSet, enrolment: Enrolment, step: Callable[[], None]
+) -> tuple[float, ...]:
     """Return how far purification moves the log-odds of each reference, none of which was attacked.
 
     Each is scored by heads that learned from the other specimens: those that know it would find its own tokens in their
@@ -219,6 +223,7 @@ def reference_shifts(model: DiffusionModel, references: ReferenceSet, enrolment:
         model: whose encoder and prior to use.
         references: the references, in the order of the enrolment.
         enrolment: what was learned from them.
+        step: called after each reference.
     """
     verifier = enrolment.verifier
     authentic = np.asarray([label == enrolment.authentic for label in enrolment.labels])
@@ -241,4 +246,5 @@ def reference_shifts(model: DiffusionModel, references: ReferenceSet, enrolment:
         before, _ = encode(reference.micrograph, model.encoder, reconstruction=plain, towards=towards)
         after, _ = encode(reference.micrograph, purified, reconstruction=painted, towards=towards)
         shifts.append(abs(log_odds(before, heads) - log_odds(after, heads)))
+        step()
     return tuple(shifts)

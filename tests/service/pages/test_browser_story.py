@@ -116,7 +116,7 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     page.get_by_role("button", name="Look for mistakes").click()
     page.locator("#audit .ok, #audit .findings").wait_for(timeout=PATIENCE)
     page.get_by_role("button", name="Enrol", exact=True).click()
-    page.locator("#enrolled").get_by_text(f"of {2 * SHOTS} references looked at").wait_for()
+    page.locator("#enrolled").get_by_text(f"of {2 * SHOTS} looks at references").wait_for()
     page.reload()
     page.locator("#enrolled").get_by_text("AUROC").wait_for(timeout=PATIENCE)
     shoot(page, "references")
