@@ -21,7 +21,7 @@ from fusion_diff.fewshot.readings import (
     kinds_of,
     reading_scores,
 )
-from fusion_diff.fewshot.verifier import FEW_GROUPS, Verifier
+from fusion_diff.fewshot.verifier import FEW_GROUPS, OF_THE_SEEN, Verifier
 
 
 def enrolled(make_bag, inside: int, outside: int, *, residuals: int = 0, groups=None, **flaw) -> Verifier:
@@ -355,5 +355,8 @@ def test_scores_that_are_not_cross_fitted_let_departures_alone_weigh():
 def test_the_threshold_of_one_reference_a_side_lies_between_the_two(make_bag):
     authentic, flawed = make_bag(1), make_bag(100, flawed=10)
     verifier = Verifier.fit([authentic, flawed], ["sound", "crack"], "sound", ["0", "1"])
-    assert log_odds(verifier, authentic) == pytest.approx(-log_odds(verifier, flawed), rel=1e-3)
-    assert log_odds(verifier, authentic) < 0
+    (inside, _), (outside, _) = (
+        verifier.fused(verifier.heads.maps(bag.tokens, bag.residual)) for bag in (authentic, flawed)
+    )
+    even = -verifier.calibration.intercept / verifier.calibration.slope
+    assert (even - inside) / (outside - inside) == pytest.approx(OF_THE_SEEN / 2, rel=1e-3)

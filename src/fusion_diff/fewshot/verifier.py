@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FEW_GROUPS = 5
 """With so few specimens, leaving one out leaves the heads so much poorer that the threshold comes out too low."""
+OF_THE_SEEN = 0.9
+"""Of another specimen heads will say about this share of what they say of one whose flaws they learned."""
 REGION_QUANTILE = 0.995
 """Regions are listed where evidence passes this quantile of the authentic references' own tokens."""
 ALONE_MESSAGE = "one authentic reference alone gives nothing to compare with; use a second one, or one of another class"
@@ -179,12 +181,16 @@ class Verifier:
         """Fit log-odds to the cross-fitted scores; of few specimens, to scores with single references left out as well.
 
         The former ask more of the heads than inspection will, which has all specimens to learn from, and the latter
-        less, for a specimen then judges itself. On development draws both together gave the better threshold.
+        less, for a specimen then judges itself. On development draws both together gave the better threshold. Scores
+        that are not cross-fitted flatter the other side, whose very flaws the heads know.
         """
         if authentic.all():
             return Calibration.one_class()
         truth = authentic
-        if crossfitted and len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
+        if not crossfitted:
+            inside = fused[authentic].mean()
+            fused = np.where(authentic, fused, inside + OF_THE_SEEN * (fused - inside))
+        elif len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
             single = folds([str(index) for index in range(len(groups))], authentic)
             if single is not None:
                 fused = np.r_[fused, fusion.fuse(_scores(_held_out(bags, authentic, paths, single)))]
