@@ -66,12 +66,12 @@ class Reading:
         for part in parts:
             where = slice(*part.rows), slice(*part.columns)
             shape = part.rows[1] - part.rows[0], part.columns[1] - part.columns[0]
-            judged = verifier.heads.maps(part.tokens, part.residual)
+            tokens = verifier.heads.scale(part.tokens)
+            judged = verifier.heads.judge(tokens, part.residual)
             for name, values in judged.items():
                 maps.setdefault(name, torch.zeros(grid.rows, grid.columns))[where] = values.view(shape).cpu()
             values = verifier.evidence(judged)
             evidence[where] = values.view(shape).cpu()
-            tokens = verifier.heads.scale(part.tokens)
             total = total + tokens.sum(0)
             strange += float(verifier.scope.distances(tokens).sum())
             level, index = values.topk(min(limit, len(values)))

@@ -153,7 +153,10 @@ class Verifier:
         own = [fusion.fuse(dense_readings(each)) for each, inside in zip(maps, authentic, strict=True) if inside]
         own_quantile = calibration.log_odds(float(np.quantile(torch.cat(own).cpu().numpy(), REGION_QUANTILE)))
         scaled = [heads.scale(bag.tokens) for bag in bags]
-        ranks = [fusion.fuse(dense_readings(heads.maps(bag.tokens, bag.residual))) for bag in bags]
+        ranks = [
+            fusion.fuse(dense_readings(heads.judge(tokens, bag.residual)))
+            for tokens, bag in zip(scaled, bags, strict=True)
+        ]
         return cls(
             heads=heads.keep(fusion.kinds),
             fusion=fusion,
