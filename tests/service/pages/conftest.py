@@ -78,6 +78,7 @@ def open_page(browser) -> Iterator[Callable]:
             base_url=address, viewport={"width": 1360, "height": 900}, accept_downloads=True, **options
         )
         contexts.append(context)
+        context.set_default_timeout(120_000)  # for a busy machine
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(
