@@ -22,8 +22,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion_diff.fewshot.bags import CLIP, top_count
-from fusion_diff.fewshot.readings import READINGS, dense_readings
+from fusion_diff.fewshot.bags import CLIP
+from fusion_diff.fewshot.readings import READINGS, dense_readings, rank_weights
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import _settle, perceive
 from fusion_diff.reading import Reading
@@ -91,7 +91,8 @@ class Victim(nn.Module):
         for name, rule in READINGS.items():
             members = [maps[kind] for kind in rule.kinds if kind in maps]
             if name in dense:
-                scores[name] = dense[name].topk(top_count(len(dense[name]))).values.mean()
+                weights = dense[name].new_tensor(rank_weights(len(dense[name])))
+                scores[name] = dense[name].topk(len(weights)).values @ weights
             elif members:
                 scores[name] = torch.stack(members).sum(0).mean()
         calibration = self.verifier.calibration

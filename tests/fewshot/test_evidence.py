@@ -48,6 +48,18 @@ def test_multiple_instance_learning_finds_the_direction_of_a_planted_flaw(make_b
     assert float(value(head, unseen.tokens, NO_RESIDUAL)[unseen.mark].min()) > 0
 
 
+def test_what_comes_again_is_the_flaw_not_what_is_stranger_in_each_reference_by_itself(make_bag):
+    direction, authentic, others = planted(make_bag)
+    for index, bag in enumerate(others):
+        own = torch.nn.functional.normalize(torch.randn(16, generator=torch.Generator().manual_seed(40 + index)), dim=0)
+        calm = (bag.tokens @ direction).argsort()[:8]
+        bag.tokens[calm] += 14 * own
+    head = MultipleInstanceEvidence.fit(authentic, others, PATHS)
+    learned = head.weights[0].view(-1, 17)[0, :-1]
+    assert float(learned @ direction / learned.norm()) > 0.6
+    assert auroc(head, make_bag(500, flawed=8, direction=direction, marked=True)) > 0.9
+
+
 @pytest.mark.parametrize("kind", [MultipleInstanceEvidence, NearestNeighbourEvidence])
 def test_dense_evidence_comes_in_deviations_of_authentic_tokens(make_bag, kind):
     _, authentic, others = planted(make_bag)

@@ -19,6 +19,7 @@ from fusion_diff.fewshot.readings import (
     dense_readings,
     kind_scores,
     kinds_of,
+    rank_weights,
     reading_scores,
 )
 from fusion_diff.fewshot.verifier import FEW_GROUPS, OF_THE_SEEN, Verifier
@@ -187,8 +188,24 @@ def test_kinds_that_agree_on_a_token_are_added_before_the_strongest_are_taken():
     one[:2], other[100:102] = 5.0, 5.0
     one[50:52], other[50:52] = 4.0, 4.0
     maps = {"multiple-instance": one, "likeness": other, "novelty": torch.ones(200)}
-    assert reading_scores(maps) == {DEPARTURES: 9.0, TEXTURE: pytest.approx(18 / 200)}
-    assert kind_scores(maps)[DEPARTURES] == {"multiple-instance": 4.0, "novelty": 1.0, "likeness": 4.0}
+    # The highest 1, 2, 6 and 20 of 200 added up: 9, 9 and twice 9 and four times 6, which one kind alone gives.
+    scores = reading_scores(maps)
+    assert scores[TEXTURE] == pytest.approx(18 / 200)
+    assert scores[DEPARTURES] == pytest.approx((9 + 9 + 42 / 6 + (42 + 14) / 20) / 4)
+    parts = kind_scores(maps)[DEPARTURES]
+    assert parts["novelty"] == pytest.approx(1)
+    assert parts["multiple-instance"] == pytest.approx((4 + 4 + 18 / 6 + 18 / 20) / 4)
+
+
+@given(st.integers(1, 10_000))
+def test_ranks_weigh_as_the_mean_over_shares_of_the_means_of_the_highest_values(count):
+    weights = rank_weights(count)
+    assert len(weights) <= count
+    assert weights.sum() == pytest.approx(1)
+    assert (np.diff(weights) <= 0).all()
+    values = np.sort(np.random.default_rng(count).normal(size=count))[::-1]
+    means = [values[: max(1, round(share * count))].mean() for share in (0.003, 0.01, 0.03, 0.1)]
+    assert values[: len(weights)] @ weights == pytest.approx(np.mean(means))
 
 
 TOKEN_MAPS = st.integers(1, 400).flatmap(
@@ -209,8 +226,9 @@ def test_scores_of_kinds_add_up_to_those_of_their_reading(drawn):
     assert set(dense) == {name for name in scores if READINGS[name].dense}
     for name, score in scores.items():
         values = torch.stack([maps[kind] for kind in READINGS[name].kinds if kind in maps]).sum(0)
-        top = max(1, round(0.01 * count)) if name in dense else count
-        assert score == pytest.approx(float(values.sort(descending=True).values[:top].mean()), abs=1e-4)
+        weights = rank_weights(count) if name in dense else np.full(count, 1 / count)
+        highest = values.sort(descending=True).values[: len(weights)].numpy()
+        assert score == pytest.approx(float(highest @ weights), abs=1e-4)
         assert sum(kind_scores(maps)[name].values()) == pytest.approx(score, abs=1e-4)
     for name, values in dense.items():
         torch.testing.assert_close(values, sum(maps[kind] for kind in READINGS[name].kinds if kind in maps))

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion_diff.errors import CheckpointError
-from fusion_diff.fewshot.bags import top_count
 from fusion_diff.fewshot.classes import top_limit
-from fusion_diff.fewshot.readings import READINGS, dense_readings
+from fusion_diff.fewshot.readings import READINGS, dense_readings, rank_weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -133,9 +132,12 @@ def _fused(maps: dict[str, NDArray[np.float32]], exported: Exported) -> tuple[fl
         if fusion.weight.get(name, 0.0) <= 0 or not members:
             continue
         if name in dense:
-            chosen = _strongest(np.asarray(dense[name]), top_count(len(dense[name])))
-            members = {kind: values[chosen] for kind, values in members.items()}
-        scores[name] = {kind: float(values.mean(dtype=np.float64)) for kind, values in members.items()}
+            added, weights = np.asarray(dense[name]), rank_weights(len(dense[name]))
+            chosen = _strongest(added, len(weights))
+            chosen = chosen[np.argsort(-added[chosen])]
+            scores[name] = {kind: float(values[chosen] @ weights) for kind, values in members.items()}
+        else:
+            scores[name] = {kind: float(values.mean(dtype=np.float64)) for kind, values in members.items()}
     fused = fusion.fuse({name: sum(kinds.values()) for name, kinds in scores.items()})
     return float(fused), fusion.parts(scores, exported.calibration.slope)
 

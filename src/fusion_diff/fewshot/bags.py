@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.keypoints import Keypoints
 
 TOP_SHARE = 0.01
-"""A micrograph is as strange as the mean of this share of its tokens, the strangest ones: flaws are small."""
+"""This share of a micrograph's tokens, those of highest evidence, tells what sort of flaw it has: flaws are small."""
 CLIP = 6.0
 """Standardised channels are clipped here, so that one broken channel cannot outvote all others."""
 

@@ -5,10 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from fusion_diff.fewshot.bags import top_count
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
     from torch import Tensor
+
+FLAW_SHARES = (0.003, 0.01, 0.03, 0.1)
+"""A flaw may be a single pore or run through a tenth of a micrograph: the highest values count in all these shares."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +23,8 @@ class Rule:
 
     Attributes:
         kinds: kinds of evidence whose maps are added up, token by token.
-        dense: a flaw may be small: the score is the mean of the highest values. Otherwise it is the mean of all.
+        dense: a flaw may be small: the highest values are the score, see `rank_weights`. Otherwise it is the mean of
+            all.
     """
 
     kinds: tuple[str, ...]
@@ -51,6 +58,19 @@ def dense_readings(maps: dict[str, Tensor]) -> dict[str, Tensor]:
     return added
 
 
+def rank_weights(count: int) -> NDArray[np.float64]:
+    """Return what each of the highest of `count` values weighs, (k,) from the first down; the weights add up to 1.
+
+    The weighted sum is the mean, over `FLAW_SHARES`, of the means of the highest values of that share: no size of flaw
+    is taken for granted.
+    """
+    counts = [top_count(count, share) for share in FLAW_SHARES]
+    weights = np.zeros(max(counts))
+    for each in counts:
+        weights[:each] += 1 / (each * len(counts))
+    return weights
+
+
 def kind_scores(maps: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     """Pool the maps (n,) of a whole micrograph into the part that each kind has in each reading.
 
@@ -61,9 +81,10 @@ def kind_scores(maps: dict[str, Tensor]) -> dict[str, dict[str, float]]:
     for name, rule in READINGS.items():
         members = {kind: maps[kind] for kind in rule.kinds if kind in maps}
         if name in dense:
-            strongest = dense[name].topk(top_count(len(dense[name]))).indices
-            members = {kind: values[strongest] for kind, values in members.items()}
-        if members:
+            weights = dense[name].new_tensor(rank_weights(len(dense[name])))
+            highest = dense[name].topk(len(weights)).indices
+            scores[name] = {kind: float(values[highest] @ weights) for kind, values in members.items()}
+        elif members:
             scores[name] = {kind: float(values.mean()) for kind, values in members.items()}
     return scores
 
