@@ -65,6 +65,7 @@ class Row:
         second_order: pooled evidence of second moments too.
         twins: references are enrolled with their mirror images.
         surfaces: keypoints are looked for.
+        detector: the flaw detector tells where to look first, where its tokens are looked at.
         marks: flaws are marked on the references.
         imagined: every reference is joined by a variant that the prior made of it.
         residuals: the diffusion path says what it could not give back.
@@ -79,6 +80,7 @@ class Row:
     second_order: bool = False
     twins: bool = True
     surfaces: bool = True
+    detector: bool = True
     marks: bool = False
     imagined: bool = False
     residuals: bool = False
@@ -108,6 +110,7 @@ ROWS = {
     "pooled evidence alone": Row(fusion=PooledAlone),
     "pooled evidence of second moments too": Row(second_order=True),
     "no correspondence evidence": Row(surfaces=False),
+    "no flaw detector": Row(detector=False),
     "flaws marked": Row(marks=True),
     "no mirror images of references": Row(twins=False),
     "with variants of references by the prior": Row(imagined=True),
@@ -121,16 +124,16 @@ class Bench:
 
     def __init__(self, model: DiffusionModel, taught: dict[str, str]) -> None:
         self.model = model
-        self.eyes = {"shipped": Eye(model.encoder)}
+        self.eyes = {"shipped": Eye(model)}
         prior = model.reconstruction.prior
         views = {
             name: kind(model.encoder) for name, kind in (("gated", Gated), ("dihedral", Dihedral), ("coarse", Coarse))
         }
         for name, view in (views | {"imagined": Imagined(model.encoder, prior)}).items():
-            self.eyes[name] = Eye(model.encoder)
+            self.eyes[name] = Eye(model)
             self.eyes[name].encoder = view
         for name, checkpoint in taught.items():
-            self.eyes[name] = Eye(DiffusionModel.from_pretrained(checkpoint).encoder)
+            self.eyes[name] = Eye(DiffusionModel.from_pretrained(checkpoint))
 
     def forget(self, *kept: str) -> None:
         """Drop the images that other encoders have seen."""
@@ -165,6 +168,7 @@ class Bench:
             "authentic",
             [image.group for image in images],
             (sum(paths),) if row.joined else paths,
+            eye.detector if row.detector and bags[0].tokens.shape[1] == sum(self.model.encoder.paths) else None,
         )
         said, truth = answer(verifier, asked), [not image.authentic for image in queries]
         return {

@@ -17,20 +17,23 @@ if TYPE_CHECKING:
 
     from protocol import Image
 
-    from fusion_diff.encoder.fusion import DualPathEncoder
+    from fusion_diff import DiffusionModel
     from fusion_diff.fewshot.bags import Bag
 
 
 class Eye:
     """An encoder that remembers what it has seen."""
 
-    def __init__(self, encoder: DualPathEncoder) -> None:
-        self.encoder = encoder
+    def __init__(self, model: DiffusionModel) -> None:
+        self.encoder = model.encoder
+        self.detector = model.flaw_detector
         self.bags: dict[tuple[Image, bool], Bag] = {}
         digest = hashlib.sha256()
-        for name, value in sorted(encoder.own_state().items()):
-            if name.startswith(("global_", "local_norm")):  # what tokens depend on
-                digest.update(value.numpy().tobytes())
+        weights = {k: v for k, v in self.encoder.own_state().items() if k.startswith(("global_", "local_norm"))}
+        if self.detector is not None:
+            weights |= self.detector.state_dict()
+        for _, value in sorted(weights.items()):  # what tokens depend on, and what is learned from them
+            digest.update(value.numpy().tobytes())
         self.sha256 = digest.hexdigest()
 
     def look(self, image: Image, *, reference: bool = False) -> Bag:
@@ -52,6 +55,7 @@ class Eye:
             "authentic",
             [image.group for image in references],
             self.encoder.paths,
+            self.detector,
         )
 
 

@@ -38,7 +38,7 @@ class Methods:
     """Every method by name, asked by draw."""
 
     def __init__(self, model: DiffusionModel) -> None:
-        self.eye = Eye(model.encoder)
+        self.eye = Eye(model)
         self.baselines = Baselines()
         self.rates: dict[tuple[str, str, int], float] = {}
         self.names = [OURS, MARKED, ALONE, SAME_TOKENS, *FROZEN, *TRAINED]

@@ -52,7 +52,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    eye, rows = Eye(DiffusionModel.from_pretrained(options.model).encoder), []
+    eye, rows = Eye(DiffusionModel.from_pretrained(options.model)), []
     print("| set | shots | references | AUPRO | flaws touched | IoU | draws |\n|---|---|---|---|---|---|---|")
     for name in options.sets:
         task = SETS[name](options.data)[0]

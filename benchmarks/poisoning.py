@@ -86,6 +86,7 @@ class Poisoned:
             bags=tuple(self.bags[index] for index in keep),
             condition=torch.zeros(1, 1),
             references_sha256="",
+            detector=self.eye.detector,
         )
 
     def scores(self, enrolment: Enrolment) -> tuple[list[float], list[bool]]:
@@ -159,7 +160,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def ask(name: str, answers: Answers, options: argparse.Namespace) -> None:
     """Ask everything that is not answered yet about one set."""
-    eye = Eye(DiffusionModel.from_pretrained(options.model).encoder)
+    eye = Eye(DiffusionModel.from_pretrained(options.model))
     for seed in track(range(options.seeds), name):
         for number, task in enumerate(SETS[name](options.data)[: options.tasks]):
             drawn = draw(task, options.shots, seed)

@@ -262,7 +262,7 @@ def markdown(figures: dict[str, dict[str, Any]]) -> str:
 def ask(name: str, answers: Answers, options: argparse.Namespace) -> None:
     """Ask everything that is not answered yet about one set."""
     model = DiffusionModel.from_pretrained(options.model)
-    eye = Eye(model.encoder)
+    eye = Eye(model)
     for seed in range(options.seeds):
         drawn = draw(SETS[name](options.data)[0], options.shots, seed)
         if drawn is None:

@@ -48,7 +48,7 @@ def main() -> int:
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    eye = Eye(DiffusionModel.from_pretrained(options.model).encoder)
+    eye = Eye(DiffusionModel.from_pretrained(options.model))
     tasks = {name: SETS[name](options.data)[0] for name in SETS}
     others = {name: some(list(task.references), options.images) for name, task in tasks.items()}
     others["ceramic_sem_gallery"] = some(gallery(options.data), options.images)

@@ -5,6 +5,7 @@ A checkpoint holds
     manifest.json             sha256 of every other file
     config.json               format, name, encoder shape, how it was made
     encoder.safetensors       the encoder's weights, see `compact` (the CNN's come from their own package)
+    flaw_detector.safetensors where to look for flaws first (a checkpoint may lack it)
     prior/                    vae, unet and scheduler in the Stable Diffusion v1 layout
     enrolment.safetensors     what was learned from the references, when any are enrolled
     enrolment.json

@@ -76,6 +76,7 @@ def learn(
         bags=tuple(replace(bag, keypoints=found) for bag, found in zip(bags, surfaces, strict=True)),
         condition=towards,
         references_sha256=references.sha256,
+        detector=model.flaw_detector,
     )
     verifier = enrolment.verifier  # learn now, so that the first inspection does not wait
     if detect_attacks:

@@ -19,7 +19,7 @@ from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.result import NEAREST, NearestReference, RecognisedSurface
 
 if TYPE_CHECKING:
-    pass
+    from fusion_diff.encoder.flaw_detector import FlawDetector
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +35,7 @@ class Enrolment:
         bags: tokens of each reference; halves rounded to float16, as they are stored.
         condition: (tokens, condition width), the mean condition of the authentic references.
         references_sha256: digest of the reference set.
+        detector: tells where to look for flaws first; it belongs to the model, and is not stored here.
         builtin: whether these are the procedural references that come with the embedded model.
         shifts: how far purification moves the log-odds of each reference, see `trust.purification`; empty where that
             was not measured.
@@ -49,6 +50,7 @@ class Enrolment:
     bags: tuple[Bag, ...]
     condition: Tensor
     references_sha256: str
+    detector: FlawDetector | None = None
     builtin: bool = False
     shifts: tuple[float, ...] = ()
     seconds: float = 0.0
@@ -56,7 +58,7 @@ class Enrolment:
     @cached_property
     def verifier(self) -> Verifier:
         """What is learned from the references (computed once; a second or so for a handful)."""
-        return Verifier.fit(self.bags, self.labels, self.authentic, self.groups, self.paths)
+        return Verifier.fit(self.bags, self.labels, self.authentic, self.groups, self.paths, self.detector)
 
     @property
     def counts(self) -> dict[str, int]:

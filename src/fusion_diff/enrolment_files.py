@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor
 
+    from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.fewshot.verifier import Verifier
 
 FORMAT = "fusion-diff/enrolment/3"
@@ -62,8 +63,8 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
     )
 
 
-def load_enrolment(folder: Path) -> Enrolment | None:
-    """Read the enrolment of a checkpoint folder; None where it has none.
+def load_enrolment(folder: Path, detector: FlawDetector | None = None) -> Enrolment | None:
+    """Read the enrolment of a checkpoint folder, with the model's detector; None where it has none.
 
     Raises:
         CheckpointError: its files are damaged or of another format.
@@ -96,6 +97,7 @@ def load_enrolment(folder: Path) -> Enrolment | None:
             ),
             condition=tensors["condition"],
             references_sha256=str(described["references_sha256"]),
+            detector=detector,
             builtin=bool(described["builtin"]),
             shifts=tuple(float(shift) for shift in described.get("shifts", ())),
         )

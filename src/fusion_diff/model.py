@@ -23,6 +23,7 @@ from fusion_diff.checkpoint import (
     write_json,
 )
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
+from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.enrolling import learn
@@ -49,6 +50,7 @@ class DiffusionModel:
         name: name of the checkpoint.
         sha256: names the exact weights: digest of the checkpoint's manifest.
         enrolment: the enrolled references and what was learned from them; None before `enroll`.
+        flaw_detector: tells enrolment where to look for flaws first; None in a checkpoint without one.
         card: the checkpoint's `config.json`: how the weights were made.
         readme: the checkpoint's model card, in Markdown.
     """
@@ -62,6 +64,7 @@ class DiffusionModel:
         readme: str,
         sha256: str,
         enrolment: Enrolment | None,
+        flaw_detector: FlawDetector | None = None,
     ) -> None:
         self.encoder = encoder.eval().requires_grad_(False)
         self.card = card
@@ -69,6 +72,7 @@ class DiffusionModel:
         self.name = str(card["name"])
         self.sha256 = sha256
         self.enrolment = enrolment
+        self.flaw_detector = flaw_detector
         self._prior_source = prior_source
         self._device = torch.device("cpu")
         self._by_shots: dict[int, Enrolment] = {}
@@ -113,7 +117,16 @@ class DiffusionModel:
         channels_last(encoder)
         source = str(folder / prior) if (folder / prior).is_dir() else prior
         readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
-        return cls(encoder, source, card=card, readme=readme, sha256=sha256, enrolment=load_enrolment(folder))
+        detector = FlawDetector.load(folder, sum(encoder.paths))
+        return cls(
+            encoder,
+            source,
+            card=card,
+            readme=readme,
+            sha256=sha256,
+            enrolment=load_enrolment(folder, detector),
+            flaw_detector=detector,
+        )
 
     def _refuse_prior_from_elsewhere(self, folder: Path) -> None:
         from fusion_diff.trust.contents import unsafe
@@ -142,6 +155,8 @@ class DiffusionModel:
             warnings.warn(f"device {device} is not available here; computing on the CPU instead", stacklevel=2)
             wanted = torch.device("cpu")
         self.encoder.to(wanted)
+        if self.flaw_detector is not None:
+            self.flaw_detector.to(wanted)
         if "reconstruction" in self.__dict__:
             self.reconstruction.prior.to(wanted)
         if self.enrolment is not None:
@@ -264,6 +279,8 @@ class DiffusionModel:
             save_file(compact(self.encoder.own_state()), draft / "encoder.safetensors")
             if self.card["prior"] == "prior":  # its own, byte for byte; one given by path or hub id stays where it is
                 shutil.copytree(self._prior_source, draft / "prior")
+            if self.flaw_detector is not None:
+                self.flaw_detector.save(draft)
             write_json(draft / "config.json", self.card)
             (draft / "README.md").write_text(self.readme, encoding="utf-8")
             if self.enrolment is not None:

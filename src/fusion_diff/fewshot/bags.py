@@ -26,6 +26,7 @@ class Bag:
         tokens: (n, C) float32.
         residual: (n, R) float32, how far each token is from what the prior restored; R is 0 without the diffusion path.
         mark: (n,) bool, True on a flaw, or None where nothing was marked.
+        suspicion: (n,) how much each token looks like a flaw, or None where no detector was asked.
         label: class of the micrograph, empty where it is not known or does not matter.
         keypoints: those of its surface, or None where they were not looked for.
     """
@@ -33,6 +34,7 @@ class Bag:
     tokens: Tensor
     residual: Tensor
     mark: Tensor | None = None
+    suspicion: Tensor | None = None
     label: str = ""
     keypoints: Keypoints | None = None
 

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.fewshot.evidence.base import Evidence, Paths
 
 HEADS: tuple[type[Evidence], ...] = (
@@ -36,12 +37,16 @@ class Heads:
     heads: dict[str, Evidence]
 
     @classmethod
-    def fit(cls, bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths) -> Heads:
-        """Learn every kind of evidence that these bags allow."""
+    def fit(
+        cls, bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths, detector: FlawDetector | None = None
+    ) -> Heads:
+        """Learn every kind of evidence that these bags allow; the detector tells where to look for flaws first."""
         scale = Scale.of([bag.tokens for bag, is_authentic in zip(bags, authentic, strict=True) if is_authentic])
         scaled = [replace(bag, tokens=scale(bag.tokens)) for bag in bags]
         inside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if is_authentic]
         outside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if not is_authentic]
+        if detector is not None:
+            outside = [replace(bag, suspicion=detector.suspicion(bag.tokens)) for bag in outside]
         heads = [head for head in HEADS if outside or head.one_class]
         if bags[0].residual.shape[1] == 0:
             heads = [head for head in heads if head is not ReconstructionEvidence]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.fewshot.evidence.base import Paths
     from fusion_diff.fewshot.keypoints import Keypoints
 
@@ -38,13 +39,17 @@ ALONE_MESSAGE = "one authentic reference alone gives nothing to compare with; us
 
 
 def _held_out(
-    bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths, parts: Sequence[NDArray[np.intp]]
+    bags: Sequence[Bag],
+    authentic: NDArray[np.bool_],
+    paths: Paths,
+    detector: FlawDetector | None,
+    parts: Sequence[NDArray[np.intp]],
 ) -> list[dict[str, Tensor]]:
     """Return the maps of each bag by heads that learned from the other parts alone."""
     maps: list[dict[str, Tensor]] = [{} for _ in bags]
     for part in parts:
         rest = np.setdiff1d(np.arange(len(bags)), part)
-        heads = Heads.fit([bags[index] for index in rest], authentic[rest], paths)
+        heads = Heads.fit([bags[index] for index in rest], authentic[rest], paths, detector)
         for index in part.tolist():
             maps[index] = heads.maps(bags[index].tokens, bags[index].residual)
     return maps
@@ -102,6 +107,7 @@ class Verifier:
         authentic_label: str,
         groups: Sequence[str],
         paths: Paths | None = None,
+        detector: FlawDetector | None = None,
     ) -> Verifier:
         """Learn from bags.
 
@@ -111,6 +117,7 @@ class Verifier:
             authentic_label: the class being verified.
             groups: specimen of each reference; references of one group are never on both sides of cross-fitting.
             paths: channels of each of the encoder's paths; all channels are one path when omitted.
+            detector: where to look for flaws first; the strangest tokens when omitted.
 
         Raises:
             EnrolmentError: no authentic reference, or nothing but one.
@@ -133,7 +140,7 @@ class Verifier:
                 )
         bags = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
         paths = paths or (bags[0].tokens.shape[1],)
-        heads = Heads.fit(bags, authentic, paths)
+        heads = Heads.fit(bags, authentic, paths, detector)
         if parts is None:
             warnings.append(
                 "too few references to cross-fit (at least two of each side are needed): "
@@ -143,11 +150,13 @@ class Verifier:
             # by heads that learned from the other is a question of one specimen: its threshold was worse than a coin's.
             maps = [heads.maps(bag.tokens, bag.residual) for bag in bags]
         else:
-            maps = _held_out(bags, authentic, paths, parts)
+            maps = _held_out(bags, authentic, paths, detector, parts)
         scores = _scores(maps)
         fusion = Fusion.fit(scores, authentic, crossfitted=parts is not None)
         fused = fusion.fuse(scores)
-        calibration = cls._calibrate(fusion, fused, bags, authentic, groups, paths, crossfitted=parts is not None)
+        calibration = cls._calibrate(
+            fusion, fused, bags, authentic, groups, paths, detector, crossfitted=parts is not None
+        )
         correspondence, recognised = _surfaces(bags, authentic, groups)
         fused = fused + recognised / calibration.slope
         own = [fusion.fuse(dense_readings(each)) for each, inside in zip(maps, authentic, strict=True) if inside]
@@ -178,6 +187,7 @@ class Verifier:
         authentic: NDArray[np.bool_],
         groups: Sequence[str],
         paths: Paths,
+        detector: FlawDetector | None,
         *,
         crossfitted: bool,
     ) -> Calibration:
@@ -196,7 +206,7 @@ class Verifier:
         elif len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
             single = folds([str(index) for index in range(len(groups))], authentic)
             if single is not None:
-                fused = np.r_[fused, fusion.fuse(_scores(_held_out(bags, authentic, paths, single)))]
+                fused = np.r_[fused, fusion.fuse(_scores(_held_out(bags, authentic, paths, detector, single)))]
                 truth = np.r_[authentic, authentic]
         return Calibration.fit(fused[truth], fused[~truth])
 

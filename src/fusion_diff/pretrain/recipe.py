@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-StageName = Literal["autoencoder", "prior", "distil", "feedback"]
-STAGES: tuple[StageName, ...] = ("autoencoder", "prior", "distil", "feedback")
+StageName = Literal["autoencoder", "prior", "distil", "feedback", "flaws"]
+STAGES: tuple[StageName, ...] = ("autoencoder", "prior", "distil", "feedback", "flaws")
 
 
 @dataclass(frozen=True)
@@ -27,23 +27,27 @@ class Recipe:
         pool: procedural micrographs to draw crops from.
         seed: seed of the pool, the initial weights, the batches and the noise.
         condition_tokens: global tokens the encoder hands to the prior.
+        lots: procedural ceramics whose flaws the detector learns from.
         adapters: let feedback train the adapters, and so the tokens. Off: on real ceramics it cost accuracy
             (docs/results.md).
         autoencoder: pixels to latents, 4× smaller.
         prior: denoising U-Net conditioned on the procedural descriptors.
         distil: the CNN teaches the DeiT.
         feedback: the frozen prior teaches gate and condition head.
+        flaws: the flaw detector learns on the finished encoder's tokens; its batches are of tokens.
     """
 
     name: str
     pool: int
     seed: int
     condition_tokens: int
+    lots: int
     adapters: bool
     autoencoder: StageRecipe
     prior: StageRecipe
     distil: StageRecipe
     feedback: StageRecipe
+    flaws: StageRecipe
 
     def stage(self, name: StageName) -> StageRecipe:
         """Return the recipe of a stage."""
@@ -62,11 +66,13 @@ RECIPES = {
         pool=3000,
         seed=0,
         condition_tokens=1,
+        lots=300,
         adapters=False,
         autoencoder=StageRecipe(steps=600, batch=16, learning_rate=1e-3),
         prior=StageRecipe(steps=1500, batch=16, learning_rate=6e-4),
         distil=StageRecipe(steps=1400, batch=16, learning_rate=8e-4),
         feedback=StageRecipe(steps=200, batch=8, learning_rate=5e-4),
+        flaws=StageRecipe(steps=2000, batch=512, learning_rate=1e-3),
     ),
     # For a data-centre GPU.
     "full": Recipe(
@@ -74,11 +80,13 @@ RECIPES = {
         pool=60000,
         seed=0,
         condition_tokens=1,
+        lots=10000,
         adapters=False,
         autoencoder=StageRecipe(steps=20000, batch=64, learning_rate=5e-4),
         prior=StageRecipe(steps=60000, batch=128, learning_rate=3e-4),
         distil=StageRecipe(steps=40000, batch=128, learning_rate=5e-4),
         feedback=StageRecipe(steps=10000, batch=64, learning_rate=3e-4),
+        flaws=StageRecipe(steps=20000, batch=4096, learning_rate=1e-3),
     ),
     # A few seconds: shows that every part runs, and nothing else.
     "smoke": Recipe(
@@ -86,10 +94,12 @@ RECIPES = {
         pool=8,
         seed=0,
         condition_tokens=1,
+        lots=1,
         adapters=False,
         autoencoder=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
         prior=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
         distil=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
         feedback=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
+        flaws=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
     ),
 }

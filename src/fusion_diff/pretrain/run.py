@@ -12,11 +12,13 @@ import torch
 
 from fusion_diff.checkpoint import EMBEDDED, Writer, compact, locate, write_json
 from fusion_diff.diffusion.prior import DiffusionPrior, embedded_architecture
+from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.errors import CheckpointError, PretrainingError
 from fusion_diff.pretrain.card import write_card
+from fusion_diff.pretrain.flaws import FlawStage, gather
 from fusion_diff.pretrain.loop import train
 from fusion_diff.pretrain.pool import Pool
 from fusion_diff.pretrain.stages import (
@@ -107,8 +109,14 @@ def pretrain(
     encoder = build_encoder(trained_prior.condition_width)
     if feedback:
         run(FeedbackStage(encoder, trained_prior, pool, device, adapters=recipe.adapters), "feedback")
+    encoder.eval()
+    with accelerator.main_process_first():
+        report = (lambda done, total: progress("lots", done, total, 0.0)) if progress else None
+        tokens, flawed = gather(encoder, recipe.lots, recipe.seed, out / "flaws" / "tokens.safetensors", report)
+    detector = FlawDetector(tokens.shape[1])
+    run(FlawStage(detector, tokens, flawed), "flaws")
     if accelerator.is_main_process:
-        _write(out, encoder.cpu().eval(), trained_prior.cpu(), recipe, prior, deit, feedback)
+        _write(out, encoder.cpu(), detector.cpu(), trained_prior.cpu(), recipe, prior, deit, feedback)
     accelerator.wait_for_everyone()
     return out / "checkpoint"
 
@@ -178,6 +186,7 @@ def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device
 def _write(
     out: Path,
     encoder: DualPathEncoder,
+    detector: FlawDetector,
     prior: DiffusionPrior,
     recipe: Recipe,
     prior_name: str | None,
@@ -190,6 +199,7 @@ def _write(
     name = EMBEDDED if contained else "fusion-diff"
     with Writer(out / "checkpoint") as draft:
         save_file(compact(encoder.own_state()), draft / "encoder.safetensors")
+        detector.save(draft)
         if contained:
             prior.half().save_pretrained(draft / "prior")
         write_json(

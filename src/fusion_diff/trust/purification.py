@@ -232,7 +232,7 @@ def reference_shifts(
     for part in parts or []:
         rest = np.setdiff1d(np.arange(len(authentic)), part).tolist()
         known = [replace(enrolment.bags[i], label=enrolment.labels[i]) for i in rest]
-        heads = Heads.fit(known, authentic[rest], enrolment.paths).keep(verifier.fusion.kinds)
+        heads = Heads.fit(known, authentic[rest], enrolment.paths, enrolment.detector).keep(verifier.fusion.kinds)
         for index in part.tolist():
             judges[index] = heads
 

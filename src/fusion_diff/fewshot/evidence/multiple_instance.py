@@ -3,10 +3,8 @@
 A micrograph that is not authentic holds at least some tokens that no authentic one holds. Which ones is unknown, so the
 head guesses, learns, and guesses again: the classic alternation of multiple-instance learning (Andrews et al. 2003,
 "mi-SVM"), with the hardest authentic tokens mined as negatives each round (Felzenszwalb et al. 2010). The first guess
-decides where that ends: half of it are the tokens least like the authentic ones, half those of them that come again in
-other micrographs of the class and not in authentic ones (Maron and Lozano-Pérez 1998, "diverse density"). What is
-strange about one specimen does not come again; of flaws that are all different nothing does. Where flaws are marked the
-guessing is replaced by the marks.
+decides where that ends: it is the flaw detector's, and without one the tokens least like the authentic ones. Where
+flaws are marked the guessing is replaced by the marks.
 
 Each path of the encoder learns by itself and their evidence is added: on few references two classifiers that err
 differently beat one that sees everything.
@@ -20,7 +18,6 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.bags import Bag, sample_tokens, top_count
-from fusion_diff.fewshot.distance import nearest
 from fusion_diff.fewshot.evidence.base import units
 from fusion_diff.fewshot.evidence.logistic import NEWTON_STEPS, balanced, fit_logistic
 
@@ -37,10 +34,6 @@ RIDGE = 1.0
 BACKGROUND = 1000
 """Authentic tokens that serve as negatives beside the hardest ones."""
 SHRINKAGE = 0.1
-CANDIDATE_SHARE, MOST_CANDIDATES = 0.1, 200
-"""Of a micrograph's tokens these are looked for in others: the strangest ones, no more than so many."""
-COMPARED = 8
-"""In so many other micrographs they are looked for at most, so that learning grows linearly with references."""
 
 
 class MultipleInstanceEvidence:
@@ -97,7 +90,9 @@ def _fit_one(
     authentic: Sequence[Bag], others: Sequence[Bag], background: Tensor, gaussian: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Return the classifier (C + 1,) of one class."""
-    chosen = _first_guess(others, background, gaussian)
+    chosen = [
+        _choose(bag, _strangeness(bag.tokens, gaussian) if bag.suspicion is None else bag.suspicion) for bag in others
+    ]
     negatives = sample_tokens([background], 2 * BACKGROUND)
     weights: Tensor | None = None
     for _ in range(ROUNDS):
@@ -114,41 +109,11 @@ def _fit_one(
     return weights
 
 
-def _first_guess(bags: Sequence[Bag], background: Tensor, gaussian: tuple[Tensor, Tensor]) -> list[Tensor]:
-    """Return the tokens [(n, C), …] of each bag of one class that are likely a flaw, before anything is learned."""
+def _strangeness(tokens: Tensor, gaussian: tuple[Tensor, Tensor]) -> Tensor:
+    """Return the squared Mahalanobis distance (n,) of tokens from the authentic ones."""
     centre, precision = gaussian
-    whitening = torch.linalg.cholesky(precision)
-    strangeness = [((bag.tokens - centre) @ whitening).square().sum(1) for bag in bags]
-    if len(bags) == 1:
-        return [_choose(bags[0], strangeness[0])]
-    looked_for = [_candidates(bag, values) for bag, values in zip(bags, strangeness, strict=True)]
-    points = [bag.tokens[indices] @ whitening for bag, indices in zip(bags, looked_for, strict=True)]
-    bank = sample_tokens([background], 2 * BACKGROUND) @ whitening
-    count = min(COMPARED, len(bags) - 1)
-    chosen = []
-    for index, bag in enumerate(bags):
-        others = [(index + 1 + step * (len(bags) - 1) // count) % len(bags) for step in range(count)]
-        distances = torch.stack([nearest(points[index], points[other]) for other in others])
-        near = distances.topk((count + 1) // 2, dim=0, largest=False).values.mean(0)
-        recurrence = torch.full_like(strangeness[index], -torch.inf)
-        recurrence[looked_for[index]] = nearest(points[index], bank) - near
-        chosen.append(_choose(bag, _by_turns(strangeness[index], recurrence)))
-    return chosen
-
-
-def _candidates(bag: Bag, strangeness: Tensor) -> Tensor:
-    """Return indices of the tokens of a bag that are looked for in others: those marked, else the strangest."""
-    if bag.mark is not None and bool(bag.mark.any()):
-        indices = bag.mark.nonzero()[:, 0]
-    else:
-        indices = strangeness.topk(top_count(len(strangeness), CANDIDATE_SHARE)).indices
-    return sample_tokens([indices], MOST_CANDIDATES)
-
-
-def _by_turns(first: Tensor, second: Tensor) -> Tensor:
-    """Return values (n,) whose order takes the highest of either by turns: the better of its two ranks counts."""
-    ranks = [values.argsort(descending=True).argsort() for values in (first, second)]
-    return -torch.minimum(*ranks).float()
+    offset = tokens - centre
+    return ((offset @ precision) * offset).sum(1)
 
 
 def _gaussian(tokens: Tensor) -> tuple[Tensor, Tensor]:
