@@ -78,6 +78,15 @@ def test_who_may_teach_may_not_choose_what_judges(guarded, make_key):
     assert "admin" in answer.json()["detail"]
 
 
+def test_who_may_teach_or_look_may_ask_how_far_learning_is(guarded, make_key):
+    statuses = {
+        scope: guarded.get(f"/v1/jobs/{'0' * 32}", headers=bearer(make_key(scope)))
+        for scope in ("read", "enrol", "inspect")
+    }
+    assert [answer.status_code for answer in statuses.values()] == [404, 404, 403]
+    assert "lacks the scope read or enrol" in statuses["inspect"].json()["detail"]
+
+
 @pytest.mark.parametrize("path", ["/v1/inspections", "/v1/models", "/metrics", "/v1/ledger", "/v1/nothing", "/v1"])
 def test_without_a_key_nothing_is_told(guarded, path):
     answer = guarded.get(path)

@@ -197,15 +197,16 @@ def caller_of(request: Request) -> Caller | None:
 _BEARER = HTTPBearer(auto_error=False, description="An API key, made with `fusion-diff service-keys new`.")
 
 
-def require(scope: Scope) -> Callable[..., Caller]:
-    """Return a dependency that gives the caller, and refuses one whose key does not have a scope."""
+def require(*scopes: Scope) -> Callable[..., Caller]:
+    """Return a dependency that gives the caller, and refuses one whose key has none of these scopes."""
 
     def allowed(request: Request, _documented: Annotated[object, Depends(_BEARER)]) -> Caller:
         caller = caller_of(request)
         if caller is None:
             raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
-        if not caller.may(scope):
-            raise ForbiddenError(f"the API key {caller.name} lacks the scope {scope}; ask for one that has it")
+        if not any(caller.may(scope) for scope in scopes):
+            lacking = " or ".join(scopes)
+            raise ForbiddenError(f"the API key {caller.name} lacks the scope {lacking}; ask for one that has it")
         return caller
 
     return allowed
@@ -214,4 +215,5 @@ def require(scope: Scope) -> Callable[..., Caller]:
 Reader = Annotated[Caller, Depends(require(Scope.read))]
 Inspecting = Annotated[Caller, Depends(require(Scope.inspect))]
 Enrolling = Annotated[Caller, Depends(require(Scope.enrol))]
+Asking = Annotated[Caller, Depends(require(Scope.read, Scope.enrol))]
 Admin = Annotated[Caller, Depends(require(Scope.admin))]

@@ -8,13 +8,13 @@ from fusion_diff.service import jobs
 from fusion_diff.service.problems import documented
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas import Id, JobOut
-from fusion_diff.service.security import Reader
+from fusion_diff.service.security import Asking
 
 router = APIRouter(prefix="/v1/jobs", tags=["references"])
 
 
 @router.get("/{job_id}", responses=documented(404))
-def get(service: ServiceDep, caller: Reader, job_id: Id) -> JobOut:
+def get(service: ServiceDep, caller: Asking, job_id: Id) -> JobOut:
     """Return a job: ask again until its `state` is `done` or `failed`."""
     with service.database.read() as session:
         return JobOut.of(jobs.get_job(session, job_id))
