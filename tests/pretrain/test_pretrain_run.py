@@ -176,12 +176,12 @@ def test_latents_of_the_trained_autoencoder_are_scaled_to_unit_variance(pretrain
         assert float(prior.encode(pixels).std()) == pytest.approx(1, abs=0.25)
 
 
-def test_given_a_prior_and_a_deit_only_the_last_stage_is_run(
+def test_given_a_prior_and_a_deit_only_the_last_stages_are_run(
     folder, stable_diffusion_folder, deit_folder, references, tmp_path
 ):
     """The study's own arrangement: a frozen Stable Diffusion teaches an adapted DeiT."""
     out = pretrain(folder, SMOKE, accelerator=accelerator(), prior=str(stable_diffusion_folder), deit=str(deit_folder))
-    assert {path.name for path in folder.iterdir()} == {"pool", "run.json", "feedback", "checkpoint"}
+    assert {path.name for path in folder.iterdir()} == {"pool", "run.json", "feedback", "flaws", "checkpoint"}
     model = DiffusionModel.from_pretrained(out)
     assert model.card["prior"] == str(stable_diffusion_folder)
     assert model.encoder.paths == (152, 64)

@@ -1,4 +1,4 @@
-"""The four stages: what each trains, on what loss, and a picture of how far it is."""
+"""The first four stages: what each trains, on what loss, and a picture of how far it is (`flaws` has the fifth)."""
 
 from __future__ import annotations
 
