@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,7 +22,7 @@ from fusion_diff.fewshot.readings import RECONSTRUCTION, dense_readings, kind_sc
 from fusion_diff.fewshot.scope import Scope
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -39,17 +40,13 @@ ALONE_MESSAGE = "one authentic reference alone gives nothing to compare with; us
 
 
 def _held_out(
-    bags: Sequence[Bag],
-    authentic: NDArray[np.bool_],
-    paths: Paths,
-    detector: FlawDetector | None,
-    parts: Sequence[NDArray[np.intp]],
+    bags: Sequence[Bag], authentic: NDArray[np.bool_], learn: Callable[..., Heads], parts: Sequence[NDArray[np.intp]]
 ) -> list[dict[str, Tensor]]:
     """Return the maps of each bag by heads that learned from the other parts alone."""
     maps: list[dict[str, Tensor]] = [{} for _ in bags]
     for part in parts:
         rest = np.setdiff1d(np.arange(len(bags)), part)
-        heads = Heads.fit([bags[index] for index in rest], authentic[rest], paths, detector)
+        heads = learn([bags[index] for index in rest], authentic[rest])
         for index in part.tolist():
             maps[index] = heads.maps(bags[index].tokens, bags[index].residual)
     return maps
@@ -140,7 +137,8 @@ class Verifier:
                 )
         bags = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
         paths = paths or (bags[0].tokens.shape[1],)
-        heads = Heads.fit(bags, authentic, paths, detector)
+        learn = partial(Heads.fit, paths=paths, detector=detector)
+        heads = learn(bags, authentic)
         if parts is None:
             warnings.append(
                 "too few references to cross-fit (at least two of each side are needed): "
@@ -150,13 +148,11 @@ class Verifier:
             # by heads that learned from the other is a question of one specimen: its threshold was worse than a coin's.
             maps = [heads.maps(bag.tokens, bag.residual) for bag in bags]
         else:
-            maps = _held_out(bags, authentic, paths, detector, parts)
+            maps = _held_out(bags, authentic, learn, parts)
         scores = _scores(maps)
         fusion = Fusion.fit(scores, authentic, crossfitted=parts is not None)
         fused = fusion.fuse(scores)
-        calibration = cls._calibrate(
-            fusion, fused, bags, authentic, groups, paths, detector, crossfitted=parts is not None
-        )
+        calibration = cls._calibrate(fusion, fused, bags, authentic, groups, learn, crossfitted=parts is not None)
         correspondence, recognised = _surfaces(bags, authentic, groups)
         fused = fused + recognised / calibration.slope
         own = [fusion.fuse(dense_readings(each)) for each, inside in zip(maps, authentic, strict=True) if inside]
@@ -186,8 +182,7 @@ class Verifier:
         bags: Sequence[Bag],
         authentic: NDArray[np.bool_],
         groups: Sequence[str],
-        paths: Paths,
-        detector: FlawDetector | None,
+        learn: Callable[..., Heads],
         *,
         crossfitted: bool,
     ) -> Calibration:
@@ -206,7 +201,7 @@ class Verifier:
         elif len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
             single = folds([str(index) for index in range(len(groups))], authentic)
             if single is not None:
-                fused = np.r_[fused, fusion.fuse(_scores(_held_out(bags, authentic, paths, detector, single)))]
+                fused = np.r_[fused, fusion.fuse(_scores(_held_out(bags, authentic, learn, single)))]
                 truth = np.r_[authentic, authentic]
         return Calibration.fit(fused[truth], fused[~truth])
 

@@ -32,7 +32,7 @@ OF_A_SOUND, OF_A_FLAWED = 150, 60
 """Tokens taken of a sound specimen, and of either sort of one with a flaw."""
 DROPPED = 0.2
 FIRST_LOT = 10_000
-"""Lots of the built-in task and of other seeds lie below and are never seen."""
+"""Lots of the built-in task lie below and are never seen; each seed has so many of its own."""
 
 
 def gather(

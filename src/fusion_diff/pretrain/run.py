@@ -113,7 +113,7 @@ def pretrain(
     with accelerator.main_process_first():
         report = (lambda done, total: progress("lots", done, total, 0.0)) if progress else None
         tokens, flawed = gather(encoder, recipe.lots, recipe.seed, out / "flaws" / "tokens.safetensors", report)
-    detector = FlawDetector(tokens.shape[1])
+    detector = FlawDetector(tokens.shape[1]).to(device)
     run(FlawStage(detector, tokens, flawed), "flaws")
     if accelerator.is_main_process:
         _write(out, encoder.cpu(), detector.cpu(), trained_prior.cpu(), recipe, prior, deit, feedback)
