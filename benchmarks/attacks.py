@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion_diff.fewshot.bags import CLIP
-from fusion_diff.fewshot.readings import READINGS, dense_readings, rank_weights
+from fusion_diff.fewshot.readings import pool
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import _settle, perceive
 from fusion_diff.reading import Reading
@@ -87,14 +87,7 @@ class Victim(nn.Module):
         scaled = scaled + (scaled.clamp(-CLIP, CLIP) - scaled).detach()
         nothing = scaled.new_zeros(len(scaled), 0)
         maps = self.verifier.heads.judge(scaled, nothing)
-        dense, scores = dense_readings(maps), {}
-        for name, rule in READINGS.items():
-            members = [maps[kind] for kind in rule.kinds if kind in maps]
-            if name in dense:
-                weights = dense[name].new_tensor(rank_weights(len(dense[name])))
-                scores[name] = dense[name].topk(len(weights)).values @ weights
-            elif members:
-                scores[name] = torch.stack(members).sum(0).mean()
+        scores = {name: sum(parts.values()) for name, parts in pool(maps).items()}
         calibration = self.verifier.calibration
         return calibration.slope * self.verifier.fusion.fuse(scores) + calibration.intercept
 

@@ -14,7 +14,7 @@ from fusion_diff.fewshot.bags import Scale
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
 from fusion_diff.perception import encode
-from fusion_diff.pretrain.flaws import FIRST_LOT, LOCAL, FlawStage, gather
+from fusion_diff.pretrain.flaws import FlawStage, gather
 from fusion_diff.references import ReferenceSet
 from fusion_diff.synthetic import generate
 
@@ -86,8 +86,6 @@ def test_gathered_tokens_are_of_both_sorts_kept_and_the_same_every_time(model, t
     again = gather(model.encoder, 1, 0, tmp_path / "b" / "tokens.safetensors")
     assert torch.equal(again[0], tokens)
     assert torch.equal(gather(model.encoder, 99, 0, tmp_path / "a" / "tokens.safetensors")[0], tokens), "read, not made"
-    assert FIRST_LOT > 1000
-    assert "counterfeit" not in LOCAL
 
 
 def test_the_stage_learns_to_tell_tokens_apart():

@@ -71,22 +71,27 @@ def rank_weights(count: int) -> NDArray[np.float64]:
     return weights
 
 
-def kind_scores(maps: dict[str, Tensor]) -> dict[str, dict[str, float]]:
-    """Pool the maps (n,) of a whole micrograph into the part that each kind has in each reading.
+def pool(maps: dict[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """Pool the maps (n,) of a whole micrograph into the part (a number) that each kind has in each reading.
 
     Kinds of one reading are pooled over the same tokens, so that the parts add up to the reading's score. Readings that
     none of the maps belongs to are left out, and so is the texture where there is nothing but authentic references.
     """
-    dense, scores = dense_readings(maps), {}
+    dense, parts = dense_readings(maps), {}
     for name, rule in READINGS.items():
         members = {kind: maps[kind] for kind in rule.kinds if kind in maps}
         if name in dense:
             weights = dense[name].new_tensor(rank_weights(len(dense[name])))
             highest = dense[name].topk(len(weights)).indices
-            scores[name] = {kind: float(values[highest] @ weights) for kind, values in members.items()}
+            parts[name] = {kind: values[highest] @ weights for kind, values in members.items()}
         elif members:
-            scores[name] = {kind: float(values.mean()) for kind, values in members.items()}
-    return scores
+            parts[name] = {kind: values.mean() for kind, values in members.items()}
+    return parts
+
+
+def kind_scores(maps: dict[str, Tensor]) -> dict[str, dict[str, float]]:
+    """Return the part that each kind has in each reading as plain numbers; see `pool`."""
+    return {name: {kind: float(part) for kind, part in parts.items()} for name, parts in pool(maps).items()}
 
 
 def reading_scores(maps: dict[str, Tensor]) -> dict[str, float]:
