@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
 
     from fusion_diff.pretrain.loop import Stage
     from fusion_diff.pretrain.recipe import Recipe, StageName
+
+MEASURED = 128
+"""Crops that the channel statistics are taken from."""
 
 
 def pretrain(
@@ -162,13 +166,15 @@ def _scale_latents(prior: DiffusionPrior, pool: Pool, device: torch.device) -> N
 def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device) -> None:
     """Measure the channel statistics of both paths over a sample of the pool, and the global path's projection.
 
+    The sample is of `MEASURED` crops; of a pool that is smaller, hardly more than it has micrographs.
+
     The projection keeps the principal components of the standardised tokens, turned at random among themselves: no
     channel of it stands for a minor component alone, which later standardisation would blow up to a major one's size.
     """
     rng = np.random.default_rng(0)
     textures, patches = [], []
     with torch.no_grad():
-        for _ in range(8):
+        for _ in range(math.ceil(min(MEASURED, len(pool.pixels)) / 16)):
             pixels = pool.batch(16, encoder.tile, rng)[0].to(device)
             textures.append(encoder.local_path.texture(pixels))
             patches.append(encoder.global_path(pixels)[0])
