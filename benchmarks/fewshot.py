@@ -157,7 +157,7 @@ def decisions(answers: list[dict], alpha: float = 0.1) -> list[dict]:
             row = gathered[entry["set"], entry["shots"], entry["method"]]
             row["truth"] += entry["truth"]
             row["p"] += (1 / (1 + np.exp(-np.asarray(entry["scores"])))).tolist()
-            row["decision"] += [decide(p, alpha) for p in entry["p_values"]]
+            row["decision"] += [decide(p, alpha, entry["shots"]) for p in entry["p_values"]]
     rows = []
     for (name, shots, method), row in gathered.items():
         truth, p, decision = (np.asarray(row[key]) for key in ("truth", "p", "decision"))

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from fusion_diff.regions import find_regions
 from fusion_diff.result import EvidenceMap, Inspection, NearestReference, Region
@@ -17,6 +18,11 @@ from fusion_diff.result import EvidenceMap, Inspection, NearestReference, Region
 if TYPE_CHECKING:
     from fusion_diff.fewshot.keypoints import Keypoints
     from fusion_diff.model import DiffusionModel
+
+
+# How long an example takes says more of what else the machine does.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture

@@ -505,3 +505,29 @@ def test_small_matrices_are_kept_in_half_precision():
     stored = compact({"gate.weight": torch.rand(16, 16), "norm.mean": torch.rand(40_000)})
     assert {name: value.dtype for name, value in stored.items()} == dict.fromkeys(stored, torch.float16)
     assert set(expand(stored)) == {"gate.weight", "norm.mean"}
+
+
+def spoil_card(folder):
+    (folder / "README.md").write_bytes(b"\xff\xfe nothing")
+
+
+def spoil_prior(folder):
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"prior": "x" * 300})
+
+
+@pytest.mark.parametrize("spoil", [spoil_card, spoil_prior])
+def test_a_card_or_prior_that_cannot_be_read_is_told_as_any_other_damage(real, spoil):
+    spoil(real)
+    seal(real)
+    with pytest.raises(CheckpointError, match="do not belong together"):
+        DiffusionModel.from_pretrained(real)
+
+
+@pytest.mark.parametrize("slope", [0.0, -1.0])
+def test_what_was_learned_is_not_loaded_upside_down(real, slope):
+    described = read_json(real / "enrolment.json")
+    described["verifier"]["calibration"]["slope"] = slope
+    write_json(real / "enrolment.json", described)
+    seal(real)
+    with pytest.raises(CheckpointError, match="upside down"):
+        DiffusionModel.from_pretrained(real)

@@ -155,3 +155,14 @@ def test_the_version_is_printed(run):
     code, out, _ = run("--version")
     assert code == 0
     assert out.startswith("fusion-diff ")
+
+
+def test_a_reader_that_has_gone_is_no_verdict(tmp_path):
+    """`inspect … | head` must not end as if a micrograph were not authentic."""
+    (tmp_path / "policy.toml").write_text('format = "fusion-diff/policy/1"\n', encoding="utf-8")
+    words = [sys.executable, "-m", "fusion_diff.cli", "policy", "check", str(tmp_path / "policy.toml")]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        process.stdout.close()
+        said = process.stderr.read()
+    assert process.returncode == 3
+    assert said == ""

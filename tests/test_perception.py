@@ -14,7 +14,7 @@ from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import MARGIN
-from fusion_diff.perception import MAX_TOKENS, encode, perceive, thin
+from fusion_diff.perception import MARKED_TOKENS, MAX_TOKENS, encode, perceive, thin
 
 
 def noise(height: int, width: int, *, seed: int = 0) -> Micrograph:
@@ -138,13 +138,13 @@ def test_a_very_large_reference_is_thinned_and_keeps_its_marked_tokens(model):
     whole, _ = encode(micrograph, model.encoder)
     bag, _ = encode(micrograph, model.encoder, mark=mark)
     assert 95 * 100 > MAX_TOKENS == len(bag.tokens) == len(bag.mark) == len(bag.residual)
-    assert int(bag.mark.sum()) == 100
+    assert MARKED_TOKENS <= int(bag.mark.sum()) < 100
     assert torch.equal(whole.tokens, encode(micrograph, model.encoder)[0].tokens), "the same sample every time"
 
 
 @settings(deadline=None)
 @given(st.integers(1, 300), st.integers(1, 300), st.none() | st.integers(0, 300))
-def test_thinning_keeps_marked_tokens_first_and_tokens_with_what_belongs_to_them(count, limit, marked):
+def test_thinning_keeps_some_marked_tokens_and_tokens_with_what_belongs_to_them(count, limit, marked):
     index = torch.arange(float(count))
     mark = None if marked is None else torch.arange(count) % 7 < marked % 8
     bag = Bag(index[:, None], -index[:, None].expand(count, 2), mark)
@@ -157,7 +157,15 @@ def test_thinning_keeps_marked_tokens_first_and_tokens_with_what_belongs_to_them
     assert (thinned.mark is None) == (mark is None)
     if mark is not None:
         assert torch.equal(thinned.mark, mark[kept])
-        assert int(thinned.mark.sum()) == min(limit, int(mark.sum()))
+        assert int(thinned.mark.sum()) >= min(limit, MARKED_TOKENS, int(mark.sum()))
+
+
+def test_a_flaw_has_the_share_of_a_thinned_reference_that_it_has_of_the_whole():
+    """What a new micrograph, which is not thinned, is compared with."""
+    tokens = torch.arange(60_000.0)[:, None]
+    mark = tokens[:, 0] < 600
+    thinned = thin(Bag(tokens, torch.zeros(60_000, 0), mark), 8192)
+    assert float(thinned.mark.float().mean()) == pytest.approx(0.01, abs=0.003)
 
 
 def test_thinning_draws_evenly():

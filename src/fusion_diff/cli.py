@@ -6,6 +6,7 @@ use for errors of usage, say something else here.
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 import warnings
@@ -79,6 +80,11 @@ def _explained(error: Exception) -> str:
     return str(error) or "not enough memory; close other programs, or use fewer or smaller micrographs"
 
 
+def _print_to_nobody() -> None:
+    """Let what is still to be printed go nowhere, for the last flush would fail too."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
@@ -95,9 +101,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
             code = command.main(
                 args=None if arguments is None else list(arguments), prog_name="fusion-diff", standalone_mode=False
             )
+            sys.stdout.flush()
         except typer.Abort:
             typer.echo("Stopped.", err=True)
             return 130
+        except (SystemExit, BrokenPipeError):  # whoever read what is printed has gone; rich and typer would exit with 1
+            _print_to_nobody()
+            return FAILED
         except (FusionDiffError, OSError, MemoryError) as error:
             from fusion_diff.commands.terminal import complain
 

@@ -100,7 +100,7 @@ def conclude(
     score = probability(reading.log_odds)
     p_values = verifier.p_values(reading.fused)
     in_scope = reading.strangeness <= verifier.scope_limit
-    decision = decide(p_values, alpha) if in_scope else "inconclusive"
+    decision = decide(p_values, alpha, len(verifier.inside)) if in_scope else "inconclusive"
     return Inspection(
         source=None if micrograph.source is None else str(micrograph.source),
         file_sha256=micrograph.sha256,

@@ -15,6 +15,7 @@ from fusion_diff.errors import ReferenceSetError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
 from fusion_diff.fewshot.decision import references_needed
+from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.result import NEAREST, NearestReference, RecognisedSurface
 
@@ -147,7 +148,7 @@ class Enrolment:
         return RecognisedSurface(self.names[match.reference], self.labels[match.reference], match.points)
 
     def to(self, device: torch.device) -> Enrolment:
-        """Return the enrolment with its tensors on a device; on another one it learns anew, at first use."""
+        """Return the enrolment, and what was learned from it, with their tensors on a device."""
         if self.condition.device == device:
             return self
         bags = tuple(
@@ -159,4 +160,7 @@ class Enrolment:
             )
             for bag in self.bags
         )
-        return replace(self, bags=bags, condition=self.condition.to(device))
+        moved = replace(self, bags=bags, condition=self.condition.to(device))
+        if "verifier" in self.__dict__:  # what was learned, for learning again might come to something else
+            moved.__dict__["verifier"] = on_device(self.verifier, device)
+        return moved

@@ -194,6 +194,8 @@ def _check_learned(verifier: Verifier, learned: dict[str, Tensor], bag: Bag) -> 
     numbers = [fused, *parts.values(), verifier.calibration.log_odds(fused), verifier.region_threshold]
     if not np.isfinite([*numbers, *verifier.inside, *verifier.outside]).all():
         raise ValueError("its scores are not finite")
+    if not (verifier.fusion.holds and verifier.calibration.slope > 0):
+        raise ValueError("its evidence is turned upside down, or has no weight")
     classes, texts = verifier.classes, (*verifier.classes.names, verifier.classes.authentic, *verifier.warnings)
     if classes.prototypes.shape != (len(classes.names), tokens.shape[1]):
         raise ValueError(f"it has {len(classes.names)} other classes and prototypes {tuple(classes.prototypes.shape)}")

@@ -26,6 +26,7 @@ from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath, channels_last
+from fusion_diff.enrolled_card import enrolled_card
 from fusion_diff.enrolling import learn
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.enrolment_files import load_enrolment, save_enrolment
@@ -47,7 +48,6 @@ class DiffusionModel:
     """Verifies micrographs against enrolled references. Make one with `from_pretrained`.
 
     Attributes:
-        name: name of the checkpoint.
         sha256: names the exact weights: digest of the checkpoint's manifest.
         enrolment: the enrolled references and what was learned from them; None before `enroll`.
         flaw_detector: tells enrolment where to look for flaws first; None in a checkpoint without one.
@@ -69,13 +69,21 @@ class DiffusionModel:
         self.encoder = encoder.eval().requires_grad_(False)
         self.card = card
         self.readme = readme
-        self.name = str(card["name"])
         self.sha256 = sha256
         self.enrolment = enrolment
         self.flaw_detector = flaw_detector
         self._prior_source = prior_source
         self._device = torch.device("cpu")
         self._by_shots: dict[int, Enrolment] = {}
+
+    @property
+    def name(self) -> str:
+        """Name of the model, as verdicts and records give it; `config.json` keeps it."""
+        return str(self.card["name"])
+
+    @name.setter
+    def name(self, name: str) -> None:
+        self.card["name"] = name
 
     @classmethod
     def from_pretrained(
@@ -104,6 +112,8 @@ class DiffusionModel:
         try:
             encoder = DualPathEncoder(**card["encoder"])
             prior, _ = str(card["prior"]), card["name"]
+            source = str(folder / prior) if (folder / prior).is_dir() else prior
+            readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
             own = expand(read_tensors(folder / "encoder.safetensors"))
             published = {f"local_path.{name}": value for name, value in LocalPath.from_imagenet().state_dict().items()}
             encoder.load_state_dict(own | published)
@@ -111,12 +121,10 @@ class DiffusionModel:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
-                f"{folder}: its configuration and weights do not belong together "
+                f"{folder}: its configuration, card and weights do not belong together "
                 f"({paragraph(error, 500)}); download or save it again"
             ) from error
         channels_last(encoder)
-        source = str(folder / prior) if (folder / prior).is_dir() else prior
-        readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
         detector = FlawDetector.load(folder, sum(encoder.paths))
         return cls(
             encoder,
@@ -282,9 +290,11 @@ class DiffusionModel:
             if self.flaw_detector is not None:
                 self.flaw_detector.save(draft)
             write_json(draft / "config.json", self.card)
-            (draft / "README.md").write_text(self.readme, encoding="utf-8")
+            readme = self.readme
             if self.enrolment is not None:
                 save_enrolment(self.enrolment, draft)
+                readme = enrolled_card(self.name, self.enrolment, readme)
+            (draft / "README.md").write_text(readme, encoding="utf-8")
 
 
 def _is_here(device: torch.device) -> bool:

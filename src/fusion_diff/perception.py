@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph
 
 MAX_TOKENS = 8192
-"""Tokens kept of a reference: all of a 724 x 724 micrograph; of a larger one, marked tokens and a random sample."""
+"""Tokens kept of a reference, those of its mirror image included: all of a 512 x 512 micrograph; of a larger one, a
+random sample."""
+MARKED_TOKENS = 8
+"""Marked tokens that are kept in any case: few, for a reference has to be judged as a new micrograph is, whole."""
 
 BATCH = 8
 """Tiles encoded at once."""
@@ -186,13 +189,14 @@ def _alternating(tensors: list[Tensor]) -> Tensor:
 
 
 def thin(bag: Bag, limit: int) -> Bag:
-    """Keep at most `limit` tokens: the marked ones first, the rest drawn at random, the same every time."""
+    """Keep at most `limit` tokens, drawn at random; of the marked ones at least `MARKED_TOKENS`."""
     count = len(bag.tokens)
     if count <= limit:
         return bag
     order = torch.rand(count, generator=torch.Generator().manual_seed(0)).to(bag.tokens.device)
-    if bag.mark is not None:
-        order = order + bag.mark
+    if bag.mark is not None and bool(bag.mark.any()):
+        marked = torch.where(bag.mark, order, -1.0)
+        order[marked.topk(min(MARKED_TOKENS, int(bag.mark.sum()))).indices] += 1
     keep = order.topk(limit).indices.sort().values
     mark = None if bag.mark is None else bag.mark[keep]
     return replace(bag, tokens=bag.tokens[keep], residual=bag.residual[keep], mark=mark)

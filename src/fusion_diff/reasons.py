@@ -19,6 +19,7 @@ MEANING = {
     "multiple-instance": "parts that resemble what set the other references apart",
     "novelty": "parts unlike anything authentic",
     "likeness": "parts nearer to what is not authentic than to what is",
+    "suspicion": "parts that look like flaws of ceramics in general",
     "departures": "parts unlike anything authentic",
     "texture": "the texture as a whole",
     "pooled": "the level and spread of its texture",

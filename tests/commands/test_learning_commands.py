@@ -51,6 +51,22 @@ def test_enroll_prints_counts_and_figures_and_saves_a_model_that_loads(reference
     assert not enrolment.builtin
 
 
+def test_an_enrolled_model_has_the_name_of_its_folder_and_a_card_of_its_own(enrolled, tmp_path):
+    model = DiffusionModel.from_pretrained(enrolled)
+    assert model.name == enrolled.name
+    first, base = model.readme.split("## The model that they were enrolled on")
+    assert first.startswith(f"# {enrolled.name}")
+    assert "| sound (authentic) |" in first
+    assert model.enrolment.references_sha256 in first
+    assert "# fusion-diff-v1-ceramic" in base
+    model.name = "again"
+    model.save_pretrained(tmp_path / "again")
+    again = (tmp_path / "again" / "README.md").read_text(encoding="utf-8")
+    assert again == model.readme.replace(f"# {enrolled.name}", "# again", 1), (
+        "enrolled once more, it has one base still"
+    )
+
+
 def test_enroll_looks_first_whether_the_model_can_be_saved(references, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     words = ["enroll", str(references), "--authentic", "sound", "--out"]

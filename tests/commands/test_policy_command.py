@@ -78,3 +78,12 @@ def test_a_policy_is_explained_in_sentences(run, write):
     code, out, _ = run("policy", "check", "policy.toml")
     assert code == 0
     assert "A micrograph with a score below 0.5 fails." in out.splitlines()
+
+
+def test_what_is_left_open_fails_unless_the_policy_says_otherwise(run, write, tmp_path, save_micrograph):
+    save_micrograph(tmp_path / "grey.tif", 0.3)
+    write()
+    assert run("inspect", "grey.tif", "--policy", "policy.toml")[0] == 1
+    for action, code in (("warn", 0), ("pass", 0), ("fail", 1)):
+        write(f'inconclusive = "{action}"')
+        assert run("inspect", "grey.tif", "--policy", "policy.toml")[0] == code

@@ -47,7 +47,7 @@ def test_any_other_value_is_read_or_refused_and_nothing_else(described, tmp_path
         ("tile", 10**9, "tile"),
         ("tile", 225, "no tokens of"),
         ("kinds", [], "no evidence"),
-        ("fusion", {"centre": {}, "spread": {}, "weight": {}}, "no weight or spread"),
+        ("fusion", {"centre": {}, "spread": {}, "weight": {}}, "have no weight"),
         ("fusion", {"centre": {"pooled": 0}, "spread": {"pooled": 1}, "weight": {"pooled": 1}}, "no evidence"),
         ("inside", [float("nan")], "no finite number"),
         ("class_norms", [1.0], "not of one number"),

@@ -111,12 +111,23 @@ def test_without_references_nothing_is_rejected():
     ],
 )
 def test_the_decision_names_the_only_side_that_is_not_rejected(authentic, others, decision):
-    assert decide({"authentic": authentic, "not authentic": others}, 0.1) == decision
+    assert decide({"authentic": authentic, "not authentic": others}, 0.1, 2) == decision
 
 
 @pytest.mark.parametrize(("p", "decision"), [(0.05, "not authentic"), (0.1, "not authentic"), (0.11, "authentic")])
 def test_with_authentic_references_alone_there_is_one_side_to_reject(p, decision):
-    assert decide({"authentic": p}, 0.1) == decision
+    assert decide({"authentic": p}, 0.1, 9) == decision
+
+
+def test_authentic_references_alone_decide_nothing_where_they_are_too_few_to_reject_anything():
+    assert decide({"authentic": 1 / 9}, 0.1, 8) == "inconclusive"
+    assert decide({"authentic": 1.0}, 0.1, 8) == "inconclusive"
+    assert decide({"authentic": 1.0}, 0.2, 8) == "authentic"
+
+
+def test_nothing_follows_of_log_odds_that_are_no_number():
+    with pytest.raises(ValueError, match="no number"):
+        probability(float("nan"))
 
 
 @pytest.mark.parametrize(("alpha", "needed"), [(0.1, 9), (0.05, 19), (0.2, 4), (0.5, 1), (0.3, 3), (0.01, 99)])

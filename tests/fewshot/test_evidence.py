@@ -10,12 +10,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import roc_auc_score
 
+from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import BANK, NOVELTY_WEIGHT, NearestNeighbourEvidence
 from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
+from fusion_diff.fewshot.evidence.suspicion import FEW_OTHERS
 from fusion_diff.fewshot.heads import HEADS
+from fusion_diff.fewshot.state import dump, load, on_device
+from fusion_diff.fewshot.verifier import Verifier
 
 NO_RESIDUAL = torch.zeros(0, 0)
 PATHS = (16,)
@@ -285,3 +289,40 @@ def test_kinds_that_need_no_other_class_learn_without_one(make_bag, kind):
     head = kind.fit([make_bag(seed, residuals=2) for seed in range(3)], [], PATHS)
     flawed = make_bag(99, residuals=2, flawed=10, marked=True)
     assert auroc(head, flawed) > 0.95
+
+
+@pytest.fixture
+def detector():
+    """One that takes the first channel for a flaw."""
+    torch.manual_seed(0)
+    detector = FlawDetector(16)
+    with torch.no_grad():
+        detector.layers[0].weight.zero_()
+        detector.layers[0].weight[0, 0] = 1.0
+        detector.layers[0].bias.zero_()
+        detector.layers[2].weight.zero_()
+        detector.layers[2].weight[0, 0] = 1.0
+    return detector.requires_grad_(False)
+
+
+@pytest.mark.parametrize(("others", "speaks"), [(0, True), (1, True), (FEW_OTHERS - 1, True), (FEW_OTHERS, False)])
+def test_the_detector_speaks_where_hardly_any_reference_tells_what_to_look_for(make_bag, detector, others, speaks):
+    bags = [make_bag(seed) for seed in range(4)] + [make_bag(100 + seed, flawed=10) for seed in range(others)]
+    labels = ["sound"] * 4 + ["crack"] * others
+    groups = [str(index) for index in range(len(bags))]
+    verifier = Verifier.fit(bags, labels, "sound", groups, detector=detector)
+    assert ("suspicion" in verifier.heads.heads) is speaks
+    without = Verifier.fit(bags, labels, "sound", groups)
+    assert "suspicion" not in without.heads.heads
+
+
+def test_suspicion_finds_the_flaw_and_is_stored_with_what_was_learned(make_bag, detector):
+    bags = [make_bag(seed) for seed in range(5)]
+    verifier = Verifier.fit(bags, ["sound"] * 5, "sound", list("abcde"), detector=detector)
+    again = load(*dump(verifier))
+    flawed = make_bag(50, flawed=10, marked=True)
+    maps = verifier.heads.maps(flawed.tokens, flawed.residual)
+    assert bool(flawed.mark[maps["suspicion"].topk(10).indices].all())
+    torch.testing.assert_close(again.heads.maps(flawed.tokens, flawed.residual)["suspicion"], maps["suspicion"])
+    moved = on_device(verifier, torch.device("cpu"))
+    assert moved.fused(maps) == verifier.fused(maps)

@@ -72,3 +72,15 @@ def test_an_even_surface_has_no_keypoints_and_corresponds_to_nothing(side):
     assert even.points.shape == (0, 2)
     assert even.corresponding(even) == 0
     assert even.corresponding(Keypoints.find(surface(3))) == 0
+
+
+def test_writing_that_an_instrument_draws_on_every_picture_recognises_none():
+    def written(seed: int) -> np.ndarray:
+        picture = cv2.GaussianBlur(surface(seed, 768), (0, 0), 3)
+        text = f"SEI 15kV WD9mm x1,000 10um {1000 + seed}"
+        return cv2.putText(picture, text, (20, 740), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 255, 2)
+
+    found = [Keypoints.find(written(seed)) for seed in range(3)]
+    shared = [found[i].corresponding(found[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    assert max(shared) < ENOUGH
+    assert found[0].corresponding(Keypoints.find(written(0))) > 10 * ENOUGH, "the very picture agrees all over"

@@ -304,3 +304,30 @@ def test_the_default_limit_holds_the_largest_micrographs():
 def test_chunks_without_content_before_the_pixel_size_of_a_png_are_not_followed_for_ever():
     chain = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sI", 0, b"teXt", 0) * (2**21)
     assert from_png(chain + struct.pack(">I4sIIBI", 9, b"pHYs", 10**6, 10**6, 1, 0)).pixel_size_um is None
+
+
+@pytest.mark.parametrize("level", [3e38, 1e31])
+def test_levels_that_single_precision_cannot_hold_apart_are_refused(level):
+    """Every one of them is finite, and their span is not."""
+    pixels = np.random.default_rng(0).random((64, 64), dtype=np.float32)
+    pixels[::8], pixels[1::8] = level, -level
+    with pytest.raises(MicrographError, match=r"levels span .*; replace"):
+        Micrograph.from_array(pixels)
+
+
+def test_levels_that_hardly_differ_are_no_contrast():
+    pixels = np.random.default_rng(0).integers(0, 2, (64, 64)).astype(np.float32) * np.float32(1e-40)
+    with pytest.raises(MicrographError, match="nothing to see"):
+        Micrograph.from_array(pixels)
+
+
+@pytest.mark.parametrize("kind", ["palette", "jpeg", "bmp"])
+def test_what_has_to_be_decoded_in_memory_is_refused_before_it_takes_too_much(tmp_path, monkeypatch, kind):
+    levels = np.random.default_rng(0).integers(0, 256, (64, 80), dtype=np.uint8)
+    file = tmp_path / {"palette": "a.png", "jpeg": "a.jpg", "bmp": "a.bmp"}[kind]
+    picture = Image.fromarray(levels)
+    (picture.convert("P") if kind == "palette" else picture).save(file)
+    assert load_microstructure_data(file).shape[:2] == (64, 80)
+    monkeypatch.setattr("fusion_diff.micrograph.limits.MAX_DECODED_BYTES", 64 * 80 * 7)
+    with pytest.raises(MicrographError, match=r"decoded in memory.*; export it as TIFF"):
+        load_microstructure_data(file)

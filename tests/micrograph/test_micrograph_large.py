@@ -1,3 +1,4 @@
+import hashlib
 import mmap
 import tempfile
 import tracemalloc
@@ -155,3 +156,16 @@ def test_a_large_array_is_looked_through_in_bands(monkeypatch):
     monkeypatch.setattr(storage, "BAND_PIXELS", 100)
     levels = np.random.default_rng(0).normal(size=(64, 48))
     np.testing.assert_array_equal(Micrograph.from_array(levels).pixels, levels.astype(np.float32))
+
+
+def test_a_signed_capture_is_read_from_a_copy_that_nobody_can_change(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
+    file = tmp_path / "image.tif"
+    levels = np.random.default_rng(0).integers(1, 256, (64, 80), dtype=np.uint8)
+    tifffile.imwrite(file, levels)
+    signed = hashlib.sha256(file.read_bytes()).hexdigest()
+    micrograph = load_microstructure_data(file, sha256=signed)
+    with file.open("r+b") as stream:  # in place, as one who may write there could
+        stream.write(bytes(file.stat().st_size))
+    np.testing.assert_array_equal(micrograph.window(0, 0, 64, 80), levels)
+    assert micrograph.sha256 == signed

@@ -41,7 +41,7 @@ def test_the_parts_of_an_inspection_agree(enrolled, draw, form):
 
     assert 0 < it.score < 1
     assert it.in_scope is True
-    assert it.decision == decide(it.p_values, it.alpha)
+    assert it.decision == decide(it.p_values, it.alpha, 10)
     assert set(it.p_values) == {"authentic", "not authentic"}
     assert all(0 < p <= 1 for p in it.p_values.values())
     assert (it.predicted_class == "fine") == (it.score >= 0.5)
@@ -118,7 +118,7 @@ def test_another_subject_is_out_of_scope_and_nothing_is_decided(enrolled, subjec
     monkeypatch.setitem(enrolled.enrolment.__dict__, "verifier", lenient)
     inspection = enrolled.inspect(Micrograph.from_array((255 * pattern).astype(np.uint8)), alpha=0.2)
     assert inspection.in_scope is False
-    assert decide(inspection.p_values, 0.2) == "not authentic", "its score alone would have decided"
+    assert decide(inspection.p_values, 0.2, 10) == "not authentic", "its score alone would have decided"
     assert inspection.decision == "inconclusive"
     assert inspection.reasons[0] == OUT_OF_SCOPE
     assert inspection.to_dict()["in_scope"] is False

@@ -10,7 +10,9 @@ import tifffile
 from PIL import Image
 
 from fusion_diff.model import DiffusionModel
-from fusion_diff.service.shelf import enter
+from fusion_diff.service.database import Database
+from fusion_diff.service.settings import Settings
+from fusion_diff.service.shelf import Shelf, enter
 from fusion_diff.service.tables import NAME_LENGTH
 
 
@@ -132,3 +134,24 @@ def test_the_pixel_size_of_a_file_is_kept_and_one_that_is_given_comes_before_it(
         for data in ({}, {"pixel_size_um": "0.5"})
     ]
     assert sizes == pytest.approx([0.2, 0.5])
+
+
+def test_the_model_that_a_service_is_started_with_judges_unless_one_enrolled_here_was_chosen(enrolled_folder, tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'records.db'}")
+
+    def shelf(model):
+        return Shelf(Settings(data=tmp_path, model=str(model), insecure=True), database)
+
+    line = DiffusionModel.from_pretrained(enrolled_folder)
+    line.name = "line 7"
+    line.save_pretrained(tmp_path / "line-7")
+    first = shelf(enrolled_folder).judge().name
+    assert first != "line 7"
+    assert shelf(tmp_path / "line-7").judge().name == "line 7"
+    again = shelf(enrolled_folder)
+    assert again.judge().name == first
+    row = again.save(line, "line 8")
+    with database.write() as session:
+        enter(session, row, None, default=True)
+    assert shelf(tmp_path / "line-7").judge().name == "line 8"
+    database.close()

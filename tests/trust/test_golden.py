@@ -165,3 +165,10 @@ def test_a_golden_set_can_be_asked_to_be_signed(run, golden, tmp_path):
     (golden / FILE).write_text(json.dumps(value))
     code, _, err = run("verify-model", "m", "--golden", golden, "--trusted-key", key)
     assert (code, FILE in err) == (1, True)
+
+
+def test_an_image_whose_name_not_every_system_takes_is_kept_under_a_number(images, darkness_model, tmp_path):
+    timed = images[0].with_name("2025-01-31T12:30:05.tif")
+    shutil.copyfile(images[0], timed)
+    make_golden(darkness_model, [images[1], timed], tmp_path / "golden", alpha=0.2)
+    assert [image.file for image in read_golden(tmp_path / "golden").images] == ["grey.tif", "0001.tif"]

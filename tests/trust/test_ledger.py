@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -396,3 +397,21 @@ def test_every_damage_is_found(data, tmp_path_factory):
             check(path)
     else:
         assert not check(path).intact
+
+
+def test_a_disk_too_full_for_the_head_leaves_the_ledger_as_it_was(file, monkeypatch):
+    before = file.read_bytes()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for _ in range(2):
+        with monkeypatch.context() as patched, Ledger(file) as ledger:
+            patched.setattr(module, "write_head", full)
+            with pytest.raises(OSError, match="No space"):
+                ledger.append({"decision": "authentic"})
+    assert file.read_bytes() == before
+    assert check(file).intact
+    with Ledger(file) as ledger:
+        ledger.append({"decision": "authentic"})
+    assert check(file).intact

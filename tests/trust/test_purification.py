@@ -56,7 +56,7 @@ def defended(checkpoint_folder: Path) -> DiffusionModel:
     return model
 
 
-def inspect(model: DiffusionModel, micrograph: Micrograph, **options: bool):
+def inspect(model: DiffusionModel, micrograph: Micrograph, **options: float):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return model.inspect(micrograph, **options)
@@ -205,13 +205,13 @@ def test_an_alarm_withholds_the_decision_authentic_and_the_ledger_keeps_it(check
     model = DiffusionModel.from_pretrained(checkpoint_folder)
     model.enroll(ReferenceSet.from_micrographs([surface(i) for i in range(10, 14)], ["sound"] * 4, authentic="sound"))
     micrograph = surface(15)
-    plain = inspect(model, micrograph)
+    plain = inspect(model, micrograph, alpha=0.2)
     assert plain.decision == "authentic"
     model.enrolment = replace(model.enrolment, shifts=(0.0,) * 30)  # any shift at all raises the alarm now
-    alarmed = inspect(model, micrograph, detect_attacks=True)
+    alarmed = inspect(model, micrograph, alpha=0.2, detect_attacks=True)
     assert (alarmed.attacked, alarmed.decision, alarmed.score) == (True, "inconclusive", plain.score)
     assert alarmed.reasons[-1] == WITHHELD
-    kept = verdict(Outcome(Path("a.tif"), alarmed), alpha=0.1, pixel_size_um=None)
+    kept = verdict(Outcome(Path("a.tif"), alarmed), alpha=0.2, pixel_size_um=None)
     assert kept["attacked"] is True
     assert "purified" not in kept
-    assert "attacked" not in verdict(Outcome(Path("a.tif"), plain), alpha=0.1, pixel_size_um=None)
+    assert "attacked" not in verdict(Outcome(Path("a.tif"), plain), alpha=0.2, pixel_size_um=None)

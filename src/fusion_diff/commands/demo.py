@@ -67,7 +67,10 @@ def demo_command(
     say(_against_the_truth(outcomes, truths, BUILTIN_AUTHENTIC))
     page = write_report(outcomes, out, title=f"Demonstration on procedural ceramics, lot {seed}")
     say(f"Report: {page}")
-    say(f"To keep this model: fusion-diff enroll {quote(str(table))} --authentic {BUILTIN_AUTHENTIC} --out MODEL")
+    say(
+        f"To keep this model: fusion-diff enroll {quote(str(table))} --authentic {BUILTIN_AUTHENTIC} "
+        "--reconstruction --out MODEL"
+    )
     return 0
 
 

@@ -59,7 +59,7 @@ def enroll_command(
     model = load_model(base, device)
 
     def learn(chosen: ReferenceSet) -> Enrolment:
-        with progress_bar("Encoding") as advance:
+        with progress_bar("Encoding", then="Learning") as advance:
             return model.enroll(chosen, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=advance)
 
     enrolment = learn(enrolled)
@@ -76,6 +76,7 @@ def enroll_command(
     print_figures("Cross-fitted on the references", enrolment.figures)
     for warning in enrolment.warnings():
         say(f"Note: {warning}")
+    model.name = out.resolve().name
     model.save_pretrained(out)
     say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}")
     return 0

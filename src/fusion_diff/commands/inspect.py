@@ -121,12 +121,26 @@ def inspect_command(
             pixel_size_um=pixel_size,
             signed_sha256=signed.digest if signed else None,
             progress=advance,
+            thumbnails=report is not None,
         ):
             outcomes.append(outcome)
             if writer is not None:
                 writer.write(outcome)
             if ledger is not None:
                 ledger.append(verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=names))
+    # Files first: whoever reads the table may close the pipe.
+    rulings = asked.rule_all(outcomes)
+    written = [
+        f"{what}: {write(rulings, file)}"
+        for what, file, write in (
+            ("JUnit", junit, write_junit),
+            ("SARIF", sarif, write_sarif),
+            ("Summary", markdown, write_markdown),
+        )
+        if file is not None
+    ]
+    if report:
+        written.append(f"Report: {write_report(outcomes, report)}")
     print_outcomes(outcomes)
     for outcome in outcomes:
         if outcome.inspection is not None and outcome.inspection.attacked:
@@ -135,16 +149,8 @@ def inspect_command(
         say(f"Records: {records}")
     if ledger is not None:
         say(f"Ledger: {record}, whose head is now {ledger.head}")
-    rulings = asked.rule_all(outcomes)
-    for what, file, write in (
-        ("JUnit", junit, write_junit),
-        ("SARIF", sarif, write_sarif),
-        ("Summary", markdown, write_markdown),
-    ):
-        if file is not None:
-            say(f"{what}: {write(rulings, file)}")
-    if report:
-        say(f"Report: {write_report(outcomes, report)}")
+    for line in written:
+        say(line)
     if policy is None:
         return exit_code(outcomes)
     for ruling in rulings:

@@ -24,7 +24,9 @@ DatabaseUrl = Annotated[
 def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if omitted.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 8000 if omitted.")] = None,
-    model: Annotated[str | None, typer.Option(help="The model to start with: a name, a folder or a hub id.")] = None,
+    model: Annotated[
+        str | None, typer.Option(help="The model that judges, unless one that was enrolled here does.")
+    ] = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
     device: Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, npu, xpu or mps.")] = None,
@@ -41,6 +43,7 @@ def serve_command(
     service_installed()
     import uvicorn
 
+    from fusion_diff.printable import printable
     from fusion_diff.service import logs
     from fusion_diff.service.app import create_app
     from fusion_diff.service.keys import all_keys
@@ -61,6 +64,10 @@ def serve_command(
         with service.database.read() as session:
             if not all_keys(session):
                 typer.echo("Note: there is no API key yet; make one with fusion-diff service-keys new", err=True)
+    judge = service.shelf.judge()
+    if judge.sha256 != service.shelf.base_sha256:
+        say = f"Note: {printable(judge.name)}, enrolled here, judges, and not {printable(settings.model)}"
+        typer.echo(f"{say}; PUT /v1/models/ID/default, or the page of references, makes another judge", err=True)
     logs.configure()
     config = uvicorn.Config(
         create_app(settings, service),

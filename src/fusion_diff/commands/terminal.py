@@ -39,6 +39,8 @@ class StageAdvance(Protocol):
         """Move the bar."""
 
 
+LINE_EVERY = 60.0
+"""Seconds between lines of progress where there is no terminal."""
 _STYLES = {"authentic": "green", "not authentic": "red", "inconclusive": "yellow"}
 
 
@@ -58,16 +60,27 @@ def complain(text: str) -> None:
 
 
 @contextmanager
-def progress_bar(verb: str) -> Iterator[Advance]:
-    """Show a progress bar on stderr while the block runs, if stderr is a terminal."""
+def progress_bar(verb: str, then: str | None = None) -> Iterator[Advance]:
+    """Show on stderr how far the block is: a moving bar on a terminal, a line a minute elsewhere.
+
+    Args:
+        verb: what is done.
+        then: what is done when that is done and the block still runs.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(verb, total=None)
+        written = time.monotonic()
 
         def advance(done: int, total: int, path: Path | None = None, /) -> None:
-            name = "" if path is None else " " + escape(printable(path.name))
-            bar.update(task, completed=done, total=total, description=verb + name)
+            nonlocal written
+            name = "" if path is None else " " + printable(path.name)
+            now, doing = time.monotonic(), then if then is not None and done == total else verb
+            bar.update(task, completed=done, total=total, description=escape(doing + name))
+            if not console.is_terminal and now - written > LINE_EVERY:
+                console.print(Text(f"{doing} {done}/{total}{name}"), soft_wrap=True)
+                written = now
 
         yield advance
 
@@ -88,7 +101,7 @@ def stage_progress(*, enabled: bool) -> Iterator[StageAdvance]:
             shown = "" if stage == "pool" else f"loss {loss:.4f}"
             bar.update(tasks[stage], completed=step, loss=shown)
             now = time.monotonic()
-            if enabled and not console.is_terminal and (now - written > 60 or step == steps):
+            if enabled and not console.is_terminal and (now - written > LINE_EVERY or step == steps):
                 console.print(f"{stage} {step}/{steps} {shown}", highlight=False)
                 written = now
 

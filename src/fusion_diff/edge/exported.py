@@ -165,9 +165,10 @@ class Exported:
             raise ValueError(f"it is for {plain['runtime']!r:.40} in {plain['precision']!r:.40}")
         if len(norms) != len(classes) or len(references) != len(labels):
             raise ValueError("its classes or references are not of one number")
-        if not weighed or not all(name in READINGS and fusion["spread"][name] > 0 for name in weighed):
-            raise ValueError("its readings have no weight or spread")
-        if not all(set(READINGS[name].kinds) & set(kinds) and name in fusion["centre"] for name in weighed):
+        calibration = Calibration(*(_number(plain["calibration"][key]) for key in ("slope", "intercept")))
+        if not weighed <= set(READINGS) or not Fusion(**fusion).holds or not calibration.slope > 0:
+            raise ValueError("its readings are not known, have no weight, or are turned upside down")
+        if not all(set(READINGS[name].kinds) & set(kinds) for name in weighed):
             raise ValueError("it has no evidence for its readings")
         if not any(READINGS[name].dense for name in weighed):
             raise ValueError("none of its readings points to places")
@@ -182,7 +183,7 @@ class Exported:
             stride=stride,
             kinds=kinds,
             fusion=Fusion(**fusion),
-            calibration=Calibration(*(_number(plain["calibration"][key]) for key in ("slope", "intercept"))),
+            calibration=calibration,
             inside=np.asarray([_number(value) for value in _listed(plain["inside"])], dtype=np.float64),
             outside=np.asarray([_number(value) for value in _listed(plain["outside"])], dtype=np.float64),
             scope_limit=_number(plain["scope_limit"]),

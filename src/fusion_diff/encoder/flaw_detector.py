@@ -11,6 +11,7 @@ from fusion_diff.checkpoint import compact, expand, read_tensors
 from fusion_diff.errors import CheckpointError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
 WIDTH = 128
@@ -40,16 +41,26 @@ class FlawDetector(nn.Module):
         """
         if not (folder / FILE).exists():
             return None
-        detector = cls(channels)
         try:
             state = expand(read_tensors(folder / FILE))
-            detector.load_state_dict(state)
+            detector = cls.of(state, channels)
             if not all(bool(value.isfinite().all()) for value in state.values()):
                 raise ValueError("its weights are not finite")
         except (KeyError, ValueError, RuntimeError) as error:
             raise CheckpointError(
                 f"{folder / FILE}: not the flaw detector of this encoder ({error!r:.300}); restore the checkpoint"
             ) from error
+        return detector
+
+    @classmethod
+    def of(cls, state: Mapping[str, Tensor], channels: int) -> FlawDetector:
+        """Return the detector of these weights, frozen.
+
+        Raises:
+            RuntimeError: they are not those of a detector of tokens of so many channels.
+        """
+        detector = cls(channels)
+        detector.load_state_dict(state)
         return detector.eval().requires_grad_(False)
 
     def save(self, folder: Path) -> None:

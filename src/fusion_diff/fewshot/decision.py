@@ -51,7 +51,13 @@ class Calibration:
 
 
 def probability(log_odds: float) -> float:
-    """Return the probability of being authentic for log-odds of not being so."""
+    """Return the probability of being authentic for log-odds of not being so.
+
+    Raises:
+        ValueError: they are no number, of which nothing follows.
+    """
+    if math.isnan(log_odds):
+        raise ValueError("the log-odds are no number")
     return 1 / (1 + math.exp(min(50.0, max(-50.0, log_odds))))
 
 
@@ -82,13 +88,21 @@ def side_p_values(fused: float, inside: NDArray[np.float64], outside: NDArray[np
     return values
 
 
-def decide(p_values: dict[str, float], alpha: float) -> Decision:
+def decide(p_values: dict[str, float], alpha: float, references: int) -> Decision:
     """Answer with the only side that is not rejected at `alpha`; `inconclusive` when none or both are.
 
-    With authentic references alone there is one p-value, and `authentic` means "not told apart from the references".
+    With authentic references alone there is one p-value, and `authentic` means "not told apart from the references":
+    `inconclusive` if these are too few to tell anything apart at `alpha`.
+
+    Args:
+        p_values: of each side that has references.
+        alpha: error rate, in (0, 1).
+        references: of the authentic class, as many as stand behind the p-value.
     """
     rejected = {side for side, p in p_values.items() if p <= alpha}
     if len(p_values) == 1:
+        if references < references_needed(alpha):
+            return "inconclusive"
         return "not authentic" if rejected else "authentic"
     if rejected == {"authentic"}:
         return "not authentic"

@@ -56,6 +56,15 @@ class Fusion:
         return cls(centre, spread, {name: value / total for name, value in weight.items()})
 
     @property
+    def holds(self) -> bool:
+        """Whether some reading weighs something and none speaks for what it speaks against, as in every fit."""
+        weighed = {name for name, weight in self.weight.items() if weight > 0}
+        return bool(weighed) and all(
+            weight >= 0 and (name not in weighed or (name in self.centre and self.spread.get(name, 0) > 0))
+            for name, weight in self.weight.items()
+        )
+
+    @property
     def kinds(self) -> set[str]:
         """Kinds of evidence that readings with a weight are made of; no others need be computed."""
         return kinds_of({name for name, weight in self.weight.items() if weight > 0})

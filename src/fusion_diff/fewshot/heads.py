@@ -10,6 +10,7 @@ from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvide
 from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
 from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
+from fusion_diff.fewshot.evidence.suspicion import SuspicionEvidence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -19,14 +20,15 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fusion_diff.encoder.flaw_detector import FlawDetector
-    from fusion_diff.fewshot.evidence.base import Evidence, Paths
+    from fusion_diff.fewshot.evidence.base import Evidence, LearnedEvidence, Paths
 
-HEADS: tuple[type[Evidence], ...] = (
+HEADS: tuple[type[LearnedEvidence], ...] = (
     MultipleInstanceEvidence,
     NearestNeighbourEvidence,
     PooledEvidence,
     ReconstructionEvidence,
 )
+"""What is learned from references, and from nothing else."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,9 +40,23 @@ class Heads:
 
     @classmethod
     def fit(
-        cls, bags: Sequence[Bag], authentic: NDArray[np.bool_], paths: Paths, detector: FlawDetector | None = None
+        cls,
+        bags: Sequence[Bag],
+        authentic: NDArray[np.bool_],
+        paths: Paths,
+        detector: FlawDetector | None = None,
+        *,
+        suspicious: bool = False,
     ) -> Heads:
-        """Learn every kind of evidence that these bags allow; the detector tells where to look for flaws first."""
+        """Learn every kind of evidence that these bags allow.
+
+        Args:
+            bags: tokens of each reference.
+            authentic: (n,) which are authentic.
+            paths: channels of each of the encoder's paths.
+            detector: tells where to look for flaws first.
+            suspicious: let what the detector says be evidence too.
+        """
         scale = Scale.of([bag.tokens for bag, is_authentic in zip(bags, authentic, strict=True) if is_authentic])
         scaled = [replace(bag, tokens=scale(bag.tokens)) for bag in bags]
         inside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if is_authentic]
@@ -50,7 +66,10 @@ class Heads:
         heads = [head for head in HEADS if outside or head.one_class]
         if bags[0].residual.shape[1] == 0:
             heads = [head for head in heads if head is not ReconstructionEvidence]
-        return cls(scale, {head.name: head.fit(inside, outside, paths) for head in heads})
+        learned: dict[str, Evidence] = {head.name: head.fit(inside, outside, paths) for head in heads}
+        if detector is not None and suspicious:
+            learned[SuspicionEvidence.name] = SuspicionEvidence.fit(inside, detector)
+        return cls(scale, learned)
 
     def keep(self, kinds: set[str]) -> Heads:
         """Return the heads that give one of these kinds: what earned no weight is not computed at inspection."""

@@ -21,6 +21,8 @@ _RATIO = 0.85
 """A match has to be this much nearer than the next best."""
 _REACH = 4.0
 """Pixels that a keypoint may lie from where the others say it should be."""
+_NARROW = 0.1
+"""Deviation across a line of writing, at most, as a share of the picture."""
 _ZOOM = 3.0
 """Most that one picture may be enlarged against the other; without a bound, many points collapse into one."""
 
@@ -79,4 +81,15 @@ class Keypoints:
         transform, inliers = cv2.estimateAffinePartial2D(here, there, ransacReprojThreshold=_REACH, maxIters=500)
         if transform is None or not 1 / _ZOOM < np.hypot(transform[0, 0], transform[1, 0]) < _ZOOM:
             return 0
-        return int(inliers.sum())
+        agreed = inliers[:, 0] > 0
+        return 0 if _drawn_on(here[agreed], there[agreed], self.points) else int(agreed.sum())
+
+
+def _drawn_on(here: NDArray[np.float32], there: NDArray[np.float32], points: NDArray[np.float32]) -> bool:
+    """Tell whether what agrees is writing on the pictures: in one place of both, and narrow as a line.
+
+    Two pictures of one surface that lie exactly alike agree all over.
+    """
+    moved = float(np.median(np.linalg.norm(there - here, axis=1)))
+    narrow = float(np.sqrt(max(0.0, np.linalg.eigvalsh(np.cov(here.T))[0])))
+    return moved < _REACH and narrow < _NARROW * float(np.ptp(points, axis=0).max())

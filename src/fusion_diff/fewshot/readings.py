@@ -33,7 +33,7 @@ class Rule:
 
 DEPARTURES, TEXTURE, POOLED, RECONSTRUCTION = "departures", "texture", "pooled", "reconstruction"
 READINGS = {
-    DEPARTURES: Rule(("multiple-instance", "novelty", "likeness"), dense=True),
+    DEPARTURES: Rule(("multiple-instance", "novelty", "likeness", "suspicion"), dense=True),
     TEXTURE: Rule(("likeness",), dense=False),
     POOLED: Rule(("pooled",), dense=False),
     RECONSTRUCTION: Rule(("reconstruction",), dense=True),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +11,7 @@ from fusion_diff.fewshot import heads as registered
 from fusion_diff.fewshot.bags import Scale
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.decision import Calibration
+from fusion_diff.fewshot.evidence.suspicion import SuspicionEvidence
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.heads import Heads
 from fusion_diff.fewshot.scope import Scope
@@ -19,7 +20,10 @@ from fusion_diff.fewshot.verifier import Verifier
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import torch
     from torch import Tensor
+
+    from fusion_diff.fewshot.evidence.base import Evidence
 
 
 def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -51,7 +55,8 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
     Raises:
         KeyError: something is missing.
     """
-    known = {head.name: head for head in registered.HEADS}  # one may have been added since
+    known: dict[str, type[Evidence]] = {head.name: head for head in registered.HEADS}  # one may have been added since
+    known[SuspicionEvidence.name] = SuspicionEvidence
     heads = {
         name: known[name].from_state(
             {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
@@ -71,3 +76,10 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
         region_threshold=float(values["region_threshold"]),
         warnings=tuple(values["warnings"]),
     )
+
+
+def on_device(verifier: Verifier, device: torch.device) -> Verifier:
+    """Return a verifier with its tensors on a device, and otherwise as it was."""
+    tensors, values = dump(verifier)
+    moved = load({name: tensor.to(device) for name, tensor in tensors.items()}, values)
+    return replace(moved, correspondence=verifier.correspondence)

@@ -16,6 +16,7 @@ from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import Calibration, side_p_values
+from fusion_diff.fewshot.evidence.suspicion import FEW_OTHERS
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.heads import Heads
 from fusion_diff.fewshot.readings import RECONSTRUCTION, dense_readings, kind_scores, reading_scores
@@ -137,7 +138,8 @@ class Verifier:
                 )
         bags = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
         paths = paths or (bags[0].tokens.shape[1],)
-        learn = partial(Heads.fit, paths=paths, detector=detector)
+        suspicious = int((~authentic).sum()) < FEW_OTHERS
+        learn = partial(Heads.fit, paths=paths, detector=detector, suspicious=suspicious)
         heads = learn(bags, authentic)
         if parts is None:
             warnings.append(

@@ -8,8 +8,8 @@
     out_of_scope = "fail"
     inconclusive = "warn"
 
-Only `format` has to be there. A policy can ask for more than the model's verdict and never for less: what is judged not
-authentic fails, whatever stands in it.
+Only `format` has to be there. What is judged not authentic fails, whatever else stands in it; what is left open fails
+too, unless the policy says `warn` or `pass`.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def _parse(name: str, text: str, plain: dict[str, Any]) -> Policy:
             if key not in known and key != "format":
                 raise _Problem(key, f"not known; remove it, or use one of {', '.join(known)}")
         checked: dict[str, Any] = {key: _CHECKS[key](key, value) for key, value in plain.items() if key != "format"}
-        return Policy(**checked)
+        return Policy(**(_LEFT_OPEN | checked))
     except _Problem as error:
         where = f"{name}, line {_line_of(text, error.key)}"
         raise PolicyError(f"{where}: {printable(error.key, 80)} is {error}") from None
@@ -268,6 +268,8 @@ def _classes(key: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
+_LEFT_OPEN: dict[str, Any] = {"out_of_scope": "fail", "inconclusive": "fail"}
+"""What a policy that says nothing of them makes of verdicts that are left open: no gate opens by an omission."""
 _SAMPLES = {"alpha": "0.1", "minimum_score": "0.9", "maximum_region_um": "50.0"}
 _CHECKS: dict[str, Callable[[str, object], object]] = {
     "authentic_classes": _classes,

@@ -15,6 +15,8 @@ MAX_PIXELS = 2**30
 """Largest micrograph read unless told otherwise, in pixels (32,768 x 32,768)."""
 
 MAX_CHANNELS = 4
+MAX_DECODED_BYTES = 2**31
+"""Memory that a format may take which cannot be decoded to a file."""
 
 # A small image cannot be a decompression bomb, and may honestly compress very well.
 _EXPANSION_CHECKED_FROM = 2**26
@@ -61,7 +63,7 @@ def check_claim(name: str, width: int, height: int, channels: int, bits: int, ma
         raise refusal(
             name,
             f"its header claims {width}x{height} = {width * height:,} pixels, more than the limit of {max_pixels:,}",
-            "crop it, or raise max_pixels if you trust the file and have the memory",
+            "crop it, or, if you trust the file and have the memory, read it in Python with a larger max_pixels",
         )
     if not 1 <= channels <= MAX_CHANNELS:
         raise refusal(
@@ -70,6 +72,25 @@ def check_claim(name: str, width: int, height: int, channels: int, bits: int, ma
             "save the channels you want to inspect as separate grey images",
         )
     return height * -(-width * channels * bits // 8)
+
+
+def check_decoded(name: str, pixels: int, bytes_each: int) -> None:
+    """Refuse an image whose format is decoded whole in memory and would take more than `MAX_DECODED_BYTES` there.
+
+    Args:
+        name: what to call the file in errors.
+        pixels: claimed.
+        bytes_each: that its decoder holds a pixel at most, working memory included.
+
+    Raises:
+        MicrographError: it would take more.
+    """
+    if pixels * bytes_each > MAX_DECODED_BYTES:
+        raise refusal(
+            name,
+            f"{pixels:,} pixels of its format have to be decoded in memory, {pixels * bytes_each:,} bytes of it",
+            "export it as TIFF or as PNG of 8 or 16 bits, which are read piece by piece",
+        )
 
 
 def check_expansion(name: str, raw: int, stored: int, ratio: int) -> None:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import ArrayLike, NDArray
 
+LEAST_SPAN, GREATEST_SPAN = 1e-30, 1e30
+"""Between the lowest and the highest level of a micrograph; beyond, single precision would make no numbers of them."""
 _CONTRAST_PIXELS = 2**22
 _CONTRAST_PERCENTILES = (0.5, 99.5)
 
@@ -177,7 +179,7 @@ class Micrograph:
         step = max(1, math.ceil(math.sqrt(self.height * self.width / _CONTRAST_PIXELS)))
         sample = self._converted(storage.sampled(self.levels, step)).astype(np.float64)
         low, high = (float(value) for value in np.percentile(sample, _CONTRAST_PERCENTILES))
-        if low < high:
+        if high - low >= LEAST_SPAN:
             return low, high
         extremes = []
         for rows in storage.bands(self.shape):
@@ -267,7 +269,13 @@ def _check_values(name: str, levels: NDArray[Any]) -> None:
             f"{count} NaN or infinite, the first at row {first[0]}, column {first[1]}",
             "replace them, or crop the image to where it is valid",
         )
-    if not low < high:
+    if high - low > GREATEST_SPAN:
+        raise refusal(
+            name,
+            f"its levels span from {low:g} to {high:g}, more than single precision can tell apart",
+            "replace the values that mean 'nothing measured'",
+        )
+    if not high - low >= LEAST_SPAN:
         raise refusal(
             name, f"every pixel has the level {low:g}, so there is nothing to see", "check the exposure or the channel"
         )

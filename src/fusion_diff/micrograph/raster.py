@@ -9,7 +9,7 @@ import numpy as np
 
 from fusion_diff.micrograph import storage
 from fusion_diff.micrograph.codestream import check_scans
-from fusion_diff.micrograph.limits import check_claim, check_expansion, refusal, truncated
+from fusion_diff.micrograph.limits import check_claim, check_decoded, check_expansion, refusal, truncated
 from fusion_diff.micrograph.metadata import Calibration, from_dots, from_png, instrument_name
 
 if TYPE_CHECKING:
@@ -22,6 +22,8 @@ _PNG_PALETTE = 3
 _DEFLATE_EXPANSION = 1032
 _JPEG_EXPANSION = 4096  # a progressive scan spends at least one bit on a block of 64, in each of three channels
 _BMP_RUN_EXPANSION = 128
+_PALETTE_BYTES, _JPEG_BYTES, _BMP_BYTES = 8, 10, 8
+"""That decoders hold a pixel: its colours and a copy of them; of a JPEG the coefficients of all scans too."""
 _EXIF_MAKE, _EXIF_MODEL = 271, 272
 
 
@@ -48,6 +50,8 @@ def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration
     channels = _PNG_CHANNELS.get(colour, 0)
     raw = check_claim(source.name, width, height, channels, depth, max_pixels)
     check_expansion(source.name, raw, source.size, _DEFLATE_EXPANSION)
+    if colour == _PNG_PALETTE:
+        check_decoded(source.name, width * height, _PALETTE_BYTES)
     if width * height * channels > storage.IN_MEMORY_PIXELS and colour != _PNG_PALETTE:
         shape = (height, width) if channels == 1 else (height, width, channels)
         levels = imagecodecs.png_decode(data, out=storage.allocate(shape, np.uint16 if depth == 16 else np.uint8))
@@ -58,7 +62,7 @@ def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration
     if colour == _PNG_PALETTE:
         levels = _grey_where_equal(levels)
     elif depth < 8:  # the decoder stretches these to 0..255
-        levels = levels // (255 // (2**depth - 1))
+        levels = storage.mapped(levels, lambda band: band // (255 // (2**depth - 1)))
     return levels, from_png(data)
 
 
@@ -88,6 +92,7 @@ def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibratio
         channels = len(image.getbands())
         raw = check_claim(source.name, image.width, image.height, channels, 8, max_pixels)
         check_expansion(source.name, raw, source.size, _JPEG_EXPANSION)
+        check_decoded(source.name, image.width * image.height, _JPEG_BYTES)
         check_scans(source.name, source.data())
         levels = np.asarray(image)
         calibration = from_dots(image.info.get("dpi"))
@@ -126,6 +131,7 @@ def read_bmp(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration
             if end > source.size:
                 raise truncated(source.name, f"its pixels should reach byte {end:,}, and it ends at {source.size:,}")
         check_expansion(source.name, raw, source.size, _BMP_RUN_EXPANSION)
+        check_decoded(source.name, image.width * image.height, _BMP_BYTES)
         calibration = from_dots(image.info.get("dpi"))
         if image.mode == "1":
             return np.asarray(image).astype(np.uint8), calibration

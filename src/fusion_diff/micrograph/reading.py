@@ -81,7 +81,7 @@ def load_microstructure_data(
             colour; or an argument is out of range. The message names the file and the cure.
         TrustError: the bytes do not have the digest `sha256`.
     """
-    with open_source(path) as source:
+    with open_source(path, copied=sha256 is not None) as source:
         if sha256 is not None and source.sha256 != sha256:
             raise TrustError(f"{source.name}: altered since it was signed; restore it from its source")
         page = checked_page(source.name, page)

@@ -8,6 +8,7 @@ import io
 import mmap
 import os
 import stat
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -34,7 +35,8 @@ class Source:
         name: what to call it in errors.
         size: its length in bytes.
         sha256: the digest of its bytes, in hexadecimal.
-        handle: seekable; in memory when the file is small, so that nobody can change it between hashing and decoding.
+        handle: seekable; in memory when the file is small, so that nobody can change it between hashing and decoding;
+            of a large one the file itself, or a copy of it.
     """
 
     path: Path
@@ -55,11 +57,13 @@ class Source:
 
 
 @contextlib.contextmanager
-def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
+def open_source(path: str | os.PathLike[str], *, copied: bool = False) -> Iterator[Source]:
     """Open a regular file for reading pixels, hashing it on the way.
 
     Args:
         path: the file.
+        copied: read a large file from a private copy of the very bytes that were hashed, which nobody can change as
+            long as anything of it is still mapped into memory.
 
     Yields:
         The open source; its handle is closed on leaving.
@@ -82,10 +86,14 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
         if before.st_size == 0:
             raise refusal(name, "the file is empty", "copy or export it again from the instrument")
         try:
-            source = _hashed(location, file, before.st_size)
+            source = _hashed(location, file, before.st_size, copied=copied)
         except OSError as error:
             raise _unreadable(name, error) from error
-        yield source
+        try:
+            yield source
+        finally:
+            if copied:
+                source.handle.close()
         after = os.fstat(file.fileno())
         if source.handle is file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
             raise refusal(name, "the file changed while it was being read", "wait until it is written, then retry")
@@ -111,11 +119,14 @@ def _open_regular(location: Path, name: str) -> BinaryIO:
     return location.open("rb")
 
 
-def _hashed(location: Path, file: BinaryIO, size: int) -> Source:
+def _hashed(location: Path, file: BinaryIO, size: int, *, copied: bool) -> Source:
     if size <= WHOLE_FILE_BYTES:
         content = file.read()
         return Source(location, len(content), hashlib.sha256(content).hexdigest(), io.BytesIO(content))
     digest = hashlib.sha256()
+    copy = tempfile.TemporaryFile(prefix="fusion-diff-") if copied else None  # noqa: SIM115 (closed with the last map)
     while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
-    return Source(location, size, digest.hexdigest(), file)
+        if copy is not None:
+            copy.write(chunk)
+    return Source(location, size, digest.hexdigest(), file if copy is None else copy)

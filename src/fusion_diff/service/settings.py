@@ -25,7 +25,8 @@ class Settings(BaseSettings):
         database_url: SQLAlchemy URL; SQLite in the data folder when omitted.
         store_url: folder or fsspec URL of images and evidence; in the data folder when omitted.
         models_folder: where enrolled models are saved; in the data folder when omitted.
-        model: the model to start with: a name, a folder or a hub id. References are enrolled on it.
+        model: the model to start with: a name, a folder or a hub id. It judges, unless one that was enrolled here was
+            chosen to, and references are enrolled on it.
         device: where to compute.
         host: address to listen on.
         port: port to listen on.

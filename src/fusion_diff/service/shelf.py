@@ -35,7 +35,7 @@ class Shelf:
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        """Load the model to start with; it judges, unless another was chosen before."""
+        """Load the model to start with; it judges, unless one that was enrolled here was chosen to."""
         self._settings, self._database = settings, database
         self._held: OrderedDict[str, DiffusionModel] = OrderedDict()
         self._lock = Lock()
@@ -47,8 +47,10 @@ class Shelf:
             if row is None:
                 row = described(model, model.name, settings.model)
                 session.add(row)
-            if default_model(session) is None:
-                row.is_default = True
+                session.flush()
+            judge = default_model(session)
+            if judge is None or not judge.folder.startswith(_ENROLLED):
+                make_default(session, row.id)
         self._held[row.id] = model
 
     def base(self) -> DiffusionModel:
@@ -85,12 +87,17 @@ class Shelf:
             OSError: it cannot be written.
         """
         model_id = new_id()
-        model.name = model.card["name"] = name
+        model.name = name
         model.save_pretrained(self._settings.models / model_id)
         model.sha256 = verify(self._settings.models / model_id)  # as it will be when it is loaded
         row = described(model, name, f"{_ENROLLED}{model_id}")
         row.id = model_id
         return row
+
+    def judge(self) -> Model:
+        """Return the row of the model that judges unless another is named."""
+        with self._database.read() as session:
+            return get_model(session, None)
 
     def check(self) -> None:
         """Load the model that judges.
@@ -98,9 +105,7 @@ class Shelf:
         Raises:
             FusionDiffError: it cannot be loaded.
         """
-        with self._database.read() as session:
-            model_id = get_model(session, None).id
-        self.find(model_id)
+        self.find(self.judge().id)
 
     def _place(self, row: Model) -> Path:
         if row.folder.startswith(_ENROLLED):

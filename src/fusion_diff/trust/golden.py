@@ -94,7 +94,8 @@ def make_golden(
 
     Args:
         model: an enrolled model.
-        images: image files; each is copied under its own name, a number before it where two have one name.
+        images: image files; each is copied under its own name, a number before it where two have one name, and a number
+            in its place where it holds characters that not every system takes in a name.
         folder: new or empty.
         alpha: error rate for the decisions.
         progress: called as `progress(done, total, path)` before each image.
@@ -116,7 +117,11 @@ def make_golden(
         for done, path in enumerate(images):
             if progress is not None:
                 progress(done, len(images), path)
-            name = path.name if not (draft / path.name).exists() and path.name != FILE else f"{done:04d}-{path.name}"
+            name = path.name
+            if not _plain(name):
+                name = f"{done:04d}{path.suffix if _plain(path.suffix) else ''}"
+            elif (draft / name).exists():
+                name = f"{done:04d}-{name}"
             shutil.copyfile(path, draft / name)
             it = model.inspect(load_microstructure_data(draft / name), alpha=alpha)
             entries.append(GoldenImage(name, digest_plain(draft / name), float(it.score), it.decision))
@@ -155,9 +160,14 @@ def read_golden(folder: Path) -> GoldenSet:
     return GoldenSet(alpha, model, images)
 
 
+def _plain(name: str) -> bool:
+    """Tell whether a name is that of a file beside the golden set, on any system."""
+    return name not in ("", ".", "..", FILE) and name.isprintable() and not set(name) & set("/\\:")
+
+
 def _image(value: Any) -> GoldenImage:
     name, sha256, decision = value["file"], value["sha256"], value["decision"]
-    if not isinstance(name, str) or name in ("", ".", "..", FILE) or not name.isprintable() or set(name) & set("/\\:"):
+    if not isinstance(name, str) or not _plain(name):
         raise ValueError(f"{str(name)[:80]!r} is no name of a file beside it")
     if not isinstance(sha256, str) or len(sha256) != 64 or decision not in get_args(Decision):
         raise ValueError(f"the digest or decision of {name[:80]!r}")

@@ -201,9 +201,13 @@ class Ledger:
         if written != len(line):  # the disk is full: leave the ledger as it was
             os.ftruncate(self._file, start)
             raise OSError(f"{self.path}: the line could not be written whole; make room on the disk")
-        os.fsync(self._file)
+        try:
+            os.fsync(self._file)
+            write_head(self.path, self._id, added["sequence"] + 1, added["hash"])
+        except OSError:  # a line that the head does not know would look like tampering
+            os.ftruncate(self._file, start)
+            raise
         self._end, self._sequence, self._hash = start + len(line), added["sequence"], added["hash"]
-        write_head(self.path, self._id, self._sequence + 1, self._hash)
         return added
 
     def _catch_up(self) -> None:

@@ -79,9 +79,8 @@ def load_signed(folder: str | Path, keys: Sequence[str | Path] | str | Path, loa
 class SignedFiles:
     """Tells which sha256 a file must have, by `<file>.sig` or by `<folder>.sig` of a folder that it lies in.
 
-    Signatures are read once. Nothing is hashed here: who reads the file compares the digest of what was read. Files of
-    up to 32 MiB are hashed and decoded from the same bytes in memory. Larger ones are read again from the open file:
-    a change meanwhile shows in its time or size and is refused, but who can set those back is not kept out.
+    Signatures are read once. Nothing is hashed here: who reads the file compares the digest of what was read, in memory
+    or, of more than 32 MiB, into a private copy, and decodes those very bytes.
     """
 
     def __init__(self, keys: Sequence[str | Path] | str | Path, *, now: datetime | None = None) -> None:

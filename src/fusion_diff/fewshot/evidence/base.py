@@ -18,7 +18,7 @@ Paths = tuple[int, ...]
 
 
 class Evidence(Protocol):
-    """A learned head. Larger values speak more strongly against authenticity.
+    """A head. Larger values speak more strongly against authenticity.
 
     Tokens given to a head are standardised (`bags.Scale`). Maps are in deviations of authentic tokens, so that they can
     be added up.
@@ -27,12 +27,6 @@ class Evidence(Protocol):
     name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]]
     """Kinds of evidence that its maps are of."""
-    one_class: ClassVar[bool]
-    """Can be learned from authentic references alone."""
-
-    @classmethod
-    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> Self:
-        """Learn from authentic bags and, unless `one_class`, bags of every other class."""
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return the evidence (n,) of each kind of tokens (n, C) with residuals (n, R)."""
@@ -43,6 +37,17 @@ class Evidence(Protocol):
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> Self:
         """Rebuild a head from its tensors."""
+
+
+class LearnedEvidence(Evidence, Protocol):
+    """A head that learns from references and nothing else."""
+
+    one_class: ClassVar[bool]
+    """Can be learned from authentic references alone."""
+
+    @classmethod
+    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> Self:
+        """Learn from authentic bags and, unless `one_class`, bags of every other class."""
 
 
 def units(values: Tensor) -> Tensor:

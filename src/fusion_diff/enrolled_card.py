@@ -1,0 +1,56 @@
+"""The model card of an enrolled model: what it was taught, in front of the card of the model that it was taught on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from fusion_diff.printable import paragraph
+
+if TYPE_CHECKING:
+    from fusion_diff.enrolment import Enrolment
+
+_BASE = "\n## The model that they were enrolled on\n\n"
+_HARMLESS = " _-.,:;+/()%°µ"
+"""Signs that neither end a table cell nor mean anything in Markdown within a word."""
+
+
+def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
+    """Return the card, in Markdown.
+
+    Args:
+        name: of the enrolled model.
+        enrolment: its references and what was learned from them; built-in ones leave the card as it is.
+        card: the card of the model that was enrolled on; of an earlier enrolment on it, only that is kept.
+    """
+    if enrolment.builtin:
+        return card
+    rows = [
+        f"| {_plain(label)}{' (authentic)' if label == enrolment.authentic else ''} | {count} |"
+        for label, count in enrolment.counts.items()
+    ]
+    figures = [f"| {figure} | {value:.3f} |" for figure, value in sorted(enrolment.figures.items())]
+    notes = [f"- {_plain(note)}" for note in enrolment.warnings()]
+    lines = [
+        f"# {_plain(name)}",
+        "",
+        f"A model of FusionDiff, enrolled on {len(enrolment.names)} references of {len(set(enrolment.groups))} "
+        f"specimens (sha256 {enrolment.references_sha256}).",
+        "",
+        "| class | references |",
+        "|---|---|",
+        *rows,
+        "",
+        "Cross-fitted figures, each reference judged by heads that had not seen its specimen, and the share that each "
+        "kind of evidence has in a verdict:",
+        "",
+        "| figure | |",
+        "|---|---|",
+        *figures,
+        *(["", *notes] if notes else []),
+    ]
+    return "\n".join(lines) + "\n" + _BASE + card.rsplit(_BASE, 1)[-1]
+
+
+def _plain(text: str) -> str:
+    """Return a stranger's words without what means something in Markdown or HTML."""
+    return "".join(each if each.isalnum() or each in _HARMLESS else " " for each in paragraph(text))
