@@ -68,7 +68,7 @@ class Heads:
             heads = [head for head in heads if head is not ReconstructionEvidence]
         learned: dict[str, Evidence] = {head.name: head.fit(inside, outside, paths) for head in heads}
         if detector is not None and suspicious:
-            learned[SuspicionEvidence.name] = SuspicionEvidence.fit(inside, detector)
+            learned[SuspicionEvidence.name] = SuspicionEvidence.fit(inside, detector, alone=not outside)
         return cls(scale, learned)
 
     def keep(self, kinds: set[str]) -> Heads:

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.bags import Bag
 
 FEW_OTHERS = 5
-WEIGHT = 2.0
+WEIGHT, WEIGHT_ALONE = 2.0, 0.5
+"""Beside references of other classes, and without: then nothing tells that it is flaws that are sought."""
 
 
 class SuspicionEvidence:
@@ -31,17 +32,18 @@ class SuspicionEvidence:
 
     def __init__(self, detector: FlawDetector, scale: Tensor) -> None:
         self.detector = detector
-        self.scale = scale  # (2,): mean and deviation
+        self.scale = scale  # (2,): mean, and deviation over weight
 
     @classmethod
-    def fit(cls, authentic: Sequence[Bag], detector: FlawDetector) -> SuspicionEvidence:
-        """Measure what the detector says of authentic tokens."""
-        return cls(detector, units(torch.cat([detector.suspicion(bag.tokens) for bag in authentic])))
+    def fit(cls, authentic: Sequence[Bag], detector: FlawDetector, *, alone: bool) -> SuspicionEvidence:
+        """Measure what the detector says of authentic tokens, which are `alone` or beside those of other classes."""
+        mean, deviation = units(torch.cat([detector.suspicion(bag.tokens) for bag in authentic]))
+        return cls(detector, torch.stack([mean, deviation / (WEIGHT_ALONE if alone else WEIGHT)]))
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return how much each token (n,) looks like a flaw."""
         mean, deviation = self.scale
-        return {"suspicion": WEIGHT * (self.detector(tokens) - mean) / deviation}
+        return {"suspicion": (self.detector(tokens) - mean) / deviation}
 
     def state(self) -> dict[str, Tensor]:
         """Return the detector's weights, and the units."""
