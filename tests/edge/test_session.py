@@ -84,7 +84,6 @@ def test_built_in_references_are_warned_of_as_the_model_does(session):
 
 
 def test_openvino_gives_the_same_verdict(exported_folder, changed, whole_model):
-    pytest.importorskip("openvino")
     from fusion_diff.export.onnx_file import convert_to_openvino
 
     folder = changed(runtime="openvino")
