@@ -40,11 +40,12 @@ def test_every_key_of_a_policy_is_read(write):
     assert read_policy(write(WHOLE)) == Policy(("sound", "glazed"), 0.05, 0.9, 50.0, "fail", "pass")
 
 
-def test_what_a_policy_does_not_say_is_left_to_the_model(write, make_inspection):
+def test_what_a_policy_does_not_say_is_left_to_the_model_and_what_that_leaves_open_fails(write, make_inspection):
     policy = read_policy(write(f'format = "{FORMAT}"'))
-    assert policy == Policy()
+    assert policy == Policy(out_of_scope="fail", inconclusive="fail")
     assert rule(policy, make_inspection(decision="authentic")).action == "pass"
-    assert rule(policy, make_inspection(decision="inconclusive")).action == "warn"
+    assert rule(policy, make_inspection(decision="inconclusive")).action == "fail"
+    assert rule(Policy(), make_inspection(decision="inconclusive")).action == "warn"
     assert rule(policy, make_inspection(decision="not authentic")).action == "fail"
 
 
