@@ -131,7 +131,7 @@ def test_a_twin_is_the_token_of_the_mirror_image_and_stands_beside_its_own(model
     assert torch.equal(both.mark[1::2], alone.mark)
 
 
-def test_a_very_large_reference_is_thinned_and_keeps_its_marked_tokens(model):
+def test_a_very_large_reference_is_thinned_and_keeps_some_of_its_marked_tokens(model):
     micrograph = noise(760, 800)
     mark = np.zeros((760, 800), dtype=bool)
     mark[400:480, 160:240] = True

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusion_diff.printable import paragraph
+from fusion_diff.printable import escaped, paragraph
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
 
 _BASE = "\n## The model that they were enrolled on\n\n"
-_HARMLESS = " _-.,:;+/()%°µ"
-"""Signs that neither end a table cell nor mean anything in Markdown within a word."""
 
 
 def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
@@ -25,13 +23,13 @@ def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
     if enrolment.builtin:
         return card
     rows = [
-        f"| {_plain(label)}{' (authentic)' if label == enrolment.authentic else ''} | {count} |"
+        f"| {escaped(paragraph(label))}{' (authentic)' if label == enrolment.authentic else ''} | {count} |"
         for label, count in enrolment.counts.items()
     ]
     figures = [f"| {figure} | {value:.3f} |" for figure, value in sorted(enrolment.figures.items())]
-    notes = [f"- {_plain(note)}" for note in enrolment.warnings()]
+    notes = [f"- {escaped(paragraph(note))}" for note in enrolment.warnings()]
     lines = [
-        f"# {_plain(name)}",
+        f"# {escaped(paragraph(name))}",
         "",
         f"A model of FusionDiff, enrolled on {len(enrolment.names)} references of {len(set(enrolment.groups))} "
         f"specimens (sha256 {enrolment.references_sha256}).",
@@ -49,8 +47,3 @@ def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
         *(["", *notes] if notes else []),
     ]
     return "\n".join(lines) + "\n" + _BASE + card.rsplit(_BASE, 1)[-1]
-
-
-def _plain(text: str) -> str:
-    """Return a stranger's words without what means something in Markdown or HTML."""
-    return "".join(each if each.isalnum() or each in _HARMLESS else " " for each in paragraph(text))

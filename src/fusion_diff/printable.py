@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def printable(text: object, limit: int | None = None) -> str:
     """Return text that cannot disturb a terminal, a page or a log, whatever a file was named.
@@ -26,3 +28,9 @@ def printable(text: object, limit: int | None = None) -> str:
 def paragraph(text: object, limit: int | None = None) -> str:
     """Like `printable`, for text in sentences: line breaks and tabs become spaces."""
     return printable(" ".join(str(text).split()), limit)
+
+
+def escaped(text: str) -> str:
+    """Return text that Markdown and HTML show as it is, whatever it holds."""
+    safe = re.sub(r"[^\w ./,µ²%-]|_", lambda match: f"&#{ord(match[0])};", text)
+    return re.sub(r"(?i)www\.", lambda match: f"{match[0][:-1]}&#46;", safe)

@@ -66,8 +66,8 @@ def serve_command(
                 typer.echo("Note: there is no API key yet; make one with fusion-diff service-keys new", err=True)
     judge = service.shelf.judge()
     if judge.sha256 != service.shelf.base_sha256:
-        say = f"Note: {printable(judge.name)}, enrolled here, judges, and not {printable(settings.model)}"
-        typer.echo(f"{say}; PUT /v1/models/ID/default, or the page of references, makes another judge", err=True)
+        note = f"Note: {printable(judge.name)}, enrolled here, judges, and not {printable(settings.model)}"
+        typer.echo(f"{note}; PUT /v1/models/ID/default, or the page of references, makes another judge", err=True)
     logs.configure()
     config = uvicorn.Config(
         create_app(settings, service),

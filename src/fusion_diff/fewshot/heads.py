@@ -31,6 +31,12 @@ HEADS: tuple[type[LearnedEvidence], ...] = (
 """What is learned from references, and from nothing else."""
 
 
+def known() -> dict[str, type[Evidence]]:
+    """Return every head by name, with those that a program has added to `HEADS` since."""
+    heads: tuple[type[Evidence], ...] = (*HEADS, SuspicionEvidence)
+    return {head.name: head for head in heads}
+
+
 @dataclass(frozen=True, eq=False)
 class Heads:
     """One head of each sort, learned from the same bags, with the scale they share."""

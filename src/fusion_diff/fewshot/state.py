@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_diff.fewshot import heads as registered
 from fusion_diff.fewshot.bags import Scale
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.decision import Calibration
-from fusion_diff.fewshot.evidence.suspicion import SuspicionEvidence
 from fusion_diff.fewshot.fusion import Fusion
-from fusion_diff.fewshot.heads import Heads
+from fusion_diff.fewshot.heads import Heads, known
 from fusion_diff.fewshot.scope import Scope
 from fusion_diff.fewshot.verifier import Verifier
 
@@ -22,8 +20,6 @@ if TYPE_CHECKING:
 
     import torch
     from torch import Tensor
-
-    from fusion_diff.fewshot.evidence.base import Evidence
 
 
 def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -55,10 +51,9 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
     Raises:
         KeyError: something is missing.
     """
-    known: dict[str, type[Evidence]] = {head.name: head for head in registered.HEADS}  # one may have been added since
-    known[SuspicionEvidence.name] = SuspicionEvidence
+    by_name = known()
     heads = {
-        name: known[name].from_state(
+        name: by_name[name].from_state(
             {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
         )
         for name in values["heads"]

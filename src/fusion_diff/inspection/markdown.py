@@ -6,14 +6,13 @@ end a table cell nor start a link, a tag, a mention or an emphasis.
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.wording import number
-from fusion_diff.printable import paragraph, printable
+from fusion_diff.printable import escaped, paragraph, printable
 
 if TYPE_CHECKING:
     import os
@@ -62,12 +61,6 @@ def write_markdown(rulings: Sequence[Ruling], path: str | os.PathLike[str]) -> P
         OSError: the file cannot be written.
     """
     return write_text(Path(path), to_markdown(rulings))
-
-
-def escaped(text: str) -> str:
-    """Return text that is shown as it is, whatever it holds."""
-    safe = re.sub(r"[^\w ./,µ²%-]|_", lambda match: f"&#{ord(match[0])};", text)
-    return re.sub(r"(?i)www\.", lambda match: f"{match[0][:-1]}&#46;", safe)
 
 
 def _row(ruling: Ruling) -> str:
