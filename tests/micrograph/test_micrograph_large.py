@@ -169,3 +169,15 @@ def test_a_signed_capture_is_read_from_a_copy_that_nobody_can_change(tmp_path, m
         stream.write(bytes(file.stat().st_size))
     np.testing.assert_array_equal(micrograph.window(0, 0, 64, 80), levels)
     assert micrograph.sha256 == signed
+
+
+def test_no_room_for_the_copy_of_a_signed_capture_is_told_with_the_cure(tmp_path, monkeypatch):
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
+    monkeypatch.setattr(storage, "_reserve", full)
+    file = tmp_path / "image.tif"
+    tifffile.imwrite(file, np.zeros((64, 80), dtype=np.uint8))
+    with pytest.raises(MicrographError, match=r"copy in .*TMPDIR"):
+        load_microstructure_data(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest())

@@ -8,13 +8,13 @@ import io
 import mmap
 import os
 import stat
-import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph.limits import refusal
+from fusion_diff.micrograph.storage import temporary
 from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
@@ -69,8 +69,8 @@ def open_source(path: str | os.PathLike[str], *, copied: bool = False) -> Iterat
         The open source; its handle is closed on leaving.
 
     Raises:
-        MicrographError: there is no such file, it is a folder or a device, it is empty, it may not be read, or it was
-            changed while it was being read.
+        MicrographError: there is no such file, it is a folder or a device, it is empty, it may not be read, it was
+            changed while it was being read, or there is no room for its copy.
     """
     try:
         location = Path(path)
@@ -124,7 +124,7 @@ def _hashed(location: Path, file: BinaryIO, size: int, *, copied: bool) -> Sourc
         content = file.read()
         return Source(location, len(content), hashlib.sha256(content).hexdigest(), io.BytesIO(content))
     digest = hashlib.sha256()
-    copy = tempfile.TemporaryFile(prefix="fusion-diff-") if copied else None  # noqa: SIM115 (closed with the last map)
+    copy = temporary(size, "a signed file's copy") if copied else None
     while chunk := file.read(_CHUNK_BYTES):
         digest.update(chunk)
         if copy is not None:

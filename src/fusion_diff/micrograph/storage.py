@@ -8,7 +8,7 @@ import math
 import mmap
 import os
 import tempfile
-from typing import IO, TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
@@ -38,19 +38,34 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     dtype = np.dtype(dtype)
     if math.prod(shape) <= IN_MEMORY_PIXELS:
         return np.zeros(shape, dtype)
-    size = math.prod(shape) * dtype.itemsize
+    with temporary(math.prod(shape) * dtype.itemsize, "decoded pixels") as file:
+        return np.memmap(file, dtype, mode="r+", shape=shape)
+
+
+def temporary(size: int, content: str) -> BinaryIO:
+    """Return an unnamed temporary file of `size` bytes, whose space is taken.
+
+    Args:
+        size: its length.
+        content: what it is for, as an error calls it.
+
+    Raises:
+        MicrographError: the temporary folder lacks the space.
+    """
     try:
-        with tempfile.TemporaryFile(prefix="fusion-diff-") as file:
+        with contextlib.ExitStack() as stack:
+            file = cast("BinaryIO", stack.enter_context(tempfile.TemporaryFile(prefix="fusion-diff-")))
             _reserve(file, size)
-            return np.memmap(file, dtype, mode="r+", shape=shape)
+            stack.pop_all()
+            return file
     except OSError as error:
         raise MicrographError(
-            f"no room for {size:,} bytes of decoded pixels in {tempfile.gettempdir()} ({error}); "
+            f"no room for {size:,} bytes of {content} in {tempfile.gettempdir()} ({error}); "
             "free space there, or set TMPDIR to a folder on a larger disk"
         ) from error
 
 
-def _reserve(file: IO[bytes], size: int) -> None:
+def _reserve(file: BinaryIO, size: int) -> None:
     # Writing through a map into a hole on a full disk kills the process, so the space is taken beforehand.
     if hasattr(os, "posix_fallocate"):
         try:
