@@ -122,7 +122,8 @@ class DiffusionModel:
                 raise
             raise CheckpointError(
                 f"{folder}: its configuration, card and weights do not belong together "
-                f"({paragraph(error, 500)}); download or save it again"
+                f"({paragraph(error, 500)}); download or save it again, "
+                "or, if an earlier version of FusionDiff wrote it, enrol its references again"
             ) from error
         channels_last(encoder)
         detector = FlawDetector.load(folder, sum(encoder.paths))

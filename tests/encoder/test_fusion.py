@@ -60,7 +60,7 @@ def test_an_encoding_has_the_promised_shapes(local, tokens):
     encoding = encoder(torch.rand(2, 3, 224, 224))
     side = 224 // STRIDE
     assert encoding.texture.shape == (2, 152, side, side)
-    assert encoding.structure.shape == (2, 64, side, side)
+    assert encoding.structure.shape == (2, 32, side, side)
     assert encoding.condition.shape == (2, tokens, 24)
     assert encoding.tokens.shape == (2, sum(encoder.paths), side, side)
 
@@ -75,9 +75,9 @@ def test_tokens_are_the_paths_side_by_side(local):
 
 def test_structure_is_projected_to_a_bounded_width(local):
     torch.manual_seed(0)
-    wide = TINY | {"hidden_size": 192, "num_attention_heads": 3}
+    wide = TINY | {"hidden_size": 384, "num_attention_heads": 6}
     encoder = DualPathEncoder.with_paths(local, GlobalPath(wide), condition_width=24)
-    assert encoder.global_path.channels == 384
+    assert encoder.global_path.width == 384
     assert encoder.paths == (152, STRUCTURE_WIDTH)
     weight = encoder.global_projection.weight.flatten(1)
     torch.testing.assert_close(weight @ weight.T, torch.eye(STRUCTURE_WIDTH), rtol=0, atol=1e-5)

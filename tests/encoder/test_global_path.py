@@ -7,9 +7,10 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch.nn import functional as F
 from transformers import DeiTConfig, DeiTModel, ViTConfig, ViTModel
 
-from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, MAX_BLOCKS, GlobalPath
+from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, MAX_BLOCKS, TILE, GlobalPath, Resample
 from fusion_diff.errors import CheckpointError
 
 TINY = EMBEDDED_CONFIG | {
@@ -17,7 +18,7 @@ TINY = EMBEDDED_CONFIG | {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 64,
-    "image_size": 64,
+    "image_size": 112,
 }
 
 
@@ -36,8 +37,8 @@ def test_adapters_start_as_the_identity(deit_folder):
         expected = seen.last_hidden_state
     torch.testing.assert_close(class_token, expected[:, 0], rtol=0, atol=1e-6)
     torch.testing.assert_close(distillation_token, expected[:, 1], rtol=0, atol=1e-6)
-    blocks = torch.cat([seen.hidden_states[1][:, 2:], seen.hidden_states[2][:, 2:]], dim=2)
-    torch.testing.assert_close(patches.flatten(2).transpose(1, 2), blocks, rtol=0, atol=1e-6)
+    last = seen.hidden_states[-1][:, 2:]
+    torch.testing.assert_close(patches.flatten(2).transpose(1, 2), last, rtol=0, atol=1e-6)
 
 
 def test_only_the_first_blocks_of_a_deep_deit_are_kept(tmp_path):
@@ -45,13 +46,12 @@ def test_only_the_first_blocks_of_a_deep_deit_are_kept(tmp_path):
     shape = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     DeiTModel(DeiTConfig(num_hidden_layers=12, **shape)).save_pretrained(tmp_path / "deep")
     path = GlobalPath.from_deit(str(tmp_path / "deep"))
-    assert path.config["num_hidden_layers"] == MAX_BLOCKS == 8
-    assert path.token_blocks == (5, 7)
+    assert path.config["num_hidden_layers"] == MAX_BLOCKS == 6
 
 
 def test_a_taught_adapter_changes_the_tokens():
     torch.manual_seed(0)
-    path, pixels = GlobalPath(TINY).eval(), torch.rand(1, 3, 64, 64)
+    path, pixels = GlobalPath(TINY).eval(), torch.rand(1, 3, TILE, TILE)
     with torch.no_grad():
         before = path(pixels)[0]
         for parameter in path.adapters():
@@ -63,18 +63,31 @@ def test_a_taught_adapter_changes_the_tokens():
 def test_patches_lie_where_they_were_seen():
     torch.manual_seed(0)
     path = GlobalPath(TINY).eval()
-    pixels = torch.full((1, 3, 64, 64), 0.5)
+    pixels = torch.full((1, 3, TILE, TILE), 0.5)
     spot = pixels.clone()
-    spot[..., 48:, 16:32] = 1.0  # row 3, column 1 of the 4 x 4 patches
+    spot[..., 96:128, 32:64] = 1.0  # row 3, column 1 of the 7 x 7 patches, each 32 pixels of the tile wide
     with torch.no_grad():
         change = (path(spot)[0] - path(pixels)[0]).abs().sum(1)[0]
-    assert divmod(int(change.argmax()), 4) == (3, 1)
+    assert divmod(int(change.argmax()), 7) == (3, 1)
+
+
+@pytest.mark.parametrize(("before", "after"), [(224, 140), (224, 384), (224, 224), (7, 3)])
+def test_resampling_is_antialiased_interpolation(before, after):
+    pixels = torch.rand(2, 3, before, before, generator=torch.Generator().manual_seed(0))
+    meant = F.interpolate(pixels, size=(after, after), mode="bilinear", antialias=True, align_corners=False)
+    torch.testing.assert_close(Resample(before, after)(pixels), meant, rtol=0, atol=1e-5)
+
+
+def test_what_is_finer_than_the_reduced_pixels_is_averaged_away():
+    stripes = torch.arange(TILE).remainder(2).float().expand(1, 1, TILE, TILE)
+    inside = Resample(TILE, 112)(stripes)[..., 2:-2]
+    torch.testing.assert_close(inside, torch.full_like(inside, 0.5), rtol=0, atol=1e-5)
 
 
 def test_shapes_follow_from_the_configuration():
     path = GlobalPath(TINY)
-    patches, class_token, distillation_token = path(torch.rand(2, 3, 64, 64))
-    assert patches.shape == (2, 2 * 32, 4, 4)
+    patches, class_token, distillation_token = path(torch.rand(2, 3, TILE, TILE))
+    assert patches.shape == (2, 32, 7, 7)
     assert class_token.shape == distillation_token.shape == (2, 32)
 
 
@@ -90,7 +103,7 @@ def test_only_adapters_get_gradients_when_asked():
     path = GlobalPath(TINY).requires_grad_(False)
     for parameter in path.adapters():
         parameter.requires_grad_(True)
-    patches, class_token, _ = path(torch.rand(1, 3, 64, 64))
+    patches, class_token, _ = path(torch.rand(1, 3, TILE, TILE))
     (patches.square().sum() + class_token.sum()).backward()
     reached = {name for name, p in path.named_parameters() if p.grad is not None and float(p.grad.abs().max()) > 0}
     assert reached

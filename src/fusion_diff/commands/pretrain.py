@@ -38,7 +38,10 @@ def pretrain_command(
             help="Tokens by which the encoder tells the prior of a tile; more for comparison.",
         ),
     ] = 1,
-    precision: Annotated[str, typer.Option(help="no, bf16 or fp16.")] = "bf16",
+    precision: Annotated[
+        str | None,
+        typer.Option(help="no, bf16 or fp16; when omitted bf16, on a CPU no: most compute bf16 far slower."),
+    ] = None,
     cpu: Annotated[bool, typer.Option("--cpu", help="Compute on the CPU even where there is a GPU.")] = False,
     threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.")] = None,
 ) -> int:
@@ -47,7 +50,7 @@ def pretrain_command(
     On several GPUs or hosts: torchrun --nproc_per_node N -m fusion_diff.cli pretrain --out DIR --recipe full
     """
     import torch
-    from accelerate import Accelerator
+    from accelerate import Accelerator, PartialState
 
     from fusion_diff.builtin import enroll_builtin
     from fusion_diff.commands.terminal import say, stage_progress
@@ -57,10 +60,12 @@ def pretrain_command(
 
     if recipe not in RECIPES:
         raise PretrainingError(f"no recipe is called {recipe!r}; use one of {', '.join(RECIPES)}")
-    if precision not in ("no", "bf16", "fp16"):
+    if precision not in (None, "no", "bf16", "fp16"):
         raise PretrainingError(f"precision is {precision!r}; use no, bf16 or fp16")
     if threads is not None:
         torch.set_num_threads(threads)
+    if precision is None:
+        precision = "no" if PartialState(cpu=cpu).device.type == "cpu" else "bf16"
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
     with stage_progress(enabled=accelerator.is_main_process) as progress:
         checkpoint = pretrain(

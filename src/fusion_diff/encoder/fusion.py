@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion_diff.checkpoint import bounded_size
-from fusion_diff.encoder.global_path import GlobalPath
+from fusion_diff.encoder.global_path import TILE, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath
 
 STRIDE = 8
@@ -88,14 +88,14 @@ class DualPathEncoder(nn.Module):
     def _build(self, local: LocalPath, global_: GlobalPath, condition_width: int, condition_tokens: int) -> None:
         self.local_path = local
         self.global_path = global_
-        self.tile = global_.tile
+        self.tile = TILE
         self.condition_tokens = condition_tokens
         self.condition_width = condition_width
         # Per-channel statistics of the two paths over the pretraining images, so that the gate mixes like with like.
         self.local_norm = ChannelStandardise(local.channels)
-        self.global_norm = ChannelStandardise(global_.channels)
+        self.global_norm = ChannelStandardise(global_.width)
         self.global_projection = nn.Conv2d(
-            global_.channels, min(STRUCTURE_WIDTH, global_.channels), 1, bias=False
+            global_.width, min(STRUCTURE_WIDTH, global_.width), 1, bias=False
         ).requires_grad_(False)
         nn.init.orthogonal_(self.global_projection.weight.flatten(1))
         projections = [nn.Conv2d(channels, GATE_WIDTH, 1, bias=False) for channels in self.paths]
@@ -149,7 +149,7 @@ class DualPathEncoder(nn.Module):
         """Encode tiles.
 
         Args:
-            pixels: (B, 3, T, T) float in [0, 1], T the tile side (224).
+            pixels: (B, 3, 224, 224) float in [0, 1].
 
         Returns:
             Token maps at stride 8 and conditions; see `Encoding`.

@@ -1,7 +1,8 @@
 """The global path: a DeiT with bottleneck adapters, for structure that spans the tile.
 
-Its tokens are those of two middle blocks, side by side: the last blocks of a published transformer serve what it was
-trained for, and transfer worse.
+Its tokens are those of a middle block: the last blocks of a published transformer serve what it was trained for, and
+transfer worse. It looks at the tile reduced to its own image size, from further away than the local path: that is
+better on real ceramics and faster (docs/results.md).
 
 DeiT: Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention". Adapters:
 Houlsby et al. 2019, one after each block here, starting as the identity so that an adapted network begins as
@@ -20,17 +21,19 @@ from transformers import DeiTConfig, DeiTModel
 from fusion_diff.checkpoint import bounded_size
 from fusion_diff.errors import CheckpointError
 
-MAX_BLOCKS = 8
+TILE = 224
+"""Side in pixels of the tiles that both paths are shown."""
+MAX_BLOCKS = 6
 """Blocks kept of a published DeiT."""
 
-# The shape that is distilled where no DeiT is given: DeiT-tiny's width with 8 blocks instead of 12, for a CPU.
+# The shape that is distilled where no DeiT is given: DeiT-tiny's width with 6 blocks instead of 12, for a CPU.
 EMBEDDED_CONFIG: dict[str, Any] = {
     "hidden_size": 192,
-    "num_hidden_layers": 8,
+    "num_hidden_layers": 6,
     "num_attention_heads": 3,
     "intermediate_size": 768,
     "patch_size": 16,
-    "image_size": 224,
+    "image_size": 192,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
     "layer_norm_eps": 1e-12,
@@ -38,7 +41,7 @@ EMBEDDED_CONFIG: dict[str, Any] = {
 
 LARGEST = {
     "hidden_size": 2048,
-    "num_hidden_layers": 48,
+    "num_hidden_layers": MAX_BLOCKS,
     "num_attention_heads": 64,
     "intermediate_size": 8192,
     "patch_size": 64,
@@ -50,6 +53,31 @@ MAX_PARAMETERS = 2**28
 MAX_PATCHES = 4096
 """Patches of a tile: attention takes their square."""
 MAX_BOTTLENECK = 1024
+
+
+class Resample(nn.Module):
+    """Bring tiles to another size, bilinearly and, where they become smaller, antialiased.
+
+    Resampling is linear in rows and in columns, so it is done as products with one matrix, which every runtime computes
+    alike.
+
+    Args:
+        before: side of the tiles in pixels.
+        after: side they are brought to.
+    """
+
+    def __init__(self, before: int, after: int) -> None:
+        super().__init__()
+        self.weight: Tensor
+        each = torch.eye(before)[None, None]
+        weight = F.interpolate(each, size=(after, before), mode="bilinear", antialias=True, align_corners=False)
+        self.register_buffer("weight", weight[0, 0], persistent=False)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Resample (B, C, before, before) to (B, C, after, after), in the precision of the pixels."""
+        with torch.autocast(pixels.device.type, enabled=False):
+            resampled: Tensor = self.weight @ pixels @ self.weight.T
+        return resampled
 
 
 class Adapter(nn.Module):
@@ -132,12 +160,9 @@ class GlobalPath(nn.Module):
         config.num_hidden_layers = len(layers)
         for index, block in enumerate(layers):
             layers[index] = _AdaptedBlock(block, config.hidden_size, bottleneck)
-        # After three quarters of the blocks and after all: the sixth and the eighth of eight.
-        self.token_blocks = (max(1, 3 * len(layers) // 4) - 1, len(layers) - 1)
         self.width = int(config.hidden_size)
-        self.channels = 2 * self.width
-        self.tile = int(config.image_size)
-        self.grid = self.tile // int(config.patch_size)
+        self.grid = int(config.image_size) // int(config.patch_size)
+        self.resample = Resample(TILE, int(config.image_size))
         # The statistics DeiT was published with.
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
@@ -182,19 +207,15 @@ class GlobalPath(nn.Module):
         """Return patch tokens, class token and distillation token.
 
         Args:
-            pixels: (B, 3, T, T) float in [0, 1], T the tile side in pixels (224).
+            pixels: (B, 3, 224, 224) float in [0, 1].
 
         Returns:
-            (B, 2 width, grid, grid), the patch tokens after the two `token_blocks`; (B, width) and (B, width).
+            (B, width, grid, grid), the patch tokens after the last block; (B, width) and (B, width).
         """
+        pixels = self.resample(pixels)
         last = self.deit(pixel_values=(pixels - self.mean) / self.std).last_hidden_state
-        taken = []
-        for index, block in enumerate(_layers(self.deit)):
-            if index in self.token_blocks:
-                assert block.output is not None
-                taken.append(block.output[:, 2:])
-            block.output = None
-        if len(taken) == 1:  # a DeiT of a single block
-            taken *= 2
-        patches = torch.cat(taken, dim=2).transpose(1, 2).reshape(-1, self.channels, self.grid, self.grid)
+        block = _layers(self.deit)[-1]
+        # As the block gives them: the normalisation that follows is for the summary tokens.
+        patches = block.output[:, 2:].transpose(1, 2).reshape(-1, self.width, self.grid, self.grid)
+        block.output = None
         return patches, last[:, 0], last[:, 1]

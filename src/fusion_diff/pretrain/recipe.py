@@ -60,7 +60,7 @@ class Recipe:
 
 
 RECIPES = {
-    # Under an hour on 2 cores with bfloat16.
+    # Under an hour on 2 cores.
     "cpu": Recipe(
         name="cpu",
         pool=3000,

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion_diff.encoder.fusion import ChannelStandardise
+from fusion_diff.encoder.global_path import TILE
 from fusion_diff.encoder.local_path import COARSE_CHANNELS, FINE_CHANNELS, LAST_CHANNELS
-from fusion_diff.errors import PretrainingError
 
 if TYPE_CHECKING:
     from fusion_diff.diffusion.prior import DiffusionPrior
@@ -134,7 +134,7 @@ class DistilStage:
         self.trained = nn.ModuleDict(
             {
                 "student": student,
-                "tokens": nn.Conv2d(student.channels, targets, 1),
+                "tokens": nn.Conv2d(student.width, targets, 1),
                 "pooled": nn.Linear(student.width, LAST_CHANNELS),
                 "descriptors": nn.Linear(student.width, pool.descriptors.shape[1]),
             }
@@ -142,7 +142,7 @@ class DistilStage:
         self.teacher = teacher.to(device)
         self.pool = pool
         with torch.no_grad():
-            seen = self._teach(pool.batch(32, student.tile, np.random.default_rng(0))[0].to(device))
+            seen = self._teach(pool.batch(32, TILE, np.random.default_rng(0))[0].to(device))
         self.standardise = ChannelStandardise(targets).to(device)
         self.standardise.measure(seen)
 
@@ -154,7 +154,7 @@ class DistilStage:
 
     def loss(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
         """Return the mismatch with the teacher on a batch of tiles, plus that of the descriptors."""
-        pixels, descriptors = self.pool.batch(count, self.student.tile, rng)
+        pixels, descriptors = self.pool.batch(count, TILE, rng)
         with torch.no_grad():
             meant = self.standardise(self._teach(pixels.to(device)))
         patches, class_token, distillation_token = self.student(pixels.to(device))
@@ -187,10 +187,6 @@ class FeedbackStage:
         self.pool = pool
         # The prior was trained on crops of this size; the encoder sees the whole tile around the crop.
         self.margin = (encoder.tile - CROP) // 2
-        if self.margin < 0:
-            raise PretrainingError(
-                f"the DeiT reads tiles of {encoder.tile} pixels; feedback needs {CROP} or more, use another DeiT"
-            )
 
     def _crop(self, pixels: Tensor) -> Tensor:
         return pixels[..., self.margin : self.margin + CROP, self.margin : self.margin + CROP]
