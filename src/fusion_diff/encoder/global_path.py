@@ -212,8 +212,8 @@ class GlobalPath(nn.Module):
         Returns:
             (B, width, grid, grid), the patch tokens after the last block; (B, width) and (B, width).
         """
-        pixels = self.resample(pixels)
-        last = self.deit(pixel_values=(pixels - self.mean) / self.std).last_hidden_state
+        # In this order: a subtraction behind the product is compiled wrongly by OpenVINO 2026.4.
+        last = self.deit(pixel_values=self.resample((pixels - self.mean) / self.std)).last_hidden_state
         block = _layers(self.deit)[-1]
         # As the block gives them: the normalisation that follows is for the summary tokens.
         patches = block.output[:, 2:].transpose(1, 2).reshape(-1, self.width, self.grid, self.grid)
