@@ -254,6 +254,8 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     model = DiffusionModel.from_pretrained(options.model)
+    if model.enrolment is None:
+        model.enroll(builtin_reference_set())
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or Path(temporary)
         calls = prepare(model, folder, options.threads, options.runtimes)

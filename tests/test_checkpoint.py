@@ -394,7 +394,7 @@ HUGE = 2**40
     "shape",
     [
         *({name: HUGE} for name in ("hidden_size", "num_hidden_layers", "intermediate_size", "image_size")),
-        {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 6, "num_attention_heads": 8},
+        {"hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 8, "num_attention_heads": 8},
         {"image_size": 1024, "patch_size": 1},
         {"num_labels": HUGE},
         {"hidden_size": True},

@@ -113,6 +113,9 @@ class DiffusionModel:
             encoder = DualPathEncoder(**card["encoder"])
             prior, _ = str(card["prior"]), card["name"]
             source = str(folder / prior) if (folder / prior).is_dir() else prior
+            if prior == EMBEDDED:  # one embedded checkpoint shares the other's; saved, it takes it along
+                source, card["prior"] = str(locate(EMBEDDED) / "prior"), "prior"
+                verify(locate(EMBEDDED))
             readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
             own = expand(read_tensors(folder / "encoder.safetensors"))
             published = {f"local_path.{name}": value for name, value in LocalPath.from_imagenet().state_dict().items()}
@@ -122,8 +125,7 @@ class DiffusionModel:
                 raise
             raise CheckpointError(
                 f"{folder}: its configuration, card and weights do not belong together "
-                f"({paragraph(error, 500)}); download or save it again, "
-                "or, if an earlier version of FusionDiff wrote it, enrol its references again"
+                f"({paragraph(error, 500)}); download or save it again"
             ) from error
         channels_last(encoder)
         detector = FlawDetector.load(folder, sum(encoder.paths))

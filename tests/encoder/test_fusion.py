@@ -77,7 +77,7 @@ def test_structure_is_projected_to_a_bounded_width(local):
     torch.manual_seed(0)
     wide = TINY | {"hidden_size": 384, "num_attention_heads": 6}
     encoder = DualPathEncoder.with_paths(local, GlobalPath(wide), condition_width=24)
-    assert encoder.global_path.width == 384
+    assert encoder.global_path.channels == 384
     assert encoder.paths == (152, STRUCTURE_WIDTH)
     weight = encoder.global_projection.weight.flatten(1)
     torch.testing.assert_close(weight @ weight.T, torch.eye(STRUCTURE_WIDTH), rtol=0, atol=1e-5)

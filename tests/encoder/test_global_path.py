@@ -46,7 +46,8 @@ def test_only_the_first_blocks_of_a_deep_deit_are_kept(tmp_path):
     shape = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64}
     DeiTModel(DeiTConfig(num_hidden_layers=12, **shape)).save_pretrained(tmp_path / "deep")
     path = GlobalPath.from_deit(str(tmp_path / "deep"))
-    assert path.config["num_hidden_layers"] == MAX_BLOCKS == 6
+    assert path.config["num_hidden_layers"] == MAX_BLOCKS == 8
+    assert path.token_blocks == [5, 7]
 
 
 def test_a_taught_adapter_changes_the_tokens():
@@ -71,7 +72,20 @@ def test_patches_lie_where_they_were_seen():
     assert divmod(int(change.argmax()), 7) == (3, 1)
 
 
-@pytest.mark.parametrize(("before", "after"), [(224, 140), (224, 384), (224, 224), (7, 3)])
+def test_tokens_are_of_the_sixth_block_and_the_last():
+    torch.manual_seed(0)
+    path = GlobalPath(TINY | {"num_hidden_layers": 7}).eval()
+    pixels = torch.rand(1, 3, TILE, TILE)
+    with torch.no_grad():
+        patches = path(pixels)[0]
+        shown = path.resample((pixels - path.mean) / path.std)
+        seen = path.deit(pixel_values=shown, output_hidden_states=True).hidden_states
+    assert path.channels == 2 * 32
+    meant = torch.cat([seen[6][:, 2:], seen[7][:, 2:]], dim=2)
+    torch.testing.assert_close(patches.flatten(2).transpose(1, 2), meant, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(("before", "after"), [(224, 168), (224, 384), (7, 3)])
 def test_resampling_is_antialiased_interpolation(before, after):
     pixels = torch.rand(2, 3, before, before, generator=torch.Generator().manual_seed(0))
     meant = F.interpolate(pixels, size=(after, after), mode="bilinear", antialias=True, align_corners=False)
@@ -82,6 +96,12 @@ def test_what_is_finer_than_the_reduced_pixels_is_averaged_away():
     stripes = torch.arange(TILE).remainder(2).float().expand(1, 1, TILE, TILE)
     inside = Resample(TILE, 112)(stripes)[..., 2:-2]
     torch.testing.assert_close(inside, torch.full_like(inside, 0.5), rtol=0, atol=1e-5)
+
+
+def test_a_tile_is_shown_as_it_is_to_a_deit_of_its_size():
+    path = GlobalPath(TINY | {"image_size": TILE, "num_hidden_layers": 1})
+    pixels = torch.rand(1, 3, TILE, TILE)
+    assert path.resample(pixels) is pixels
 
 
 def test_shapes_follow_from_the_configuration():

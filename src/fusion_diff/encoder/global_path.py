@@ -1,8 +1,7 @@
 """The global path: a DeiT with bottleneck adapters, for structure that spans the tile.
 
-Its tokens are those of a middle block: the last blocks of a published transformer serve what it was trained for, and
-transfer worse. It looks at the tile reduced to its own image size, from further away than the local path: that is
-better on real ceramics and faster (docs/results.md).
+Its tokens are those of middle blocks: the last ones of a published transformer serve what it was trained for, and
+transfer worse. A DeiT for smaller images than a tile sees it reduced, and is faster.
 
 DeiT: Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention". Adapters:
 Houlsby et al. 2019, one after each block here, starting as the identity so that an adapted network begins as
@@ -23,17 +22,19 @@ from fusion_diff.errors import CheckpointError
 
 TILE = 224
 """Side in pixels of the tiles that both paths are shown."""
-MAX_BLOCKS = 6
+MAX_BLOCKS = 8
 """Blocks kept of a published DeiT."""
+MIDDLE_BLOCK = 6
+"""Its tokens are used beside those of the last block that is kept."""
 
-# The shape that is distilled where no DeiT is given: DeiT-tiny's width with 6 blocks instead of 12, for a CPU.
+# The shape that is distilled where no DeiT is given: DeiT-tiny's width with 8 blocks instead of 12, for a CPU.
 EMBEDDED_CONFIG: dict[str, Any] = {
     "hidden_size": 192,
-    "num_hidden_layers": 6,
+    "num_hidden_layers": 8,
     "num_attention_heads": 3,
     "intermediate_size": 768,
     "patch_size": 16,
-    "image_size": 192,
+    "image_size": 224,
     "hidden_dropout_prob": 0.0,
     "attention_probs_dropout_prob": 0.0,
     "layer_norm_eps": 1e-12,
@@ -160,9 +161,12 @@ class GlobalPath(nn.Module):
         config.num_hidden_layers = len(layers)
         for index, block in enumerate(layers):
             layers[index] = _AdaptedBlock(block, config.hidden_size, bottleneck)
+        self.token_blocks = sorted({min(MIDDLE_BLOCK, len(layers)) - 1, len(layers) - 1})
         self.width = int(config.hidden_size)
-        self.grid = int(config.image_size) // int(config.patch_size)
-        self.resample = Resample(TILE, int(config.image_size))
+        self.channels = len(self.token_blocks) * self.width
+        side = int(config.image_size)
+        self.grid = side // int(config.patch_size)
+        self.resample = nn.Identity() if side == TILE else Resample(TILE, side)
         # The statistics DeiT was published with.
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
@@ -210,12 +214,15 @@ class GlobalPath(nn.Module):
             pixels: (B, 3, 224, 224) float in [0, 1].
 
         Returns:
-            (B, width, grid, grid), the patch tokens after the last block; (B, width) and (B, width).
+            (B, channels, grid, grid), the patch tokens after the `token_blocks`; (B, width) and (B, width).
         """
         # In this order: a subtraction behind the product is compiled wrongly by OpenVINO 2026.4.
         last = self.deit(pixel_values=self.resample((pixels - self.mean) / self.std)).last_hidden_state
-        block = _layers(self.deit)[-1]
-        # As the block gives them: the normalisation that follows is for the summary tokens.
-        patches = block.output[:, 2:].transpose(1, 2).reshape(-1, self.width, self.grid, self.grid)
-        block.output = None
+        taken = []
+        for index, block in enumerate(_layers(self.deit)):
+            if index in self.token_blocks:
+                assert block.output is not None
+                taken.append(block.output[:, 2:])
+            block.output = None
+        patches = torch.cat(taken, dim=2).transpose(1, 2).reshape(-1, self.channels, self.grid, self.grid)
         return patches, last[:, 0], last[:, 1]

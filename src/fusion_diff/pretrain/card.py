@@ -83,7 +83,7 @@ def write_card(
     file.write_text(
         CARD.format(
             name=name,
-            global_path="a DeiT of 6 blocks, 192 wide, distilled from the local path" if deit is None else f"`{deit}`",
+            global_path="a DeiT of 8 blocks, 192 wide, distilled from the local path" if deit is None else f"`{deit}`",
             prior=trained
             if prior is None
             else f"that of `{prior}`, used as it is and {'' if contained else 'not '}contained in this folder",

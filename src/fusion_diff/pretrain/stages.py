@@ -134,7 +134,7 @@ class DistilStage:
         self.trained = nn.ModuleDict(
             {
                 "student": student,
-                "tokens": nn.Conv2d(student.width, targets, 1),
+                "tokens": nn.Conv2d(student.channels, targets, 1),
                 "pooled": nn.Linear(student.width, LAST_CHANNELS),
                 "descriptors": nn.Linear(student.width, pool.descriptors.shape[1]),
             }
