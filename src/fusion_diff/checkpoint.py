@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 FORMAT = "fusion-diff/checkpoint/1"
 EMBEDDED = "fusion-diff-v1-ceramic"
+EMBEDDED_EDGE = "fusion-diff-v1-ceramic-edge"
+"""For restricted hardware: faster, at some cost in accuracy."""
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = 16 * 2**20
 COMPACT_FROM = 2**15
@@ -53,7 +55,7 @@ def locate(name_or_path: str | Path) -> Path:
         return _fetch(name)
     raise CheckpointError(
         f"{name}: no such checkpoint; give a folder written by save_pretrained, a hub id such as owner/name, "
-        f"or an embedded name ({EMBEDDED})"
+        f"or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
     )
 
 

@@ -6,29 +6,29 @@ import pytest
 import torch
 
 from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
-from fusion_diff.checkpoint import EMBEDDED, locate
+from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, locate
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.synthetic import builtin_references, builtin_samples
-
-EDGE = f"{EMBEDDED}-edge"
 
 
 @pytest.fixture(scope="module")
 def enrolled() -> DiffusionModel:
     drawn, labels = builtin_references(2, size=96)
     micrographs = [Micrograph.from_array(each.pixels) for each in drawn]
-    model = DiffusionModel.from_pretrained(EDGE)
+    model = DiffusionModel.from_pretrained(EMBEDDED_EDGE)
     model.enroll(ReferenceSet.from_micrographs(micrographs, labels, authentic="sound"))
     return model
 
 
 def test_it_judges_nothing_before_references_are_enrolled():
     with pytest.raises(EnrolmentError, match="no enrolled references"):
-        DiffusionModel.from_pretrained(EDGE).predict_authenticity(Micrograph.from_array(torch.rand(64, 64).numpy()))
+        DiffusionModel.from_pretrained(EMBEDDED_EDGE).predict_authenticity(
+            Micrograph.from_array(torch.rand(64, 64).numpy())
+        )
 
 
 def test_its_encoder_is_half_the_work_of_the_default():
-    edge, default = (DiffusionModel.from_pretrained(name).encoder for name in (EDGE, EMBEDDED))
+    edge, default = (DiffusionModel.from_pretrained(name).encoder for name in (EMBEDDED_EDGE, EMBEDDED))
     assert edge.tile == default.tile == 224
     assert edge.paths == default.paths
 
