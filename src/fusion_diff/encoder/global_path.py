@@ -216,7 +216,7 @@ class GlobalPath(nn.Module):
         Returns:
             (B, channels, grid, grid), the patch tokens after the `token_blocks`; (B, width) and (B, width).
         """
-        # In this order: a subtraction behind the product is compiled wrongly by OpenVINO 2026.4.
+        # In this order: OpenVINO 2026.4 does not compile a subtraction behind the product.
         last = self.deit(pixel_values=self.resample((pixels - self.mean) / self.std)).last_hidden_state
         taken = []
         for index, block in enumerate(_layers(self.deit)):
