@@ -113,11 +113,16 @@ class DiffusionModel:
             encoder = DualPathEncoder(**card["encoder"])
             prior, _ = str(card["prior"]), card["name"]
             source = str(folder / prior) if (folder / prior).is_dir() else prior
-            if prior == EMBEDDED:  # one embedded checkpoint shares the other's; saved, it takes it along
-                source, card["prior"] = str(locate(EMBEDDED) / "prior"), "prior"
-                verify(locate(EMBEDDED))
             readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
             own = expand(read_tensors(folder / "encoder.safetensors"))
+            if (
+                prior == EMBEDDED
+            ):  # built on the embedded model: its prior, and its weights but for those it has; saved whole
+                base = locate(EMBEDDED)
+                verify(base)
+                source, card["prior"] = str(base / "prior"), "prior"
+                shared = expand(read_tensors(base / "encoder.safetensors"))
+                own = {name: value for name, value in shared.items() if name in encoder.state_dict()} | own
             published = {f"local_path.{name}": value for name, value in LocalPath.from_imagenet().state_dict().items()}
             encoder.load_state_dict(own | published)
         except Exception as error:  # a configuration of the wrong shape fails in many ways

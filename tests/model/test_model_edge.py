@@ -1,4 +1,4 @@
-"""The embedded model for restricted hardware: it shares the default's prior, and takes it along when it is saved."""
+"""The embedded model for restricted hardware: it is built on the default, and whole when it is saved."""
 
 from __future__ import annotations
 
@@ -25,6 +25,10 @@ def test_it_judges_nothing_before_references_are_enrolled():
         DiffusionModel.from_pretrained(EMBEDDED_EDGE).predict_authenticity(
             Micrograph.from_array(torch.rand(64, 64).numpy())
         )
+
+
+def test_it_adds_next_to_nothing_to_the_package():
+    assert sum(file.stat().st_size for file in locate(EMBEDDED_EDGE).iterdir()) < 2**20
 
 
 def test_its_encoder_is_half_the_work_of_the_default():
