@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 import warnings
 from collections.abc import Sequence
@@ -48,7 +49,7 @@ class DiffusionModel:
     """Verifies micrographs against enrolled references. Make one with `from_pretrained`.
 
     Attributes:
-        sha256: names the exact weights: digest of the checkpoint's manifest.
+        sha256: names the exact weights: digest of the checkpoint's manifest, and of that which it is built on.
         enrolment: the enrolled references and what was learned from them; None before `enroll`.
         flaw_detector: tells enrolment where to look for flaws first; None in a checkpoint without one.
         card: the checkpoint's `config.json`: how the weights were made.
@@ -115,11 +116,10 @@ class DiffusionModel:
             source = str(folder / prior) if (folder / prior).is_dir() else prior
             readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
             own = expand(read_tensors(folder / "encoder.safetensors"))
-            if (
-                prior == EMBEDDED
-            ):  # built on the embedded model: its prior, and its weights but for those it has; saved whole
+            if prior == EMBEDDED:
+                # Built on the embedded model: its prior, and its weights but for those it has itself. Saved, it is whole.
                 base = locate(EMBEDDED)
-                verify(base)
+                sha256 = hashlib.sha256(f"{sha256} {verify(base)}".encode()).hexdigest()
                 source, card["prior"] = str(base / "prior"), "prior"
                 shared = expand(read_tensors(base / "encoder.safetensors"))
                 own = {name: value for name, value in shared.items() if name in encoder.state_dict()} | own
