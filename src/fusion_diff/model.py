@@ -117,7 +117,7 @@ class DiffusionModel:
             readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
             own = expand(read_tensors(folder / "encoder.safetensors"))
             if prior == EMBEDDED:
-                # Built on the embedded model: its prior, and its weights but for those it has itself. Saved, it is whole.
+                # Built on the embedded model: its prior, and its weights but for its own. Saved, it is whole.
                 base = locate(EMBEDDED)
                 sha256 = hashlib.sha256(f"{sha256} {verify(base)}".encode()).hexdigest()
                 source, card["prior"] = str(base / "prior"), "prior"
