@@ -184,7 +184,7 @@ def test_given_a_prior_and_a_deit_only_the_last_stages_are_run(
     assert {path.name for path in folder.iterdir()} == {"pool", "run.json", "feedback", "flaws", "checkpoint"}
     model = DiffusionModel.from_pretrained(out)
     assert model.card["prior"] == str(stable_diffusion_folder)
-    assert model.encoder.paths == (152, 64)
+    assert model.encoder.paths == (152, 32)
     assert model.encoder.condition_width == 32
     assert model.reconstruction.prior.stride == 8
     model.enroll(references, reconstruction=True)
