@@ -30,6 +30,7 @@ from fusion_diff.edge import EdgeSession
 from fusion_diff.edge.exported import WEIGHTS
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import is_exported
+from fusion_diff.encoder.global_path import TILE
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.onnx_file import convert_to_openvino
 from fusion_diff.export.portable import portable
@@ -44,7 +45,6 @@ if TYPE_CHECKING:
 
     Call = Callable[[], Any]
 
-TILE = 224
 CNNS = {
     "resnet-50": ResNetConfig(),
     "resnet-18": ResNetConfig(depths=[2, 2, 2, 2], hidden_sizes=[64, 128, 256, 512], layer_type="basic"),

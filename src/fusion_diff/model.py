@@ -121,8 +121,8 @@ class DiffusionModel:
                 base = locate(EMBEDDED)
                 sha256 = hashlib.sha256(f"{sha256} {verify(base)}".encode()).hexdigest()
                 source, card["prior"] = str(base / "prior"), "prior"
-                shared = expand(read_tensors(base / "encoder.safetensors"))
-                own = {name: value for name, value in shared.items() if name in encoder.state_dict()} | own
+                shared, wanted = expand(read_tensors(base / "encoder.safetensors")), encoder.state_dict().keys()
+                own = {name: shared[name] for name in shared.keys() & wanted} | own
             published = {f"local_path.{name}": value for name, value in LocalPath.from_imagenet().state_dict().items()}
             encoder.load_state_dict(own | published)
         except Exception as error:  # a configuration of the wrong shape fails in many ways

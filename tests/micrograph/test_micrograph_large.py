@@ -137,6 +137,16 @@ def test_a_full_temporary_folder_is_named_with_the_cure(tmp_path, monkeypatch):
     assert tempfile.gettempdir() in str(caught.value)
 
 
+def test_a_map_that_no_address_space_is_left_for_is_told_like_a_full_folder(monkeypatch):
+    def no_space(*arguments, **options):
+        raise OSError(12, "Cannot allocate memory")
+
+    monkeypatch.setattr(storage, "_reserve", lambda file, size: None)
+    monkeypatch.setattr(np, "memmap", no_space)
+    with pytest.raises(MicrographError, match="Cannot allocate memory"):
+        storage.allocate((2**14, 2**14), np.uint8)
+
+
 def test_giving_pages_back_changes_nothing(tmp_path):
     levels = np.memmap(tmp_path / "levels", np.uint8, "w+", shape=(64, 64))
     levels[:] = np.arange(64)

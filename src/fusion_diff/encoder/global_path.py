@@ -76,6 +76,8 @@ class Resample(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Resample (B, C, before, before) to (B, C, after, after), in the precision of the pixels."""
+        if self.weight.shape[0] == self.weight.shape[1]:
+            return pixels
         with torch.autocast(pixels.device.type, enabled=False):
             resampled: Tensor = self.weight @ pixels @ self.weight.T
         return resampled
@@ -130,6 +132,11 @@ def _shape(config: dict[str, Any], bottleneck: int) -> DeiTConfig:
     return shape
 
 
+def token_blocks(count: int) -> list[int]:
+    """Return which of so many blocks give the tokens, counted from 0: the middle one, if it is kept, and the last."""
+    return sorted({min(MIDDLE_BLOCK, count) - 1, count - 1})
+
+
 def _layers(deit: DeiTModel) -> Any:
     return deit.encoder.layer if hasattr(deit, "encoder") else deit.layers
 
@@ -161,12 +168,12 @@ class GlobalPath(nn.Module):
         config.num_hidden_layers = len(layers)
         for index, block in enumerate(layers):
             layers[index] = _AdaptedBlock(block, config.hidden_size, bottleneck)
-        self.token_blocks = sorted({min(MIDDLE_BLOCK, len(layers)) - 1, len(layers) - 1})
+        self.token_blocks = token_blocks(len(layers))
         self.width = int(config.hidden_size)
         self.channels = len(self.token_blocks) * self.width
         side = int(config.image_size)
         self.grid = side // int(config.patch_size)
-        self.resample = nn.Identity() if side == TILE else Resample(TILE, side)
+        self.resample = Resample(TILE, side)
         # The statistics DeiT was published with.
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)

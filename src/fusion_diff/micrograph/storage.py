@@ -38,7 +38,8 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     dtype = np.dtype(dtype)
     if math.prod(shape) <= IN_MEMORY_PIXELS:
         return np.zeros(shape, dtype)
-    with temporary(math.prod(shape) * dtype.itemsize, "decoded pixels") as file:
+    size = math.prod(shape) * dtype.itemsize
+    with _room(size, "decoded pixels"), _reserved(size) as file:
         return np.memmap(file, dtype, mode="r+", shape=shape)
 
 
@@ -52,17 +53,30 @@ def temporary(size: int, content: str) -> BinaryIO:
     Raises:
         MicrographError: the temporary folder lacks the space.
     """
+    with _room(size, content):
+        return _reserved(size)
+
+
+@contextlib.contextmanager
+def _room(size: int, content: str) -> Iterator[None]:
+    """Say what there was no room for, and the cure."""
     try:
-        with contextlib.ExitStack() as stack:
-            file = cast("BinaryIO", stack.enter_context(tempfile.TemporaryFile(prefix="fusion-diff-")))
-            _reserve(file, size)
-            stack.pop_all()
-            return file
+        yield
     except OSError as error:
         raise MicrographError(
             f"no room for {size:,} bytes of {content} in {tempfile.gettempdir()} ({error}); "
             "free space there, or set TMPDIR to a folder on a larger disk"
         ) from error
+
+
+def _reserved(size: int) -> BinaryIO:
+    file = cast("BinaryIO", tempfile.TemporaryFile(prefix="fusion-diff-"))  # noqa: SIM115 (handed on open)
+    try:
+        _reserve(file, size)
+    except OSError:
+        file.close()
+        raise
+    return file
 
 
 def _reserve(file: BinaryIO, size: int) -> None:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from transformers import DeiTConfig, DeiTModel
 
-from fusion_diff.encoder.global_path import MAX_BLOCKS, MIDDLE_BLOCK, TILE, Resample
+from fusion_diff.encoder.global_path import MAX_BLOCKS, MIDDLE_BLOCK, TILE, Resample, token_blocks
 from fusion_diff.errors import PretrainingError
 from fusion_diff.pretrain.pool import Pool
 
@@ -74,9 +74,12 @@ def deit_state(published: Mapping[str, Tensor], blocks: int = MAX_BLOCKS, side: 
     embeddings = "backbone.embeddings."
     grid = side // PATCH
     positions = published["onnx::Reshape_1962"]
-    side = round(positions.shape[1] ** 0.5)
+    known = round(positions.shape[1] ** 0.5)
     positions = F.interpolate(
-        positions.view(1, side, side, WIDTH).permute(0, 3, 1, 2), size=(grid, grid), mode="bicubic", align_corners=False
+        positions.view(1, known, known, WIDTH).permute(0, 3, 1, 2),
+        size=(grid, grid),
+        mode="bicubic",
+        align_corners=False,
     )
     class_token = published[f"{embeddings}cls_token"] + published["onnx::Concat_1957"]
     state = {
@@ -123,7 +126,7 @@ def _block_outputs(deit: DeiTModel, pixels: Tensor, *, distilled: bool) -> Tenso
     for index, layer in enumerate(deit.layers):
         embedded = layer(embedded)
         embedded = embedded[0] if isinstance(embedded, tuple) else embedded
-        if index in (MIDDLE_BLOCK - 1, len(deit.layers) - 1):
+        if index in token_blocks(len(deit.layers)):
             outputs.append(embedded[:, first:])
     return torch.stack(outputs)
 
