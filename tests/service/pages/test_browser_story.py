@@ -216,10 +216,7 @@ def test_whoever_signs_in_marks_by_keyboard_and_has_every_file_inspected_however
 
         page.get_by_role("link", name="Inspect", exact=True).click()
         page.get_by_label("Choose files").set_input_files(files)
-        dropped = page.evaluate_handle(
-            "() => { const all = new DataTransfer(); all.items.add(new File(['nothing'], 'dropped.tif')); return all; }"
-        )
-        page.locator("[data-drop]").dispatch_event("drop", {"dataTransfer": dropped})
+        drop(page, "dropped.tif")
         page.get_by_text("7 of 7 done").wait_for(timeout=PATIENCE)
         assert page.locator("#rows tr[data-outcome]:not([data-outcome=failed])").count() == 6
         assert "dropped.tif: " in page.locator("#rows tr[data-outcome=failed]").inner_text()
@@ -239,6 +236,26 @@ def test_what_is_pressed_before_the_scripts_have_come_is_done_when_they_have(add
     held.pop().continue_()
     page.wait_for_url("**/references/*")
     page.get_by_role("heading", name="line 9").wait_for()
+
+
+def test_what_is_dropped_before_the_scripts_have_come_is_inspected_when_they_have(address, open_page):
+    page = open_page(address)
+    held = []
+    page.route("**/uploads.js", lambda route: held.append(route), times=1)
+    page.goto("/", wait_until="commit")
+    drop(page, "early.tif")
+    assert page.locator("#rows tr").count() == 0
+    held.pop().continue_()
+    page.get_by_text("1 of 1 done").wait_for()
+    assert "early.tif: " in page.locator("#rows tr[data-outcome=failed]").inner_text()
+
+
+def drop(page, name: str) -> None:
+    """Drop a file that is no image on the page."""
+    dropped = page.evaluate_handle(
+        "name => { const all = new DataTransfer(); all.items.add(new File(['nothing'], name)); return all; }", name
+    )
+    page.locator("[data-drop]").dispatch_event("drop", {"dataTransfer": dropped})
 
 
 def fetched(page, address: str, file: Path) -> Path:

@@ -1,6 +1,7 @@
-// What is pressed before htmx has taken the page over is kept and done then. A browser that sends such a form by itself
-// sends no token with it, is refused and leaves the page.
+// What is done before the other scripts have come is kept and done then.
 (() => {
+  // What is pressed before htmx has taken the page over. A browser that sends such a form by itself sends no token with
+  // it, is refused and leaves the page.
   const kept = [];
 
   function keep(event) {
@@ -18,4 +19,16 @@
     document.removeEventListener("click", keep, true);
     for (const each of kept) each instanceof HTMLFormElement ? each.requestSubmit() : each.click();
   }, { once: true });
+
+  // Files are taken from a drop while it happens, the only time a browser gives them, and lie with the place they were
+  // dropped on until uploads.js fetches them. One dropped beside it does not replace the page.
+  document.addEventListener("dragover", (event) => event.preventDefault());
+  document.addEventListener("drop", (event) => {
+    event.preventDefault();
+    const place = event.target.closest("[data-drop]");
+    if (!place) return;
+    const entries = [...event.dataTransfer.items].map((item) => item.webkitGetAsEntry?.()).filter(Boolean);
+    place.drops = [...(place.drops || []), { entries, files: entries.length ? [] : [...event.dataTransfer.files] }];
+    place.dispatchEvent(new CustomEvent("dropped"));
+  });
 })();

@@ -14,11 +14,9 @@ export function picked(input, suffixes) {
   return sorted(found);
 }
 
-export async function dropped(transfer, suffixes) {
+export async function dropped({ entries, files }, suffixes) {
   const found = { files: [], skipped: 0 };
-  const entries = [...transfer.items].map((item) => item.webkitGetAsEntry && item.webkitGetAsEntry()).filter(Boolean);
-  const loose = entries.length ? [] : [...transfer.files];
-  for (const file of loose) found.files.push({ file, path: file.name });
+  for (const file of files) found.files.push({ file, path: file.name });
   for (const entry of entries) await walk(entry, entry.isDirectory, suffixes, found);
   return sorted(found);
 }

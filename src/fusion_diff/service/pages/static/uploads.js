@@ -139,13 +139,12 @@ for (const form of document.querySelectorAll("[data-uploads]")) {
     input.addEventListener("change", () => uploads.add(picked(input, suffixes)));
     if (input.files.length) uploads.add(picked(input, suffixes)); // chosen before this script came
   }
-  for (const kind of ["dragover", "drop"]) {
-    window.addEventListener(kind, (event) => event.preventDefault()); // a file dropped beside does not replace the page
-  }
   place.addEventListener("dragover", () => place.classList.add("over"));
   place.addEventListener("dragleave", () => place.classList.remove("over"));
-  place.addEventListener("drop", async (event) => {
+  async function fetchDrops() {
     place.classList.remove("over");
-    uploads.add(await dropped(event.dataTransfer, suffixes));
-  });
+    while (place.drops?.length) uploads.add(await dropped(place.drops.shift(), suffixes));
+  }
+  place.addEventListener("dropped", fetchDrops);
+  fetchDrops(); // what was dropped before this script came
 }
