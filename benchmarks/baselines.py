@@ -118,7 +118,7 @@ def nearest_neighbour(references, truth, groups, queries, rate):
 def nearest_token(authentic: list[Tensor], queries: list[Tensor]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     """Score by the mean distance of the strangest hundredth of tokens (n, C) to any authentic one, authentic only.
 
-    The threshold lies two deviations above the references' own scores, each left out of the bank in its turn.
+    The threshold, as ours, lies one deviation above the references' own scores, each left out of the bank in its turn.
     """
 
     def judge(known: list[Tensor], asked: list[Tensor]) -> list[float]:
@@ -133,7 +133,7 @@ def nearest_token(authentic: list[Tensor], queries: list[Tensor]) -> tuple[NDArr
     if len(authentic) == 1:
         return scores, np.zeros(len(scores), dtype=bool)  # one reference says nothing of how far others lie
     own = [judge(authentic[:i] + authentic[i + 1 :], [each])[0] for i, each in enumerate(authentic)]
-    return scores, scores > np.mean(own) + 2 * np.std(own, ddof=1)
+    return scores, scores > np.mean(own) + np.std(own, ddof=1)
 
 
 def augment(pixels: Tensor, rng: torch.Generator) -> Tensor:

@@ -10,11 +10,12 @@ import warnings
 import numpy as np
 import pytest
 
-from fusion_diff import DiffusionModel, Micrograph
+from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
 from fusion_diff.checkpoint import seal
 from fusion_diff.edge import EdgeSession
 from fusion_diff.edge.exported import GRAPHS
 from fusion_diff.errors import CheckpointError, DependencyError, DeviceError, MicrographError
+from fusion_diff.export.run import export_model
 from fusion_diff.synthetic import generate
 
 pytestmark = pytest.mark.filterwarnings("ignore:this model")
@@ -63,6 +64,16 @@ def test_an_exported_model_gives_the_verdict_of_the_model(session, whole_model, 
     assert edge.to_dict().keys() == model.to_dict().keys()
     if len(edge.regions) == 0:
         assert edge.reasons == model.reasons
+
+
+def test_a_model_of_authentic_references_alone_is_exported_and_gives_its_verdict(tmp_path):
+    model = DiffusionModel.from_pretrained()
+    micrographs = [micrograph("sound", seed=seed) for seed in range(10, 14)]
+    model.enroll(ReferenceSet.from_micrographs(micrographs, ["sound"] * 4, authentic="sound"))
+    export_model(model, tmp_path / "exported")
+    session = EdgeSession.load(tmp_path / "exported", threads=1)
+    for sample in (micrograph(), micrograph("sound", 290)):
+        assert_same_verdict(session.inspect(sample), model.inspect(sample))
 
 
 def test_every_verdict_says_what_the_export_left_out(changed):

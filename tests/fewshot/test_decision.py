@@ -54,11 +54,11 @@ def test_more_references_allow_more_confidence():
     assert confidence(2) < confidence(5) < confidence(50)
 
 
-def test_authentic_references_alone_give_even_odds_at_two_deviations():
+def test_authentic_references_alone_give_even_odds_at_one_deviation():
     calibration = Calibration.one_class()
-    assert probability(calibration.log_odds(2.0)) == pytest.approx(0.5)
-    assert probability(calibration.log_odds(0.0)) > 0.9
-    assert probability(calibration.log_odds(5.0)) < 0.05
+    for fused in (-2.0, 0.0, 1.0, 1.5, 5.0):
+        authentic, other = (math.exp(-((fused - mean) ** 2) / 2) for mean in (0.0, 2.0))
+        assert probability(calibration.log_odds(fused)) == pytest.approx(authentic / (authentic + other))
 
 
 @given(st.floats(allow_nan=False))

@@ -12,8 +12,10 @@ from sklearn.metrics import roc_auc_score
 
 from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.evidence.gaussian import gaussian
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import BANK, NOVELTY_WEIGHT, NearestNeighbourEvidence
+from fusion_diff.fewshot.evidence.novelty import SHRINKAGE, NoveltyEvidence
 from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
 from fusion_diff.fewshot.evidence.suspicion import FEW_OTHERS
@@ -144,14 +146,17 @@ def test_marks_that_touch_no_token_at_all_are_as_none(make_bag):
 
 @settings(deadline=None, max_examples=20)
 @given(st.integers(0, 10_000), st.integers(1, 60), st.integers(4, 60), st.integers(1, 20))
-def test_novelty_is_the_brute_force_distance_in_its_units(seed, count, remembered, channels):
+def test_novelty_alone_is_the_brute_force_mahalanobis_distance_in_its_units(seed, count, remembered, channels):
     generator = torch.Generator().manual_seed(seed)
     bank, tokens = (torch.randn(n, channels, generator=generator) for n in (remembered, count))
-    head = NearestNeighbourEvidence.fit([Bag(bank, NO_RESIDUAL)], [], (channels,))
-    brute = [min(float((token - other).double().norm()) for other in bank) for token in tokens]
-    mean, deviation = head.scales[0, 0]
-    expected = NOVELTY_WEIGHT * (torch.tensor(brute) - mean) / deviation
-    tolerance = NOVELTY_WEIGHT * 0.02 / float(deviation)  # the bank is kept in half precision
+    head = NoveltyEvidence.fit([Bag(bank, NO_RESIDUAL)], [], (channels,))
+    precision = gaussian(bank, SHRINKAGE)[1].double()
+    apart = (tokens[:, None] - bank[None]).double()
+    brute = torch.einsum("nmc,cd,nmd->nm", apart, precision, apart).sqrt().amin(1).float()
+    mean, deviation = head.scales[0]
+    expected = NOVELTY_WEIGHT * (brute - mean) / deviation
+    # Whitening and bank are kept in half precision.
+    tolerance = NOVELTY_WEIGHT * (0.02 + 0.01 * float(brute.max())) / float(deviation)
     torch.testing.assert_close(value(head, tokens, NO_RESIDUAL), expected, rtol=1e-2, atol=tolerance)
 
 
@@ -205,19 +210,40 @@ def test_a_token_nearer_to_the_others_is_stranger_than_one_as_far_but_alone(make
     assert float(value(head, flaw, NO_RESIDUAL).mean()) > float(value(head, elsewhere, NO_RESIDUAL).mean()) + 1
 
 
-def test_only_the_last_path_speaks_of_novelty(make_bag):
-    authentic = [make_bag(seed) for seed in range(3)]
-    head = NearestNeighbourEvidence.fit(authentic, [], (6, 10))
+def test_beside_others_only_the_last_path_speaks_of_novelty(make_bag):
+    authentic, others = [make_bag(seed) for seed in range(3)], [make_bag(60)]
+    head = NearestNeighbourEvidence.fit(authentic, others, (6, 10))
     tokens, moved = make_bag(50).tokens, make_bag(50).tokens
     moved[:, :6] += 100
-    torch.testing.assert_close(value(head, moved, NO_RESIDUAL), value(head, tokens, NO_RESIDUAL))
+    novelty, after = (head.maps(each, NO_RESIDUAL)["novelty"] for each in (tokens, moved))
+    torch.testing.assert_close(after, novelty)
     moved[:, 6:] += 100
-    assert bool((value(head, moved, NO_RESIDUAL) > value(head, tokens, NO_RESIDUAL) + 10).all())
+    assert bool((head.maps(moved, NO_RESIDUAL)["novelty"] > novelty + 10).all())
+
+
+def test_alone_every_path_speaks_of_novelty_and_the_last_with_twice_the_weight(make_bag):
+    authentic = [make_bag(seed) for seed in range(3)]
+    tokens = make_bag(50).tokens
+    both = value(NoveltyEvidence.fit(authentic, [], (6, 10)), tokens, NO_RESIDUAL)
+    first, last = (
+        value(NoveltyEvidence.fit([bag.path((6, 10), path) for bag in authentic], [], (n,)), part, NO_RESIDUAL)
+        for path, (n, part) in enumerate(zip((6, 10), tokens.split((6, 10), dim=1), strict=True))
+    )
+    torch.testing.assert_close(both, first / NOVELTY_WEIGHT + last)
+
+
+def test_what_varies_among_authentic_tokens_is_no_novelty_and_what_does_not_is():
+    generator = torch.Generator().manual_seed(0)
+    shared = torch.randn(4000, 1, generator=generator)
+    tokens = shared + 0.1 * torch.randn(4000, 8, generator=generator)  # channels that vary together
+    head = NoveltyEvidence.fit([Bag(each, NO_RESIDUAL) for each in tokens.split(500)], [], (8,))
+    along, across = torch.ones(1, 8), torch.tensor([[1.0, -1.0] * 4])
+    assert float(value(head, along, NO_RESIDUAL)) < 2 < float(value(head, across, NO_RESIDUAL))
 
 
 def test_a_large_bank_is_thinned_evenly_over_the_references(make_bag):
     bags = [make_bag(0, tokens=6000), make_bag(1, tokens=6000)]
-    bank = NearestNeighbourEvidence.fit(bags, [], PATHS).authentic[0]
+    bank = NearestNeighbourEvidence.fit(bags, bags, PATHS).authentic[0]
     assert len(bank) == BANK
     first = {tuple(token) for token in bags[0].tokens.half().float().tolist()}
     assert 0.45 < sum(tuple(token) in first for token in bank.tolist()) / BANK < 0.55
@@ -284,7 +310,7 @@ def test_a_head_rebuilt_from_its_state_says_the_same(make_bag, kind, paths):
     torch.testing.assert_close(again.maps(unseen.tokens, unseen.residual), expected)
 
 
-@pytest.mark.parametrize("kind", [kind for kind in HEADS if kind.one_class])
+@pytest.mark.parametrize("kind", [kind for kind in HEADS if kind.learns_from != "both"])
 def test_kinds_that_need_no_other_class_learn_without_one(make_bag, kind):
     head = kind.fit([make_bag(seed, residuals=2) for seed in range(3)], [], PATHS)
     flawed = make_bag(99, residuals=2, flawed=10, marked=True)

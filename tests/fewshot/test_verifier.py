@@ -300,7 +300,7 @@ def test_without_residuals_there_is_no_reconstruction_evidence(make_bag):
 
 def test_authentic_references_alone_suffice(make_bag):
     verifier = enrolled(make_bag, 10, 0, residuals=2)
-    assert set(verifier.heads.heads) == {"nearest-neighbour", "reconstruction"}
+    assert set(verifier.heads.heads) == {"novelty", "reconstruction"}
     fused, _ = verifier.fused(verifier.heads.maps(*(lambda b: (b.tokens, b.residual))(make_bag(5000, residuals=2))))
     assert set(verifier.p_values(fused)) == {"authentic"}
     assert len(verifier.outside) == 0

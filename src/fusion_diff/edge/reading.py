@@ -70,7 +70,8 @@ class EdgeReading:
                 kept = values[:, *tile.inside]
                 maps[:, slice(*tile.rows), slice(*tile.columns)] = kept[: kinds + 1]
                 strange += float(kept[kinds + 1].sum(dtype=np.float64))
-                level, products = kept[kinds].ravel(), kept[kinds + 2 :].reshape(len(exported.classes), -1).T
+                level = kept[kinds].ravel()
+                products = kept[kinds + 2 :].reshape(len(exported.classes), len(level)).T
                 best = _strongest(level, limit)
                 strength, strongest = np.r_[strength, level[best]], np.r_[strongest, products[best]]
                 best = _strongest(strength, limit)

@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from fusion_diff.result import Decision
 
 CALIBRATION_RIDGE = 0.02
-ONE_CLASS_CENTRE = 2.0
-ONE_CLASS_SLOPE = 1.5
+OTHERS_AWAY = 2.0
+"""Deviations by which others are taken to lie from authentic references where none is known."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,11 @@ class Calibration:
 
     @classmethod
     def one_class(cls) -> Calibration:
-        """Return the convention used with authentic references alone: even odds at two deviations from them."""
-        return cls(ONE_CLASS_SLOPE, -ONE_CLASS_SLOPE * ONE_CLASS_CENTRE)
+        """Return the convention used with authentic references alone: even odds at one deviation from them.
+
+        So it is where both sides are normal and alike in deviation, their means `OTHERS_AWAY` apart.
+        """
+        return cls(OTHERS_AWAY, -(OTHERS_AWAY**2) / 2)
 
     def log_odds(self, fused: float) -> float:
         """Return the log-odds of not being authentic."""

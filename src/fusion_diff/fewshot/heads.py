@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from fusion_diff.fewshot.bags import Bag, Scale
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
+from fusion_diff.fewshot.evidence.novelty import NoveltyEvidence
 from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.evidence.reconstruction import ReconstructionEvidence
 from fusion_diff.fewshot.evidence.suspicion import SuspicionEvidence
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 HEADS: tuple[type[LearnedEvidence], ...] = (
     MultipleInstanceEvidence,
     NearestNeighbourEvidence,
+    NoveltyEvidence,
     PooledEvidence,
     ReconstructionEvidence,
 )
@@ -69,7 +71,7 @@ class Heads:
         outside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if not is_authentic]
         if detector is not None:
             outside = [replace(bag, suspicion=detector.suspicion(bag.tokens)) for bag in outside]
-        heads = [head for head in HEADS if outside or head.one_class]
+        heads = [head for head in HEADS if head.learns_from in ("any", "both" if outside else "alone")]
         if bags[0].residual.shape[1] == 0:
             heads = [head for head in heads if head is not ReconstructionEvidence]
         learned: dict[str, Evidence] = {head.name: head.fit(inside, outside, paths) for head in heads}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Protocol, Self
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
 
 import torch
 
@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Paths = tuple[int, ...]
 """Channels of each of the encoder's paths, in the order in which they stand in a token."""
+LearnsFrom = Literal["any", "both", "alone"]
+"""A head is learned whatever references there are, only from both sides, or only where authentic ones are alone."""
 
 
 class Evidence(Protocol):
@@ -42,12 +44,11 @@ class Evidence(Protocol):
 class LearnedEvidence(Evidence, Protocol):
     """A head that learns from references and nothing else."""
 
-    one_class: ClassVar[bool]
-    """Can be learned from authentic references alone."""
+    learns_from: ClassVar[LearnsFrom]
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> Self:
-        """Learn from authentic bags and, unless `one_class`, bags of every other class."""
+        """Learn from authentic bags and those of every other class, if it learns from these."""
 
 
 def units(values: Tensor) -> Tensor:

@@ -19,12 +19,13 @@ from torch import Tensor
 
 from fusion_diff.fewshot.bags import Bag, sample_tokens, top_count
 from fusion_diff.fewshot.evidence.base import units
+from fusion_diff.fewshot.evidence.gaussian import gaussian, strangeness
 from fusion_diff.fewshot.evidence.logistic import NEWTON_STEPS, balanced, fit_logistic
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusion_diff.fewshot.evidence.base import Paths
+    from fusion_diff.fewshot.evidence.base import LearnsFrom, Paths
 
 ROUNDS = 10
 FLAW_SHARE = 0.02
@@ -44,7 +45,7 @@ class MultipleInstanceEvidence:
 
     name: ClassVar[str] = "multiple-instance"
     kinds: ClassVar[tuple[str, ...]] = ("multiple-instance",)
-    one_class: ClassVar[bool] = False
+    learns_from: ClassVar[LearnsFrom] = "both"
 
     def __init__(self, weights: list[Tensor]) -> None:
         self.weights = weights  # one a path: (classes, C + 1), intercept last
@@ -60,10 +61,10 @@ class MultipleInstanceEvidence:
         for path in range(len(paths)):
             inside, outside = ([bag.path(paths, path) for bag in side] for side in (authentic, others))
             background = sample_tokens([bag.tokens for bag in inside], 20 * BACKGROUND)
-            gaussian = _gaussian(background)
+            seen = gaussian(background, SHRINKAGE)
             learned = []
             for name in labels:
-                w = _fit_one(inside, [bag for bag in outside if bag.label == name], background, gaussian)
+                w = _fit_one(inside, [bag for bag in outside if bag.label == name], background, seen)
                 mean, deviation = units(background @ w[:-1] + w[-1])
                 w[-1] -= mean
                 learned.append(w / deviation)
@@ -87,12 +88,10 @@ class MultipleInstanceEvidence:
 
 
 def _fit_one(
-    authentic: Sequence[Bag], others: Sequence[Bag], background: Tensor, gaussian: tuple[Tensor, Tensor]
+    authentic: Sequence[Bag], others: Sequence[Bag], background: Tensor, seen: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Return the classifier (C + 1,) of one class."""
-    chosen = [
-        _choose(bag, _strangeness(bag.tokens, gaussian) if bag.suspicion is None else bag.suspicion) for bag in others
-    ]
+    chosen = [_choose(bag, strangeness(bag.tokens, seen) if bag.suspicion is None else bag.suspicion) for bag in others]
     negatives = sample_tokens([background], 2 * BACKGROUND)
     weights: Tensor | None = None
     for _ in range(ROUNDS):
@@ -107,22 +106,6 @@ def _fit_one(
         negatives = torch.cat([*hardest, sample_tokens([background], BACKGROUND)])
     assert weights is not None
     return weights
-
-
-def _strangeness(tokens: Tensor, gaussian: tuple[Tensor, Tensor]) -> Tensor:
-    """Return the squared Mahalanobis distance (n,) of tokens from the authentic ones."""
-    centre, precision = gaussian
-    offset = tokens - centre
-    return ((offset @ precision) * offset).sum(1)
-
-
-def _gaussian(tokens: Tensor) -> tuple[Tensor, Tensor]:
-    """Return mean (C,) and precision (C, C) of tokens, the covariance shrunk towards a multiple of the identity."""
-    centre = tokens.mean(0)
-    covariance = (tokens - centre).T @ (tokens - centre) / len(tokens)
-    identity = torch.eye(len(centre), device=tokens.device)
-    shrunk = (1 - SHRINKAGE) * covariance + SHRINKAGE * covariance.diagonal().mean() * identity
-    return centre, torch.linalg.inv(shrunk + 1e-6 * identity)
 
 
 def _choose(bag: Bag, values: Tensor) -> Tensor:

@@ -1,9 +1,9 @@
 """Nearest-neighbour evidence: how far a token is from anything authentic, and how much nearer to something that is not.
 
-The first half, novelty, needs authentic references alone (PatchCore, Roth et al. 2022). Only the last path, the global
-one, speaks of it: fine texture is new everywhere. The second, likeness to what is not authentic, is the difference of
-the distances to the nearest token of either side, a nearest-neighbour likelihood ratio (Boiman et al. 2008); every path
-has a say in it. Averaged over a whole micrograph it tells textures apart.
+The first half, novelty, is that of PatchCore (Roth et al. 2022). Only the last path, the global one, speaks of it: fine
+texture is new everywhere. The second, likeness to what is not authentic, is the difference of the distances to the
+nearest token of either side, a nearest-neighbour likelihood ratio (Boiman et al. 2008); every path has a say in it.
+Averaged over a whole micrograph it tells textures apart.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from fusion_diff.fewshot.distance import nearest
 from fusion_diff.fewshot.evidence.base import units
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from fusion_diff.fewshot.bags import Bag
-    from fusion_diff.fewshot.evidence.base import Paths
+    from fusion_diff.fewshot.evidence.base import LearnsFrom, Paths
 
 BANK = 1024
 """Tokens of a side remembered."""
@@ -31,11 +31,11 @@ OWN = 300
 
 
 class NearestNeighbourEvidence:
-    """Banks of tokens, for each path those of the authentic side and of the other one (empty where there is none)."""
+    """Banks of tokens, for each path those of the authentic side and of the other one."""
 
     name: ClassVar[str] = "nearest-neighbour"
     kinds: ClassVar[tuple[str, ...]] = ("novelty", "likeness")
-    one_class: ClassVar[bool] = True
+    learns_from: ClassVar[LearnsFrom] = "both"
 
     def __init__(self, authentic: list[Tensor], others: list[Tensor], scales: Tensor) -> None:
         self.authentic = authentic  # (m, C) a path
@@ -48,16 +48,12 @@ class NearestNeighbourEvidence:
         inside_banks, outside_banks, scales = [], [], []
         for path in range(len(paths)):
             inside, outside = ([bag.path(paths, path).tokens for bag in side] for side in (authentic, others))
-            bank = sample_tokens(outside, BANK) if outside else inside[0].new_zeros(0, paths[path])
-            # A token is at no distance from its own reference, so each reference is compared with the others; a single
-            # one with its other half.
-            asked = inside if len(inside) > 1 else list(inside[0].tensor_split(2))
+            bank = sample_tokens(outside, BANK)
             far, nearer = [], []
-            for index, tokens in enumerate(asked):
+            for tokens, rest in compared(inside):
                 own = sample_tokens([tokens], OWN)
-                distance = nearest(own, sample_tokens(asked[:index] + asked[index + 1 :], BANK))
-                far.append(distance)
-                nearer.append(distance - nearest(own, bank) if outside else distance)
+                far.append(nearest(own, sample_tokens(rest, BANK)))
+                nearer.append(far[-1] - nearest(own, bank))
             scales.append(torch.stack([units(torch.cat(far)), units(torch.cat(nearer))]))
             # Rounded as they are stored, so that a saved model says exactly what it said before.
             inside_banks.append(sample_tokens(inside, BANK).half().float())
@@ -65,22 +61,15 @@ class NearestNeighbourEvidence:
         return cls(inside_banks, outside_banks, torch.stack(scales))
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return novelty (n,) and, with references of other classes, likeness (n,): the paths' differences added up."""
-        maps: dict[str, Tensor] = {}
+        """Return novelty (n,) of the last path, and likeness (n,): the paths' differences added up."""
         parts = torch.split(tokens, [bank.shape[1] for bank in self.authentic], dim=1)
-        for path, (inside, outside, (far, nearer)) in enumerate(
-            zip(self.authentic, self.others, self.scales, strict=True)
-        ):
-            last = path == len(parts) - 1
-            if not last and not len(outside):
-                continue
-            distance = nearest(parts[path], inside)
-            if last:
-                maps["novelty"] = NOVELTY_WEIGHT * (distance - far[0]) / far[1]
-            if len(outside):
-                difference = (distance - nearest(parts[path], outside) - nearer[0]) / nearer[1]
-                maps["likeness"] = maps["likeness"] + difference if "likeness" in maps else difference
-        return maps
+        likeness: list[Tensor] = []
+        for part, inside, outside, (_, nearer) in zip(parts, self.authentic, self.others, self.scales, strict=True):
+            distance = nearest(part, inside)
+            likeness.append((distance - nearest(part, outside) - nearer[0]) / nearer[1])
+        far = self.scales[-1, 0]
+        novelty = NOVELTY_WEIGHT * (distance - far[0]) / far[1]
+        return {"novelty": novelty, "likeness": sum(likeness[1:], start=likeness[0])}
 
     def state(self) -> dict[str, Tensor]:
         """Return banks and units."""
@@ -93,3 +82,13 @@ class NearestNeighbourEvidence:
         """Rebuild the banks."""
         paths = range(len(state["scales"]))
         return cls([state[f"authentic.{i}"] for i in paths], [state[f"others.{i}"] for i in paths], state["scales"])
+
+
+def compared(references: Sequence[Tensor]) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
+    """Give the tokens (n, C) of each reference and those of all others; of a single one, each half and the other half.
+
+    A token is at no distance from its own reference.
+    """
+    asked = references if len(references) > 1 else references[0].tensor_split(2)
+    for index, tokens in enumerate(asked):
+        yield tokens, [*asked[:index], *asked[index + 1 :]]

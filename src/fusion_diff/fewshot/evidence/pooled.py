@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.fewshot.bags import Bag
-    from fusion_diff.fewshot.evidence.base import Paths
+    from fusion_diff.fewshot.evidence.base import LearnsFrom, Paths
 
 RIDGE = 0.3
 
@@ -26,7 +26,7 @@ class PooledEvidence:
 
     name: ClassVar[str] = "pooled"
     kinds: ClassVar[tuple[str, ...]] = ("pooled",)
-    one_class: ClassVar[bool] = False
+    learns_from: ClassVar[LearnsFrom] = "both"
 
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights  # (2C + 1,), intercept last

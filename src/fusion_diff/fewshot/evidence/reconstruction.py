@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.fewshot.bags import Bag
-    from fusion_diff.fewshot.evidence.base import Paths
+    from fusion_diff.fewshot.evidence.base import LearnsFrom, Paths
 
 
 class ReconstructionEvidence:
@@ -19,7 +19,7 @@ class ReconstructionEvidence:
 
     name: ClassVar[str] = "reconstruction"
     kinds: ClassVar[tuple[str, ...]] = ("reconstruction",)
-    one_class: ClassVar[bool] = True
+    learns_from: ClassVar[LearnsFrom] = "any"
 
     def __init__(self, mean: Tensor, std: Tensor) -> None:
         self.mean = mean  # (R,)

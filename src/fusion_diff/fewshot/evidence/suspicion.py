@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.bags import Bag
 
 FEW_OTHERS = 5
-WEIGHT, WEIGHT_ALONE = 2.0, 0.5
+WEIGHT, WEIGHT_ALONE = 2.0, 1.0
 """Beside references of other classes, and without: then nothing tells that it is flaws that are sought."""
 
 
