@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -226,28 +227,39 @@ def test_whoever_signs_in_marks_by_keyboard_and_has_every_file_inspected_however
 
 def test_what_is_pressed_before_the_scripts_have_come_is_done_when_they_have(address, open_page):
     page = open_page(address)
-    held = []
-    page.route("**/htmx.min.js", lambda route: held.append(route), times=1)
+    release = hold(page, "htmx.min.js")
     page.goto("/references", wait_until="commit")
     page.get_by_label("Name").fill("line 9")
     page.get_by_label("Authentic class").fill("sound")
     page.get_by_role("button", name="Begin").click()
     assert page.url.endswith("/references"), "the browser sent the form by itself"
-    held.pop().continue_()
+    release()
     page.wait_for_url("**/references/*")
     page.get_by_role("heading", name="line 9").wait_for()
 
 
 def test_what_is_dropped_before_the_scripts_have_come_is_inspected_when_they_have(address, open_page):
     page = open_page(address)
-    held = []
-    page.route("**/uploads.js", lambda route: held.append(route), times=1)
+    release = hold(page, "uploads.js")
     page.goto("/", wait_until="commit")
     drop(page, "early.tif")
     assert page.locator("#rows tr").count() == 0
-    held.pop().continue_()
+    release()
     page.get_by_text("1 of 1 done").wait_for()
     assert "early.tif: " in page.locator("#rows tr[data-outcome=failed]").inner_text()
+
+
+def hold(page, script: str) -> Callable[[], None]:
+    """Hold a script back, and return what lets it go: once the browser has asked for it."""
+    held = []
+    page.route(f"**/{script}", lambda route: held.append(route), times=1)
+
+    def release() -> None:
+        while not held:
+            page.wait_for_timeout(20)
+        held.pop().continue_()
+
+    return release
 
 
 def drop(page, name: str) -> None:
