@@ -6,13 +6,21 @@ import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import DeiTConfig, DeiTModel
 
+from fusion_diff.encoder.deit import DeiT, DeiTShape
 from fusion_diff.encoder.global_path import MAX_BLOCKS, MIDDLE_BLOCK
 from fusion_diff.errors import PretrainingError
 from fusion_diff.model import DiffusionModel
 from fusion_diff.pretrain import published
-from fusion_diff.pretrain.published import EDGE_SIDE, WIDTH, _block_outputs, deit_state, distil_token, read_onnx
+from fusion_diff.pretrain.published import (
+    EDGE_SIDE,
+    WIDTH,
+    _block_outputs,
+    deit_shape,
+    deit_state,
+    distil_token,
+    read_onnx,
+)
 
 
 @pytest.fixture(scope="module")
@@ -72,17 +80,8 @@ def as_published(w: dict[str, torch.Tensor], pixels: torch.Tensor, blocks: int) 
     return torch.stack(taken)
 
 
-def deit_of(weights: dict[str, torch.Tensor], blocks: int = MAX_BLOCKS, side: int = 224) -> DeiTModel:
-    shape = DeiTConfig(
-        hidden_size=WIDTH,
-        num_hidden_layers=blocks,
-        num_attention_heads=6,
-        intermediate_size=4 * WIDTH,
-        patch_size=14,
-        image_size=side,
-        layer_norm_eps=1e-6,
-    )
-    deit = DeiTModel(shape, add_pooling_layer=False).eval()
+def deit_of(weights: dict[str, torch.Tensor], blocks: int = MAX_BLOCKS, side: int = 224) -> DeiT:
+    deit = DeiT(deit_shape(blocks, side)).eval()
     deit.load_state_dict(deit_state(weights, blocks, side))
     return deit
 
@@ -155,7 +154,7 @@ class Noise:
 def test_distilling_teaches_the_distillation_token_and_nothing_else(monkeypatch, capsys):
     shape = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 64, "patch_size": 56}
     torch.manual_seed(0)
-    deit = DeiTModel(DeiTConfig(num_hidden_layers=MAX_BLOCKS, **shape), add_pooling_layer=False)
+    deit = DeiT(DeiTShape(num_hidden_layers=MAX_BLOCKS, **shape))
     with torch.no_grad():
         for parameter in deit.parameters():
             parameter.add_(0.1 * torch.randn(parameter.shape))

@@ -32,7 +32,7 @@ KILLS = int(os.environ.get("FUSION_DIFF_TEST_KILLS", "3"))
 def processes():
     """Makes processes from one that has imported everything already, which takes longer than all that follows."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fusion_diff.model", "fusion_diff.service.app", "transformers", "uvicorn"])
+    context.set_forkserver_preload(["fusion_diff.model", "fusion_diff.service.app", "uvicorn"])
     return context
 
 

@@ -3,22 +3,21 @@
 Its tokens are those of middle blocks: the last ones of a published transformer serve what it was trained for, and
 transfer worse. A DeiT for smaller images than a tile sees it reduced, and is faster.
 
-DeiT: Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention". Adapters:
-Houlsby et al. 2019, one after each block here, starting as the identity so that an adapted network begins as
+Adapters: Houlsby et al. 2019, one after each block here, starting as the identity so that an adapted network begins as
 the one it adapts.
 """
 
 from __future__ import annotations
 
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import DeiTConfig, DeiTModel
 
 from fusion_diff.checkpoint import bounded_size
-from fusion_diff.errors import CheckpointError
+from fusion_diff.encoder.deit import SUMMARIES, DeiT, DeiTShape
 
 TILE = 224
 """Side in pixels of the tiles that both paths are shown."""
@@ -35,24 +34,9 @@ EMBEDDED_CONFIG: dict[str, Any] = {
     "intermediate_size": 768,
     "patch_size": 16,
     "image_size": 224,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
     "layer_norm_eps": 1e-12,
 }
 
-LARGEST = {
-    "hidden_size": 2048,
-    "num_hidden_layers": MAX_BLOCKS,
-    "num_attention_heads": 64,
-    "intermediate_size": 8192,
-    "patch_size": 64,
-    "image_size": 1024,
-}
-"""A configuration may come from a stranger: what asks for more than any published DeiT does is refused."""
-MAX_PARAMETERS = 2**28
-"""Three times DeiT-base; a GiB in float32."""
-MAX_PATCHES = 4096
-"""Patches of a tile: attention takes their square."""
 MAX_BOTTLENECK = 1024
 
 
@@ -100,45 +84,21 @@ class Adapter(nn.Module):
 
 
 class _AdaptedBlock(nn.Module):
-    """A transformer block followed by its adapter; remembers what it gave last."""
-
-    output: Tensor | None = None
+    """A transformer block followed by its adapter."""
 
     def __init__(self, block: nn.Module, width: int, bottleneck: int) -> None:
         super().__init__()
         self.block = block
         self.adapter = Adapter(width, bottleneck)
 
-    def forward(self, hidden_states: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        output = self.block(hidden_states, *args, **kwargs)
-        # transformers before version 5 returned a tuple here
-        adapted: Tensor = self.adapter(output[0] if isinstance(output, tuple) else output)
-        self.output = adapted
+    def forward(self, tokens: Tensor) -> Tensor:
+        adapted: Tensor = self.adapter(self.block(tokens))
         return adapted
-
-
-def _shape(config: dict[str, Any], bottleneck: int) -> DeiTConfig:
-    if unknown := sorted(set(config) - set(EMBEDDED_CONFIG)):  # a number of labels would make as many names
-        raise ValueError(f"{unknown[0]!r:.40} is no part of the shape of a DeiT here")
-    for name, most in LARGEST.items():
-        bounded_size(name, config.get(name, 1), most)
-    shape = DeiTConfig(**config)
-    width, patches = shape.hidden_size, (shape.image_size // shape.patch_size) ** 2
-    inner = shape.intermediate_size + bounded_size("bottleneck", bottleneck, MAX_BOTTLENECK)
-    block = 4 * width**2 + 2 * width * inner
-    parameters = shape.num_hidden_layers * block + width * (patches + 3 * shape.patch_size**2)
-    for name, value, most in (("patches", patches, MAX_PATCHES), ("parameters", parameters, MAX_PARAMETERS)):
-        bounded_size(f"the number of {name}", value, most)
-    return shape
 
 
 def token_blocks(count: int) -> list[int]:
     """Return which of so many blocks give the tokens, counted from 0: the middle one, if it is kept, and the last."""
     return sorted({min(MIDDLE_BLOCK, count) - 1, count - 1})
-
-
-def _layers(deit: DeiTModel) -> Any:
-    return deit.encoder.layer if hasattr(deit, "encoder") else deit.layers
 
 
 class GlobalPath(nn.Module):
@@ -154,26 +114,23 @@ class GlobalPath(nn.Module):
 
     def __init__(self, config: dict[str, Any], bottleneck: int = 32) -> None:
         super().__init__()
-        self._adopt(DeiTModel(_shape(config, bottleneck), add_pooling_layer=False), bottleneck)
+        shape = DeiTShape.of(config)
+        bounded_size("num_hidden_layers", shape.num_hidden_layers, MAX_BLOCKS)
+        self._adopt(DeiT(shape), bottleneck)
 
     mean: Tensor
     std: Tensor
 
-    def _adopt(self, deit: DeiTModel, bottleneck: int) -> None:
+    def _adopt(self, deit: DeiT, bottleneck: int) -> None:
+        shape = replace(deit.shape, num_hidden_layers=min(MAX_BLOCKS, len(deit.layers)))
+        bounded_size("bottleneck", bottleneck, MAX_BOTTLENECK)
+        self.shape, self.bottleneck = shape, bottleneck
+        blocks = list(deit.layers)[: shape.num_hidden_layers]
+        deit.layers = nn.ModuleList(_AdaptedBlock(block, shape.hidden_size, bottleneck) for block in blocks)
         self.deit = deit
-        self.bottleneck = bottleneck
-        config = deit.config
-        layers = _layers(deit)
-        del layers[MAX_BLOCKS:]
-        config.num_hidden_layers = len(layers)
-        for index, block in enumerate(layers):
-            layers[index] = _AdaptedBlock(block, config.hidden_size, bottleneck)
-        self.token_blocks = token_blocks(len(layers))
-        self.width = int(config.hidden_size)
-        self.channels = len(self.token_blocks) * self.width
-        side = int(config.image_size)
-        self.grid = side // int(config.patch_size)
-        self.resample = Resample(TILE, side)
+        self.token_blocks = token_blocks(len(blocks))
+        self.channels = len(self.token_blocks) * shape.hidden_size
+        self.resample = Resample(TILE, shape.image_size)
         # The statistics DeiT was published with.
         self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
@@ -183,32 +140,22 @@ class GlobalPath(nn.Module):
         """Start from a published DeiT (a hub id such as `facebook/deit-small-distilled-patch16-224`, or a folder).
 
         Raises:
-            CheckpointError: the checkpoint cannot be found or has no safetensors weights.
+            CheckpointError: the checkpoint cannot be found, is of something else or not whole.
         """
-        try:
-            deit, report = DeiTModel.from_pretrained(
-                name_or_path, add_pooling_layer=False, use_safetensors=True, output_loading_info=True
-            )
-        except Exception as error:  # transformers, safetensors and the hub client each raise types of their own
-            raise CheckpointError(
-                f"{name_or_path}: no DeiT checkpoint with safetensors weights could be loaded ({error}); "
-                "give a folder holding config.json and model.safetensors, or a hub id reachable from here"
-            ) from error
-        # transformers draws a weight that is not in the file at random, and only logs it
-        if missing := sorted(report["missing_keys"]):
-            raise CheckpointError(
-                f"{name_or_path}: {len(missing)} weights of a DeiT are missing from it, {missing[0]} among them; "
-                "give a DeiT (not a ViT), whole"
-            )
         path = cls.__new__(cls)
         nn.Module.__init__(path)
-        path._adopt(deit, bottleneck)
+        path._adopt(DeiT.from_published(name_or_path), bottleneck)
         return path
 
     @property
     def config(self) -> dict[str, Any]:
         """The DeiT shape: what `GlobalPath(config)` needs to build the same network."""
-        return {key: getattr(self.deit.config, key) for key in EMBEDDED_CONFIG}
+        return asdict(self.shape)
+
+    @property
+    def width(self) -> int:
+        """Channels of each token."""
+        return self.shape.hidden_size
 
     def adapters(self) -> list[nn.Parameter]:
         """Return the parameters of the adapters alone."""
@@ -224,12 +171,8 @@ class GlobalPath(nn.Module):
             (B, channels, grid, grid), the patch tokens after the `token_blocks`; (B, width) and (B, width).
         """
         # In this order: OpenVINO 2026.4 does not compile a subtraction behind the product.
-        last = self.deit(pixel_values=self.resample((pixels - self.mean) / self.std)).last_hidden_state
-        taken = []
-        for index, block in enumerate(_layers(self.deit)):
-            if index in self.token_blocks:
-                assert block.output is not None
-                taken.append(block.output[:, 2:])
-            block.output = None
-        patches = torch.cat(taken, dim=2).transpose(1, 2).reshape(-1, self.channels, self.grid, self.grid)
-        return patches, last[:, 0], last[:, 1]
+        after = self.deit(self.resample((pixels - self.mean) / self.std))
+        patches = torch.cat([after[index][:, SUMMARIES:] for index in self.token_blocks], dim=2)
+        summaries = self.deit.layernorm(after[-1][:, :SUMMARIES])
+        grid = self.shape.grid
+        return patches.transpose(1, 2).reshape(-1, self.channels, grid, grid), summaries[:, 0], summaries[:, 1]

@@ -30,27 +30,20 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
     side, tile = graph.side, graph.encoder.tile
     # Two tiles: what is traced with one would be taken for a constant.
     examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)
-    config = graph.encoder.global_path.deit.config
-    attention = config._attn_implementation
-    # The fused kernel guards against rows without anything to attend to, which there are none of here.
-    config._attn_implementation = "eager"
     count = torch.export.Dim("tiles")
-    try:
-        with warnings.catch_warnings(), torch.no_grad():
-            warnings.simplefilter("ignore")  # of the exporter's own parts
-            torch.onnx.export(
-                graph.eval(),
-                examples,
-                file,
-                input_names=INPUTS,
-                output_names=OUTPUTS,
-                dynamic_shapes=({0: count}, {0: count}),
-                dynamo=True,
-                external_data=False,
-                verbose=False,
-            )
-    finally:
-        config._attn_implementation = attention
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter's own parts
+        torch.onnx.export(
+            graph.eval(),
+            examples,
+            file,
+            input_names=INPUTS,
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: count}, {0: count}),
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
 
 
 def convert_to_openvino(source: Path, target: Path) -> None:

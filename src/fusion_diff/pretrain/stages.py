@@ -148,7 +148,7 @@ class DistilStage:
 
     def _teach(self, pixels: Tensor) -> Tensor:
         texture, last = self.teacher(pixels)
-        size = (self.student.grid, self.student.grid)
+        size = (self.student.shape.grid, self.student.shape.grid)
         coarse = F.interpolate(texture[:, FINE_CHANNELS:], size=size, mode="area")
         return torch.cat([coarse, F.interpolate(last, size=size, mode="bilinear", align_corners=False)], dim=1)
 
