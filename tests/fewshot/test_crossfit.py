@@ -56,7 +56,7 @@ def test_single_references_are_spread_evenly(inside, outside):
         return
     authentic = np.arange(inside + outside) < inside
     parts = folds([str(i) for i in range(len(authentic))], authentic)
-    assert len(parts) == min(most_folds(len(authentic)), len(authentic))
+    assert len(parts) == min(2 * MAX_FOLDS if len(authentic) <= HANDFUL else MAX_FOLDS, max(inside, outside))
     counts = np.array([[authentic[part].sum(), (~authentic[part]).sum()] for part in parts])
     assert (counts.max(0) - counts.min(0) <= 1).all()
 
@@ -78,5 +78,12 @@ def test_the_only_two_specimens_with_authentic_references_are_not_left_out_toget
 
 
 def test_of_a_handful_of_references_few_are_left_out_at_once():
-    assert most_folds(HANDFUL) == 2 * MAX_FOLDS
-    assert most_folds(HANDFUL + 1) == MAX_FOLDS
+    for count, most in ((HANDFUL, 2 * MAX_FOLDS), (HANDFUL + 1, MAX_FOLDS)):
+        single, authentic = [str(i) for i in range(count)], np.arange(count) % 2 == 0
+        assert most_folds(single, authentic) == len(folds(single, authentic)) == most
+
+
+def test_where_both_sides_have_as_many_one_of_each_is_left_out_at_once():
+    authentic = np.arange(10) < 5
+    parts = folds([str(i) for i in range(10)], authentic)
+    assert [authentic[part].tolist() for part in parts] == [[True, False]] * 5

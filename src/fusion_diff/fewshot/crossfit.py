@@ -16,9 +16,16 @@ HANDFUL = 20
 """So many references are few: each one left out is missed, so twice the folds are made, and few need show one place."""
 
 
-def most_folds(references: int) -> int:
-    """Return into how many parts so many references are split at most."""
-    return 2 * MAX_FOLDS if references <= HANDFUL else MAX_FOLDS
+def most_folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> int:
+    """Return into how many parts references are split at most.
+
+    No more than the larger side has specimens, so that parts hold one of either side where both have as many: what is
+    left then weighs the sides as all references do. With one authentic reference left out and none of the others,
+    those that are left would look stranger than any new micrograph does.
+    """
+    names = np.asarray(groups)
+    specimens = max(len(set(names[side].tolist())) for side in (authentic, ~authentic))
+    return min(specimens, 2 * MAX_FOLDS if len(names) <= HANDFUL else MAX_FOLDS)
 
 
 def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
@@ -37,7 +44,7 @@ def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[n
     members = {name: np.flatnonzero(np.asarray(groups) == name) for name in names}
     # Largest groups first, then those with few authentic members, each to the part that holds least of its kind.
     order = sorted(names, key=lambda name: (-len(members[name]), bool(authentic[members[name]].any()), name))
-    count = min(most_folds(len(groups)), len(names))
+    count = most_folds(groups, authentic)
     parts: list[list[int]] = [[] for _ in range(count)]
     totals = np.zeros((count, 2))
     for name in order:
