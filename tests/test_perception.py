@@ -14,7 +14,7 @@ from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import MARGIN
-from fusion_diff.perception import MARKED_TOKENS, MAX_TOKENS, encode, perceive, thin
+from fusion_diff.perception import MARKED_TOKENS, MAX_TOKENS, _Sample, encode, perceive, thin
 
 
 def noise(height: int, width: int, *, seed: int = 0) -> Micrograph:
@@ -140,6 +140,22 @@ def test_a_very_large_reference_is_thinned_and_keeps_some_of_its_marked_tokens(m
     assert 95 * 100 > MAX_TOKENS == len(bag.tokens) == len(bag.mark) == len(bag.residual)
     assert MARKED_TOKENS <= int(bag.mark.sum()) < 100
     assert torch.equal(whole.tokens, encode(micrograph, model.encoder)[0].tokens), "the same sample every time"
+
+
+@settings(deadline=None)
+@given(st.lists(st.integers(1, 120), min_size=1, max_size=8), st.integers(1, 300), st.none() | st.integers(0, 7))
+def test_tokens_that_come_in_parts_are_thinned_as_those_that_come_at_once(parts, limit, marked):
+    index = torch.arange(float(sum(parts)))
+    whole = Bag(index[:, None], index[:, None], None if marked is None else index % 7 < marked)
+    sample, first = _Sample(len(index), limit), 0
+    for count in parts:
+        mark = None if whole.mark is None else whole.mark[first : first + count]
+        sample.add(Bag(whole.tokens[first : first + count], whole.residual[first : first + count], mark))
+        first += count
+        assert len(sample.bag.tokens) <= 2 * limit
+    drawn, meant = sample.drawn(), thin(whole, limit)
+    assert torch.equal(drawn.tokens, meant.tokens)
+    assert marked is None or torch.equal(drawn.mark, meant.mark)
 
 
 @settings(deadline=None)

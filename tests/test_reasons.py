@@ -40,6 +40,11 @@ def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part():
     assert "multiple-instance, -2.00" in authentic
 
 
+def test_a_kind_that_somebody_added_is_named():
+    (first, *_) = reasons(score=0.1, contributions={"distance": 1.5})
+    assert first == "The strongest evidence against it is of a kind of its own (distance, +1.50 log-odds)."
+
+
 def test_evidence_that_speaks_the_other_way_is_not_given_as_the_reason():
     assert reasons(score=0.2, contributions={"texture": -0.5}) == ("No region departs from the authentic references.",)
 

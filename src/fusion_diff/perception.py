@@ -164,18 +164,17 @@ def encode(
     grid, parts = perceive(micrograph, encoder, reconstruction=reconstruction, towards=towards)
     mirrored = perceive(micrograph, encoder, mirrored=True)[1] if twins else repeat(None)
     marks = None if mark is None else torch.from_numpy(grid.pool_mask(mark))
-    tokens, residuals, marked, conditions = [], [], [], []
+    sample, conditions = _Sample(grid.rows * grid.columns * (2 if twins else 1), MAX_TOKENS), []
     for part, twin in zip(parts, mirrored, strict=twins):
         shown = [part.tokens] if twin is None else [part.tokens, twin.tokens]
-        tokens.append(_alternating(shown).half().float())
-        residuals.append(_alternating([part.residual] * len(shown)).half().float())
-        conditions.append(part.condition)
+        tokens, residual = _alternating(shown), _alternating([part.residual] * len(shown))
+        marked = None
         if marks is not None:
             own = marks[slice(*part.rows), slice(*part.columns)].flatten()
-            marked.append(_alternating([own] * len(shown)))
-    joined = torch.cat(tokens)
-    bag = Bag(joined, torch.cat(residuals), torch.cat(marked).to(joined.device) if marked else None)
-    return thin(bag, MAX_TOKENS), torch.stack(conditions).mean(0)
+            marked = _alternating([own] * len(shown)).to(tokens.device)
+        sample.add(Bag(tokens.half().float(), residual.half().float(), marked))
+        conditions.append(part.condition)
+    return sample.drawn(), torch.stack(conditions).mean(0)
 
 
 def surface(micrograph: Micrograph) -> Keypoints:
@@ -190,13 +189,57 @@ def _alternating(tensors: list[Tensor]) -> Tensor:
 
 def thin(bag: Bag, limit: int) -> Bag:
     """Keep at most `limit` tokens, drawn at random; of the marked ones at least `MARKED_TOKENS`."""
-    count = len(bag.tokens)
-    if count <= limit:
-        return bag
-    order = torch.rand(count, generator=torch.Generator().manual_seed(0)).to(bag.tokens.device)
-    if bag.mark is not None and bool(bag.mark.any()):
-        marked = torch.where(bag.mark, order, -1.0)
-        order[marked.topk(min(MARKED_TOKENS, int(bag.mark.sum()))).indices] += 1
-    keep = order.topk(limit).indices.sort().values
-    mark = None if bag.mark is None else bag.mark[keep]
-    return replace(bag, tokens=bag.tokens[keep], residual=bag.residual[keep], mark=mark)
+    sample = _Sample(len(bag.tokens), limit)
+    sample.add(bag)
+    return sample.drawn()
+
+
+class _Sample:
+    """At most `limit` of `count` tokens that come in parts, drawn at random, some of the marked ones in any case.
+
+    Every token has a random number, and those of the highest numbers stay. Among few of them at a time they are the
+    same ones as among all, so not much more than `limit` are ever held.
+    """
+
+    def __init__(self, count: int, limit: int) -> None:
+        self.limit = limit
+        self.numbers = torch.rand(count, generator=torch.Generator().manual_seed(0))
+        self.came = 0
+        self.bag: Bag | None = None
+        self.held = torch.zeros(0)
+        """The numbers of the tokens in the bag."""
+
+    def add(self, bag: Bag) -> None:
+        """Take the next tokens."""
+        numbers = self.numbers[self.came : self.came + len(bag.tokens)].to(bag.tokens.device)
+        self.came += len(numbers)
+        if self.bag is not None:
+            bag = replace(
+                bag,
+                tokens=torch.cat([self.bag.tokens, bag.tokens]),
+                residual=torch.cat([self.bag.residual, bag.residual]),
+                mark=None if self.bag.mark is None or bag.mark is None else torch.cat([self.bag.mark, bag.mark]),
+            )
+            numbers = torch.cat([self.held, numbers])
+        self.bag, self.held = bag, numbers
+        if len(numbers) > 2 * self.limit:
+            self._drop()
+
+    def drawn(self) -> Bag:
+        """Return those that stay, in the order they came in."""
+        self._drop()
+        assert self.bag is not None
+        return self.bag
+
+    def _drop(self) -> None:
+        bag, rank = self.bag, self.held
+        if bag is None or len(rank) <= self.limit:
+            return
+        if bag.mark is not None and bool(bag.mark.any()):
+            marked = torch.where(bag.mark, rank, -1.0)
+            rank = rank.clone()
+            rank[marked.topk(min(MARKED_TOKENS, int(bag.mark.sum()))).indices] += 1
+        keep = rank.topk(self.limit).indices.sort().values
+        mark = None if bag.mark is None else bag.mark[keep]
+        self.bag = replace(bag, tokens=bag.tokens[keep], residual=bag.residual[keep], mark=mark)
+        self.held = self.held[keep]

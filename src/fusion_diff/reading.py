@@ -69,7 +69,9 @@ class Reading:
             tokens = verifier.heads.scale(part.tokens)
             judged = verifier.heads.judge(tokens, part.residual)
             for name, values in judged.items():
-                maps.setdefault(name, torch.zeros(grid.rows, grid.columns))[where] = values.view(shape).cpu()
+                if name not in maps:
+                    maps[name] = torch.zeros(grid.rows, grid.columns)
+                maps[name][where] = values.view(shape).cpu()
             values = verifier.evidence(judged)
             evidence[where] = values.view(shape).cpu()
             total = total + tokens.sum(0)

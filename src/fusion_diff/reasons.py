@@ -67,7 +67,8 @@ def explain(
     name, value = max(contributions.items(), key=lambda item: item[1] if against else -item[1])
     if (value > 0) == against:
         side = "against" if against else "for"
-        lines.append(f"The strongest evidence {side} it is {MEANING[name]} ({name}, {value:+.2f} log-odds).")
+        meaning = MEANING.get(name, "of a kind of its own")  # of a head that somebody added
+        lines.append(f"The strongest evidence {side} it is {meaning} ({name}, {value:+.2f} log-odds).")
     if recognised is not None:
         lines.append(
             f"It shows the surface of reference {recognised.name} ({recognised.label}): "

@@ -134,7 +134,7 @@ def test_records_have_the_fields_only_where_they_were_asked_for(make_inspection:
 def test_an_untouched_micrograph_raises_no_alarm_and_a_tuned_one_does(defended: DiffusionModel) -> None:
     enrolment, size = defended.enrolment, 224
     assert len(enrolment.shifts) == 6
-    micrograph = Micrograph.from_array(generate(90, size=224, material="alumina", flaw="sound").pixels)
+    micrograph = Micrograph.from_array(generate(91, size=224, material="alumina", flaw="sound").pixels)
     plain = inspect(defended, micrograph, detect_attacks=True)
     assert plain.attacked is False
     assert any("No sign" in reason for reason in plain.reasons)

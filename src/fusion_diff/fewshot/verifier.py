@@ -40,6 +40,11 @@ REGION_QUANTILE = 0.995
 ALONE_MESSAGE = "one authentic reference alone gives nothing to compare with; use a second one, or one of another class"
 
 
+def learner(authentic: NDArray[np.bool_], paths: Paths, detector: FlawDetector | None) -> Callable[..., Heads]:
+    """Return what learns heads from bags and which of them are authentic, as all of these references together allow."""
+    return partial(Heads.fit, paths=paths, detector=detector, suspicious=int((~authentic).sum()) < FEW_OTHERS)
+
+
 def _held_out(
     bags: Sequence[Bag], authentic: NDArray[np.bool_], learn: Callable[..., Heads], parts: Sequence[NDArray[np.intp]]
 ) -> list[dict[str, Tensor]]:
@@ -138,8 +143,7 @@ class Verifier:
                 )
         bags = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
         paths = paths or (bags[0].tokens.shape[1],)
-        suspicious = int((~authentic).sum()) < FEW_OTHERS
-        learn = partial(Heads.fit, paths=paths, detector=detector, suspicious=suspicious)
+        learn = learner(authentic, paths, detector)
         heads = learn(bags, authentic)
         if parts is None:
             warnings.append(

@@ -22,7 +22,7 @@ from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.fewshot.decision import p_value
-from fusion_diff.fewshot.heads import Heads
+from fusion_diff.fewshot.verifier import learner
 from fusion_diff.perception import encode
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.fusion import DualPathEncoder, Encoding
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.fewshot.bags import Bag
+    from fusion_diff.fewshot.heads import Heads
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import ReferenceSet
@@ -228,11 +229,12 @@ def reference_shifts(
     verifier = enrolment.verifier
     authentic = np.asarray([label == enrolment.authentic for label in enrolment.labels])
     parts = folds(enrolment.groups, authentic) or folds([str(i) for i in range(len(authentic))], authentic)
+    learn = learner(authentic, enrolment.paths, enrolment.detector)
     judges = [verifier.heads] * len(authentic)
     for part in parts or []:
         rest = np.setdiff1d(np.arange(len(authentic)), part).tolist()
         known = [replace(enrolment.bags[i], label=enrolment.labels[i]) for i in rest]
-        heads = Heads.fit(known, authentic[rest], enrolment.paths, enrolment.detector).keep(verifier.fusion.kinds)
+        heads = learn(known, authentic[rest]).keep(verifier.fusion.kinds)
         for index in part.tolist():
             judges[index] = heads
 
