@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.keypoints import Keypoints
 
 CHANNELS = 8
+ENCODER = SimpleNamespace(paths=(3, CHANNELS - 3), condition_tokens=1, condition_width=4)
 
 
 def bag(seed: int, channel: int | None = None, *, marked: bool = False, residuals: int = 2) -> Bag:
@@ -144,7 +146,7 @@ def test_a_reference_is_its_own_nearest_reference():
 def test_what_is_saved_and_loaded_gives_the_same_verdicts(tmp_path, counts, marked):
     enrolment = replace(enrolment_of(counts, marked=marked), builtin=True)
     save_enrolment(enrolment, tmp_path)
-    loaded = load_enrolment(tmp_path)
+    loaded = load_enrolment(tmp_path, ENCODER)
     for field in ("authentic", "names", "labels", "groups", "paths", "references_sha256", "builtin"):
         assert getattr(loaded, field) == getattr(enrolment, field)
     assert torch.equal(loaded.condition, enrolment.condition)
@@ -162,7 +164,7 @@ def test_what_is_saved_and_loaded_gives_the_same_verdicts(tmp_path, counts, mark
 
 
 def test_a_folder_without_an_enrolment_has_none(tmp_path):
-    assert load_enrolment(tmp_path) is None
+    assert load_enrolment(tmp_path, ENCODER) is None
 
 
 @pytest.fixture
@@ -176,7 +178,7 @@ def test_another_format_is_refused(saved, number):
     described = json.loads((saved / "enrolment.json").read_text()) | {"format": f"fusion-diff/enrolment/{number}"}
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/3'"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 @pytest.mark.parametrize("field", ["authentic", "paths", "references", "references_sha256", "builtin"])
@@ -185,7 +187,7 @@ def test_a_missing_field_is_named(saved, field):
     del described[field]
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match=field):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 @pytest.mark.parametrize(
@@ -195,7 +197,28 @@ def test_paths_that_are_not_those_of_the_tokens_are_refused(saved, paths):
     described = json.loads((saved / "enrolment.json").read_text()) | {"paths": paths}
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="its enrolment"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("paths", (CHANNELS - 3, 3), "its tokens have"),
+        ("condition_tokens", 2, "its condition has shape"),
+        ("condition_width", 5, "its condition has shape"),
+    ],
+)
+def test_what_was_learned_with_another_encoder_is_refused(saved, field, value, said):
+    other = SimpleNamespace(**vars(ENCODER) | {field: value})
+    with pytest.raises(CheckpointError, match=f"does not hold together .{said}"):
+        load_enrolment(saved, other)
+
+
+def test_residuals_of_another_width_are_refused(tmp_path):
+    enrolment = enrolment_of({"sound": 2, "crack": 2})
+    save_enrolment(replace(enrolment, bags=tuple(bag(index, residuals=3) for index in range(4))), tmp_path)
+    with pytest.raises(CheckpointError, match="its residuals have 3 channels, and the diffusion path's 2"):
+        load_enrolment(tmp_path, ENCODER)
 
 
 @pytest.mark.parametrize("references", [7, "ab", [1, 2], [{"name": "a"}], {}, None])
@@ -203,7 +226,7 @@ def test_references_of_another_form_are_refused(saved, references):
     described = json.loads((saved / "enrolment.json").read_text()) | {"references": references}
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="its enrolment"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 @pytest.mark.parametrize("name", ["tokens.1", "residual.0", "condition"])
@@ -212,7 +235,7 @@ def test_a_missing_tensor_is_named(saved, name):
     del tensors[name]
     save_file(tensors, saved / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match=name):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 @pytest.mark.parametrize(
@@ -236,21 +259,21 @@ def test_tensors_that_do_not_fit_each_other_are_refused(saved, name, value):
     tensors[name] = value
     save_file(tensors, saved / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="does not hold together"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 def test_an_authentic_class_that_no_reference_has_is_refused(saved):
     described = json.loads((saved / "enrolment.json").read_text()) | {"authentic": "genuine"}
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="authentic class 'genuine'"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 def test_tensors_cut_short_are_refused(saved):
     file = saved / "enrolment.safetensors"
     file.write_bytes(file.read_bytes()[:-8])
     with pytest.raises(CheckpointError, match=r"enrolment\.safetensors"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 def test_a_stored_enrolment_judges_alike_without_learning_again(tmp_path, monkeypatch):
@@ -258,7 +281,7 @@ def test_a_stored_enrolment_judges_alike_without_learning_again(tmp_path, monkey
     before = enrolment.verifier
     save_enrolment(enrolment, tmp_path)
     monkeypatch.setattr("fusion_diff.enrolment.Verifier", None)  # learning again would need it
-    after = load_enrolment(tmp_path).verifier
+    after = load_enrolment(tmp_path, ENCODER).verifier
     tokens, residual = enrolment.bags[5].tokens, enrolment.bags[5].residual
     assert torch.equal(
         before.evidence(before.heads.maps(tokens, residual)), after.evidence(after.heads.maps(tokens, residual))
@@ -285,7 +308,7 @@ def test_what_was_learned_is_refused_where_it_does_not_fit(tmp_path, damage):
         tensors[name] = torch.full_like(tensors[name], torch.nan)
     save_file(tensors, tmp_path / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="enrol the references again"):
-        load_enrolment(tmp_path)
+        load_enrolment(tmp_path, ENCODER)
 
 
 @pytest.mark.parametrize("lost", ["bank", "limit"])
@@ -299,7 +322,7 @@ def test_a_scope_that_is_missing_is_named(saved, lost):
     save_file(tensors, saved / "enrolment.safetensors")
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match=f"scope.{lost}"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 @pytest.mark.parametrize("damage", ["another width", "not finite", "no limit"])
@@ -315,7 +338,7 @@ def test_a_scope_that_does_not_fit_is_refused(saved, damage):
     save_file(tensors, saved / "enrolment.safetensors")
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="enrol the references again"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 @pytest.mark.parametrize(
@@ -332,7 +355,7 @@ def test_references_that_are_not_finite_numbers_in_rows_are_refused(saved, name,
     tensors = load_file(saved / "enrolment.safetensors") | {name: value}
     save_file(tensors, saved / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="does not hold together"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 @pytest.mark.parametrize(
@@ -362,7 +385,7 @@ def test_learned_values_that_could_not_give_a_verdict_are_refused(saved, path, v
     inner[last] = value
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="what it learned cannot be used"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 @pytest.mark.parametrize(
@@ -381,7 +404,7 @@ def test_learned_tensors_that_could_not_give_a_verdict_are_refused(saved, name, 
     tensors[name] = change(tensors[name]).contiguous()
     save_file(tensors, saved / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="what it learned cannot be used"):
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
 
 
 def test_a_stranger_s_words_come_into_the_message_short(saved):
@@ -389,7 +412,7 @@ def test_a_stranger_s_words_come_into_the_message_short(saved):
     described["verifier"]["fusion"]["x" * 100_000] = 1
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="what it learned cannot be used") as caught:
-        load_enrolment(saved)
+        load_enrolment(saved, ENCODER)
     assert len(str(caught.value)) < 1000
 
 
@@ -407,7 +430,7 @@ def with_surfaces(enrolment: Enrolment, seeds: list[int]) -> Enrolment:
 def test_surfaces_that_tell_the_classes_apart_are_stored_and_recognised_again(tmp_path):
     enrolment = with_surfaces(enrolment_of({"true": 2, "false": 2}), [0, 0, 1, 2])
     save_enrolment(enrolment, tmp_path)
-    loaded = load_enrolment(tmp_path)
+    loaded = load_enrolment(tmp_path, ENCODER)
     np.testing.assert_array_equal(loaded.verifier.inside, enrolment.verifier.inside)
     for seed, name in ((0, "true/0.tif"), (2, "false/3.tif")):
         match = loaded.verifier.recognise(surface(seed))
@@ -422,7 +445,7 @@ def test_surfaces_that_tell_the_classes_apart_are_stored_and_recognised_again(tm
 def test_surfaces_that_do_not_tell_are_not_stored(tmp_path):
     save_enrolment(with_surfaces(enrolment_of({"sound": 2, "crack": 2}), [0, 1, 1, 2]), tmp_path)
     assert not any(name.startswith(("points", "descriptors")) for name in load_file(tmp_path / "enrolment.safetensors"))
-    assert load_enrolment(tmp_path).verifier.correspondence is None
+    assert load_enrolment(tmp_path, ENCODER).verifier.correspondence is None
 
 
 @pytest.mark.parametrize(
@@ -445,7 +468,7 @@ def test_keypoints_that_are_none_are_refused(tmp_path, name, change):
         del tensors[name]
     save_file(tensors, tmp_path / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="enrol the references again"):
-        load_enrolment(tmp_path)
+        load_enrolment(tmp_path, ENCODER)
 
 
 def test_keypoints_of_some_references_only_are_refused(tmp_path):
@@ -454,4 +477,4 @@ def test_keypoints_of_some_references_only_are_refused(tmp_path):
     del tensors["points.2"], tensors["descriptors.2"]
     save_file(tensors, tmp_path / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="some of its references have keypoints and some have none"):
-        load_enrolment(tmp_path)
+        load_enrolment(tmp_path, ENCODER)

@@ -13,12 +13,12 @@ from fusion_diff.enrolment import Enrolment
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.verifier import ALONE_MESSAGE
 from fusion_diff.perception import encode, surface
+from fusion_diff.references import ReferenceSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from fusion_diff.model import DiffusionModel
-    from fusion_diff.references import ReferenceSet
 
 
 def learn(
@@ -35,6 +35,11 @@ def learn(
         EnrolmentError: the references do not allow any verdict.
     """
     started = time.perf_counter()
+    if not isinstance(references, ReferenceSet):
+        raise EnrolmentError(
+            f"references are a ReferenceSet, not a {type(references).__name__}; make one by ReferenceSet.from_folder, "
+            "from_csv or from_micrographs"
+        )
     if len(references) == 1:
         raise EnrolmentError(ALONE_MESSAGE)
     steps, total = count(1), len(references) * (1 + reconstruction + detect_attacks)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from fusion_diff.checkpoint import read_json, read_tensors, write_json
+from fusion_diff.diffusion.reconstruction import CHANNELS
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot import state
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fusion_diff.encoder.flaw_detector import FlawDetector
+    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.fewshot.verifier import Verifier
 
 FORMAT = "fusion-diff/enrolment/3"
@@ -63,11 +65,11 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
     )
 
 
-def load_enrolment(folder: Path, detector: FlawDetector | None = None) -> Enrolment | None:
-    """Read the enrolment of a checkpoint folder, with the model's detector; None where it has none.
+def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetector | None = None) -> Enrolment | None:
+    """Read the enrolment of a checkpoint folder, with the model's encoder and detector; None where it has none.
 
     Raises:
-        CheckpointError: its files are damaged or of another format.
+        CheckpointError: its files are damaged, of another format, or of another encoder.
     """
     if not (folder / "enrolment.json").exists():
         return None
@@ -105,7 +107,7 @@ def load_enrolment(folder: Path, detector: FlawDetector | None = None) -> Enrolm
         raise CheckpointError(
             f"{folder}: its enrolment is incomplete ({error!r:.300}); enrol the references again"
         ) from error
-    if fault := _fault(enrolment):
+    if fault := _fault(enrolment) or _misfit(enrolment, encoder):
         raise CheckpointError(f"{folder}: its enrolment does not hold together ({fault}); enrol the references again")
     learned = {k.removeprefix("verifier."): v for k, v in tensors.items() if k.startswith("verifier.")}
     try:
@@ -152,6 +154,18 @@ def _fault(enrolment: Enrolment) -> str | None:
             return f"the tensors of {name} do not fit each other"
         if not (len(bag.tokens) and bag.tokens.isfinite().all() and bag.residual.isfinite().all()):
             return f"the tokens of {name} are none or not finite"
+    return None
+
+
+def _misfit(enrolment: Enrolment, encoder: DualPathEncoder) -> str | None:
+    """Say why what this encoder says cannot be compared with a stored enrolment."""
+    if enrolment.paths != encoder.paths:
+        return f"its tokens have {enrolment.paths} channels, and the encoder's {encoder.paths}"
+    words = encoder.condition_tokens, encoder.condition_width
+    if tuple(enrolment.condition.shape) != words:
+        return f"its condition has shape {tuple(enrolment.condition.shape)}, and the encoder's {words}"
+    if (residual := enrolment.bags[0].residual.shape[1]) not in (0, CHANNELS):
+        return f"its residuals have {residual} channels, and the diffusion path's {CHANNELS}"
     return None
 
 

@@ -140,7 +140,7 @@ class DiffusionModel:
             card=card,
             readme=readme,
             sha256=sha256,
-            enrolment=load_enrolment(folder, detector),
+            enrolment=load_enrolment(folder, encoder, detector),
             flaw_detector=detector,
         )
 

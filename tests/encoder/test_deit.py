@@ -121,6 +121,13 @@ def test_a_vit_is_not_taken_for_a_deit(tmp_path):
         DeiT.from_published(str(tmp_path / "other"))
 
 
+def test_another_activation_is_not_passed_over(broken):
+    config = json.loads((broken / "config.json").read_text())
+    (broken / "config.json").write_text(json.dumps(config | {"hidden_act": "relu"}))
+    with pytest.raises(CheckpointError, match="a DeiT with 'relu' in place of 'gelu'"):
+        DeiT.from_published(str(broken))
+
+
 def test_a_pickle_in_place_of_safetensors_is_refused(broken):
     weights = load_file(broken / "model.safetensors")
     (broken / "model.safetensors").unlink()

@@ -61,6 +61,12 @@ def test_one_of_another_width_or_damaged_is_refused_by_name(tmp_path):
         FlawDetector.load(tmp_path, 16)
 
 
+def test_a_detector_of_no_width_for_very_many_channels_is_refused_before_it_is_made():
+    wide = {"layers.0.weight": torch.zeros(0, 2**60)}
+    with pytest.raises(ValueError, match="its first weights have shape"):
+        FlawDetector.of(wide, 2**60)
+
+
 def test_a_saved_model_keeps_its_detector_and_one_without_still_enrols(model, tmp_path):
     model.save_pretrained(tmp_path / "with")
     again = DiffusionModel.from_pretrained(tmp_path / "with")

@@ -21,6 +21,12 @@ def test_labels_alone_suffice(enrolled, draw):
     assert (fine.predicted_class, coarse.predicted_class) == ("fine", "coarse")
 
 
+@pytest.mark.parametrize("references", ["references", [], None])
+def test_what_is_no_reference_set_is_refused_with_what_makes_one(model, references):
+    with pytest.raises(EnrolmentError, match=r"are a ReferenceSet, not a .*ReferenceSet\.from_folder"):
+        model.enroll(references)
+
+
 def test_marks_show_where_to_look(model, make_references, draw):
     model.enroll(make_references({"fine": 4, "bar": 4}, marked=True))
     assert all(

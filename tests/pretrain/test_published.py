@@ -8,7 +8,7 @@ import torch
 from torch.nn import functional as F
 
 from fusion_diff.encoder.deit import DeiT, DeiTShape
-from fusion_diff.encoder.global_path import MAX_BLOCKS, MIDDLE_BLOCK
+from fusion_diff.encoder.global_path import MAX_BLOCKS, MEAN, MIDDLE_BLOCK, STD
 from fusion_diff.errors import PretrainingError
 from fusion_diff.model import DiffusionModel
 from fusion_diff.pretrain import published
@@ -141,9 +141,6 @@ def test_the_edge_checkpoint_holds_the_published_network():
     assert float(left) < 0.05  # in 8 bits, and with a distillation token
 
 
-DEIT_STATISTICS = {"mean": [0.485, 0.456, 0.406], "std": [0.229, 0.224, 0.225]}
-
-
 class Noise:
     """A pool of nothing but noise."""
 
@@ -164,7 +161,7 @@ def test_distilling_teaches_the_distillation_token_and_nothing_else(monkeypatch,
     def unexplained() -> float:
         with torch.no_grad():
             pixels, _ = Noise().batch(8, 224, np.random.default_rng(9))
-            mean, deviation = (torch.tensor(DEIT_STATISTICS[kind])[:, None, None] for kind in ("mean", "std"))
+            mean, deviation = (torch.tensor(each)[:, None, None] for each in (MEAN, STD))
             pixels = (pixels - mean) / deviation
             meant = _block_outputs(deit, pixels, distilled=False)
             error = _block_outputs(deit, pixels, distilled=True) - meant

@@ -23,7 +23,7 @@ from fusion_diff.trust.poisoning import (
     DUPLICATE,
     audit_enrolment,
     audit_references,
-    influences,
+    influence,
     margins,
     nearest_distances,
     signatures,
@@ -83,11 +83,25 @@ def test_a_flipped_reference_hurts_the_others_and_one_that_is_right_does_not(ind
     rng = np.random.default_rng(seed)
     labels = np.asarray(LABELS)
     found = rng.normal(size=(14, CHANNELS), scale=0.1) + 4.0 * (labels == "crack")[:, None]
-    right = influences(found, labels)
+    right = influence(found, labels, index)
     labels[index] = "sound" if labels[index] == "crack" else "crack"
-    flipped = influences(found, labels)
-    assert int(flipped.argmax()) == index
-    assert flipped[index] > 10 * abs(right[index])
+    flipped = [influence(found, labels, each) for each in range(14)]
+    assert int(np.argmax(flipped)) == index
+    assert flipped[index] > 10 * abs(right)
+
+
+@given(st.lists(st.sampled_from("abc"), min_size=1, max_size=9), st.integers(0, 2**32 - 1), st.data())
+def test_margins_are_those_to_the_means_of_the_other_references(labels, seed, data):
+    found = np.random.default_rng(seed).normal(size=(len(labels), 3)).astype(np.float32)
+    without = data.draw(st.none() | st.integers(0, len(labels) - 1))
+    for index, margin in enumerate(margins(found, np.asarray(labels), without)):
+        rest = [i for i in range(len(labels)) if i not in (index, without)]
+        means = {name: found[[i for i in rest if labels[i] == name]].mean(axis=0) for name in {labels[i] for i in rest}}
+        away = {name: float(np.linalg.norm(found[index] - mean)) for name, mean in means.items()}
+        own = away.pop(labels[index], None)
+        assert margin == pytest.approx(
+            min(away.values()) - own if own is not None and away else np.nan, nan_ok=True, abs=1e-5
+        )
 
 
 @pytest.mark.parametrize("flipped", [1, 6])

@@ -37,7 +37,8 @@ MAX_PARAMETERS = 2**28
 """Three times DeiT-base; a GiB in float32."""
 MAX_PATCHES = 4096
 """Patches of an image: attention takes their square."""
-KIND = "deit"
+KIND, ACTIVATION = "deit", "gelu"
+"""What a configuration has to say, for every DeiT that was published does."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PUBLISHED_NAMES = (
     (r"^deit\.", ""),
@@ -201,6 +202,8 @@ class DeiT(nn.Module):
         config = read_json(folder / CONFIG_FILE)
         if config.get("model_type") != KIND:
             raise CheckpointError(f"{name_or_path}: a {config.get('model_type')!r:.40} and no DeiT; {cure}")
+        if (activation := config.get("hidden_act", ACTIVATION)) != ACTIVATION:
+            raise CheckpointError(f"{name_or_path}: a DeiT with {activation!r:.40} in place of {ACTIVATION!r}; {cure}")
         try:
             deit = cls(DeiTShape.of(config))
             state = {_name_here(name): value for name, value in load_file(folder / WEIGHTS_FILE).items()}

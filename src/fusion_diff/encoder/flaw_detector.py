@@ -57,8 +57,12 @@ class FlawDetector(nn.Module):
         """Return the detector of these weights, frozen.
 
         Raises:
-            RuntimeError: they are not those of a detector of tokens of so many channels.
+            ValueError: they are not those of a detector of tokens of so many channels.
+            RuntimeError: so are others than the first.
         """
+        first = state["layers.0.weight"]
+        if first.shape != (WIDTH, channels):  # of no rows it would take no place where it comes from, and much here
+            raise ValueError(f"its first weights have shape {tuple(first.shape)}, not {(WIDTH, channels)}")
         detector = cls(channels)
         detector.load_state_dict(state)
         return detector.eval().requires_grad_(False)

@@ -23,6 +23,8 @@ TILE = 224
 """Side in pixels of the tiles that both paths are shown."""
 MAX_BLOCKS = 8
 """Blocks kept of a published DeiT."""
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+"""Of red, green and blue in the images that DeiT was published with."""
 MIDDLE_BLOCK = 6
 """Its tokens are used beside those of the last block that is kept."""
 
@@ -105,11 +107,11 @@ class GlobalPath(nn.Module):
     """DeiT with adapters, returning its patch tokens as a map and its two summary tokens.
 
     Args:
-        config: shape of the DeiT, see `EMBEDDED_CONFIG`; what is left out is as in DeiT-base.
+        config: shape of the DeiT, `MAX_BLOCKS` blocks at most; see `EMBEDDED_CONFIG`.
         bottleneck: width of the adapters.
 
     Raises:
-        ValueError: the shape is larger than anything that is built here, or names something else.
+        ValueError: the shape is larger than anything that is built here, or none at all.
     """
 
     def __init__(self, config: dict[str, Any], bottleneck: int = 32) -> None:
@@ -131,9 +133,8 @@ class GlobalPath(nn.Module):
         self.token_blocks = token_blocks(len(blocks))
         self.channels = len(self.token_blocks) * shape.hidden_size
         self.resample = Resample(TILE, shape.image_size)
-        # The statistics DeiT was published with.
-        self.register_buffer("mean", torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor([0.229, 0.224, 0.225]).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     @classmethod
     def from_deit(cls, name_or_path: str, bottleneck: int = 32) -> GlobalPath:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MAX_TILES = 64
 """Tiles that ranges are taken from."""
-_BLOCK = re.compile(r"\.(?:layers|layer)\.(\d+)\.(?:.*\.)?(attention|mlp|intermediate|output|adapter)\b")
+_BLOCK = re.compile(r"\.layers\.(\d+)\.(?:.*\.)?(attention|mlp|adapter)\b")
 _CONVOLUTIONS = 3
 """In a block of the CNN; the stem goes with the first block, which has one less."""
 

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 MAX_FOLDS = 5
 HANDFUL = 20
-"""So many references are few: each one left out is missed, so twice the folds are made, and few need show one place."""
+"""So many references are few: each one left out is missed, so up to twice the folds are made; and few need show one
+place."""
 
 
 def most_folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> int:

@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fusion_diff.encoder.deit import SUMMARIES, DeiT, DeiTShape
-from fusion_diff.encoder.global_path import MAX_BLOCKS, MIDDLE_BLOCK, TILE, Resample, token_blocks
+from fusion_diff.encoder.global_path import MAX_BLOCKS, MEAN, MIDDLE_BLOCK, STD, TILE, Resample, token_blocks
 from fusion_diff.errors import PretrainingError
 from fusion_diff.pretrain.pool import Pool
 
@@ -143,7 +143,7 @@ def distil_token(deit: DeiT, pool: Pool) -> float:
     deit.eval().requires_grad_(False)
     token = deit.embeddings.distillation_token.requires_grad_(True)
     optimiser = torch.optim.Adam([token], lr=LEARNING_RATE)
-    mean, deviation = (torch.tensor(v).view(1, 3, 1, 1) for v in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
+    mean, deviation = (torch.tensor(each).view(1, 3, 1, 1) for each in (MEAN, STD))
     resample, left = Resample(TILE, deit.shape.image_size), 1.0
     for step in range(STEPS):
         pixels, _ = pool.batch(BATCH, TILE, np.random.default_rng([SEED, step]))

@@ -157,29 +157,28 @@ def margins(
     Returns:
         (n,), of means that leave the reference itself out too; NaN where a class has no other reference.
     """
-    found = np.full(len(labels), np.nan)
-    for index in range(len(labels)):
-        others = np.arange(len(labels)) != index
-        if without is not None:
-            others[without] = False
-        away = {
-            str(label): float(np.linalg.norm(signatures[index] - signatures[others & (labels == label)].mean(axis=0)))
-            for label in set(labels[others].tolist())
-        }
-        own = away.pop(str(labels[index]), None)
-        if own is not None and away:
-            found[index] = min(away.values()) - own
-    return found
+    names, own = np.unique(labels, return_inverse=True)
+    points = signatures.astype(np.float64)
+    counted = np.ones(len(labels))
+    if without is not None:
+        counted[without] = 0
+    away = np.full((len(names), len(labels)), np.nan)
+    for index in range(len(names)):
+        members = (own == index) & (counted > 0)
+        itself = members[:, None] * points  # of a mean that leaves the reference itself out
+        others = members.sum() - members
+        with np.errstate(invalid="ignore", divide="ignore"):
+            away[index] = np.linalg.norm(points - (points[members].sum(axis=0) - itself) / others[:, None], axis=1)
+    to_own = away[own, np.arange(len(labels))]
+    away[own, np.arange(len(labels))] = np.inf
+    nearest = np.where(np.isnan(away), np.inf, away).min(axis=0)
+    return np.where(np.isfinite(nearest), nearest - to_own, np.nan)
 
 
-def influences(signatures: NDArray[np.float32], labels: NDArray[np.str_]) -> NDArray[np.float64]:
-    """Return by how much the margins of all others grow when a reference is left out, (n,): positive, it hurts them."""
-    whole = margins(signatures, labels)
-    found = []
-    for index in range(len(labels)):
-        change = np.delete(margins(signatures, labels, index) - whole, index)
-        found.append(float(np.nansum(change)))
-    return np.asarray(found)
+def influence(signatures: NDArray[np.float32], labels: NDArray[np.str_], index: int) -> float:
+    """Return by how much the margins of all others grow when a reference is left out: positive, it hurts them."""
+    change = margins(signatures, labels, index) - margins(signatures, labels)
+    return float(np.nansum(np.delete(change, index)))
 
 
 def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
@@ -190,10 +189,11 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
     against = np.zeros(len(labels))
     against[authentic] = verifier.calibration.slope * verifier.inside + verifier.calibration.intercept
     against[~authentic] = -(verifier.calibration.slope * verifier.outside + verifier.calibration.intercept)
-    influence = influences(signatures(tokens), labels)
+    found = signatures(tokens)
     findings = []
     for index in np.flatnonzero(against > CONTRADICTION).tolist():
-        hurts = bool(influence[index] > 0)
+        harm = influence(found, labels, index)
+        hurts = harm > 0
         surface = _surface(enrolment, index)
         other = f"not {enrolment.authentic}" if authentic[index] else enrolment.authentic
         effect = "the other references are told apart better without it" if hurts else "it does no harm to the others"
@@ -201,7 +201,7 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
             f"labelled {labels[index]}, but heads that had not seen its specimen take it for {other} "
             f"(odds {np.exp(min(against[index], 20)):.1f} to 1), and {effect}: check its label"
         )
-        figures = {"log-odds against its label": float(against[index]), "influence": float(influence[index])}
+        figures = {"log-odds against its label": float(against[index]), "influence": harm}
         if surface is not None and authentic[surface.reference] != authentic[index]:
             name, label = enrolment.names[surface.reference], enrolment.labels[surface.reference]
             hurts = True

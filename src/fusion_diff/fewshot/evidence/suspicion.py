@@ -51,7 +51,11 @@ class SuspicionEvidence:
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> SuspicionEvidence:
-        """Rebuild it."""
+        """Rebuild it.
+
+        Raises:
+            ValueError: its weights are not those of a detector.
+        """
         weights = {name: value for name, value in state.items() if name != "scale"}
-        detector = FlawDetector.of(weights, weights["layers.0.weight"].shape[1])
+        detector = FlawDetector.of(weights, weights["layers.0.weight"].shape[-1])
         return cls(detector.to(state["scale"].device), state["scale"])
