@@ -83,6 +83,11 @@ def test_of_a_handful_of_references_few_are_left_out_at_once():
         assert most_folds(single, authentic) == len(folds(single, authentic)) == most
 
 
+def test_specimens_of_both_sides_are_left_out_one_at_a_time():
+    groups, authentic = ["a", "a", "b", "b", "c", "c", "d"], np.array([True, False] * 3 + [True])
+    assert [sorted({groups[i] for i in part}) for part in folds(groups, authentic)] == [["a"], ["b"], ["c"], ["d"]]
+
+
 def test_where_both_sides_have_as_many_one_of_each_is_left_out_at_once():
     authentic = np.arange(10) < 5
     parts = folds([str(i) for i in range(10)], authentic)

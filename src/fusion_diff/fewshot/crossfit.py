@@ -20,13 +20,14 @@ place."""
 def most_folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> int:
     """Return into how many parts references are split at most.
 
-    No more than the larger side has specimens, so that parts hold one of either side where both have as many: what is
-    left then weighs the sides as all references do. With one authentic reference left out and none of the others,
-    those that are left would look stranger than any new micrograph does.
+    Specimens of one side are left out with those of the other, as far as there are as many: what is left then weighs
+    the sides as all references do. With an authentic one left out alone, what heads say of it would be too strange.
     """
-    names = np.asarray(groups)
-    specimens = max(len(set(names[side].tolist())) for side in (authentic, ~authentic))
-    return min(specimens, 2 * MAX_FOLDS if len(names) <= HANDFUL else MAX_FOLDS)
+    inside, outside = (
+        {group for group, each in zip(groups, authentic, strict=True) if each == side} for side in (1, 0)
+    )
+    specimens = len(inside & outside) + max(len(inside - outside), len(outside - inside))
+    return min(specimens, 2 * MAX_FOLDS if len(groups) <= HANDFUL else MAX_FOLDS)
 
 
 def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
