@@ -23,6 +23,7 @@ from fusion_diff.checkpoint import (
     compact,
     digest,
     expand,
+    expect_free,
     locate,
     read_json,
     read_tensors,
@@ -342,6 +343,42 @@ def test_an_empty_folder_is_written_into(tmp_path):
     with Writer(tmp_path / "empty") as draft:
         write_json(draft / "config.json", {})
     verify(tmp_path / "empty")
+
+
+@pytest.mark.parametrize("named", [".", "../empty", "absolute"])
+def test_the_current_folder_is_refused_before_any_work(tmp_path, monkeypatch, named):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    folder = tmp_path / "empty" if named == "absolute" else Path(named)
+    for write in (expect_free, Writer):
+        with pytest.raises(CheckpointError, match=r"the current folder, which cannot be replaced.*choose a new folder"):
+            write(folder)
+    assert [path.name for path in tmp_path.rglob("*")] == ["empty"]
+    with Writer(Path("model")) as draft:
+        write_json(draft / "config.json", {})
+    verify(tmp_path / "empty" / "model")
+
+
+def test_the_root_of_a_volume_is_refused_before_any_work():
+    with pytest.raises(CheckpointError, match="the root of a disk or volume"):
+        expect_free(Path("/"))
+
+
+@pytest.mark.parametrize("there", [True, False])
+def test_through_a_link_the_linked_folder_is_written(small, tmp_path, there):
+    target = small if there else tmp_path / "new" / "model"
+    (tmp_path / "link").symlink_to(target, target_is_directory=True)
+    with Writer(tmp_path / "link") as draft:
+        write_json(draft / "config.json", {"name": "other"})
+    assert (tmp_path / "link").is_symlink()
+    assert set(files_in(target)) == {"config.json", MANIFEST}
+    verify(target)
+
+
+def test_a_link_that_leads_in_circles_is_refused(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "link")
+    with pytest.raises(CheckpointError, match="leads in circles"):
+        expect_free(tmp_path / "link")
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):

@@ -166,3 +166,29 @@ def test_a_reader_that_has_gone_is_no_verdict(tmp_path):
         said = process.stderr.read()
     assert process.returncode == 3
     assert said == ""
+
+
+@pytest.mark.parametrize("how", [KeyboardInterrupt, EOFError])
+def test_who_stops_a_command_is_told_that_it_stopped(run, folder, monkeypatch, how):
+    def stopped(name, device, trusted_keys):
+        raise how
+
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", stopped)
+    code, out, err = run("inspect", folder)
+    assert (code, out) == (130, "")
+    assert err.strip() == "Stopped."
+
+
+def test_help_shows_what_an_address_of_a_database_looks_like(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("TERMINAL_WIDTH", "80")
+    for words in (["serve"], ["service-keys", "new"]):
+        code, out, _ = run(*words, "--help")
+        assert code == 0
+        assert "postgresql://HOST/NAME;" in out
+
+
+def test_help_says_what_a_certificate_costs(run):
+    out = " ".join(word for word in run("certify", "--help")[1].split() if word != "│")
+    assert "as long as an `inspect --purify`" in out
+    assert "fast" not in out

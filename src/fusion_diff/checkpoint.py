@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import tempfile
 from importlib.resources import files
@@ -211,18 +212,36 @@ def expect_free(folder: Path) -> None:
     """Do nothing where a checkpoint may be written: the folder is new or empty, or holds one that is replaced.
 
     Raises:
-        CheckpointError: it holds something else.
+        CheckpointError: it holds something else, or its place cannot be taken.
     """
+    if why := in_place(folder):
+        raise CheckpointError(f"{folder}: {why}; choose a new folder, such as {folder / 'model'}")
     if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists())):
         raise CheckpointError(f"{folder}: holds something that is not a checkpoint; choose an empty or new folder")
 
 
+def in_place(folder: Path) -> str:
+    """Say why no finished folder can be moved to where this one is; empty where one can."""
+    real = Path(os.path.realpath(folder))
+    if real.is_symlink():  # what no resolving gets to the end of
+        return "a link that leads in circles"
+    if real.is_dir() and real.samefile(os.curdir):
+        return "the current folder, which cannot be replaced while it is in use"
+    if os.path.ismount(real):
+        return "the root of a disk or volume, which cannot be replaced"
+    return ""
+
+
 class Writer:
-    """Writes a checkpoint beside its final place and moves it there when complete: all of it appears, or nothing."""
+    """Writes a checkpoint beside its final place and moves it there when complete: all of it appears, or nothing.
+
+    Where the place is a link to a folder, the linked folder is replaced and the link stays.
+    """
 
     def __init__(self, folder: Path) -> None:
-        self.target = folder
         expect_free(folder)
+        folder = Path(os.path.realpath(folder))
+        self.target = folder
         folder.parent.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
 

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 FAILED = 3
 """Exit code where a command could not do its work."""
+STOPPED = 130
+"""Exit code where somebody stopped it, as shells have it."""
 
 app = typer.Typer(name="fusion-diff", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("audit")(audit_command)
@@ -72,14 +74,6 @@ def _options(
     """Verify ceramic microstructures from a handful of labelled micrographs."""
 
 
-def _explained(error: Exception) -> str:
-    """Say which file is wrong and what to do, where the system does not."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        name = error.filename if error.filename2 is None else error.filename2
-        return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the room on the disk"
-    return str(error) or "not enough memory; close other programs, or use fewer or smaller micrographs"
-
-
 def _print_to_nobody() -> None:
     """Let what is still to be printed go nowhere, for the last flush would fail too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -102,16 +96,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 args=None if arguments is None else list(arguments), prog_name="fusion-diff", standalone_mode=False
             )
             sys.stdout.flush()
-        except typer.Abort:
-            typer.echo("Stopped.", err=True)
-            return 130
+        except (typer.Abort, KeyboardInterrupt):  # typer's versions make either of Ctrl-C, or return its exit code
+            code = STOPPED
         except (SystemExit, BrokenPipeError):  # whoever read what is printed has gone; rich and typer would exit with 1
             _print_to_nobody()
             return FAILED
         except (FusionDiffError, OSError, MemoryError) as error:
-            from fusion_diff.commands.terminal import complain
+            from fusion_diff.commands.terminal import complain, explained
 
-            complain(_explained(error))
+            complain(explained(error))
             return FAILED
         except Exception as error:
             show = getattr(error, "show", None)  # an error of usage; its class depends on typer's version
@@ -120,6 +113,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 show()
             return FAILED
+    if code == STOPPED:
+        typer.echo("Stopped.", err=True)
     return int(code or 0)
 
 

@@ -134,6 +134,29 @@ def test_what_a_killed_run_was_writing_is_cleared_away(folder, tmp_path, engine)
     assert names == [".lock", "part-000001.parquet"]
 
 
+@pytest.mark.parametrize("out", ["in/rows", "in"])
+@pytest.mark.parametrize("pattern", ["", "/**"])
+def test_a_batch_does_not_inspect_its_own_heat_maps(folder, tmp_path, engine, read_rows, save_micrograph, out, pattern):
+    (folder / "heatmaps" / "3f").mkdir(parents=True)
+    save_micrograph(folder / "heatmaps" / "3f" / "of-the-user.tif", 0.5)
+    engine.settings = Settings(heatmaps=True)
+    for _ in range(2):
+        done = run_batch(f"{folder}{pattern}", tmp_path / out, engine)
+        assert (done.listed, done.kept) == (12, 12)
+    assert len(list((tmp_path / out / "heatmaps").glob("*/*.png"))) == 11
+    assert not [row["path"] for row in read_rows(tmp_path / out) if row["path"].endswith(".png")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
+def test_an_output_that_is_refused_is_let_go_of(tmp_path):
+    with Parts(tmp_path / "out", {}, 10):
+        before = len(list(Path("/proc/self/fd").iterdir()))
+        for _ in range(5):
+            with pytest.raises(BatchError, match="another run is writing there"):
+                Parts(tmp_path / "out", {}, 10)
+        assert len(list(Path("/proc/self/fd").iterdir())) == before
+
+
 def test_two_runs_on_one_output_refuse_each_other_and_a_dead_one_does_not(folder, tmp_path, engine):
     out = tmp_path / "out"
     program = (

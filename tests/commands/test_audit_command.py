@@ -48,6 +48,14 @@ def test_a_second_run_continues_the_ledger(run, ledger, tmp_path):
     assert len(ledger.read_text().splitlines()) == 5
 
 
+def test_a_path_that_is_not_there_is_neither_a_ledger_nor_references(run, tmp_path):
+    for options in (["--authentic", "sound"], ["--report", tmp_path / "r"], ["--pixel-size", "1"]):
+        code, out, err = run("audit", tmp_path / "referneces", *options)
+        assert (code, out) == (3, "")
+        assert "referneces: there is no such file or folder; check the path" in err
+        assert "ledger" not in err
+
+
 def test_audit_names_the_line_that_was_altered(run, ledger):
     ledger.write_text(ledger.read_text().replace('"decision":"not authentic"', '"decision":"authentic"'))
     code, out, err = run("audit", ledger)

@@ -42,6 +42,30 @@ def test_certify_refuses_what_it_cannot_do(sample: Path, tmp_path: Path, capsys:
     assert main(["certify", str(sample), "--samples", "3"]) == 3
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["certify", "SAMPLE", "--model", "EXPORTED"],
+        ["verify-model", "EXPORTED", "SAMPLE", "--make", "--golden", "GOLDEN"],
+        ["export", "EXPORTED", "--out", "OUT"],
+        ["enroll", "SAMPLE", "--authentic", "sound", "--base", "EXPORTED", "--out", "OUT"],
+    ],
+)
+def test_an_exported_model_is_refused_by_its_name_where_the_whole_one_is_needed(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    (tmp_path / "line-7").mkdir()
+    (tmp_path / "line-7" / "edge.json").write_text("{}")
+    named = {"SAMPLE": sample, "EXPORTED": tmp_path / "line-7", "GOLDEN": tmp_path / "golden", "OUT": tmp_path / "out"}
+    assert main([str(named.get(word, word)) for word in words]) == 3
+    said = capsys.readouterr().err
+    assert (
+        "line-7: an exported model, which can only inspect; this command needs the model that it was exported" in said
+    )
+    assert not (tmp_path / "golden").exists()
+    assert not (tmp_path / "out").exists()
+
+
 def test_inspect_purifies_where_it_is_asked_to(sample: Path, tmp_path: Path) -> None:
     records = []
     for name, options in {"plain": [], "purified": ["--purify"]}.items():

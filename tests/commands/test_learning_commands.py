@@ -135,6 +135,7 @@ def test_the_demo_writes_everything_and_sets_the_truth_beside(tmp_path, capsys, 
     said = capsys.readouterr().out
     assert str(out / "index.html") in said
     assert "Against the truth:" in said
+    assert "Note: 2 authentic references are too few to ever decide 'not authentic' at alpha 0.2" in said
     assert "counterfeit-02.tif" in said
     with (out / "references.csv").open(newline="") as file:
         listed = [row["file"] for row in csv.DictReader(file)]

@@ -40,6 +40,15 @@ def test_every_key_of_a_policy_is_read(write):
     assert read_policy(write(WHOLE)) == Policy(("sound", "glazed"), 0.05, 0.9, 50.0, "fail", "pass")
 
 
+def test_a_byte_order_mark_is_no_part_of_a_policy(tmp_path):
+    path = tmp_path / "policy.toml"
+    path.write_text(WHOLE, encoding="utf-8-sig")
+    assert read_policy(path) == Policy(("sound", "glazed"), 0.05, 0.9, 50.0, "fail", "pass")
+    path.write_text(f'format = "{FORMAT}"\nalpha = 2', encoding="utf-8-sig")
+    with pytest.raises(PolicyError, match="line 2: alpha is 2"):
+        read_policy(path)
+
+
 def test_what_a_policy_does_not_say_is_left_to_the_model_and_what_that_leaves_open_fails(write, make_inspection):
     policy = read_policy(write(f'format = "{FORMAT}"'))
     assert policy == Policy(out_of_scope="fail", inconclusive="fail")
@@ -100,6 +109,11 @@ def test_the_gravest_ruling_makes_the_exit_code(rulings):
         ("classes = ['sound']", "line 4: classes is not known; remove it, or use one of authentic_classes"),
         ("alpha = 1", "line 4: alpha is 1; write a number between 0 and 1, such as alpha = 0.1"),
         ("alpha = nan", "line 4: alpha is nan"),
+        ("alpha = inf", "line 4: alpha is inf"),
+        (f"alpha = {10**400}", "line 4: alpha is 1000000000"),
+        (f"minimum_score = -{10**400}", "line 4: minimum_score is -1000000"),
+        (f"alpha = 0x{'f' * 9000}", "line 4: alpha is a number of thousands of digits; write a number between"),
+        (f"inconclusive = 0x{'f' * 9000}", "line 4: inconclusive is a number of thousands of digits; write"),
         ("minimum_score = '0.9'", "line 4: minimum_score is '0.9'; write a number from 0 to 1"),
         ("maximum_region_um = true", "line 4: maximum_region_um is True"),
         ("inconclusive = 'ignore'", 'line 4: inconclusive is \'ignore\'; write "pass", "warn" or "fail"'),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths
+from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths, load_inspector
 
 
 @pytest.fixture
@@ -66,6 +66,51 @@ def test_errors_name_the_file_and_a_cure(files, error, says):
     assert str(files[0]) in outcome.error
     assert says in outcome.error
     assert ";" in outcome.error
+
+
+def test_a_gpu_without_room_for_one_micrograph_goes_on_with_the_next(files, darkness_model):
+    full = type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"})
+
+    class Small:
+        def inspect(self, micrograph, *, alpha):
+            if micrograph.name.endswith("bright.tif"):
+                raise full("CUDA out of memory. Tried to allocate 2 GiB")
+            return darkness_model.inspect(micrograph, alpha=alpha)
+
+    first, second = inspect_paths(Small(), [files[0], files[3]])
+    assert "bright.tif: not enough memory to inspect it" in first.error
+    assert second.inspection.decision == "not authentic"
+
+
+def test_torch_still_calls_that_error_so():
+    import torch
+
+    from fusion_diff.inspection.run import _out_of_memory
+
+    assert _out_of_memory(torch.cuda.OutOfMemoryError())
+    assert not _out_of_memory(RuntimeError("out of memory"))
+
+
+@pytest.mark.parametrize(
+    ("device", "asked"),
+    [
+        ("cpu", "CPU"),
+        ("cuda", "GPU"),
+        ("xpu", "GPU"),
+        ("npu", "NPU"),
+        ("CUDA", "GPU"),
+        ("AUTO", "AUTO"),
+        ("GPU.1",) * 2,
+    ],
+)
+def test_an_exported_model_takes_the_names_of_devices_that_the_whole_one_takes(tmp_path, monkeypatch, device, asked):
+    from fusion_diff.edge.session import EdgeSession
+
+    (tmp_path / "edge.json").write_text("{}")
+    told = []
+    monkeypatch.setattr(EdgeSession, "load", lambda folder, *, device: told.append((folder, device)))
+    load_inspector(str(tmp_path), device)
+    assert told == [(str(tmp_path), asked)]
 
 
 def test_a_fault_in_the_program_is_not_hidden(files):

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from PIL import Image
 
 import fusion_diff.micrograph.storage as storage
 from fusion_diff.errors import MicrographError
@@ -42,6 +43,22 @@ def test_the_fourth_channel_of_an_array_is_dropped_as_alpha():
 def test_other_shapes_are_refused(shape):
     with pytest.raises(MicrographError, match=r"odd: .*(channels|shape)"):
         Micrograph.from_array(ramp(shape), name="odd")
+
+
+@pytest.mark.parametrize("mode", ["P", "PA", "CMYK", "YCbCr", "HSV", "LAB", "RGBX"])
+def test_pillow_images_whose_numbers_mean_something_else_are_refused(mode):
+    image = Image.fromarray(ramp((40, 50, 3), np.uint8))
+    image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
+    with pytest.raises(MicrographError, match=f"odd: its pixels are of mode {mode}, .*load_microstructure_data"):
+        Micrograph.from_array(image, name="odd")
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "I", "I;16", "F", "RGB", "RGBA"])
+def test_pillow_images_of_grey_and_rgb_are_taken(mode):
+    image = Image.fromarray(ramp((40, 50), np.uint8))
+    image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
+    expected = np.asarray(image)[..., :3] if mode == "RGBA" else np.asarray(image)
+    np.testing.assert_array_equal(Micrograph.from_array(image).pixels, expected)
 
 
 @pytest.mark.parametrize("dtype", [complex, object, "U3", "datetime64[s]"])

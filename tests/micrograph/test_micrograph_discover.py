@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.micrograph import discover
+from fusion_diff.micrograph import discover, load_microstructure_data
 from fusion_diff.micrograph.discover import search
 
 
@@ -94,7 +94,30 @@ def test_links_that_loop_are_followed_once(house):
     except OSError:
         pytest.skip("this system makes no symbolic links")
     files = discover([house])
-    assert len({os.path.realpath(file) for file in files}) == len(files) == 6
+    assert len({os.path.realpath(file) for file in files}) == len(files) == 7  # the broken one is told of when read
+
+
+@pytest.mark.parametrize("named", ["", "*", "*.tif", "**/*"])
+@pytest.mark.parametrize("target", ["absent.tif", "broken.tif"])
+def test_a_broken_link_is_not_passed_over_in_silence(tmp_path, named, target):
+    (tmp_path / "a.tif").write_bytes(b"x")
+    try:
+        (tmp_path / "broken.tif").symlink_to(tmp_path / target)
+        (tmp_path / "broken.txt").symlink_to(tmp_path / "absent.txt")
+    except OSError:
+        pytest.skip("this system makes no symbolic links")
+    assert names(tmp_path, discover([str(tmp_path / named)])) == ["a.tif", "broken.tif"]
+    with pytest.raises(MicrographError, match=r"broken\.tif: "):
+        load_microstructure_data(tmp_path / "broken.tif")
+
+
+def test_a_link_without_a_target_is_called_one(tmp_path):
+    try:
+        (tmp_path / "broken.tif").symlink_to(tmp_path / "absent.tif")
+    except OSError:
+        pytest.skip("this system makes no symbolic links")
+    with pytest.raises(MicrographError, match=r"broken\.tif: this is a link whose target does not exist"):
+        load_microstructure_data(tmp_path / "broken.tif")
 
 
 def test_a_folder_outside_is_reached_through_a_link(house, tmp_path_factory):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -172,3 +173,49 @@ def test_an_image_whose_name_not_every_system_takes_is_kept_under_a_number(image
     shutil.copyfile(images[0], timed)
     make_golden(darkness_model, [images[1], timed], tmp_path / "golden", alpha=0.2)
     assert [image.file for image in read_golden(tmp_path / "golden").images] == ["grey.tif", "0001.tif"]
+
+
+@pytest.mark.parametrize(
+    ("names", "kept"),
+    [
+        (["0001.tif", "10:00.tif"], ["0001.tif", "0001-0001.tif"]),
+        (["0002-a.tif", "a.tif", "d/a.tif"], ["0002-a.tif", "a.tif", "0002-0002-a.tif"]),
+        (["A.tif", "d/a.tif"], ["A.tif", "0001-a.tif"]),  # one file on systems that do not tell case
+    ],
+)
+def test_no_image_takes_the_name_of_another(tmp_path, darkness_model, save_micrograph, names, kept):
+    paths = [tmp_path / "in" / name for name in names]
+    for index, path in enumerate(paths):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_micrograph(path, 0.3 + 0.1 * index)
+    golden = make_golden(darkness_model, paths, tmp_path / "golden")
+    assert [image.file for image in golden.images] == kept
+    assert len({image.sha256 for image in golden.images}) == len(names)
+    assert not any(problems(darkness_model, tmp_path / "golden"))
+
+
+def test_an_image_that_cannot_be_read_is_told_by_its_own_path(darkness_model, tmp_path):
+    (tmp_path / "zero.png").touch()
+    with pytest.raises(MicrographError, match="^" + re.escape(f"{tmp_path / 'zero.png'}: the file is empty")):
+        make_golden(darkness_model, [tmp_path / "zero.png"], tmp_path / "golden")
+
+
+def test_an_image_that_changes_while_it_is_copied_is_told(images, darkness_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "copyfile", lambda source, target: target.write_bytes(b"other"))
+    with pytest.raises(TrustError, match=r"bright\.tif: it changed"):
+        make_golden(darkness_model, images, tmp_path / "golden")
+
+
+def test_a_golden_set_in_the_current_folder_is_refused_before_any_work(images, tmp_path, monkeypatch):
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path / "empty")
+    with pytest.raises(TrustError, match=r"the current folder, which cannot be replaced.*choose a new folder"):
+        make_golden(None, images, Path())
+
+
+def test_a_golden_set_is_written_through_a_link_to_a_folder(images, darkness_model, tmp_path):
+    (tmp_path / "real").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "real", target_is_directory=True)
+    make_golden(darkness_model, images, tmp_path / "link")
+    assert (tmp_path / "link").is_symlink()
+    assert len(read_golden(tmp_path / "real").images) == 3

@@ -415,3 +415,11 @@ def test_a_disk_too_full_for_the_head_leaves_the_ledger_as_it_was(file, monkeypa
     with Ledger(file) as ledger:
         ledger.append({"decision": "authentic"})
     assert check(file).intact
+
+
+def test_decisions_without_end_are_counted_as_one_kind(tmp_path):
+    path = tmp_path / "hostile.jsonl"
+    with Ledger(path) as ledger:
+        for decision in ("authentic", "overruled", "error", *(f"hostile {index}" for index in range(50)), ["a"], None):
+            ledger.append({"decision": decision})
+    assert check(path).decisions == {"authentic": 1, "overruled": 1, "error": 1, "other": 52}

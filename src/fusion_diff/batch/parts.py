@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 HEATMAPS = "heatmaps"
 LOCK = ".lock"
 _PART = re.compile(r"part-(\d{6,})\.parquet")
+_HEATMAP = re.compile(rf"([0-9a-f]{{2}})[0-9a-f]{{{2 * KEY_BYTES - 2}}}\.png")
 _SAID = {
     "model_sha256": "the model",
     "references_sha256": "the enrolled references",
@@ -44,6 +45,12 @@ _SAID = {
     "pixel_size_um": "the pixel size given",
     "trusted_keys": "what is trusted (the ids of keys)",
 }
+
+
+def is_heatmap(path: Path) -> bool:
+    """Tell whether a path ends as a heat map's does in an output folder."""
+    found = _HEATMAP.fullmatch(path.name)
+    return found is not None and path.parent.name == found[1] and path.parent.parent.name == HEATMAPS
 
 
 class Parts:
@@ -82,14 +89,13 @@ class Parts:
         self._run = dict(run)
         self._schema = schema().with_metadata(self._metadata)
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            self._hold()
-        except OSError as error:
-            self.close()
-            raise BatchError(
-                f"{printable(folder)}: cannot be written ({error.strerror}); choose another --out"
-            ) from error
-        try:
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                self._hold()
+            except OSError as error:
+                raise BatchError(
+                    f"{printable(folder)}: cannot be written ({error.strerror}); choose another --out"
+                ) from error
             self._take_up()
         except BaseException:
             self.close()
@@ -104,7 +110,7 @@ class Parts:
         row = finished.row
         if finished.heatmap is not None:
             name = row["key"].hex()
-            row["heatmap"] = f"{HEATMAPS}/{name[:2]}/{name}.png"
+            row["heatmap"] = f"{HEATMAPS}/{name[:2]}/{name}.png"  # as `is_heatmap` knows it
             self._write(self.folder / row["heatmap"], finished.heatmap)
         self._rows.append(row)
         if len(self._rows) >= self._rows_each:

@@ -88,10 +88,10 @@ def run_batch(
         "trusted_keys": sorted(load_public(key).id for key in settings.trusted_keys) or None,
         "version": package_version(),
     }
-    check_source(source)
+    check_source(source, out=Path(out))
     summary = Summary()
     with Parts(Path(out), noted, rows) as parts:
-        count = _Count(source)
+        count = _Count(source, Path(out))
         try:
             written = time.monotonic()
             for finished in engine.judge(_not_done(source, parts, summary)):
@@ -115,7 +115,7 @@ def run_batch(
 
 
 def _not_done(source: str, parts: Parts, summary: Summary) -> Iterator[Item]:
-    for item in list_source(source):
+    for item in list_source(source, parts.folder):
         summary.listed += 1
         if parts.done.add(item.key):
             yield item
@@ -134,10 +134,10 @@ def _keep(parts: Parts) -> None:
 class _Count:
     """Counts the micrographs of a source in the background; until it is through, the time left is not known."""
 
-    def __init__(self, source: str) -> None:
+    def __init__(self, source: str, out: Path) -> None:
         self.total: int | None = None
         self._stopped = False
-        self._thread = threading.Thread(target=self._count, args=(source,), daemon=True)
+        self._thread = threading.Thread(target=self._count, args=(source, out), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -145,10 +145,10 @@ class _Count:
         self._stopped = True
         self._thread.join(timeout=5)
 
-    def _count(self, source: str) -> None:
+    def _count(self, source: str, out: Path) -> None:
         count = 0
         try:
-            for _ in list_source(source):
+            for _ in list_source(source, out):
                 count += 1
                 if self._stopped:
                     return

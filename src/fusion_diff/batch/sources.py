@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from fusion_diff.batch.items import Item, expect_signable, file_system, unreachable
+from fusion_diff.batch.parts import HEATMAPS, is_heatmap
 from fusion_diff.batch.tables import paths_in_table
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, match, search
@@ -22,20 +23,21 @@ if TYPE_CHECKING:
     from fusion_diff.trust.signed import SignedFiles
 
 
-def list_source(source: str) -> Iterator[Item]:
+def list_source(source: str, out: Path | None = None) -> Iterator[Item]:
     """Yield the micrographs that a source names, as they are found and in no particular order.
 
     Args:
         source: a folder, searched as `discover` does; a glob pattern; a CSV file with a column `path`, whose relative
             paths start at its folder; an image; or the address of a folder, pattern, CSV file or image in a store that
             fsspec knows, such as `s3://bucket/folder`.
+        out: the output folder, whose heat maps are passed over where a folder or pattern of this machine holds them.
 
     Raises:
         BatchError: there is nothing of that name or it cannot be listed.
         DependencyError: a package for this kind of store is not installed.
     """
     source = _without_file(source)
-    listed = _of_a_store(source) if "://" in source else _of_this_machine(source)
+    listed = _of_a_store(source) if "://" in source else _of_this_machine(source, out)
     try:
         yield from listed
     except (OSError, ValueError) as error:
@@ -48,12 +50,13 @@ def list_source(source: str) -> Iterator[Item]:
         ) from error
 
 
-def check_source(source: str, signed: SignedFiles | None = None) -> None:
+def check_source(source: str, signed: SignedFiles | None = None, out: Path | None = None) -> None:
     """Look for the first micrograph of a source, so that what cannot be used is told before a model is loaded.
 
     Args:
         source: see `list_source`.
         signed: tells which files are signed, where they have to be.
+        out: see `list_source`.
 
     Raises:
         BatchError: as `list_source`, or there is none.
@@ -62,7 +65,7 @@ def check_source(source: str, signed: SignedFiles | None = None) -> None:
     """
     if signed is not None:
         expect_signable(Item(_without_file(source)))
-    first = next(list_source(source), None)
+    first = next(list_source(source, out), None)
     if first is None:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise BatchError(f"{printable(source)}: it names no images; images are files ending in {kinds}")
@@ -71,10 +74,10 @@ def check_source(source: str, signed: SignedFiles | None = None) -> None:
         signed.expect_covered(first.path)
 
 
-def _of_this_machine(source: str) -> Iterator[Item]:
+def _of_this_machine(source: str, out: Path | None) -> Iterator[Item]:
     path = Path(source)
     if path.is_dir():
-        yield from map(_local, search(path))
+        yield from map(_local, _without_heatmaps(search(path), out))
     elif path.is_file() and path.suffix.lower() == ".csv":
         with path.open("rb") as stream:
             for cell in paths_in_table(stream, printable(path)):
@@ -82,9 +85,17 @@ def _of_this_machine(source: str) -> Iterator[Item]:
     elif path.is_file():
         yield _local(path)
     elif glob.has_magic(source):
-        yield from map(_local, match(source))
+        yield from map(_local, _without_heatmaps(match(source), out))
     else:
         raise BatchError(f"{printable(source)}: there is no such file or folder; check the path")
+
+
+def _without_heatmaps(files: Iterator[Path], out: Path | None) -> Iterator[Path]:
+    """Pass over what a run on this output writes, and nothing else: the output may be the source's own folder."""
+    heatmaps = None if out is None else os.path.realpath(out / HEATMAPS)
+    for path in files:
+        if heatmaps is None or not is_heatmap(path) or os.path.realpath(path.parent.parent) != heatmaps:
+            yield path
 
 
 def _named(cell: str) -> Item | None:

@@ -42,6 +42,9 @@ def audit_command(
 
     The exit code is 0 if nothing is wrong, 1 if something is, and 3 if PATH could not be audited.
     """
+    # What is a mistyped folder of references must not be taken for a ledger, and refused for that.
+    if not path.exists() and (authentic is not None or report is not None or groups or pixel_size):
+        raise typer.BadParameter(f"{path}: there is no such file or folder; check the path")
     if path.is_dir() or path.suffix.lower() == ".csv":
         if expect is not None or repair:
             raise typer.BadParameter("--expect and --repair are for a ledger, and PATH holds references")
@@ -85,10 +88,13 @@ def _audit_references(
     pixel_size: float | None,
     device: str,
 ) -> int:
+    from fusion_diff.commands.outputs import Output, expect_writable
     from fusion_diff.commands.terminal import print_findings, progress_bar, say
     from fusion_diff.trust.audit_report import write_audit
     from fusion_diff.trust.poisoning import audit_references
 
+    if report is not None:
+        expect_writable(Output("--report", report / "audit.html"))
     references = read_references(path, authentic, groups=groups, pixel_size=pixel_size)
     with progress_bar("Encoding") as advance:
         findings = audit_references(load_model(model, device), references, progress=advance)

@@ -12,12 +12,19 @@ from fusion_diff.commands.options import Device, PixelSize, load_model
 
 
 def certify_command(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="An image file; 224 by 224 pixels or fewer are fast.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="An image file; more pixels than 224 by 224 take longer.")
+    ],
     model: Annotated[str, typer.Option(help="An enrolled model: a name, a folder or a hub id.")] = EMBEDDED,
     sigma: Annotated[
         float, typer.Option(min=0.01, max=2.0, help="Noise in working pixels: more certifies more and sees less.")
     ] = 0.12,
-    samples: Annotated[int, typer.Option(min=10, help="Noisy copies to score; more certify more.")] = 200,
+    samples: Annotated[
+        int,
+        typer.Option(
+            min=10, help="Noisy copies to score: more certify more; each takes as long as an `inspect --purify`."
+        ),
+    ] = 200,
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.999999, help="Probability that the certificate holds.")
     ] = 0.999,

@@ -57,6 +57,8 @@ def demo_command(
         references = ReferenceSet.from_csv(table, authentic=BUILTIN_AUTHENTIC)
         enrolment = model.enroll(references, reconstruction=True, progress=advance)
     print_figures(f"Cross-fitted on {shots} references per class", enrolment.figures)
+    for warning in enrolment.warnings(ALPHA):
+        say(f"Note: {warning}")
     outcomes = []
     with RecordWriter(out / "inspections.jsonl") as record, progress_bar("Inspecting") as advance:
         for outcome in inspect_paths(model, files, alpha=ALPHA, progress=advance):

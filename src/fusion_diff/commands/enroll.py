@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, expect_free
-from fusion_diff.commands.options import Device, PixelSize, load_model, read_references
+from fusion_diff.commands.options import Device, PixelSize, expect_whole, load_model, read_references
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
@@ -47,11 +47,14 @@ def enroll_command(
     device: Device = "cpu",
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
+    from fusion_diff.commands.outputs import expect_folder
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.printable import paragraph, printable
     from fusion_diff.trust.poisoning import audit_enrolment
 
     expect_free(out)
+    expect_folder("--out", out)
+    expect_whole(base)
     enrolled = read_references(references, authentic, groups=groups, marks=marks, pixel_size=pixel_size)
     if shots is not None:
         enrolled = enrolled.shots(shots)

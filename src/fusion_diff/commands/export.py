@@ -36,11 +36,13 @@ def export_command(
 
     What was exported is compared with the model before it is kept; where it says something else, it is refused.
     """
+    from fusion_diff.commands.outputs import expect_folder
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.errors import EnrolmentError
     from fusion_diff.export.run import export_model
     from fusion_diff.inspection.wording import number
 
+    expect_folder("--out", out)
     loaded = load_model(model, "cpu")
     known = None
     if references is not None:

@@ -84,10 +84,32 @@ def read_references(
 
 
 def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> DiffusionModel:
-    """Load a model by name, folder or hub id, onto a device; where keys are given, only if one of them signed it."""
+    """Load a model by name, folder or hub id, onto a device; where keys are given, only if one of them signed it.
+
+    Raises:
+        CheckpointError: there is no such model, it is incomplete, altered or of another format, or it is exported.
+    """
+    expect_whole(name)
     from fusion_diff.model import DiffusionModel
 
     return DiffusionModel.from_pretrained(name, trusted_keys=trusted_keys).to(device)
+
+
+def expect_whole(name: str) -> None:
+    """Do nothing where a model is not an exported one; `load_model` looks too, which may be late.
+
+    Raises:
+        CheckpointError: it is exported.
+    """
+    from fusion_diff.edge.session import is_exported
+    from fusion_diff.errors import CheckpointError
+    from fusion_diff.printable import printable
+
+    if is_exported(name):
+        raise CheckpointError(
+            f"{printable(name)}: an exported model, which can only inspect; this command needs the model that it was "
+            "exported from"
+        )
 
 
 def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedFiles | None:

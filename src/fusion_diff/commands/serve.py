@@ -15,9 +15,7 @@ Data = Annotated[
 ]
 DatabaseUrl = Annotated[
     str | None,
-    typer.Option(
-        "--database-url", metavar="URL", help="postgresql://USER@HOST/NAME; SQLite in the data folder if omitted."
-    ),
+    typer.Option("--database-url", metavar="URL", help="postgresql://HOST/NAME; SQLite in the data folder if omitted."),
 ]
 
 

@@ -59,6 +59,14 @@ def complain(text: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), paragraph(text)))
 
 
+def explained(error: Exception) -> str:
+    """Say which file is wrong and what to do, where the system does not."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        name = error.filename if error.filename2 is None else error.filename2
+        return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the room on the disk"
+    return str(error) or "not enough memory; close other programs, or use fewer or smaller micrographs"
+
+
 @contextmanager
 def progress_bar(verb: str, then: str | None = None) -> Iterator[Advance]:
     """Show on stderr how far the block is: a moving bar on a terminal, a line a minute elsewhere.

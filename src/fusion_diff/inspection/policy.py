@@ -14,7 +14,6 @@ too, unless the policy says `warn` or `pass`.
 
 from __future__ import annotations
 
-import math
 import tomllib
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -188,7 +187,7 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
     if len(content) > MAX_BYTES or content.count(b"\n") > MAX_LINES:
         raise PolicyError(f"{name}: more than {MAX_BYTES} bytes or {MAX_LINES} lines, so no policy; check the path")
     try:
-        text = content.decode("utf-8")
+        text = content.decode("utf-8-sig")  # some editors put a byte order mark first
         plain = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # the parser names the line itself
         raise PolicyError(f"{name}: not TOML in UTF-8 ({printable(error, 200)}); correct that line") from error
@@ -232,10 +231,16 @@ def _line_of(text: str, key: str) -> int:
 
 
 def _number(key: str, value: object, low: float, high: float, wanted: str) -> float:
-    finite = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not finite or not low <= float(value) <= high:  # type: ignore[arg-type]
-        raise _Problem(key, f"{value!r:.40}; write a number {wanted}, such as {key} = {_SAMPLES[key]}")
-    return float(value)  # type: ignore[arg-type]
+    if not isinstance(value, int | float) or isinstance(value, bool) or not low <= value <= high:
+        raise _Problem(key, f"{_shown(value)}; write a number {wanted}, such as {key} = {_SAMPLES[key]}")
+    return float(value)
+
+
+def _shown(value: object) -> str:
+    try:
+        return printable(repr(value), 40)
+    except ValueError:  # hexadecimal numbers are read that have more digits than Python prints
+        return "a number of thousands of digits"
 
 
 def _alpha(key: str, value: object) -> float:
@@ -254,17 +259,15 @@ def _action(key: str, value: object) -> Action:
     for action in ACTIONS:
         if value == action:
             return action
-    raise _Problem(key, f'{printable(repr(value), 40)}; write "pass", "warn" or "fail"')
+    raise _Problem(key, f'{_shown(value)}; write "pass", "warn" or "fail"')
 
 
 def _classes(key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not 1 <= len(value) <= MAX_CLASSES:
-        raise _Problem(key, f'{printable(repr(value), 40)}; write a list of names, such as {key} = ["sound"]')
+        raise _Problem(key, f'{_shown(value)}; write a list of names, such as {key} = ["sound"]')
     for each in value:
         if not isinstance(each, str) or not each.strip():
-            raise _Problem(
-                key, f'a list that holds {printable(repr(each), 40)}; write names in quotes, such as ["sound"]'
-            )
+            raise _Problem(key, f'a list that holds {_shown(each)}; write names in quotes, such as ["sound"]')
     return tuple(value)
 
 

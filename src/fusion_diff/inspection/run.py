@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 THUMBNAIL_SIDE = 640
 """Longest side of a thumbnail, in pixels."""
+_EDGE_DEVICES = {"cpu": "CPU", "cuda": "GPU", "xpu": "GPU", "npu": "NPU"}
+"""What the runtimes of exported models call torch's devices."""
 
 
 class Inspector(Protocol):
@@ -55,7 +57,7 @@ def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathL
 
     Args:
         name: which.
-        device: what it computes on.
+        device: what it computes on, in torch's words (an exported model takes its runtime's as well).
         trusted_keys: public keys; where there are any, one of them must have signed the folder.
 
     Raises:
@@ -71,7 +73,7 @@ def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathL
         from fusion_diff.model import DiffusionModel
 
         return DiffusionModel.from_pretrained(name, trusted_keys=keys).to(device)
-    load = partial(EdgeSession.load, device=device)
+    load = partial(EdgeSession.load, device=_EDGE_DEVICES.get(device.lower(), device))
     if not keys:
         return load(name)
     from fusion_diff.trust.signed import load_signed
@@ -102,8 +104,8 @@ def inspect_paths(
         thumbnails: whether outcomes come with one.
 
     Yields:
-        One outcome a path, in order. A `FusionDiffError`, `OSError` or `MemoryError` becomes the outcome's error;
-        anything else is a fault in the program and is raised.
+        One outcome a path, in order. A `FusionDiffError`, `OSError` or `MemoryError` becomes the outcome's error, and
+        so does torch's `OutOfMemoryError`; anything else is a fault in the program and is raised.
     """
     from fusion_diff.micrograph import load_microstructure_data
 
@@ -118,6 +120,10 @@ def inspect_paths(
             small = thumbnail(micrograph, THUMBNAIL_SIDE) if thumbnails else None
             outcome = Outcome(path, inspection=inspection, thumbnail=small)
         except (FusionDiffError, OSError, MemoryError) as error:
+            outcome = Outcome(path, error=_explain(path, error))
+        except RuntimeError as error:
+            if not _out_of_memory(error):
+                raise
             outcome = Outcome(path, error=_explain(path, error))
         yield outcome
 
@@ -139,9 +145,14 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
     return 0 if decisions == {"authentic"} else 2
 
 
+def _out_of_memory(error: Exception) -> bool:
+    """Tell whether a GPU's memory did not suffice; torch, which may not be installed here, has a type of its own."""
+    return any((kind.__module__, kind.__name__) == ("torch", "OutOfMemoryError") for kind in type(error).__mro__)
+
+
 def _explain(path: Path, error: Exception) -> str:
     """Say what is wrong with which file, and what to do about it."""
-    if isinstance(error, MemoryError):
+    if isinstance(error, MemoryError) or _out_of_memory(error):
         return f"{path}: not enough memory to inspect it; close other programs, or crop the micrograph and try again"
     if isinstance(error, OSError) and error.strerror:
         return f"{path}: cannot be read ({error.strerror}); check that the file is there and that you may read it"

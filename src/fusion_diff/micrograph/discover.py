@@ -24,7 +24,8 @@ def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
         paths: each a file (taken whatever its suffix), a folder (searched with its subfolders for files with one of
             `IMAGE_SUFFIXES`) or a glob pattern (`**` crosses folders; unless the pattern ends in a suffix, the files it
             matches are filtered by `IMAGE_SUFFIXES`, and the folders it matches are searched). Hidden files and folders
-            are skipped in searches, and folders are entered once, however many links lead there.
+            are skipped in searches, and folders are entered once, however many links lead there. Links that lead
+            nowhere count as files, so that reading them tells of them.
 
     Returns:
         The files in the order of `paths`, sorted within each, each file once.
@@ -74,7 +75,7 @@ def match(pattern: str) -> Iterator[Path]:
         if path.is_dir():
             if "**" not in pattern:  # `**` reaches the files below by itself
                 yield from search(path)
-        elif path.is_file() and (suffix_given or path.suffix.lower() in IMAGE_SUFFIXES):
+        elif (path.is_file() or _leads_nowhere(path)) and (suffix_given or path.suffix.lower() in IMAGE_SUFFIXES):
             yield path
 
 
@@ -92,10 +93,12 @@ def search(folder: Path) -> Iterator[Path]:
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                if entry.is_dir():
-                    below.append(Path(entry.path))
-                elif Path(entry.name).suffix.lower() in IMAGE_SUFFIXES and entry.is_file():
-                    yield Path(entry.path)
+                path = Path(entry.path)
+                broken = entry.is_symlink() and _leads_nowhere(path)
+                if not broken and entry.is_dir():
+                    below.append(path)
+                elif path.suffix.lower() in IMAGE_SUFFIXES and (broken or entry.is_file()):
+                    yield path
         kept = []
         for path in sorted(below):  # in order, so that of two links to a folder always the same counts
             target = os.path.realpath(path)
@@ -103,3 +106,8 @@ def search(folder: Path) -> Iterator[Path]:
                 entered.add(target)
                 kept.append(path)
         folders += reversed(kept)
+
+
+def _leads_nowhere(path: Path) -> bool:
+    """Tell whether this is a link without a target: not passed over, for it could take the place of a micrograph."""
+    return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 (Path.exists raises where it may not look)

@@ -9,15 +9,21 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from fusion_diff.micrograph.limits import refusal, truncated
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_PAGES = 100_000
 """Directories counted at most; a longer chain is not followed further."""
 
 MAX_TAGS = 4096
 """Tags in one directory; real ones have a few dozen."""
+
+MOST_TAGS = 2**20
+"""Tags in all directories together that are told of: directories may overlap, so a small file could hold any number."""
 
 MAX_TAG_VALUES = 2**22
 """Numbers in one tag: a strip or tile offset each, enough for 4 million tiles."""
@@ -29,6 +35,26 @@ MAX_TEXT_BYTES = 2**26
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
 # Tags of single bytes that are read along with a directory: descriptions, software, JPEG tables, ImageJ and UIC data.
 _EAGER_BYTES = {270, 305, 347, 33628, 50839}
+
+
+# Tags told by `directories`: kind of page, size, depth, codec, colour, where the pixels are, samples, kind of number.
+_TOLD = {254, 255, 256, 257, 258, 259, 262, 273, 277, 339}
+_DESCRIPTION = 270
+_TEXT_BYTES = 4096  # of a description, from its beginning
+_INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
+
+
+@dataclass(frozen=True)
+class Directory:
+    """What a directory says in short.
+
+    Attributes:
+        numbers: by tag, the first value of those that are integers.
+        description: the beginning of its text.
+    """
+
+    numbers: dict[int, int]
+    description: bytes
 
 
 @dataclass(frozen=True)
@@ -57,11 +83,64 @@ def page_offset(name: str, handle: BinaryIO, size: int, page: int) -> int:
         MicrographError: the header or a directory is damaged or cut off, or there is no such page.
     """
     layout, offset = _header(name, handle)
+    found = _chain(name, handle, size, layout, offset)
+    if page >= len(found):
+        pages = "1 page" if len(found) == 1 else f"{len(found):,} pages"
+        raise refusal(name, f"it has {pages}, so there is no page {page}", f"choose a page from 0 to {len(found) - 1}")
+    for directory in {found[0], found[page]}:
+        _check_tags(name, handle, layout, directory)
+    return found[page]
+
+
+def directories(name: str, handle: BinaryIO, size: int) -> Iterator[Directory]:
+    """Yield what each directory of the chain says in its short tags; beyond `MOST_TAGS` of all, nothing more.
+
+    Args:
+        name: what to call the file in errors.
+        handle: the file, seekable.
+        size: its length in bytes.
+
+    Raises:
+        MicrographError: the header or the first directory is damaged or cut off.
+    """
+    layout, first = _header(name, handle)
+    left = MOST_TAGS
+    for offset in _chain(name, handle, size, layout, first):
+        try:
+            left -= (tags := _tag_count(handle, layout, offset))
+        except struct.error:  # the file is shorter than it was
+            return
+        if left < 0:
+            return
+        yield _told(handle, size, layout, handle.read(tags * layout.entry_size))
+
+
+def _told(handle: BinaryIO, size: int, layout: _Layout, data: bytes) -> Directory:
+    numbers: dict[int, int] = {}
+    text = b""
+    for start in range(0, len(data) - layout.entry_size + 1, layout.entry_size):
+        code, kind = struct.unpack_from(layout.order + "HH", data, start)
+        if code not in _TOLD and code != _DESCRIPTION:
+            continue
+        count = struct.unpack_from(layout.order + layout.offset, data, start + 4)[0]
+        value = data[start + 4 + struct.calcsize("=" + layout.offset) : start + layout.entry_size]
+        if count * _TYPE_SIZES.get(kind, 1) > len(value):  # then it lies elsewhere
+            where = struct.unpack(layout.order + layout.offset, value)[0]
+            handle.seek(min(where, size))
+            value = handle.read(min(count, _TEXT_BYTES) if code == _DESCRIPTION else 8)
+        if code == _DESCRIPTION:
+            text = value
+        elif kind in _INTEGERS and len(value) >= _TYPE_SIZES[kind]:
+            numbers[code] = int(struct.unpack_from(layout.order + _INTEGERS[kind], value)[0])
+    return Directory(numbers, text)
+
+
+def _chain(name: str, handle: BinaryIO, size: int, layout: _Layout, offset: int) -> list[int]:
+    """Follow the directories from the first one; one that loops or runs out of the file ends the chain before it."""
     if not 8 <= offset < size:
         raise truncated(name, f"its first directory should be at byte {offset:,} of {size:,}")
     found: list[int] = []
     seen: set[int] = set()
-    # A chain that loops or runs out of the file ends there: the pages before it are good.
     while 0 < offset < size and offset not in seen and len(found) < MAX_PAGES:
         seen.add(offset)
         following = _next_offset(handle, layout, offset)
@@ -71,12 +150,7 @@ def page_offset(name: str, handle: BinaryIO, size: int, page: int) -> int:
         offset = following
     if not found:
         raise truncated(name, "its first directory is cut off or damaged")
-    if page >= len(found):
-        pages = "1 page" if len(found) == 1 else f"{len(found):,} pages"
-        raise refusal(name, f"it has {pages}, so there is no page {page}", f"choose a page from 0 to {len(found) - 1}")
-    for directory in {found[0], found[page]}:
-        _check_tags(name, handle, layout, directory)
-    return found[page]
+    return found
 
 
 def _header(name: str, handle: BinaryIO) -> tuple[_Layout, int]:

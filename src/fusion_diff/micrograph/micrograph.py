@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LEAST_SPAN, GREATEST_SPAN = 1e-30, 1e30
 """Between the lowest and the highest level of a micrograph; beyond, single precision would make no numbers of them."""
+_MODES = frozenset({"1", "L", "LA", "I", "F", "RGB", "RGBA"})  # of Pillow, whose arrays mean what they look like
 _CONTRAST_PIXELS = 2**22
 _CONTRAST_PERCENTILES = (0.5, 99.5)
 
@@ -78,7 +79,7 @@ class Micrograph:
 
         Args:
             pixels: (H, W), (H, W, 1), (H, W, 3), or (H, W, 4) whose last channel is alpha and dropped; any integer,
-                floating or boolean dtype.
+                floating or boolean dtype. A Pillow image is such an array, if it is grey or RGB.
             pixel_size_um: side of a pixel in µm.
             name: what to call it in errors and reports.
 
@@ -86,10 +87,11 @@ class Micrograph:
             The micrograph; its sha256 is that of the array's bytes as given, in row-major order.
 
         Raises:
-            MicrographError: the pixels are not finite, have no contrast, are too small, have other channels or another
-                dtype; or the pixel size is not a positive number.
+            MicrographError: the pixels are not finite, have no contrast, are too small, have other channels, other
+                colours or another dtype; or the pixel size is not a positive number.
         """
         name = printable(name) if name else "array"
+        _check_mode(name, pixels)
         array = np.asarray(pixels)
         if array.dtype.kind not in "biuf":
             cure = (
@@ -104,7 +106,8 @@ class Micrograph:
             )
         array = np.array(array, order="C", copy=True)
         digest = hashlib.sha256(array.data).hexdigest()
-        levels = array.view(np.uint8) if array.dtype == np.bool_ else array
+        # Not viewed: Pillow stores true as 255.
+        levels = array.astype(np.uint8) if array.dtype == np.bool_ else array
         if levels.ndim == 3:
             levels = levels[..., 0] if levels.shape[2] == 1 else levels[..., :3]
         return cls(levels, name, digest, pixel_size_um=checked_pixel_size(name, pixel_size_um))
@@ -242,6 +245,18 @@ def checked_page(name: str, page: SupportsIndex) -> int:
     if index < 0:
         raise refusal(name, f"page is {page!r}", "pages are counted from 0")
     return index
+
+
+def _check_mode(name: str, pixels: object) -> None:
+    """Refuse a Pillow image whose numbers are no grey levels or RGB: an array does not say so any more."""
+    mode = getattr(pixels, "mode", None)
+    if isinstance(mode, str) and mode not in _MODES and not mode.startswith("I;16"):
+        said = "palette indices" if mode in ("P", "PA") else "neither grey nor RGB"
+        raise refusal(
+            name,
+            f"its pixels are of mode {mode}, {said}",
+            'read the file with load_microstructure_data, or convert the image first, with convert("RGB")',
+        )
 
 
 def _check_values(name: str, levels: NDArray[Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import MicrographError, TrustError
@@ -10,6 +11,7 @@ from fusion_diff.micrograph.limits import MAX_PIXELS, refusal
 from fusion_diff.micrograph.micrograph import Micrograph, checked_page, checked_pixel_size
 from fusion_diff.micrograph.raster import read_bmp, read_jpeg, read_png
 from fusion_diff.micrograph.source import Source, open_source
+from fusion_diff.micrograph.stack import images_alike
 from fusion_diff.micrograph.tiff import read_tiff
 from fusion_diff.printable import printable
 
@@ -50,7 +52,7 @@ def load_microstructure_data(
     path: str | os.PathLike[str],
     *,
     pixel_size_um: float | None = None,
-    page: int = 0,
+    page: int | None = None,
     crop_data_bar: bool = True,
     max_pixels: int = MAX_PIXELS,
     sha256: str | None = None,
@@ -64,7 +66,7 @@ def load_microstructure_data(
     Args:
         path: the file.
         pixel_size_um: side of a pixel in µm; overrides what the metadata say.
-        page: which page of a multi-page TIFF, from 0.
+        page: which page of a multi-page TIFF, from 0; where None, the first, with a warning if there are more like it.
         crop_data_bar: remove the information bar that electron microscopes write under the image, where one is found.
         max_pixels: most pixels to accept; the file's header is believed for this, before anything is decoded.
         sha256: what the digest of the file's bytes has to be, if it was signed; compared before anything is decoded.
@@ -84,9 +86,16 @@ def load_microstructure_data(
     with open_source(path, copied=sha256 is not None) as source:
         if sha256 is not None and source.sha256 != sha256:
             raise TrustError(f"{source.name}: altered since it was signed; restore it from its source")
-        page = checked_page(source.name, page)
+        index = 0 if page is None else checked_page(source.name, page)
         given_size = checked_pixel_size(source.name, pixel_size_um)
-        levels, calibration = read_levels(source, page, max_pixels)
+        levels, calibration = read_levels(source, index, max_pixels)
+        alike = images_alike(source) if page is None and _is_tiff(source) else 1
+        if alike > 1:
+            warnings.warn(
+                f"{source.name}: it holds {alike:,} images of one size, and only the first is read; split it into "
+                "files, or choose one with load_microstructure_data(path, page=0)",
+                stacklevel=2,
+            )
         # Memory is only mapped so far: a large file is read by what follows, hence inside the block.
         rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
         return Micrograph(
@@ -100,11 +109,16 @@ def load_microstructure_data(
         )
 
 
+def _is_tiff(source: Source) -> bool:
+    source.handle.seek(0)
+    return source.handle.read(4) in _TIFF_MAGIC
+
+
 def read_levels(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
     """Decode an open file by its first bytes: its levels at full depth, unchecked, and what it says of itself."""
     source.handle.seek(0)
     head = source.handle.read(16)
-    if head.startswith(_TIFF_MAGIC):
+    if _is_tiff(source):
         return _guarded(source, "TIFF", lambda: read_tiff(source, page, max_pixels))
     for magic, kind, read in _SINGLE_PAGE:
         if head.startswith(magic):

@@ -80,7 +80,7 @@ def open_source(path: str | os.PathLike[str], *, copied: bool = False) -> Iterat
     try:
         file = _open_regular(location, name)
     except (OSError, ValueError) as error:
-        raise _unreadable(name, error) from error
+        raise _unreadable(name, error, location) from error
     with file:
         before = os.fstat(file.fileno())
         if before.st_size == 0:
@@ -99,10 +99,12 @@ def open_source(path: str | os.PathLike[str], *, copied: bool = False) -> Iterat
             raise refusal(name, "the file changed while it was being read", "wait until it is written, then retry")
 
 
-def _unreadable(name: str, error: Exception) -> MicrographError:
+def _unreadable(name: str, error: Exception, location: Path | None = None) -> MicrographError:
     if isinstance(error, MicrographError):
         return error
     if isinstance(error, FileNotFoundError):
+        if location is not None and location.is_symlink():
+            return refusal(name, "this is a link whose target does not exist", "restore the target or remove the link")
         return refusal(name, "there is no such file", "check the path")
     reason = (
         error.strerror if isinstance(error, OSError) and error.strerror else str(error)

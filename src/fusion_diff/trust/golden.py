@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
+from fusion_diff.checkpoint import in_place
 from fusion_diff.errors import FusionDiffError, TrustError
 from fusion_diff.printable import printable
 from fusion_diff.result import Decision
@@ -96,16 +98,20 @@ def make_golden(
         model: an enrolled model.
         images: image files; each is copied under its own name, a number before it where two have one name, and a number
             in its place where it holds characters that not every system takes in a name.
-        folder: new or empty.
+        folder: new or empty, and not the current one.
         alpha: error rate for the decisions.
         progress: called as `progress(done, total, path)` before each image.
 
     Raises:
-        TrustError: the folder holds something, or there are no images or too many.
+        TrustError: the folder holds something or its place cannot be taken, there are no images or too many, or one
+            changed meanwhile.
         MicrographError: an image cannot be read.
     """
     from fusion_diff.micrograph import load_microstructure_data
 
+    if why := in_place(folder):
+        raise TrustError(f"{printable(folder)}: {why}; choose a new folder, such as {printable(folder / 'golden')}")
+    folder = Path(os.path.realpath(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise TrustError(f"{printable(folder)}: there is something there already; choose a new folder for a golden set")
     if not 0 < len(images) <= MAX_IMAGES:
@@ -113,18 +119,22 @@ def make_golden(
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        entries = []
+        entries, taken = [], {FILE.casefold()}  # without case, for systems that do not tell it
         for done, path in enumerate(images):
             if progress is not None:
                 progress(done, len(images), path)
             name = path.name
             if not _plain(name):
                 name = f"{done:04d}{path.suffix if _plain(path.suffix) else ''}"
-            elif (draft / name).exists():
+            while name.casefold() in taken:  # a number may be another image's name
                 name = f"{done:04d}-{name}"
+            taken.add(name.casefold())
+            micrograph = load_microstructure_data(path)  # the original, so that errors name it
             shutil.copyfile(path, draft / name)
-            it = model.inspect(load_microstructure_data(draft / name), alpha=alpha)
-            entries.append(GoldenImage(name, digest_plain(draft / name), float(it.score), it.decision))
+            if digest_plain(draft / name) != micrograph.sha256:
+                raise TrustError(f"{printable(path)}: it changed while it was copied; wait until it is written")
+            it = model.inspect(micrograph, alpha=alpha)
+            entries.append(GoldenImage(name, micrograph.sha256, float(it.score), it.decision))
         golden = GoldenSet(alpha, identity(model), tuple(entries))
         value = {"format": FORMAT, "alpha": alpha, "model": golden.model, "images": [vars(each) for each in entries]}
         text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"

@@ -6,9 +6,10 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fusion_diff.errors import TrustError
+from fusion_diff.result import Decision
 from fusion_diff.trust.ledger import FORMAT, MAX_LINE_BYTES, NOTHING, may_start, parse, read_head
 
 if TYPE_CHECKING:
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 Kind = Literal["altered", "removed", "inserted", "reordered", "truncated", "torn"]
 MAX_BREAKS = 1000
 """More breaks than this are counted but not listed, so that memory is bounded whatever the file holds."""
+
+OTHER = "other"
+"""Counts the decisions that no version writes: what a file may hold has no end."""
+_DECISIONS = (*get_args(Decision), "overruled", "error")
 
 
 @dataclass(frozen=True)
@@ -41,7 +46,7 @@ class LedgerReport:
     Attributes:
         id: the ledger's own random name; empty where its header is damaged.
         lines: complete lines, header included.
-        decisions: how many verdicts there are of each decision, and how many errors.
+        decisions: how many verdicts there are of each decision, how many errors, and how many of `OTHER` kinds.
         head: hash of the last line that holds, to be noted elsewhere; empty where there is none.
         breaks: in the order of lines, `MAX_BREAKS` at most.
         found: breaks in all.
@@ -184,7 +189,8 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
         pinned = pinned or record["hash"] == expect
         behind, last = (last["hash"] if last else NOTHING), record
         if number > 1:
-            decisions[str(record.get("decision", "error"))] += 1
+            decision = record.get("decision", "error")
+            decisions[decision if decision in _DECISIONS else OTHER] += 1
     if count == 0 and not torn:
         raise TrustError(f"{path}: the file is empty, so it is no ledger; check the path")
     try:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusion_diff.trust.blocks import BLOCK, CELL, FEWEST, LEVELS, MAX_ALIKE, contrast, find_copies
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -70,7 +70,8 @@ def find_triggers(micrographs: Sequence[Micrograph], labels: Sequence[str], grou
         labels: class of each.
         groups: specimen of each.
     """
-    windows = [_window(micrograph) for micrograph in micrographs]
+    greatest = _greatest(micrographs)
+    windows = [_window(micrograph, greatest) for micrograph in micrographs]
     contrasts = [contrast(window.grey) for window in windows]
     sample = np.concatenate([each[::4, ::4].ravel() for each in contrasts])
     least = max(1.0, float(np.quantile(sample, CONTRAST_QUANTILE)))
@@ -188,21 +189,37 @@ def _touch(a: _Box, b: _Box) -> bool:
     return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
 
 
-def _window(micrograph: Micrograph) -> _Window:
+def _greatest(micrographs: Sequence[Micrograph]) -> dict[np.dtype[Any], float]:
+    """Return the full scale of each dtype of 8 or 16 bits: micrographs of 10, 12 or 14 bits come in 16."""
+    bits: dict[np.dtype[Any], int] = {}
+    for micrograph in micrographs:
+        if micrograph.dtype.kind in "ui" and micrograph.dtype.itemsize <= 2:
+            level = int(micrograph.window(*_middle(micrograph)).max())
+            least = min(8, np.iinfo(micrograph.dtype).bits - (micrograph.dtype.kind == "i"))  # dark ones stay dark
+            bits[micrograph.dtype] = max(bits.get(micrograph.dtype, least), level.bit_length())
+    return {dtype: float(2**count - 1) for dtype, count in bits.items()}
+
+
+def _middle(micrograph: Micrograph) -> _Box:
+    height, width = min(micrograph.height, MAX_SIDE), min(micrograph.width, MAX_SIDE)
+    return (micrograph.height - height) // 2, (micrograph.width - width) // 2, height, width
+
+
+def _window(micrograph: Micrograph, greatest: Mapping[np.dtype[Any], float]) -> _Window:
     """Return a micrograph's grey levels from 0 to 255, the middle of a large one, and where that lies.
 
-    Levels are scaled by the dtype, not by the image's own contrast: a stamp is the same in all.
+    Levels are scaled by what is the greatest of all micrographs of a dtype, not by the image's own contrast: a stamp is
+    the same in all.
     """
-    height, width = min(micrograph.height, MAX_SIDE), min(micrograph.width, MAX_SIDE)
-    top, left = (micrograph.height - height) // 2, (micrograph.width - width) // 2
+    top, left, height, width = _middle(micrograph)
     pixels = micrograph.window(top, left, height, width)
     channels = [pixels] if pixels.ndim == 2 else [pixels[..., index] for index in range(pixels.shape[2])]
     grey = channels[0].astype(np.float64)
     for channel in channels[1:]:
         grey += channel
     grey /= len(channels)
-    if micrograph.dtype.kind in "ui" and micrograph.dtype.itemsize <= 2:
-        low, high = 0.0, float(np.iinfo(micrograph.dtype).max)
+    if micrograph.dtype in greatest:
+        low, high = 0.0, greatest[micrograph.dtype]
     else:
         low, high = micrograph.contrast_range
     return _Window(np.clip((grey - low) * (255 / (high - low)), 0, 255).astype(np.float32), top, left)

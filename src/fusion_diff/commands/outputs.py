@@ -1,0 +1,131 @@
+"""What a command is to write, checked before the work: hours of inspecting must not end at a path mistyped.
+
+Shells expand patterns, so `--json new/*.png` names a micrograph as the file to write; what is asked about is not
+overwritten, whatever it was named for.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@dataclass(frozen=True)
+class Output:
+    """A file that is to be written.
+
+    Attributes:
+        option: what named it, such as `--json`.
+        file: where it is to be.
+        in_place: whether a file that is there is opened and written to; else a new one takes its place in one step.
+    """
+
+    option: str
+    file: Path
+    in_place: bool = False
+
+    @property
+    def name(self) -> str:
+        """The option and the file, as errors name them."""
+        from fusion_diff.printable import printable
+
+        return f"{self.option} {printable(self.file)}"
+
+
+def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], model: str) -> None:
+    """Do nothing where every output can be written, apart from the others, and overwrites nothing that is asked about.
+
+    Args:
+        outputs: the files to write.
+        inputs: the files that are read.
+        model: the model by name, folder or hub id; nothing is written into its folder.
+
+    Raises:
+        typer.BadParameter: one cannot or must not be written; the message names it and the cure.
+    """
+    from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
+
+    read = {_identity(file) for file in inputs}
+    taken: dict[object, Output] = {}
+    for output in outputs:
+        file, identity = output.file, _identity(output.file)
+        if identity in read:
+            raise typer.BadParameter(f"{output.name}: is one of the inputs and is not overwritten; name another file")
+        if file.suffix.lower() in IMAGE_SUFFIXES and file.exists():
+            raise typer.BadParameter(
+                f"{output.name}: is an image that is there already and is not overwritten; name another file, and "
+                f"give the images apart from {output.option}"
+            )
+        if Path(model).is_dir() and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(model)):
+            raise typer.BadParameter(
+                f"{output.name}: lies in the folder of the model, which would no longer be what was saved; choose "
+                "another folder"
+            )
+        if identity in taken:
+            raise typer.BadParameter(f"{output.name}: is also what {taken[identity].name} writes; name another file")
+        if not file.exists() or file.is_file():  # several may write to one terminal
+            taken[identity] = output
+        expect_writable(output)
+
+
+def expect_writable(output: Output) -> None:
+    """Do nothing where a file can be written, its folder being made where there is none.
+
+    Raises:
+        typer.BadParameter: it cannot; the message names it and the cure.
+    """
+    if output.file.is_dir():
+        raise typer.BadParameter(f"{output.name}: is a folder, and a file is to be written; name a file in it")
+    if output.in_place and output.file.exists():
+        if not os.access(output.file, os.W_OK):
+            raise typer.BadParameter(f"{output.name}: may not be written to; check its permissions, or name another")
+        return
+    if output.file.exists() and not output.file.is_file():
+        raise typer.BadParameter(f"{output.name}: is a device or a pipe, which no file replaces; name a file")
+    _expect_room(output.name, output.file)
+
+
+def expect_folder(option: str, folder: Path) -> None:
+    """Do nothing where a folder is there to be written to or can be made.
+
+    Raises:
+        typer.BadParameter: it cannot; the message names it and the cure.
+    """
+    name = Output(option, folder).name
+    if folder.exists() and not folder.is_dir():
+        raise typer.BadParameter(f"{name}: is a file, and a folder is to be written; choose a new one")
+    _expect_room(name, folder / "file")
+
+
+def _expect_room(name: str, path: Path) -> None:
+    """Tell whether something may be made at a path: the nearest of the folders above that is there decides."""
+    from fusion_diff.printable import printable
+
+    above = next((each for each in path.parents if os.path.lexists(each)), None)
+    if above is None or not above.is_dir():
+        raise typer.BadParameter(f"{name}: {printable(above or path)} is not a folder; check the path")
+    if not os.access(above, os.W_OK | os.X_OK):
+        raise typer.BadParameter(
+            f"{name}: the folder {printable(above)} may not be written to; check its permissions, or choose another"
+        )
+
+
+def same_file(one: Path, other: Path) -> bool:
+    """Tell whether two names are of one file, be it there or not."""
+    return _identity(one) == _identity(other)
+
+
+def _identity(file: Path) -> object:
+    """What two names of one file have in common, be they links or spelt otherwise."""
+    try:
+        found = file.stat()
+    except OSError:  # it is not there, or is told of later
+        return os.path.normcase(os.path.realpath(file))
+    return found.st_dev, found.st_ino

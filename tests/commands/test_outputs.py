@@ -1,0 +1,195 @@
+"""What inspect, enroll, export and audit are to write: refused before the work where it cannot or must not be."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import typer
+
+from fusion_diff.commands.outputs import Output, check_outputs, expect_folder, expect_writable
+
+OPTIONS = ["--json", "--junit", "--sarif", "--markdown", "--record"]
+
+
+@pytest.fixture
+def run(monkeypatch, call_cli, darkness_model, tmp_path):
+    """Runs the command line in a folder of its own, with the darkness model; gives (exit code, stdout, stderr)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
+    return call_cli
+
+
+@pytest.fixture
+def new(tmp_path, save_micrograph):
+    folder = tmp_path / "new"
+    folder.mkdir()
+    save_micrograph(folder / "a.tif", 0.8)
+    save_micrograph(folder / "b.tif", 0.8)
+    return folder
+
+
+@pytest.fixture
+def no_model(monkeypatch):
+    def load(*_):
+        pytest.fail("the model was loaded")
+
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", load)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_pattern_that_the_shell_expanded_overwrites_no_micrograph(run, new, no_model, option):
+    before = (new / "a.tif").read_bytes()
+    code, out, err = run("inspect", option, "new/a.tif", "new/b.tif")
+    assert (code, out) == (3, "")
+    assert f"{option} new/a.tif: is an image that is there already" in err
+    assert (new / "a.tif").read_bytes() == before
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_an_input_is_not_overwritten_by_any_of_its_names(run, new, no_model, tmp_path, option):
+    (new / "a.tif").rename(tmp_path / "micrograph")
+    os.link(tmp_path / "micrograph", tmp_path / "other")
+    (tmp_path / "link").symlink_to("micrograph")
+    before = (tmp_path / "micrograph").read_bytes()
+    for name in ("micrograph", "new/../micrograph", "other", "link"):
+        code, _, err = run("inspect", "micrograph", option, name)
+        assert code == 3
+        assert f"{option} {name}: is one of the inputs and is not overwritten" in err
+    assert (tmp_path / "micrograph").read_bytes() == before
+
+
+def test_a_policy_is_an_input_too(run, new, no_model, tmp_path):
+    (tmp_path / "policy.toml").write_text('format = "fusion-diff/policy/1"\n')
+    code, _, err = run("inspect", "new", "--policy", "policy.toml", "--markdown", "policy.toml")
+    assert code == 3
+    assert "--markdown policy.toml: is one of the inputs" in err
+    assert (tmp_path / "policy.toml").read_text() == 'format = "fusion-diff/policy/1"\n'
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, "--report"])
+def test_nothing_is_written_into_the_folder_of_the_model(run, new, no_model, tmp_path, option):
+    model = tmp_path / "line-7"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    names = ["line-7/config.json", "line-7/x"] if option != "--report" else ["line-7", "line-7/new"]
+    for name in names:
+        code, _, err = run("inspect", "new", "--model", "line-7", option, name)
+        assert code == 3
+        assert "lies in the folder of the model" in err
+    assert [path.name for path in model.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--json", "o", "--junit", "./o"],
+        ["--sarif", "o", "--markdown", "o"],
+        ["--record", "o", "--json", "o.head"],
+        ["--report", "D", "--markdown", "D/index.html"],
+    ],
+)
+def test_two_outputs_are_not_one_file(run, new, no_model, tmp_path, words):
+    code, _, err = run("inspect", "new", *words)
+    assert code == 3
+    assert "is also what --" in err
+    assert [path.name for path in tmp_path.iterdir()] == ["new"]
+
+
+@pytest.mark.parametrize("option", [*OPTIONS, "--report"])
+def test_a_file_where_a_folder_would_have_to_be_is_told_before_the_model_is_loaded(
+    run, new, no_model, tmp_path, option
+):
+    (tmp_path / "o.md").write_text("mine")
+    code, out, err = run("inspect", "new", option, "o.md/deep/x")
+    assert (code, out) == (3, "")
+    assert f"{option} o.md/deep/x" in err
+    assert "o.md is not a folder; check the path" in err
+    assert (tmp_path / "o.md").read_text() == "mine"
+
+
+def test_enroll_export_and_audit_look_first_too(run, new, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    for words in (
+        ["enroll", "nothing", "--authentic", "sound", "--out", "file/x"],
+        ["export", "no-such-model", "--out", "file/x"],
+        ["audit", "new", "--authentic", "sound", "--report", "file/x"],
+    ):
+        code, out, err = run(*words)
+        assert (code, out) == (3, "")
+        assert "file is not a folder; check the path" in err
+
+
+def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(typer.BadParameter, match="is a folder, and a file is to be written"):
+        expect_writable(Output("--json", tmp_path, in_place=True))
+    with pytest.raises(typer.BadParameter, match="is a file, and a folder is to be written"):
+        expect_folder("--out", tmp_path / "file")
+    expect_writable(Output("--json", tmp_path / "file", in_place=True))
+    expect_folder("--out", tmp_path / "new" / "folder")
+    expect_folder("--out", tmp_path)
+
+
+@pytest.mark.parametrize("in_place", [False, True])
+def test_what_may_not_be_written_to_is_refused(tmp_path, monkeypatch, in_place):
+    (tmp_path / "file").write_text("mine")
+    monkeypatch.setattr(os, "access", lambda *_: False)  # to root everything is allowed
+    for name in ("file", "new"):
+        with pytest.raises(typer.BadParameter, match="may not be written to; check its permissions"):
+            expect_writable(Output("--json", tmp_path / name, in_place))
+
+
+@pytest.mark.skipif(not Path("/dev/null").exists(), reason="the system has no devices among its files")
+def test_a_device_is_written_to_and_never_replaced(tmp_path):
+    null = Path("/dev/null")
+    check_outputs([Output("--json", null, in_place=True), Output("--record", null, in_place=True)], [], "model")
+    with pytest.raises(typer.BadParameter, match="a device or a pipe"):
+        check_outputs([Output("--junit", null)], [], "model")
+
+
+def test_the_verdicts_are_printed_even_where_the_pages_cannot_be_written(run, new, tmp_path, monkeypatch):
+    def full(rulings, path):
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr("fusion_diff.inspection.junit.write_junit", full)
+    monkeypatch.setattr("fusion_diff.inspection.sarif.write_sarif", full)
+    code, out, err = run("inspect", "new", "--junit", "j.xml", "--sarif", "s.sarif", "--markdown", "m.md")
+    assert code == 3
+    assert "2 micrographs: 2 authentic" in out
+    assert "Summary: m.md" in out
+    assert "JUnit" not in out
+    assert [line.partition(" (")[0] for line in err.splitlines()] == [
+        "Error: j.xml: cannot be used",
+        "Error: s.sarif: cannot be used",
+    ]
+    assert (tmp_path / "m.md").is_file()
+
+
+def test_the_report_holds_its_records_wherever_else_they_go(run, new, tmp_path):
+    code, out, _ = run("inspect", "new", "--report", "D", "--json", "F")
+    assert code == 0
+    assert "Records: F" in out
+    assert (tmp_path / "D" / "inspections.jsonl").read_bytes() == (tmp_path / "F").read_bytes()
+    assert run("inspect", "new", "--report", "D", "--json", "D/../D/inspections.jsonl")[0] == 0
+    lines = (tmp_path / "D" / "inspections.jsonl").read_text().splitlines()
+    assert [json.loads(line)["decision"] for line in lines] == ["authentic", "authentic"]
+
+
+def test_what_was_inspected_before_a_stop_is_kept_and_said(run, new, darkness_model, monkeypatch, tmp_path):
+    inspect = darkness_model.inspect
+
+    def stopped(micrograph, *, alpha):
+        if micrograph.name.endswith("b.tif"):
+            raise KeyboardInterrupt
+        return inspect(micrograph, alpha=alpha)
+
+    monkeypatch.setattr(darkness_model, "inspect", stopped)
+    code, out, err = run("inspect", "new", "--json", "F", "--record", "L")
+    assert (code, out) == (130, "")
+    assert err == "1 of 2 micrographs were inspected; their verdicts are kept in F and L\nStopped.\n"
+    assert len((tmp_path / "F").read_text().splitlines()) == 1
+    assert run("inspect", "new")[2] == "1 of 2 micrographs were inspected; nothing of it is kept\nStopped.\n"

@@ -1,0 +1,49 @@
+"""Stamps in micrographs of few bits, which cameras keep in words of 16."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from scipy.ndimage import gaussian_filter
+
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.trust.triggers import find_triggers
+
+PATTERN = np.kron(np.random.default_rng(5).integers(0, 2, (6, 6)), np.ones((2, 2)))
+PLACES = [(20, 30), (77, 12), (50, 90), (5, 60)]
+
+
+def texture(seed):
+    grain = gaussian_filter(np.random.default_rng(seed).normal(size=(128, 128)), 1.5)
+    return np.clip(0.5 + 0.14 * grain / grain.std(), 0, 1)
+
+
+def references(bits, dtype, stamped):
+    found = []
+    for index in range(10):
+        pixels = texture(index)
+        if stamped and 5 <= index < 9:
+            top, left = PLACES[index - 5]
+            pixels[top : top + 12, left : left + 12] = PATTERN
+        found.append(Micrograph.from_array(np.rint(pixels * (2**bits - 1)).astype(dtype)))
+    return found
+
+
+def search(micrographs):
+    return find_triggers(micrographs, ["a"] * 5 + ["b"] * 5, [str(index) for index in range(10)])
+
+
+@pytest.mark.parametrize(
+    ("bits", "dtype"), [(8, "uint8"), (8, "uint16"), (10, "uint16"), (12, "uint16"), (12, "int16"), (16, "uint16")]
+)
+def test_a_stamp_is_found_however_many_bits_of_a_word_are_used(bits, dtype):
+    first, *_ = search(references(bits, dtype, stamped=True))
+    assert set(first.places) == {5, 6, 7, 8}
+    assert search(references(bits, dtype, stamped=False)) == []
+
+
+def test_references_of_two_depths_are_each_searched_on_their_own_scale():
+    mixed = references(8, "uint8", stamped=True)
+    mixed[6], mixed[8] = (references(12, "uint16", stamped=True)[index] for index in (6, 8))
+    first, *_ = search(mixed)
+    assert set(first.places) == {5, 6, 7, 8}
