@@ -16,9 +16,9 @@ from scipy.ndimage import gaussian_filter
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import ENOUGH
+from fusion_diff.inspection.audit_report import write_audit
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.references import ReferenceSet
-from fusion_diff.trust.audit_report import write_audit
 from fusion_diff.trust.poisoning import (
     DUPLICATE,
     audit_enrolment,

@@ -17,13 +17,13 @@ from torch.nn import functional as F
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.inspection.record import to_line
 from fusion_diff.inspection.run import Outcome
+from fusion_diff.inspection.verdict import verdict
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
 from fusion_diff.perception import perceive
 from fusion_diff.references import ReferenceSet
 from fusion_diff.synthetic import generate
 from fusion_diff.trust.purification import PURIFIED, WITHHELD, AttackTest, Purified, purified_paths
-from fusion_diff.trust.verdict import verdict
 
 
 def surface(seed: int, *, size: int = 224) -> Micrograph:

@@ -13,8 +13,8 @@ from fusion_diff.batch.rows import Finished, to_row
 from fusion_diff.errors import MicrographError, TrustError
 from fusion_diff.inspection.run import Inspector, Outcome, inspect_paths
 from fusion_diff.printable import printable
+from fusion_diff.trust.identity import identity
 from fusion_diff.trust.signed import SignedFiles
-from fusion_diff.trust.verdict import identity
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping

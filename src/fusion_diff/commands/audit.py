@@ -42,8 +42,7 @@ def audit_command(
 
     The exit code is 0 if nothing is wrong, 1 if something is, and 3 if PATH could not be audited.
     """
-    # What is a mistyped folder of references must not be taken for a ledger, and refused for that.
-    if not path.exists() and (authentic is not None or report is not None or groups or pixel_size):
+    if not path.exists() and not path.suffix:  # a mistyped folder, which must not be taken for a ledger
         raise typer.BadParameter(f"{path}: there is no such file or folder; check the path")
     if path.is_dir() or path.suffix.lower() == ".csv":
         if expect is not None or repair:
@@ -90,7 +89,7 @@ def _audit_references(
 ) -> int:
     from fusion_diff.commands.outputs import Output, expect_writable
     from fusion_diff.commands.terminal import print_findings, progress_bar, say
-    from fusion_diff.trust.audit_report import write_audit
+    from fusion_diff.inspection.audit_report import write_audit
     from fusion_diff.trust.poisoning import audit_references
 
     if report is not None:

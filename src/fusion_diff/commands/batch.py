@@ -70,7 +70,7 @@ def batch_command(
         raise typer.BadParameter("--workers is for a cluster; name one with --cluster")
     if "://" in out:
         raise typer.BadParameter(f"{out}: rows are written to a folder of this machine; name one with --out")
-    check_source(source, signed_files(require_signed, trusted_key))
+    check_source(source, signed_files(require_signed, trusted_key), Path(out))
     keys = tuple(str(absolute(key)) for key in trusted_key or ())
     settings = Settings(alpha, pixel_size, heatmaps, keys)
     name = str(absolute(model)) if Path(model).is_dir() else model

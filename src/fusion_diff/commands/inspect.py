@@ -93,11 +93,12 @@ def inspect_command(
     from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import Inspector, exit_code, inspect_paths, load_inspector
     from fusion_diff.inspection.sarif import write_sarif
+    from fusion_diff.inspection.verdict import verdict
     from fusion_diff.micrograph import discover
     from fusion_diff.printable import printable
+    from fusion_diff.trust.identity import identity
     from fusion_diff.trust.ledger import Ledger
     from fusion_diff.trust.purification import Defended
-    from fusion_diff.trust.verdict import identity, verdict
 
     asked = Policy() if policy is None else read_policy(policy)
     if alpha is not None and asked.alpha is not None and alpha != asked.alpha:

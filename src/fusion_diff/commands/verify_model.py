@@ -37,9 +37,9 @@ def verify_model_command(
     from fusion_diff.commands.terminal import complain, progress_bar, say
     from fusion_diff.errors import TrustError
     from fusion_diff.trust.golden import compare, make_golden
+    from fusion_diff.trust.identity import identity
     from fusion_diff.trust.keys import load_public
     from fusion_diff.trust.signed import signed_copy
-    from fusion_diff.trust.verdict import identity
 
     if bool(images) != make:
         raise typer.BadParameter("--make and IMAGES go together; give both or neither")

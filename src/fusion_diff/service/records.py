@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, select
 
+from fusion_diff.inspection.verdict import overruling
 from fusion_diff.printable import paragraph
 from fusion_diff.service import ledger
 from fusion_diff.service.problems import NotFoundError, RefusedError
 from fusion_diff.service.tables import Inspection, now
-from fusion_diff.trust.verdict import overruling
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 from fusion_diff.errors import FusionDiffError, MicrographError
 from fusion_diff.inspection.record import to_line
 from fusion_diff.inspection.run import THUMBNAIL_SIDE, Inspector, Outcome
+from fusion_diff.inspection.verdict import verdict
 from fusion_diff.service import ledger
 from fusion_diff.service.pictures import png
 from fusion_diff.service.store import packed
 from fusion_diff.service.tables import Inspection
 from fusion_diff.service.uploads import Upload, renamed
-from fusion_diff.trust.verdict import identity, verdict
+from fusion_diff.trust.identity import identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -21,7 +21,7 @@ from fusion_diff.errors import FusionDiffError, TrustError
 from fusion_diff.printable import printable
 from fusion_diff.result import Decision
 from fusion_diff.trust.files import digest_plain, read_bounded, write_whole
-from fusion_diff.trust.verdict import identity
+from fusion_diff.trust.identity import identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -59,13 +59,3 @@ def overruling(
     """
     told = {"inspection": inspection, "was": was, "decision": decision, "reason": reason, "by": by}
     return {"decision": "overruled", "overruled": told, "file": file, "file_sha256": file_sha256}
-
-
-def identity(model: object) -> dict[str, str | None]:
-    """Return the `name`, `sha256` and `references_sha256` of a model, as far as it has them."""
-    enrolment = getattr(model, "enrolment", None)
-    return {
-        "name": getattr(model, "name", None),
-        "sha256": getattr(model, "sha256", None),
-        "references_sha256": getattr(enrolment, "references_sha256", None),
-    }
