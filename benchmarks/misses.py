@@ -1,0 +1,69 @@
+"""What is missed, and why? python benchmarks/misses.py --data DIR --run RUN
+
+From the answers of a run of fewshot.py. The first table tells how much of macro-F1 is lost by the threshold: what it
+was, what it would be with as many rejected as there are flaws, and with the best threshold there is; neither of these
+is known to anybody who has only references. The second tells how much of what is ranked wrongly comes from few
+micrographs: those that are missed whatever the references were.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+from fewshot import OURS, said
+from protocol import SETS, draw
+from sklearn.metrics import f1_score
+
+WORST = 10
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--run", type=Path, required=True, help="folder that fewshot.py wrote")
+    parser.add_argument("--method", default=OURS)
+    options = parser.parse_args()
+    answers = [json.loads(line) for line in (options.run / "answers.jsonl").read_text("utf-8").splitlines()]
+    answers = [answer for answer in answers if answer["method"] == options.method]
+    tasks = {name: SETS[name](options.data) for name in {each["set"] for each in answers}}
+
+    losses, misses = defaultdict(list), defaultdict(lambda: defaultdict(list))
+    for answer in answers:
+        about = answer["set"], answer["shots"]
+        truth, scores = np.asarray(answer["truth"]), np.asarray(answer["scores"])
+        losses[about].append([f1_score(truth, each, average="macro") for each in _verdicts(answer, truth, scores)])
+        if len(tasks[answer["set"]]) == 1:  # else what is authentic in one task is not in another
+            queries = draw(tasks[answer["set"]][0], answer["shots"], answer["seed"]).queries
+            for image, flawed, score in zip(queries, truth, scores, strict=True):
+                beyond = scores[~truth] >= score if flawed else scores[truth] <= score
+                misses[about][image.path].append(float(beyond.mean()))
+
+    print("| set | shots | draws | macro-F1 | as many rejected as there are flaws | best threshold |\n|" + "---|" * 6)
+    for (name, shots), rows in sorted(losses.items()):
+        figures = " | ".join(f"{value:.3f}" for value in np.mean(rows, axis=0))
+        print(f"| {name} | {said(shots)} | {len(rows)} | {figures} |")
+    print(f"\n| set | shots | micrographs | share of all wrong order that the {WORST} worst make |\n|" + "---|" * 4)
+    for (name, shots), each in sorted(misses.items()):
+        found = sorted(((np.mean(values), path) for path, values in each.items()), reverse=True)
+        share = sum(value for value, _ in found[:WORST]) / sum(value for value, _ in found)
+        print(f"| {name} | {said(shots)} | {len(found)} | {share:.2f} |")
+        print(
+            "\n".join(f"  {value:.2f} {path.parent.name}/{path.name}" for value, path in found[:WORST]), file=sys.stderr
+        )
+    return 0
+
+
+def _verdicts(answer: dict, truth: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
+    """Return what was called not authentic: as it was, as many as there are, and what would have been best."""
+    steps = np.sort(scores)
+    best = max((steps[1:] + steps[:-1]) / 2, key=lambda step: f1_score(truth, scores > step, average="macro"))
+    return [np.asarray(answer["verdicts"]), scores > np.quantile(scores, 1 - truth.mean()), scores > best]
+
+
+if __name__ == "__main__":
+    sys.exit(main())
