@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.fewshot.crossfit import HANDFUL, MAX_FOLDS, folds, most_folds
+from fusion_diff.fewshot.crossfit import HANDFUL, MAX_FOLDS, folds, single_folds
 
 SETS = st.lists(st.tuples(st.integers(0, 11), st.booleans()), min_size=1, max_size=50)
 
@@ -79,8 +79,12 @@ def test_the_only_two_specimens_with_authentic_references_are_not_left_out_toget
 
 def test_of_a_handful_of_references_few_are_left_out_at_once():
     for count, most in ((HANDFUL, 2 * MAX_FOLDS), (HANDFUL + 1, MAX_FOLDS)):
-        single, authentic = [str(i) for i in range(count)], np.arange(count) % 2 == 0
-        assert most_folds(single, authentic) == len(folds(single, authentic)) == most
+        authentic = np.arange(count) % 2 == 0
+        assert len(folds([str(i) for i in range(count)], authentic)) == len(single_folds(authentic)) == most
+
+
+def test_single_references_are_left_out_one_at_a_time():
+    assert sorted(part.tolist() for part in single_folds(np.arange(6) < 3)) == [[i] for i in range(6)]
 
 
 def test_specimens_of_both_sides_are_left_out_one_at_a_time():

@@ -17,21 +17,11 @@ HANDFUL = 20
 place."""
 
 
-def most_folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> int:
-    """Return into how many parts references are split at most.
+def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
+    """Split references into held-out parts, whole groups together and classes spread evenly.
 
     Specimens of one side are left out with those of the other, as far as there are as many: what is left then weighs
     the sides as all references do. With an authentic one left out alone, what heads say of it would be too strange.
-    """
-    inside, outside = (
-        {group for group, each in zip(groups, authentic, strict=True) if each == side} for side in (1, 0)
-    )
-    specimens = len(inside & outside) + max(len(inside - outside), len(outside - inside))
-    return min(specimens, 2 * MAX_FOLDS if len(groups) <= HANDFUL else MAX_FOLDS)
-
-
-def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
-    """Split references into held-out parts, whole groups together and classes spread evenly.
 
     Args:
         groups: group of each reference.
@@ -39,14 +29,25 @@ def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[n
 
     Returns:
         Index arrays that partition the references, such that what remains outside of each still holds an authentic
-        reference and, where the set has any, another one; None where no such split exists. `most_folds` arrays at most,
-        except where only leaving out every group by itself will do.
+        reference and, where the set has any, another one; None where no such split exists. `MAX_FOLDS` arrays at most,
+        of a handful twice as many, except where only leaving out every group by itself will do.
     """
+    inside, outside = (set(np.asarray(groups)[side].tolist()) for side in (authentic, ~authentic))
+    specimens = len(inside & outside) + max(len(inside - outside), len(outside - inside))
+    return _split(groups, authentic, specimens)
+
+
+def single_folds(authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
+    """Split references as if each were a specimen of its own, so that of a handful one at a time is left out."""
+    return _split([str(index) for index in range(len(authentic))], authentic, len(authentic))
+
+
+def _split(groups: Sequence[str], authentic: NDArray[np.bool_], most: int) -> list[NDArray[np.intp]] | None:
     names = sorted(set(groups))
     members = {name: np.flatnonzero(np.asarray(groups) == name) for name in names}
     # Largest groups first, then those with few authentic members, each to the part that holds least of its kind.
     order = sorted(names, key=lambda name: (-len(members[name]), bool(authentic[members[name]].any()), name))
-    count = most_folds(groups, authentic)
+    count = min(most, 2 * MAX_FOLDS if len(groups) <= HANDFUL else MAX_FOLDS)
     parts: list[list[int]] = [[] for _ in range(count)]
     totals = np.zeros((count, 2))
     for name in order:

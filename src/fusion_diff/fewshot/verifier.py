@@ -14,7 +14,7 @@ from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
-from fusion_diff.fewshot.crossfit import folds
+from fusion_diff.fewshot.crossfit import folds, single_folds
 from fusion_diff.fewshot.decision import Calibration, side_p_values
 from fusion_diff.fewshot.evidence.suspicion import FEW_OTHERS
 from fusion_diff.fewshot.fusion import Fusion
@@ -135,7 +135,7 @@ class Verifier:
         warnings: list[str] = []
         parts = folds(groups, authentic)
         if parts is None and len(set(groups)) < len(groups):
-            parts = folds([str(index) for index in range(len(groups))], authentic)
+            parts = single_folds(authentic)
             if parts is not None:
                 warnings.append(
                     "the references of one side come from a single group, so cross-fitting left out single references "
@@ -205,7 +205,7 @@ class Verifier:
             inside = fused[authentic].mean()
             fused = np.where(authentic, fused, inside + OF_THE_SEEN * (fused - inside))
         elif len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
-            single = folds([str(index) for index in range(len(groups))], authentic)
+            single = single_folds(authentic)
             if single is not None:
                 fused = np.r_[fused, fusion.fuse(_scores(_held_out(bags, authentic, learn, single)))]
                 truth = np.r_[authentic, authentic]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.crossfit import folds
+from fusion_diff.fewshot.crossfit import folds, single_folds
 from fusion_diff.fewshot.decision import p_value
 from fusion_diff.fewshot.verifier import learner
 from fusion_diff.perception import encode
@@ -228,7 +228,7 @@ def reference_shifts(
     """
     verifier = enrolment.verifier
     authentic = np.asarray([label == enrolment.authentic for label in enrolment.labels])
-    parts = folds(enrolment.groups, authentic) or folds([str(i) for i in range(len(authentic))], authentic)
+    parts = folds(enrolment.groups, authentic) or single_folds(authentic)
     learn = learner(authentic, enrolment.paths, enrolment.detector)
     judges = [verifier.heads] * len(authentic)
     for part in parts or []:
