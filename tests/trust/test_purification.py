@@ -109,7 +109,7 @@ def test_perception_takes_it_for_an_encoder_at_any_size(purified: Purified) -> N
     tokens = [part.tokens for part in parts]
     assert len(tokens) == 4
     assert sum(map(len, tokens)) == grid.rows * grid.columns == 900
-    assert tokens[0].shape[1] == sum(purified.paths)
+    assert tokens[0].shape[1] == sum(purified.encoder.paths)
 
 
 def test_a_purified_inspection_says_so_and_differs(embedded: DiffusionModel) -> None:

@@ -20,8 +20,8 @@ place."""
 def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
     """Split references into held-out parts, whole groups together and classes spread evenly.
 
-    Specimens of one side are left out with those of the other, as far as there are as many: what is left then weighs
-    the sides as all references do. With an authentic one left out alone, what heads say of it would be too strange.
+    Where no specimen is of both sides, one of each is left out at once as far as there are as many: what is left then
+    weighs the sides as all references do. With an authentic one left out alone, heads would find it too strange.
 
     Args:
         groups: group of each reference.
@@ -33,7 +33,7 @@ def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[n
         of a handful twice as many, except where only leaving out every group by itself will do.
     """
     inside, outside = (set(np.asarray(groups)[side].tolist()) for side in (authentic, ~authentic))
-    specimens = len(inside & outside) + max(len(inside - outside), len(outside - inside))
+    specimens = len(inside | outside) if inside & outside else max(len(inside), len(outside))
     return _split(groups, authentic, specimens)
 
 

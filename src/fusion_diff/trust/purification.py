@@ -88,11 +88,6 @@ class Purified(nn.Module):
         """Side of a tile in working pixels."""
         return self.encoder.tile
 
-    @property
-    def paths(self) -> tuple[int, int]:
-        """Channels of each path in a token."""
-        return self.encoder.paths
-
     def purify(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return purified tiles.
 
