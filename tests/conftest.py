@@ -147,6 +147,13 @@ def call_cli(capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[int, str
     return call
 
 
+@pytest.fixture
+def call_with_darkness(monkeypatch: pytest.MonkeyPatch, call_cli: Callable, darkness_model: object) -> Callable:
+    """Runs the command line with the darkness model in place of a real one; gives (exit code, stdout, stderr)."""
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
+    return call_cli
+
+
 @pytest.fixture(scope="session")
 def pretraining_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a whole pretraining run by the recipe "smoke": every stage really trains, for four steps."""

@@ -11,10 +11,8 @@ from fusion_diff.errors import CheckpointError
 
 
 @pytest.fixture
-def run(monkeypatch, call_cli, darkness_model):
-    """Runs the command line with the darkness model in place of a real one; gives (exit code, stdout, stderr)."""
-    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
-    return call_cli
+def run(call_with_darkness):
+    return call_with_darkness
 
 
 @pytest.fixture

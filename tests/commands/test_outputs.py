@@ -16,11 +16,10 @@ OPTIONS = ["--json", "--junit", "--sarif", "--markdown", "--record"]
 
 
 @pytest.fixture
-def run(monkeypatch, call_cli, darkness_model, tmp_path):
+def run(call_with_darkness, monkeypatch, tmp_path):
     """Runs the command line in a folder of its own, with the darkness model; gives (exit code, stdout, stderr)."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
-    return call_cli
+    return call_with_darkness
 
 
 @pytest.fixture

@@ -11,10 +11,9 @@ from fusion_diff.inspection.policy import FORMAT
 
 
 @pytest.fixture
-def run(monkeypatch, call_cli, darkness_model, tmp_path):
+def run(call_with_darkness, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
-    return call_cli
+    return call_with_darkness
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ in the configurations that are published with the weights; such a folder (`confi
 
 from __future__ import annotations
 
-import json
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -19,7 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion_diff.checkpoint import bounded_size, locate, read_json
+from fusion_diff.checkpoint import bounded_size, locate, read_json, write_json
 from fusion_diff.errors import CheckpointError
 
 SUMMARIES = 2
@@ -222,8 +221,7 @@ class DeiT(nn.Module):
         """Write sizes and weights to a folder that `from_published` reads."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        config = json.dumps({"model_type": KIND} | asdict(self.shape), indent=2)
-        (folder / CONFIG_FILE).write_text(config + "\n", encoding="utf-8")
+        write_json(folder / CONFIG_FILE, {"model_type": KIND} | asdict(self.shape))
         save_file({name: value.contiguous() for name, value in self.state_dict().items()}, folder / WEIGHTS_FILE)
 
     def forward(self, pixels: Tensor) -> list[Tensor]:
