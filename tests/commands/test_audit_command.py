@@ -13,9 +13,8 @@ from fusion_diff.synthetic import builtin_references
 
 
 @pytest.fixture
-def run(monkeypatch, call_cli, darkness_model):
-    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
-    return call_cli
+def run(call_with_darkness):
+    return call_with_darkness
 
 
 @pytest.fixture
