@@ -210,6 +210,8 @@ def plot(rows: list[dict], file: Path) -> None:
     from matplotlib import pyplot as plt
 
     rows = [row for row in rows if row["shots"] != ALL]
+    if not rows:  # "all" has no place on the axis
+        return
     sets = list(dict.fromkeys(row["set"] for row in rows))
     figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.6), sharey=True, squeeze=False)
     for axis, name in zip(axes[0], sets, strict=True):
