@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,9 +21,11 @@ from fusion_diff.commands.options import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from fusion_diff.commands.outputs import Output
+    from fusion_diff.inspection.policy import Policy, Ruling
+    from fusion_diff.inspection.run import Inspector, Outcome
 
 
 def inspect_command(
@@ -79,101 +83,38 @@ def inspect_command(
     else 1 if any is not authentic; else 2 if any is inconclusive;
     else 0: all are authentic. With a policy it is 3 as before, else 1 if any fails by the policy, else 0.
     """
-    from contextlib import ExitStack
-    from functools import partial
-
-    from fusion_diff.commands.outputs import check_outputs
-    from fusion_diff.commands.terminal import complain, explained, print_outcomes, progress_bar, say
-    from fusion_diff.edge.session import is_exported
-    from fusion_diff.inspection.junit import write_junit
-    from fusion_diff.inspection.markdown import write_markdown
-    from fusion_diff.inspection.policy import Policy, read_policy
+    from fusion_diff.commands.terminal import complain, explained, print_outcomes, say
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
-    from fusion_diff.inspection.record import RecordWriter
-    from fusion_diff.inspection.report import write_report
-    from fusion_diff.inspection.run import Inspector, exit_code, inspect_paths, load_inspector
-    from fusion_diff.inspection.sarif import write_sarif
-    from fusion_diff.inspection.verdict import verdict
+    from fusion_diff.inspection.run import exit_code
     from fusion_diff.micrograph import discover
     from fusion_diff.printable import printable
-    from fusion_diff.trust.identity import identity
-    from fusion_diff.trust.ledger import Ledger
-    from fusion_diff.trust.purification import Defended
 
-    asked = Policy() if policy is None else read_policy(policy)
-    if alpha is not None and asked.alpha is not None and alpha != asked.alpha:
-        raise typer.BadParameter(f"--alpha is {alpha:g}, and the policy asks for {asked.alpha:g}; leave --alpha out")
-    alpha = alpha or asked.alpha or 0.1
+    asked, alpha = _policy(policy, alpha)
     signed = signed_files(require_signed, trusted_key)
     files = discover(paths)
-    records = _records(json, report)
-    pages = {"--junit": junit, "--sarif": sarif, "--markdown": markdown}
-    check_outputs(
-        [*records, *_others(record, report, pages)],
-        inputs=[*files, *(trusted_key or ()), *([policy] if policy else ())],
-        model=model,
+    outputs = _Outputs(json, report, record, junit, sarif, markdown)
+    outputs.check([*files, *(trusted_key or ()), *([policy] if policy else ())], model)
+    outcomes, kept = _inspect(
+        *_load(model, device, trusted_key or (), purify, detect_attacks),
+        files,
+        outputs,
+        alpha=alpha,
+        pixel_size=pixel_size,
+        signed_sha256=signed.digest if signed else None,
     )
-    if purify or detect_attacks:
-        if is_exported(model):
-            raise typer.BadParameter("--purify and --detect-attacks need the model itself; this one is exported")
-        whole = load_model(model, device, trusted_key or ())
-        inspector: Inspector = Defended(whole, purify, detect_attacks)
-        names = identity(whole)
-    else:
-        inspector = load_inspector(model, device, trusted_key or ())
-        names = identity(inspector)
-    outcomes = []
-    with ExitStack() as stack:
-        writers = [stack.enter_context(RecordWriter(each.file)) for each in records]
-        ledger = stack.enter_context(Ledger(record)) if record else None
-        advance = stack.enter_context(progress_bar("Inspecting"))
-        try:
-            for outcome in inspect_paths(
-                inspector,
-                files,
-                alpha=alpha,
-                pixel_size_um=pixel_size,
-                signed_sha256=signed.digest if signed else None,
-                progress=advance,
-                thumbnails=report is not None,
-            ):
-                outcomes.append(outcome)
-                for writer in writers:
-                    writer.write(outcome)
-                if ledger is not None:
-                    ledger.append(verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=names))
-        except KeyboardInterrupt:
-            stack.close()  # the bar first, which would be drawn over what is said
-            kept = [printable(each) for each in (*(each.file for each in records), record) if each is not None]
-            typer.echo(
-                f"{len(outcomes)} of {len(files)} micrographs were inspected; "
-                + (f"their verdicts are kept in {' and '.join(kept)}" if kept else "nothing of it is kept"),
-                err=True,
-            )
-            raise
     # Files first: whoever reads the table may close the pipe. Yet what cannot be written must not cost the verdicts.
     rulings = asked.rule_all(outcomes)
     written, failed = [], []
-    for what, file, write in (
-        ("JUnit", junit, partial(write_junit, rulings)),
-        ("SARIF", sarif, partial(write_sarif, rulings)),
-        ("Summary", markdown, partial(write_markdown, rulings)),
-        ("Report", report, partial(write_report, outcomes)),
-    ):
-        if file is not None:
-            try:
-                written.append(f"{what}: {write(file)}")
-            except (OSError, MemoryError) as error:
-                failed.append(explained(error))
+    for what, file, write in outputs.pages(outcomes, rulings):
+        try:
+            written.append(f"{what}: {write(file)}")
+        except (OSError, MemoryError) as error:
+            failed.append(explained(error))
     print_outcomes(outcomes)
     for outcome in outcomes:
         if outcome.inspection is not None and outcome.inspection.attacked:
             say(f"Attacked? {printable(outcome.path)}: its pixels may have been tuned to mislead")
-    for each in records:
-        say(f"Records: {each.file}")
-    if ledger is not None:
-        say(f"Ledger: {record}, whose head is now {ledger.head}")
-    for line in written:
+    for line in (*kept, *written):
         say(line)
     for problem in failed:
         complain(problem)
@@ -185,26 +126,138 @@ def inspect_command(
     return 3 if failed else exit_code_of_rulings(rulings)
 
 
-def _records(json: Path | None, report: Path | None) -> list[Output]:
-    """The files that a line a micrograph goes into; one, where both options name the same."""
-    from fusion_diff.commands.outputs import Output, same_file
+def _policy(file: Path | None, alpha: float | None) -> tuple[Policy, float]:
+    """Return what is asked of verdicts, and the error rate they are made for."""
+    from fusion_diff.inspection.policy import Policy, read_policy
 
-    records = [] if json is None else [Output("--json", json, in_place=True)]
-    if report is not None:
-        file = report / "inspections.jsonl"
-        if json is None or not same_file(json, file):
-            records.append(Output("--report", file, in_place=True))
-    return records
+    asked = Policy() if file is None else read_policy(file)
+    if alpha is not None and asked.alpha is not None and alpha != asked.alpha:
+        raise typer.BadParameter(f"--alpha is {alpha:g}, and the policy asks for {asked.alpha:g}; leave --alpha out")
+    return asked, alpha or asked.alpha or 0.1
 
 
-def _others(record: Path | None, report: Path | None, pages: Mapping[str, Path | None]) -> list[Output]:
-    """The files that are written besides."""
-    from fusion_diff.commands.outputs import Output
+def _load(
+    name: str, device: str, trusted_keys: Sequence[Path], purify: bool, detect_attacks: bool
+) -> tuple[Inspector, Mapping[str, str | None]]:
+    """Load the model, whole or exported, and put its defences around it; return it and what the ledger knows it by."""
+    from fusion_diff.edge.session import is_exported
+    from fusion_diff.inspection.run import load_inspector
+    from fusion_diff.trust.identity import identity
+    from fusion_diff.trust.purification import Defended
 
-    others = [Output(option, file) for option, file in pages.items() if file is not None]
-    if report is not None:
-        others.append(Output("--report", report / "index.html"))
-    if record is not None:
-        head = Output("--record", record.with_name(f"{record.name}.head"))
-        others += [Output("--record", record, in_place=True), head]
-    return others
+    if not (purify or detect_attacks):
+        inspector = load_inspector(name, device, trusted_keys)
+        return inspector, identity(inspector)
+    if is_exported(name):
+        raise typer.BadParameter("--purify and --detect-attacks need the model itself; this one is exported")
+    model = load_model(name, device, trusted_keys)
+    return Defended(model, purify, detect_attacks), identity(model)
+
+
+def _inspect(
+    inspector: Inspector,
+    names: Mapping[str, str | None],
+    files: Sequence[Path],
+    outputs: _Outputs,
+    *,
+    alpha: float,
+    pixel_size: float | None,
+    signed_sha256: Callable[[Path], str] | None,
+) -> tuple[list[Outcome], list[str]]:
+    """Inspect with a progress bar, keeping each verdict as soon as it is known; return them, and say where they are."""
+    from contextlib import ExitStack
+
+    from fusion_diff.commands.terminal import progress_bar
+    from fusion_diff.inspection.record import RecordWriter
+    from fusion_diff.inspection.run import inspect_paths
+    from fusion_diff.inspection.verdict import verdict
+    from fusion_diff.printable import printable
+    from fusion_diff.trust.ledger import Ledger
+
+    outcomes = []
+    with ExitStack() as stack:
+        writers = [stack.enter_context(RecordWriter(each.file)) for each in outputs.records]
+        ledger = stack.enter_context(Ledger(outputs.record)) if outputs.record else None
+        advance = stack.enter_context(progress_bar("Inspecting"))
+        try:
+            for outcome in inspect_paths(
+                inspector,
+                files,
+                alpha=alpha,
+                pixel_size_um=pixel_size,
+                signed_sha256=signed_sha256,
+                progress=advance,
+                thumbnails=outputs.report is not None,
+            ):
+                outcomes.append(outcome)
+                for writer in writers:
+                    writer.write(outcome)
+                if ledger is not None:
+                    ledger.append(verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=names))
+        except KeyboardInterrupt:
+            stack.close()  # the bar first, which would be drawn over what is said
+            kept = [printable(each) for each in (*(each.file for each in outputs.records), outputs.record) if each]
+            typer.echo(
+                f"{len(outcomes)} of {len(files)} micrographs were inspected; "
+                + (f"their verdicts are kept in {' and '.join(kept)}" if kept else "nothing of it is kept"),
+                err=True,
+            )
+            raise
+    said = [f"Records: {each.file}" for each in outputs.records]
+    if ledger is not None:
+        said.append(f"Ledger: {outputs.record}, whose head is now {ledger.head}")
+    return outcomes, said
+
+
+@dataclass(frozen=True)
+class _Outputs:
+    """The files that the options ask for."""
+
+    json: Path | None
+    report: Path | None
+    record: Path | None
+    junit: Path | None
+    sarif: Path | None
+    markdown: Path | None
+
+    @property
+    def records(self) -> list[Output]:
+        """The files that a line a micrograph goes into; one, where both options name the same."""
+        from fusion_diff.commands.outputs import Output, same_file
+
+        records = [] if self.json is None else [Output("--json", self.json, in_place=True)]
+        if self.report is not None:
+            file = self.report / "inspections.jsonl"
+            if self.json is None or not same_file(self.json, file):
+                records.append(Output("--report", file, in_place=True))
+        return records
+
+    def check(self, inputs: Iterable[Path], model: str) -> None:
+        """Do nothing where all can be written and none overwrites what is asked about; see `check_outputs`."""
+        from fusion_diff.commands.outputs import Output, check_outputs
+
+        pages = {"--junit": self.junit, "--sarif": self.sarif, "--markdown": self.markdown}
+        others = [Output(option, file) for option, file in pages.items() if file is not None]
+        if self.report is not None:
+            others.append(Output("--report", self.report / "index.html"))
+        if self.record is not None:
+            head = Output("--record", self.record.with_name(f"{self.record.name}.head"))
+            others += [Output("--record", self.record, in_place=True), head]
+        check_outputs([*self.records, *others], inputs, model)
+
+    def pages(
+        self, outcomes: Sequence[Outcome], rulings: Sequence[Ruling]
+    ) -> list[tuple[str, Path, Callable[[Path], Path]]]:
+        """Return what is written when all is inspected: its name, where, and what writes it."""
+        from fusion_diff.inspection.junit import write_junit
+        from fusion_diff.inspection.markdown import write_markdown
+        from fusion_diff.inspection.report import write_report
+        from fusion_diff.inspection.sarif import write_sarif
+
+        pages = (
+            ("JUnit", self.junit, partial(write_junit, rulings)),
+            ("SARIF", self.sarif, partial(write_sarif, rulings)),
+            ("Summary", self.markdown, partial(write_markdown, rulings)),
+            ("Report", self.report, partial(write_report, outcomes)),
+        )
+        return [(what, file, write) for what, file, write in pages if file is not None]
