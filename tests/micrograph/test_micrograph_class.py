@@ -122,6 +122,20 @@ def test_a_single_differing_pixel_in_the_last_band_is_contrast(monkeypatch):
 def test_a_pixel_size_that_is_not_a_positive_number_is_refused(size):
     with pytest.raises(MicrographError, match="pixel_size_um"):
         Micrograph.from_array(ramp(), pixel_size_um=size)
+    with pytest.raises(MicrographError, match="x: pixel_size_um"):
+        Micrograph(ramp(), "x", "0" * 64, pixel_size_um=size)
+
+
+def test_rows_of_uneven_length_are_refused():
+    with pytest.raises(MicrographError, match=r"odd: its pixels are no array .*; give each row"):
+        Micrograph.from_array([[1, 2], [3]], name="odd")
+
+
+def test_values_that_are_masked_are_refused_and_a_mask_of_none_is_not():
+    levels = np.ma.masked_less(ramp(), 7)
+    with pytest.raises(MicrographError, match="holey: 7 of its values are masked; fill them"):
+        Micrograph.from_array(levels, name="holey")
+    np.testing.assert_array_equal(Micrograph.from_array(np.ma.array(ramp())).pixels, ramp())
 
 
 def test_the_digest_of_an_array_is_that_of_its_bytes():

@@ -1,7 +1,10 @@
 import hashlib
+import io
 import mmap
+import struct
 import tempfile
 import tracemalloc
+import zlib
 
 import imagecodecs
 import numpy as np
@@ -85,6 +88,21 @@ def test_a_large_png_is_decoded_to_a_temporary_file(tmp_path, monkeypatch, chann
     np.testing.assert_array_equal(micrograph.pixels, levels[..., 0] if channels < 3 else levels[..., :3])
 
 
+@pytest.mark.parametrize("key", [(5,), (5, 6, 7), (5, 6)], ids=["grey", "colour", "of a wrong length"])
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_a_large_png_of_which_one_colour_is_transparent_is_read_as_it_is(tmp_path, monkeypatch, key, dtype):
+    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1000)
+    levels = np.random.default_rng(0).integers(0, 10, (90, 80, 3), dtype=dtype)
+    levels = levels[..., 0].copy() if len(key) == 1 else levels
+    plain = imagecodecs.png_encode(levels)
+    body = b"tRNS" + struct.pack(f">{len(key)}H", *key)
+    chunk = struct.pack(">I", 2 * len(key)) + body + struct.pack(">I", zlib.crc32(body))
+    (tmp_path / "image.png").write_bytes(plain[:33] + chunk + plain[33:])
+    micrograph = load_microstructure_data(tmp_path / "image.png")
+    assert file_behind(micrograph.levels) is not None
+    np.testing.assert_array_equal(micrograph.pixels, levels)
+
+
 @pytest.mark.parametrize("options", [{}, {"byteorder": ">"}, {"planarconfig": "separate"}, {"tile": (16, 16)}])
 def test_a_mapped_file_gives_the_same_micrograph_as_one_in_memory(tmp_path, monkeypatch, options):
     shape = (3, 64, 80) if "planarconfig" in options else (64, 80, 3)
@@ -109,20 +127,19 @@ def test_every_page_of_a_mapped_stack_is_that_page(tmp_path, monkeypatch):
         np.testing.assert_array_equal(micrograph.pixels, stack[page])
 
 
-def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch):
-    import fusion_diff.micrograph.reading as reading
-
-    monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
+@pytest.mark.parametrize("most_in_memory", [0, 2**20])
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, most_in_memory):
+    monkeypatch.setattr(source, "WHOLE_FILE_BYTES", most_in_memory)
     path = tmp_path / "image.tif"
     tifffile.imwrite(path, np.random.default_rng(0).integers(0, 255, (64, 64), dtype=np.uint8))
-    original = reading.read_tiff
+    opened = source._open_regular
 
-    def meddle(*arguments):
-        with path.open("ab") as file:
-            file.write(b"more")
-        return original(*arguments)
+    def growing(*arguments):
+        file = opened(*arguments)
+        file.read = lambda size: path.open("ab").write(b"more") and type(file).read(file, size)
+        return file
 
-    monkeypatch.setattr(reading, "read_tiff", meddle)
+    monkeypatch.setattr(source, "_open_regular", growing)
     with pytest.raises(MicrographError, match="changed while it was being read"):
         load_microstructure_data(path)
 
@@ -168,20 +185,26 @@ def test_a_large_array_is_looked_through_in_bands(monkeypatch):
     np.testing.assert_array_equal(Micrograph.from_array(levels).pixels, levels.astype(np.float32))
 
 
-def test_a_signed_capture_is_read_from_a_copy_that_nobody_can_change(tmp_path, monkeypatch):
+@pytest.mark.parametrize("options", [{}, {"compression": "zlib"}, {"photometric": "miniswhite"}])
+@pytest.mark.parametrize("signed", [False, True])
+def test_a_micrograph_is_independent_of_its_file_once_it_is_read(tmp_path, monkeypatch, options, signed):
     monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
     file = tmp_path / "image.tif"
     levels = np.random.default_rng(0).integers(1, 256, (64, 80), dtype=np.uint8)
-    tifffile.imwrite(file, levels)
-    signed = hashlib.sha256(file.read_bytes()).hexdigest()
-    micrograph = load_microstructure_data(file, sha256=signed)
+    tifffile.imwrite(file, levels, **options)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    micrograph = load_microstructure_data(file, sha256=digest if signed else None)
+    seen = micrograph.window(0, 0, 64, 80)
     with file.open("r+b") as stream:  # in place, as one who may write there could
         stream.write(bytes(file.stat().st_size))
-    np.testing.assert_array_equal(micrograph.window(0, 0, 64, 80), levels)
-    assert micrograph.sha256 == signed
+    np.testing.assert_array_equal(micrograph.window(0, 0, 64, 80), seen)
+    with file.open("r+b") as stream:  # the end of a file that is mapped must not go, or the process does
+        stream.truncate(10)
+    np.testing.assert_array_equal(micrograph.window(0, 0, 64, 80), seen)
+    assert micrograph.sha256 == digest
 
 
-def test_no_room_for_the_copy_of_a_signed_capture_is_told_with_the_cure(tmp_path, monkeypatch):
+def test_no_room_for_the_copy_of_a_large_file_is_told_with_the_cure(tmp_path, monkeypatch):
     def full(*arguments):
         raise OSError(28, "No space left on device")
 
@@ -189,5 +212,17 @@ def test_no_room_for_the_copy_of_a_signed_capture_is_told_with_the_cure(tmp_path
     monkeypatch.setattr(storage, "_reserve", full)
     file = tmp_path / "image.tif"
     tifffile.imwrite(file, np.zeros((64, 80), dtype=np.uint8))
-    with pytest.raises(MicrographError, match=r"copy in .*TMPDIR"):
-        load_microstructure_data(file, sha256=hashlib.sha256(file.read_bytes()).hexdigest())
+    with pytest.raises(MicrographError, match=r"copy of .*image\.tif in .*TMPDIR"):
+        load_microstructure_data(file)
+
+
+def test_a_disk_that_fills_up_while_a_file_is_copied_is_told_with_the_cure(monkeypatch):
+    class Full(io.BytesIO):
+        def write(self, data):
+            raise OSError(28, "No space left on device")
+
+    copy = Full()
+    monkeypatch.setattr(storage, "_reserved", lambda size: copy)
+    with pytest.raises(MicrographError, match=r"no room for 5 bytes of a copy in .*TMPDIR"):
+        storage.copied(io.BytesIO(b"bytes"), 5, "a copy")
+    assert copy.closed

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING, BinaryIO
 
 from fusion_diff.micrograph.limits import refusal, truncated
@@ -83,7 +84,7 @@ def page_offset(name: str, handle: BinaryIO, size: int, page: int) -> int:
         MicrographError: the header or a directory is damaged or cut off, or there is no such page.
     """
     layout, offset = _header(name, handle)
-    found = _chain(name, handle, size, layout, offset)
+    found = list(islice(_chain(name, handle, size, layout, offset), min(page, MAX_PAGES) + 1))
     if page >= len(found):
         pages = "1 page" if len(found) == 1 else f"{len(found):,} pages"
         raise refusal(name, f"it has {pages}, so there is no page {page}", f"choose a page from 0 to {len(found) - 1}")
@@ -135,22 +136,20 @@ def _told(handle: BinaryIO, size: int, layout: _Layout, data: bytes) -> Director
     return Directory(numbers, text)
 
 
-def _chain(name: str, handle: BinaryIO, size: int, layout: _Layout, offset: int) -> list[int]:
+def _chain(name: str, handle: BinaryIO, size: int, layout: _Layout, offset: int) -> Iterator[int]:
     """Follow the directories from the first one; one that loops or runs out of the file ends the chain before it."""
     if not 8 <= offset < size:
         raise truncated(name, f"its first directory should be at byte {offset:,} of {size:,}")
-    found: list[int] = []
     seen: set[int] = set()
-    while 0 < offset < size and offset not in seen and len(found) < MAX_PAGES:
-        seen.add(offset)
+    while 0 < offset < size and offset not in seen and len(seen) < MAX_PAGES:
         following = _next_offset(handle, layout, offset)
         if following is None:
+            if not seen:
+                raise truncated(name, "its first directory is cut off or damaged")
             break
-        found.append(offset)
+        seen.add(offset)
+        yield offset
         offset = following
-    if not found:
-        raise truncated(name, "its first directory is cut off or damaged")
-    return found
 
 
 def _header(name: str, handle: BinaryIO) -> tuple[_Layout, int]:

@@ -83,18 +83,29 @@ def from_dots(dots: Any) -> Calibration:
         return Calibration()
 
 
-def from_png(data: bytes | mmap.mmap) -> Calibration:
-    """Return the calibration in the pHYs chunk of a PNG, given the file's bytes."""
+def png_chunk(data: bytes | mmap.mmap, kind: bytes) -> bytes:
+    """Return what the first chunk of a kind holds in a PNG, given the file's bytes; nothing where none is found.
+
+    Only chunks before the pixels are looked at.
+    """
     position = 8
     while position + 8 <= min(len(data), _METADATA_BYTES):  # farther in, a chain of empty chunks would take minutes
-        length, kind = struct.unpack_from(">I4s", data, position)
-        if kind == b"pHYs" and position + 17 <= len(data):
-            x, y, unit = struct.unpack_from(">IIB", data, position + 8)
-            if unit == 1 and x and y:  # pixels per metre
-                return Calibration(pixel_size_um=_unless_print(square_pixel(1e6 / x, 1e6 / y)))
-        if kind in (b"pHYs", b"IDAT"):
+        length, found = struct.unpack_from(">I4s", data, position)
+        if found == kind:
+            return data[position + 8 : position + 8 + min(length, _METADATA_BYTES)]
+        if found == b"IDAT":
             break
         position += length + 12
+    return b""
+
+
+def from_png(data: bytes | mmap.mmap) -> Calibration:
+    """Return the calibration in the pHYs chunk of a PNG, given the file's bytes."""
+    chunk = png_chunk(data, b"pHYs")
+    if len(chunk) >= 9:
+        x, y, unit = struct.unpack_from(">IIB", chunk)
+        if unit == 1 and x and y:  # pixels per metre
+            return Calibration(pixel_size_um=_unless_print(square_pixel(1e6 / x, 1e6 / y)))
     return Calibration()
 
 

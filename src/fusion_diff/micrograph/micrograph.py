@@ -33,7 +33,7 @@ class Micrograph:
     """An image with its pixel size and source; immutable.
 
     Read one with `load_microstructure_data` or make one with `from_array`. The pixels stay in their stored dtype, and
-    in the file where they are mapped from it; `window` converts no more than it is asked for.
+    many of them in a temporary file of its own; `window` converts no more than it is asked for.
 
     Attributes:
         levels: the stored levels, (H, W) or (H, W, 3), read-only: integer or floating, at the file's full depth.
@@ -46,7 +46,7 @@ class Micrograph:
 
     Raises:
         MicrographError: when made with pixels that are not finite, without contrast, too small, or neither grey nor
-            colour.
+            colour, or with a pixel size that is not a positive number.
     """
 
     levels: NDArray[Any]
@@ -68,6 +68,7 @@ class Micrograph:
                 f"its pixels have shape {levels.shape}, neither (height, width) nor (height, width, 3)",
                 "pass one grey or colour image",
             )
+        object.__setattr__(self, "pixel_size_um", _checked_pixel_size(self.name, self.pixel_size_um))
         check_sides(self.name, self.width, self.height)
         _check_values(self.name, levels)
 
@@ -88,11 +89,17 @@ class Micrograph:
 
         Raises:
             MicrographError: the pixels are not finite, have no contrast, are too small, have other channels, other
-                colours or another dtype; or the pixel size is not a positive number.
+                colours or another dtype, are masked or of uneven rows; or the pixel size is not a positive number.
         """
         name = printable(name) if name else "array"
         _check_mode(name, pixels)
-        array = np.asarray(pixels)
+        try:
+            array = np.asarray(pixels)
+        except (TypeError, ValueError) as error:
+            raise refusal(
+                name, f"its pixels are no array ({printable(error, 200)})", "give each row as many values as the others"
+            ) from error
+        _check_unmasked(name, pixels)
         if array.dtype.kind not in "biuf":
             cure = (
                 "pass its magnitude" if array.dtype.kind == "c" else "convert it to integers or floating-point numbers"
@@ -110,7 +117,7 @@ class Micrograph:
         levels = array.astype(np.uint8) if array.dtype == np.bool_ else array
         if levels.ndim == 3:
             levels = levels[..., 0] if levels.shape[2] == 1 else levels[..., :3]
-        return cls(levels, name, digest, pixel_size_um=checked_pixel_size(name, pixel_size_um))
+        return cls(levels, name, digest, pixel_size_um=pixel_size_um)
 
     @property
     def height(self) -> int:
@@ -215,7 +222,7 @@ def expect_micrograph(sample: object) -> None:
         )
 
 
-def checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
+def _checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
     """Return a pixel size given by hand as a float, or None.
 
     Raises:
@@ -256,6 +263,17 @@ def _check_mode(name: str, pixels: object) -> None:
             name,
             f"its pixels are of mode {mode}, {said}",
             'read the file with load_microstructure_data, or convert the image first, with convert("RGB")',
+        )
+
+
+def _check_unmasked(name: str, pixels: object) -> None:
+    """Refuse a masked array of which values are masked: what lies beneath the mask was not measured."""
+    masked = np.count_nonzero(pixels.mask) if isinstance(pixels, np.ma.MaskedArray) else 0
+    if masked:
+        raise refusal(
+            name,
+            f"{masked:,} of its values are masked",
+            "fill them, with filled(), or crop the image to where it is valid",
         )
 
 

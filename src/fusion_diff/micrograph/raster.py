@@ -10,7 +10,7 @@ import numpy as np
 from fusion_diff.micrograph import storage
 from fusion_diff.micrograph.codestream import check_scans
 from fusion_diff.micrograph.limits import check_claim, check_decoded, check_expansion, refusal, truncated
-from fusion_diff.micrograph.metadata import Calibration, from_dots, from_png, instrument_name
+from fusion_diff.micrograph.metadata import Calibration, from_dots, from_png, instrument_name, png_chunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type: grey, RGB, palette, grey + alpha, RGB + alpha
 _PNG_PALETTE = 3
+_PNG_KEYED = (0, 2)  # colour types one colour of which may be transparent
 _DEFLATE_EXPANSION = 1032
 _JPEG_EXPANSION = 4096  # a progressive scan spends at least one bit on a block of 64, in each of three channels
 _BMP_RUN_EXPANSION = 128
@@ -53,6 +54,8 @@ def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration
     if colour == _PNG_PALETTE:
         check_decoded(source.name, width * height, _PALETTE_BYTES)
     if width * height * channels > storage.IN_MEMORY_PIXELS and colour != _PNG_PALETTE:
+        if colour in _PNG_KEYED and len(png_chunk(data, b"tRNS")) == 2 * channels:
+            channels += 1  # one colour is transparent, of which the decoder makes an alpha channel
         shape = (height, width) if channels == 1 else (height, width, channels)
         levels = imagecodecs.png_decode(data, out=storage.allocate(shape, np.uint16 if depth == 16 else np.uint8))
     else:

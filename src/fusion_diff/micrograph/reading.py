@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_diff.errors import MicrographError, TrustError
 from fusion_diff.micrograph.databar import data_bar_rows
 from fusion_diff.micrograph.limits import MAX_PIXELS, refusal
-from fusion_diff.micrograph.micrograph import Micrograph, checked_page, checked_pixel_size
+from fusion_diff.micrograph.micrograph import Micrograph, checked_page
 from fusion_diff.micrograph.raster import read_bmp, read_jpeg, read_png
 from fusion_diff.micrograph.source import Source, open_source
 from fusion_diff.micrograph.stack import images_alike
@@ -61,7 +61,8 @@ def load_microstructure_data(
 
     The content decides the format, not the suffix. The bit depth is kept. Grey and colour are read; alpha is dropped;
     a palette becomes its colours; a MinIsWhite TIFF is inverted, so that high is bright. An orientation in the file is
-    not applied. Large TIFFs are mapped into memory or decoded to a temporary file (in TMPDIR), and not loaded whole.
+    not applied. The micrograph is independent of the file: one of more than 32 MiB is copied to a temporary file (in
+    TMPDIR), from which a large uncompressed TIFF is mapped into memory; other large images are decoded to another.
 
     Args:
         path: the file.
@@ -83,11 +84,10 @@ def load_microstructure_data(
             colour; or an argument is out of range. The message names the file and the cure.
         TrustError: the bytes do not have the digest `sha256`.
     """
-    with open_source(path, copied=sha256 is not None) as source:
+    with open_source(path) as source:
         if sha256 is not None and source.sha256 != sha256:
             raise TrustError(f"{source.name}: altered since it was signed; restore it from its source")
         index = 0 if page is None else checked_page(source.name, page)
-        given_size = checked_pixel_size(source.name, pixel_size_um)
         levels, calibration = read_levels(source, index, max_pixels)
         alike = images_alike(source) if page is None and _is_tiff(source) else 1
         if alike > 1:
@@ -96,14 +96,13 @@ def load_microstructure_data(
                 "files, or choose one with load_microstructure_data(path, page=0)",
                 stacklevel=2,
             )
-        # Memory is only mapped so far: a large file is read by what follows, hence inside the block.
         rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
         return Micrograph(
             levels=levels[: levels.shape[0] - rows],
             name=source.name,
             sha256=source.sha256,
             source=source.path,
-            pixel_size_um=calibration.pixel_size_um if given_size is None else given_size,
+            pixel_size_um=calibration.pixel_size_um if pixel_size_um is None else pixel_size_um,
             instrument=calibration.instrument,
             data_bar_px=rows,
         )

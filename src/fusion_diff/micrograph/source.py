@@ -14,29 +14,26 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph.limits import refusal
-from fusion_diff.micrograph.storage import temporary
+from fusion_diff.micrograph.storage import copied
 from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WHOLE_FILE_BYTES = 2**25
-"""Files up to this size (32 MiB) are read once into memory; larger ones stay open and may be memory-mapped."""
-
-_CHUNK_BYTES = 2**22
+"""Files up to this size (32 MiB) are read once into memory; larger ones into a temporary file."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """An open file.
+    """A file's bytes as they were when it was read: a copy, which nobody can change while pixels are decoded or judged.
 
     Attributes:
         path: where it is.
         name: what to call it in errors.
         size: its length in bytes.
         sha256: the digest of its bytes, in hexadecimal.
-        handle: seekable; in memory when the file is small, so that nobody can change it between hashing and decoding;
-            of a large one the file itself, or a copy of it.
+        handle: the bytes, seekable: in memory when there are few, else in an unnamed temporary file.
     """
 
     path: Path
@@ -57,16 +54,14 @@ class Source:
 
 
 @contextlib.contextmanager
-def open_source(path: str | os.PathLike[str], *, copied: bool = False) -> Iterator[Source]:
-    """Open a regular file for reading pixels, hashing it on the way.
+def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
+    """Read a regular file for its pixels, hashing it on the way.
 
     Args:
         path: the file.
-        copied: read a large file from a private copy of the very bytes that were hashed, which nobody can change as
-            long as anything of it is still mapped into memory.
 
     Yields:
-        The open source; its handle is closed on leaving.
+        Its bytes; the handle is closed on leaving, and what was mapped of it into memory stays.
 
     Raises:
         MicrographError: there is no such file, it is a folder or a device, it is empty, it may not be read, it was
@@ -78,32 +73,19 @@ def open_source(path: str | os.PathLike[str], *, copied: bool = False) -> Iterat
         raise MicrographError(f"a micrograph is read from a path, not from {type(path).__name__}") from error
     name = printable(location)
     try:
-        file = _open_regular(location, name)
+        with _open_regular(location, name) as file:
+            source = _read(location, name, file)
+    except MicrographError:
+        raise
     except (OSError, ValueError) as error:
         raise _unreadable(name, error, location) from error
-    with file:
-        before = os.fstat(file.fileno())
-        if before.st_size == 0:
-            raise refusal(name, "the file is empty", "copy or export it again from the instrument")
-        try:
-            source = _hashed(location, file, before.st_size, copied=copied)
-        except OSError as error:
-            raise _unreadable(name, error) from error
-        try:
-            yield source
-        finally:
-            if copied:
-                source.handle.close()
-        after = os.fstat(file.fileno())
-        if source.handle is file and (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
-            raise refusal(name, "the file changed while it was being read", "wait until it is written, then retry")
+    with source.handle:
+        yield source
 
 
-def _unreadable(name: str, error: Exception, location: Path | None = None) -> MicrographError:
-    if isinstance(error, MicrographError):
-        return error
+def _unreadable(name: str, error: Exception, location: Path) -> MicrographError:
     if isinstance(error, FileNotFoundError):
-        if location is not None and location.is_symlink():
+        if location.is_symlink():
             return refusal(name, "this is a link whose target does not exist", "restore the target or remove the link")
         return refusal(name, "there is no such file", "check the path")
     reason = (
@@ -121,14 +103,18 @@ def _open_regular(location: Path, name: str) -> BinaryIO:
     return location.open("rb")
 
 
-def _hashed(location: Path, file: BinaryIO, size: int, *, copied: bool) -> Source:
-    if size <= WHOLE_FILE_BYTES:
-        content = file.read()
-        return Source(location, len(content), hashlib.sha256(content).hexdigest(), io.BytesIO(content))
-    digest = hashlib.sha256()
-    copy = temporary(size, "a signed file's copy") if copied else None
-    while chunk := file.read(_CHUNK_BYTES):
-        digest.update(chunk)
-        if copy is not None:
-            copy.write(chunk)
-    return Source(location, size, digest.hexdigest(), file if copy is None else copy)
+def _read(location: Path, name: str, file: BinaryIO) -> Source:
+    before = os.fstat(file.fileno())
+    if before.st_size == 0:
+        raise refusal(name, "the file is empty", "copy or export it again from the instrument")
+    if before.st_size <= WHOLE_FILE_BYTES:
+        content = file.read(before.st_size)
+        handle: BinaryIO = io.BytesIO(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+    else:
+        handle, sha256 = copied(file, before.st_size, f"a copy of {name}")
+    after = os.fstat(file.fileno())
+    if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
+        handle.close()
+        raise refusal(name, "the file changed while it was being read", "wait until it is written, then retry")
+    return Source(location, before.st_size, sha256, handle)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import math
 import mmap
 import os
@@ -25,8 +26,8 @@ IN_MEMORY_PIXELS = 2**26
 BAND_PIXELS = 2**22
 """Whole-image passes work on bands of rows of about this many values."""
 
-
 _SAMPLED_ROWS = 32
+_CHUNK_BYTES = 2**22
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
@@ -43,18 +44,34 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         return np.memmap(file, dtype, mode="r+", shape=shape)
 
 
-def temporary(size: int, content: str) -> BinaryIO:
-    """Return an unnamed temporary file of `size` bytes, whose space is taken.
+def copied(file: BinaryIO, size: int, content: str) -> tuple[BinaryIO, str]:
+    """Copy the next `size` bytes of a file, or those that are left of it, to an unnamed temporary file.
 
     Args:
-        size: its length.
-        content: what it is for, as an error calls it.
+        file: where the bytes come from.
+        size: their number.
+        content: what they are, as an error calls them.
+
+    Returns:
+        The temporary file, and the sha256 of the bytes in hexadecimal.
 
     Raises:
         MicrographError: the temporary folder lacks the space.
+        OSError: the file cannot be read.
     """
     with _room(size, content):
-        return _reserved(size)
+        copy = _reserved(size)
+    digest = hashlib.sha256()
+    try:
+        while chunk := file.read(min(size - copy.tell(), _CHUNK_BYTES)):
+            digest.update(chunk)
+            with _room(size, content):  # not everywhere can it be taken beforehand
+                copy.write(chunk)
+                copy.flush()
+    except BaseException:
+        copy.close()
+        raise
+    return copy, digest.hexdigest()
 
 
 @contextlib.contextmanager

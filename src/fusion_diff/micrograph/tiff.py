@@ -52,7 +52,7 @@ def read_tiff(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any],
         max_pixels: most pixels to accept.
 
     Returns:
-        The stored levels, (H, W) or (H, W, 3): mapped from the file itself where the file is large, uncompressed and
+        The stored levels, (H, W) or (H, W, 3): mapped from the source's copy where the file is large, uncompressed and
         contiguous, mapped from a temporary file where the decoded image is large, else in memory. And what the
         metadata say.
 
