@@ -151,6 +151,11 @@ def test_without_references_nothing_is_certified(model: DiffusionModel) -> None:
         certify(model, Micrograph.from_array(np.random.default_rng(0).random((224, 224))))
 
 
+def test_an_array_is_no_micrograph_to_certify(embedded: DiffusionModel) -> None:
+    with pytest.raises(MicrographError, match="expected a Micrograph, got ndarray"):
+        certify(embedded, np.zeros((224, 224)))
+
+
 def test_a_built_in_sample_is_certified_alike_twice(embedded: DiffusionModel) -> None:
     drawn, labels = builtin_samples(1)
     cracked = Micrograph.from_array(drawn[labels.index("counterfeit")].pixels)

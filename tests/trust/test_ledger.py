@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -415,6 +416,27 @@ def test_a_disk_too_full_for_the_head_leaves_the_ledger_as_it_was(file, monkeypa
     with Ledger(file) as ledger:
         ledger.append({"decision": "authentic"})
     assert check(file).intact
+
+
+def test_threads_that_share_a_ledger_do_not_write_into_one_another(tmp_path):
+    refused, together = [], threading.Barrier(4)
+    with Ledger(tmp_path / "shared.jsonl") as ledger:
+
+        def add():
+            together.wait()
+            for _ in range(25):
+                try:
+                    ledger.append({"decision": "authentic"})
+                except TrustError as error:
+                    refused.append(error)
+
+        threads = [threading.Thread(target=add) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    report = check(tmp_path / "shared.jsonl")
+    assert (refused, report.breaks, report.lines) == ([], (), 101)
 
 
 def test_decisions_without_end_are_counted_as_one_kind(tmp_path):

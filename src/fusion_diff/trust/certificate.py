@@ -19,6 +19,7 @@ import torch
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import Micrograph
+from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import perceive
 from fusion_diff.reading import Reading
@@ -100,13 +101,14 @@ def certify(
         samples: noisy copies to score, at least 10; each takes as long as an inspection with purification.
         confidence: probability that the certificate holds, in (0, 1).
         seed: what the noise is drawn from. To whoever may choose the micrograph it should not be known beforehand.
-        progress: called with copies scored and their number.
+        progress: called as `progress(done, total)` after each copy is scored.
 
     Raises:
         EnrolmentError: no references are enrolled.
-        MicrographError: it takes more tiles.
+        MicrographError: it takes more tiles, or is something else than a micrograph.
         ValueError: an argument is out of range.
     """
+    expect_micrograph(micrograph)
     enrolment = model._enrolled(None)
     verifier, needed = enrolment.verifier, enrolment.verifier.needs_residual
     pixels = working_pixels(micrograph, model.encoder.tile)
@@ -144,7 +146,7 @@ def smooth(
         samples: noisy copies to ask about.
         confidence: probability that the certificate holds.
         seed: what the noise is drawn from.
-        progress: called with copies asked about and their number.
+        progress: called as `progress(done, total)` after each copy is asked about.
 
     Raises:
         ValueError: an argument is out of range.

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import secrets
+import threading
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -126,7 +127,7 @@ def read_head(path: Path) -> dict[str, Any] | None:
 class Ledger:
     """Adds lines to a ledger, each on disk before `append` returns. Use as a context manager.
 
-    Several processes may add to one file: each line is added under an exclusive lock, where the system has one.
+    Several threads may add to one ledger, and several processes to one file, where the system has exclusive locks.
 
     Raises:
         TrustError: the file is no ledger, its last line is torn or not that of the head, or it was replaced.
@@ -136,6 +137,7 @@ class Ledger:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open a ledger and check its end, or start one with a header."""
         self.path = Path(path)
+        self._adding = threading.Lock()  # the file's lock belongs to the open file, which threads share
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         self._end = -1  # size of the file after the last line that is known here
@@ -161,7 +163,7 @@ class Ledger:
         Args:
             record: JSON-ready values; `verdict` makes them of an outcome.
         """
-        with locked(self._file):
+        with self._adding, locked(self._file):
             self._catch_up()
             return self._write(record)
 

@@ -89,7 +89,7 @@ def audit_references(
     Args:
         model: whose encoder looks at the references.
         references: the set, as it would be enrolled.
-        progress: called with references encoded and their number.
+        progress: called as `progress(done, total)` after each reference is encoded.
 
     Raises:
         EnrolmentError: the references do not allow any verdict.
