@@ -1,27 +1,36 @@
 """Starts a container: the model is verified, and only then the command runs, in the place of this process.
 
     start.py [--keys DIR] [--golden DIR] COMMAND…     fusion-diff COMMAND… once the model is what it has to be
-    start.py healthy                                  0 where the service of this container answers
+    start.py healthy                                  0 unless this container serves and does not answer
 
 The model is the one that the command names with --model, or else FUSION_DIFF_MODEL's, or the embedded one. Every file
 of it is compared with its manifest; with --keys it has to be signed with one of DIR/*.pub; with --golden it has to give
-the scores of that golden set, see `fusion-diff verify-model`. No shell is needed.
+the scores of that golden set, see `fusion-diff verify-model`. {model} in the command's words becomes the beginning of
+the model's digest, for the --out of batches: one output takes the rows of one model. No shell is needed.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import tempfile
 from pathlib import Path
 from urllib.request import urlopen
 
 FAILED = 3
+DIGITS = 16
+"""Of a model's sha256 in hexadecimal, those that stand for {model}."""
+PORT_FILE = Path(tempfile.gettempdir()) / "fusion-diff-port"
+"""Where the service of this container listens; there is no such file where another command runs."""
 USAGE = "start.py [--keys DIR] [--golden DIR] COMMAND…"
 
 
 def healthy() -> int:
-    """Ask the service of this container whether it answers."""
-    port = os.environ.get("FUSION_DIFF_PORT", "8000")
+    """Ask the service of this container, if that is what runs in it, whether it answers."""
+    try:
+        port = PORT_FILE.read_text(encoding="ascii")
+    except FileNotFoundError:
+        return 0
     try:
         with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=4) as response:
             return 0 if response.status == 200 else 1
@@ -29,20 +38,18 @@ def healthy() -> int:
         return 1
 
 
-def named_model(words: list[str]) -> str:
-    """Return the model that a command line is about."""
-    from fusion_diff.checkpoint import EMBEDDED
-
+def named(words: list[str], option: str, setting: str, default: str) -> str:
+    """Return what a command line gives an option; or else the environment, or what holds if neither does."""
     for index, word in enumerate(words):
-        if word == "--model" and index + 1 < len(words):
+        if word == option and index + 1 < len(words):
             return words[index + 1]
-        if word.startswith("--model="):
-            return word.removeprefix("--model=")
-    return os.environ.get("FUSION_DIFF_MODEL") or EMBEDDED
+        if word.startswith(f"{option}="):
+            return word.removeprefix(f"{option}=")
+    return os.environ.get(setting) or default
 
 
-def verify_model(model: str, keys: Path | None, golden: Path | None) -> None:
-    """Say that the model is what it has to be.
+def verify_model(model: str, keys: Path | None, golden: Path | None) -> str:
+    """Say that the model is what it has to be, and return its sha256.
 
     Raises:
         FusionDiffError: it is not.
@@ -59,12 +66,14 @@ def verify_model(model: str, keys: Path | None, golden: Path | None) -> None:
         if not trusted:
             raise TrustError(f"{keys}: there is no public key *.pub; put the keys to trust there, or leave --keys out")
         verify_signature(folder, trusted)
-    print(f"Verified: {folder}, sha256 {verify(folder)}", file=sys.stderr, flush=True)
+    sha256 = verify(folder)
+    print(f"Verified: {folder}, sha256 {sha256}", file=sys.stderr, flush=True)
     if golden is not None:
         from fusion_diff.cli import main as cli
 
         if cli(["verify-model", str(folder), "--golden", str(golden)]) != 0:
             raise TrustError(f"{golden}: the model does not give the scores of this golden set; see above")
+    return sha256
 
 
 def main(words: list[str]) -> int:
@@ -78,13 +87,18 @@ def main(words: list[str]) -> int:
     if not words or words[0].startswith("-"):
         print(f"Usage: {USAGE}", file=sys.stderr)
         return FAILED
+    from fusion_diff.checkpoint import EMBEDDED
     from fusion_diff.errors import FusionDiffError
 
+    model = named(words, "--model", "FUSION_DIFF_MODEL", EMBEDDED)
     try:
-        verify_model(named_model(words), folders.get("--keys"), folders.get("--golden"))
+        sha256 = verify_model(model, folders.get("--keys"), folders.get("--golden"))
+        if words[0] == "serve":
+            PORT_FILE.write_text(named(words, "--port", "FUSION_DIFF_PORT", "8000"), encoding="ascii")
     except (FusionDiffError, OSError) as error:
         print(f"Error: the model is not used: {error}", file=sys.stderr)
         return FAILED
+    words = [word.replace("{model}", sha256[:DIGITS]) for word in words]
     os.execv(sys.executable, [sys.executable, "-m", "fusion_diff.cli", *words])
 
 

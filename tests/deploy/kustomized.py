@@ -39,7 +39,7 @@ def compose(folder: Path) -> list[Manifest]:
 
 def _refine(made: list[Manifest], folder: Path, plan: Manifest) -> None:
     for patch in plan.get("patches", ()):
-        (read,) = [yaml.safe_load((folder / patch["path"]).read_text(encoding="utf-8"))]
+        read = yaml.safe_load(patch.get("patch") or (folder / patch["path"]).read_text(encoding="utf-8"))
         wanted = patch.get("target") or {"kind": read["kind"], "name": read["metadata"]["name"]}
         (target,) = [
             each for each in made if (each["kind"], each["metadata"]["name"]) == (wanted["kind"], wanted["name"])
@@ -71,20 +71,20 @@ def merged(old: Any, new: Any) -> Any:
         if key is not None:
             result = {each[key]: each for each in old}
             added = {each[key]: merged(result.get(each[key]), each) for each in new}
-            return [
-                *(each for name, each in added.items() if name not in result),
-                *({**result, **added}[n] for n in result),
-            ]
+            return list((added | {name: each for name, each in result.items() if name not in added}).values())
     return copy.deepcopy(new)
 
 
 def _step(target: Any, step: Manifest) -> None:
-    """One step of a JSON patch: only what is added at the end of a list."""
+    """One step of a JSON patch: only what is added."""
     *path, last = step["path"].strip("/").split("/")
-    assert (step["op"], last) == ("add", "-"), step
+    assert step["op"] == "add", step
     for name in path:
         target = target[int(name)] if isinstance(target, list) else target[name]
-    target.append(step["value"])
+    if isinstance(target, dict):
+        target[last] = step["value"]
+    else:
+        target.insert(len(target) if last == "-" else int(last), step["value"])
 
 
 def pod_of(manifest: Manifest) -> Manifest | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,23 +17,32 @@ kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
 OLDEST = "1.30"
 VARIANTS = ("overlays/cpu", "overlays/gpu")
-ELSEWHERE = {"SOURCE", "MODEL", "OMP_NUM_THREADS", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+OWN = "overlays/own"
+AWS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
+ELSEWHERE = {"SOURCE", "MODEL", "OMP_NUM_THREADS"} | AWS
 """Environment variables that are not the program's settings."""
 CUSTOM = ("PodMonitor", "RayJob", "RayService")
+UNITS = {"Gi": 2**30, "Mi": 2**20}
 
 
-@pytest.fixture(params=[*VARIANTS, "with-components"])
-def manifests(request, deploy, tmp_path):
-    """All manifests of an overlay; or of one that takes every component."""
-    if request.param in VARIANTS:
-        return compose(deploy / "kubernetes" / request.param)
+@pytest.fixture
+def folder(deploy, tmp_path):
+    """A copy of deploy/kubernetes with an overlay of one's own, as docs/deployment.md shows it."""
     shutil.copytree(deploy / "kubernetes", tmp_path / "k")
-    own = tmp_path / "k" / "overlays" / "own"
-    own.mkdir()
-    components = sorted(f"../../components/{each.name}" for each in (tmp_path / "k" / "components").iterdir())
-    plan = {"resources": ["../../base"], "components": components}
-    (own / "kustomization.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
-    return compose(own)
+    (tmp_path / "k" / OWN).mkdir()
+    (shown,) = re.findall(r"```yaml\n(.*?)```", manual(deploy), flags=re.DOTALL)
+    (tmp_path / "k" / OWN / "kustomization.yaml").write_text(shown, encoding="utf-8")
+    return tmp_path / "k"
+
+
+@pytest.fixture(params=[*VARIANTS, OWN])
+def manifests(request, folder):
+    """All manifests of an overlay."""
+    return compose(folder / request.param)
+
+
+def manual(deploy):
+    return (deploy.parent / "docs" / "deployment.md").read_text(encoding="utf-8")
 
 
 def ray(deploy):
@@ -57,6 +67,9 @@ def problems(pod):
     for name in ("hostNetwork", "hostPID", "hostIPC"):
         if pod.get(name):
             found.append(name)
+    # A Service called fusion-diff would give its pods FUSION_DIFF_PORT=tcp://…, which is no port.
+    if pod.get("enableServiceLinks") is not False:
+        found.append("service links")
     if any("hostPath" in volume for volume in pod.get("volumes", ())):
         found.append("hostPath")
     for container in pod["containers"] + pod.get("initContainers", []):
@@ -116,12 +129,38 @@ def test_every_pod_keeps_to_the_restricted_profile_and_writes_only_to_volumes(ma
         (lambda pod: pod["containers"][0]["securityContext"].pop("capabilities"), "capabilities"),
         (lambda pod: pod["containers"][0].update(image="fusion-diff"), "image of no version"),
         (lambda pod: pod.pop("automountServiceAccountToken"), "token mounted"),
+        (lambda pod: pod.pop("enableServiceLinks"), "service links"),
     ],
 )
 def test_a_pod_that_is_less_restricted_is_found(deploy, change, found):
     (pod, *_) = [pod for pod in map(pod_of, compose(deploy / "kubernetes" / "base")) if pod]
     change(pod)
     assert problems(pod) == [found]
+
+
+def test_everything_is_in_one_namespace_and_every_image_is_one_that_is_built(manifests, deploy):
+    for manifest in manifests:
+        assert manifest["metadata"].get("namespace") == (None if manifest["kind"] == "Namespace" else "fusion-diff")
+    built = set(re.findall(r"^\| `\w+` \| `(fusion-diff:[\w.-]+)` \|", manual(deploy), flags=re.MULTILINE))
+    assert {name.rpartition("-")[2] for name in built} == {"cpu", "cuda", "ray"}
+    assert {pod["containers"][0]["image"] for pod in all_pods(manifests, deploy)} <= built
+
+
+def test_the_overlay_of_the_manual_has_every_component(folder):
+    (plan,) = documents(folder / OWN / "kustomization.yaml")
+    assert sorted(plan["components"]) == sorted(
+        f"../../components/{each.name}" for each in (folder / "components").iterdir()
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_nothing_of_an_overlay_is_lost_where_the_model_has_to_be_signed(folder, variant):
+    def words(of):
+        return [pod["containers"][0]["args"] for pod in map(pod_of, compose(folder / of)) if pod]
+
+    plan = {"resources": [f"../{Path(variant).name}"], "components": ["../../components/signed-model"]}
+    (folder / OWN / "kustomization.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
+    assert words(OWN) == [["--keys", "/keys", *each] for each in words(variant)]
 
 
 def test_secrets_are_referred_to_and_never_written_down(manifests, deploy):
@@ -207,8 +246,81 @@ def test_probes_ask_paths_that_the_service_answers_without_a_key(manifests):
     asked = {container[name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")}
     assert asked == {"/healthz", "/readyz"} <= {route.path for route in router.routes}
     grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
-    (drain,) = [each["value"] for each in container["env"] if each["name"] == "FUSION_DIFF_DRAIN_SECONDS"]
-    assert grace > int(drain)
+    pause = container["lifecycle"]["preStop"]["sleep"]["seconds"]
+    assert pause > 0
+    assert grace >= pause + int(setting(container, "DRAIN_SECONDS")) + 10
+
+
+def setting(container, name):
+    (value,) = [each["value"] for each in container["env"] if each["name"] == f"FUSION_DIFF_{name}"]
+    return value
+
+
+def size(text):
+    return int(text[:-2]) * UNITS[text[-2:]]
+
+
+def test_uploads_fit_the_volumes_and_the_volumes_the_pod(deploy):
+    """All that may wait, and eight requests that come in, once in the data folder and once as the parser keeps it."""
+    (service,) = documents(deploy / "kubernetes" / "base" / "deployment.yaml")
+    (ray_service,) = documents(deploy / "ray" / "rayservice.yaml")
+    for pod, replicas in ((pod_of(service), 1), (pods_of_ray(ray_service)[1], 2)):
+        (container,) = pod["containers"]
+        asked = ("QUEUE_LENGTH", "MAX_UPLOAD_BYTES", "MAX_REQUEST_BYTES", "MAX_PIXELS")
+        queue, upload, request, pixels = (int(setting(container, name)) for name in asked)
+        room = {each["name"]: size(each["emptyDir"]["sizeLimit"]) for each in pod["volumes"] if "emptyDir" in each}
+        assert room["data"] >= replicas * (queue * upload + 8 * request)
+        assert room["tmp"] >= room["data"] + replicas * 8 * pixels
+    limits = pod_of(service)["containers"][0]["resources"]["limits"]
+    assert size(limits["ephemeral-storage"]) > 14 * 2**30
+
+
+def test_a_batch_has_room_for_the_largest_micrograph(deploy):
+    from fusion_diff.batch.items import MAX_FETCH_BYTES
+    from fusion_diff.micrograph import MAX_PIXELS
+
+    (batch,) = documents(deploy / "kubernetes" / "base" / "batch.yaml")
+    (tmp,) = [each["emptyDir"] for each in pod_of(batch)["volumes"] if "emptyDir" in each]
+    assert size(tmp["sizeLimit"]) >= MAX_FETCH_BYTES + 6 * MAX_PIXELS
+
+
+def test_another_model_writes_to_another_folder(manifests):
+    (batch,) = [each for each in manifests if each["kind"] == "CronJob"]
+    words = pod_of(batch)["containers"][0]["args"]
+    assert words[words.index("--out") + 1] == "/results/{model}"
+
+
+def test_every_pod_that_reads_a_store_is_told_where_it_is(manifests, deploy):
+    for pod in all_pods(manifests, deploy):
+        given = {
+            each["name"]: each["valueFrom"]["secretKeyRef"]["key"]
+            for each in pod["containers"][0].get("env", ())
+            if each["name"] in AWS
+        }
+        assert set(given) in (set(), AWS)
+        assert all(f"`{key}`" in manual(deploy) for key in given.values())
+
+
+def test_the_database_is_said_to_need_as_many_connections_as_all_replicas_open(deploy):
+    pytest.importorskip("psycopg")
+    from fusion_diff.service.database import _engine
+
+    (scaler,) = documents(deploy / "kubernetes" / "base" / "autoscaler.yaml")
+    (service,) = documents(deploy / "kubernetes" / "base" / "deployment.yaml")
+    replicas = scaler["spec"]["maxReplicas"] + service["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    pool = _engine("postgresql://nobody@nowhere/none").pool
+    assert (
+        f"{replicas} × {pool.size() + pool._max_overflow} = {replicas * (pool.size() + pool._max_overflow)}"
+        in manual(deploy)
+    )
+
+
+def test_the_first_key_is_made_as_the_manual_says(deploy, call_cli, tmp_path):
+    pytest.importorskip("sqlalchemy")
+    (line,) = re.findall(r"^    kubectl .*exec .*-- fusion-diff (.*)$", manual(deploy), flags=re.MULTILINE)
+    code, key, err = call_cli(*line.split(), "--data", str(tmp_path))
+    assert (code, err) == (0, "")
+    assert len(key.strip()) > 40
 
 
 def test_what_is_scaled_on_is_what_the_service_counts_and_the_adapter_offers(deploy):
@@ -244,14 +356,12 @@ def test_every_kustomization_names_files_that_exist_and_leaves_none_out(deploy):
         assert {each.name for each in file.parent.glob("*.yaml")} - {file.name} == {n for n in named if "/" not in n}
 
 
-@pytest.mark.parametrize("variant", ["base", *VARIANTS])
-def test_kustomize_itself_composes_the_same(deploy, variant):
+@pytest.mark.parametrize("variant", ["base", *VARIANTS, OWN])
+def test_kustomize_itself_composes_the_same(folder, variant):
     program = shutil.which("kustomize"), shutil.which("kubectl")
     if program == (None, None):
         pytest.skip("neither kustomize nor kubectl is installed")
     words = [program[0], "build"] if program[0] else [program[1], "kustomize"]
-    done = subprocess.run(
-        [*words, str(deploy / "kubernetes" / variant)], capture_output=True, encoding="utf-8", check=True
-    )
+    done = subprocess.run([*words, str(folder / variant)], capture_output=True, encoding="utf-8", check=True)
     made = {(each["kind"], each["metadata"]["name"]): each for each in yaml.safe_load_all(done.stdout)}
-    assert made == {(each["kind"], each["metadata"]["name"]): each for each in compose(deploy / "kubernetes" / variant)}
+    assert made == {(each["kind"], each["metadata"]["name"]): each for each in compose(folder / variant)}

@@ -11,7 +11,7 @@ import threading
 
 import pytest
 
-from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.checkpoint import EMBEDDED, verify
 from fusion_diff.trust.keys import new_key
 from fusion_diff.trust.provenance import sign
 
@@ -88,7 +88,14 @@ def test_without_a_command_it_says_how_it_is_used(start, words):
     assert err.startswith("Usage: start.py")
 
 
-def test_health_is_what_the_service_of_the_port_answers(start):
+def test_the_digest_of_the_model_can_be_part_of_the_command(start, signed):
+    code, _, err = start("policy", "check", "{model}.toml", FUSION_DIFF_MODEL=str(signed))
+    assert code == 3
+    assert f"{verify(signed)[:16]}.toml" in err.split("\n", 1)[1]
+
+
+@pytest.mark.parametrize("words", [["--port", "PORT"], ["--port=PORT"], []])
+def test_health_is_what_the_service_of_this_container_answers(start, tmp_path, words):
     class Answer(http.server.BaseHTTPRequestHandler):
         status = 200
 
@@ -102,8 +109,19 @@ def test_health_is_what_the_service_of_the_port_answers(start):
     with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = str(server.server_port)
-        assert start("healthy", FUSION_DIFF_PORT=port)[0] == 0
+        container = {"TMPDIR": str(tmp_path), "FUSION_DIFF_PORT": "1" if words else port}
+        # It refuses to listen there without keys, and the other answers in its place.
+        refused = ["--insecure", "--host=0.0.0.0"]
+        serve = ["serve", *refused, *(word.replace("PORT", port) for word in words)]
+        assert start(*serve, **container)[0] == 3
+        assert start("healthy", **container)[0] == 0
         Answer.status = 503
-        assert start("healthy", FUSION_DIFF_PORT=port)[0] == 1
+        assert start("healthy", **container)[0] == 1
         server.shutdown()
-    assert start("healthy", FUSION_DIFF_PORT=port)[0] == 1
+    assert start("healthy", **container)[0] == 1
+
+
+def test_a_container_that_does_not_serve_is_healthy_while_it_runs(start, tmp_path):
+    container = {"TMPDIR": str(tmp_path)}
+    assert start("policy", "--help", **container)[0] == 0
+    assert start("healthy", **container)[0] == 0
