@@ -1,4 +1,4 @@
-"""Exclusive locks on open files; where the system has none, as on Windows, nothing is locked."""
+"""Locks on open files; where the system has none, as on Windows, nothing is locked."""
 
 from __future__ import annotations
 
@@ -22,6 +22,12 @@ def hold(file: int) -> None:
     """
     if fcntl is not None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def share(file: int) -> None:
+    """Lock an open file, beside others that share it, until it is closed; what was held alone is shared from now on."""
+    if fcntl is not None:
+        fcntl.flock(file, fcntl.LOCK_SH)
 
 
 @contextlib.contextmanager

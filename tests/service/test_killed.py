@@ -122,3 +122,35 @@ def test_a_service_that_is_told_to_stop_answers_what_it_accepted_first(started, 
         assert [each["problem"] for each in answer.json()["results"]] == [None] * len(files)
         process.join(60)
         assert process.exitcode == -signal.SIGTERM, "after all was done it ends as it was told to"
+
+
+def test_a_service_without_time_to_finish_says_of_each_file_what_became_of_it(
+    started, micrograph, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("FUSION_DIFF_DRAIN_SECONDS", "0")
+    files = [("files", (f"{seed}.tif", micrograph("fine", seed))) for seed in range(210, 218)] * 10
+    with started() as (process, address), ThreadPoolExecutor(2) as pool:
+        sent = [pool.submit(httpx2.post, f"{address}/v1/inspections", files=files, timeout=60) for _ in range(2)]
+        with httpx2.Client() as client:
+            while "fusion_diff_inspection_seconds_count 0.0" in client.get(f"{address}/metrics").text:
+                assert not any(each.done() for each in sent), "too fast to be stopped in the middle"
+        process.terminate()
+        accepted = refused = 0
+        for answer in (each.result(60) for each in sent):
+            assert answer.headers["x-request-id"]
+            if answer.status_code == 503:
+                assert answer.headers["content-type"] == "application/problem+json"
+                refused += len(files)
+                continue
+            results = answer.json()["results"]
+            accepted += sum(each["inspection"] is not None for each in results)
+            refused += sum(each["problem"]["status"] == 503 for each in results if each["problem"])
+        process.join(60)
+        assert process.exitcode == -signal.SIGTERM
+    assert accepted > 0
+    assert accepted + refused == 2 * len(files)
+    database = Database(Settings(data=tmp_path / "data").database)
+    head = ledger.export(database, tmp_path / "verdicts.jsonl")
+    report = check(tmp_path / "verdicts.jsonl", expect=head["hash"])
+    assert sum(report.decisions.values()) == accepted, "what is in the ledger was told to who asked"
+    database.close()

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import json
+import logging
+import shutil
+import sqlite3
+import tempfile
 from importlib.util import find_spec
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
 from fusion_diff import errors
-from fusion_diff.service import problems
+from fusion_diff.service import ledger, problems
 from fusion_diff.service.app import create_app
 from fusion_diff.service.settings import Settings
 
 TYPED = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FusionDiffError)]
+SAID = [kind for kind in TYPED if kind is not errors.CheckpointError]
 REFUSED = problems.RefusedError.__subclasses__()
 
 
-@pytest.mark.parametrize("kind", [*TYPED, *REFUSED], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [*SAID, *REFUSED], ids=lambda kind: kind.__name__)
 def test_every_typed_error_is_a_problem_that_says_what_it_says(kind):
     told = problems.problem(kind("a.tif: is broken;\nmend it"), "r1")
     assert 400 <= told.status <= 504
@@ -31,6 +39,9 @@ def test_every_typed_error_is_a_problem_that_says_what_it_says(kind):
     [
         (KeyError("secret"), 500),
         (MemoryError("secret"), 507),
+        (OSError(errno.EACCES, "secret"), 500),
+        (OSError(errno.ENOSPC, "secret"), 507),
+        (errors.CheckpointError("/secret/model: altered"), 500),
         (OperationalError("secret", {}, KeyError("secret")), 503),
     ],
 )
@@ -38,6 +49,88 @@ def test_other_errors_keep_to_themselves_what_they_are(error, status):
     told = problems.problem(error)
     assert told.status == status
     assert "secret" not in told.detail
+
+
+def test_a_database_without_room_is_a_full_disk(tmp_path):
+    with sqlite3.connect(tmp_path / "a.db") as connection:
+        connection.execute("PRAGMA max_page_count=2")
+        connection.execute("CREATE TABLE t (x)")
+        with pytest.raises(sqlite3.OperationalError) as full:
+            connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
+    assert problems.problem(OperationalError("secret", {}, full.value)).status == 507
+
+
+def send(client, name, content):
+    return client.post("/v1/inspections", files=[("files", (name, content))])
+
+
+def is_logged(caplog, answer):
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    return record.request_id == answer.json()["request_id"] == answer.headers["x-request-id"]
+
+
+def test_a_model_that_is_gone_fails_the_request_and_names_no_path(serve, enrolled_folder, micrograph, tmp_path, caplog):
+    folder = shutil.copytree(enrolled_folder, tmp_path / "model")
+    with serve(model=str(folder)) as client:
+        service = client.app.state.service
+        service.shelf._held.clear()
+        shutil.rmtree(folder)
+        answer = send(client, "a.tif", micrograph("fine", 150))
+        assert answer.status_code == 500
+        assert answer.headers["content-type"] == problems.MEDIA_TYPE
+        assert str(tmp_path) not in answer.text
+        assert is_logged(caplog, answer)
+        assert 'fusion_diff_faults_total{kind="checkpoint"} 1.0' in client.get("/metrics").text
+        broken = [("files", ("a.tif", micrograph("fine", 150))), ("files", ("b.tif", b"nothing"))]
+        mixed = client.post("/v1/inspections", files=broken)
+        assert [each["problem"]["status"] for each in mixed.json()["results"]] == [500, 422]
+        with service.database.read() as session:
+            assert ledger.head(session)["count"] == 2, "its beginning, and what is no micrograph"
+
+
+@pytest.mark.parametrize("at", ["temporary", "incoming"])
+def test_no_room_for_what_is_sent_is_a_fault_of_ours_and_not_of_the_request(
+    serve, micrograph, tmp_path, caplog, monkeypatch, at
+):
+    with serve() as client:
+        if at == "temporary":
+            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+        else:
+            shutil.rmtree(client.app.state.service.settings.incoming)
+        answer = send(client, "a.tif", bytes(2**17))
+        assert answer.status_code == 500
+        assert answer.headers["content-type"] == problems.MEDIA_TYPE
+        assert "log has the details" in answer.json()["detail"]
+        assert is_logged(caplog, answer)
+        assert 'fusion_diff_faults_total{kind="fault"} 1.0' in client.get("/metrics").text
+
+
+def test_a_request_that_is_cut_off_when_the_time_to_stop_is_over_is_told_so(client):
+    """The body is still on its way when the server gives up waiting."""
+    sent = []
+
+    async def ask():
+        async def receive():
+            await asyncio.Event().wait()
+
+        async def send(message):
+            sent.append(message)
+
+        head = [(b"host", b"127.0.0.1"), (b"content-type", b"multipart/form-data; boundary=x")]
+        scope = {"type": "http", "http_version": "1.1", "method": "POST", "path": "/v1/inspections", "headers": head}
+        scope |= {"query_string": b"", "root_path": "", "scheme": "http", "client": ("192.0.2.7", 1), "app": client.app}
+        task = asyncio.create_task(client.app(scope, receive, send))
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(ask())
+    start, body = sent
+    headers = {name.decode(): value.decode() for name, value in start["headers"]}
+    assert (start["status"], headers["content-type"]) == (503, problems.MEDIA_TYPE)
+    assert json.loads(body["body"])["request_id"] == headers["x-request-id"]
 
 
 def test_a_refusal_says_when_to_try_again_and_how_to_sign_in():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import logging
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import func, select
 
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import CheckpointError, MicrographError
 from fusion_diff.service import ledger
 from fusion_diff.service.database import Database
 from fusion_diff.service.metrics import Metrics
 from fusion_diff.service.problems import BusyError, LateError, StoppingError
-from fusion_diff.service.queue import Queue
+from fusion_diff.service.queue import LAST_SECONDS, Queue
 from fusion_diff.service.settings import Settings
 from fusion_diff.service.store import Store
 from fusion_diff.service.tables import Inspection
@@ -62,7 +64,8 @@ def make_queue(tmp_path, held, database):
     yield make
     held.go.set()
     for queue in made:
-        queue.close(60)
+        queue.stop(60)
+        queue.close()
 
 
 @pytest.fixture
@@ -72,7 +75,7 @@ def make_task(tmp_path, micrograph):
         path = tmp_path / f"upload-{time.monotonic_ns()}"
         path.write_bytes(content)
         upload = Upload(path, f"{seed}.tif", hashlib.sha256(content).hexdigest(), len(content))
-        return Task(upload, "model", 0.1, None, "tester", deadline)
+        return Task(upload, "model", 0.1, None, "tester", deadline=deadline)
 
     return make
 
@@ -150,43 +153,59 @@ def test_what_nobody_waits_for_any_more_is_not_judged(make_queue, make_task, hel
     assert second.future.cancel()
     held.go.set()
     first.future.result(60)
-    queue.close(60)
+    queue.stop(60)
+    queue.close()
     assert held.seen == [first.upload.sha256]
     assert not second.upload.path.exists()
 
 
-def test_closing_finishes_what_was_taken_and_takes_no_more(make_queue, make_task, held, database):
+def test_stopping_finishes_what_was_taken_and_takes_no_more(make_queue, make_task, held, database):
     queue = make_queue()
     tasks = [make_task(seed) for seed in range(3)]
     queue.submit(tasks)
-    with ThreadPoolExecutor(1) as pool:
-        closing = pool.submit(queue.close, 60)
-        while queue.running:
-            time.sleep(0.001)
-        with pytest.raises(StoppingError):
-            queue.submit([make_task(9)])
-        held.go.set()
-        closing.result(60)
+    queue.stop(60)
+    assert not queue.running
+    with pytest.raises(StoppingError):
+        queue.submit([make_task(9)])
+    held.go.set()
+    queue.close()
     assert all(task.future.done() for task in tasks)
     assert count(database) == 3
 
 
-def test_closing_in_a_hurry_refuses_what_was_not_begun(make_queue, make_task, held, database):
+def test_stopping_in_a_hurry_refuses_what_was_not_begun(make_queue, make_task, held, database):
     queue = make_queue()
     tasks = [make_task(seed) for seed in range(3)]
     queue.submit(tasks)
     assert held.begun.acquire(timeout=60)
-    with ThreadPoolExecutor(1) as pool:
-        closing = pool.submit(queue.close, 0)
-        while not queue._hurry:
-            time.sleep(0.001)
-        held.go.set()
-        closing.result(60)
+    queue.stop(0)
+    queue.stop(60)  # changes nothing
+    held.go.set()
+    queue.close()
     assert tasks[0].future.result(0).name == "0.tif"
     for task in tasks[1:]:
         with pytest.raises(StoppingError):
             task.future.result(0)
     assert count(database) == 1
+
+
+def test_what_takes_longer_to_judge_than_there_is_time_is_refused_and_never_recorded(
+    make_queue, make_task, held, database
+):
+    queue = make_queue()
+    tasks = [make_task(seed) for seed in range(3)]
+    queue.submit(tasks)
+    assert held.begun.acquire(timeout=60)
+    queue.stop(-LAST_SECONDS)  # all of the time is over
+    for task in tasks:
+        with pytest.raises(StoppingError):
+            task.future.result(60)
+    held.go.set()
+    for thread in queue._threads:
+        thread.join()
+    assert held.seen == [tasks[0].upload.sha256]
+    assert count(database) == 0
+    assert not any(task.upload.path.exists() for task in tasks)
 
 
 def test_a_fault_in_the_model_ends_one_inspection_and_not_the_queue(make_queue, make_task, held):
@@ -226,6 +245,47 @@ def test_errors_are_recorded_too(make_queue, make_task, database):
     line = b"".join(ledger.lines(database, head["count"])).splitlines()[-1]
     assert b'"error":"0.tif: ' in line
     assert broken.upload.sha256.encode() in line
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (CheckpointError("/srv/models/line-7: altered"), "checkpoint"),
+        (OSError(errno.ENOSPC, "no space"), "disk"),
+        (MemoryError(), "memory"),
+        (AttributeError("x"), "fault"),
+    ],
+    ids=["model", "disk", "memory", "program"],
+)
+def test_a_fault_of_ours_is_logged_under_its_request_and_counted_and_no_line_blames_the_micrograph(
+    make_queue, make_task, held, database, caplog, error, kind
+):
+    class Failing:
+        def inspect(self, micrograph, *, alpha):
+            raise error
+
+    held.model = Failing()
+    held.go.set()
+    queue = make_queue()
+    task = make_task(0)
+    task.request_id = "r1"
+    queue.submit([task])
+    assert task.future.exception(60) is error
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert (record.request_id, record.exc_info[1]) == ("r1", error)
+    assert queue._metrics.faults.labels(kind)._value.get() == 1
+    with database.read() as session:
+        assert ledger.head(session)["count"] == 1, "the ledger's beginning alone"
+
+
+def test_a_file_that_is_gone_before_it_is_read_is_no_fault_of_the_micrograph(make_queue, make_task, held, database):
+    queue = make_queue()
+    task = make_task(0)
+    task.upload.path.unlink()
+    queue.submit([task])
+    assert isinstance(task.future.exception(60), FileNotFoundError)
+    with database.read() as session:
+        assert ledger.head(session)["count"] == 1
 
 
 def send(client, content, **headers):

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+_log = logging.getLogger("fusion_diff.service")
 
 Data = Annotated[
     Path | None,
@@ -39,13 +42,11 @@ def serve_command(
     from fusion_diff.commands.options import service_installed
 
     service_installed()
-    import uvicorn
-
-    from fusion_diff.printable import printable
+    from fusion_diff.errors import FusionDiffError
     from fusion_diff.service import logs
-    from fusion_diff.service.app import create_app
     from fusion_diff.service.keys import all_keys
     from fusion_diff.service.runtime import Service
+    from fusion_diff.service.serving import Server
     from fusion_diff.service.settings import read_settings
 
     settings = read_settings(
@@ -57,26 +58,21 @@ def serve_command(
         device=device,
         insecure=insecure or None,
     )
+    logs.configure()
     service = Service.open(settings)
     if not settings.insecure:
         with service.database.read() as session:
             if not all_keys(session):
-                typer.echo("Note: there is no API key yet; make one with fusion-diff service-keys new", err=True)
+                _log.warning("there is no API key yet; make one with fusion-diff service-keys new")
     judge = service.shelf.judge()
     if judge.sha256 != service.shelf.base_sha256:
-        note = f"Note: {printable(judge.name)}, enrolled here, judges, and not {printable(settings.model)}"
-        typer.echo(f"{note}; PUT /v1/models/ID/default, or the page of references, makes another judge", err=True)
-    logs.configure()
-    config = uvicorn.Config(
-        create_app(settings, service),
-        host=settings.host,
-        port=settings.port,
-        log_config=None,
-        access_log=False,
-        server_header=False,
-        timeout_graceful_shutdown=settings.drain_seconds,
-    )
-    server = uvicorn.Server(config)
+        told = f"{judge.name}, enrolled here, judges, and not {settings.model}"
+        _log.warning("%s; PUT /v1/models/ID/default, or the page of references, makes another judge", told)
+    try:
+        service.shelf.check()
+    except FusionDiffError as error:
+        _log.warning("not ready: %s", error)
+    server = Server(service)
     try:
         server.run()
     except SystemExit:  # the port is taken, as the log says

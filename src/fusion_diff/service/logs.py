@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import logging
+import warnings
 from datetime import UTC, datetime
 from typing import Any
 
-_EXTRA = ("request_id", "method", "path", "status", "seconds", "caller", "model", "count")
-_LOGGERS = ("fusion_diff", "uvicorn")
+_EXTRA = ("request_id", "method", "path", "status", "seconds", "caller", "peer")
 
 
 class JsonFormatter(logging.Formatter):
@@ -29,11 +29,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Have the service and its server log as JSON."""
+    """Have the service, its server and all that they use log as JSON, warnings of Python's own too."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
-    for name in _LOGGERS:
-        logger = logging.getLogger(name)
-        logger.handlers[:], logger.propagate = [handler], False
-        logger.setLevel(level)
+    logging.basicConfig(handlers=[handler], force=True)
+    for name in ("fusion_diff", "uvicorn"):
+        logging.getLogger(name).setLevel(level)
     logging.getLogger("uvicorn.access").disabled = True  # the service logs its requests itself
+    log = logging.getLogger("fusion_diff")
+    warnings.showwarning = lambda message, *_args, **_kwargs: log.warning("%s", message)

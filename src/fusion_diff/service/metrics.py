@@ -45,7 +45,16 @@ class Metrics:
             ("decision",),
             registry=self.registry,
         )
+        self.database_up = Gauge(
+            "fusion_diff_database_up", "Whether the records answered when this was asked.", registry=self.registry
+        )
         self.overruled = Counter("fusion_diff_overruled", "Verdicts overruled by an expert.", registry=self.registry)
+        self.faults = Counter(
+            "fusion_diff_faults",
+            "Errors of the service's own, each of them in the log, by kind.",
+            ("kind",),
+            registry=self.registry,
+        )
         self.refusals = Counter(
             "fusion_diff_refusals", "Requests and micrographs refused, by status.", ("status",), registry=self.registry
         )

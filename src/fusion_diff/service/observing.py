@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from fusion_diff.service.problems import fault
+from fusion_diff.service.problems import StoppingError, problem, report, respond
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -67,10 +68,16 @@ class Observer:
 
         try:
             await self.app(scope, receive, watched)
+        except asyncio.CancelledError:  # the time to stop is over, and the body is still on its way, or the answer
+            if not begun:
+                late = StoppingError("the service is shutting down; try again in a moment")
+                await respond(problem(late, request_id), retry_after=5)(scope, receive, watched)
+            raise
         except Exception as error:
             if begun:
                 raise
-            await fault(error, request_id)(scope, receive, watched)
+            told = report(error, request_id, scope["app"].state.service.metrics)
+            await respond(told)(scope, receive, watched)
         finally:
             self._note(scope, status, time.perf_counter() - started)
 
@@ -90,5 +97,6 @@ class Observer:
                 "status": status,
                 "seconds": round(seconds, 4),
                 "caller": caller.id if caller is not None else None,
+                "peer": (scope.get("client") or (None,))[0],
             },
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
-from sqlalchemy.exc import OperationalError
+from sqlalchemy import exc
 from starlette.exceptions import HTTPException
 
 from fusion_diff import errors
@@ -20,9 +21,14 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.responses import Response
 
+    from fusion_diff.service.metrics import Metrics
+
 MEDIA_TYPE = "application/problem+json"
 _LONGEST = 2000
 _LISTED = 20
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_FULL_CODES = {"SQLITE_FULL", "53100"}
+"""What SQLite and PostgreSQL call it."""
 _log = logging.getLogger("fusion_diff.service")
 
 
@@ -104,25 +110,55 @@ _STATUS: dict[type[errors.FusionDiffError], int] = {
     errors.ReferenceSetError: 422,
     errors.EnrolmentError: 422,
     errors.TrustError: 422,
-    errors.CheckpointError: 500,
     errors.DependencyError: 501,
     errors.ServiceError: 500,
 }
 
 
 def problem(error: BaseException, request_id: str | None = None) -> Problem:
-    """Return an error as a problem; of one that was not raised on purpose, only that there was one."""
+    """Return an error as a problem; of one that strangers can do nothing about, only that there was one."""
     if isinstance(error, RefusedError):
         return _said(error, error.status, request_id)
+    if isinstance(error, errors.CheckpointError):
+        told = "the model cannot be loaded or saved; the service's log has the details under the request id"
+        return _problem("checkpoint", 500, told, request_id)
     if isinstance(error, errors.FusionDiffError):
         status = next((each for kind, each in _STATUS.items() if isinstance(error, kind)), 422)
         return _said(error, status, request_id)
     if isinstance(error, MemoryError):
         told = "there is not enough memory for this; send a smaller micrograph, or try again later"
         return _problem("memory", 507, told, request_id)
-    if isinstance(error, OperationalError):
+    if _disk_full(error):
+        told = "the service's disk is full, so that nothing can be kept; make room there, then try again"
+        return _problem("disk", 507, told, request_id)
+    if isinstance(error, exc.OperationalError | exc.TimeoutError):
         return _problem("database", 503, "the records cannot be reached; try again later", request_id)
     return _problem("fault", 500, "a fault in the service; its log has the details under the request id", request_id)
+
+
+def is_fault(error: BaseException) -> bool:
+    """Tell whether an error is the service's own, and neither a refusal nor about what was sent."""
+    return not isinstance(error, RefusedError) and problem(error).status >= 500
+
+
+def report(error: BaseException, request_id: str | None, metrics: Metrics) -> Problem:
+    """Return an error as a problem; one that is the service's own is logged and counted, once."""
+    told = problem(error, request_id)
+    if is_fault(error) and not getattr(error, "fusion_diff_reported", False):
+        error.fusion_diff_reported = True  # type: ignore[attr-defined]
+        _log.error("fault", exc_info=error, extra={"request_id": request_id})
+        metrics.faults.labels(told.type.rpartition(":")[2]).inc()
+    return told
+
+
+def _disk_full(error: BaseException) -> bool:
+    """Tell whether there was no room on the service's disk, or on that of its database."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    if not isinstance(error, exc.OperationalError):
+        return False
+    names = {getattr(error.orig, name, None) for name in ("sqlite_errorname", "sqlstate")}
+    return not names.isdisjoint(_FULL_CODES)
 
 
 def _said(error: BaseException, status: int, request_id: str | None) -> Problem:
@@ -157,28 +193,21 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(errors.FusionDiffError, _on_error)
     app.add_exception_handler(HTTPException, _on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
-    app.add_exception_handler(OperationalError, _on_fault)
+
+
+def reported(error: BaseException, request: Request) -> Problem:
+    """Return an error as a problem of a request; see `report`."""
+    return report(error, request_id_of(request), request.app.state.service.metrics)
 
 
 async def _on_error(request: Request, error: Exception) -> Response:
-    told = problem(error, request_id_of(request))
-    if told.status >= 500 and not isinstance(error, RefusedError):
-        _log.error("failed", exc_info=error, extra={"request_id": told.request_id})
-    return respond(told, retry_after=getattr(error, "retry_after", None))
-
-
-async def _on_fault(request: Request, error: Exception) -> Response:
-    return fault(error, request_id_of(request))
-
-
-def fault(error: Exception, request_id: str | None) -> Response:
-    """Log an error that was not raised on purpose, and return the response to it."""
-    _log.error("fault", exc_info=error, extra={"request_id": request_id})
-    return respond(problem(error, request_id))
+    return respond(reported(error, request), retry_after=getattr(error, "retry_after", None))
 
 
 async def _on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
+    if isinstance(error.__cause__, OSError | MemoryError):  # the body was right, and there was no room for it
+        return respond(reported(error.__cause__, request))
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     told = _problem(kind, error.status_code, paragraph(error.detail, _LONGEST), request_id_of(request))
     return respond(told, headers=dict(error.headers or {}))

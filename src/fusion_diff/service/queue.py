@@ -9,17 +9,18 @@ fill.
 from __future__ import annotations
 
 import contextlib
-import logging
+import math
 import queue
 import time
 from collections import deque
 from concurrent.futures import InvalidStateError
-from threading import Condition, Semaphore, Thread
+from functools import partial
+from threading import Lock, Semaphore, Thread, Timer
 from typing import TYPE_CHECKING
 
-from fusion_diff.errors import FusionDiffError
+from fusion_diff.errors import MicrographError
 from fusion_diff.service import work
-from fusion_diff.service.problems import BusyError, LateError, StoppingError
+from fusion_diff.service.problems import BusyError, LateError, StoppingError, report
 from fusion_diff.service.work import Finished, Task
 
 if TYPE_CHECKING:
@@ -33,13 +34,17 @@ if TYPE_CHECKING:
     from fusion_diff.service.store import Store
     from fusion_diff.service.tables import Inspection
 
+LAST_SECONDS = 5
+"""What is being judged when the time to stop has come has so many seconds more."""
 _RECENT = 16
-_KNOWN = (FusionDiffError, OSError, MemoryError)
-_log = logging.getLogger("fusion_diff.service")
 
 
 class Queue:
-    """Takes tasks until it is full or closed, and settles the future of every one that it took."""
+    """Takes tasks until it is full or stopped, and settles the future of every one that it took.
+
+    Attributes:
+        until: when what is not being judged yet is refused, on the monotonic clock; infinite until it is stopped.
+    """
 
     def __init__(
         self,
@@ -60,8 +65,9 @@ class Queue:
         """
         self._settings, self._find_model, self._metrics = settings, find_model, metrics
         self._database, self._store = database, store
-        self._changed = Condition()
-        self._depth, self._closed, self._hurry = 0, False, False
+        self._changing = Lock()
+        self._taken: set[Task] = set()
+        self.until = math.inf
         self._waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[tuple[Task, Micrograph, bytes] | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
@@ -78,12 +84,12 @@ class Queue:
     @property
     def depth(self) -> int:
         """Micrographs that wait or are being worked on."""
-        return self._depth
+        return len(self._taken)
 
     @property
     def running(self) -> bool:
         """Whether it takes tasks."""
-        return not self._closed and all(thread.is_alive() for thread in self._threads)
+        return self.until == math.inf and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Take tasks, all of them or none.
@@ -93,47 +99,60 @@ class Queue:
             BusyError: there is no room for so many.
             LateError: the deadline has passed.
         """
-        with self._changed:
-            if self._closed:
-                raise StoppingError("the service is shutting down; try again in a moment", retry_after=5)
-            if self._depth + len(tasks) > self._settings.queue_length:
-                seconds = self._depth * (sum(self._times) / len(self._times) if self._times else 0.1)
+        with self._changing:
+            if self.until < math.inf:
+                raise _stopping()
+            if self.depth + len(tasks) > self._settings.queue_length:
+                seconds = self.depth * (sum(self._times) / len(self._times) if self._times else 0.1)
                 raise BusyError(
-                    f"{self._depth} micrographs are waiting and {self._settings.queue_length} is the most; "
+                    f"{self.depth} micrographs are waiting and {self._settings.queue_length} is the most; "
                     "try again later",
                     retry_after=seconds,
                 )
             if any(task.late(self._least_wait()) for task in tasks):
                 raise _late()
-            self._depth += len(tasks)
-            self._metrics.queue.set(self._depth)
-        for task in tasks:
-            task.future.add_done_callback(self._settled)
-            self._waiting.put(task)
+            self._taken.update(tasks)
+            self._metrics.queue.set(self.depth)
+            for task in tasks:
+                task.future.add_done_callback(partial(self._settled, task))
+                self._waiting.put(task)
 
-    def close(self, seconds: float) -> None:
-        """Take no more tasks, finish those that were taken, and stop the threads.
+    def stop(self, seconds: float) -> None:
+        """Take no more tasks, and return at once; what was taken is being finished. To stop twice changes nothing.
 
         Args:
-            seconds: how long to wait for them; those that are not judged by then are refused.
+            seconds: how long that may take: what is not being judged by then is refused, and what is being judged is
+                `LAST_SECONDS` later.
         """
-        with self._changed:
-            self._closed = True
-            if not self._changed.wait_for(lambda: self._depth == 0, seconds):
-                self._hurry = True
-        self._waiting.put(None)
-        for thread in self._threads:
-            thread.join()
+        with self._changing:
+            if self.until < math.inf:
+                return
+            self.until = time.monotonic() + seconds
+            self._waiting.put(None)
+        self._last = Timer(seconds + LAST_SECONDS, self._refuse_the_rest)
+        self._last.daemon = True
+        self._last.start()
 
-    def _settled(self, _future: object) -> None:
-        with self._changed:
-            self._depth -= 1
-            self._metrics.queue.set(self._depth)
-            self._changed.notify_all()
+    def close(self) -> None:
+        """Wait until what was taken before `stop` is settled, and the threads with it."""
+        for thread in self._threads:
+            thread.join(max(0.0, self.until + LAST_SECONDS - time.monotonic()))
+        self._last.cancel()
+
+    def _settled(self, task: Task, _future: object) -> None:
+        with self._changing:
+            self._taken.discard(task)
+            self._metrics.queue.set(self.depth)
+
+    def _refuse_the_rest(self) -> None:
+        with self._changing:
+            rest = list(self._taken)
+        for task in rest:
+            self._settle(task, _stopping())
 
     def _least_wait(self) -> float:
         """The least time, in seconds, that the micrographs in front of a new one will take."""
-        return self._depth * min(self._times, default=0.0)
+        return self.depth * min(self._times, default=0.0)
 
     def _read(self) -> None:
         while (task := self._waiting.get()) is not None:
@@ -151,7 +170,7 @@ class Queue:
             task, micrograph, thumbnail = item
             self._ahead.release()
             model = None
-            if not task.future.set_running_or_notify_cancel():  # nobody waits for it any more
+            if task.future.done() or not task.future.set_running_or_notify_cancel():  # nobody waits for it any more
                 task.upload.discard()
                 continue
             try:
@@ -170,19 +189,18 @@ class Queue:
         self._finished.put(None)
 
     def _refuse_if_late(self, task: Task, seconds: float) -> None:
-        if self._hurry:
-            raise StoppingError("the service is shutting down; try again in a moment", retry_after=5)
+        if time.monotonic() > self.until:
+            raise _stopping()
         if task.late(seconds):
             raise _late()
 
     def _fail(self, task: Task, error: BaseException, model: object = None) -> None:
-        """Have an error recorded, if it is the micrograph's; settle the task at once, if it is ours."""
-        if isinstance(error, LateError | StoppingError) or not isinstance(error, _KNOWN):
-            if not isinstance(error, FusionDiffError):
-                _log.error("fault", exc_info=error)
-            self._settle(task, error)
-        else:
+        """Have an error recorded, if it is the micrograph's; settle the task at once, if it is not."""
+        if isinstance(error, MicrographError):
             self._finished.put(work.failed(task, error, model))
+        else:
+            report(error, task.request_id, self._metrics)
+            self._settle(task, error)
 
     def _record(self) -> None:
         open_ = True
@@ -199,7 +217,10 @@ class Queue:
                 self._commit(batch)
 
     def _commit(self, batch: list[Finished]) -> None:
-        """Record a batch, or where that fails each for itself."""
+        """Record a batch, or where that fails each for itself; but not what was refused meanwhile."""
+        batch = [each for each in batch if not each.task.future.done()]
+        if not batch:
+            return
         try:
             rows = work.record(batch, self._database, self._store)
         except BaseException as error:
@@ -207,8 +228,7 @@ class Queue:
                 for each in batch:
                     self._commit([each])
                 return
-            _log.error("not recorded", exc_info=error)
-            self._settle(batch[0].task, error)
+            self._fail(batch[0].task, error)
             return
         self._metrics.batches.observe(len(batch))
         for each, row in zip(batch, rows, strict=True):
@@ -227,6 +247,10 @@ class Queue:
                 task.future.set_exception(outcome or RuntimeError("no outcome"))
             else:
                 task.future.set_result(outcome)
+
+
+def _stopping() -> StoppingError:
+    return StoppingError("the service is shutting down; try again in a moment", retry_after=5)
 
 
 def _late() -> LateError:

@@ -20,11 +20,12 @@ from fusion_diff.service.rates import RateLimit
 from fusion_diff.service.sessions import SECRET_BYTES, Sessions
 from fusion_diff.service.shelf import Shelf
 from fusion_diff.service.store import Store
-from fusion_diff.service.uploads import clear
+from fusion_diff.service.uploads import claim
 from fusion_diff.trust.files import read_bounded, write_new
 
 if TYPE_CHECKING:
     from pathlib import Path
+    from typing import BinaryIO
 
     from fusion_diff.service.settings import Settings
 
@@ -43,6 +44,7 @@ class Service:
         metrics: what is counted.
         rates: the rate limit.
         sessions: signs what browsers keep.
+        claimed: says, while it is open, that uploads are this process's.
     """
 
     settings: Settings
@@ -54,6 +56,7 @@ class Service:
     metrics: Metrics
     rates: RateLimit
     sessions: Sessions
+    claimed: BinaryIO
 
     @classmethod
     def open(cls, settings: Settings) -> Service:
@@ -64,12 +67,12 @@ class Service:
             OSError: the data folder cannot be written.
         """
         settings.data.mkdir(parents=True, exist_ok=True)
-        clear(settings.incoming)
         database, store, metrics = Database(settings.database), Store(settings.store), Metrics()
         try:
             with database.write() as session:
                 ledger.start(session)
             shelf = Shelf(settings, database)
+            claimed = claim(settings.incoming)
             return cls(
                 settings,
                 database,
@@ -80,17 +83,24 @@ class Service:
                 metrics,
                 RateLimit(settings.rate_limit),
                 Sessions(_secret(settings.data / "session.key")),
+                claimed,
             )
         except BaseException:
             database.close()
             raise
 
+    def stop(self) -> None:
+        """Give up what is being learned, take nothing more, and return at once; what was taken is being finished."""
+        self.learning.close(0)
+        self.queue.stop(self.settings.drain_seconds)
+
     def close(self) -> None:
-        """Finish what was taken, give up what is being learned, and close everything."""
-        until = time.monotonic() + self.settings.drain_seconds
-        self.queue.close(self.settings.drain_seconds)
-        self.learning.close(max(0.0, until - time.monotonic()))
+        """Stop, wait for what was taken and what was being learned, and close everything."""
+        self.stop()
+        self.queue.close()
+        self.learning.close(max(0.0, self.queue.until - time.monotonic()))
         self.database.close()
+        self.claimed.close()
 
 
 def _secret(file: Path) -> bytes:
@@ -100,7 +110,7 @@ def _secret(file: Path) -> bytes:
     return read_bounded(file, SECRET_BYTES, "secret of sessions")
 
 
-def get_service(request: Request) -> Service:
+async def get_service(request: Request) -> Service:
     """Return the service that answers a request."""
     return cast("Service", request.app.state.service)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Annotated, cast
 from urllib.parse import urlsplit
@@ -13,7 +14,7 @@ from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 
-from fusion_diff.service import keys
+from fusion_diff.service import keys, watching
 from fusion_diff.service.keys import ANYBODY, Caller, Scope
 from fusion_diff.service.problems import (
     BusyError,
@@ -26,9 +27,10 @@ from fusion_diff.service.problems import (
 )
 from fusion_diff.service.sessions import COOKIE, CSRF_HEADER, LASTS_SECONDS
 from fusion_diff.service.settings import LOOPBACK
+from fusion_diff.service.watching import Watchers
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from starlette.responses import Response
     from starlette.types import ASGIApp, Message, Receive, Send
@@ -48,7 +50,7 @@ class Gate:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app = app
+        self.app, self._watchers = app, Watchers()
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Let a request pass, or answer it."""
@@ -75,7 +77,11 @@ class Gate:
         refusal: RefusedError | None = None
         if not service.settings.insecure:
             try:
-                caller = await to_thread.run_sync(_caller, headers, scope["method"], service)
+                ask = partial(_caller, headers, scope["method"], service)
+                if scope["path"] == watching.PATH:
+                    caller = await self._watchers.caller(headers.get("authorization", ""), ask)
+                else:
+                    caller = await to_thread.run_sync(ask)
             except RefusedError as error:
                 caller, refusal = None, error
         address = (scope.get("client") or ("unknown",))[0]
@@ -197,10 +203,10 @@ def caller_of(request: Request) -> Caller | None:
 _BEARER = HTTPBearer(auto_error=False, description="An API key, made with `fusion-diff service-keys new`.")
 
 
-def require(*scopes: Scope) -> Callable[..., Caller]:
+def require(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
     """Return a dependency that gives the caller, and refuses one whose key has none of these scopes."""
 
-    def allowed(request: Request, _documented: Annotated[object, Depends(_BEARER)]) -> Caller:
+    async def allowed(request: Request, _documented: Annotated[object, Depends(_BEARER)]) -> Caller:
         caller = caller_of(request)
         if caller is None:
             raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")

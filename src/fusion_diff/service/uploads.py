@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import tempfile
-import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff import locks
 from fusion_diff.errors import MicrographError
 from fusion_diff.printable import printable
 from fusion_diff.service.problems import TooLargeError
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
 _CHUNK_BYTES = 2**20
-_STALE_SECONDS = 3600
 
 
 @dataclass(frozen=True)
@@ -80,12 +80,24 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
     return Upload(path, shown, digest.hexdigest(), size)
 
 
-def clear(folder: Path) -> None:
-    """Make the folder of uploads, and remove what a process that was killed left in it."""
+def claim(folder: Path) -> BinaryIO:
+    """Make the folder of uploads, and remove what processes that were killed left in it.
+
+    Returns:
+        An open file: until it is closed, no process that claims the same folder removes anything from it.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    for file in folder.glob("upload-*"):
-        if time.time() - file.stat().st_mtime > _STALE_SECONDS:
+    claimed = folder.with_suffix(".lock").open("ab")
+    with suppress(OSError):  # another process is at work, and what lies here may be its own; or the disk has no locks
+        locks.hold(claimed.fileno())
+        for file in folder.glob("upload-*"):
             file.unlink(missing_ok=True)
+    with suppress(OSError):
+        locks.share(claimed.fileno())
+    return claimed
 
 
 def renamed(error: Exception, path: Path, name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -28,6 +29,10 @@ if TYPE_CHECKING:
     from fusion_diff.service.store import Store
 
 
+_OURS = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
+"""What the system says where a file that was received cannot be read, and nothing is wrong with what is in it."""
+
+
 @dataclass(eq=False)
 class Task:
     """A micrograph that waits for its verdict.
@@ -38,6 +43,7 @@ class Task:
         alpha: error rate among verdicts.
         pixel_size_um: in place of what the file says.
         by: name of the caller, for the record.
+        request_id: of the request that it came with, for the log.
         deadline: on the monotonic clock, in seconds; None where there is none.
         future: gets the row that was recorded, or the error.
         arrived: on the monotonic clock.
@@ -48,6 +54,7 @@ class Task:
     alpha: float
     pixel_size_um: float | None
     by: str
+    request_id: str | None = None
     deadline: float | None = None
     future: Future[Inspection] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
@@ -75,7 +82,7 @@ class Finished:
     verdict: Verdict | None = None
     result: dict[str, Any] = field(default_factory=dict)
     thumbnail: bytes = b""
-    error: Exception | None = None
+    error: MicrographError | None = None
 
 
 def read(task: Task, max_pixels: int) -> tuple[Micrograph, bytes]:
@@ -83,6 +90,8 @@ def read(task: Task, max_pixels: int) -> tuple[Micrograph, bytes]:
 
     Raises:
         MicrographError: it cannot be read.
+        OSError: that is not the micrograph's doing.
+        MemoryError: the same.
     """
     from fusion_diff.micrograph import load_microstructure_data
     from fusion_diff.micrograph.thumbnail import thumbnail
@@ -94,6 +103,9 @@ def read(task: Task, max_pixels: int) -> tuple[Micrograph, bytes]:
         )
         return micrograph, png(thumbnail(micrograph, THUMBNAIL_SIDE))
     except FusionDiffError as error:
+        cause = error.__cause__
+        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _OURS):
+            raise cause from error
         raise MicrographError(renamed(error, upload.path, upload.name)) from error
 
 
@@ -114,9 +126,9 @@ def judge(task: Task, model: Inspector, micrograph: Micrograph, thumbnail: bytes
     )
 
 
-def failed(task: Task, error: Exception, model: object = None) -> Finished:
+def failed(task: Task, error: MicrographError, model: object = None) -> Finished:
     """Return what is recorded of a micrograph that could not be judged."""
-    outcome = Outcome(task.upload.path, error=str(error) or type(error).__name__)
+    outcome = Outcome(task.upload.path, error=str(error))
     record = verdict(outcome, alpha=task.alpha, pixel_size_um=task.pixel_size_um, model=identity(model))
     return Finished(task, record | {"file": task.upload.name, "file_sha256": task.upload.sha256}, error=error)
 

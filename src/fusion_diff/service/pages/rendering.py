@@ -15,7 +15,7 @@ from starlette.responses import Response
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.inspection import pages
 from fusion_diff.inspection.wording import SYMBOLS, package_version
-from fusion_diff.service.problems import NotFoundError, UnauthorizedError, problem, request_id_of
+from fusion_diff.service.problems import NotFoundError, UnauthorizedError, reported
 from fusion_diff.service.security import caller_of, csrf_token
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class PageRoute(APIRoute):
                     raise
                 if isinstance(error, RequestValidationError):
                     error = NotFoundError("there is no page of this address; see the links above")
-                told = problem(error, request_id_of(request))
+                told = reported(error, request)
                 return render(request, "problem", told.status, told=told)
 
         return answered

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request
 from starlette.responses import Response
 
 from fusion_diff.service.pages.rendering import PageRoute, goto, is_htmx, render
-from fusion_diff.service.problems import UnauthorizedError
+from fusion_diff.service.problems import UnauthorizedError, request_id_of
 from fusion_diff.service.security import begin_session, caller_of, end_session
 
 router = APIRouter(route_class=PageRoute)
 _KEY_LENGTH = 200
+_log = logging.getLogger("fusion_diff.service")
 
 
 @router.get("/sign-in")
@@ -32,8 +34,10 @@ def sign_in(
     """Begin a session."""
     response = goto(request, _own(next))
     try:
-        begin_session(request, response, key)
+        request.state.caller = begin_session(request, response, key)  # for the log
     except UnauthorizedError as error:
+        address = request.client.host if request.client is not None else None
+        _log.warning("sign-in refused", extra={"request_id": request_id_of(request), "peer": address})
         # htmx puts what it gets with status 200 into the page
         return (
             render(request, "sign_in_form", 200, next=_own(next), error=error)

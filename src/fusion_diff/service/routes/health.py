@@ -13,6 +13,7 @@ from fusion_diff.errors import FusionDiffError
 from fusion_diff.service.problems import StoppingError, documented
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.security import Reader
+from fusion_diff.service.watching import in_time
 
 router = APIRouter(tags=["health"])
 _log = logging.getLogger("fusion_diff.service")
@@ -24,12 +25,14 @@ class Health(BaseModel):
     status: str = "ok"
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
-def health() -> Health:
-    """Say that the process answers."""
+async def health() -> Health:
+    """Say that the process answers; in no thread of those that wait for the records and the store."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: documented()[503]})
 def ready(service: ServiceDep) -> Health:
     """Say that inspections can be made: the records and the store answer, the model is loaded, the queue runs."""
@@ -46,6 +49,11 @@ def ready(service: ServiceDep) -> Health:
 
 
 @router.get("/metrics", response_class=Response, responses=documented(gives="text/plain"))
-def metrics(service: ServiceDep, caller: Reader) -> Response:
-    """Return what is counted, for Prometheus."""
+async def metrics(service: ServiceDep, caller: Reader) -> Response:
+    """Return what is counted, for Prometheus; also while the records do not answer."""
+    try:
+        await in_time(service.database.check)
+        service.metrics.database_up.set(1)
+    except (SQLAlchemyError, TimeoutError):
+        service.metrics.database_up.set(0)
     return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)

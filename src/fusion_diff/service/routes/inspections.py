@@ -15,12 +15,9 @@ from fusion_diff.service import pictures, records
 from fusion_diff.service.collecting import add_image
 from fusion_diff.service.learning import read
 from fusion_diff.service.problems import (
-    LateError,
-    RefusedError,
-    StoppingError,
     TooLargeError,
     documented,
-    problem,
+    reported,
     request_id_of,
 )
 from fusion_diff.service.runtime import Service, ServiceDep
@@ -49,7 +46,7 @@ KEPT = {"Cache-Control": "private, max-age=31536000, immutable"}
 """For what never changes."""
 
 
-@router.post("", responses=documented(404, 504))
+@router.post("", responses=documented(404, 504, 507))
 async def inspect(
     request: Request,
     service: ServiceDep,
@@ -74,31 +71,34 @@ async def inspect(
     if len(files) > most:
         raise TooLargeError(f"{len(files)} files in one request, and {most} is the most; send them in several")
     judge = await to_thread.run_sync(_model_id, service, model)
-    received = [await _receive(file, service) for file in files]
-    tasks = [
-        Task(each, judge, alpha, pixel_size_um, caller.name, deadline) for each in received if isinstance(each, Upload)
-    ]
+    received: list[Upload | Exception] = []
     try:
+        for file in files:
+            received.append(await _receive(file, service))
+        tasks = [
+            Task(each, judge, alpha, pixel_size_um, caller.name, request_id_of(request), deadline)
+            for each in received
+            if isinstance(each, Upload)
+        ]
         service.queue.submit(tasks)
-    except RefusedError:
-        for task in tasks:
-            task.upload.discard()
+    except BaseException:
+        for each in received:
+            if isinstance(each, Upload):
+                each.discard()
         raise
     waiting = [asyncio.wrap_future(task.future) for task in tasks]
     settled = iter(await asyncio.gather(*waiting, return_exceptions=True))
     outcomes = [next(settled) if isinstance(each, Upload) else each for each in received]
-    if all(isinstance(each, LateError | StoppingError) for each in outcomes):
-        assert isinstance(outcomes[0], RefusedError)
-        raise outcomes[0]
+    failed = [each for each in outcomes if isinstance(each, BaseException)]
+    told = {error: reported(error, request) for error in failed}
+    if len(failed) == len(outcomes) and all(each.status >= 500 for each in told.values()):
+        raise failed[0]  # nothing is wrong with any file, so that it is the request that failed
     entries = []
     for file, outcome in zip(files, outcomes, strict=True):
         name = shown_name(file.filename)
-        if isinstance(outcome, Exception):
-            told = problem(outcome, request_id_of(request))
-            service.metrics.refusals.labels(str(told.status)).inc()
-            entries.append(InspectionEntry(name=name, problem=told))
-        elif isinstance(outcome, BaseException):
-            raise outcome
+        if isinstance(outcome, BaseException):
+            service.metrics.refusals.labels(str(told[outcome].status)).inc()
+            entries.append(InspectionEntry(name=name, problem=told[outcome]))
         else:
             entries.append(InspectionEntry(name=name, inspection=InspectionOut.of(outcome)))
     return Inspections(results=entries)

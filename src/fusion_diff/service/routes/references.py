@@ -16,7 +16,7 @@ from fusion_diff.service.problems import (
     NotFoundError,
     TooLargeError,
     documented,
-    problem,
+    reported,
     request_id_of,
 )
 from fusion_diff.service.routes.inspections import KEPT
@@ -69,7 +69,7 @@ def remove_set(service: ServiceDep, caller: Enrolling, set_id: Id) -> None:
         session.delete(collecting.get_set(session, set_id))
 
 
-@router.post("/{set_id}/images", responses=documented(404))
+@router.post("/{set_id}/images", responses=documented(404, 507))
 async def add_images(
     request: Request,
     service: ServiceDep,
@@ -96,7 +96,7 @@ async def add_images(
             image = await to_thread.run_sync(_add, service, set_id, file, label, group, mark, pixel_size_um)
             entries.append(ReferenceEntry(name=name, reference=image))
         except (FusionDiffError, OSError, MemoryError) as error:
-            told = problem(error, request_id_of(request))
+            told = reported(error, request)
             service.metrics.refusals.labels(str(told.status)).inc()
             entries.append(ReferenceEntry(name=name, problem=told))
     return References(results=entries)
@@ -140,7 +140,7 @@ def mark_of(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id) -> Re
     return Response(pictures.png(flaw.astype("uint8") * 255), media_type="image/png")
 
 
-@router.put("/{set_id}/images/{image_id}/mark", responses=documented(404))
+@router.put("/{set_id}/images/{image_id}/mark", responses=documented(404, 507))
 def put_mark(
     service: ServiceDep,
     caller: Enrolling,

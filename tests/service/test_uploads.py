@@ -1,0 +1,25 @@
+"""The folder of uploads: nothing stays in it that nobody will fetch."""
+
+from __future__ import annotations
+
+import pytest
+
+from fusion_diff.service.uploads import claim
+
+pytest.importorskip("fcntl")
+
+
+def test_what_a_killed_process_left_is_removed_at_the_next_start_but_nothing_of_one_that_is_at_work(tmp_path):
+    folder = tmp_path / "incoming"
+    first = claim(folder)
+    left = folder / "upload-1"
+    left.write_bytes(b"x")
+    second = claim(folder)
+    assert left.exists(), "the first is at work"
+    first.close()
+    third = claim(folder)
+    assert left.exists(), "the second is"
+    second.close()
+    third.close()
+    claim(folder).close()
+    assert not left.exists()
