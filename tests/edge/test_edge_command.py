@@ -16,7 +16,9 @@ import tifffile
 
 import fusion_diff
 from fusion_diff.cli import app
+from fusion_diff.edge import EdgeSession
 from fusion_diff.edge.__main__ import ELSEWHERE, main
+from fusion_diff.inspection import run
 from fusion_diff.synthetic import generate
 
 PACKAGING = Path(__file__).parents[2] / "packaging" / "edge" / "pyproject.toml"
@@ -52,6 +54,38 @@ def test_what_cannot_be_inspected_is_said_and_exits_with_3(exported_folder, samp
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 3
+
+
+def test_a_fault_or_a_stop_is_no_verdict(sample, monkeypatch, capsys):
+    for fault, code, says in (
+        (RuntimeError("a fault of ours"), 3, "RuntimeError: a fault of ours"),
+        (KeyboardInterrupt(), 130, "Stopped."),
+    ):
+
+        def load(*_, fault=fault, **__):
+            raise fault
+
+        monkeypatch.setattr(EdgeSession, "load", load)
+        assert main(["inspect", str(sample), "--model", "any"]) == code
+        said = capsys.readouterr()
+        assert (said.out, said.err.splitlines()[-1]) == ("", says)
+
+
+def test_a_closed_pipe_is_no_verdict(exported_folder, sample):
+    words = ["-m", "fusion_diff.edge", "inspect", sample, "--model", exported_folder, "--threads", "1"]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, *words], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, "BrokenPipe" in done.stderr) == (3, False)
+
+
+def test_no_thumbnail_is_drawn_for_nobody(exported_folder, sample, monkeypatch):
+    def draw(*_):
+        raise AssertionError
+
+    monkeypatch.setattr(run, "thumbnail", draw)
+    assert main(["inspect", str(sample), "--model", str(exported_folder), "--threads", "1"]) in (1, 2)
 
 
 @pytest.mark.parametrize("command", ELSEWHERE)

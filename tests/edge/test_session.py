@@ -158,25 +158,46 @@ def test_a_graph_that_does_not_fit_its_description_is_refused(changed):
         session.inspect(micrograph())
 
 
-def test_a_graph_of_other_inputs_is_refused(exported_folder, tmp_path):
+def graph(nodes, inputs, outputs):
+    """Return a graph of such nodes, with the sizes of its inputs and outputs."""
+    from onnx import TensorProto, helper
+
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in side.items()]
+        for side in (inputs, outputs)
+    ]
+    drawn = helper.make_graph([helper.make_node("Identity", [a], [b]) for a, b in nodes], "other", *ends)
+    return helper.make_model(drawn, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def test_a_graph_of_other_inputs_is_refused(changed):
     import onnx
 
-    folder = tmp_path / "copy"
-    shutil.copytree(exported_folder, folder)
-    model = onnx.helper.make_model(
-        onnx.helper.make_graph(
-            [onnx.helper.make_node("Identity", ["x"], ["y"])],
-            "other",
-            [onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1])],
-            [onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1])],
-        ),
-        opset_imports=[onnx.helper.make_opsetid("", 17)],
-        ir_version=8,
-    )
-    onnx.save(model, folder / GRAPHS["onnx"])
+    folder = changed()
+    onnx.save(graph([("x", "y")], {"x": [1]}, {"y": [1]}), folder / GRAPHS["onnx"])
     seal(folder)
     with pytest.raises(CheckpointError, match="has x where pixels, keep should be"):
         EdgeSession.load(folder)
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_graph_that_fails_while_it_runs_is_told_as_such(changed, runtime):
+    import onnx
+
+    from fusion_diff.export.onnx_file import convert_to_openvino
+
+    folder, tiny = changed(runtime=runtime), [1, 10, 10]  # of which no tile is
+    nodes = [("pixels", "dense"), ("keep", "sums"), ("keep", "alike")]
+    made = graph(
+        nodes, {"pixels": [1, 3, 10, 10], "keep": tiny}, {"dense": [1, 3, 10, 10], "sums": tiny, "alike": tiny}
+    )
+    onnx.save(made, folder / GRAPHS["onnx"])
+    if runtime == "openvino":
+        convert_to_openvino(folder / GRAPHS["onnx"], folder / GRAPHS["openvino"])
+    seal(folder)
+    session = EdgeSession.load(folder, threads=1)
+    with pytest.raises(CheckpointError, match=r"graph\.\w+: cannot be run \(.*export the model again"):
+        session.judge(micrograph(), alpha=0.1)
 
 
 def test_what_is_no_micrograph_is_refused(session):

@@ -7,7 +7,9 @@ and writes a report.
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+import traceback
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,9 +19,12 @@ from fusion_diff.inspection.run import exit_code, inspect_paths
 from fusion_diff.printable import paragraph, printable
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
+
+    from fusion_diff.inspection.run import Outcome
 
 FAILED = 3
+STOPPED = 130
 ELSEWHERE = (
     "audit", "batch", "certify", "demo", "enroll", "export", "keys", "policy", "pretrain", "serve", "service-keys",
     "sign", "verify", "verify-model",
@@ -47,10 +52,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_args, **_kwargs: print(f"Warning: {message}", file=sys.stderr)
         try:
-            return _inspect(options)
+            code = exit_code(_inspect(options))
+            sys.stdout.flush()
+        except KeyboardInterrupt:
+            print("Stopped.", file=sys.stderr)
+            return STOPPED
+        except BrokenPipeError:  # whoever read what is printed has gone, and the last flush would fail too
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return FAILED
         except (FusionDiffError, OSError, MemoryError) as error:
             _complain(str(error) or "not enough memory; close other programs, or use smaller micrographs")
             return FAILED
+        except Exception:
+            traceback.print_exc()  # a fault in the program; Python would exit with 1, "some are not authentic"
+            return FAILED
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -68,7 +84,8 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _inspect(options: argparse.Namespace) -> int:
+def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
+    """Print and record each outcome, and give it on: many are too large to keep."""
     from contextlib import nullcontext
 
     from fusion_diff.edge.session import EdgeSession
@@ -76,20 +93,18 @@ def _inspect(options: argparse.Namespace) -> int:
     from fusion_diff.micrograph import discover
 
     session = EdgeSession.load(options.model, device=options.device, threads=options.threads)
-    outcomes = []
+    files = discover(options.paths)
     with RecordWriter(options.json) if options.json else nullcontext() as writer:
         for outcome in inspect_paths(
-            session, discover(options.paths), alpha=options.alpha, pixel_size_um=options.pixel_size
+            session, files, alpha=options.alpha, pixel_size_um=options.pixel_size, thumbnails=False
         ):
-            outcomes.append(outcome)
             if writer is not None:
                 writer.write(outcome)
-            if outcome.inspection is None:
+            if (it := outcome.inspection) is None:
                 _complain(str(outcome.error))
-                continue
-            it = outcome.inspection
-            print(f"{printable(outcome.path)}\t{it.score:.3f}\t{it.decision}\t{printable(it.predicted_class)}")
-    return exit_code(outcomes)
+            else:
+                print(f"{printable(outcome.path)}\t{it.score:.3f}\t{it.decision}\t{printable(it.predicted_class)}")
+            yield outcome
 
 
 def _complain(text: str) -> None:

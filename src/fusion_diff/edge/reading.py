@@ -53,7 +53,7 @@ class EdgeReading:
         """Run a graph over the tiles of a micrograph, `batch` at a time, reading the next ones meanwhile.
 
         Raises:
-            CheckpointError: the graph does not give what it should.
+            CheckpointError: the graph cannot be run, or does not give what it should.
         """
         kinds = len(exported.kinds)
         maps = np.zeros((kinds + 1, grid.rows, grid.columns), dtype=np.float32)

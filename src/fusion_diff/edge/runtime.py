@@ -41,7 +41,11 @@ class Runtime(Protocol):
     device: str
 
     def __call__(self, pixels: NDArray[np.float32], keep: NDArray[np.float32], /) -> Arrays:
-        """Return dense (N, channels, s, s), sums (N, C) and alike (N, references) of tiles (N, 3, T, T)."""
+        """Return dense (N, channels, s, s), sums (N, C) and alike (N, references) of tiles (N, 3, T, T).
+
+        Raises:
+            CheckpointError: the graph cannot be run.
+        """
 
 
 def open_graph(folder: Path, runtime: str, device: str, threads: int | None) -> Runtime:
@@ -71,6 +75,7 @@ class OnnxRuntime:
             import onnxruntime
         except ImportError as error:
             raise _missing("onnxruntime", "onnx") from error
+        self._file = file
         here = onnxruntime.get_available_providers()
         if device.upper() == "AUTO":
             wanted = [name for name in _PROVIDERS["GPU"] if name in here][:1] or [_CPU]
@@ -95,7 +100,12 @@ class OnnxRuntime:
 
     def __call__(self, pixels: NDArray[np.float32], keep: NDArray[np.float32], /) -> Arrays:
         """Run the graph."""
-        dense, sums, alike = self._session.run(list(OUTPUTS), {"pixels": pixels, "keep": keep})
+        try:
+            dense, sums, alike = self._session.run(list(OUTPUTS), {"pixels": pixels, "keep": keep})
+        except MemoryError:
+            raise
+        except Exception as error:  # as above
+            raise _not_run(self._file, error) from error
         return dense, sums, alike
 
 
@@ -108,6 +118,7 @@ class OpenVinoRuntime:
             import openvino
         except ImportError as error:
             raise _missing("openvino", "openvino") from error
+        self._file = file
         core = openvino.Core()
         here = core.available_devices
         wanted = device.upper()
@@ -130,7 +141,10 @@ class OpenVinoRuntime:
 
     def __call__(self, pixels: NDArray[np.float32], keep: NDArray[np.float32], /) -> Arrays:
         """Run the graph."""
-        results = self._request.infer({"pixels": pixels, "keep": keep}, share_inputs=True)
+        try:
+            results = self._request.infer({"pixels": pixels, "keep": keep}, share_inputs=True)
+        except RuntimeError as error:
+            raise _not_run(self._file, error) from error
         dense, sums, alike = (results[output] for output in self._outputs)
         return dense, sums, alike
 
@@ -151,6 +165,13 @@ def _absent(device: str, package: str, here: list[str]) -> DeviceError:
 
 def _unreadable(file: Path, error: Exception) -> CheckpointError:
     return CheckpointError(f"{file}: cannot be loaded ({paragraph(error, 300)}); export the model again")
+
+
+def _not_run(file: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(
+        f"{file}: cannot be run ({paragraph(error, 300)}); see that memory is left, try the device CPU, or export the "
+        "model again"
+    )
 
 
 def _check_names(file: Path, found: list[str], expected: tuple[str, ...]) -> None:
