@@ -27,6 +27,7 @@ from fusion_diff.commands.pretrain import pretrain_command
 from fusion_diff.commands.serve import serve_command
 from fusion_diff.commands.service_keys import service_keys_app
 from fusion_diff.commands.sign import sign_command
+from fusion_diff.commands.stopping import TERMINATED
 from fusion_diff.commands.verify import verify_command
 from fusion_diff.commands.verify_model import verify_model_command
 from fusion_diff.errors import FusionDiffError
@@ -113,7 +114,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 show()
             return FAILED
-    if code == STOPPED:
+    if code in (STOPPED, TERMINATED):
         typer.echo("Stopped.", err=True)
     return int(code or 0)
 

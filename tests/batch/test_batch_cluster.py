@@ -167,6 +167,20 @@ def test_a_cluster_that_is_lost_is_a_clear_error_and_what_is_done_is_kept(two_no
 
 
 @pytest.mark.slow
+def test_a_run_that_is_told_to_stop_keeps_what_is_done(two_nodes, images, tmp_path, read_rows):
+    out = tmp_path / "out"
+    words = ["batch", str(images), "--out", str(out), "--heatmaps", "--cluster", two_nodes[0], "--workers", "2"]
+    run = subprocess.Popen([sys.executable, "-m", "fusion_diff.cli", *words], stderr=subprocess.PIPE, text=True)
+    while len(list(out.glob("heatmaps/*/*.png"))) < 2:
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.05)
+    run.terminate()
+    _, said = run.communicate()
+    assert run.returncode == 143, said
+    assert 1 <= len(read_rows(out)) < COUNT
+
+
+@pytest.mark.slow
 def test_a_micrograph_that_takes_every_worker_with_it_becomes_a_row_with_that_error(two_nodes, tmp_path, read_rows):
     address, *nodes = two_nodes
     (tmp_path / "in").mkdir()

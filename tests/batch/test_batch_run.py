@@ -6,6 +6,7 @@ import resource
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import fsspec
@@ -122,6 +123,41 @@ def test_runs_that_are_killed_at_any_moment_lose_and_repeat_nothing(tmp_path):
     assert found["kills"] == 4
     assert found["amid_rows"] > 0
     assert (found["lost"], found["repeated"]) == (0, 0)
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_a_run_that_is_told_to_stop_keeps_what_is_done(tmp_path, save_micrograph, read_rows, sent, code):
+    (tmp_path / "in").mkdir()
+    for index in range(200):
+        save_micrograph(tmp_path / "in" / f"{index}.tif", 0.8)
+    out = tmp_path / "out"
+    words = ["-m", "fusion_diff.cli", "batch", str(tmp_path / "in"), "--out", str(out), "--heatmaps"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    run = subprocess.Popen([sys.executable, *words], env=environment, stderr=subprocess.PIPE, text=True)
+    while len(list(out.glob("heatmaps/*/*.png"))) < 2:  # the second is drawn when the first has its row
+        assert run.poll() is None, run.stderr.read()
+        time.sleep(0.01)
+    run.send_signal(sent)
+    _, said = run.communicate()
+    assert run.returncode == code
+    assert said.endswith(f"What is done is kept in {out}; the same command goes on from there\nStopped.\n")
+    assert 1 <= len(read_rows(out)) < 200
+
+
+def test_rows_that_a_signal_kept_from_being_written_are_written_once(folder, tmp_path, engine, read_rows, monkeypatch):
+    whole = parts_module.write_whole
+
+    def interrupted(file, content):
+        monkeypatch.setattr(parts_module, "write_whole", whole)
+        whole(file, content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(parts_module, "write_whole", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        run_batch(str(folder), tmp_path / "out", engine, rows=4)
+    assert len(read_rows(tmp_path / "out")) == 4
+    run_batch(str(folder), tmp_path / "out", engine)
+    assert len({row["path"] for row in read_rows(tmp_path / "out")}) == len(read_rows(tmp_path / "out")) == 11
 
 
 def test_what_a_killed_run_was_writing_is_cleared_away(folder, tmp_path, engine):

@@ -120,15 +120,16 @@ class Parts:
         """Write the rows that are waiting as the next file, if there are any.
 
         Raises:
-            BatchError: they cannot be written; they are lost, and done again by the next run.
+            BatchError: they cannot be written; they go on waiting.
         """
         if not self._rows:
             return
         pa, parquet = needed("pyarrow", "batch"), needed("pyarrow.parquet", "batch")
         buffer = io.BytesIO()
         parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), buffer, compression="zstd")
-        count, self._rows = len(self._rows), []
         self._write(self.folder / f"part-{self._number + 1:06d}.parquet", buffer.getvalue())
+        # In this order, whatever a signal cuts off is written again to the same file, or not at all.
+        count, self._rows = len(self._rows), []
         self._number += 1
         self.kept += count
 

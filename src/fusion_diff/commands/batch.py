@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from fusion_diff.batch.judging import Engine
     from fusion_diff.batch.run import Summary
 
-TOLD_EVERY_S = 60.0
-"""How often progress is told where stderr is no terminal."""
-
-
 def batch_command(
     source: Annotated[
         str,
@@ -55,15 +51,18 @@ def batch_command(
 ) -> int:
     """Inspect any number of micrographs; write one row of Parquet for each, those that cannot be read among them.
 
-    The exit code is 0 once every micrograph has its row, whatever the verdicts, and 3 if the command could not finish.
+    The exit code is 0 once every micrograph has its row, whatever the verdicts, and 3 if the command could not finish;
+    130 after Ctrl-C and 143 after SIGTERM, which keep the rows that are done.
     """
     from contextlib import nullcontext
 
     from fusion_diff.batch.judging import Here, Settings
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
+    from fusion_diff.commands.stopping import TERMINATED, Terminated, heed_sigterm
     from fusion_diff.commands.terminal import say
     from fusion_diff.inspection.run import load_inspector
+    from fusion_diff.printable import printable
     from fusion_diff.trust.provenance import absolute
 
     if workers is not None and cluster is None:
@@ -82,8 +81,15 @@ def batch_command(
 
         engine = Cluster(cluster, name, settings, workers=workers, device=device)
     started = time.monotonic()
-    with engine as judging, _progress() as progress:
-        done = run_batch(source, out, judging, rows=rows, progress=progress)
+    try:
+        # After the engine, for Ray sets a handler of its own when its cluster is joined.
+        with engine as judging, heed_sigterm(), _progress() as progress:
+            done = run_batch(source, out, judging, rows=rows, progress=progress)
+    except KeyboardInterrupt as error:
+        typer.echo(f"What is done is kept in {printable(out)}; the same command goes on from there", err=True)
+        if isinstance(error, Terminated):
+            return TERMINATED
+        raise
     rate = done.finished / max(time.monotonic() - started, 1e-9)
     parts = [f"{count} {decision}" for decision, count in sorted(done.decisions.items()) if decision != "error"]
     if done.decisions["error"]:
@@ -101,23 +107,22 @@ def _progress() -> Iterator[Callable[[Summary, int | None], None]]:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
+    from fusion_diff.commands.terminal import Minutes
+
     console = Console(stderr=True, highlight=False)
     columns = (BarColumn(), TextColumn("{task.description}"))
-    started = told = time.monotonic()
+    started, minutes = time.monotonic(), Minutes()
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task("", total=None)
 
         def progress(done: Summary, total: int | None) -> None:
-            nonlocal told
-            now = time.monotonic()
-            if not console.is_terminal and now - told < TOLD_EVERY_S:
+            if not (console.is_terminal or minutes.over()):
                 return
             seen = done.skipped + done.finished
-            text = progress_text(seen, total, done.finished, done.decisions["error"], now - started)
+            text = progress_text(seen, total, done.finished, done.decisions["error"], time.monotonic() - started)
             if console.is_terminal:
                 bar.update(task, completed=seen, total=total, description=text)
             else:
-                told = now
                 console.print(text)
 
         yield progress

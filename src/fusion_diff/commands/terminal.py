@@ -39,9 +39,22 @@ class StageAdvance(Protocol):
         """Move the bar."""
 
 
-LINE_EVERY = 60.0
-"""Seconds between lines of progress where there is no terminal."""
 _STYLES = {"authentic": "green", "not authentic": "red", "inconclusive": "yellow"}
+
+
+class Minutes:
+    """Counts minutes: where there is no terminal, progress is told once in each."""
+
+    def __init__(self) -> None:
+        self._began = time.monotonic()
+
+    def over(self) -> bool:
+        """Tell whether a minute is over, and begin the next if it is."""
+        now = time.monotonic()
+        if now - self._began < 60:
+            return False
+        self._began = now
+        return True
 
 
 def stdout() -> Console:
@@ -79,16 +92,14 @@ def progress_bar(verb: str, then: str | None = None) -> Iterator[Advance]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(verb, total=None)
-        written = time.monotonic()
+        minutes = Minutes()
 
         def advance(done: int, total: int, path: Path | None = None, /) -> None:
-            nonlocal written
             name = "" if path is None else " " + printable(path.name)
-            now, doing = time.monotonic(), then if then is not None and done == total else verb
+            doing = then if then is not None and done == total else verb
             bar.update(task, completed=done, total=total, description=escape(doing + name))
-            if not console.is_terminal and now - written > LINE_EVERY:
+            if not console.is_terminal and minutes.over():
                 console.print(Text(f"{doing} {done}/{total}{name}"), soft_wrap=True)
-                written = now
 
         yield advance
 
@@ -100,18 +111,15 @@ def stage_progress(*, enabled: bool) -> Iterator[StageAdvance]:
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, disable=not enabled) as bar:
         tasks: dict[str, TaskID] = {}
-        written = 0.0
+        minutes = Minutes()
 
         def advance(stage: str, step: int, steps: int, loss: float, /) -> None:
-            nonlocal written
             if stage not in tasks:
                 tasks[stage] = bar.add_task(stage, total=steps, loss="")
             shown = "" if stage == "pool" else f"loss {loss:.4f}"
             bar.update(tasks[stage], completed=step, loss=shown)
-            now = time.monotonic()
-            if enabled and not console.is_terminal and (now - written > LINE_EVERY or step == steps):
+            if enabled and not console.is_terminal and (step == steps or minutes.over()):
                 console.print(f"{stage} {step}/{steps} {shown}", highlight=False)
-                written = now
 
         yield advance
 
