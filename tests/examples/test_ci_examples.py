@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import shutil
+import subprocess
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,11 +13,14 @@ import pytest
 import yaml
 
 from fusion_diff.inspection.policy import read_policy
+from fusion_diff.trust.keys import new_key
 from fusion_diff.trust.provenance import sign
 
 ROOT = Path(__file__).resolve().parents[2]
 CI = ROOT / "examples" / "ci"
 HOOKS = ROOT / ".pre-commit-hooks.yaml"
+TRUSTED = ("lab.key.pub", "policy.toml", "wheels")
+"""What a request must not bring along."""
 CONFIG = ROOT / "examples" / "pre-commit" / ".pre-commit-config.yaml"
 
 
@@ -29,7 +34,7 @@ def commands(file):
         picked = ["summary.md", *(each.get("sarif_file", each.get("path")) for each in uploads)]
         return lines, [name for each in picked for name in each.split()]
     job = plain["inspect-micrographs"]
-    return job["script"], [*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]]
+    return [*job["before_script"], *job["script"]], [*job["artifacts"]["paths"], job["artifacts"]["reports"]["junit"]]
 
 
 @pytest.fixture
@@ -45,6 +50,12 @@ def line(tmp_path, monkeypatch, call_cli, darkness_model, save_micrograph):
         sign(tmp_path / folder, tmp_path / "lab.key")
     policy = (CI / "policy.toml").read_text(encoding="utf-8")
     (tmp_path / "policy.toml").write_text(policy.replace('"sound"', '"bright"'), encoding="utf-8")
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels" / "fusion_diff-1-py3-none-any.whl").write_bytes(b"qualified")
+    (tmp_path / "trusted").mkdir()
+    for name in TRUSTED:
+        copy = shutil.copytree if (tmp_path / name).is_dir() else shutil.copy
+        copy(tmp_path / name, tmp_path / "trusted" / name)
 
     def run(words):
         assert words[0] == "fusion-diff"
@@ -64,6 +75,72 @@ def test_a_pipeline_runs_as_it_stands_and_writes_what_it_picks_up(name, line, tm
     assert len(picked) >= 4
     for each in picked:
         assert (tmp_path / each).exists(), each
+
+
+@pytest.mark.parametrize("name", ["github-actions.yml", "gitlab-ci.yml"])
+def test_a_model_that_comes_with_a_key_of_its_own_is_refused(name, line, tmp_path):
+    (tmp_path / "line-7" / "a.tif").write_bytes(b"another")
+    new_key(tmp_path / "own.key")
+    (tmp_path / "line-7.sig").unlink()
+    sign(tmp_path / "line-7", tmp_path / "own.key")
+    (tmp_path / "own.key.pub").replace(tmp_path / "lab.key.pub")
+    (tmp_path / "policy.toml").write_text('format = "fusion-diff/policy/1"\n', encoding="utf-8")
+    lines, _ = commands(CI / name)
+    (verify,) = [shlex.split(each) for each in lines if each.startswith("fusion-diff verify")]
+    code, _, err = line(verify)
+    assert code == 1
+    assert "line-7" in err
+    for each in lines:
+        if each.startswith(("fusion-diff", "pip")):
+            assert not set(shlex.split(each)) & {*TRUSTED, "wheels/fusion_diff-*.whl"}, each
+
+
+@pytest.mark.parametrize("name", ["github-actions.yml", "gitlab-ci.yml"])
+def test_a_change_of_anything_that_the_pipeline_uses_starts_it(name):
+    plain = yaml.safe_load((CI / name).read_text(encoding="utf-8"))
+    # YAML takes the word `on` for true.
+    paths = (
+        plain[True]["pull_request"]["paths"] if True in plain else plain["inspect-micrographs"]["rules"][0]["changes"]
+    )
+    assert {each.partition("/")[0] for each in paths} == {"micrographs", "line-7", "line-7.sig", *TRUSTED}
+
+
+def test_what_a_request_has_in_the_place_of_the_trusted_folder_goes_before_that_is_filled():
+    steps = yaml.safe_load((CI / "github-actions.yml").read_text(encoding="utf-8"))["jobs"]["inspect"]["steps"]
+    (index,) = [index for index, step in enumerate(steps) if step.get("with", {}).get("path") == "trusted"]
+    assert steps[index]["with"]["ref"] == "${{ github.base_ref }}"
+    assert steps[index - 1]["run"] == "rm -rf trusted"
+    assert "path" not in steps[index - 2]["with"]
+
+
+def test_what_judges_comes_from_the_branch_that_is_merged_into(line, tmp_path):
+    """The lines before the pipeline's script, as far as they do not install, with a repository of its own."""
+    if shutil.which("git") is None:
+        pytest.skip("git is not installed")
+
+    def shell(folder, text):
+        identity = ["-c", "user.name=a", "-c", "user.email=a@example.org"]
+        text = text.replace("git commit", shlex.join(["git", *identity, "commit"]))
+        environment = {"PATH": os.environ["PATH"], "CI_MERGE_REQUEST_TARGET_BRANCH_NAME": "main"}
+        subprocess.run(["bash", "-eo", "pipefail", "-c", text], cwd=folder, env=environment, check=True)
+
+    shutil.rmtree(tmp_path / "trusted")
+    wanted = {name: (tmp_path / name).read_bytes() for name in TRUSTED[:2]}
+    shell(tmp_path, "git init -q -b main && git add . && git commit -q -m line")
+    shell(tmp_path, f"git clone -q --no-local . {tmp_path / 'request'}")
+    request = tmp_path / "request"
+    for name in TRUSTED[:2]:
+        (request / name).write_text("the request's own")
+    (request / "wheels" / "fusion_diff-2-py3-none-any.whl").write_bytes(b"the request's own")
+    (request / "trusted").symlink_to(".")
+    shell(request, "git checkout -q -b request && git add . && git commit -q -m change")
+    lines, _ = commands(CI / "gitlab-ci.yml")
+    before = [each for each in lines if each.startswith(("rm ", "git "))]
+    assert len(before) == 3
+    shell(request, "\n".join(before))
+    assert {name: (request / "trusted" / name).read_bytes() for name in TRUSTED[:2]} == wanted
+    assert [each.name for each in (request / "trusted" / "wheels").iterdir()] == ["fusion_diff-1-py3-none-any.whl"]
+    assert (request / "policy.toml").read_text() == "the request's own"
 
 
 def test_the_pipeline_stops_at_a_micrograph_that_the_policy_does_not_pass(line, tmp_path, save_micrograph):
