@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.errors import PolicyError
-from fusion_diff.inspection.policy import FORMAT, Policy, exit_code, read_policy
+from fusion_diff.inspection.policy import FORMAT, NO_POLICY, Policy, exit_code, read_policy
 from fusion_diff.inspection.run import Outcome
 
 WHOLE = f"""
@@ -51,10 +52,10 @@ def test_a_byte_order_mark_is_no_part_of_a_policy(tmp_path):
 
 def test_what_a_policy_does_not_say_is_left_to_the_model_and_what_that_leaves_open_fails(write, make_inspection):
     policy = read_policy(write(f'format = "{FORMAT}"'))
-    assert policy == Policy(out_of_scope="fail", inconclusive="fail")
+    assert policy == Policy() == Policy(out_of_scope="fail", inconclusive="fail")
     assert rule(policy, make_inspection(decision="authentic")).action == "pass"
     assert rule(policy, make_inspection(decision="inconclusive")).action == "fail"
-    assert rule(Policy(), make_inspection(decision="inconclusive")).action == "warn"
+    assert rule(NO_POLICY, make_inspection(decision="inconclusive")).action == "warn"
     assert rule(policy, make_inspection(decision="not authentic")).action == "fail"
 
 
@@ -116,6 +117,8 @@ def test_the_gravest_ruling_makes_the_exit_code(rulings):
         (f"inconclusive = 0x{'f' * 9000}", "line 4: inconclusive is a number of thousands of digits; write"),
         ("minimum_score = '0.9'", "line 4: minimum_score is '0.9'; write a number from 0 to 1"),
         ("maximum_region_um = true", "line 4: maximum_region_um is True"),
+        ("minimum_score = false", "line 4: minimum_score is False"),
+        ("authentic_classes = []", "line 4: authentic_classes is []"),
         ("inconclusive = 'ignore'", 'line 4: inconclusive is \'ignore\'; write "pass", "warn" or "fail"'),
         ("authentic_classes = 'sound'", "line 4: authentic_classes is 'sound'; write a list"),
         ("authentic_classes = [\n'sound',\n7]", "line 6: authentic_classes is a list that holds 7"),
@@ -129,6 +132,25 @@ def test_what_a_policy_cannot_mean_is_refused_with_the_line_and_the_cure(line, s
         read_policy(write(f'# ours\nformat = "{FORMAT}"\n\n{line}\n# end\n'))
     assert "policy.toml" in str(caught.value)
     assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [
+        ({"alpha": 7}, "alpha is 7; write a number between 0 and 1, such as alpha = 0.1"),
+        ({"minimum_score": 9}, "minimum_score is 9; write a number from 0 to 1"),
+        ({"maximum_region_um": math.nan}, "maximum_region_um is nan"),
+        ({"out_of_scope": "ignore"}, 'out_of_scope is \'ignore\'; write "pass", "warn" or "fail"'),
+        ({"authentic_classes": "sound"}, "authentic_classes is 'sound'; write a list"),
+    ],
+)
+def test_what_a_policy_in_python_cannot_mean_is_refused_too(value, says):
+    with pytest.raises(PolicyError, match=f"^{re.escape(says)}"):
+        Policy(**value)
+
+
+def test_a_policy_in_python_takes_classes_as_any_list():
+    assert Policy(authentic_classes=["sound"]) == Policy(authentic_classes=("sound",))
 
 
 @pytest.mark.parametrize(
@@ -168,4 +190,4 @@ def test_a_policy_is_explained_by_what_it_does(write):
     for part in ("alpha of 0.05", "not sound or glazed fails", "below 0.9 fails", "50 µm fails", "out of scope"):
         assert part in said
     assert "for another reason passes." in said
-    assert " ".join(Policy().explain()).count("passes with a warning") == 2
+    assert " ".join(NO_POLICY.explain()).count("passes with a warning") == 2

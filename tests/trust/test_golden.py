@@ -152,6 +152,19 @@ def test_the_command_makes_a_golden_set_and_gates_on_it(run, images, tmp_path):
     assert run("verify-model", "m", "--golden", golden, "--make")[0] == 3
 
 
+@pytest.mark.parametrize("option", ["--tolerance", "--trusted-key"])
+def test_what_counts_when_scoring_again_is_refused_when_making(run, images, tmp_path, option):
+    code, _, err = run("verify-model", "m", "--golden", tmp_path / "golden", "--make", option, "0.5", *images)
+    assert (code, f"leave {option} out" in " ".join(err.replace("│", " ").split())) == (3, True)
+    assert not (tmp_path / "golden").exists()
+
+
+def test_the_tolerance_is_the_one_that_is_given(run, golden, monkeypatch, darkness_model):
+    monkeypatch.setattr(module, "load_model", lambda name, device: Darker(darkness_model, 0.01))
+    assert run("verify-model", "m", "--golden", golden)[0] == 1
+    assert run("verify-model", "m", "--golden", golden, "--tolerance", "0.02")[0] == 0
+
+
 def test_a_golden_set_can_be_asked_to_be_signed(run, golden, tmp_path):
     from fusion_diff.trust.keys import new_key
     from fusion_diff.trust.provenance import sign

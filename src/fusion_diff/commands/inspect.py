@@ -128,9 +128,9 @@ def inspect_command(
 
 def _policy(file: Path | None, alpha: float | None) -> tuple[Policy, float]:
     """Return what is asked of verdicts, and the error rate they are made for."""
-    from fusion_diff.inspection.policy import Policy, read_policy
+    from fusion_diff.inspection.policy import NO_POLICY, read_policy
 
-    asked = Policy() if file is None else read_policy(file)
+    asked = NO_POLICY if file is None else read_policy(file)
     if alpha is not None and asked.alpha is not None and alpha != asked.alpha:
         raise typer.BadParameter(f"--alpha is {alpha:g}, and the policy asks for {asked.alpha:g}; leave --alpha out")
     return asked, alpha or asked.alpha or 0.1

@@ -17,11 +17,16 @@ def verify_model_command(
         list[str] | None, typer.Argument(metavar="[IMAGES]...", help="With --make: files, folders or patterns.")
     ] = None,
     make: Annotated[bool, typer.Option("--make", help="Make a golden set of IMAGES, scored by MODEL.")] = False,
-    tolerance: Annotated[float, typer.Option(min=0, max=1, help="Scores may drift by so much.")] = 0.001,
+    tolerance: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Scores may drift by so much; by 0.001 if omitted.")
+    ] = None,
     trusted_key: Annotated[
         list[Path] | None,
         typer.Option(
-            "--trusted-key", metavar="K.pub", help="Use DIR only if this key signed it (DIR.sig); repeatable."
+            "--trusted-key",
+            metavar="K.pub",
+            help="Use the golden set only if this key signed it (DIR.sig); repeatable. It says nothing of MODEL, whose "
+            "signature `fusion-diff verify` verifies.",
         ),
     ] = None,
     alpha: Alpha = 0.1,
@@ -36,7 +41,7 @@ def verify_model_command(
 
     from fusion_diff.commands.terminal import complain, progress_bar, say
     from fusion_diff.errors import TrustError
-    from fusion_diff.trust.golden import compare, make_golden
+    from fusion_diff.trust.golden import TOLERANCE, compare, make_golden
     from fusion_diff.trust.identity import identity
     from fusion_diff.trust.keys import load_public
     from fusion_diff.trust.signed import signed_copy
@@ -44,6 +49,11 @@ def verify_model_command(
     if bool(images) != make:
         raise typer.BadParameter("--make and IMAGES go together; give both or neither")
     if make:
+        for option, given in (("--tolerance", tolerance is not None), ("--trusted-key", bool(trusted_key))):
+            if given:
+                raise typer.BadParameter(
+                    f"{option} is for scoring a golden set again, and --make makes a new one; leave {option} out"
+                )
         from fusion_diff.micrograph import discover
 
         files = discover(images or [])
@@ -51,6 +61,7 @@ def verify_model_command(
             made = make_golden(load_model(model, device), files, golden, alpha=alpha, progress=advance)
         say(f"Golden set of {len(made.images)} images: {golden}")
         return 0
+    allowed = TOLERANCE if tolerance is None else tolerance
     folder = golden
     if trusted_key:
         for key in trusted_key:
@@ -64,7 +75,7 @@ def verify_model_command(
     try:
         inspector = load_model(model, device)
         with progress_bar("Scoring") as advance:
-            expected, found = compare(inspector, folder, tolerance=tolerance, progress=advance)
+            expected, found = compare(inspector, folder, tolerance=allowed, progress=advance)
     finally:
         if folder != golden:
             shutil.rmtree(folder.parent, ignore_errors=True)

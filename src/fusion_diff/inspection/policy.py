@@ -58,7 +58,7 @@ class Ruling:
 
 @dataclass(frozen=True)
 class Policy:
-    """What is asked of verdicts. As it stands without arguments, it follows the model's verdicts and no more.
+    """What is asked of verdicts. Without arguments, what is judged authentic passes: no gate opens by an omission.
 
     Attributes:
         authentic_classes: a micrograph whose most likely class is none of these fails; any class where empty.
@@ -67,14 +67,23 @@ class Policy:
         maximum_region_um: a region whose longest side is longer than this, in µm, fails; None allows any.
         out_of_scope: what becomes of a micrograph that is unlike every reference.
         inconclusive: what becomes of any other verdict of inconclusive.
+
+    Raises:
+        PolicyError: a value cannot be meant; the message names it and the cure.
     """
 
     authentic_classes: tuple[str, ...] = ()
     alpha: float | None = None
     minimum_score: float = 0.0
     maximum_region_um: float | None = None
-    out_of_scope: Action = "warn"
-    inconclusive: Action = "warn"
+    out_of_scope: Action = "fail"
+    inconclusive: Action = "fail"
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if value is not each.default:  # False equals 0.0
+                object.__setattr__(self, each.name, _CHECKS[each.name](each.name, value))
 
     def rule(self, outcome: Outcome) -> Ruling:
         """Return what becomes of an outcome: the gravest of what its verdict, class, score and regions call for."""
@@ -194,11 +203,11 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
     return _parse(name, text, plain)
 
 
-class _Problem(Exception):  # noqa: N818 (never seen outside)
+class _Problem(PolicyError):  # noqa: N818 (whoever is outside sees a PolicyError)
     """What is wrong with a key, and what to do about it."""
 
     def __init__(self, key: str, problem: str) -> None:
-        super().__init__(problem)
+        super().__init__(f"{printable(key, 80)} is {problem}")
         self.key = key
 
 
@@ -211,11 +220,9 @@ def _parse(name: str, text: str, plain: dict[str, Any]) -> Policy:
         for key in plain:
             if key not in known and key != "format":
                 raise _Problem(key, f"not known; remove it, or use one of {', '.join(known)}")
-        checked: dict[str, Any] = {key: _CHECKS[key](key, value) for key, value in plain.items() if key != "format"}
-        return Policy(**(_LEFT_OPEN | checked))
+        return Policy(**{key: value for key, value in plain.items() if key != "format"})
     except _Problem as error:
-        where = f"{name}, line {_line_of(text, error.key)}"
-        raise PolicyError(f"{where}: {printable(error.key, 80)} is {error}") from None
+        raise PolicyError(f"{name}, line {_line_of(text, error.key)}: {error}") from None
 
 
 def _line_of(text: str, key: str) -> int:
@@ -263,7 +270,7 @@ def _action(key: str, value: object) -> Action:
 
 
 def _classes(key: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not 1 <= len(value) <= MAX_CLASSES:
+    if not isinstance(value, list | tuple) or not 1 <= len(value) <= MAX_CLASSES:
         raise _Problem(key, f'{_shown(value)}; write a list of names, such as {key} = ["sound"]')
     for each in value:
         if not isinstance(each, str) or not each.strip():
@@ -271,8 +278,6 @@ def _classes(key: str, value: object) -> tuple[str, ...]:
     return tuple(value)
 
 
-_LEFT_OPEN: dict[str, Any] = {"out_of_scope": "fail", "inconclusive": "fail"}
-"""What a policy that says nothing of them makes of verdicts that are left open: no gate opens by an omission."""
 _SAMPLES = {"alpha": "0.1", "minimum_score": "0.9", "maximum_region_um": "50.0"}
 _CHECKS: dict[str, Callable[[str, object], object]] = {
     "authentic_classes": _classes,
@@ -282,3 +287,6 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "out_of_scope": _action,
     "inconclusive": _action,
 }
+
+NO_POLICY = Policy(out_of_scope="warn", inconclusive="warn")
+"""What is done without a policy: the model's verdicts are followed, and what they leave open is warned of."""
