@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from fusion_diff.batch.judging import Engine
     from fusion_diff.batch.run import Summary
 
+
 def batch_command(
     source: Annotated[
         str,
