@@ -30,6 +30,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from fusion_diff import DiffusionModel, load_microstructure_data
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.perception import encode, surface, thin
 from fusion_diff.trust.poisoning import audit_enrolment
@@ -77,16 +78,21 @@ class Poisoned:
             self.bags[index] = thin(replace(bag, keypoints=surface(stamped)), self.options.tokens)
 
     def enrolment(self, keep: list[int]) -> Enrolment:
+        labels = tuple(self.labels[index] for index in keep)
+        groups = tuple(self.drawn.references[index].group for index in keep)
+        bags = tuple(self.bags[index] for index in keep)
+        paths, detector = self.eye.encoder.paths, self.eye.detector
         return Enrolment(
             authentic=SIDES[0],
             names=tuple(str(index) for index in keep),
-            labels=tuple(self.labels[index] for index in keep),
-            groups=tuple(self.drawn.references[index].group for index in keep),
-            paths=self.eye.encoder.paths,
-            bags=tuple(self.bags[index] for index in keep),
+            labels=labels,
+            groups=groups,
+            paths=paths,
+            bags=bags,
             condition=torch.zeros(1, 1),
             references_sha256="",
-            detector=self.eye.detector,
+            verifier=Verifier.fit(bags, labels, SIDES[0], groups, paths, detector),
+            detector=detector,
         )
 
     def scores(self, enrolment: Enrolment) -> tuple[list[float], list[bool]]:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from fusion_diff.enrolment import Enrolment
@@ -16,9 +20,12 @@ from fusion_diff.enrolment_files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError, EnrolmentError, ReferenceSetError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.keypoints import Keypoints
+from fusion_diff.fewshot.verifier import Verifier
+from fusion_diff.result import NEAREST
 
 CHANNELS = 8
-ENCODER = SimpleNamespace(paths=(3, CHANNELS - 3), condition_tokens=1, condition_width=4)
+PATHS = (3, CHANNELS - 3)
+ENCODER = SimpleNamespace(paths=PATHS, condition_tokens=1, condition_width=4)
 
 
 def bag(seed: int, channel: int | None = None, *, marked: bool = False, residuals: int = 2) -> Bag:
@@ -33,23 +40,37 @@ def bag(seed: int, channel: int | None = None, *, marked: bool = False, residual
     )
 
 
-def enrolment_of(counts: dict[str, int], *, marked: bool = False) -> Enrolment:
-    """The first label is the authentic one."""
-    labels = [label for label, count in counts.items() for _ in range(count)]
-    channels = {label: index - 1 if index else None for index, label in enumerate(counts)}
+def enrolment_of(
+    counts: dict[str, int], *, marked: bool = False, residuals: int = 2, surfaces: list[int] | None = None
+) -> Enrolment:
+    """The first label is the authentic one; `surfaces` tells which surface each reference shows."""
+    labels = tuple(label for label, count in counts.items() for _ in range(count))
+    groups = tuple(f"specimen {index}" for index in range(len(labels)))
+    authentic, *others = counts
+    channels = {label: index for index, label in enumerate(others)}
+    bags = [
+        bag(index, channels.get(label), marked=marked and label in channels, residuals=residuals)
+        for index, label in enumerate(labels)
+    ]
+    if surfaces is not None:
+        bags = [replace(each, keypoints=surface(seed)) for each, seed in zip(bags, surfaces, strict=True)]
     return Enrolment(
-        authentic=next(iter(counts)),
+        authentic=authentic,
         names=tuple(f"{label}/{index}.tif" for index, label in enumerate(labels)),
-        labels=tuple(labels),
-        groups=tuple(f"specimen {index}" for index in range(len(labels))),
-        paths=(3, CHANNELS - 3),
-        bags=tuple(
-            bag(index, channels[label], marked=marked and channels[label] is not None)
-            for index, label in enumerate(labels)
-        ),
+        labels=labels,
+        groups=groups,
+        paths=PATHS,
+        bags=tuple(bags),
         condition=torch.ones(1, 4),
         references_sha256="ab" * 32,
+        verifier=Verifier.fit(bags, labels, authentic, groups, PATHS),
     )
+
+
+def surface(seed: int) -> Keypoints:
+    """Return keypoints strewn at random."""
+    rng = np.random.default_rng(seed)
+    return Keypoints(rng.uniform(0, 300, (60, 2)).astype(np.float32), rng.integers(0, 99, (60, 128)).astype(np.uint8))
 
 
 def test_counts_name_the_authentic_class_first():
@@ -93,18 +114,18 @@ def test_shots_that_leave_nothing_out_change_nothing():
 
 @pytest.mark.parametrize("shots", [0, -1, 1.0, "2", True, None])
 def test_shots_are_a_whole_number_from_one(shots):
-    with pytest.raises(ReferenceSetError, match="whole number of references per class"):
+    with pytest.raises(ReferenceSetError, match="shots must be a whole number"):
         enrolment_of({"sound": 2, "crack": 2}).shots(shots)
 
 
 def test_more_shots_than_any_class_has_are_refused_with_the_counts():
-    with pytest.raises(ReferenceSetError, match="shots is 4, but only 3 sound, 2 crack are enrolled"):
+    with pytest.raises(ReferenceSetError, match=r"4 references per class were asked for.*\(sound 3, crack 2\)"):
         enrolment_of({"sound": 3, "crack": 2}).shots(4)
 
 
 def test_one_shot_of_authentic_references_alone_says_what_is_missing():
     with pytest.raises(EnrolmentError, match="nothing to compare with"):
-        enrolment_of({"sound": 3}).shots(1).verifier  # noqa: B018
+        enrolment_of({"sound": 3}).shots(1)
 
 
 def test_warnings_say_how_many_references_decisions_need():
@@ -115,6 +136,17 @@ def test_warnings_say_how_many_references_decisions_need():
     assert "3 other references are too few" in few.warnings(alpha=0.1)[1]
     assert few.warnings(alpha=0.25) == ()
     assert len(enrolment_of({"sound": 4}).warnings(alpha=0.1)) == 1
+
+
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan")])
+def test_warnings_are_for_an_error_rate_between_0_and_1(alpha):
+    with pytest.raises(ValueError, match="alpha must lie between 0 and 1"):
+        enrolment_of({"sound": 4}).warnings(alpha)
+
+
+def test_what_was_learned_stays_when_something_else_is_replaced():
+    enrolment = enrolment_of({"sound": 4, "crack": 4})
+    assert replace(enrolment, seconds=1.0).verifier is enrolment.verifier
 
 
 def test_each_path_is_learned_by_itself():
@@ -135,8 +167,8 @@ def test_a_reference_is_its_own_nearest_reference():
     assert [reference.name for reference in nearest][:1] == ["crack/5.tif"]
     assert nearest[0].similarity == pytest.approx(1, abs=1e-5)
     assert nearest[0].label == "crack"
-    similarities = [reference.similarity for reference in enrolment.nearest(tokens, count=99)]
-    assert len(similarities) == 8
+    similarities = [reference.similarity for reference in nearest]
+    assert len(similarities) == NEAREST
     assert similarities == sorted(similarities, reverse=True)
     assert all(-1.0001 <= value <= 1.0001 for value in similarities)
 
@@ -215,8 +247,7 @@ def test_what_was_learned_with_another_encoder_is_refused(saved, field, value, s
 
 
 def test_residuals_of_another_width_are_refused(tmp_path):
-    enrolment = enrolment_of({"sound": 2, "crack": 2})
-    save_enrolment(replace(enrolment, bags=tuple(bag(index, residuals=3) for index in range(4))), tmp_path)
+    save_enrolment(enrolment_of({"sound": 2, "crack": 2}, residuals=3), tmp_path)
     with pytest.raises(CheckpointError, match="its residuals have 3 channels, and the diffusion path's 2"):
         load_enrolment(tmp_path, ENCODER)
 
@@ -416,19 +447,8 @@ def test_a_stranger_s_words_come_into_the_message_short(saved):
     assert len(str(caught.value)) < 1000
 
 
-def surface(seed: int) -> Keypoints:
-    """Return keypoints strewn at random."""
-    rng = np.random.default_rng(seed)
-    return Keypoints(rng.uniform(0, 300, (60, 2)).astype(np.float32), rng.integers(0, 99, (60, 128)).astype(np.uint8))
-
-
-def with_surfaces(enrolment: Enrolment, seeds: list[int]) -> Enrolment:
-    bags = (replace(bag, keypoints=surface(seed)) for bag, seed in zip(enrolment.bags, seeds, strict=True))
-    return replace(enrolment, bags=tuple(bags))
-
-
 def test_surfaces_that_tell_the_classes_apart_are_stored_and_recognised_again(tmp_path):
-    enrolment = with_surfaces(enrolment_of({"true": 2, "false": 2}), [0, 0, 1, 2])
+    enrolment = enrolment_of({"true": 2, "false": 2}, surfaces=[0, 0, 1, 2])
     save_enrolment(enrolment, tmp_path)
     loaded = load_enrolment(tmp_path, ENCODER)
     np.testing.assert_array_equal(loaded.verifier.inside, enrolment.verifier.inside)
@@ -442,10 +462,30 @@ def test_surfaces_that_tell_the_classes_apart_are_stored_and_recognised_again(tm
     assert fewer.verifier.recognise(surface(1)).log_odds > 0
 
 
-def test_surfaces_that_do_not_tell_are_not_stored(tmp_path):
-    save_enrolment(with_surfaces(enrolment_of({"sound": 2, "crack": 2}), [0, 1, 1, 2]), tmp_path)
+def test_surfaces_that_do_not_tell_are_none_and_stay_none_with_fewer_shots_saved_or_not(tmp_path):
+    """Of one reference a class the surfaces would tell; all of them show that they do not."""
+    enrolment = enrolment_of({"sound": 2, "crack": 2}, surfaces=[0, 1, 1, 2])
+    assert enrolment.verifier.correspondence is None
+    save_enrolment(enrolment, tmp_path)
     assert not any(name.startswith(("points", "descriptors")) for name in load_file(tmp_path / "enrolment.safetensors"))
-    assert load_enrolment(tmp_path, ENCODER).verifier.correspondence is None
+    for each in (enrolment, load_enrolment(tmp_path, ENCODER)):
+        assert each.verifier.correspondence is None
+        assert each.shots(1).verifier.correspondence is None
+
+
+@settings(max_examples=10)
+@given(st.lists(st.integers(0, 3), min_size=6, max_size=6), st.integers(1, 2))
+def test_fewer_shots_say_the_same_whether_saved_or_not(surfaces, k):
+    enrolment = enrolment_of({"true": 3, "false": 3}, surfaces=surfaces)
+    with TemporaryDirectory() as folder:
+        save_enrolment(enrolment, Path(folder))
+        loaded = load_enrolment(Path(folder), ENCODER)
+    fresh, stored = (each.shots(k).verifier for each in (enrolment, loaded))
+    np.testing.assert_array_equal(fresh.inside, stored.inside)
+    np.testing.assert_array_equal(fresh.outside, stored.outside)
+    assert [fresh.recognise(surface(seed)) for seed in range(4)] == [
+        stored.recognise(surface(seed)) for seed in range(4)
+    ]
 
 
 @pytest.mark.parametrize(
@@ -461,7 +501,7 @@ def test_surfaces_that_do_not_tell_are_not_stored(tmp_path):
     ],
 )
 def test_keypoints_that_are_none_are_refused(tmp_path, name, change):
-    save_enrolment(with_surfaces(enrolment_of({"true": 2, "false": 2}), [0, 0, 1, 2]), tmp_path)
+    save_enrolment(enrolment_of({"true": 2, "false": 2}, surfaces=[0, 0, 1, 2]), tmp_path)
     tensors = load_file(tmp_path / "enrolment.safetensors")
     tensors[name] = change(tensors[name]).contiguous() if change else tensors.pop(name)
     if change is None:
@@ -472,7 +512,7 @@ def test_keypoints_that_are_none_are_refused(tmp_path, name, change):
 
 
 def test_keypoints_of_some_references_only_are_refused(tmp_path):
-    save_enrolment(with_surfaces(enrolment_of({"true": 2, "false": 2}), [0, 0, 1, 2]), tmp_path)
+    save_enrolment(enrolment_of({"true": 2, "false": 2}, surfaces=[0, 0, 1, 2]), tmp_path)
     tensors = load_file(tmp_path / "enrolment.safetensors")
     del tensors["points.2"], tensors["descriptors.2"]
     save_file(tensors, tmp_path / "enrolment.safetensors")

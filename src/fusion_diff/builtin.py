@@ -35,8 +35,6 @@ def enroll_builtin(checkpoint: Path) -> None:
     model = DiffusionModel.from_pretrained(checkpoint)
     model.enroll(builtin_reference_set(), reconstruction=True, detect_attacks=True)
     assert model.enrolment is not None
-    enrolment, verifier = model.enrolment, model.enrolment.verifier
-    bags = tuple(thin(bag, TOKENS) for bag in enrolment.bags)
-    model.enrolment = replace(enrolment, bags=bags, builtin=True)
-    model.enrolment.__dict__["verifier"] = verifier  # what was learned from all tokens
+    bags = tuple(thin(bag, TOKENS) for bag in model.enrolment.bags)
+    model.enrolment = replace(model.enrolment, bags=bags, builtin=True)  # with what was learned from all tokens
     model.save_pretrained(checkpoint)

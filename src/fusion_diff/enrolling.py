@@ -11,7 +11,7 @@ import torch
 
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.verifier import ALONE_MESSAGE
+from fusion_diff.fewshot.verifier import ALONE_MESSAGE, Verifier
 from fusion_diff.perception import encode, surface
 from fusion_diff.references import ReferenceSet
 
@@ -71,23 +71,24 @@ def learn(
             )
             bags.append(bag)
             step()
-    surfaces = [surface(reference.micrograph) for reference in references]
+    bags = [replace(bag, keypoints=surface(r.micrograph)) for bag, r in zip(bags, references, strict=True)]
+    labels = tuple(reference.label for reference in references)
+    groups = tuple(reference.group for reference in references)
+    paths, detector = model.encoder.paths, model.flaw_detector
     enrolment = Enrolment(
         authentic=references.authentic,
         names=tuple(reference.name for reference in references),
-        labels=tuple(reference.label for reference in references),
-        groups=tuple(reference.group for reference in references),
-        paths=model.encoder.paths,
-        bags=tuple(replace(bag, keypoints=found) for bag, found in zip(bags, surfaces, strict=True)),
+        labels=labels,
+        groups=groups,
+        paths=paths,
+        bags=tuple(bags),
         condition=towards,
         references_sha256=references.sha256,
-        detector=model.flaw_detector,
+        verifier=Verifier.fit(bags, labels, references.authentic, groups, paths, detector),
+        detector=detector,
     )
-    verifier = enrolment.verifier  # learn now, so that the first inspection does not wait
     if detect_attacks:
         from fusion_diff.trust.purification import reference_shifts
 
         enrolment = replace(enrolment, shifts=reference_shifts(model, references, enrolment, step))
-    enrolment = replace(enrolment, seconds=time.perf_counter() - started)
-    enrolment.__dict__["verifier"] = verifier
-    return enrolment
+    return replace(enrolment, seconds=time.perf_counter() - started)

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusion_diff.errors import ReferenceSetError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
-from fusion_diff.fewshot.decision import references_needed
+from fusion_diff.fewshot.decision import check_alpha, references_needed
 from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
+from fusion_diff.references.set import first_of_each
 from fusion_diff.result import NEAREST, NearestReference, RecognisedSurface
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Enrolment:
-    """References as tokens, and the verifier learned from them.
+    """References as tokens, and the verifier learned from them; `DiffusionModel.enroll` makes one.
 
     Attributes:
         authentic: the class being verified.
@@ -33,14 +33,16 @@ class Enrolment:
         labels: class of each reference.
         groups: specimen of each reference.
         paths: channels of each of the encoder's paths in a token.
-        bags: tokens of each reference; halves rounded to float16, as they are stored.
+        bags: tokens of each reference, rounded to float16, as they are stored; with keypoints only where surfaces are
+            evidence.
         condition: (tokens, condition width), the mean condition of the authentic references.
         references_sha256: digest of the reference set.
+        verifier: what was learned from the references.
         detector: tells where to look for flaws first; it belongs to the model, and is not stored here.
         builtin: whether these are the procedural references that come with the embedded model.
         shifts: how far purification moves the log-odds of each reference, see `trust.purification`; empty where that
             was not measured.
-        seconds: time that enrolling took.
+        seconds: time that enrolling took, in seconds.
     """
 
     authentic: str
@@ -51,15 +53,20 @@ class Enrolment:
     bags: tuple[Bag, ...]
     condition: Tensor
     references_sha256: str
+    verifier: Verifier
     detector: FlawDetector | None = None
     builtin: bool = False
     shifts: tuple[float, ...] = ()
     seconds: float = 0.0
 
-    @cached_property
-    def verifier(self) -> Verifier:
-        """What is learned from the references (computed once; a second or so for a handful)."""
-        return Verifier.fit(self.bags, self.labels, self.authentic, self.groups, self.paths, self.detector)
+    def __post_init__(self) -> None:
+        """Forget the keypoints where surfaces are no evidence: fewer shots of these references must not find them so.
+
+        All references know better than a few of them; and what is saved has no other keypoints, so that fewer shots
+        say the same before and after.
+        """
+        if self.verifier.correspondence is None and any(bag.keypoints is not None for bag in self.bags):
+            object.__setattr__(self, "bags", tuple(replace(bag, keypoints=None) for bag in self.bags))
 
     @property
     def counts(self) -> dict[str, int]:
@@ -86,7 +93,12 @@ class Enrolment:
         return figures | {f"weight of {name}": weight for name, weight in verifier.fusion.weight.items()}
 
     def warnings(self, alpha: float = 0.1) -> tuple[str, ...]:
-        """Return what the references do not allow, in sentences, for decisions at an error rate of `alpha`."""
+        """Return what the references do not allow, in sentences, for decisions at an error rate of `alpha`.
+
+        Raises:
+            ValueError: `alpha` does not lie between 0 and 1.
+        """
+        check_alpha(alpha)
         needed, lines = references_needed(alpha), list(self.verifier.warnings)
         inside, outside = self.labels.count(self.authentic), len(self.labels) - self.labels.count(self.authentic)
         if inside < needed:
@@ -101,31 +113,25 @@ class Enrolment:
             )
         return tuple(lines)
 
-    def shots(self, count: int) -> Enrolment:
-        """Return an enrolment of at most `count` references of each class, the first of each.
+    def shots(self, k: int) -> Enrolment:
+        """Return what is learned from the first `k` references of each class; a class that has fewer gives all it has.
 
         Raises:
-            ReferenceSetError: `count` is not a whole number from 1 to the size of the largest class.
+            ReferenceSetError: `k` is not a whole number of at least 1, or exceeds the count of every class.
+            EnrolmentError: one authentic reference alone would be left.
         """
-        if isinstance(count, bool) or not isinstance(count, int | np.integer) or count < 1:
-            raise ReferenceSetError(f"shots is {count!r}; give a whole number of references per class, 1 or more")
-        if count > max(self.counts.values()):
-            enrolled = ", ".join(f"{number} {label}" for label, number in self.counts.items())
-            raise ReferenceSetError(f"shots is {count}, but only {enrolled} are enrolled; ask for fewer or enrol more")
-        if all(number <= count for number in self.counts.values()):
+        keep = first_of_each(self.labels, k)
+        if len(keep) == len(self.labels):
             return self
-        taken: dict[str, int] = {}
-        keep = []
-        for index, label in enumerate(self.labels):
-            taken[label] = taken.get(label, 0) + 1
-            if taken[label] <= count:
-                keep.append(index)
+        bags = tuple(self.bags[i] for i in keep)
+        labels, groups = (tuple(each[i] for i in keep) for each in (self.labels, self.groups))
         return replace(
             self,
             names=tuple(self.names[i] for i in keep),
-            labels=tuple(self.labels[i] for i in keep),
-            groups=tuple(self.groups[i] for i in keep),
-            bags=tuple(self.bags[i] for i in keep),
+            labels=labels,
+            groups=groups,
+            bags=bags,
+            verifier=Verifier.fit(bags, labels, self.authentic, groups, self.paths, self.detector),
             shifts=tuple(self.shifts[i] for i in keep) if self.shifts else (),
         )
 
@@ -135,10 +141,10 @@ class Enrolment:
         scale = self.verifier.heads.scale
         return F.normalize(torch.stack([scale(bag.tokens).mean(0) for bag in self.bags]), dim=1)
 
-    def nearest(self, mean_token: Tensor, count: int = NEAREST) -> tuple[NearestReference, ...]:
-        """Return the references whose mean standardised token points most nearly the same way as `mean_token` (C,)."""
+    def nearest(self, mean_token: Tensor) -> tuple[NearestReference, ...]:
+        """Return the `NEAREST` references whose mean standardised tokens point most nearly as `mean_token` (C,)."""
         similarity = self.signatures @ F.normalize(mean_token, dim=0)
-        order = similarity.argsort(descending=True)[:count].tolist()
+        order = similarity.argsort(descending=True)[:NEAREST].tolist()
         return tuple(NearestReference(self.names[i], self.labels[i], float(similarity[i])) for i in order)
 
     def recognised(self, match: Match | None) -> RecognisedSurface | None:
@@ -160,7 +166,5 @@ class Enrolment:
             )
             for bag in self.bags
         )
-        moved = replace(self, bags=bags, condition=self.condition.to(device))
-        if "verifier" in self.__dict__:  # what was learned, for learning again might come to something else
-            moved.__dict__["verifier"] = on_device(self.verifier, device)
-        return moved
+        # What was learned is moved too, for learning again might come to something else.
+        return replace(self, bags=bags, condition=self.condition.to(device), verifier=on_device(self.verifier, device))

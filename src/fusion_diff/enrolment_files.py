@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from fusion_diff.fewshot.correspondence import Correspondence
 from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     from torch import Tensor
@@ -39,7 +41,7 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
         tensors[f"residual.{index}"] = bag.residual.half().cpu().contiguous()
         if bag.mark is not None:
             tensors[f"mark.{index}"] = bag.mark.cpu().contiguous()
-        if enrolment.verifier.correspondence is not None and bag.keypoints is not None:
+        if bag.keypoints is not None:
             tensors[f"points.{index}"] = torch.from_numpy(bag.keypoints.points)
             tensors[f"descriptors.{index}"] = torch.from_numpy(bag.keypoints.descriptors)
     learned, values = state.dump(enrolment.verifier)
@@ -80,25 +82,26 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
             f"{FORMAT!r}; enrol the references again"
         )
     tensors = read_tensors(folder / "enrolment.safetensors")
+    learned = {k.removeprefix("verifier."): v for k, v in tensors.items() if k.startswith("verifier.")}
+    with _learned_in(folder):
+        verifier = state.load(learned, described["verifier"])
     try:
         references = described["references"]
+        authentic, labels = str(described["authentic"]), tuple(str(reference["label"]) for reference in references)
+        keypoints = [_keypoints(tensors, i) for i in range(len(references))]
         enrolment = Enrolment(
-            authentic=str(described["authentic"]),
+            authentic=authentic,
             names=tuple(str(reference["name"]) for reference in references),
-            labels=tuple(str(reference["label"]) for reference in references),
+            labels=labels,
             groups=tuple(str(reference["group"]) for reference in references),
             paths=tuple(int(channels) for channels in described["paths"]),
             bags=tuple(
-                Bag(
-                    tensors[f"tokens.{i}"],
-                    tensors[f"residual.{i}"],
-                    tensors.get(f"mark.{i}"),
-                    keypoints=_keypoints(tensors, i),
-                )
-                for i in range(len(references))
+                Bag(tensors[f"tokens.{i}"], tensors[f"residual.{i}"], tensors.get(f"mark.{i}"), keypoints=found)
+                for i, found in enumerate(keypoints)
             ),
             condition=tensors["condition"],
             references_sha256=str(described["references_sha256"]),
+            verifier=replace(verifier, correspondence=_correspondence(keypoints, labels, authentic)),
             detector=detector,
             builtin=bool(described["builtin"]),
             shifts=tuple(float(shift) for shift in described.get("shifts", ())),
@@ -109,24 +112,32 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
         ) from error
     if fault := _fault(enrolment) or _misfit(enrolment, encoder):
         raise CheckpointError(f"{folder}: its enrolment does not hold together ({fault}); enrol the references again")
-    learned = {k.removeprefix("verifier."): v for k, v in tensors.items() if k.startswith("verifier.")}
-    try:
-        verifier = state.load(learned, described["verifier"])
+    with _learned_in(folder):
         _check_learned(verifier, learned, enrolment.bags[0])
-        verifier = replace(verifier, correspondence=_correspondence(enrolment))
+    return enrolment
+
+
+@contextmanager
+def _learned_in(folder: Path) -> Iterator[None]:
+    """Refuse the folder where what was learned in it is damaged, which fails in many ways.
+
+    Raises:
+        CheckpointError: it is.
+    """
+    try:
+        yield
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
             f"{folder}: what it learned cannot be used ({error!r:.300}); enrol the references again"
         ) from error
-    enrolment.__dict__["verifier"] = verifier  # in the place of the cached property
-    return enrolment
 
 
-def _correspondence(enrolment: Enrolment) -> Correspondence | None:
+def _correspondence(
+    keypoints: Sequence[Keypoints | None], labels: Sequence[str], authentic: str
+) -> Correspondence | None:
     """Return the evidence of a stored enrolment, which has keypoints only where they are evidence."""
-    surfaces = tuple(bag.keypoints for bag in enrolment.bags if bag.keypoints is not None)
-    authentic = np.asarray([label == enrolment.authentic for label in enrolment.labels])
-    return Correspondence(surfaces, authentic) if surfaces else None
+    surfaces = tuple(found for found in keypoints if found is not None)
+    return Correspondence(surfaces, np.asarray([label == authentic for label in labels])) if surfaces else None
 
 
 def _fault(enrolment: Enrolment) -> str | None:

@@ -14,8 +14,10 @@ from torch import Tensor
 
 from fusion_diff.checkpoint import (
     EMBEDDED,
+    MANIFEST,
     Writer,
     compact,
+    digest,
     expand,
     locate,
     read_json,
@@ -32,7 +34,7 @@ from fusion_diff.enrolling import learn
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.enrolment_files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, TrustError
-from fusion_diff.fewshot.decision import probability
+from fusion_diff.fewshot.decision import check_alpha, probability
 from fusion_diff.judging import judge, read
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.printable import paragraph
@@ -49,7 +51,9 @@ class DiffusionModel:
     """Verifies micrographs against enrolled references. Make one with `from_pretrained`.
 
     Attributes:
-        sha256: names the exact weights: digest of the checkpoint's manifest, and of that which it is built on.
+        sha256: names the exact weights: digest of the manifest of the checkpoint that it was loaded from, or saved to
+            since, and of that which it is built on. Enrolling leaves it as it is until the model is saved; verdicts
+            name the references beside it.
         enrolment: the enrolled references and what was learned from them; None before `enroll`.
         flaw_detector: tells enrolment where to look for flaws first; None in a checkpoint without one.
         card: the checkpoint's `config.json`: how the weights were made.
@@ -75,7 +79,7 @@ class DiffusionModel:
         self.flaw_detector = flaw_detector
         self._prior_source = prior_source
         self._device = torch.device("cpu")
-        self._by_shots: dict[int, Enrolment] = {}
+        self._by_shots: dict[str, Enrolment] = {}
 
     @property
     def name(self) -> str:
@@ -215,10 +219,11 @@ class DiffusionModel:
                 options above.
 
         Returns:
-            What was learned, with cross-fitted `figures` and `warnings`.
+            What was learned, with cross-fitted `figures` and `warnings()`.
 
         Raises:
             EnrolmentError: the references do not allow any verdict.
+            CheckpointError: the diffusion prior, which is loaded when first used, cannot be read.
         """
         self.enrolment = learn(
             self, references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
@@ -240,10 +245,12 @@ class DiffusionModel:
                 the decision is then not `authentic` but `inconclusive`.
 
         Raises:
+            ValueError: `alpha` does not lie between 0 and 1.
             EnrolmentError: no references are enrolled; or it was not measured what purification does to them.
+            MicrographError: it is something else than a micrograph, or its file can no longer be read.
+            CheckpointError: the diffusion prior, which is loaded when first used, cannot be read.
         """
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
+        check_alpha(alpha)
         return judge(self, self._enrolled(None), micrograph, alpha=alpha, purify=purify, detect_attacks=detect_attacks)
 
     def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph], shots: int | None = None) -> Tensor:
@@ -257,8 +264,10 @@ class DiffusionModel:
             float32 tensor on the CPU in [0, 1]: 0-dimensional for one micrograph, (B,) for several.
 
         Raises:
-            EnrolmentError: no references are enrolled.
-            ReferenceSetError: `shots` is less than 1 or more than is enrolled of any class.
+            EnrolmentError: no references are enrolled, or `shots` leaves one authentic reference alone.
+            ReferenceSetError: `shots` is no whole number of at least 1, or exceeds the references of every class.
+            MicrographError: it is something else than micrographs, or a file can no longer be read.
+            CheckpointError: the diffusion prior, which is loaded when first used, cannot be read.
         """
         enrolment = self._enrolled(shots)
         several = isinstance(sample, Sequence)
@@ -279,10 +288,13 @@ class DiffusionModel:
             )
         if shots is None:
             return self.enrolment
-        return self._by_shots.setdefault(shots, self.enrolment.shots(shots))
+        key = repr(shots)  # True and 1.0 are no number of shots, and must not find what 1 left behind
+        if key not in self._by_shots:
+            self._by_shots[key] = self.enrolment.shots(shots)
+        return self._by_shots[key]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model with its enrolment to a folder that `from_pretrained` reads.
+        """Write the model with its enrolment to a folder that `from_pretrained` reads, and take its `sha256`.
 
         Raises:
             CheckpointError: the folder holds something else.
@@ -303,6 +315,7 @@ class DiffusionModel:
                 save_enrolment(self.enrolment, draft)
                 readme = enrolled_card(self.name, self.enrolment, readme)
             (draft / "README.md").write_text(readme, encoding="utf-8")
+        self.sha256 = digest(Path(folder) / MANIFEST)  # what is loaded from there signs its verdicts with the same
 
 
 def _is_here(device: torch.device) -> bool:

@@ -19,6 +19,7 @@ from fusion_diff.export.portable import portable
 from fusion_diff.export.run import export_model
 from fusion_diff.fewshot.correspondence import LOG_ODDS
 from fusion_diff.fewshot.keypoints import Keypoints
+from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import perceive
 from fusion_diff.reading import Reading
@@ -79,7 +80,8 @@ def test_a_model_that_is_not_enrolled_is_refused(model, tmp_path):
 def test_a_verdict_that_rests_on_the_diffusion_path_is_refused_with_the_cure(enrolled, tmp_path):
     verifier = enrolled.enrolment.verifier
     weights = verifier.fusion.weight | {"departures": 0.75, "reconstruction": 0.25}
-    enrolled.enrolment.__dict__["verifier"] = replace(verifier, fusion=replace(verifier.fusion, weight=weights))
+    verifier = replace(verifier, fusion=replace(verifier.fusion, weight=weights))
+    enrolled.enrolment = replace(enrolled.enrolment, verifier=verifier)
     with pytest.raises(ExportError, match=r"25% of its verdict is the diffusion path's.*without --reconstruction"):
         export_model(enrolled, tmp_path / "out")
 
@@ -106,9 +108,8 @@ def test_surfaces_are_left_out_and_the_scores_of_references_with_them(enrolled):
         same = np.random.default_rng(0 if index < 2 else index)  # the first two show one surface
         points = same.uniform(0, 200, (40, 2)).astype(np.float32)
         bags.append(replace(bag, keypoints=Keypoints(points, same.integers(0, 255, (40, 128)).astype(np.uint8))))
-    changed = replace(enrolment, bags=tuple(bags))
-    whole = changed.verifier
-    enrolled.enrolment = changed
+    whole = Verifier.fit(bags, enrolment.labels, enrolment.authentic, enrolment.groups, enrolment.paths)
+    enrolled.enrolment = changed = replace(enrolment, bags=tuple(bags), verifier=whole)
     exported, notes = portable(enrolled)
     assert whole.correspondence is not None
     assert exported.verifier.correspondence is None

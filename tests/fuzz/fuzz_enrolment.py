@@ -15,6 +15,7 @@ from fusion_diff.enrolment import Enrolment
 from fusion_diff.enrolment_files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.verifier import Verifier
 
 MAX_LEN = 2**16
 _CHANNELS, _TOKENS = 6, 24
@@ -30,15 +31,17 @@ def _enrolment(labels: tuple[str, ...], *, marked: bool) -> Enrolment:
         tokens[mark, 0] += 6 * (label != "sound")
         residual = torch.rand(_TOKENS, 2, generator=generator).half().float()
         bags.append(Bag(tokens.half().float(), residual, mark if marked and label != "sound" else None))
+    groups, paths = tuple(map(str, range(len(labels)))), (2, _CHANNELS - 2)
     return Enrolment(
         authentic="sound",
         names=tuple(f"{label}/{index}.tif" for index, label in enumerate(labels)),
         labels=labels,
-        groups=tuple(map(str, range(len(labels)))),
-        paths=(2, _CHANNELS - 2),
+        groups=groups,
+        paths=paths,
         bags=tuple(bags),
         condition=torch.ones(1, 4),
         references_sha256="ab" * 32,
+        verifier=Verifier.fit(bags, labels, "sound", groups, paths),
     )
 
 

@@ -115,7 +115,7 @@ def test_another_subject_is_out_of_scope_and_nothing_is_decided(enrolled, subjec
     pattern = column // 16 % 2 if subject == "stripes" else np.hypot(row - 112, column - 112) < 60
     verifier = enrolled.enrolment.verifier
     lenient = replace(verifier, outside=verifier.inside - 1)  # anything stranger than that is like the others
-    monkeypatch.setitem(enrolled.enrolment.__dict__, "verifier", lenient)
+    monkeypatch.setattr(enrolled, "enrolment", replace(enrolled.enrolment, verifier=lenient))
     inspection = enrolled.inspect(Micrograph.from_array((255 * pattern).astype(np.uint8)), alpha=0.2)
     assert inspection.in_scope is False
     assert decide(inspection.p_values, 0.2, 10) == "not authentic", "its score alone would have decided"

@@ -16,6 +16,7 @@ from scipy.ndimage import gaussian_filter
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import ENOUGH
+from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.inspection.audit_report import write_audit
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.references import ReferenceSet
@@ -42,16 +43,22 @@ def tokens(seed, *, kind="sound", shift=0.0):
     return found.repeat_interleave(2, dim=0) + 0.05 * torch.randn(160, CHANNELS, generator=generator)
 
 
-def enrolment_of(bags, labels, groups=None):
+def enrolment_of(bags, labels, groups=None, surfaces=None):
+    bags = tuple(Bag(each, each.new_zeros(len(each), 0)) for each in bags)
+    if surfaces is not None:
+        bags = tuple(replace(bag, keypoints=surface) for bag, surface in zip(bags, surfaces, strict=True))
+    groups = tuple(groups or (f"specimen {index}" for index in range(len(labels))))
+    paths = (4, CHANNELS - 4)
     return Enrolment(
         authentic="sound",
         names=tuple(f"{label}/{index}.tif" for index, label in enumerate(labels)),
         labels=tuple(labels),
-        groups=tuple(groups or (f"specimen {index}" for index in range(len(labels)))),
-        paths=(4, CHANNELS - 4),
-        bags=tuple(Bag(each, each.new_zeros(len(each), 0)) for each in bags),
+        groups=groups,
+        paths=paths,
+        bags=bags,
         condition=torch.ones(1, 4),
         references_sha256="ab" * 32,
+        verifier=Verifier.fit(bags, labels, "sound", groups, paths),
     )
 
 
@@ -110,10 +117,7 @@ def test_a_flipped_reference_that_shows_a_surface_of_the_other_class_is_named_wi
     bags = [tokens(index) for index in range(10)]  # alike, but for their surfaces
     surfaces = [view(bowl, left) for bowl in (0, 1) for left in (0, 40, 80, 120, 160)]
     labels[flipped] = "sound" if labels[flipped] == "crack" else "crack"
-    enrolment = enrolment_of(bags, labels)
-    shown = zip(enrolment.bags, surfaces, strict=True)
-    enrolment = replace(enrolment, bags=tuple(replace(bag, keypoints=surface) for bag, surface in shown))
-    first, *others = audit_enrolment(enrolment)
+    first, *others = audit_enrolment(enrolment_of(bags, labels, surfaces=surfaces))
     assert (first.index, first.kind, first.grave) == (flipped, "label", True)
     assert first.figures["keypoints"] >= ENOUGH
     assert f"the very surface of {labels[8 if flipped > 4 else 4]}/" in first.sentence

@@ -17,7 +17,7 @@ from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.reading import EdgeReading
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.errors import CheckpointError
-from fusion_diff.fewshot.decision import probability
+from fusion_diff.fewshot.decision import check_alpha, probability
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.result import NEAREST, EvidenceMap, NearestReference
@@ -91,11 +91,11 @@ class EdgeSession:
             alpha: error rate among verdicts that the decision is made for, in (0, 1).
 
         Raises:
+            ValueError: `alpha` does not lie between 0 and 1.
             MicrographError: it is something else than a micrograph.
             CheckpointError: the graph does not give what it should.
         """
-        if not 0 < alpha < 1:
-            raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
+        check_alpha(alpha)
         if self.enrolment.builtin:
             warnings.warn(
                 "this model was exported with its built-in procedural references only: scores show that it runs, not "

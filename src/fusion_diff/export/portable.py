@@ -47,9 +47,8 @@ def portable(model: DiffusionModel) -> tuple[Enrolment, tuple[str, ...]]:
         scores - recognised[side] if len(scores) else scores
         for scores, side in ((verifier.inside, authentic), (verifier.outside, ~authentic))
     )
-    stripped = replace(enrolment)
-    stripped.__dict__["verifier"] = replace(verifier, correspondence=None, inside=inside, outside=outside)
-    return stripped, (UNRECOGNISED,)
+    verifier = replace(verifier, correspondence=None, inside=inside, outside=outside)
+    return replace(enrolment, verifier=verifier), (UNRECOGNISED,)
 
 
 def describe(

@@ -114,6 +114,16 @@ def decide(p_values: dict[str, float], alpha: float, references: int) -> Decisio
     return "inconclusive"
 
 
+def check_alpha(alpha: float) -> None:
+    """Refuse what is no error rate.
+
+    Raises:
+        ValueError: it does not lie between 0 and 1.
+    """
+    if not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
+
+
 def references_needed(alpha: float) -> int:
     """Return how many references of a class it takes before its p-value can fall to `alpha`."""
     return math.ceil(1 / alpha - 1e-9) - 1

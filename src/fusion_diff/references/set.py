@@ -190,22 +190,8 @@ class ReferenceSet:
         Raises:
             ReferenceSetError: `k` is not a whole number of at least 1, or exceeds the count of every class.
         """
-        wanted = _whole(k)
-        if wanted is None or wanted < 1:
-            raise ReferenceSetError(f"shots must be a whole number of at least 1, not {k!r}")
-        if wanted > max(self.counts.values()):
-            enrolled = ", ".join(f"{label} {count}" for label, count in self.counts.items())
-            raise ReferenceSetError(
-                f"{wanted} references per class were asked for, but no class has that many ({enrolled}): "
-                "ask for fewer shots, or leave the number out to use all"
-            )
-        taken: Counter[str] = Counter()
-        kept: list[Reference] = []
-        for reference in self.references:
-            taken[reference.label] += 1
-            if taken[reference.label] <= wanted:
-                kept.append(reference)
-        return ReferenceSet(tuple(kept), self.authentic)
+        kept = first_of_each([reference.label for reference in self.references], k)
+        return ReferenceSet(tuple(self.references[place] for place in kept), self.authentic)
 
     def subset(self, indices: Iterable[int]) -> ReferenceSet:
         """Return the references at these places (0 to len - 1), in the order given.
@@ -236,6 +222,30 @@ class ReferenceSet:
         for reference in self.references:
             digest.update(_line(_identity(reference)))
         return digest.hexdigest()
+
+
+def first_of_each(labels: Sequence[str], k: int) -> list[int]:
+    """Return the places of the first `k` of each label, in order; a label that has fewer gives all it has.
+
+    Raises:
+        ReferenceSetError: `k` is not a whole number of at least 1, or exceeds the count of every label.
+    """
+    wanted, counts = _whole(k), Counter(labels)
+    if wanted is None or wanted < 1:
+        raise ReferenceSetError(f"shots must be a whole number of at least 1, not {k!r}")
+    if wanted > max(counts.values()):
+        enrolled = ", ".join(f"{label} {count}" for label, count in counts.items())
+        raise ReferenceSetError(
+            f"{wanted} references per class were asked for, but no class has that many ({enrolled}): "
+            "ask for fewer shots, or leave the number out to use all"
+        )
+    taken: Counter[str] = Counter()
+    kept = []
+    for place, label in enumerate(labels):
+        taken[label] += 1
+        if taken[label] <= wanted:
+            kept.append(place)
+    return kept
 
 
 def _whole(value: Any) -> int | None:
