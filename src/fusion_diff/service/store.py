@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import DependencyError, ServiceError
+from fusion_diff.printable import printable
 from fusion_diff.trust.files import write_whole
 
 if TYPE_CHECKING:
@@ -25,7 +26,8 @@ class Store:
     """Keeps bytes by their sha256.
 
     Raises:
-        ServiceError: the URL cannot be used.
+        ServiceError: the URL cannot be used, or what it names does not answer.
+        OSError: the folder cannot be made.
         DependencyError: its protocol needs a package that is not installed.
     """
 
@@ -34,14 +36,18 @@ class Store:
         from fsspec.implementations.local import LocalFileSystem
 
         try:
-            self._files, root = fsspec.core.url_to_fs(url)
+            # What is there is asked of the store itself, since other processes write into it and it may be gone.
+            self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except ImportError as error:
             raise DependencyError(f"the store's protocol is not installed: {error}") from None
         except ValueError as error:
             raise ServiceError(f"the store's URL cannot be used ({error}); give a folder or an fsspec URL") from None
         self._root = str(root).rstrip("/")
         self._local = isinstance(self._files, LocalFileSystem)
-        self._files.makedirs(self._root, exist_ok=True)
+        if self._local:
+            self._files.makedirs(self._root, exist_ok=True)
+        else:
+            self.check()  # and nothing is made: that might be a bucket under a mistyped name
 
     def put(self, content: bytes) -> str:
         """Store bytes and return their sha256; all of them are there afterwards, or none."""
@@ -117,12 +123,23 @@ class Store:
             yield copy
 
     def check(self) -> None:
-        """Ask whether the store answers.
+        """Ask whether the store answers. In a bucket nothing need be there yet: its folders come with their files.
 
         Raises:
-            OSError: it does not.
+            ServiceError: it does not.
         """
-        self._files.ls(self._root, detail=False)
+        try:
+            try:
+                self._files.ls(self._root, detail=False)
+            except FileNotFoundError:
+                if self._local:
+                    raise
+                self._files.ls(self._root.partition("/")[0], detail=False)
+        except Exception as error:  # each kind of store has errors of its own
+            raise ServiceError(
+                f"the store at {printable(self._root)} does not answer ({type(error).__name__}: "
+                f"{printable(error, 300)}); check that the folder or bucket is there, and its credentials"
+            ) from error
 
     def _place(self, sha256: str) -> str:
         if len(sha256) != 64 or not _DIGITS.issuperset(sha256):

@@ -1,0 +1,81 @@
+"""The store in a bucket of a server that speaks S3 over HTTP, on this machine."""
+
+from __future__ import annotations
+
+import boto3
+import pytest
+import s3fs
+from moto.server import ThreadedMotoServer
+
+from fusion_diff.errors import ServiceError
+from fusion_diff.service.store import Store
+
+
+@pytest.fixture
+def server(monkeypatch, tmp_path):
+    """A server with an empty bucket `lab`, which the AWS tools know, with no account of this machine's user."""
+    running = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    running.start()
+    for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"):
+        monkeypatch.setenv(f"AWS_{name}", "us-east-1")
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://{}:{}".format(*running.get_host_and_port()))
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    for name in ("CONFIG_FILE", "SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(f"AWS_{name}", str(tmp_path / "none"))
+    monkeypatch.delenv("AWS_PROFILE", raising=False)
+    s3fs.S3FileSystem.clear_instance_cache()
+    boto3.client("s3").create_bucket(Bucket="lab")
+    yield running
+    running.stop()
+    s3fs.S3FileSystem.clear_instance_cache()
+    boto3.DEFAULT_SESSION = None
+
+
+def empty(bucket):
+    for each in boto3.client("s3").list_objects_v2(Bucket=bucket).get("Contents", []):
+        boto3.client("s3").delete_object(Bucket=bucket, Key=each["Key"])
+
+
+@pytest.mark.parametrize("url", ["s3://lab/blobs", "s3://lab/deep/er/blobs/", "s3://lab"])
+def test_an_empty_bucket_is_ready_and_keeps_what_is_put(server, url):
+    store = Store(url)
+    store.check()
+    sha256 = store.put(b"evidence")
+    store.check()
+    assert store.get(sha256) == b"evidence"
+    with store.file(sha256) as path:
+        assert path.read_bytes() == b"evidence"
+    empty("lab")
+    assert store.put(b"evidence") == sha256, "what is no longer there is put again"
+    assert store.get(sha256) == b"evidence"
+    empty("lab")
+
+
+def test_a_bucket_that_is_not_there_is_named_and_not_made(server):
+    with pytest.raises(ServiceError, match=r"mistyped/blobs does not answer .*check that the folder or bucket"):
+        Store("s3://mistyped/blobs")
+    assert [each["Name"] for each in boto3.client("s3").list_buckets()["Buckets"]] == ["lab"]
+
+
+def test_a_bucket_that_was_removed_does_not_answer(server):
+    store = Store("s3://lab/blobs")
+    store.put(b"evidence")
+    store.check()
+    empty("lab")
+    boto3.client("s3").delete_bucket(Bucket="lab")
+    with pytest.raises(ServiceError, match="does not answer"):
+        store.check()
+
+
+def test_a_service_with_an_empty_bucket_is_ready_until_the_server_is_gone(server, serve, micrograph):
+    with serve(store_url="s3://lab/blobs") as client:
+        assert client.get("/readyz").status_code == 200
+        answer = client.post("/v1/inspections", files={"files": ("a.tif", micrograph("fine", 170))})
+        assert answer.json()["results"][0]["inspection"]
+        assert client.get("/readyz").status_code == 200
+        server.stop()
+        assert client.get("/readyz").status_code == 503
+        assert client.get("/healthz").status_code == 200
+    with pytest.raises(ServiceError, match="does not answer"), serve(store_url="s3://lab/blobs"):
+        pass
