@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 
 import pytest
+from sqlalchemy import create_engine, text
 
 from fusion_diff.service import jobs
 from fusion_diff.service.tables import now
@@ -93,3 +95,84 @@ def test_a_fault_while_learning_is_told_and_is_in_the_log_under_the_id_of_the_re
 
 def test_a_job_that_is_none_is_a_problem(client):
     assert client.get(f"/v1/jobs/{'0' * 32}").status_code == 404
+
+
+@pytest.fixture
+def reached(postgresql):
+    """Makes a PostgreSQL database, gives its URL, and has it answer or not."""
+    engine = create_engine(postgresql.replace("/NAME", "/postgres"), isolation_level="AUTOCOMMIT")
+    name = f"test_{uuid.uuid4().hex}"
+
+    def answer(whether):
+        with engine.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {name} ALLOW_CONNECTIONS {whether}"))
+            if not whether:
+                cut = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+                connection.execute(text(cut), {"name": name})
+
+    with engine.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}"))
+    yield postgresql.replace("/NAME", f"/{name}"), answer
+    answer(True)
+    engine.dispose()
+
+
+def test_a_model_that_was_learned_while_the_records_are_away_is_recorded_when_they_are_back(
+    serve, reached, collect, finished, caplog, monkeypatch
+):
+    url, answer = reached
+    with serve(database_url=url) as client:
+        service = client.app.state.service
+        save = service.shelf.save
+
+        def save_and_lose(*what):
+            saved = save(*what)
+            answer(False)
+            return saved
+
+        monkeypatch.setattr(service.shelf, "save", save_and_lose)
+        job = client.post(f"/v1/reference-sets/{collect(client)}/enrol", json={"name": "line 7"}).json()
+        while not any(each.message == "not recorded yet" for each in caplog.records):
+            service.learning._thread.join(0.05)
+            assert service.learning._thread.is_alive()
+        answer(True)
+        done = finished(client, job["id"])
+        assert (done["state"], done["model"]["name"]) == ("done", "line 7")
+        assert client.put(f"/v1/models/{done['model']['id']}/default").status_code == 200
+
+
+def test_a_service_that_stops_while_the_records_are_away_says_where_the_model_is(
+    serve, reached, collect, caplog, monkeypatch
+):
+    url, answer = reached
+    with serve(database_url=url) as client:
+        service = client.app.state.service
+        save, saved = service.shelf.save, []
+
+        def save_and_lose(*what):
+            saved.append(save(*what))
+            answer(False)
+            return saved[0]
+
+        monkeypatch.setattr(service.shelf, "save", save_and_lose)
+        client.post(f"/v1/reference-sets/{collect(client)}/enrol", json={"name": "line 7"})
+        while not any(each.message == "not recorded yet" for each in caplog.records):
+            service.learning._thread.join(0.05)
+    folder = saved[0][1]
+    assert (folder / "manifest.json").is_file()
+    assert f"{folder}: learned, and not known to be recorded" in [each.message for each in caplog.records]
+
+
+def test_a_model_that_cannot_be_entered_into_the_records_leaves_no_folder(client, collect, learn, monkeypatch):
+    service = client.app.state.service
+    save, before = service.shelf.save, sorted(service.settings.models.iterdir())
+
+    def save_under_a_name_that_is_taken(*what):
+        row, folder = save(*what)
+        with service.database.read() as session:
+            row.number = service.shelf.get(session, None).number
+        return row, folder
+
+    monkeypatch.setattr(service.shelf, "save", save_under_a_name_that_is_taken)
+    assert learn(client, collect(client, "taken"), name="x")["problem"]["status"] == 500
+    assert sorted(service.settings.models.iterdir()) == before

@@ -103,7 +103,7 @@ def test_a_model_is_chosen_and_one_that_was_altered_is_not(client, enrolled_fold
     first = client.get("/v1/models").json()["items"][0]
     assert first["is_default"]
     assert first["counts"] == {"fine": 2, "coarse": 2}
-    row = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 8")
+    row, _ = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 8")
     with service.database.write() as session:
         enter(session, row, None, default=False)
     chosen = client.put(f"/v1/models/{row.id}/default").json()
@@ -119,8 +119,8 @@ def test_a_model_is_chosen_and_one_that_was_altered_is_not(client, enrolled_fold
     service.shelf._held.clear()
     refused = client.put(f"/v1/models/{row.id}/default")
     assert (refused.status_code, refused.json()["type"]) == (500, "urn:fusion-diff:problem:checkpoint")
-    told = client.post("/v1/inspections", files=files, data={"model": row.id}).json()["results"][0]["problem"]
-    assert told["type"] == "urn:fusion-diff:problem:checkpoint"
+    answer = client.post("/v1/inspections", files=files, data={"model": row.id})
+    assert (answer.status_code, answer.json()["type"]) == (500, "urn:fusion-diff:problem:checkpoint")
     assert client.put(f"/v1/models/{'0' * 32}/default").status_code == 404
     assert client.post("/v1/inspections", files=files, data={"model": "0" * 32}).status_code == 404
 
@@ -150,7 +150,7 @@ def test_the_model_that_a_service_is_started_with_judges_unless_one_enrolled_her
     assert shelf(tmp_path / "line-7").judge().name == "line 7"
     again = shelf(enrolled_folder)
     assert again.judge().name == first
-    row = again.save(line, "line 8")
+    row, _ = again.save(line, "line 8")
     with database.write() as session:
         enter(session, row, None, default=True)
     assert shelf(tmp_path / "line-7").judge().name == "line 8"

@@ -195,12 +195,14 @@ def test_a_caller_never_gets_more_than_a_full_bucket_and_what_flows_into_it(step
 def test_a_session_ends_and_cannot_be_forged():
     sessions, others = Sessions(b"a" * 32), Sessions(b"b" * 32)
     cookie = sessions.begin("0123", at=1000)
-    assert sessions.key_id(cookie, at=1000 + LASTS_SECONDS - 1) == "0123"
-    assert sessions.key_id(cookie, at=1000 + LASTS_SECONDS) is None
-    assert others.key_id(cookie, at=1000) is None
-    assert sessions.key_id(cookie.replace("0123", "4567"), at=1000) is None
+    assert sessions.read(cookie, at=1000 + LASTS_SECONDS - 1).key_id == "0123"
+    assert sessions.read(cookie, at=1000 + LASTS_SECONDS) is None
+    assert others.read(cookie, at=1000) is None
+    assert sessions.read(cookie.replace("0123", "4567"), at=1000) is None
+    told = f"0123.{1000 + LASTS_SECONDS}"
+    assert sessions.read(f"{told}.{sessions._sign('session', told)}", at=1000) is None, "of an earlier version"
     for forged in ("", ".", "..", "a.b.c", "é.1.2", "0123.9999999999."):
-        assert sessions.key_id(forged, at=1000) is None
+        assert sessions.read(forged, at=1000) is None
     assert sessions.is_csrf_token(sessions.csrf_token(cookie), cookie)
     assert not sessions.is_csrf_token(sessions.csrf_token(cookie), sessions.begin("0123", at=1001))
 

@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 
     from fusion_diff.service.database import Database
 
-service_keys_app = typer.Typer(no_args_is_help=True, help="Make, list and revoke the API keys of the service.")
+service_keys_app = typer.Typer(
+    no_args_is_help=True,
+    help="Make, list and revoke the API keys of the service. As when it starts, its database is brought up to date.",
+)
 
 
 class ScopeName(StrEnum):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
+import os
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from alembic import command
 from alembic.config import Config
+from alembic.util import CommandError
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
 from fusion_diff.errors import DependencyError, ServiceError
@@ -19,8 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BUSY_SECONDS = 60
-_MIGRATING = 0x46757344
-"""Number of the advisory lock that migrations hold on PostgreSQL."""
+_STARTING = 0x46757344
+"""Number of the advisory lock that processes hold on PostgreSQL while they start."""
 
 
 class Database:
@@ -36,10 +38,17 @@ class Database:
         try:
             with self.engine.connect().execution_options(sqlite_begin="IMMEDIATE") as connection, connection.begin():
                 migrate(connection)
-        except OperationalError as error:
+        except DatabaseError as error:
+            self.close()
             raise ServiceError(
-                f"the database at {self.where} cannot be opened ({paragraph(error.orig, 200)}); check its URL and that "
-                "it runs"
+                f"the database at {self.where} cannot be opened ({paragraph(error.orig, 200)}); check its URL, that it "
+                "runs, and that it holds the records of this service; restore it from a copy where it is damaged"
+            ) from None
+        except CommandError as error:
+            self.close()
+            raise ServiceError(
+                f"the database at {self.where} cannot be brought up to date ({paragraph(error, 200)}): a newer "
+                "version of FusionDiff has used it; install that version, or restore the copy made before the upgrade"
             ) from None
         except BaseException:
             self.close()
@@ -85,11 +94,23 @@ def configuration(connection: Connection | None = None) -> Config:
     return config
 
 
+def take_turn(connection: Connection) -> None:
+    """Wait until no other process is in a transaction that took a turn; on SQLite only one writes anyway."""
+    if connection.dialect.name == "postgresql":
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _STARTING})
+
+
 def migrate(connection: Connection) -> None:
     """Bring a database up to date within the transaction that is open; processes that start together take turns."""
-    if connection.dialect.name == "postgresql":
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _MIGRATING})
+    take_turn(connection)
     command.upgrade(configuration(connection), "head")
+
+
+def private_file(file: Path) -> None:
+    """Make a file, and the folder it lies in, that its owner alone may read; what is there already stays as it is."""
+    file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with suppress(OSError):  # it is there, or SQLite says why it cannot be
+        os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _engine(url: str) -> Engine:
@@ -102,8 +123,8 @@ def _engine(url: str) -> Engine:
             raise ServiceError(
                 f"databases of kind {parsed.get_backend_name()!r} are not supported: use SQLite or PostgreSQL"
             )
-        if parsed.database and parsed.database != ":memory:":
-            Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
+        if parsed.database and parsed.database != ":memory:" and not parsed.database.startswith("file:"):
+            private_file(Path(parsed.database))
         engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
     except ModuleNotFoundError as error:
         raise DependencyError(

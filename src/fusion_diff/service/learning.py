@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from contextlib import ExitStack, contextmanager
-from threading import Lock, Thread
+from dataclasses import dataclass
+from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Literal
+
+from sqlalchemy.exc import InterfaceError, OperationalError
 
 from fusion_diff.errors import EnrolmentError, FusionDiffError, ReferenceSetError
 from fusion_diff.references import ReferenceSet
@@ -31,10 +35,22 @@ if TYPE_CHECKING:
     from fusion_diff.trust.poisoning import Finding
 
     Progress = Callable[[int, int], None]
-    Finish = Callable[[Session, str], None]
-    """Writes down what came of a job, in the session and under the id that it is given."""
 
+_AGAIN_SECONDS = 1.0
 _log = logging.getLogger("fusion_diff.service")
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What came of a job.
+
+    Attributes:
+        write: writes it down, in the session and under the id of the job that it is given.
+        folder: of the model that was saved; None where there is none.
+    """
+
+    write: Callable[[Session, str], None]
+    folder: Path | None = None
 
 
 class Learning:
@@ -44,7 +60,7 @@ class Learning:
         self._settings, self._shelf, self._store, self._database = settings, shelf, store, database
         self._turn = Lock()
         self._thread: Thread | None = None
-        self._closed = False
+        self._closed = Event()
 
     def audit(self, collected: tables.ReferenceSet, request_id: str | None) -> tables.Job:
         """Begin to look for what is suspicious about references, and return the job; the one there was, if it is known.
@@ -59,11 +75,11 @@ class Learning:
         if known is not None:
             return known
 
-        def look(progress: Progress) -> Finish:
+        def look(progress: Progress) -> Learned:
             with self._references(collected) as references:
                 found = audit_references(self._shelf.base(), references, progress=progress)
             result = {"findings": [_plain(each) for each in found]}
-            return lambda session, job_id: jobs.finish(session, job_id, result=result)
+            return Learned(lambda session, job_id: jobs.finish(session, job_id, result=result))
 
         return self._begin("audit", collected, look, request_id)
 
@@ -83,25 +99,25 @@ class Learning:
             BusyError: something else is being learned.
         """
 
-        def learn(progress: Progress) -> Finish:
+        def learn(progress: Progress) -> Learned:
             model = self._shelf.base()
             with self._references(collected) as references:
                 model.enroll(
                     references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
                 )
-            row = self._shelf.save(model, name)
+            row, folder = self._shelf.save(model, name)
 
             def finish(session: Session, job_id: str) -> None:
                 enter(session, row, jobs.kept_set(session, collected.id), default=default)
                 jobs.finish(session, job_id, model_id=row.id, result={})
 
-            return finish
+            return Learned(finish, folder)
 
         return self._begin("enrolment", collected, learn, request_id)
 
     def close(self, seconds: float) -> None:
         """Give up what is being learned, at its next step; what takes longer than so many seconds is left behind."""
-        self._closed = True
+        self._closed.set()
         if self._thread is not None:
             self._thread.join(seconds)
 
@@ -109,7 +125,7 @@ class Learning:
         self,
         kind: Literal["audit", "enrolment"],
         collected: tables.ReferenceSet,
-        work: Callable[[Progress], Finish],
+        work: Callable[[Progress], Learned],
         request_id: str | None,
     ) -> tables.Job:
         if not self._turn.acquire(blocking=False):
@@ -126,24 +142,45 @@ class Learning:
             raise
         return job
 
-    def _run(self, job_id: str, total: int, work: Callable[[Progress], Finish], request_id: str | None) -> None:
+    def _run(self, job_id: str, total: int, work: Callable[[Progress], Learned], request_id: str | None) -> None:
         """Work on a job. The next one may begin as soon as this one is told to have ended."""
         try:
             with jobs.Pulse(self._database, job_id, total) as pulse:
 
                 def progress(done: int, total: int) -> None:
                     pulse.done, pulse.total = done, total
-                    if self._closed:
+                    if self._closed.is_set():
                         raise StoppingError("the service was shut down; start it again", retry_after=5)
 
                 try:
-                    finish = work(progress)
+                    learned = work(progress)
                 finally:
                     self._turn.release()
-                with self._database.write() as session:
-                    finish(session, job_id)
+                self._write_down(job_id, learned)
         except BaseException as error:
             self._fail(job_id, error, request_id)
+
+    def _write_down(self, job_id: str, learned: Learned) -> None:
+        """Record what came of a job, as often as it takes while the records cannot be reached; see `jobs.Pulse`.
+
+        A model that is not in the records is not left in its folder.
+        """
+        while True:
+            try:
+                with self._database.write() as session:
+                    if jobs.get_job(session, job_id).state == "running":  # or it was committed and not told
+                        learned.write(session, job_id)
+                return
+            except (OperationalError, InterfaceError) as error:
+                _log.warning("not recorded yet", exc_info=error)
+                if self._closed.wait(_AGAIN_SECONDS):
+                    if learned.folder is not None:  # it may be in the records: nobody can tell at present
+                        _log.error("%s: learned, and not known to be recorded", learned.folder)
+                    raise
+            except BaseException:
+                if learned.folder is not None:
+                    shutil.rmtree(learned.folder, ignore_errors=True)
+                raise
 
     def _fail(self, job_id: str, error: BaseException, request_id: str | None) -> None:
         if isinstance(error, ReferenceSetError | EnrolmentError):  # right as asked for, but not with these references
@@ -152,8 +189,10 @@ class Learning:
         if told.status >= 500 and not isinstance(error, RefusedError):
             _log.error("fault", exc_info=error, extra={"request_id": request_id})
         try:
-            with self._database.write() as session:
-                jobs.finish(session, job_id, failed=True, result=told.model_dump())
+            told_so = Learned(
+                lambda session, job_id: jobs.finish(session, job_id, failed=True, result=told.model_dump())
+            )
+            self._write_down(job_id, told_so)
         except Exception as unrecorded:  # the job is silent from now on, and taken for lost
             _log.error("not recorded", exc_info=unrecorded, extra={"request_id": request_id})
 

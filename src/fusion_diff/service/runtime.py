@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
+import os
 import secrets
+import tempfile
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
 from fastapi import Depends, Request
 
-from fusion_diff.errors import TrustError
+from fusion_diff.errors import ServiceError
+from fusion_diff.printable import printable
 from fusion_diff.service import ledger
-from fusion_diff.service.database import Database
+from fusion_diff.service.database import Database, take_turn
 from fusion_diff.service.learning import Learning
 from fusion_diff.service.metrics import Metrics
 from fusion_diff.service.queue import Queue
@@ -21,10 +24,9 @@ from fusion_diff.service.sessions import SECRET_BYTES, Sessions
 from fusion_diff.service.shelf import Shelf
 from fusion_diff.service.store import Store
 from fusion_diff.service.uploads import claim
-from fusion_diff.trust.files import read_bounded, write_new
+from fusion_diff.trust.files import read_bounded
 
 if TYPE_CHECKING:
-    from pathlib import Path
     from typing import BinaryIO
 
     from fusion_diff.service.settings import Settings
@@ -66,10 +68,13 @@ class Service:
             FusionDiffError: something is not as it has to be.
             OSError: the data folder cannot be written.
         """
-        settings.data.mkdir(parents=True, exist_ok=True)
-        database, store, metrics = Database(settings.database), Store(settings.store), Metrics()
+        settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
+        sessions = Sessions(_secret(settings.data / "session.key"))
+        store, metrics = Store(settings.store), Metrics()
+        database = Database(settings.database)
         try:
             with database.write() as session:
+                take_turn(session.connection())
                 ledger.start(session)
             shelf = Shelf(settings, database)
             claimed = claim(settings.incoming)
@@ -82,7 +87,7 @@ class Service:
                 Learning(settings, shelf, store, database),
                 metrics,
                 RateLimit(settings.rate_limit),
-                Sessions(_secret(settings.data / "session.key")),
+                sessions,
                 claimed,
             )
         except BaseException:
@@ -104,10 +109,35 @@ class Service:
 
 
 def _secret(file: Path) -> bytes:
-    """Return the secret in a file, which is made if it is not there."""
-    with contextlib.suppress(TrustError):  # it is there already
-        write_new(file, secrets.token_bytes(SECRET_BYTES), 0o600)
-    return read_bounded(file, SECRET_BYTES, "secret of sessions")
+    """Return the secret in a file, which is made if it is not there, and is never seen half written.
+
+    Raises:
+        TrustError: it cannot be read, or is longer than a secret.
+        ServiceError: it is shorter.
+        OSError: it cannot be written.
+    """
+    if not file.exists():
+        handle, part = tempfile.mkstemp(prefix=".session.", dir=file.parent)  # for its owner alone
+        try:
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(secrets.token_bytes(SECRET_BYTES))
+                stream.flush()
+                os.fsync(stream.fileno())
+            try:
+                os.link(part, file)
+            except FileExistsError:  # another process was faster
+                pass
+            except OSError:  # a file system without hard links
+                Path(part).replace(file)
+        finally:
+            Path(part).unlink(missing_ok=True)
+    secret = read_bounded(file, SECRET_BYTES, "secret of sessions")
+    if len(secret) != SECRET_BYTES:
+        raise ServiceError(
+            f"{printable(file)}: {len(secret)} bytes, and the secret of sessions is {SECRET_BYTES} random ones, which "
+            "nobody guesses; remove the file to have one made, or put such a secret there"
+        )
+    return secret
 
 
 async def get_service(request: Request) -> Service:

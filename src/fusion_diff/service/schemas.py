@@ -252,17 +252,17 @@ class ModelOut(BaseModel):
     figures: dict[str, float] = Field(description="Cross-fitted figures, and the weight of each reading.")
     warnings: list[str]
     reference_set: Id | None
-    is_default: bool
+    is_default: bool = Field(description="Whether it judges, unless another is named.")
     created: datetime
 
     @classmethod
-    def of(cls, row: tables.Model) -> ModelOut:
-        """Return a row as the API shows it."""
+    def of(cls, row: tables.Model, *, is_default: bool) -> ModelOut:
+        """Return a row as the API shows it; whether an enrolled model is the default, its row knows."""
         names = ("id", "name", "sha256", "references_sha256", "authentic", "counts", "figures", "warnings")
         return cls(
             **{name: getattr(row, name) for name in names},
             reference_set=row.reference_set_id,
-            is_default=row.is_default,
+            is_default=is_default,
             created=row.created,
         )
 
@@ -294,7 +294,7 @@ class JobOut(BaseModel):
             state=state,
             reference_set=row.reference_set_id,
             findings=result.get("findings"),
-            model=None if row.model is None else ModelOut.of(row.model),
+            model=None if row.model is None else ModelOut.of(row.model, is_default=row.model.is_default),
             problem=Problem(**result) if state == "failed" else None,
         )
 

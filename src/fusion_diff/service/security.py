@@ -25,7 +25,7 @@ from fusion_diff.service.problems import (
     problem,
     respond,
 )
-from fusion_diff.service.sessions import COOKIE, CSRF_HEADER, LASTS_SECONDS
+from fusion_diff.service.sessions import COOKIE, CSRF_HEADER, LASTS_SECONDS, end, is_ended
 from fusion_diff.service.settings import LOOPBACK
 from fusion_diff.service.watching import Watchers
 
@@ -124,7 +124,7 @@ def _check_site(headers: Headers, method: str, *, insecure: bool) -> None:
     origin = headers.get("origin")
     elsewhere = origin is not None and origin.partition("://")[2] != host
     if elsewhere or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        raise ForbiddenError("requests from pages of other sites are refused")
+        raise ForbiddenError("requests from pages of other sites are refused; a proxy has to pass the header Host on")
 
 
 def _hostname(host: str) -> str | None:
@@ -144,13 +144,13 @@ def _caller(headers: Headers, method: str, service: Service) -> Caller | None:
             raise UnauthorizedError("the API key is not valid; make one with fusion-diff service-keys new")
         return caller
     cookie = session_cookie(headers)
-    key_id = service.sessions.key_id(cookie) if cookie else None
-    if key_id is None:
+    signed = service.sessions.read(cookie) if cookie else None
+    if signed is None:
         return None
     if method not in _SAFE and not service.sessions.is_csrf_token(headers.get(CSRF_HEADER, ""), cookie):
         raise ForbiddenError("the header X-CSRF-Token is missing or of another session; load the page again")
     with service.database.read() as session:
-        return keys.caller_by_id(session, key_id)
+        return None if is_ended(session, signed) else keys.caller_by_id(session, signed.key_id)
 
 
 def session_cookie(headers: Headers) -> str:
@@ -190,8 +190,13 @@ def begin_session(request: Request, response: Response, key: str) -> Caller:
     return caller
 
 
-def end_session(response: Response) -> None:
-    """Sign a browser out."""
+def end_session(request: Request, response: Response) -> None:
+    """Sign a browser out: its cookie is of no use any more, to whoever has a copy."""
+    service: Service = request.app.state.service
+    signed = service.sessions.read(session_cookie(request.headers))
+    if signed is not None:
+        with service.database.write() as session:
+            end(session, signed)
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
 
 

@@ -28,6 +28,7 @@ class Server(uvicorn.Server):
             create_app(settings, service),
             host=settings.host,
             port=settings.port,
+            forwarded_allow_ips=settings.trusted_proxies,
             log_config=None,
             access_log=False,
             server_header=False,

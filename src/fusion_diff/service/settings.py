@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fusion_diff.checkpoint import EMBEDDED
@@ -31,6 +32,8 @@ class Settings(BaseSettings):
         host: address to listen on.
         port: port to listen on.
         insecure: ask for no API key; allowed on a loopback address only.
+        trusted_proxies: addresses and networks, with commas between them, of proxies that are believed when they say
+            for whom and over which protocol they ask; `*` for all.
         max_upload_bytes: largest file.
         max_request_bytes: largest request, whatever its files.
         max_files: files in one request.
@@ -53,6 +56,7 @@ class Settings(BaseSettings):
     host: str = "127.0.0.1"
     port: int = Field(default=8000, ge=0, le=65535)
     insecure: bool = False
+    trusted_proxies: str = "127.0.0.1,::1"
     max_upload_bytes: int = Field(default=2**29, ge=1)
     max_request_bytes: int = Field(default=2**31, ge=1)
     max_files: int = Field(default=256, ge=1, le=1000)
@@ -62,6 +66,23 @@ class Settings(BaseSettings):
     batch_size: int = Field(default=8, ge=1, le=1024)
     drain_seconds: int = Field(default=30, ge=0)
     telemetry: bool = False
+
+    @field_validator("data", "database_url", "store_url", "models_folder", "model", "device", "host", mode="before")
+    @classmethod
+    def _not_empty(cls, value: object, info: ValidationInfo) -> object:
+        if isinstance(value, str) and not value.strip():
+            raise ValueError(f"is empty; give FUSION_DIFF_{str(info.field_name).upper()} a value, or do not set it")
+        return value
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _addresses(cls, value: str) -> str:
+        for each in value.split(",") if value.strip() not in ("", "*") else ():
+            try:
+                ip_network(each.strip())
+            except ValueError as error:
+                raise ValueError(f"{error}; give addresses or networks with commas between, as 10.0.0.0/8") from None
+        return value
 
     @model_validator(mode="after")
     def _loopback_only(self) -> Self:
@@ -75,17 +96,17 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """URL of the database."""
-        return self.database_url or f"sqlite:///{(self.data / 'records.db').absolute()}"
+        return f"sqlite:///{(self.data / 'records.db').absolute()}" if self.database_url is None else self.database_url
 
     @property
     def store(self) -> str:
         """Folder or URL of images and evidence."""
-        return self.store_url or str((self.data / "blobs").absolute())
+        return str((self.data / "blobs").absolute()) if self.store_url is None else self.store_url
 
     @property
     def models(self) -> Path:
         """Folder of enrolled models."""
-        return self.models_folder or self.data / "models"
+        return self.data / "models" if self.models_folder is None else self.models_folder
 
     @property
     def incoming(self) -> Path:

@@ -201,6 +201,15 @@ class ApiKey(Base):
     revoked: Mapped[datetime | None]
 
 
+class EndedSession(Base):
+    """A browser's session that was signed out, kept for as long as its cookie would have lasted."""
+
+    __tablename__ = "ended_sessions"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    ends: Mapped[datetime] = mapped_column(index=True)
+
+
 class LedgerLine(Base):
     """A line of the hash-chained record, as `trust.ledger` writes it."""
 

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import re
+import time
+from contextlib import contextmanager
 from urllib.parse import urlsplit
 
 import pytest
 from browsed import BROWSER, HTMX, Page, id_of, inspected, looked_at
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import select
 from starlette.testclient import TestClient
 
 from fusion_diff.service import keys
 from fusion_diff.service.app import create_app
 from fusion_diff.service.pages.signing import _own
+from fusion_diff.service.runtime import Service
+from fusion_diff.service.serving import Server
+from fusion_diff.service.sessions import COOKIE, LASTS_SECONDS, end, is_ended
 from fusion_diff.service.settings import Settings
+from fusion_diff.service.tables import EndedSession, now
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +114,71 @@ def test_what_changes_something_needs_the_token_of_the_session(guarded, sign_in,
     assert guarded.post("/inspect", files=files, headers=token).status_code == 200
     assert guarded.post("/sign-out", headers=token | HTMX).headers["HX-Redirect"] == "/sign-in"
     assert guarded.get("/", headers=BROWSER).status_code == 303, "signed out"
+
+
+def test_a_session_that_was_signed_out_allows_nothing_in_any_process_and_others_of_its_key_go_on(guarded, sign_in):
+    token = sign_in("read")
+    first = guarded.cookies[COOKIE]
+    service = guarded.app.state.service
+    second = service.sessions.begin(first.partition(".")[0])
+    assert guarded.post("/sign-out", headers=token).status_code == 303
+    for cookie, status in ((first, 401), (second, 200), (first, 401)):
+        guarded.cookies.clear()
+        guarded.cookies.set(COOKIE, cookie)
+        assert guarded.get("/v1/inspections").status_code == status
+    with TestClient(create_app(service.settings), base_url="http://127.0.0.1", cookies={COOKIE: first}) as replica:
+        assert replica.get("/v1/inspections").status_code == 401
+    assert guarded.post("/sign-out", headers=token).status_code == 303, "and again, where nothing is left to end"
+
+
+def test_sessions_that_ended_are_forgotten_once_their_cookies_have(guarded, sign_in):
+    service = guarded.app.state.service
+    for age in (2 * LASTS_SECONDS, 0):
+        signed = service.sessions.read(service.sessions.begin("0" * 12, at=time.time() - age), at=0)
+        with service.database.write() as session:
+            end(session, signed)
+            assert is_ended(session, signed)
+    with service.database.read() as session:
+        assert all(each.ends > now() for each in session.scalars(select(EndedSession)))
+
+
+@pytest.fixture
+def proxied(enrolled_folder, tmp_path):
+    """Gives a client whose requests reach the service from a proxy at 10.1.2.3, and a key, where some are trusted."""
+
+    @contextmanager
+    def behind(trusted, **settings):
+        service = Service.open(Settings(data=tmp_path, model=str(enrolled_folder), trusted_proxies=trusted, **settings))
+        with service.database.write() as session:
+            key = keys.new_key(session, "line 7", ["read"])
+        config = Server(service).config
+        config.load()
+        url, proxy = "http://lab.example", ("10.1.2.3", 1234)
+        with TestClient(config.loaded_app, base_url=url, client=proxy, follow_redirects=False) as client:
+            yield client, key
+
+    return behind
+
+
+@pytest.mark.parametrize(
+    ("trusted", "secure"), [("10.1.0.0/16", True), ("10.1.2.3", True), ("*", True), ("::1", False)]
+)
+def test_behind_a_proxy_that_is_trusted_and_speaks_tls_the_cookie_goes_nowhere_else(proxied, trusted, secure):
+    headers = {"X-Forwarded-Proto": "https", "Origin": "https://lab.example", "Sec-Fetch-Site": "same-origin"}
+    with proxied(trusted) as (client, key):
+        answer = client.post("/sign-in", data={"key": key}, headers=headers)
+        assert answer.status_code == 303
+        assert ("; Secure" in answer.headers["set-cookie"]) == secure
+        elsewhere = client.post("/sign-in", data={"key": key}, headers=headers | {"Host": "10.9.9.9:8000"})
+        assert elsewhere.status_code == 403
+        assert "a proxy has to pass the header Host on" in elsewhere.json()["detail"]
+
+
+@pytest.mark.parametrize(("trusted", "statuses"), [("10.1.2.3", [200, 200, 429, 200]), ("", [200, 200, 429, 429])])
+def test_callers_behind_a_proxy_that_is_trusted_are_counted_each_for_itself(proxied, trusted, statuses):
+    with proxied(trusted, rate_limit=2) as (client, _):
+        from_ = ["192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"]
+        assert [client.get("/sign-in", headers={"X-Forwarded-For": each}).status_code for each in from_] == statuses
 
 
 @given(

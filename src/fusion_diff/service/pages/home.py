@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, UploadFile
-from sqlalchemy import select
 from starlette.responses import Response
 
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
@@ -13,11 +12,10 @@ from fusion_diff.service import records
 from fusion_diff.service.keys import Scope
 from fusion_diff.service.pages.rendering import PageRoute, render
 from fusion_diff.service.problems import UnauthorizedError
-from fusion_diff.service.routes import inspections
+from fusion_diff.service.routes import inspections, models
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas import Alpha, Id, InspectionSummary, PixelSize
 from fusion_diff.service.security import Inspecting, caller_of
-from fusion_diff.service.tables import Model
 
 router = APIRouter(route_class=PageRoute)
 RECENT = 8
@@ -30,12 +28,11 @@ def home(request: Request, service: ServiceDep) -> Response:
     if caller is None:
         raise UnauthorizedError("sign in with an API key")
     with service.database.read() as session:
-        models = session.scalars(select(Model).order_by(Model.number.desc())).all()
         recent = records.page(session, records.Filter(), None, RECENT)[0] if caller.may(Scope.read) else []
     return render(
         request,
         "home",
-        models=models,
+        models=models.models(service, caller).items,
         recent=[InspectionSummary.of(row) for row in recent],
         suffixes=sorted(IMAGE_SUFFIXES),
     )

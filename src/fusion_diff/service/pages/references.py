@@ -12,6 +12,7 @@ from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
 from fusion_diff.service import collecting, jobs
 from fusion_diff.service.pages.rendering import PageRoute, goto, render
 from fusion_diff.service.problems import ConflictError
+from fusion_diff.service.routes import models
 from fusion_diff.service.routes import references as api
 from fusion_diff.service.runtime import Service, ServiceDep
 from fusion_diff.service.schemas import (
@@ -39,7 +40,7 @@ def sets(request: Request, service: ServiceDep, caller: Reader) -> Response:
             request,
             "references",
             sets=[ReferenceSetSummary.of(row) for row in collecting.all_sets(session)],
-            models=[ModelOut.of(row) for row in session.scalars(select(Model).order_by(Model.number.desc()))],
+            models=models.models(service, caller).items,
         )
 
 
@@ -60,11 +61,11 @@ def new_set(
 def one_set(request: Request, service: ServiceDep, caller: Reader, set_id: Id) -> Response:
     """Show a set with its references."""
     with service.database.read() as session:
-        models = session.scalars(select(Model).where(Model.reference_set_id == set_id).order_by(Model.number.desc()))
+        learned = session.scalars(select(Model).where(Model.reference_set_id == set_id).order_by(Model.number.desc()))
         return render(
             request,
             "reference_set",
-            models=[ModelOut.of(row) for row in models],
+            models=[ModelOut.of(row, is_default=row.is_default) for row in learned],
             suffixes=sorted(IMAGE_SUFFIXES),
             jobs=[JobOut.of(row) for row in jobs.running(session, set_id)],
             fresh=False,

@@ -51,7 +51,7 @@ def sign_in(
 def sign_out(request: Request) -> Response:
     """End the session."""
     response = goto(request, "/sign-in")
-    end_session(response)
+    end_session(request, response)
     return response
 
 

@@ -36,7 +36,6 @@ from fusion_diff.service.schemas import (
     ReferenceImageOut,
 )
 from fusion_diff.service.security import Enrolling, Inspecting, Reader
-from fusion_diff.service.shelf import get_model
 from fusion_diff.service.tables import NAME_LENGTH
 from fusion_diff.service.uploads import Upload, receive, shown_name
 from fusion_diff.service.work import Task
@@ -205,7 +204,7 @@ def add_to_references(
 
 def _model_id(service: Service, model: str | None) -> str:
     with service.database.read() as session:
-        return get_model(session, model).id
+        return service.shelf.get(session, model).id
 
 
 async def _receive(file: UploadFile, service: Service) -> Upload | Exception:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 from fastapi import APIRouter
-from sqlalchemy import select
 
 from fusion_diff.service.problems import documented
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas import Id, ModelOut, Models
 from fusion_diff.service.security import Admin, Reader
-from fusion_diff.service.shelf import get_model, make_default
-from fusion_diff.service.tables import Model
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -19,20 +16,22 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 def models(service: ServiceDep, caller: Reader) -> Models:
     """List the models, newest first."""
     with service.database.read() as session:
-        rows = session.scalars(select(Model).order_by(Model.number.desc())).all()
-    return Models(items=[ModelOut.of(row) for row in rows])
+        judge = service.shelf.get(session, None)
+        rows = service.shelf.all(session)
+    return Models(items=[ModelOut.of(row, is_default=row.id == judge.id) for row in rows])
 
 
 @router.get("/{model_id}", responses=documented(404))
 def get(service: ServiceDep, caller: Reader, model_id: Id) -> ModelOut:
     """Return a model."""
     with service.database.read() as session:
-        return ModelOut.of(get_model(session, model_id))
+        row, judge = service.shelf.get(session, model_id), service.shelf.get(session, None)
+    return ModelOut.of(row, is_default=row.id == judge.id)
 
 
-@router.put("/{model_id}/default", responses=documented(404))
+@router.put("/{model_id}/default", responses=documented(404, 409))
 def choose(service: ServiceDep, caller: Admin, model_id: Id) -> ModelOut:
     """Have a model judge from now on, unless a request names another."""
     service.shelf.find(model_id)  # one that cannot be loaded is not chosen
     with service.database.write() as session:
-        return ModelOut.of(make_default(session, model_id))
+        return ModelOut.of(service.shelf.choose(session, model_id), is_default=True)

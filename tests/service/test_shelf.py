@@ -1,0 +1,163 @@
+"""Which model judges: the one that was asked for, by its digest, and never what lies in its place by now."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from contextlib import contextmanager
+
+import pytest
+from sqlalchemy import select
+
+from fusion_diff.errors import CheckpointError, EnrolmentError
+from fusion_diff.model import DiffusionModel
+from fusion_diff.service.database import Database
+from fusion_diff.service.problems import ConflictError
+from fusion_diff.service.settings import Settings
+from fusion_diff.service.shelf import Shelf, enter
+from fusion_diff.service.tables import Model
+
+
+@pytest.fixture
+def put(enrolled_folder, tmp_path):
+    """Puts the model into the folder `line` under a name of its own, in the place of what is there."""
+
+    def put_there(name):
+        model = DiffusionModel.from_pretrained(enrolled_folder)
+        model.name = name
+        shutil.rmtree(tmp_path / "line", ignore_errors=True)
+        model.save_pretrained(tmp_path / "line")
+
+    return put_there
+
+
+@pytest.fixture
+def shelf(tmp_path, database_url):
+    """Starts processes on the same records; gives the shelf of each."""
+    opened = []
+
+    def start(model=None):
+        opened.append(Database(database_url))
+        return Shelf(Settings(data=tmp_path, model=str(model or tmp_path / "line"), insecure=True), opened[-1])
+
+    yield start
+    for database in opened:
+        database.close()
+
+
+def files(micrograph):
+    return [("files", ("a.tif", micrograph("fine", 171)))]
+
+
+def test_a_request_that_names_a_model_is_not_answered_by_another_in_its_place(serve, put, tmp_path, micrograph):
+    put("first")
+    with serve(model=str(tmp_path / "line")) as client:
+        old = client.get("/v1/models").json()["items"][0]
+    put("second")
+    with serve(model=str(tmp_path / "line")) as client:
+        shown = client.get("/v1/models").json()["items"]
+        assert [(each["name"], each["is_default"]) for each in shown] == [("second", True), ("first", False)]
+        answer = client.post("/v1/inspections", files=files(micrograph), data={"model": old["id"]})
+        told = answer.json()["results"][0]["problem"]
+        assert (told["status"], told["type"]) == (409, "urn:fusion-diff:problem:conflict")
+        assert "there is another model in its place by now; choose another" in told["detail"]
+        assert client.put(f"/v1/models/{old['id']}/default").status_code == 409
+        answer = client.post("/v1/inspections", files=files(micrograph))
+        assert answer.json()["results"][0]["inspection"]["model_sha256"] == shown[0]["sha256"]
+
+
+def test_a_model_that_is_replaced_under_a_service_does_not_teach(shelf, put):
+    put("first")
+    running = shelf()
+    put("second")
+    with pytest.raises(ConflictError, match="another model in its place"):
+        running.base()
+    running.check()  # it judges on with what it holds
+    running._held.clear()
+    with pytest.raises(ConflictError, match="another model in its place"):
+        running.check()
+
+
+def test_in_a_rolling_update_each_process_judges_with_what_it_was_started_with(shelf, put, tmp_path):
+    put("first")
+    old = shelf()
+    put("second")
+    new = shelf()
+    assert (old.judge().name, new.judge().name) == ("first", "second")
+    old.check()
+    new.check()
+    row, _ = new.save(new.base(), "line 8")
+    with new._database.write() as session:
+        enter(session, row, None, default=True)
+    assert old.judge().name == new.judge().name == "line 8"
+    old.check()
+    with old._database.write() as session:
+        assert old.choose(session, old._base_id).name == "first"
+    assert (old.judge().name, new.judge().name) == ("first", "second")
+    with new._database.write() as session, pytest.raises(ConflictError, match=r"start it with --model .*line again"):
+        new.choose(session, old._base_id)
+
+
+def test_a_default_that_an_earlier_version_left_on_a_model_it_was_started_with_is_passed_over(shelf, put):
+    put("first")
+    old = shelf()
+    with old._database.write() as session:
+        session.get_one(Model, 1).is_default = True
+    put("second")
+    assert shelf().judge().name == "second"
+
+
+def test_processes_that_start_together_enter_their_model_once(enrolled_folder, database_url, tmp_path):
+    databases, shelves, barrier = [Database(database_url) for _ in range(3)], [], threading.Barrier(3)
+
+    class Together(Database):
+        """Begins to write when all do."""
+
+        def __init__(self, database):
+            self._database = database
+
+        @contextmanager
+        def write(self):
+            barrier.wait()
+            with self._database.write() as session:
+                yield session
+
+    def start(database):
+        settings = Settings(data=tmp_path, model=str(enrolled_folder), insecure=True)
+        shelves.append(Shelf(settings, Together(database)))
+
+    threads = [threading.Thread(target=start, args=(each,)) for each in databases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(shelves) == 3
+    with databases[0].read() as session:
+        assert len(session.scalars(select(Model)).all()) == 1
+    for database in databases:
+        database.close()
+
+
+def test_without_references_a_service_is_not_ready_until_a_model_that_has_some_judges(
+    serve, enrolled_folder, tmp_path, micrograph
+):
+    bare = DiffusionModel.from_pretrained(enrolled_folder)
+    bare.enrolment = None
+    bare.save_pretrained(tmp_path / "bare")
+    with serve(model=str(tmp_path / "bare")) as client:
+        assert client.get("/readyz").status_code == 503
+        service = client.app.state.service
+        with pytest.raises(EnrolmentError, match=r"has no references.*fusion-diff enroll"):
+            service.shelf.check()
+        row, _ = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 7")
+        with service.database.write() as session:
+            enter(session, row, None, default=True)
+        assert client.get("/readyz").status_code == 200
+
+
+def test_a_model_that_was_removed_is_told_as_before(shelf, put, tmp_path):
+    put("first")
+    running = shelf()
+    shutil.rmtree(tmp_path / "line")
+    with pytest.raises(CheckpointError):
+        running.base()

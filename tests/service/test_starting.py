@@ -1,0 +1,129 @@
+"""What a service refuses to start with, and what it makes that nobody else may read."""
+
+from __future__ import annotations
+
+import sqlite3
+import stat
+import threading
+
+import pytest
+from sqlalchemy import create_engine, text
+
+from fusion_diff.errors import FusionDiffError, ServiceError
+from fusion_diff.service import ledger
+from fusion_diff.service.database import Database, take_turn
+from fusion_diff.service.runtime import Service, _secret
+from fusion_diff.service.sessions import SECRET_BYTES
+from fusion_diff.service.settings import Settings, read_settings
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+@pytest.mark.parametrize("content", [b"", b"x", b"x" * (SECRET_BYTES - 1), b"x" * (SECRET_BYTES + 1), b"x" * 64])
+def test_a_secret_of_sessions_that_could_be_guessed_or_was_cut_off_is_refused(tmp_path, content):
+    (tmp_path / "session.key").write_bytes(content)
+    with pytest.raises(FusionDiffError, match=r"session\.key"):
+        Service.open(Settings(data=tmp_path))
+    assert (tmp_path / "session.key").read_bytes() == content
+
+
+def test_processes_that_start_together_have_one_secret_that_nobody_else_may_read(tmp_path):
+    file, secrets, barrier = tmp_path / "session.key", [], threading.Barrier(8)
+
+    def start():
+        barrier.wait()
+        secrets.append(_secret(file))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(secrets) == 8
+    assert set(secrets) == {file.read_bytes()}
+    assert mode(file) == 0o600
+    assert list(tmp_path.iterdir()) == [file], "nothing is left beside it"
+
+
+def test_the_data_are_for_their_owner_alone(enrolled_folder, tmp_path):
+    service = Service.open(Settings(data=tmp_path / "data", model=str(enrolled_folder)))
+    assert mode(tmp_path / "data") == 0o700
+    for name in ("records.db", "records.db-wal", "session.key"):
+        assert mode(tmp_path / "data" / name) == 0o600, name
+    service.close()
+    (tmp_path / "shared").mkdir(mode=0o755)
+    Database(f"sqlite:///{tmp_path / 'shared' / 'records.db'}").close()
+    assert mode(tmp_path / "shared" / "records.db") == 0o600
+    assert mode(tmp_path / "shared") == 0o755, "what is there stays as it is"
+
+
+@pytest.mark.parametrize("name", ["DATA", "DATABASE_URL", "STORE_URL", "MODELS_FOLDER", "MODEL", "DEVICE", "HOST"])
+@pytest.mark.parametrize("value", ["", " "])
+def test_a_variable_that_is_set_to_nothing_is_refused_by_its_name(monkeypatch, name, value):
+    monkeypatch.setenv(f"FUSION_DIFF_{name}", value)
+    with pytest.raises(ServiceError, match=f"is empty; give FUSION_DIFF_{name} a value, or do not set it"):
+        read_settings()
+
+
+@pytest.mark.parametrize("value", ["nginx", "10.0.0.1/8", "10.0.0.0/8,", "127.0.0.1;::1"])
+def test_proxies_to_trust_are_addresses_and_networks(value):
+    with pytest.raises(ServiceError, match=r"trusted_proxies: .*give addresses or networks"):
+        read_settings(trusted_proxies=value)
+
+
+@pytest.mark.parametrize("value", ["", "*", "10.0.0.0/8, ::1", "192.168.1.7"])
+def test_proxies_to_trust_may_be_none_some_or_all(value):
+    assert read_settings(trusted_proxies=value).trusted_proxies == value
+
+
+@pytest.mark.parametrize("database_url", ["sqlite", "postgresql"], indirect=True)
+def test_records_that_a_newer_version_has_used_are_refused_and_left_as_they_are(database_url):
+    Database(database_url).close()
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(ServiceError, match=r"'9999'.*: a newer version .* install that version, or restore the copy"):
+        Database(database_url)
+    with engine.connect() as connection:
+        assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
+    engine.dispose()
+
+
+@pytest.mark.parametrize("content", [b"no database at all, but long enough to be looked at" * 100, b"\0" * 4096])
+def test_what_is_no_database_is_refused_by_its_name_and_left_as_it_is(tmp_path, content):
+    file = tmp_path / "records.db"
+    file.write_bytes(content)
+    with pytest.raises(ServiceError, match=r"records\.db cannot be opened .*restore it from a copy"):
+        Database(f"sqlite:///{file}")
+    assert file.read_bytes() == content
+
+
+def test_a_database_of_something_else_is_refused(tmp_path):
+    with sqlite3.connect(tmp_path / "records.db") as connection:
+        connection.execute("CREATE TABLE models (id INTEGER)")
+    connection.close()
+    with pytest.raises(ServiceError, match=r"records\.db cannot be opened .*holds the records of this service"):
+        Database(f"sqlite:///{tmp_path / 'records.db'}")
+
+
+def test_processes_that_start_together_begin_one_ledger(database_url):
+    databases, heads, barrier = [Database(database_url) for _ in range(4)], [], threading.Barrier(4)
+
+    def start(database):
+        barrier.wait()
+        with database.write() as session:
+            take_turn(session.connection())
+            ledger.start(session)
+            heads.append(ledger.head(session))
+
+    threads = [threading.Thread(target=start, args=(each,)) for each in databases]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(heads) == 4
+    assert len({head["hash"] for head in heads}) == 1
+    for database in databases:
+        database.close()
