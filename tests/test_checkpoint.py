@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 from pathlib import Path
 
@@ -250,6 +251,24 @@ def test_a_hub_id_out_of_reach_says_what_to_do(monkeypatch, tmp_path):
         locate("owner/name")
 
 
+@pytest.mark.parametrize(
+    ("name", "says"),
+    [
+        ("models/line7", "models/line7: the folder models holds no line7; give a folder"),
+        ("~/line7", "~/line7: no such folder, for only a shell puts the home folder"),
+        ("~", "~: no such folder, for only a shell"),
+    ],
+)
+def test_a_folder_that_was_mistyped_is_not_asked_of_a_hub(tmp_path, monkeypatch, name, says):
+    import huggingface_hub.constants as hub
+
+    monkeypatch.setattr(hub, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models").mkdir()
+    with pytest.raises(CheckpointError, match=re.escape(says)):
+        locate(name)
+
+
 def in_hub_cache(checkpoint: Path, cache: Path) -> Path:
     """Store a checkpoint as the hub client does: content by digest, and a snapshot of links to it."""
     home, revision = cache / "models--owner--name", "0" * 40
@@ -321,6 +340,25 @@ def test_an_error_while_moving_into_place_leaves_the_old_checkpoint_and_no_draft
         fail()
     assert not drafts[0].exists()
     assert files_in(small) == before
+
+
+def test_a_draft_that_cannot_take_the_place_leaves_the_old_checkpoint_there(small, monkeypatch):
+    before, drafts, rename = files_in(small), [], Path.rename
+
+    def held(self, target):
+        if self in drafts:
+            raise PermissionError(13, "a scanner holds the folder")
+        return rename(self, target)
+
+    def fail() -> None:
+        with Writer(small) as draft:
+            drafts.append(draft)
+
+    monkeypatch.setattr(Path, "rename", held)
+    with pytest.raises(PermissionError, match="scanner"):
+        fail()
+    assert files_in(small) == before
+    assert [path.name for path in small.parent.iterdir()] == ["small"]
 
 
 def test_a_checkpoint_is_replaced_whole(small):

@@ -42,6 +42,8 @@ COMPACT_FROM = 2**15
 def locate(name_or_path: str | Path) -> Path:
     """Return the folder of a checkpoint: an embedded name, a folder, or a hub id (fetched when a hub is reachable).
 
+    `owner/name` is a hub id where there is no folder `owner` here.
+
     Raises:
         CheckpointError: there is no such checkpoint.
     """
@@ -52,10 +54,15 @@ def locate(name_or_path: str | Path) -> Path:
     embedded = Path(str(files("fusion_diff"))) / "checkpoints"
     if (embedded / name / MANIFEST).is_file() and "/" not in name and name not in ("", ".", ".."):
         return embedded / name
-    if name.count("/") == 1 and not name.startswith((".", "/")):
-        return _fetch(name)
+    why = "no such checkpoint"
+    if name.startswith("~"):
+        why = "no such folder, for only a shell puts the home folder in the place of ~"
+    elif name.count("/") == 1 and not name.startswith((".", "/")):
+        if not path.parent.is_dir():
+            return _fetch(name)
+        why = f"the folder {path.parent} holds no {path.name}"  # mistyped, which is no matter for a hub
     raise CheckpointError(
-        f"{name}: no such checkpoint; give a folder written by save_pretrained, a hub id such as owner/name, "
+        f"{name}: {why}; give a folder written by save_pretrained, a hub id such as owner/name, "
         f"or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
     )
 
@@ -256,9 +263,14 @@ class Writer:
                 seal(self.folder)
                 self.folder.chmod(0o755)
                 old = self.folder.with_name(self.folder.name + ".old")
-                if self.target.exists():
-                    self.target.rename(old)
-                self.folder.rename(self.target)
+                try:
+                    if self.target.exists():
+                        self.target.rename(old)
+                    self.folder.rename(self.target)
+                except BaseException:
+                    if old.exists() and not self.target.exists():
+                        old.rename(self.target)
+                    raise
                 shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)  # gone already where it was moved

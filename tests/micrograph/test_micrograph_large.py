@@ -136,7 +136,14 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, 
 
     def growing(*arguments):
         file = opened(*arguments)
-        file.read = lambda size: path.open("ab").write(b"more") and type(file).read(file, size)
+
+        def read(*size):
+            with path.open("ab") as writer:
+                if writer.tell() < 10_000:
+                    writer.write(b"more")
+            return type(file).read(file, *size)
+
+        file.read = read
         return file
 
     monkeypatch.setattr(source, "_open_regular", growing)

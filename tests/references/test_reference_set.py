@@ -260,5 +260,16 @@ def test_more_references_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPa
     assert len(build(["sound"] * 3)) == 3
 
 
+def test_a_reference_is_had_by_its_number_alone() -> None:
+    references = build(["sound", "crack"])
+    assert references[-1] is references.references[1]
+    assert references[np.int64(0)] is references.references[0]  # type: ignore[index]
+    for index in (slice(0, 1), "sound", 0.5, True):
+        with pytest.raises(ReferenceSetError, match="subset"):
+            references[index]  # type: ignore[index]
+    with pytest.raises(IndexError):
+        references[2]
+
+
 def test_the_representation_tells_the_counts() -> None:
     assert repr(build(["sound", "crack", "sound"])) == ("ReferenceSet(sound: 2, crack: 1; authentic='sound', 3 groups)")

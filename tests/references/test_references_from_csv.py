@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,6 +66,16 @@ def test_what_spreadsheets_write_is_read_alike(folder: Path, content: bytes) -> 
     assert [(reference.name, reference.label) for reference in read(folder, content)] == [
         (reference.name, reference.label) for reference in plain
     ]
+
+
+@pytest.mark.skipif(os.sep != "/", reason="elsewhere these names cannot be")
+@pytest.mark.parametrize("name", ["p\\9.png", " p9.png", "p9.png ", "crack\\p9.png"])
+def test_a_name_is_first_taken_as_it_is_written(folder: Path, draw: Writer, draw_mark: Writer, name: str) -> None:
+    draw("refs/plain.png").rename(folder / name)
+    draw_mark("refs/plain.png").rename(folder / f"mark {name}")
+    references = read(folder, f"file,label,mark\nsound/p1_a.png,sound,\n{name},crack,mark {name}\n")
+    assert [reference.name for reference in references] == ["sound/p1_a.png", name]
+    assert references[1].mark is not None
 
 
 def test_absolute_paths_and_paths_above_the_csv_file_are_the_users_choice(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import warnings
@@ -11,6 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image, ImageDraw
 
 from fusion_diff.errors import ReferenceSetError
@@ -123,6 +125,16 @@ def test_a_wrong_groups_file_is_named_with_the_line(folder: Path, text: str, com
 def test_groups_that_cannot_be_found_are_explained(folder: Path, groups: object, complaint: str) -> None:
     with pytest.raises(ReferenceSetError, match=complaint):
         read(folder, groups=groups)
+
+
+@pytest.mark.skipif(os.sep != "/", reason="elsewhere this name cannot be")
+def test_a_name_in_a_groups_file_is_first_taken_as_it_is_written(folder: Path, draw: Writer) -> None:
+    names = ["sound/p1_a.png", "sound/p1_b.png", "sound/p2_a.png", "crack/p1_c.png", "crack/p3_a.png"]
+    draw("refs/blowhole/p4_a.png").rename(folder / "blowhole" / " p4\\a.png")
+    (folder / "groups.csv").write_text(
+        "file,group\n./blowhole/ p4\\a.png,4\n" + "".join(f" {name.replace('/', chr(92))},1\n" for name in names)
+    )
+    assert {reference.name: reference.group for reference in read(folder)}["blowhole/ p4\\a.png"] == "4"
 
 
 @pytest.mark.parametrize("level", [1, 255])
@@ -239,10 +251,35 @@ def test_doubtful_marks_are_refused(folder: Path, draw: Writer, draw_mark: Write
         read(folder)
 
 
-def test_a_mark_may_cover_the_whole_micrograph(folder: Path, draw_mark: Writer) -> None:
-    draw_mark("refs/masks/crack/p1_c.png", rows=slice(None), columns=slice(None))
-    (mark,) = (reference.mark for reference in read(folder) if reference.mark is not None)
+def test_a_mark_may_cover_the_whole_micrograph_with_a_warning(folder: Path, draw_mark: Writer) -> None:
+    file = draw_mark("refs/masks/crack/p1_c.png", rows=slice(None), columns=slice(None))
+    with pytest.warns(UserWarning, match=re.escape(f"{file} covers 100% of crack/p1_c.png")):
+        (mark,) = (reference.mark for reference in read(folder) if reference.mark is not None)
     assert mark.all()
+
+
+def test_a_boolean_mark_of_tifffile_is_told_to_be_upside_down(folder: Path) -> None:
+    """Its tag says that zero is white, and it is read as the tag says."""
+    mark = np.zeros((40, 48), dtype=bool)
+    mark[2:6, 3:9] = True
+    (folder / "masks" / "crack").mkdir(parents=True)
+    file = folder / "masks" / "crack" / "p1_c.tif"
+    tifffile.imwrite(file, mark)
+    with pytest.warns(UserWarning, match=rf"{re.escape(str(file))} covers 99% of .*white where the flaw is.*invert it"):
+        (read_back,) = (reference.mark for reference in read(folder) if reference.mark is not None)
+    np.testing.assert_array_equal(read_back, ~mark)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tifffile.imwrite(file, mark.astype(np.uint8))
+        (read_back,) = (reference.mark for reference in read(folder) if reference.mark is not None)
+    np.testing.assert_array_equal(read_back, mark)
+
+
+def test_a_mark_that_covers_half_is_not_warned_of(folder: Path, draw_mark: Writer) -> None:
+    draw_mark("refs/masks/crack/p1_c.png", rows=slice(20), columns=slice(None))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        read(folder)
 
 
 def test_an_unreadable_mark_is_named(folder: Path, draw_mark: Writer) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import MicrographError, TrustError
@@ -14,6 +13,7 @@ from fusion_diff.micrograph.source import Source, open_source
 from fusion_diff.micrograph.stack import images_alike
 from fusion_diff.micrograph.tiff import read_tiff
 from fusion_diff.printable import printable
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     import os
@@ -91,10 +91,9 @@ def load_microstructure_data(
         levels, calibration = read_levels(source, index, max_pixels)
         alike = images_alike(source) if page is None and _is_tiff(source) else 1
         if alike > 1:
-            warnings.warn(
+            warn(
                 f"{source.name}: it holds {alike:,} images of one size, and only the first is read; split it into "
-                "files, or choose one with load_microstructure_data(path, page=0)",
-                stacklevel=2,
+                "files, or choose one with load_microstructure_data(path, page=0)"
             )
         rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
         return Micrograph(

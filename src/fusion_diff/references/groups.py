@@ -41,9 +41,11 @@ def group_names(names: list[str], groups: Groups | None) -> dict[str, str]:
 
 def _from_table(names: list[str], path: Path) -> dict[str, str]:
     listed: dict[str, str] = {}
+    wanted = set(names)
     for row in read_table(path, required=("file", "group"), optional=("class",)):
-        name, group, label = row.cells["file"].replace("\\", "/"), row.cells["group"], row.cells["class"]
-        name = name.removeprefix("./")
+        group, label = row.cells["group"], row.cells["class"]
+        spellings = [spelling.removeprefix("./") for spelling in row.spellings("file")]
+        name = next((spelling for spelling in spellings if spelling in wanted), spellings[-1])
         if listed.setdefault(name, group) != group:
             raise ReferenceSetError(f"{row.where}: {name} is in group {group!r} here and in {listed[name]!r} above")
         if label and label != name.split("/")[0]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ from fusion_diff.micrograph.reading import read_levels
 from fusion_diff.micrograph.source import open_source
 from fusion_diff.references.folders import image_files, visible_folders
 from fusion_diff.references.reference import as_mark, listing
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -60,10 +60,7 @@ def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
     everywhere = [folder, *visible_folders(folder)]
     stray = [path for inner in everywhere for path in image_files(inner) if path not in used]
     if stray:
-        warnings.warn(
-            f"{len(stray)} marks belong to no reference (a mark is <class>/<stem of the image>.png):{listing(stray)}",
-            stacklevel=2,
-        )
+        warn(f"{len(stray)} marks belong to no reference (a mark is <class>/<stem of the image>.png):{listing(stray)}")
     return found
 
 

@@ -91,8 +91,9 @@ class ReferenceSet:
                 file name to group. When omitted, `groups.csv` in the folder is used if there is one, and otherwise
                 every file is its own group.
             marks: folder with flaw masks laid out as `<class>/<stem>.png` (or .tif, .tiff, .bmp); `masks` inside
-                `path` when omitted. Any pixel that is not quite black is flaw. A mask has the size of its micrograph,
-                with or without the data bar.
+                `path` when omitted. Any pixel that is not quite black is flaw; of a TIFF tagged MinIsWhite, as tifffile
+                tags boolean arrays, any that is not quite white as stored. A mask has the size of its micrograph, with
+                or without the data bar.
             pixel_size_um: pixel size of all images in micrometres, for files that do not carry it.
             progress: called with (files read, files in all) after each file.
 
@@ -102,7 +103,8 @@ class ReferenceSet:
                 file has no group, or one image is in two classes.
 
         Warns:
-            UserWarning: a mark is empty or belongs to no image, or an image occurs twice in a class (kept once).
+            UserWarning: a mark is empty, covers more than half of its micrograph or belongs to no image, or an image
+                occurs twice in a class (kept once).
         """
         return cls(tuple(sources.from_folder(path, authentic, groups, marks, pixel_size_um, progress)), authentic)
 
@@ -160,8 +162,16 @@ class ReferenceSet:
         return iter(self.references)
 
     def __getitem__(self, index: int) -> Reference:
-        """Return one reference by its place in the order."""
-        return self.references[index]
+        """Return one reference by its place in the order.
+
+        Raises:
+            IndexError: there is no such place.
+            ReferenceSetError: `index` is not a whole number; `subset` gives several references.
+        """
+        place = _whole(index)
+        if place is None:
+            raise ReferenceSetError(f"a reference has a number in the set, not {index!r}; for several, use subset(…)")
+        return self.references[place]
 
     def __repr__(self) -> str:
         """Return the classes and their counts."""

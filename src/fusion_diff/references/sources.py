@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import warnings
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,11 +19,15 @@ from fusion_diff.references.groups import Groups, group_names
 from fusion_diff.references.marks import find_marks, fit_mark, read_mark
 from fusion_diff.references.reference import Reference, check_authentic, check_size, listing
 from fusion_diff.references.tables import Row, read_table
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Progress = Callable[[int, int], None]
+
+_MOST_MARKED = 0.5
+"""Of a micrograph, by a mark that is the right way round: few flaws are larger."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +94,15 @@ def from_csv(path: str | Path, authentic: str, progress: Progress | None) -> lis
     check_authentic(authentic, (row.cells["label"] for row in rows), str(table))
     entries: list[_Entry] = []
     for row in rows:
-        name = row.cells["file"].replace("\\", "/")
+        file = _existing(row, "file", table.parent)
+        name = file.replace(os.sep, "/")
         entries.append(
             _Entry(
-                path=_existing(row, "file", table.parent),
+                path=table.parent / file,
                 label=row.cells["label"],
                 group=row.cells["group"] or name,
                 name=name,
-                mark=_existing(row, "mark", table.parent) if row.cells["mark"] else None,
+                mark=table.parent / _existing(row, "mark", table.parent) if row.cells["mark"] else None,
                 pixel_size_um=_pixel_size(row),
             )
         )
@@ -166,9 +171,14 @@ def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, aut
                 f"{what} marks a flaw on {reference.name}, which is authentic ({authentic!r}): remove the mark, or "
                 "label the reference as the flaw it shows"
             )
+        if mark.mean() > _MOST_MARKED:
+            warn(
+                f"{what} covers {mark.mean():.0%} of {reference.name}, and is probably upside down; marks are white "
+                "where the flaw is and black elsewhere: if this one is the other way round, invert it"
+            )
         return replace(reference, mark=mark)
     if reference.label != authentic:
-        warnings.warn(f"{what} is empty; {reference.name} is taken as unmarked", stacklevel=2)
+        warn(f"{what} is empty; {reference.name} is taken as unmarked")
     return reference
 
 
@@ -195,9 +205,7 @@ def _without_copies(references: list[Reference]) -> list[Reference]:
         if first.mark is None and reference.mark is not None:
             kept[twin] = reference
         dropped = first if kept[twin] is reference else reference
-        warnings.warn(
-            f"{reference.name} is a copy of {first.name}; {dropped.name} is left out of the set", stacklevel=2
-        )
+        warn(f"{reference.name} is a copy of {first.name}; {dropped.name} is left out of the set")
     return kept
 
 
@@ -215,16 +223,15 @@ def _default_names(micrographs: Sequence[Micrograph], labels: Sequence[str]) -> 
     return list(names)
 
 
-def _existing(row: Row, column: str, folder: Path) -> Path:
-    """Return the file named in a cell, taken relative to the CSV file's folder."""
-    path = folder / row.cells[column]
-    if not is_file(path):
-        path = folder / row.cells[column].replace("\\", "/")  # a list written on Windows
-    if not is_file(path):
-        raise ReferenceSetError(
-            f"{row.where}: there is no {column} {path}; paths are relative to the CSV file's folder"
-        )
-    return path
+def _existing(row: Row, column: str, folder: Path) -> str:
+    """Return the name in a cell in the spelling of which there is a file, taken relative to the CSV file's folder."""
+    spellings = row.spellings(column)
+    for name in spellings:
+        if is_file(folder / name):
+            return name
+    raise ReferenceSetError(
+        f"{row.where}: there is no {column} {folder / spellings[-1]}; paths are relative to the CSV file's folder"
+    )
 
 
 def _pixel_size(row: Row) -> float | None:

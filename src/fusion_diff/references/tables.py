@@ -21,10 +21,29 @@ _SHOWN = 200
 
 @dataclass(frozen=True)
 class Row:
-    """One row of a table: its cells by column name, stripped, and where it stands for error messages."""
+    """One row of a table.
 
-    cells: dict[str, str]
+    Attributes:
+        written: its cells by column name.
+        where: where it stands, for error messages.
+    """
+
+    written: dict[str, str]
     where: str
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """Its cells without the space around them."""
+        return {column: value.strip() for column, value in self.written.items()}
+
+    def spellings(self, column: str) -> list[str]:
+        r"""Return how the name of a file in a cell may be meant, the likeliest first.
+
+        As it is written, for a file name may begin with a space or hold a `\`; else without the space around it; else
+        as of a list written on Windows.
+        """
+        written, plain = self.written[column], self.cells[column]
+        return [written, plain, plain.replace("\\", "/")]
 
 
 def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) -> list[Row]:
@@ -67,11 +86,12 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
                 )
             if len(rows) == _MAX_ROWS:
                 raise ReferenceSetError(f"{where}: more than {_MAX_ROWS:,} files: list those of the references alone")
-            named = dict(zip(header, cells, strict=True))
+            named = dict(zip(header, values, strict=True))
+            row = Row({column: named.get(column, "") for column in (*required, *optional)}, where)
             for column in required:
-                if not named[column]:
+                if not row.cells[column]:
                     raise ReferenceSetError(f"{where}: the column {column!r} is empty; fill it in or remove the line")
-            rows.append(Row({column: named.get(column, "") for column in (*required, *optional)}, where))
+            rows.append(row)
     except csv.Error as error:
         raise ReferenceSetError(f"{path}, line {reader.line_num}: not a readable CSV line: {error}") from error
     if not rows:
