@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pytest
 
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE
@@ -13,26 +11,32 @@ from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.reasons import MEANING, OUT_OF_SCOPE, explain
 from fusion_diff.result import NearestReference, RecognisedSurface, Region
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fusion_diff.result import Inspection
+
 REGION = Region(4, 20, 24, 30, 16.0, 32.0, 400, 3.0, 2.5)
 
 
-def reasons(*, references: tuple[int, int] = (9, 9), **changes: Any) -> tuple[str, ...]:
-    verifier = SimpleNamespace(inside=np.zeros(references[0]), outside=np.zeros(references[1]))
-    verdict = {
-        "score": 0.2,
-        "decision": "not authentic",
-        "in_scope": True,
-        "p_values": {"authentic": 0.1, "not authentic": 0.7},
-        "alpha": 0.1,
-        "contributions": {"multiple-instance": 0.5, "texture": 1.5},
-        "regions": (),
-        "recognised": None,
-        "nearest": (),
-    }
-    return explain(**verdict | changes, enrolment=SimpleNamespace(verifier=verifier))
+@pytest.fixture
+def reasons(make_inspection: Callable[..., Inspection]) -> Callable[..., tuple[str, ...]]:
+    """Returns the reasons for a verdict made by hand, with any field changed."""
+
+    def explained(*, references: tuple[int, int] = (9, 9), **changes: Any) -> tuple[str, ...]:
+        verdict = {
+            "score": 0.2,
+            "p_values": {"authentic": 0.1, "not authentic": 0.7},
+            "contributions": {"multiple-instance": 0.5, "texture": 1.5},
+            "regions": (),
+            "nearest": (),
+        }
+        return explain(make_inspection(**verdict | changes), *references)
+
+    return explained
 
 
-def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part():
+def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part(reasons):
     against = reasons()[0]
     assert against.startswith("The strongest evidence against it is the texture as a whole (texture, +1.50")
     authentic = reasons(score=0.9, contributions={"multiple-instance": -2.0, "texture": 0.3})[0]
@@ -40,12 +44,12 @@ def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part():
     assert "multiple-instance, -2.00" in authentic
 
 
-def test_a_kind_that_somebody_added_is_named():
+def test_a_kind_that_somebody_added_is_named(reasons):
     (first, *_) = reasons(score=0.1, contributions={"distance": 1.5})
     assert first == "The strongest evidence against it is of a kind of its own (distance, +1.50 log-odds)."
 
 
-def test_evidence_that_speaks_the_other_way_is_not_given_as_the_reason():
+def test_evidence_that_speaks_the_other_way_is_not_given_as_the_reason(reasons):
     assert reasons(score=0.2, contributions={"texture": -0.5}) == ("No region departs from the authentic references.",)
 
 
@@ -53,7 +57,7 @@ def test_every_kind_of_evidence_has_a_meaning():
     assert set(MEANING) == {*READINGS, CORRESPONDENCE} | {kind for rule in READINGS.values() for kind in rule.kinds}
 
 
-def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision():
+def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision(reasons):
     inside, outside = (reasons(decision="inconclusive", in_scope=each) for each in (True, False))
     assert outside[0] == OUT_OF_SCOPE
     assert OUT_OF_SCOPE not in inside
@@ -72,7 +76,7 @@ def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision():
         ((9, 9), (0.1, 0.1), 0.1, "it fits neither"),
     ],
 )
-def test_an_open_decision_says_why_it_is_open(references, p, alpha, said):
+def test_an_open_decision_says_why_it_is_open(reasons, references, p, alpha, said):
     p_values = dict(zip(("authentic", "not authentic"), p, strict=True))
     assert said in reasons(decision="inconclusive", references=references, p_values=p_values, alpha=alpha)[-1]
 
@@ -85,18 +89,18 @@ def test_an_open_decision_says_why_it_is_open(references, p, alpha, said):
         ((REGION, REGION), "2 regions depart"),
     ],
 )
-def test_regions_are_counted_and_the_strongest_is_placed(regions, said):
+def test_regions_are_counted_and_the_strongest_is_placed(reasons, regions, said):
     line = reasons(regions=regions)[1]
     assert said in line
     assert not regions or "columns 20-50" in line
 
 
-def test_the_nearest_reference_is_named_with_its_class():
+def test_the_nearest_reference_is_named_with_its_class(reasons):
     nearest = (NearestReference("b.tif", "crack", 0.9), NearestReference("a.tif", "sound", 0.8))
     assert reasons(nearest=nearest)[-1] == "It resembles reference b.tif (crack) most."
 
 
-def test_a_surface_that_was_recognised_is_told_with_its_reference():
+def test_a_surface_that_was_recognised_is_told_with_its_reference(reasons):
     lines = reasons(
         score=0.99,
         contributions={"texture": 0.5, CORRESPONDENCE: -6.0},

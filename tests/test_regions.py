@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from fusion_diff import regions as module
-from fusion_diff.regions import find_regions
+from fusion_diff.regions import MAX_REGIONS, find_regions
 from fusion_diff.result import EvidenceMap
 
 
@@ -103,14 +103,20 @@ def test_very_large_micrographs_are_measured_in_whole_tokens_of_the_right_area(m
     assert (region.top, region.left, region.height, region.width) == (16, 24, 8, 8)
 
 
-def test_a_wide_weak_region_comes_before_a_small_strong_one_and_only_so_many_are_kept():
+def test_a_wide_weak_region_comes_before_a_small_strong_one():
     values = np.zeros((12, 12))
     values[1:6, 1:6] = 2.0
     values[9, 9] = 5.0
     values[9, 3] = 3.0
     found = find_regions(map_of(values), 1.0, pixel_size_um=None)
     assert [round(region.peak_evidence) for region in found] == [2, 5, 3]
-    assert find_regions(map_of(values), 1.0, pixel_size_um=None, max_regions=2) == found[:2]
+
+
+def test_only_so_many_regions_are_listed_and_those_the_strongest():
+    values = np.zeros((17, 17))
+    values[::2, ::2] = np.arange(1, 82).reshape(9, 9)  # 81 regions
+    found = find_regions(map_of(values), 0.5, pixel_size_um=None)
+    assert [region.peak_evidence for region in found] == list(range(81, 81 - MAX_REGIONS, -1))
 
 
 def test_values_that_are_not_finite_are_in_no_region():
@@ -126,9 +132,8 @@ def test_values_that_are_not_finite_are_in_no_region():
         (math.nan, {"pixel_size_um": None}),
         (0.0, {"pixel_size_um": 0.0}),
         (0.0, {"pixel_size_um": math.nan}),
-        (0.0, {"pixel_size_um": None, "max_regions": 0}),
     ],
 )
 def test_senseless_arguments_are_refused(threshold, options):
-    with pytest.raises(ValueError, match=r"threshold|pixel_size_um|max_regions"):
+    with pytest.raises(ValueError, match=r"threshold|pixel_size_um"):
         find_regions(map_of(np.ones((2, 2))), threshold, **options)

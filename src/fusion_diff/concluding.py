@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from fusion_diff import reasons
 from fusion_diff.fewshot.decision import decide, probability
+from fusion_diff.reasons import explain
 from fusion_diff.regions import find_regions
 from fusion_diff.result import Inspection
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sized
 
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.result import EvidenceMap, NearestReference, RecognisedSurface
@@ -43,8 +44,16 @@ class Read(Protocol):
         """Mean distance of its tokens to those of any reference."""
 
 
-class Judge(reasons.Judge, Protocol):
+class Judge(Protocol):
     """What was learned from references: a `Verifier`, or what is exported of it."""
+
+    @property
+    def inside(self) -> Sized:
+        """Scores of the authentic references."""
+
+    @property
+    def outside(self) -> Sized:
+        """Scores of the others."""
 
     @property
     def region_threshold(self) -> float:
@@ -101,7 +110,7 @@ def conclude(
     p_values = verifier.p_values(reading.fused)
     in_scope = reading.strangeness <= verifier.scope_limit
     decision = decide(p_values, alpha, len(verifier.inside)) if in_scope else "inconclusive"
-    return Inspection(
+    it = Inspection(
         source=None if micrograph.source is None else str(micrograph.source),
         file_sha256=micrograph.sha256,
         model_name=model.name,
@@ -118,9 +127,7 @@ def conclude(
         regions=regions,
         nearest=nearest,
         contributions=reading.contributions,
-        reasons=reasons.explain(
-            score, decision, in_scope, p_values, alpha, reading.contributions, regions, recognised, nearest, enrolment
-        ),
+        reasons=(),
         height=micrograph.height,
         width=micrograph.width,
         pixel_size_um=micrograph.pixel_size_um,
@@ -128,3 +135,4 @@ def conclude(
         seconds=0.0,
         recognised=recognised,
     )
+    return replace(it, reasons=explain(it, len(verifier.inside), len(verifier.outside)))

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fusion_diff.fewshot.decision import references_needed
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence, Sized
-
-    from fusion_diff.result import Decision, NearestReference, RecognisedSurface, Region
+    from fusion_diff.result import Inspection
 
 OUT_OF_SCOPE = (
     "Out of scope: as a whole it is unlike every reference, authentic or not (another material, magnification or "
@@ -29,75 +27,47 @@ MEANING = {
 """Of each kind of evidence, and of each reading that is of one kind alone."""
 
 
-class Judge(Protocol):
-    """How many references of each side a verdict was compared with; a `Verifier` is one."""
+def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
+    """Say why a verdict is what it is, strongest reason first.
 
-    @property
-    def inside(self) -> Sized:
-        """Scores of the authentic references."""
-
-    @property
-    def outside(self) -> Sized:
-        """Scores of the others."""
-
-
-class Enrolled(Protocol):
-    """What a verdict was made by; an `Enrolment` is one, and what is exported of it."""
-
-    @property
-    def verifier(self) -> Judge:
-        """What was learned."""
-
-
-def explain(
-    score: float,
-    decision: Decision,
-    in_scope: bool,
-    p_values: dict[str, float],
-    alpha: float,
-    contributions: dict[str, float],
-    regions: Sequence[Region],
-    recognised: RecognisedSurface | None,
-    nearest: Sequence[NearestReference],
-    enrolment: Enrolled,
-) -> tuple[str, ...]:
-    """Say why the verdict is what it is, strongest reason first."""
-    lines = [] if in_scope else [OUT_OF_SCOPE]
-    against = score < 0.5
-    name, value = max(contributions.items(), key=lambda item: item[1] if against else -item[1])
+    Args:
+        it: the verdict; what it gives as its reasons is not looked at.
+        inside: authentic references that it was compared with.
+        outside: others.
+    """
+    lines = [] if it.in_scope else [OUT_OF_SCOPE]
+    against = it.score < 0.5
+    name, value = max(it.contributions.items(), key=lambda item: item[1] if against else -item[1])
     if (value > 0) == against:
         side = "against" if against else "for"
         meaning = MEANING.get(name, "of a kind of its own")  # of a head that somebody added
         lines.append(f"The strongest evidence {side} it is {meaning} ({name}, {value:+.2f} log-odds).")
-    if recognised is not None:
+    if it.recognised is not None:
         lines.append(
-            f"It shows the surface of reference {recognised.name} ({recognised.label}): "
-            f"{recognised.points} keypoints lie alike on both."
+            f"It shows the surface of reference {it.recognised.name} ({it.recognised.label}): "
+            f"{it.recognised.points} keypoints lie alike on both."
         )
-    if regions:
-        first = regions[0]
+    if it.regions:
+        first = it.regions[0]
         place = f"rows {first.top}-{first.top + first.height}, columns {first.left}-{first.left + first.width}"
         size = f"{first.area_px} px" if first.area_um2 is None else f"{float(f'{first.area_um2:.3g}'):.10g} µm²"
-        many = f"{len(regions)} regions depart" if len(regions) > 1 else "One region departs"
+        many = f"{len(it.regions)} regions depart" if len(it.regions) > 1 else "One region departs"
         lines.append(f"{many} from the authentic references; the strongest covers {size} at {place}.")
     else:
         lines.append("No region departs from the authentic references.")
-    if nearest:
-        lines.append(f"It resembles reference {nearest[0].name} ({nearest[0].label}) most.")
-    if decision == "inconclusive" and in_scope:
-        lines.append(_why_open(p_values, alpha, enrolment))
+    if it.nearest:
+        lines.append(f"It resembles reference {it.nearest[0].name} ({it.nearest[0].label}) most.")
+    if it.decision == "inconclusive" and it.in_scope:
+        lines.append(_why_open(it.p_values, it.alpha, inside, outside))
     return tuple(lines)
 
 
-def _why_open(p_values: dict[str, float], alpha: float, enrolment: Enrolled) -> str:
-    verifier, needed = enrolment.verifier, references_needed(alpha)
-    if not len(verifier.inside):
+def _why_open(p_values: dict[str, float], alpha: float, inside: int, outside: int) -> str:
+    if not inside:
         return "Inconclusive: there are too few references to tell how far a score can be trusted."
-    few = [
-        f"{count} {side}"
-        for side, count in (("authentic", len(verifier.inside)), ("not authentic", len(verifier.outside)))
-        if 0 < count < needed
-    ]
+    needed = references_needed(alpha)
+    sides = ("authentic", inside), ("not authentic", outside)
+    few = [f"{count} {side}" for side, count in sides if 0 < count < needed]
     if few:
         return f"Inconclusive: alpha {alpha:g} needs {needed} references of a side, and there are {' and '.join(few)}."
     if all(p > alpha for p in p_values.values()):

@@ -24,34 +24,33 @@ if TYPE_CHECKING:
 
     from fusion_diff.result import EvidenceMap
 
+MAX_REGIONS = 50
+"""Regions that a verdict lists."""
 _MAX_SAMPLES = 2**22
 _BAND_SAMPLES = 2**18
 
 
-def find_regions(
-    evidence: EvidenceMap, threshold: float, *, pixel_size_um: float | None, max_regions: int = 50
-) -> tuple[Region, ...]:
+def find_regions(evidence: EvidenceMap, threshold: float, *, pixel_size_um: float | None) -> tuple[Region, ...]:
     """Return the connected regions (8 neighbours) whose evidence lies above a threshold, the strongest first.
+
+    At most `MAX_REGIONS`.
 
     Args:
         evidence: the map, in log-odds. Values that are not finite are in no region.
         threshold: evidence strictly above this belongs to a region.
         pixel_size_um: side of a native pixel in µm; None leaves the `_um` fields None.
-        max_regions: keep at most this many.
 
     Returns:
         Regions by falling integrated evidence (log-odds times px²). Centroids are weighted by area, and like every
         position are measured from the outer top left corner of the micrograph, x to the right and y down.
 
     Raises:
-        ValueError: the threshold is not a number, or the pixel size or `max_regions` is not positive.
+        ValueError: the threshold is not a number, or the pixel size is not positive.
     """
     if math.isnan(threshold):
         raise ValueError("threshold is not a number")
     if pixel_size_um is not None and not 0 < pixel_size_um < math.inf:
         raise ValueError(f"pixel_size_um must be a positive number of µm or None, got {pixel_size_um}")
-    if max_regions < 1:
-        raise ValueError(f"max_regions must be at least 1, got {max_regions}")
 
     per_token = _samples_per_token(evidence)
     row_edges = _edges(evidence.values.shape[0], per_token, evidence.scale, evidence.height)
@@ -87,7 +86,7 @@ def find_regions(
     centroid_row, centroid_column = (moment / area_px for moment in moments)
 
     regions = []
-    for index in np.argsort(-integral, kind="stable")[:max_regions]:
+    for index in np.argsort(-integral, kind="stable")[:MAX_REGIONS]:
         rows, columns = boxes[index]
         top, left = math.floor(row_edges[rows.start]), math.floor(column_edges[columns.start])
         regions.append(

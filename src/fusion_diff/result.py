@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from fusion_diff.errors import MicrographError
 from fusion_diff.interpolation import interpolate
 
 if TYPE_CHECKING:
@@ -47,9 +48,17 @@ class EvidenceMap:
 
         Returns:
             float32 (height, width). Ask for a window when the micrograph is very large.
+
+        Raises:
+            MicrographError: the window does not lie within the micrograph.
         """
         height = self.height - top if height is None else height
         width = self.width - left if width is None else width
+        if top < 0 or left < 0 or height < 1 or width < 1 or top + height > self.height or left + width > self.width:
+            raise MicrographError(
+                f"the window of {height}x{width} pixels at row {top}, column {left} does not lie within the micrograph "
+                f"of {self.height}x{self.width}; clip it to the micrograph"
+            )
         # Token i covers native pixels [i/scale, (i+1)/scale): its value sits at the centre of that span.
         rows = ((np.arange(top, top + height) + 0.5) * self.scale - 0.5).astype(np.float32)
         columns = ((np.arange(left, left + width) + 0.5) * self.scale - 0.5).astype(np.float32)
@@ -58,12 +67,10 @@ class EvidenceMap:
             out[start : start + 512] = interpolate(self.values, rows[start : start + 512], columns)
         return out
 
-    def thumbnail(self, max_side: int = 512) -> NDArray[np.float32]:
-        """Return the map with the micrograph's aspect, its longer side at most `max_side` pixels."""
-        factor = min(1.0, max_side / max(self.height, self.width))
-        height, width = max(1, round(self.height * factor)), max(1, round(self.width * factor))
-        rows = (np.arange(height) + 0.5) / height * self.height * self.scale - 0.5
-        columns = (np.arange(width) + 0.5) / width * self.width * self.scale - 0.5
+    def resized(self, height: int, width: int) -> NDArray[np.float32]:
+        """Return the whole map in any size, bilinearly interpolated: float32 (height, width)."""
+        rows = (np.arange(height) + 0.5) * (self.height * self.scale / height) - 0.5
+        columns = (np.arange(width) + 0.5) * (self.width * self.scale / width) - 0.5
         return interpolate(self.values, rows, columns)
 
 
@@ -71,7 +78,22 @@ class EvidenceMap:
 class Region:
     """A connected part of a micrograph that departs from the authentic references.
 
-    Lengths are native pixels; the `_um` fields are None where the pixel size is unknown.
+    Positions are measured from the outer top left corner of the micrograph, in native pixels, or in micrometres with x
+    to the right and y down; the latter are None where the pixel size is unknown.
+
+    Attributes:
+        top: first row of the region's box.
+        left: first column.
+        height: rows of the box.
+        width: columns of the box.
+        centroid_row: row of the centroid, weighted by area.
+        centroid_column: its column.
+        area_px: area in square pixels, at least 1.
+        peak_evidence: greatest evidence in the region, in log-odds of not being authentic.
+        mean_evidence: its mean over the area, in log-odds.
+        area_um2: area in µm².
+        centroid_x_um: column of the centroid in µm.
+        centroid_y_um: row of the centroid in µm.
     """
 
     top: int
@@ -90,7 +112,13 @@ class Region:
 
 @dataclass(frozen=True)
 class NearestReference:
-    """A reference that resembles the micrograph: cosine similarity of pooled tokens, 1 is identical."""
+    """A reference that resembles the micrograph.
+
+    Attributes:
+        name: of the reference.
+        label: its class.
+        similarity: cosine of the two mean standardised tokens, in [-1, 1]; 1 is identical.
+    """
 
     name: str
     label: str
@@ -99,7 +127,13 @@ class NearestReference:
 
 @dataclass(frozen=True)
 class RecognisedSurface:
-    """A reference that shows the same surface as the micrograph: so many keypoints lie alike on both."""
+    """A reference that shows the same surface as the micrograph.
+
+    Attributes:
+        name: of the reference.
+        label: its class.
+        points: keypoints that lie alike on both.
+    """
 
     name: str
     label: str
@@ -111,35 +145,51 @@ class Inspection:
     """The verdict on one micrograph, and everything needed to understand and repeat it."""
 
     source: str | None
+    """File that the micrograph was read from, as it was named; None where it came from memory."""
     file_sha256: str | None
+    """Digest of the file's bytes, or of the array's where it came from memory, in hexadecimal."""
     model_name: str
+    """Name of the model that judged."""
     model_sha256: str
+    """Its `sha256`, which names the exact weights."""
     references_sha256: str
+    """Digest of the references that it judged by."""
     score: float
     """Calibrated probability of being authentic, in [0, 1]."""
     decision: Decision
+    """The answer at the error rate `alpha`; `inconclusive` where the references allow none."""
     in_scope: bool
     """False where the micrograph as a whole is unlike every reference: the decision is then `inconclusive`."""
     predicted_class: str
+    """The forced choice: the authentic class where the score is 0.5 or more, else the nearest of the others (`not …`
+    where there is none)."""
     p_values: dict[str, float]
-    """Conformal p-value of `authentic` and `not authentic` (one key where only authentic references were enrolled)."""
+    """Conformal p-value of `authentic` and `not authentic`, in (0, 1] (one key where only authentic references were
+    enrolled)."""
     alpha: float
-    """Error rate among verdicts that the decision was made for."""
+    """Error rate among verdicts that the decision was made for, in (0, 1)."""
     evidence: EvidenceMap
+    """Where it looks unlike the authentic references, in log-odds."""
     threshold: float
-    """Evidence above this is listed as a region."""
+    """Evidence above this, in log-odds, is listed as a region."""
     regions: tuple[Region, ...]
+    """Connected parts above the threshold, the strongest first."""
     nearest: tuple[NearestReference, ...]
+    """The references that it resembles most, the nearest first."""
     contributions: dict[str, float]
     """What each kind of evidence adds to the log-odds of not being authentic."""
     reasons: tuple[str, ...]
-    """The verdict in sentences."""
+    """The verdict in sentences, the gravest reason first."""
     height: int
+    """Height of the micrograph in native pixels, without a data bar that was cut off."""
     width: int
+    """Width of the micrograph in native pixels."""
     pixel_size_um: float | None
+    """Side of a native pixel in µm; None where it is unknown."""
     instrument: str | None
+    """What took the micrograph, as its file says; None where it does not."""
     seconds: float
-    """Time taken, reading excluded."""
+    """Time taken, in seconds, reading excluded."""
     purified: bool = False
     """Whether the verdict is on the micrograph as the diffusion prior purified it."""
     attacked: bool | None = None

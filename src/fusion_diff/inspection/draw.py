@@ -15,8 +15,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
-from fusion_diff.interpolation import interpolate
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -81,7 +79,7 @@ def heat_map(evidence: EvidenceMap, limit: float) -> Image.Image:
     Evidence is clipped to [-limit, limit]; where it is 0 or less the picture is fully transparent.
     """
     height, width = fit(evidence.height, evidence.width, HEAT_SIDE)
-    values = np.nan_to_num(_resampled(evidence, height, width), nan=0.0, posinf=limit, neginf=-limit)
+    values = np.nan_to_num(evidence.resized(height, width), nan=0.0, posinf=limit, neginf=-limit)
     picture = Image.fromarray(np.rint(255 * np.clip(values / limit, 0, 1)).astype(np.uint8), mode="P")
     colours = heat_colours()
     picture.putpalette(colours[:, :3].tobytes())
@@ -102,7 +100,7 @@ def outlines(
 
     height, width = fit(evidence.height, evidence.width, OUTLINE_SIDE, enlarge=True)
     zoom = width / evidence.width
-    above = _resampled(evidence, height, width) > threshold
+    above = evidence.resized(height, width) > threshold
     marked = np.zeros((height, width), dtype=bool)
     boxes = [_box(region, zoom, height, width) for region in regions]
     tips = []  # the highest point of each region
@@ -165,12 +163,6 @@ def _round_down(value: float) -> float:
     """The largest of 1, 2, 5 times a power of ten that is not above `value`."""
     power = 10.0 ** math.floor(math.log10(value))
     return power * max(times for times in (1, 2, 5) if times <= value / power * (1 + 1e-9) or times == 1)
-
-
-def _resampled(evidence: EvidenceMap, height: int, width: int) -> NDArray[np.float32]:
-    rows = (np.arange(height) + 0.5) * (evidence.height * evidence.scale / height) - 0.5
-    columns = (np.arange(width) + 0.5) * (evidence.width * evidence.scale / width) - 0.5
-    return interpolate(evidence.values, rows, columns)
 
 
 def _box(region: Region, zoom: float, height: int, width: int) -> tuple[int, int, int, int]:

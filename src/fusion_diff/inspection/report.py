@@ -20,7 +20,7 @@ from fusion_diff.printable import paragraph
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from fusion_diff.inspection.run import Outcome
     from fusion_diff.result import Inspection
@@ -31,7 +31,6 @@ _SCRIPT = (
     'e.target.closest("figure").style.setProperty("--heat",e.target.value/100)})'
 )
 _GRAVEST_FIRST = ("not authentic", "inconclusive", "authentic")
-_MAX_CARD_ROWS = 200
 _TIMES = "\N{MULTIPLICATION SIGN}"
 
 
@@ -39,7 +38,6 @@ def write_report(
     outcomes: Iterable[Outcome],
     folder: str | os.PathLike[str],
     *,
-    model_card: Mapping[str, Any] | None = None,
     title: str = "Inspection report",
 ) -> Path:
     """Write `index.html` into a folder and return its path.
@@ -52,7 +50,6 @@ def write_report(
     Args:
         outcomes: as `inspect_paths` gives them.
         folder: made where it does not exist.
-        model_card: what to print about the model; nested mappings are flattened.
         title: heading of the report.
 
     Raises:
@@ -79,7 +76,6 @@ def write_report(
         failures=[outcome for outcome in outcomes if outcome.inspection is None],
         models=sorted({(i.model_name, i.model_sha256, i.references_sha256) for i in inspections}),
         alphas=sorted({i.alpha for i in inspections}),
-        model_card=_flatten(model_card or {})[:_MAX_CARD_ROWS],
         limit=limit,
         gradient=_gradient(),
         cards=(_card(outcome, inspection, limit, longest) for outcome, inspection in inspected),
@@ -139,16 +135,3 @@ def _gradient() -> str:
     """The heat map's colours as CSS colour stops."""
     colours = draw.heat_colours()[:: 255 // 15]
     return ", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in colours.tolist())
-
-
-def _flatten(card: Mapping[str, Any], under: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in card.items():
-        name = f"{under} / {key}" if under else str(key)
-        if isinstance(value, dict):
-            rows += _flatten(value, name)
-        elif isinstance(value, list | tuple):
-            rows.append((name, ", ".join(map(str, value))))
-        elif value is not None:
-            rows.append((name, number(value, 4) if isinstance(value, float) else str(value)))
-    return rows

@@ -1,0 +1,55 @@
+"""Evidence maps in pixels: whole, in windows, and in any size."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fusion_diff.errors import MicrographError
+from fusion_diff.result import EvidenceMap
+
+HEIGHT, WIDTH = 32, 45
+EVIDENCE = EvidenceMap(np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32), 1 / 8, HEIGHT, WIDTH)
+
+
+@given(st.data())
+def test_a_window_is_cut_out_of_the_whole_map(data):
+    top, left = data.draw(st.integers(0, HEIGHT - 1)), data.draw(st.integers(0, WIDTH - 1))
+    height = data.draw(st.none() | st.integers(1, HEIGHT - top))
+    width = data.draw(st.none() | st.integers(1, WIDTH - left))
+    bottom = HEIGHT if height is None else top + height
+    right = WIDTH if width is None else left + width
+    np.testing.assert_array_equal(EVIDENCE.native(top, left, height, width), EVIDENCE.native()[top:bottom, left:right])
+
+
+@pytest.mark.parametrize(
+    "window",
+    [
+        {"top": -5},
+        {"top": HEIGHT},
+        {"top": 40},
+        {"left": -1},
+        {"left": WIDTH},
+        {"height": 0},
+        {"width": 0},
+        {"top": 1, "height": HEIGHT},
+        {"left": 44, "width": 2},
+    ],
+)
+def test_a_window_that_leaves_the_micrograph_is_refused(window):
+    with pytest.raises(MicrographError, match="does not lie within the micrograph of 32x45; clip it"):
+        EVIDENCE.native(**window)
+
+
+@given(st.integers(1, 99), st.integers(1, 99))
+def test_a_map_can_have_any_size_and_stays_within_its_values(height, width):
+    resized = EVIDENCE.resized(height, width)
+    assert resized.shape == (height, width)
+    assert resized.dtype == np.float32
+    assert EVIDENCE.values.min() - 1e-6 <= resized.min() <= resized.max() <= EVIDENCE.values.max() + 1e-6
+
+
+def test_a_map_in_the_size_of_the_micrograph_is_the_native_one():
+    np.testing.assert_allclose(EVIDENCE.resized(HEIGHT, WIDTH), EVIDENCE.native(), atol=1e-5)
