@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths, load_inspector
+from fusion_diff.printable import printable
 
 
 @pytest.fixture
@@ -66,6 +68,17 @@ def test_errors_name_the_file_and_a_cure(files, error, says):
     assert str(files[0]) in outcome.error
     assert says in outcome.error
     assert ";" in outcome.error
+
+
+@pytest.mark.parametrize("name", [b"a\nb.tif", b"\xff.tif", b"\x1b[2J.tif"])
+def test_a_file_of_an_unusual_name_is_named_once_and_printably(tmp_path, darkness_model, name):
+    file = tmp_path / os.fsdecode(name)
+    try:
+        file.write_bytes(b"no image")
+    except OSError:
+        pytest.skip("no file can have such a name here")
+    (outcome,) = inspect_paths(darkness_model, [file])
+    assert outcome.error.startswith(f"{printable(file)}: the file is not an image")
 
 
 def test_a_gpu_without_room_for_one_micrograph_goes_on_with_the_next(files, darkness_model):

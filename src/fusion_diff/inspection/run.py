@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.micrograph.thumbnail import thumbnail
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     import os
@@ -136,9 +137,8 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
     else 0. A job that wants to stop on counterfeits but let the inconclusive pass to a person accepts 0 and 2, and an
     unreadable file cannot slip through that gate.
     """
-    outcomes = list(outcomes)
-    decisions = {outcome.inspection.decision for outcome in outcomes if outcome.inspection is not None}
-    if not outcomes or any(outcome.inspection is None for outcome in outcomes):
+    decisions = {outcome.inspection and outcome.inspection.decision for outcome in outcomes}
+    if not decisions or None in decisions:
         return 3
     if "not authentic" in decisions:
         return 1
@@ -152,9 +152,10 @@ def _out_of_memory(error: Exception) -> bool:
 
 def _explain(path: Path, error: Exception) -> str:
     """Say what is wrong with which file, and what to do about it."""
+    name = printable(path)
     if isinstance(error, MemoryError) or _out_of_memory(error):
-        return f"{path}: not enough memory to inspect it; close other programs, or crop the micrograph and try again"
+        return f"{name}: not enough memory to inspect it; close other programs, or crop the micrograph and try again"
     if isinstance(error, OSError) and error.strerror:
-        return f"{path}: cannot be read ({error.strerror}); check that the file is there and that you may read it"
+        return f"{name}: cannot be read ({error.strerror}); check that the file is there and that you may read it"
     text = str(error) or type(error).__name__
-    return text if path.name in text else f"{path}: {text}"
+    return text if printable(path.name) in printable(text) else f"{name}: {text}"
