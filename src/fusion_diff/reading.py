@@ -58,10 +58,8 @@ class Reading:
         """
         maps: dict[str, Tensor] = {}
         evidence = torch.zeros(grid.rows, grid.columns)
-        total: Tensor | float = 0.0
-        strange = 0.0
-        strongest: Tensor | None = None
-        strength: Tensor | None = None
+        centre, strange = verifier.heads.scale.mean, 0.0
+        total, strength, strongest = torch.zeros_like(centre), centre.new_zeros(0), centre.new_zeros(0, len(centre))
         limit = top_limit(grid.rows * grid.columns)
         for part in parts:
             where = slice(*part.rows), slice(*part.columns)
@@ -77,12 +75,9 @@ class Reading:
             total = total + tokens.sum(0)
             strange += float(verifier.scope.distances(tokens).sum())
             level, index = values.topk(min(limit, len(values)))
-            best = tokens[index]
-            if strongest is not None and strength is not None:
-                best, level = torch.cat([strongest, best]), torch.cat([strength, level])
-            keep = level.topk(min(limit, len(level))).indices
-            strongest, strength = best[keep], level[keep]
-        assert strongest is not None
+            strength, strongest = torch.cat([strength, level]), torch.cat([strongest, tokens[index]])
+            best = strength.topk(min(limit, len(strength))).indices
+            strength, strongest = strength[best], strongest[best]
         match = verifier.recognise(surface)
         fused, contributions = verifier.fused({name: values.flatten() for name, values in maps.items()}, match)
         return cls(
@@ -91,7 +86,7 @@ class Reading:
             fused,
             verifier.calibration.log_odds(fused),
             contributions,
-            torch.as_tensor(total) / (grid.rows * grid.columns),
+            total / (grid.rows * grid.columns),
             strongest,
             match,
             strange / (grid.rows * grid.columns),

@@ -50,6 +50,13 @@ def test_there_is_a_split_wherever_one_is_possible(references):
     assert (parts is not None) == possible
 
 
+@given(SETS)
+def test_single_references_help_only_where_groups_have_several(references):
+    authentic = np.array([is_authentic for _, is_authentic in references])
+    alone = folds([str(index) for index in range(len(authentic))], authentic)
+    assert (alone is None) == (single_folds(authentic) is None)
+
+
 @given(st.integers(2, 30), st.integers(0, 30))
 def test_single_references_are_spread_evenly(inside, outside):
     if outside == 1:

@@ -150,6 +150,39 @@ class DiffusionPrior(nn.Module):
         predicted = self.unet(noised, timesteps, encoder_hidden_states=condition).sample
         return F.mse_loss(predicted.float(), target.float())
 
+    def repaint(
+        self, pixels: Tensor, condition: Tensor, *, strength: float, steps: int, noise: Tensor | int | None
+    ) -> Tensor:
+        """Return pixels (B, 3, H, W) as the prior gives them back, noised and denoised as by `denoise`.
+
+        Args:
+            pixels: (B, 3, H, W) in [0, 1].
+            condition: (tokens, condition width), the same for all.
+            strength: how far to diffuse, in (0, 1].
+            steps: denoising steps, at least 1.
+            noise: standard normal, of the shape of the latents or one that expands to it; or the seed of a noise that
+                is the same for all, for what becomes of pixels must not depend on their place in a batch; None adds
+                none.
+
+        Raises:
+            ValueError: `strength` or `steps` is out of range.
+        """
+        latents = self.encode(pixels)
+        if not isinstance(noise, Tensor):
+            noise = (
+                latents.new_zeros(())
+                if noise is None
+                else torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(noise))
+            )
+        denoised = self.denoise(
+            latents,
+            condition.expand(len(pixels), *condition.shape),
+            strength=strength,
+            steps=steps,
+            noise=noise.to(latents.device).expand_as(latents),
+        )
+        return self.decode(denoised)
+
     def denoise(self, latents: Tensor, condition: Tensor, *, strength: float, steps: int, noise: Tensor) -> Tensor:
         """Noise latents part of the way and denoise them again with DDIM (Song et al. 2021), towards `condition`.
 
@@ -162,6 +195,9 @@ class DiffusionPrior(nn.Module):
 
         Returns:
             (B, C, h, w) denoised latents.
+
+        Raises:
+            ValueError: `strength` or `steps` is out of range.
         """
         if not 0 < strength <= 1 or steps < 1:
             raise ValueError(f"strength must lie in (0, 1] and steps be at least 1, not {strength} and {steps}")

@@ -36,17 +36,7 @@ class ReconstructionPath:
         Returns:
             (B, 3, T, T) in [0, 1]. The noise is the same at every call, so the result is repeatable.
         """
-        latents = self.prior.encode(pixels)
-        # One noise for every tile: a tile's verdict must not depend on its place in a batch.
-        noise = torch.randn(latents.shape[1:], generator=torch.Generator().manual_seed(NOISE_SEED))
-        restored = self.prior.denoise(
-            latents,
-            condition.expand(len(pixels), *condition.shape),
-            strength=STRENGTH,
-            steps=STEPS,
-            noise=noise.to(latents.device).expand_as(latents),
-        )
-        return self.prior.decode(restored)
+        return self.prior.repaint(pixels, condition, strength=STRENGTH, steps=STEPS, noise=NOISE_SEED)
 
     def residual(self, pixels: Tensor, condition: Tensor) -> Tensor:
         """Return how far tiles are from their reconstruction, per token: (B, 2, T/8, T/8), 0 or more."""

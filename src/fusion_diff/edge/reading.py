@@ -11,7 +11,7 @@ import numpy as np
 
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.classes import top_limit
-from fusion_diff.fewshot.readings import READINGS, dense_readings, rank_weights
+from fusion_diff.fewshot.readings import greatest, kind_scores
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -72,14 +72,13 @@ class EdgeReading:
                 strange += float(kept[kinds + 1].sum(dtype=np.float64))
                 level = kept[kinds].ravel()
                 products = kept[kinds + 2 :].reshape(len(exported.classes), len(level)).T
-                best = _strongest(level, limit)
+                best = greatest(level, limit)
                 strength, strongest = np.r_[strength, level[best]], np.r_[strongest, products[best]]
-                best = _strongest(strength, limit)
+                best = greatest(strength, limit)
                 strength, strongest = strength[best], strongest[best]
         evidence = maps[kinds]
-        fused, contributions = _fused(
-            {kind: values.ravel() for kind, values in zip(exported.kinds, maps, strict=False)}, exported
-        )
+        scores = kind_scores({kind: values.ravel() for kind, values in zip(exported.kinds, maps, strict=False)})
+        fused, contributions = exported.fusion.judge(scores, exported.calibration.slope)
         return cls(
             evidence,
             fused,
@@ -114,33 +113,6 @@ def _read_ahead(micrograph: Micrograph, grid: Grid, batch: int) -> Iterator[Batc
         while (ready := pending.result()) is not None:
             pending = reader.submit(read)
             yield ready
-
-
-def _strongest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Return the indices of the `count` greatest values, in no order."""
-    if count >= len(values):
-        return np.arange(len(values))
-    return np.argpartition(values, len(values) - count)[len(values) - count :]
-
-
-def _fused(maps: dict[str, NDArray[np.float32]], exported: Exported) -> tuple[float, dict[str, float]]:
-    """Return the fused score and the parts in its log-odds, as `Verifier.fused` does."""
-    fusion = exported.fusion
-    dense = dense_readings(maps)  # type: ignore[arg-type, var-annotated]  # adding up is the same for arrays
-    scores: dict[str, dict[str, float]] = {}
-    for name, rule in READINGS.items():
-        members = {kind: maps[kind] for kind in rule.kinds if kind in maps}
-        if fusion.weight.get(name, 0.0) <= 0 or not members:
-            continue
-        if name in dense:
-            added, weights = np.asarray(dense[name]), rank_weights(len(dense[name]))
-            chosen = _strongest(added, len(weights))
-            chosen = chosen[np.argsort(-added[chosen])]
-            scores[name] = {kind: float(values[chosen] @ weights) for kind, values in members.items()}
-        else:
-            scores[name] = {kind: float(values.mean(dtype=np.float64)) for kind, values in members.items()}
-    fused = fusion.fuse({name: sum(kinds.values()) for name, kinds in scores.items()})
-    return float(fused), fusion.parts(scores, exported.calibration.slope)
 
 
 def _check(exported: Exported, count: int, *arrays: NDArray[np.float32]) -> None:

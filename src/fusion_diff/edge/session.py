@@ -73,6 +73,7 @@ class EdgeSession:
             CheckpointError: it is no exported model, or one that is incomplete, altered or of another version.
             DependencyError: the runtime it is for is not installed.
             DeviceError: there is no such device here.
+            ValueError: `threads` or `batch` is less than 1.
         """
         folder = Path(folder)
         if not is_exported(folder):
@@ -93,7 +94,7 @@ class EdgeSession:
         Raises:
             ValueError: `alpha` does not lie between 0 and 1.
             MicrographError: it is something else than a micrograph.
-            CheckpointError: the graph does not give what it should.
+            CheckpointError: the graph cannot be run, or does not give what it should.
         """
         check_alpha(alpha)
         if self.enrolment.builtin:
@@ -105,7 +106,12 @@ class EdgeSession:
         return self.judge(micrograph, alpha=alpha)
 
     def judge(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
-        """Return the verdict on a micrograph, without a word on what references it rests on; see `inspect`."""
+        """Return the verdict on a micrograph, without a word on what references it rests on; see `inspect`.
+
+        Raises:
+            MicrographError: it is something else than a micrograph.
+            CheckpointError: the graph cannot be run, or does not give what it should.
+        """
         exported = self.enrolment
         started = time.perf_counter()
         reading = self._read(micrograph)
@@ -132,6 +138,10 @@ class EdgeSession:
 
         Returns:
             A float32 number in [0, 1] for one micrograph, (B,) float32 for several.
+
+        Raises:
+            MicrographError: it is something else than a micrograph.
+            CheckpointError: the graph cannot be run, or does not give what it should.
         """
         micrographs = sample if isinstance(sample, Sequence) else [sample]
         scores = [probability(self._read(each).log_odds) for each in micrographs]

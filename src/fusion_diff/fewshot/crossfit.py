@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     from numpy.typing import NDArray
+
+    from fusion_diff.fewshot.bags import Bag
+    from fusion_diff.fewshot.heads import Heads
 
 MAX_FOLDS = 5
 HANDFUL = 20
@@ -40,6 +43,22 @@ def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[n
 def single_folds(authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
     """Split references as if each were a specimen of its own, so that of a handful one at a time is left out."""
     return _split([str(index) for index in range(len(authentic))], authentic, len(authentic))
+
+
+def left_out(
+    parts: Sequence[NDArray[np.intp]], bags: Sequence[Bag], authentic: NDArray[np.bool_], learn: Callable[..., Heads]
+) -> Iterator[tuple[NDArray[np.intp], Heads]]:
+    """Yield each part with the heads that learned from the bags outside of it alone.
+
+    Args:
+        parts: index arrays, as `folds` gives them.
+        bags: tokens of each reference.
+        authentic: (n,) bool.
+        learn: learns heads from bags and which of them are authentic.
+    """
+    for part in parts:
+        rest = np.setdiff1d(np.arange(len(bags)), part)
+        yield part, learn([bags[index] for index in rest], authentic[rest])
 
 
 def _split(groups: Sequence[str], authentic: NDArray[np.bool_], most: int) -> list[NDArray[np.intp]] | None:

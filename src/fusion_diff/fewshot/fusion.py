@@ -36,7 +36,8 @@ class Fusion:
         The weight is the separation in within-class deviations less `DOUBT` standard errors, or zero: the
         weights of a linear discriminant whose readings count as independent (Fisher 1936), shrunk to what is proven.
         Departures need no proof: cross-fitting on a handful learns from so much less that it underrates them, so they
-        weigh `DEPARTURES_WEIGHT` at least. Scores that are not cross-fitted prove nothing; departures alone weigh then.
+        weigh `DEPARTURES_WEIGHT` at least, and have to be among the scores: they are of all references. Scores that are
+        not cross-fitted prove nothing; departures alone weigh then.
         """
         centre, spread, weight = {}, {}, {}
         for name, values in scores.items():
@@ -51,8 +52,6 @@ class Fusion:
             proven = separation - doubt
             weight[name] = max(DEPARTURES_WEIGHT, separation) if name == DEPARTURES else max(0.0, proven)
         total = sum(weight.values())
-        if total == 0:  # nothing proven: all alike, and the calibration will say how little it is worth
-            weight, total = dict.fromkeys(weight, 1.0), float(len(weight))
         return cls(centre, spread, {name: value / total for name, value in weight.items()})
 
     @property
@@ -71,12 +70,12 @@ class Fusion:
 
     def fuse(self, scores: dict[str, Any]) -> Any:
         """Return the fused score of numbers, arrays or tensors; of some readings, as if they were all there are."""
-        given = {name: value for name, value in scores.items() if self.weight[name] > 0}
+        given = {name: value for name, value in scores.items() if self.weight.get(name, 0) > 0}
         parts = (self.weight[name] * (value - self.centre[name]) / self.spread[name] for name, value in given.items())
         return sum(parts) / sum(self.weight[name] for name in given)
 
-    def parts(self, scores: dict[str, dict[str, float]], slope: float) -> dict[str, float]:
-        """Return the part of each reading in the log-odds; a reading of several kinds is told apart into them.
+    def judge(self, scores: dict[str, dict[str, float]], slope: float) -> tuple[float, dict[str, float]]:
+        """Return the fused score and each reading's part in the log-odds; one of several kinds is told apart into them.
 
         Args:
             scores: what each kind gives in each reading.
@@ -84,11 +83,11 @@ class Fusion:
         """
         parts = {}
         for name, kinds in scores.items():
-            if self.weight[name] > 0:
+            if self.weight.get(name, 0) > 0:
                 factor = slope * self.weight[name] / self.spread[name]
                 for kind, value in kinds.items():
                     parts[kind if len(kinds) > 1 else name] = factor * (value - self.centre[name] / len(kinds))
-        return parts
+        return float(self.fuse({name: sum(kinds.values()) for name, kinds in scores.items()})), parts
 
 
 def _deviation(samples: Sequence[NDArray[np.float64]]) -> float:

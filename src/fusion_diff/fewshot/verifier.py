@@ -14,7 +14,7 @@ from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
-from fusion_diff.fewshot.crossfit import folds, single_folds
+from fusion_diff.fewshot.crossfit import folds, left_out, single_folds
 from fusion_diff.fewshot.decision import Calibration, side_p_values
 from fusion_diff.fewshot.evidence.suspicion import FEW_OTHERS
 from fusion_diff.fewshot.fusion import Fusion
@@ -50,9 +50,7 @@ def _held_out(
 ) -> list[dict[str, Tensor]]:
     """Return the maps of each bag by heads that learned from the other parts alone."""
     maps: list[dict[str, Tensor]] = [{} for _ in bags]
-    for part in parts:
-        rest = np.setdiff1d(np.arange(len(bags)), part)
-        heads = learn([bags[index] for index in rest], authentic[rest])
+    for part, heads in left_out(parts, bags, authentic, learn):
         for index in part.tolist():
             maps[index] = heads.maps(bags[index].tokens, bags[index].residual)
     return maps
@@ -134,13 +132,11 @@ class Verifier:
             raise EnrolmentError(ALONE_MESSAGE)
         warnings: list[str] = []
         parts = folds(groups, authentic)
-        if parts is None and len(set(groups)) < len(groups):
-            parts = single_folds(authentic)
-            if parts is not None:
-                warnings.append(
-                    "the references of one side come from a single group, so cross-fitting left out single references "
-                    "instead of whole groups: the figures are optimistic; add references from other specimens"
-                )
+        if parts is None and (parts := single_folds(authentic)) is not None:
+            warnings.append(
+                "the references of one side come from a single group, so cross-fitting left out single references "
+                "instead of whole groups: the figures are optimistic; add references from other specimens"
+            )
         bags = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
         paths = paths or (bags[0].tokens.shape[1],)
         learn = learner(authentic, paths, detector)
@@ -235,9 +231,7 @@ class Verifier:
 
         A reading of several kinds is told apart into them. A surface that was recognised adds what it is worth.
         """
-        scores = kind_scores(maps)
-        fused = float(self.fusion.fuse({name: sum(kinds.values()) for name, kinds in scores.items()}))
-        parts = self.fusion.parts(scores, self.calibration.slope)
+        fused, parts = self.fusion.judge(kind_scores(maps), self.calibration.slope)
         if match is not None:
             fused += match.log_odds / self.calibration.slope
             parts[CORRESPONDENCE] = match.log_odds

@@ -15,12 +15,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.crossfit import folds, single_folds
+from fusion_diff.fewshot.crossfit import folds, left_out, single_folds
 from fusion_diff.fewshot.decision import p_value
 from fusion_diff.fewshot.verifier import learner
 from fusion_diff.perception import encode
@@ -99,19 +98,13 @@ class Purified(nn.Module):
         Returns:
             (B, 3, T, T) in [0, 1].
         """
-        latents = self.prior.encode(pixels)
-        if noise is None:
-            noise = torch.zeros(latents.shape[1:])
-            if self.noise_seed is not None:
-                noise = torch.randn(noise.shape, generator=torch.Generator().manual_seed(self.noise_seed))
-        denoised = self.prior.denoise(
-            latents,
-            self.condition.expand(len(pixels), *self.condition.shape),
+        return self.prior.repaint(
+            pixels,
+            self.condition,
             strength=self.strength,
             steps=self.steps,
-            noise=noise.to(latents.device).expand_as(latents),
+            noise=self.noise_seed if noise is None else noise,
         )
-        return self.prior.decode(denoised)
 
     def forward(self, pixels: Tensor) -> Encoding:
         """Purify and encode tiles (B, 3, T, T) in [0, 1]."""
@@ -223,15 +216,13 @@ def reference_shifts(
     """
     verifier = enrolment.verifier
     authentic = np.asarray([label == enrolment.authentic for label in enrolment.labels])
-    parts = folds(enrolment.groups, authentic) or single_folds(authentic)
-    learn = learner(authentic, enrolment.paths, enrolment.detector)
-    judges = [verifier.heads] * len(authentic)
-    for part in parts or []:
-        rest = np.setdiff1d(np.arange(len(authentic)), part).tolist()
-        known = [replace(enrolment.bags[i], label=enrolment.labels[i]) for i in rest]
-        heads = learn(known, authentic[rest]).keep(verifier.fusion.kinds)
+    bags = [replace(bag, label=label) for bag, label in zip(enrolment.bags, enrolment.labels, strict=True)]
+    parts = folds(enrolment.groups, authentic) or single_folds(authentic) or []
+    judges = [verifier.heads] * len(bags)
+    for part, heads in left_out(parts, bags, authentic, learner(authentic, enrolment.paths, enrolment.detector)):
+        kept = heads.keep(verifier.fusion.kinds)
         for index in part.tolist():
-            judges[index] = heads
+            judges[index] = kept
 
     def log_odds(bag: Bag, heads: Heads) -> float:
         return verifier.calibration.log_odds(verifier.fused(heads.maps(bag.tokens, bag.residual))[0])
