@@ -90,6 +90,7 @@ def test_a_fault_while_learning_is_told_and_is_in_the_log_under_the_id_of_the_re
     assert "callable" not in job["problem"]["detail"]
     record = next(each for each in caplog.records if each.message == "fault")
     assert record.request_id == job["problem"]["request_id"]
+    assert 'fusion_diff_faults_total{kind="fault"} 1.0' in client.get("/metrics").text
     assert learn(client, set_id, name="x")["problem"]["status"] == 500, "nothing is left in the way"
 
 

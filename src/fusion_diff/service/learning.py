@@ -14,7 +14,7 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from fusion_diff.errors import EnrolmentError, FusionDiffError, ReferenceSetError
 from fusion_diff.references import ReferenceSet
 from fusion_diff.service import jobs
-from fusion_diff.service.problems import BusyError, ConflictError, RefusedError, StoppingError, problem
+from fusion_diff.service.problems import BusyError, ConflictError, StoppingError, report
 from fusion_diff.service.shelf import enter
 from fusion_diff.service.uploads import renamed
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.service import tables
     from fusion_diff.service.database import Database
+    from fusion_diff.service.metrics import Metrics
     from fusion_diff.service.settings import Settings
     from fusion_diff.service.shelf import Shelf
     from fusion_diff.service.store import Store
@@ -56,8 +57,9 @@ class Learned:
 class Learning:
     """Audits and enrols what was collected, each in a thread of its own that outlasts the request."""
 
-    def __init__(self, settings: Settings, shelf: Shelf, store: Store, database: Database) -> None:
+    def __init__(self, settings: Settings, shelf: Shelf, store: Store, database: Database, metrics: Metrics) -> None:
         self._settings, self._shelf, self._store, self._database = settings, shelf, store, database
+        self._metrics = metrics
         self._turn = Lock()
         self._thread: Thread | None = None
         self._closed = Event()
@@ -185,9 +187,7 @@ class Learning:
     def _fail(self, job_id: str, error: BaseException, request_id: str | None) -> None:
         if isinstance(error, ReferenceSetError | EnrolmentError):  # right as asked for, but not with these references
             error = ConflictError(str(error))
-        told = problem(error, request_id)
-        if told.status >= 500 and not isinstance(error, RefusedError):
-            _log.error("fault", exc_info=error, extra={"request_id": request_id})
+        told = report(error, request_id, self._metrics)
         try:
             told_so = Learned(
                 lambda session, job_id: jobs.finish(session, job_id, failed=True, result=told.model_dump())

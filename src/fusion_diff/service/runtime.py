@@ -84,7 +84,7 @@ class Service:
                 store,
                 shelf,
                 Queue(settings, shelf.find, database, store, metrics),
-                Learning(settings, shelf, store, database),
+                Learning(settings, shelf, store, database, metrics),
                 metrics,
                 RateLimit(settings.rate_limit),
                 sessions,
