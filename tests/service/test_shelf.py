@@ -18,27 +18,35 @@ from fusion_diff.service.shelf import Shelf, enter
 from fusion_diff.service.tables import Model
 
 
+@pytest.fixture(scope="module")
+def saved(enrolled_folder, tmp_path_factory):
+    """A folder with one model under two names, `first` and `second`, whose digests differ."""
+    folder = tmp_path_factory.mktemp("saved")
+    model = DiffusionModel.from_pretrained(enrolled_folder)
+    for model.name in ("first", "second"):
+        model.save_pretrained(folder / model.name)
+    return folder
+
+
 @pytest.fixture
-def put(enrolled_folder, tmp_path):
-    """Puts the model into the folder `line` under a name of its own, in the place of what is there."""
+def put(saved, tmp_path):
+    """Puts one of them into the folder `line`, in the place of what is there."""
 
     def put_there(name):
-        model = DiffusionModel.from_pretrained(enrolled_folder)
-        model.name = name
         shutil.rmtree(tmp_path / "line", ignore_errors=True)
-        model.save_pretrained(tmp_path / "line")
+        shutil.copytree(saved / name, tmp_path / "line")
 
     return put_there
 
 
 @pytest.fixture
-def shelf(tmp_path, database_url):
+def shelf(tmp_path):
     """Starts processes on the same records; gives the shelf of each."""
     opened = []
 
-    def start(model=None):
-        opened.append(Database(database_url))
-        return Shelf(Settings(data=tmp_path, model=str(model or tmp_path / "line"), insecure=True), opened[-1])
+    def start():
+        opened.append(Database(f"sqlite:///{tmp_path / 'records.db'}"))
+        return Shelf(Settings(data=tmp_path, model=str(tmp_path / "line"), insecure=True), opened[-1])
 
     yield start
     for database in opened:
