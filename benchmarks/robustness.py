@@ -32,15 +32,13 @@ from sklearn.metrics import roc_auc_score
 
 from fusion_diff import DiffusionModel, load_microstructure_data
 from fusion_diff.fewshot.verifier import Verifier
-from fusion_diff.perception import encode, perceive
-from fusion_diff.reading import Reading
-from fusion_diff.trust.certificate import as_micrograph, denoising, smooth, working_pixels
+from fusion_diff.perception import encode
+from fusion_diff.trust.certificate import working_pixels
 from fusion_diff.trust.purification import Purified
 
 BALLS = [("inf", k / 255) for k in (1, 2, 4, 8)] + [("2", 0.5), ("2", 1.0)]
 CHECK = ("inf", 64 / 255)
 """So large an attack must always succeed where nothing defends: else it is the attack that is weak."""
-RADII = (0.05, 0.1, 0.2, 0.5)
 SAME = 2e-2
 """Log-odds by which the differentiable computation may be off the product's (rounding, mostly of distances)."""
 
@@ -100,17 +98,6 @@ class Bench:
         steps = options.queries if attack == "square" else options.steps
         return toolbox(self.victims[defence], ball, flawed, black_box=attack == "square", steps=steps)
 
-    def certificate(self, pixels: np.ndarray, options: argparse.Namespace) -> dict[str, Any]:
-        denoised = denoising(self.encoder, self.prior, self.condition, options.sigma)
-        found = smooth(
-            lambda noisy: Reading.of(*perceive(as_micrograph(noisy), denoised), self.verifier).log_odds > 0,
-            pixels,
-            sigma=options.sigma,
-            samples=options.samples,
-            confidence=0.999,
-        )
-        return {"side": found.decision, "radius": found.radius_l2}
-
 
 PLAN = {
     "plain": (("inf", "2"), ("apgd", "pgd", "art-pgd", "square", "transfer")),
@@ -166,9 +153,6 @@ def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers
                 return {"odds": {"plain": bench.victims["plain"].judge(attacked)}}
 
             answers.get(about | asked, check)
-    if options.samples:
-        asked = {"what": "certificate", "sigma": options.sigma, "samples": options.samples}
-        answers.get(about | asked, lambda: bench.certificate(pixels.numpy(), options))
     answers.get(about | {"what": "finished"} | cost, dict)
 
 
@@ -176,7 +160,7 @@ def finished(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[di
     """Return the rows, asked with these options, of the images of which everything was asked."""
     cost, model = cost_of(options), rows[-1]["model"] if rows else ""
     done = {(r["seed"], r["image"]) for r in rows if r["what"] == "finished" and cost.items() <= r.items()}
-    asked = cost | {"model": model, "sigma": options.sigma, "samples": options.samples, "shots": options.shots}
+    asked = cost | {"model": model, "shots": options.shots}
     return [r for r in rows if (r["seed"], r["image"]) in done and all(r.get(k, v) == v for k, v in asked.items())]
 
 
@@ -209,7 +193,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 float(np.mean(margins)),
                 float(np.mean(np.array(margins) > 0)),
             )
-    out |= _detection(clean, attacks) | _certified([r for r in rows if r["what"] == "certificate"])
+    out |= _detection(clean, attacks)
     for defence in ("plain", "purified"):
         out[f"ms {defence}"] = float(np.median([r["ms"][defence] for r in clean.values()]))
     return out
@@ -229,16 +213,6 @@ def _detection(clean: dict, attacks: list[dict[str, Any]]) -> dict[str, Any]:
             truth = [0] * len(untouched) + [1] * len(found)
             out[f"detection AUROC, {name} of it"] = float(roc_auc_score(truth, untouched + found))
     return out
-
-
-def _certified(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    if not rows:
-        return {}
-    right = np.array([r["side"] == ("not authentic" if r["flawed"] else "authentic") for r in rows])
-    radius = np.array([r["radius"] for r in rows])
-    figures = {f"certified accuracy at L2 {limit}": float((right & (radius >= limit)).mean()) for limit in RADII}
-    seconds = float(np.median([r["seconds"] for r in rows]))
-    return {"smoothed accuracy": float(right.mean())} | figures | {"ms certificate": 1000 * seconds}
 
 
 def markdown(figures: dict[str, dict[str, Any]]) -> str:
@@ -283,8 +257,6 @@ def main() -> int:
     parser.add_argument("--queries", type=int, default=100, help="questions of the black-box attack")
     parser.add_argument("--eot", type=int, default=4, help="noises that apgd-eot averages over")
     parser.add_argument("--attacks", nargs="+", default=["apgd", "apgd-eot", "art-pgd", "square", "transfer"])
-    parser.add_argument("--sigma", type=float, default=0.12)
-    parser.add_argument("--samples", type=int, default=100, help="noisy copies a certificate; 0 for none")
     parser.add_argument("--shots", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--model", default="fusion-diff-v1-ceramic")

@@ -33,6 +33,19 @@ def test_certify_prints_a_certificate_and_its_exit_code_is_the_side(
     assert "No change of its working pixels shorter than 0.0" in said
 
 
+def test_a_certificate_is_worth_nothing_where_noise_hides_what_the_model_sees(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    drawn, labels = builtin_samples(1)
+    path = tmp_path / "sound.tif"
+    tifffile.imwrite(path, drawn[labels.index("sound")].pixels)
+    code = main(["certify", str(path), "--sigma", "0.9", "--samples", "10", "--confidence", "0.9"])
+    said = " ".join(capsys.readouterr().out.split())
+    assert code == 2
+    assert "makes the smoothed choice other than not authentic" in said
+    assert "Without noise the model finds it authentic: the noise hides what it sees" in said
+
+
 def test_certify_refuses_what_it_cannot_do(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     wide = tmp_path / "wide.tif"
     tifffile.imwrite(wide, np.random.default_rng(0).integers(0, 255, (224, 4000)).astype(np.uint8))

@@ -34,8 +34,8 @@ def certify_command(
 ) -> int:
     """Certify a micrograph: no change of its pixels within a radius changes the smoothed forced choice.
 
-    The exit code is 0 if it is certified authentic, 1 if certified not authentic, 2 if nothing could be certified,
-    and 3 if the command could not run.
+    The exit code is 0 if it is certified authentic, 1 if certified not authentic, 2 if nothing could be certified or
+    the model's own choice, without noise, is the other side, and 3 if the command could not run.
     """
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.inspection.wording import number
@@ -47,11 +47,14 @@ def certify_command(
     inspector = load_model(model, device)
     with progress_bar("Scoring noisy copies") as advance:
         found = certify(inspector, micrograph, sigma, samples, confidence, seed=seed, progress=advance)
+    score = float(inspector.predict_authenticity(micrograph))
+    own = "authentic" if score >= 0.5 else "not authentic"
     figures = {
         "side": found.decision,
+        "the model's own choice, without noise": f"{own} (score {score:.3f})",
         "radius (L2, working pixels in [0, 1])": number(found.radius_l2),
         "pixels it is over": str(found.numbers),
-        "votes": f"{found.votes} of {found.asked}",
+        "votes": f"{found.votes} of {found.asked}, the other {found.samples - found.asked} picked the side",
         "share of all copies, at least": number(found.bound),
         "confidence": f"{found.confidence:g}",
     }
@@ -63,4 +66,10 @@ def certify_command(
             f"No change of its working pixels shorter than {number(found.radius_l2)} makes the smoothed choice other "
             f"than {found.decision}."
         )
+        if found.decision != own:
+            say(
+                f"Without noise the model finds it {own}: the noise hides what it sees, and this certificate is worth "
+                "nothing for its verdict. Use less noise (--sigma)."
+            )
+            return 2
     return {"authentic": 0, "not authentic": 1, "abstain": 2}[found.decision]
