@@ -19,6 +19,7 @@ from fusion_diff.enrolment import Enrolment
 from fusion_diff.enrolment_files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError, EnrolmentError, ReferenceSetError
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.decision import Calibration
 from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.result import NEAREST
@@ -176,10 +177,12 @@ def test_a_reference_is_its_own_nearest_reference():
 @pytest.mark.parametrize("counts", [{"sound": 4, "crack": 4}, {"sound": 3}, {"sound": 1, "crack": 1, "pore": 2}])
 @pytest.mark.parametrize("marked", [False, True])
 def test_what_is_saved_and_loaded_gives_the_same_verdicts(tmp_path, counts, marked):
-    enrolment = replace(enrolment_of(counts, marked=marked), builtin=True)
+    enrolment = enrolment_of(counts, marked=marked)
+    sizes = (None, *(0.1 * count for count in range(1, len(enrolment.names))))
+    enrolment = replace(enrolment, builtin=True, pixel_sizes_um=sizes)
     save_enrolment(enrolment, tmp_path)
     loaded = load_enrolment(tmp_path, ENCODER)
-    for field in ("authentic", "names", "labels", "groups", "paths", "references_sha256", "builtin"):
+    for field in ("authentic", "names", "labels", "groups", "paths", "references_sha256", "builtin", "pixel_sizes_um"):
         assert getattr(loaded, field) == getattr(enrolment, field)
     assert torch.equal(loaded.condition, enrolment.condition)
     for ours, theirs in zip(loaded.bags, enrolment.bags, strict=True):
@@ -518,3 +521,48 @@ def test_keypoints_of_some_references_only_are_refused(tmp_path):
     save_file(tensors, tmp_path / "enrolment.safetensors")
     with pytest.raises(CheckpointError, match="some of its references have keypoints and some have none"):
         load_enrolment(tmp_path, ENCODER)
+
+
+def test_enrolments_of_earlier_versions_load_and_their_pixel_sizes_stay_unknown(saved):
+    described = json.loads((saved / "enrolment.json").read_text())
+    assert not any("pixel_size_um" in reference for reference in described["references"])
+    loaded = load_enrolment(saved, ENCODER)
+    assert loaded.compared.pixel_sizes is None
+    assert loaded.compared.comparable(24.0)
+    assert not any("pixel size" in line for line in loaded.warnings())
+
+
+@pytest.mark.parametrize("size", [0, -1, "0.24", True, [0.24], 1e999])
+def test_a_pixel_size_that_is_none_is_refused(saved, size):
+    described = json.loads((saved / "enrolment.json").read_text())
+    described["references"][1]["pixel_size_um"] = size
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="its enrolment is incomplete"):
+        load_enrolment(saved, ENCODER)
+
+
+def test_pixel_sizes_follow_their_references_and_are_warned_of(tmp_path):
+    enrolment = replace(enrolment_of({"sound": 3, "crack": 3}), pixel_sizes_um=(0.24, 0.24, 24.0) * 2)
+    assert any("pixel sizes of the references differ, from 0.24 to 24 µm" in line for line in enrolment.warnings())
+    few = enrolment.shots(2)
+    assert few.pixel_sizes_um == (0.24, 0.24, 0.24, 0.24)
+    assert not any("pixel size" in line for line in few.warnings())
+
+
+@settings(max_examples=30)
+@given(st.integers(1, 9), st.integers(1, 9), st.integers(0, 2**32 - 1))
+def test_figures_are_those_of_scikit_learn(count, others, seed):
+    from sklearn.metrics import f1_score, roc_auc_score
+
+    rng = np.random.default_rng(seed)
+    inside, outside = (rng.integers(-3, 4, number).astype(float) for number in (count, others))
+    verifier = replace(VERIFIER, inside=inside, outside=outside, calibration=Calibration(1.5, 0.4))
+    figures = replace(ENROLMENT, verifier=verifier).figures
+    truth, fused = np.r_[np.zeros(count), np.ones(others)], np.r_[inside, outside]
+    assert figures["auroc"] == pytest.approx(roc_auc_score(truth, fused))
+    f1 = f1_score(truth, 1.5 * fused + 0.4 > 0, average="macro", zero_division=0)
+    assert figures["macro_f1"] == pytest.approx(f1)
+
+
+ENROLMENT = enrolment_of({"sound": 2, "crack": 2})
+VERIFIER = ENROLMENT.verifier

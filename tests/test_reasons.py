@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from fusion_diff.compared import Compared
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE
 from fusion_diff.fewshot.readings import READINGS
-from fusion_diff.reasons import MEANING, OUT_OF_SCOPE, explain
+from fusion_diff.reasons import IN_FAVOUR, MEANING, OUT_OF_SCOPE, explain
 from fusion_diff.result import NearestReference, RecognisedSurface, Region
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from fusion_diff.result import Inspection
 
 REGION = Region(4, 20, 24, 30, 16.0, 32.0, 400, 3.0, 2.5)
+IN_UM = replace(REGION, area_um2=100.04, centroid_x_um=16.0, centroid_y_um=8.25)
 
 
 @pytest.fixture
@@ -40,7 +43,7 @@ def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part(reason
     against = reasons()[0]
     assert against.startswith("The strongest evidence against it is the texture as a whole (texture, +1.50")
     authentic = reasons(score=0.9, contributions={"multiple-instance": -2.0, "texture": 0.3})[0]
-    assert authentic.startswith("The strongest evidence for it is parts that resemble")
+    assert authentic.startswith("The strongest evidence for it is that hardly any part resembles")
     assert "multiple-instance, -2.00" in authentic
 
 
@@ -54,7 +57,11 @@ def test_evidence_that_speaks_the_other_way_is_not_given_as_the_reason(reasons):
 
 
 def test_every_kind_of_evidence_has_a_meaning():
-    assert set(MEANING) == {*READINGS, CORRESPONDENCE} | {kind for rule in READINGS.values() for kind in rule.kinds}
+    assert (
+        set(MEANING)
+        == set(IN_FAVOUR)
+        == {*READINGS, CORRESPONDENCE} | {kind for rule in READINGS.values() for kind in rule.kinds}
+    )
 
 
 def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision(reasons):
@@ -85,14 +92,16 @@ def test_an_open_decision_says_why_it_is_open(reasons, references, p, alpha, sai
     ("regions", "said"),
     [
         ((), "No region departs"),
-        ((REGION,), "One region departs from the authentic references; the strongest covers 400 px at rows 4-28, "),
-        ((REGION, REGION), "2 regions depart"),
+        (
+            (REGION,),
+            "One region departs from the authentic references; region 1 covers 400 px² about x = 32 px, y = 16 px",
+        ),
+        ((REGION, REGION), "2 regions depart from the authentic references; the strongest, region 1, covers 400 px²"),
+        ((IN_UM,), "region 1 covers 100 µm² about x = 16 µm, y = 8.25 µm."),
     ],
 )
 def test_regions_are_counted_and_the_strongest_is_placed(reasons, regions, said):
-    line = reasons(regions=regions)[1]
-    assert said in line
-    assert not regions or "columns 20-50" in line
+    assert said in reasons(regions=regions)[1]
 
 
 def test_the_nearest_reference_is_named_with_its_class(reasons):
@@ -106,5 +115,22 @@ def test_a_surface_that_was_recognised_is_told_with_its_reference(reasons):
         contributions={"texture": 0.5, CORRESPONDENCE: -6.0},
         recognised=RecognisedSurface("bowl/1.tif", "authentic", 87),
     )
-    assert lines[0].startswith("The strongest evidence for it is its very surface, recognised (correspondence, -6.00")
+    assert lines[0].startswith(
+        "The strongest evidence for it is its very surface, recognised as an authentic one (correspondence, -6.00"
+    )
     assert lines[1] == "It shows the surface of reference bowl/1.tif (authentic): 87 keypoints lie alike on both."
+
+
+def test_another_magnification_is_told_with_both_sizes_in_place_of_another_subject(reasons):
+    compared = Compared("sound", {"sound": 9}, sized=9, smallest_pixel_um=0.24, largest_pixel_um=0.3)
+    first, *_ = reasons(decision="inconclusive", in_scope=False, pixel_size_um=24.0, compared_with=compared)
+    assert first.startswith("Out of scope: its pixels are 24 µm wide, and those of the references 0.24 to 0.3 µm")
+    strange, *_ = reasons(decision="inconclusive", in_scope=False, pixel_size_um=0.3, compared_with=compared)
+    assert strange == OUT_OF_SCOPE
+
+
+def test_no_kind_speaks_for_a_micrograph_in_the_words_that_are_against_it(reasons):
+    for kind in set(MEANING) - {"texture", "pooled", CORRESPONDENCE}:
+        against, in_favour = (reasons(score=s, contributions={kind: v})[0] for s, v in ((0.1, 1.0), (0.9, -1.0)))
+        assert against.startswith(f"The strongest evidence against it is {MEANING[kind]} (")
+        assert in_favour.startswith("The strongest evidence for it is that ")

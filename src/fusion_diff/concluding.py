@@ -6,13 +6,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.fewshot.decision import decide, probability
-from fusion_diff.reasons import explain
+from fusion_diff.reasons import beyond, explain
 from fusion_diff.regions import find_regions
 from fusion_diff.result import Inspection
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
 
+    from fusion_diff.compared import Compared
+    from fusion_diff.fewshot.decision import Calibration
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.result import EvidenceMap, NearestReference, RecognisedSurface
 
@@ -56,6 +59,10 @@ class Judge(Protocol):
         """Scores of the others."""
 
     @property
+    def calibration(self) -> Calibration:
+        """From the fused score to log-odds."""
+
+    @property
     def region_threshold(self) -> float:
         """Evidence above this is listed as a region."""
 
@@ -78,6 +85,35 @@ class Enrolled(Protocol):
     def references_sha256(self) -> str:
         """Digest of the reference set."""
 
+    @property
+    def compared(self) -> Compared:
+        """The references in short."""
+
+
+def predict(micrograph: Micrograph, enrolment: Enrolled, reading: Read) -> float:
+    """Return the probability of being authentic, for callers who see nothing else of the verdict.
+
+    Warns:
+        UserWarning: the micrograph is out of scope.
+    """
+    if not _in_scope(micrograph, enrolment, reading):
+        warn(f"{micrograph.name}: {beyond(micrograph.pixel_size_um, enrolment.compared)}")
+    return probability(reading.log_odds)
+
+
+def _in_scope(micrograph: Micrograph, enrolment: Enrolled, reading: Read) -> bool:
+    comparable = enrolment.compared.comparable(micrograph.pixel_size_um)
+    return comparable and reading.strangeness <= enrolment.verifier.scope_limit
+
+
+def _notes(micrograph: Micrograph, compared: Compared) -> tuple[str, ...]:
+    if micrograph.pixel_size_um is not None or compared.pixel_sizes is None:
+        return micrograph.notes
+    unknown = (
+        f"Its pixel size is unknown, and could not be compared with that of the references, {compared.pixel_sizes}."
+    )
+    return (*micrograph.notes, unknown)
+
 
 def conclude(
     micrograph: Micrograph,
@@ -88,7 +124,7 @@ def conclude(
     *,
     alpha: float,
     nearest: tuple[NearestReference, ...],
-    predict: Callable[[float], str],
+    classify: Callable[[float], str],
     recognised: RecognisedSurface | None = None,
 ) -> Inspection:
     """Return the verdict on a micrograph; the time it took is for the caller to fill in.
@@ -101,14 +137,14 @@ def conclude(
         evidence: the same as a map.
         alpha: error rate among verdicts, in (0, 1).
         nearest: the references that resemble it most.
-        predict: gives its class for the probability of its being authentic.
+        classify: gives its class for the probability of its being authentic.
         recognised: the reference whose surface it shows.
     """
     verifier = enrolment.verifier
     regions = find_regions(evidence, verifier.region_threshold, pixel_size_um=micrograph.pixel_size_um)
     score = probability(reading.log_odds)
     p_values = verifier.p_values(reading.fused)
-    in_scope = reading.strangeness <= verifier.scope_limit
+    in_scope = _in_scope(micrograph, enrolment, reading)
     decision = decide(p_values, alpha, len(verifier.inside)) if in_scope else "inconclusive"
     it = Inspection(
         source=None if micrograph.source is None else str(micrograph.source),
@@ -119,7 +155,7 @@ def conclude(
         score=score,
         decision=decision,
         in_scope=in_scope,
-        predicted_class=predict(score),
+        predicted_class=classify(score),
         p_values=p_values,
         alpha=alpha,
         evidence=evidence,
@@ -134,5 +170,9 @@ def conclude(
         instrument=micrograph.instrument,
         seconds=0.0,
         recognised=recognised,
+        calibrated=len(verifier.inside) > 0,
+        offset=verifier.calibration.intercept,
+        compared_with=enrolment.compared,
+        notes=_notes(micrograph, enrolment.compared),
     )
     return replace(it, reasons=explain(it, len(verifier.inside), len(verifier.outside)))

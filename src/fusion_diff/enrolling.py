@@ -86,6 +86,7 @@ def learn(
         references_sha256=references.sha256,
         verifier=Verifier.fit(bags, labels, references.authentic, groups, paths, detector),
         detector=detector,
+        pixel_sizes_um=tuple(reference.micrograph.pixel_size_um for reference in references),
     )
     if detect_attacks:
         from fusion_diff.trust.purification import reference_shifts

@@ -6,11 +6,11 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from fusion_diff.compared import Compared
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
 from fusion_diff.fewshot.decision import check_alpha, references_needed
@@ -42,6 +42,7 @@ class Enrolment:
         builtin: whether these are the procedural references that come with the embedded model.
         shifts: how far purification moves the log-odds of each reference, see `trust.purification`; empty where that
             was not measured.
+        pixel_sizes_um: side of a pixel of each reference in µm, None where it is unknown; empty where all are.
         seconds: time that enrolling took, in seconds.
     """
 
@@ -57,6 +58,7 @@ class Enrolment:
     detector: FlawDetector | None = None
     builtin: bool = False
     shifts: tuple[float, ...] = ()
+    pixel_sizes_um: tuple[float | None, ...] = ()
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -71,8 +73,18 @@ class Enrolment:
     @property
     def counts(self) -> dict[str, int]:
         """References of each class, the authentic one first."""
-        names = sorted(set(self.labels), key=lambda label: (label != self.authentic, label))
-        return {name: self.labels.count(name) for name in names}
+        return self.compared.counts
+
+    @cached_property
+    def compared(self) -> Compared:
+        """The references in short, as verdicts give them."""
+        return Compared.of(
+            self.authentic,
+            self.labels,
+            specimens=len(set(self.groups)),
+            figures=_cross_fitted(self.verifier),
+            pixel_sizes_um=self.pixel_sizes_um,
+        )
 
     @property
     def figures(self) -> dict[str, float]:
@@ -81,16 +93,8 @@ class Enrolment:
         `auroc` and `macro_f1` (authentic against the rest; absent with authentic references alone or where there are
         too few to cross-fit), and `weight of …`, the share each reading has in the verdict.
         """
-        from sklearn.metrics import f1_score, roc_auc_score
-
-        verifier, figures = self.verifier, {}
-        if len(verifier.inside) and len(verifier.outside):
-            truth = np.r_[np.zeros(len(verifier.inside)), np.ones(len(verifier.outside))]
-            fused = np.r_[verifier.inside, verifier.outside]
-            guessed = verifier.calibration.slope * fused + verifier.calibration.intercept > 0
-            figures["auroc"] = float(roc_auc_score(truth, fused))
-            figures["macro_f1"] = float(f1_score(truth, guessed, average="macro", zero_division=0))
-        return figures | {f"weight of {name}": weight for name, weight in verifier.fusion.weight.items()}
+        weights = {f"weight of {name}": weight for name, weight in self.verifier.fusion.weight.items()}
+        return self.compared.figures | weights
 
     def warnings(self, alpha: float = 0.1) -> tuple[str, ...]:
         """Return what the references do not allow, in sentences, for decisions at an error rate of `alpha`.
@@ -99,7 +103,7 @@ class Enrolment:
             ValueError: `alpha` does not lie between 0 and 1.
         """
         check_alpha(alpha)
-        needed, lines = references_needed(alpha), list(self.verifier.warnings)
+        needed, lines = references_needed(alpha), [*self.verifier.warnings, *self.compared.warnings()]
         inside, outside = self.labels.count(self.authentic), len(self.labels) - self.labels.count(self.authentic)
         if inside < needed:
             lines.append(
@@ -133,6 +137,7 @@ class Enrolment:
             bags=bags,
             verifier=Verifier.fit(bags, labels, self.authentic, groups, self.paths, self.detector),
             shifts=tuple(self.shifts[i] for i in keep) if self.shifts else (),
+            pixel_sizes_um=tuple(self.pixel_sizes_um[i] for i in keep) if self.pixel_sizes_um else (),
         )
 
     @cached_property
@@ -168,3 +173,19 @@ class Enrolment:
         )
         # What was learned is moved too, for learning again might come to something else.
         return replace(self, bags=bags, condition=self.condition.to(device), verifier=on_device(self.verifier, device))
+
+
+def _cross_fitted(verifier: Verifier) -> dict[str, float]:
+    """Return AUROC and macro-F1 of cross-fitted scores; nothing where a side has none."""
+    inside, outside = verifier.inside, verifier.outside
+    if not (len(inside) and len(outside)):
+        return {}
+    gaps = outside[:, None] - inside
+    slope, intercept = verifier.calibration.slope, verifier.calibration.intercept
+    missed, taken = (int((slope * side + intercept <= 0).sum()) for side in (outside, inside))
+    right = len(outside) - missed, taken  # F1 of a class: twice the right ones, over these and all the wrong ones
+    wrong = missed + len(inside) - taken
+    return {
+        "auroc": float(((gaps > 0) + 0.5 * (gaps == 0)).mean()),
+        "macro_f1": sum(2 * each / (2 * each + wrong) for each in right) / 2,
+    }

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from fusion_diff.checkpoint import read_json, read_tensors, write_json
+from fusion_diff.compared import stored_pixel_size
 from fusion_diff.diffusion.reconstruction import CHANNELS
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.errors import CheckpointError
@@ -60,8 +61,14 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
             "verifier": values,
             **({"shifts": list(enrolment.shifts)} if enrolment.shifts else {}),
             "references": [
-                {"name": name, "label": label, "group": group}
-                for name, label, group in zip(enrolment.names, enrolment.labels, enrolment.groups, strict=True)
+                {"name": name, "label": label, "group": group} | ({} if size is None else {"pixel_size_um": size})
+                for name, label, group, size in zip(
+                    enrolment.names,
+                    enrolment.labels,
+                    enrolment.groups,
+                    enrolment.pixel_sizes_um or (None,) * len(enrolment.names),
+                    strict=True,
+                )
             ],
         },
     )
@@ -105,8 +112,9 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
             detector=detector,
             builtin=bool(described["builtin"]),
             shifts=tuple(float(shift) for shift in described.get("shifts", ())),
+            pixel_sizes_um=tuple(stored_pixel_size(reference.get("pixel_size_um")) for reference in references),
         )
-    except (KeyError, TypeError, ValueError, OverflowError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(
             f"{folder}: its enrolment is incomplete ({error!r:.300}); enrol the references again"
         ) from error

@@ -45,7 +45,7 @@ def judge(
         reading.evidence_map(micrograph),
         alpha=alpha,
         nearest=enrolment.nearest(reading.mean_token),
-        predict=lambda score: enrolment.verifier.classes.predict(reading.strongest, score),
+        classify=lambda score: enrolment.verifier.classes.predict(reading.strongest, score),
         recognised=enrolment.recognised(reading.match),
     )
     if purify or detect_attacks:

@@ -25,6 +25,7 @@ from fusion_diff.checkpoint import (
     verify,
     write_json,
 )
+from fusion_diff.concluding import predict
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.encoder.fusion import DualPathEncoder
@@ -34,7 +35,7 @@ from fusion_diff.enrolling import learn
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.enrolment_files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, TrustError
-from fusion_diff.fewshot.decision import check_alpha, probability
+from fusion_diff.fewshot.decision import check_alpha
 from fusion_diff.judging import judge, read
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.printable import paragraph
@@ -254,7 +255,7 @@ class DiffusionModel:
         return judge(self, self._enrolled(None), micrograph, alpha=alpha, purify=purify, detect_attacks=detect_attacks)
 
     def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph], shots: int | None = None) -> Tensor:
-        """Return the calibrated probability of being authentic.
+        """Return the probability of being authentic, calibrated where two references a side allow it.
 
         Args:
             sample: a micrograph, or several.
@@ -268,22 +269,28 @@ class DiffusionModel:
             ReferenceSetError: `shots` is no whole number of at least 1, or exceeds the references of every class.
             MicrographError: it is something else than micrographs, or a file can no longer be read.
             CheckpointError: the diffusion prior, which is loaded when first used, cannot be read.
+
+        Warns:
+            UserWarning: a micrograph is out of scope, and its score means nothing; or only built-in references are
+                enrolled.
         """
         enrolment = self._enrolled(shots)
         several = isinstance(sample, Sequence)
         micrographs = sample if isinstance(sample, Sequence) else [sample]
-        scores = [probability(read(self, enrolment, each).log_odds) for each in micrographs]
+        scores = [predict(each, enrolment, read(self, enrolment, each)) for each in micrographs]
         return torch.tensor(scores if several else scores[0], dtype=torch.float32)
 
     def _enrolled(self, shots: int | None) -> Enrolment:
         if self.enrolment is None:
             raise EnrolmentError(
-                f"{self.name} has no enrolled references; call model.enroll(ReferenceSet.from_folder(...)) first"
+                f"{self.name} has no enrolled references; enrol some first, with `fusion-diff enroll` or "
+                "model.enroll(ReferenceSet.from_folder(...))"
             )
         if self.enrolment.builtin:
             warnings.warn(
                 "this model is enrolled on its built-in procedural references only: scores show that it runs, not what "
-                "your ware is; enrol your own with model.enroll(ReferenceSet.from_folder(..., authentic=...))",
+                "your ware is; enrol your own with `fusion-diff enroll`, or in Python with "
+                "model.enroll(ReferenceSet.from_folder(..., authentic=...))",
                 stacklevel=3,
             )
         if shots is None:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from fusion_diff.fewshot.decision import references_needed
 
 if TYPE_CHECKING:
-    from fusion_diff.result import Inspection
+    from fusion_diff.compared import Compared
+    from fusion_diff.result import Inspection, Region
 
 OUT_OF_SCOPE = (
     "Out of scope: as a whole it is unlike every reference, authentic or not (another material, magnification or "
@@ -24,7 +25,30 @@ MEANING = {
     "correspondence": "its very surface, recognised",
     "reconstruction": "parts that the diffusion prior could not give back",
 }
-"""Of each kind of evidence, and of each reading that is of one kind alone."""
+"""Of each kind of evidence, and of each reading that is of one kind alone, where it speaks against a micrograph."""
+IN_FAVOUR = {
+    "multiple-instance": "that hardly any part resembles what set the other references apart",
+    "novelty": "that hardly any part is unlike what is authentic",
+    "likeness": "that its parts are nearer to what is authentic than to what is not",
+    "suspicion": "that hardly any part looks like a flaw of ceramics in general",
+    "departures": "that hardly any part is unlike what is authentic",
+    "texture": "the texture as a whole, like that of authentic references",
+    "pooled": "the level and spread of its texture, like those of authentic references",
+    "correspondence": "its very surface, recognised as an authentic one",
+    "reconstruction": "that the diffusion prior could give back nearly all of it",
+}
+"""The same where it speaks for one."""
+
+
+def beyond(pixel_size_um: float | None, compared: Compared) -> str:
+    """Say why a micrograph that is out of scope is so."""
+    if compared.comparable(pixel_size_um):
+        return OUT_OF_SCOPE
+    return (
+        f"Out of scope: its pixels are {pixel_size_um:.4g} µm wide, and those of the references "
+        f"{compared.pixel_sizes}: another magnification. Its score means nothing; take it at theirs, enrol references "
+        "of its own, or correct its pixel size."
+    )
 
 
 def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
@@ -35,12 +59,16 @@ def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
         inside: authentic references that it was compared with.
         outside: others.
     """
-    lines = [] if it.in_scope else [OUT_OF_SCOPE]
+    lines = (
+        []
+        if it.in_scope
+        else [OUT_OF_SCOPE if it.compared_with is None else beyond(it.pixel_size_um, it.compared_with)]
+    )
     against = it.score < 0.5
     name, value = max(it.contributions.items(), key=lambda item: item[1] if against else -item[1])
     if (value > 0) == against:
         side = "against" if against else "for"
-        meaning = MEANING.get(name, "of a kind of its own")  # of a head that somebody added
+        meaning = (MEANING if against else IN_FAVOUR).get(name, "of a kind of its own")  # of a head somebody added
         lines.append(f"The strongest evidence {side} it is {meaning} ({name}, {value:+.2f} log-odds).")
     if it.recognised is not None:
         lines.append(
@@ -48,11 +76,9 @@ def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
             f"{it.recognised.points} keypoints lie alike on both."
         )
     if it.regions:
-        first = it.regions[0]
-        place = f"rows {first.top}-{first.top + first.height}, columns {first.left}-{first.left + first.width}"
-        size = f"{first.area_px} px" if first.area_um2 is None else f"{float(f'{first.area_um2:.3g}'):.10g} µm²"
         many = f"{len(it.regions)} regions depart" if len(it.regions) > 1 else "One region departs"
-        lines.append(f"{many} from the authentic references; the strongest covers {size} at {place}.")
+        which = "the strongest, region 1," if len(it.regions) > 1 else "region 1"
+        lines.append(f"{many} from the authentic references; {which} covers {_place(it.regions[0])}.")
     else:
         lines.append("No region departs from the authentic references.")
     if it.nearest:
@@ -62,9 +88,21 @@ def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
     return tuple(lines)
 
 
+def _place(region: Region) -> str:
+    """Area and centroid of a region, in µm where they are known, as tables of regions give them."""
+    if region.area_um2 is None:
+        return f"{region.area_px} px² about x = {region.centroid_column:.0f} px, y = {region.centroid_row:.0f} px"
+    area, x, y = (
+        f"{float(f'{value:.3g}'):.10g}" for value in (region.area_um2, region.centroid_x_um, region.centroid_y_um)
+    )
+    return f"{area} µm² about x = {x} µm, y = {y} µm"
+
+
 def _why_open(p_values: dict[str, float], alpha: float, inside: int, outside: int) -> str:
     if not inside:
-        return "Inconclusive: there are too few references to tell how far a score can be trusted."
+        return (
+            "Inconclusive: there are too few references to tell how far a score can be trusted; it is not calibrated."
+        )
     needed = references_needed(alpha)
     sides = ("authentic", inside), ("not authentic", outside)
     few = [f"{count} {side}" for side, count in sides if 0 < count < needed]

@@ -13,6 +13,8 @@ from fusion_diff.interpolation import interpolate
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fusion_diff.compared import Compared
+
 Decision = Literal["authentic", "not authentic", "inconclusive"]
 NEAREST = 3
 """References that a verdict names as the most alike."""
@@ -155,17 +157,18 @@ class Inspection:
     references_sha256: str
     """Digest of the references that it judged by."""
     score: float
-    """Calibrated probability of being authentic, in [0, 1]."""
+    """Probability of being authentic, in [0, 1]; calibrated where `calibrated` says so."""
     decision: Decision
     """The answer at the error rate `alpha`; `inconclusive` where the references allow none."""
     in_scope: bool
-    """False where the micrograph as a whole is unlike every reference: the decision is then `inconclusive`."""
+    """False where the micrograph as a whole is unlike every reference, or its pixel size lies more than 1.5 times
+    beyond those of the references: the decision is then `inconclusive`, and the score means nothing."""
     predicted_class: str
     """The forced choice: the authentic class where the score is 0.5 or more, else the nearest of the others (`not …`
     where there is none)."""
     p_values: dict[str, float]
     """Conformal p-value of `authentic` and `not authentic`, in (0, 1] (one key where only authentic references were
-    enrolled)."""
+    enrolled, none where the score is not calibrated)."""
     alpha: float
     """Error rate among verdicts that the decision was made for, in (0, 1)."""
     evidence: EvidenceMap
@@ -177,7 +180,7 @@ class Inspection:
     nearest: tuple[NearestReference, ...]
     """The references that it resembles most, the nearest first."""
     contributions: dict[str, float]
-    """What each kind of evidence adds to the log-odds of not being authentic."""
+    """What each kind of evidence adds to `offset` in the log-odds of not being authentic, `log(1 / score - 1)`."""
     reasons: tuple[str, ...]
     """The verdict in sentences, the gravest reason first."""
     height: int
@@ -197,6 +200,15 @@ class Inspection:
     recognised: RecognisedSurface | None = None
     """The reference whose very surface this is; None where none was recognised or the references are not told apart
     by their surfaces."""
+    calibrated: bool = True
+    """False where too few references were enrolled to cross-fit: the score then only ranks, and nothing is decided."""
+    offset: float | None = None
+    """The log-odds that `contributions` are added to, the same for every micrograph; None in records of earlier
+    versions."""
+    compared_with: Compared | None = None
+    """The references in short; None in records of earlier versions."""
+    notes: tuple[str, ...] = ()
+    """What reading did to the file or could not tell of it, in sentences."""
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain JSON-ready values, without the evidence map (its shape and extremes only)."""
@@ -205,7 +217,7 @@ class Inspection:
         plain: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in fields(self)
-            if field.name not in ("evidence", "regions", "nearest", "recognised", "reasons")
+            if field.name not in ("evidence", "regions", "nearest", "recognised", "reasons", "compared_with", "notes")
         }
         plain["evidence"] = {
             "max": float(self.evidence.values.max()),
@@ -215,6 +227,8 @@ class Inspection:
         plain["regions"] = [asdict(region) for region in self.regions]
         plain["nearest"] = [asdict(reference) for reference in self.nearest]
         plain["reasons"] = list(self.reasons)
+        plain["notes"] = list(self.notes)
+        plain["compared_with"] = None if self.compared_with is None else asdict(self.compared_with)
         if self.recognised is not None:
             plain["recognised"] = asdict(self.recognised)
         for name, unasked in (("purified", False), ("attacked", None)):

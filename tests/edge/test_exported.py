@@ -52,6 +52,9 @@ def test_any_other_value_is_read_or_refused_and_nothing_else(described, tmp_path
         ("inside", [float("nan")], "no finite number"),
         ("class_norms", [1.0], "not of one number"),
         ("name", 5, "is no text"),
+        ("pixel_sizes_um", [0.5], "not of one number"),
+        ("specimens", 0, "specimens"),
+        ("figures", {"auroc": "good"}, "no finite number"),
     ],
 )
 def test_what_does_not_hold_together_is_refused_with_the_reason(described, tmp_path, key, value, says):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ import pytest
 from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
 from fusion_diff.checkpoint import seal
 from fusion_diff.edge import EdgeSession
-from fusion_diff.edge.exported import GRAPHS
+from fusion_diff.edge.exported import DESCRIPTION, GRAPHS, Exported
 from fusion_diff.errors import CheckpointError, DependencyError, DeviceError, MicrographError
 from fusion_diff.export.run import export_model
 from fusion_diff.synthetic import generate
@@ -43,7 +45,16 @@ def colour(height, width):
 
 def assert_same_verdict(edge, model):
     assert edge.score == pytest.approx(model.score, abs=1e-4)
-    for field in ("decision", "in_scope", "predicted_class", "p_values", "model_sha256", "references_sha256"):
+    for field in (
+        "decision",
+        "in_scope",
+        "predicted_class",
+        "p_values",
+        "model_sha256",
+        "references_sha256",
+        "calibrated",
+        "notes",
+    ):
         assert getattr(edge, field) == getattr(model, field), field
     assert edge.evidence.values == pytest.approx(model.evidence.values, abs=2e-3)
     assert edge.evidence.scale == model.evidence.scale
@@ -51,6 +62,8 @@ def assert_same_verdict(edge, model):
     assert [each.name for each in edge.nearest] == [each.name for each in model.nearest]
     assert [each.similarity for each in edge.nearest] == pytest.approx([e.similarity for e in model.nearest], abs=1e-3)
     assert edge.contributions == pytest.approx(model.contributions, abs=1e-3)
+    assert edge.offset == model.offset
+    assert edge.compared_with == model.compared_with
 
 
 @pytest.mark.parametrize(
@@ -235,3 +248,27 @@ def test_no_warning_hides_in_a_verdict(session):
         warnings.simplefilter("always")
         session.judge(micrograph(), alpha=0.1)
     assert not caught
+
+
+def test_another_magnification_is_out_of_scope_as_for_the_model(changed, exported_folder):
+    sizes = [0.24] * len(Exported.read(exported_folder).references)
+    session = EdgeSession.load(changed(pixel_sizes_um=sizes), device="CPU", threads=1)
+    far = replace(micrograph("sound", 290), pixel_size_um=24.0)
+    it = session.judge(far, alpha=0.1)
+    assert (it.in_scope, it.decision) == (False, "inconclusive")
+    assert it.reasons[0].startswith("Out of scope: its pixels are 24 µm wide, and those of the references 0.24 µm")
+    with pytest.warns(UserWarning, match="Out of scope: its pixels are 24 µm wide"):
+        score = session.predict_authenticity(far)
+    assert score == pytest.approx(it.score)
+
+
+def test_exports_of_earlier_versions_load_and_know_less_of_their_references(exported_folder, tmp_path):
+    folder = tmp_path / "old"
+    shutil.copytree(exported_folder, folder)
+    described = json.loads((folder / DESCRIPTION).read_text())
+    for key in ("specimens", "figures", "pixel_sizes_um"):
+        del described[key]
+    (folder / DESCRIPTION).write_text(json.dumps(described))
+    compared = Exported.read(folder).compared
+    assert sum(compared.counts.values()) == len(described["references"])
+    assert (compared.specimens, compared.figures, compared.pixel_sizes) == (None, {}, None)

@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusion_diff.compared import Compared
 from fusion_diff.inspection.record import FORMAT, RecordWriter, to_line
 from fusion_diff.inspection.run import Outcome
 
@@ -15,7 +16,14 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "inspection-1.jsonl"
 
 def test_records_are_those_of_the_golden_file(make_inspection, tmp_path):
     outcomes = [
-        Outcome(Path("line-7/a.tif"), make_inspection()),
+        Outcome(
+            Path("line-7/a.tif"),
+            make_inspection(
+                offset=0.125,
+                compared_with=Compared("sound", {"sound": 10, "crack": 9}, 7, {"auroc": 0.875}, 19, 0.24, 0.5),
+                notes=("A data bar of 60 rows was cut off at the bottom.",),
+            ),
+        ),
         Outcome(
             Path("line-7/ü.tif"),
             make_inspection(decision="authentic", score=0.96875, regions=(), nearest=(), pixel_size_um=None),

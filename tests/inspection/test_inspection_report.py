@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fusion_diff.compared import Compared
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.report import write_report
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.reasons import OUT_OF_SCOPE
+from fusion_diff.result import NearestReference
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}\u202egpj.tif"
 
@@ -148,6 +150,58 @@ def test_a_card_says_that_a_micrograph_is_out_of_scope(make_inspection, tmp_path
     inspection = make_inspection(decision="inconclusive", in_scope=False, reasons=(OUT_OF_SCOPE,))
     page = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path))
     assert OUT_OF_SCOPE in page.text
+    assert page.text.count("? out of scope") == 2, "in the summary and on the card, in place of the decision"
+    assert "1 ? inconclusive, 1 out of scope" in page.text
+    assert "0.031 means nothing here" in page.text
+    assert "0.031 probability of being authentic" not in page.text
+    assert [attrs["class"] for attrs in page.all("article")] == ["card inconclusive beyond"]
+
+
+def test_the_report_says_what_it_compares_with(make_inspection, tmp_path):
+    compared = Compared(
+        "glaze & co", {"glaze & co": 10, "crack": 9}, 7, {"auroc": 0.875, "macro_f1": 0.75}, 19, 0.24, 0.3
+    )
+    outcomes = [Outcome(Path("a.tif"), make_inspection(compared_with=compared, p_values={"authentic": 1 / 11}))] * 2
+    page = Page(write_report(outcomes, tmp_path))
+    top = page.text.partition("Summary")[0]
+    for words in (
+        "Compared with Model line-7",
+        "Authentic class glaze & co",
+        "References 10 glaze & co , 9 crack , of 7 specimens",
+        "Their pixel size 0.24 to 0.3 µm",
+        "AUROC 0.875, macro-F1 0.750",
+        "10 % of verdicts at most may be wrong (alpha 0.1)",
+    ):
+        assert words in top
+    assert top.count("Authentic class") == 1
+    assert "none of the 10 authentic references was as unlike" in page.text
+
+
+def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, tmp_path):
+    compared = Compared("sound", {"sound": 1, "crack": 1})
+    inspection = make_inspection(decision="inconclusive", calibrated=False, p_values={}, compared_with=compared)
+    text = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path)).text
+    assert "0.031 score of being authentic, not calibrated" in text
+    assert "calibrated probability" not in text
+    assert "probability of being authentic" not in text
+    assert "scores are not calibrated, and nothing is decided" in text
+    assert "p-values" not in text.partition("Micrographs")[2]
+
+
+def test_parts_and_offset_add_up_to_the_log_odds(make_inspection, tmp_path):
+    text = Page(write_report([Outcome(Path("a.tif"), make_inspection(offset=0.25))], tmp_path)).text
+    assert "dense +2.5 residual \u22120.50 offset, the same for all +0.25 together +2.2" in text
+
+
+def test_notes_of_reading_are_told(make_inspection, tmp_path):
+    note = "A data bar of 60 rows was cut off <at> the bottom."
+    assert note in Page(write_report([Outcome(Path("a.tif"), make_inspection(notes=(note,)))], tmp_path)).text
+
+
+def test_similarities_have_a_heading_and_zero_no_sign(make_inspection, tmp_path):
+    nearest = (NearestReference("b.tif", "crack", -0.0003), NearestReference("c.tif", "crack", -0.25))
+    text = Page(write_report([Outcome(Path("a.tif"), make_inspection(nearest=nearest))], tmp_path)).text
+    assert "Reference Class Similarity b.tif crack 0 c.tif crack \u22120.250" in text
 
 
 def test_without_a_pixel_size_lengths_are_in_pixels(make_inspection, tmp_path):

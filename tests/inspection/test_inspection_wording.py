@@ -38,5 +38,21 @@ def test_p_values_are_explained_for_both_kinds():
     assert second.startswith("p(not authentic) = 0.60: were it not authentic")
 
 
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [
+        ({"authentic": 1 / 11}, "p(authentic) = 0.091: none of the 10 authentic references was as unlike the others"),
+        ({"authentic": 2 / 11}, "p(authentic) = 0.18: 1 of the 10 authentic references was at least as unlike"),
+        ({"authentic": 1.0}, "p(authentic) = 1.0: 10 of the 10 authentic references were at least as unlike"),
+        ({"not authentic": 1 / 6}, "none of the 5 other references was as like the authentic ones as this micrograph"),
+        ({"not authentic": 4 / 6}, "3 of the 5 other references were at least as like the authentic ones."),
+    ],
+)
+def test_where_references_are_counted_p_values_say_how_many_were_stranger(p, said):
+    (sentence,) = p_value_sentences(p, {"authentic": 10, "not authentic": 5})
+    assert said in sentence
+    assert ("no smaller than 1/" in sentence) == ("none of" in sentence)
+
+
 def test_each_decision_has_a_sign_of_its_own():
     assert len(set(SYMBOLS.values())) == len(SYMBOLS) == 3

@@ -60,6 +60,10 @@ def test_three_classes_are_told_apart(model, make_references, draw):
 
 def test_one_of_each_class_scores_and_leaves_every_decision_open(model, make_references, draw):
     enrolment = model.enroll(make_references({"fine": 1, "coarse": 1}))
+    inspection = model.inspect(Micrograph.from_array(make_references({"fine": 2})[1].micrograph.levels))
+    assert inspection.calibrated is False
+    assert inspection.p_values == {}
+    assert "it is not calibrated" in inspection.reasons[-1]
     assert any("too few references" in warning for warning in enrolment.warnings())
     fine, coarse = (model.inspect(Micrograph.from_array(draw(kind, 99))) for kind in ("fine", "coarse"))
     assert fine.score > coarse.score

@@ -29,14 +29,14 @@ def pixels_of(draw, form: str) -> np.ndarray:
 @pytest.mark.parametrize("form", ["small", "one tile", "colour", "16-bit"])
 def test_the_parts_of_an_inspection_agree(enrolled, draw, form):
     pixels = pixels_of(draw, form)
-    micrograph = Micrograph.from_array(pixels, pixel_size_um=0.25)
+    micrograph = Micrograph.from_array(pixels, pixel_size_um=0.4)
     it = enrolled.inspect(micrograph, alpha=0.2)
     assert (it.height, it.width) == pixels.shape[:2]
     assert it.file_sha256 == hashlib.sha256(pixels.tobytes()).hexdigest()
     assert it.model_sha256 == enrolled.sha256
     assert it.references_sha256 == enrolled.enrolment.references_sha256
     assert it.source is None
-    assert it.pixel_size_um == 0.25
+    assert it.pixel_size_um == 0.4
     assert it.seconds > 0
 
     assert 0 < it.score < 1
@@ -46,8 +46,12 @@ def test_the_parts_of_an_inspection_agree(enrolled, draw, form):
     assert all(0 < p <= 1 for p in it.p_values.values())
     assert (it.predicted_class == "fine") == (it.score >= 0.5)
     log_odds = np.log(1 / it.score - 1)
-    intercept = enrolled.enrolment.verifier.calibration.intercept
-    assert sum(it.contributions.values()) + intercept == pytest.approx(log_odds, abs=1e-3)
+    assert sum(it.contributions.values()) + it.offset == pytest.approx(log_odds, abs=1e-3)
+    assert it.calibrated is True
+    assert it.compared_with == enrolled.enrolment.compared
+    assert it.compared_with.sides == {"authentic": 5, "not authentic": 5}
+    assert it.compared_with.pixel_sizes == "0.5 µm"
+    assert it.notes == ()
 
     native = it.evidence.native()
     assert native.shape == pixels.shape[:2]
@@ -60,7 +64,7 @@ def test_the_parts_of_an_inspection_agree(enrolled, draw, form):
         assert region.left <= region.centroid_column <= region.left + region.width
         assert 0 < region.area_px <= region.height * region.width
         assert region.peak_evidence >= region.mean_evidence > it.threshold
-        assert region.area_um2 == pytest.approx(region.area_px * 0.25**2, rel=0.05, abs=0.1)
+        assert region.area_um2 == pytest.approx(region.area_px * 0.4**2, rel=0.05, abs=0.1)
     assert bool(it.regions) == bool((it.evidence.values > it.threshold).any())
 
     assert 1 <= len(it.nearest) <= 3
@@ -168,7 +172,7 @@ def test_a_flaw_in_a_corner_of_a_large_micrograph_is_found_there(model, make_ref
 
 
 def test_a_model_without_references_says_to_enrol(model, draw):
-    with pytest.raises(EnrolmentError, match=r"call model\.enroll"):
+    with pytest.raises(EnrolmentError, match=r"model\.enroll"):
         model.inspect(Micrograph.from_array(draw("fine", 0)))
 
 
@@ -182,3 +186,24 @@ def test_what_is_not_a_micrograph_is_refused_with_a_hint(enrolled, wrong):
 def test_alpha_lies_between_0_and_1(enrolled, draw, alpha):
     with pytest.raises(ValueError, match="alpha"):
         enrolled.inspect(Micrograph.from_array(draw("fine", 0)), alpha=alpha)
+
+
+@pytest.mark.parametrize("size", [0.05, 50.0])
+def test_another_magnification_is_out_of_scope_and_its_score_as_it_was(enrolled, draw, size):
+    pixels = draw("fine", 60)
+    there = enrolled.inspect(Micrograph.from_array(pixels, pixel_size_um=0.5), alpha=0.2)
+    inspection = enrolled.inspect(Micrograph.from_array(pixels, pixel_size_um=size), alpha=0.2)
+    assert (there.in_scope, there.decision) == (True, "authentic")
+    assert (inspection.in_scope, inspection.decision) == (False, "inconclusive")
+    assert inspection.reasons[0].startswith(
+        f"Out of scope: its pixels are {size:g} µm wide, and those of the references 0.5 µm"
+    )
+    assert inspection.score == there.score
+
+
+def test_a_pixel_size_that_is_unknown_is_noted(enrolled, draw):
+    inspection = enrolled.inspect(Micrograph.from_array(draw("fine", 60)))
+    assert inspection.in_scope
+    assert inspection.notes == (
+        "Its pixel size is unknown, and could not be compared with that of the references, 0.5 µm.",
+    )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -91,7 +93,7 @@ def test_shots_that_are_no_whole_number_from_one_are_refused(enrolled, samples, 
 
 
 def test_a_model_without_references_says_to_enrol(model, samples):
-    with pytest.raises(EnrolmentError, match=r"call model\.enroll"):
+    with pytest.raises(EnrolmentError, match=r"model\.enroll"):
         model.predict_authenticity(samples[0])
 
 
@@ -99,3 +101,15 @@ def test_a_model_without_references_says_to_enrol(model, samples):
 def test_what_is_not_a_micrograph_is_refused_with_a_hint(enrolled, wrong):
     with pytest.raises(MicrographError, match="load_microstructure_data"):
         enrolled.predict_authenticity(wrong)
+
+
+def test_scores_that_mean_nothing_are_warned_of(enrolled, draw):
+    pixels = draw("fine", 60)
+    with pytest.warns(UserWarning, match="far.tif: Out of scope: its pixels are 50 µm wide"):
+        enrolled.predict_authenticity(Micrograph.from_array(pixels, pixel_size_um=50, name="far.tif"))
+    stripes = np.repeat((255 * (np.arange(224) // 16 % 2)).astype(np.uint8)[None], 224, axis=0)
+    with pytest.warns(UserWarning, match="Out of scope: as a whole it is unlike every reference"):
+        enrolled.predict_authenticity([Micrograph.from_array(stripes)])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        enrolled.predict_authenticity(Micrograph.from_array(pixels, pixel_size_um=0.5))

@@ -104,6 +104,8 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
                 _complain(str(outcome.error))
             else:
                 print(f"{printable(outcome.path)}\t{it.score:.3f}\t{it.decision}\t{printable(it.predicted_class)}")
+                if not it.in_scope:  # the columns are for programs
+                    print(f"Warning: {printable(outcome.path)}: {paragraph(it.reasons[0])}", file=sys.stderr)
             yield outcome
 
 

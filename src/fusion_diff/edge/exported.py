@@ -10,12 +10,14 @@ An exported model is a folder of
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusion_diff.checkpoint import bounded_size, read_json
+from fusion_diff.compared import Compared, stored_pixel_size
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.classes import forced_class
 from fusion_diff.fewshot.decision import Calibration, side_p_values
@@ -68,6 +70,10 @@ class Exported:
         references: names of the references.
         labels: their classes.
         notes: what is different from the model that was exported, in sentences.
+        specimens: how many specimens the references are of; None in exports of earlier versions.
+        figures: their cross-fitted `auroc` and `macro_f1`.
+        pixel_sizes_um: side of a pixel of each reference in µm, None where it is unknown; empty in exports of earlier
+            versions.
     """
 
     runtime: str
@@ -91,11 +97,25 @@ class Exported:
     references: tuple[str, ...]
     labels: tuple[str, ...]
     notes: tuple[str, ...] = ()
+    specimens: int | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    pixel_sizes_um: tuple[float | None, ...] = ()
 
     @property
     def verifier(self) -> Exported:
         """Itself, as an `Enrolment` has a verifier; see `reasons`."""
         return self
+
+    @cached_property
+    def compared(self) -> Compared:
+        """The references in short, as verdicts give them."""
+        return Compared.of(
+            self.authentic,
+            self.labels,
+            specimens=self.specimens,
+            figures=self.figures,
+            pixel_sizes_um=self.pixel_sizes_um,
+        )
 
     @property
     def side(self) -> int:
@@ -165,6 +185,10 @@ class Exported:
             raise ValueError(f"it is for {plain['runtime']!r:.40} in {plain['precision']!r:.40}")
         if len(norms) != len(classes) or len(references) != len(labels):
             raise ValueError("its classes or references are not of one number")
+        sizes = tuple(stored_pixel_size(size) for size in _listed(plain.get("pixel_sizes_um", [])))
+        if len(sizes) not in (0, len(references)):
+            raise ValueError("its references and their pixel sizes are not of one number")
+        specimens = plain.get("specimens")
         calibration = Calibration(*(_number(plain["calibration"][key]) for key in ("slope", "intercept")))
         if not weighed <= set(READINGS) or not Fusion(**fusion).holds or not calibration.slope > 0:
             raise ValueError("its readings are not known, have no weight, or are turned upside down")
@@ -193,6 +217,9 @@ class Exported:
             references=references,
             labels=labels,
             notes=_names(plain["notes"]),
+            specimens=None if specimens is None else bounded_size("specimens", specimens, MAX_NAMES),
+            figures={_text(name): _number(value) for name, value in plain.get("figures", {}).items()},
+            pixel_sizes_um=sizes,
             **texts,
         )
 

@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion_diff.checkpoint import verify
-from fusion_diff.concluding import conclude
+from fusion_diff.concluding import conclude, predict
 from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.reading import EdgeReading
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.errors import CheckpointError
-from fusion_diff.fewshot.decision import check_alpha, probability
+from fusion_diff.fewshot.decision import check_alpha
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.result import NEAREST, EvidenceMap, NearestReference
@@ -126,12 +126,12 @@ class EdgeSession:
                 NearestReference(exported.references[i], exported.labels[i], float(reading.similarity[i]))
                 for i in np.argsort(-reading.similarity, kind="stable")[:NEAREST].tolist()
             ),
-            predict=lambda score: exported.predict(reading.products.tolist(), score),
+            classify=lambda score: exported.predict(reading.products.tolist(), score),
         )
         return replace(it, reasons=(*it.reasons, *exported.notes), seconds=time.perf_counter() - started)
 
     def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph]) -> np.float32 | NDArray[np.float32]:
-        """Return the calibrated probability of being authentic.
+        """Return the probability of being authentic, as `DiffusionModel.predict_authenticity` does.
 
         Args:
             sample: a micrograph, or several.
@@ -142,9 +142,12 @@ class EdgeSession:
         Raises:
             MicrographError: it is something else than a micrograph.
             CheckpointError: the graph cannot be run, or does not give what it should.
+
+        Warns:
+            UserWarning: a micrograph is out of scope, and its score means nothing.
         """
         micrographs = sample if isinstance(sample, Sequence) else [sample]
-        scores = [probability(self._read(each).log_odds) for each in micrographs]
+        scores = [predict(each, self.enrolment, self._read(each)) for each in micrographs]
         return np.asarray(scores, dtype=np.float32) if isinstance(sample, Sequence) else np.float32(scores[0])
 
     def _grid(self, micrograph: Micrograph) -> Grid:

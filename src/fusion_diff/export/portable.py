@@ -84,4 +84,7 @@ def describe(
         references=enrolment.names,
         labels=enrolment.labels,
         notes=notes,
+        specimens=enrolment.compared.specimens,
+        figures=enrolment.compared.figures,
+        pixel_sizes_um=enrolment.pixel_sizes_um,
     )

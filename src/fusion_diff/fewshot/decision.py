@@ -78,15 +78,15 @@ def p_value(score: float, references: NDArray[np.float64]) -> float:
 
 
 def side_p_values(fused: float, inside: NDArray[np.float64], outside: NDArray[np.float64]) -> dict[str, float]:
-    """Return the conformal p-value of each side that has references.
+    """Return the conformal p-value of each side that has references; none where too few were there to cross-fit.
 
     Args:
         fused: the fused score of a micrograph.
         inside: (n,) cross-fitted scores of the authentic references.
         outside: (m,) those of the others.
     """
-    values = {"authentic": p_value(fused, inside)}
-    if len(outside) or len(inside) == 0:
+    values = {"authentic": p_value(fused, inside)} if len(inside) else {}
+    if len(outside):
         values["not authentic"] = p_value(-fused, -outside)
     return values
 
@@ -98,7 +98,7 @@ def decide(p_values: dict[str, float], alpha: float, references: int) -> Decisio
     `inconclusive` if these are too few to tell anything apart at `alpha`.
 
     Args:
-        p_values: of each side that has references.
+        p_values: of each side that has references; `inconclusive` where there are none.
         alpha: error rate, in (0, 1).
         references: of the authentic class, as many as stand behind the p-value.
     """

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.pages import template
-from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences, package_version
+from fusion_diff.inspection.wording import OFFSET, SYMBOLS, number, p_value_sentences, package_version
 from fusion_diff.printable import paragraph
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def write_report(
     inspected.sort(key=lambda pair: (_GRAVEST_FIRST.index(pair[1].decision), pair[1].score))
     inspections = [inspection for _, inspection in inspected]
     limit = draw.heat_limit([i.evidence for i in inspections], [i.threshold for i in inspections])
-    longest = max((abs(value) for i in inspections for value in i.contributions.values()), default=0.0) or 1.0
+    longest = max((abs(value) for i in inspections for value in _parts(i).values()), default=0.0) or 1.0
 
     counts = Counter[str](i.decision for i in inspections)
     stream = template(Path(__file__).with_name("report.html.j2")).stream(
@@ -71,11 +71,12 @@ def write_report(
         script_hash=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
         total=len(outcomes),
         counts=[(decision, SYMBOLS[decision], counts[decision]) for decision in SYMBOLS],
+        beyond=sum(not i.in_scope for i in inspections),
+        calibrated=all(i.calibrated for i in inspections),
         symbols=SYMBOLS,
         rows=inspected,
         failures=[outcome for outcome in outcomes if outcome.inspection is None],
-        models=sorted({(i.model_name, i.model_sha256, i.references_sha256) for i in inspections}),
-        alphas=sorted({i.alpha for i in inspections}),
+        judges=list({(i.model_sha256, i.references_sha256, i.alpha): i for i in inspections}.values()),
         limit=limit,
         gradient=_gradient(),
         cards=(_card(outcome, inspection, limit, longest) for outcome, inspection in inspected),
@@ -97,7 +98,7 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
     """Everything the template shows of one micrograph, its pictures drawn."""
     from PIL import Image
 
-    evidence, size = inspection.evidence, inspection.pixel_size_um
+    evidence, size, compared = inspection.evidence, inspection.pixel_size_um, inspection.compared_with
     notes = draw.outlines(evidence, inspection.threshold, inspection.regions, size)
     field = f"{inspection.width} {_TIMES} {inspection.height} px"
     if size is not None:
@@ -114,12 +115,21 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
         "threshold_at": min(100.0, max(0.0, 100 * inspection.threshold / limit)),
         "field": field,
         "regions": [_region_row(region) for region in inspection.regions],
-        "p_values": p_value_sentences(inspection.p_values),
+        "p_values": p_value_sentences(inspection.p_values, None if compared is None else compared.sides),
         "contributions": [
             {"name": name, "value": value, "share": 50 * min(1.0, abs(value) / longest)}
-            for name, value in sorted(inspection.contributions.items(), key=lambda pair: -abs(pair[1]))
+            for name, value in _parts(inspection).items()
         ],
+        "log_odds": None if inspection.offset is None else sum(_parts(inspection).values()),
+        # Zero has no sign.
+        "nearest": [(each.name, each.label, number(round(each.similarity, 3) + 0.0)) for each in inspection.nearest],
     }
+
+
+def _parts(inspection: Inspection) -> dict[str, float]:
+    """What the log-odds are the sum of: each kind's part, the greatest first, and what every micrograph starts from."""
+    parts = dict(sorted(inspection.contributions.items(), key=lambda pair: -abs(pair[1])))
+    return parts if inspection.offset is None else parts | {OFFSET: inspection.offset}
 
 
 def _region_row(region: Any) -> tuple[float, float, float, float, float]:

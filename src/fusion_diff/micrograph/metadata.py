@@ -28,6 +28,7 @@ specimen. 25 µm is about 1,000 dots per inch, where scanners and calibrated cam
 
 _SMALLEST_UM, _LARGEST_UM = 1e-6, 1e4  # a thousandth of a nanometre to a centimetre: beyond is a unit gone wrong
 _LARGEST_ANISOTROPY = 2.0
+_SQUARE = 1.01  # rounded resolutions differ by less
 _METADATA_BYTES = 2**24
 _NAME_CHARACTERS = 120
 
@@ -45,12 +46,38 @@ _UNITS_UM = {
 
 @dataclass(frozen=True)
 class Calibration:
-    """What the metadata tell about an image; None where they do not."""
+    """What a file tells about its image; None where it does not."""
 
-    pixel_size_um: float | None = None
+    sides_um: tuple[float, float] | None = None
+    """Width and height of a pixel."""
     instrument: str | None = None
     true_height: int | None = None
     """Rows of micrograph; the rows below them are a data bar."""
+    transparent: float = 0.0
+    """Share of the pixels that an alpha channel, which is dropped, makes less than opaque."""
+
+    @property
+    def pixel_size_um(self) -> float | None:
+        """One pixel size in place of both sides; None where they are unknown or too far from square."""
+        return None if self.sides_um is None else square_pixel(*self.sides_um)
+
+    def notes(self, *, of_size: bool) -> tuple[str, ...]:
+        """Return what is not taken as the file has it, in sentences.
+
+        Args:
+            of_size: whether the pixel size is the file's; one given by hand knows better.
+        """
+        lines = []
+        if of_size and self.sides_um is not None and max(self.sides_um) > _SQUARE * min(self.sides_um):
+            sides, size = " by ".join(f"{side:.4g}" for side in self.sides_um), self.pixel_size_um
+            taken = "too far from square, so its pixel size is left unknown; resample it to square pixels, or give one"
+            if size is not None:
+                taken = f"not square, and {size:.4g} µm is taken for both sides: areas are right, lengths are not"
+            lines.append(f"Its pixels are {sides} µm, {taken}.")
+        if self.transparent:
+            share = max(0.1, 100 * self.transparent)
+            lines.append(f"{share:.3g} % of its pixels are transparent to some degree; alpha was dropped.")
+        return tuple(lines)
 
 
 def micrometres(unit: Any) -> float | None:
@@ -74,11 +101,17 @@ def square_pixel(x_um: float | None, y_um: float | None) -> float | None:
     return math.exp(sum(map(math.log, sizes)) / len(sizes))
 
 
+def _sides(x_um: float | None, y_um: float | None) -> tuple[float, float] | None:
+    """Return the sides of a pixel as far as they are plausible, one for both where one alone is."""
+    sizes = [size for size in (_plausible(x_um), _plausible(y_um)) if size is not None]
+    return (sizes[0], sizes[-1]) if sizes else None
+
+
 def from_dots(dots: Any) -> Calibration:
     """Return the calibration in an image library's `dpi` entry, (horizontal, vertical) in dots per inch."""
     try:
         x, y = (25_400.0 / float(value) for value in dots)
-        return Calibration(pixel_size_um=_unless_print(square_pixel(x, y)))
+        return Calibration(_unless_print(_sides(x, y)))
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
         return Calibration()
 
@@ -105,7 +138,7 @@ def from_png(data: bytes | mmap.mmap) -> Calibration:
     if len(chunk) >= 9:
         x, y, unit = struct.unpack_from(">IIB", chunk)
         if unit == 1 and x and y:  # pixels per metre
-            return Calibration(pixel_size_um=_unless_print(square_pixel(1e6 / x, 1e6 / y)))
+            return Calibration(_unless_print(_sides(1e6 / x, 1e6 / y)))
     return Calibration()
 
 
@@ -129,7 +162,7 @@ def from_tiff(tif: Any, page: Any) -> Calibration:
             continue
         found = replace(
             found,
-            pixel_size_um=found.pixel_size_um if found.pixel_size_um is not None else one.pixel_size_um,
+            sides_um=found.sides_um if found.pixel_size_um is not None else one.sides_um or found.sides_um,
             instrument=found.instrument or one.instrument,
             true_height=found.true_height if found.true_height is not None else one.true_height,
         )
@@ -142,8 +175,8 @@ def _plausible(size_um: float | None) -> float | None:
     return float(size_um)
 
 
-def _unless_print(size_um: float | None) -> float | None:
-    return size_um if size_um is not None and size_um < PRINT_LIMIT_UM else None
+def _unless_print(sides_um: tuple[float, float] | None) -> tuple[float, float] | None:
+    return sides_um if sides_um is not None and math.sqrt(math.prod(sides_um)) < PRINT_LIMIT_UM else None
 
 
 def instrument_name(*parts: Any) -> str | None:
@@ -171,7 +204,7 @@ def _fei(tif: Any, page: Any) -> Calibration | None:
     for name in ("Scan", "EScan", "IScan"):
         scan = sections.get(name, {})
         if size is None and "PixelWidth" in scan:
-            size = square_pixel(_metres(scan.get("PixelWidth")), _metres(scan.get("PixelHeight")))
+            size = _sides(_metres(scan.get("PixelWidth")), _metres(scan.get("PixelHeight")))
     return Calibration(size, instrument, rows if isinstance(rows, int) else None)
 
 
@@ -184,10 +217,10 @@ def _zeiss(tif: Any, page: Any) -> Calibration | None:
     for key in ("ap_image_pixel_size", "ap_pixel_size"):
         entry = parameters.get(key, ())
         if size is None and len(entry) == 3 and (unit := micrometres(entry[2])) is not None:
-            size = square_pixel(float(entry[1]) * unit, None)
+            size = _sides(float(entry[1]) * unit, None)
     unnamed = parameters.get("", ())
     if size is None and len(unnamed) > 3:
-        size = square_pixel(_metres(unnamed[3]), None)
+        size = _sides(_metres(unnamed[3]), None)
     serial = parameters.get("sv_serial_number", ("", ""))[1]
     stored = re.fullmatch(r"(\d{1,6}) ?\* ?(\d{1,6})", str(parameters.get("dp_image_store", ("", ""))[1]).strip())
     height = int(stored[2]) if stored and int(stored[1]) == page.imagewidth else None
@@ -198,7 +231,7 @@ def _olympus(tif: Any, page: Any) -> Calibration | None:
     # Olympus SIS: lengths in metres.
     if not _small_enough(tif, 33471, 33560) or not (values := tif.sis_metadata):
         return None
-    size = square_pixel(_metres(values.get("pixelsizex")), _metres(values.get("pixelsizey")))
+    size = _sides(_metres(values.get("pixelsizex")), _metres(values.get("pixelsizey")))
     return Calibration(size, instrument_name("Olympus SIS", values.get("cameraname")))
 
 
@@ -206,7 +239,7 @@ def _tvips(tif: Any, page: Any) -> Calibration | None:
     # TVIPS EM-MENU, version 2: nanometres per pixel at the specimen.
     if not _small_enough(tif, 37706) or not (values := tif.tvips_metadata):
         return None
-    size = square_pixel(_scaled(values.get("PixelSizeX"), 1e-3), _scaled(values.get("PixelSizeY"), 1e-3))
+    size = _sides(_scaled(values.get("PixelSizeX"), 1e-3), _scaled(values.get("PixelSizeY"), 1e-3))
     return Calibration(size, instrument_name("TVIPS", values.get("TemType"), values.get("CameraType")))
 
 
@@ -218,7 +251,7 @@ def _ome(tif: Any, page: Any) -> Calibration | None:
     parser = XMLParser(target=collector)
     parser.feed(text)
     parser.close()
-    return Calibration(collector.pixel_size_um, collector.instrument)
+    return Calibration(collector.sides_um, collector.instrument)
 
 
 class _OmeCollector:
@@ -226,7 +259,7 @@ class _OmeCollector:
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
-        self.pixel_size_um: float | None = None
+        self.sides_um: tuple[float, float] | None = None
         self.instrument: str | None = None
 
     def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
@@ -236,8 +269,8 @@ class _OmeCollector:
     def start(self, tag: str, attributes: dict[str, str]) -> None:
         """Take the physical size of the first image of these dimensions, and the first microscope."""
         kind = tag.rpartition("}")[2]
-        if kind == "Pixels" and self.pixel_size_um is None and self._same_size(attributes):
-            self.pixel_size_um = square_pixel(_ome_length(attributes, "X"), _ome_length(attributes, "Y"))
+        if kind == "Pixels" and self.sides_um is None and self._same_size(attributes):
+            self.sides_um = _sides(_ome_length(attributes, "X"), _ome_length(attributes, "Y"))
         elif kind == "Microscope" and self.instrument is None:
             self.instrument = instrument_name(attributes.get("Manufacturer"), attributes.get("Model"))
 
@@ -266,7 +299,7 @@ def _imagej(tif: Any, page: Any) -> Calibration | None:
     if unit is None or unit == _UNITS_UM["inch"]:  # inches come from a print resolution that ImageJ passes on
         return None
     x, y = (_per_pixel(page, code) for code in (282, 283))
-    return Calibration(square_pixel(_scaled(x, unit), _scaled(y, unit)))
+    return Calibration(_sides(_scaled(x, unit), _scaled(y, unit)))
 
 
 def _resolution(tif: Any, page: Any) -> Calibration | None:
@@ -275,7 +308,7 @@ def _resolution(tif: Any, page: Any) -> Calibration | None:
     if unit is None:  # no absolute unit
         return Calibration(instrument=maker)
     x, y = (_per_pixel(page, code) for code in (282, 283))
-    return Calibration(_unless_print(square_pixel(_scaled(x, unit), _scaled(y, unit))), maker)
+    return Calibration(_unless_print(_sides(_scaled(x, unit), _scaled(y, unit))), maker)
 
 
 def _per_pixel(page: Any, code: int) -> float | None:

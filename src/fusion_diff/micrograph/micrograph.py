@@ -43,6 +43,7 @@ class Micrograph:
         pixel_size_um: side of a pixel in µm, None where it is not known.
         instrument: what took the image, None where it is not known.
         data_bar_px: rows of data bar that were cropped from the bottom.
+        notes: what reading did to the file or could not tell of it, in sentences.
 
     Raises:
         MicrographError: when made with pixels that are not finite, without contrast, too small, or neither grey nor
@@ -56,6 +57,7 @@ class Micrograph:
     pixel_size_um: float | None = None
     instrument: str | None = None
     data_bar_px: int = 0
+    notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Check the pixels and make them read-only."""

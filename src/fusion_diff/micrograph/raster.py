@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,13 +61,16 @@ def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration
         levels = imagecodecs.png_decode(data, out=storage.allocate(shape, np.uint16 if depth == 16 else np.uint8))
     else:
         levels = imagecodecs.png_decode(data)
+    transparent = 0.0
     if levels.ndim == 3:
+        if levels.shape[2] in (2, 4):
+            transparent = storage.share_below(levels[..., -1], np.iinfo(levels.dtype).max)
         levels = levels[..., 0] if levels.shape[2] == 2 else levels[..., :3]
     if colour == _PNG_PALETTE:
         levels = _grey_where_equal(levels)
     elif depth < 8:  # the decoder stretches these to 0..255
         levels = storage.mapped(levels, lambda band: band // (255 // (2**depth - 1)))
-    return levels, from_png(data)
+    return levels, replace(from_png(data), transparent=transparent)
 
 
 def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
@@ -99,7 +103,7 @@ def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibratio
         check_scans(source.name, source.data())
         levels = np.asarray(image)
         calibration = from_dots(image.info.get("dpi"))
-        return levels, Calibration(calibration.pixel_size_um, _camera(image))
+        return levels, Calibration(calibration.sides_um, _camera(image))
 
 
 def _camera(image: Any) -> str | None:

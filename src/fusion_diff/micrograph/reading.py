@@ -89,13 +89,17 @@ def load_microstructure_data(
             raise TrustError(f"{source.name}: altered since it was signed; restore it from its source")
         index = 0 if page is None else checked_page(source.name, page)
         levels, calibration = read_levels(source, index, max_pixels)
+        notes = calibration.notes(of_size=pixel_size_um is None)
         alike = images_alike(source) if page is None and _is_tiff(source) else 1
         if alike > 1:
             warn(
                 f"{source.name}: it holds {alike:,} images of one size, and only the first is read; split it into "
                 "files, or choose one with load_microstructure_data(path, page=0)"
             )
+            notes += (f"The file holds {alike:,} images of one size, and only the first was read.",)
         rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
+        if rows:
+            notes += (f"A data bar of {rows:,} rows was cut off at the bottom.",)
         return Micrograph(
             levels=levels[: levels.shape[0] - rows],
             name=source.name,
@@ -104,6 +108,7 @@ def load_microstructure_data(
             pixel_size_um=calibration.pixel_size_um if pixel_size_um is None else pixel_size_um,
             instrument=calibration.instrument,
             data_bar_px=rows,
+            notes=notes,
         )
 
 

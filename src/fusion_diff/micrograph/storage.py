@@ -150,3 +150,8 @@ def release(levels: NDArray[Any]) -> None:
     if isinstance(base, mmap.mmap):
         with contextlib.suppress(AttributeError, OSError, ValueError):  # no such call on some systems
             base.madvise(mmap.MADV_DONTNEED)
+
+
+def share_below(plane: NDArray[Any], level: float) -> float:
+    """Return the share of the values of a plane that lie below a level, counted band by band."""
+    return sum(int((plane[rows] < level).sum()) for rows in bands(plane.shape)) / plane.size

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -74,7 +75,8 @@ def read_tiff(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any],
         _check_kind(source.name, directory)
         _check_layout(source, directory, max_pixels)
         levels = _decode(tif, directory)
-        return _grey_or_colour(source.name, levels, directory), from_tiff(tif, directory)
+        calibration = replace(from_tiff(tif, directory), transparent=_transparent(levels, directory))
+        return _grey_or_colour(source.name, levels, directory), calibration
 
 
 def _check_kind(name: str, page: Any) -> None:
@@ -196,11 +198,8 @@ def _grey_or_colour(name: str, levels: NDArray[Any], page: Any) -> NDArray[Any]:
     """Drop alpha, look up palettes, and turn MinIsWhite the right way round."""
     photometric = _photometric(page)
     samples = levels.shape[2] if levels.ndim == 3 else 1
-    extra = page.tags.valueof(338, default=())
-    extra = extra if isinstance(extra, tuple) else (extra,)
-    has_alpha = any(int(value) in _ALPHA for value in extra)
     colour_and_more = samples == 4 and photometric in (_RGB, _YCBCR)
-    if samples in (2, 4) and not has_alpha and not colour_and_more:
+    if samples in (2, 4) and not _has_alpha(page) and not colour_and_more:
         raise refusal(
             name,
             f"it has {samples} channels that are neither grey nor colour with alpha",
@@ -215,6 +214,18 @@ def _grey_or_colour(name: str, levels: NDArray[Any], page: Any) -> NDArray[Any]:
     if photometric == _MIN_IS_WHITE and levels.ndim == 2:
         return _invert(levels, page)
     return levels
+
+
+def _has_alpha(page: Any) -> bool:
+    extra = page.tags.valueof(338, default=())
+    return any(int(value) in _ALPHA for value in (extra if isinstance(extra, tuple) else (extra,)))
+
+
+def _transparent(levels: NDArray[Any], page: Any) -> float:
+    """Return the share of pixels that the alpha channel makes less than opaque; 0 where there is none."""
+    if levels.ndim != 3 or levels.shape[2] not in (2, 4) or levels.dtype.kind not in "uf" or not _has_alpha(page):
+        return 0.0
+    return storage.share_below(levels[..., -1], 1 if levels.dtype.kind == "f" else 2 ** int(page.bitspersample) - 1)
 
 
 def _invert(levels: NDArray[Any], page: Any) -> NDArray[Any]:

@@ -70,10 +70,11 @@ def heat_map(row: Row, store: Store) -> bytes:
 
 def verdict(row: Row, store: Store) -> Inspection:
     """Return an inspection as it was when it was made."""
+    from fusion_diff.compared import Compared
     from fusion_diff.result import Inspection, NearestReference, RecognisedSurface, Region
 
     told: dict[str, Any] = dict(row.result)
-    recognised = told.pop("recognised", None)
+    recognised, compared = told.pop("recognised", None), told.pop("compared_with", None)
     return Inspection(
         **told
         | {
@@ -81,6 +82,8 @@ def verdict(row: Row, store: Store) -> Inspection:
             "regions": tuple(Region(**each) for each in told["regions"]),
             "nearest": tuple(NearestReference(**each) for each in told["nearest"]),
             "reasons": tuple(told["reasons"]),
+            "notes": tuple(told.get("notes", ())),
+            "compared_with": None if compared is None else Compared(**compared),
             "recognised": None if recognised is None else RecognisedSurface(**recognised),
         }
     )

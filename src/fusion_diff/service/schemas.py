@@ -94,6 +94,10 @@ class InspectionOut(InspectionSummary):
     nearest: list[dict[str, Any]]
     recognised: dict[str, Any] | None = None
     contributions: dict[str, float | None]
+    offset: float | None = Field(default=None, description="The log-odds that contributions are added to.")
+    calibrated: bool = Field(default=True, description="False where there were too few references to cross-fit.")
+    compared_with: dict[str, Any] | None = Field(default=None, description="The references in short.")
+    notes: list[str] = Field(default=[], description="What reading did to the file, or could not tell of it.")
     reasons: list[str]
     evidence: dict[str, Any]
     height: int

@@ -8,8 +8,9 @@ from fastapi import APIRouter, Form, Request
 from sqlalchemy import select
 from starlette.responses import Response
 
+from fusion_diff.compared import Compared
 from fusion_diff.inspection import draw
-from fusion_diff.inspection.wording import number, p_value_sentences
+from fusion_diff.inspection.wording import OFFSET, number, p_value_sentences
 from fusion_diff.result import Decision
 from fusion_diff.service import collecting, pictures, records
 from fusion_diff.service.pages.rendering import PageRoute, render
@@ -51,8 +52,10 @@ def verdict(request: Request, service: ServiceDep, caller: Reader, inspection_id
             field=_field(it),
             unit="px" if it.pixel_size_um is None else "µm",
             regions=[_region(region) for region in it.regions],
-            p_values=p_value_sentences(it.p_values),
-            contributions=_contributions(it.contributions),
+            p_values=p_value_sentences(it.p_values, it.compared_with and Compared(**it.compared_with).sides),
+            contributions=_contributions(
+                it.contributions if it.offset is None else it.contributions | {OFFSET: it.offset}
+            ),
             nearest=_nearest(session, it),
             heat_scale=_heat_scale(pictures.evidence(row, service.store), it.threshold),
             sets=sets,

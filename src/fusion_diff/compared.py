@@ -1,0 +1,110 @@
+"""What verdicts compare with: the references in short, and whether a micrograph was taken at their magnification."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SIZE_FACTOR = 1.5
+"""Pixel sizes that differ by no more than this show grains and flaws in sizes that can be compared."""
+_ROUNDING = 1 + 1e-9
+
+
+@dataclass(frozen=True)
+class Compared:
+    """The references that a verdict rests on.
+
+    Attributes:
+        authentic: the class being verified.
+        counts: references of each class, the authentic one first.
+        specimens: how many specimens they are of; None where that is not known.
+        figures: cross-fitted `auroc` and `macro_f1`, in [0, 1]; empty where there are none.
+        sized: how many of them have a known pixel size.
+        smallest_pixel_um: the least of these, in µm; None where none is known.
+        largest_pixel_um: the greatest.
+    """
+
+    authentic: str
+    counts: dict[str, int]
+    specimens: int | None = None
+    figures: dict[str, float] = field(default_factory=dict)
+    sized: int = 0
+    smallest_pixel_um: float | None = None
+    largest_pixel_um: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        authentic: str,
+        labels: Sequence[str],
+        *,
+        specimens: int | None,
+        figures: dict[str, float],
+        pixel_sizes_um: Sequence[float | None],
+    ) -> Self:
+        """Sum up references of these classes and pixel sizes."""
+        names = sorted(set(labels), key=lambda label: (label != authentic, label))
+        sizes = [size for size in pixel_sizes_um if size is not None]
+        return cls(
+            authentic,
+            {name: list(labels).count(name) for name in names},
+            specimens,
+            figures,
+            len(sizes),
+            min(sizes, default=None),
+            max(sizes, default=None),
+        )
+
+    @property
+    def sides(self) -> dict[str, int]:
+        """References of each side, by the name of its p-value."""
+        authentic = self.counts.get(self.authentic, 0)
+        return {"authentic": authentic, "not authentic": sum(self.counts.values()) - authentic}
+
+    @property
+    def pixel_sizes(self) -> str | None:
+        """The references' pixel sizes in words; None where none is known."""
+        if self.smallest_pixel_um is None or self.largest_pixel_um is None:
+            return None
+        low, high = (f"{size:.4g}" for size in (self.smallest_pixel_um, self.largest_pixel_um))
+        return f"{low} µm" if low == high else f"{low} to {high} µm"
+
+    def comparable(self, pixel_size_um: float | None) -> bool:
+        """Tell whether a pixel size is within `SIZE_FACTOR` of the references'; what is unknown is taken to be."""
+        if pixel_size_um is None or self.smallest_pixel_um is None or self.largest_pixel_um is None:
+            return True
+        factor = SIZE_FACTOR * _ROUNDING
+        return self.smallest_pixel_um / factor <= pixel_size_um <= self.largest_pixel_um * factor
+
+    def warnings(self) -> tuple[str, ...]:
+        """Return what keeps the references from being compared with each other, in sentences."""
+        lines, total = [], sum(self.counts.values())
+        if self.smallest_pixel_um is not None and self.largest_pixel_um is not None:
+            if self.largest_pixel_um > self.smallest_pixel_um * SIZE_FACTOR * _ROUNDING:
+                lines.append(
+                    f"the pixel sizes of the references differ, from {self.pixel_sizes}: what is learned is in "
+                    "pixels, so enrol references of one magnification, or correct the pixel sizes"
+                )
+            if self.sized < total:
+                lines.append(
+                    f"the pixel size is known for {self.sized} of {total} references: nothing tells whether the "
+                    "others are of the same magnification; give it for all"
+                )
+        return tuple(lines)
+
+
+def stored_pixel_size(value: object) -> float | None:
+    """Return a stored pixel size in µm, None where none was stored.
+
+    Raises:
+        ValueError: it is no positive number.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ValueError(f"{value!r:.40} is no pixel size")
+    return float(value)

@@ -1,0 +1,78 @@
+"""What reading does to a file, or cannot tell of it, is noted on the micrograph."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from fusion_diff.micrograph import load_microstructure_data
+
+GREY = np.random.default_rng(0).integers(0, 256, (64, 80), dtype=np.uint8)
+
+
+def with_alpha(alpha: int) -> np.ndarray:
+    """Colour whose upper quarter has some alpha."""
+    pixels = np.dstack([GREY, GREY, GREY, np.full_like(GREY, 255)])
+    pixels[:16, :, 3] = alpha
+    return pixels
+
+
+def test_a_plain_file_has_no_notes(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", GREY, imagej=True, resolution=(2.0, 2.0), metadata={"unit": "um"})
+    assert load_microstructure_data(tmp_path / "a.tif").notes == ()
+
+
+def test_images_that_are_not_read_are_noted_as_well_as_warned_of(tmp_path):
+    tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY] * 3), photometric="minisblack")
+    with pytest.warns(UserWarning, match="only the first is read"):
+        notes = load_microstructure_data(tmp_path / "a.tif").notes
+    assert notes == ("The file holds 3 images of one size, and only the first was read.",)
+    assert load_microstructure_data(tmp_path / "a.tif", page=1).notes == ()
+
+
+@pytest.mark.parametrize(
+    ("sides", "size", "said"),
+    [
+        ((0.5, 0.5), 0.5, None),
+        ((0.4, 0.5), 0.2**0.5, "Its pixels are 0.4 by 0.5 µm, not square, and 0.4472 µm is taken for both sides"),
+        ((0.1, 0.5), None, "Its pixels are 0.1 by 0.5 µm, too far from square, so its pixel size is left unknown"),
+    ],
+)
+def test_pixels_that_are_not_square_are_noted(tmp_path, sides, size, said):
+    per_um = tuple(1 / side for side in sides)
+    tifffile.imwrite(tmp_path / "a.tif", GREY, imagej=True, resolution=per_um, metadata={"unit": "um"})
+    micrograph = load_microstructure_data(tmp_path / "a.tif")
+    assert micrograph.pixel_size_um == (size and pytest.approx(size, rel=1e-4))
+    assert len(micrograph.notes) == (said is not None)
+    assert said is None or micrograph.notes[0].startswith(said)
+    assert load_microstructure_data(tmp_path / "a.tif", pixel_size_um=0.3).notes == (), "one given by hand knows better"
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize(("alpha", "noted"), [(255, False), (128, True), (0, True)])
+def test_transparent_pixels_are_noted(tmp_path, suffix, alpha, noted):
+    path, pixels = tmp_path / f"a.{suffix}", with_alpha(alpha)
+    if suffix == "png":
+        Image.fromarray(pixels).save(path)
+    else:
+        tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unassalpha"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        micrograph = load_microstructure_data(path)
+    said = "25 % of its pixels are transparent to some degree; alpha was dropped."
+    assert micrograph.notes == ((said,) if noted else ())
+    assert micrograph.shape == (64, 80, 3)
+
+
+def test_a_data_bar_that_was_cut_off_is_noted(tmp_path):
+    pixels = np.vstack([np.random.default_rng(1).normal(128, 30, (300, 360)).clip(1, 254), np.zeros((60, 360))])
+    pixels[310:350:4, 20:300:3] = 255
+    tifffile.imwrite(tmp_path / "a.tif", pixels.astype(np.uint8))
+    micrograph = load_microstructure_data(tmp_path / "a.tif")
+    assert micrograph.data_bar_px == 60
+    assert micrograph.notes == ("A data bar of 60 rows was cut off at the bottom.",)
+    assert load_microstructure_data(tmp_path / "a.tif", crop_data_bar=False).notes == ()
