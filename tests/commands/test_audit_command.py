@@ -38,6 +38,9 @@ def test_inspect_records_every_outcome_and_audit_finds_the_ledger_whole(run, led
     code, out, err = run("audit", ledger, "--expect", records[-1]["hash"])
     assert (code, err) == (0, "")
     assert "Intact" in out
+    assert ["lines, with the header", "4"] in [
+        [cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines()
+    ]
 
 
 def test_a_second_run_continues_the_ledger(run, ledger, tmp_path):
@@ -60,7 +63,7 @@ def test_audit_names_the_line_that_was_altered(run, ledger):
     code, out, err = run("audit", ledger)
     assert code == 1
     assert "line 4" in err
-    assert "Broken" in out
+    assert "Broken in 1 place." in out
 
 
 def test_a_torn_line_stops_inspect_until_it_is_set_aside(run, ledger, tmp_path):

@@ -36,8 +36,8 @@ def test_a_batch_ends_well_when_every_micrograph_has_its_row(run, tmp_path):
     assert len(list((tmp_path / "out").glob("heatmaps/*/*.png"))) == 2
     code, out, _ = run("batch", "in", "--out", "out", "--heatmaps")
     assert code == 0
-    assert "0 micrographs inspected: none" in out
-    assert "3 were done already." in out
+    assert "inspected" not in out
+    assert "3 micrographs were done already." in out
 
 
 @pytest.mark.parametrize(

@@ -58,11 +58,17 @@ def small_model(references: Path, tmp_path_factory: pytest.TempPathFactory) -> P
 
 
 def test_a_model_is_exported_in_eight_bits_and_inspects(
-    small_model: Path, references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    small_model: Path,
+    references: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     out = tmp_path / "edge"
     assert main(["export", str(small_model), "--int8", "--references", str(references), "--out", str(out)]) == 0
-    said = capsys.readouterr().out
+    said, told = capsys.readouterr()
+    assert "Writing the graph and comparing it with the model" in told
+    assert not [record.getMessage() for record in caplog.records if record.name.startswith("torch.onnx")]
     for words in ("greatest difference of scores", "macro F1 of the exported", "CNN block 3", "DeiT block 1, MLP"):
         assert words in said
     assert "In fp32: " in said

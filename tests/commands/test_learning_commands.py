@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -43,12 +44,48 @@ def test_enroll_prints_counts_and_figures_and_saves_a_model_that_loads(reference
     words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "3"]
     assert cli.main([*words, "--groups", "^([a-z]+[0-9])_"]) == 0
     out = capsys.readouterr().out
-    for text in ("sound", "counterfeit", "auroc", "too few to ever decide", str(tmp_path / "m")):
+    for text in ("sound", "counterfeit", "auroc", "0.5 is guessing", "too few to ever decide", str(tmp_path / "m")):
         assert text in out
+    assert "departures is what is strange in single places, texture is" in out
+    assert "counts as a specimen of its own" not in out
     enrolment = DiffusionModel.from_pretrained(tmp_path / "m").enrolment
     assert enrolment.counts == {"sound": 3, "counterfeit": 3}
     assert len(set(enrolment.groups)) == 4
     assert not enrolment.builtin
+
+
+def test_enroll_says_where_each_image_counts_as_a_specimen(references, tmp_path, capsys):
+    shutil.copytree(references / "sound", tmp_path / "refs" / "sound")
+    names = [f"sound/{path.name}" for path in (tmp_path / "refs" / "sound").iterdir()]
+    (tmp_path / "t.csv").write_text("\n".join(["file,label", *(f"refs/{name},sound" for name in names)]))
+
+    def said(what):  # before the model is looked for
+        words = ["enroll", str(tmp_path / what), "--authentic", "sound", "--out", str(tmp_path / "m")]
+        assert cli.main([*words, "--base", "no-such-model"]) == 3
+        return capsys.readouterr().out
+
+    assert "each counts as a specimen of its own. If some show one, say so with --groups" in said("refs")
+    assert "say so with a column group" in said("t.csv")
+    (tmp_path / "refs" / "groups.csv").write_text("\n".join(["file,group", *(f"{name},A" for name in names)]))
+    assert "specimen of its own" not in said("refs")
+
+
+def test_enroll_prints_no_figures_of_one_class(references, tmp_path, capsys):
+    shutil.copytree(references / "sound", tmp_path / "refs" / "sound")
+    words = ["enroll", str(tmp_path / "refs"), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]
+    assert cli.main(words) == 0
+    out = capsys.readouterr().out
+    assert "nothing to tell apart yet, so no cross-fitted figures" in out
+    assert "weight of" not in out
+
+
+def test_inspect_warns_of_classes_that_the_model_does_not_have(enrolled, references, tmp_path, capsys):
+    (tmp_path / "p.toml").write_text('format = "fusion-diff/policy/1"\nauthentic_classes = ["Sound"]\n')
+    sample = str(next((references / "sound").glob("*.tif")))
+    words = ["inspect", sample, "--model", str(enrolled), "--policy", str(tmp_path / "p.toml")]
+    for options in ([], ["--purify"]):
+        assert cli.main([*words, *options]) == 1
+        assert "did you mean 'sound'?), and the model has no such class" in capsys.readouterr().err
 
 
 def test_an_enrolled_model_has_the_name_of_its_folder_and_a_card_of_its_own(enrolled, tmp_path):
@@ -103,7 +140,7 @@ def test_inspect_reports_what_it_could_read_and_what_it_could_not(enrolled, tmp_
     assert cli.main([*words, "--alpha", "0.25"]) == 3
     said = capsys.readouterr()
     assert "broken.png" in said.err
-    assert "7 micrographs" in said.out
+    assert "7 micrographs:" in said.out
     records = [json.loads(line) for line in (tmp_path / "report" / "inspections.jsonl").read_text().splitlines()]
     assert len(records) == 7
     judged = [record for record in records if record.get("error") is None]

@@ -136,10 +136,35 @@ def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
 @pytest.mark.parametrize("in_place", [False, True])
 def test_what_may_not_be_written_to_is_refused(tmp_path, monkeypatch, in_place):
     (tmp_path / "file").write_text("mine")
+
+    def denied(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
     monkeypatch.setattr(os, "access", lambda *_: False)  # to root everything is allowed
+    monkeypatch.setattr("tempfile.TemporaryFile", denied)
     for name in ("file", "new"):
-        with pytest.raises(typer.BadParameter, match="may not be written to; check its permissions"):
+        with pytest.raises(typer.BadParameter, match=r"written .*; check its permissions"):
             expect_writable(Output("--json", tmp_path / name, in_place))
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="the system has no folder that takes no files from root")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["enroll", "refs", "--authentic", "sound", "--out", "/proc/x"],
+        ["export", "no-such-model", "--out", "/proc/x"],
+        ["demo", "--out", "/proc/x"],
+        ["pretrain", "--recipe", "smoke", "--out", "/proc/x"],
+        ["verify-model", "no-such-model", "--golden", "/proc/x", "--make", "new"],
+        ["sign", "new", "--key", "k", "--out", "/proc/x"],
+        ["audit", "new", "--authentic", "sound", "--report", "/proc/x"],
+    ],
+    ids=lambda words: words[0],
+)
+def test_a_folder_where_nothing_can_be_made_is_found_before_the_work_whatever_its_permissions(run, new, words):
+    code, out, err = run(*words)
+    assert (code, out) == (3, "")
+    assert "nothing can be written in the folder /proc;" in err
 
 
 @pytest.mark.skipif(not Path("/dev/null").exists(), reason="the system has no devices among its files")
@@ -189,6 +214,25 @@ def test_what_was_inspected_before_a_stop_is_kept_and_said(run, new, darkness_mo
     monkeypatch.setattr(darkness_model, "inspect", stopped)
     code, out, err = run("inspect", "new", "--json", "F", "--record", "L")
     assert (code, out) == (130, "")
-    assert err == "1 of 2 micrographs were inspected; their verdicts are kept in F and L\nStopped.\n"
+    assert err == "Inspected 1 of 2 micrographs; their verdicts are kept in F and L\nStopped.\n"
     assert len((tmp_path / "F").read_text().splitlines()) == 1
-    assert run("inspect", "new")[2] == "1 of 2 micrographs were inspected; nothing of it is kept\nStopped.\n"
+    assert run("inspect", "new")[2] == "Inspected 1 of 2 micrographs; nothing of it is kept\nStopped.\n"
+
+
+def test_a_stop_leaves_a_report_of_what_is_done_that_says_so(run, new, darkness_model, monkeypatch, tmp_path):
+    inspect = darkness_model.inspect
+
+    def stopped(micrograph, *, alpha):
+        if micrograph.name.endswith("b.tif"):
+            raise KeyboardInterrupt
+        return inspect(micrograph, alpha=alpha)
+
+    monkeypatch.setattr(darkness_model, "inspect", stopped)
+    code, _, err = run("inspect", "new", "--report", "D", "--junit", "j.xml")
+    assert code == 130
+    assert "Report of these: D/index.html; other pages are not written" in err
+    page = (tmp_path / "D" / "index.html").read_text(encoding="utf-8")
+    assert "stopped after 1 of 2 micrographs" in page
+    assert "new/a.tif" in page
+    assert "new/b.tif" not in page
+    assert not (tmp_path / "j.xml").exists(), "half of a lot would look like a lot that passed"

@@ -1,9 +1,11 @@
-"""What docs/batch.md and docs/ci.md show runs as it stands."""
+"""What docs/batch.md, docs/ci.md and docs/references.md show runs as it stands."""
 
 from __future__ import annotations
 
+import csv
 import re
 import shlex
+import shutil
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -11,6 +13,7 @@ import pytest
 
 from fusion_diff.batch.rows import schema
 from fusion_diff.inspection.policy import Policy, read_policy
+from fusion_diff.references import ReferenceSet
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 
@@ -56,6 +59,28 @@ def test_the_inspection_of_the_manual_writes_what_it_says(micrographs, call_cli,
     assert ElementTree.parse("junit.xml").getroot().get("failures") == "2"  # "bright" is not the class of that line
     assert (tmp_path / "micrographs.sarif").is_file()
     assert "2 fail" in (tmp_path / "summary.md").read_text(encoding="utf-8")
+
+
+def test_the_tables_of_the_manual_are_read(tmp_path, save_micrograph):
+    text = (DOCS / "references.md").read_text(encoding="utf-8")
+    groups, table = re.findall(r"```csv\n(.*?)```", text, flags=re.DOTALL)
+    files = re.findall(r"[\w/]+\.(?:tif|png)", table + groups)
+    for count, name in enumerate(dict.fromkeys(files)):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        save_micrograph(tmp_path / name, 0.7 + count / 50)
+    (tmp_path / "references.csv").write_text(table, encoding="utf-8")
+    (tmp_path / "groups.csv").write_text(groups, encoding="utf-8")
+    listed = ReferenceSet.from_csv(tmp_path / "references.csv", authentic="sound")
+    assert [each.group for each in listed] == ["A12", "A12", "C07"]
+    assert [each.micrograph.pixel_size_um for each in listed] == [0.24, 0.24, 0.48]
+    assert [each.mark is not None for each in listed] == [False, False, True]
+    assert (
+        list(csv.DictReader(table.splitlines()).fieldnames)
+        == re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE)[:5]
+    )
+    for name in ("2024", "returns", "marks"):
+        shutil.rmtree(tmp_path / name)
+    assert ReferenceSet.from_folder(tmp_path, authentic="sound").groups == ("A12", "C07")
 
 
 def test_the_manual_names_every_key_of_a_policy(tmp_path):

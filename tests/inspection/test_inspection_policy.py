@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.errors import PolicyError
-from fusion_diff.inspection.policy import FORMAT, NO_POLICY, Policy, exit_code, read_policy
+from fusion_diff.inspection.policy import FORMAT, NO_POLICY, Policy, exit_code, read_policy, warn_of_unknown_classes
 from fusion_diff.inspection.run import Outcome
 
 WHOLE = f"""
@@ -75,7 +75,7 @@ def test_out_of_scope_and_inconclusive_have_actions_of_their_own(make_inspection
 @pytest.mark.parametrize(
     ("policy", "says"),
     [
-        (Policy(authentic_classes=("sound",)), "class"),
+        (Policy(authentic_classes=("sound",)), "class is crack, none of those that the policy takes (sound)"),
         (Policy(minimum_score=0.99), "0.969, less than the 0.990"),
         (Policy(maximum_region_um=11.9), "12.0 µm long, more than the 11.9"),
     ],
@@ -86,6 +86,20 @@ def test_an_authentic_verdict_may_not_be_enough(policy, says, make_inspection):
     ruling = rule(policy, verdict)
     assert ruling.action == "fail"
     assert says in ruling.reasons[0]
+
+
+def test_classes_that_a_model_does_not_have_are_warned_of():
+    classes = ("sound", "crack", "sound")
+    with pytest.warns(
+        UserWarning, match=r"p.toml: the policy takes Sound \(did you mean 'sound'\?\), and the model"
+    ) as told:
+        warn_of_unknown_classes(Policy(("Sound",)), classes, "p.toml")
+    assert "its classes are crack, sound; nothing will pass" in str(told[0].message)
+    with pytest.warns(UserWarning, match="takes glaze, and") as told:
+        warn_of_unknown_classes(Policy(("sound", "glaze")), classes, "p.toml")
+    assert "nothing will pass" not in str(told[0].message)
+    warn_of_unknown_classes(Policy(("sound",)), classes, "p.toml")
+    warn_of_unknown_classes(Policy(), classes, "p.toml")
 
 
 def test_a_size_that_is_unknown_or_a_score_that_is_no_number_passes_nothing(make_inspection):

@@ -33,6 +33,15 @@ def names(folder, files):
     return [str(file.relative_to(folder)).replace(os.sep, "/") for file in files]
 
 
+@pytest.mark.parametrize("what", [".", "**", "*"])
+def test_pictures_of_kinds_that_are_not_read_are_told_of(house, what):
+    for name in ("a.gif", "sound/b.webp", "sound/c.WEBP", ".hidden.gif"):
+        (house / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"passed over 3 files of kinds that are not read \(1 .gif, 2 .webp\)"):
+        assert len(discover(house / what)) == 6
+    assert names(house, discover(house / "a.gif")) == ["a.gif"], "a file that is named is tried"
+
+
 def test_a_folder_is_searched_for_images_with_its_subfolders_in_order(house):
     expected = ["[odd] name/y.tiff", "a.PNG", "b.tif", "sound/1.jpg", "sound/2.jpeg", "sound/deep/x.bmp"]
     assert names(house, discover([house])) == expected

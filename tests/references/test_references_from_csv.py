@@ -48,6 +48,16 @@ def test_groups_marks_and_pixel_sizes_are_read_where_given(folder: Path, draw_ma
     assert references[1].mark.sum() == 24
 
 
+def test_a_decimal_comma_is_read_where_semicolons_separate_and_explained_elsewhere(folder: Path) -> None:
+    rows = "file;label;pixel_size_um\nsound/p1_a.png;sound;0,24\ncrack/p1_c.png;crack;,5\nsound/p1_b.png;sound;0.24\n"
+    assert [each.micrograph.pixel_size_um for each in read(folder, rows)] == [0.24, 0.5, 0.24]
+    with pytest.raises(ReferenceSetError, match=r"not '0,24'; write it with a decimal point, as 0\.24"):
+        read(folder, 'file,label,pixel_size_um\nsound/p1_a.png,sound,"0,24"\n')
+    for size in ("1,234,5", "0,", "1.234,5", ","):
+        with pytest.raises(ReferenceSetError, match="must be a positive number of micrometres"):
+            read(folder, f"file;label;pixel_size_um\nsound/p1_a.png;sound;{size}\n")
+
+
 @pytest.mark.parametrize(
     "content",
     [

@@ -26,6 +26,13 @@ def read(folder: Path, **options: object) -> ReferenceSet:
     return ReferenceSet.from_folder(folder, authentic="sound", **options)  # type: ignore[arg-type]
 
 
+def test_pictures_of_kinds_that_are_not_read_are_told_of(folder: Path) -> None:
+    for name in ("sound/a.gif", "sound/b.GIF", "crack/c.webp", "crack/.d.gif", "crack/notes.txt"):
+        (folder / name).write_bytes(b"x")
+    with pytest.warns(UserWarning, match=r"passed over 3 files of kinds that are not read \(2 .gif, 1 .webp\)"):
+        assert len(read(folder)) == 6
+
+
 def test_a_folder_per_class_is_read_in_a_fixed_order(folder: Path) -> None:
     references = read(folder)
     assert references.labels == ("sound", "blowhole", "crack")

@@ -80,7 +80,7 @@ def test_a_flipped_label_is_found_and_comes_first(index):
     first, *others = audit_enrolment(enrolment_of(clean_bags(), labels))
     assert (first.index, first.kind, first.grave) == (index, "label", True)
     assert first.strength > 1
-    assert first.figures["influence"] > 0
+    assert first.figures["what the others gain without it"] > 0
     assert "check its label" in first.sentence
     assert [each for each in others if each.grave] == []
 
@@ -284,8 +284,10 @@ def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(model, tmp_
     assert model.enrolment is None
     kinds_of = {kind: {each.index for each in findings if each.kind == kind} for kind in ("trigger", "duplicate")}
     assert kinds_of == {"trigger": {4, 5, 6}, "duplicate": {3, 7}}
-    assert all(each.figures["distance, of the common one"] < DUPLICATE for each in findings if each.kind == "duplicate")
+    assert all(each.figures["distance (commonly 1)"] < DUPLICATE for each in findings if each.kind == "duplicate")
     page = write_audit(findings, references, tmp_path / "report").read_text(encoding="utf-8")
+    assert "Strength is 1 where a finding just passes" in page
+    assert "8 references" in page
     assert page.count("<article") == len({each.index for each in findings})
     assert page.count("<i style") == 3
     assert "<script" not in page

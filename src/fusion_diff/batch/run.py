@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fusion_diff.batch.parts import Parts
 from fusion_diff.batch.sources import check_source, list_source
+from fusion_diff.counted import counted
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.inspection.wording import package_version
 from fusion_diff.printable import printable
@@ -106,7 +107,9 @@ def run_batch(
         except BaseException as error:
             _keep(parts)
             if isinstance(error, FusionDiffError):
-                raise type(error)(f"{error}; {parts.kept} rows are kept in {printable(out)}") from error
+                raise type(error)(
+                    f"{error}; {counted(parts.kept, 'row is', 'rows are')} kept in {printable(out)}"
+                ) from error
             raise
         finally:
             count.stop()

@@ -8,13 +8,16 @@ from typing import Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Device, PixelSize, load_model, read_references
+from fusion_diff.commands.options import Device, Groups, PixelSize, load_model, read_references
+from fusion_diff.counted import counted
 
 
 def audit_command(
     path: Annotated[
         Path,
-        typer.Argument(metavar="PATH", help="A ledger; or references: a folder with one per class, or a CSV file."),
+        typer.Argument(
+            metavar="PATH", help="A ledger; or references, as for enroll: a folder with one per class, or a CSV file."
+        ),
     ],
     expect: Annotated[
         str | None, typer.Option(metavar="HASH", help="Ledger: a head noted elsewhere, which has to be in it.")
@@ -32,9 +35,7 @@ def audit_command(
         ),
     ] = None,
     model: Annotated[str, typer.Option(help="References: the model that looks at them.")] = EMBEDDED,
-    groups: Annotated[
-        str | None, typer.Option(metavar="REGEX|CSV", help="References: which show one specimen, as for enroll.")
-    ] = None,
+    groups: Groups = None,
     pixel_size: PixelSize = None,
     device: Device = "cpu",
 ) -> int:
@@ -66,15 +67,15 @@ def _audit_ledger(path: Path, expect: str | None, repair: bool) -> int:
         aside = set_aside(path)
         say(f"The torn last line was set aside: {aside}" if aside else "The last line is whole: nothing to repair.")
     report = check(path, expect=expect)
-    figures = {"ledger": report.id, "lines": str(report.lines)}
+    figures = {"ledger": report.id, "lines, with the header": str(report.lines)}
     print_figures(str(path), figures | {each: str(count) for each, count in sorted(report.decisions.items())})
     for each in report.breaks:
         complain(f"{path}: {each.kind}: {each.message}")
     if report.found > len(report.breaks):
-        complain(f"{path}: and {report.found - len(report.breaks)} more breaks")
+        complain(f"{path}: and {counted(report.found - len(report.breaks), 'more break')}")
     if report.note:
         say(f"Note: {report.note}")
-    say(f"Intact. Head: {report.head}" if report.intact else f"Broken in {report.found} places.")
+    say(f"Intact. Head: {report.head}" if report.intact else f"Broken in {counted(report.found, 'place')}.")
     return 0 if report.intact else 1
 
 
@@ -99,7 +100,9 @@ def _audit_references(
         findings = audit_references(load_model(model, device), references, progress=advance)
     print_findings(findings)
     grave = len({each.index for each in findings if each.grave})
-    say(f"{len(references)} references: {grave} to look into, {len(findings)} findings in all.")
+    say(f"{counted(len(references), 'reference')}: {grave} to look into, {counted(len(findings), 'finding')} in all.")
+    if findings:
+        say("Strength is 1 where a finding just passes its threshold, and more the clearer it is.")
     if report is not None:
         say(f"Report: {write_audit(findings, references, report)}")
     return 1 if grave else 0

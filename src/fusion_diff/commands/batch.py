@@ -11,6 +11,7 @@ import typer
 
 from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.commands.options import Alpha, Device, PixelSize, RequireSigned, TrustedKeys, signed_files
+from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -95,9 +96,10 @@ def batch_command(
     parts = [f"{count} {decision}" for decision, count in sorted(done.decisions.items()) if decision != "error"]
     if done.decisions["error"]:
         parts.append(f"{done.decisions['error']} could not be inspected")
-    say(f"{done.finished} micrographs inspected: {', '.join(parts) or 'none'}; {rate:.1f} a second.")
+    if done.finished:
+        say(f"{counted(done.finished, 'micrograph')} inspected: {', '.join(parts)}; {rate:.1f} a second.")
     if done.skipped:
-        say(f"{done.skipped} were done already.")
+        say(f"{counted(done.skipped, 'micrograph was', 'micrographs were')} done already.")
     say(f"Rows: {done.kept}, in {out}")
     return 0
 

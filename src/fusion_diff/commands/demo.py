@@ -11,6 +11,7 @@ import typer
 
 from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.commands.options import Device, load_model
+from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,13 +35,15 @@ def demo_command(
     device: Device = "cpu",
 ) -> int:
     """Enrol a few procedural ceramics, inspect unseen ones, and write the report."""
-    from fusion_diff.commands.terminal import print_figures, print_outcomes, progress_bar, say
+    from fusion_diff.commands.outputs import expect_folder
+    from fusion_diff.commands.terminal import print_learned, print_outcomes, progress_bar, say
     from fusion_diff.inspection.record import RecordWriter
     from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import inspect_paths
     from fusion_diff.references import ReferenceSet
     from fusion_diff.synthetic import BUILTIN_AUTHENTIC, builtin_references, builtin_samples
 
+    expect_folder("--out", out)
     drawn, labels = builtin_references(shots, lot=seed)
     files = write_micrographs(drawn, labels, out / "references")
     table = out / "references.csv"  # lists just these, whatever an earlier demo left in the folder
@@ -56,7 +59,7 @@ def demo_command(
     with progress_bar("Enrolling") as advance:
         references = ReferenceSet.from_csv(table, authentic=BUILTIN_AUTHENTIC)
         enrolment = model.enroll(references, reconstruction=True, progress=advance)
-    print_figures(f"Cross-fitted on {shots} references per class", enrolment.figures)
+    print_learned(f"Cross-fitted on {counted(shots, 'reference')} per class", enrolment)
     for warning in enrolment.warnings(ALPHA):
         say(f"Note: {warning}")
     outcomes = []

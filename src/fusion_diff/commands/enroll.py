@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, expect_free
-from fusion_diff.commands.options import Device, PixelSize, expect_whole, load_model, read_references
+from fusion_diff.commands.options import Device, Groups, PixelSize, expect_whole, load_model, read_references
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
@@ -17,20 +17,19 @@ if TYPE_CHECKING:
 
 def enroll_command(
     references: Annotated[
-        Path, typer.Argument(metavar="REFS", help="A folder with a folder per class, or a CSV file.")
+        Path,
+        typer.Argument(
+            metavar="REFS",
+            help="A folder with a folder per class, or a CSV file of columns file,label and, if wanted, "
+            "group,mark,pixel_size_um.",
+        ),
     ],
     authentic: Annotated[str, typer.Option(metavar="NAME", help="The class that is verified.")],
     out: Annotated[Path, typer.Option(metavar="MODEL", help="Folder to save the enrolled model in.")],
     base: Annotated[
         str, typer.Option(help=f"Model to start from: a name, a folder or a hub id. {EMBEDDED_EDGE} is faster.")
     ] = EMBEDDED,
-    groups: Annotated[
-        str | None,
-        typer.Option(
-            metavar="REGEX|CSV",
-            help="Which references show one specimen: an expression with one group for file names, or a table.",
-        ),
-    ] = None,
+    groups: Groups = None,
     marks: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Flaw masks, as CLASS/NAME.png.")] = None,
     reconstruction: Annotated[
         bool, typer.Option("--reconstruction", help="Consider the diffusion path as evidence too; slower.")
@@ -48,7 +47,7 @@ def enroll_command(
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
     from fusion_diff.commands.outputs import expect_folder
-    from fusion_diff.commands.terminal import print_figures, progress_bar, say
+    from fusion_diff.commands.terminal import print_figures, print_learned, progress_bar, say
     from fusion_diff.printable import paragraph, printable
     from fusion_diff.trust.poisoning import audit_enrolment
 
@@ -60,6 +59,12 @@ def enroll_command(
         enrolled = enrolled.shots(shots)
     counts = {label: str(count) for label, count in enrolled.counts.items()}
     print_figures("References", counts | {"specimens": str(len(enrolled.groups))})
+    if len(enrolled) > 1 and all(each.group == each.name for each in enrolled):
+        how = "--groups" if references.is_dir() else "a column group"
+        say(
+            f"Note: nothing says which images show one specimen, so each counts as a specimen of its own. If some show "
+            f"one, say so with {how}: the figures below are too good otherwise"
+        )
 
     model = load_model(base, device)
 
@@ -78,7 +83,7 @@ def enroll_command(
         for index in sorted(suspicious):
             say(f"Dropped: {printable(enrolment.names[index])}, labelled {printable(enrolment.labels[index])}")
         enrolment = learn(enrolled)
-    print_figures("Cross-fitted on the references", enrolment.figures)
+    print_learned("Cross-fitted on the references", enrolment)
     for warning in enrolment.warnings():
         say(f"Note: {warning}")
     model.name = out.resolve().name

@@ -49,6 +49,7 @@ def export_command(
         if loaded.enrolment is None:
             raise EnrolmentError(f"{model} has no enrolled references to export; enrol some first")
         known = read_references(references, loaded.enrolment.authentic)
+    typer.echo("Writing the graph and comparing it with the model; this takes a minute or so …", err=True)
     with progress_bar("Measuring 8 bits") as advance:
         done = export_model(loaded, out, runtime=format.value, int8=int8, references=known, progress=advance)
     parity = done.parity

@@ -19,6 +19,7 @@ from fusion_diff.commands.options import (
     load_model,
     signed_files,
 )
+from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -85,6 +86,7 @@ def inspect_command(
     """
     from fusion_diff.commands.terminal import complain, explained, print_outcomes, say
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
+    from fusion_diff.inspection.policy import warn_of_unknown_classes
     from fusion_diff.inspection.run import exit_code
     from fusion_diff.micrograph import discover
     from fusion_diff.printable import printable
@@ -94,8 +96,12 @@ def inspect_command(
     files = discover(paths)
     outputs = _Outputs(json, report, record, junit, sarif, markdown)
     outputs.check([*files, *(trusted_key or ()), *([policy] if policy else ())], model)
+    inspector, names = _load(model, device, trusted_key or (), purify, detect_attacks)
+    if policy is not None and (classes := _classes(inspector)):
+        warn_of_unknown_classes(asked, classes, printable(policy))
     outcomes, kept = _inspect(
-        *_load(model, device, trusted_key or (), purify, detect_attacks),
+        inspector,
+        names,
         files,
         outputs,
         alpha=alpha,
@@ -154,6 +160,12 @@ def _load(
     return Defended(model, purify, detect_attacks), identity(model)
 
 
+def _classes(inspector: Inspector) -> tuple[str, ...]:
+    """Return the class of each reference; nothing where an inspector of another kind does not say."""
+    enrolment = getattr(getattr(inspector, "model", inspector), "enrolment", None)
+    return () if enrolment is None else tuple(enrolment.labels)
+
+
 def _inspect(
     inspector: Inspector,
     names: Mapping[str, str | None],
@@ -169,6 +181,7 @@ def _inspect(
 
     from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.inspection.record import RecordWriter
+    from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import inspect_paths
     from fusion_diff.inspection.verdict import verdict
     from fusion_diff.printable import printable
@@ -198,10 +211,14 @@ def _inspect(
             stack.close()  # the bar first, which would be drawn over what is said
             kept = [printable(each) for each in (*(each.file for each in outputs.records), outputs.record) if each]
             typer.echo(
-                f"{len(outcomes)} of {len(files)} micrographs were inspected; "
+                f"Inspected {len(outcomes)} of {counted(len(files), 'micrograph')}; "
                 + (f"their verdicts are kept in {' and '.join(kept)}" if kept else "nothing of it is kept"),
                 err=True,
             )
+            if outcomes and outputs.report is not None:
+                title = f"Inspection report, stopped after {len(outcomes)} of {counted(len(files), 'micrograph')}"
+                page = write_report(outcomes, outputs.report, title=title)
+                typer.echo(f"Report of these: {printable(page)}; other pages are not written", err=True)
             raise
     said = [f"Records: {each.file}" for each in outputs.records]
     if ledger is not None:

@@ -44,6 +44,15 @@ AlphaOrPolicy = Annotated[
         help="Error rate among verdicts; smaller abstains more often. The policy's, or else 0.1.",
     ),
 ]
+Groups = Annotated[
+    str | None,
+    typer.Option(
+        "--groups",
+        metavar="REGEX|CSV",
+        help="Which references of a folder show one specimen: an expression with one (…) for file names, such as "
+        "'^([^_]+)_'; or a CSV file of columns file,group. FOLDER/groups.csv if omitted and there.",
+    ),
+]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, npu, xpu or mps.")]
 
 

@@ -7,6 +7,7 @@ overwritten, whatever it was named for.
 from __future__ import annotations
 
 import os
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -111,10 +112,16 @@ def _expect_room(name: str, path: Path) -> None:
     above = next((each for each in path.parents if os.path.lexists(each)), None)
     if above is None or not above.is_dir():
         raise typer.BadParameter(f"{name}: {printable(above or path)} is not a folder; check the path")
-    if not os.access(above, os.W_OK | os.X_OK):
+    try:
+        with tempfile.TemporaryFile(
+            dir=above
+        ):  # permissions do not tell of folders where nothing can be made, as /proc
+            pass
+    except OSError as error:
         raise typer.BadParameter(
-            f"{name}: the folder {printable(above)} may not be written to; check its permissions, or choose another"
-        )
+            f"{name}: nothing can be written in the folder {printable(above)}; check its permissions and the room on "
+            "the disk, or choose another"
+        ) from error
 
 
 def same_file(one: Path, other: Path) -> bool:

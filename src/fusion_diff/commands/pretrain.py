@@ -53,6 +53,7 @@ def pretrain_command(
     from accelerate import Accelerator, PartialState
 
     from fusion_diff.builtin import enroll_builtin
+    from fusion_diff.commands.outputs import expect_folder
     from fusion_diff.commands.terminal import say, stage_progress
     from fusion_diff.errors import PretrainingError
     from fusion_diff.pretrain.recipe import RECIPES
@@ -62,6 +63,7 @@ def pretrain_command(
         raise PretrainingError(f"no recipe is called {recipe!r}; use one of {', '.join(RECIPES)}")
     if precision not in (None, "no", "bf16", "fp16"):
         raise PretrainingError(f"precision is {precision!r}; use no, bf16 or fp16")
+    expect_folder("--out", out)
     if threads is not None:
         torch.set_num_threads(threads)
     if precision is None:

@@ -19,10 +19,13 @@ def sign_command(
     days: Days = None,
 ) -> int:
     """Sign a folder with all its files, or a single file."""
+    from fusion_diff.commands.outputs import Output, expect_writable
     from fusion_diff.commands.terminal import say
     from fusion_diff.trust.keys import write_time
     from fusion_diff.trust.provenance import sign
 
+    if out is not None:
+        expect_writable(Output("--out", out))
     made = sign(path, key, out=out, days=days)
     until = "" if made.contents.expires is None else f", until {write_time(made.contents.expires)}"
     say(f"Signed: {path}, files: {len(made.contents.digests)}{until}")

@@ -14,6 +14,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 from rich.text import Text
 
+from fusion_diff.counted import counted
 from fusion_diff.inspection.wording import SYMBOLS, number
 from fusion_diff.printable import paragraph, printable
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
+    from fusion_diff.enrolment import Enrolment
     from fusion_diff.inspection.run import Outcome
     from fusion_diff.trust.poisoning import Finding
 
@@ -40,6 +42,13 @@ class StageAdvance(Protocol):
 
 
 _STYLES = {"authentic": "green", "not authentic": "red", "inconclusive": "yellow"}
+_READINGS = {
+    "departures": "what is strange in single places",
+    "texture": "the texture as a whole",
+    "pooled": "its level and spread",
+    "reconstruction": "what the diffusion prior could not give back",
+}
+"""What readings are of, in a few words; one of a head that somebody added explains itself."""
 
 
 class Minutes:
@@ -135,6 +144,22 @@ def print_figures(title: str, figures: Mapping[str, float | str]) -> None:
     stdout().print(table)
 
 
+def print_learned(title: str, enrolment: Enrolment) -> None:
+    """Print the figures of an enrolment and what they mean; or that there are none, where nothing is told apart."""
+    if len(enrolment.counts) == 1:
+        say("References of one class: there is nothing to tell apart yet, so no cross-fitted figures.")
+        return
+    figures = enrolment.figures
+    print_figures(title, figures)
+    if "auroc" in figures:
+        say(
+            "auroc, macro_f1: how well models that had not seen a reference's specimen told the authentic ones from "
+            "the others; 1 is without a mistake, 0.5 is guessing."
+        )
+    told = ", ".join(f"{name} is {what}" for name, what in _READINGS.items() if f"weight of {name}" in figures)
+    say(f"weight of …: its share in a verdict; {told}.")
+
+
 def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = None) -> None:
     """Print a table of outcomes and a line of counts on stdout, and the errors in full on stderr.
 
@@ -158,6 +183,8 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
         table.add_row(*cells)
     stdout().print(table)
     say(tally(outcomes))
+    if any(outcome.inspection is not None and not outcome.inspection.calibrated for outcome in outcomes):
+        say("The scores are not calibrated: there were too few references to cross-fit.")
     for outcome in outcomes:
         if outcome.error is not None:
             complain(outcome.error)
@@ -181,9 +208,11 @@ def tally(outcomes: Sequence[Outcome]) -> str:
     """Say how many micrographs came to each end."""
     counts = Counter("error" if o.inspection is None else o.inspection.decision for o in outcomes)
     parts = [f"{counts[decision]} {decision}" for decision in SYMBOLS]
+    if beyond := sum(o.inspection is not None and not o.inspection.in_scope for o in outcomes):
+        parts[-1] += f" ({beyond} out of scope)"
     if counts["error"]:
         parts.append(f"{counts['error']} could not be inspected")
-    return f"{len(outcomes)} micrographs: {', '.join(parts)}."
+    return f"{counted(len(outcomes), 'micrograph')}: {', '.join(parts)}."
 
 
 def _verdict(outcome: Outcome) -> list[Text]:
@@ -191,8 +220,8 @@ def _verdict(outcome: Outcome) -> list[Text]:
     if it is None:
         return [Text("–"), Text("! error", "bold red"), Text(""), Text(""), Text("")]
     return [
-        Text(f"{it.score:.3f}"),
-        Text(f"{SYMBOLS[it.decision]} {it.decision}", _STYLES[it.decision]),
+        Text(f"{it.score:.3f}" if it.in_scope else f"({it.score:.3f})", "" if it.in_scope and it.calibrated else "dim"),
+        Text(f"{SYMBOLS[it.decision]} {it.decision if it.in_scope else 'out of scope'}", _STYLES[it.decision]),
         Text(printable(it.predicted_class)),
         Text(str(len(it.regions))),
         Text(f"{it.seconds:.2f}"),

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.commands.options import Alpha, Device, load_model
+from fusion_diff.counted import counted
 
 
 def verify_model_command(
@@ -54,12 +55,14 @@ def verify_model_command(
                 raise typer.BadParameter(
                     f"{option} is for scoring a golden set again, and --make makes a new one; leave {option} out"
                 )
+        from fusion_diff.commands.outputs import expect_folder
         from fusion_diff.micrograph import discover
 
+        expect_folder("--golden", golden)
         files = discover(images or [])
         with progress_bar("Scoring") as advance:
             made = make_golden(load_model(model, device), files, golden, alpha=alpha, progress=advance)
-        say(f"Golden set of {len(made.images)} images: {golden}")
+        say(f"Golden set of {counted(len(made.images), 'image')}: {golden}")
         return 0
     allowed = TOLERANCE if tolerance is None else tolerance
     folder = golden
@@ -87,5 +90,6 @@ def verify_model_command(
     for problem in problems:
         complain(problem)
     drifts = [abs(each.score - each.image.score) for each in found if each.score is not None]
-    say(f"{len(found)} images, {len(problems)} not as expected; largest drift {max(drifts, default=0.0):.6f}.")
+    largest = max(drifts, default=0.0)
+    say(f"{counted(len(found), 'image')}, {len(problems)} not as expected; largest drift {largest:.6f}.")
     return 1 if problems else 0

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import warnings
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +13,7 @@ from fusion_diff.edge.exported import INPUTS, OUTPUTS, WEIGHTS
 from fusion_diff.errors import DependencyError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from fusion_diff.export.graph import ScoringGraph
@@ -31,8 +34,8 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
     # Two tiles: what is traced with one would be taken for a constant.
     examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)
     count = torch.export.Dim("tiles")
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter's own parts
+    with warnings.catch_warnings(), _silenced(logging.getLogger("torch.onnx")), torch.no_grad():
+        warnings.simplefilter("ignore")  # of the exporter's own parts, as what it logs
         torch.onnx.export(
             graph.eval(),
             examples,
@@ -44,6 +47,17 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
             external_data=False,
             verbose=False,
         )
+
+
+@contextmanager
+def _silenced(logger: logging.Logger) -> Iterator[None]:
+    """Let only errors through."""
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def convert_to_openvino(source: Path, target: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fusion_diff.counted import counted
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import paragraph, printable
 
@@ -24,7 +25,7 @@ def environment(folder: Path) -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    found.filters |= {"number": number, "printable": printable, "paragraph": paragraph}
+    found.filters |= {"counted": counted, "number": number, "printable": printable, "paragraph": paragraph}
     return found
 
 

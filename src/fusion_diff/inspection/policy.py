@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 from fusion_diff.errors import PolicyError
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import printable
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     import os
@@ -109,14 +110,19 @@ class Policy:
         if it.decision == "not authentic":
             return [("fail", f"It is not authentic, with a score of {number(it.score)}.")]
         if not it.in_scope:
-            return [(self.out_of_scope, "It is out of scope: unlike every reference, authentic or not.")]
+            there = it.compared_with is None or it.compared_with.comparable(it.pixel_size_um)
+            why = (
+                "unlike every reference, authentic or not" if there else "of another magnification than the references"
+            )
+            return [(self.out_of_scope, f"It is out of scope: {why}.")]
         return [(self.inconclusive, f"The verdict is inconclusive, with a score of {number(it.score)}.")]
 
     def _of_the_class(self, it: Inspection) -> list[tuple[Action, str]]:
         if not self.authentic_classes or it.predicted_class in self.authentic_classes:
             return []
         allowed = ", ".join(map(printable, self.authentic_classes))
-        return [("fail", f"Its most likely class is none of those that the policy takes ({allowed}).")]
+        found = printable(it.predicted_class, 80)
+        return [("fail", f"Its most likely class is {found}, none of those that the policy takes ({allowed}).")]
 
     def _of_the_score(self, it: Inspection) -> list[tuple[Action, str]]:
         if it.score >= self.minimum_score:  # a score that is no number passes nothing
@@ -162,6 +168,27 @@ class Policy:
             )
         said.append("The exit code is 3 if there is an error (or nothing to inspect), else 1 if any fails, else 0.")
         return said
+
+
+def warn_of_unknown_classes(policy: Policy, classes: Iterable[str], name: str) -> None:
+    """Warn of classes that a policy takes and a model does not have: a name mistyped lets nothing pass.
+
+    Args:
+        policy: what is asked of verdicts.
+        classes: those of the model.
+        name: what warnings call the policy.
+    """
+    from fusion_diff.references.reference import did_you_mean
+
+    known = sorted(set(classes))
+    unknown = [each for each in policy.authentic_classes if each not in known]
+    if unknown:
+        nothing = "; nothing will pass" if len(unknown) == len(policy.authentic_classes) else ""
+        hints = ", ".join(f"{printable(each)}{printable(did_you_mean(each, known))}" for each in unknown)
+        warn(
+            f"{name}: the policy takes {hints}, and the model has no such class: its classes are "
+            f"{', '.join(map(printable, known))}{nothing}"
+        )
 
 
 def exit_code(rulings: Sequence[Ruling]) -> int:

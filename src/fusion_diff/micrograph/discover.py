@@ -4,17 +4,25 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff.counted import counted
 from fusion_diff.errors import MicrographError
 from fusion_diff.printable import printable
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
 """Suffixes, in lower case, that make a file in a folder an image; what it really is shows when it is read."""
+
+UNREAD_SUFFIXES = frozenset(
+    {".czi", ".dm3", ".dm4", ".gif", ".heic", ".jp2", ".lsm", ".npy", ".pgm", ".raw", ".svs", ".webp"}
+)
+"""Suffixes of other pictures, and of what instruments save: in a folder they are passed over, which is told."""
 
 
 def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
@@ -32,6 +40,9 @@ def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
 
     Raises:
         MicrographError: a path does not exist, or a folder or pattern holds no images; the message names it.
+
+    Warns:
+        UserWarning: pictures of kinds that are not read were passed over.
     """
     found: dict[str, Path] = {}  # by real path, so that two ways to one file count once
     for path in [paths] if isinstance(paths, str | Path) else paths:
@@ -44,7 +55,7 @@ def _expand(path: str | Path) -> list[Path]:
     location, name = Path(path), printable(path)
     try:
         if location.is_dir():
-            return _some(name, search(location), "the folder holds no images")
+            return _some(name, search, str(location), "the folder holds no images")
         if location.exists():
             if not location.is_file():
                 raise MicrographError(f"{name}: this is a device or a pipe, not a file; name an image file or a folder")
@@ -55,38 +66,60 @@ def _expand(path: str | Path) -> list[Path]:
         raise MicrographError(f"{name}: the path cannot be read ({error}); check its permissions") from error
     if not glob.has_magic(str(path)):
         raise MicrographError(f"{name}: there is no such file or folder; check the path")
-    return _some(name, match(str(path)), "the pattern matches no images")
+    return _some(name, match, str(path), "the pattern matches no images")
 
 
-def _some(name: str, files: Iterable[Path], problem: str) -> list[Path]:
-    listed = sorted(files)
+def _some(name: str, look: Callable[[str, Counter[str]], Iterable[Path]], where: str, problem: str) -> list[Path]:
+    unread = Counter[str]()
+    listed = sorted(look(where, unread))
+    warn_of_unread(name, unread)
     if not listed:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise MicrographError(f"{name}: {problem}; images are files ending in {kinds}")
     return listed
 
 
-def match(pattern: str) -> Iterator[Path]:
-    """Yield the image files that a glob pattern names, by the rules of `discover`, as they are found."""
+def warn_of_unread(where: str, unread: Counter[str]) -> None:
+    """Warn of pictures that were passed over, if any were: how many there are of each suffix of `UNREAD_SUFFIXES`."""
+    if unread:
+        told = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
+        many = counted(unread.total(), "file")
+        warn(f"{where}: passed over {many} of kinds that are not read ({told}); export them as TIFF or PNG")
+
+
+def match(pattern: str, unread: Counter[str] | None = None) -> Iterator[Path]:
+    """Yield the image files that a glob pattern names, by the rules of `discover`, as they are found.
+
+    Args:
+        pattern: the pattern.
+        unread: counts files passed over by suffix, those of `UNREAD_SUFFIXES`.
+    """
     suffix = Path(pattern).suffix
     suffix_given = bool(suffix) and not glob.has_magic(suffix)
     for match in glob.iglob(pattern, recursive=True):  # noqa: PTH207 (Path.glob takes no absolute patterns)
         path = Path(match)
         if path.is_dir():
             if "**" not in pattern:  # `**` reaches the files below by itself
-                yield from search(path)
-        elif (path.is_file() or _leads_nowhere(path)) and (suffix_given or path.suffix.lower() in IMAGE_SUFFIXES):
-            yield path
+                yield from search(path, unread)
+        elif path.is_file() or _leads_nowhere(path):
+            if suffix_given or path.suffix.lower() in IMAGE_SUFFIXES:
+                yield path
+            else:
+                _count(path, unread)
 
 
-def search(folder: Path) -> Iterator[Path]:
+def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[Path]:
     """Yield the image files in a folder and its subfolders, by the rules of `discover`, as they are found.
+
+    Args:
+        folder: the folder.
+        unread: counts files passed over by suffix, those of `UNREAD_SUFFIXES`.
 
     Raises:
         OSError: a folder cannot be listed; one that is skipped in silence would be a lot that nobody inspected.
     """
     entered = {os.path.realpath(folder)}
-    folders = [folder]
+    folders = [Path(folder)]
     while folders:
         below = []
         with os.scandir(folders.pop()) as entries:
@@ -97,8 +130,11 @@ def search(folder: Path) -> Iterator[Path]:
                 broken = entry.is_symlink() and _leads_nowhere(path)
                 if not broken and entry.is_dir():
                     below.append(path)
-                elif path.suffix.lower() in IMAGE_SUFFIXES and (broken or entry.is_file()):
-                    yield path
+                elif broken or entry.is_file():
+                    if path.suffix.lower() in IMAGE_SUFFIXES:
+                        yield path
+                    else:
+                        _count(path, unread)
         kept = []
         for path in sorted(below):  # in order, so that of two links to a folder always the same counts
             target = os.path.realpath(path)
@@ -106,6 +142,11 @@ def search(folder: Path) -> Iterator[Path]:
                 entered.add(target)
                 kept.append(path)
         folders += reversed(kept)
+
+
+def _count(path: Path, unread: Counter[str] | None) -> None:
+    if unread is not None and (suffix := path.suffix.lower()) in UNREAD_SUFFIXES:
+        unread[suffix] += 1
 
 
 def _leads_nowhere(path: Path) -> bool:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 
 from fusion_diff.errors import ReferenceSetError
-from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
+from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
 
 def is_file(path: Path) -> bool:
@@ -38,6 +39,12 @@ def image_files(folder: Path) -> list[Path]:
         and not is_folder(path)
     )
     return sorted(found, key=lambda path: path.name)
+
+
+def unread_files(folder: Path) -> Counter[str]:
+    """Count the pictures directly in a folder that are of kinds not read, by suffix, without hidden files."""
+    suffixes = (path.suffix.lower() for path in _entries(folder) if not path.name.startswith(".") and is_file(path))
+    return Counter(suffix for suffix in suffixes if suffix in UNREAD_SUFFIXES)
 
 
 def visible_folders(folder: Path) -> list[Path]:

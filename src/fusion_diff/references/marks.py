@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusion_diff.counted import counted
 from fusion_diff.errors import MicrographError, ReferenceSetError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.reading import read_levels
@@ -60,7 +61,8 @@ def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
     everywhere = [folder, *visible_folders(folder)]
     stray = [path for inner in everywhere for path in image_files(inner) if path not in used]
     if stray:
-        warn(f"{len(stray)} marks belong to no reference (a mark is <class>/<stem of the image>.png):{listing(stray)}")
+        many = counted(len(stray), "mark belongs", "marks belong")
+        warn(f"{many} to no reference (a mark is <class>/<stem of the image>.png):{listing(stray)}")
     return found
 
 

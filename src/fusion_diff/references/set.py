@@ -103,8 +103,8 @@ class ReferenceSet:
                 file has no group, or one image is in two classes.
 
         Warns:
-            UserWarning: a mark is empty, covers more than half of its micrograph or belongs to no image, or an image
-                occurs twice in a class (kept once).
+            UserWarning: a mark is empty, covers more than half of its micrograph or belongs to no image, an image
+                occurs twice in a class (kept once), or pictures of kinds that are not read were passed over.
         """
         return cls(tuple(sources.from_folder(path, authentic, groups, marks, pixel_size_um, progress)), authentic)
 
@@ -117,7 +117,8 @@ class ReferenceSet:
         Args:
             path: CSV file with a header and the columns `file` and `label`, optionally `group` (as in `from_folder`;
                 a row without one is its own group), `mark` (file of the flaw mask) and `pixel_size_um`. Files are
-                relative to the folder of the CSV file; absolute paths and `..` are allowed.
+                relative to the folder of the CSV file; absolute paths and `..` are allowed. Commas, semicolons or tabs
+                separate; with semicolons numbers may have a decimal comma.
             authentic: label of the class being verified.
             progress: called with (files read, files in all) after each file.
 

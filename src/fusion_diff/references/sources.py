@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -13,8 +15,9 @@ import numpy as np
 
 from fusion_diff.errors import MicrographError, ReferenceSetError
 from fusion_diff.micrograph import Micrograph, load_microstructure_data
-from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
-from fusion_diff.references.folders import image_files, is_file, is_folder, visible_folders
+from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, warn_of_unread
+from fusion_diff.printable import printable
+from fusion_diff.references.folders import image_files, is_file, is_folder, unread_files, visible_folders
 from fusion_diff.references.groups import Groups, group_names
 from fusion_diff.references.marks import find_marks, fit_mark, read_mark
 from fusion_diff.references.reference import Reference, check_authentic, check_size, listing
@@ -55,13 +58,15 @@ def from_folder(
     if not is_folder(root):
         kind = "is a file; a CSV file is read with from_csv" if is_file(root) else "does not exist; check the path"
         raise ReferenceSetError(f"the reference folder {root} {kind}")
-    images = {folder.name: image_files(folder) for folder in visible_folders(root) if folder.name != "masks"}
+    folders = [folder for folder in visible_folders(root) if folder.name != "masks"]
+    images = {folder.name: image_files(folder) for folder in folders}
     if not images:
         raise ReferenceSetError(
             f"{root} holds no class folders: put the images of each class into a folder of their own, "
             f"such as {root / 'sound'} and {root / 'crack'}"
         )
     check_authentic(authentic, images, str(root))
+    warn_of_unread(printable(root), sum(map(unread_files, folders), Counter()))
     empty = [root / label for label, files in images.items() if not files]
     if empty:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
@@ -238,10 +243,14 @@ def _pixel_size(row: Row) -> float | None:
     text = row.cells["pixel_size_um"]
     if not text:
         return None
+    comma = re.fullmatch(r"\d*,\d+", text) is not None
     try:
-        value = float(text)
+        value = float(text.replace(",", ".") if comma and row.separator == ";" else text)
     except ValueError:
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise ReferenceSetError(f"{row.where}: pixel_size_um must be a positive number of micrometres, not {text!r}")
+        hint = f"; write it with a decimal point, as {text.replace(',', '.')}" if comma and row.separator != ";" else ""
+        raise ReferenceSetError(
+            f"{row.where}: pixel_size_um must be a positive number of micrometres, not {text!r}{hint}"
+        )
     return value

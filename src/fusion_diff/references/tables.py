@@ -26,10 +26,13 @@ class Row:
     Attributes:
         written: its cells by column name.
         where: where it stands, for error messages.
+        separator: what stands between the cells of this table: a comma, a semicolon or a tab. Spreadsheets take a
+            semicolon where numbers are written with a decimal comma.
     """
 
     written: dict[str, str]
     where: str
+    separator: str
 
     @property
     def cells(self) -> dict[str, str]:
@@ -87,7 +90,7 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
             if len(rows) == _MAX_ROWS:
                 raise ReferenceSetError(f"{where}: more than {_MAX_ROWS:,} files: list those of the references alone")
             named = dict(zip(header, values, strict=True))
-            row = Row({column: named.get(column, "") for column in (*required, *optional)}, where)
+            row = Row({column: named.get(column, "") for column in (*required, *optional)}, where, delimiter)
             for column in required:
                 if not row.cells[column]:
                     raise ReferenceSetError(f"{where}: the column {column!r} is empty; fill it in or remove the line")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
+from fusion_diff.counted import counted
 from fusion_diff.errors import TrustError
 from fusion_diff.result import Decision
 from fusion_diff.trust.ledger import FORMAT, MAX_LINE_BYTES, NOTHING, may_start, parse, read_head
@@ -223,7 +224,9 @@ def _compare(
     reached = checker.expected  # lines there have been, whatever became of them
     if known > reached:
         checker.add(
-            max(1, count), "truncated", f"the last one, but {name} knows {known} lines: {known - reached} cut off"
+            max(1, count),
+            "truncated",
+            f"the last one, but {name} knows {counted(known, 'line')}: {known - reached} cut off",
         )
     elif last is not None and known == reached:
         if last["hash"] != head["hash"] and checker.found == 0:
@@ -231,7 +234,7 @@ def _compare(
     elif known == reached - 1 and last is not None and head["hash"] in (last["previous"], behind):
         return f"{name} is one line behind, as after a run that was killed; the next verdict mends it"
     else:
-        checker.add(known + 1, "inserted", f"{name} knows {known} lines, and the file holds {reached}")
+        checker.add(known + 1, "inserted", f"{name} knows {counted(known, 'line')}, and the file holds {reached}")
     return ""
 
 

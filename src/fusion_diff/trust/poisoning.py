@@ -201,7 +201,7 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
             f"labelled {labels[index]}, but heads that had not seen its specimen take it for {other} "
             f"(odds {np.exp(min(against[index], 20)):.1f} to 1), and {effect}: check its label"
         )
-        figures = {"log-odds against its label": float(against[index]), "influence": harm}
+        figures = {"log-odds against its label": float(against[index]), "what the others gain without it": harm}
         if surface is not None and authentic[surface.reference] != authentic[index]:
             name, label = enrolment.names[surface.reference], enrolment.labels[surface.reference]
             hurts = True
@@ -243,7 +243,7 @@ def _duplicates(enrolment: Enrolment, distances: NDArray[np.float32]) -> list[Fi
                 sentence += ", which is of another group: figures will flatter; give both one group, or remove one"
             else:
                 sentence += " of the same group: it teaches nothing new"
-            figures = {"distance, of the common one": float(share[one, other])}
+            figures = {"distance (commonly 1)": float(share[one, other])}
             strength = DUPLICATE / max(float(share[one, other]), 0.01)
             findings.append(_finding(enrolment, int(index), "duplicate", strength, sentence, figures, grave))
     return findings
