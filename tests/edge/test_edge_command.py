@@ -44,6 +44,15 @@ def test_inspect_prints_and_records_verdicts(exported_folder, sample, tmp_path, 
     assert "built-in procedural references only" in said.err
 
 
+def test_out_of_scope_is_warned_of_beside_the_columns(changed, sample, capsys):
+    folder = changed(scope_limit=0.0)
+    code = main(["inspect", str(sample), "--model", str(folder), "--threads", "1"])
+    said = capsys.readouterr()
+    assert code == 2
+    assert said.out.rstrip("\n").split("\t")[2] == "inconclusive"
+    assert f"Warning: {sample}: Out of scope: as a whole it is unlike every reference" in said.err
+
+
 def test_what_cannot_be_inspected_is_said_and_exits_with_3(exported_folder, sample, tmp_path, capsys):
     (tmp_path / "broken.tif").write_bytes(b"nothing")
     assert main(["inspect", str(tmp_path / "broken.tif"), "--model", str(exported_folder)]) == 3

@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusion_diff.compared import Compared
 from fusion_diff.errors import PolicyError
 from fusion_diff.inspection.policy import FORMAT, NO_POLICY, Policy, exit_code, read_policy, warn_of_unknown_classes
 from fusion_diff.inspection.run import Outcome
@@ -205,3 +207,10 @@ def test_a_policy_is_explained_by_what_it_does(write):
         assert part in said
     assert "for another reason passes." in said
     assert " ".join(NO_POLICY.explain()).count("passes with a warning") == 2
+
+
+def test_another_magnification_is_not_called_another_subject(make_inspection):
+    compared = Compared("sound", {"sound": 9}, sized=9, smallest_pixel_um=0.01, largest_pixel_um=0.01)
+    beyond = make_inspection(decision="inconclusive", in_scope=False, compared_with=compared)
+    assert "of another magnification than the references" in rule(Policy(), beyond).reasons[0]
+    assert "unlike every reference" in rule(Policy(), replace(beyond, compared_with=None)).reasons[0]

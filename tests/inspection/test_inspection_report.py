@@ -201,7 +201,7 @@ def test_notes_of_reading_are_told(make_inspection, tmp_path):
 def test_similarities_have_a_heading_and_zero_no_sign(make_inspection, tmp_path):
     nearest = (NearestReference("b.tif", "crack", -0.0003), NearestReference("c.tif", "crack", -0.25))
     text = Page(write_report([Outcome(Path("a.tif"), make_inspection(nearest=nearest))], tmp_path)).text
-    assert "Reference Class Similarity b.tif crack 0 c.tif crack \u22120.250" in text
+    assert "Reference Class Similarity b.tif crack 0.000 c.tif crack \u22120.250" in text
 
 
 def test_without_a_pixel_size_lengths_are_in_pixels(make_inspection, tmp_path):

@@ -121,8 +121,7 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
             for name, value in _parts(inspection).items()
         ],
         "log_odds": None if inspection.offset is None else sum(_parts(inspection).values()),
-        # Zero has no sign.
-        "nearest": [(each.name, each.label, number(round(each.similarity, 3) + 0.0)) for each in inspection.nearest],
+        "nearest": [(each.name, each.label, _similarity(each.similarity)) for each in inspection.nearest],
     }
 
 
@@ -130,6 +129,11 @@ def _parts(inspection: Inspection) -> dict[str, float]:
     """What the log-odds are the sum of: each kind's part, the greatest first, and what every micrograph starts from."""
     parts = dict(sorted(inspection.contributions.items(), key=lambda pair: -abs(pair[1])))
     return parts if inspection.offset is None else parts | {OFFSET: inspection.offset}
+
+
+def _similarity(value: float) -> str:
+    """A cosine with three decimals; zero has no sign."""
+    return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _region_row(region: Any) -> tuple[float, float, float, float, float]:

@@ -1,0 +1,27 @@
+"""The table of verdicts does not let a score pass for more than it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from fusion_diff.commands.terminal import print_outcomes, tally
+from fusion_diff.inspection.run import Outcome
+
+
+def test_out_of_scope_stands_in_place_of_the_decision_and_the_score_in_brackets(make_inspection, capsys):
+    beyond = make_inspection(decision="inconclusive", in_scope=False, score=0.97)
+    outcomes = [Outcome(Path("a.tif"), beyond), Outcome(Path("b.tif"), make_inspection(decision="inconclusive"))]
+    print_outcomes(outcomes)
+    first, second = (line for line in capsys.readouterr().out.splitlines() if ".tif" in line)
+    assert "(0.970)" in first
+    assert "? out of scope" in first
+    assert "inconclusive" not in first
+    assert "? inconclusive" in second
+    assert tally(outcomes) == "2 micrographs: 0 authentic, 0 not authentic, 2 inconclusive (1 out of scope)."
+
+
+def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, capsys):
+    print_outcomes([Outcome(Path("a.tif"), make_inspection(calibrated=False))])
+    assert "The scores are not calibrated" in capsys.readouterr().out
+    print_outcomes([Outcome(Path("a.tif"), make_inspection())])
+    assert "not calibrated" not in capsys.readouterr().out
