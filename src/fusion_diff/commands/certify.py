@@ -18,7 +18,7 @@ def certify_command(
     model: Annotated[str, typer.Option(help="An enrolled model: a name, a folder or a hub id.")] = EMBEDDED,
     sigma: Annotated[
         float, typer.Option(min=0.01, max=2.0, help="Noise in working pixels: more certifies more and sees less.")
-    ] = 0.12,
+    ] = 0.06,
     samples: Annotated[
         int,
         typer.Option(

@@ -87,7 +87,7 @@ class Certificate:
 def certify(
     model: DiffusionModel,
     micrograph: Micrograph,
-    sigma: float = 0.12,
+    sigma: float = 0.06,
     samples: int = 200,
     confidence: float = 0.999,
     *,
