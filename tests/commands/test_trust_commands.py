@@ -197,4 +197,4 @@ def test_inspect_loads_only_a_signed_model(run, batch, checkpoint_folder, tmp_pa
     run("sign", "model", "--key", "K")
     code, out, err = run(*words)
     assert code in (0, 1, 2)
-    assert "1 micrographs" in out
+    assert "1 micrograph:" in out

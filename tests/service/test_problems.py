@@ -126,7 +126,7 @@ def test_a_request_that_is_cut_off_when_the_time_to_stop_is_over_is_told_so(clie
         with pytest.raises(asyncio.CancelledError):
             await task
 
-    asyncio.run(ask())
+    client.portal.call(ask)
     start, body = sent
     headers = {name.decode(): value.decode() for name, value in start["headers"]}
     assert (start["status"], headers["content-type"]) == (503, problems.MEDIA_TYPE)

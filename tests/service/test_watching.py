@@ -7,9 +7,9 @@ import json
 import logging
 import threading
 
-import anyio
 import pytest
 from anyio import to_thread
+from anyio.from_thread import start_blocking_portal
 from sqlalchemy.exc import OperationalError
 
 from fusion_diff.service import keys
@@ -28,7 +28,8 @@ def fail():
 
 
 def ask(watchers, authorization, records, seconds=60.0):
-    return anyio.run(watchers.caller, authorization, records, seconds)
+    with start_blocking_portal() as portal:  # this thread may have a loop of its own, a browser's
+        return portal.call(watchers.caller, authorization, records, seconds)
 
 
 def test_a_key_is_known_for_a_while_when_the_records_do_not_answer():
