@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fusion_diff.counted import counted
 from fusion_diff.printable import escaped, paragraph
 
 if TYPE_CHECKING:
@@ -31,8 +32,8 @@ def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
     lines = [
         f"# {escaped(paragraph(name))}",
         "",
-        f"A model of FusionDiff, enrolled on {len(enrolment.names)} references of {len(set(enrolment.groups))} "
-        f"specimens (sha256 {enrolment.references_sha256}).",
+        f"A model of FusionDiff, enrolled on {counted(len(enrolment.names), 'reference')} of "
+        f"{counted(len(set(enrolment.groups)), 'specimen')} (sha256 {enrolment.references_sha256}).",
         "",
         "| class | references |",
         "|---|---|",

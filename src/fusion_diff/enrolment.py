@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fusion_diff.compared import Compared
+from fusion_diff.counted import counted
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
 from fusion_diff.fewshot.decision import check_alpha, references_needed
@@ -105,16 +106,15 @@ class Enrolment:
         check_alpha(alpha)
         needed, lines = references_needed(alpha), [*self.verifier.warnings, *self.compared.warnings()]
         inside, outside = self.labels.count(self.authentic), len(self.labels) - self.labels.count(self.authentic)
-        if inside < needed:
-            lines.append(
-                f"{inside} authentic references are too few to ever decide 'not authentic' at alpha {alpha:g}: "
-                f"enrol {needed}, or accept a larger alpha"
-            )
-        if 0 < outside < needed:
-            lines.append(
-                f"{outside} other references are too few to ever decide 'authentic' at alpha {alpha:g}: "
-                f"enrol {needed}, or accept a larger alpha"
-            )
+        for count, noun, never in (
+            (inside, "authentic reference", "not authentic"),
+            (outside, "other reference", "authentic"),
+        ):
+            if 0 < count < needed:
+                few = f"{counted(count, noun)} {'is' if count == 1 else 'are'} too few"
+                lines.append(
+                    f"{few} to ever decide {never!r} at alpha {alpha:g}: enrol {needed}, or accept a larger alpha"
+                )
         return tuple(lines)
 
     def shots(self, k: int) -> Enrolment:
