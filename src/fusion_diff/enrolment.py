@@ -177,6 +177,7 @@ class Enrolment:
 
 def _cross_fitted(verifier: Verifier) -> dict[str, float]:
     """Return AUROC and macro-F1 of cross-fitted scores; nothing where a side has none."""
+    # Not by scikit-learn: every verdict gives these figures, and importing it would cost each command seconds.
     inside, outside = verifier.inside, verifier.outside
     if not (len(inside) and len(outside)):
         return {}
