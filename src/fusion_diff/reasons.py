@@ -40,9 +40,9 @@ IN_FAVOUR = {
 """The same where it speaks for one."""
 
 
-def beyond(pixel_size_um: float | None, compared: Compared) -> str:
+def beyond(pixel_size_um: float | None, compared: Compared | None) -> str:
     """Say why a micrograph that is out of scope is so."""
-    if compared.comparable(pixel_size_um):
+    if compared is None or compared.comparable(pixel_size_um):
         return OUT_OF_SCOPE
     return (
         f"Out of scope: its pixels are {pixel_size_um:.4g} µm wide, and those of the references "
@@ -59,11 +59,7 @@ def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
         inside: authentic references that it was compared with.
         outside: others.
     """
-    lines = (
-        []
-        if it.in_scope
-        else [OUT_OF_SCOPE if it.compared_with is None else beyond(it.pixel_size_um, it.compared_with)]
-    )
+    lines = [] if it.in_scope else [beyond(it.pixel_size_um, it.compared_with)]
     against = it.score < 0.5
     name, value = max(it.contributions.items(), key=lambda item: item[1] if against else -item[1])
     if (value > 0) == against:

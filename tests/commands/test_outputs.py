@@ -203,7 +203,9 @@ def test_the_report_holds_its_records_wherever_else_they_go(run, new, tmp_path):
     assert [json.loads(line)["decision"] for line in lines] == ["authentic", "authentic"]
 
 
-def test_what_was_inspected_before_a_stop_is_kept_and_said(run, new, darkness_model, monkeypatch, tmp_path):
+@pytest.fixture
+def stopped_at_b(darkness_model, monkeypatch):
+    """Ctrl-C comes while the second micrograph is inspected."""
     inspect = darkness_model.inspect
 
     def stopped(micrograph, *, alpha):
@@ -212,6 +214,9 @@ def test_what_was_inspected_before_a_stop_is_kept_and_said(run, new, darkness_mo
         return inspect(micrograph, alpha=alpha)
 
     monkeypatch.setattr(darkness_model, "inspect", stopped)
+
+
+def test_what_was_inspected_before_a_stop_is_kept_and_said(run, new, stopped_at_b, tmp_path):
     code, out, err = run("inspect", "new", "--json", "F", "--record", "L")
     assert (code, out) == (130, "")
     assert err == "Inspected 1 of 2 micrographs; their verdicts are kept in F and L\nStopped.\n"
@@ -219,15 +224,7 @@ def test_what_was_inspected_before_a_stop_is_kept_and_said(run, new, darkness_mo
     assert run("inspect", "new")[2] == "Inspected 1 of 2 micrographs; nothing of it is kept\nStopped.\n"
 
 
-def test_a_stop_leaves_a_report_of_what_is_done_that_says_so(run, new, darkness_model, monkeypatch, tmp_path):
-    inspect = darkness_model.inspect
-
-    def stopped(micrograph, *, alpha):
-        if micrograph.name.endswith("b.tif"):
-            raise KeyboardInterrupt
-        return inspect(micrograph, alpha=alpha)
-
-    monkeypatch.setattr(darkness_model, "inspect", stopped)
+def test_a_stop_leaves_a_report_of_what_is_done_that_says_so(run, new, stopped_at_b, tmp_path):
     code, _, err = run("inspect", "new", "--report", "D", "--junit", "j.xml")
     assert code == 130
     assert "Report of these: D/index.html; other pages are not written" in err

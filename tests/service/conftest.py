@@ -8,6 +8,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
@@ -45,6 +46,20 @@ def _tiff(pixels: np.ndarray) -> bytes:
     buffer = io.BytesIO()
     tifffile.imwrite(buffer, pixels)
     return buffer.getvalue()
+
+
+@pytest.fixture
+def at_once() -> Callable[..., None]:
+    """Call each of these in a thread of its own, and wait for all."""
+
+    def run(*calls: Callable[[], object]) -> None:
+        threads = [threading.Thread(target=call) for call in calls]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    return run
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -77,18 +78,14 @@ def test_the_tables_are_what_the_migrations_make(database):
         assert compare_metadata(context, Base.metadata) == []
 
 
-def test_processes_that_open_a_new_database_together_take_turns(database_url):
+def test_processes_that_open_a_new_database_together_take_turns(database_url, at_once):
     opened, barrier = [], threading.Barrier(4)
 
     def open_one():
         barrier.wait()
         opened.append(Database(database_url))
 
-    threads = [threading.Thread(target=open_one) for _ in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*[open_one] * 4)
     assert len(opened) == 4
     for each in opened:
         each.check()
@@ -205,16 +202,12 @@ def test_the_row_and_its_line_are_written_together_or_not_at_all(database):
         assert ledger.head(session)["count"] == 2
 
 
-def test_writers_that_meet_make_one_chain(database, tmp_path):
+def test_writers_that_meet_make_one_chain(database, tmp_path, at_once):
     def work(first):
         for number in range(5):
             add(database, [row(first + number)])
 
-    threads = [threading.Thread(target=work, args=(10 * index,)) for index in range(4)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(work, 10 * index) for index in range(4)))
     head = ledger.export(database, tmp_path / "verdicts.jsonl")
     assert head["count"] == 21
     assert check(tmp_path / "verdicts.jsonl", expect=head["hash"]).intact

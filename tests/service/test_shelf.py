@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from contextlib import contextmanager
+from functools import partial
 
 import pytest
 from sqlalchemy import select
@@ -115,7 +116,7 @@ def test_a_default_that_an_earlier_version_left_on_a_model_it_was_started_with_i
     assert shelf().judge().name == "second"
 
 
-def test_processes_that_start_together_enter_their_model_once(enrolled_folder, database_url, tmp_path):
+def test_processes_that_start_together_enter_their_model_once(enrolled_folder, database_url, tmp_path, at_once):
     databases, shelves, barrier = [Database(database_url) for _ in range(3)], [], threading.Barrier(3)
 
     class Together(Database):
@@ -134,11 +135,7 @@ def test_processes_that_start_together_enter_their_model_once(enrolled_folder, d
         settings = Settings(data=tmp_path, model=str(enrolled_folder), insecure=True)
         shelves.append(Shelf(settings, Together(database)))
 
-    threads = [threading.Thread(target=start, args=(each,)) for each in databases]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(start, each) for each in databases))
     assert len(shelves) == 3
     with databases[0].read() as session:
         assert len(session.scalars(select(Model)).all()) == 1

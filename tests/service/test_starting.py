@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import stat
 import threading
+from functools import partial
 
 import pytest
 from sqlalchemy import create_engine, text
@@ -29,18 +30,14 @@ def test_a_secret_of_sessions_that_could_be_guessed_or_was_cut_off_is_refused(tm
     assert (tmp_path / "session.key").read_bytes() == content
 
 
-def test_processes_that_start_together_have_one_secret_that_nobody_else_may_read(tmp_path):
+def test_processes_that_start_together_have_one_secret_that_nobody_else_may_read(tmp_path, at_once):
     file, secrets, barrier = tmp_path / "session.key", [], threading.Barrier(8)
 
     def start():
         barrier.wait()
         secrets.append(_secret(file))
 
-    threads = [threading.Thread(target=start) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*[start] * 8)
     assert len(secrets) == 8
     assert set(secrets) == {file.read_bytes()}
     assert mode(file) == 0o600
@@ -108,7 +105,7 @@ def test_a_database_of_something_else_is_refused(tmp_path):
         Database(f"sqlite:///{tmp_path / 'records.db'}")
 
 
-def test_processes_that_start_together_begin_one_ledger(database_url):
+def test_processes_that_start_together_begin_one_ledger(database_url, at_once):
     databases, heads, barrier = [Database(database_url) for _ in range(4)], [], threading.Barrier(4)
 
     def start(database):
@@ -118,11 +115,7 @@ def test_processes_that_start_together_begin_one_ledger(database_url):
             ledger.start(session)
             heads.append(ledger.head(session))
 
-    threads = [threading.Thread(target=start, args=(each,)) for each in databases]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(*(partial(start, each) for each in databases))
     assert len(heads) == 4
     assert len({head["hash"] for head in heads}) == 1
     for database in databases:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, select, update
 
-from fusion_diff.checkpoint import locate, verify
+from fusion_diff.checkpoint import locate
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.printable import printable
 from fusion_diff.service.database import take_turn
@@ -103,7 +103,6 @@ class Shelf:
         model.name = name
         folder = self._settings.models / model_id
         model.save_pretrained(folder)
-        model.sha256 = verify(folder)  # as it will be when it is loaded
         row = described(model, name, f"{_ENROLLED}{model_id}")
         row.id = model_id
         return row, folder
