@@ -22,13 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion_diff.diffusion.purification import Purified
 from fusion_diff.fewshot.bags import CLIP
 from fusion_diff.fewshot.readings import pool
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import _settle, perceive
-from fusion_diff.reading import Reading
 from fusion_diff.trust.certificate import as_micrograph
-from fusion_diff.trust.purification import Purified
+from fusion_diff.verdict.reading import Reading
 
 if TYPE_CHECKING:
     from fusion_diff.encoder.fusion import DualPathEncoder

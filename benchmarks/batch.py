@@ -30,9 +30,9 @@ import tifffile
 from fusion_diff.batch.judging import Here, Settings
 from fusion_diff.batch.run import run_batch
 from fusion_diff.inspection.run import inspect_paths, load_inspector
-from fusion_diff.regions import find_regions
-from fusion_diff.result import EvidenceMap, Inspection
 from fusion_diff.synthetic import generate
+from fusion_diff.verdict.regions import find_regions
+from fusion_diff.verdict.result import EvidenceMap, Inspection
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -27,8 +27,8 @@ from robustness import Bench, chosen
 
 from fusion_diff import DiffusionModel, load_microstructure_data
 from fusion_diff.perception import perceive
-from fusion_diff.reading import Reading
 from fusion_diff.trust.certificate import as_micrograph, denoising, smooth, working_pixels
+from fusion_diff.verdict.reading import Reading
 
 CONFIDENCE = 0.999
 

@@ -21,7 +21,7 @@ from scipy.ndimage import label
 
 from fusion_diff import DiffusionModel, load_microstructure_data
 from fusion_diff.micrograph.tiles import Grid
-from fusion_diff.result import EvidenceMap
+from fusion_diff.verdict.result import EvidenceMap
 
 LIMIT = 0.3
 LEVELS = 200

@@ -31,10 +31,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fusion_diff import DiffusionModel, load_microstructure_data
+from fusion_diff.diffusion.purification import Purified
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.perception import encode
 from fusion_diff.trust.certificate import working_pixels
-from fusion_diff.trust.purification import Purified
 
 BALLS = [("inf", k / 255) for k in (1, 2, 4, 8)] + [("2", 0.5), ("2", 1.0)]
 CHECK = ("inf", 64 / 255)

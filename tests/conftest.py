@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
-from fusion_diff.regions import find_regions
-from fusion_diff.result import EvidenceMap, Inspection, NearestReference, Region
+from fusion_diff.verdict.regions import find_regions
+from fusion_diff.verdict.result import EvidenceMap, Inspection, NearestReference, Region
 
 if TYPE_CHECKING:
     from fusion_diff.fewshot.keypoints import Keypoints

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph, load_microstructure_data
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import Reference, ReferenceSet
-    from fusion_diff.result import Inspection
+    from fusion_diff.verdict.result import Inspection
 
 __version__ = "0.1.0"
 
@@ -22,7 +22,7 @@ _HOMES = {
     "DiffusionModel": "model",
     "Enrolment": "enrolment",
     "FusionDiffError": "errors",
-    "Inspection": "result",
+    "Inspection": "verdict.result",
     "Micrograph": "micrograph",
     "Reference": "references",
     "ReferenceSet": "references",

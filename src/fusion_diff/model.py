@@ -25,21 +25,21 @@ from fusion_diff.checkpoint import (
     verify,
     write_json,
 )
-from fusion_diff.concluding import predict
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath, channels_last
-from fusion_diff.enrolled_card import enrolled_card
-from fusion_diff.enrolling import learn
 from fusion_diff.enrolment import Enrolment
-from fusion_diff.enrolment_files import load_enrolment, save_enrolment
+from fusion_diff.enrolment.card import enrolled_card
+from fusion_diff.enrolment.files import load_enrolment, save_enrolment
+from fusion_diff.enrolment.learning import learn
 from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, TrustError
 from fusion_diff.fewshot.decision import check_alpha
-from fusion_diff.judging import judge, read
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.printable import paragraph
-from fusion_diff.result import Inspection
+from fusion_diff.verdict.concluding import predict
+from fusion_diff.verdict.judging import judge, read
+from fusion_diff.verdict.result import Inspection
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -240,8 +240,8 @@ class DiffusionModel:
         Args:
             micrograph: any size; very large ones are read and encoded tile by tile.
             alpha: error rate among verdicts that the decision is made for, in (0, 1).
-            purify: judge the micrograph as the diffusion prior repaints it, see `trust.purification`. Calibration and
-                p-values remain those of the references as they are.
+            purify: judge the micrograph as the diffusion prior repaints it, see `diffusion.purification`. Calibration
+                and p-values remain those of the references as they are.
             detect_attacks: judge it both ways, and say whether the two differ more than they do for the references;
                 the decision is then not `authentic` but `inconclusive`.
 

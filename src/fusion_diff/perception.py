@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from torch.nn import Parameter
 
     from fusion_diff.diffusion.reconstruction import ReconstructionPath
+    from fusion_diff.encoder.flaw_detector import FlawDetector
+    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.micrograph import Micrograph
 
 MAX_TOKENS = 8192
@@ -51,6 +53,17 @@ class TileEncoder(Protocol):
 
     def parameters(self) -> Iterator[Parameter]:
         """Return its parameters, which are on the device to compute on."""
+
+
+class Networks(Protocol):
+    """The networks that look at micrographs; `DiffusionModel` has them."""
+
+    encoder: DualPathEncoder
+    flaw_detector: FlawDetector | None
+
+    @property
+    def reconstruction(self) -> ReconstructionPath:
+        """The diffusion path."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,7 +22,7 @@ from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import perceive
-from fusion_diff.reading import Reading
+from fusion_diff.verdict.reading import Reading
 
 
 @pytest.fixture

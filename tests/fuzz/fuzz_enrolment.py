@@ -12,7 +12,7 @@ from common import FOLDER, FindingError, bounded_memory
 from structured import mutate_json, mutate_tensors
 
 from fusion_diff.enrolment import Enrolment
-from fusion_diff.enrolment_files import load_enrolment, save_enrolment
+from fusion_diff.enrolment.files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.verifier import Verifier

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fusion_diff.inspection import draw
-from fusion_diff.regions import find_regions
-from fusion_diff.result import EvidenceMap
+from fusion_diff.verdict.regions import find_regions
+from fusion_diff.verdict.result import EvidenceMap
 
 
 def lab(colours):

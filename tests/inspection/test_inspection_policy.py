@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.compared import Compared
 from fusion_diff.errors import PolicyError
 from fusion_diff.inspection.policy import FORMAT, NO_POLICY, Policy, exit_code, read_policy, warn_of_unknown_classes
 from fusion_diff.inspection.run import Outcome
+from fusion_diff.verdict.compared import Compared
 
 WHOLE = f"""
 format = "{FORMAT}"

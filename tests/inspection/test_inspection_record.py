@@ -7,9 +7,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.compared import Compared
 from fusion_diff.inspection.record import FORMAT, RecordWriter, to_line
 from fusion_diff.inspection.run import Outcome
+from fusion_diff.verdict.compared import Compared
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "inspection-1.jsonl"
 

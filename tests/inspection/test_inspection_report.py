@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fusion_diff.compared import Compared
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.report import write_report
 from fusion_diff.inspection.run import Outcome
-from fusion_diff.reasons import OUT_OF_SCOPE
-from fusion_diff.result import NearestReference
+from fusion_diff.verdict.compared import Compared
+from fusion_diff.verdict.reasons import OUT_OF_SCOPE
+from fusion_diff.verdict.result import NearestReference
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}\u202egpj.tif"
 

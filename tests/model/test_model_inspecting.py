@@ -12,7 +12,7 @@ from fusion_diff.errors import EnrolmentError, MicrographError
 from fusion_diff.fewshot.decision import decide
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import Grid
-from fusion_diff.reasons import OUT_OF_SCOPE
+from fusion_diff.verdict.reasons import OUT_OF_SCOPE
 
 
 def pixels_of(draw, form: str) -> np.ndarray:

@@ -17,7 +17,6 @@ from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.model import DiffusionModel
 from fusion_diff.perception import perceive
-from fusion_diff.reading import Reading
 from fusion_diff.synthetic import builtin_samples
 from fusion_diff.trust.certificate import (
     as_micrograph,
@@ -28,6 +27,7 @@ from fusion_diff.trust.certificate import (
     smooth,
     working_pixels,
 )
+from fusion_diff.verdict.reading import Reading
 
 SIGMAS = st.floats(0.02, 1.0)
 

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_diff.errors import TrustError
+from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.run import Outcome
-from fusion_diff.inspection.verdict import verdict
 from fusion_diff.trust import ledger as module
 from fusion_diff.trust.ledger import MAX_LINE_BYTES, Ledger, canonical, chained, parse, repair
 from fusion_diff.trust.ledger_check import MAX_BREAKS, check

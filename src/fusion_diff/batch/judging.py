@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from fusion_diff.batch.items import Item
-    from fusion_diff.result import Inspection
+    from fusion_diff.verdict.result import Inspection
 
 
 @dataclass(frozen=True)

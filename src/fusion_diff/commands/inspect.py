@@ -147,9 +147,8 @@ def _load(
 ) -> tuple[Inspector, Mapping[str, str | None]]:
     """Load the model, whole or exported, and put its defences around it; return it and what the ledger knows it by."""
     from fusion_diff.edge.session import is_exported
-    from fusion_diff.inspection.run import load_inspector
+    from fusion_diff.inspection.run import Defended, load_inspector
     from fusion_diff.trust.identity import identity
-    from fusion_diff.trust.purification import Defended
 
     if not (purify or detect_attacks):
         inspector = load_inspector(name, device, trusted_keys)
@@ -180,10 +179,10 @@ def _inspect(
     from contextlib import ExitStack
 
     from fusion_diff.commands.terminal import progress_bar
+    from fusion_diff.inspection.ledger_entry import verdict
     from fusion_diff.inspection.record import RecordWriter
     from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import inspect_paths
-    from fusion_diff.inspection.verdict import verdict
     from fusion_diff.printable import printable
     from fusion_diff.trust.ledger import Ledger
 

@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_diff.checkpoint import bounded_size, read_json
-from fusion_diff.compared import Compared, stored_pixel_size
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.classes import forced_class
 from fusion_diff.fewshot.decision import Calibration, side_p_values
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.printable import printable
+from fusion_diff.verdict.compared import Compared, stored_pixel_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""A reading without torch: the sums over the tiles of one micrograph; `fusion_diff.reading` is its twin."""
+"""A reading without torch: the sums over the tiles of one micrograph; `fusion_diff.verdict.reading` is its twin."""
 
 from __future__ import annotations
 

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion_diff.checkpoint import verify
-from fusion_diff.concluding import conclude, predict
 from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.reading import EdgeReading
 from fusion_diff.edge.runtime import open_graph
@@ -20,14 +19,15 @@ from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.decision import check_alpha
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
-from fusion_diff.result import NEAREST, EvidenceMap, NearestReference
+from fusion_diff.verdict.concluding import conclude, predict
+from fusion_diff.verdict.result import NEAREST, EvidenceMap, NearestReference
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion_diff.edge.runtime import Runtime
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.result import Inspection
+    from fusion_diff.verdict.result import Inspection
 
 BATCH = 1
 """Tiles computed at once: on a CPU more cost memory and gain nothing (docs/performance.md); a GPU may like more."""

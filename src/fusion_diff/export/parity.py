@@ -10,7 +10,7 @@ from fusion_diff.errors import ExportError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusion_diff.result import Inspection
+    from fusion_diff.verdict.result import Inspection
 
 FP32_TOLERANCE = 1e-3
 """Difference of scores allowed in fp32."""

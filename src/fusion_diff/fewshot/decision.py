@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from fusion_diff.result import Decision
-
+Decision = Literal["authentic", "not authentic", "inconclusive"]
 CALIBRATION_RIDGE = 0.02
 OTHERS_AWAY = 2.0
 """Deviations by which others are taken to lie from authentic references where none is known."""

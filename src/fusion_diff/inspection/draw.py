@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fusion_diff.result import EvidenceMap, Region
+    from fusion_diff.verdict.result import EvidenceMap, Region
 
 HEAT_SIDE = 320
 """Longest side of a heat map in pixels: evidence is smooth, and browsers enlarge it smoothly."""

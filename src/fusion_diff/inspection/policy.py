@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from fusion_diff.inspection.run import Outcome
-    from fusion_diff.result import Inspection, Region
+    from fusion_diff.verdict.result import Inspection, Region
 
 FORMAT = "fusion-diff/policy/1"
 """Name and version of the file's schema."""

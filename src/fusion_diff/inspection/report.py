@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from fusion_diff.inspection.run import Outcome
-    from fusion_diff.result import Inspection
+    from fusion_diff.verdict.result import Inspection
 
 _SCRIPT = (
     'document.documentElement.classList.add("scripted");'

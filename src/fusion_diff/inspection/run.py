@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.result import Inspection
+    from fusion_diff.model import DiffusionModel
+    from fusion_diff.verdict.result import Inspection
 
 THUMBNAIL_SIDE = 640
 """Longest side of a thumbnail, in pixels."""
@@ -33,6 +34,19 @@ class Inspector(Protocol):
     def inspect(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
         """Return the verdict on one micrograph at an error rate of `alpha`."""
         ...
+
+
+@dataclass(frozen=True)
+class Defended:
+    """A model that is asked for more than a verdict wherever it is asked for one; satisfies `Inspector`."""
+
+    model: DiffusionModel
+    purify: bool = False
+    detect_attacks: bool = False
+
+    def inspect(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
+        """Return the verdict on one micrograph, see `DiffusionModel.inspect`."""
+        return self.model.inspect(micrograph, alpha=alpha, purify=self.purify, detect_attacks=self.detect_attacks)
 
 
 @dataclass(frozen=True, eq=False)

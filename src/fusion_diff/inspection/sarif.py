@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.inspection.policy import Ruling
-    from fusion_diff.result import Inspection, Region
+    from fusion_diff.verdict.result import Inspection, Region
 
 VERSION = "2.1.0"
 SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"

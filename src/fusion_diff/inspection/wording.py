@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fusion_diff.result import Decision
+    from fusion_diff.fewshot.decision import Decision
 
 SYMBOLS: dict[Decision, str] = {"authentic": "✓", "not authentic": "✗", "inconclusive": "?"}
 """A sign for each decision, so that none is told by colour alone; in the order of the exit codes 0, 1 and 2."""

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.result import EvidenceMap, Inspection
     from fusion_diff.service.store import Store
     from fusion_diff.service.tables import Inspection as Row
+    from fusion_diff.verdict.result import EvidenceMap, Inspection
 
 WINDOW_SIDE = 2048
 """Longest side of a window, in native pixels."""
@@ -51,7 +51,7 @@ def window(micrograph: Micrograph, top: int, left: int, height: int, width: int)
 
 def evidence(row: Row, store: Store) -> EvidenceMap:
     """Return the evidence that an inspection found."""
-    from fusion_diff.result import EvidenceMap
+    from fusion_diff.verdict.result import EvidenceMap
 
     values = unpacked(store.get(row.evidence_sha256))
     return EvidenceMap(values, row.evidence_scale, row.result["height"], row.result["width"])
@@ -70,8 +70,8 @@ def heat_map(row: Row, store: Store) -> bytes:
 
 def verdict(row: Row, store: Store) -> Inspection:
     """Return an inspection as it was when it was made."""
-    from fusion_diff.compared import Compared
-    from fusion_diff.result import Inspection, NearestReference, RecognisedSurface, Region
+    from fusion_diff.verdict.compared import Compared
+    from fusion_diff.verdict.result import Inspection, NearestReference, RecognisedSurface, Region
 
     told: dict[str, Any] = dict(row.result)
     recognised, compared = told.pop("recognised", None), told.pop("compared_with", None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, select
 
-from fusion_diff.inspection.verdict import overruling
+from fusion_diff.inspection.ledger_entry import overruling
 from fusion_diff.printable import paragraph
 from fusion_diff.service import ledger
 from fusion_diff.service.problems import NotFoundError, RefusedError
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from fusion_diff.result import Decision
+    from fusion_diff.fewshot.decision import Decision
 
 MAX_REASON = 2000
 """Characters of a reason."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, cast
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
-from fusion_diff.result import Decision
+from fusion_diff.fewshot.decision import Decision
 from fusion_diff.service import tables
 from fusion_diff.service.jobs import lost
 from fusion_diff.service.problems import Problem, StoppingError, problem

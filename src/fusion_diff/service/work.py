@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import FusionDiffError, MicrographError
+from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.record import to_line
 from fusion_diff.inspection.run import THUMBNAIL_SIDE, Inspector, Outcome
-from fusion_diff.inspection.verdict import verdict
 from fusion_diff.service import ledger
 from fusion_diff.service.pictures import png
 from fusion_diff.service.store import packed
@@ -24,9 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.result import Inspection as Verdict
     from fusion_diff.service.database import Database
     from fusion_diff.service.store import Store
+    from fusion_diff.verdict.result import Inspection as Verdict
 
 
 _OURS = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from fusion_diff.diffusion.purification import Purified, PurifiedReconstruction
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import perceive
-from fusion_diff.reading import Reading
 from fusion_diff.synthetic import generate
-from fusion_diff.trust.purification import Purified, PurifiedReconstruction
+from fusion_diff.verdict.reading import Reading
 
 if TYPE_CHECKING:
     from collections.abc import Callable

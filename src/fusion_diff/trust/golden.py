@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from fusion_diff.checkpoint import in_place
 from fusion_diff.errors import FusionDiffError, TrustError
+from fusion_diff.fewshot.decision import Decision
 from fusion_diff.printable import printable
-from fusion_diff.result import Decision
 from fusion_diff.trust.files import digest_plain, read_bounded, write_whole
 from fusion_diff.trust.identity import identity
 

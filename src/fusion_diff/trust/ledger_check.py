@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import TrustError
-from fusion_diff.result import Decision
+from fusion_diff.fewshot.decision import Decision
 from fusion_diff.trust.ledger import FORMAT, MAX_LINE_BYTES, NOTHING, may_start, parse, read_head
 
 if TYPE_CHECKING:

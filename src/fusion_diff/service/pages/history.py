@@ -12,8 +12,8 @@ from sqlalchemy import select
 from sqlalchemy.orm import load_only
 from starlette.responses import Response, StreamingResponse
 
+from fusion_diff.fewshot.decision import Decision
 from fusion_diff.inspection.wording import SYMBOLS
-from fusion_diff.result import Decision
 from fusion_diff.service import records
 from fusion_diff.service.pages import sheet
 from fusion_diff.service.pages.charts import HEIGHT, LEFT, RIGHT, WIDTH, Scored, drift_chart, score_chart

@@ -8,10 +8,9 @@ from fastapi import APIRouter, Form, Request
 from sqlalchemy import select
 from starlette.responses import Response
 
-from fusion_diff.compared import Compared
+from fusion_diff.fewshot.decision import Decision
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.wording import OFFSET, number, p_value_sentences
-from fusion_diff.result import Decision
 from fusion_diff.service import collecting, pictures, records
 from fusion_diff.service.pages.rendering import PageRoute, render
 from fusion_diff.service.routes import inspections
@@ -27,11 +26,12 @@ from fusion_diff.service.schemas import (
 )
 from fusion_diff.service.security import Enrolling, Reader
 from fusion_diff.service.tables import Model, ReferenceImage
+from fusion_diff.verdict.compared import Compared
 
 if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
-    from fusion_diff.result import EvidenceMap
+    from fusion_diff.verdict.result import EvidenceMap
 
 router = APIRouter(prefix="/inspections", route_class=PageRoute)
 _BAR = 120

@@ -10,7 +10,7 @@ from anyio import to_thread
 from fastapi import APIRouter, File, Form, Header, Query, Request, Response, UploadFile
 
 from fusion_diff.errors import FusionDiffError
-from fusion_diff.result import Decision
+from fusion_diff.fewshot.decision import Decision
 from fusion_diff.service import pictures, records
 from fusion_diff.service.collecting import add_image
 from fusion_diff.service.learning import read

@@ -6,18 +6,18 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.fewshot.decision import decide, probability
-from fusion_diff.reasons import beyond, explain
-from fusion_diff.regions import find_regions
-from fusion_diff.result import Inspection
+from fusion_diff.verdict.reasons import beyond, explain
+from fusion_diff.verdict.regions import find_regions
+from fusion_diff.verdict.result import Inspection
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
 
-    from fusion_diff.compared import Compared
     from fusion_diff.fewshot.decision import Calibration
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.result import EvidenceMap, NearestReference, RecognisedSurface
+    from fusion_diff.verdict.compared import Compared
+    from fusion_diff.verdict.result import EvidenceMap, NearestReference, RecognisedSurface
 
 
 class Named(Protocol):

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 
 from fusion_diff.checkpoint import read_json, read_tensors, write_json
-from fusion_diff.compared import stored_pixel_size
 from fusion_diff.diffusion.reconstruction import CHANNELS
-from fusion_diff.enrolment import Enrolment
+from fusion_diff.enrolment.enrolment import Enrolment
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot import state
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Correspondence
 from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
+from fusion_diff.verdict.compared import stored_pixel_size
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.compared import SIZE_FACTOR, Compared, stored_pixel_size
+from fusion_diff.verdict.compared import SIZE_FACTOR, Compared, stored_pixel_size
 
 SIZES = st.floats(1e-4, 100)
 

@@ -14,7 +14,7 @@ from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import Part
-from fusion_diff.reading import Reading
+from fusion_diff.verdict.reading import Reading
 
 CHANNELS = 8
 

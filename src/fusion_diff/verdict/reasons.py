@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 from fusion_diff.fewshot.decision import references_needed
 
 if TYPE_CHECKING:
-    from fusion_diff.compared import Compared
-    from fusion_diff.result import Inspection, Region
+    from fusion_diff.verdict.compared import Compared
+    from fusion_diff.verdict.result import Inspection, Region
 
 OUT_OF_SCOPE = (
     "Out of scope: as a whole it is unlike every reference, authentic or not (another material, magnification or "

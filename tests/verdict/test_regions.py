@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from fusion_diff import regions as module
-from fusion_diff.regions import MAX_REGIONS, find_regions
-from fusion_diff.result import EvidenceMap
+from fusion_diff.verdict import regions as module
+from fusion_diff.verdict.regions import MAX_REGIONS, find_regions
+from fusion_diff.verdict.result import EvidenceMap
 
 
 def map_of(values, height=None, width=None, scale=1 / 8):

@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
-from fusion_diff.concluding import conclude
+from fusion_diff.diffusion.purification import purified_paths
 from fusion_diff.micrograph.micrograph import expect_micrograph
-from fusion_diff.perception import perceive, surface
-from fusion_diff.reading import Reading
+from fusion_diff.perception import Networks, perceive, surface
+from fusion_diff.verdict.attacked import PURIFIED, WITHHELD, AttackTest
+from fusion_diff.verdict.concluding import Named, conclude
+from fusion_diff.verdict.reading import Reading
 
 if TYPE_CHECKING:
-    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.model import DiffusionModel
-    from fusion_diff.result import Inspection
-    from fusion_diff.trust.purification import Purified
+    from fusion_diff.perception import TileEncoder
+    from fusion_diff.verdict.result import Inspection
+
+
+class Model(Networks, Named, Protocol):
+    """What judges: networks with a name; `DiffusionModel` is one."""
 
 
 def judge(
-    model: DiffusionModel,
+    model: Model,
     enrolment: Enrolment,
     micrograph: Micrograph,
     *,
@@ -49,11 +53,9 @@ def judge(
         recognised=enrolment.recognised(reading.match),
     )
     if purify or detect_attacks:
-        from fusion_diff.trust.purification import PURIFIED, WITHHELD, AttackTest
-
         reasons, decision, attacked = it.reasons + ((PURIFIED,) if purify else ()), it.decision, None
         if detect_attacks:
-            test = AttackTest.of(model, enrolment)
+            test = AttackTest.of(model.name, enrolment.shifts)
             other = read(model, enrolment, micrograph, purify=not purify)
             attacked, sentence = test.judge(reading.log_odds - other.log_odds)
             reasons += (sentence,)
@@ -63,7 +65,7 @@ def judge(
     return replace(it, seconds=time.perf_counter() - started)
 
 
-def read(model: DiffusionModel, enrolment: Enrolment, micrograph: Micrograph, *, purify: bool = False) -> Reading:
+def read(model: Networks, enrolment: Enrolment, micrograph: Micrograph, *, purify: bool = False) -> Reading:
     """Return the evidence on a micrograph, as it is or as the diffusion prior repaints it.
 
     Raises:
@@ -71,12 +73,10 @@ def read(model: DiffusionModel, enrolment: Enrolment, micrograph: Micrograph, *,
     """
     expect_micrograph(micrograph)
     needed = enrolment.verifier.needs_residual
-    encoder: DualPathEncoder | Purified = model.encoder
+    encoder: TileEncoder = model.encoder
     reconstruction = model.reconstruction if needed else None
     if purify:
-        from fusion_diff.trust.purification import purified_paths
-
-        encoder, reconstruction = purified_paths(model, enrolment)
+        encoder, reconstruction = purified_paths(model.reconstruction, enrolment.condition, residual=needed)
     grid, parts = perceive(
         micrograph,
         encoder,

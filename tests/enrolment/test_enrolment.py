@@ -16,13 +16,13 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from fusion_diff.enrolment import Enrolment
-from fusion_diff.enrolment_files import load_enrolment, save_enrolment
+from fusion_diff.enrolment.files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError, EnrolmentError, ReferenceSetError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.decision import Calibration
 from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.fewshot.verifier import Verifier
-from fusion_diff.result import NEAREST
+from fusion_diff.verdict.result import NEAREST
 
 CHANNELS = 8
 PATHS = (3, CHANNELS - 3)
@@ -314,7 +314,7 @@ def test_a_stored_enrolment_judges_alike_without_learning_again(tmp_path, monkey
     enrolment = enrolment_of({"sound": 4, "crack": 4, "blowhole": 3}, marked=True)
     before = enrolment.verifier
     save_enrolment(enrolment, tmp_path)
-    monkeypatch.setattr("fusion_diff.enrolment.Verifier", None)  # learning again would need it
+    monkeypatch.setattr("fusion_diff.enrolment.enrolment.Verifier", None)  # learning again would need it
     after = load_enrolment(tmp_path, ENCODER).verifier
     tokens, residual = enrolment.bags[5].tokens, enrolment.bags[5].residual
     assert torch.equal(

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusion_diff.compared import Compared
 from fusion_diff.counted import counted
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
@@ -18,7 +17,8 @@ from fusion_diff.fewshot.decision import check_alpha, references_needed
 from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.references.set import first_of_each
-from fusion_diff.result import NEAREST, NearestReference, RecognisedSurface
+from fusion_diff.verdict.compared import Compared
+from fusion_diff.verdict.result import NEAREST, NearestReference, RecognisedSurface
 
 if TYPE_CHECKING:
     from fusion_diff.encoder.flaw_detector import FlawDetector
@@ -41,8 +41,8 @@ class Enrolment:
         verifier: what was learned from the references.
         detector: tells where to look for flaws first; it belongs to the model, and is not stored here.
         builtin: whether these are the procedural references that come with the embedded model.
-        shifts: how far purification moves the log-odds of each reference, see `trust.purification`; empty where that
-            was not measured.
+        shifts: how far purification moves the log-odds of each reference, see `enrolment.shifts`; empty where that was
+            not measured.
         pixel_sizes_um: side of a pixel of each reference in µm, None where it is unknown; empty where all are.
         seconds: time that enrolling took, in seconds.
     """

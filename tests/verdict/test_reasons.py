@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from fusion_diff.compared import Compared
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE
 from fusion_diff.fewshot.readings import READINGS
-from fusion_diff.reasons import IN_FAVOUR, MEANING, OUT_OF_SCOPE, explain
-from fusion_diff.result import NearestReference, RecognisedSurface, Region
+from fusion_diff.verdict.compared import Compared
+from fusion_diff.verdict.reasons import IN_FAVOUR, MEANING, OUT_OF_SCOPE, explain
+from fusion_diff.verdict.result import NearestReference, RecognisedSurface, Region
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fusion_diff.result import Inspection
+    from fusion_diff.verdict.result import Inspection
 
 REGION = Region(4, 20, 24, 30, 16.0, 32.0, 400, 3.0, 2.5)
 IN_UM = replace(REGION, area_um2=100.04, centroid_x_um=16.0, centroid_y_um=8.25)

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.result import EvidenceMap
+from fusion_diff.verdict.result import EvidenceMap
 
 HEIGHT, WIDTH = 32, 45
 EVIDENCE = EvidenceMap(np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32), 1 / 8, HEIGHT, WIDTH)

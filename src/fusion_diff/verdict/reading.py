@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.classes import top_limit
-from fusion_diff.result import EvidenceMap
+from fusion_diff.verdict.result import EvidenceMap
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy.ndimage import find_objects, label
 
-from fusion_diff.components import components
+from fusion_diff.verdict.components import components
 
 MASKS = hnp.arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24)))
 

@@ -8,7 +8,7 @@ from fusion_diff.counted import counted
 from fusion_diff.printable import escaped, paragraph
 
 if TYPE_CHECKING:
-    from fusion_diff.enrolment import Enrolment
+    from fusion_diff.enrolment.enrolment import Enrolment
 
 _BASE = "\n## The model that they were enrolled on\n\n"
 

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fusion_diff.enrolment import Enrolment
+from fusion_diff.enrolment.enrolment import Enrolment
+from fusion_diff.enrolment.shifts import reference_shifts
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.verifier import ALONE_MESSAGE, Verifier
 from fusion_diff.perception import encode, surface
@@ -18,11 +19,11 @@ from fusion_diff.references import ReferenceSet
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fusion_diff.model import DiffusionModel
+    from fusion_diff.perception import Networks
 
 
 def learn(
-    model: DiffusionModel,
+    model: Networks,
     references: ReferenceSet,
     *,
     reconstruction: bool,
@@ -89,7 +90,5 @@ def learn(
         pixel_sizes_um=tuple(reference.micrograph.pixel_size_um for reference in references),
     )
     if detect_attacks:
-        from fusion_diff.trust.purification import reference_shifts
-
         enrolment = replace(enrolment, shifts=reference_shifts(model, references, enrolment, step))
     return replace(enrolment, seconds=time.perf_counter() - started)

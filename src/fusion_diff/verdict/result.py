@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.interpolation import interpolate
+from fusion_diff.verdict.interpolation import interpolate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fusion_diff.compared import Compared
+    from fusion_diff.fewshot.decision import Decision
+    from fusion_diff.verdict.compared import Compared
 
-Decision = Literal["authentic", "not authentic", "inconclusive"]
 NEAREST = 3
 """References that a verdict names as the most alike."""
 

@@ -14,16 +14,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
+from fusion_diff.diffusion.purification import Purified, purified_paths
 from fusion_diff.errors import EnrolmentError
+from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.record import to_line
 from fusion_diff.inspection.run import Outcome
-from fusion_diff.inspection.verdict import verdict
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
 from fusion_diff.perception import perceive
 from fusion_diff.references import ReferenceSet
 from fusion_diff.synthetic import generate
-from fusion_diff.trust.purification import PURIFIED, WITHHELD, AttackTest, Purified, purified_paths
+from fusion_diff.verdict.attacked import PURIFIED, WITHHELD, AttackTest
 
 
 def surface(seed: int, *, size: int = 224) -> Micrograph:
@@ -37,7 +38,7 @@ def embedded(checkpoint_folder: Path) -> DiffusionModel:
 
 @pytest.fixture(scope="module")
 def purified(embedded: DiffusionModel) -> Purified:
-    return purified_paths(embedded, embedded.enrolment)[0]
+    return purified_paths(embedded.reconstruction, embedded.enrolment.condition, residual=False)[0]
 
 
 @pytest.fixture(scope="module")

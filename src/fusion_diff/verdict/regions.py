@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion_diff.components import components
-from fusion_diff.interpolation import interpolate
-from fusion_diff.result import Region
+from fusion_diff.verdict.components import components
+from fusion_diff.verdict.interpolation import interpolate
+from fusion_diff.verdict.result import Region
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from fusion_diff.result import EvidenceMap
+    from fusion_diff.verdict.result import EvidenceMap
 
 MAX_REGIONS = 50
 """Regions that a verdict lists."""

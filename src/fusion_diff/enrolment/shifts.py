@@ -1,0 +1,60 @@
+"""How far purification moves the references, none of which was attacked: what attacks are told by."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from fusion_diff.diffusion.purification import purified_paths
+from fusion_diff.fewshot.crossfit import folds, left_out, single_folds
+from fusion_diff.fewshot.verifier import learner
+from fusion_diff.perception import encode
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fusion_diff.enrolment.enrolment import Enrolment
+    from fusion_diff.fewshot.bags import Bag
+    from fusion_diff.fewshot.heads import Heads
+    from fusion_diff.perception import Networks
+    from fusion_diff.references import ReferenceSet
+
+
+def reference_shifts(
+    model: Networks, references: ReferenceSet, enrolment: Enrolment, step: Callable[[], None]
+) -> tuple[float, ...]:
+    """Return how far purification moves the log-odds of each reference, none of which was attacked.
+
+    Each is scored by heads that learned from the other specimens: those that know it would find its own tokens in their
+    banks before purification and not after.
+
+    Args:
+        model: whose encoder and prior to use.
+        references: the references, in the order of the enrolment.
+        enrolment: what was learned from them.
+        step: called after each reference.
+    """
+    verifier = enrolment.verifier
+    authentic = np.asarray([label == enrolment.authentic for label in enrolment.labels])
+    bags = [replace(bag, label=label) for bag, label in zip(enrolment.bags, enrolment.labels, strict=True)]
+    parts = folds(enrolment.groups, authentic) or single_folds(authentic) or []
+    judges = [verifier.heads] * len(bags)
+    for part, heads in left_out(parts, bags, authentic, learner(authentic, enrolment.paths, enrolment.detector)):
+        kept = heads.keep(verifier.fusion.kinds)
+        for index in part.tolist():
+            judges[index] = kept
+
+    def log_odds(bag: Bag, heads: Heads) -> float:
+        return verifier.calibration.log_odds(verifier.fused(heads.maps(bag.tokens, bag.residual))[0])
+
+    purified, painted = purified_paths(model.reconstruction, enrolment.condition, residual=verifier.needs_residual)
+    plain, towards = (None, None) if painted is None else (model.reconstruction, enrolment.condition)
+    shifts = []
+    for reference, heads in zip(references, judges, strict=True):
+        before, _ = encode(reference.micrograph, model.encoder, reconstruction=plain, towards=towards)
+        after, _ = encode(reference.micrograph, purified, reconstruction=painted, towards=towards)
+        shifts.append(abs(log_odds(before, heads) - log_odds(after, heads)))
+        step()
+    return tuple(shifts)
