@@ -9,7 +9,9 @@ import subprocess
 import sys
 import threading
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from fusion_diff.checkpoint import EMBEDDED, verify
 from fusion_diff.trust.keys import new_key
@@ -73,6 +75,26 @@ def test_a_model_has_to_be_signed_where_keys_are_given(start, signed, tmp_path):
     code, out, err = start(*asked, FUSION_DIFF_MODEL=str(signed))
     assert (code, out) == (3, "")
     assert "line-7" in err
+
+
+@pytest.mark.parametrize("how", ["option", "joined", "setting"])
+def test_a_signed_model_is_used_as_it_was_signed(deploy, signed, tmp_path, how):
+    """What is put into its place once it was verified is not looked at."""
+    words = {"option": ["--model", str(signed)], "joined": [f"--model={signed}"], "setting": []}[how]
+    Image.fromarray(np.arange(224 * 224, dtype=np.uint8).reshape(224, 224)).save(tmp_path / "new.png")
+    command = ["--keys", str(tmp_path / "keys"), "inspect", str(tmp_path / "new.png"), *words]
+    environment = {"TMPDIR": str(tmp_path)} | ({"FUSION_DIFF_MODEL": str(signed)} if how == "setting" else {})
+    with subprocess.Popen(
+        [sys.executable, deploy / "start.py", *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        env=os.environ | environment,
+    ) as started:
+        assert started.stderr.readline().startswith("Verified: ")
+        shutil.rmtree(signed)  # before the command gets to reading it: its interpreter has yet to start
+        out, err = started.communicate()
+    assert "new.png" in out, err
 
 
 def test_a_folder_without_keys_trusts_nobody(start, tmp_path):
