@@ -7,6 +7,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.record import FORMAT, RecordWriter, to_line
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.verdict.compared import Compared
@@ -34,6 +35,14 @@ def test_records_are_those_of_the_golden_file(make_inspection, tmp_path):
         for outcome in outcomes:
             writer.write(outcome)
     assert (tmp_path / "new" / "records.jsonl").read_bytes() == GOLDEN.read_bytes()
+
+
+def test_a_page_is_named_where_one_was_chosen(make_inspection):
+    outcomes = [Outcome(Path("stack.tif"), make_inspection(page=page)) for page in (None, 0, 1)]
+    records = [json.loads(to_line(outcome)) for outcome in outcomes]
+    assert [record.get("page", "absent") for record in records] == ["absent", 0, 1]
+    kept = [verdict(outcome, alpha=0.1, pixel_size_um=None) for outcome in outcomes]
+    assert [record.get("page", "absent") for record in kept] == ["absent", 0, 1]
 
 
 def test_what_was_written_stays_when_the_run_is_cut_off(make_inspection, tmp_path):

@@ -28,7 +28,7 @@ def test_a_plain_file_has_no_notes(tmp_path):
 
 def test_images_that_are_not_read_are_noted_as_well_as_warned_of(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY] * 3), photometric="minisblack")
-    with pytest.warns(UserWarning, match="only the first is read"):
+    with pytest.warns(UserWarning, match="only the first was read"):
         notes = load_microstructure_data(tmp_path / "a.tif").notes
     assert notes == ("The file holds 3 images of one size, and only the first was read.",)
     assert load_microstructure_data(tmp_path / "a.tif", page=1).notes == ()

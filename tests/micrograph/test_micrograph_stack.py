@@ -46,7 +46,7 @@ def test_several_images_are_told_of_unless_one_was_chosen(tmp_path, options):
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, texture((4, 64, 50)), **options)
     (said,) = read(path)
-    assert said.startswith(f"{path}: it holds 4 images of one size, and only the first is read; split it")
+    assert said.startswith(f"{path}: The file holds 4 images of one size, and only the first was read. Split it")
     assert read(path, page=0) == read(path, page=2) == []
 
 
@@ -92,12 +92,72 @@ def test_what_goes_with_an_image_is_not_told_of(tmp_path):
         writer.write(texture((64, 50)), subfiletype=1, metadata=None)  # a thumbnail of the same size
         writer.write(texture((64, 50)), subfiletype=2, metadata=None)
         writer.write(texture((64, 50), np.uint8), metadata=None)  # a copy for the screen
-        writer.write(texture((70, 50)), metadata=None)  # a copy with a data bar
         writer.write(texture((64, 50, 3), np.uint8), photometric="rgb", metadata=None)
     assert "2 images" in read(tmp_path / "image.tif")[0]
     with tifffile.TiffFile(tmp_path / "image.tif", mode="r+b") as tif:
         tif.pages[3].tags[254].overwrite(4)  # now it is a mask
     assert read(tmp_path / "image.tif") == []
+
+
+def in_turn(path, *images, **options):
+    """Write images of other sizes one after the other; `options` are for the first."""
+    with tifffile.TiffWriter(path) as writer:
+        for index, image in enumerate(images):
+            writer.write(image, metadata=None, **({} if index else options))
+
+
+def test_the_largest_image_is_read_where_the_first_is_a_thumbnail(tmp_path):
+    small, whole, other = texture((40, 32)), texture((80, 64), seed=1), texture((80, 64), seed=2)
+    in_turn(tmp_path / "a.tif", small, whole)
+    with pytest.warns(
+        UserWarning, match=r"a\.tif: The file begins with a thumbnail of 32x40 .* Split it into files, or"
+    ):
+        micrograph = load_microstructure_data(tmp_path / "a.tif")
+    assert (micrograph.levels == whole).all()
+    assert micrograph.page == 1
+    said = "The file begins with a thumbnail of 32x40 pixels, and page 1 (counted from 0) was read, of 64x80."
+    assert micrograph.notes == (said,)
+    first = load_microstructure_data(tmp_path / "a.tif", page=0)
+    assert (first.levels == small).all()
+    assert (first.page, first.notes) == (0, ())
+    in_turn(tmp_path / "b.tif", small, whole, other)
+    (warned,) = read(tmp_path / "b.tif")
+    assert "page 1 (counted from 0) was read, of 64x80. The file holds 2 images of one size" in warned
+
+
+def test_a_thumbnail_that_says_so_is_noted_and_not_warned_of(tmp_path):
+    in_turn(tmp_path / "a.tif", texture((60, 48)), texture((80, 64), seed=1), subfiletype=1)
+    assert read(tmp_path / "a.tif") == []
+    micrograph = load_microstructure_data(tmp_path / "a.tif")
+    assert (micrograph.shape, micrograph.page, len(micrograph.notes)) == ((80, 64), 1, 1)
+
+
+def test_a_reduced_copy_without_its_original_is_told_of(tmp_path):
+    in_turn(tmp_path / "a.tif", texture((60, 48)), subfiletype=1)
+    (said,) = read(tmp_path / "a.tif")
+    assert "a reduced copy of another, which is not among the pages of the file. Export the whole one" in said
+
+
+def test_a_somewhat_larger_image_is_told_of_and_not_read(tmp_path):
+    in_turn(tmp_path / "a.tif", texture((64, 50)), texture((70, 50)))  # a copy with a data bar
+    with pytest.warns(UserWarning, match=r"Page 1 of the file .counted from 0. has 50x70 pixels, and the first was"):
+        micrograph = load_microstructure_data(tmp_path / "a.tif")
+    assert (micrograph.shape, micrograph.page, len(micrograph.notes)) == ((64, 50), None, 1)
+
+
+@pytest.mark.parametrize("marked", [True, False])
+def test_a_pyramid_is_read_at_its_base_wherever_it_begins(tmp_path, marked):
+    levels = [texture((320 // step, 256 // step), seed=step) for step in (1, 2, 4)]
+    with tifffile.TiffWriter(tmp_path / "down.tif") as writer:
+        for index, level in enumerate(levels):
+            writer.write(level, metadata=None, subfiletype=1 if index and marked else 0)
+    assert read(tmp_path / "down.tif") == []
+    micrograph = load_microstructure_data(tmp_path / "down.tif")
+    assert (micrograph.shape, micrograph.page, micrograph.notes) == ((320, 256), None, ())
+    in_turn(tmp_path / "up.tif", *levels[::-1], **({"subfiletype": 1} if marked else {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        assert load_microstructure_data(tmp_path / "up.tif").shape == (320, 256)
 
 
 def test_a_chain_of_directories_that_loops_ends(tmp_path):
@@ -142,4 +202,4 @@ def test_the_command_line_shows_it(tmp_path, call_cli, monkeypatch, darkness_mod
     monkeypatch.setattr(module, "load_model", lambda name, device: darkness_model)
     tifffile.imwrite(tmp_path / "stack.tif", texture((4, 64, 50)), photometric="minisblack")
     _, _, err = call_cli("verify-model", "m", "--golden", tmp_path / "golden", "--make", tmp_path / "stack.tif")
-    assert re.search(r"Warning: .*stack\.tif: it holds 4 images", " ".join(err.split()))
+    assert re.search(r"Warning: .*stack\.tif: The file holds 4 images", " ".join(err.split()))

@@ -250,6 +250,11 @@ def test_pages_of_one_file_are_different_images(tmp_path: Path) -> None:
     assert [reference.name for reference in references] == ["sound/stack.tif", "crack/stack.tif"]
     together = ReferenceSet.from_micrographs(stack, ["sound", "sound"], authentic="sound")
     assert [reference.name for reference in together] == ["sound/stack.tif", "sound/stack.tif#1"]
+    assert together.groups == ("sound/stack.tif",), "they show one specimen"
+    apart = ReferenceSet.from_micrographs(stack, ["sound", "sound"], authentic="sound", groups=["a", "b"])
+    assert apart.groups == ("a", "b")
+    alone = [ReferenceSet.from_micrographs([page], ["sound"], authentic="sound") for page in stack]
+    assert alone[0].sha256 != alone[1].sha256
 
 
 def test_more_references_than_the_limit_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:

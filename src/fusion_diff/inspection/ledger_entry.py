@@ -34,7 +34,7 @@ def verdict(
         names = {"name": "model_name", "sha256": "model_sha256", "references_sha256": "references_sha256"}
         kept = ("file_sha256", "pixel_size_um", "score", "decision", "p_values", "in_scope")
         record["model"] = {key: told[name] for key, name in names.items()}
-        asked = tuple(key for key in ("purified", "attacked") if key in told)
+        asked = tuple(key for key in ("page", "purified", "attacked") if key in told)
         return record | {key: told[key] for key in kept + asked}
     sha256 = None
     with contextlib.suppress(OSError, ValueError):  # it is the file that could not be read, most likely

@@ -44,6 +44,7 @@ class Micrograph:
         instrument: what took the image, None where it is not known.
         data_bar_px: rows of data bar that were cropped from the bottom.
         notes: what reading did to the file or could not tell of it, in sentences.
+        page: which page of the file it is, from 0, where one was asked for or another than the first was read.
 
     Raises:
         MicrographError: when made with pixels that are not finite, without contrast, too small, or neither grey nor
@@ -58,6 +59,7 @@ class Micrograph:
     instrument: str | None = None
     data_bar_px: int = 0
     notes: tuple[str, ...] = ()
+    page: int | None = None
 
     def __post_init__(self) -> None:
         """Check the pixels and make them read-only."""
@@ -204,7 +206,8 @@ class Micrograph:
         """Say what it is, without its pixels."""
         size = "unknown pixel size" if self.pixel_size_um is None else f"{self.pixel_size_um:g} µm/pixel"
         shape = "x".join(map(str, self.shape))
-        return f"<Micrograph {self.name!r} {shape} {self.dtype}, {size}, sha256 {self.sha256[:12]}…>"
+        page = "" if self.page is None else f" page {self.page}"
+        return f"<Micrograph {self.name!r}{page} {shape} {self.dtype}, {size}, sha256 {self.sha256[:12]}…>"
 
     @staticmethod
     def _converted(levels: NDArray[Any]) -> NDArray[np.float32]:

@@ -10,7 +10,7 @@ from fusion_diff.micrograph.limits import MAX_PIXELS, refusal
 from fusion_diff.micrograph.micrograph import Micrograph, checked_page
 from fusion_diff.micrograph.raster import read_bmp, read_jpeg, read_png
 from fusion_diff.micrograph.source import Source, open_source
-from fusion_diff.micrograph.stack import images_alike
+from fusion_diff.micrograph.stack import Choice, choose_page
 from fusion_diff.micrograph.tiff import read_tiff
 from fusion_diff.printable import printable
 from fusion_diff.warn import warn
@@ -67,7 +67,9 @@ def load_microstructure_data(
     Args:
         path: the file.
         pixel_size_um: side of a pixel in µm; overrides what the metadata say.
-        page: which page of a multi-page TIFF, from 0; where None, the first, with a warning if there are more like it.
+        page: which page of a multi-page TIFF, from 0; where None, the first, or the largest where the first is a
+            thumbnail (marked as a reduced copy, or of at most a quarter of the pixels). A warning and a note tell of
+            others that are larger or as large.
         crop_data_bar: remove the information bar that electron microscopes write under the image, where one is found.
         max_pixels: most pixels to accept; the file's header is believed for this, before anything is decoded.
         sha256: what the digest of the file's bytes has to be, if it was signed; compared before anything is decoded.
@@ -87,16 +89,13 @@ def load_microstructure_data(
     with open_source(path) as source:
         if sha256 is not None and source.sha256 != sha256:
             raise TrustError(f"{source.name}: altered since it was signed; restore it from its source")
-        index = 0 if page is None else checked_page(source.name, page)
-        levels, calibration = read_levels(source, index, max_pixels)
-        notes = calibration.notes(of_size=pixel_size_um is None)
-        alike = images_alike(source) if page is None and _is_tiff(source) else 1
-        if alike > 1:
-            warn(
-                f"{source.name}: it holds {alike:,} images of one size, and only the first is read; split it into "
-                "files, or choose one with load_microstructure_data(path, page=0)"
-            )
-            notes += (f"The file holds {alike:,} images of one size, and only the first was read.",)
+        choice = (
+            choose_page(source) if page is None and _is_tiff(source) else Choice(checked_page(source.name, page or 0))
+        )
+        levels, calibration = read_levels(source, choice.page, max_pixels)
+        notes = calibration.notes(of_size=pixel_size_um is None) + choice.notes
+        if choice.cure:
+            warn(f"{source.name}: {' '.join(choice.notes)} {choice.cure}")
         rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
         if rows:
             notes += (f"A data bar of {rows:,} rows was cut off at the bottom.",)
@@ -109,6 +108,7 @@ def load_microstructure_data(
             instrument=calibration.instrument,
             data_bar_px=rows,
             notes=notes,
+            page=choice.page if page is not None or choice.page else None,
         )
 
 

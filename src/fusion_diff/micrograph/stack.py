@@ -1,8 +1,10 @@
-"""How many images a TIFF holds, so that nobody takes a verdict on the first for one on all."""
+"""Which of a TIFF's images is read, so that nobody takes a verdict on a thumbnail, or on the first, for one on all."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion_diff.micrograph.ifd import directories
@@ -14,13 +16,34 @@ if TYPE_CHECKING:
 _NEW_KIND, _OLD_KIND = 254, 255
 _REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2  # values of these two tags
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOUR, _OFFSET, _SAMPLES, _FORMAT = 256, 257, 258, 259, 262, 273, 277, 339
+_ALIKE = ((_WIDTH, 0), (_HEIGHT, 0), (_BITS, 1), (_COLOUR, -1), (_SAMPLES, 1), (_FORMAT, 1))  # and what is presumed
 _IMAGEJ = re.compile(rb"ImageJ=[^\n]*\n(?:.*\n)??images=(\d{1,9})\s")
+_THUMBNAIL = 4
+"""An image of so many times the pixels makes the first one its thumbnail; a copy with a data bar below has fewer."""
+
+_Kind = tuple[int, ...]  # values of the tags in _ALIKE
 
 
-def images_alike(source: Source) -> int:
-    """Return how many images of a TIFF are of the first one's size and kind, that one included.
+@dataclass(frozen=True)
+class Choice:
+    """Which page of a TIFF is read where none was asked for.
 
-    Thumbnails, the levels of a pyramid and masks are of other sizes, or say that they are such.
+    Attributes:
+        page: its index, from 0.
+        notes: what else the file holds that a verdict might have been meant for, in sentences.
+        cure: what to do if another is meant; empty where the file itself says that this one is.
+    """
+
+    page: int
+    notes: tuple[str, ...] = ()
+    cure: str = ""
+
+
+def choose_page(source: Source) -> Choice:
+    """Choose the first image of a TIFF; or the largest, where the first is a thumbnail.
+
+    A thumbnail is marked as a reduced copy, or has at most a quarter of the largest one's pixels. What is so marked,
+    thumbnails and the levels of a pyramid, and masks are never taken for another image.
 
     Raises:
         MicrographError: its directories are damaged.
@@ -28,19 +51,56 @@ def images_alike(source: Source) -> int:
     pages = directories(source.name, source.handle, source.size)
     first = next(pages, None)
     if first is None:
-        return 1
-    return max(1 + sum(_like(first, page) for page in pages), _in_one_directory(first, source.size))
+        return Choice(0)
+    beginning, whole = _kind(first), _is_whole(first)
+    found: dict[_Kind, int] = {beginning: 0} if whole else {}  # the first page of each kind
+    counts = Counter(found.keys())
+    for index, page in enumerate(pages, start=1):
+        if _is_whole(page):
+            found.setdefault(_kind(page), index)
+            counts[_kind(page)] += 1
+    if not found:
+        said = (
+            "The image says of itself that it is a reduced copy of another, which is not among the pages of the file."
+        )
+        return Choice(0, (said,), "Export the whole one as a plain TIFF or PNG")
+    largest = max(found, key=_pixels)  # the first of several
+    chosen = beginning if whole and _pixels(largest) < _THUMBNAIL * _pixels(beginning) else largest
+    page, notes = found[chosen], []
+    if page:
+        notes.append(
+            f"The file begins with a thumbnail of {_size(beginning)} pixels, and page {page} (counted from 0) was "
+            f"read, of {_size(chosen)}."
+        )
+    elif _pixels(largest) > _pixels(chosen):
+        notes.append(
+            f"Page {found[largest]} of the file (counted from 0) has {_size(largest)} pixels, and the first was read, "
+            f"of {_size(chosen)}."
+        )
+    alike = counts[chosen] if page else max(counts[chosen], _in_one_directory(first, source.size))
+    if alike > 1:
+        notes.append(f"The file holds {alike:,} images of one size, and only the first was read.")
+    sure = not notes or (not whole and alike == 1)
+    cure = "" if sure else "Split it into files, or choose a page with load_microstructure_data(path, page=0)"
+    return Choice(page, tuple(notes), cure)
 
 
-def _like(first: Directory, page: Directory) -> bool:
+def _kind(page: Directory) -> _Kind:
+    return tuple(page.numbers.get(tag, presumed) for tag, presumed in _ALIKE)
+
+
+def _pixels(kind: _Kind) -> int:
+    return kind[0] * kind[1]
+
+
+def _size(kind: _Kind) -> str:
+    return f"{kind[0]:,}x{kind[1]:,}"
+
+
+def _is_whole(page: Directory) -> bool:
+    """Tell whether a page is an image of its own, as far as it says."""
     kind = page.numbers.get(_NEW_KIND, 0)
-    if kind & (_REDUCED | _MASK) or page.numbers.get(_OLD_KIND) == _OLD_REDUCED:
-        return False
-    defaults = {_BITS: 1, _SAMPLES: 1, _FORMAT: 1}
-    return all(
-        first.numbers.get(tag, defaults.get(tag)) == page.numbers.get(tag, defaults.get(tag))
-        for tag in (_WIDTH, _HEIGHT, _BITS, _COLOUR, _SAMPLES, _FORMAT)
-    )
+    return not kind & (_REDUCED | _MASK) and page.numbers.get(_OLD_KIND) != _OLD_REDUCED
 
 
 def _in_one_directory(first: Directory, size: int) -> int:

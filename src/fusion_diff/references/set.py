@@ -144,7 +144,8 @@ class ReferenceSet:
             micrographs: the images; wrap arrays with `Micrograph.from_array`.
             labels: the class of each.
             authentic: label of the class being verified.
-            groups: the specimen of each; each is its own group when omitted.
+            groups: the specimen of each; when omitted each is its own group, but for pages of one file, which show
+                one specimen.
             marks: (height, width) flaw mask of each, not zero where the flaw is, or None.
             names: a unique name for each; from the source file or the position when omitted.
 
@@ -275,7 +276,7 @@ def _identity(reference: Reference) -> list[Any]:
     return [
         reference.label,
         reference.group,
-        micrograph.sha256,
+        micrograph.sha256 if not micrograph.page else f"{micrograph.sha256}, page {micrograph.page}",
         [str(micrograph.dtype), micrograph.height, micrograph.width, micrograph.channels],
         micrograph.pixel_size_um,
         None if mark is None else hashlib.sha256(np.packbits(mark).tobytes()).hexdigest(),

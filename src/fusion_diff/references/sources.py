@@ -132,9 +132,10 @@ def from_micrographs(
             raise ReferenceSetError(f"there are {count} micrographs but {len(values)} {what}: give one of each")
     check_authentic(authentic, map(str, labels), "the sequence")
     named = list(names) if names is not None else _default_names(micrographs, labels)
+    specimens = _default_groups(micrographs, named) if groups is None else groups
     references: list[Reference] = []
     for index, (micrograph, label, name) in enumerate(zip(micrographs, labels, named, strict=True)):
-        reference = Reference(micrograph, label, name if groups is None else groups[index], name)
+        reference = Reference(micrograph, label, specimens[index], name)
         values = None if marks is None else marks[index]
         mark = None if values is None else fit_mark(values, micrograph, f"the mark of {name}", name)
         references.append(_marked(reference, mark, f"the mark of {name}", authentic))
@@ -226,6 +227,16 @@ def _default_names(micrographs: Sequence[Micrograph], labels: Sequence[str]) -> 
         name = f"{label}/{index:04d}" if source is None else f"{label}/{source.name}"
         names[name if name not in names else f"{name}#{index}"] = None
     return list(names)
+
+
+def _default_groups(micrographs: Sequence[Micrograph], names: Sequence[str]) -> list[str]:
+    """Each is its own specimen, but for pages of one file: they show the same, as the slices of a stack do."""
+    first: dict[object, str] = {}
+    groups = []
+    for micrograph, name in zip(micrographs, names, strict=True):
+        source = getattr(micrograph, "source", None)  # anything else than a micrograph is refused later
+        groups.append(name if source is None else first.setdefault((source, micrograph.sha256), name))
+    return groups
 
 
 def _existing(row: Row, column: str, folder: Path) -> str:

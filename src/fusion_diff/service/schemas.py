@@ -100,6 +100,7 @@ class InspectionOut(InspectionSummary):
     notes: list[str] = Field(default=[], description="What reading did to the file, or could not tell of it.")
     reasons: list[str]
     evidence: dict[str, Any]
+    page: int | None = Field(default=None, description="Of the file, from 0, where another than the first was judged.")
     height: int
     width: int
     pixel_size_um: float | None

@@ -176,3 +176,4 @@ def conclude(
         notes=_notes(micrograph, enrolment.compared),
     )
     return replace(it, reasons=explain(it, len(verifier.inside), len(verifier.outside)))
+        page=micrograph.page,

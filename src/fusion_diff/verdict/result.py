@@ -211,6 +211,8 @@ class Inspection:
     """What reading did to the file or could not tell of it, in sentences."""
 
     def to_dict(self) -> dict[str, Any]:
+    page: int | None = None
+    """Which page of the file it is, from 0, where one was asked for or another than the first was read."""
         """Return the inspection as plain JSON-ready values, without the evidence map (its shape and extremes only)."""
         from dataclasses import asdict, fields
 
@@ -231,7 +233,7 @@ class Inspection:
         plain["compared_with"] = None if self.compared_with is None else asdict(self.compared_with)
         if self.recognised is not None:
             plain["recognised"] = asdict(self.recognised)
-        for name, unasked in (("purified", False), ("attacked", None)):
+        for name, unasked in (("purified", False), ("attacked", None), ("page", None)):
             if plain[name] is unasked:
                 del plain[name]
         return plain
