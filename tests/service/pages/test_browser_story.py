@@ -95,6 +95,7 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     for label in ("sound", "crack"):
         page.get_by_label("Class", exact=True).fill(label)
         page.get_by_label("Choose a folder").set_input_files(pictures / label)
+        page.get_by_role("button", name=f"Add {SHOTS} references").click()
         page.locator(f"section[aria-label='Class {label}'] li").nth(SHOTS - 1).wait_for()
 
     page.get_by_label("Mark flaw: crack/crack 0.tif").click()
@@ -199,6 +200,7 @@ def test_whoever_signs_in_marks_by_keyboard_and_has_every_file_inspected_however
         page.get_by_role("button", name="Begin").click()
         page.get_by_label("Class", exact=True).fill("coarse")
         page.get_by_label("Choose files").set_input_files(files[0])
+        page.get_by_role("button", name="Add 1 reference").click()
         page.get_by_label("Mark flaw: 0.tif").click()
         page.locator("#easel.ready").wait_for()
         page.get_by_role("button", name="Save the mark").click()

@@ -1,6 +1,7 @@
 // Files sent one by one, each with its progress and then its row from the service: none is lost when another fails.
 import { explained, tokens } from "./http.js";
 import { dropped, picked } from "./picking.js";
+import { Plan } from "./plan.js";
 
 const PATIENCE = 40; // times that a busy service is asked again
 
@@ -21,17 +22,14 @@ class Uploads {
     });
   }
 
-  add({ files, skipped }) {
-    const left = skipped === 1 ? "1 file that is no image was left out" : `${skipped} files that are no images were left out`;
-    this.form.querySelector("[data-skipped]").textContent = skipped ? left : "";
-    if (!files.length || !this.form.reportValidity()) return;
-    const fields = [...new FormData(this.form)].filter(([, value]) => typeof value === "string" && value !== "");
-    for (const { file, path } of files) {
+  // Each of the files with its path, the fields that go with it, and its mark where it has one.
+  add(files) {
+    for (const each of files) {
       const row = this.template.content.firstElementChild.cloneNode(true);
-      row.querySelector(".file").textContent = path;
-      row.querySelector("progress").setAttribute("aria-label", "Progress of " + path);
+      row.querySelector(".file").textContent = each.path;
+      row.querySelector("progress").setAttribute("aria-label", "Progress of " + each.path);
       this.rows.append(row);
-      this.wait({ file, path, fields, row, tries: 0 });
+      this.wait({ ...each, row, tries: 0 });
     }
     this.total += files.length;
     const section = this.rows.closest("[hidden]");
@@ -63,6 +61,7 @@ class Uploads {
     const body = new FormData();
     for (const [name, value] of job.fields) body.append(name, value);
     body.append(this.form.dataset.field, job.file, job.path);
+    if (job.mark) body.append("mark", job.mark);
     const request = new XMLHttpRequest();
     request.open("POST", this.form.getAttribute("action"));
     for (const [name, value] of Object.entries(tokens())) request.setRequestHeader(name, value);
@@ -132,18 +131,30 @@ class Uploads {
 
 for (const form of document.querySelectorAll("[data-uploads]")) {
   const uploads = new Uploads(form);
+  const plan = form.querySelector("[data-plan]") && new Plan(form, (files) => uploads.add(files));
   const suffixes = form.dataset.suffixes.split(" ");
   const place = form.querySelector("[data-drop]");
-  form.addEventListener("submit", (event) => event.preventDefault());
+
+  function take({ files, skipped }) {
+    const left = skipped === 1 ? "1 file that is no image was left out" : `${skipped} files that are no images were left out`;
+    form.querySelector("[data-skipped]").textContent = skipped ? left : "";
+    if (plan) plan.take(files);
+    else if (files.length && form.reportValidity()) {
+      const fields = [...new FormData(form)].filter(([, value]) => typeof value === "string" && value !== "");
+      uploads.add(files.map((each) => ({ ...each, fields })));
+    }
+  }
+
+  if (!plan) form.addEventListener("submit", (event) => event.preventDefault());
   for (const input of form.querySelectorAll("[data-pick]")) {
-    input.addEventListener("change", () => uploads.add(picked(input, suffixes)));
-    if (input.files.length) uploads.add(picked(input, suffixes)); // chosen before this script came
+    input.addEventListener("change", () => take(picked(input, suffixes)));
+    if (input.files.length) take(picked(input, suffixes)); // chosen before this script came
   }
   place.addEventListener("dragover", () => place.classList.add("over"));
   place.addEventListener("dragleave", () => place.classList.remove("over"));
   async function fetchDrops() {
     place.classList.remove("over");
-    while (place.drops?.length) uploads.add(await dropped(place.drops.shift(), suffixes));
+    while (place.drops?.length) take(await dropped(place.drops.shift(), suffixes));
   }
   place.addEventListener("dropped", fetchDrops);
   fetchDrops(); // what was dropped before this script came

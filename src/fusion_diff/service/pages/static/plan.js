@@ -1,0 +1,143 @@
+// What is about to be added to a set of references, told before it is: which class gets how many, of which specimens.
+import { laidOut } from "./layout.js";
+
+const SHOWN = 8; // names in a list
+
+export class Plan {
+  constructor(form, add) {
+    this.form = form;
+    this.add = add;
+    this.section = form.querySelector("[data-plan]");
+    this.chosen = []; // as `laidOut` gives them
+    this.strays = []; // paths of masks that fit nothing
+    const { label, by, group, pattern, classes } = form.elements;
+    Object.assign(this, { label, by, group, pattern, classes });
+    form.addEventListener("input", () => this.show());
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.send();
+    });
+    form.querySelector("[data-leave]").addEventListener("click", () => {
+      this.empty();
+      form.querySelector("[data-pick]").focus();
+    });
+    this.show();
+  }
+
+  take(files) {
+    const { images, strays } = laidOut(files, this.form.dataset.authentic);
+    this.chosen.push(...images);
+    this.strays.push(...strays);
+    this.show();
+    if (images.length) this.section.scrollIntoView({ block: "nearest" });
+  }
+
+  empty() {
+    this.chosen = [];
+    this.strays = [];
+    this.show();
+  }
+
+  send() {
+    const files = this.planned().filter(({ label }) => label !== null);
+    if (!files.length) return;
+    const pixel = this.form.elements.pixel_size_um.value;
+    this.add(files.map(({ file, path, mark, label, specimen }) => ({
+      file,
+      path,
+      mark,
+      fields: Object.entries({ label, group: specimen, pixel_size_um: pixel }).filter(([, value]) => value),
+    })));
+    this.empty();
+    document.querySelector(this.form.dataset.summary).focus();
+  }
+
+  // The chosen images with their class, null where none can be told, and specimen, null where the name has none.
+  planned() {
+    const pattern = this.expression();
+    const named = this.classes.value === "folder";
+    return this.chosen.map((each) => {
+      const label = named && each.inFolders ? each.folder : this.label.value.trim();
+      let specimen = "";
+      if (this.by.value === "one") specimen = this.group.value.trim();
+      else if (this.by.value !== "own") specimen = pattern?.exec(each.path.split("/").at(-1))?.[1] || null;
+      return { ...each, label, specimen };
+    });
+  }
+
+  // What finds the specimen in a name; null where the pattern is none.
+  expression() {
+    if (this.by.value === "before") return /^([^_]+)_/;
+    if (this.by.value !== "pattern") return null;
+    try {
+      const groups = new RegExp(this.pattern.value + "|").exec("").length - 1;
+      return groups === 1 ? new RegExp(this.pattern.value) : null;
+    } catch {
+      return null;
+    }
+  }
+
+  show() {
+    const { by, group, pattern, classes } = this;
+    for (const [field, value] of [[group, "one"], [pattern, "pattern"]]) {
+      field.closest(".field").hidden = by.value !== value;
+      field.required = by.value === value && this.chosen.length > 0;
+    }
+    classes.closest(".field").hidden = !this.chosen.some(({ inFolders }) => inFolders);
+    const planned = this.planned();
+    const added = planned.filter(({ label }) => label !== null);
+    this.label.required = planned.some(({ inFolders }) => !inFolders || classes.value !== "folder");
+    const nameless = added.filter(({ specimen }) => specimen === null).map(({ path }) => path);
+    const wrong = this.wrong(nameless, added.length);
+    by.setCustomValidity(by.value === "before" ? wrong : "");
+    pattern.setCustomValidity(by.value === "pattern" ? wrong : "");
+    const homeless = planned.length - added.length;
+    this.tell([
+      wrong,
+      homeless && `${counted(homeless, "image")} left out, for a class is told by a folder with its images directly in it`,
+      this.strays.length && `${counted(this.strays.length, "mask")} left out, for no single image of a class other than ${this.form.dataset.authentic} is named alike: ${listed(this.strays)}`,
+    ]);
+    this.section.querySelector("tbody").replaceChildren(...rows(added, this.form.dataset.authentic));
+    this.section.querySelector("[data-add]").textContent = `Add ${counted(added.length, "reference")}`;
+    this.section.querySelector("[data-add]").disabled = !added.length;
+    this.section.hidden = !planned.length && !this.strays.length;
+  }
+
+  wrong(nameless, count) {
+    if (!this.chosen.length) return "";
+    if (this.by.value === "pattern" && !this.expression()) return "The pattern has to be a regular expression with one (…) around the specimen.";
+    if (nameless.length) return `No specimen in ${nameless.length} of ${counted(count, "name")}: ${listed(nameless)}`;
+    return "";
+  }
+
+  tell(remarks) {
+    const told = remarks.filter(Boolean).map((remark) => {
+      const line = document.createElement("p");
+      line.textContent = remark;
+      return line;
+    });
+    this.section.querySelector("[data-remarks]").replaceChildren(...told);
+  }
+}
+
+// A row for each class: how many images, and of which specimens.
+function rows(planned, authentic) {
+  return [...new Set(planned.map(({ label }) => label))].map((label) => {
+    const images = planned.filter((each) => each.label === label);
+    const marked = images.filter(({ mark }) => mark).length;
+    const specimens = [...new Set(images.map(({ specimen }) => specimen).filter(Boolean))];
+    const row = document.createElement("tr");
+    const told = [label === authentic ? `${label} (authentic)` : label || "(type it above)", images.length + (marked ? `, ${marked} with a mask` : ""), specimens.length ? `${specimens.length}: ${listed(specimens)}` : "each its own"];
+    for (const words of told) {
+      const isolated = document.createElement("bdi");
+      isolated.textContent = words;
+      const cell = document.createElement("td");
+      cell.append(isolated);
+      row.append(cell);
+    }
+    return row;
+  });
+}
+
+const counted = (count, what) => `${count} ${what}${count === 1 ? "" : "s"}`;
+const listed = (names) => names.slice(0, SHOWN).join(", ") + (names.length > SHOWN ? " …" : "");

@@ -1,0 +1,118 @@
+"""References added in a browser: what a folder says of classes, specimens and masks, told before anything is sent."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture
+def references(micrograph, tmp_path) -> Path:
+    """A folder laid out as the command line takes it."""
+    folder = tmp_path / "references"
+    for label, kind in (("sound", "fine"), ("crack", "coarse")):
+        (folder / label).mkdir(parents=True)
+        for seed, name in enumerate(("A12_1", "A12_2", "B03_1")):
+            (folder / label / f"{name}.tif").write_bytes(micrograph(kind, seed))
+    mask = io.BytesIO()
+    Image.fromarray(np.eye(64, dtype=np.uint8) * 255).save(mask, "PNG")
+    (folder / "masks" / "crack").mkdir(parents=True)
+    for name in ("A12_1", "C99_1"):
+        (folder / "masks" / "crack" / f"{name}.png").write_bytes(mask.getvalue())
+    return folder
+
+
+@pytest.fixture
+def new_set(address, open_page):
+    """Begins a set of references, whose authentic class is `sound`, and gives the page that shows it."""
+    page = open_page(address)
+    page.goto("/references")
+    page.get_by_label("Name").fill("line 7")
+    page.get_by_label("Authentic class").fill("sound")
+    page.get_by_role("button", name="Begin").click()
+    page.wait_for_url("**/references/*")
+    return page
+
+
+def planned(page) -> list[str]:
+    """Return what the plan tells, class by class."""
+    page.locator("[data-plan]").wait_for()
+    return [" | ".join(row.locator("td").all_inner_texts()) for row in page.locator("[data-plan] tbody tr").all()]
+
+
+def shown(page) -> dict[str, list[dict]]:
+    """Return the references of the set by their class, in order of their names."""
+    set_id = page.url.rpartition("/")[2]
+    images = page.request.get(f"/v1/reference-sets/{set_id}").json()["images"]
+    found: dict[str, list[dict]] = {}
+    for image in sorted(images, key=lambda image: image["name"]):
+        found.setdefault(image["label"], []).append(image)
+    return found
+
+
+def test_a_folder_of_folders_gives_each_image_the_class_of_its_own_and_says_so_before(new_set, references):
+    page = new_set
+    page.get_by_label("Class", exact=True).fill("sound")
+    (references / "loose.tif").write_bytes((references / "sound" / "A12_1.tif").read_bytes())
+    page.get_by_label("Choose a folder").set_input_files(references)
+    assert planned(page) == ["crack | 3, 1 with a mask | each its own", "sound (authentic) | 3 | each its own"]
+    remarks = page.locator("[data-remarks]").inner_text()
+    assert "1 image left out, for a class is told by a folder" in remarks
+    assert "1 mask left out" in remarks
+    assert "C99_1.png" in remarks
+    assert shown(page) == {}, "nothing is sent before it was looked at"
+    page.get_by_role("button", name="Add 6 references").click()
+    page.get_by_text("6 of 6 done · 6 added").wait_for()
+    found = shown(page)
+    assert {label: len(images) for label, images in found.items()} == {"crack": 3, "sound": 3}
+    assert [image["marked"] for image in found["crack"]] == [True, False, False]
+    assert not page.locator("[data-plan]").is_visible()
+
+
+def test_a_folder_of_folders_has_one_class_where_that_is_asked_for(new_set, references):
+    page = new_set
+    page.get_by_label("Class", exact=True).fill("")
+    page.get_by_label("Choose a folder").set_input_files(references)
+    assert len(planned(page)) == 2
+    page.get_by_label("Class of each").select_option("typed")
+    page.get_by_role("button", name="Add 6 references").click()
+    assert page.evaluate("document.activeElement.id") == "label", "the class is missing"
+    page.get_by_label("Class", exact=True).fill("pore")
+    assert planned(page) == ["pore | 6, 1 with a mask | each its own"]
+    page.get_by_role("button", name="Leave them out").click()
+    assert not page.locator("[data-plan]").is_visible()
+
+
+def test_specimens_are_taken_from_names_and_seen_before(new_set, references):
+    page = new_set
+    files = sorted((references / "sound").iterdir())
+    page.get_by_label("Choose files").set_input_files(files)
+    page.get_by_label("Specimen", exact=True).select_option("before")
+    assert planned(page) == ["sound (authentic) | 3 | 2: A12, B03"]
+    page.get_by_label("Specimen", exact=True).select_option("pattern")
+    page.get_by_label("Pattern").fill("([")
+    assert "one (…) around the specimen" in page.locator("[data-remarks]").inner_text()
+    page.get_by_label("Pattern").fill("^(A.*)_")
+    assert "No specimen in 1 of 3 names: B03_1.tif" in page.locator("[data-remarks]").inner_text()
+    page.get_by_role("button", name="Add 3 references").click()
+    assert page.evaluate("document.activeElement.id") == "pattern", "it is not taken"
+    page.get_by_label("Pattern").fill(r"_(\d)\.")
+    assert planned(page) == ["sound (authentic) | 3 | 2: 1, 2"]
+    page.get_by_role("button", name="Add 3 references").click()
+    page.get_by_text("3 of 3 done · 3 added").wait_for()
+    assert [image["group"] for image in shown(page)["sound"]] == ["1", "2", "1"]
+    page.get_by_label("Choose files").set_input_files(sorted((references / "crack").iterdir()))
+    page.get_by_label("Class", exact=True).fill("crack")
+    page.get_by_label("Specimen", exact=True).select_option("one")
+    page.get_by_label("Name of the specimen").fill("C07")
+    assert planned(page) == ["crack | 3 | 1: C07"]
+    page.get_by_role("button", name="Add 3 references").click()
+    page.get_by_text("6 of 6 done · 6 added").wait_for()
+    assert {image["group"] for image in shown(page)["crack"]} == {"C07"}
