@@ -239,7 +239,8 @@ class DiffusionModel:
 
         Args:
             micrograph: any size; very large ones are read and encoded tile by tile.
-            alpha: error rate among verdicts that the decision is made for, in (0, 1).
+            alpha: error rate that the decision is made for, in (0, 1): of authentic micrographs at most this share is
+                called not authentic, and likewise of the others.
             purify: judge the micrograph as the diffusion prior repaints it, see `diffusion.purification`. Calibration
                 and p-values remain those of the references as they are.
             detect_attacks: judge it both ways, and say whether the two differ more than they do for the references;

@@ -50,6 +50,8 @@ def test_any_other_value_is_read_or_refused_and_nothing_else(described, tmp_path
         ("fusion", {"centre": {}, "spread": {}, "weight": {}}, "have no weight"),
         ("fusion", {"centre": {"pooled": 0}, "spread": {"pooled": 1}, "weight": {"pooled": 1}}, "no evidence"),
         ("inside", [float("nan")], "no finite number"),
+        ("inside_shares", [1.0], "the shares of its references"),
+        ("outside_shares", [0.0, 1.0, 1.0], "the shares of its references"),
         ("class_norms", [1.0], "not of one number"),
         ("name", 5, "is no text"),
         ("pixel_sizes_um", [0.5], "not of one number"),

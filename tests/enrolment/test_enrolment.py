@@ -42,11 +42,16 @@ def bag(seed: int, channel: int | None = None, *, marked: bool = False, residual
 
 
 def enrolment_of(
-    counts: dict[str, int], *, marked: bool = False, residuals: int = 2, surfaces: list[int] | None = None
+    counts: dict[str, int],
+    *,
+    marked: bool = False,
+    residuals: int = 2,
+    surfaces: list[int] | None = None,
+    images: int = 1,
 ) -> Enrolment:
-    """The first label is the authentic one; `surfaces` tells which surface each reference shows."""
+    """The first label is the authentic one; `surfaces` tells which surface each shows, `images` how many a specimen."""
     labels = tuple(label for label, count in counts.items() for _ in range(count))
-    groups = tuple(f"specimen {index}" for index in range(len(labels)))
+    groups = tuple(f"specimen {index // images}" for index in range(len(labels)))
     authentic, *others = counts
     channels = {label: index for index, label in enumerate(others)}
     bags = [
@@ -137,6 +142,27 @@ def test_warnings_say_how_many_references_decisions_need():
     assert "3 other references are too few" in few.warnings(alpha=0.1)[1]
     assert few.warnings(alpha=0.25) == ()
     assert len(enrolment_of({"sound": 4}).warnings(alpha=0.1)) == 1
+
+
+def test_images_of_a_specimen_count_once_in_what_decisions_need(tmp_path):
+    enrolment = enrolment_of({"sound": 8, "crack": 12}, images=2)
+    lines = enrolment.warnings(alpha=0.15)
+    assert [line.split(" are too few")[0] for line in lines] == ["4 specimens of authentic references"]
+    assert "enrol 6" in lines[0]
+    assert enrolment.verifier.p_values(1e6)["authentic"] == pytest.approx(1 / 5)
+    save_enrolment(enrolment, tmp_path)
+    loaded = load_enrolment(tmp_path, ENCODER)
+    for fused in (-1.0, 0.3, 2.0):
+        assert loaded.verifier.p_values(fused) == enrolment.verifier.p_values(fused)
+        assert enrolment.to(torch.device("meta")).verifier.p_values(fused) == enrolment.verifier.p_values(fused)
+
+
+def test_a_verifier_that_hardly_tells_the_sides_apart_says_so():
+    enrolment = enrolment_of({"sound": 6, "crack": 6})
+    assert not any("guessing" in line for line in enrolment.warnings())
+    blind = replace(enrolment.verifier, inside=np.arange(6.0), outside=np.arange(6.0) + 0.5)
+    lines = replace(enrolment, verifier=blind).warnings()
+    assert any("little better than guessing does (cross-fitted AUROC 0.583" in line for line in lines)
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan")])

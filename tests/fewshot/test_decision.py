@@ -9,7 +9,15 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from fusion_diff.fewshot.decision import Calibration, decide, p_value, probability, references_needed
+from fusion_diff.fewshot.decision import (
+    Calibration,
+    decide,
+    p_value,
+    probability,
+    shares_of,
+    specimens_needed,
+    specimens_of,
+)
 
 SCORES = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30).map(lambda s: np.array(s, dtype=float))
 
@@ -94,6 +102,44 @@ def test_p_values_of_exchangeable_scores_are_uniform_within_sampling_error():
         assert abs((p <= alpha + 1e-12).mean() - alpha) < 4 * deviation
 
 
+GROUPS = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=30)
+
+
+@given(GROUPS)
+def test_every_specimen_has_one_voice(groups):
+    shares = shares_of(groups)
+    assert specimens_of(shares) == len(set(groups))
+    for group in set(groups):
+        assert sum(share for share, its in zip(shares, groups, strict=True) if its == group) == pytest.approx(1)
+
+
+@given(SCORES, st.floats(-60, 60), st.integers(1, 6))
+def test_more_images_of_the_same_specimens_change_no_p_value(references, score, copies):
+    groups = np.arange(len(references)).astype(str)
+    again = p_value(score, np.tile(references, copies), shares_of(np.tile(groups, copies)))
+    assert again == pytest.approx(p_value(score, references))
+
+
+def test_p_values_hold_for_new_specimens_where_references_are_images_of_a_few():
+    """Images of a specimen are alike: counted one by one they would promise far more than they can keep."""
+    rng, trials, specimens, images = np.random.default_rng(0), 2000, 4, 10
+    shares = shares_of(np.repeat(np.arange(specimens), images).astype(str))
+    rejected, by_image = [], []
+    for _ in range(trials):
+        means = rng.normal(size=specimens + 1)
+        scores = (means[:-1, None] + 0.3 * rng.normal(size=(specimens, images))).ravel()
+        new = means[-1] + 0.3 * rng.normal()
+        rejected.append(p_value(new, scores, shares) <= 0.2 + 1e-9)
+        by_image.append(p_value(new, scores) <= 0.1)
+    assert 0.1 < np.mean(rejected) < 0.2 + 4 * math.sqrt(0.2 * 0.8 / trials)
+    assert np.mean(by_image) > 0.15
+
+
+def test_a_sum_of_thirds_rejects_at_alpha_itself():
+    shares = shares_of([f"{index % 9}" for index in range(27)])
+    assert decide({"authentic": p_value(1.0, np.zeros(27), shares), "not authentic": 1.0}, 0.1, 9) == "not authentic"
+
+
 def test_without_references_nothing_is_rejected():
     assert p_value(100.0, np.zeros(0)) == 1
 
@@ -131,13 +177,13 @@ def test_nothing_follows_of_log_odds_that_are_no_number():
 
 
 @pytest.mark.parametrize(("alpha", "needed"), [(0.1, 9), (0.05, 19), (0.2, 4), (0.5, 1), (0.3, 3), (0.01, 99)])
-def test_references_needed_for_known_error_rates(alpha, needed):
-    assert references_needed(alpha) == needed
+def test_specimens_needed_for_known_error_rates(alpha, needed):
+    assert specimens_needed(alpha) == needed
 
 
 @given(st.floats(0.01, 0.99))
 def test_as_many_references_as_needed_can_just_be_rejected(alpha):
-    needed = references_needed(alpha)
+    needed = specimens_needed(alpha)
     assume(abs(alpha * (needed + 1) - 1) > 1e-6 and abs(alpha * needed - 1) > 1e-6)
     assert p_value(1.0, np.zeros(needed)) <= alpha
     if needed:

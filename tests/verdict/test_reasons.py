@@ -89,6 +89,19 @@ def test_an_open_decision_says_why_it_is_open(reasons, references, p, alpha, sai
 
 
 @pytest.mark.parametrize(
+    ("specimens", "said"),
+    [
+        ((4, 9), "alpha 0.1 needs 9 specimens of references of a side, and there are 4 authentic."),
+        ((20, 9), "it fits neither the authentic nor the other references at alpha 0.1."),
+    ],
+)
+def test_specimens_are_counted_where_references_share_them(reasons, specimens, said):
+    compared = Compared("sound", {"sound": 20, "crack": 9})
+    open_ = {"decision": "inconclusive", "p_values": {"authentic": 0.05, "not authentic": 0.05}}
+    assert reasons(references=specimens, compared_with=compared, **open_)[-1] == f"Inconclusive: {said}"
+
+
+@pytest.mark.parametrize(
     ("regions", "said"),
     [
         ((), "No region departs"),

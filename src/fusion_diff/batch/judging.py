@@ -28,7 +28,7 @@ class Settings:
     """How the micrographs of a batch are judged.
 
     Attributes:
-        alpha: error rate among verdicts, in (0, 1).
+        alpha: error rate on either side, in (0, 1).
         pixel_size_um: pixel size for every file, in place of what the files say.
         heatmaps: whether to draw a heat map of each.
         trusted_keys: files of public keys; where there are any, a micrograph that none of them signed becomes an error

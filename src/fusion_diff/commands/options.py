@@ -34,14 +34,19 @@ PixelSize = Annotated[
     ),
 ]
 Alpha = Annotated[
-    float, typer.Option("--alpha", callback=_fraction, help="Error rate among verdicts; smaller abstains more often.")
+    float,
+    typer.Option(
+        "--alpha",
+        callback=_fraction,
+        help="Error rate on either side; smaller abstains more often.",
+    ),
 ]
 AlphaOrPolicy = Annotated[
     float | None,
     typer.Option(
         "--alpha",
         callback=_fraction,
-        help="Error rate among verdicts; smaller abstains more often. The policy's, or else 0.1.",
+        help="Error rate on either side; smaller abstains more often. The policy's, or else 0.1.",
     ),
 ]
 Groups = Annotated[

@@ -184,7 +184,7 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
     stdout().print(table)
     say(tally(outcomes))
     if any(outcome.inspection is not None and not outcome.inspection.calibrated for outcome in outcomes):
-        say("The scores are not calibrated: there were too few references to cross-fit.")
+        say("The scores are not calibrated: there were too few references to cross-fit, or authentic ones alone.")
     for outcome in outcomes:
         if outcome.error is not None:
             complain(outcome.error)

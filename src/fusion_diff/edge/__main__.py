@@ -76,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     inspect.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders or patterns")
     inspect.add_argument("--model", required=True, metavar="EXPORTED", help="what `fusion-diff export` wrote")
-    inspect.add_argument("--alpha", type=_fraction, default=0.1, help="error rate among verdicts (0.1)")
+    inspect.add_argument("--alpha", type=_fraction, default=0.1, help="error rate on either side (0.1)")
     inspect.add_argument("--pixel-size", type=_positive, metavar="UM", help="pixel size in µm, for every file")
     inspect.add_argument("--device", default="AUTO", help="AUTO, CPU, GPU, NPU, or the runtime's own name of one")
     inspect.add_argument("--threads", type=_count, help="threads to compute with")

@@ -62,6 +62,8 @@ class Exported:
         calibration: from fused score to log-odds.
         inside: (n,) cross-fitted scores of the authentic references.
         outside: (m,) those of the others.
+        inside_shares: (n,) the part of its specimen's voice that each authentic reference has in p-values.
+        outside_shares: (m,) the same of the others.
         scope_limit: strangeness above this is out of scope.
         region_threshold: evidence (log-odds) above this is listed as a region.
         authentic: the class being verified.
@@ -89,6 +91,8 @@ class Exported:
     calibration: Calibration
     inside: NDArray[np.float64]
     outside: NDArray[np.float64]
+    inside_shares: NDArray[np.float64]
+    outside_shares: NDArray[np.float64]
     scope_limit: float
     region_threshold: float
     authentic: str
@@ -129,7 +133,7 @@ class Exported:
 
     def p_values(self, fused: float) -> dict[str, float]:
         """Return the conformal p-value of each side that has references."""
-        return side_p_values(fused, self.inside, self.outside)
+        return side_p_values(fused, self.inside, self.outside, self.inside_shares, self.outside_shares)
 
     def predict(self, products: Sequence[float], score: float) -> str:
         """Return the class of a micrograph.
@@ -196,6 +200,14 @@ class Exported:
             raise ValueError("it has no evidence for its readings")
         if not any(READINGS[name].dense for name in weighed):
             raise ValueError("none of its readings points to places")
+        inside, outside = (_numbers(plain[side]) for side in ("inside", "outside"))
+        # In exports of earlier versions each reference is a specimen of its own.
+        shares = [
+            _numbers(plain.get(name, [1] * len(scores)))
+            for name, scores in (("inside_shares", inside), ("outside_shares", outside))
+        ]
+        if [len(each) for each in shares] != [len(inside), len(outside)] or any(((each <= 0) | (each > 1)).any() for each in shares):
+            raise ValueError("the shares of its references are not one number in (0, 1] for each")
         tile, stride = bounded_size("tile", plain["tile"], MAX_TILE), bounded_size("stride", plain["stride"], MAX_TILE)
         if tile % stride or tile // stride < 8:
             raise ValueError(f"its tiles of {tile} pixels have no tokens of {stride}")
@@ -208,8 +220,10 @@ class Exported:
             kinds=kinds,
             fusion=Fusion(**fusion),
             calibration=calibration,
-            inside=np.asarray([_number(value) for value in _listed(plain["inside"])], dtype=np.float64),
-            outside=np.asarray([_number(value) for value in _listed(plain["outside"])], dtype=np.float64),
+            inside=inside,
+            outside=outside,
+            inside_shares=shares[0],
+            outside_shares=shares[1],
             scope_limit=_number(plain["scope_limit"]),
             region_threshold=_number(plain["region_threshold"]),
             classes=classes,
@@ -228,6 +242,10 @@ def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError(f"{value!r:.40} is no finite number")
     return float(value)
+
+
+def _numbers(value: object) -> NDArray[np.float64]:
+    return np.asarray([_number(each) for each in _listed(value)], dtype=np.float64)
 
 
 def _text(value: object) -> str:

@@ -89,7 +89,7 @@ class EdgeSession:
 
         Args:
             micrograph: any size; very large ones are read and judged tile by tile.
-            alpha: error rate among verdicts that the decision is made for, in (0, 1).
+            alpha: error rate on either side that the decision is made for, in (0, 1).
 
         Raises:
             ValueError: `alpha` does not lie between 0 and 1.

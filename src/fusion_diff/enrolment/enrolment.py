@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from fusion_diff.counted import counted
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
-from fusion_diff.fewshot.decision import check_alpha, references_needed
+from fusion_diff.fewshot.decision import check_alpha, specimens_needed
 from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.references.set import first_of_each
@@ -22,6 +22,9 @@ from fusion_diff.verdict.result import NEAREST, NearestReference, RecognisedSurf
 
 if TYPE_CHECKING:
     from fusion_diff.encoder.flaw_detector import FlawDetector
+
+LITTLE_SKILL = 0.65
+"""A cross-fitted AUROC below this is remarked on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,14 +107,24 @@ class Enrolment:
             ValueError: `alpha` does not lie between 0 and 1.
         """
         check_alpha(alpha)
-        needed, lines = references_needed(alpha), [*self.verifier.warnings, *self.compared.warnings()]
-        inside, outside = self.labels.count(self.authentic), len(self.labels) - self.labels.count(self.authentic)
-        for count, noun, never in (
-            (inside, "authentic reference", "not authentic"),
-            (outside, "other reference", "authentic"),
-        ):
+        needed, lines = specimens_needed(alpha), [*self.verifier.warnings, *self.compared.warnings()]
+        if (auroc := self.compared.figures.get("auroc", 1.0)) < LITTLE_SKILL:
+            lines.append(
+                f"it tells the two sides apart little better than guessing does (cross-fitted AUROC {auroc:.3f}, 0.5 "
+                "is guessing): do not rely on its scores; enrol more references, mark flaws, or look for wrong labels"
+            )
+        for side, never in (("authentic", "not authentic"), ("other", "authentic")):
+            groups = [
+                group
+                for group, label in zip(self.groups, self.labels, strict=True)
+                if (label == self.authentic) == (side == "authentic")
+            ]
+            count = len(set(groups))
+            # Where nobody said which images show one specimen, each is taken for one, and "references" says it all.
+            noun = f"{side} reference" if count == len(groups) else f"specimen of {side} references"
+            plural = None if count == len(groups) else f"specimens of {side} references"
             if 0 < count < needed:
-                few = f"{counted(count, noun)} {'is' if count == 1 else 'are'} too few"
+                few = f"{counted(count, noun, plural)} {'is' if count == 1 else 'are'} too few"
                 lines.append(
                     f"{few} to ever decide {never!r} at alpha {alpha:g}: enrol {needed}, or accept a larger alpha"
                 )

@@ -16,6 +16,7 @@ from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot import state
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Correspondence
+from fusion_diff.fewshot.decision import shares_of
 from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
 from fusion_diff.verdict.compared import stored_pixel_size
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from pathlib import Path
 
+    from numpy.typing import NDArray
     from torch import Tensor
 
     from fusion_diff.encoder.flaw_detector import FlawDetector
@@ -95,12 +97,14 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
     try:
         references = described["references"]
         authentic, labels = str(described["authentic"]), tuple(str(reference["label"]) for reference in references)
+        groups = tuple(str(reference["group"]) for reference in references)
+        grouped = list(zip(groups, labels, strict=True))
         keypoints = [_keypoints(tensors, i) for i in range(len(references))]
         enrolment = Enrolment(
             authentic=authentic,
             names=tuple(str(reference["name"]) for reference in references),
             labels=labels,
-            groups=tuple(str(reference["group"]) for reference in references),
+            groups=groups,
             paths=tuple(int(channels) for channels in described["paths"]),
             bags=tuple(
                 Bag(tensors[f"tokens.{i}"], tensors[f"residual.{i}"], tensors.get(f"mark.{i}"), keypoints=found)
@@ -108,7 +112,12 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
             ),
             condition=tensors["condition"],
             references_sha256=str(described["references_sha256"]),
-            verifier=replace(verifier, correspondence=_correspondence(keypoints, labels, authentic)),
+            verifier=replace(
+                verifier,
+                correspondence=_correspondence(keypoints, labels, authentic),
+                inside_shares=_shares(verifier.inside, [g for g, label in grouped if label == authentic]),
+                outside_shares=_shares(verifier.outside, [g for g, label in grouped if label != authentic]),
+            ),
             detector=detector,
             builtin=bool(described["builtin"]),
             shifts=tuple(float(shift) for shift in described.get("shifts", ())),
@@ -121,7 +130,7 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
     if fault := _fault(enrolment) or _misfit(enrolment, encoder):
         raise CheckpointError(f"{folder}: its enrolment does not hold together ({fault}); enrol the references again")
     with _learned_in(folder):
-        _check_learned(verifier, learned, enrolment.bags[0])
+        _check_learned(enrolment.verifier, learned, enrolment.bags[0])
     return enrolment
 
 
@@ -146,6 +155,11 @@ def _correspondence(
     """Return the evidence of a stored enrolment, which has keypoints only where they are evidence."""
     surfaces = tuple(found for found in keypoints if found is not None)
     return Correspondence(surfaces, np.asarray([label == authentic for label in labels])) if surfaces else None
+
+
+def _shares(scores: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
+    """Return the shares of the references of one side; none where there were too few to cross-fit."""
+    return shares_of(groups) if len(scores) else np.zeros(0)
 
 
 def _fault(enrolment: Enrolment) -> str | None:
@@ -225,6 +239,8 @@ def _check_learned(verifier: Verifier, learned: dict[str, Tensor], bag: Bag) -> 
         raise ValueError("its scope is not finite")
     fused, parts = verifier.fused(maps)
     numbers = [fused, *parts.values(), verifier.calibration.log_odds(fused), verifier.region_threshold]
+    if [len(verifier.inside), len(verifier.outside)] != [len(verifier.inside_shares), len(verifier.outside_shares)]:
+        raise ValueError("its scores are not those of its references")
     if not np.isfinite([*numbers, *verifier.inside, *verifier.outside]).all():
         raise ValueError("its scores are not finite")
     if not (verifier.fusion.holds and verifier.calibration.slope > 0):

@@ -76,6 +76,8 @@ def describe(
         calibration=verifier.calibration,
         inside=verifier.inside,
         outside=verifier.outside,
+        inside_shares=verifier.inside_shares,
+        outside_shares=verifier.outside_shares,
         scope_limit=verifier.scope.limit,
         region_threshold=verifier.region_threshold,
         authentic=enrolment.authentic,

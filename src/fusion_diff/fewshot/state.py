@@ -46,7 +46,7 @@ def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
-    """Rebuild a verifier from what `dump` gave.
+    """Rebuild a verifier from what `dump` gave, but for what follows from its references: surfaces and shares.
 
     Raises:
         KeyError: something is missing.
@@ -64,6 +64,8 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
         calibration=Calibration(**values["calibration"]),
         inside=np.asarray(values["inside"], dtype=np.float64),
         outside=np.asarray(values["outside"], dtype=np.float64),
+        inside_shares=np.ones(len(values["inside"])),
+        outside_shares=np.ones(len(values["outside"])),
         classes=ClassHead(
             values["classes"]["authentic"], tuple(values["classes"]["names"]), tensors["classes.prototypes"]
         ),
@@ -77,4 +79,9 @@ def on_device(verifier: Verifier, device: torch.device) -> Verifier:
     """Return a verifier with its tensors on a device, and otherwise as it was."""
     tensors, values = dump(verifier)
     moved = load({name: tensor.to(device) for name, tensor in tensors.items()}, values)
-    return replace(moved, correspondence=verifier.correspondence)
+    return replace(
+        moved,
+        correspondence=verifier.correspondence,
+        inside_shares=verifier.inside_shares,
+        outside_shares=verifier.outside_shares,
+    )

@@ -15,7 +15,7 @@ from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
 from fusion_diff.fewshot.crossfit import folds, left_out, single_folds
-from fusion_diff.fewshot.decision import Calibration, side_p_values
+from fusion_diff.fewshot.decision import Calibration, shares_of, side_p_values
 from fusion_diff.fewshot.evidence.suspicion import FEW_OTHERS
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.heads import Heads
@@ -82,6 +82,8 @@ class Verifier:
         calibration: from fused score to log-odds.
         inside: (n,) cross-fitted fused scores of the authentic references, for p-values.
         outside: (m,) those of the others, empty where only authentic ones were enrolled.
+        inside_shares: (n,) the part of its specimen's voice that each authentic reference has in p-values.
+        outside_shares: (m,) the same of the others.
         classes: tells the other classes apart.
         scope: tells what is of another kind than all references.
         region_threshold: evidence (log-odds) above this is listed as a region.
@@ -94,6 +96,8 @@ class Verifier:
     calibration: Calibration
     inside: NDArray[np.float64]
     outside: NDArray[np.float64]
+    inside_shares: NDArray[np.float64]
+    outside_shares: NDArray[np.float64]
     classes: ClassHead
     scope: Scope
     region_threshold: float
@@ -157,8 +161,10 @@ class Verifier:
         calibration = cls._calibrate(fusion, fused, bags, authentic, groups, learn, crossfitted=parts is not None)
         correspondence, recognised = _surfaces(bags, authentic, groups)
         fused = fused + recognised / calibration.slope
-        own = [fusion.fuse(dense_readings(each)) for each, inside in zip(maps, authentic, strict=True) if inside]
+        own = [fusion.fuse(dense_readings(each)) for each, its in zip(maps, authentic, strict=True) if its]
         own_quantile = calibration.log_odds(float(np.quantile(torch.cat(own).cpu().numpy(), REGION_QUANTILE)))
+        judged = parts is not None
+        inside, outside = (np.flatnonzero(side & judged).tolist() for side in (authentic, ~authentic))
         scaled = [heads.scale(bag.tokens) for bag in bags]
         ranks = [
             fusion.fuse(dense_readings(heads.judge(tokens, bag.residual)))
@@ -168,8 +174,10 @@ class Verifier:
             heads=heads.keep(fusion.kinds),
             fusion=fusion,
             calibration=calibration,
-            inside=np.zeros(0) if parts is None else fused[authentic],
-            outside=np.zeros(0) if parts is None else fused[~authentic],
+            inside=fused[inside],
+            outside=fused[outside],
+            inside_shares=shares_of([groups[index] for index in inside]),
+            outside_shares=shares_of([groups[index] for index in outside]),
             classes=ClassHead.fit(scaled, ranks, labels, authentic_label),
             scope=Scope.fit([each[:, -paths[-1] :] for each in scaled], groups),
             region_threshold=max(0.0, own_quantile),
@@ -239,4 +247,4 @@ class Verifier:
 
     def p_values(self, fused: float) -> dict[str, float]:
         """Return the conformal p-value of each side that has references."""
-        return side_p_values(fused, self.inside, self.outside)
+        return side_p_values(fused, self.inside, self.outside, self.inside_shares, self.outside_shares)

@@ -63,7 +63,7 @@ class Policy:
 
     Attributes:
         authentic_classes: a micrograph whose most likely class is none of these fails; any class where empty.
-        alpha: error rate among verdicts to decide at, in (0, 1); None leaves it to the command.
+        alpha: error rate on either side to decide at, in (0, 1); None leaves it to the command.
         minimum_score: a score below this fails, in [0, 1].
         maximum_region_um: a region whose longest side is longer than this, in µm, fails; None allows any.
         out_of_scope: what becomes of a micrograph that is unlike every reference.

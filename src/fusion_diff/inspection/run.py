@@ -14,10 +14,12 @@ from fusion_diff.printable import printable
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
+    from datetime import datetime
 
     import numpy as np
     from numpy.typing import NDArray
 
+    from fusion_diff.fewshot.decision import Decision
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.model import DiffusionModel
     from fusion_diff.verdict.result import Inspection
@@ -49,6 +51,23 @@ class Defended:
         return self.model.inspect(micrograph, alpha=alpha, purify=self.purify, detect_attacks=self.detect_attacks)
 
 
+@dataclass(frozen=True)
+class Overruling:
+    """What an expert decided in place of a model.
+
+    Attributes:
+        decision: that holds instead.
+        by: who decided so.
+        at: when, in UTC.
+        reason: why.
+    """
+
+    decision: Decision
+    by: str
+    at: datetime
+    reason: str
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """What became of one path: an inspection with a thumbnail, or an error.
@@ -59,12 +78,14 @@ class Outcome:
         error: what went wrong and what to do about it; None where there is an inspection.
         thumbnail: uint8 (h, w) or (h, w, 3), the micrograph with its contrast stretched and its longer side at most
             `THUMBNAIL_SIDE`; None where there is an error, or none was asked for.
+        overruled: what an expert decided instead, where one did.
     """
 
     path: Path
     inspection: Inspection | None = None
     error: str | None = None
     thumbnail: NDArray[np.uint8] | None = None
+    overruled: Overruling | None = None
 
 
 def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathLike[str]] = ()) -> Inspector:
@@ -111,7 +132,7 @@ def inspect_paths(
     Args:
         model: an enrolled `DiffusionModel`, or anything like it.
         paths: image files, in the order to inspect them.
-        alpha: error rate among verdicts, in (0, 1).
+        alpha: error rate on either side, in (0, 1).
         pixel_size_um: pixel size for every file, in place of what the files say.
         signed_sha256: gives the sha256 that was signed for a file, or raises `TrustError`; a file of another digest is
             refused before it is parsed. `SignedFiles.digest` is one.

@@ -95,23 +95,29 @@ class InspectionOut(InspectionSummary):
     recognised: dict[str, Any] | None = None
     contributions: dict[str, float | None]
     offset: float | None = Field(default=None, description="The log-odds that contributions are added to.")
-    calibrated: bool = Field(default=True, description="False where there were too few references to cross-fit.")
+    calibrated: bool = Field(
+        default=True, description="False where there were too few references to cross-fit, or authentic ones alone."
+    )
     compared_with: dict[str, Any] | None = Field(default=None, description="The references in short.")
     notes: list[str] = Field(default=[], description="What reading did to the file, or could not tell of it.")
+    page: int | None = Field(default=None, description="Of the file, from 0, where another than the first was judged.")
     reasons: list[str]
     evidence: dict[str, Any]
-    page: int | None = Field(default=None, description="Of the file, from 0, where another than the first was judged.")
     height: int
     width: int
     pixel_size_um: float | None
     instrument: str | None
     seconds: float
     ledger_sequence: int
+    overrulings: list[Overruled] = Field(
+        description="All of them, oldest first; one that decides as the model did took back what was decided before."
+    )
 
     @classmethod
     def of(cls, row: tables.Inspection) -> InspectionOut:
         """Return a row as the API shows it."""
-        return cls(**row.result | _summary(row) | {"ledger_sequence": row.ledger_sequence})
+        own = {"ledger_sequence": row.ledger_sequence, "overrulings": row.overrulings}
+        return cls(**row.result | _summary(row) | own)
 
 
 class InspectionEntry(BaseModel):
@@ -136,7 +142,7 @@ class InspectionPage(BaseModel):
 
 
 class OverruleIn(_Body):
-    """An expert's decision."""
+    """An expert's decision; the model's own takes back what it was overruled to."""
 
     decision: Decision
     reason: Reason
@@ -182,6 +188,14 @@ class ReferenceImageOut(BaseModel):
             pixel_size_um=row.pixel_size_um,
             created=row.created,
         )
+
+
+class ReferenceImageIn(_Body):
+    """What is to be corrected of a reference; what is left out stays as it is, and so does its mark."""
+
+    label: Name | None = Field(default=None, description="Its class; null leaves it as it is.")
+    group: Name | None = Field(default=None, description="Its specimen; null for one of its own.")
+    pixel_size_um: PixelSize | None = Field(default=None, description="Null for what the file says.")
 
 
 class ReferenceSetSummary(BaseModel):

@@ -40,7 +40,7 @@ class Task:
     Attributes:
         upload: the file.
         model: id of the model that is to judge.
-        alpha: error rate among verdicts.
+        alpha: error rate on either side.
         pixel_size_um: in place of what the file says.
         by: name of the caller, for the record.
         request_id: of the request that it came with, for the log.

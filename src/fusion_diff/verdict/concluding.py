@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
-from fusion_diff.fewshot.decision import decide, probability
+from fusion_diff.fewshot.decision import decide, probability, specimens_of
 from fusion_diff.verdict.reasons import beyond, explain
 from fusion_diff.verdict.regions import find_regions
 from fusion_diff.verdict.result import Inspection
@@ -13,6 +13,9 @@ from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sized
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from fusion_diff.fewshot.decision import Calibration
     from fusion_diff.micrograph import Micrograph
@@ -57,6 +60,14 @@ class Judge(Protocol):
     @property
     def outside(self) -> Sized:
         """Scores of the others."""
+
+    @property
+    def inside_shares(self) -> NDArray[np.float64]:
+        """The part of its specimen's voice that each authentic reference has."""
+
+    @property
+    def outside_shares(self) -> NDArray[np.float64]:
+        """The same of the others."""
 
     @property
     def calibration(self) -> Calibration:
@@ -135,7 +146,7 @@ def conclude(
         enrolment: what it judges by.
         reading: the evidence.
         evidence: the same as a map.
-        alpha: error rate among verdicts, in (0, 1).
+        alpha: error rate of either side, in (0, 1).
         nearest: the references that resemble it most.
         classify: gives its class for the probability of its being authentic.
         recognised: the reference whose surface it shows.
@@ -145,7 +156,7 @@ def conclude(
     score = probability(reading.log_odds)
     p_values = verifier.p_values(reading.fused)
     in_scope = _in_scope(micrograph, enrolment, reading)
-    decision = decide(p_values, alpha, len(verifier.inside)) if in_scope else "inconclusive"
+    decision = decide(p_values, alpha, specimens_of(verifier.inside_shares)) if in_scope else "inconclusive"
     it = Inspection(
         source=None if micrograph.source is None else str(micrograph.source),
         file_sha256=micrograph.sha256,
@@ -170,10 +181,10 @@ def conclude(
         instrument=micrograph.instrument,
         seconds=0.0,
         recognised=recognised,
-        calibrated=len(verifier.inside) > 0,
+        calibrated=len(verifier.inside) > 0 and len(verifier.outside) > 0,
         offset=verifier.calibration.intercept,
         compared_with=enrolment.compared,
         notes=_notes(micrograph, enrolment.compared),
-    )
-    return replace(it, reasons=explain(it, len(verifier.inside), len(verifier.outside)))
         page=micrograph.page,
+    )
+    return replace(it, reasons=explain(it, specimens_of(verifier.inside_shares), specimens_of(verifier.outside_shares)))

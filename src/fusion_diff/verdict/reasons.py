@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusion_diff.fewshot.decision import references_needed
+from fusion_diff.fewshot.decision import specimens_needed
 
 if TYPE_CHECKING:
     from fusion_diff.verdict.compared import Compared
@@ -56,8 +56,8 @@ def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
 
     Args:
         it: the verdict; what it gives as its reasons is not looked at.
-        inside: authentic references that it was compared with.
-        outside: others.
+        inside: specimens of the authentic references that it was compared with.
+        outside: of the others.
     """
     lines = [] if it.in_scope else [beyond(it.pixel_size_um, it.compared_with)]
     against = it.score < 0.5
@@ -80,7 +80,7 @@ def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
     if it.nearest:
         lines.append(f"It resembles reference {it.nearest[0].name} ({it.nearest[0].label}) most.")
     if it.decision == "inconclusive" and it.in_scope:
-        lines.append(_why_open(it.p_values, it.alpha, inside, outside))
+        lines.append(_why_open(it, inside, outside))
     return tuple(lines)
 
 
@@ -94,16 +94,19 @@ def _place(region: Region) -> str:
     return f"{area} µm² about x = {x} µm, y = {y} µm"
 
 
-def _why_open(p_values: dict[str, float], alpha: float, inside: int, outside: int) -> str:
+def _why_open(it: Inspection, inside: int, outside: int) -> str:
     if not inside:
         return (
             "Inconclusive: there are too few references to tell how far a score can be trusted; it is not calibrated."
         )
-    needed = references_needed(alpha)
+    alpha, needed = it.alpha, specimens_needed(it.alpha)
+    # Where nobody said which images show one specimen, each is taken for one, and "references" says it all.
+    images = None if it.compared_with is None else tuple(it.compared_with.sides.values())
+    what = "references" if images in (None, (inside, outside)) else "specimens of references"
     sides = ("authentic", inside), ("not authentic", outside)
     few = [f"{count} {side}" for side, count in sides if 0 < count < needed]
     if few:
-        return f"Inconclusive: alpha {alpha:g} needs {needed} references of a side, and there are {' and '.join(few)}."
-    if all(p > alpha for p in p_values.values()):
+        return f"Inconclusive: alpha {alpha:g} needs {needed} {what} of a side, and there are {' and '.join(few)}."
+    if all(p > alpha for p in it.p_values.values()):
         return f"Inconclusive: it fits both the authentic and the other references at alpha {alpha:g}."
     return f"Inconclusive: it fits neither the authentic nor the other references at alpha {alpha:g}."

@@ -168,9 +168,10 @@ class Inspection:
     where there is none)."""
     p_values: dict[str, float]
     """Conformal p-value of `authentic` and `not authentic`, in (0, 1] (one key where only authentic references were
-    enrolled, none where the score is not calibrated)."""
+    enrolled, none where there were too few to cross-fit)."""
     alpha: float
-    """Error rate among verdicts that the decision was made for, in (0, 1)."""
+    """Error rate that the decision was made for, in (0, 1): of authentic micrographs at most this share is called not
+    authentic, and likewise of the others. Of the verdicts that are decided more may be wrong."""
     evidence: EvidenceMap
     """Where it looks unlike the authentic references, in log-odds."""
     threshold: float
@@ -201,7 +202,8 @@ class Inspection:
     """The reference whose very surface this is; None where none was recognised or the references are not told apart
     by their surfaces."""
     calibrated: bool = True
-    """False where too few references were enrolled to cross-fit: the score then only ranks, and nothing is decided."""
+    """False where the score only ranks: too few references were enrolled to cross-fit, and nothing is decided; or
+    authentic ones alone, and even odds lie one deviation from them by convention."""
     offset: float | None = None
     """The log-odds that `contributions` are added to, the same for every micrograph; None in records of earlier
     versions."""
@@ -209,10 +211,10 @@ class Inspection:
     """The references in short; None in records of earlier versions."""
     notes: tuple[str, ...] = ()
     """What reading did to the file or could not tell of it, in sentences."""
-
-    def to_dict(self) -> dict[str, Any]:
     page: int | None = None
     """Which page of the file it is, from 0, where one was asked for or another than the first was read."""
+
+    def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain JSON-ready values, without the evidence map (its shape and extremes only)."""
         from dataclasses import asdict, fields
 
