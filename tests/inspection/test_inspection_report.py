@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import re
+from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from PIL import Image
 
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.report import write_report
-from fusion_diff.inspection.run import Outcome
+from fusion_diff.inspection.run import Outcome, Overruling
 from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.reasons import OUT_OF_SCOPE
 from fusion_diff.verdict.result import NearestReference
@@ -70,6 +71,18 @@ def test_the_report_is_one_file_that_fetches_nothing(outcomes, tmp_path):
         assert not attrs.get("src") or attrs["src"].startswith("data:image/")
         assert not attrs.get("href") or attrs["href"].startswith("#")
     assert not re.search(r"url\(|@import|https?:", page.source)
+
+
+def test_an_overruling_stands_beside_what_the_model_said(make_inspection, tmp_path):
+    when = datetime(2026, 3, 31, 14, 5, tzinfo=UTC)
+    overruled = Overruling("not authentic", "Dr. <b>", when, "a crack <i>beside</i> the mark")
+    good = make_inspection(decision="authentic", score=0.97, in_scope=False)
+    page = Page(write_report([Outcome(Path("a.tif"), good, overruled=overruled)], tmp_path))
+    assert "✗ not authentic overruled" in page.text.split("How to read")[0]
+    told = "Overruled 2026-03-31 14:05 UTC by Dr. <b> : a crack <i>beside</i> the mark The model said"
+    assert told in page.text
+    assert "1 ✗ not authentic" in page.text, "counted as it was overruled"
+    assert "<i>beside" not in page.source
 
 
 def test_every_picture_can_be_decoded_and_has_words_for_those_who_do_not_see_it(outcomes, tmp_path):

@@ -11,11 +11,11 @@ from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import delete, func, select
+from sqlalchemy import delete, func, select, text
 
 from fusion_diff.errors import DependencyError, ServiceError
 from fusion_diff.service import collecting, ledger, records
-from fusion_diff.service.database import Database
+from fusion_diff.service.database import Database, migrate
 from fusion_diff.service.problems import ConflictError, NotFoundError, RefusedError
 from fusion_diff.service.records import Filter
 from fusion_diff.service.tables import Base, Inspection, LedgerLine
@@ -175,6 +175,58 @@ def test_an_overruled_verdict_is_found_by_either_and_the_ledger_verifies(databas
     line = (tmp_path / "verdicts.jsonl").read_text().splitlines()[-1]
     assert '"was":"not authentic"' in line
     assert '"reason":"a crack beside the mark"' in (tmp_path / "verdicts.jsonl").read_text()
+
+
+def test_the_model_s_own_decision_takes_an_overruling_back_and_the_ledger_keeps_both(database, tmp_path):
+    it = add(database, [row(0)])[0]
+    with database.write() as session, pytest.raises(ConflictError, match="nothing to overrule"):
+        records.overrule(session, it.id, "authentic", "as the model says", "expert")
+    for decision, reason in (("not authentic", "a crack"), ("authentic", "a scratch after all")):
+        with database.write() as session:
+            records.overrule(session, it.id, decision, reason, "expert")
+    assert walk(database, Filter(overruled=True), 5) == []
+    assert [each.id for each in walk(database, Filter(decision="authentic", overruled=False), 5)] == [it.id]
+    with database.read() as session:
+        kept = records.get_inspection(session, it.id)
+    assert (kept.overruled_reason, kept.overruled_by, kept.overruled_at) == (None, None, None)
+    assert [(each["decision"], each["reason"]) for each in kept.overrulings] == [
+        ("not authentic", "a crack"),
+        ("authentic", "a scratch after all"),
+    ]
+    ledger.export(database, tmp_path / "verdicts.jsonl")
+    line = (tmp_path / "verdicts.jsonl").read_text().splitlines()[-1]
+    assert '"decision":"authentic"' in line
+    assert '"was":"not authentic"' in line
+    assert check(tmp_path / "verdicts.jsonl").intact
+
+
+def test_whoever_overrules_at_the_same_moment_is_kept(database, at_once):
+    it = add(database, [row(0)])[0]
+
+    def overrule(by):
+        with database.write() as session:
+            records.overrule(session, it.id, "not authentic", "a crack", by)
+
+    at_once(*(partial(overrule, f"expert {number}") for number in range(4)))
+    with database.read() as session:
+        kept = records.get_inspection(session, it.id).overrulings
+    assert sorted(each["by"] for each in kept) == [f"expert {number}" for number in range(4)]
+
+
+def test_overrulings_of_before_are_kept_by_the_upgrade(database):
+    made = add(database, [row(0), row(1)])
+    with database.write() as session:
+        kept = records.overrule(session, made[0].id, "inconclusive", "look again", "expert")
+    with database.engine.begin() as connection:
+        connection.execute(text("ALTER TABLE inspections DROP COLUMN overrulings"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
+        migrate(connection)
+    with database.read() as session:
+        first, second = (records.get_inspection(session, each.id) for each in made)
+    assert first.overrulings == [
+        {"decision": "inconclusive", "reason": "look again", "by": "expert", "at": kept.overruled_at.isoformat()}
+    ]
+    assert second.overrulings == []
 
 
 def test_a_line_that_is_altered_in_the_database_is_found(database, tmp_path):

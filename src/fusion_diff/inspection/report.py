@@ -20,8 +20,9 @@ from fusion_diff.printable import paragraph
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
+    from fusion_diff.fewshot.decision import Decision
     from fusion_diff.inspection.run import Outcome
     from fusion_diff.verdict.result import Inspection
 
@@ -43,9 +44,9 @@ def write_report(
     """Write `index.html` into a folder and return its path.
 
     Micrographs come gravest first: not authentic, inconclusive, authentic, each by rising score; what could not be
-    inspected is listed before them. Heat maps share one scale over the whole report. The file is replaced in one step
-    once it is complete, so a reader never opens half of it; pictures are drawn one micrograph at a time, so hundreds
-    fit in memory.
+    inspected is listed before them. Where an expert overruled the model, that decision counts, and both are shown. Heat
+    maps share one scale over the whole report. The file is replaced in one step once it is complete, so a reader never
+    opens half of it; pictures are drawn one micrograph at a time, so hundreds fit in memory.
 
     Args:
         outcomes: as `inspect_paths` gives them.
@@ -57,12 +58,12 @@ def write_report(
     """
     outcomes = list(outcomes)
     inspected = [(outcome, outcome.inspection) for outcome in outcomes if outcome.inspection is not None]
-    inspected.sort(key=lambda pair: (_GRAVEST_FIRST.index(pair[1].decision), pair[1].score))
+    inspected.sort(key=lambda pair: (_GRAVEST_FIRST.index(_decision(*pair)), pair[1].score))
     inspections = [inspection for _, inspection in inspected]
     limit = draw.heat_limit([i.evidence for i in inspections], [i.threshold for i in inspections])
     longest = max((abs(value) for i in inspections for value in _parts(i).values()), default=0.0) or 1.0
 
-    counts = Counter[str](i.decision for i in inspections)
+    counts = Counter[str](_decision(*pair) for pair in inspected)
     stream = template(Path(__file__).with_name("report.html.j2")).stream(
         title=paragraph(title),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -71,9 +72,10 @@ def write_report(
         script_hash=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
         total=len(outcomes),
         counts=[(decision, SYMBOLS[decision], counts[decision]) for decision in SYMBOLS],
-        beyond=sum(not i.in_scope for i in inspections),
+        beyond=sum(not i.in_scope and outcome.overruled is None for outcome, i in inspected),
         calibrated=all(i.calibrated for i in inspections),
         symbols=SYMBOLS,
+        shown=_below_common_folder([outcome.path for outcome in outcomes]),
         rows=inspected,
         failures=[outcome for outcome in outcomes if outcome.inspection is None],
         judges=list({(i.model_sha256, i.references_sha256, i.alpha): i for i in inspections}.values()),
@@ -94,6 +96,18 @@ def write_report(
     return page
 
 
+def _decision(outcome: Outcome, inspection: Inspection) -> Decision:
+    """The decision that holds: an expert's, where there is one."""
+    return inspection.decision if outcome.overruled is None else outcome.overruled.decision
+
+
+def _below_common_folder(paths: Sequence[Path]) -> dict[Path, str]:
+    """How to show each path: without the folders that all have in common, so that no two look the same."""
+    levels = zip(*(path.parent.parts for path in paths), strict=False)  # the deeper ones are not common
+    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
+    return {path: str(Path(*path.parts[shared:])) for path in paths}
+
+
 def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float) -> dict[str, Any]:
     """Everything the template shows of one micrograph, its pictures drawn."""
     from PIL import Image
@@ -106,7 +120,8 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
     return {
         "path": outcome.path,
         "it": inspection,
-        "symbol": SYMBOLS[inspection.decision],
+        "decision": _decision(outcome, inspection),
+        "overruled": outcome.overruled,
         "micrograph": outcome.thumbnail is not None and draw.data_uri(Image.fromarray(outcome.thumbnail), "JPEG"),
         "heat": draw.data_uri(draw.heat_map(evidence, limit), "PNG"),
         "notes": draw.data_uri(notes, "PNG"),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fusion_diff.inspection.run import Overruling
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.service.store import Store
     from fusion_diff.service.tables import Inspection as Row
@@ -89,6 +90,16 @@ def verdict(row: Row, store: Store) -> Inspection:
     )
 
 
+def overruling(row: Row) -> Overruling | None:
+    """Return what an expert decided instead; None where the model's decision stands."""
+    from fusion_diff.inspection.run import Overruling
+
+    if row.overruled_decision is None:
+        return None
+    told = (row.overruled_decision, row.overruled_by, row.overruled_at, row.overruled_reason)
+    return Overruling(*told)  # type: ignore[arg-type]
+
+
 def report(row: Row, store: Store) -> bytes:
     """Return the report of an inspection: one HTML file with every picture inside it."""
     import tempfile
@@ -102,6 +113,6 @@ def report(row: Row, store: Store) -> bytes:
 
     with Image.open(io.BytesIO(store.get(row.thumbnail_sha256))) as picture:
         thumbnail = np.asarray(picture)
-    outcome = Outcome(Path(row.name), inspection=verdict(row, store), thumbnail=thumbnail)
+    outcome = Outcome(Path(row.name), inspection=verdict(row, store), thumbnail=thumbnail, overruled=overruling(row))
     with tempfile.TemporaryDirectory() as folder:
         return write_report([outcome], folder).read_bytes()

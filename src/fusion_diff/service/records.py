@@ -11,7 +11,7 @@ from sqlalchemy import Select, select
 from fusion_diff.inspection.ledger_entry import overruling
 from fusion_diff.printable import paragraph
 from fusion_diff.service import ledger
-from fusion_diff.service.problems import NotFoundError, RefusedError
+from fusion_diff.service.problems import ConflictError, NotFoundError, RefusedError
 from fusion_diff.service.tables import Inspection, now
 
 if TYPE_CHECKING:
@@ -96,11 +96,18 @@ def get_inspection(session: Session, inspection_id: str) -> Inspection:
 def overrule(session: Session, inspection_id: str, decision: Decision, reason: str, by: str) -> Inspection:
     """Overrule a verdict: the row says so, and the ledger gets a line; what was decided first stays in both.
 
+    The model's own decision takes back what it was overruled to; that is a line of the ledger too.
+
     Raises:
         NotFoundError: there is no inspection of that id.
+        ConflictError: it is the model's own decision, and nothing was overruled.
     """
     row = get_inspection(session, inspection_id)
-    reason = paragraph(reason, MAX_REASON)
+    session.refresh(row, with_for_update=True)  # or one of two that overrule it at once would be forgotten
+    withdrawn = decision == row.decision
+    if withdrawn and row.overruled_decision is None:
+        raise ConflictError(f"the model itself decided {decision}, so that there is nothing to overrule")
+    reason, at = paragraph(reason, MAX_REASON), now()
     line = overruling(
         row.id,
         file=row.name,
@@ -111,8 +118,9 @@ def overrule(session: Session, inspection_id: str, decision: Decision, reason: s
         by=by,
     )
     ledger.append(session, [line])
-    row.overruled_decision, row.overruled_reason = decision, reason
-    row.overruled_by, row.overruled_at = by, now()
+    row.overrulings = [*row.overrulings, {"decision": decision, "reason": reason, "by": by, "at": at.isoformat()}]
+    row.overruled_decision, row.overruled_reason = (None, None) if withdrawn else (decision, reason)
+    row.overruled_by, row.overruled_at = (None, None) if withdrawn else (by, at)
     return row
 
 

@@ -59,6 +59,7 @@ class Base(DeclarativeBase):
         datetime: UtcTime,
         dict[str, Any]: JSON,
         list[str]: JSON,
+        list[dict[str, Any]]: JSON,
     }
 
 
@@ -163,6 +164,8 @@ class Inspection(Base):
     overruled_reason: Mapped[str | None] = mapped_column(Text)
     overruled_by: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
     overruled_at: Mapped[datetime | None]
+    overrulings: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
+    """All there were, oldest first, also where the last took them back and the columns above are empty."""
 
 
 class Job(Base):

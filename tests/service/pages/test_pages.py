@@ -81,7 +81,7 @@ def test_a_hostile_file_name_reason_and_class_are_text_on_the_verdict_and_in_the
     row = inspected(client, micrograph("fine", 160), HOSTILE)
     assert "<script>alert(1)</script>" in row.text
     address = f"/inspections/{id_of(row)}"
-    told = client.post(f"{address}/overrule", data={"decision": "inconclusive", "reason": HOSTILE[:60]})
+    told = client.post(f"{address}/overrule", data={"decision": "not authentic", "reason": HOSTILE[:60]})
     assert "<script>" in looked_at(told).text
     for place in (address, "/history", "/", "/history/charts"):
         page = looked_at(client.get(place))
@@ -90,6 +90,30 @@ def test_a_hostile_file_name_reason_and_class_are_text_on_the_verdict_and_in_the
         assert "\u202e" not in page.text
     failed = looked_at(client.post("/inspect", files={"file": (HOSTILE, b"nothing")}))
     assert "not inspected" in failed.text
+
+
+def test_an_overruling_is_on_the_page_and_in_the_report_until_it_is_taken_back(client, micrograph):
+    address = f"/inspections/{id_of(inspected(client, micrograph('fine', 163)))}"
+    model = client.get(f"/v1{address}").json()["decision"]
+    other = "not authentic" if model != "not authentic" else "authentic"
+    refused = client.post(f"{address}/overrule", data={"decision": model, "reason": "I think so too"})
+    assert (refused.status_code, "nothing to overrule" in refused.json()["detail"]) == (409, True)
+    report = f"/v1{address}/report.html"
+    assert "The model said" not in Page(client.get(report).text).text
+
+    client.post(f"{address}/overrule", data={"decision": other, "reason": "a pore cluster"})
+    assert f"{other} overruled" in Page(client.get(report).text).text
+    told = Page(client.get(report).text).text
+    assert "UTC by anybody : a pore cluster The model said" in told
+
+    back = looked_at(client.post(f"{address}/overrule", data={"decision": model, "reason": "dust <i>"})).text
+    for text in (back, looked_at(client.get(address)).text):
+        assert "Was overruled, and taken back" in text
+        assert "a pore cluster" in text
+        assert "taken back dust <i>" in text
+        assert "The model said" not in text
+    assert "a pore cluster" not in Page(client.get(report).text).text
+    assert client.get(f"/v1{address}").json()["overruled"] is None
 
 
 def test_a_row_of_what_was_not_decided_says_why(client, micrograph):

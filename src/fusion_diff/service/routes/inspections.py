@@ -174,9 +174,9 @@ def report(service: ServiceDep, caller: Reader, inspection_id: Id) -> Response:
     return Response(page, media_type="text/html; charset=utf-8", headers=headers)
 
 
-@router.post("/{inspection_id}/overrule", responses=documented(404))
+@router.post("/{inspection_id}/overrule", responses=documented(404, 409))
 def overrule(service: ServiceDep, caller: Enrolling, inspection_id: Id, body: OverruleIn) -> InspectionOut:
-    """Overrule a verdict, with a reason. What was decided first stays in the record."""
+    """Overrule a verdict, with a reason; the model's own decision takes that back. All of it stays in the record."""
     with service.database.write() as session:
         row = records.overrule(session, inspection_id, body.decision, body.reason, caller.name)
     service.metrics.overruled.inc()
