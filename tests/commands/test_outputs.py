@@ -224,6 +224,31 @@ def test_what_was_inspected_before_a_stop_is_kept_and_said(run, new, stopped_at_
     assert run("inspect", "new")[2] == "Inspected 1 of 2 micrographs; nothing of it is kept\nStopped.\n"
 
 
+def test_records_go_to_stdout_alone_and_the_table_to_stderr(run, new, tmp_path):
+    code, out, err = run("inspect", "new", "--json", "-", "--report", "D")
+    assert code == 0
+    assert [json.loads(line)["path"] for line in out.splitlines()] == ["new/a.tif", "new/b.tif"]
+    assert "2 micrographs: 2 authentic" in err
+    assert "Report: D/index.html" in err
+    assert (tmp_path / "D" / "inspections.jsonl").read_text() == out
+    assert not (tmp_path / "-").exists()
+    assert run("inspect", "new")[1].count("authentic") > 1, "later commands print as before"
+
+
+@pytest.mark.parametrize("option", OPTIONS[1:])
+def test_stdout_is_for_records_alone(run, new, no_model, tmp_path, option):
+    code, out, err = run("inspect", "new", option, "-")
+    assert (code, out) == (3, "")
+    assert f"{option} -: stands for stdout" in " ".join(err.replace("│", " ").split())
+    assert not (tmp_path / "-").exists()
+
+
+def test_records_on_stdout_are_kept_there_after_a_stop(run, new, stopped_at_b):
+    code, out, err = run("inspect", "new", "--json", "-")
+    assert (code, len(out.splitlines())) == (130, 1)
+    assert "their verdicts are kept in stdout" in err
+
+
 def test_a_stop_leaves_a_report_of_what_is_done_that_says_so(run, new, stopped_at_b, tmp_path):
     code, _, err = run("inspect", "new", "--report", "D", "--junit", "j.xml")
     assert code == 130

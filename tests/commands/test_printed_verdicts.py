@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
+import pytest
+from rich.console import Console
+
+from fusion_diff.commands import terminal
 from fusion_diff.commands.terminal import print_outcomes, tally
 from fusion_diff.inspection.run import Outcome
 
@@ -25,3 +30,13 @@ def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, capsy
     assert "The scores are not calibrated" in capsys.readouterr().out
     print_outcomes([Outcome(Path("a.tif"), make_inspection())])
     assert "not calibrated" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("width", "shown"), [(60, False), (120, True)])
+def test_a_narrow_terminal_has_room_for_names(make_inspection, capsys, monkeypatch, width, shown):
+    console = Console(file=sys.stdout, width=width)
+    monkeypatch.setattr(terminal, "stdout", lambda: console)
+    print_outcomes([Outcome(Path("lots/2024/line-7/b.tif"), make_inspection())])
+    out = capsys.readouterr().out
+    assert ("Regions" in out, "Seconds" in out) == (shown, shown)
+    assert len([line for line in out.splitlines() if line.startswith("│")]) <= 2

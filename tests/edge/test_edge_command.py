@@ -44,6 +44,11 @@ def test_inspect_prints_and_records_verdicts(exported_folder, sample, tmp_path, 
     assert "built-in procedural references only" in said.err
 
 
+def test_records_on_stdout_stand_there_alone(exported_folder, sample, capsys):
+    main(["inspect", str(sample), "--model", str(exported_folder), "--threads", "1", "--json", "-"])
+    assert json.loads(capsys.readouterr().out)["path"] == str(sample)
+
+
 def test_out_of_scope_is_warned_of_beside_the_columns(changed, sample, capsys):
     folder = changed(scope_limit=0.0)
     code = main(["inspect", str(sample), "--model", str(folder), "--threads", "1"])

@@ -211,6 +211,30 @@ def test_notes_of_reading_are_told(make_inspection, tmp_path):
     assert note in Page(write_report([Outcome(Path("a.tif"), make_inspection(notes=(note,)))], tmp_path)).text
 
 
+@pytest.mark.parametrize(
+    ("paths", "shown"),
+    [
+        (["/lots/a/1.png", "/lots/b/1.png"], ["a/1.png", "b/1.png"]),
+        (["lots/a/1.png", "lots/1.png", "lots/a/b/1.png"], ["a/1.png", "1.png", "a/b/1.png"]),
+        (["lots/ab/1.png", "lots/ac/1.png"], ["ab/1.png", "ac/1.png"]),
+        (["lots/a/1.png", "lots/a/2.png"], ["1.png", "2.png"]),
+        (["/lots/1.png", "lots/1.png"], ["/lots/1.png", "lots/1.png"]),
+        (["a.tif"], ["a.tif"]),
+    ],
+)
+def test_files_are_shown_below_the_folder_that_all_have_in_common(make_inspection, tmp_path, paths, shown):
+    outcomes = [Outcome(Path(path), make_inspection()) for path in paths]
+    page = write_report([*outcomes, Outcome(Path(paths[0]), error="cut off")], tmp_path).read_text(encoding="utf-8")
+    assert re.findall(r'<a href="#m\d+"><bdi>(.*?)</bdi>', page) == shown
+    assert re.findall(r'<h3 id="t\d+">\d+\. <bdi>(.*?)</bdi>', page) == shown
+    assert f"<bdi>{shown[0]}</bdi></td><td>cut off</td>" in page
+
+
+def test_the_page_of_a_file_is_told_where_one_was_chosen(make_inspection, tmp_path):
+    outcomes = [Outcome(Path("a.tif"), make_inspection(page=page)) for page in (None, 1)]
+    assert Page(write_report(outcomes, tmp_path)).text.count("Page of the file") == 1
+
+
 def test_similarities_have_a_heading_and_zero_no_sign(make_inspection, tmp_path):
     nearest = (NearestReference("b.tif", "crack", -0.0003), NearestReference("c.tif", "crack", -0.25))
     text = Page(write_report([Outcome(Path("a.tif"), make_inspection(nearest=nearest))], tmp_path)).text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,10 +24,11 @@ from fusion_diff.commands.options import (
 from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from fusion_diff.commands.outputs import Output
     from fusion_diff.inspection.policy import Policy, Ruling
+    from fusion_diff.inspection.record import RecordWriter
     from fusion_diff.inspection.run import Inspector, Outcome
 
 
@@ -43,7 +46,9 @@ def inspect_command(
     device: Device = "cpu",
     json: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Write the records here, one line of JSON a micrograph."),
+        typer.Option(
+            metavar="FILE", dir_okay=False, help="Write the records here, one line of JSON a micrograph; - is stdout."
+        ),
     ] = None,
     record: Annotated[
         Path | None,
@@ -99,37 +104,39 @@ def inspect_command(
     inspector, names = _load(model, device, trusted_key or (), purify, detect_attacks)
     if policy is not None and (classes := _classes(inspector)):
         warn_of_unknown_classes(asked, classes, printable(policy))
-    outcomes, kept = _inspect(
-        inspector,
-        names,
-        files,
-        outputs,
-        alpha=alpha,
-        pixel_size=pixel_size,
-        signed_sha256=signed.digest if signed else None,
-    )
-    # Files first: whoever reads the table may close the pipe. Yet what cannot be written must not cost the verdicts.
-    rulings = asked.rule_all(outcomes)
-    written, failed = [], []
-    for what, file, write in outputs.pages(outcomes, rulings):
-        try:
-            written.append(f"{what}: {write(file)}")
-        except (OSError, MemoryError) as error:
-            failed.append(explained(error))
-    print_outcomes(outcomes)
-    for outcome in outcomes:
-        if outcome.inspection is not None and outcome.inspection.attacked:
-            say(f"Attacked? {printable(outcome.path)}: its pixels may have been tuned to mislead")
-    for line in (*kept, *written):
-        say(line)
-    for problem in failed:
-        complain(problem)
-    if policy is None:
-        return 3 if failed else exit_code(outcomes)
-    for ruling in rulings:
-        if ruling.action in ("warn", "fail"):
-            say(f"Policy: {ruling.action}: {printable(ruling.outcome.path)}: {' '.join(ruling.reasons)}")
-    return 3 if failed else exit_code_of_rulings(rulings)
+    with outputs.recording() as writers:
+        outcomes, kept = _inspect(
+            inspector,
+            names,
+            files,
+            outputs,
+            writers,
+            alpha=alpha,
+            pixel_size=pixel_size,
+            signed_sha256=signed.digest if signed else None,
+        )
+        # Files first: who reads the table may close the pipe. Yet what cannot be written must not cost the verdicts.
+        rulings = asked.rule_all(outcomes)
+        written, failed = [], []
+        for what, file, write in outputs.pages(outcomes, rulings):
+            try:
+                written.append(f"{what}: {write(file)}")
+            except (OSError, MemoryError) as error:
+                failed.append(explained(error))
+        print_outcomes(outcomes)
+        for outcome in outcomes:
+            if outcome.inspection is not None and outcome.inspection.attacked:
+                say(f"Attacked? {printable(outcome.path)}: its pixels may have been tuned to mislead")
+        for line in (*kept, *written):
+            say(line)
+        for problem in failed:
+            complain(problem)
+        if policy is None:
+            return 3 if failed else exit_code(outcomes)
+        for ruling in rulings:
+            if ruling.action in ("warn", "fail"):
+                say(f"Policy: {ruling.action}: {printable(ruling.outcome.path)}: {' '.join(ruling.reasons)}")
+        return 3 if failed else exit_code_of_rulings(rulings)
 
 
 def _policy(file: Path | None, alpha: float | None) -> tuple[Policy, float]:
@@ -170,25 +177,23 @@ def _inspect(
     names: Mapping[str, str | None],
     files: Sequence[Path],
     outputs: _Outputs,
+    writers: Sequence[RecordWriter],
     *,
     alpha: float,
     pixel_size: float | None,
     signed_sha256: Callable[[Path], str] | None,
 ) -> tuple[list[Outcome], list[str]]:
     """Inspect with a progress bar, keeping each verdict as soon as it is known; return them, and say where they are."""
-    from contextlib import ExitStack
-
     from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.inspection.ledger_entry import verdict
-    from fusion_diff.inspection.record import RecordWriter
+    from fusion_diff.inspection.record import STDOUT
     from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import inspect_paths
     from fusion_diff.printable import printable
     from fusion_diff.trust.ledger import Ledger
 
-    outcomes = []
+    outcomes, files_kept = [], [writer.path for writer in writers if writer.path != STDOUT]
     with ExitStack() as stack:
-        writers = [stack.enter_context(RecordWriter(each.file)) for each in outputs.records]
         ledger = stack.enter_context(Ledger(outputs.record)) if outputs.record else None
         advance = stack.enter_context(progress_bar("Inspecting"))
         try:
@@ -208,7 +213,8 @@ def _inspect(
                     ledger.append(verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=names))
         except KeyboardInterrupt:
             stack.close()  # the bar first, which would be drawn over what is said
-            kept = [printable(each) for each in (*(each.file for each in outputs.records), outputs.record) if each]
+            kept = ["stdout"] if len(files_kept) < len(writers) else []
+            kept += [printable(each) for each in (*files_kept, outputs.record) if each]
             typer.echo(
                 f"Inspected {len(outcomes)} of {counted(len(files), 'micrograph')}; "
                 + (f"their verdicts are kept in {' and '.join(kept)}" if kept else "nothing of it is kept"),
@@ -219,7 +225,7 @@ def _inspect(
                 page = write_report(outcomes, outputs.report, title=title)
                 typer.echo(f"Report of these: {printable(page)}; other pages are not written", err=True)
             raise
-    said = [f"Records: {each.file}" for each in outputs.records]
+    said = [f"Records: {each}" for each in files_kept]
     if ledger is not None:
         said.append(f"Ledger: {outputs.record}, whose head is now {ledger.head}")
     return outcomes, said
@@ -251,6 +257,7 @@ class _Outputs:
     def check(self, inputs: Iterable[Path], model: str) -> None:
         """Do nothing where all can be written and none overwrites what is asked about; see `check_outputs`."""
         from fusion_diff.commands.outputs import Output, check_outputs
+        from fusion_diff.inspection.record import STDOUT
 
         pages = {"--junit": self.junit, "--sarif": self.sarif, "--markdown": self.markdown}
         others = [Output(option, file) for option, file in pages.items() if file is not None]
@@ -259,7 +266,19 @@ class _Outputs:
         if self.record is not None:
             head = Output("--record", self.record.with_name(f"{self.record.name}.head"))
             others += [Output("--record", self.record, in_place=True), head]
-        check_outputs([*self.records, *others], inputs, model)
+        records = [each for each in self.records if each.file != STDOUT]
+        check_outputs([*records, *others], inputs, model)
+
+    @contextmanager
+    def recording(self) -> Iterator[list[RecordWriter]]:
+        """Open the records; while one of them is stdout, all else that is printed goes to stderr."""
+        from fusion_diff.inspection.record import STDOUT, RecordWriter
+
+        with ExitStack() as stack:
+            writers = [stack.enter_context(RecordWriter(each.file)) for each in self.records]
+            if any(writer.path == STDOUT for writer in writers):
+                stack.enter_context(redirect_stdout(sys.stderr))
+            yield writers
 
     def pages(
         self, outcomes: Sequence[Outcome], rulings: Sequence[Ruling]

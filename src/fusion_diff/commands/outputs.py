@@ -82,6 +82,10 @@ def expect_writable(output: Output) -> None:
     Raises:
         typer.BadParameter: it cannot; the message names it and the cure.
     """
+    if output.file == Path("-"):
+        raise typer.BadParameter(
+            f"{output.name}: stands for stdout, where only records (--json) are written; name a file"
+        )
     if output.file.is_dir():
         raise typer.BadParameter(f"{output.name}: is a folder, and a file is to be written; name a file in it")
     if output.in_place and output.file.exists():

@@ -51,6 +51,10 @@ _READINGS = {
 """What readings are of, in a few words; one of a head that somebody added explains itself."""
 
 
+_WIDE = 80
+"""Columns of a terminal, below which regions and seconds are left out so that there is room for names."""
+
+
 class Minutes:
     """Counts minutes: where there is no terminal, progress is told once in each."""
 
@@ -167,21 +171,24 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
         outcomes: in the order to list them.
         truths: what each micrograph really is, where that is known.
     """
+    console = stdout()
+    wide = console.width >= _WIDE
     table = Table()
     table.add_column("Micrograph", overflow="fold")
     table.add_column("Score", justify="right", no_wrap=True)
     table.add_column("Decision", no_wrap=True)
     table.add_column("Class", overflow="fold")
-    table.add_column("Regions", justify="right", no_wrap=True)
-    table.add_column("Seconds", justify="right", no_wrap=True)
+    if wide:
+        table.add_column("Regions", justify="right", no_wrap=True)
+        table.add_column("Seconds", justify="right", no_wrap=True)
     if truths is not None:
         table.add_column("Truth", overflow="fold")
     for index, outcome in enumerate(outcomes):
-        cells = [Text(printable(outcome.path)), *_verdict(outcome)]
+        cells = [Text(printable(outcome.path)), *_verdict(outcome)[: None if wide else 3]]
         if truths is not None:
             cells.append(Text(printable(truths[index])))
         table.add_row(*cells)
-    stdout().print(table)
+    console.print(table)
     say(tally(outcomes))
     if any(outcome.inspection is not None and not outcome.inspection.calibrated for outcome in outcomes):
         say("The scores are not calibrated: there were too few references to cross-fit, or authentic ones alone.")

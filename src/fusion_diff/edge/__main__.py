@@ -80,7 +80,9 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--pixel-size", type=_positive, metavar="UM", help="pixel size in µm, for every file")
     inspect.add_argument("--device", default="AUTO", help="AUTO, CPU, GPU, NPU, or the runtime's own name of one")
     inspect.add_argument("--threads", type=_count, help="threads to compute with")
-    inspect.add_argument("--json", type=Path, metavar="FILE", help="write the records here, a line a micrograph")
+    inspect.add_argument(
+        "--json", type=Path, metavar="FILE", help="write the records here, a line a micrograph; - is stdout"
+    )
     return parser
 
 
@@ -89,7 +91,7 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
     from contextlib import nullcontext
 
     from fusion_diff.edge.session import EdgeSession
-    from fusion_diff.inspection.record import RecordWriter
+    from fusion_diff.inspection.record import STDOUT, RecordWriter
     from fusion_diff.micrograph import discover
 
     session = EdgeSession.load(options.model, device=options.device, threads=options.threads)
@@ -103,7 +105,8 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
             if (it := outcome.inspection) is None:
                 _complain(str(outcome.error))
             else:
-                print(f"{printable(outcome.path)}\t{it.score:.3f}\t{it.decision}\t{printable(it.predicted_class)}")
+                if options.json != STDOUT:
+                    print(f"{printable(outcome.path)}\t{it.score:.3f}\t{it.decision}\t{printable(it.predicted_class)}")
                 if not it.in_scope:  # the columns are for programs
                     print(f"Warning: {printable(outcome.path)}: {paragraph(it.reasons[0])}", file=sys.stderr)
             yield outcome

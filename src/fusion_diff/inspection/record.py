@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 FORMAT = "fusion-diff/inspection/1"
 """Name and version of the lines' schema."""
+STDOUT = Path("-")
+"""Stands for standard output where a file is named."""
 
 
 def to_line(outcome: Outcome) -> str:
@@ -41,7 +44,8 @@ def finite(value: float | None) -> float | None:
 class RecordWriter:
     """Writes outcomes to a file as they come; what was written stays, even if the run is cut off.
 
-    Use as a context manager. The folder is made, and an older file of that name is replaced.
+    Use as a context manager. The folder is made, and an older file of that name is replaced; `STDOUT` is written to as
+    it is, and left open.
 
     Raises:
         OSError: the file cannot be written.
@@ -50,6 +54,9 @@ class RecordWriter:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open the file."""
         self.path = Path(path)
+        if self.path == STDOUT:
+            self._file = sys.stdout
+            return
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("w", encoding="ascii", newline="\n")
 
@@ -60,7 +67,8 @@ class RecordWriter:
 
     def close(self) -> None:
         """Close the file."""
-        self._file.close()
+        if self.path != STDOUT:
+            self._file.close()
 
     def __enter__(self) -> Self:
         """Return the writer."""

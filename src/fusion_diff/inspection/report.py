@@ -10,6 +10,7 @@ import base64
 import hashlib
 from collections import Counter
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 

@@ -55,10 +55,10 @@ def choose_page(source: Source) -> Choice:
     beginning, whole = _kind(first), _is_whole(first)
     found: dict[_Kind, int] = {beginning: 0} if whole else {}  # the first page of each kind
     counts = Counter(found.keys())
-    for index, page in enumerate(pages, start=1):
-        if _is_whole(page):
-            found.setdefault(_kind(page), index)
-            counts[_kind(page)] += 1
+    for index, each in enumerate(pages, start=1):
+        if _is_whole(each):
+            found.setdefault(_kind(each), index)
+            counts[_kind(each)] += 1
     if not found:
         said = (
             "The image says of itself that it is a reduced copy of another, which is not among the pages of the file."
