@@ -7,6 +7,7 @@ import io
 import math
 import re
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ from fusion_diff.service.pages import history
 from fusion_diff.service.pages.charts import HEIGHT, WIDTH, Scored, drift_chart, score_chart
 from fusion_diff.service.pages.levels import Level
 from fusion_diff.service.pages.sheet import COLUMNS, harmless, lines
-from fusion_diff.service.pages.trend import FEWEST, Baseline, log_odds
+from fusion_diff.service.pages.trend import FALSE_ALARMS, FEWEST, Baseline, log_odds
 from fusion_diff.service.records import Filter
 from fusion_diff.service.tables import now
 
@@ -112,6 +113,24 @@ def test_charts_show_the_scores_of_the_newest_model_with_limits_and_level(filled
     assert "2 scores" not in answer.text
     few = filled.get("/history/charts?name=coarse").text
     assert "1 score," in few
+    assert "Of all the model&#39;s scores" in few
+    drift = re.search(r'class="average" points="([^"]+)"', few)
+    assert len(drift[1].split()) == 10, "an average of picked scores is none"
+    assert "Of all the model&#39;s scores" not in answer.text
+
+
+def test_what_was_overruled_is_drawn_as_it_is_listed_with_a_mark_of_its_own(filled):
+    points = re.findall(
+        r'<g class="point ([a-z-]+)"><title>([^<]*)</title>(.*?)</g>', filled.get("/history/charts").text
+    )
+    marks = {kind: (title, drawn) for kind, title, drawn in points if "coarse 4.tif" in title}
+    title, drawn = marks["authentic"]
+    assert re.search(r"authentic \(overruled; the model said (not authentic|inconclusive)\)", title)
+    assert 'class="ring"' in drawn
+    assert sum('class="ring"' in drawn for _, _, drawn in points) == 1
+
+
+def test_charts_of_nothing_are_nothing(filled):
     assert filled.get("/history/charts?name=nothing").text.strip() == ""
 
 
@@ -127,11 +146,35 @@ def test_a_baseline_takes_some_scores_and_is_their_mean_and_moving_range():
     assert found is not None
     assert found.mean == pytest.approx(1.5)
     assert found.deviation == pytest.approx(1 / 1.128)
-    assert found.limits == pytest.approx((1.5 - 3 / 1.128, 1.5 + 3 / 1.128))
+    assert found.count == 10
+    low, high = found.limits
+    assert (low + high) / 2 == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("count", [8, 12, 20, 50])
+def test_limits_keep_their_promise_however_few_scores_they_come_from(count):
+    """Of series without any drift, no more than promised is beyond, and no limit is idle."""
+    rng = np.random.default_rng(count)
+    single, average, tried = 0, 0, 4000
+    for _ in range(tried):
+        values = rng.standard_normal(count + 30).tolist()
+        found = Baseline.of(values[:count])
+        low, high = found.limits
+        single += not low <= values[-1] <= high
+        average += len(values) - count - 1 in found.beyond(values[count:])
+    most = 1.6 * FALSE_ALARMS  # three deviations of the count that is expected
+    assert single / tried < most
+    assert average / tried < most
+    assert single + average > 0
+
+
+def test_limits_of_many_scores_are_three_deviations():
+    low, high = Baseline(0.0, 1.0, 100_000).limits
+    assert (low, high) == pytest.approx((-3, 3), abs=1e-3)
 
 
 def test_the_moving_average_sees_a_lasting_shift_that_single_scores_hide():
-    steady = [1.0, -1.0] * 10
+    steady = [1.0, -1.0] * 25
     found = Baseline.of(steady)
     assert found.beyond(steady) == []
     shifted = [value - 2.5 for value in steady]
@@ -144,7 +187,7 @@ def test_the_moving_average_sees_a_lasting_shift_that_single_scores_hide():
 @given(st.lists(scores, min_size=1, max_size=300), st.booleans())
 def test_charts_keep_every_mark_inside_whatever_the_scores(values, known):
     scored = [Scored(f"{place:032x}", "a.tif", now(), value, "authentic") for place, value in enumerate(values)]
-    baseline = Baseline.of([log_odds(value) for value in values[:20]])
+    baseline = Baseline.of([log_odds(value) for value in values[:50]])
     level = Level(0.5, 1.0, 2.0, 5) if known else None
     single, drift = score_chart(scored, baseline, level), drift_chart(scored, baseline, level)
     assert len(single.points) == min(200, len(values))

@@ -27,29 +27,31 @@ _DATES = 4
 
 @dataclass(frozen=True)
 class Scored:
-    """An inspection as charts need it."""
+    """An inspection as charts need it; its decision is the model's, and `overruled` an expert's in place of that."""
 
     id: str
     name: str
     created: datetime
     score: float
     decision: str
+    overruled: str | None = None
 
     @classmethod
     def of(cls, row: Inspection) -> Scored:
         """Return what charts need of a row."""
-        return cls(row.id, row.name, row.created, row.score, row.decision)
+        return cls(row.id, row.name, row.created, row.score, row.decision, row.overruled_decision)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A mark in a chart: where, what kind of, and what it stands for."""
+    """A mark in a chart: where, what kind of, what it stands for, and whether an expert overruled that."""
 
     x: float
     y: float
     kind: str
     id: str
     title: str
+    overruled: bool = False
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,9 @@ def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Leve
     limits: tuple[float, ...] = () if baseline is None else baseline.limits
     scale = _Scale(len(shown), [*values, *limits, *_ends(level)])
     points = [
-        Point(scale.x(place), scale.y(value), each.decision, each.id, _title(each))
+        Point(
+            scale.x(place), scale.y(value), each.overruled or each.decision, each.id, _title(each), bool(each.overruled)
+        )
         for place, (each, value) in enumerate(zip(shown, values, strict=True))
     ]
     if baseline is None:
@@ -154,8 +158,17 @@ def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Leve
     )
 
 
-def drift_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Level | None) -> Chart | None:
-    """Return the chart of the moving average with its limits; None where there is no baseline. Arguments as above."""
+def drift_chart(
+    scored: Sequence[Scored], baseline: Baseline | None, level: Level | None, *, more: bool = False
+) -> Chart | None:
+    """Return the chart of the moving average with its limits; None where there is no baseline.
+
+    Args:
+        scored: at least one inspection, oldest first; chosen by time alone, for an average of picked scores is none.
+        baseline: as above.
+        level: as above.
+        more: whether these are more than the filters let pass, which the summary then says.
+    """
     if baseline is None:
         return None
     values = [log_odds(each.score) for each in scored]
@@ -174,7 +187,7 @@ def drift_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Leve
     return Chart(
         "drift",
         "Drift: moving average of the scores",
-        _drifted(averages, beyond, baseline),
+        _drifted(averages, beyond, baseline) + more * " Of all the model's scores, whatever the filters leave out.",
         scale.ticks,
         _dates(shown, scale),
         out,
@@ -198,7 +211,8 @@ def _drifted(averages: Sequence[float], beyond: Sequence[int], baseline: Baselin
 
 
 def _title(each: Scored) -> str:
-    return f"{each.name}: {number(each.score)}, {each.decision}, {each.created:%Y-%m-%d %H:%M}"
+    decision = f"{each.overruled} (overruled; the model said {each.decision})" if each.overruled else each.decision
+    return f"{each.name}: {number(each.score)}, {decision}, {each.created:%Y-%m-%d %H:%M}"
 
 
 def _count(count: int, what: str) -> str:

@@ -8,8 +8,8 @@ from typing import Annotated
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
-from sqlalchemy import select
-from sqlalchemy.orm import load_only
+from sqlalchemy import Select, select
+from sqlalchemy.orm import Session, load_only
 from starlette.responses import Response, StreamingResponse
 
 from fusion_diff.fewshot.decision import Decision
@@ -31,7 +31,14 @@ router = APIRouter(prefix="/history", route_class=PageRoute)
 ON_A_PAGE = 50
 FOLLOWED = 2000
 """Scores that the moving average has been through at most when it comes to the newest."""
-_CHARTED = (Inspection.id, Inspection.name, Inspection.created, Inspection.score, Inspection.decision)
+_CHARTED = (
+    Inspection.id,
+    Inspection.name,
+    Inspection.created,
+    Inspection.score,
+    Inspection.decision,
+    Inspection.overruled_decision,
+)
 
 
 @dataclass(frozen=True)
@@ -61,6 +68,11 @@ class Asked:
             name=shown_name(self.name) if self.name else None,
             overruled={"yes": True, "no": False}.get(self.overruled),
         )
+
+    @property
+    def between(self) -> records.Filter:
+        """The days that are looked at, and nothing else that is looked for."""
+        return records.Filter(since=self.filter.since, until=self.filter.until)
 
     @property
     def query(self) -> str:
@@ -96,15 +108,19 @@ def history(
 
 @router.get("/charts")
 def charts(request: Request, service: ServiceDep, caller: Reader, asked: AskedDep) -> Response:
-    """Return the charts of one model's scores: the model asked for, or that of the newest inspection."""
+    """Return the charts of one model's scores: the model asked for, or that of the newest inspection.
+
+    Drift is followed over all of its scores between the days asked for, for an average of picked ones is none.
+    """
     with service.database.read() as session:
         newest = records.page(session, asked.filter, None, 1)[0]
         if not newest:
             return render(request, "charts", charts=[], model="")
         judge = newest[0].model_sha256
         mine = select(Inspection).where(Inspection.model_sha256 == judge)
-        query = asked.filter.apply(mine).order_by(Inspection.number.desc()).limit(FOLLOWED)
-        scored = [Scored.of(row) for row in reversed(session.scalars(query.options(load_only(*_CHARTED))).all())]
+        scored = _newest(session, asked.filter.apply(mine))
+        picked = any((asked.decision, asked.name, asked.overruled))
+        followed = _newest(session, asked.between.apply(mine)) if picked else scored
         query = mine.order_by(Inspection.number).limit(BASELINE)
         first = [log_odds(row.score) for row in session.scalars(query.options(load_only(*_CHARTED)))]
         model = session.scalar(select(Model).where(Model.sha256 == judge).order_by(Model.number.desc()).limit(1))
@@ -114,7 +130,7 @@ def charts(request: Request, service: ServiceDep, caller: Reader, asked: AskedDe
         request,
         "charts",
         frame={"width": WIDTH, "height": HEIGHT, "left": LEFT, "right": WIDTH - RIGHT},
-        charts=[score_chart(scored, baseline, level), drift_chart(scored, baseline, level)],
+        charts=[score_chart(scored, baseline, level), drift_chart(followed, baseline, level, more=picked)],
         model=newest[0].result["model_name"],
     )
 
@@ -127,6 +143,12 @@ def export(service: ServiceDep, caller: Reader, asked: AskedDep) -> Response:
         media_type="text/csv; charset=utf-8",
         headers={"Content-Disposition": 'attachment; filename="inspections.csv"'},
     )
+
+
+def _newest(session: Session, query: Select[tuple[Inspection]]) -> list[Scored]:
+    """Return the newest inspections, oldest first."""
+    query = query.order_by(Inspection.number.desc()).limit(FOLLOWED).options(load_only(*_CHARTED))
+    return [Scored.of(row) for row in reversed(session.scalars(query).all())]
 
 
 def _day(text: str) -> dt.datetime | None:

@@ -2,27 +2,30 @@
 
 Limits follow Shewhart's individuals chart: the mean of the first scores, and deviations by the mean moving range
 (Montgomery, Introduction to Statistical Quality Control, ch. 6). Drift follows Roberts' exponentially weighted moving
-average (Technometrics 1959), which sees small lasting shifts that single scores hide.
+average (Technometrics 1959), which sees small lasting shifts that single scores hide. Both are as wide as it takes
+where mean and deviation are known from few scores only: by Student's t and with the error of the mean, or eight scores
+would raise false alarms thirty times too often.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BASELINE = 20
-"""The first scores, which limits are learned from."""
+BASELINE = 50
+"""The first scores, which limits are learned from; until there are so many, each new one is learned from too."""
 FEWEST = 8
 """Scores that it takes to say where the limits are."""
 WEIGHT = 0.2
 """Of the newest score in the moving average."""
-WIDTH = 3.0
-"""Limits in deviations."""
+FALSE_ALARMS = 0.0027
+"""Share of scores, or of averages, that chance alone brings beyond the limits: that of three known deviations."""
 
 _FARTHEST = math.log(999.0)
 _SPREAD_OF_RANGE = 1.128  # mean range of two normal values, in deviations
@@ -61,8 +64,18 @@ class Baseline:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Where single log-odds stay but for about 3 in 1,000 cases."""
-        return self.mean - WIDTH * self.deviation, self.mean + WIDTH * self.deviation
+        """Where single log-odds stay but for 3 in 1,000 cases at most, on average over baselines."""
+        width = self._width * math.sqrt(1 + 1 / self.count)
+        return self.mean - width, self.mean + width
+
+    @cached_property
+    def _width(self) -> float:
+        """How far a value of this deviation and of a known mean may lie from it, for the deviation is an estimate."""
+        from scipy.special import stdtrit
+
+        # degrees of freedom of the mean moving range, by its variance (Cryer and Ryan, J. Quality Technology 1990)
+        freedom = (self.count - 1) ** 2 / (2 * (0.8264 * self.count - 1.082))
+        return float(stdtrit(freedom, 1 - FALSE_ALARMS / 2)) * self.deviation
 
     def averages(self, values: Sequence[float]) -> list[float]:
         """Return the moving average after each of the log-odds, oldest first."""
@@ -74,8 +87,8 @@ class Baseline:
 
     def half_width(self, count: int) -> float:
         """Return how far the moving average may lie from the mean after so many scores."""
-        share = WEIGHT / (2 - WEIGHT) * (1 - (1 - WEIGHT) ** (2 * count))
-        return WIDTH * self.deviation * math.sqrt(share)
+        left = (1 - WEIGHT) ** count  # of the mean that the average began with
+        return self._width * math.sqrt(WEIGHT / (2 - WEIGHT) * (1 - left**2) + (1 - left) ** 2 / self.count)
 
     def beyond(self, values: Sequence[float]) -> list[int]:
         """Return the places at which the moving average lies beyond its limits."""
