@@ -66,6 +66,24 @@ def test_an_authentic_reference_takes_no_mark(client, new_set, micrograph):
     assert "one file" in many.json()["detail"]
 
 
+def test_class_specimen_and_pixel_size_are_corrected_and_the_mark_stays(client, new_set, micrograph):
+    flaw = ("m.png", png(np.eye(64, dtype=np.uint8) * 255))
+    it = add(client, new_set, micrograph("coarse", 157), mark=flaw, group="C07", pixel_size_um="0.5")["reference"]
+    at = f"{new_set}/images/{it['id']}"
+    changed = client.patch(at, json={"label": "pore"}).json()
+    assert changed == it | {"label": "pore"}
+    own = client.patch(at, json={"group": None, "pixel_size_um": None}).json()
+    assert own == changed | {"group": "a.tif", "pixel_size_um": None}
+    assert client.patch(at, json={"group": "C08", "pixel_size_um": 0.25}).json()["pixel_size_um"] == 0.25
+    refused = client.patch(at, json={"label": "fine", "group": "C09"})
+    assert (refused.status_code, "a flaw is marked on it" in refused.json()["detail"]) == (422, True)
+    assert client.get(new_set).json()["images"] == [own | {"group": "C08", "pixel_size_um": 0.25}]
+    client.delete(f"{at}/mark")
+    assert client.patch(at, json={"label": "fine"}).json()["label"] == "fine"
+    assert client.patch(at, json={"name": "b.tif"}).status_code == 422
+    assert client.patch(f"{at[:-1]}{'0' if at[-1] != '0' else '1'}", json={}).status_code == 404
+
+
 def test_a_reference_is_shown_small_or_at_its_native_size_and_removed(client, new_set, draw, tiff):
     it = add(client, new_set, tiff(draw("fine", 154, 700)), label="fine", pixel_size_um="0.25")["reference"]
     assert it["pixel_size_um"] == 0.25

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
@@ -15,7 +15,7 @@ from fusion_diff.service.problems import ConflictError, NotFoundError
 from fusion_diff.service.tables import NAME_LENGTH, ReferenceImage, ReferenceSet
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -132,6 +132,31 @@ def store_image(
     del micrograph
     store.put_file(upload.path, upload.sha256)
     return None if mark is None else mark.sha256
+
+
+def change_image(session: Session, set_id: str, image_id: str, changes: Mapping[str, Any]) -> ReferenceImage:
+    """Correct what is said of a reference; its mark stays.
+
+    Args:
+        session: to write in.
+        set_id: of which set.
+        image_id: which reference.
+        changes: some of `label`, its class; `group`, its specimen, None for one of its own; `pixel_size_um`, None for
+            what the file says. What is not among them stays.
+
+    Raises:
+        NotFoundError: there is no such reference.
+        ReferenceSetError: it would be authentic, and a flaw is marked on it.
+    """
+    row = get_image(session, set_id, image_id)
+    if changes.get("label") is not None:
+        _check_mark(get_set(session, set_id), changes["label"], row.mark_sha256, row.name)
+        row.label = changes["label"]
+    if "group" in changes:
+        row.group = changes["group"] or row.name
+    if "pixel_size_um" in changes:
+        row.pixel_size_um = changes["pixel_size_um"]
+    return row
 
 
 def set_mark(session: Session, set_id: str, image_id: str, mark_sha256: str | None) -> ReferenceImage:

@@ -173,10 +173,47 @@ def test_a_set_is_audited_and_enrolled_and_its_model_judges(client, micrograph):
     assert models.text.count("● default") == 1
 
 
-def test_what_cannot_be_learned_from_is_told_in_place_of_the_model(client):
+def test_references_are_corrected_and_removed_several_at_once_all_or_none(client, micrograph):
+    address = new_set(client, micrograph, "corrected", shots=2)
+    images = {image["name"]: image["id"] for image in client.get(f"/v1/reference-sets/{address[12:]}").json()["images"]}
+    coarse = [images["coarse 0.tif"], images["coarse 1.tif"]]
+    missing = client.post(f"{address}/images/chosen/move", data={"image": [*coarse, "0" * 32], "label": "fine"})
+    assert missing.status_code == 404
+    assert client.get("/v1/reference-sets").json()["items"][0]["counts"] == {"fine": 2, "coarse": 2}
+    moved = looked_at(client.post(f"{address}/images/chosen/move", data={"image": coarse, "label": "fine"}))
+    assert "fine 4" in moved.text
+    one = f"{address}/images/{coarse[0]}"
+    changed = looked_at(client.post(one, data={"label": "pore", "group": "A12", "pixel_size_um": "0.5"}))
+    assert "pore 1" in changed.text
+    assert "specimen A12 0.500 µm a pixel" in changed.text
+    assert "specimen" not in looked_at(client.post(one, data={"label": "pore", "group": ""})).text.replace(
+        "Specimen", ""
+    )
+    left = looked_at(client.post(f"{address}/images/chosen/remove", data={"image": coarse}))
+    assert "fine 2" in left.text
+    assert "coarse" not in left.text
+    assert client.post(f"{address}/images/chosen/remove").status_code == 422, "none was chosen"
+
+
+def test_no_model_is_to_judge_by_default_unless_that_is_asked_for(client, micrograph):
+    page = client.get(new_set(client, micrograph, "guesses")).text
+    assert 'name="default" value="true">' in page
+
+
+def test_what_cannot_be_learned_from_is_told_in_place_of_the_model(client, micrograph):
     made = client.post("/references", data={"name": "nothing", "authentic": "fine"}, headers=HTMX)
-    told = settled(client, client.post(f"{made.headers['HX-Redirect']}/enrol", data={"name": "none"}))
-    assert "at least one authentic" in told.text
+    address = made.headers["HX-Redirect"]
+    refused = client.post(f"{address}/enrol", data={"name": "none"}, headers=HTMX)
+    assert (refused.status_code, "at least one authentic" in refused.json()["detail"]) == (409, True)
+    client.post(f"{address}/images", files={"file": ("a.tif", micrograph("fine", 163))}, data={"label": "fine"})
+    service = client.app.state.service
+    with service.database.read() as session:
+        sha256 = collecting.get_set(session, address.rpartition("/")[2]).images[0].sha256
+    with service.store.file(sha256) as path:
+        path.write_bytes(micrograph("fine", 164))
+    told = settled(client, client.post(f"{address}/enrol", data={"name": "none"}))
+    assert "a.tif: " in told.text
+    assert "was altered in the store" in told.text
 
 
 def test_addresses_of_nothing_are_pages_for_browsers_and_problems_for_programs(client):

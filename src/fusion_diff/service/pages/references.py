@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeAlias
 
 from fastapi import APIRouter, Form, Request, UploadFile
 from sqlalchemy import select
@@ -21,6 +21,7 @@ from fusion_diff.service.schemas import (
     ModelOut,
     Name,
     PixelSize,
+    ReferenceImageIn,
     ReferenceImageOut,
     ReferenceSetIn,
     ReferenceSetOut,
@@ -30,6 +31,7 @@ from fusion_diff.service.security import Enrolling, Reader
 from fusion_diff.service.tables import Model
 
 router = APIRouter(prefix="/references", route_class=PageRoute)
+_Classes: TypeAlias = list[tuple[str, list[ReferenceImageOut]]]
 
 
 @router.get("")
@@ -83,7 +85,7 @@ def remove_set(request: Request, service: ServiceDep, caller: Enrolling, set_id:
 @router.get("/{set_id}/images")
 def images(request: Request, service: ServiceDep, caller: Reader, set_id: Id) -> Response:
     """Return the references of a set as they are now."""
-    return render(request, "reference_images", **_shown(service, set_id))
+    return _images(request, service, set_id)
 
 
 @router.post("/{set_id}/images")
@@ -104,11 +106,57 @@ async def add_image(
     return render(request, "reference_row", entry=added.results[0])
 
 
+@router.post("/{set_id}/images/chosen/move")
+def move_chosen(
+    request: Request,
+    service: ServiceDep,
+    caller: Enrolling,
+    set_id: Id,
+    image: Annotated[list[Id], Form()],
+    label: Annotated[Name, Form()],
+) -> Response:
+    """Give several references another class, all of them or none, and return the references as they are now."""
+    with service.database.write() as session:
+        for each in image:
+            collecting.change_image(session, set_id, each, {"label": label})
+    return _images(request, service, set_id, f"class {label}")
+
+
+@router.post("/{set_id}/images/chosen/remove")
+def remove_chosen(
+    request: Request, service: ServiceDep, caller: Enrolling, set_id: Id, image: Annotated[list[Id], Form()]
+) -> Response:
+    """Remove several references, all of them or none, and return the others."""
+    with service.database.write() as session:
+        for each in image:
+            row = collecting.get_image(session, set_id, each)
+            session.delete(row)
+    return _images(request, service, set_id, f"class {row.label}")
+
+
+@router.post("/{set_id}/images/{image_id}")
+def change_image(
+    request: Request,
+    service: ServiceDep,
+    caller: Enrolling,
+    set_id: Id,
+    image_id: Id,
+    label: Annotated[Name, Form()],
+    group: Annotated[Name | None, Form()] = None,
+    pixel_size_um: Annotated[PixelSize | None, Form()] = None,
+) -> Response:
+    """Correct what is said of a reference, and return the references as they are now."""
+    body = ReferenceImageIn(label=label, group=group, pixel_size_um=pixel_size_um)
+    api.change_image(service, caller, set_id, image_id, body)
+    return _images(request, service, set_id, f"edit {image_id}")
+
+
 @router.delete("/{set_id}/images/{image_id}")
 def remove_image(request: Request, service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id) -> Response:
     """Remove a reference, and return the others."""
+    following = _following(_shown(service, set_id)["classes"], image_id)
     api.remove_image(service, caller, set_id, image_id)
-    return render(request, "reference_images", **_shown(service, set_id))
+    return _images(request, service, set_id, following)
 
 
 @router.get("/{set_id}/images/{image_id}")
@@ -140,10 +188,29 @@ def remove_mark(request: Request, service: ServiceDep, caller: Enrolling, set_id
     return goto(request, f"/references/{set_id}")
 
 
+def _images(request: Request, service: Service, set_id: str, focus: str = "") -> Response:
+    """Return the references of a set, one place among them with the keyboard's focus: what had it is replaced."""
+    shown = _shown(service, set_id)
+    if shown["classes"] and focus.startswith("class ") and focus[6:] not in shown["collected"].counts:
+        focus = f"class {shown['classes'][0][0]}"
+    return render(request, "reference_images", **shown | {"focus": focus})
+
+
+def _following(classes: _Classes, image_id: str) -> str:
+    """Return the place for the focus after a reference is removed: the next of its class, the one before, the class."""
+    for label, images in classes:
+        ids = [image.id for image in images]
+        if image_id in ids:
+            at = ids.index(image_id)
+            beside = [*ids[at + 1 : at + 2], *ids[max(0, at - 1) : at]]
+            return f"remove {beside[0]}" if beside else f"class {label}"
+    return ""
+
+
 def _shown(service: Service, set_id: str) -> dict[str, Any]:
     """The set, and its references class by class, the authentic one first."""
     with service.database.read() as session:
         collected = ReferenceSetOut.of(collecting.get_set(session, set_id))
     images = sorted(collected.images, key=lambda image: image.name)
-    classes = [(label, [image for image in images if image.label == label]) for label in collected.counts]
-    return {"collected": collected, "classes": classes}
+    classes: _Classes = [(label, [image for image in images if image.label == label]) for label in collected.counts]
+    return {"collected": collected, "classes": classes, "focus": ""}

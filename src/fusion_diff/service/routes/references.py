@@ -28,6 +28,7 @@ from fusion_diff.service.schemas import (
     Name,
     PixelSize,
     ReferenceEntry,
+    ReferenceImageIn,
     ReferenceImageOut,
     References,
     ReferenceSetIn,
@@ -100,6 +101,16 @@ async def add_images(
             service.metrics.refusals.labels(str(told.status)).inc()
             entries.append(ReferenceEntry(name=name, problem=told))
     return References(results=entries)
+
+
+@router.patch("/{set_id}/images/{image_id}", responses=documented(404))
+def change_image(
+    service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id, body: ReferenceImageIn
+) -> ReferenceImageOut:
+    """Correct the class, the specimen or the pixel size of a reference. A marked one does not become authentic."""
+    with service.database.write() as session:
+        changes = body.model_dump(exclude_unset=True)
+        return ReferenceImageOut.of(collecting.change_image(session, set_id, image_id, changes))
 
 
 @router.delete("/{set_id}/images/{image_id}", status_code=204, responses=documented(404))
