@@ -12,6 +12,7 @@ import numpy as np
 import tifffile
 from common import INTERESTING, change_bytes
 from images import COLOUR, TEXTURE, check_image
+from PIL import Image
 
 MAX_LEN = 2**15
 _TAGS = (*range(254, 263), 266, 270, 273, *range(277, 285), 296, 305, 317, *range(320, 326), 338, 339, 347, 513, 530)
@@ -25,15 +26,22 @@ def tiff(levels: Any = TEXTURE, **options: Any) -> bytes:
     return stream.getvalue()
 
 
-def _lossless_jpeg() -> bytes:
-    # tifffile writes no lossless JPEG: one strip of it in the place of an uncompressed one.
-    strip = imagecodecs.ljpeg_encode(TEXTURE)
+def _with_strip(strip: bytes, compression: int) -> bytes:
+    """Return a TIFF of one strip that tifffile does not write, in the place of an uncompressed one."""
     data = bytearray(tiff(metadata=None))
     entries = {tag: at for at, tag in _entries(data)}
-    struct.pack_into("<H", data, entries[259] + 8, 7)
+    struct.pack_into("<H", data, entries[259] + 8, compression)
     struct.pack_into("<HII", data, entries[273] + 2, 4, 1, len(data))
     struct.pack_into("<HII", data, entries[279] + 2, 4, 1, len(strip))
     return bytes(data) + strip
+
+
+def _jpeg2000() -> bytes:
+    # Tiles, precincts and layers, which tifffile does not ask the encoder for.
+    stream = io.BytesIO()
+    options: dict[str, Any] = {"tile_size": (32, 32), "precinct_size": (16, 16), "quality_layers": [8, 4]}
+    Image.fromarray(TEXTURE).save(stream, "JPEG2000", num_resolutions=3, **options)
+    return _with_strip(stream.getvalue(), 34712)
 
 
 def seeds() -> list[bytes]:
@@ -54,6 +62,7 @@ def seeds() -> list[bytes]:
         tiff(COLOUR, compression="jpegxl", **colour),
         tiff(COLOUR, compression="jpegxr", **colour),
         tiff(compression="lerc"),
+        tiff(compression="lerc", compressionargs={"compression": "deflate"}),
         tiff(compression="png"),
         tiff(compression="lzma"),
         tiff(np.stack([TEXTURE] * 2), photometric="minisblack"),
@@ -61,7 +70,8 @@ def seeds() -> list[bytes]:
         tiff(photometric="miniswhite"),
         tiff(imagej=True, resolution=(2, 2), metadata={"unit": "um"}),
         tiff(ome=True, metadata={"PhysicalSizeX": 0.5, "PhysicalSizeY": 0.5}),
-        _lossless_jpeg(),
+        _with_strip(imagecodecs.ljpeg_encode(TEXTURE), 7),
+        _jpeg2000(),
     ]
 
 

@@ -154,6 +154,34 @@ def test_a_true_height_that_would_crop_too_much_or_nothing_is_not_believed(true_
     assert data_bar_rows(specimen(shape=(HEIGHT + 40, WIDTH)), true_height) == 0
 
 
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize(("background", "ink"), TONES)
+@pytest.mark.parametrize("rows", [20, 28, 60, 100])
+@pytest.mark.parametrize("convert", [np.uint8, lambda image: image.astype(np.uint16) * 257])
+def test_a_bar_that_metadata_tell_of_is_cut_off_under_whatever_stands_above_it(style, background, ink, rows, convert):
+    for image in (specimen(), np.full((HEIGHT, WIDTH), background, np.uint8) ^ (specimen() > 170)):
+        assert data_bar_rows(convert(np.concatenate([image, bar(style, rows, background, ink)])), HEIGHT) == rows
+
+
+@pytest.mark.parametrize("rows", [12, 50, 100])
+def test_rows_of_the_micrograph_are_not_cut_off_because_metadata_call_them_a_bar(rows):
+    image = specimen()
+    assert data_bar_rows(image, HEIGHT - rows) == 0
+    # A crack through a layer that is saturated: one level without noise, but a crack is no text.
+    saturated = image.copy()
+    saturated[-rows:] = 255
+    for column in range(WIDTH):
+        middle = HEIGHT - rows // 2 + int(3 * np.sin(column / 40))
+        saturated[middle - 2 : middle + 2, column] = 0
+    assert data_bar_rows(saturated, HEIGHT - rows) == 0
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("more", [1, 10, 40])
+def test_metadata_that_call_more_than_the_bar_a_bar_hide_nothing_of_the_micrograph(style, more):
+    assert data_bar_rows(np.concatenate([specimen(), bar(style, 40, 0, 255)]), HEIGHT - more) == 40
+
+
 @pytest.mark.parametrize("shape", [(32, 32), (33, 200), (60, 40)])
 def test_small_images_have_no_bar(shape):
     assert data_bar_rows(specimen(shape=shape)) == 0

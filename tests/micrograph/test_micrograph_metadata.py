@@ -14,6 +14,8 @@ from fusion_diff.micrograph import load_microstructure_data
 from fusion_diff.micrograph.metadata import instrument_name, micrometres, square_pixel
 
 TEXTURE = np.random.default_rng(0).integers(0, 256, (96, 128), dtype=np.uint8)
+BARRED = np.vstack([TEXTURE[:80], np.zeros((16, 128), np.uint8)])
+BARRED[83:93:2, 8:120:4] = 255
 REPEATED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 
 FEI = """[System]\r\nType=SEM\r\nSystemType=Helios NanoLab\r\n[Image]\r\nResolutionX=128\r\nResolutionY=84\r\n
@@ -31,16 +33,25 @@ def tagged(path, code, text, levels=TEXTURE):
 
 
 def test_fei_metadata_give_pixel_size_instrument_and_the_true_height(tmp_path):
-    micrograph = tagged(tmp_path / "fei.tif", 34682, FEI.format(width=2.5e-9, height=2.5e-9))
+    text = FEI.format(width=2.5e-9, height=2.5e-9).replace("ResolutionY=84", "ResolutionY=80")
+    micrograph = tagged(tmp_path / "fei.tif", 34682, text, BARRED)
     assert micrograph.pixel_size_um == pytest.approx(0.0025)
     assert micrograph.instrument == "Thermo/FEI Helios NanoLab"
-    assert (micrograph.data_bar_px, micrograph.shape) == (12, (84, 128))
-    np.testing.assert_array_equal(micrograph.pixels, TEXTURE[:84])
+    assert (micrograph.data_bar_px, micrograph.shape) == (16, (80, 128))
+    np.testing.assert_array_equal(micrograph.pixels, TEXTURE[:80])
+    assert micrograph.notes == ("A data bar of 16 rows was cut off at the bottom.",)
+
+
+def test_a_true_height_of_the_metadata_cuts_off_nothing_that_is_no_bar(tmp_path):
+    micrograph = tagged(tmp_path / "fei.tif", 34682, FEI.format(width=2.5e-9, height=2.5e-9))
+    assert (micrograph.data_bar_px, micrograph.shape) == (0, (96, 128))
+    assert micrograph.notes == ("Its metadata call the lowest 12 rows a data bar, which they do not look like.",)
 
 
 def test_the_true_height_of_the_metadata_is_left_alone_when_the_bar_is_to_stay(tmp_path):
-    tagged(tmp_path / "fei.tif", 34682, FEI.format(width=2.5e-9, height=2.5e-9))
-    assert load_microstructure_data(tmp_path / "fei.tif", crop_data_bar=False).shape == (96, 128)
+    tagged(tmp_path / "fei.tif", 34682, FEI.format(width=2.5e-9, height=2.5e-9).replace("Y=84", "Y=80"), BARRED)
+    whole = load_microstructure_data(tmp_path / "fei.tif", crop_data_bar=False)
+    assert (whole.shape, whole.notes) == ((96, 128), ())
 
 
 def test_fei_metadata_of_another_resolution_describe_other_pixels(tmp_path):
@@ -60,7 +71,7 @@ def test_zeiss_metadata_give_pixel_size_and_instrument(tmp_path, written, expect
 
 def test_the_stored_resolution_of_zeiss_metadata_gives_the_true_height(tmp_path):
     text = ZEISS.format(size="1 nm").replace("128 * 96", "128 * 80")
-    assert tagged(tmp_path / "zeiss.tif", 34118, text).shape == (80, 128)
+    assert tagged(tmp_path / "zeiss.tif", 34118, text, BARRED).shape == (80, 128)
 
 
 def test_olympus_sis_metadata_give_pixel_size(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 import warnings
 
 import numpy as np
@@ -52,12 +53,17 @@ def test_pixels_that_are_not_square_are_noted(tmp_path, sides, size, said):
     assert load_microstructure_data(tmp_path / "a.tif", pixel_size_um=0.3).notes == (), "one given by hand knows better"
 
 
-@pytest.mark.parametrize("suffix", ["png", "tif"])
+@pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])
 @pytest.mark.parametrize(("alpha", "noted"), [(255, False), (128, True), (0, True)])
 def test_transparent_pixels_are_noted(tmp_path, suffix, alpha, noted):
     path, pixels = tmp_path / f"a.{suffix}", with_alpha(alpha)
     if suffix == "png":
         Image.fromarray(pixels).save(path)
+    elif suffix == "bmp":
+        # Version 4 of the header, whose masks tell of an alpha channel; plain ones have four bytes a pixel without one.
+        head = struct.pack("<IiiHHIIiiII", 108, 80, -64, 1, 32, 3, 0, 0, 0, 0, 0)
+        head += struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000).ljust(108 - len(head), b"\0")
+        path.write_bytes(struct.pack("<2sIII", b"BM", 122 + pixels.nbytes, 0, 122) + head + pixels.tobytes())
     else:
         tifffile.imwrite(path, pixels, photometric="rgb", extrasamples=["unassalpha"])
     with warnings.catch_warnings():

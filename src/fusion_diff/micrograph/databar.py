@@ -2,7 +2,8 @@
 
 A bar looks like nothing a specimen does: a band over the full width at the bottom, of one exact level without noise,
 with text of high contrast in it, that starts within a row. All of that is asked for at once, because an uncropped
-bar costs a little accuracy while a cropped micrograph may lose the flaw.
+bar costs a little accuracy while a cropped micrograph may lose the flaw. Where a maker's metadata tell how high the bar
+is, that is all they are believed: less is asked of the rows, but bars they have to be, for anyone can write metadata.
 """
 
 from __future__ import annotations
@@ -40,6 +41,7 @@ _GRADUAL = 0.25  # most that the last row of micrograph has more of the bar's le
 _TEXT_AREA = (0.002, 0.5)
 _TEXT_ROWS = 5  # rows with several strokes, the height of small letters
 _STROKES = 4
+_FLAT_BAR = 0.5  # least fraction of neighbours of one level in each row that metadata call a bar; text leaves far more
 _FLATTEST_MICROGRAPH = 0.9  # most neighbours of one level in the context rows: drawings and masks have more
 
 
@@ -70,16 +72,17 @@ def data_bar_rows(levels: NDArray[Any], true_height: int | None = None) -> int:
         Rows to crop; 0 where there is no bar, or where it is in doubt.
     """
     height = levels.shape[0]
-    largest = min(int(height * LARGEST_FRACTION), height - MIN_SIDE)
-    if true_height is not None and 0 < height - true_height <= largest:
-        return int(height - true_height)
-    smallest = max(_SMALLEST_ROWS, int(height * _SMALLEST_FRACTION))
-    if largest < smallest + _CONTEXT_ROWS:
-        return 0
+    largest = _largest_rows(height)
     above = levels[: height - largest]
     step = max(1, int((above.shape[0] * above.shape[1] / 2**20) ** 0.5))
     low, high = np.percentile(_luminance(storage.sampled(above, step)), [0.5, 99.5])
     if not low < high:
+        return 0
+    claimed = claimed_rows(height, true_height)
+    if claimed and _is_bar(levels[height - claimed :], float(low), float(high)):
+        return claimed
+    smallest = max(_SMALLEST_ROWS, int(height * _SMALLEST_FRACTION))
+    if largest < smallest + _CONTEXT_ROWS:
         return 0
     # More than half of a bar is background, so the median of its lower part is its level.
     bottom = (_luminance(levels[height - smallest :]) - low) / (high - low)
@@ -90,6 +93,31 @@ def data_bar_rows(levels: NDArray[Any], true_height: int | None = None) -> int:
     profile = _profile(levels[start:], float(low), float(high), level)
     rows = _bar_rows(profile)
     return rows if smallest <= rows <= largest else 0
+
+
+def claimed_rows(height: int, true_height: int | None) -> int:
+    """Return how many rows of an image its metadata call a data bar, whatever these look like.
+
+    Args:
+        height: rows of the image.
+        true_height: rows of micrograph according to the metadata, if they say.
+
+    Returns:
+        0 where they call none so, or more than is ever taken for a bar.
+    """
+    claimed = 0 if true_height is None else int(height - true_height)
+    return claimed if 0 < claimed <= _largest_rows(height) else 0
+
+
+def _largest_rows(height: int) -> int:
+    return min(int(height * LARGEST_FRACTION), height - MIN_SIDE)
+
+
+def _is_bar(levels: NDArray[Any], low: float, high: float) -> bool:
+    """Tell whether rows that start where a bar would are one: of one level without noise, with text in it."""
+    level = (float(np.median(_luminance(levels))) - low) / (high - low)
+    profile = _profile(levels, low, high, level)
+    return bool((profile.flat >= _FLAT_BAR).all() and profile.background.mean() >= _BAR_ROW and _has_text(profile, 0))
 
 
 def _luminance(levels: NDArray[Any]) -> NDArray[np.float32]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_diff.micrograph import storage
-from fusion_diff.micrograph.codestream import check_scans
+from fusion_diff.micrograph.codestream import check_jpeg
 from fusion_diff.micrograph.limits import check_claim, check_decoded, check_expansion, refusal, truncated
 from fusion_diff.micrograph.metadata import Calibration, from_dots, from_png, instrument_name, png_chunk
 
@@ -84,12 +84,14 @@ def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibratio
         uint8 (H, W) or (H, W, 3), and the pixel size and camera in its header where they are given.
 
     Raises:
-        MicrographError: the image is too large, too small, truncated, or has the four colours of print.
+        MicrographError: the image is too large, too small, truncated, has the four colours of print, or endless scans
+            or segments.
     """
     # Pillow, because libjpeg by itself fills what a truncated file lacks with grey and says nothing. Its classes are
     # opened directly: Image.open adds a size limit of its own, which is global to the process.
     from PIL.JpegImagePlugin import JpegImageFile
 
+    check_jpeg(source.name, source.data())
     source.handle.seek(0)
     with JpegImageFile(source.handle) as image:
         if image.mode not in ("L", "RGB"):
@@ -100,7 +102,6 @@ def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibratio
         raw = check_claim(source.name, image.width, image.height, channels, 8, max_pixels)
         check_expansion(source.name, raw, source.size, _JPEG_EXPANSION)
         check_decoded(source.name, image.width * image.height, _JPEG_BYTES)
-        check_scans(source.name, source.data())
         levels = np.asarray(image)
         calibration = from_dots(image.info.get("dpi"))
         return levels, Calibration(calibration.sides_um, _camera(image))
@@ -144,6 +145,9 @@ def read_bmp(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration
             return np.asarray(image).astype(np.uint8), calibration
         if image.mode == "L":
             return np.asarray(image), calibration
+        if image.mode == "RGBA":
+            levels = np.asarray(image)
+            return levels[..., :3], replace(calibration, transparent=storage.share_below(levels[..., -1], 255))
         levels = np.asarray(image.convert("RGB"))
         return _grey_where_equal(levels) if image.mode == "P" else levels, calibration
 

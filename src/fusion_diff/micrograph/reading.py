@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import MicrographError, TrustError
-from fusion_diff.micrograph.databar import data_bar_rows
+from fusion_diff.micrograph.databar import claimed_rows, data_bar_rows
 from fusion_diff.micrograph.limits import MAX_PIXELS, refusal
 from fusion_diff.micrograph.micrograph import Micrograph, checked_page
 from fusion_diff.micrograph.raster import read_bmp, read_jpeg, read_png
@@ -97,6 +97,9 @@ def load_microstructure_data(
         if choice.cure:
             warn(f"{source.name}: {' '.join(choice.notes)} {choice.cure}")
         rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
+        claimed = claimed_rows(levels.shape[0], calibration.true_height) if crop_data_bar else 0
+        if claimed not in (0, rows):
+            notes += (f"Its metadata call the lowest {claimed:,} rows a data bar, which they do not look like.",)
         if rows:
             notes += (f"A data bar of {rows:,} rows was cut off at the bottom.",)
         return Micrograph(

@@ -17,7 +17,7 @@ from fusion_diff.micrograph.codestream import (
     JPEG_XL,
     JPEG_XR,
     WEBP,
-    check_scans,
+    check_jpeg,
     codestream_pixels,
 )
 from fusion_diff.micrograph.ifd import page_offset
@@ -161,18 +161,18 @@ def _check_codestreams(source: Source, page: Any, places: Iterable[tuple[int, in
             data = source.handle.read(count)
             claimed[offset, count] = max(codestream_pixels(data, page.compression), common)
             if page.compression in JPEG:
-                check_scans(source.name, data)
+                check_jpeg(source.name, data)
         if not claimed[offset, count]:
             raise refusal(
                 source.name,
-                "a strip or tile is damaged: its header tells no size",
+                "a strip or tile is damaged or of an unusual kind: its header tells no size that can be relied on",
                 "copy it again, or export it as plain TIFF or PNG",
             )
         total += claimed[offset, count]
         if total > limit:
             raise refusal(
                 source.name,
-                f"its strips or tiles claim {total:,} pixels of their own",
+                f"its strips or tiles claim {total:,} pixels of their own, or parts that take as much to decode",
                 "export it again as plain TIFF or PNG",
             )
 
