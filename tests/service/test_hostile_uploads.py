@@ -165,7 +165,7 @@ def test_a_micrograph_of_more_pixels_than_are_taken_is_refused(serve, micrograph
         assert "b.tif" in second["problem"]["detail"]
 
 
-def test_references_that_are_none_are_problems(client, micrograph, learn):
+def test_references_that_are_none_are_problems(client, micrograph):
     body = {"name": "hostile", "authentic": "fine"}
     made = client.post("/v1/reference-sets", json=body).json()["id"]
     assert "already" in is_problem(client.post("/v1/reference-sets", json=body), 409)
@@ -183,11 +183,10 @@ def test_references_that_are_none_are_problems(client, micrograph, learn):
     ).json()["results"][0]
     assert "40x40" in told["problem"]["detail"]
     is_problem(client.post(f"{at}/images", files=files, data={"label": "a\nb"}), 422)
-    for job in (learn(client, made, name="none"), learn(client, made)):
-        assert (job["state"], job["problem"]["status"], job["model"], job["findings"]) == ("failed", 409, None, None)
-        assert "at least one authentic" in job["problem"]["detail"]
+    for refused in (client.post(f"{at}/enrol", json={"name": "none"}), client.post(f"{at}/audit")):
+        assert "at least one authentic" in is_problem(refused, 409)
     is_problem(client.post(f"{at}/enrol", json={"name": "x", "unknown": 1}), 422)
-    for body in (b'{"name": "\\ud800", "authentic": "x"}', b'{"name": "\\u0000", "authentic": "x"}', b"[" * 100_000):
+    for body in (b'{"name": "\\ud800", "authentic": "x"}', b'{"name": "\\u0000", "authentic": "x"}', b"[" * 60_000):
         headers = {"content-type": "application/json"}
         is_problem(client.post("/v1/reference-sets", content=body, headers=headers), 400, 422)
 

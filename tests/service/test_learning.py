@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import io
 import uuid
 from datetime import timedelta
 
+import numpy as np
 import pytest
+from PIL import Image
 from sqlalchemy import create_engine, text
 
-from fusion_diff.service import jobs
+from fusion_diff.service import collecting, jobs
 from fusion_diff.service.tables import now
 
 
@@ -92,6 +95,47 @@ def test_a_fault_while_learning_is_told_and_is_in_the_log_under_the_id_of_the_re
     assert record.request_id == job["problem"]["request_id"]
     assert 'fusion_diff_faults_total{kind="fault"} 1.0' in client.get("/metrics").text
     assert learn(client, set_id, name="x")["problem"]["status"] == 500, "nothing is left in the way"
+
+
+@pytest.mark.parametrize(("what", "seed"), [("micrograph", 191), ("mark", 198)])
+def test_what_was_altered_in_the_store_is_neither_learned_nor_shown(client, collect, learn, micrograph, what, seed):
+    """Bytes that nobody sent are not learned under the digest of those that somebody did."""
+    set_id = collect(client, f"altered {what}")
+    at = f"/v1/reference-sets/{set_id}/images"
+    drawn = io.BytesIO()
+    Image.fromarray(np.eye(64, k=seed % 10, dtype=np.uint8) * 255).save(drawn, "PNG")
+    files = {"files": ("crack.tif", micrograph("coarse", seed)), "mark": ("m.png", drawn.getvalue())}
+    image = client.post(at, files=files, data={"label": "crack"}).json()["results"][0]["reference"]["id"]
+    service = client.app.state.service
+    with service.database.read() as session:
+        row = collecting.get_image(session, set_id, image)
+    Image.new("L", (64, 64), 255).save(drawn := io.BytesIO(), "PNG")
+    with service.store.file(row.sha256 if what == "micrograph" else row.mark_sha256) as path:
+        path.write_bytes(micrograph("coarse", 192) if what == "micrograph" else drawn.getvalue())
+    job = learn(client, set_id, name="x")
+    assert (job["state"], job["problem"]["status"], job["model"]) == ("failed", 500, None)
+    assert "was altered in the store" in job["problem"]["detail"]
+    shown = [client.get(f"{at}/{image}/{each}.png") for each in ("micrograph", "mark")]
+    assert [each.status_code for each in shown] == ([500, 500] if what == "micrograph" else [200, 500])
+
+
+def test_a_window_of_what_was_altered_in_the_store_is_not_shown(client, micrograph):
+    files = {"files": ("a.tif", micrograph("fine", 193))}
+    it = client.post("/v1/inspections", files=files).json()["results"][0]["inspection"]
+    with client.app.state.service.store.file(it["sha256"]) as path:
+        path.write_bytes(micrograph("fine", 194))
+    answer = client.get(f"/v1/inspections/{it['id']}/micrograph.png?top=0")
+    assert (answer.status_code, "was altered" in answer.json()["detail"]) == (500, True)
+
+
+def test_references_without_an_authentic_one_keep_no_others_waiting(client, collect, learn, micrograph):
+    made = client.post("/v1/reference-sets", json={"name": "cracks", "authentic": "fine"}).json()["id"]
+    files = {"files": ("a.tif", micrograph("coarse", 197))}
+    client.post(f"/v1/reference-sets/{made}/images", files=files, data={"label": "crack"})
+    for what, body in (("audit", None), ("enrol", {"name": "x"})):
+        refused = client.post(f"/v1/reference-sets/{made}/{what}", json=body)
+        assert (refused.status_code, "at least one authentic" in refused.json()["detail"]) == (409, True)
+    assert learn(client, collect(client, "free"))["state"] == "done"
 
 
 def test_a_job_that_is_none_is_a_problem(client):

@@ -36,10 +36,12 @@ OPERATIONS = {each.label: each for each in (found.ok() for found in API.get_all_
 def kept(client, micrograph, learn) -> dict[str, str]:
     """The ids of what no request removes, by the names that paths call them."""
     answer = client.post("/v1/inspections", files={"files": ("a.tif", micrograph("fine", 180))})
-    empty = client.post("/v1/reference-sets", json={"name": "empty", "authentic": "fine"}).json()["id"]
+    alone = client.post("/v1/reference-sets", json={"name": "alone", "authentic": "fine"}).json()["id"]
+    sent = {"files": ("a.tif", micrograph("fine", 181))}
+    client.post(f"/v1/reference-sets/{alone}/images", files=sent, data={"label": "fine"})
     return {
         "inspection_id": answer.json()["results"][0]["inspection"]["id"],
-        "job_id": learn(client, empty)["id"],
+        "job_id": learn(client, alone)["id"],
         "model_id": client.get("/v1/models").json()["items"][0]["id"],
     }
 

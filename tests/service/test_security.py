@@ -219,9 +219,13 @@ def test_every_answer_keeps_browsers_strict(client):
     assert client.get("/healthz", headers={"X-Request-Id": "a b"}).headers["x-request-id"] != "a b"
 
 
-def test_a_fault_is_a_problem_that_tells_nothing_and_is_in_the_log_under_its_id(client, monkeypatch, caplog):
+def test_a_fault_is_a_problem_that_tells_nothing_and_is_in_the_log_under_its_id(
+    client, micrograph, monkeypatch, caplog
+):
     monkeypatch.setattr(client.app.state.service.learning, "_turn", None)  # breaks what nobody expects to break
     made = client.post("/v1/reference-sets", json={"name": "fault", "authentic": "fine"}).json()["id"]
+    files = {"files": ("a.tif", micrograph("fine", 141))}
+    client.post(f"/v1/reference-sets/{made}/images", files=files, data={"label": "fine"})
     answer = client.post(f"/v1/reference-sets/{made}/enrol", json={"name": "x"})
     assert (answer.status_code, answer.headers["content-type"]) == (500, "application/problem+json")
     assert "acquire" not in answer.text

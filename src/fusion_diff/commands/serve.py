@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from fusion_diff.service.runtime import Service
+    from fusion_diff.service.settings import Settings
 
 _log = logging.getLogger("fusion_diff.service")
 
@@ -40,12 +44,10 @@ def serve_command(
     Every setting is an environment variable too, FUSION_DIFF_ and its name: FUSION_DIFF_MAX_UPLOAD_BYTES and others.
     """
     from fusion_diff.commands.options import service_installed
+    from fusion_diff.commands.stopping import TERMINATED, Terminated, heed_sigterm
 
     service_installed()
-    from fusion_diff.errors import FusionDiffError
     from fusion_diff.service import logs
-    from fusion_diff.service.keys import all_keys
-    from fusion_diff.service.runtime import Service
     from fusion_diff.service.serving import Server
     from fusion_diff.service.settings import read_settings
 
@@ -59,6 +61,24 @@ def serve_command(
         insecure=insecure or None,
     )
     logs.configure()
+    try:
+        with heed_sigterm():  # else the first process of a container would load its model to the end
+            server = Server(_opened(settings))
+    except Terminated:
+        return TERMINATED
+    try:
+        server.run()
+    except SystemExit:  # the port is taken, as the log says
+        return 3
+    return 0 if server.started else 3
+
+
+def _opened(settings: Settings) -> Service:
+    """Open the service, and warn of what keeps it from judging as it is expected to."""
+    from fusion_diff.errors import FusionDiffError
+    from fusion_diff.service.keys import all_keys
+    from fusion_diff.service.runtime import Service
+
     service = Service.open(settings)
     if not settings.insecure:
         with service.database.read() as session:
@@ -72,9 +92,4 @@ def serve_command(
         service.shelf.check()
     except FusionDiffError as error:
         _log.warning("not ready: %s", error)
-    server = Server(service)
-    try:
-        server.run()
-    except SystemExit:  # the port is taken, as the log says
-        return 3
-    return 0 if server.started else 3
+    return service

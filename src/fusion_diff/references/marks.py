@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_diff.counted import counted
-from fusion_diff.errors import MicrographError, ReferenceSetError
+from fusion_diff.errors import MicrographError, ReferenceSetError, TrustError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.reading import read_levels
 from fusion_diff.micrograph.source import open_source
@@ -66,15 +66,24 @@ def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
     return found
 
 
-def read_mark(path: Path, micrograph: Micrograph, name: str) -> NDArray[np.bool_]:
+def read_mark(path: Path, micrograph: Micrograph, name: str, sha256: str | None = None) -> NDArray[np.bool_]:
     """Return the mark in an image file as bool of the micrograph's size, true where it is not quite black.
+
+    Args:
+        path: the file.
+        micrograph: the micrograph that it marks.
+        name: how errors call the micrograph.
+        sha256: what the digest of the file's bytes has to be, where that is known.
 
     Raises:
         ReferenceSetError: the file cannot be read, or has another size than the micrograph, with or without its
             data bar.
+        TrustError: the bytes do not have the digest `sha256`.
     """
     try:
         with open_source(path) as source:
+            if sha256 is not None and source.sha256 != sha256:
+                raise TrustError(f"the mark of {name}: altered since it was drawn; restore it from its source")
             # Not as a micrograph, which must have contrast: a mark may be one level all over.
             fitting = (micrograph.height + micrograph.data_bar_px) * micrograph.width
             levels, _ = read_levels(source, 0, max(fitting, _DECODED_TO_COMPARE))

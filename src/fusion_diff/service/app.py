@@ -15,6 +15,7 @@ from fusion_diff.errors import DependencyError
 from fusion_diff.inspection.wording import package_version
 from fusion_diff.service import pages, problems
 from fusion_diff.service.observing import Observer
+from fusion_diff.service.receiving import MAX_PLAIN_BYTES
 from fusion_diff.service.routes import health, inspections, jobs, models, record, references
 from fusion_diff.service.runtime import Service
 from fusion_diff.service.security import Gate
@@ -63,7 +64,7 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
         redoc_url=None,
         middleware=[Middleware(Observer), Middleware(Gate)],
         telemetry=_telemetry(settings),
-        form_limits={"max_files": settings.max_files, "max_fields": _FIELDS},
+        form_limits={"max_files": settings.max_files, "max_fields": _FIELDS, "max_part_size": MAX_PLAIN_BYTES},
     )
     problems.install(app)
     for module in (inspections, references, jobs, models, record, health, pages):

@@ -125,9 +125,9 @@ def store_image(
         MicrographError: it cannot be read.
         ReferenceSetError: the mark cannot be read, or does not fit.
     """
-    micrograph = read(upload.path, upload.name, pixel_size_um, settings.max_pixels)
+    micrograph = read(upload.path, upload.name, upload.sha256, pixel_size_um, settings.max_pixels)
     if mark is not None:
-        read_flaw(mark.path, micrograph, upload.name)
+        read_flaw(mark.path, mark.sha256, micrograph, upload.name)
         store.put_file(mark.path, mark.sha256)
     del micrograph
     store.put_file(upload.path, upload.sha256)

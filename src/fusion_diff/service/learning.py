@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from fusion_diff.errors import EnrolmentError, FusionDiffError, ReferenceSetError
+from fusion_diff.errors import (
+    EnrolmentError,
+    FusionDiffError,
+    MicrographError,
+    ReferenceSetError,
+    ServiceError,
+    TrustError,
+)
 from fusion_diff.references import ReferenceSet
 from fusion_diff.service import jobs
 from fusion_diff.service.problems import BusyError, ConflictError, StoppingError, report
@@ -68,6 +75,7 @@ class Learning:
         """Begin to look for what is suspicious about references, and return the job; the one there was, if it is known.
 
         Raises:
+            ConflictError: there is no authentic reference among them.
             BusyError: something else is being learned.
         """
         from fusion_diff.trust.poisoning import audit_references
@@ -98,6 +106,7 @@ class Learning:
         """Begin to enrol references, and return the job; with its end the model is in the records.
 
         Raises:
+            ConflictError: there is no authentic reference among them.
             BusyError: something else is being learned.
         """
 
@@ -130,6 +139,10 @@ class Learning:
         work: Callable[[Progress], Learned],
         request_id: str | None,
     ) -> tables.Job:
+        if not any(image.label == collected.authentic for image in collected.images):
+            raise ConflictError(
+                f"{collected.name}: at least one authentic reference ({collected.authentic!r}) is needed; add it first"
+            )
         if not self._turn.acquire(blocking=False):
             raise BusyError("other references are being learned; try again in a moment", retry_after=10)
         try:
@@ -214,11 +227,12 @@ class Learning:
             micrographs, marks = [], []
             for image in collected.images:
                 path = files.enter_context(self._store.file(image.sha256))
-                micrograph = read(path, image.name, image.pixel_size_um, self._settings.max_pixels)
+                micrograph = read(path, image.name, image.sha256, image.pixel_size_um, self._settings.max_pixels)
                 micrographs.append(micrograph)
                 mark = None
                 if image.mark_sha256 is not None:
-                    mark = read_flaw(files.enter_context(self._store.file(image.mark_sha256)), micrograph, image.name)
+                    path = files.enter_context(self._store.file(image.mark_sha256))
+                    mark = read_flaw(path, image.mark_sha256, micrograph, image.name)
                 marks.append(mark)
             yield ReferenceSet.from_micrographs(
                 micrographs,
@@ -230,33 +244,42 @@ class Learning:
             )
 
 
-def read(path: Path, name: str, pixel_size_um: float | None, max_pixels: int) -> Micrograph:
-    """Read a micrograph that errors call by its name.
+def read(path: Path, name: str, sha256: str, pixel_size_um: float | None, max_pixels: int) -> Micrograph:
+    """Read a micrograph that errors call by its name, and whose bytes have to have this digest.
 
     Raises:
         MicrographError: it cannot be read.
+        ServiceError: it was altered.
     """
-    from fusion_diff.errors import MicrographError
     from fusion_diff.micrograph import load_microstructure_data
 
     try:
-        return load_microstructure_data(path, pixel_size_um=pixel_size_um, max_pixels=max_pixels)
+        return load_microstructure_data(path, pixel_size_um=pixel_size_um, max_pixels=max_pixels, sha256=sha256)
+    except TrustError:
+        raise _altered(name, sha256) from None
     except FusionDiffError as error:
         raise MicrographError(renamed(error, path, name)) from error
 
 
-def read_flaw(path: Path, micrograph: Micrograph, name: str) -> NDArray[np.bool_]:
-    """Read the mark of a reference that errors call by its name.
+def read_flaw(path: Path, sha256: str, micrograph: Micrograph, name: str) -> NDArray[np.bool_]:
+    """Read the mark of a reference that errors call by its name; its bytes have to have this digest.
 
     Raises:
         ReferenceSetError: it cannot be read, or does not fit.
+        ServiceError: it was altered.
     """
     from fusion_diff.references.marks import read_mark
 
     try:
-        return read_mark(path, micrograph, name)
+        return read_mark(path, micrograph, name, sha256)
+    except TrustError:
+        raise _altered(f"the mark of {name}", sha256) from None
     except FusionDiffError as error:
         raise ReferenceSetError(renamed(error, path, "the mark")) from error
+
+
+def _altered(name: str, sha256: str) -> ServiceError:
+    return ServiceError(f"{name}: {sha256} was altered in the store; restore it from a copy")
 
 
 def _plain(found: Finding) -> dict[str, Any]:

@@ -231,7 +231,7 @@ def documented(*statuses: int, gives: str | None = None) -> dict[int | str, dict
         gives: media type of what it gives; JSON when omitted.
     """
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
-    every = (400, 401, 403, 413, 422, 429, 500, 503)
+    every = (400, 401, 403, 408, 413, 422, 429, 500, 503)
     told: dict[int | str, dict[str, Any]] = {
         status: {"description": HTTPStatus(status).phrase, "content": {MEDIA_TYPE: schema}}
         for status in sorted({*every, *statuses})

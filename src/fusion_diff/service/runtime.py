@@ -22,6 +22,7 @@ from fusion_diff.service.queue import Queue
 from fusion_diff.service.rates import RateLimit
 from fusion_diff.service.sessions import SECRET_BYTES, Sessions
 from fusion_diff.service.shelf import Shelf
+from fusion_diff.service.slots import Slots
 from fusion_diff.service.store import Store
 from fusion_diff.service.uploads import claim
 from fusion_diff.trust.files import read_bounded
@@ -46,6 +47,7 @@ class Service:
         metrics: what is counted.
         rates: the rate limit.
         sessions: signs what browsers keep.
+        slots: how much is received and decoded at once.
         claimed: says, while it is open, that uploads are this process's.
     """
 
@@ -58,6 +60,7 @@ class Service:
     metrics: Metrics
     rates: RateLimit
     sessions: Sessions
+    slots: Slots
     claimed: BinaryIO
 
     @classmethod
@@ -88,6 +91,7 @@ class Service:
                 metrics,
                 RateLimit(settings.rate_limit),
                 sessions,
+                Slots(),
                 claimed,
             )
         except BaseException:

@@ -1,4 +1,4 @@
-"""Who may do what: the gate that every request passes before its body is read, and what routes ask of a caller."""
+"""Who may do what: the gate that every request passes first, and what routes ask of a caller."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
 from starlette.datastructures import Headers
-from starlette.exceptions import HTTPException
 
 from fusion_diff.service import keys, watching
 from fusion_diff.service.keys import ANYBODY, Caller, Scope
@@ -20,7 +19,6 @@ from fusion_diff.service.problems import (
     BusyError,
     ForbiddenError,
     RefusedError,
-    TooLargeError,
     UnauthorizedError,
     problem,
     respond,
@@ -30,10 +28,8 @@ from fusion_diff.service.settings import LOOPBACK
 from fusion_diff.service.watching import Watchers
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from starlette.responses import Response
-    from starlette.types import ASGIApp, Message, Receive, Send
+    from starlette.types import ASGIApp, Receive, Send
     from starlette.types import Scope as Connection
 
     from fusion_diff.service.runtime import Service
@@ -65,13 +61,10 @@ class Gate:
             told = problem(error, state.get("request_id"))
             await respond(told, retry_after=error.retry_after)(scope, receive, send)
             return
-        await self.app(scope, _bounded(receive, service.settings.max_request_bytes), send)
+        await self.app(scope, receive, send)
 
     async def _admitted(self, scope: Connection, service: Service) -> Caller | None:
         headers = Headers(scope=scope)
-        length = headers.get("content-length", "0")
-        if length.isdecimal() and int(length[:20]) > service.settings.max_request_bytes:
-            raise TooLargeError(_too_large(service.settings.max_request_bytes))
         _check_site(headers, scope["method"], insecure=service.settings.insecure)
         caller: Caller | None = ANYBODY
         refusal: RefusedError | None = None
@@ -93,25 +86,6 @@ class Gate:
         if caller is None and _GUARDED.match(scope["path"]):
             raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
         return caller
-
-
-def _bounded(receive: Receive, limit: int) -> Receive:
-    """Return what receives a body of so many bytes at most, whatever its length was said to be."""
-    received = 0
-
-    async def counted() -> Message:
-        nonlocal received
-        message = await receive()
-        received += len(message.get("body", b""))
-        if received > limit:
-            raise HTTPException(413, _too_large(limit))  # the one kind of error that parsing of forms lets through
-        return message
-
-    return counted
-
-
-def _too_large(limit: int) -> str:
-    return f"the request has more than {limit} bytes; send fewer files at once"
 
 
 def _check_site(headers: Headers, method: str, *, insecure: bool) -> None:
@@ -208,23 +182,37 @@ def caller_of(request: Request) -> Caller | None:
 _BEARER = HTTPBearer(auto_error=False, description="An API key, made with `fusion-diff service-keys new`.")
 
 
-def require(*scopes: Scope) -> Callable[..., Awaitable[Caller]]:
-    """Return a dependency that gives the caller, and refuses one whose key has none of these scopes."""
+class Needs:
+    """A dependency that gives the caller, and refuses one whose key has none of these scopes.
 
-    async def allowed(request: Request, _documented: Annotated[object, Depends(_BEARER)]) -> Caller:
+    `receiving.Route` asks it before it reads a body, and FastAPI once more to have the caller.
+    """
+
+    def __init__(self, *scopes: Scope) -> None:
+        self._scopes = scopes
+
+    async def __call__(self, request: Request, _documented: Annotated[object, Depends(_BEARER)]) -> Caller:
+        """Return the caller; see `check`."""
+        return self.check(request)
+
+    def check(self, request: Request) -> Caller:
+        """Return the caller.
+
+        Raises:
+            UnauthorizedError: there is none.
+            ForbiddenError: the key lacks the scopes.
+        """
         caller = caller_of(request)
         if caller is None:
             raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
-        if not any(caller.may(scope) for scope in scopes):
-            lacking = " or ".join(scopes)
+        if not any(caller.may(scope) for scope in self._scopes):
+            lacking = " or ".join(self._scopes)
             raise ForbiddenError(f"the API key {caller.name} lacks the scope {lacking}; ask for one that has it")
         return caller
 
-    return allowed
 
-
-Reader = Annotated[Caller, Depends(require(Scope.read))]
-Inspecting = Annotated[Caller, Depends(require(Scope.inspect))]
-Enrolling = Annotated[Caller, Depends(require(Scope.enrol))]
-Asking = Annotated[Caller, Depends(require(Scope.read, Scope.enrol))]
-Admin = Annotated[Caller, Depends(require(Scope.admin))]
+Reader = Annotated[Caller, Depends(Needs(Scope.read))]
+Inspecting = Annotated[Caller, Depends(Needs(Scope.inspect))]
+Enrolling = Annotated[Caller, Depends(Needs(Scope.enrol))]
+Asking = Annotated[Caller, Depends(Needs(Scope.read, Scope.enrol))]
+Admin = Annotated[Caller, Depends(Needs(Scope.admin))]

@@ -10,6 +10,7 @@ from browsed import BROWSER, HTMX, Page, id_of, inspected, looked_at, settled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fusion_diff.service import collecting
 from fusion_diff.service.pages.files import _FILES
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{7*7}}\u202e.tif'

@@ -17,7 +17,7 @@ router = APIRouter(prefix="/references", route_class=PageRoute)
 
 
 @router.post("/{set_id}/audit")
-def audit(request: Request, response: Response, service: ServiceDep, caller: Reader, set_id: Id) -> Response:
+def audit(request: Request, response: Response, service: ServiceDep, caller: Enrolling, set_id: Id) -> Response:
     """Begin to look for what is suspicious about the references of a set, and return how far that is."""
     return render(request, "job", job=api.audit(request, response, service, caller, set_id))
 

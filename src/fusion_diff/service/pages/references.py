@@ -173,11 +173,11 @@ def mark_page(request: Request, service: ServiceDep, caller: Enrolling, set_id: 
 
 
 @router.post("/{set_id}/images/{image_id}/mark")
-def put_mark(
+async def put_mark(
     request: Request, service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id, mark: UploadFile
 ) -> Response:
     """Mark the flaw, and go back to the set."""
-    api.put_mark(service, caller, set_id, image_id, mark)
+    await api.put_mark(service, caller, set_id, image_id, mark)
     return goto(request, f"/references/{set_id}")
 
 

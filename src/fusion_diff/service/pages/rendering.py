@@ -9,13 +9,13 @@ from urllib.parse import quote, urlsplit
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
-from fastapi.routing import APIRoute
 from starlette.responses import Response
 
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.inspection import pages
 from fusion_diff.inspection.wording import SYMBOLS, package_version
 from fusion_diff.service.problems import NotFoundError, UnauthorizedError, reported
+from fusion_diff.service.receiving import Route
 from fusion_diff.service.security import caller_of, csrf_token
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 TEMPLATES = Path(__file__).with_name("templates")
 
 
-class PageRoute(APIRoute):
+class PageRoute(Route):
     """A route whose errors are told as a page where a browser goes there.
 
     What htmx and the scripts of a page ask for gets a problem, as from the API; they show what it says.

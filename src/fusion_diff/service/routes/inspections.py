@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from functools import partial
 from typing import Annotated
 
 from anyio import to_thread
@@ -20,6 +21,7 @@ from fusion_diff.service.problems import (
     reported,
     request_id_of,
 )
+from fusion_diff.service.receiving import Route
 from fusion_diff.service.runtime import Service, ServiceDep
 from fusion_diff.service.schemas import (
     AddToReferencesIn,
@@ -40,7 +42,7 @@ from fusion_diff.service.tables import NAME_LENGTH
 from fusion_diff.service.uploads import Upload, receive, shown_name
 from fusion_diff.service.work import Task
 
-router = APIRouter(prefix="/v1/inspections", tags=["inspections"])
+router = APIRouter(prefix="/v1/inspections", tags=["inspections"], route_class=Route)
 KEPT = {"Cache-Control": "private, max-age=31536000, immutable"}
 """For what never changes."""
 
@@ -51,7 +53,7 @@ async def inspect(
     service: ServiceDep,
     caller: Inspecting,
     files: Annotated[list[UploadFile], File(min_length=1, description="Micrographs: TIFF, PNG, JPEG or BMP.")],
-    alpha: Annotated[Alpha, Form(description="Error rate among verdicts.")] = 0.1,
+    alpha: Annotated[Alpha, Form(description="Error rate on either side.")] = 0.1,
     pixel_size_um: Annotated[PixelSize | None, Form()] = None,
     model: Annotated[Id | None, Form(description="Which model judges.")] = None,
     x_deadline_ms: Annotated[
@@ -139,7 +141,7 @@ def heat_map(service: ServiceDep, caller: Reader, inspection_id: Id) -> Response
 
 
 @router.get("/{inspection_id}/micrograph.png", response_class=Response, responses=documented(404, gives="image/png"))
-def micrograph(
+async def micrograph(
     service: ServiceDep,
     caller: Reader,
     inspection_id: Id,
@@ -149,13 +151,12 @@ def micrograph(
     width: Annotated[int, Query(ge=1, le=pictures.WINDOW_SIDE)] = 512,
 ) -> Response:
     """Return the micrograph reduced, or a window of it in native pixels where `top` or `left` is given."""
-    with service.database.read() as session:
-        row = records.get_inspection(session, inspection_id)
     if top is None and left is None:
-        return Response(service.store.get(row.thumbnail_sha256), media_type="image/png", headers=KEPT)
-    with service.store.file(row.sha256) as path:
-        whole = read(path, row.name, None, service.settings.max_pixels)
-        picture = pictures.window(whole, top or 0, left or 0, height, width)
+        picture = await to_thread.run_sync(_thumbnail, service, inspection_id)
+    else:
+        picture = await service.slots.decode(
+            partial(_window, service, inspection_id, top or 0, left or 0, height, width)
+        )
     return Response(picture, media_type="image/png", headers=KEPT)
 
 
@@ -200,6 +201,20 @@ def add_to_references(
             pixel_size_um=row.result["pixel_size_um"],
         )
     return ReferenceImageOut.of(image)
+
+
+def _thumbnail(service: Service, inspection_id: str) -> bytes:
+    with service.database.read() as session:
+        row = records.get_inspection(session, inspection_id)
+    return service.store.get(row.thumbnail_sha256)
+
+
+def _window(service: Service, inspection_id: str, top: int, left: int, height: int, width: int) -> bytes:
+    with service.database.read() as session:
+        row = records.get_inspection(session, inspection_id)
+    with service.store.file(row.sha256) as path:
+        whole = read(path, row.name, row.sha256, None, service.settings.max_pixels)
+        return pictures.window(whole, top, left, height, width)
 
 
 def _model_id(service: Service, model: str | None) -> str:

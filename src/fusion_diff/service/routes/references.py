@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from functools import partial
+from typing import TYPE_CHECKING, Annotated
 
 from anyio import to_thread
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
@@ -19,6 +20,7 @@ from fusion_diff.service.problems import (
     reported,
     request_id_of,
 )
+from fusion_diff.service.receiving import Route
 from fusion_diff.service.routes.inspections import KEPT
 from fusion_diff.service.runtime import Service, ServiceDep
 from fusion_diff.service.schemas import (
@@ -39,7 +41,10 @@ from fusion_diff.service.schemas import (
 from fusion_diff.service.security import Enrolling, Reader
 from fusion_diff.service.uploads import Upload, receive, shown_name
 
-router = APIRouter(prefix="/v1/reference-sets", tags=["references"])
+if TYPE_CHECKING:
+    from fusion_diff.micrograph import Micrograph
+
+router = APIRouter(prefix="/v1/reference-sets", tags=["references"], route_class=Route)
 
 
 @router.post("", status_code=201, responses=documented(409))
@@ -94,7 +99,7 @@ async def add_images(
     for file in files:
         name = shown_name(file.filename)
         try:
-            image = await to_thread.run_sync(_add, service, set_id, file, label, group, mark, pixel_size_um)
+            image = await service.slots.decode(partial(_add, service, set_id, file, label, group, mark, pixel_size_um))
             entries.append(ReferenceEntry(name=name, reference=image))
         except (FusionDiffError, OSError, MemoryError) as error:
             told = reported(error, request)
@@ -123,36 +128,23 @@ def remove_image(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: I
 @router.get(
     "/{set_id}/images/{image_id}/micrograph.png", response_class=Response, responses=documented(404, gives="image/png")
 )
-def micrograph(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id, native: bool = False) -> Response:
+async def micrograph(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id, native: bool = False) -> Response:
     """Return a reference as a picture, reduced; or at native size, up to 2048 pixels a side, to draw a mark on."""
-    from fusion_diff.inspection.run import THUMBNAIL_SIDE
-    from fusion_diff.micrograph.thumbnail import thumbnail
-
-    with service.database.read() as session:
-        row = collecting.get_image(session, set_id, image_id)
-    with service.store.file(row.sha256) as path:
-        whole = read(path, row.name, row.pixel_size_um, service.settings.max_pixels)
-        picture = pictures.png(thumbnail(whole, pictures.WINDOW_SIDE if native else THUMBNAIL_SIDE))
-    headers = KEPT | {"X-Native-Size": f"{whole.width}x{whole.height}"}
-    return Response(picture, media_type="image/png", headers=headers)
+    picture, size = await service.slots.decode(partial(_picture, service, set_id, image_id, native=native))
+    return Response(picture, media_type="image/png", headers=KEPT | {"X-Native-Size": size})
 
 
 @router.get(
     "/{set_id}/images/{image_id}/mark.png", response_class=Response, responses=documented(404, gives="image/png")
 )
-def mark_of(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id) -> Response:
+async def mark_of(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id) -> Response:
     """Return a reference's mark: white where the flaw is, in native pixels."""
-    with service.database.read() as session:
-        row = collecting.get_image(session, set_id, image_id)
-    if row.mark_sha256 is None:
-        raise NotFoundError(f"{row.name}: no flaw is marked on it")
-    with service.store.file(row.sha256) as path, service.store.file(row.mark_sha256) as mark:
-        flaw = read_flaw(mark, read(path, row.name, row.pixel_size_um, service.settings.max_pixels), row.name)
-    return Response(pictures.png(flaw.astype("uint8") * 255), media_type="image/png")
+    picture = await service.slots.decode(partial(_mark_picture, service, set_id, image_id))
+    return Response(picture, media_type="image/png")
 
 
 @router.put("/{set_id}/images/{image_id}/mark", responses=documented(404, 507))
-def put_mark(
+async def put_mark(
     service: ServiceDep,
     caller: Enrolling,
     set_id: Id,
@@ -160,18 +152,7 @@ def put_mark(
     mark: Annotated[UploadFile, File(description="PNG or TIFF of the micrograph's size, not black where the flaw is.")],
 ) -> ReferenceImageOut:
     """Mark the flaw on a reference, in place of a mark that it has."""
-    with service.database.read() as session:
-        row = collecting.get_image(session, set_id, image_id)
-    upload = receive(mark.file, mark.filename, service.settings.incoming, service.settings.max_upload_bytes)
-    try:
-        with service.store.file(row.sha256) as path:
-            whole = read(path, row.name, row.pixel_size_um, service.settings.max_pixels)
-            read_flaw(upload.path, whole, row.name)
-        service.store.put_file(upload.path, upload.sha256)
-    finally:
-        upload.discard()
-    with service.database.write() as session:
-        return ReferenceImageOut.of(collecting.set_mark(session, set_id, image_id, upload.sha256))
+    return await service.slots.decode(partial(_mark, service, set_id, image_id, mark))
 
 
 @router.delete("/{set_id}/images/{image_id}/mark", status_code=204, responses=documented(404))
@@ -181,8 +162,8 @@ def remove_mark(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id
         collecting.set_mark(session, set_id, image_id, None)
 
 
-@router.post("/{set_id}/audit", status_code=202, responses=documented(404))
-def audit(request: Request, response: Response, service: ServiceDep, caller: Reader, set_id: Id) -> JobOut:
+@router.post("/{set_id}/audit", status_code=202, responses=documented(404, 409))
+def audit(request: Request, response: Response, service: ServiceDep, caller: Enrolling, set_id: Id) -> JobOut:
     """Begin to look for wrong labels, duplicates, strangers and recurring patches; takes as long as enrolling.
 
     `Location` says where the job is; it is done at once where these very references were looked at before.
@@ -192,7 +173,7 @@ def audit(request: Request, response: Response, service: ServiceDep, caller: Rea
     return _begun(response, service.learning.audit(collected, request_id_of(request)))
 
 
-@router.post("/{set_id}/enrol", status_code=202, responses=documented(404))
+@router.post("/{set_id}/enrol", status_code=202, responses=documented(404, 409))
 def enrol(
     request: Request, response: Response, service: ServiceDep, caller: Enrolling, set_id: Id, body: EnrolIn
 ) -> JobOut:
@@ -220,6 +201,46 @@ def _begun(response: Response, job: tables.Job) -> JobOut:
 def _check_set(service: Service, set_id: str) -> None:
     with service.database.read() as session:
         collecting.get_set(session, set_id)
+
+
+def _read(service: Service, row: tables.ReferenceImage) -> Micrograph:
+    with service.store.file(row.sha256) as path:
+        return read(path, row.name, row.sha256, row.pixel_size_um, service.settings.max_pixels)
+
+
+def _picture(service: Service, set_id: str, image_id: str, *, native: bool) -> tuple[bytes, str]:
+    """Return a reference as PNG, and its native width and height."""
+    from fusion_diff.inspection.run import THUMBNAIL_SIDE
+    from fusion_diff.micrograph.thumbnail import thumbnail
+
+    with service.database.read() as session:
+        row = collecting.get_image(session, set_id, image_id)
+    whole = _read(service, row)
+    picture = pictures.png(thumbnail(whole, pictures.WINDOW_SIDE if native else THUMBNAIL_SIDE))
+    return picture, f"{whole.width}x{whole.height}"
+
+
+def _mark_picture(service: Service, set_id: str, image_id: str) -> bytes:
+    with service.database.read() as session:
+        row = collecting.get_image(session, set_id, image_id)
+    if row.mark_sha256 is None:
+        raise NotFoundError(f"{row.name}: no flaw is marked on it")
+    with service.store.file(row.mark_sha256) as mark:
+        flaw = read_flaw(mark, row.mark_sha256, _read(service, row), row.name)
+    return pictures.png(flaw.astype("uint8") * 255)
+
+
+def _mark(service: Service, set_id: str, image_id: str, mark: UploadFile) -> ReferenceImageOut:
+    with service.database.read() as session:
+        row = collecting.get_image(session, set_id, image_id)
+    upload = receive(mark.file, mark.filename, service.settings.incoming, service.settings.max_upload_bytes)
+    try:
+        read_flaw(upload.path, upload.sha256, _read(service, row), row.name)
+        service.store.put_file(upload.path, upload.sha256)
+    finally:
+        upload.discard()
+    with service.database.write() as session:
+        return ReferenceImageOut.of(collecting.set_mark(session, set_id, image_id, upload.sha256))
 
 
 def _add(

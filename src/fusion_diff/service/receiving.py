@@ -1,0 +1,104 @@
+"""Bodies: read from callers who may send them, as far as a route has use for them, and not from those who dawdle."""
+
+from __future__ import annotations
+
+import time
+from contextlib import AsyncExitStack
+from typing import TYPE_CHECKING, Any
+
+from anyio import fail_after
+from fastapi import Request
+from fastapi.params import File
+from fastapi.routing import APIRoute
+from starlette.exceptions import HTTPException
+
+from fusion_diff.service.problems import TooLargeError
+from fusion_diff.service.security import Needs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Coroutine
+
+    from starlette.responses import Response
+    from starlette.types import Message, Receive
+
+    from fusion_diff.service.runtime import Service
+
+MAX_PLAIN_BYTES = 2**16
+"""Of bodies without files; the longest that has a meaning is a reason of 2000 characters."""
+PATIENCE_SECONDS = 30.0
+"""How long a body may keep us waiting, at first and after a burst."""
+SLOWEST = 2**13
+"""Bytes a second that never wear the patience out, on however large an upload."""
+
+
+class Route(APIRoute):
+    """A route that asks what the caller may before it reads what he sends: FastAPI by itself parses first."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        """Return what answers a request."""
+        answer = super().get_route_handler()
+        needs = [each.call for each in self.dependant.dependencies if isinstance(each.call, Needs)]
+        files = any(isinstance(field.field_info, File) for field in self.dependant.body_params)
+
+        async def received(request: Request) -> Response:
+            for need in needs:
+                need.check(request)
+            service: Service = request.app.state.service
+            async with AsyncExitStack() as held:
+                limit = MAX_PLAIN_BYTES
+                if files and _has_files(request):
+                    limit = service.settings.max_request_bytes
+                    await held.enter_async_context(service.slots.upload())
+                length = request.headers.get("content-length", "0")
+                if length.isdecimal() and int(length[:20]) > limit:
+                    raise TooLargeError(_too_large(limit))
+                return await answer(Request(request.scope, bounded(request.receive, limit, held.aclose)))
+
+        return received
+
+
+def bounded(
+    receive: Receive, limit: int, ended: Callable[[], Awaitable[None]], patience: float = PATIENCE_SECONDS
+) -> Receive:
+    """Return what receives a body of so many bytes at most, whatever its length was said to be.
+
+    Args:
+        receive: gives its parts.
+        limit: in bytes.
+        ended: called once all of it is there.
+        patience: seconds that it may keep us waiting; each `SLOWEST` bytes make up for one of them.
+
+    The errors are of the one kind that parsing of forms lets through.
+    """
+    size, left, more = 0, patience, True
+
+    async def counted() -> Message:
+        nonlocal size, left, more
+        if not more:
+            return await receive()
+        started = time.monotonic()
+        try:
+            with fail_after(left):
+                message = await receive()
+        except TimeoutError:
+            told = f"the body comes too slowly, at less than {SLOWEST} bytes a second; send it over a better line"
+            raise HTTPException(408, told, {"Connection": "close"}) from None
+        came = len(message.get("body", b""))
+        size += came
+        left = min(patience, left - (time.monotonic() - started) + came / SLOWEST)
+        if size > limit:
+            raise HTTPException(413, _too_large(limit))
+        more = message.get("more_body", False)
+        if not more:
+            await ended()
+        return message
+
+    return counted
+
+
+def _has_files(request: Request) -> bool:
+    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
+
+
+def _too_large(limit: int) -> str:
+    return f"the request has more than {limit} bytes; send fewer files at once, and nothing long beside them"

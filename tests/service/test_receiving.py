@@ -1,0 +1,217 @@
+"""Bodies: nothing of them is read before it is known that the caller may send it, nor more than is of use."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+
+import pytest
+from fastapi.routing import APIRoute
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.exceptions import HTTPException
+from starlette.testclient import TestClient
+
+from fusion_diff.service import keys, slots
+from fusion_diff.service.app import create_app
+from fusion_diff.service.keys import Scope
+from fusion_diff.service.pages import router as pages
+from fusion_diff.service.receiving import MAX_PLAIN_BYTES, SLOWEST, Route, bounded
+from fusion_diff.service.routes import health, inspections, jobs, models, record, references
+from fusion_diff.service.security import Needs
+from fusion_diff.service.settings import Settings
+
+FORM = "multipart/form-data; boundary=x"
+FILE = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.tif"\r\n\r\n'
+ZEROS = "0" * 32
+
+
+@pytest.fixture(scope="module")
+def guarded(enrolled_folder, tmp_path_factory):
+    settings = Settings(data=tmp_path_factory.mktemp("guarded"), model=str(enrolled_folder))
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        yield client
+
+
+def key_of(client, *scopes):
+    with client.app.state.service.database.write() as session:
+        return keys.new_key(session, "somebody", scopes)
+
+
+async def ask(app, method, path, kind, receive, key=None):
+    """Make a request whose body comes as `receive` has it; return the status."""
+    head = [(b"host", b"127.0.0.1"), (b"content-type", kind.encode())]
+    head += [(b"authorization", f"Bearer {key}".encode())] if key else []
+    scope = {"type": "http", "http_version": "1.1", "method": method, "path": path, "headers": head, "app": app}
+    scope |= {"query_string": b"", "root_path": "", "scheme": "http", "client": ("192.0.2.7", 1)}
+    statuses = []
+
+    async def send(message):
+        statuses.append(message.get("status"))
+
+    await app(scope, receive, send)
+    return statuses[0]
+
+
+def bodies():
+    """All routes that take a body."""
+    routes = [
+        each for module in (inspections, references, jobs, models, record, health) for each in module.router.routes
+    ]
+    waiting = list(pages.routes)
+    while waiting:
+        route = waiting.pop()
+        included = getattr(route, "original_router", None)
+        waiting += included.routes if included is not None else ()
+        routes.append(route)
+    return [each for each in routes if isinstance(each, APIRoute) and each.body_field is not None]
+
+
+def test_every_route_that_takes_a_body_asks_first_who_sends_it():
+    found = bodies()
+    assert {"/v1/inspections", "/inspect", "/sign-in"} <= {each.path for each in found}
+    for route in found:
+        assert isinstance(route, Route), route.path
+        asks = any(isinstance(each.call, Needs) for each in route.dependant.dependencies)
+        assert asks != (route.path == "/sign-in"), route.path
+
+
+@pytest.mark.parametrize("scope", [None, *Scope])
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "needed"),
+    [
+        ("POST", "/v1/inspections", FORM, "inspect"),
+        ("POST", "/v1/reference-sets", "application/json", "enrol"),
+        ("POST", f"/v1/reference-sets/{ZEROS}/images", FORM, "enrol"),
+        ("PUT", f"/v1/reference-sets/{ZEROS}/images/{ZEROS}/mark", FORM, "enrol"),
+        ("POST", f"/v1/inspections/{ZEROS}/overrule", "application/json", "enrol"),
+        ("POST", "/inspect", FORM, "inspect"),
+        ("POST", "/references", "application/x-www-form-urlencoded", "enrol"),
+    ],
+)
+def test_who_may_not_send_a_body_is_refused_before_any_of_it_is_read(guarded, scope, method, path, kind, needed):
+    received = []
+
+    async def receive():
+        received.append(1)
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    key = scope and key_of(guarded, scope)
+    status = guarded.portal.call(ask, guarded.app, method, path, kind, receive, key)
+    if scope in (needed, "admin"):
+        assert received
+        assert status == 422, "there is nothing in it"
+    else:
+        assert not received
+        assert status == (403 if scope else 401)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/v1/reference-sets", "application/json"),
+        ("/v1/reference-sets", FORM),
+        ("/v1/inspections", "application/x-www-form-urlencoded"),
+        ("/references", FORM),
+        ("/sign-in", "application/x-www-form-urlencoded"),
+        ("/sign-in", FORM),
+    ],
+)
+@pytest.mark.parametrize("told", [True, False])
+def test_a_body_without_files_is_short(client, path, kind, told):
+    content = bytes(MAX_PLAIN_BYTES + 1)
+    sent = content if told else iter([content[:1], content[1:]])
+    answer = client.post(path, content=sent, headers={"content-type": kind})
+    assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
+    assert str(MAX_PLAIN_BYTES) in answer.json()["detail"]
+
+
+def test_a_field_beside_files_is_short(client):
+    files, data = [("files", ("a.tif", b"x"))], {"pixel_size_um": "1" * (MAX_PLAIN_BYTES + 1)}
+    assert client.post("/v1/inspections", files=files, data=data).status_code == 400
+
+
+async def ended():
+    """Do nothing with the end of a body."""
+
+
+def test_a_body_that_does_not_come_is_waited_for_a_while_only(client):
+    async def receive():
+        await asyncio.Event().wait()
+
+    with pytest.raises(HTTPException) as told:
+        client.portal.call(bounded(receive, 100, ended, patience=0.01))
+    assert (told.value.status_code, told.value.headers) == (408, {"Connection": "close"})
+
+
+def test_patience_wears_out_where_bytes_only_trickle(client):
+    async def receive():
+        await asyncio.sleep(0.001)
+        return {"type": "http.request", "body": b"a", "more_body": True}
+
+    async def read():
+        receiving = bounded(receive, 10**9, ended, patience=0.02)
+        while True:
+            await receiving()
+
+    with pytest.raises(HTTPException) as told:
+        client.portal.call(read)
+    assert told.value.status_code == 408
+
+
+@given(st.lists(st.integers(0, 3 * SLOWEST), min_size=1, max_size=20), st.integers(0, 2))
+def test_a_body_is_received_whole_or_not_beyond_its_limit(client, sizes, spare):
+    """Once it is there its end is told, and what comes then is passed on."""
+    ends, sent = [], [{"type": "http.request", "body": bytes(size), "more_body": True} for size in sizes]
+    sent[-1]["more_body"] = False
+    parts = itertools.chain(sent, [{"type": "http.disconnect"}])
+
+    async def receive():
+        return next(parts)
+
+    async def end():
+        ends.append(1)
+
+    async def read(limit):
+        receiving = bounded(receive, limit, end)
+        return [await receiving() for _ in range(len(sent) + 1)]
+
+    limit = sum(sizes) - 1 + spare
+    if spare == 0:
+        with pytest.raises(HTTPException):
+            client.portal.call(read, limit)
+        assert not ends
+    else:
+        assert client.portal.call(read, limit) == [*sent, {"type": "http.disconnect"}]
+        assert ends == [1]
+
+
+def test_so_many_uploads_are_received_at_once_and_others_may_go_on_once_they_are_there(client, monkeypatch):
+    monkeypatch.setattr(slots, "PATIENCE_SECONDS", 0.05)
+
+    async def many():
+        rest, begun = asyncio.Event(), asyncio.Semaphore(0)
+
+        def body():
+            parts = iter([{"type": "http.request", "body": FILE, "more_body": True}])
+
+            async def receive():
+                for part in parts:
+                    return part
+                begun.release()
+                await rest.wait()
+                return {"type": "http.request", "body": b"x\r\n--x--\r\n", "more_body": False}
+
+            return receive
+
+        def post():
+            return ask(client.app, "POST", "/v1/inspections", FORM, body())
+
+        slow = [asyncio.create_task(post()) for _ in range(slots.UPLOADS)]
+        for _ in slow:
+            await begun.acquire()
+        busy = await post()
+        rest.set()
+        return busy, await asyncio.gather(*slow), await post()
+
+    assert client.portal.call(many) == (429, [200] * slots.UPLOADS, 200)

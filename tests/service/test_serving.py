@@ -1,0 +1,91 @@
+"""The server: connections on which nothing is asked, too many of them, and being told to stop while it starts."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import threading
+from contextlib import contextmanager
+
+import httpx2
+import pytest
+
+from fusion_diff.cli import main
+from fusion_diff.commands.stopping import TERMINATED
+from fusion_diff.model import DiffusionModel
+from fusion_diff.service import serving
+from fusion_diff.service.runtime import Service
+from fusion_diff.service.settings import Settings
+
+
+@pytest.fixture
+def address(enrolled_folder, tmp_path, monkeypatch):
+    """Serves as the command does, in a thread, with less patience; gives the host and port."""
+    monkeypatch.setattr(serving, "ASKING_SECONDS", 0.2)
+
+    @contextmanager
+    def serve(**settings):
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            port = free.getsockname()[1]
+        given = {"data": tmp_path, "model": str(enrolled_folder), "insecure": True, "port": port} | settings
+        server = serving.Server(Service.open(Settings(**given)))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            while not server.started:
+                thread.join(0.05)
+                assert thread.is_alive()
+            yield "127.0.0.1", port
+        finally:
+            server.should_exit = True
+            thread.join()
+
+    return serve
+
+
+def until_closed(connection):
+    """Return what comes until the other side closes the connection."""
+    connection.settimeout(30)
+    found = b""
+    while part := connection.recv(2**16):
+        found += part
+    return found
+
+
+@pytest.mark.parametrize("before", [b"", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"])
+@pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n"])
+def test_a_connection_on_which_nothing_is_asked_is_closed(address, before, sent):
+    with address() as at, socket.create_connection(at) as connection:
+        connection.sendall(before + sent)
+        assert until_closed(connection).count(b"200 OK") == bool(before)
+
+
+def test_a_connection_on_which_the_rest_of_a_refused_body_does_not_come_is_closed(address):
+    with address(insecure=False) as at, socket.create_connection(at) as connection:
+        connection.sendall(b"POST /inspect HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nhalf")
+        assert b" 401 " in until_closed(connection)
+
+
+def test_beside_a_queue_that_may_be_full_there_is_room_for_so_many_connections(address, monkeypatch):
+    monkeypatch.setattr(serving, "ASKING_SECONDS", 30)
+    monkeypatch.setattr(serving, "_OTHERS", 2)
+    with address(queue_length=1) as at:
+        url = f"http://{at[0]}:{at[1]}/healthz"
+        with socket.create_connection(at), socket.create_connection(at):
+            while httpx2.get(url).status_code != 503:  # once both are accepted
+                pass
+        while httpx2.get(url).status_code != 200:
+            pass
+
+
+def test_a_service_that_is_told_to_stop_while_it_loads_its_model_stops(tmp_path, monkeypatch):
+    before = signal.getsignal(signal.SIGTERM)
+
+    def load(*_):
+        signal.raise_signal(signal.SIGTERM)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr(DiffusionModel, "from_pretrained", load)
+    assert main(["serve", "--insecure", "--data", str(tmp_path)]) == TERMINATED
+    assert signal.getsignal(signal.SIGTERM) == before

@@ -1,0 +1,84 @@
+"""Slots: so many micrographs are decoded at once, and whoever waits too long is told so."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import threading
+
+import pytest
+from anyio import to_thread
+from PIL import Image
+
+from fusion_diff.service import slots
+from fusion_diff.service.problems import BusyError
+
+
+def test_so_many_are_decoded_at_once(client, monkeypatch):
+    monkeypatch.setattr(slots, "PATIENCE_SECONDS", 0.05)
+    rest, begun = threading.Event(), threading.Semaphore(0)
+
+    def work():
+        begun.release()
+        rest.wait()
+        return "done"
+
+    async def many():
+        decode = client.app.state.service.slots.decode
+        slow = [asyncio.create_task(decode(work)) for _ in range(slots.DECODERS)]
+        try:
+            for _ in slow:
+                await to_thread.run_sync(begun.acquire)
+            with pytest.raises(BusyError, match="try again"):
+                await decode(work)
+        finally:
+            rest.set()
+        return await asyncio.gather(*slow), await decode(work)
+
+    assert client.portal.call(many) == (["done"] * slots.DECODERS, "done")
+    assert [begun.acquire(blocking=False) for _ in range(2)] == [True, False], "the last one, and not who was refused"
+
+
+def test_what_decodes_a_micrograph_takes_a_slot(client, micrograph, monkeypatch):
+    made = client.post("/v1/reference-sets", json={"name": "slots", "authentic": "fine"}).json()["id"]
+    images = f"/v1/reference-sets/{made}/images"
+    buffer = io.BytesIO()
+    Image.new("L", (64, 64), 255).save(buffer, "PNG")
+
+    def sent(seed):
+        return {"files": ("a.tif", micrograph("coarse", seed)), "mark": ("m.png", buffer.getvalue())}
+
+    image = client.post(images, files=sent(195), data={"label": "crack"}).json()["results"][0]["reference"]["id"]
+    files = {"files": ("a.tif", micrograph("fine", 195))}
+    inspected = client.post("/v1/inspections", files=files).json()["results"][0]["inspection"]["id"]
+    looks = [
+        f"{images}/{image}/micrograph.png",
+        f"{images}/{image}/mark.png",
+        f"/v1/inspections/{inspected}/micrograph.png?top=0",
+    ]
+    mark = {"mark": ("m.png", buffer.getvalue())}
+
+    def statuses():
+        found = [client.get(each).status_code for each in looks]
+        return [*found, client.put(f"{images}/{image}/mark", files=mark).status_code]
+
+    assert statuses() == [200] * 4
+    monkeypatch.setattr(slots, "PATIENCE_SECONDS", 0.01)
+    rest = threading.Event()
+
+    async def occupy():
+        decode = client.app.state.service.slots.decode
+        tasks = [asyncio.create_task(decode(rest.wait)) for _ in range(slots.DECODERS)]
+        await asyncio.sleep(0)
+        return tasks
+
+    tasks = client.portal.call(occupy)
+    try:
+        assert statuses() == [429] * 4
+        added = client.post(images, files=sent(196), data={"label": "crack"}).json()["results"][0]
+        assert added["problem"]["status"] == 429
+        assert client.get(f"/v1/inspections/{inspected}/micrograph.png").status_code == 200, "it is stored reduced"
+    finally:
+        rest.set()
+    client.portal.call(asyncio.wait, tasks)
+    assert statuses() == [200] * 4
