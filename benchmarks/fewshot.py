@@ -31,6 +31,8 @@ MARKED = "FusionDiff, flaws marked"
 ALONE = "FusionDiff, authentic only"
 ALONE_SHOTS = 10
 """How many authentic references the methods get that learn from these alone."""
+ALPHAS = (0.1, 0.25)
+"""Error rates that decisions are tried at: the default, and one that three specimens can be enough for."""
 SAME_TOKENS = "nearest neighbour, FusionDiff's tokens, authentic only"
 
 
@@ -149,44 +151,53 @@ def side_by_side(answers: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def decisions(answers: list[dict], alpha: float = 0.1) -> list[dict]:
-    """Return how well probabilities are calibrated and what decisions at `alpha` come to, of methods that decide."""
+def decisions(answers: list[dict]) -> list[dict]:
+    """Return how well probabilities are calibrated and what decisions come to, of methods that decide."""
     gathered = defaultdict(lambda: defaultdict(list))
     for entry in answers:
         if all(len(p) == 2 for p in entry.get("p_values", [{}])):
             row = gathered[entry["set"], entry["shots"], entry["method"]]
             row["truth"] += entry["truth"]
             row["p"] += (1 / (1 + np.exp(-np.asarray(entry["scores"])))).tolist()
-            row["decision"] += [decide(p, alpha, entry["shots"]) for p in entry["p_values"]]
+            row["p_values"] += entry["p_values"]
     rows = []
     for (name, shots, method), row in gathered.items():
-        truth, p, decision = (np.asarray(row[key]) for key in ("truth", "p", "decision"))
+        truth, p = (np.asarray(row[key]) for key in ("truth", "p"))
         bins = np.minimum((p * 10).astype(int), 9)
         gaps = [abs(p[bins == b].mean() - truth[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())]
-        wrong = np.where(truth, decision == "authentic", decision == "not authentic")
-        rows.append(
-            {
-                "set": name,
-                "shots": shots,
-                "method": method,
-                "calibration_error": float(sum(gaps)),
-                "decided": float((decision != "inconclusive").mean()),
-                "wrong": float(wrong.mean()),
-                "authentic_rejected": float((decision == "not authentic")[~truth].mean()),
-                "other_accepted": float((decision == "authentic")[truth].mean()),
-            }
-        )
+        for alpha in ALPHAS:
+            # Both sides have p-values here, so how many specimens stand behind them is in these.
+            decision = np.asarray([decide(each, alpha, 0) for each in row["p_values"]])
+            decided, wrong = (
+                decision != "inconclusive",
+                np.where(truth, decision == "authentic", decision == "not authentic"),
+            )
+            rows.append(
+                {
+                    "set": name,
+                    "shots": shots,
+                    "method": method,
+                    "calibration_error": float(sum(gaps)),
+                    "alpha": alpha,
+                    "decided": float(decided.mean()),
+                    "wrong_of_decided": float(wrong[decided].mean()) if decided.any() else None,
+                    "authentic_rejected": float((decision == "not authentic")[~truth].mean()),
+                    "other_accepted": float((decision == "authentic")[truth].mean()),
+                }
+            )
     return rows
 
 
 def decisions_markdown(rows: list[dict]) -> str:
     lines = [
-        "| set | shots | method | calibration error | decided | wrong | authentic rejected | others accepted |",
-        "|---|---|---|---|---|---|---|---|",
+        "| set | shots | method | calibration error | alpha | decided | authentic rejected | others accepted "
+        "| wrong of decided |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     lines += [
-        f"| {r['set']} | {said(r['shots'])} | {r['method']} | {r['calibration_error']:.3f} | {r['decided']:.2f} "
-        f"| {r['wrong']:.3f} | {r['authentic_rejected']:.3f} | {r['other_accepted']:.3f} |"
+        f"| {r['set']} | {said(r['shots'])} | {r['method']} | {r['calibration_error']:.3f} | {r['alpha']:g} "
+        f"| {r['decided']:.2f} | {r['authentic_rejected']:.3f} | {r['other_accepted']:.3f} "
+        f"| {'' if r['wrong_of_decided'] is None else format(r['wrong_of_decided'], '.3f')} |"
         for r in rows
     ]
     return "\n".join(lines) + "\n"

@@ -21,7 +21,16 @@ def test_records_are_those_of_the_golden_file(make_inspection, tmp_path):
             Path("line-7/a.tif"),
             make_inspection(
                 offset=0.125,
-                compared_with=Compared("sound", {"sound": 10, "crack": 9}, 7, {"auroc": 0.875}, 19, 0.24, 0.5),
+                compared_with=Compared(
+                    "sound",
+                    {"sound": 10, "crack": 9},
+                    7,
+                    {"auroc": 0.875},
+                    19,
+                    0.24,
+                    0.5,
+                    {"authentic": 4, "not authentic": 3},
+                ),
                 notes=("A data bar of 60 rows was cut off at the bottom.",),
             ),
         ),

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences
+from fusion_diff.verdict.compared import Compared
 
 
 @pytest.mark.parametrize(
@@ -49,9 +50,27 @@ def test_p_values_are_explained_for_both_kinds():
     ],
 )
 def test_where_references_are_counted_p_values_say_how_many_were_stranger(p, said):
-    (sentence,) = p_value_sentences(p, {"authentic": 10, "not authentic": 5})
+    (sentence,) = p_value_sentences(p, Compared("sound", {"sound": 10, "crack": 5}))
     assert said in sentence
     assert ("no smaller than 1/" in sentence) == ("none of" in sentence)
+
+
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [
+        (
+            1 / 5,
+            "none of the 10 authentic references, of 4 specimens, was as unlike the others as this micrograph; with 4",
+        ),
+        (1.6 / 5, "15 % of the 10 authentic references, of 4 specimens, each specimen counting once, were at least as"),
+    ],
+)
+def test_where_references_share_specimens_p_values_say_what_share_of_these_was_stranger(p, said):
+    compared = Compared("sound", {"sound": 10, "crack": 5}, voices={"authentic": 4, "not authentic": 5})
+    (sentence,) = p_value_sentences({"authentic": p}, compared)
+    assert said in sentence
+    (other,) = p_value_sentences({"not authentic": 4 / 6}, compared)
+    assert "3 of the 5 other references were" in other
 
 
 def test_each_decision_has_a_sign_of_its_own():

@@ -53,3 +53,10 @@ def test_a_map_can_have_any_size_and_stays_within_its_values(height, width):
 
 def test_a_map_in_the_size_of_the_micrograph_is_the_native_one():
     np.testing.assert_allclose(EVIDENCE.resized(HEIGHT, WIDTH), EVIDENCE.native(), atol=1e-5)
+
+
+def test_a_verdict_is_shown_in_a_line(make_inspection):
+    assert repr(make_inspection()) == "Inspection('line-7/a.tif': not authentic, score 0.031, 1 region)"
+    beyond = make_inspection(in_scope=False, calibrated=False, page=2, regions=())
+    told = "Inspection('line-7/a.tif' page 2: out of scope, score 0.031 (not calibrated), 0 regions)"
+    assert repr(beyond) == told

@@ -19,7 +19,7 @@ import numpy as np
 from fusion_diff.checkpoint import bounded_size, read_json
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.classes import forced_class
-from fusion_diff.fewshot.decision import Calibration, side_p_values
+from fusion_diff.fewshot.decision import Calibration, side_p_values, specimens_of
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.printable import printable
@@ -119,6 +119,7 @@ class Exported:
             specimens=self.specimens,
             figures=self.figures,
             pixel_sizes_um=self.pixel_sizes_um,
+            voices={"authentic": specimens_of(self.inside_shares), "not authentic": specimens_of(self.outside_shares)},
         )
 
     @property
@@ -206,7 +207,9 @@ class Exported:
             _numbers(plain.get(name, [1] * len(scores)))
             for name, scores in (("inside_shares", inside), ("outside_shares", outside))
         ]
-        if [len(each) for each in shares] != [len(inside), len(outside)] or any(((each <= 0) | (each > 1)).any() for each in shares):
+        if [len(each) for each in shares] != [len(inside), len(outside)] or any(
+            ((each <= 0) | (each > 1)).any() for each in shares
+        ):
             raise ValueError("the shares of its references are not one number in (0, 1] for each")
         tile, stride = bounded_size("tile", plain["tile"], MAX_TILE), bounded_size("stride", plain["stride"], MAX_TILE)
         if tile % stride or tile // stride < 8:

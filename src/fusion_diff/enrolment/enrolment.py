@@ -27,7 +27,7 @@ LITTLE_SKILL = 0.65
 """A cross-fitted AUROC below this is remarked on."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Enrolment:
     """References as tokens, and the verifier learned from them; `DiffusionModel.enroll` makes one.
 
@@ -74,6 +74,12 @@ class Enrolment:
         if self.verifier.correspondence is None and any(bag.keypoints is not None for bag in self.bags):
             object.__setattr__(self, "bags", tuple(replace(bag, keypoints=None) for bag in self.bags))
 
+    def __repr__(self) -> str:
+        """Return the classes, their counts, and how well they are told apart."""
+        told = ", ".join(f"{label}: {count}" for label, count in self.counts.items())
+        figures = "".join(f", {name} {value:.3f}" for name, value in self.compared.figures.items())
+        return f"Enrolment({told}; authentic={self.authentic!r}, {counted(len(set(self.groups)), 'group')}{figures})"
+
     @property
     def counts(self) -> dict[str, int]:
         """References of each class, the authentic one first."""
@@ -88,7 +94,16 @@ class Enrolment:
             specimens=len(set(self.groups)),
             figures=_cross_fitted(self.verifier),
             pixel_sizes_um=self.pixel_sizes_um,
+            voices=self._voices,
         )
+
+    @property
+    def _voices(self) -> dict[str, int]:
+        """Specimens of each side, by the name of its p-value."""
+        sides: dict[str, set[str]] = {"authentic": set(), "not authentic": set()}
+        for label, group in zip(self.labels, self.groups, strict=True):
+            sides["authentic" if label == self.authentic else "not authentic"].add(group)
+        return {side: len(groups) for side, groups in sides.items()}
 
     @property
     def figures(self) -> dict[str, float]:
@@ -113,17 +128,15 @@ class Enrolment:
                 f"it tells the two sides apart little better than guessing does (cross-fitted AUROC {auroc:.3f}, 0.5 "
                 "is guessing): do not rely on its scores; enrol more references, mark flaws, or look for wrong labels"
             )
-        for side, never in (("authentic", "not authentic"), ("other", "authentic")):
-            groups = [
-                group
-                for group, label in zip(self.groups, self.labels, strict=True)
-                if (label == self.authentic) == (side == "authentic")
-            ]
-            count = len(set(groups))
+        for (side, count), images, name in zip(
+            self.compared.voices.items(), self.compared.sides.values(), ("authentic", "other"), strict=True
+        ):
             # Where nobody said which images show one specimen, each is taken for one, and "references" says it all.
-            noun = f"{side} reference" if count == len(groups) else f"specimen of {side} references"
-            plural = None if count == len(groups) else f"specimens of {side} references"
+            noun, plural = f"{name} reference", None
+            if count < images:
+                noun, plural = f"specimen of {name} references", f"specimens of {name} references"
             if 0 < count < needed:
+                never = "not authentic" if side == "authentic" else "authentic"
                 few = f"{counted(count, noun, plural)} {'is' if count == 1 else 'are'} too few"
                 lines.append(
                     f"{few} to ever decide {never!r} at alpha {alpha:g}: enrol {needed}, or accept a larger alpha"

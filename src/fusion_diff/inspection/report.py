@@ -131,7 +131,7 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
         "threshold_at": min(100.0, max(0.0, 100 * inspection.threshold / limit)),
         "field": field,
         "regions": [_region_row(region) for region in inspection.regions],
-        "p_values": p_value_sentences(inspection.p_values, None if compared is None else compared.sides),
+        "p_values": p_value_sentences(inspection.p_values, compared),
         "contributions": [
             {"name": name, "value": value, "share": 50 * min(1.0, abs(value) / longest)}
             for name, value in _parts(inspection).items()

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fusion_diff.fewshot.decision import Decision
+    from fusion_diff.verdict.compared import Compared
 
 SYMBOLS: dict[Decision, str] = {"authentic": "✓", "not authentic": "✗", "inconclusive": "?"}
 """A sign for each decision, so that none is told by colour alone; in the order of the exit codes 0, 1 and 2."""
@@ -35,15 +36,15 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
 
 
-def p_value_sentences(p_values: Mapping[str, float], sides: Mapping[str, int] | None = None) -> list[str]:
+def p_value_sentences(p_values: Mapping[str, float], compared: Compared | None = None) -> list[str]:
     """Explain conformal p-values: how rare would this micrograph be if it were of the named kind.
 
     Args:
         p_values: of each side.
-        sides: references of each, which are then counted; None in records of earlier versions.
+        compared: the references, which are then counted; None in records of earlier versions.
     """
-    if sides is not None:
-        return [f"p({kind}) = {number(p, 2)}: {_counted(kind, p, sides[kind])}" for kind, p in p_values.items()]
+    if compared is not None:
+        return [f"p({kind}) = {number(p, 2)}: {_counted(kind, p, compared)}" for kind, p in p_values.items()]
     comparisons = {"authentic": "this unlike the authentic references", "not authentic": "this like the authentic ones"}
     return [
         f"p({kind}) = {number(p, 2)}: were it {kind}, a micrograph at least {comparisons.get(kind, 'this unusual')} "
@@ -52,15 +53,23 @@ def p_value_sentences(p_values: Mapping[str, float], sides: Mapping[str, int] | 
     ]
 
 
-def _counted(kind: str, p: float, references: int) -> str:
-    """Say of how many references a p-value tells: it is one more than these, over one more than all."""
+def _counted(kind: str, p: float, compared: Compared) -> str:
+    """Say of how many references a p-value tells: it is one more than these, over one more than all.
+
+    Where specimens have several references each, their share is told: every specimen has one voice.
+    """
     name, how = ("authentic", "unlike the others") if kind == "authentic" else ("other", "like the authentic ones")
-    stranger = round(p * (references + 1)) - 1
-    if stranger < 1:
-        floor = f"with so many it can be no smaller than 1/{references + 1}"
-        return f"none of the {references} {name} references was as {how} as this micrograph; {floor}."
-    were = "was" if stranger == 1 else "were"
-    return f"{stranger} of the {references} {name} references {were} at least as {how}."
+    references = compared.sides[kind]
+    voices = compared.voices.get(kind, references)
+    stranger = p * (voices + 1) - 1
+    of = f"the {references} {name} references" + ("" if voices == references else f", of {voices} specimens,")
+    if stranger < 1e-6:
+        many = "so many" if voices == references else f"{voices} specimens"
+        return f"none of {of} was as {how} as this micrograph; with {many} it can be no smaller than 1/{voices + 1}."
+    if voices < references:
+        return f"{number(100 * stranger / voices, 2)} % of {of} each specimen counting once, were at least as {how}."
+    were = "was" if round(stranger) == 1 else "were"
+    return f"{round(stranger)} of {of} {were} at least as {how}."
 
 
 def package_version() -> str:

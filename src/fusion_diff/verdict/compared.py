@@ -26,6 +26,8 @@ class Compared:
         sized: how many of them have a known pixel size.
         smallest_pixel_um: the least of these, in µm; None where none is known.
         largest_pixel_um: the greatest.
+        voices: specimens of each side, by the name of its p-value, as p-values count them; empty in records of earlier
+            versions, when each reference had a voice of its own.
     """
 
     authentic: str
@@ -35,6 +37,7 @@ class Compared:
     sized: int = 0
     smallest_pixel_um: float | None = None
     largest_pixel_um: float | None = None
+    voices: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -45,6 +48,7 @@ class Compared:
         specimens: int | None,
         figures: dict[str, float],
         pixel_sizes_um: Sequence[float | None],
+        voices: dict[str, int],
     ) -> Self:
         """Sum up references of these classes and pixel sizes."""
         names = sorted(set(labels), key=lambda label: (label != authentic, label))
@@ -57,6 +61,7 @@ class Compared:
             len(sizes),
             min(sizes, default=None),
             max(sizes, default=None),
+            voices,
         )
 
     @property

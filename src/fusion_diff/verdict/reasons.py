@@ -101,8 +101,8 @@ def _why_open(it: Inspection, inside: int, outside: int) -> str:
         )
     alpha, needed = it.alpha, specimens_needed(it.alpha)
     # Where nobody said which images show one specimen, each is taken for one, and "references" says it all.
-    images = None if it.compared_with is None else tuple(it.compared_with.sides.values())
-    what = "references" if images in (None, (inside, outside)) else "specimens of references"
+    shared = it.compared_with is not None and sum(it.compared_with.sides.values()) > inside + outside
+    what = "specimens of references" if shared else "references"
     sides = ("authentic", inside), ("not authentic", outside)
     few = [f"{count} {side}" for side, count in sides if 0 < count < needed]
     if few:
