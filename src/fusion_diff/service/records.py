@@ -93,6 +93,12 @@ def get_inspection(session: Session, inspection_id: str) -> Inspection:
     return row
 
 
+def some(session: Session, ids: Sequence[str]) -> list[Inspection]:
+    """Return those of these inspections that there are, in their order."""
+    found = {row.id: row for row in session.scalars(select(Inspection).where(Inspection.id.in_(ids)))}
+    return [found[each] for each in ids if each in found]
+
+
 def overrule(session: Session, inspection_id: str, decision: Decision, reason: str, by: str) -> Inspection:
     """Overrule a verdict: the row says so, and the ledger gets a line; what was decided first stays in both.
 

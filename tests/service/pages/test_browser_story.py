@@ -276,3 +276,40 @@ def fetched(page, address: str, file: Path) -> Path:
     """Save what the service gives to the browser."""
     file.write_bytes(page.request.get(address).body())
     return file
+
+
+def test_the_list_of_a_lot_is_there_after_a_look_at_its_verdicts_until_it_is_cleared(
+    served, enrolled_folder, open_page, micrograph, tmp_path
+):
+    files = [{"name": f"{seed}.tif", "mimeType": "image/tiff", "buffer": micrograph("fine", seed)} for seed in range(3)]
+    files.append({"name": "broken.tif", "mimeType": "image/tiff", "buffer": b"II*\0 and then nothing"})
+    with served(data=tmp_path, model=str(enrolled_folder), insecure=True) as address:
+        page = open_page(address)
+        page.goto("/")
+        page.get_by_label("Choose files").set_input_files(files)
+        page.get_by_text("4 of 4 done").wait_for(timeout=PATIENCE)
+        page.locator("#rows").get_by_role("link", name="0.tif").click()
+        lot = page.get_by_role("navigation", name="The lot")
+        lot.get_by_text("1 of 3").wait_for()
+        assert not lot.get_by_role("link", name="Previous").is_visible()
+        lot.get_by_role("link", name="Next").click()
+        lot.get_by_text("2 of 3").wait_for()
+        page.get_by_role("heading", name="1.tif").wait_for()
+        page.get_by_role("radio", name="not authentic").check()
+        page.get_by_label("Reason").fill("a crack")
+        page.get_by_role("button", name="Overrule").click()
+        page.locator("#decided").get_by_text("a crack").wait_for()
+        page.go_back()
+        page.go_back()
+        page.get_by_text("4 of 4 done").wait_for()
+        names = page.locator("#rows tr .name").all_inner_texts()
+        assert sorted(names) == ["0.tif", "1.tif", "2.tif", "broken.tif"]
+        assert "broken.tif: " in page.locator("#rows tr[data-outcome=failed] .why").inner_text()
+        assert "overruled" in page.locator("#rows tr", has_text="1.tif").inner_text()
+        page.get_by_label("Choose files").set_input_files(files[:1])
+        page.get_by_text("5 of 5 done").wait_for(timeout=PATIENCE)
+        page.get_by_role("button", name="Clear the list").click()
+        page.get_by_role("heading", name="Latest").wait_for()
+        page.reload()
+        page.get_by_role("heading", name="Latest").wait_for()
+        assert page.locator("#rows tr").count() == 0

@@ -117,6 +117,17 @@ def test_an_overruling_is_on_the_page_and_in_the_report_until_it_is_taken_back(c
     assert client.get(f"/v1{address}").json()["overruled"] is None
 
 
+def test_rows_of_a_lot_are_given_again_as_they_are_by_now(client, micrograph):
+    first, second = (id_of(inspected(client, micrograph("fine", seed), f"{seed}.tif")) for seed in (164, 165))
+    client.post(f"/inspections/{first}/overrule", data={"decision": "not authentic", "reason": "a crack"})
+    answer = client.get(f"/inspect/rows?ids={second},{'0' * 32},{first}", headers=HTMX)
+    looked_at(answer)
+    assert re.findall(r'data-inspection="([0-9a-f]{32})"', answer.text) == [second, first]
+    assert 'data-outcome="not authentic"' in answer.text.split("</tr>")[1]
+    for ids in ("", "1", ",".join(["0" * 32] * 101)):
+        assert client.get(f"/inspect/rows?ids={ids}", headers=HTMX).status_code == 422
+
+
 def test_a_row_of_what_was_not_decided_says_why(client, micrograph):
     row = looked_at(client.post("/inspect", files={"file": ("a.tif", micrograph("fine", 162))}, data={"alpha": "0.01"}))
     assert "Inconclusive: alpha 0.01 needs 99 references of a side" in row.text

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
@@ -145,7 +145,7 @@ def export(service: ServiceDep, caller: Reader, asked: AskedDep) -> Response:
     )
 
 
-def _newest(session: Session, query: Select[tuple[Inspection]]) -> list[Scored]:
+def _newest(session: Session, query: Select[Any]) -> list[Scored]:
     """Return the newest inspections, oldest first."""
     query = query.order_by(Inspection.number.desc()).limit(FOLLOWED).options(load_only(*_CHARTED))
     return [Scored.of(row) for row in reversed(session.scalars(query).all())]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Form, Request, UploadFile
+from fastapi import APIRouter, Form, Query, Request, UploadFile
 from starlette.responses import Response
 
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
@@ -14,11 +14,12 @@ from fusion_diff.service.pages.rendering import PageRoute, render
 from fusion_diff.service.problems import UnauthorizedError
 from fusion_diff.service.routes import inspections, models
 from fusion_diff.service.runtime import ServiceDep
-from fusion_diff.service.schemas import Alpha, Id, InspectionSummary, PixelSize
-from fusion_diff.service.security import Inspecting, caller_of
+from fusion_diff.service.schemas import Alpha, Id, InspectionEntry, InspectionOut, InspectionSummary, PixelSize
+from fusion_diff.service.security import Inspecting, Reader, caller_of
 
 router = APIRouter(route_class=PageRoute)
 RECENT = 8
+_IDS = r"^[0-9a-f]{32}(,[0-9a-f]{32}){0,99}$"
 
 
 @router.get("/")
@@ -50,4 +51,16 @@ async def inspect(
 ) -> Response:
     """Inspect one micrograph, and return the row of its verdict, or of what is wrong with it."""
     done = await inspections.inspect(request, service, caller, [file], alpha, pixel_size_um, model)
-    return render(request, "verdict_row", entry=done.results[0])
+    return render(request, "verdict_rows", entries=done.results)
+
+
+@router.get("/inspect/rows")
+def rows(request: Request, service: ServiceDep, caller: Reader, ids: Annotated[str, Query(pattern=_IDS)]) -> Response:
+    """Return the rows of verdicts as they are by now, in the order asked for."""
+    with service.database.read() as session:
+        found = records.some(session, ids.split(","))
+    return render(
+        request,
+        "verdict_rows",
+        entries=[InspectionEntry(name=row.name, inspection=InspectionOut.of(row)) for row in found],
+    )

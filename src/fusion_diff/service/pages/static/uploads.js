@@ -1,5 +1,6 @@
 // Files sent one by one, each with its progress and then its row from the service: none is lost when another fails.
 import { explained, tokens } from "./http.js";
+import { keepLot } from "./lot.js";
 import { dropped, picked } from "./picking.js";
 import { Plan } from "./plan.js";
 
@@ -9,6 +10,7 @@ class Uploads {
   constructor(form) {
     this.form = form;
     this.rows = document.querySelector(form.dataset.rows);
+    this.section = this.rows.closest("[hidden]"); // shown as soon as there are rows
     this.template = document.querySelector(form.dataset.row);
     this.summary = document.querySelector(form.dataset.summary);
     this.atOnce = Number(form.dataset.atOnce);
@@ -32,11 +34,30 @@ class Uploads {
       this.wait({ ...each, row, tries: 0 });
     }
     this.total += files.length;
-    const section = this.rows.closest("[hidden]");
-    if (section) section.hidden = false;
-    const replaced = document.querySelector("[data-until-uploads]");
-    if (replaced) replaced.hidden = true;
+    this.show(this.total > 0);
     this.next();
+  }
+
+  show(some) {
+    if (this.section) this.section.hidden = !some;
+    const replaced = document.querySelector("[data-until-uploads]");
+    if (replaced) replaced.hidden = some;
+  }
+
+  // Rows of before, as they were answered.
+  restore(rows) {
+    for (const row of rows) this.outcome(row.dataset.outcome);
+    this.total += rows.length;
+    this.show(this.total > 0);
+    this.count();
+  }
+
+  // Forget what is done; so many files are still on their way.
+  begin(total) {
+    this.outcomes.clear();
+    this.total = total;
+    this.show(total > 0);
+    this.count();
   }
 
   wait(job) {
@@ -131,6 +152,7 @@ class Uploads {
 
 for (const form of document.querySelectorAll("[data-uploads]")) {
   const uploads = new Uploads(form);
+  if (form.dataset.kept) keepLot(uploads);
   const plan = form.querySelector("[data-plan]") && new Plan(form, (files) => uploads.add(files));
   const suffixes = form.dataset.suffixes.split(" ");
   const place = form.querySelector("[data-drop]");
