@@ -67,7 +67,8 @@ def tiff(data, side):
 
 TINY_PRECINCTS = b"\0"
 HOSTILE = {
-    "tiles": stream(siz(255, tile=1, components=4)),
+    "tiles": stream(siz(255, tile=1)),
+    "tiles of many components": stream(siz(100, tile=1, components=40)),
     "precincts": stream(siz(1024), main=cod(precincts=TINY_PRECINCTS) + QCD),
     "layers": stream(siz(256), main=cod(layers=6000, precincts=TINY_PRECINCTS) + QCD),
     "precincts of one component": stream(siz(1024), main=cod() + coc(TINY_PRECINCTS) + QCD),
