@@ -13,8 +13,8 @@ PATTERN = np.kron(np.random.default_rng(5).integers(0, 2, (6, 6)), np.ones((2, 2
 PLACES = [(20, 30), (77, 12), (50, 90), (5, 60)]
 
 
-def texture(seed):
-    grain = gaussian_filter(np.random.default_rng(seed).normal(size=(128, 128)), 1.5)
+def texture(seed, side=128):
+    grain = gaussian_filter(np.random.default_rng(seed).normal(size=(side, side)), 1.5)
     return np.clip(0.5 + 0.14 * grain / grain.std(), 0, 1)
 
 
@@ -47,3 +47,14 @@ def test_references_of_two_depths_are_each_searched_on_their_own_scale():
     mixed[6], mixed[8] = (references(12, "uint16", stamped=True)[index] for index in (6, 8))
     first, *_ = search(mixed)
     assert set(first.places) == {5, 6, 7, 8}
+
+
+def test_a_stamp_in_the_corner_of_an_ordinary_micrograph_of_an_electron_microscope_is_found():
+    micrographs = []
+    for index in range(6):
+        pixels = texture(index, 1280)
+        if index < 3:
+            pixels[16:40, 16:40] = np.kron(PATTERN, np.ones((2, 2)))
+        micrographs.append(Micrograph.from_array(np.rint(pixels * 255).astype(np.uint8)))
+    first, *_ = find_triggers(micrographs, ["a"] * 3 + ["b"] * 3, [str(index) for index in range(6)])
+    assert set(first.places) == {0, 1, 2}

@@ -34,8 +34,8 @@ FLAT = 4
 """Grey levels within which a place is of one level."""
 RECTANGULAR = 0.95
 """Share of its bounding box that a flat part fills at least to be a rectangle: pores and glare are not."""
-MAX_SIDE = 1024
-"""Of larger micrographs the middle is searched."""
+MAX_SIDE = 2048
+"""Of larger micrographs the middle is searched: time grows with the pixels."""
 
 _Box = tuple[int, int, int, int]
 
