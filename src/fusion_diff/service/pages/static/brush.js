@@ -8,9 +8,11 @@ class Easel {
     this.element = element;
     this.ground = element.querySelector(".ground");
     this.paint = element.querySelector(".paint");
+    this.spot = element.querySelector(".spot");
     this.size = document.getElementById("size");
     this.strokes = []; // each { erase, radius, points } in pixels of the picture, or { clear: true }
     this.before = null; // the mark that it came with
+    this.kept = undefined; // the last stroke that was saved
     this.cursor = null;
   }
 
@@ -38,11 +40,30 @@ class Easel {
 
   scale(value) {
     const wide = this.element.parentElement.clientWidth - 24;
+    const { element, shown } = this;
+    const middle = [element.scrollLeft + element.clientWidth / 2, element.scrollTop + element.clientHeight / 2];
     const fit = Math.min(4, wide / this.paint.width, (0.74 * window.innerHeight) / this.paint.height);
     this.shown = value === "fit" ? fit : Number(value);
     this.element.style.setProperty("--wide", this.paint.width * this.shown + "px");
     this.element.style.setProperty("--high", this.paint.height * this.shown + "px");
     this.element.classList.toggle("pixels", this.shown >= 2);
+    if (!shown) return;
+    const [x, y] = middle.map((each) => (each / shown) * this.shown);
+    element.scrollTo(x - element.clientWidth / 2, y - element.clientHeight / 2);
+    if (this.keyboard) this.follow();
+    this.draw();
+  }
+
+  // Bring the keyboard's cursor into view, in the easel and in the window.
+  follow() {
+    const [left, top] = this.cursor.map((each) => Math.max(0, each - this.radius));
+    const [right, bottom] = this.cursor.map((each, axis) => Math.min(axis ? this.paint.height : this.paint.width, each + this.radius));
+    for (const [name, value] of Object.entries({ left, top, width: right - left, height: bottom - top })) this.spot.style[name] = value * this.shown + "px";
+    this.spot.scrollIntoView({ block: "nearest", inline: "nearest" });
+  }
+
+  get unsaved() {
+    return this.strokes.at(-1) !== this.kept;
   }
 
   get radius() {
@@ -129,10 +150,12 @@ class Easel {
   }
 
   async save() {
+    const last = this.strokes.at(-1);
     const body = new FormData();
     body.append("mark", await this.mask(), "mark.png");
     const answer = await fetch(this.element.dataset.save, { method: "POST", headers: { ...tokens(), "HX-Request": "true" }, body });
     if (!answer.ok) throw new Error(explained(answer.status, await answer.text()));
+    this.kept = last;
     location.assign(answer.headers.get("HX-Redirect"));
   }
 
@@ -163,6 +186,7 @@ class Easel {
         const [dx, dy] = ways[event.key] || [0, 0];
         this.cursor = [this.cursor[0] + dx * step, this.cursor[1] + dy * step].map((value, axis) =>
           Math.min(axis ? this.paint.height : this.paint.width, Math.max(0, value)));
+        this.follow();
         if (event.key === " ") this.begin([...this.cursor]);
         else this.draw();
       }
@@ -197,6 +221,9 @@ size.addEventListener("input", () => (document.getElementById("size-value").text
 document.getElementById("scale").addEventListener("change", (event) => easel.scale(event.target.value));
 document.getElementById("undo").addEventListener("click", () => easel.undo());
 document.getElementById("clear").addEventListener("click", () => easel.clear());
+window.addEventListener("beforeunload", (event) => {
+  if (easel.unsaved) event.preventDefault();
+});
 save.addEventListener("click", async () => {
   save.disabled = true;
   state.textContent = "saving …";
