@@ -14,6 +14,7 @@ A checkpoint holds
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -243,14 +244,25 @@ class Writer:
     """Writes a checkpoint beside its final place and moves it there when complete: all of it appears, or nothing.
 
     Where the place is a link to a folder, the linked folder is replaced and the link stays.
+
+    Raises:
+        CheckpointError: the place holds something else, or cannot be written.
+        OSError: there is no room on the disk.
     """
 
     def __init__(self, folder: Path) -> None:
         expect_free(folder)
-        folder = Path(os.path.realpath(folder))
-        self.target = folder
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
+        self.target = Path(os.path.realpath(folder))
+        try:
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.folder = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", dir=self.target.parent))
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise
+            raise CheckpointError(
+                f"{folder}: no folder can be made there ({error.strerror}); check the path and the permissions of the "
+                "folder above, or choose another"
+            ) from error
 
     def __enter__(self) -> Path:
         """Return the folder to write the files to."""

@@ -82,6 +82,11 @@ class DiffusionModel:
         self._device = torch.device("cpu")
         self._by_shots: dict[str, Enrolment] = {}
 
+    def __repr__(self) -> str:
+        """Return its name, and what is enrolled."""
+        enrolled = "no references" if self.enrolment is None else repr(self.enrolment)
+        return f"DiffusionModel({self.name!r}, {enrolled}, on {self._device})"
+
     @property
     def name(self) -> str:
         """Name of the model, as verdicts and records give it; `config.json` keeps it."""
@@ -305,15 +310,24 @@ class DiffusionModel:
         """Write the model with its enrolment to a folder that `from_pretrained` reads, and take its `sha256`.
 
         Raises:
-            CheckpointError: the folder holds something else.
+            CheckpointError: the folder holds something else or cannot be made; or the diffusion prior, which is copied
+                from where the model was loaded, is no longer there.
+            OSError: there is no room on the disk.
         """
         from pathlib import Path
 
         from safetensors.torch import save_file
 
+        own_prior = self.card["prior"] == "prior"
+        if own_prior and not Path(self._prior_source).is_dir():
+            raise CheckpointError(
+                f"{self._prior_source}: the diffusion prior is copied from there, and is gone; put back the folder "
+                f"that {self.name} was loaded from, then save again"
+            )
+
         with Writer(Path(folder)) as draft:
             save_file(compact(self.encoder.own_state()), draft / "encoder.safetensors")
-            if self.card["prior"] == "prior":  # its own, byte for byte; one given by path or hub id stays where it is
+            if own_prior:  # its own, byte for byte; one given by path or hub id stays where it is
                 shutil.copytree(self._prior_source, draft / "prior")
             if self.flaw_detector is not None:
                 self.flaw_detector.save(draft)

@@ -182,7 +182,7 @@ def test_what_is_not_a_micrograph_is_refused_with_a_hint(enrolled, wrong):
         enrolled.inspect(wrong)
 
 
-@pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, float("nan")])
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, float("nan"), "0.1", None])
 def test_alpha_lies_between_0_and_1(enrolled, draw, alpha):
     with pytest.raises(ValueError, match="alpha"):
         enrolled.inspect(Micrograph.from_array(draw("fine", 0)), alpha=alpha)

@@ -92,6 +92,32 @@ def test_a_folder_of_something_else_is_not_replaced(model, tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
 
 
+def test_a_place_where_no_folder_can_be_made_is_named(model, tmp_path):
+    (tmp_path / "file").write_text("")
+    for place in ("/proc/x", tmp_path / "file" / "line-7"):
+        with pytest.raises(CheckpointError, match=rf"{place}: no folder can be made there \(.*or choose another"):
+            model.save_pretrained(place)
+
+
+def test_a_prior_that_is_gone_is_named_and_nothing_is_left_behind(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "line-7")
+    model = DiffusionModel.from_pretrained(folder)
+    shutil.rmtree(folder)
+    with pytest.raises(
+        CheckpointError, match=rf"{folder}/prior: the diffusion prior is copied from there, and is gone"
+    ):
+        model.save_pretrained(tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_model_and_its_enrolment_are_shown_in_a_line(model, enrolled):
+    told = repr(enrolled.enrolment)
+    assert told.startswith("Enrolment(fine: 5, coarse: 5; authentic='fine', 10 groups, auroc ")
+    assert len(told) < 120
+    assert repr(enrolled) == f"DiffusionModel({enrolled.name!r}, {told}, on cpu)"
+    assert repr(model) == f"DiffusionModel({model.name!r}, no references, on cpu)"
+
+
 def test_an_altered_enrolment_is_noticed(saved, tmp_path):
     folder = shutil.copytree(saved, tmp_path / "altered")
     text = (folder / "enrolment.json").read_text()

@@ -169,6 +169,19 @@ def test_a_mark_that_does_not_fit_is_refused(mark: np.ndarray, complaint: str) -
         Reference(PICTURES[0], "crack", "g", "n", mark)
 
 
+def test_classes_that_are_no_words_are_told_what_to_be() -> None:
+    with pytest.raises(
+        ReferenceSetError, match=r"\(0, 1\), and classes are words, not 0: give labels and authentic as"
+    ):
+        build([0, 0, 1], authentic=0)  # type: ignore[list-item, arg-type]
+
+
+def test_a_reference_is_shown_without_the_values_of_its_mark() -> None:
+    reference = build(["sound", "crack"], marks=[None, FLAW])[1]
+    assert "\n" not in repr(reference)
+    assert "False" not in repr(reference)
+
+
 def test_an_authentic_reference_cannot_have_a_flaw_but_may_have_an_empty_mark() -> None:
     with pytest.raises(ReferenceSetError, match="authentic"):
         build(["sound", "crack"], marks=[FLAW, None])

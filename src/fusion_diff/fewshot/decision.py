@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -145,10 +146,10 @@ def check_alpha(alpha: float) -> None:
     """Refuse what is no error rate.
 
     Raises:
-        ValueError: it does not lie between 0 and 1.
+        ValueError: it is no number, or does not lie between 0 and 1.
     """
-    if not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, not {alpha}")
+    if not isinstance(alpha, Real) or not 0 < alpha < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, not {alpha!r}")
 
 
 def specimens_needed(alpha: float) -> int:

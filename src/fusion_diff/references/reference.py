@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -42,7 +42,7 @@ class Reference:
     label: str
     group: str
     name: str
-    mark: NDArray[np.bool_] | None = None
+    mark: NDArray[np.bool_] | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
         """Check the fields and take a read-only copy of the mark."""
@@ -51,10 +51,10 @@ class Reference:
             raise ReferenceSetError(
                 f"reference {self.name!r} holds {kind}, not a Micrograph: wrap arrays with Micrograph.from_array"
             )
-        for field in ("name", "label", "group"):
-            value = getattr(self, field)
+        for what in ("name", "label", "group"):
+            value = getattr(self, what)
             if not isinstance(value, str) or not value.strip():
-                raise ReferenceSetError(f"the {field} of reference {self.name!r} must be a word, not {value!r}")
+                raise ReferenceSetError(f"the {what} of reference {self.name!r} must be a word, not {value!r}")
         if self.mark is not None:
             flaw = as_mark(self.mark, f"the mark of {self.name}")
             size = (self.micrograph.height, self.micrograph.width)
@@ -83,7 +83,10 @@ def check_authentic(authentic: str, labels: Iterable[str], where: str) -> None:
     """Raise ReferenceSetError unless `authentic` is among the labels found in `where`."""
     found = sorted(set(labels))
     if not isinstance(authentic, str) or not authentic.strip():
-        raise ReferenceSetError(f"authentic must name one of the classes ({', '.join(found)}), not {authentic!r}")
+        raise ReferenceSetError(
+            f"authentic must name one of the classes ({', '.join(found)}), and classes are words, not {authentic!r}: "
+            "give labels and authentic as text, such as 'sound'"
+        )
     if authentic not in found:
         raise ReferenceSetError(
             f"{where} has no authentic class {authentic!r}; its classes are {', '.join(found)}"

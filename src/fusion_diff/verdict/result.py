@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from fusion_diff.counted import counted
 from fusion_diff.errors import MicrographError
 from fusion_diff.verdict.interpolation import interpolate
 
@@ -142,7 +143,7 @@ class RecognisedSurface:
     points: int
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Inspection:
     """The verdict on one micrograph, and everything needed to understand and repeat it."""
 
@@ -213,6 +214,13 @@ class Inspection:
     """What reading did to the file or could not tell of it, in sentences."""
     page: int | None = None
     """Which page of the file it is, from 0, where one was asked for or another than the first was read."""
+
+    def __repr__(self) -> str:
+        """Return the verdict in short."""
+        page = "" if self.page is None else f" page {self.page}"
+        score = f"score {self.score:.3f}" if self.calibrated else f"score {self.score:.3f} (not calibrated)"
+        decision = self.decision if self.in_scope else "out of scope"
+        return f"Inspection({self.source!r}{page}: {decision}, {score}, {counted(len(self.regions), 'region')})"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the inspection as plain JSON-ready values, without the evidence map (its shape and extremes only)."""
