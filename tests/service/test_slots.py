@@ -31,6 +31,11 @@ def test_so_many_are_decoded_at_once(client, monkeypatch):
                 await to_thread.run_sync(begun.acquire)
             with pytest.raises(BusyError, match="try again"):
                 await decode(work)
+            with monkeypatch.context() as crowded:
+                crowded.setattr(slots, "PATIENCE_SECONDS", 1000)
+                crowded.setattr(slots, "WAITING", 0)
+                with pytest.raises(BusyError, match="try again"):
+                    await decode(work)
         finally:
             rest.set()
         return await asyncio.gather(*slow), await decode(work)

@@ -15,7 +15,7 @@ from fusion_diff.errors import DependencyError
 from fusion_diff.inspection.wording import package_version
 from fusion_diff.service import pages, problems
 from fusion_diff.service.observing import Observer
-from fusion_diff.service.receiving import MAX_PLAIN_BYTES
+from fusion_diff.service.pages import rendering
 from fusion_diff.service.routes import health, inspections, jobs, models, record, references
 from fusion_diff.service.runtime import Service
 from fusion_diff.service.security import Gate
@@ -29,8 +29,10 @@ if TYPE_CHECKING:
 
 _SPOOL_BYTES = 2**16
 """Of a file that is being received, so much is held in memory, and the rest on disk: a request may have many files."""
-_FIELDS = 64
-"""Fields of a form that are not files, at most."""
+_FIELDS = 1024
+"""Fields of a form that are not files, at most; each reference that was chosen on a page is one."""
+_FIELD_BYTES = 2**13
+"""Of one of them; the longest that has a meaning is a reason of 2000 characters."""
 
 
 def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
@@ -64,9 +66,10 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
         redoc_url=None,
         middleware=[Middleware(Observer), Middleware(Gate)],
         telemetry=_telemetry(settings),
-        form_limits={"max_files": settings.max_files, "max_fields": _FIELDS, "max_part_size": MAX_PLAIN_BYTES},
+        form_limits={"max_files": settings.max_files, "max_fields": _FIELDS, "max_part_size": _FIELD_BYTES},
     )
     problems.install(app)
+    rendering.install(app)
     for module in (inspections, references, jobs, models, record, health, pages):
         app.include_router(module.router)
     described = app.openapi

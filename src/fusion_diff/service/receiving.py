@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from fusion_diff.service.runtime import Service
 
 MAX_PLAIN_BYTES = 2**16
-"""Of bodies without files; the longest that has a meaning is a reason of 2000 characters."""
+"""Of bodies without files; the longest that have a meaning are references chosen on a page, 40 bytes each."""
 PATIENCE_SECONDS = 30.0
 """How long a body may keep us waiting, at first and after a burst."""
 SLOWEST = 2**13

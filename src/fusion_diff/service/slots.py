@@ -1,4 +1,4 @@
-"""Slots: how many requests may hold much of the memory or the disk at once; the others wait, but not for ever."""
+"""Slots: how many requests may hold much memory or disk at once; others wait, but not many and not for ever."""
 
 from __future__ import annotations
 
@@ -18,8 +18,10 @@ UPLOADS = 8
 """Requests with files that are being received at once; each fills as much of the disk as a request may have bytes."""
 DECODERS = 2
 """Micrographs that are decoded at once, beside those in the queue."""
-PATIENCE_SECONDS = 30.0
-"""How long to wait for a slot."""
+WAITING = 64
+"""Requests that may wait for a slot of one kind; each holds a connection."""
+PATIENCE_SECONDS = 120.0
+"""How long to wait: a page shows many references, and reducing a large one takes seconds."""
 
 
 class Slots:
@@ -32,7 +34,7 @@ class Slots:
         """Give a slot for receiving files, as long as the block lasts.
 
         Raises:
-            BusyError: none became free in time.
+            BusyError: none becomes free in time, or too many wait.
         """
         return _slot(self._uploads, "too many uploads are being received")
 
@@ -40,7 +42,7 @@ class Slots:
         """Return what a function returns that decodes a micrograph, in a thread.
 
         Raises:
-            BusyError: no slot became free in time.
+            BusyError: no slot becomes free in time, or too many wait for one.
         """
         async with _slot(self._decoders, "too many micrographs are being decoded"):
             return await to_thread.run_sync(work)
@@ -49,11 +51,14 @@ class Slots:
 @asynccontextmanager
 async def _slot(limiter: CapacityLimiter, otherwise: str) -> AsyncIterator[None]:
     holder = object()
+    busy = BusyError(f"{otherwise}; try again in a moment", retry_after=10)
+    if limiter.statistics().tasks_waiting >= WAITING:
+        raise busy
     try:
         with fail_after(PATIENCE_SECONDS):
             await limiter.acquire_on_behalf_of(holder)
     except TimeoutError:
-        raise BusyError(f"{otherwise}; try again in a moment", retry_after=10) from None
+        raise busy from None
     try:
         yield
     finally:
