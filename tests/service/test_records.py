@@ -219,6 +219,7 @@ def test_overrulings_of_before_are_kept_by_the_upgrade(database):
         kept = records.overrule(session, made[0].id, "inconclusive", "look again", "expert")
     with database.engine.begin() as connection:
         connection.execute(text("ALTER TABLE inspections DROP COLUMN overrulings"))
+        connection.execute(text("ALTER TABLE models DROP COLUMN retired"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
         migrate(connection)
     with database.read() as session:

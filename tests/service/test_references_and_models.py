@@ -11,9 +11,10 @@ from PIL import Image
 
 from fusion_diff.model import DiffusionModel
 from fusion_diff.service.database import Database
+from fusion_diff.service.naming import told_apart
 from fusion_diff.service.settings import Settings
 from fusion_diff.service.shelf import Shelf, enter
-from fusion_diff.service.tables import NAME_LENGTH
+from fusion_diff.service.tables import NAME_LENGTH, Model
 
 
 def png(pixels):
@@ -141,6 +142,50 @@ def test_a_model_is_chosen_and_one_that_was_altered_is_not(client, enrolled_fold
     assert (answer.status_code, answer.json()["type"]) == (500, "urn:fusion-diff:problem:checkpoint")
     assert client.put(f"/v1/models/{'0' * 32}/default").status_code == 404
     assert client.post("/v1/inspections", files=files, data={"model": "0" * 32}).status_code == 404
+
+
+def test_no_two_models_get_one_name_and_a_retired_one_judges_no_more_while_its_verdicts_stay(
+    client, enrolled_folder, micrograph
+):
+    service = client.app.state.service
+    judge = client.get("/v1/models").json()["items"]
+    judge = next(each["id"] for each in judge if each["is_default"])
+    made = []
+    for _ in range(2):
+        row, _ = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 9")
+        with service.database.write() as session:
+            enter(session, row, None, default=False)
+        made.append(row)
+    assert [row.name for row in made] == ["line 9", "line 9 (2)"]
+    sent = {"files": [("files", ("a.tif", micrograph("fine", 157)))], "data": {"model": made[0].id}}
+    verdict = client.post("/v1/inspections", **sent).json()["results"][0]["inspection"]
+
+    at = f"/v1/models/{made[0].id}"
+    assert client.put(f"{at}/retired").json()["retired"]
+    for refused in (client.post("/v1/inspections", **sent), client.put(f"{at}/default")):
+        assert (refused.status_code, "is retired" in refused.json()["detail"]) == (409, True)
+    refused = client.put(f"/v1/models/{judge}/retired")
+    assert (refused.status_code, "judges by default" in refused.json()["detail"]) == (409, True)
+    home, history = client.get("/").text, client.get("/history").text
+    assert ">line 9</option>" not in home
+    assert ">line 9 (2)</option>" in home
+    assert ">line 9 (retired)</option>" in history
+    assert client.get(f"/inspections/{verdict['id']}").status_code == 200
+    assert verdict["id"] in client.get(f"/history?model={made[0].sha256}").text
+    assert ">line 9 (2)</bdi>" in client.post(f"/references/models/{made[1].id}/retire").text
+    assert "2 retired" in client.get("/references").text
+    for row in made:
+        assert client.post(f"/references/models/{row.id}/bring-back").status_code == 200
+    assert not client.get(at).json()["retired"]
+    assert client.post("/v1/inspections", **sent).status_code == 200
+
+
+def test_models_of_one_name_are_told_apart_by_their_digests():
+    first, second, other = (
+        Model(name=name, sha256=sha256 * 32) for name, sha256 in (("a", "12"), ("a", "34"), ("b", "56"))
+    )
+    models = [first, second, other]
+    assert [told_apart(each, models) for each in models] == ["a · 12121212", "a · 34343434", "b"]
 
 
 def test_the_pixel_size_of_a_file_is_kept_and_one_that_is_given_comes_before_it(client, draw):

@@ -8,11 +8,11 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 
 from fusion_diff.errors import ReferenceSetError
-from fusion_diff.printable import printable
 from fusion_diff.references.reference import MAX_REFERENCES
+from fusion_diff.service import naming
 from fusion_diff.service.learning import read, read_flaw
 from fusion_diff.service.problems import ConflictError, NotFoundError
-from fusion_diff.service.tables import NAME_LENGTH, ReferenceImage, ReferenceSet
+from fusion_diff.service.tables import ReferenceImage, ReferenceSet
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -103,7 +103,7 @@ def add_image(
         raise ConflictError(f"{name}: this very image is in the set already, as {twin.name}, labelled {twin.label}")
     _check_mark(collected, label, mark_sha256, name)
     row = ReferenceImage(
-        name=_free(name, {image.name for image in collected.images}),
+        name=naming.free(name, {image.name for image in collected.images}),
         label=label,
         group="",
         sha256=sha256,
@@ -178,14 +178,6 @@ def _check_mark(collected: ReferenceSet, label: str, mark_sha256: str | None, na
             f"{name} is authentic ({label!r}), and a flaw is marked on it: leave the mark out, or give it the class of "
             "the flaw that it shows"
         )
-
-
-def _free(name: str, taken: set[str]) -> str:
-    number, found = 1, name
-    while found in taken:
-        number += 1
-        found = f"{printable(name, NAME_LENGTH - 6)} ({number})"
-    return found
 
 
 def _flush(session: Session, conflict: str) -> None:

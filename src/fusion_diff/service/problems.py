@@ -191,7 +191,7 @@ def request_id_of(request: Request) -> str | None:
 def install(app: FastAPI) -> None:
     """Have an app answer with problems, whatever goes wrong."""
     app.add_exception_handler(errors.FusionDiffError, _on_error)
-    app.add_exception_handler(HTTPException, _on_http)
+    app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
 
 
@@ -204,7 +204,8 @@ async def _on_error(request: Request, error: Exception) -> Response:
     return respond(reported(error, request), retry_after=getattr(error, "retry_after", None))
 
 
-async def _on_http(request: Request, error: Exception) -> Response:
+async def on_http(request: Request, error: Exception) -> Response:
+    """Answer with a problem what the framework refuses, as an address of nothing."""
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, OSError | MemoryError):  # the body was right, and there was no room for it
         return respond(reported(error.__cause__, request))

@@ -272,12 +272,13 @@ class ModelOut(BaseModel):
     warnings: list[str]
     reference_set: Id | None
     is_default: bool = Field(description="Whether it judges, unless another is named.")
+    retired: bool = Field(description="Whether it is no longer offered, and refused where it is named.")
     created: datetime
 
     @classmethod
     def of(cls, row: tables.Model, *, is_default: bool) -> ModelOut:
         """Return a row as the API shows it; whether an enrolled model is the default, its row knows."""
-        names = ("id", "name", "sha256", "references_sha256", "authentic", "counts", "figures", "warnings")
+        names = ("id", "name", "sha256", "references_sha256", "authentic", "counts", "figures", "warnings", "retired")
         return cls(
             **{name: getattr(row, name) for name in names},
             reference_set=row.reference_set_id,

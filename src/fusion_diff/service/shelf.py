@@ -16,6 +16,7 @@ from sqlalchemy import ColumnElement, select, update
 from fusion_diff.checkpoint import locate
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.printable import printable
+from fusion_diff.service import naming
 from fusion_diff.service.database import take_turn
 from fusion_diff.service.problems import ConflictError, NotFoundError
 from fusion_diff.service.tables import Model, new_id
@@ -96,10 +97,14 @@ class Shelf:
     def save(self, model: DiffusionModel, name: str) -> tuple[Model, Path]:
         """Save an enrolled model under a name; return its row, which `enter` puts into the records, and its folder.
 
+        Where there is a model of this name, it gets a number too: "line 7 (2)".
+
         Raises:
             OSError: it cannot be written.
         """
         model_id = new_id()
+        with self._database.read() as session:
+            name = naming.free(name, set(session.scalars(select(Model.name))))
         model.name = name
         folder = self._settings.models / model_id
         model.save_pretrained(folder)
@@ -127,6 +132,34 @@ class Shelf:
             raise NotFoundError("there is no such model; GET /v1/models lists them")
         return row
 
+    def named(self, session: Session, model_id: str | None) -> Model:
+        """Return the row of the model that is to judge: one that somebody names, or the one that judges else.
+
+        Raises:
+            NotFoundError: there is none of that id.
+            ConflictError: it is retired.
+        """
+        row = self.get(session, model_id)
+        if row.retired and row.id != self.get(session, None).id:
+            raise ConflictError(
+                f"{printable(row.name)}: is retired; name another model, or bring it back with "
+                f"DELETE /v1/models/{row.id}/retired"
+            )
+        return row
+
+    def retire(self, session: Session, model_id: str, *, retired: bool) -> Model:
+        """Offer a model no longer, or again; return its row. Its verdicts stay, and whatever was learned.
+
+        Raises:
+            NotFoundError: there is none of that id.
+            ConflictError: it is the one that judges unless another is named.
+        """
+        row = self.get(session, model_id)
+        if retired and row.id == self.get(session, None).id:
+            raise ConflictError(f"{printable(row.name)}: judges by default; have another do so, then retire it")
+        row.retired = retired
+        return row
+
     def judge(self) -> Model:
         """Return the row of the model that judges unless another is named."""
         with self._database.read() as session:
@@ -137,9 +170,9 @@ class Shelf:
 
         Raises:
             NotFoundError: there is none of that id.
-            ConflictError: it is neither enrolled here nor what this process was started with.
+            ConflictError: it is neither enrolled here nor what this process was started with, or it is retired.
         """
-        row = self.get(session, model_id)
+        row = self.named(session, model_id)
         if row.id != self._base_id and not row.folder.startswith(_ENROLLED):
             raise ConflictError(
                 f"{printable(row.name)}: the service was started with it once and is not now; start it with --model "

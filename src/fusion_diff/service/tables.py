@@ -93,6 +93,7 @@ class Model(Base):
     warnings: Mapped[list[str]]
     reference_set_id: Mapped[str | None] = mapped_column(ForeignKey("reference_sets.id", ondelete="SET NULL"))
     is_default: Mapped[bool] = mapped_column(default=False)
+    retired: Mapped[bool] = mapped_column(default=False)
     created: Mapped[datetime] = mapped_column(default=now)
 
 

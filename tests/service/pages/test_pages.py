@@ -234,6 +234,14 @@ def test_addresses_of_nothing_are_pages_for_browsers_and_problems_for_programs(c
         assert seen.status_code == 404
         assert Page(seen.text).wrong == []
         assert client.get(address).headers["content-type"] == "application/problem+json"
+        assert "/v1" not in Page(seen.text).text
+    for address in ("/nosuch", "/inspect"):  # the second is for what a page sends
+        seen = client.get(address, headers=BROWSER)
+        assert seen.status_code == 404
+        assert "there is no page of this address" in Page(seen.text).text
+        assert "To the first page" in Page(seen.text).text
+    assert client.get("/nosuch").headers["content-type"] == "application/problem+json"
+    assert client.get("/v1/nosuch", headers=BROWSER).headers["content-type"] == "application/problem+json"
     assert client.get("/history?since=yesterday", headers=BROWSER).status_code == 400
     assert client.get("/history?decision=forged", headers=BROWSER).status_code == 400
 

@@ -54,7 +54,11 @@ def test_whoever_is_not_signed_in_is_asked_to_and_comes_back(guarded):
         assert answer.status_code == 303
         assert answer.headers["location"].startswith("/sign-in?next=%2F")
     part = guarded.get("/history/charts", headers=HTMX | {"HX-Current-URL": "http://127.0.0.1/history?name=a"})
-    assert part.headers["HX-Redirect"] == "/sign-in?next=%2Fhistory"
+    assert part.headers["HX-Redirect"] == "/sign-in?next=%2Fhistory%3Fname%3Da"
+    whole = guarded.get("/history?decision=not+authentic&name=%2F%2Felsewhere", headers=BROWSER)
+    form = guarded.get(whole.headers["location"], headers=BROWSER).text
+    shown = "/history?decision=not+authentic&amp;name=%2F%2Felsewhere"
+    assert f'name="next" value="{shown}"' in form, "filters are there again after signing in"
     assert guarded.get("/history/inspections.csv").status_code == 401
     assert guarded.post("/inspect", files={"file": ("a.tif", b"x")}).status_code == 401
     wrong = guarded.post("/sign-in", data={"key": "fdk_nothing"})

@@ -50,3 +50,17 @@ def choose(request: Request, service: ServiceDep, caller: Admin, model_id: Id) -
     """Have a model judge from now on, and return all models as they are now."""
     models.choose(service, caller, model_id)
     return render(request, "models", models=models.models(service, caller).items)
+
+
+@router.post("/models/{model_id}/retire")
+def retire(request: Request, service: ServiceDep, caller: Admin, model_id: Id) -> Response:
+    """Offer a model no longer, and return all models as they are now."""
+    models.retire(service, caller, model_id)
+    return render(request, "models", models=models.models(service, caller).items)
+
+
+@router.post("/models/{model_id}/bring-back")
+def bring_back(request: Request, service: ServiceDep, caller: Admin, model_id: Id) -> Response:
+    """Offer a model again, and return all models as they are now."""
+    models.bring_back(service, caller, model_id)
+    return render(request, "models", models=models.models(service, caller).items)

@@ -33,7 +33,7 @@ def home(request: Request, service: ServiceDep) -> Response:
     return render(
         request,
         "home",
-        models=models.models(service, caller).items,
+        models=[each for each in models.models(service, caller).items if each.is_default or not each.retired],
         recent=[InspectionSummary.of(row) for row in recent],
         suffixes=sorted(IMAGE_SUFFIXES),
     )

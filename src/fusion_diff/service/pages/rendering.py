@@ -9,11 +9,14 @@ from urllib.parse import quote, urlsplit
 
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.inspection import pages
 from fusion_diff.inspection.wording import SYMBOLS, package_version
+from fusion_diff.service import problems
+from fusion_diff.service.naming import told_apart
 from fusion_diff.service.problems import NotFoundError, UnauthorizedError, reported
 from fusion_diff.service.receiving import Route
 from fusion_diff.service.security import caller_of, csrf_token
@@ -22,10 +25,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
     from datetime import datetime
 
+    from fastapi import FastAPI
     from jinja2 import Environment
     from starlette.requests import Request
 
 TEMPLATES = Path(__file__).with_name("templates")
+_NO_PAGE = "there is no page of this address; it may be mistyped, or what was here was removed"
 
 
 class PageRoute(Route):
@@ -46,12 +51,28 @@ class PageRoute(Route):
                     return _to_sign_in(request)
                 if not navigates(request):
                     raise
-                if isinstance(error, RequestValidationError):
-                    error = NotFoundError("there is no page of this address; see the links above")
-                told = reported(error, request)
-                return render(request, "problem", told.status, told=told)
+                return _told(request, error)
 
         return answered
+
+
+def install(app: FastAPI) -> None:
+    """Have addresses of nothing told as a page where a browser goes there; those of the API stay problems."""
+    app.add_exception_handler(HTTPException, _on_http)
+
+
+async def _on_http(request: Request, error: Exception) -> Response:
+    if navigates(request) and not request.url.path.startswith("/v1/"):
+        return _told(request, NotFoundError(_NO_PAGE))
+    return await problems.on_http(request, error)
+
+
+def _told(request: Request, error: FusionDiffError | RequestValidationError) -> Response:
+    """Return what is wrong as a page; what says that there is nothing names no address of the API."""
+    if isinstance(error, RequestValidationError | NotFoundError):
+        error = NotFoundError(_NO_PAGE)
+    told = reported(error, request)
+    return render(request, "problem", told.status, told=told)
 
 
 def render(request: Request, name: str, status: int = 200, **told: object) -> HTMLResponse:
@@ -92,19 +113,19 @@ def navigates(request: Request) -> bool:
 
 
 def _to_sign_in(request: Request) -> Response:
-    shown = request.url.path
-    if is_htmx(request):
-        try:
-            shown = urlsplit(request.headers.get("hx-current-url", "")).path
-        except ValueError:
-            shown = ""
-    return goto(request, f"/sign-in?next={quote(shown, safe='')}")
+    shown = request.headers.get("hx-current-url", "") if is_htmx(request) else str(request.url)
+    try:
+        parts = urlsplit(shown)
+    except ValueError:
+        parts = urlsplit("/")
+    back = parts.path + (f"?{parts.query}" if parts.query else "")
+    return goto(request, f"/sign-in?next={quote(back, safe='')}")
 
 
 @cache
 def _environment() -> Environment:
     found = pages.environment(TEMPLATES)
-    found.filters |= {"moment": _moment, "kind": _kind}
+    found.filters |= {"moment": _moment, "kind": _kind, "told_apart": told_apart}
     return found
 
 

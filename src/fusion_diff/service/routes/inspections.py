@@ -47,7 +47,7 @@ KEPT = {"Cache-Control": "private, max-age=31536000, immutable"}
 """For what never changes."""
 
 
-@router.post("", responses=documented(404, 504, 507))
+@router.post("", responses=documented(404, 409, 504, 507))
 async def inspect(
     request: Request,
     service: ServiceDep,
@@ -219,7 +219,7 @@ def _window(service: Service, inspection_id: str, top: int, left: int, height: i
 
 def _model_id(service: Service, model: str | None) -> str:
     with service.database.read() as session:
-        return service.shelf.get(session, model).id
+        return service.shelf.named(session, model).id
 
 
 async def _receive(file: UploadFile, service: Service) -> Upload | Exception:

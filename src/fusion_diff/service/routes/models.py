@@ -35,3 +35,18 @@ def choose(service: ServiceDep, caller: Admin, model_id: Id) -> ModelOut:
     service.shelf.find(model_id)  # one that cannot be loaded is not chosen
     with service.database.write() as session:
         return ModelOut.of(service.shelf.choose(session, model_id), is_default=True)
+
+
+@router.put("/{model_id}/retired", responses=documented(404, 409))
+def retire(service: ServiceDep, caller: Admin, model_id: Id) -> ModelOut:
+    """Offer a model no longer. Its verdicts stay as they are; the one that judges by default is not retired."""
+    with service.database.write() as session:
+        return ModelOut.of(service.shelf.retire(session, model_id, retired=True), is_default=False)
+
+
+@router.delete("/{model_id}/retired", responses=documented(404))
+def bring_back(service: ServiceDep, caller: Admin, model_id: Id) -> ModelOut:
+    """Offer a model again."""
+    with service.database.write() as session:
+        row = service.shelf.retire(session, model_id, retired=False)
+        return ModelOut.of(row, is_default=row.id == service.shelf.get(session, None).id)
