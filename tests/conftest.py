@@ -95,6 +95,8 @@ class DarknessModel:
             pixel_size_um=micrograph.pixel_size_um,
             instrument=micrograph.instrument,
             seconds=0.01,
+            notes=micrograph.notes,
+            page=micrograph.page,
         )
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as parquet
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -58,6 +59,26 @@ def test_a_file_says_its_format_and_what_its_rows_were_made_with(folder, tmp_pat
     assert found.metadata[b"fusion_diff.format"] == FORMAT.encode()
     run = json.loads(found.metadata[b"fusion_diff.run"])
     assert (run["model_sha256"], run["alpha"], run["pixel_size_um"]) == ("12" * 32, 0.2, 0.5)
+
+
+def test_a_row_tells_of_the_file_and_whether_the_score_is_calibrated(tmp_path, engine, read_rows):
+    pixels = np.random.default_rng(0).integers(0, 255, (80, 64), dtype=np.uint8)
+    with tifffile.TiffWriter(tmp_path / "a.tif") as writer:
+        writer.write(pixels[::2, ::2], subfiletype=1, metadata=None)
+        writer.write(pixels, metadata=None)
+    run_batch(str(tmp_path / "a.tif"), tmp_path / "out", engine)
+    (row,) = read_rows(tmp_path / "out")
+    assert (row["calibrated"], row["page"], row["height"]) == (True, 1, 80)
+    assert row["notes"] == [
+        "The file begins with a thumbnail of 32x40 pixels, and page 1 (counted from 0) was read, of 64x80."
+    ]
+
+
+def test_pictures_of_other_kinds_are_warned_of_once(folder, tmp_path, engine):
+    (folder / "a.gif").write_bytes(b"")
+    with pytest.warns(UserWarning, match="passed over 1 file of kinds that are not read") as caught:
+        run_batch(str(folder), tmp_path / "out", engine)
+    assert len(caught) == 1
 
 
 def test_a_heat_map_lies_beside_its_row(folder, tmp_path, darkness_model, read_rows):

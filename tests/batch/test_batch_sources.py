@@ -5,6 +5,7 @@ import itertools
 import os
 import sys
 import threading
+from collections import Counter
 
 import fsspec
 import pytest
@@ -30,6 +31,34 @@ def test_a_folder_a_pattern_and_a_file_address_name_the_same_micrographs(folder)
     assert listed(folder.as_uri()) == everything
     assert listed(folder / "[01].tif") == everything[:2]
     assert listed(folder / "0.tif") == everything[:1]
+
+
+@pytest.fixture
+def others(folder):
+    """Pictures of kinds that are not read, here and in a store; gives their folders."""
+    store = fsspec.filesystem("memory")
+    for name in ("a.gif", "deeper/b.webp", "deeper/c.WEBP", ".hidden.gif", "notes.txt"):
+        (folder / name).write_bytes(b"")
+        store.pipe_file(f"/others/{name}", b"")
+    store.pipe_file("/others/d.tif", b"")
+    yield folder
+    store.rm("/others", recursive=True)
+
+
+@pytest.mark.parametrize("place", ["{}", "{}/**", "memory://others", "memory://others/**"])
+def test_pictures_of_other_kinds_are_counted(others, place):
+    unread = Counter()
+    assert list(list_source(place.format(others), None, unread))
+    assert unread == {".gif": 1, ".webp": 2}
+
+
+def test_a_folder_of_other_kinds_alone_is_refused_with_what_it_holds(tmp_path):
+    (tmp_path / "a.gif").write_bytes(b"")
+    with (
+        pytest.warns(UserWarning, match=r"passed over 1 file of kinds that are not read \(1 .gif\)"),
+        pytest.raises(BatchError, match="it names no images"),
+    ):
+        check_source(str(tmp_path))
 
 
 def test_paths_are_absolute_so_that_a_run_from_elsewhere_knows_them(folder, monkeypatch):

@@ -107,6 +107,11 @@ def test_audit_of_references_prints_a_table_and_writes_a_page(run, references, t
     assert "trigger" in page
 
 
+def test_audit_looks_for_marks_where_it_is_told_to(run, references, tmp_path):
+    code, _, err = run("audit", references, "--authentic", "sound", "--marks", tmp_path / "nowhere")
+    assert (code, "the folder of marks" in err) == (3, True)
+
+
 def test_enroll_warns_of_what_is_suspicious(run, references, tmp_path):
     code, out, _ = run("enroll", references, "--authentic", "sound", "--out", tmp_path / "model")
     assert code == 0
@@ -156,6 +161,7 @@ def test_no_class_is_dropped_as_a_whole(run, references, tmp_path):
         (["in", "--repair"], "ledger"),
         (["in"], "--authentic"),
         (["x.jsonl", "--authentic", "sound"], "references"),
+        (["x.jsonl", "--marks", "in"], "references"),
         (["x.csv", "--authentic", "sound", "--groups", "x"], "columns"),
     ],
 )

@@ -40,13 +40,13 @@ def test_what_was_signed_is_verified_and_what_was_changed_is_refused_file_by_fil
     code, out, _ = run("sign", "batch", "--key", "K", "--days", "9")
     assert code == 0
     assert "files: 2, until 20" in out
-    code, out, err = run("verify", "batch", "--key", "K.pub")
+    code, out, err = run("verify", "batch", "--trusted-key", "K.pub")
     assert (code, err) == (0, "")
     assert "Verified: batch, files: 2, until 20" in out
     (batch / "bright.tif").write_bytes(b"other")
     (batch / "brighter.tif").unlink()
     (batch / "new.tif").write_bytes(b"new")
-    code, out, err = run("verify", "batch", "--key", "K.pub")
+    code, out, err = run("verify", "batch", "--trusted-key", "K.pub")
     assert (code, out) == (1, "Refused: batch\n")
     lines = err.splitlines()
     assert len(lines) == 3
@@ -58,8 +58,8 @@ def test_what_was_signed_is_verified_and_what_was_changed_is_refused_file_by_fil
 def test_a_signature_elsewhere_is_named(run, batch):
     run("keys", "new", "K")
     assert run("sign", batch, "--key", "K", "--out", "s.json")[0] == 0
-    assert run("verify", batch, "--key", "K.pub", "--signature", "s.json")[0] == 0
-    code, _, err = run("verify", batch, "--key", "K.pub")
+    assert run("verify", batch, "--trusted-key", "K.pub", "--signature", "s.json")[0] == 0
+    code, _, err = run("verify", batch, "--trusted-key", "K.pub")
     assert code == 1
     assert "unsigned" in err
 
@@ -74,9 +74,9 @@ def test_keys_are_shown_rotated_and_revoked(run, batch):
     assert run("keys", "rotate", "old", "new")[0] == 0
     assert "Endorses: " in run("keys", "show", "old.pub")[1]
     run("sign", "batch", "--key", "new")
-    assert run("verify", "batch", "--key", "old.pub")[0] == 0
+    assert run("verify", "batch", "--trusted-key", "old.pub")[0] == 0
     assert run("keys", "revoke", "new", "--because", "left in a café")[0] == 0
-    code, _, err = run("verify", "batch", "--key", "old.pub")
+    code, _, err = run("verify", "batch", "--trusted-key", "old.pub")
     assert code == 1
     assert "revoked: left in a café" in err
     code, out, _ = run("keys", "show", "new.pub")
@@ -97,10 +97,10 @@ def test_keys_are_shown_rotated_and_revoked(run, batch):
         (["sign", "batch", "--key", "K.pub"], "a public key"),
         (["sign", "missing", "--key", "K"], "missing"),
         (["sign", "batch", "--key", "K", "--out", "nowhere/x"], "nowhere/x: cannot be used"),
-        (["verify", "batch"], "--key"),
-        (["verify", "batch", "--key", "missing.pub"], "missing.pub"),
-        (["verify", "batch", "--key", "K"], "a private key"),
-        (["verify", "missing", "--key", "K.pub"], "missing: there is no such file or folder"),
+        (["verify", "batch"], "--trusted-key"),
+        (["verify", "batch", "--trusted-key", "missing.pub"], "missing.pub"),
+        (["verify", "batch", "--trusted-key", "K"], "a private key"),
+        (["verify", "missing", "--trusted-key", "K.pub"], "missing: there is no such file or folder"),
         (["inspect", "batch", "--require-signed"], "go together"),
         (["inspect", "batch", "--trusted-key", "K.pub"], "go together"),
         (["inspect", "batch", "--require-signed", "--trusted-key", "K"], "a private key"),

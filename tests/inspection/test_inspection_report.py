@@ -248,11 +248,6 @@ def test_without_a_pixel_size_lengths_are_in_pixels(make_inspection, tmp_path):
     region = dataclasses.replace(region, area_um2=None, centroid_x_um=None, centroid_y_um=None)
     inspection = make_inspection(pixel_size_um=None, regions=(region,), reasons=())
     page = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path))
-def test_the_page_of_a_file_is_told_where_one_was_chosen(make_inspection, tmp_path):
-    outcomes = [Outcome(Path("a.tif"), make_inspection(page=page)) for page in (None, 1)]
-    assert Page(write_report(outcomes, tmp_path)).text.count("Page of the file") == 1
-
-
     assert "Area, px²" in page.text
     assert "1 400 32.0 16.0 3.00 2.50" in page.text
     assert "µm" not in page.text

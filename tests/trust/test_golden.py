@@ -159,6 +159,11 @@ def test_what_counts_when_scoring_again_is_refused_when_making(run, images, tmp_
     assert not (tmp_path / "golden").exists()
 
 
+def test_alpha_is_for_making_and_refused_when_scoring_again(run, golden):
+    code, _, err = run("verify-model", "m", "--golden", golden, "--alpha", "0.2")
+    assert (code, "leave --alpha out" in " ".join(err.replace("│", " ").split())) == (3, True)
+
+
 def test_the_tolerance_is_the_one_that_is_given(run, golden, monkeypatch, darkness_model):
     monkeypatch.setattr(module, "load_model", lambda name, device: Darker(darkness_model, 0.01))
     assert run("verify-model", "m", "--golden", golden)[0] == 1

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fusion_diff.batch.items import Item
     from fusion_diff.inspection.run import Outcome
 
-FORMAT = "fusion-diff/batch/1"
+FORMAT = "fusion-diff/batch/2"
 MAX_ERROR_CHARACTERS = 2000
 _REGION_INTEGERS = ("top", "left", "height", "width", "area_px")
 _REGION_NUMBERS = (
@@ -52,7 +52,8 @@ def schema() -> Any:
     path                string          absolute path or address; bytes that are not Unicode as escapes
     key                 16 bytes        BLAKE2b of the path as it is: what is done is known by it
     sha256              string          of the file's bytes; null where they could not be read
-    score               float64         calibrated probability of being authentic
+    score               float64         probability of being authentic
+    calibrated          bool            false where the score only ranks
     decision            string          authentic, not authentic or inconclusive; null where there is an error
     class               string          the most likely class
     in_scope            bool            false where the micrograph is unlike every reference
@@ -61,6 +62,8 @@ def schema() -> Any:
     alpha               float64         error rate that the decision was made for
     height, width       int32           in pixels
     pixel_size_um       float64         null where unknown
+    page                int32           of the file, from 0, where another than the first was judged; else null
+    notes               list of string  what reading did to the file, or could not tell of it
     regions             list of struct  as `Region`: boxes and areas in pixels and µm, evidence in log-odds
     error               string          what was wrong with the file and what to do; null where there is a verdict
     model_sha256        string          names the exact model
@@ -83,6 +86,7 @@ def schema() -> Any:
             pa.field("key", pa.binary(16), nullable=False),
             pa.field("sha256", pa.string()),
             pa.field("score", pa.float64()),
+            pa.field("calibrated", pa.bool_()),
             pa.field("decision", pa.string()),
             pa.field("class", pa.string()),
             pa.field("in_scope", pa.bool_()),
@@ -92,6 +96,8 @@ def schema() -> Any:
             pa.field("height", pa.int32()),
             pa.field("width", pa.int32()),
             pa.field("pixel_size_um", pa.float64()),
+            pa.field("page", pa.int32()),
+            pa.field("notes", pa.list_(pa.string())),
             pa.field("regions", pa.list_(region)),
             pa.field("error", pa.string()),
             pa.field("model_sha256", pa.string()),
@@ -127,6 +133,7 @@ def to_row(
     return row | {
         "sha256": it.file_sha256,
         "score": finite(it.score),
+        "calibrated": bool(it.calibrated),
         "decision": it.decision,
         "class": _text(it.predicted_class),
         "in_scope": bool(it.in_scope),
@@ -135,6 +142,8 @@ def to_row(
         "height": it.height,
         "width": it.width,
         "pixel_size_um": it.pixel_size_um,
+        "page": it.page,
+        "notes": [_text(note) for note in it.notes],
         "regions": [asdict(region) for region in it.regions],
         "model_sha256": it.model_sha256,
         "references_sha256": it.references_sha256,

@@ -14,6 +14,7 @@ from fusion_diff.batch.sources import check_source, list_source
 from fusion_diff.counted import counted
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.inspection.wording import package_version
+from fusion_diff.micrograph.discover import warn_of_unread
 from fusion_diff.printable import printable
 from fusion_diff.trust.keys import load_public
 
@@ -78,6 +79,9 @@ def run_batch(
         BatchError: the source, the output or the cluster is not usable (any more); what is done is kept.
         DependencyError: a package is not installed.
         TrustError: a trusted key cannot be read.
+
+    Warns:
+        UserWarning: pictures of kinds that are not read were passed over.
     """
     settings = engine.settings
     noted = {
@@ -118,12 +122,14 @@ def run_batch(
 
 
 def _not_done(source: str, parts: Parts, summary: Summary) -> Iterator[Item]:
-    for item in list_source(source, parts.folder):
+    unread = Counter[str]()
+    for item in list_source(source, parts.folder, unread):
         summary.listed += 1
         if parts.done.add(item.key):
             yield item
         else:
             summary.skipped += 1
+    warn_of_unread(printable(source), unread)
 
 
 def _keep(parts: Parts) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import io
 import os
+from collections import Counter
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -14,7 +15,7 @@ from fusion_diff.batch.items import Item, expect_signable, file_system, unreacha
 from fusion_diff.batch.parts import HEATMAPS, is_heatmap
 from fusion_diff.batch.tables import paths_in_table
 from fusion_diff.errors import BatchError, FusionDiffError
-from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, match, search
+from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, count_unread, match, search, warn_of_unread
 from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from fusion_diff.trust.signed import SignedFiles
 
 
-def list_source(source: str, out: Path | None = None) -> Iterator[Item]:
+def list_source(source: str, out: Path | None = None, unread: Counter[str] | None = None) -> Iterator[Item]:
     """Yield the micrographs that a source names, as they are found and in no particular order.
 
     Args:
@@ -31,13 +32,14 @@ def list_source(source: str, out: Path | None = None) -> Iterator[Item]:
             paths start at its folder; an image; or the address of a folder, pattern, CSV file or image in a store that
             fsspec knows, such as `s3://bucket/folder`.
         out: the output folder, whose heat maps are passed over where a folder or pattern of this machine holds them.
+        unread: counts pictures of other kinds that are passed over in a folder or pattern, by suffix.
 
     Raises:
         BatchError: there is nothing of that name or it cannot be listed.
         DependencyError: a package for this kind of store is not installed.
     """
     source = _without_file(source)
-    listed = _of_a_store(source) if "://" in source else _of_this_machine(source, out)
+    listed = _of_a_store(source, unread) if "://" in source else _of_this_machine(source, out, unread)
     try:
         yield from listed
     except (OSError, ValueError) as error:
@@ -65,8 +67,10 @@ def check_source(source: str, signed: SignedFiles | None = None, out: Path | Non
     """
     if signed is not None:
         expect_signable(Item(_without_file(source)))
-    first = next(list_source(source, out), None)
+    unread = Counter[str]()
+    first = next(list_source(source, out, unread), None)
     if first is None:
+        warn_of_unread(printable(source), unread)
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise BatchError(f"{printable(source)}: it names no images; images are files ending in {kinds}")
     if signed is not None:
@@ -74,10 +78,10 @@ def check_source(source: str, signed: SignedFiles | None = None, out: Path | Non
         signed.expect_covered(first.path)
 
 
-def _of_this_machine(source: str, out: Path | None) -> Iterator[Item]:
+def _of_this_machine(source: str, out: Path | None, unread: Counter[str] | None) -> Iterator[Item]:
     path = Path(source)
     if path.is_dir():
-        yield from map(_local, _without_heatmaps(search(path), out))
+        yield from map(_local, _without_heatmaps(search(path, unread), out))
     elif path.is_file() and path.suffix.lower() == ".csv":
         with path.open("rb") as stream:
             for cell in paths_in_table(stream, printable(path)):
@@ -85,7 +89,7 @@ def _of_this_machine(source: str, out: Path | None) -> Iterator[Item]:
     elif path.is_file():
         yield _local(path)
     elif glob.has_magic(source):
-        yield from map(_local, _without_heatmaps(match(source), out))
+        yield from map(_local, _without_heatmaps(match(source, unread), out))
     else:
         raise BatchError(f"{printable(source)}: there is no such file or folder; check the path")
 
@@ -120,7 +124,7 @@ def _local(path: Path) -> Item:
     return Item(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps `..`)
 
 
-def _of_a_store(source: str) -> Iterator[Item]:
+def _of_a_store(source: str, unread: Counter[str] | None) -> Iterator[Item]:
     store, root = file_system(source)
     try:
         if PurePosixPath(root).suffix.lower() == ".csv" and store.isfile(root):
@@ -131,12 +135,12 @@ def _of_a_store(source: str) -> Iterator[Item]:
                     yield _named(cell) or _address(f"{folder}/{cell}")
         elif glob.has_magic(root):
             for path in store.glob(root):
-                if _is_image(path):
+                if _is_image(path, unread):
                     yield Item(store.unstrip_protocol(path))
         elif store.isfile(root):
             yield Item(store.unstrip_protocol(root))
         else:
-            yield from _searched(store, root)
+            yield from _searched(store, root, unread)
     except FusionDiffError:
         raise
     except FileNotFoundError as error:
@@ -147,15 +151,18 @@ def _of_a_store(source: str) -> Iterator[Item]:
         raise unreachable(source, error) from error
 
 
-def _searched(store: Any, root: str) -> Iterator[Item]:
+def _searched(store: Any, root: str, unread: Counter[str] | None) -> Iterator[Item]:
     """The images below a folder of a store, folder by folder."""
     for folder, _, names in store.walk(root, on_error="raise"):
         hidden = any(part.startswith(".") for part in PurePosixPath(folder[len(root) :].lstrip("/")).parts)
         for name in () if hidden else sorted(names):
-            if _is_image(name):
+            if _is_image(name, unread):
                 yield Item(store.unstrip_protocol(f"{folder}/{name}" if folder else name))
 
 
-def _is_image(path: str) -> bool:
+def _is_image(path: str, unread: Counter[str] | None) -> bool:
     name = PurePosixPath(path)
-    return name.suffix.lower() in IMAGE_SUFFIXES and not name.name.startswith(".")
+    if name.name.startswith("."):
+        return False
+    count_unread(name, unread)
+    return name.suffix.lower() in IMAGE_SUFFIXES

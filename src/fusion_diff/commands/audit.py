@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Device, Groups, PixelSize, load_model, read_references
+from fusion_diff.commands.options import Device, Groups, Marks, Model, PixelSize, load_model, read_references
 from fusion_diff.counted import counted
 
 
@@ -34,8 +34,9 @@ def audit_command(
             metavar="DIR", file_okay=False, help="References: write DIR/audit.html, with pictures and reasons."
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="References: the model that looks at them.")] = EMBEDDED,
+    model: Model = EMBEDDED,
     groups: Groups = None,
+    marks: Marks = None,
     pixel_size: PixelSize = None,
     device: Device = "cpu",
 ) -> int:
@@ -50,10 +51,11 @@ def audit_command(
             raise typer.BadParameter("--expect and --repair are for a ledger, and PATH holds references")
         if authentic is None:
             raise typer.BadParameter("to audit references, name the class that is verified with --authentic")
-        return _audit_references(path, authentic, report, model, groups, pixel_size, device)
-    if authentic is not None or report is not None or groups is not None or pixel_size is not None:
+        return _audit_references(path, authentic, report, model, groups, marks, pixel_size, device)
+    if any(each is not None for each in (authentic, report, groups, marks, pixel_size)):
         raise typer.BadParameter(
-            "--authentic, --report, --groups and --pixel-size are for references, and PATH is a file, so a ledger"
+            "--authentic, --report, --groups, --marks and --pixel-size are for references, and PATH is a file, so a "
+            "ledger"
         )
     return _audit_ledger(path, expect, repair)
 
@@ -85,6 +87,7 @@ def _audit_references(
     report: Path | None,
     model: str,
     groups: str | None,
+    marks: Path | None,
     pixel_size: float | None,
     device: str,
 ) -> int:
@@ -95,7 +98,7 @@ def _audit_references(
 
     if report is not None:
         expect_writable(Output("--report", report / "audit.html"))
-    references = read_references(path, authentic, groups=groups, pixel_size=pixel_size)
+    references = read_references(path, authentic, groups=groups, marks=marks, pixel_size=pixel_size)
     with progress_bar("Encoding") as advance:
         findings = audit_references(load_model(model, device), references, progress=advance)
     print_findings(findings)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Alpha, Device, PixelSize, RequireSigned, TrustedKeys, signed_files
+from fusion_diff.commands.options import Alpha, Device, Model, PixelSize, RequireSigned, TrustedKeys, signed_files
 from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
@@ -30,9 +30,7 @@ def batch_command(
         ),
     ],
     out: Annotated[str, typer.Option(metavar="OUT", help="Folder for the Parquet files; one begun before goes on.")],
-    model: Annotated[
-        str, typer.Option(help="An enrolled model: a name, a folder or a hub id; or an exported one.")
-    ] = EMBEDDED,
+    model: Model = EMBEDDED,
     alpha: Alpha = 0.1,
     pixel_size: PixelSize = None,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write OUT/heatmaps, a PNG a micrograph.")] = False,

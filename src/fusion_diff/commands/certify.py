@@ -8,14 +8,14 @@ from typing import Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Device, PixelSize, load_model
+from fusion_diff.commands.options import Device, Model, PixelSize, load_model
 
 
 def certify_command(
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="An image file; more pixels than 224 by 224 take longer.")
     ],
-    model: Annotated[str, typer.Option(help="An enrolled model: a name, a folder or a hub id.")] = EMBEDDED,
+    model: Model = EMBEDDED,
     sigma: Annotated[
         float, typer.Option(min=0.01, max=2.0, help="Noise in working pixels: more certifies more and sees less.")
     ] = 0.06,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, expect_free
-from fusion_diff.commands.options import Device, Groups, PixelSize, expect_whole, load_model, read_references
+from fusion_diff.commands.options import Device, Groups, Marks, PixelSize, expect_whole, load_model, read_references
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
@@ -30,7 +30,7 @@ def enroll_command(
         str, typer.Option(help=f"Model to start from: a name, a folder or a hub id. {EMBEDDED_EDGE} is faster.")
     ] = EMBEDDED,
     groups: Groups = None,
-    marks: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Flaw masks, as CLASS/NAME.png.")] = None,
+    marks: Marks = None,
     reconstruction: Annotated[
         bool, typer.Option("--reconstruction", help="Consider the diffusion path as evidence too; slower.")
     ] = False,

@@ -15,6 +15,7 @@ from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.commands.options import (
     AlphaOrPolicy,
     Device,
+    Model,
     PixelSize,
     RequireSigned,
     TrustedKeys,
@@ -34,9 +35,7 @@ if TYPE_CHECKING:
 
 def inspect_command(
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Image files, folders or patterns.")],
-    model: Annotated[
-        str, typer.Option(help="An enrolled model: a name, a folder or a hub id; or an exported one.")
-    ] = EMBEDDED,
+    model: Model = EMBEDDED,
     report: Annotated[
         Path | None,
         typer.Option(metavar="DIR", file_okay=False, help="Write DIR/index.html, a report, and DIR/inspections.jsonl."),

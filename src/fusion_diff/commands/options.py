@@ -49,6 +49,20 @@ AlphaOrPolicy = Annotated[
         help="Error rate on either side; smaller abstains more often. The policy's, or else 0.1.",
     ),
 ]
+AlphaOfGolden = Annotated[
+    float | None,
+    typer.Option(
+        "--alpha", callback=_fraction, help="With --make: error rate on either side, kept in the set; 0.1 if omitted."
+    ),
+]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model",
+        envvar="FUSION_DIFF_MODEL",  # as the service has it: a container verifies the model that it then uses
+        help="The model that judges: a name, a folder or a hub id; for inspect and batch an exported one too.",
+    ),
+]
 Groups = Annotated[
     str | None,
     typer.Option(
@@ -57,6 +71,10 @@ Groups = Annotated[
         help="Which references of a folder show one specimen: an expression with one (…) for file names, such as "
         "'^([^_]+)_'; or a CSV file of columns file,group. FOLDER/groups.csv if omitted and there.",
     ),
+]
+Marks = Annotated[
+    Path | None,
+    typer.Option("--marks", metavar="FOLDER", help="Flaw masks, as CLASS/NAME.png; REFS/masks if omitted and there."),
 ]
 Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, npu, xpu or mps.")]
 

@@ -10,7 +10,9 @@ import typer
 
 def verify_command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The signed folder or file.")],
-    key: Annotated[list[Path], typer.Option("--key", metavar="K.pub", help="A public key to trust; repeatable.")],
+    trusted_key: Annotated[
+        list[Path], typer.Option("--trusted-key", metavar="K.pub", help="A public key to trust; repeatable.")
+    ],
     signature: Annotated[
         Path | None, typer.Option("--signature", metavar="FILE", help="The signature; PATH.sig if omitted.")
     ] = None,
@@ -24,12 +26,12 @@ def verify_command(
     from fusion_diff.trust.keys import load_public, write_time
     from fusion_diff.trust.provenance import verify
 
-    for file in key:
+    for file in trusted_key:
         load_public(file)  # a mistake in the call, and not in what is verified
     if not path.exists() and not path.is_symlink():
         raise TrustError(f"{path}: there is no such file or folder; check the path")
     try:
-        verified = verify(path, key, signature=signature)
+        verified = verify(path, trusted_key, signature=signature)
     except TrustError as error:
         for line in str(error).splitlines():
             complain(line)

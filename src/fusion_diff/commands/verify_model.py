@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.options import Alpha, Device, load_model
+from fusion_diff.commands.options import AlphaOfGolden, Device, load_model
 from fusion_diff.counted import counted
 
 
@@ -30,13 +30,13 @@ def verify_model_command(
             "signature `fusion-diff verify` verifies.",
         ),
     ] = None,
-    alpha: Alpha = 0.1,
+    alpha: AlphaOfGolden = None,
     device: Device = "cpu",
 ) -> int:
     """Score a golden set again, and tell whether anything changed.
 
     The exit code is 0 if nothing did; 1 if a score drifted, a decision changed, or an image or the signature is not as
-    it was; 3 if the command could not run. --alpha counts with --make, and is then kept in the set.
+    it was; 3 if the command could not run.
     """
     import shutil
 
@@ -61,9 +61,16 @@ def verify_model_command(
         expect_folder("--golden", golden)
         files = discover(images or [])
         with progress_bar("Scoring") as advance:
-            made = make_golden(load_model(model, device), files, golden, alpha=alpha, progress=advance)
+            made = make_golden(
+                load_model(model, device), files, golden, alpha=0.1 if alpha is None else alpha, progress=advance
+            )
         say(f"Golden set of {counted(len(made.images), 'image')}: {golden}")
         return 0
+    if alpha is not None:
+        raise typer.BadParameter(
+            "--alpha is for making a golden set, which keeps it, and this one is scored again at its own; leave "
+            "--alpha out"
+        )
     allowed = TOLERANCE if tolerance is None else tolerance
     folder = golden
     if trusted_key:

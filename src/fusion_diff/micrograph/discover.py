@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
 from fusion_diff.counted import counted
@@ -105,7 +105,7 @@ def match(pattern: str, unread: Counter[str] | None = None) -> Iterator[Path]:
             if suffix_given or path.suffix.lower() in IMAGE_SUFFIXES:
                 yield path
             else:
-                _count(path, unread)
+                count_unread(path, unread)
 
 
 def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[Path]:
@@ -134,7 +134,7 @@ def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[P
                     if path.suffix.lower() in IMAGE_SUFFIXES:
                         yield path
                     else:
-                        _count(path, unread)
+                        count_unread(path, unread)
         kept = []
         for path in sorted(below):  # in order, so that of two links to a folder always the same counts
             target = os.path.realpath(path)
@@ -144,7 +144,8 @@ def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[P
         folders += reversed(kept)
 
 
-def _count(path: Path, unread: Counter[str] | None) -> None:
+def count_unread(path: PurePath, unread: Counter[str] | None) -> None:
+    """Count a file by its suffix, if it is one of `UNREAD_SUFFIXES` and anybody counts."""
     if unread is not None and (suffix := path.suffix.lower()) in UNREAD_SUFFIXES:
         unread[suffix] += 1
 
