@@ -117,11 +117,12 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
 
     page.get_by_role("button", name="Look for mistakes").click()
     page.locator("#audit .ok, #audit .findings").wait_for(timeout=PATIENCE)
+    page.get_by_label("have it judge by default").check()
     page.get_by_role("button", name="Enrol", exact=True).click()
     page.locator("#enrolled").get_by_text(f"of {2 * SHOTS} looks at references").wait_for()
     page.reload()
     # Where learning has ended meanwhile, its model is in the list.
-    page.locator("#enrolled, [aria-labelledby=enrolled-title]").get_by_text("AUROC").wait_for(timeout=PATIENCE)
+    page.locator("#enrolled, [aria-labelledby=enrolled-title]").get_by_text("AUROC, cross-fitted").wait_for(timeout=PATIENCE)
     shoot(page, "references")
 
     page.get_by_role("link", name="Inspect", exact=True).click()
@@ -159,7 +160,7 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     page.locator("#added").get_by_role("link", name="line 7").click()
     page.locator("section[aria-label='Class sound'] li").nth(SHOTS).wait_for()
     page.get_by_role("button", name="Enrol", exact=True).click()
-    page.locator("#enrolled").get_by_text("AUROC").wait_for(timeout=PATIENCE)
+    page.locator("#enrolled").get_by_text("AUROC, cross-fitted").wait_for(timeout=PATIENCE)
     assert f"sound {SHOTS + 1}" in " ".join(page.locator("#enrolled").inner_text().split())
 
     page.get_by_role("link", name="History", exact=True).click()

@@ -92,11 +92,10 @@ def test_what_went_wrong_is_said_until_somebody_does_something_else(collected, m
     assert added.ok
     page.get_by_role("button", name="Enrol", exact=True).click()
     page.locator("#enrolled progress").wait_for()
-    page.evaluate("import('/static/http.js').then(({ notify }) => notify('the disk is full'))")
     notice = page.locator("#notice").get_by_text("the disk is full")
-    notice.wait_for()
     with page.expect_response("**/references/jobs/*"):
-        pass
+        page.evaluate("import('/static/http.js').then(({ notify }) => notify('the disk is full'))")
+        notice.wait_for()
     assert notice.is_visible(), "the page asks how far the job is"
     page.get_by_label("Remove: 1.tif").click()
     notice.wait_for(state="detached")
