@@ -1,0 +1,63 @@
+"""On a phone: the verdict before all else, two pictures a row, and nothing that matters beyond the edge."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytestmark = pytest.mark.slow
+WIDE = 360
+
+
+@pytest.fixture
+def phone(served, enrolled_folder, open_page, micrograph, tmp_path):
+    """A page as wide as a phone, on a service with twelve verdicts, and the address of one of them."""
+    with served(data=tmp_path, model=str(enrolled_folder), insecure=True) as address:
+        page = open_page(address)
+        page.set_viewport_size({"width": WIDE, "height": 740})
+        page.goto("/")
+        files = [
+            {"name": f"lot_0368x0152_{seed}.tif", "mimeType": "image/tiff", "buffer": micrograph("coarse", 100 + seed)}
+            for seed in range(12)
+        ]
+        page.get_by_label("Choose files").set_input_files(files)
+        page.get_by_text("12 of 12 done").wait_for()
+        yield page, page.locator("#rows a").first.get_attribute("href")
+
+
+def shoot(page, name: str) -> None:
+    """Take a picture where FUSION_DIFF_SCREENSHOTS names a folder."""
+    if folder := os.environ.get("FUSION_DIFF_SCREENSHOTS"):
+        page.screenshot(path=f"{folder}/{name}.png", full_page=True)
+
+
+def box(page, selector: str) -> dict[str, float]:
+    return page.locator(selector).first.bounding_box()
+
+
+def test_what_matters_is_inside_of_a_narrow_screen(phone):
+    page, verdict = phone
+    badge = box(page, "#rows .badge")
+    assert badge["x"] + badge["width"] <= WIDE, "the decision in the list of a lot"
+
+    page.goto(verdict)
+    page.locator("#viewer.ready").wait_for()
+    shoot(page, "narrow-verdict")
+    assert box(page, ".sheet.tone")["y"] < box(page, "#viewer")["y"]
+    first, second = (page.locator(".pictures li").nth(place).bounding_box() for place in range(2))
+    assert first["y"] == second["y"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= WIDE
+
+    page.goto("/history")
+    page.locator("figure.chart").nth(1).wait_for()
+    shoot(page, "narrow-history")
+    badge = box(page, "section[aria-label=Inspections] .badge")
+    assert badge["x"] + badge["width"] <= WIDE, "the decision in the history"
+    chart = box(page, ".chart svg")
+    assert chart["width"] >= 480, "it can be read"
+    assert abs(chart["x"] + chart["width"] - WIDE) < 60, "and shows the newest first"
+    for address in ("/", "/references", "/history"):
+        page.goto(address)
+        page.wait_for_load_state("networkidle")
+        assert page.evaluate("document.documentElement.scrollWidth") <= WIDE, address
