@@ -122,7 +122,8 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     page.locator("#enrolled").get_by_text(f"of {2 * SHOTS} looks at references").wait_for()
     page.reload()
     # Where learning has ended meanwhile, its model is in the list.
-    page.locator("#enrolled, [aria-labelledby=enrolled-title]").get_by_text("AUROC, cross-fitted").wait_for(timeout=PATIENCE)
+    learned = page.locator("#enrolled, [aria-labelledby=enrolled-title]")
+    learned.get_by_text("AUROC, cross-fitted").wait_for(timeout=PATIENCE)
     shoot(page, "references")
 
     page.get_by_role("link", name="Inspect", exact=True).click()
