@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import logging
 import math
 import random
 import struct
@@ -24,8 +23,6 @@ DP_IMAGE_STORE\r\nStore resolution = 48 * 36\r\nSV_SERIAL_NUMBER\r\nSerial No. =
 _OME = """<OME><Instrument><Microscope Manufacturer="Keyence" Model="VHX"/></Instrument><Image><Pixels SizeX="48"
 SizeY="40" PhysicalSizeX="2" PhysicalSizeXUnit="nm"/></Image></OME>"""
 _WORDS = (b"1e999", b"-1", b"nan", b"2**31", b"9" * 400, b"=", b"\r\n", b"[", b"<", b"&x;", b"\xff", b"inf", b"0", b"*")
-
-logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 
 def _tagged(code: int, data: bytes) -> bytes:

@@ -78,6 +78,8 @@ def test_every_operation_answers_as_it_is_described(client, ids, name):
             name: each.encode("latin-1") if isinstance(each, str) else each for name, each in asked.headers.items()
         }
         answer = client.request(asked.method, asked.url, content=asked.body, headers=headers)
-        case.validate_response(answer, checks=CHECKS)
+        # Who allows a verdict no time is told so, as of a gateway: nothing went wrong in the server.
+        late = answer.status_code == 504 and answer.json()["type"].endswith(":late")
+        case.validate_response(answer, checks=[each for each in CHECKS if not (late and each is not_a_server_error)])
 
     ask()

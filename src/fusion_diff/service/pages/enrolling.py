@@ -10,7 +10,8 @@ from fusion_diff.service.pages.rendering import PageRoute, render
 from fusion_diff.service.routes import jobs, models
 from fusion_diff.service.routes import references as api
 from fusion_diff.service.runtime import ServiceDep
-from fusion_diff.service.schemas import EnrolIn, Id, Name
+from fusion_diff.service.schemas.fields import Id, Name
+from fusion_diff.service.schemas.models import EnrolIn
 from fusion_diff.service.security import Admin, Enrolling, Reader
 
 router = APIRouter(prefix="/references", route_class=PageRoute)

@@ -22,7 +22,7 @@ from fusion_diff.service.pages.rendering import PageRoute, render
 from fusion_diff.service.pages.trend import BASELINE, Baseline, log_odds
 from fusion_diff.service.problems import RefusedError
 from fusion_diff.service.runtime import ServiceDep
-from fusion_diff.service.schemas import InspectionSummary
+from fusion_diff.service.schemas.inspections import InspectionSummary
 from fusion_diff.service.security import Reader
 from fusion_diff.service.tables import NAME_LENGTH, Inspection, Model
 from fusion_diff.service.uploads import shown_name

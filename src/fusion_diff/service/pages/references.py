@@ -15,12 +15,9 @@ from fusion_diff.service.problems import ConflictError
 from fusion_diff.service.routes import models
 from fusion_diff.service.routes import references as api
 from fusion_diff.service.runtime import Service, ServiceDep
-from fusion_diff.service.schemas import (
-    Id,
-    JobOut,
-    ModelOut,
-    Name,
-    PixelSize,
+from fusion_diff.service.schemas.fields import Id, Name, PixelSize
+from fusion_diff.service.schemas.models import JobOut, ModelOut
+from fusion_diff.service.schemas.references import (
     ReferenceImageIn,
     ReferenceImageOut,
     ReferenceSetIn,

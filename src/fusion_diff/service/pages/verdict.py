@@ -15,15 +15,9 @@ from fusion_diff.service import collecting, pictures, records
 from fusion_diff.service.pages.rendering import PageRoute, render
 from fusion_diff.service.routes import inspections
 from fusion_diff.service.runtime import ServiceDep
-from fusion_diff.service.schemas import (
-    AddToReferencesIn,
-    Id,
-    InspectionOut,
-    Name,
-    OverruleIn,
-    Reason,
-    ReferenceSetSummary,
-)
+from fusion_diff.service.schemas.fields import Id, Name, Reason
+from fusion_diff.service.schemas.inspections import AddToReferencesIn, InspectionOut, OverruleIn
+from fusion_diff.service.schemas.references import ReferenceSetSummary
 from fusion_diff.service.security import Enrolling, Reader
 from fusion_diff.service.tables import Model, ReferenceImage
 from fusion_diff.verdict.compared import Compared

@@ -23,20 +23,17 @@ from fusion_diff.service.problems import (
 )
 from fusion_diff.service.receiving import Route
 from fusion_diff.service.runtime import Service, ServiceDep
-from fusion_diff.service.schemas import (
+from fusion_diff.service.schemas.fields import Alpha, Id, Moment, PixelSize
+from fusion_diff.service.schemas.inspections import (
     AddToReferencesIn,
-    Alpha,
-    Id,
     InspectionEntry,
     InspectionOut,
     InspectionPage,
     Inspections,
     InspectionSummary,
-    Moment,
     OverruleIn,
-    PixelSize,
-    ReferenceImageOut,
 )
+from fusion_diff.service.schemas.references import ReferenceImageOut
 from fusion_diff.service.security import Enrolling, Inspecting, Reader
 from fusion_diff.service.tables import NAME_LENGTH
 from fusion_diff.service.uploads import Upload, receive, shown_name

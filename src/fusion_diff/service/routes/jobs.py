@@ -7,7 +7,8 @@ from fastapi import APIRouter
 from fusion_diff.service import jobs
 from fusion_diff.service.problems import documented
 from fusion_diff.service.runtime import ServiceDep
-from fusion_diff.service.schemas import Id, JobOut
+from fusion_diff.service.schemas.fields import Id
+from fusion_diff.service.schemas.models import JobOut
 from fusion_diff.service.security import Asking
 
 router = APIRouter(prefix="/v1/jobs", tags=["references"])

@@ -6,7 +6,8 @@ from fastapi import APIRouter
 
 from fusion_diff.service.problems import documented
 from fusion_diff.service.runtime import ServiceDep
-from fusion_diff.service.schemas import Id, ModelOut, Models
+from fusion_diff.service.schemas.fields import Id
+from fusion_diff.service.schemas.models import ModelOut, Models
 from fusion_diff.service.security import Admin, Reader
 
 router = APIRouter(prefix="/v1/models", tags=["models"])

@@ -23,12 +23,9 @@ from fusion_diff.service.problems import (
 from fusion_diff.service.receiving import Route
 from fusion_diff.service.routes.inspections import KEPT
 from fusion_diff.service.runtime import Service, ServiceDep
-from fusion_diff.service.schemas import (
-    EnrolIn,
-    Id,
-    JobOut,
-    Name,
-    PixelSize,
+from fusion_diff.service.schemas.fields import Id, Name, PixelSize
+from fusion_diff.service.schemas.models import EnrolIn, JobOut
+from fusion_diff.service.schemas.references import (
     ReferenceEntry,
     ReferenceImageIn,
     ReferenceImageOut,

@@ -1,0 +1,48 @@
+"""Fields that several bodies share, with what they may hold."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from fusion_diff.service.records import MAX_REASON
+from fusion_diff.service.tables import NAME_LENGTH
+
+
+def _one_line(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("control characters and line breaks have no place in it")
+    return value
+
+
+def _text(value: str) -> str:
+    if not all(character.isprintable() or character in "\n\r\t" for character in value):
+        raise ValueError("control characters have no place in it")
+    return value
+
+
+def _utc(value: datetime) -> datetime:
+    try:
+        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
+    except OverflowError:
+        raise ValueError("it lies outside of the years 1 to 9999") from None
+
+
+Name = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=NAME_LENGTH), AfterValidator(_one_line)
+]
+Reason = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_REASON), AfterValidator(_text)
+]
+Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Alpha = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+PixelSize = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False, description="Side of a pixel in µm.")]
+Moment = Annotated[datetime, AfterValidator(_utc)]
+
+
+class Body(BaseModel):
+    """What is sent; nothing that is not known."""
+
+    model_config = ConfigDict(extra="forbid")

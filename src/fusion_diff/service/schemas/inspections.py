@@ -1,0 +1,130 @@
+"""Inspections: verdicts, their lists, and what experts say of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from fusion_diff.fewshot.decision import Decision
+from fusion_diff.service import tables
+from fusion_diff.service.problems import Problem
+from fusion_diff.service.schemas.fields import Body, Id, Name, Reason
+
+
+class Overruled(BaseModel):
+    """What an expert decided instead."""
+
+    decision: Decision
+    reason: str
+    by: str
+    at: datetime
+
+
+class InspectionSummary(BaseModel):
+    """An inspection in a list."""
+
+    id: Id
+    name: str
+    sha256: str
+    score: float = Field(description="Calibrated probability of being authentic.")
+    decision: Decision
+    alpha: float
+    model_name: str
+    model_sha256: str
+    created: datetime
+    by: str
+    overruled: Overruled | None = None
+
+    @classmethod
+    def of(cls, row: tables.Inspection) -> InspectionSummary:
+        """Return a row as the API shows it."""
+        return cls(**_summary(row))
+
+
+class InspectionOut(InspectionSummary):
+    """An inspection with everything needed to understand and repeat it."""
+
+    predicted_class: str
+    in_scope: bool
+    p_values: dict[str, float]
+    references_sha256: str
+    threshold: float
+    regions: list[dict[str, Any]] = Field(description="In native pixels, and in µm where the pixel size is known.")
+    nearest: list[dict[str, Any]]
+    recognised: dict[str, Any] | None = None
+    contributions: dict[str, float | None]
+    offset: float | None = Field(default=None, description="The log-odds that contributions are added to.")
+    calibrated: bool = Field(
+        default=True, description="False where there were too few references to cross-fit, or authentic ones alone."
+    )
+    compared_with: dict[str, Any] | None = Field(default=None, description="The references in short.")
+    notes: list[str] = Field(default=[], description="What reading did to the file, or could not tell of it.")
+    page: int | None = Field(default=None, description="Of the file, from 0, where another than the first was judged.")
+    reasons: list[str]
+    evidence: dict[str, Any]
+    height: int
+    width: int
+    pixel_size_um: float | None
+    instrument: str | None
+    seconds: float
+    ledger_sequence: int
+    overrulings: list[Overruled] = Field(
+        description="All of them, oldest first; one that decides as the model did took back what was decided before."
+    )
+
+    @classmethod
+    def of(cls, row: tables.Inspection) -> InspectionOut:
+        """Return a row as the API shows it."""
+        own = {"ledger_sequence": row.ledger_sequence, "overrulings": row.overrulings}
+        return cls(**row.result | _summary(row) | own)
+
+
+class InspectionEntry(BaseModel):
+    """What became of one file: an inspection or a problem."""
+
+    name: str
+    inspection: InspectionOut | None = None
+    problem: Problem | None = None
+
+
+class Inspections(BaseModel):
+    """What became of the files of a request, in their order."""
+
+    results: list[InspectionEntry]
+
+
+class InspectionPage(BaseModel):
+    """Some inspections, newest first."""
+
+    items: list[InspectionSummary]
+    next_cursor: str | None = Field(default=None, description="Give it as `cursor` for those after; absent at the end.")
+
+
+class OverruleIn(Body):
+    """An expert's decision; the model's own takes back what it was overruled to."""
+
+    decision: Decision
+    reason: Reason
+
+
+class AddToReferencesIn(Body):
+    """Where an inspected micrograph is to be a reference, and of what."""
+
+    reference_set: Id
+    label: Name
+    group: Name | None = Field(default=None, description="Its specimen; its own name when omitted.")
+
+
+def _summary(row: tables.Inspection) -> dict[str, Any]:
+    names = ("id", "name", "sha256", "score", "decision", "alpha", "model_sha256", "created", "by")
+    told = {name: getattr(row, name) for name in names} | {"model_name": row.result["model_name"]}
+    if row.overruled_decision is not None:
+        told["overruled"] = {
+            "decision": row.overruled_decision,
+            "reason": row.overruled_reason,
+            "by": row.overruled_by,
+            "at": row.overruled_at,
+        }
+    return told

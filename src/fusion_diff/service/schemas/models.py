@@ -1,0 +1,102 @@
+"""Models, and the jobs that make them or look for mistakes beforehand."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal, cast
+
+from pydantic import BaseModel, Field
+
+from fusion_diff.service import tables
+from fusion_diff.service.jobs import lost
+from fusion_diff.service.problems import Problem, StoppingError, problem
+from fusion_diff.service.schemas.fields import Body, Id, Name
+
+_LOST = "the service ended while it worked on this; start it again"
+
+
+class EnrolIn(Body):
+    """How to enrol."""
+
+    name: Name = Field(description="What the model is called.")
+    reconstruction: bool = Field(default=False, description="Consider the diffusion path as evidence too; slower.")
+    detect_attacks: bool = Field(default=False, description="Prepare for the detection of attacks; slower.")
+    default: bool = Field(default=False, description="Have it judge from now on; takes the scope `admin`.")
+
+
+class ModelOut(BaseModel):
+    """A model."""
+
+    id: Id
+    name: str
+    sha256: str
+    references_sha256: str | None
+    authentic: str | None
+    counts: dict[str, int] = Field(description="Enrolled references of each class.")
+    figures: dict[str, float] = Field(description="Cross-fitted figures, and the weight of each reading.")
+    warnings: list[str]
+    reference_set: Id | None
+    is_default: bool = Field(description="Whether it judges, unless another is named.")
+    retired: bool = Field(description="Whether it is no longer offered, and refused where it is named.")
+    created: datetime
+
+    @classmethod
+    def of(cls, row: tables.Model, *, is_default: bool) -> ModelOut:
+        """Return a row as the API shows it; whether an enrolled model is the default, its row knows."""
+        names = ("id", "name", "sha256", "references_sha256", "authentic", "counts", "figures", "warnings", "retired")
+        return cls(
+            **{name: getattr(row, name) for name in names},
+            reference_set=row.reference_set_id,
+            is_default=is_default,
+            created=row.created,
+        )
+
+
+class Models(BaseModel):
+    """All models, newest first."""
+
+    items: list[ModelOut]
+
+
+class FindingOut(BaseModel):
+    """What is suspicious about a reference."""
+
+    reference: str
+    label: str
+    kind: str
+    strength: float
+    sentence: str
+    box: tuple[int, int, int, int] | None = Field(description="Top, left, height and width in native pixels.")
+    grave: bool
+
+
+class JobOut(BaseModel):
+    """An audit or an enrolment, and how far it is."""
+
+    id: Id
+    kind: Literal["audit", "enrolment"]
+    state: Literal["running", "done", "failed"]
+    done: int = Field(description="Looks at references so far; what is learned from all of them comes after.")
+    total: int = Field(description="Looks in all: one at each reference, and one more with each option.")
+    reference_set: Id | None
+    findings: list[FindingOut] | None = Field(default=None, description="Of an audit that is done, gravest first.")
+    model: ModelOut | None = Field(default=None, description="Of an enrolment that is done.")
+    problem: Problem | None = Field(default=None, description="Why it failed.")
+    created: datetime
+
+    @classmethod
+    def of(cls, row: tables.Job) -> JobOut:
+        """Return a row as the API shows it."""
+        result = row.result or {}
+        state = cast("Literal['running', 'done', 'failed']", row.state)
+        if lost(row):
+            state, result = "failed", problem(StoppingError(_LOST)).model_dump()
+        names = ("id", "kind", "done", "total", "created")
+        return cls(
+            **{name: getattr(row, name) for name in names},
+            state=state,
+            reference_set=row.reference_set_id,
+            findings=result.get("findings"),
+            model=None if row.model is None else ModelOut.of(row.model, is_default=row.model.is_default),
+            problem=Problem(**result) if state == "failed" else None,
+        )

@@ -1,0 +1,108 @@
+"""Sets of references, and what is corrected of them."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+from fusion_diff.service import tables
+from fusion_diff.service.problems import Problem
+from fusion_diff.service.schemas.fields import Body, Id, Name, PixelSize
+
+
+class ReferenceSetIn(Body):
+    """A new set of references."""
+
+    name: Name
+    authentic: Name = Field(description="The class that is verified.")
+
+
+class ReferenceImageOut(BaseModel):
+    """A reference."""
+
+    id: Id
+    name: str
+    label: str
+    group: str
+    sha256: str
+    marked: bool
+    pixel_size_um: float | None
+    created: datetime
+
+    @classmethod
+    def of(cls, row: tables.ReferenceImage) -> ReferenceImageOut:
+        """Return a row as the API shows it."""
+        return cls(
+            id=row.id,
+            name=row.name,
+            label=row.label,
+            group=row.group,
+            sha256=row.sha256,
+            marked=row.mark_sha256 is not None,
+            pixel_size_um=row.pixel_size_um,
+            created=row.created,
+        )
+
+
+class ReferenceImageIn(Body):
+    """What is to be corrected of a reference; what is left out stays as it is, and so does its mark."""
+
+    label: Name | None = Field(default=None, description="Its class; null leaves it as it is.")
+    group: Name | None = Field(default=None, description="Its specimen; null for one of its own.")
+    pixel_size_um: PixelSize | None = Field(default=None, description="Null for what the file says.")
+
+
+class ReferenceSetSummary(BaseModel):
+    """A set of references in a list."""
+
+    id: Id
+    name: str
+    authentic: str
+    counts: dict[str, int] = Field(description="References of each class.")
+    created: datetime
+
+    @classmethod
+    def of(cls, row: tables.ReferenceSet) -> ReferenceSetSummary:
+        """Return a row as the API shows it."""
+        return cls(**_set_summary(row))
+
+
+class ReferenceSetOut(ReferenceSetSummary):
+    """A set of references with its images."""
+
+    images: list[ReferenceImageOut]
+
+    @classmethod
+    def of(cls, row: tables.ReferenceSet) -> ReferenceSetOut:
+        """Return a row as the API shows it."""
+        return cls(**_set_summary(row), images=[ReferenceImageOut.of(image) for image in row.images])
+
+
+class ReferenceSets(BaseModel):
+    """All sets of references, newest first."""
+
+    items: list[ReferenceSetSummary]
+
+
+class ReferenceEntry(BaseModel):
+    """What became of one file: a reference or a problem."""
+
+    name: str
+    reference: ReferenceImageOut | None = None
+    problem: Problem | None = None
+
+
+class References(BaseModel):
+    """What became of the files of a request, in their order."""
+
+    results: list[ReferenceEntry]
+
+
+def _set_summary(row: tables.ReferenceSet) -> dict[str, Any]:
+    labels = [image.label for image in row.images]
+    counts = {
+        label: labels.count(label) for label in sorted(set(labels), key=lambda each: (each != row.authentic, each))
+    }
+    return {"id": row.id, "name": row.name, "authentic": row.authentic, "counts": counts, "created": row.created}
