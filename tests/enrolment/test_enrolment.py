@@ -144,6 +144,14 @@ def test_warnings_say_how_many_references_decisions_need():
     assert len(enrolment_of({"sound": 4}).warnings(alpha=0.1)) == 1
 
 
+def test_warnings_say_where_each_image_counts_as_a_specimen():
+    named = enrolment_of({"sound": 4, "crack": 4})
+    nobody_said = replace(named, groups=named.names)
+    assert not any("specimen of its own" in line for line in named.warnings())
+    assert any("each counts as a specimen of its own: if some show one" in line for line in nobody_said.warnings())
+    assert replace(nobody_said, builtin=True).warnings() == named.warnings()
+
+
 def test_images_of_a_specimen_count_once_in_what_decisions_need(tmp_path):
     enrolment = enrolment_of({"sound": 8, "crack": 12}, images=2)
     lines = enrolment.warnings(alpha=0.15)

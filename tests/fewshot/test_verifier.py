@@ -377,3 +377,20 @@ def test_the_threshold_of_one_reference_a_side_lies_between_the_two(make_bag):
     )
     even = -verifier.calibration.intercept / verifier.calibration.slope
     assert (even - inside) / (outside - inside) == pytest.approx(OF_THE_SEEN / 2, rel=1e-3)
+
+
+def test_neither_the_order_of_references_nor_the_names_of_specimens_change_anything(make_bag):
+    bags = [make_bag(seed, tokens=3000, flawed=60 * (seed % 2)) for seed in range(8)]
+    labels = ["cracked" if seed % 2 else "sound" for seed in range(8)]
+    order = [5, 2, 7, 0, 1, 6, 3, 4]
+    verifier = Verifier.fit(bags, labels, "sound", list("bbccaadd"))
+    other = Verifier.fit([bags[i] for i in order], [labels[i] for i in order], "sound", ["zzccaadd"[i] for i in order])
+    query = make_bag(99, tokens=3000, flawed=20)
+    fused, again = (v.fused(v.heads.maps(query.tokens, query.residual))[0] for v in (verifier, other))
+    assert again == fused
+    assert other.region_threshold == verifier.region_threshold
+    assert other.scope_limit == verifier.scope_limit
+    # What belongs to single references stands in the order in which they were given.
+    for name, side in (("inside", "sound"), ("outside", "cracked")):
+        scores = dict(zip([i for i in range(8) if labels[i] == side], getattr(verifier, name), strict=True))
+        assert getattr(other, name).tolist() == [scores[i] for i in order if labels[i] == side]

@@ -59,12 +59,6 @@ def enroll_command(
         enrolled = enrolled.shots(shots)
     counts = {label: str(count) for label, count in enrolled.counts.items()}
     print_figures("References", counts | {"specimens": str(len(enrolled.groups))})
-    if len(enrolled) > 1 and all(each.group == each.name for each in enrolled):
-        how = "--groups" if references.is_dir() else "a column group"
-        say(
-            f"Note: nothing says which images show one specimen, so each counts as a specimen of its own. If some show "
-            f"one, say so with {how}: the figures below are too good otherwise"
-        )
 
     model = load_model(base, device)
 

@@ -123,6 +123,11 @@ class Enrolment:
         """
         check_alpha(alpha)
         needed, lines = specimens_needed(alpha), [*self.verifier.warnings, *self.compared.warnings()]
+        if self.groups == self.names and not self.builtin:
+            lines.append(
+                "nothing says which images show one specimen, so each counts as a specimen of its own: if some show "
+                "one, say so by their group (--groups, or a column group), for all figures are too good otherwise"
+            )
         if (auroc := self.compared.figures.get("auroc", 1.0)) < LITTLE_SKILL:
             lines.append(
                 f"it tells the two sides apart little better than guessing does (cross-fitted AUROC {auroc:.3f}, 0.5 "

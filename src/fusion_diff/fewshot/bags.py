@@ -28,6 +28,7 @@ class Bag:
         mark: (n,) bool, True on a flaw, or None where nothing was marked.
         suspicion: (n,) how much each token looks like a flaw, or None where no detector was asked.
         label: class of the micrograph, empty where it is not known or does not matter.
+        group: specimen of the micrograph, in the same way.
         keypoints: those of its surface, or None where they were not looked for.
     """
 
@@ -36,6 +37,7 @@ class Bag:
     mark: Tensor | None = None
     suspicion: Tensor | None = None
     label: str = ""
+    group: str = ""
     keypoints: Keypoints | None = None
 
     def path(self, paths: Sequence[int], index: int) -> Bag:
@@ -67,6 +69,12 @@ class Scale:
     def __call__(self, tokens: Tensor) -> Tensor:
         """Standardise tokens (n, C)."""
         return ((tokens - self.mean) / self.std).clamp(-CLIP, CLIP)
+
+
+def content_order(bags: Sequence[Bag]) -> list[int]:
+    """Return indices that put bags in an order of their own, the same in whichever order they come."""
+    keys = [(*bag.tokens.double().sum(0).tolist(), bag.label) for bag in bags]
+    return sorted(range(len(bags)), key=keys.__getitem__)
 
 
 def top_count(count: int, share: float = TOP_SHARE) -> int:

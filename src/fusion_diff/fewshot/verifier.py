@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.bags import Bag, content_order
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
 from fusion_diff.fewshot.crossfit import folds, left_out, single_folds
@@ -72,6 +72,12 @@ def _surfaces(
     return Correspondence.fit(surfaces, authentic, groups)
 
 
+def _numbered(groups: Sequence[str]) -> list[str]:
+    """Return groups by the order in which they come, for what they are called is to change nothing."""
+    numbers = {group: str(number) for number, group in enumerate(dict.fromkeys(groups))}
+    return [numbers[group] for group in groups]
+
+
 @dataclass(frozen=True, eq=False)
 class Verifier:
     """Everything learned from a set of references, and the arithmetic of a verdict.
@@ -114,7 +120,7 @@ class Verifier:
         paths: Paths | None = None,
         detector: FlawDetector | None = None,
     ) -> Verifier:
-        """Learn from bags.
+        """Learn from bags, the same in whichever order they come and whatever their specimens are called.
 
         Args:
             bags: tokens of each reference.
@@ -134,15 +140,27 @@ class Verifier:
             )
         if len(bags) == 1:
             raise EnrolmentError(ALONE_MESSAGE)
+        given = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
+        order = content_order(given)
+        ordered = [
+            replace(given[index], group=group)
+            for index, group in zip(order, _numbered([groups[index] for index in order]), strict=True)
+        ]
+        paths = paths or (bags[0].tokens.shape[1],)
+        return cls._learn(ordered, authentic_label, paths, detector)._as_given(order, authentic)
+
+    @classmethod
+    def _learn(cls, bags: Sequence[Bag], authentic_label: str, paths: Paths, detector: FlawDetector | None) -> Verifier:
+        """Learn from bags that tell their class and specimen."""
         warnings: list[str] = []
+        labels, groups = [bag.label for bag in bags], [bag.group for bag in bags]
+        authentic = np.asarray([label == authentic_label for label in labels])
         parts = folds(groups, authentic)
         if parts is None and (parts := single_folds(authentic)) is not None:
             warnings.append(
                 "the references of one side come from a single group, so cross-fitting left out single references "
                 "instead of whole groups: the figures are optimistic; add references from other specimens"
             )
-        bags = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
-        paths = paths or (bags[0].tokens.shape[1],)
         learn = learner(authentic, paths, detector)
         heads = learn(bags, authentic)
         if parts is None:
@@ -183,6 +201,29 @@ class Verifier:
             region_threshold=max(0.0, own_quantile),
             correspondence=correspondence,
             warnings=tuple(warnings),
+        )
+
+    def _as_given(self, order: Sequence[int], authentic: NDArray[np.bool_]) -> Verifier:
+        """Return this with what belongs to single references in their own order, of which it was learned in another.
+
+        Args:
+            order: (n,) place of each in their own order.
+            authentic: (n,) bool, in their own order.
+        """
+        places = np.asarray(order)
+        inside, outside = (np.argsort(places[side[places]]) for side in (authentic, ~authentic))
+        if not len(self.inside):  # nothing was cross-fitted
+            inside = outside = inside[:0]
+        known = self.correspondence
+        if known is not None:
+            known = Correspondence(tuple(known.surfaces[index] for index in np.argsort(places)), authentic)
+        return replace(
+            self,
+            inside=self.inside[inside],
+            outside=self.outside[outside],
+            inside_shares=self.inside_shares[inside],
+            outside_shares=self.outside_shares[outside],
+            correspondence=known,
         )
 
     @staticmethod

@@ -50,7 +50,7 @@ class NearestNeighbourEvidence:
             inside, outside = ([bag.path(paths, path).tokens for bag in side] for side in (authentic, others))
             bank = sample_tokens(outside, BANK)
             far, nearer = [], []
-            for tokens, rest in compared(inside):
+            for tokens, rest in compared(inside, [bag.group for bag in authentic]):
                 own = sample_tokens([tokens], OWN)
                 far.append(nearest(own, sample_tokens(rest, BANK)))
                 nearer.append(far[-1] - nearest(own, bank))
@@ -84,11 +84,14 @@ class NearestNeighbourEvidence:
         return cls([state[f"authentic.{i}"] for i in paths], [state[f"others.{i}"] for i in paths], state["scales"])
 
 
-def compared(references: Sequence[Tensor]) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
-    """Give the tokens (n, C) of each reference and those of all others; of a single one, each half and the other half.
+def compared(references: Sequence[Tensor], groups: Sequence[str]) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
+    """Give the tokens (n, C) of each reference and those of all other specimens, as new micrographs will meet them.
 
-    A token is at no distance from its own reference.
+    A token is at no distance from its own reference, and near to others of its specimen. Of a single specimen each
+    reference meets the others; of a single reference each half meets the other one.
     """
-    asked = references if len(references) > 1 else references[0].tensor_split(2)
-    for index, tokens in enumerate(asked):
-        yield tokens, [*asked[:index], *asked[index + 1 :]]
+    if len(references) == 1:
+        references = references[0].tensor_split(2)
+    apart = groups if len(set(groups)) > 1 else range(len(references))
+    for tokens, own in zip(references, apart, strict=True):
+        yield tokens, [rest for rest, other in zip(references, apart, strict=True) if other != own]

@@ -46,12 +46,15 @@ class NoveltyEvidence:
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> NoveltyEvidence:
         """Remember authentic tokens, and how far references lie from each other."""
         whitenings, banks, scales = [], [], []
+        groups = [bag.group for bag in authentic]
         for path in range(len(paths)):
             inside = [bag.path(paths, path).tokens for bag in authentic]
             # Rounded as they are stored, so that a saved model says exactly what it said before.
             matrix = whitening(sample_tokens(inside, SEEN), SHRINKAGE).half().float()
             asked = [tokens @ matrix for tokens in inside]
-            far = [nearest(sample_tokens([own], OWN), sample_tokens(rest, BANK)) for own, rest in compared(asked)]
+            far = [
+                nearest(sample_tokens([own], OWN), sample_tokens(rest, BANK)) for own, rest in compared(asked, groups)
+            ]
             whitenings.append(matrix)
             banks.append(sample_tokens(asked, BANK).half().float())
             scales.append(units(torch.cat(far)))
