@@ -116,3 +116,34 @@ def test_specimens_are_taken_from_names_and_seen_before(new_set, references):
     page.get_by_role("button", name="Add 3 references").click()
     page.get_by_text("6 of 6 done · 6 added").wait_for()
     assert {image["group"] for image in shown(page)["crack"]} == {"C07"}
+
+
+def test_a_table_in_the_folder_tells_the_specimens(new_set, references):
+    page = new_set
+    rows = [f'{label}/{name}.tif;"plate ""{name[:3]}"""' for label in ("sound", "crack") for name in ("A12_1", "A12_2")]
+    (references / "groups.csv").write_text("\ufeff" + "\r\n".join(["file;group", *rows, ""]), encoding="utf-8")
+    page.get_by_label("Choose a folder").set_input_files(references)
+    assert planned(page)[1] == 'sound (authentic) | 3 | 1: plate "A12"'
+    assert page.get_by_label("Specimen", exact=True).input_value() == "table"
+    assert (
+        "names no specimen of 2 of 6 images: references/crack/B03_1.tif" in page.locator("[data-remarks]").inner_text()
+    )
+    page.get_by_role("button", name="Add 6 references").click()
+    assert shown(page) == {}, "what names no specimen is not guessed"
+    page.get_by_role("button", name="Leave them out").click()
+    rows += [f"{label}\\B03_1.tif;B03" for label in ("sound", "crack")]
+    (references / "groups.csv").write_text("\n".join(["file;group", *rows]), encoding="utf-8")
+    page.get_by_label("Choose a folder").set_input_files(references)
+    assert planned(page)[1] == 'sound (authentic) | 3 | 2: plate "A12", B03'
+    page.get_by_role("button", name="Add 6 references").click()
+    page.get_by_text("6 of 6 done · 6 added").wait_for()
+    assert [image["group"] for image in shown(page)["crack"]] == ['plate "A12"', 'plate "A12"', "B03"]
+
+
+def test_a_table_that_tells_no_specimens_is_said_to_be_wrong(new_set, references):
+    page = new_set
+    (references / "groups.csv").write_text("name,specimen\nA12_1.tif,A12\n", encoding="utf-8")
+    page.get_by_label("Choose a folder").set_input_files(references)
+    assert planned(page)[1].endswith("each its own")
+    remarks = page.locator("[data-remarks]").inner_text()
+    assert "references/groups.csv needs the columns file and group; it has: name, specimen." in remarks

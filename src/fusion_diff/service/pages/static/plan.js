@@ -1,4 +1,5 @@
 // What is about to be added to a set of references, told before it is: which class gets how many, of which specimens.
+import { isTable, specimens } from "./groups.js";
 import { laidOut } from "./layout.js";
 
 const SHOWN = 8; // names in a list
@@ -10,6 +11,8 @@ export class Plan {
     this.section = form.querySelector("[data-plan]");
     this.chosen = []; // as `laidOut` gives them
     this.strays = []; // paths of masks that fit nothing
+    this.listed = new Map(); // specimens by path, where a table tells them
+    this.mistaken = ""; // what is wrong with the table
     const { label, by, group, pattern, classes } = form.elements;
     Object.assign(this, { label, by, group, pattern, classes });
     form.addEventListener("input", () => this.show());
@@ -24,17 +27,32 @@ export class Plan {
     this.show();
   }
 
-  take(files) {
-    const { images, strays } = laidOut(files, this.form.dataset.authentic);
+  async take(files) {
+    const { images, strays } = laidOut(files.filter((each) => !isTable(each)), this.form.dataset.authentic);
+    for (const each of files.filter(isTable)) await this.read(each);
     this.chosen.push(...images);
     this.strays.push(...strays);
     this.show();
     if (images.length) this.section.scrollIntoView({ block: "nearest" });
   }
 
+  async read(each) {
+    try {
+      for (const [path, specimen] of await specimens(each)) this.listed.set(path, specimen);
+      if (!this.by.querySelector("[value=table]")) this.by.add(new Option("as groups.csv says", "table"));
+      this.by.value = "table";
+    } catch (error) {
+      this.mistaken = error.message;
+    }
+  }
+
   empty() {
     this.chosen = [];
     this.strays = [];
+    this.listed.clear();
+    this.mistaken = "";
+    if (this.by.value === "table") this.by.value = "own";
+    this.by.querySelector("[value=table]")?.remove();
     this.show();
   }
 
@@ -60,6 +78,7 @@ export class Plan {
       const label = named && each.inFolders ? each.folder : this.label.value.trim();
       let specimen = "";
       if (this.by.value === "one") specimen = this.group.value.trim();
+      else if (this.by.value === "table") specimen = this.listed.get(each.path) || null;
       else if (this.by.value !== "own") specimen = pattern?.exec(each.path.split("/").at(-1))?.[1] || null;
       return { ...each, label, specimen };
     });
@@ -89,23 +108,25 @@ export class Plan {
     this.label.required = planned.some(({ inFolders }) => !inFolders || classes.value !== "folder");
     const nameless = added.filter(({ specimen }) => specimen === null).map(({ path }) => path);
     const wrong = this.wrong(nameless, added.length);
-    by.setCustomValidity(by.value === "before" ? wrong : "");
+    by.setCustomValidity(by.value === "pattern" ? "" : wrong);
     pattern.setCustomValidity(by.value === "pattern" ? wrong : "");
     const homeless = planned.length - added.length;
     this.tell([
       wrong,
+      this.mistaken,
       homeless && `${counted(homeless, "image")} left out, for a class is told by a folder with its images directly in it`,
       this.strays.length && `${counted(this.strays.length, "mask")} left out, for no single image of a class other than ${this.form.dataset.authentic} is named alike: ${listed(this.strays)}`,
     ]);
     this.section.querySelector("tbody").replaceChildren(...rows(added, this.form.dataset.authentic));
     this.section.querySelector("[data-add]").textContent = `Add ${counted(added.length, "reference")}`;
     this.section.querySelector("[data-add]").disabled = !added.length;
-    this.section.hidden = !planned.length && !this.strays.length;
+    this.section.hidden = !planned.length && !this.strays.length && !this.mistaken;
   }
 
   wrong(nameless, count) {
     if (!this.chosen.length) return "";
     if (this.by.value === "pattern" && !this.expression()) return "The pattern has to be a regular expression with one (…) around the specimen.";
+    if (nameless.length && this.by.value === "table") return `groups.csv names no specimen of ${nameless.length} of ${counted(count, "image")}: ${listed(nameless)}`;
     if (nameless.length) return `No specimen in ${nameless.length} of ${counted(count, "name")}: ${listed(nameless)}`;
     return "";
   }

@@ -154,7 +154,7 @@ for (const form of document.querySelectorAll("[data-uploads]")) {
   const uploads = new Uploads(form);
   if (form.dataset.kept) keepLot(uploads);
   const plan = form.querySelector("[data-plan]") && new Plan(form, (files) => uploads.add(files));
-  const suffixes = form.dataset.suffixes.split(" ");
+  const suffixes = [...form.dataset.suffixes.split(" "), ...(plan ? ["/groups.csv"] : [])];
   const place = form.querySelector("[data-drop]");
 
   function take({ files, skipped }) {
