@@ -19,6 +19,7 @@ import numpy as np
 import torch
 from baselines import FROZEN, RATES, TRAINED, TUNING_SEED, Baselines, nearest_token
 from eye import Eye, answer
+from f1_plot import plot
 from protocol import ALL, SETS, Draw, Task, draw
 from rich.progress import track
 from sklearn.metrics import f1_score, roc_auc_score
@@ -213,36 +214,6 @@ def markdown(rows: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot(rows: list[dict], file: Path) -> None:
-    """Draw macro-F1 against shots, a panel a set."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows = [row for row in rows if row["shots"] != ALL]
-    if not rows:  # "all" has no place on the axis
-        return
-    sets = list(dict.fromkeys(row["set"] for row in rows))
-    figure, axes = plt.subplots(1, len(sets), figsize=(4.2 * len(sets), 3.6), sharey=True, squeeze=False)
-    for axis, name in zip(axes[0], sets, strict=True):
-        for method in dict.fromkeys(row["method"] for row in rows):
-            own = sorted((r for r in rows if (r["set"], r["method"]) == (name, method)), key=lambda r: r["shots"])
-            shots, mean = [r["shots"] for r in own], np.asarray([r["macro_f1"] for r in own])
-            half = np.nan_to_num([r["macro_f1_interval"] for r in own])
-            style = {"color": "black", "linewidth": 2.2, "zorder": 3} if method == OURS else {"linewidth": 1.2}
-            line = axis.plot(shots, mean, marker="o", markersize=3, label=method, **style)[0]
-            axis.fill_between(shots, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
-        ticks = sorted({r["shots"] for r in rows})
-        axis.set(title=name, xlabel="references a side", xscale="log", xticks=ticks, xticklabels=ticks, ylim=(0.2, 1))
-        axis.minorticks_off()
-        axis.grid(alpha=0.25)
-    axes[0][0].set_ylabel("macro-F1, unseen specimens")
-    axes[0][-1].legend(fontsize=6.5, loc="lower right")
-    figure.tight_layout()
-    figure.savefig(file, dpi=130)
-
-
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True, help="folder that holds ebc_crack, ferrite_tile, jun_glaze")
@@ -313,7 +284,7 @@ def main() -> int:
         json.dumps({"tokens_sha256": methods.eye.sha256, "rows": rows, "decisions": decided}, indent=1) + "\n",
         encoding="utf-8",
     )
-    plot(rows, options.out / "f1.png")
+    plot([row for row in rows if row["shots"] != ALL], options.out / "f1.png")  # "all" has no place on the axis
     print(report)
     return 0
 

@@ -49,9 +49,10 @@ def demo_command(
     table = out / "references.csv"  # lists just these, whatever an earlier demo left in the folder
     with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(("file", "label", "mark"))
+        writer.writerow(("file", "label", "group", "mark"))
         for path, label, mark in zip(files, labels, write_marks(drawn, files), strict=True):
-            writer.writerow((path.relative_to(out), label, mark.relative_to(out) if mark else ""))
+            specimen = f"specimen of {path.stem}"  # each was drawn of its own
+            writer.writerow((path.relative_to(out), label, specimen, mark.relative_to(out) if mark else ""))
     drawn, truths = builtin_samples(SAMPLES_PER_CLASS, lot=seed)
     files = write_micrographs(drawn, truths, out / "micrographs")
 

@@ -1,0 +1,75 @@
+"""Macro-F1 against shots, as a table of fewshot.py has it: python benchmarks/f1_plot.py docs/results.md docs/f1.png"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+from pathlib import Path
+
+import numpy as np
+
+_ROW = re.compile(
+    r"\| (?P<set>\w+) \| (?P<shots>\d+) \| (?P<method>[^|]+) \| (?P<f1>[\d.]+) ± (?P<interval>[\d.]+|nan) \|"
+)
+
+
+def rows_of(markdown: str) -> list[dict]:
+    """Return the rows of the table of all methods and draws in a page; "all" shots have no place on the axis."""
+    return [
+        {
+            "set": found["set"],
+            "shots": int(found["shots"]),
+            "method": found["method"],
+            "macro_f1": float(found["f1"]),
+            "macro_f1_interval": float(found["interval"]),
+        }
+        for found in _ROW.finditer(markdown)
+    ]
+
+
+def plot(rows: list[dict], file: Path) -> None:
+    """Draw macro-F1 against shots, a panel a set."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    if not rows:
+        return
+    sets = list(dict.fromkeys(row["set"] for row in rows))
+    figure, axes = plt.subplots(
+        1, len(sets), figsize=(4.2 * len(sets), 4.4), sharey=True, squeeze=False, layout="constrained"
+    )
+    for axis, name in zip(axes[0], sets, strict=True):
+        for method in dict.fromkeys(row["method"] for row in rows):
+            own = sorted((r for r in rows if (r["set"], r["method"]) == (name, method)), key=lambda r: r["shots"])
+            shots, mean = [r["shots"] for r in own], np.asarray([r["macro_f1"] for r in own])
+            half = np.nan_to_num([r["macro_f1_interval"] for r in own])
+            style = {"color": "black", "linewidth": 2.2, "zorder": 3} if method == "FusionDiff" else {"linewidth": 1.2}
+            line = axis.plot(shots, mean, marker="o", markersize=3, label=method, **style)[0]
+            axis.fill_between(shots, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
+        ticks = sorted({r["shots"] for r in rows})
+        axis.set(title=name, xlabel="references a side", xscale="log", xticks=ticks, xticklabels=ticks, ylim=(0.2, 1))
+        axis.minorticks_off()
+        axis.grid(alpha=0.25)
+    axes[0][0].set_ylabel("macro-F1, unseen specimens")
+    lines = {line.get_label(): line for axis in axes[0] for line in axis.get_lines()}
+    figure.legend(lines.values(), lines, fontsize=8, loc="outside lower center", ncols=3, frameon=False)
+    figure.savefig(file, dpi=130)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("table", type=Path, help="page that holds the table")
+    parser.add_argument("out", type=Path, help="picture to write")
+    options = parser.parse_args()
+    rows = rows_of(options.table.read_text("utf-8"))
+    if not rows:
+        parser.error(f"{options.table} holds no row of such a table")
+    plot(rows, options.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
