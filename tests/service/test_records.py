@@ -197,7 +197,9 @@ def test_the_model_s_own_decision_takes_an_overruling_back_and_the_ledger_keeps_
     line = (tmp_path / "verdicts.jsonl").read_text().splitlines()[-1]
     assert '"decision":"authentic"' in line
     assert '"was":"not authentic"' in line
-    assert check(tmp_path / "verdicts.jsonl").intact
+    report = check(tmp_path / "verdicts.jsonl")
+    assert report.intact
+    assert report.decisions == {"authentic": 1, "overruled": 1, "withdrawn": 1}
 
 
 def test_whoever_overrules_at_the_same_moment_is_kept(database, at_once):

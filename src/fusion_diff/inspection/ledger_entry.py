@@ -44,7 +44,7 @@ def verdict(
 
 
 def overruling(
-    inspection: str, *, file: str, file_sha256: str, was: str, decision: str, reason: str, by: str
+    inspection: str, *, file: str, file_sha256: str, was: str, decision: str, reason: str, by: str, withdrawn: bool
 ) -> dict[str, Any]:
     """Return what the ledger keeps where an expert overrules a verdict: the verdict itself stays as it was written.
 
@@ -56,6 +56,8 @@ def overruling(
         decision: the expert's.
         reason: why.
         by: whose key it was.
+        withdrawn: the decision is the model's own again.
     """
     told = {"inspection": inspection, "was": was, "decision": decision, "reason": reason, "by": by}
-    return {"decision": "overruled", "overruled": told, "file": file, "file_sha256": file_sha256}
+    kind = "withdrawn" if withdrawn else "overruled"
+    return {"decision": kind, "overruled": told, "file": file, "file_sha256": file_sha256}

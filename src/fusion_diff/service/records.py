@@ -122,6 +122,7 @@ def overrule(session: Session, inspection_id: str, decision: Decision, reason: s
         decision=decision,
         reason=reason,
         by=by,
+        withdrawn=withdrawn,
     )
     ledger.append(session, [line])
     row.overrulings = [*row.overrulings, {"decision": decision, "reason": reason, "by": by, "at": at.isoformat()}]

@@ -22,7 +22,7 @@ MAX_BREAKS = 1000
 
 OTHER = "other"
 """Counts the decisions that no version writes: what a file may hold has no end."""
-_DECISIONS = (*get_args(Decision), "overruled", "error")
+_DECISIONS = (*get_args(Decision), "overruled", "withdrawn", "error")
 
 
 @dataclass(frozen=True)
