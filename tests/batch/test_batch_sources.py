@@ -52,6 +52,36 @@ def test_pictures_of_other_kinds_are_counted(others, place):
     assert unread == {".gif": 1, ".webp": 2}
 
 
+@pytest.fixture
+def lots(tmp_path):
+    """Two folders and an image of like names, and hidden ones, here and in a store; gives the folder here."""
+    store = fsspec.filesystem("memory")
+    for name in ("lot-1/a.tif", "lot-2/deeper/b.tif", "lot-2/.c.tif", "lot-2/.old/d.tif", "lot-x.tif", ".bin/e.tif"):
+        file = tmp_path / "lots" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(b"")
+        store.pipe_file(f"/lots/{name}", b"")
+    yield tmp_path / "lots"
+    store.rm("/lots", recursive=True)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("lot-*", ["lot-1/a.tif", "lot-2/deeper/b.tif", "lot-x.tif"]),
+        ("*", ["lot-1/a.tif", "lot-2/deeper/b.tif", "lot-x.tif"]),
+        ("**", ["lot-1/a.tif", "lot-2/deeper/b.tif", "lot-x.tif"]),
+        ("**/*.tif", ["lot-1/a.tif", "lot-2/deeper/b.tif", "lot-x.tif"]),
+        ("*/.old/*.tif", ["lot-2/.old/d.tif"]),
+        (".b*/*.tif", [".bin/e.tif"]),
+        ("lot-[2]", ["lot-2/deeper/b.tif"]),
+    ],
+)
+def test_a_pattern_names_the_same_here_and_in_a_store(lots, pattern, names):
+    assert listed(lots / pattern) == [str(lots / name) for name in names]
+    assert listed(f"memory://lots/{pattern}") == [f"memory:///lots/{name}" for name in names]
+
+
 def test_a_folder_of_other_kinds_alone_is_refused_with_what_it_holds(tmp_path):
     (tmp_path / "a.gif").write_bytes(b"")
     with (

@@ -6,6 +6,7 @@ import glob
 import io
 import os
 from collections import Counter
+from fnmatch import fnmatchcase
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -134,9 +135,7 @@ def _of_a_store(source: str, unread: Counter[str] | None) -> Iterator[Item]:
                 for cell in paths_in_table(stream, printable(source)):
                     yield _named(cell) or _address(f"{folder}/{cell}")
         elif glob.has_magic(root):
-            for path in store.glob(root):
-                if _is_image(path, unread):
-                    yield Item(store.unstrip_protocol(path))
+            yield from _matched(store, root, unread)
         elif store.isfile(root):
             yield Item(store.unstrip_protocol(root))
         else:
@@ -149,6 +148,25 @@ def _of_a_store(source: str, unread: Counter[str] | None) -> Iterator[Item]:
         ) from error
     except Exception as error:  # each kind of store has errors of its own
         raise unreachable(source, error) from error
+
+
+def _matched(store: Any, pattern: str, unread: Counter[str] | None) -> Iterator[Item]:
+    """The images that a pattern names in a store, and those below the folders that it names, as `match` finds them."""
+    for path, told in store.glob(pattern, detail=True).items():
+        if _hidden(path, pattern):
+            continue
+        if told["type"] == "directory":
+            if "**" not in pattern:  # `**` reaches the files below by itself
+                yield from _searched(store, path, unread)
+        elif _is_image(path, unread):
+            yield Item(store.unstrip_protocol(path))
+
+
+def _hidden(path: str, pattern: str) -> bool:
+    """Whether a path leads through something hidden that the pattern does not ask for: to stores a dot is no matter."""
+    asked = [part for part in PurePosixPath(pattern).parts if part.startswith(".")]
+    hidden = (part for part in PurePosixPath(path).parts if part.startswith("."))
+    return not all(any(fnmatchcase(part, each) for each in asked) for part in hidden)
 
 
 def _searched(store: Any, root: str, unread: Counter[str] | None) -> Iterator[Item]:
