@@ -10,12 +10,14 @@ import threading
 import pytest
 from anyio import to_thread
 from anyio.from_thread import start_blocking_portal
+from prometheus_client import generate_latest
 from sqlalchemy.exc import OperationalError
 
 from fusion_diff.service import keys
 from fusion_diff.service.keys import ANYBODY
 from fusion_diff.service.logs import JsonFormatter
 from fusion_diff.service.problems import StoppingError, UnauthorizedError
+from fusion_diff.service.routes import health
 from fusion_diff.service.watching import Watchers
 
 
@@ -109,6 +111,33 @@ def test_the_process_answers_while_all_threads_wait_for_the_records(client):
     finally:
         go.set()
         client.portal.call(asyncio.wait, hanging)
+
+
+def test_words_that_are_no_methods_are_counted_as_one(client):
+    for word in ("FROB1", "FROB2"):
+        for path in ("/healthz", "/sign-in", "/static/main.js"):
+            assert client.request(word, path).status_code == 405
+    told = client.get("/metrics").text
+    assert "FROB" not in told
+    assert 'fusion_diff_request_seconds_count{method="other",route="/healthz",status="405"} 2.0' in told
+
+
+def test_figures_are_written_out_in_a_thread_of_their_own(client, monkeypatch):
+    threads = []
+
+    def told(registry):
+        threads.append(threading.current_thread())
+        return generate_latest(registry)
+
+    monkeypatch.setattr(health, "generate_latest", told)
+    loop = client.portal.call(thread_of_the_loop)
+    assert "fusion_diff_request_seconds" in client.get("/metrics").text
+    assert threads != [loop]
+
+
+async def thread_of_the_loop():
+    """Return where the service answers."""
+    return threading.current_thread()
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz"])

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+"""Those that are counted by name: any word may be sent as one, and each would be kept as a series of its own."""
 _log = logging.getLogger("fusion_diff.service")
 
 POLICY = (
@@ -84,7 +86,8 @@ class Observer:
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         metrics = scope["app"].state.service.metrics
         route = getattr(scope.get("route"), "path", None) or "other"
-        metrics.requests.labels(scope["method"] if route != "other" else "any", route, str(status)).observe(seconds)
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        metrics.requests.labels(method if route != "other" else "any", route, str(status)).observe(seconds)
         if status >= 400:
             metrics.refusals.labels(str(status)).inc()
         caller = scope["state"].get("caller")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
@@ -17,6 +18,8 @@ from fusion_diff.service.watching import in_time
 
 router = APIRouter(tags=["health"])
 _log = logging.getLogger("fusion_diff.service")
+_threads = CapacityLimiter(2)
+"""For writing the figures out: all others may be waiting for the records."""
 
 
 class Health(BaseModel):
@@ -56,4 +59,5 @@ async def metrics(service: ServiceDep, caller: Reader) -> Response:
         service.metrics.database_up.set(1)
     except (SQLAlchemyError, TimeoutError):
         service.metrics.database_up.set(0)
-    return Response(generate_latest(service.metrics.registry), media_type=CONTENT_TYPE_LATEST)
+    told = await to_thread.run_sync(generate_latest, service.metrics.registry, limiter=_threads)
+    return Response(told, media_type=CONTENT_TYPE_LATEST)
