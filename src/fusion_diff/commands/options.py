@@ -76,7 +76,14 @@ Marks = Annotated[
     Path | None,
     typer.Option("--marks", metavar="FOLDER", help="Flaw masks, as CLASS/NAME.png; REFS/masks if omitted and there."),
 ]
-Device = Annotated[str, typer.Option("--device", help="Where to compute: cpu, cuda, npu, xpu or mps.")]
+Device = Annotated[
+    str,
+    typer.Option(
+        "--device",
+        envvar="FUSION_DIFF_DEVICE",  # as the service has it: an image for GPUs computes on them whatever it runs
+        help="Where to compute: cpu, cuda, npu, xpu or mps.",
+    ),
+]
 
 
 RequireSigned = Annotated[
