@@ -11,6 +11,10 @@ class MicrographError(FusionDiffError, ValueError):
     """A file or array cannot be used as a micrograph."""
 
 
+class NoRoomError(MicrographError):
+    """A micrograph cannot be decoded for want of room on a disk of this machine; the micrograph may be sound."""
+
+
 class ReferenceSetError(FusionDiffError, ValueError):
     """A set of references, a mark or a choice of shots cannot be used."""
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import itertools
 import json
 import os
 import resource
@@ -27,6 +29,7 @@ from fusion_diff.batch.parts import Parts
 from fusion_diff.batch.rows import FORMAT, schema
 from fusion_diff.batch.run import run_batch
 from fusion_diff.errors import BatchError
+from fusion_diff.micrograph import storage
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "batch.py"
 
@@ -100,6 +103,44 @@ def test_a_second_run_repeats_nothing_and_adds_what_is_new(folder, tmp_path, eng
     assert (done.skipped, done.finished, done.kept) == (11, 1, 12)
     assert (tmp_path / "out" / "part-000001.parquet").read_bytes() == first
     assert [Path(row["path"]).name for row in read_rows(tmp_path / "out")[11:]] == ["new.tif"]
+
+
+def test_what_could_not_be_inspected_is_tried_again_where_that_is_asked_for(
+    folder, tmp_path, engine, save_micrograph, read_rows
+):
+    out = tmp_path / "out"
+    (folder / "deeper" / "torn.tif").write_bytes(b"II*\0")
+    run_batch(str(folder), out, engine, rows=5)
+    save_micrograph(folder / "broken.tif", 0.8)
+    assert run_batch(str(folder), out, engine).finished == 0
+    done = run_batch(str(folder), out, engine, retry=True)
+    assert (done.skipped, done.finished, done.kept) == (10, 2, 12)
+    rows = {Path(row["path"]).name: row for row in read_rows(out)}
+    assert len(read_rows(out)) == len(rows) == 12
+    assert rows["broken.tif"]["decision"] == "authentic"
+    assert rows["torn.tif"]["error"]
+    json.loads(parquet.read_metadata(out / "part-000001.parquet").metadata[b"fusion_diff.run"])
+    assert run_batch(str(folder), out, engine).finished == 0
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.ESTALE])
+def test_where_it_is_the_machine_and_not_the_file_the_run_ends_and_takes_it_up_again(
+    folder, tmp_path, engine, read_rows, monkeypatch, code
+):
+    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1)
+    calls = itertools.count()
+
+    def fails(file, size):
+        if next(calls) >= 3:
+            raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(storage, "_reserve", fails)
+    with pytest.raises(BatchError, match=r"no room for .*; then run the same command again; \d+ rows? (is|are) kept"):
+        run_batch(str(folder), tmp_path / "out", engine)
+    monkeypatch.undo()
+    run_batch(str(folder), tmp_path / "out", engine)
+    assert [Path(row["path"]).name for row in read_rows(tmp_path / "out") if row["error"]] == ["broken.tif"]
+    assert len(read_rows(tmp_path / "out")) == 11
 
 
 def test_a_micrograph_that_is_named_twice_has_one_row(folder, tmp_path, engine, read_rows):

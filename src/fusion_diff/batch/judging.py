@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.batch.items import expect_signable, local_file
 from fusion_diff.batch.rows import Finished, to_row
-from fusion_diff.errors import MicrographError, TrustError
+from fusion_diff.errors import BatchError, MicrographError, TrustError
 from fusion_diff.inspection.run import Inspector, Outcome, inspect_paths
 from fusion_diff.printable import printable
 from fusion_diff.trust.identity import identity
@@ -78,7 +78,7 @@ class Here:
         """Read and judge one micrograph; what is wrong with its file is said in its row.
 
         Raises:
-            BatchError: its store does not answer, or there is no room here for the file.
+            BatchError: its store or share does not answer, or there is no room here for the file.
         """
         started = time.perf_counter()
         asked = self.settings
@@ -96,6 +96,8 @@ class Here:
                 )
                 if item.remote and outcome.error is not None:
                     outcome = Outcome(file, error=outcome.error.replace(str(file), printable(item.path)))
+                if outcome.elsewhere:
+                    raise BatchError(f"{outcome.error}; then run the same command again")
                 row = to_row(item, outcome, file, self.model, asked.alpha, time.perf_counter() - started)
         except (MicrographError, TrustError) as error:  # the store answers, and does not have it; or it is not asked
             outcome = Outcome(Path(item.path), error=str(error))

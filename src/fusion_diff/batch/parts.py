@@ -61,7 +61,7 @@ class Parts:
         done: the keys of those rows.
     """
 
-    def __init__(self, folder: Path, run: Mapping[str, Any], rows: int) -> None:
+    def __init__(self, folder: Path, run: Mapping[str, Any], rows: int, *, retry: bool = False) -> None:
         """Lock the folder, which is made where needed, and check that what it holds is of this very run.
 
         Args:
@@ -69,6 +69,7 @@ class Parts:
             run: `model_sha256`, `references_sha256`, `alpha`, `pixel_size_um` and `trusted_keys`, and whatever else is
                 to be noted.
             rows: most rows of a file, which are held in memory until it is written.
+            retry: forget the rows of what could not be inspected.
 
         Raises:
             BatchError: another run holds the lock; or the folder has files of another version, model or setting, or
@@ -96,7 +97,7 @@ class Parts:
                 raise BatchError(
                     f"{printable(folder)}: cannot be written ({error.strerror}); choose another --out"
                 ) from error
-            self._take_up()
+            self._take_up(retry)
         except BaseException:
             self.close()
             raise
@@ -169,13 +170,19 @@ class Parts:
         os.ftruncate(self._lock, 0)
         os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
 
-    def _take_up(self) -> None:
+    def _take_up(self, retry: bool) -> None:
         for stale in (*self.folder.glob(".part-*"), *self.folder.glob(f"{HEATMAPS}/*/.*.png.*")):
             stale.unlink(missing_ok=True)  # what a run that was killed was writing
         with contextlib.ExitStack() as stack:
             entries = stack.enter_context(os.scandir(self.folder))
             numbers = sorted(int(found[1]) for entry in entries if (found := _PART.fullmatch(entry.name)))
-        keys = [self._keys_of(self.folder / f"part-{number:06d}.parquet") for number in numbers]
+        files = [self.folder / f"part-{number:06d}.parquet" for number in numbers]
+        keys = [self._keys_of(file) for file in files]
+        if retry:
+            keys = [
+                self._keys_of(file) if self._forget_errors(file) else each
+                for file, each in zip(files, keys, strict=True)
+            ]
         self._number = numbers[-1] if numbers else 0
         self.kept = sum(map(len, keys))
         if keys:
@@ -205,6 +212,18 @@ class Parts:
                 f"{name}: damaged, or no Parquet file of a batch ({printable(error, 200)}); move it elsewhere, and its "
                 "micrographs are inspected again"
             ) from error
+
+    def _forget_errors(self, file: Path) -> bool:
+        """Write a file again without its rows of errors, and tell whether there were any."""
+        parquet = needed("pyarrow.parquet", "batch")
+        table = parquet.read_table(file)
+        judged = table.filter(table["error"].is_null())
+        if len(judged) == len(table):
+            return False
+        buffer = io.BytesIO()
+        parquet.write_table(judged, buffer, compression="zstd")
+        self._write(file, buffer.getvalue())
+        return True
 
     def _check(self, name: str, metadata: Mapping[bytes, bytes]) -> None:
         found = metadata.get(b"fusion_diff.format", b"").decode("utf-8", "replace")

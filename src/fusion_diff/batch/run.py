@@ -60,6 +60,7 @@ def run_batch(
     *,
     rows: int = ROWS,
     flush_s: float = FLUSH_S,
+    retry: bool = False,
     progress: Callable[[Summary, int | None], None] | None = None,
 ) -> Summary:
     """Judge the micrographs of a source that are not done yet, and add their rows to the output.
@@ -72,6 +73,7 @@ def run_batch(
         engine: what judges.
         rows: most rows of a file, and in memory.
         flush_s: a file is written after so many seconds, though there be fewer rows.
+        retry: judge again what could not be inspected before; its rows are forgotten.
         progress: called after every row with the summary so far, and with the number of micrographs in the source once
             that is known.
 
@@ -95,7 +97,7 @@ def run_batch(
     }
     check_source(source, out=Path(out))
     summary = Summary()
-    with Parts(Path(out), noted, rows) as parts:
+    with Parts(Path(out), noted, rows, retry=retry) as parts:
         count = _Count(source, Path(out))
         try:
             written = time.monotonic()

@@ -37,6 +37,9 @@ def batch_command(
     rows: Annotated[
         int, typer.Option("--rows", min=1, max=1_000_000, help="Most rows of a Parquet file, and in memory.")
     ] = 2000,
+    retry: Annotated[
+        bool, typer.Option("--retry", help="Inspect again what an earlier run could not inspect; its rows go.")
+    ] = False,
     device: Device = "cpu",
     cluster: Annotated[
         str | None,
@@ -84,7 +87,7 @@ def batch_command(
     try:
         # After the engine, for Ray sets a handler of its own when its cluster is joined.
         with engine as judging, heed_sigterm(), _progress() as progress:
-            done = run_batch(source, out, judging, rows=rows, progress=progress)
+            done = run_batch(source, out, judging, rows=rows, retry=retry, progress=progress)
     except KeyboardInterrupt as error:
         typer.echo(f"What is done is kept in {printable(out)}; the same command goes on from there", err=True)
         if isinstance(error, Terminated):

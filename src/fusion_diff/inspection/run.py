@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fusion_diff.errors import FusionDiffError
+from fusion_diff.errors import FusionDiffError, NoRoomError
 from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.printable import printable
 
@@ -28,6 +29,11 @@ THUMBNAIL_SIDE = 640
 """Longest side of a thumbnail, in pixels."""
 _EDGE_DEVICES = {"cpu": "CPU", "cuda": "GPU", "xpu": "GPU", "npu": "NPU"}
 """What the runtimes of exported models call torch's devices."""
+_NOT_THE_FILE_S = {
+    getattr(errno, name, None)
+    for name in ("EMFILE", "ENFILE", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN")
+}
+"""What a system says where it has no more handles, or a share is gone."""
 
 
 class Inspector(Protocol):
@@ -79,6 +85,7 @@ class Outcome:
         thumbnail: uint8 (h, w) or (h, w, 3), the micrograph with its contrast stretched and its longer side at most
             `THUMBNAIL_SIDE`; None where there is an error, or none was asked for.
         overruled: what an expert decided instead, where one did.
+        elsewhere: the error lies not with the file but with this machine or a share, and may be gone tomorrow.
     """
 
     path: Path
@@ -86,6 +93,7 @@ class Outcome:
     error: str | None = None
     thumbnail: NDArray[np.uint8] | None = None
     overruled: Overruling | None = None
+    elsewhere: bool = False
 
 
 def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathLike[str]] = ()) -> Inspector:
@@ -156,7 +164,7 @@ def inspect_paths(
             small = thumbnail(micrograph, THUMBNAIL_SIDE) if thumbnails else None
             outcome = Outcome(path, inspection=inspection, thumbnail=small)
         except (FusionDiffError, OSError, MemoryError) as error:
-            outcome = Outcome(path, error=_explain(path, error))
+            outcome = Outcome(path, error=_explain(path, error), elsewhere=_elsewhere(error))
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -183,6 +191,15 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
 def _out_of_memory(error: Exception) -> bool:
     """Tell whether a GPU's memory did not suffice; torch, which may not be installed here, has a type of its own."""
     return any((kind.__module__, kind.__name__) == ("torch", "OutOfMemoryError") for kind in type(error).__mro__)
+
+
+def _elsewhere(error: BaseException | None) -> bool:
+    """Tell whether an error, or what it came of, lies with this machine or a share."""
+    while error is not None:
+        if isinstance(error, NoRoomError) or (isinstance(error, OSError) and error.errno in _NOT_THE_FILE_S - {None}):
+            return True
+        error = error.__cause__
+    return False
 
 
 def _explain(path: Path, error: Exception) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import NoRoomError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Return a zeroed array to decode into; large ones are backed by an unnamed temporary file.
 
     Raises:
-        MicrographError: the temporary folder lacks the space.
+        NoRoomError: the temporary folder lacks the space.
     """
     dtype = np.dtype(dtype)
     if math.prod(shape) <= IN_MEMORY_PIXELS:
@@ -56,7 +56,7 @@ def copied(file: BinaryIO, size: int, content: str) -> tuple[BinaryIO, str]:
         The temporary file, and the sha256 of the bytes in hexadecimal.
 
     Raises:
-        MicrographError: the temporary folder lacks the space.
+        NoRoomError: the temporary folder lacks the space.
         OSError: the file cannot be read.
     """
     with _room(size, content):
@@ -80,7 +80,7 @@ def _room(size: int, content: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise MicrographError(
+        raise NoRoomError(
             f"no room for {size:,} bytes of {content} in {tempfile.gettempdir()} ({error}); "
             "free space there, or set TMPDIR to a folder on a larger disk"
         ) from error
