@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.fewshot.crossfit import HANDFUL, MAX_FOLDS, folds, single_folds
+from fusion_diff.fewshot.crossfit import HANDFUL, MAX_FOLDS, Arrangement, folds, single_folds
 
 SETS = st.lists(st.tuples(st.integers(0, 11), st.booleans()), min_size=1, max_size=50)
 
@@ -103,3 +104,25 @@ def test_where_both_sides_have_as_many_one_of_each_is_left_out_at_once():
     authentic = np.arange(10) < 5
     parts = folds([str(i) for i in range(10)], authentic)
     assert [authentic[part].tolist() for part in parts] == [[True, False]] * 5
+
+
+@pytest.mark.parametrize(("specimens", "told"), [("aabb", False), ("aabbc", True), ("aabc", True), ("aaaa", False)])
+def test_heads_of_all_and_of_each_part_s_rest_tell_specimens_apart_or_none_does(make_bag, specimens, told):
+    groups = [*specimens, *"xxyyz"]
+    labels = ["sound"] * len(specimens) + ["crack"] * 5
+    own = Arrangement.of([make_bag(seed) for seed in range(len(labels))], labels, groups, "sound")
+    assert own.parts is not None
+    assert {bool(bag.group) for bag in own.bags} == {told}
+    for part in own.parts:
+        rest = np.setdiff1d(np.flatnonzero(own.authentic), part)
+        assert not told or len({own.groups[index] for index in rest}) > 1
+    assert [labels[index] for index in own.order] == [bag.label for bag in own.bags]
+
+
+def test_references_are_arranged_alike_in_whatever_order_they_come(make_bag):
+    bags, labels, groups = [make_bag(seed) for seed in range(6)], ["sound", "crack"] * 3, list("abcdef")
+    own = Arrangement.of(bags, labels, groups, "sound")
+    again = Arrangement.of(bags[::-1], labels[::-1], [f"other {group}" for group in groups[::-1]], "sound")
+    assert [bag.tokens.tolist() for bag in own.bags] == [bag.tokens.tolist() for bag in again.bags]
+    assert own.groups == again.groups
+    assert [part.tolist() for part in own.parts] == [part.tolist() for part in again.parts]

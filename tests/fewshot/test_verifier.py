@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
-from fusion_diff.fewshot.decision import decide, probability
+from fusion_diff.fewshot.decision import Calibration, decide, probability
 from fusion_diff.fewshot.fusion import DEPARTURES_WEIGHT, DOUBT, Fusion
 from fusion_diff.fewshot.readings import (
     DEPARTURES,
@@ -394,3 +394,13 @@ def test_neither_the_order_of_references_nor_the_names_of_specimens_change_anyth
     for name, side in (("inside", "sound"), ("outside", "cracked")):
         scores = dict(zip([i for i in range(8) if labels[i] == side], getattr(verifier, name), strict=True))
         assert getattr(other, name).tolist() == [scores[i] for i in order if labels[i] == side]
+
+
+def test_a_side_from_one_specimen_counts_once_in_the_threshold(make_bag):
+    bags = [make_bag(seed, flawed=20 * (seed % 2)) for seed in range(10)]
+    verifier = Verifier.fit(bags, ["sound", "cracked"] * 5, "sound", ["A", "B"] * 5)
+    assert any("single group" in warning for warning in verifier.warnings)
+    once = Calibration.fit(verifier.inside, verifier.outside)
+    assert (verifier.calibration.slope, verifier.calibration.intercept) == pytest.approx(
+        (once.slope, once.intercept), abs=1e-4
+    )

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from fusion_diff.diffusion.purification import purified_paths
-from fusion_diff.fewshot.crossfit import folds, left_out, single_folds
+from fusion_diff.fewshot.crossfit import Arrangement, left_out
 from fusion_diff.fewshot.verifier import learner
 from fusion_diff.perception import encode
 
@@ -37,14 +34,13 @@ def reference_shifts(
         step: called after each reference.
     """
     verifier = enrolment.verifier
-    authentic = np.asarray([label == enrolment.authentic for label in enrolment.labels])
-    bags = [replace(bag, label=label) for bag, label in zip(enrolment.bags, enrolment.labels, strict=True)]
-    parts = folds(enrolment.groups, authentic) or single_folds(authentic) or []
-    judges = [verifier.heads] * len(bags)
-    for part, heads in left_out(parts, bags, authentic, learner(authentic, enrolment.paths, enrolment.detector)):
+    own = Arrangement.of(enrolment.bags, enrolment.labels, enrolment.groups, enrolment.authentic)
+    learn = learner(own.authentic, enrolment.paths, enrolment.detector)
+    judges = [verifier.heads] * len(own.bags)
+    for part, heads in left_out(own.parts or (), own.bags, own.authentic, learn):
         kept = heads.keep(verifier.fusion.kinds)
         for index in part.tolist():
-            judges[index] = kept
+            judges[own.order[index]] = kept
 
     def log_odds(bag: Bag, heads: Heads) -> float:
         return verifier.calibration.log_odds(verifier.fused(heads.maps(bag.tokens, bag.residual))[0])

@@ -73,7 +73,8 @@ class Scale:
 
 def content_order(bags: Sequence[Bag]) -> list[int]:
     """Return indices that put bags in an order of their own, the same in whichever order they come."""
-    keys = [(*bag.tokens.double().sum(0).tolist(), bag.label) for bag in bags]
+    # On the CPU, for some devices have no doubles, and the order is to be the same on all.
+    keys = [(*bag.tokens.cpu().double().sum(0).tolist(), bag.label) for bag in bags]
     return sorted(range(len(bags)), key=keys.__getitem__)
 
 

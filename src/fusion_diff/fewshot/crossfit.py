@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from fusion_diff.fewshot.bags import content_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +21,47 @@ MAX_FOLDS = 5
 HANDFUL = 20
 """So many references are few: each one left out is missed, so up to twice the folds are made; and few need show one
 place."""
+
+
+@dataclass(frozen=True, eq=False)
+class Arrangement:
+    """References as they are learned from: in an order of their own, and what is left out at once.
+
+    Neither how they came nor what their specimens are called changes anything.
+
+    Attributes:
+        order: place of each among the references as they were given.
+        bags: tokens of each, with its class. With its specimen only where heads of all references and of every part's
+            rest can tell one authentic specimen from another: all are to speak in the same units.
+        groups: specimen of each.
+        authentic: (n,) bool.
+        parts: index arrays, see `folds`; None where nothing can be left out.
+        single: single references are left out, not whole specimens.
+    """
+
+    order: list[int]
+    bags: list[Bag]
+    groups: list[str]
+    authentic: NDArray[np.bool_]
+    parts: list[NDArray[np.intp]] | None
+    single: bool
+
+    @classmethod
+    def of(cls, bags: Sequence[Bag], labels: Sequence[str], groups: Sequence[str], authentic_label: str) -> Arrangement:
+        """Arrange references, given tokens, class and specimen of each."""
+        given = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
+        order = content_order(given)
+        numbers: dict[str, str] = {}
+        numbered = [numbers.setdefault(groups[index], str(len(numbers))) for index in order]
+        authentic = np.asarray([given[index].label == authentic_label for index in order])
+        parts = folds(numbered, authentic)
+        single = parts is None
+        parts = single_folds(authentic) if parts is None else parts
+        apart = parts is not None and all(_specimens(numbered, authentic, part) > 1 for part in parts)
+        own = [
+            replace(given[index], group=group if apart else "") for index, group in zip(order, numbered, strict=True)
+        ]
+        return cls(order, own, numbered, authentic, parts, single)
 
 
 def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
@@ -80,6 +124,11 @@ def _split(groups: Sequence[str], authentic: NDArray[np.bool_], most: int) -> li
         if len(split) > 1 and all(_leaves_both_sides(authentic, part) for part in split):
             return split
     return None
+
+
+def _specimens(groups: Sequence[str], authentic: NDArray[np.bool_], part: NDArray[np.intp]) -> int:
+    """Return of how many specimens the authentic references outside of a part are."""
+    return len({groups[index] for index in np.setdiff1d(np.flatnonzero(authentic), part)})
 
 
 def _leaves_both_sides(authentic: NDArray[np.bool_], part: NDArray[np.intp]) -> bool:

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.bags import Bag, content_order
+from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
-from fusion_diff.fewshot.crossfit import folds, left_out, single_folds
+from fusion_diff.fewshot.crossfit import Arrangement, left_out, single_folds
 from fusion_diff.fewshot.decision import Calibration, shares_of, side_p_values
 from fusion_diff.fewshot.evidence.suspicion import FEW_OTHERS
 from fusion_diff.fewshot.fusion import Fusion
@@ -70,12 +70,6 @@ def _surfaces(
     if len(surfaces) < len(bags):
         return None, np.zeros(len(bags))
     return Correspondence.fit(surfaces, authentic, groups)
-
-
-def _numbered(groups: Sequence[str]) -> list[str]:
-    """Return groups by the order in which they come, for what they are called is to change nothing."""
-    numbers = {group: str(number) for number, group in enumerate(dict.fromkeys(groups))}
-    return [numbers[group] for group in groups]
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,23 +134,18 @@ class Verifier:
             )
         if len(bags) == 1:
             raise EnrolmentError(ALONE_MESSAGE)
-        given = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
-        order = content_order(given)
-        ordered = [
-            replace(given[index], group=group)
-            for index, group in zip(order, _numbered([groups[index] for index in order]), strict=True)
-        ]
         paths = paths or (bags[0].tokens.shape[1],)
-        return cls._learn(ordered, authentic_label, paths, detector)._as_given(order, authentic)
+        arranged = Arrangement.of(bags, labels, groups, authentic_label)
+        return cls._learn(arranged, authentic_label, paths, detector)._as_given(arranged.order, authentic)
 
     @classmethod
-    def _learn(cls, bags: Sequence[Bag], authentic_label: str, paths: Paths, detector: FlawDetector | None) -> Verifier:
-        """Learn from bags that tell their class and specimen."""
-        warnings: list[str] = []
-        labels, groups = [bag.label for bag in bags], [bag.group for bag in bags]
-        authentic = np.asarray([label == authentic_label for label in labels])
-        parts = folds(groups, authentic)
-        if parts is None and (parts := single_folds(authentic)) is not None:
+    def _learn(
+        cls, arranged: Arrangement, authentic_label: str, paths: Paths, detector: FlawDetector | None
+    ) -> Verifier:
+        """Learn from references in their own order, in which this is then, too."""
+        bags, groups, authentic, parts = arranged.bags, arranged.groups, arranged.authentic, arranged.parts
+        labels, warnings = [bag.label for bag in bags], list[str]()
+        if arranged.single and parts is not None:
             warnings.append(
                 "the references of one side come from a single group, so cross-fitting left out single references "
                 "instead of whole groups: the figures are optimistic; add references from other specimens"
@@ -176,7 +165,7 @@ class Verifier:
         scores = _scores(maps)
         fusion = Fusion.fit(scores, authentic, crossfitted=parts is not None)
         fused = fusion.fuse(scores)
-        calibration = cls._calibrate(fusion, fused, bags, authentic, groups, learn, crossfitted=parts is not None)
+        calibration = cls._calibrate(fusion, fused, arranged, learn)
         correspondence, recognised = _surfaces(bags, authentic, groups)
         fused = fused + recognised / calibration.slope
         own = [fusion.fuse(dense_readings(each)) for each, its in zip(maps, authentic, strict=True) if its]
@@ -228,14 +217,7 @@ class Verifier:
 
     @staticmethod
     def _calibrate(
-        fusion: Fusion,
-        fused: NDArray[np.float64],
-        bags: Sequence[Bag],
-        authentic: NDArray[np.bool_],
-        groups: Sequence[str],
-        learn: Callable[..., Heads],
-        *,
-        crossfitted: bool,
+        fusion: Fusion, fused: NDArray[np.float64], arranged: Arrangement, learn: Callable[..., Heads]
     ) -> Calibration:
         """Fit log-odds to the cross-fitted scores; of few specimens, to scores with single references left out as well.
 
@@ -243,13 +225,14 @@ class Verifier:
         less, for a specimen then judges itself. On development draws both together gave the better threshold. Scores
         that are not cross-fitted flatter the other side, whose very flaws the heads know.
         """
+        bags, authentic, groups = arranged.bags, arranged.authentic, arranged.groups
         if authentic.all():
             return Calibration.one_class()
         truth = authentic
-        if not crossfitted:
+        if arranged.parts is None:
             inside = fused[authentic].mean()
             fused = np.where(authentic, fused, inside + OF_THE_SEEN * (fused - inside))
-        elif len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
+        elif not arranged.single and len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
             single = single_folds(authentic)
             if single is not None:
                 fused = np.r_[fused, fusion.fuse(_scores(_held_out(bags, authentic, learn, single)))]
