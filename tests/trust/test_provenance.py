@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import base64
+import contextlib
+import gc
 import hashlib
 import json
 import os
@@ -368,6 +370,18 @@ def test_a_signature_that_is_too_large_is_not_parsed(batch, keys):
         verify(batch, keys / "K.pub")
 
 
+def test_a_folder_whose_signature_nobody_would_read_is_not_signed(tmp_path, keys):
+    deep = tmp_path / "batch" / "/".join(letter * 240 for letter in "abcdefghijkl")
+    deep.mkdir(parents=True)
+    for index in range(4300):
+        (deep / f"{index}.tif").touch()
+    with pytest.raises(TrustError, match=r"batch: its 4,300 files make a signature larger than .* sign folders in it"):
+        sign(tmp_path / "batch", keys / "K")
+    assert not signature_of(tmp_path / "batch").exists()
+    sign(deep, keys / "K")
+    assert len(verify(deep, keys / "K.pub").contents.digests) == 4300
+
+
 @pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
 def test_a_signature_that_is_a_pipe_or_a_folder_is_refused_and_not_waited_for(batch, keys, make):
     make(signature_of(batch))
@@ -504,6 +518,24 @@ def test_a_file_without_a_signature_or_with_a_bad_one_is_refused_each_time(batch
     for name in ("a.tif", "a/b.tif"):
         with pytest.raises(TrustError, match=r"batch\.sig: signed with another key"):
             signed.digest(batch / name)
+
+
+def test_of_signatures_of_single_files_nothing_is_kept(batch, keys):
+    signed = SignedFiles(keys / "K.pub")
+    for content in (b"first", b"second"):
+        (batch / "a.tif").write_bytes(content)
+        sign(batch / "a.tif", keys / "K")
+        assert signed.digest(batch / "a.tif") == hashlib.sha256(content).hexdigest()
+
+
+def test_of_a_refusal_no_traceback_is_kept(batch, keys, tmp_path):
+    new_key(tmp_path / "other")
+    sign(batch, tmp_path / "other")
+    signed = SignedFiles(keys / "K.pub")
+    with contextlib.suppress(TrustError):
+        signed.digest(batch / "a.tif")
+    gc.collect()
+    assert not [each for each in gc.get_objects() if isinstance(each, TrustError) and str(batch) in str(each)]
 
 
 def test_a_linked_file_is_not_covered(batch, keys):

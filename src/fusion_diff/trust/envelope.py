@@ -115,7 +115,7 @@ class Sealed:
 
 def seal(statement: dict[str, Any], key: PrivateKey) -> bytes:
     """Return a statement signed, as the bytes of a bundle."""
-    payload = json.dumps({"_type": STATEMENT_TYPE} | statement, indent=2).encode("ascii")
+    payload = json.dumps({"_type": STATEMENT_TYPE} | statement, separators=(",", ":")).encode("ascii")
     signature = {"sig": base64.b64encode(key.sign(encoding(payload))).decode("ascii"), "keyid": ""}
     bundle = {
         "mediaType": MEDIA_TYPE,

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from fusion_diff.errors import TrustError
 from fusion_diff.printable import printable
 from fusion_diff.trust.contents import ALONE, IGNORED, PREDICATE_TYPE, Contents, unsafe
-from fusion_diff.trust.envelope import Sealed, seal
+from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, Sealed, seal
 from fusion_diff.trust.files import digest_plain, walk, write_whole
 from fusion_diff.trust.keyring import Keyring, check_valid
 from fusion_diff.trust.keys import PublicKey, load_private, until, write_time
@@ -23,6 +23,8 @@ from fusion_diff.trust.keys import PublicKey, load_private, until, write_time
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
+
+    from fusion_diff.trust.keys import PrivateKey
 
 SUFFIX = ".sig"
 
@@ -64,7 +66,8 @@ def sign(
 
     Raises:
         TrustError: there is a link or special file, a name that is unsafe elsewhere, or no file at all; the private key
-            lies in the folder; the key is not valid; or `out` holds something else than a signature.
+            lies in the folder; the key is not valid; `out` holds something else than a signature; or there are so many
+            files that their signature would be too large to be read.
     """
     path = absolute(path)
     key = load_private(key_file)
@@ -76,8 +79,12 @@ def sign(
         raise TrustError(f"{printable(key_file)}: the private key lies in what is to be signed; keep it elsewhere")
     ends = [time for time in (until(days, now), key.public.expires) if time is not None]
     ignored = _ignored(path, target)
-    contents = Contents(path.name, _digests(path, ignored), min(ends, default=None))
-    write_whole(target, seal(contents.statement(ignored), key))
+    expires = min(ends, default=None)
+    files = _files(path, ignored)
+    # With digests of no meaning first: hashing may take hours.
+    _sealed(path, Contents(path.name, dict.fromkeys(files, "0" * 64), expires), ignored, key)
+    contents = Contents(path.name, {name: digest_plain(file) for name, file in files.items()}, expires)
+    write_whole(target, _sealed(path, contents, ignored, key))
     return Verified(contents, key.public, target)
 
 
@@ -187,10 +194,21 @@ def _altered(file: Path) -> str:
     return f"{printable(file)}: altered since it was signed; restore it from its source"
 
 
-def _digests(path: Path, ignored: Sequence[str]) -> dict[str, str]:
-    """Hash what is to be signed, refusing what could not be verified."""
+def _sealed(path: Path, contents: Contents, ignored: Sequence[str], key: PrivateKey) -> bytes:
+    """Return a signature, unless it is larger than what is read."""
+    content = seal(contents.statement(ignored), key)
+    if len(content) > MAX_SIGNATURE_BYTES:
+        raise TrustError(
+            f"{printable(path)}: its {len(contents.digests):,} files make a signature larger than "
+            f"{MAX_SIGNATURE_BYTES:,} bytes, which nobody would read; sign folders in it, each by itself"
+        )
+    return content
+
+
+def _files(path: Path, ignored: Sequence[str]) -> dict[str, Path]:
+    """List what is to be signed by the names it is signed under, refusing what could not be verified."""
     if not path.is_dir() or path.is_symlink():
-        return {ALONE: digest_plain(path)}
+        return {ALONE: path}
     files, odd = walk(path, ignored)
     problems = [f"{printable(path / name)}: {what}, which cannot be signed; remove it" for name, what in odd.items()]
     for name in files:
@@ -201,7 +219,7 @@ def _digests(path: Path, ignored: Sequence[str]) -> dict[str, str]:
         problems.append(f"{printable(path)}: holds no files to sign")
     if problems:
         raise TrustError("\n".join(sorted(problems)))
-    return {name: digest_plain(file) for name, file in files.items()}
+    return files
 
 
 def _ignored(path: Path, signature: Path) -> tuple[str, ...]:

@@ -79,8 +79,9 @@ def load_signed(folder: str | Path, keys: Sequence[str | Path] | str | Path, loa
 class SignedFiles:
     """Tells which sha256 a file must have, by `<file>.sig` or by `<folder>.sig` of a folder that it lies in.
 
-    Signatures are read once. Nothing is hashed here: who reads the file compares the digest of what was read, in memory
-    or, of more than 32 MiB, into a private copy, and decodes those very bytes.
+    Signatures of folders are read once, those of files each time, for there may be as many of them as files. Nothing is
+    hashed here: who reads the file compares the digest of what was read, in memory or, of more than 32 MiB, into a
+    private copy, and decodes those very bytes.
     """
 
     def __init__(self, keys: Sequence[str | Path] | str | Path, *, now: datetime | None = None) -> None:
@@ -91,7 +92,7 @@ class SignedFiles:
         """
         self._keys = keys
         self._now = now or datetime.now(UTC)
-        self._read: dict[Path, Contents | TrustError] = {}
+        self._read: dict[Path, Contents | str] = {}  # or what is wrong
         Keyring.of(keys, now=now)
 
     def digest(self, file: str | Path) -> str:
@@ -146,8 +147,9 @@ class SignedFiles:
                         stacklevel=4,
                     )
             except TrustError as error:
-                known = error
-            self._read[signature] = known
-        if isinstance(known, TrustError):
-            raise TrustError(str(known))
+                known = str(error)
+            if signed.is_dir():
+                self._read[signature] = known
+        if isinstance(known, str):
+            raise TrustError(known)
         return known
