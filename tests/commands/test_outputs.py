@@ -82,6 +82,18 @@ def test_nothing_is_written_into_the_folder_of_the_model(run, new, no_model, tmp
     assert [path.name for path in model.iterdir()] == ["config.json"]
 
 
+@pytest.mark.parametrize("name", ["line-7", "line-7/new", "link"])
+@pytest.mark.parametrize("words", [["batch", "new", "--out"], ["audit", "new", "--authentic", "sound", "--report"]])
+def test_batch_and_audit_write_nothing_into_it_either(run, new, no_model, tmp_path, words, name):
+    (tmp_path / "line-7").mkdir()
+    (tmp_path / "link").symlink_to("line-7")
+    code, _, err = run(*words, name, "--model", "line-7")
+    assert code == 3
+    assert f"{words[-1]} {name}" in err
+    assert "lies in the folder of the model" in err
+    assert list((tmp_path / "line-7").iterdir()) == []
+
+
 @pytest.mark.parametrize(
     "words",
     [
@@ -120,6 +132,12 @@ def test_enroll_export_and_audit_look_first_too(run, new, tmp_path):
         code, out, err = run(*words)
         assert (code, out) == (3, "")
         assert "file is not a folder; check the path" in err
+
+
+def test_export_takes_no_folder_that_holds_something_else(run, new):
+    code, out, err = run("export", "no-such-model", "--out", "new")
+    assert (code, out) == (3, "")
+    assert "new: holds something that is not a checkpoint" in err
 
 
 def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):

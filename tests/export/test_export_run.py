@@ -12,7 +12,7 @@ import torch
 from fusion_diff import DiffusionModel
 from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge.exported import GRAPHS
-from fusion_diff.errors import DependencyError, EnrolmentError, ExportError
+from fusion_diff.errors import CheckpointError, DependencyError, EnrolmentError, ExportError
 from fusion_diff.export import run
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.portable import portable
@@ -75,6 +75,12 @@ def test_eight_bits_without_references_are_refused_with_the_cure(enrolled, tmp_p
 def test_a_model_that_is_not_enrolled_is_refused(model, tmp_path):
     with pytest.raises(EnrolmentError, match="no enrolled references to export"):
         export_model(model, tmp_path / "out")
+
+
+def test_a_folder_that_holds_something_else_is_refused_before_anything_else(model, tmp_path):
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="holds something that is not a checkpoint"):
+        export_model(model, tmp_path)
 
 
 def test_a_verdict_that_rests_on_the_diffusion_path_is_refused_with_the_cure(enrolled, tmp_path):

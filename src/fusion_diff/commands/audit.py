@@ -91,13 +91,15 @@ def _audit_references(
     pixel_size: float | None,
     device: str,
 ) -> int:
-    from fusion_diff.commands.outputs import Output, expect_writable
+    from fusion_diff.commands.outputs import Output, expect_apart, expect_writable
     from fusion_diff.commands.terminal import print_findings, progress_bar, say
     from fusion_diff.inspection.audit_report import write_audit
     from fusion_diff.trust.poisoning import audit_references
 
     if report is not None:
-        expect_writable(Output("--report", report / "audit.html"))
+        page = Output("--report", report / "audit.html")
+        expect_apart(page, model)
+        expect_writable(page)
     references = read_references(path, authentic, groups=groups, marks=marks, pixel_size=pixel_size)
     with progress_bar("Encoding") as advance:
         findings = audit_references(load_model(model, device), references, progress=advance)

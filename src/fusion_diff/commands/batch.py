@@ -62,6 +62,7 @@ def batch_command(
     from fusion_diff.batch.judging import Here, Settings
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
+    from fusion_diff.commands.outputs import Output, expect_apart
     from fusion_diff.commands.stopping import TERMINATED, Terminated, heed_sigterm
     from fusion_diff.commands.terminal import say
     from fusion_diff.inspection.run import load_inspector
@@ -72,6 +73,7 @@ def batch_command(
         raise typer.BadParameter("--workers is for a cluster; name one with --cluster")
     if "://" in out:
         raise typer.BadParameter(f"{out}: rows are written to a folder of this machine; name one with --out")
+    expect_apart(Output("--out", Path(out)), model)
     check_source(source, signed_files(require_signed, trusted_key), Path(out))
     keys = tuple(str(absolute(key)) for key in trusted_key or ())
     settings = Settings(alpha, pixel_size, heatmaps, keys)

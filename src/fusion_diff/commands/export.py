@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from fusion_diff.checkpoint import expect_free
 from fusion_diff.commands.options import load_model, read_references
 
 
@@ -42,6 +43,7 @@ def export_command(
     from fusion_diff.export.run import export_model
     from fusion_diff.inspection.wording import number
 
+    expect_free(out)
     expect_folder("--out", out)
     loaded = load_model(model, "cpu")
     known = None

@@ -64,16 +64,29 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], model: str)
                 f"{output.name}: is an image that is there already and is not overwritten; name another file, and "
                 f"give the images apart from {output.option}"
             )
-        if Path(model).is_dir() and Path(os.path.realpath(file)).is_relative_to(os.path.realpath(model)):
-            raise typer.BadParameter(
-                f"{output.name}: lies in the folder of the model, which would no longer be what was saved; choose "
-                "another folder"
-            )
+        expect_apart(output, model)
         if identity in taken:
             raise typer.BadParameter(f"{output.name}: is also what {taken[identity].name} writes; name another file")
         if not file.exists() or file.is_file():  # several may write to one terminal
             taken[identity] = output
         expect_writable(output)
+
+
+def expect_apart(output: Output, model: str) -> None:
+    """Do nothing where an output, a file or a folder, lies outside of the model's folder.
+
+    Args:
+        output: what to write.
+        model: the model by name, folder or hub id.
+
+    Raises:
+        typer.BadParameter: it lies in it, or is it; the message names it and the cure.
+    """
+    if Path(model).is_dir() and Path(os.path.realpath(output.file)).is_relative_to(os.path.realpath(model)):
+        raise typer.BadParameter(
+            f"{output.name}: lies in the folder of the model, which would no longer be what was saved; choose another "
+            "folder"
+        )
 
 
 def expect_writable(output: Output) -> None:

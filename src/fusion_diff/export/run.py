@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.checkpoint import MANIFEST, Writer, write_json
+from fusion_diff.checkpoint import MANIFEST, Writer, expect_free, write_json
 from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import EdgeSession, is_exported
@@ -88,6 +88,7 @@ def export_model(
         raise ExportError(
             "8 bits are calibrated on the references' images, which a model does not keep; give them with --references"
         )
+    expect_free(folder)
     if (folder / MANIFEST).is_file() and not is_exported(folder):
         raise ExportError(f"{folder}: holds a model, not an exported one; choose another folder")
     enrolment, notes = portable(model)
