@@ -5,23 +5,33 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TextIO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+
+def read(file: Path) -> list[dict[str, Any]]:
+    """Return the answers in a file, those of no file being none; a run that was killed may leave half a line."""
+    text = file.read_text("utf-8") if file.exists() else ""
+    return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def append(file: Path) -> TextIO:
+    """Open a file to add answers to, without half a line at its end."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    content = file.read_bytes() if file.exists() else b""
+    stream = file.open("a", encoding="utf-8")
+    stream.truncate(content.rfind(b"\n") + 1)
+    return stream
 
 
 class Answers:
     """What was found so far, a line of JSON each, by what was asked."""
 
     def __init__(self, file: Path) -> None:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        text = file.read_text("utf-8") if file.exists() else ""
-        whole = text[: text.rfind("\n") + 1]  # a run that was killed may leave half a line
-        rows = [json.loads(line) for line in whole.splitlines()]
-        self.rows: dict[str, dict[str, Any]] = {row["key"]: row for row in rows}
-        self.file = file.open("a", encoding="utf-8")
-        self.file.truncate(len(whole.encode()))
+        self.rows: dict[str, dict[str, Any]] = {row["key"]: row for row in read(file)}
+        self.file = append(file)
 
     def get(self, about: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """Return the answer to what is asked, with what was asked in it; compute it unless it is known."""

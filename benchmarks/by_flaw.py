@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import argparse
 import csv
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from answers import read
 from protocol import SETS, draw
 from sklearn.metrics import roc_auc_score
 
@@ -27,8 +27,10 @@ def main() -> int:
         kinds = {Path(row["file"]).name: row["class"] for row in csv.DictReader(file)}
     task = SETS["ferrite_tile"](options.data)[0]
     figures = defaultdict(lambda: defaultdict(list))
-    for line in (options.run / "answers.jsonl").read_text("utf-8").splitlines():
-        answer = json.loads(line)
+    answers = read(options.run / "answers.jsonl")
+    if len({answer["model"] for answer in answers} - {""}) > 1:  # baselines have none
+        parser.error(f"{options.run} holds answers of several models")
+    for answer in answers:
         if (answer["set"], answer["shots"]) != ("ferrite_tile", options.shots):
             continue
         queries = draw(task, options.shots, answer["seed"]).queries

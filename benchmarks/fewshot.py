@@ -17,11 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from answers import append, read
 from baselines import FROZEN, RATES, TRAINED, TUNING_SEED, Baselines, nearest_token
 from eye import Eye, answer
 from f1_plot import plot
 from protocol import ALL, SETS, Draw, Task, draw
 from rich.progress import track
+from scipy import stats
 from sklearn.metrics import f1_score, roc_auc_score
 
 from fusion_diff import DiffusionModel
@@ -100,7 +102,9 @@ def said(shots: int) -> str:
 
 
 def interval(values: list[float]) -> float:
-    return float(1.96 * np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+    """Half of Student's 95 % interval of the mean, for draws are few."""
+    count = len(values)
+    return float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
 
 
 def tables(answers: list[dict], skipped: Counter) -> list[dict]:
@@ -238,13 +242,12 @@ def main() -> int:
     methods = Methods(DiffusionModel.from_pretrained(options.model))
     asked = options.methods or methods.names
     wanted = [n for n in methods.names if any(n == part or (part not in methods.names and part in n) for part in asked)]
-    options.out.mkdir(parents=True, exist_ok=True)
     file = options.out / "answers.jsonl"
-    answers = [json.loads(line) for line in file.read_text("utf-8").splitlines()] if file.exists() else []
+    answers = read(file)
     done = {(a["task"], a["shots"], a["seed"], a["method"], a["model"]) for a in answers}
     methods.rates |= {(a["method"], a["set"], a["shots"]): a["rate"] for a in answers if "rate" in a}
     skipped: Counter = Counter()
-    with file.open("a", encoding="utf-8") as out:
+    with append(file) as out:
         for name in options.sets:
             tasks: list[Task] = SETS[name](options.data)
             methods.forget()

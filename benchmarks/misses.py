@@ -9,12 +9,12 @@ micrographs: those that are missed whatever the references were.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
+from answers import read
 from fewshot import OURS, said
 from protocol import SETS, draw
 from sklearn.metrics import f1_score
@@ -28,8 +28,9 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder that fewshot.py wrote")
     parser.add_argument("--method", default=OURS)
     options = parser.parse_args()
-    answers = [json.loads(line) for line in (options.run / "answers.jsonl").read_text("utf-8").splitlines()]
-    answers = [answer for answer in answers if answer["method"] == options.method]
+    answers = [answer for answer in read(options.run / "answers.jsonl") if answer["method"] == options.method]
+    if len({answer["model"] for answer in answers}) > 1:
+        parser.error(f"{options.run} holds answers of several models")
     tasks = {name: SETS[name](options.data) for name in {each["set"] for each in answers}}
 
     losses, misses = defaultdict(list), defaultdict(lambda: defaultdict(list))

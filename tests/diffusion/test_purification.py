@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -181,25 +181,36 @@ def enrolled_without(checkpoint_folder: Path) -> DiffusionModel:
     return model
 
 
-shifts = st.lists(st.floats(0, 100), min_size=1, max_size=60).map(tuple)
+def each_its_own(shifts: Sequence[float]) -> AttackTest:
+    return AttackTest(tuple(shifts), [str(index) for index in range(len(shifts))])
+
+
+shifts = st.lists(st.tuples(st.floats(0, 100), st.sampled_from("abcdefgh")), min_size=1, max_size=60)
 
 
 @given(shifts, st.floats(-120, 120))
-def test_the_alarm_is_raised_exactly_beyond_the_threshold(known: tuple[float, ...], shift: float) -> None:
-    test = AttackTest(known)
+def test_the_alarm_is_raised_exactly_beyond_the_threshold(known: list[tuple[float, str]], shift: float) -> None:
+    test = AttackTest(tuple(each for each, _ in known), [group for _, group in known])
     assert test.judge(shift)[0] == (abs(shift) > test.threshold)
 
 
 @given(st.lists(st.floats(0, 100), min_size=2, max_size=60, unique=True))
 def test_of_exchangeable_micrographs_no_more_than_the_stated_share_raise_it(values: list[float]) -> None:
-    alarms = [AttackTest(tuple(values[:i] + values[i + 1 :])).judge(values[i])[0] for i in range(len(values))]
-    stated = AttackTest(tuple(values[1:])).false_alarms
+    alarms = [each_its_own(values[:i] + values[i + 1 :]).judge(values[i])[0] for i in range(len(values))]
+    stated = each_its_own(values[1:]).false_alarms
     assert np.mean(alarms) <= stated + 1e-9
 
 
 def test_few_references_are_said_to_be_few() -> None:
-    assert "false alarms come at 25 of 100; 19 would" in AttackTest((1.0, 2.0, 3.0)).judge(0.0)[1]
-    assert "of 100" not in AttackTest(tuple(range(19))).judge(0.0)[1]
+    assert "false alarms come at 25 of 100; 19 would" in each_its_own((1.0, 2.0, 3.0)).judge(0.0)[1]
+    assert "of 100" not in each_its_own(range(19)).judge(0.0)[1]
+
+
+def test_images_of_a_specimen_have_one_voice_in_the_alarm() -> None:
+    test = AttackTest(tuple(map(float, range(40))), ["A"] * 20 + ["B"] * 20)
+    assert test.false_alarms == pytest.approx(1 / 3)
+    assert test.threshold == 39.0
+    assert "With 2 specimens false alarms come at 33 of 100" in test.judge(0.0)[1]
 
 
 def test_an_alarm_withholds_the_decision_authentic_and_the_ledger_keeps_it(checkpoint_folder: Path) -> None:

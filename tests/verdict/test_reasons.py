@@ -81,6 +81,7 @@ def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision(re
         ((5, 3), (0.5, 0.5), 0.1, "and there are 5 authentic and 3 not authentic."),
         ((9, 9), (0.5, 0.5), 0.1, "it fits both"),
         ((9, 9), (0.1, 0.1), 0.1, "it fits neither"),
+        ((9, 9), (0.10000000000000003, 0.10000000000000003), 0.1, "it fits neither"),  # a sum of thirds, rounded
     ],
 )
 def test_an_open_decision_says_why_it_is_open(reasons, references, p, alpha, said):

@@ -55,7 +55,7 @@ def judge(
     if purify or detect_attacks:
         reasons, decision, attacked = it.reasons + ((PURIFIED,) if purify else ()), it.decision, None
         if detect_attacks:
-            test = AttackTest.of(model.name, enrolment.shifts)
+            test = AttackTest.of(model.name, enrolment.shifts, enrolment.groups)
             other = read(model, enrolment, micrograph, purify=not purify)
             attacked, sentence = test.judge(reading.log_odds - other.log_odds)
             reasons += (sentence,)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusion_diff.fewshot.decision import specimens_needed
+from fusion_diff.fewshot.decision import ROUNDING, specimens_needed
 
 if TYPE_CHECKING:
     from fusion_diff.verdict.compared import Compared
@@ -107,6 +107,6 @@ def _why_open(it: Inspection, inside: int, outside: int) -> str:
     few = [f"{count} {side}" for side, count in sides if 0 < count < needed]
     if few:
         return f"Inconclusive: alpha {alpha:g} needs {needed} {what} of a side, and there are {' and '.join(few)}."
-    if all(p > alpha for p in it.p_values.values()):
+    if all(p > alpha + ROUNDING for p in it.p_values.values()):
         return f"Inconclusive: it fits both the authentic and the other references at alpha {alpha:g}."
     return f"Inconclusive: it fits neither the authentic nor the other references at alpha {alpha:g}."
