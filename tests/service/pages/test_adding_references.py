@@ -142,8 +142,52 @@ def test_a_table_in_the_folder_tells_the_specimens(new_set, references):
 
 def test_a_table_that_tells_no_specimens_is_said_to_be_wrong(new_set, references):
     page = new_set
-    (references / "groups.csv").write_text("name,specimen\nA12_1.tif,A12\n", encoding="utf-8")
+    told = {
+        b"name,what\nA12_1.tif,A12\n": "references/Groups.csv needs the columns file and group; it has: name, what.",
+        "file,group\nsound/A12_1.tif,Öfen\n".encode("cp1252"): "is not UTF-8; save it as CSV UTF-8.",
+        b"file,group\n\n": "lists nothing: it needs a line for each file.",
+        b"file,group,Group\nsound/A12_1.tif,A,B\n": "the column group occurs twice; keep one.",
+        b"\nfile,group\nsound/A12_1.tif,A,B\n": "line 3: 3 fields, but the header has 2",
+        b"file,group\nsound/A12_1.tif,\n": "line 2: the column group is empty; fill it in or remove the line.",
+        b'file,group\nsound/A12_1.tif,"A\n': "line 2: a quote is not closed.",
+        b'file,group\nsound/A12_1.tif,"A"12\n': "line 2: a quote ends in the middle of a field",
+        b"file,group,class\nsound/A12_1.tif,A,crack\n": "the class of references/sound/A12_1.tif is given as crack",
+        b"file,group\nsound/A12_1.tif,A\n./sound/A12_1.tif,B\n": "A12_1.tif is of specimen B here and of A above.",
+    }
+    for content, wrong in told.items():
+        (references / "Groups.csv").write_bytes(content)
+        page.get_by_label("Choose a folder").set_input_files(references)
+        assert planned(page)[1] == "sound (authentic) | 3 | not told"
+        remarks = page.locator("[data-remarks]").inner_text()
+        assert wrong in remarks
+        assert remarks.count(wrong) == 1
+        page.get_by_role("button", name="Add 6 references").click()
+        assert shown(page) == {}, "what names no specimen is not guessed"
+        page.get_by_role("button", name="Leave them out").click()
     page.get_by_label("Choose a folder").set_input_files(references)
-    assert planned(page)[1].endswith("each its own")
-    remarks = page.locator("[data-remarks]").inner_text()
-    assert "references/groups.csv needs the columns file and group; it has: name, specimen." in remarks
+    page.get_by_label("Specimen", exact=True).select_option("before")
+    page.get_by_role("button", name="Add 6 references").click()
+    page.get_by_text("6 of 6 done · 6 added").wait_for()
+    assert [image["group"] for image in shown(page)["sound"]] == ["A12", "A12", "B03"]
+
+
+def test_a_table_that_was_mended_tells_the_specimens_and_another_way_that_was_chosen_stays(new_set, references):
+    page = new_set
+    table, names = references / "GROUPS.csv", [path.name for path in sorted((references / "sound").iterdir())]
+    files = sorted((references / "sound").iterdir())
+    table.write_text("file\n", encoding="utf-8")
+    page.get_by_label("Choose files").set_input_files([*files, table])
+    assert "GROUPS.csv needs the columns" in page.locator("[data-remarks]").inner_text()
+    rows = [f"sound,{name},'{name[:3]};" for name in names]
+    table.write_text("\n \n".join([" Class,FILE ,group", *rows]), encoding="utf-8")
+    page.get_by_label("Choose files").set_input_files([table])
+    page.get_by_text("2: 'A12;, 'B03;").wait_for()
+    assert page.locator("[data-remarks]").inner_text() == ""
+    page.get_by_label("Specimen", exact=True).select_option("before")
+    table.write_text("file\n", encoding="utf-8")
+    page.get_by_label("Choose files").set_input_files([table])
+    page.get_by_text("GROUPS.csv needs the columns").wait_for()
+    assert page.get_by_label("Specimen", exact=True).input_value() == "before"
+    page.get_by_role("button", name="Add 3 references").click()
+    page.get_by_text("3 of 3 done · 3 added").wait_for()
+    assert [image["group"] for image in shown(page)["sound"]] == ["A12", "A12", "B03"]

@@ -1,44 +1,84 @@
-// Which images show one specimen, as a groups.csv among the chosen files tells it: columns file and group, as the command line reads it.
+// Which images show one specimen, as a groups.csv among the chosen files tells it, read as strictly as the command line reads it.
 
 const NAME = "groups.csv";
 const MOST = 2 ** 24; // bytes
+const NEEDED = ["file", "group"];
+const SEPARATORS = [",", ";", "\t"];
 
-export const isTable = ({ path }) => path.split("/").at(-1) === NAME;
+export const isTable = ({ path }) => path.split("/").at(-1).toLowerCase() === NAME;
 
-// Return the specimen of each path that the table lists, its files named from its own folder on.
-// Throws an Error that says what is wrong with it.
-export async function specimens({ file, path }) {
-  if (file.size > MOST) throw new Error(`${path} is no table of specimens: it is too large.`);
-  const [header = [], ...rows] = table((await file.text()).replace(/^\ufeff/, ""));
-  const names = header.map((name) => name.trim());
-  const [named, group] = ["file", "group"].map((name) => names.indexOf(name));
-  if (named < 0 || group < 0) throw new Error(`${path} needs the columns file and group; it has: ${names.join(", ")}.`);
+// Return the specimen of each path that the table lists, its files named from its own folder on; `chosen` are paths that a
+// name may mean. Throws an Error that says what is wrong with it.
+export async function specimens({ file, path }, chosen) {
+  const [header, ...rows] = table(await text(file, path), path);
+  const names = (header?.cells || []).map((name) => name.toLowerCase());
+  checkHeader(names, path);
+  if (!rows.length) throw new Error(`${path} lists nothing: it needs a line for each file.`);
   const folder = path.slice(0, -NAME.length);
   const found = new Map();
-  for (const row of rows.filter((cells) => cells.some((cell) => cell.trim()))) {
-    const key = folder + (row[named] || "").trim().replaceAll("\\", "/").replace(/^\.\//, "");
-    const specimen = (row[group] || "").trim();
-    if (found.has(key) && found.get(key) !== specimen) throw new Error(`${path} gives ${key} two specimens, ${found.get(key)} and ${specimen}.`);
+  for (const { cells, written, line } of rows) {
+    const where = `${path}, line ${line}`;
+    if (cells.length !== names.length) throw new Error(`${where}: ${cells.length} fields, but the header has ${names.length}: put quotes around a field that holds the separator.`);
+    const [named, specimen, label] = [...NEEDED, "class"].map((name) => cells[names.indexOf(name)] || "");
+    if (!named || !specimen) throw new Error(`${where}: the column ${named ? "group" : "file"} is empty; fill it in or remove the line.`);
+    const spellings = [written[names.indexOf("file")], named, named.replaceAll("\\", "/")].map((each) => folder + each.replace(/^\.\//, ""));
+    const key = spellings.find((each) => chosen.has(each)) || spellings.at(-1);
+    if (found.has(key) && found.get(key) !== specimen) throw new Error(`${where}: ${key} is of specimen ${specimen} here and of ${found.get(key)} above.`);
+    const [own, ...inner] = key.slice(folder.length).split("/");
+    if (label && inner.length && label !== own) throw new Error(`${where}: the class of ${key} is given as ${label}; make folder and table agree.`);
     found.set(key, specimen);
   }
   return found;
 }
 
-// Rows of cells (RFC 4180), separated by what stands in the first line: a tab, a semicolon or a comma.
-function table(text) {
-  const first = text.slice(0, text.search(/[\r\n]|$/));
-  const separator = ["\t", ";"].find((each) => first.includes(each)) || ",";
-  const rows = [[""]];
-  let quoted = false;
-  for (let at = 0; at < text.length; at += 1) {
-    const sign = text[at];
-    const row = rows.at(-1);
-    if (quoted && sign === '"' && text[at + 1] === '"') row[row.length - 1] += text[(at += 1)];
-    else if (sign === '"' && (quoted || row.at(-1) === "")) quoted = !quoted;
-    else if (quoted) row[row.length - 1] += sign;
-    else if (sign === separator) row.push("");
-    else if (sign === "\n" || sign === "\r") rows.push([""]);
-    else row[row.length - 1] += sign;
+async function text(file, path) {
+  if (file.size > MOST) throw new Error(`${path} is no table of specimens: it is too large.`);
+  const bytes = await file.arrayBuffer().catch(() => {
+    throw new Error(`${path} cannot be read; choose it again.`);
+  });
+  try {
+    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+  } catch {
+    throw new Error(`${path} is not UTF-8; save it as CSV UTF-8.`);
   }
+}
+
+function checkHeader(names, path) {
+  if (NEEDED.some((name) => !names.includes(name))) throw new Error(`${path} needs the columns file and group; it has: ${names.join(", ")}.`);
+  const twice = [...NEEDED, "class"].find((name) => names.indexOf(name) !== names.lastIndexOf(name));
+  if (twice) throw new Error(`${path}: the column ${twice} occurs twice; keep one.`);
+}
+
+// Rows that are not blank, with the line that each begins on (RFC 4180), separated by what the first of them holds most of.
+function table(whole, path) {
+  const first = whole.split(/[\r\n]/).find((line) => line.trim()) || "";
+  const count = (sign) => first.split(sign).length;
+  const separator = SEPARATORS.reduce((most, each) => (count(each) > count(most) ? each : most));
+  const rows = [];
+  let [written, cell, state, line, begun] = [[], "", "before", 1, 1];
+  for (const sign of whole.replace(/\r\n?/g, "\n") + "\n") {
+    if (state === "quoted") {
+      if (sign === '"') state = "after";
+      else cell += sign;
+    } else if (sign === separator || sign === "\n") {
+      written.push(cell);
+      [cell, state] = ["", "before"];
+      if (sign === "\n") {
+        const cells = written.map((each) => each.trim());
+        if (cells.some(Boolean)) rows.push({ written, cells, line: begun });
+        [written, begun] = [[], line + 1];
+      }
+    } else if (sign === '"' && state !== "plain") {
+      if (state === "after") cell += sign; // a doubled one
+      state = "quoted";
+    } else if (state === "after") {
+      throw new Error(`${path}, line ${line}: a quote ends in the middle of a field; double those that belong to it.`);
+    } else {
+      cell += sign;
+      state = "plain";
+    }
+    if (sign === "\n") line += 1;
+  }
+  if (state === "quoted") throw new Error(`${path}, line ${begun}: a quote is not closed.`);
   return rows;
 }

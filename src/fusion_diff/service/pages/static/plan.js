@@ -12,7 +12,7 @@ export class Plan {
     this.chosen = []; // as `laidOut` gives them
     this.strays = []; // paths of masks that fit nothing
     this.listed = new Map(); // specimens by path, where a table tells them
-    this.mistaken = ""; // what is wrong with the table
+    this.mistaken = []; // what is wrong with tables
     const { label, by, group, pattern, classes } = form.elements;
     Object.assign(this, { label, by, group, pattern, classes });
     form.addEventListener("input", () => this.show());
@@ -29,28 +29,34 @@ export class Plan {
 
   async take(files) {
     const { images, strays } = laidOut(files.filter((each) => !isTable(each)), this.form.dataset.authentic);
-    for (const each of files.filter(isTable)) await this.read(each);
     this.chosen.push(...images);
     this.strays.push(...strays);
+    await this.read(files.filter(isTable));
     this.show();
     if (images.length) this.section.scrollIntoView({ block: "nearest" });
   }
 
-  async read(each) {
-    try {
-      for (const [path, specimen] of await specimens(each)) this.listed.set(path, specimen);
-      if (!this.by.querySelector("[value=table]")) this.by.add(new Option("as groups.csv says", "table"));
-      this.by.value = "table";
-    } catch (error) {
-      this.mistaken = error.message;
+  // What no table that can be read lists has no specimen, so that nothing is added until another way to tell is chosen.
+  async read(tables) {
+    if (!tables.length) return;
+    this.mistaken = [];
+    const chosen = new Set(this.chosen.map(({ path }) => path));
+    for (const each of tables) {
+      try {
+        for (const [path, specimen] of await specimens(each, chosen)) this.listed.set(path, specimen);
+      } catch (error) {
+        this.mistaken.push(error.message);
+      }
     }
+    if (!this.by.querySelector("[value=table]")) this.by.add(new Option("as groups.csv says", "table"));
+    if (this.by.value === "own") this.by.value = "table";
   }
 
   empty() {
     this.chosen = [];
     this.strays = [];
     this.listed.clear();
-    this.mistaken = "";
+    this.mistaken = [];
     if (this.by.value === "table") this.by.value = "own";
     this.by.querySelector("[value=table]")?.remove();
     this.show();
@@ -113,19 +119,20 @@ export class Plan {
     const homeless = planned.length - added.length;
     this.tell([
       wrong,
-      this.mistaken,
+      ...this.mistaken.filter((each) => each !== wrong),
       homeless && `${counted(homeless, "image")} left out, for a class is told by a folder with its images directly in it`,
       this.strays.length && `${counted(this.strays.length, "mask")} left out, for no single image of a class other than ${this.form.dataset.authentic} is named alike: ${listed(this.strays)}`,
     ]);
     this.section.querySelector("tbody").replaceChildren(...rows(added, this.form.dataset.authentic));
     this.section.querySelector("[data-add]").textContent = `Add ${counted(added.length, "reference")}`;
     this.section.querySelector("[data-add]").disabled = !added.length;
-    this.section.hidden = !planned.length && !this.strays.length && !this.mistaken;
+    this.section.hidden = !planned.length && !this.strays.length && !this.mistaken.length;
   }
 
   wrong(nameless, count) {
     if (!this.chosen.length) return "";
     if (this.by.value === "pattern" && !this.expression()) return "The pattern has to be a regular expression with one (…) around the specimen.";
+    if (this.by.value === "table" && this.mistaken.length) return this.mistaken[0];
     if (nameless.length && this.by.value === "table") return `groups.csv names no specimen of ${nameless.length} of ${counted(count, "image")}: ${listed(nameless)}`;
     if (nameless.length) return `No specimen in ${nameless.length} of ${counted(count, "name")}: ${listed(nameless)}`;
     return "";
@@ -147,8 +154,9 @@ function rows(planned, authentic) {
     const images = planned.filter((each) => each.label === label);
     const marked = images.filter(({ mark }) => mark).length;
     const specimens = [...new Set(images.map(({ specimen }) => specimen).filter(Boolean))];
+    const untold = images.some(({ specimen }) => specimen === null) ? "not told" : "each its own";
     const row = document.createElement("tr");
-    const told = [label === authentic ? `${label} (authentic)` : label || "(type it above)", images.length + (marked ? `, ${marked} with a mask` : ""), specimens.length ? `${specimens.length}: ${listed(specimens)}` : "each its own"];
+    const told = [label === authentic ? `${label} (authentic)` : label || "(type it above)", images.length + (marked ? `, ${marked} with a mask` : ""), specimens.length ? `${specimens.length}: ${listed(specimens)}` : untold];
     for (const words of told) {
       const isolated = document.createElement("bdi");
       isolated.textContent = words;
