@@ -85,6 +85,20 @@ def test_class_specimen_and_pixel_size_are_corrected_and_the_mark_stays(client, 
     assert client.patch(f"{at[:-1]}{'0' if at[-1] != '0' else '1'}", json={}).status_code == 404
 
 
+def test_spaces_of_any_width_are_plain_ones_and_invisible_characters_are_refused(client, new_set, micrograph):
+    it = add(client, new_set, micrograph("coarse", 158), label="large\u3000pore", group="C\xa07")["reference"]
+    assert (it["label"], it["group"]) == ("large pore", "C 7")
+    at = f"{new_set}/images/{it['id']}"
+    assert client.patch(at, json={"group": "1\u202f000"}).json()["group"] == "1 000"
+    for name in ("a\u200bb", "a\x07b", "a\nb"):
+        refused = client.patch(at, json={"group": name})
+        assert (refused.status_code, "invisible characters" in refused.json()["detail"]) == (422, True)
+    verdict = client.post("/v1/inspections", files={"files": ("a.tif", micrograph("fine", 159))}).json()
+    told = {"decision": "not authentic", "reason": "Riss\xa0– 12\u202fµm\nlang"}
+    overruled = client.post(f"/v1/inspections/{verdict['results'][0]['inspection']['id']}/overrule", json=told).json()
+    assert overruled["overruled"]["reason"] == "Riss – 12 µm lang"
+
+
 def test_a_reference_is_shown_small_or_at_its_native_size_and_removed(client, new_set, draw, tiff):
     it = add(client, new_set, tiff(draw("fine", 154, 700)), label="fine", pixel_size_um="0.25")["reference"]
     assert it["pixel_size_um"] == 0.25

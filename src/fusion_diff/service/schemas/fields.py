@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime
 from typing import Annotated
 
@@ -12,15 +13,22 @@ from fusion_diff.service.tables import NAME_LENGTH
 
 
 def _one_line(value: str) -> str:
-    if not value.isprintable():
-        raise ValueError("control characters and line breaks have no place in it")
-    return value
+    plain = _plain_spaces(value)
+    if not plain.isprintable():
+        raise ValueError("invisible characters and line breaks have no place in it")
+    return plain
 
 
 def _text(value: str) -> str:
-    if not all(character.isprintable() or character in "\n\r\t" for character in value):
-        raise ValueError("control characters have no place in it")
-    return value
+    plain = _plain_spaces(value)
+    if not all(character.isprintable() or character in "\n\r\t" for character in plain):
+        raise ValueError("invisible characters have no place in it")
+    return plain
+
+
+def _plain_spaces(value: str) -> str:
+    """Return text with plain spaces in place of wide, narrow and unbreakable ones, which keyboards and copies bring."""
+    return "".join(" " if unicodedata.category(character) == "Zs" else character for character in value)
 
 
 def _utc(value: datetime) -> datetime:
