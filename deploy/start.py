@@ -43,13 +43,14 @@ def healthy() -> int:
 
 
 def named(words: list[str], option: str, setting: str, default: str) -> str:
-    """Return what a command line gives an option; or else the environment, or what holds if neither does."""
+    """Return what a command line gives an option last; or else the environment, or what holds if neither does."""
+    found = os.environ.get(setting) or default
     for index, word in enumerate(words):
         if word == option and index + 1 < len(words):
-            return words[index + 1]
+            found = words[index + 1]
         if word.startswith(f"{option}="):
-            return word.removeprefix(f"{option}=")
-    return os.environ.get(setting) or default
+            found = word.removeprefix(f"{option}=")
+    return found
 
 
 def naming(words: list[str], option: str, setting: str, value: str) -> list[str]:

@@ -58,10 +58,12 @@ def test_the_command_runs_in_its_place_once_the_model_is_verified(start):
     assert EMBEDDED in err
 
 
-@pytest.mark.parametrize("how", ["option", "joined", "setting"])
+@pytest.mark.parametrize("how", ["option", "joined", "again", "setting"])
 def test_an_altered_model_starts_nothing(start, signed, how):
     (signed / "README.md").write_text("altered", encoding="utf-8")
-    words = {"option": ["--model", signed], "joined": [f"--model={signed}"], "setting": []}[how]
+    words = {"option": ["--model", signed], "joined": [f"--model={signed}"]}
+    words["again"] = ["--model", EMBEDDED, *words["joined"]]
+    words = words.get(how, [])
     code, out, err = start("batch", "nowhere", *words, FUSION_DIFF_MODEL=str(signed) if how == "setting" else "")
     assert (code, out) == (3, "")
     assert err.startswith("Error: the model is not used: ")
@@ -116,7 +118,7 @@ def test_the_digest_of_the_model_can_be_part_of_the_command(start, signed):
     assert f"{verify(signed)[:16]}.toml" in err.split("\n", 1)[1]
 
 
-@pytest.mark.parametrize("words", [["--port", "PORT"], ["--port=PORT"], []])
+@pytest.mark.parametrize("words", [["--port", "PORT"], ["--port=PORT"], ["--port", "1", "--port", "PORT"], []])
 def test_health_is_what_the_service_of_this_container_answers(start, tmp_path, words):
     class Answer(http.server.BaseHTTPRequestHandler):
         status = 200
