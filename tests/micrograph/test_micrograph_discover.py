@@ -5,7 +5,7 @@ import pytest
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import discover, load_microstructure_data
-from fusion_diff.micrograph.discover import search
+from fusion_diff.micrograph.discover import match, search
 
 
 @pytest.fixture
@@ -104,6 +104,46 @@ def test_links_that_loop_are_followed_once(house):
         pytest.skip("this system makes no symbolic links")
     files = discover([house])
     assert len({os.path.realpath(file) for file in files}) == len(files) == 7  # the broken one is told of when read
+
+
+@pytest.fixture
+def lots(tmp_path):
+    """Three images, and links to what is above and beside them, each of which makes many paths more."""
+    for name in ("lot-1/a.tif", "lot-2/b.tif", "lot-2/deep/c.tif", "lot-2/.old/d.tif"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    try:
+        for index in range(4):
+            (tmp_path / "lot-1" / f"again-{index}").symlink_to(tmp_path, target_is_directory=True)
+        (tmp_path / "lot-1" / "self").symlink_to("self")
+        (tmp_path / "above").symlink_to(tmp_path / "lot-2" / "deep", target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no symbolic links")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("pattern", "expected"),
+    [
+        ("**", ["above/c.tif", "lot-1/a.tif", "lot-2/b.tif"]),
+        ("**/*.tif", ["above/c.tif", "lot-1/a.tif", "lot-2/b.tif"]),
+        ("**/**/?.tif", ["above/c.tif", "lot-1/a.tif", "lot-2/b.tif"]),
+        ("**/deep/*.tif", ["lot-2/deep/c.tif"]),
+        ("lot-[2]/**", ["lot-2/b.tif", "lot-2/deep/c.tif"]),
+        ("lot-1/**/lot-2/*", ["lot-1/again-0/lot-2/b.tif"]),
+        ("**/.old/*", ["lot-2/.old/d.tif"]),
+    ],
+)
+def test_patterns_that_cross_folders_enter_each_once(lots, pattern, expected):
+    found = sorted(match(str(lots / pattern)))
+    assert names(lots, found) == expected
+    if pattern == "**":
+        assert found == sorted(search(lots))
+
+
+def test_a_pattern_that_crosses_folders_starts_here_too(lots, monkeypatch):
+    monkeypatch.chdir(lots)
+    assert [str(path) for path in sorted(match("**/[ab].tif"))] == [str(Path("lot-1/a.tif")), str(Path("lot-2/b.tif"))]
 
 
 @pytest.mark.parametrize("named", ["", "*", "*.tif", "**/*"])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
+from itertools import chain, repeat
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from fusion_diff.printable import printable
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
 """Suffixes, in lower case, that make a file in a folder an image; what it really is shows when it is read."""
@@ -60,13 +61,13 @@ def _expand(path: str | Path) -> list[Path]:
             if not location.is_file():
                 raise MicrographError(f"{name}: this is a device or a pipe, not a file; name an image file or a folder")
             return [location]
+        if not glob.has_magic(str(path)):
+            raise MicrographError(f"{name}: there is no such file or folder; check the path")
+        return _some(name, match, str(path), "the pattern matches no images")
     except (OSError, ValueError) as error:
         if isinstance(error, MicrographError):
             raise
         raise MicrographError(f"{name}: the path cannot be read ({error}); check its permissions") from error
-    if not glob.has_magic(str(path)):
-        raise MicrographError(f"{name}: there is no such file or folder; check the path")
-    return _some(name, match, str(path), "the pattern matches no images")
 
 
 def _some(name: str, look: Callable[[str, Counter[str]], Iterable[Path]], where: str, problem: str) -> list[Path]:
@@ -96,16 +97,65 @@ def match(pattern: str, unread: Counter[str] | None = None) -> Iterator[Path]:
     """
     suffix = Path(pattern).suffix
     suffix_given = bool(suffix) and not glob.has_magic(suffix)
-    for match in glob.iglob(pattern, recursive=True):  # noqa: PTH207 (Path.glob takes no absolute patterns)
-        path = Path(match)
+    parts = Path(pattern).parts
+    for path in _across(parts) if "**" in parts else _globbed(pattern):
         if path.is_dir():
-            if "**" not in pattern:  # `**` reaches the files below by itself
+            if "**" not in parts:  # `**` reaches the files below by itself
                 yield from search(path, unread)
         elif path.is_file() or _leads_nowhere(path):
             if suffix_given or path.suffix.lower() in IMAGE_SUFFIXES:
                 yield path
             else:
                 count_unread(path, unread)
+
+
+def _globbed(pattern: str) -> Iterator[Path]:
+    return map(Path, glob.iglob(pattern))  # noqa: PTH207 (Path.glob takes no absolute patterns)
+
+
+def _globbed_in(folder: Path, parts: Iterable[str]) -> Iterator[Path]:
+    """What the parts of a pattern match in a folder; none matches the folder itself."""
+    return _globbed(str(Path(glob.escape(str(folder)), *parts)))
+
+
+def _across(parts: Sequence[str]) -> Iterator[Path]:
+    """What a pattern with `**` matches; of the paths to one folder that links make, one counts.
+
+    `glob` would follow links that loop for as long as the system lets it.
+    """
+    pieces: list[list[str]] = [[]]
+    for part in parts:
+        if part == "**":
+            pieces.append([])
+        else:
+            pieces[-1].append(part)
+    if not pieces[-1]:
+        pieces[-1].append("*")
+    found = _globbed_in(Path(), pieces[0])
+    for piece in pieces[1:]:
+        found = chain.from_iterable(map(_globbed_in, _folders(found), repeat(piece)))
+    names: dict[str, Path] = {}
+    for path in found:
+        if names.setdefault(os.path.realpath(path.parent), path.parent) == path.parent:
+            yield path
+
+
+def _folders(paths: Iterable[Path]) -> Iterator[Path]:
+    """The folders among paths and all below them that are not hidden, in the order of `search`."""
+    entered: set[str] = set()
+    for path in paths:
+        folders = _not_entered([path], entered) if path.is_dir() else []
+        while folders:
+            folder = folders.pop()
+            yield folder
+            with os.scandir(folder) as entries:
+                below = [Path(entry.path) for entry in entries if not entry.name.startswith(".") and _is_folder(entry)]
+            folders += _not_entered(below, entered)
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    # A link that leads to itself is an error to `entry` alone.
+    return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[Path]:
@@ -135,13 +185,18 @@ def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[P
                         yield path
                     else:
                         count_unread(path, unread)
-        kept = []
-        for path in sorted(below):  # in order, so that of two links to a folder always the same counts
-            target = os.path.realpath(path)
-            if target not in entered:
-                entered.add(target)
-                kept.append(path)
-        folders += reversed(kept)
+        folders += _not_entered(below, entered)
+
+
+def _not_entered(folders: Iterable[Path], entered: set[str]) -> list[Path]:
+    """Return folders that were not entered yet, noting that they are now, the first to enter at the end."""
+    kept = []
+    for path in sorted(folders):  # in order, so that of two links to a folder always the same counts
+        target = os.path.realpath(path)
+        if target not in entered:
+            entered.add(target)
+            kept.append(path)
+    return kept[::-1]
 
 
 def count_unread(path: PurePath, unread: Counter[str] | None) -> None:
