@@ -18,7 +18,7 @@ import tifffile
 
 pytest.importorskip("ray")
 
-from fusion_diff.batch.cluster import Cluster
+from fusion_diff.batch.cluster import Cluster, accelerator_of
 from fusion_diff.batch.judging import Here, Settings
 from fusion_diff.batch.run import run_batch
 from fusion_diff.checkpoint import EMBEDDED
@@ -94,7 +94,13 @@ def start(folder, name, address, *words):
 
 
 @pytest.fixture
-def two_nodes(tmp_path):
+def of_the_other():
+    """What else the other node is started with."""
+    return ()
+
+
+@pytest.fixture
+def two_nodes(tmp_path, of_the_other):
     """The address of a cluster, its head and its other node."""
     with socket.socket() as one, socket.socket() as two:
         one.bind(("127.0.0.1", 0))
@@ -105,7 +111,7 @@ def two_nodes(tmp_path):
     head = start(tmp_path, "head", address, "--head", *options)
     other = None
     try:
-        other = start(tmp_path, "other", address, f"--address={address}")
+        other = start(tmp_path, "other", address, f"--address={address}", *of_the_other)
         yield address, head, other
     finally:
         for node in (other, head):
@@ -164,6 +170,39 @@ def test_a_cluster_that_is_lost_is_a_clear_error_and_what_is_done_is_kept(two_no
         run_batch(str(images), tmp_path / "out", cluster, rows=3, progress=lose)
     kept = read_rows(tmp_path / "out")
     assert 10 <= len(kept) == len(set(names(kept))) < COUNT
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("of_the_other", "device"),
+    [(["--num-gpus=1"], "cuda"), (['--resources={"NPU": 1}'], "npu")],
+)
+def test_as_many_workers_start_as_there_are_devices(two_nodes, device):
+    address, head, other = two_nodes
+    with Cluster(address, EMBEDDED, Settings(), device=device) as cluster:
+        cluster.wait_for_all()
+        assert (len(head.workers()), len(other.workers())) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("device", "accelerator"),
+    [
+        ("cpu", None),
+        ("CPU", None),
+        ("AUTO", None),
+        ("mps", None),
+        ("cuda", "GPU"),
+        ("cuda:0", "GPU"),
+        ("xpu", "GPU"),
+        ("GPU", "GPU"),
+        ("GPU.0", "GPU"),
+        ("CUDAExecutionProvider", "GPU"),
+        ("npu", "NPU"),
+        ("NPU", "NPU"),
+    ],
+)
+def test_a_worker_asks_for_the_kind_of_device_that_it_computes_on(device, accelerator):
+    assert accelerator_of(device) == accelerator
 
 
 @pytest.mark.slow

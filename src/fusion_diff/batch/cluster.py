@@ -38,6 +38,8 @@ START_S = 300.0
 """A cluster on which no actor has loaded the model after so long has no room for one."""
 MOST_LOSSES = 3
 """A micrograph whose actor was lost so often is given up."""
+_GPUS = ("cuda", "gpu", "migraphx", "rocm", "xpu")
+"""How the names of devices begin that Ray counts as GPUs: torch's words, and those of runtimes of exported models."""
 _CURE = "check that Ray runs there and that its port is open, then run the same command again"
 
 
@@ -93,8 +95,9 @@ class Cluster:
                 RAY_ADDRESS names, or else the head on this machine.
             model: a name, folder or hub id that every machine of the cluster can load.
             settings: how to judge.
-            workers: actors, each on a core of its own; one for every core of the cluster when omitted.
-            device: what each computes on.
+            workers: actors, each on a core of its own; one for every core of the cluster when omitted, or for every GPU
+                or NPU where they compute on those.
+            device: what each computes on, in torch's words or, of an exported model, its runtime's.
 
         Raises:
             BatchError: there is no cluster at that address, or no actor could start there.
@@ -114,11 +117,14 @@ class Cluster:
         self._losses = 0
         self._connect(address)
         try:
-            cores = int(self._ray.cluster_resources().get("CPU", 0))
-            self.workers = workers or max(1, cores)
+            accelerator = accelerator_of(device)
+            there = self._ray.cluster_resources().get(accelerator or "CPU", 0)
+            self.workers = workers or max(1, int(there))
+            own: dict[str, Any] = {"num_gpus": int(accelerator == "GPU")}
+            if accelerator == "NPU":
+                own["resources"] = {"NPU": 1}
             # Not restarted by Ray, which would give work to an actor that has not loaded its model.
-            options = {"num_cpus": 1, "num_gpus": int(device != "cpu"), "max_restarts": 0}
-            kind = self._ray.remote(**options)(Worker)
+            kind = self._ray.remote(num_cpus=1, max_restarts=0, **own)(Worker)
             self._make: Callable[[], Any] = lambda: kind.remote(model, device, settings)
             for _ in range(self.workers):
                 self._start()
@@ -273,6 +279,14 @@ class Cluster:
             if isinstance(cause, FusionDiffError):
                 raise BatchError(f"a worker: {cause}") from error
             raise
+
+
+def accelerator_of(device: str) -> str | None:
+    """Return what Ray calls a resource that a device is one of: `GPU`, `NPU`, or None where it counts none."""
+    word = device.lower()
+    if word.startswith("npu"):
+        return "NPU"
+    return "GPU" if word.startswith(_GPUS) else None
 
 
 def _first(error: Exception) -> str:

@@ -47,7 +47,7 @@ def batch_command(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=100_000, help="With --cluster: workers, of a core each; all cores if omitted."),
+        typer.Option(min=1, max=100_000, help="With --cluster: workers, of a core or GPU each; all if omitted."),
     ] = None,
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,
