@@ -148,6 +148,16 @@ def test_a_name_is_looked_for_as_it_is(database, name):
     assert [each.name for each in walk(database, Filter(name=name), 5)] == [f"a{name}b.tif"]
 
 
+def test_a_name_is_found_whatever_the_case_of_its_letters_on_sqlite(tmp_path):
+    database = Database(f"sqlite:///{tmp_path / 'records.db'}")
+    with database.write() as session:
+        ledger.start(session)
+    add(database, [row(0, name="ÖFEN Größe.tif"), row(1, name="a.tif")])
+    for name in ("öfen", "Öfen GRÖ", "ÖFEN"):
+        assert [each.name for each in walk(database, Filter(name=name), 5)] == ["ÖFEN Größe.tif"]
+    database.close()
+
+
 def test_what_is_kept_comes_back_as_it_was(database):
     made = add(database, [row(3)])[0]
     with database.read() as session:
@@ -295,6 +305,21 @@ def test_references_are_collected_once_each_under_names_of_their_own(database):
         session.delete(collecting.get_set(session, made.id))
     with database.read() as session, pytest.raises(NotFoundError):
         collecting.get_image(session, made.id, second.id)
+
+
+def test_images_of_one_name_that_are_added_at_the_same_moment_are_all_kept(database, at_once):
+    with database.write() as session:
+        made = collecting.new_set(session, "lot", "fine")
+
+    def add_image(number):
+        with database.write() as session:
+            sha256 = str(number) * 64
+            collecting.add_image(session, made.id, name="a.tif", label="fine", group=None, sha256=sha256)
+
+    at_once(*(partial(add_image, number) for number in range(8)))
+    with database.read() as session:
+        kept = sorted(image.name for image in collecting.get_set(session, made.id).images)
+    assert kept == sorted(["a.tif", *(f"a.tif ({number})" for number in range(2, 9))])
 
 
 @pytest.mark.parametrize("url", ["nothing", "mysql://lab:hunter2@db/x", "postgresql://lab:hunter2@127.0.0.1:1/x"])

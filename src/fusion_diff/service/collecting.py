@@ -95,6 +95,8 @@ def add_image(
         ConflictError: the image is in the set already.
         ReferenceSetError: the set is full, or a flaw is marked on an authentic reference.
     """
+    # Whoever adds to the set at the same moment waits, so that names and numbers are those of all that is in it.
+    session.execute(select(ReferenceSet.id).where(ReferenceSet.id == set_id).with_for_update())
     collected = get_set(session, set_id)
     if len(collected.images) >= MAX_REFERENCES:
         raise ReferenceSetError(f"{collected.name} holds {MAX_REFERENCES} references, and takes no more")

@@ -145,6 +145,8 @@ def _engine(url: str) -> Engine:
 
 def _prepare(connection: Any, _record: Any) -> None:
     connection.isolation_level = None  # transactions begin where `_begin` says, schema changes included
+    # SQLite's own knows the letters of ASCII only, so that "öfen" would not be found in "ÖFEN".
+    connection.create_function("lower", 1, _lower, deterministic=True)
     cursor = connection.cursor()
     until = time.monotonic() + _BUSY_SECONDS
     while True:
@@ -158,6 +160,10 @@ def _prepare(connection: Any, _record: Any) -> None:
     for pragma in ("synchronous=FULL", "foreign_keys=ON"):
         cursor.execute(f"PRAGMA {pragma}")
     cursor.close()
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
 
 
 def _begin(connection: Connection) -> None:
