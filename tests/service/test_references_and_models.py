@@ -15,6 +15,7 @@ from fusion_diff.service.naming import told_apart
 from fusion_diff.service.settings import Settings
 from fusion_diff.service.shelf import Shelf, enter
 from fusion_diff.service.tables import NAME_LENGTH, Model
+from fusion_diff.trust import poisoning
 
 
 def png(pixels):
@@ -116,7 +117,7 @@ def test_a_reference_is_shown_small_or_at_its_native_size_and_removed(client, ne
 
 
 def test_an_audit_names_the_reference_that_is_another_mirrored_and_remembers_it(
-    client, new_set, draw, tiff, micrograph, learn
+    client, new_set, draw, tiff, micrograph, learn, monkeypatch
 ):
     for seed in range(2):
         add(client, new_set, tiff(draw("fine", seed)), label="fine", name=f"fine {seed}.tif")
@@ -127,6 +128,9 @@ def test_an_audit_names_the_reference_that_is_another_mirrored_and_remembers_it(
     found = [(each["reference"], each["kind"], each["grave"]) for each in first["findings"]]
     assert ("mirrored.tif", "duplicate", True) in found
     assert client.post(f"{new_set}/audit").json() == first, "known, so that it waits for nothing"
+    with monkeypatch.context() as later:
+        later.setattr(poisoning, "EDITION", poisoning.EDITION + 1)
+        assert learn(client, set_id)["id"] != first["id"], "another audit may find something else"
     add(client, new_set, micrograph("coarse", 1), name="another.tif")
     assert client.post(f"{new_set}/audit").json()["state"] == "running", "these are other references"
 

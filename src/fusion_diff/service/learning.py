@@ -210,14 +210,16 @@ class Learning:
             _log.error("not recorded", exc_info=unrecorded, extra={"request_id": request_id})
 
     def _subject(self, collected: tables.ReferenceSet) -> str:
-        """Return what tells whether references, or the model that looks at them, were changed."""
+        """Return what tells whether references, or the model or the audit that look at them, were changed."""
         import hashlib
         import json
+
+        from fusion_diff.trust.poisoning import EDITION
 
         images: list[list[object]] = [
             [i.name, i.label, i.group, i.sha256, i.mark_sha256, i.pixel_size_um] for i in collected.images
         ]
-        told = [self._shelf.base_sha256, collected.authentic, images]
+        told = [EDITION, self._shelf.base_sha256, collected.authentic, images]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     @contextmanager

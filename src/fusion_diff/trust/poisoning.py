@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from fusion_diff.references import ReferenceSet
     from fusion_diff.trust.triggers import Trigger
 
+EDITION = 1
+"""Raised with every change here or in `fusion_diff.trust.triggers` that changes findings: kept ones are then old."""
 ASKED = 64
 """Tokens of each reference that are looked for in the others."""
 WIDTH = 64

@@ -12,12 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.service.pages import history
+from fusion_diff.model import DiffusionModel
+from fusion_diff.service.pages import history, levels
 from fusion_diff.service.pages.charts import HEIGHT, WIDTH, Scored, drift_chart, score_chart
 from fusion_diff.service.pages.levels import Level
 from fusion_diff.service.pages.sheet import COLUMNS, harmless, lines
 from fusion_diff.service.pages.trend import FALSE_ALARMS, FEWEST, Baseline, log_odds
 from fusion_diff.service.records import Filter
+from fusion_diff.service.shelf import enter
 from fusion_diff.service.tables import now
 
 scores = st.floats(0, 1)
@@ -117,6 +119,19 @@ def test_charts_show_the_scores_of_the_newest_model_with_limits_and_level(filled
     drift = re.search(r'class="average" points="([^"]+)"', few)
     assert len(drift[1].split()) == 10, "an average of picked scores is none"
     assert "Of all the model&#39;s scores" not in answer.text
+
+
+def test_the_level_of_a_model_that_could_not_be_read_is_looked_for_again(filled, enrolled_folder):
+    service = filled.app.state.service
+    model, folder = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 8")
+    with service.database.write() as session:
+        enter(session, model, None, default=False)
+    levels._known.clear()
+    service.shelf._held.clear()
+    gone = folder.rename(folder.with_suffix(".gone"))
+    assert levels.reference_level(service.shelf, model) is None
+    gone.rename(folder)
+    assert levels.reference_level(service.shelf, model) is not None
 
 
 def test_what_was_overruled_is_drawn_as_it_is_listed_with_a_mark_of_its_own(filled):

@@ -37,7 +37,10 @@ class Level:
 def reference_level(shelf: Shelf, model: Model) -> Level | None:
     """Return where a model's references stand; None where it cannot be loaded or had too few to cross-fit."""
     if model.sha256 not in _known:
-        _known[model.sha256] = _measured(shelf, model.id)
+        try:
+            _known[model.sha256] = _measured(shelf, model.id)
+        except (FusionDiffError, OSError):  # it may be readable the next time
+            return None
         if len(_known) > _REMEMBERED:
             _known.popitem(last=False)
     return _known[model.sha256]
@@ -48,10 +51,7 @@ def _measured(shelf: Shelf, model_id: str) -> Level | None:
 
     from fusion_diff.fewshot.decision import probability
 
-    try:
-        enrolment = shelf.find(model_id).enrolment
-    except (FusionDiffError, OSError):
-        return None
+    enrolment = shelf.find(model_id).enrolment
     if enrolment is None or not len(enrolment.verifier.inside):
         return None
     verifier = enrolment.verifier
