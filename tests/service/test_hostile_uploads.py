@@ -14,6 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from fusion_diff.references import MAX_REFERENCES
+
 PROBLEM = {"type", "title", "status", "detail", "request_id"}
 
 
@@ -112,7 +114,7 @@ def test_the_name_of_an_inspected_file_may_be_anything(client, micrograph):
 def test_too_many_files_are_refused_as_a_whole(client):
     many = [("files", (f"{index}.tif", b"x")) for index in range(client.app.state.service.settings.max_files + 1)]
     is_problem(client.post("/v1/inspections", files=many), 400, 413)
-    fields = {f"field{index}": "x" for index in range(2000)}
+    fields = {f"field{index}": "x" for index in range(MAX_REFERENCES + 100)}
     is_problem(client.post("/v1/inspections", files=many[:1], data=fields), 400)
 
 

@@ -13,6 +13,7 @@ from starlette.formparsers import MultiPartParser
 
 from fusion_diff.errors import DependencyError
 from fusion_diff.inspection.wording import package_version
+from fusion_diff.references.reference import MAX_REFERENCES
 from fusion_diff.service import pages, problems
 from fusion_diff.service.observing import Observer
 from fusion_diff.service.pages import rendering
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
 _SPOOL_BYTES = 2**16
 """Of a file that is being received, so much is held in memory, and the rest on disk: a request may have many files."""
-_FIELDS = 1024
+_FIELDS = MAX_REFERENCES + 24
 """Fields of a form that are not files, at most; each reference that was chosen on a page is one."""
 _FIELD_BYTES = 2**13
 """Of one of them; the longest that has a meaning is a reason of 2000 characters."""

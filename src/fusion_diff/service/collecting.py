@@ -152,7 +152,8 @@ def change_image(session: Session, set_id: str, image_id: str, changes: Mapping[
     """
     row = get_image(session, set_id, image_id)
     if changes.get("label") is not None:
-        _check_mark(get_set(session, set_id), changes["label"], row.mark_sha256, row.name)
+        if row.mark_sha256 is not None:  # else the whole set would be loaded for each of thousands
+            _check_mark(get_set(session, set_id), changes["label"], row.mark_sha256, row.name)
         row.label = changes["label"]
     if "group" in changes:
         row.group = changes["group"] or row.name

@@ -12,6 +12,7 @@ from fastapi.params import File
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
 
+from fusion_diff.references.reference import MAX_REFERENCES
 from fusion_diff.service.problems import TooLargeError
 from fusion_diff.service.security import Needs
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
     from fusion_diff.service.runtime import Service
 
-MAX_PLAIN_BYTES = 2**16
+MAX_PLAIN_BYTES = 1 << (40 * MAX_REFERENCES).bit_length()
 """Of bodies without files; the longest that have a meaning are references chosen on a page, 40 bytes each."""
 PATIENCE_SECONDS = 30.0
 """How long a body may keep us waiting, at first and after a burst."""

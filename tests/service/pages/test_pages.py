@@ -10,8 +10,10 @@ from browsed import BROWSER, HTMX, Page, id_of, inspected, looked_at, settled
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fusion_diff.references import MAX_REFERENCES
 from fusion_diff.service import collecting
 from fusion_diff.service.pages.files import _FILES
+from fusion_diff.service.tables import ReferenceImage
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{7*7}}\u202e.tif'
 
@@ -205,6 +207,24 @@ def test_references_are_corrected_and_removed_several_at_once_all_or_none(client
     assert "fine 2" in left.text
     assert "coarse" not in left.text
     assert client.post(f"{address}/images/chosen/remove").status_code == 422, "none was chosen"
+
+
+def test_all_references_of_the_largest_set_are_chosen_at_once(client, micrograph):
+    address = new_set(client, micrograph, "largest", shots=1)
+    with client.app.state.service.database.write() as session:
+        collected = collecting.get_set(session, address[12:])
+        images = collected.images
+        sha256 = images[0].sha256
+        for number in range(MAX_REFERENCES - len(images)):
+            name = f"{number}.tif"
+            images.append(ReferenceImage(name=name, label="pore", group=name, sha256=f"{number:064x}"))
+    with client.app.state.service.database.read() as session:
+        ids = [image.id for image in collecting.get_set(session, address[12:]).images if image.sha256 != sha256]
+    assert len(ids) == MAX_REFERENCES - 1
+    moved = client.post(f"{address}/images/chosen/move", data={"image": ids, "label": "crack"})
+    assert moved.status_code == 200, moved.text[:300]
+    assert f"crack {MAX_REFERENCES - 1}" in " ".join(re.sub(r"<[^>]*>", " ", moved.text).split())
+    assert client.delete(f"/v1{address.replace('references', 'reference-sets')}").status_code == 204
 
 
 def test_no_model_is_to_judge_by_default_unless_that_is_asked_for(client, micrograph):
