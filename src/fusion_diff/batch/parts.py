@@ -125,10 +125,8 @@ class Parts:
         """
         if not self._rows:
             return
-        pa, parquet = needed("pyarrow", "batch"), needed("pyarrow.parquet", "batch")
-        buffer = io.BytesIO()
-        parquet.write_table(pa.Table.from_pylist(self._rows, schema=self._schema), buffer, compression="zstd")
-        self._write(self.folder / f"part-{self._number + 1:06d}.parquet", buffer.getvalue())
+        table = needed("pyarrow", "batch").Table.from_pylist(self._rows, schema=self._schema)
+        self._write_table(self.folder / f"part-{self._number + 1:06d}.parquet", table)
         # In this order, whatever a signal cuts off is written again to the same file, or not at all.
         count, self._rows = len(self._rows), []
         self._number += 1
@@ -147,6 +145,11 @@ class Parts:
     def __exit__(self, *_: object) -> None:
         """Let go of the lock, whatever happened."""
         self.close()
+
+    def _write_table(self, file: Path, table: Any) -> None:
+        buffer = io.BytesIO()
+        needed("pyarrow.parquet", "batch").write_table(table, buffer, compression="zstd")
+        self._write(file, buffer.getvalue())
 
     def _write(self, file: Path, content: bytes) -> None:
         try:
@@ -215,14 +218,11 @@ class Parts:
 
     def _forget_errors(self, file: Path) -> bool:
         """Write a file again without its rows of errors, and tell whether there were any."""
-        parquet = needed("pyarrow.parquet", "batch")
-        table = parquet.read_table(file)
+        table = needed("pyarrow.parquet", "batch").read_table(file)
         judged = table.filter(table["error"].is_null())
         if len(judged) == len(table):
             return False
-        buffer = io.BytesIO()
-        parquet.write_table(judged, buffer, compression="zstd")
-        self._write(file, buffer.getvalue())
+        self._write_table(file, judged)
         return True
 
     def _check(self, name: str, metadata: Mapping[bytes, bytes]) -> None:

@@ -55,8 +55,7 @@ class Arrangement:
         numbered = [numbers.setdefault(groups[index], str(len(numbers))) for index in order]
         authentic = np.asarray([given[index].label == authentic_label for index in order])
         parts = folds(numbered, authentic)
-        single = parts is None
-        parts = single_folds(authentic) if parts is None else parts
+        single = parts is None and (parts := single_folds(authentic)) is not None
         apart = parts is not None and all(_specimens(numbered, authentic, part) > 1 for part in parts)
         own = [
             replace(given[index], group=group if apart else "") for index, group in zip(order, numbered, strict=True)

@@ -145,7 +145,7 @@ class Verifier:
         """Learn from references in their own order, in which this is then, too."""
         bags, groups, authentic, parts = arranged.bags, arranged.groups, arranged.authentic, arranged.parts
         labels, warnings = [bag.label for bag in bags], list[str]()
-        if arranged.single and parts is not None:
+        if arranged.single:
             warnings.append(
                 "the references of one side come from a single group, so cross-fitting left out single references "
                 "instead of whole groups: the figures are optimistic; add references from other specimens"

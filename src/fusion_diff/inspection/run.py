@@ -30,8 +30,9 @@ THUMBNAIL_SIDE = 640
 _EDGE_DEVICES = {"cpu": "CPU", "cuda": "GPU", "xpu": "GPU", "npu": "NPU"}
 """What the runtimes of exported models call torch's devices."""
 _NOT_THE_FILE_S = {
-    getattr(errno, name, None)
+    getattr(errno, name)
     for name in ("EMFILE", "ENFILE", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN")
+    if hasattr(errno, name)
 }
 """What a system says where it has no more handles, or a share is gone."""
 
@@ -196,7 +197,7 @@ def _out_of_memory(error: Exception) -> bool:
 def _elsewhere(error: BaseException | None) -> bool:
     """Tell whether an error, or what it came of, lies with this machine or a share."""
     while error is not None:
-        if isinstance(error, NoRoomError) or (isinstance(error, OSError) and error.errno in _NOT_THE_FILE_S - {None}):
+        if isinstance(error, NoRoomError) or (isinstance(error, OSError) and error.errno in _NOT_THE_FILE_S):
             return True
         error = error.__cause__
     return False

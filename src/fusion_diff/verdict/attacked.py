@@ -9,7 +9,7 @@ import numpy as np
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.decision import p_value, shares_of
+from fusion_diff.fewshot.decision import ROUNDING, p_value, shares_of
 
 FALSE_ALARMS = 0.05
 """Share of untouched micrographs that may be taken for attacked ones."""
@@ -81,4 +81,4 @@ class AttackTest:
 
     def _alarm(self, shift: float) -> bool:
         shares = shares_of(self.groups)
-        return p_value(shift, np.asarray(self.shifts), shares) <= self.false_alarms + 1e-9
+        return p_value(shift, np.asarray(self.shifts), shares) <= self.false_alarms + ROUNDING
