@@ -15,6 +15,7 @@ class Failing(MemoryFileSystem):
 
     protocol = "failing"
     answers = 10**9
+    listings = 0
     store = {}  # noqa: RUF012 (as its base has it)
     pseudo_dirs = [""]  # noqa: RUF012
 
@@ -32,6 +33,7 @@ class Failing(MemoryFileSystem):
 
     def ls(self, path, detail=True, **kwargs):
         self._answer()
+        type(self).listings += 1
         return super().ls(path, detail, **kwargs)
 
     @classmethod

@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -123,10 +124,15 @@ def test_what_could_not_be_inspected_is_tried_again_where_that_is_asked_for(
     assert run_batch(str(folder), out, engine).finished == 0
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.ESTALE])
+@pytest.mark.parametrize("remote", [False, True])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.ESTALE, errno.EMFILE])
 def test_where_it_is_the_machine_and_not_the_file_the_run_ends_and_takes_it_up_again(
-    folder, tmp_path, engine, read_rows, monkeypatch, code
+    folder, tmp_path, engine, read_rows, monkeypatch, code, remote
 ):
+    source = str(folder)
+    if remote:
+        fsspec.filesystem("memory").put(source, f"/machine-{code}", recursive=True)
+        source = f"memory://machine-{code}"
     monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1)
     calls = itertools.count()
 
@@ -136,11 +142,32 @@ def test_where_it_is_the_machine_and_not_the_file_the_run_ends_and_takes_it_up_a
 
     monkeypatch.setattr(storage, "_reserve", fails)
     with pytest.raises(BatchError, match=r"no room for .*; then run the same command again; \d+ rows? (is|are) kept"):
-        run_batch(str(folder), tmp_path / "out", engine)
+        run_batch(source, tmp_path / "out", engine)
     monkeypatch.undo()
-    run_batch(str(folder), tmp_path / "out", engine)
+    run_batch(source, tmp_path / "out", engine)
     assert [Path(row["path"]).name for row in read_rows(tmp_path / "out") if row["error"]] == ["broken.tif"]
     assert len(read_rows(tmp_path / "out")) == 11
+
+
+def test_a_temporary_folder_that_cannot_be_made_ends_the_run_with_what_to_do(folder, tmp_path, engine, monkeypatch):
+    fsspec.filesystem("memory").put(str(folder), "/no-folder", recursive=True)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    with pytest.raises(BatchError, match=r"gone: a micrograph cannot be kept there .*; make room, or let TMPDIR name"):
+        run_batch("memory://no-folder", tmp_path / "out", engine)
+
+
+@pytest.mark.parametrize("watched", [False, True])
+def test_a_store_is_listed_a_second_time_for_the_total_alone(folder, tmp_path, engine, store, watched):
+    totals = []
+    before = store.listings
+    run_batch(
+        "failing://line",
+        tmp_path / "out",
+        engine,
+        progress=(lambda done, total: totals.append(total)) if watched else None,
+    )
+    listings = store.listings - before
+    assert listings > 2 if watched else listings == 2  # a folder in a folder
 
 
 def test_a_micrograph_that_is_named_twice_has_one_row(folder, tmp_path, engine, read_rows):

@@ -111,10 +111,17 @@ def local_file(item: Item) -> Iterator[Path]:
         yield Path(item.path)
         return
     store, path = file_system(item.path)
-    with tempfile.TemporaryDirectory(prefix="fusion-diff-") as folder:
+    with _temporary_folder() as folder:
         file = Path(folder) / "micrograph"
         _fetch(item, store, path, file)
         yield file
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="fusion-diff-")
+    except OSError as error:
+        raise _no_room(Path(tempfile.gettempdir()) / "micrograph", error) from error
 
 
 def _fetch(item: Item, store: Any, path: str, file: Path) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -95,7 +95,7 @@ class Here:
                     thumbnails=False,
                 )
                 if item.remote and outcome.error is not None:
-                    outcome = Outcome(file, error=outcome.error.replace(str(file), printable(item.path)))
+                    outcome = replace(outcome, error=outcome.error.replace(str(file), printable(item.path)))
                 if outcome.elsewhere:
                     raise BatchError(f"{outcome.error}; then run the same command again")
                 row = to_row(item, outcome, file, self.model, asked.alpha, time.perf_counter() - started)

@@ -6,11 +6,12 @@ import threading
 import time
 from collections import Counter
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff.batch.parts import Parts
-from fusion_diff.batch.sources import check_source, list_source
+from fusion_diff.batch.sources import expect_images, list_source
 from fusion_diff.counted import counted
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.inspection.wording import package_version
@@ -20,7 +21,7 @@ from fusion_diff.trust.keys import load_public
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from fusion_diff.batch.items import Item
     from fusion_diff.batch.judging import Engine
@@ -95,21 +96,24 @@ def run_batch(
         "trusted_keys": sorted(load_public(key).id for key in settings.trusted_keys) or None,
         "version": package_version(),
     }
-    check_source(source, out=Path(out))
+    unread = Counter[str]()
+    listed = list_source(source, Path(out), unread)
+    first = expect_images(source, listed, unread)
     summary = Summary()
     with Parts(Path(out), noted, rows, retry=retry) as parts:
-        count = _Count(source, Path(out))
+        count = None if progress is None else _Count(source, Path(out))
         try:
             written = time.monotonic()
-            for finished in engine.judge(_not_done(source, parts, summary)):
+            for finished in engine.judge(_not_done(chain([first], listed), parts, summary)):
                 parts.add(finished)
                 summary.decisions[finished.row.get("decision") or "error"] += 1
                 if time.monotonic() - written > flush_s:
                     parts.flush()
                     written = time.monotonic()
-                if progress is not None:
+                if progress is not None and count is not None:
                     progress(summary, count.total)
             parts.flush()
+            warn_of_unread(printable(source), unread)
         except BaseException as error:
             _keep(parts)
             if isinstance(error, FusionDiffError):
@@ -118,20 +122,19 @@ def run_batch(
                 ) from error
             raise
         finally:
-            count.stop()
+            if count is not None:
+                count.stop()
         summary.kept = parts.kept
     return summary
 
 
-def _not_done(source: str, parts: Parts, summary: Summary) -> Iterator[Item]:
-    unread = Counter[str]()
-    for item in list_source(source, parts.folder, unread):
+def _not_done(listed: Iterable[Item], parts: Parts, summary: Summary) -> Iterator[Item]:
+    for item in listed:
         summary.listed += 1
         if parts.done.add(item.key):
             yield item
         else:
             summary.skipped += 1
-    warn_of_unread(printable(source), unread)
 
 
 def _keep(parts: Parts) -> None:

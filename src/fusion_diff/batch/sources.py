@@ -69,14 +69,29 @@ def check_source(source: str, signed: SignedFiles | None = None, out: Path | Non
     if signed is not None:
         expect_signable(Item(_without_file(source)))
     unread = Counter[str]()
-    first = next(list_source(source, out, unread), None)
+    first = expect_images(source, list_source(source, out, unread), unread)
+    if signed is not None:
+        expect_signable(first)
+        signed.expect_covered(first.path)
+
+
+def expect_images(source: str, listed: Iterator[Item], unread: Counter[str]) -> Item:
+    """Take and return the first micrograph that a source lists.
+
+    Args:
+        source: what is listed, for the error.
+        listed: the listing, from its start.
+        unread: the pictures of other kinds that the listing counted.
+
+    Raises:
+        BatchError: as `list_source`, or there is none.
+    """
+    first = next(listed, None)
     if first is None:
         warn_of_unread(printable(source), unread)
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise BatchError(f"{printable(source)}: it names no images; images are files ending in {kinds}")
-    if signed is not None:
-        expect_signable(first)
-        signed.expect_covered(first.path)
+    return first
 
 
 def _of_this_machine(source: str, out: Path | None, unread: Counter[str] | None) -> Iterator[Item]:
