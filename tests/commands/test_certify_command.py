@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ import pytest
 import tifffile
 
 from fusion_diff.cli import main
+from fusion_diff.model import DiffusionModel
 from fusion_diff.synthetic import builtin_samples
 
 
@@ -99,3 +102,18 @@ def test_inspect_says_whether_a_micrograph_was_attacked(sample: Path, tmp_path: 
     told = json.loads(file.read_text("ascii"))
     assert told["attacked"] is False
     assert any("tuned to mislead" in reason for reason in told["reasons"])
+
+
+def test_attacks_are_not_looked_for_with_a_model_that_was_enrolled_without_measuring_them(
+    sample: Path, tmp_path: Path, checkpoint_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = DiffusionModel.from_pretrained(checkpoint_folder)
+    model.enrolment = replace(model.enrolment, shifts=())
+    model.save_pretrained(tmp_path / "model")
+    record = tmp_path / "ledger.jsonl"
+    paths = [str(sample), str(shutil.copy(sample, tmp_path))]
+    code = main(["inspect", *paths, "--model", str(tmp_path / "model"), "--detect-attacks", "--record", str(record)])
+    said = capsys.readouterr()
+    assert (code, said.out) == (3, "")
+    assert said.err.count("fusion-diff enroll --detect-attacks") == 1
+    assert not record.exists(), "it is refused before the first micrograph"

@@ -170,8 +170,13 @@ def test_shifts_are_saved_with_the_enrolment(defended: DiffusionModel, tmp_path:
 
 
 def test_attacks_cannot_be_told_where_shifts_were_not_measured(enrolled_without: DiffusionModel) -> None:
-    with pytest.raises(EnrolmentError, match="--detect-attacks"):
+    encoded: list[object] = []
+    with (
+        enrolled_without.encoder.register_forward_hook(lambda _module, _args, out: encoded.append(out)),
+        pytest.raises(EnrolmentError, match="--detect-attacks"),
+    ):
         enrolled_without.inspect(surface(6), detect_attacks=True)
+    assert encoded == [], "it is refused before the micrograph is encoded"
 
 
 @pytest.fixture(scope="module")

@@ -17,13 +17,16 @@ def certify_command(
     ],
     model: Model = EMBEDDED,
     sigma: Annotated[
-        float, typer.Option(min=0.01, max=2.0, help="Noise in working pixels: more certifies more and sees less.")
+        float,
+        typer.Option(
+            min=0.01,
+            max=2.0,
+            help="Strength of the noise. More noise allows a larger radius but hides fine flaws.",
+        ),
     ] = 0.06,
     samples: Annotated[
         int,
-        typer.Option(
-            min=10, help="Noisy copies to score: more certify more; each takes as long as an `inspect --purify`."
-        ),
+        typer.Option(min=10, help="More copies allow a larger radius; each takes as long as one `inspect --purify`."),
     ] = 200,
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.999999, help="Probability that the certificate holds.")

@@ -23,7 +23,9 @@ def export_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An enrolled model: a name, a folder or a hub id.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write the exported model to.")],
     format: Annotated[Format, typer.Option("--format", help="The runtime it is for.")] = Format.ONNX,
-    int8: Annotated[bool, typer.Option("--int8", help="Compute in 8 bits where that loses little.")] = False,
+    int8: Annotated[
+        bool, typer.Option("--int8", help="Compute in 8 bits where that loses little. Needs --references.")
+    ] = False,
     references: Annotated[
         Path | None,
         typer.Option(

@@ -62,7 +62,11 @@ def inspect_command(
     ] = False,
     detect_attacks: Annotated[
         bool,
-        typer.Option("--detect-attacks", help="Say whether pixels seem tuned to mislead: judge with and without it."),
+        typer.Option(
+            "--detect-attacks",
+            help="Judge each micrograph as it is and purified, and mark it where the two differ too much. Needs a "
+            "model enrolled with --detect-attacks.",
+        ),
     ] = False,
     policy: Annotated[
         Path | None,
@@ -155,6 +159,7 @@ def _load(
     from fusion_diff.edge.session import is_exported
     from fusion_diff.inspection.run import Defended, load_inspector
     from fusion_diff.trust.identity import identity
+    from fusion_diff.verdict.attacked import AttackTest
 
     if not (purify or detect_attacks):
         inspector = load_inspector(name, device, trusted_keys)
@@ -162,6 +167,8 @@ def _load(
     if is_exported(name):
         raise typer.BadParameter("--purify and --detect-attacks need the model itself; this one is exported")
     model = load_model(name, device, trusted_keys)
+    if detect_attacks and model.enrolment is not None:  # refused here, before any micrograph is read
+        AttackTest.of(model.name, model.enrolment.shifts, model.enrolment.groups)
     return Defended(model, purify, detect_attacks), identity(model)
 
 

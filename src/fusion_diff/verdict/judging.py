@@ -40,6 +40,7 @@ def judge(
         MicrographError: it is something else than a micrograph.
     """
     started = time.perf_counter()
+    test = AttackTest.of(model.name, enrolment.shifts, enrolment.groups) if detect_attacks else None
     reading = read(model, enrolment, micrograph, purify=purify)
     it = conclude(
         micrograph,
@@ -54,8 +55,7 @@ def judge(
     )
     if purify or detect_attacks:
         reasons, decision, attacked = it.reasons + ((PURIFIED,) if purify else ()), it.decision, None
-        if detect_attacks:
-            test = AttackTest.of(model.name, enrolment.shifts, enrolment.groups)
+        if test is not None:
             other = read(model, enrolment, micrograph, purify=not purify)
             attacked, sentence = test.judge(reading.log_odds - other.log_odds)
             reasons += (sentence,)
