@@ -14,7 +14,7 @@ import tifffile
 from common import FindingError, bounded_memory, change_bytes
 from fuzz_tiff import tiff
 
-from fusion_diff.micrograph.metadata import Calibration, from_dots, from_png, from_tiff, micrometres
+from fusion_diff.micrograph.metadata import PixelCalibration, from_dots, from_png, from_tiff, micrometres
 
 MAX_LEN = 2**14
 _FEI = "[System]\r\nType=SEM\r\n[Image]\r\nResolutionX=48\r\nResolutionY=36\r\n[Scan]\r\nPixelWidth=2e-9\r\n"
@@ -73,7 +73,7 @@ def check(data: bytes) -> None:
         _sane(calibration)
 
 
-def _sane(calibration: Calibration) -> None:
+def _sane(calibration: PixelCalibration) -> None:
     size, name, height = calibration.pixel_size_um, calibration.instrument, calibration.true_height
     if size is not None and not (isinstance(size, float) and math.isfinite(size) and 1e-6 <= size <= 1e4):
         raise FindingError(f"a pixel of {size!r} µm")

@@ -5,7 +5,6 @@ import io
 import struct
 import subprocess
 import sys
-import zlib
 
 import imagecodecs
 import numpy as np
@@ -24,7 +23,6 @@ from fusion_diff.micrograph.codestream import (
 
 BLANK = np.zeros((4500, 8000), np.uint8)
 TEXTURE = np.random.default_rng(0).integers(0, 256, (64, 72), dtype=np.uint8)
-COLOUR = np.random.default_rng(1).integers(0, 256, (64, 72, 3), dtype=np.uint8)
 COMMENT = b"\xff\xfe" + struct.pack(">H", 5000) + bytes(4998)
 
 
@@ -33,24 +31,6 @@ def jpeg2000_in_boxes(levels):
     decoy = imagecodecs.jpeg2k_encode(TEXTURE, codecformat="j2k")
     real = imagecodecs.jpeg2k_encode(levels, codecformat="jp2")
     return real[:12] + struct.pack(">I4s", len(decoy) + 8, b"free") + decoy + real[12:]
-
-
-def jpeg_xl_with(levels, **options):
-    return imagecodecs.jpegxl_encode(levels, lossless=True, effort=1, **options)
-
-
-def jpeg_xl_cut(levels, at):
-    """A JPEG XL file in boxes whose codestream is cut."""
-    stream = jpeg_xl_with(levels, usecontainer=False)
-    boxes = [(b"JXL ", b"\r\n\x87\n"), (b"ftyp", b"jxl \0\0\0\0jxl ")]
-    boxes += [(b"jxlp", struct.pack(">I", 0) + stream[:at]), (b"free", b"\x12\x34" * 40)]
-    boxes += [(b"jxlp", struct.pack(">I", 1 << 31 | 1) + stream[at:])]
-    return b"".join(struct.pack(">I4s", len(content) + 8, kind) + content for kind, content in boxes)
-
-
-def lerc_packed(levels, compression):
-    """LERC as TIFF has it packed once more, and behind it the header of a small one."""
-    return imagecodecs.lerc_encode(levels, compression=compression) + imagecodecs.lerc_encode(TEXTURE[:16, :16])
 
 
 def after_start(stream, inserted):
@@ -87,15 +67,6 @@ STREAMS = {
     "png": (34933, imagecodecs.png_encode),
     "jpeg 2000": (34712, imagecodecs.jpeg2k_encode),
     "jpeg 2000 behind a decoy": (34712, jpeg2000_in_boxes),
-    "jpeg xl": (50002, jpeg_xl_with),
-    "jpeg xl in boxes": (52546, lambda levels: jpeg_xl_with(levels, usecontainer=True)),
-    "jpeg xr": (22610, imagecodecs.jpegxr_encode),
-    "jpeg xl cut within its signature": (50002, lambda levels: jpeg_xl_cut(levels, 1)),
-    "jpeg xl cut before its size": (50002, lambda levels: jpeg_xl_cut(levels, 2)),
-    "jpeg xl cut within its size": (50002, lambda levels: jpeg_xl_cut(levels, 3)),
-    "lerc": (34887, imagecodecs.lerc_encode),
-    "lerc in zlib": (34887, lambda levels: lerc_packed(levels, "deflate")),
-    "lerc in zstandard": (34887, lambda levels: imagecodecs.lerc_encode(levels, compression="zstd")),
     "jpeg behind a comment": (7, lambda levels: after_start(imagecodecs.jpeg_encode(levels), COMMENT)),
     "jpeg behind fill bytes": (7, lambda levels: after_start(imagecodecs.jpeg_encode(levels), b"\xff" * 7)),
 }
@@ -115,16 +86,11 @@ def test_the_size_that_a_stream_claims_is_found_whatever_stands_before_it(kind, 
     assert codestream_pixels(encode(levels), compression) == levels.size
 
 
-@pytest.mark.parametrize("options", [{"lossless": True}, {"level": 80}])
-def test_the_size_that_a_webp_claims_is_found(options):
-    assert codestream_pixels(imagecodecs.webp_encode(COLOUR, **options), 50001) == 64 * 72
-
-
-@pytest.mark.parametrize("compression", [7, 34933, 34712, 50001, 50002, 22610, 34887, 1, 8])
-@pytest.mark.parametrize("data", [b"", b"rubbish", bytes(100), b"\xff\xd8\xff\xd9", b"\xff\x0a", b"RIFF0000WEBPVP8L"])
+@pytest.mark.parametrize("compression", [7, 34933, 34712, 1, 8])
+@pytest.mark.parametrize("data", [b"", b"rubbish", bytes(100), b"\xff\xd8\xff\xd9"])
 def test_no_size_is_found_where_there_is_none(compression, data):
     assert codestream_pixels(data, compression) >= 0
-    assert compression not in (1, 8, 7, 34712, 22610, 34887) or codestream_pixels(data, compression) == 0
+    assert compression == 34933 or codestream_pixels(data, compression) == 0
 
 
 @pytest.mark.parametrize("kind", STREAMS)
@@ -134,13 +100,6 @@ def test_a_tile_that_unfolds_to_far_more_than_its_place_is_refused(tmp_path, kin
     with pytest.raises(
         MicrographError, match=r"bomb\.tif: its strips or tiles claim [\d,]+ pixels of their own.*; export"
     ):
-        load_microstructure_data(path)
-
-
-def test_a_webp_tile_that_unfolds_to_far_more_than_its_place_is_refused(tmp_path):
-    path = tmp_path / "bomb.tif"
-    path.write_bytes(tiled(imagecodecs.webp_encode(np.stack([BLANK] * 3, axis=2), lossless=True), 50001))
-    with pytest.raises(MicrographError, match="claim 36,000,000 pixels of their own"):
         load_microstructure_data(path)
 
 
@@ -241,27 +200,7 @@ def test_a_jpeg_with_a_large_colour_profile_is_read(tmp_path):
     assert load_microstructure_data(tmp_path / "profile.jpg").shape == TEXTURE.shape
 
 
-@pytest.mark.parametrize("pack", [zlib.compress, imagecodecs.zstd_encode], ids=["zlib", "zstandard"])
-def test_packed_lerc_that_unfolds_to_more_than_it_holds_is_refused(monkeypatch, pack):
-    blob = imagecodecs.lerc_encode(TEXTURE)
-    assert codestream_pixels(pack(blob), 34887) == TEXTURE.size
-    assert codestream_pixels(pack(blob + bytes(2**20)), 34887) == (len(blob) + 2**20) // 16
-    monkeypatch.setattr("fusion_diff.micrograph.codestream._UNPACKED_LERC", 2**16)
-    assert codestream_pixels(pack(blob + bytes(2**20)), 34887) == 0
-    assert codestream_pixels(pack(b"anything"), 34887) == 0
-    assert codestream_pixels(pack(blob)[:20] + blob, 34887) == 0
-
-
-@pytest.mark.parametrize("packed", ["deflate", "zstd"])
-@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
-def test_an_honest_file_of_packed_lerc_is_read(tmp_path, packed, dtype):
-    path = tmp_path / "lerc.tif"
-    levels = np.random.default_rng(4).integers(0, 256, (100, 130)).astype(dtype)
-    tifffile.imwrite(path, levels, compression="lerc", compressionargs={"compression": packed}, tile=(16, 16))
-    np.testing.assert_array_equal(load_microstructure_data(path).levels, levels)
-
-
-@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "webp", "jpegxl", "jpegxr", "png", "lerc"])
+@pytest.mark.parametrize("compression", ["jpeg", "jpeg2000", "png", "zlib", "zstd", "lzma"])
 def test_an_honest_file_of_many_tiles_is_read(tmp_path, compression):
     path = tmp_path / "tiles.tif"
     levels = np.random.default_rng(2).integers(0, 256, (100, 130, 3), dtype=np.uint8)

@@ -90,14 +90,39 @@ def test_a_16_bit_ramp_keeps_its_65536_levels(tmp_path, kind):
     assert micrograph.data_bar_px == 0
 
 
-@pytest.mark.parametrize("compression", ["jpeg2000", "png", "webp", "jpegxl", "jpegxr", "lerc", "deflate"])
-def test_tiffs_of_unusual_codecs_are_read_without_loss(tmp_path, compression):
+@pytest.mark.parametrize("compression", ["jpeg2000", "png", "lzw", "deflate", "packbits", "zstd", "lzma"])
+def test_compressed_tiffs_are_read_without_loss(tmp_path, compression):
     levels = texture((64, 64, 3))
     path = tmp_path / "image.tif"
-    options = {"level": 100} if compression in ("webp", "jpegxr") else {}
-    options = {"lossless": True} if compression in ("webp", "jpegxl") else options
-    tifffile.imwrite(path, levels, photometric="rgb", compression=compression, compressionargs=options)
+    tifffile.imwrite(path, levels, photometric="rgb", compression=compression)
     np.testing.assert_array_equal(load_microstructure_data(path).pixels, levels)
+
+
+@pytest.mark.parametrize(
+    ("compression", "said"),
+    [
+        ("webp", r"WebP \(TIFF compression 50001\)"),
+        ("jpegxl", r"JPEG XL \(TIFF compression 50002\)"),
+        ("jpegxr", r"JPEG XR \(TIFF compression 34934\)"),
+        ("lerc", r"LERC \(TIFF compression 34887\)"),
+        (("pixtiff", 50013), r"a codec that microscopes do not write \(TIFF compression 50013\)"),
+        (("ccitt", 4), r"CCITT Group 4 \(TIFF compression 4\)"),
+        (("eer", 65000), r"a codec .* \(TIFF compression 65000\)"),
+        (("unknown", 54321), r"a codec .* \(TIFF compression 54321\)"),
+    ],
+    ids=str,
+)
+def test_a_tiff_of_a_codec_that_no_microscope_writes_is_refused_with_its_name(tmp_path, compression, said):
+    path = tmp_path / "image.tif"
+    if isinstance(compression, str):
+        tifffile.imwrite(path, texture((64, 64, 3)), photometric="rgb", compression=compression)
+    else:
+        tifffile.imwrite(path, texture((64, 64)))
+        with tifffile.TiffFile(path, mode="r+b") as file:
+            entry = file.pages.first.tags[259]
+            entry.overwrite(compression[1])
+    with pytest.raises(MicrographError, match=rf"image\.tif: its pixels are compressed by {said}.*LZW or deflate"):
+        load_microstructure_data(path)
 
 
 @pytest.mark.parametrize("photometric", ["ycbcr", "rgb"])

@@ -45,7 +45,7 @@ _UNITS_UM = {
 
 
 @dataclass(frozen=True)
-class Calibration:
+class PixelCalibration:
     """What a file tells about its image; None where it does not."""
 
     sides_um: tuple[float, float] | None = None
@@ -95,10 +95,10 @@ def square_pixel(x_um: float | None, y_um: float | None) -> float | None:
     Pixels that are not square get the geometric mean, which keeps areas right. Beyond 2:1 (a tilted section saved
     uncorrected, or a typing error) no single number describes them: None.
     """
-    sizes = [size for size in (_plausible(x_um), _plausible(y_um)) if size is not None]
-    if not sizes or max(sizes) / min(sizes) > _LARGEST_ANISOTROPY:
+    sides = _sides(x_um, y_um)
+    if sides is None or max(sides) / min(sides) > _LARGEST_ANISOTROPY:
         return None
-    return math.exp(sum(map(math.log, sizes)) / len(sizes))
+    return math.exp(sum(map(math.log, sides)) / 2)
 
 
 def _sides(x_um: float | None, y_um: float | None) -> tuple[float, float] | None:
@@ -107,13 +107,13 @@ def _sides(x_um: float | None, y_um: float | None) -> tuple[float, float] | None
     return (sizes[0], sizes[-1]) if sizes else None
 
 
-def from_dots(dots: Any) -> Calibration:
+def from_dots(dots: Any) -> PixelCalibration:
     """Return the calibration in an image library's `dpi` entry, (horizontal, vertical) in dots per inch."""
     try:
         x, y = (25_400.0 / float(value) for value in dots)
-        return Calibration(_unless_print(_sides(x, y)))
+        return PixelCalibration(_unless_print(_sides(x, y)))
     except (TypeError, ValueError, ZeroDivisionError, OverflowError):
-        return Calibration()
+        return PixelCalibration()
 
 
 def png_chunk(data: bytes | mmap.mmap, kind: bytes) -> bytes:
@@ -132,17 +132,17 @@ def png_chunk(data: bytes | mmap.mmap, kind: bytes) -> bytes:
     return b""
 
 
-def from_png(data: bytes | mmap.mmap) -> Calibration:
+def from_png(data: bytes | mmap.mmap) -> PixelCalibration:
     """Return the calibration in the pHYs chunk of a PNG, given the file's bytes."""
     chunk = png_chunk(data, b"pHYs")
     if len(chunk) >= 9:
         x, y, unit = struct.unpack_from(">IIB", chunk)
         if unit == 1 and x and y:  # pixels per metre
-            return Calibration(_unless_print(_sides(1e6 / x, 1e6 / y)))
-    return Calibration()
+            return PixelCalibration(_unless_print(_sides(1e6 / x, 1e6 / y)))
+    return PixelCalibration()
 
 
-def from_tiff(tif: Any, page: Any) -> Calibration:
+def from_tiff(tif: Any, page: Any) -> PixelCalibration:
     """Gather the calibration of a page of an open TIFF.
 
     Args:
@@ -152,7 +152,7 @@ def from_tiff(tif: Any, page: Any) -> Calibration:
     Returns:
         What is known; never raises for malformed metadata.
     """
-    found = Calibration()
+    found = PixelCalibration()
     for reader in _TIFF_READERS:
         try:
             one = reader(tif, page)
@@ -190,7 +190,7 @@ def _small_enough(tif: Any, *codes: int) -> bool:
     return all(tag is None or tag.valuebytecount <= _METADATA_BYTES for tag in tags)
 
 
-def _fei(tif: Any, page: Any) -> Calibration | None:
+def _fei(tif: Any, page: Any) -> PixelCalibration | None:
     # Thermo Fisher / FEI: an INI text with lengths in metres; the bar is appended below ResolutionY rows.
     if not _small_enough(tif, 34680, 34682) or not (sections := tif.fei_metadata):
         return None
@@ -199,16 +199,16 @@ def _fei(tif: Any, page: Any) -> Calibration | None:
     image = sections.get("Image", {})
     columns, rows = image.get("ResolutionX"), image.get("ResolutionY")
     if columns is not None and columns != page.imagewidth:
-        return Calibration(instrument=instrument)  # resampled since: the lengths below are of other pixels
+        return PixelCalibration(instrument=instrument)  # resampled since: the lengths below are of other pixels
     size = None
     for name in ("Scan", "EScan", "IScan"):
         scan = sections.get(name, {})
         if size is None and "PixelWidth" in scan:
             size = _sides(_metres(scan.get("PixelWidth")), _metres(scan.get("PixelHeight")))
-    return Calibration(size, instrument, rows if isinstance(rows, int) else None)
+    return PixelCalibration(size, instrument, rows if isinstance(rows, int) else None)
 
 
-def _zeiss(tif: Any, page: Any) -> Calibration | None:
+def _zeiss(tif: Any, page: Any) -> PixelCalibration | None:
     # Zeiss SEM: lines keyed by parameter name, each (label, value, unit); of the
     # unnamed numbers the fourth is metres per pixel.
     if not _small_enough(tif, 34118) or not (parameters := tif.sem_metadata):
@@ -224,26 +224,26 @@ def _zeiss(tif: Any, page: Any) -> Calibration | None:
     serial = parameters.get("sv_serial_number", ("", ""))[1]
     stored = re.fullmatch(r"(\d{1,6}) ?\* ?(\d{1,6})", str(parameters.get("dp_image_store", ("", ""))[1]).strip())
     height = int(stored[2]) if stored and int(stored[1]) == page.imagewidth else None
-    return Calibration(size, instrument_name("Zeiss SEM", str(serial)), height)
+    return PixelCalibration(size, instrument_name("Zeiss SEM", str(serial)), height)
 
 
-def _olympus(tif: Any, page: Any) -> Calibration | None:
+def _olympus(tif: Any, page: Any) -> PixelCalibration | None:
     # Olympus SIS: lengths in metres.
     if not _small_enough(tif, 33471, 33560) or not (values := tif.sis_metadata):
         return None
     size = _sides(_metres(values.get("pixelsizex")), _metres(values.get("pixelsizey")))
-    return Calibration(size, instrument_name("Olympus SIS", values.get("cameraname")))
+    return PixelCalibration(size, instrument_name("Olympus SIS", values.get("cameraname")))
 
 
-def _tvips(tif: Any, page: Any) -> Calibration | None:
+def _tvips(tif: Any, page: Any) -> PixelCalibration | None:
     # TVIPS EM-MENU, version 2: nanometres per pixel at the specimen.
     if not _small_enough(tif, 37706) or not (values := tif.tvips_metadata):
         return None
     size = _sides(_scaled(values.get("PixelSizeX"), 1e-3), _scaled(values.get("PixelSizeY"), 1e-3))
-    return Calibration(size, instrument_name("TVIPS", values.get("TemType"), values.get("CameraType")))
+    return PixelCalibration(size, instrument_name("TVIPS", values.get("TemType"), values.get("CameraType")))
 
 
-def _ome(tif: Any, page: Any) -> Calibration | None:
+def _ome(tif: Any, page: Any) -> PixelCalibration | None:
     text = tif.ome_metadata
     if not isinstance(text, str) or len(text) > _METADATA_BYTES:
         return None
@@ -251,7 +251,7 @@ def _ome(tif: Any, page: Any) -> Calibration | None:
     parser = XMLParser(target=collector)
     parser.feed(text)
     parser.close()
-    return Calibration(collector.sides_um, collector.instrument)
+    return PixelCalibration(collector.sides_um, collector.instrument)
 
 
 class _OmeCollector:
@@ -293,22 +293,22 @@ def _ome_length(attributes: dict[str, str], axis: str) -> float | None:
     return None if value is None or unit is None else float(value) * unit
 
 
-def _imagej(tif: Any, page: Any) -> Calibration | None:
+def _imagej(tif: Any, page: Any) -> PixelCalibration | None:
     # ImageJ: the unit is in the description, and the resolution tags count pixels per unit.
     unit = micrometres((tif.imagej_metadata or {}).get("unit"))
     if unit is None or unit == _UNITS_UM["inch"]:  # inches come from a print resolution that ImageJ passes on
         return None
     x, y = (_per_pixel(page, code) for code in (282, 283))
-    return Calibration(_sides(_scaled(x, unit), _scaled(y, unit)))
+    return PixelCalibration(_sides(_scaled(x, unit), _scaled(y, unit)))
 
 
-def _resolution(tif: Any, page: Any) -> Calibration | None:
+def _resolution(tif: Any, page: Any) -> PixelCalibration | None:
     unit = {2: _UNITS_UM["inch"], 3: _UNITS_UM["cm"]}.get(int(page.tags.valueof(296, default=2)))
     maker = instrument_name(page.tags.valueof(271), page.tags.valueof(272))
     if unit is None:  # no absolute unit
-        return Calibration(instrument=maker)
+        return PixelCalibration(instrument=maker)
     x, y = (_per_pixel(page, code) for code in (282, 283))
-    return Calibration(_unless_print(_sides(_scaled(x, unit), _scaled(y, unit))), maker)
+    return PixelCalibration(_unless_print(_sides(_scaled(x, unit), _scaled(y, unit))), maker)
 
 
 def _per_pixel(page: Any, code: int) -> float | None:
@@ -324,7 +324,7 @@ def _metres(value: Any) -> float | None:
     return _scaled(value, 1e6)
 
 
-_TIFF_READERS: tuple[Callable[[Any, Any], Calibration | None], ...] = (
+_TIFF_READERS: tuple[Callable[[Any, Any], PixelCalibration | None], ...] = (
     _fei,
     _zeiss,
     _olympus,

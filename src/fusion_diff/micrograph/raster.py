@@ -11,7 +11,7 @@ import numpy as np
 from fusion_diff.micrograph import storage
 from fusion_diff.micrograph.codestream import check_jpeg
 from fusion_diff.micrograph.limits import check_claim, check_decoded, check_expansion, refusal, truncated
-from fusion_diff.micrograph.metadata import Calibration, from_dots, from_png, instrument_name, png_chunk
+from fusion_diff.micrograph.metadata import PixelCalibration, from_dots, from_png, instrument_name, png_chunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -29,7 +29,7 @@ _PALETTE_BYTES, _JPEG_BYTES, _BMP_BYTES = 8, 10, 8
 _EXIF_MAKE, _EXIF_MODEL = 271, 272
 
 
-def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibration]:
     """Read a PNG: 1 to 16 bits, grey, colour or palette; alpha is dropped.
 
     Args:
@@ -73,7 +73,7 @@ def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration
     return levels, replace(from_png(data), transparent=transparent)
 
 
-def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibration]:
     """Read a JPEG, grey or colour; an orientation in its EXIF data is not applied, as in microscopy programs.
 
     Args:
@@ -104,7 +104,7 @@ def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibratio
         check_decoded(source.name, image.width * image.height, _JPEG_BYTES)
         levels = np.asarray(image)
         calibration = from_dots(image.info.get("dpi"))
-        return levels, Calibration(calibration.sides_um, _camera(image))
+        return levels, PixelCalibration(calibration.sides_um, _camera(image))
 
 
 def _camera(image: Any) -> str | None:
@@ -115,7 +115,7 @@ def _camera(image: Any) -> str | None:
         return None
 
 
-def read_bmp(source: Source, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+def read_bmp(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibration]:
     """Read a BMP: bilevel, palette (run-length coded or not) or colour; alpha is dropped.
 
     Args:

@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fusion_diff.micrograph.metadata import Calibration
+    from fusion_diff.micrograph.metadata import PixelCalibration
 
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two are BigTIFF
 
-_SINGLE_PAGE: tuple[tuple[bytes, str, Callable[[Source, int], tuple[NDArray[Any], Calibration]]], ...] = (
+_SINGLE_PAGE: tuple[tuple[bytes, str, Callable[[Source, int], tuple[NDArray[Any], PixelCalibration]]], ...] = (
     (b"\x89PNG\r\n\x1a\n", "PNG", read_png),
     (b"\xff\xd8\xff", "JPEG", read_jpeg),
     (b"BM", "BMP", read_bmp),
@@ -120,7 +120,7 @@ def _is_tiff(source: Source) -> bool:
     return source.handle.read(4) in _TIFF_MAGIC
 
 
-def read_levels(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+def read_levels(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], PixelCalibration]:
     """Decode an open file by its first bytes: its levels at full depth, unchecked, and what it says of itself."""
     source.handle.seek(0)
     head = source.handle.read(16)
@@ -136,8 +136,8 @@ def read_levels(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any
 
 
 def _guarded(
-    source: Source, kind: str, read: Callable[[], tuple[NDArray[Any], Calibration]]
-) -> tuple[NDArray[Any], Calibration]:
+    source: Source, kind: str, read: Callable[[], tuple[NDArray[Any], PixelCalibration]]
+) -> tuple[NDArray[Any], PixelCalibration]:
     """Turn whatever a codec says of damaged data into one kind of error."""
     try:
         return read()

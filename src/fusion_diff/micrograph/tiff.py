@@ -14,15 +14,12 @@ from fusion_diff.micrograph.codestream import (
     IMAGE_CODECS,
     JPEG,
     JPEG2000,
-    JPEG_XL,
-    JPEG_XR,
-    WEBP,
     check_jpeg,
     codestream_pixels,
 )
 from fusion_diff.micrograph.ifd import page_offset
 from fusion_diff.micrograph.limits import check_claim, check_expansion, refusal, truncated
-from fusion_diff.micrograph.metadata import Calibration, from_tiff
+from fusion_diff.micrograph.metadata import PixelCalibration, from_tiff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -34,17 +31,34 @@ if TYPE_CHECKING:
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _ALPHA = (1, 2)  # values of the ExtraSamples tag
 
-_DECODED_TO_RGB = (*JPEG, *JPEG2000, *WEBP, *JPEG_XL, *JPEG_XR)  # codecs that undo YCbCr themselves
+_DECODED_TO_RGB = (*JPEG, *JPEG2000)  # codecs that undo YCbCr themselves
+
+# Without compression, LZW, deflate (two codes), PackBits, LZMA, Zstandard: the decoder is told how much to give.
+_BOUNDED_CODECS = frozenset({1, 5, 8, 32946, 32773, 34925, 50000})
+_CODECS = _BOUNDED_CODECS | IMAGE_CODECS
+_REFUSED_CODECS = {
+    2: "CCITT modified Huffman",
+    3: "CCITT Group 3",
+    4: "CCITT Group 4",
+    22610: "JPEG XR",
+    34887: "LERC",
+    34927: "WebP",
+    34934: "JPEG XR",
+    50001: "WebP",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+"""Names of compressions that people may meet; all that are not in `_CODECS` are refused."""
 
 # How many bytes one stored byte can become: hard limits of the codec where it has one.
-_EXPANSION = {1: 1, 32773: 64, 8: 1032, 32946: 1032, 34933: 1032, 50013: 1032}
+_EXPANSION = {1: 1, 32773: 64, 8: 1032, 32946: 1032, 34933: 1032}
 _EXPANSION_OTHERS = 2**15
 
 _READ_AHEAD = 2**25  # compressed bytes read at a time
 _LARGEST_TILE = 2**24  # pixels; a tile may be larger than a small image, within reason
 
 
-def read_tiff(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], Calibration]:
+def read_tiff(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], PixelCalibration]:
     """Read a page of a TIFF.
 
     Args:
@@ -80,6 +94,13 @@ def read_tiff(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any],
 
 
 def _check_kind(name: str, page: Any) -> None:
+    if page.compression not in _CODECS:
+        codec = _REFUSED_CODECS.get(page.compression, "a codec that microscopes do not write")
+        raise refusal(
+            name,
+            f"its pixels are compressed by {codec} (TIFF compression {int(page.compression)}), which is not read",
+            "convert it: save it uncompressed, or compressed by LZW or deflate",
+        )
     if page.sampleformat in (5, 6) or (page.dtype is not None and page.dtype.kind == "c"):
         raise refusal(name, "its pixels are complex numbers", "save the magnitude as a real image")
     if page.dtype is None or isinstance(page.bitspersample, tuple):  # a tuple: depths that differ by channel
