@@ -2,6 +2,18 @@
 
 from __future__ import annotations
 
+import errno
+
+_MACHINE_ERRNOS = {
+    getattr(errno, name)
+    for name in (
+        *("EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EDQUOT"),
+        *("ENOTCONN", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN"),
+    )
+    if hasattr(errno, name)
+}
+"""Errors of a disk, of this machine's limits and of a network share; the file's content has no part in them."""
+
 
 class FusionDiffError(Exception):
     """Base of all errors raised on purpose; catch it to handle any of them."""
@@ -57,3 +69,23 @@ class ServiceError(FusionDiffError, ValueError):
 
 class DependencyError(FusionDiffError, ImportError):
     """Something that is not part of this installation is needed; the message says what to install."""
+
+
+def machine_fault(error: BaseException | None, *also: type[BaseException]) -> BaseException | None:
+    """Return the error in a chain of causes that lies with this machine or a share, and not with the file.
+
+    Args:
+        error: what was raised; its `__cause__`, and that one's, are looked at after it.
+        also: further kinds of error that the caller counts among them.
+
+    Returns:
+        The first `NoRoomError`, `OSError` of the disk, the machine's limits or the network, or error of one of the
+        further kinds; None if there is none. A `MemoryError` does not count, because the file may be too large.
+    """
+    while error is not None:
+        if isinstance(error, (NoRoomError, *also)):
+            return error
+        if isinstance(error, OSError) and error.errno in _MACHINE_ERRNOS:
+            return error
+        error = error.__cause__
+    return None

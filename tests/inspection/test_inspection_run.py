@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import itertools
 import os
 from pathlib import Path
@@ -9,6 +10,7 @@ import pytest
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths, load_inspector
+from fusion_diff.micrograph import source
 from fusion_diff.printable import printable
 
 
@@ -147,3 +149,19 @@ def test_only_a_run_in_which_all_is_authentic_exits_with_0(make_inspection):
         for chosen in itertools.product(kinds, repeat=length):
             gravest = next(code for code in (3, 1, 2, 0) if code in chosen)
             assert exit_code(kinds[code] for code in chosen) == gravest
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO])
+def test_an_error_of_a_disk_or_share_lies_elsewhere_than_with_the_file(files, darkness_model, monkeypatch, code):
+    def fails(location, name):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(source, "_open_regular", fails)
+    (outcome,) = inspect_paths(darkness_model, files[:1])
+    assert outcome.elsewhere
+
+
+def test_a_broken_file_and_one_that_is_gone_are_errors_of_the_file(tmp_path, darkness_model):
+    (tmp_path / "broken.tif").write_bytes(b"II*")
+    outcomes = inspect_paths(darkness_model, [tmp_path / "broken.tif", tmp_path / "gone.tif"])
+    assert [(outcome.error is not None, outcome.elsewhere) for outcome in outcomes] == [(True, False)] * 2

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from fusion_diff import errors
+from fusion_diff.micrograph import storage
 from fusion_diff.service import ledger, problems
 from fusion_diff.service.app import create_app
 from fusion_diff.service.settings import Settings
@@ -103,6 +104,19 @@ def test_no_room_for_what_is_sent_is_a_fault_of_ours_and_not_of_the_request(
         assert "log has the details" in answer.json()["detail"]
         assert is_logged(caplog, answer)
         assert 'fusion_diff_faults_total{kind="fault"} 1.0' in client.get("/metrics").text
+
+
+def test_no_room_to_decode_a_reference_is_a_full_disk_and_no_error_of_the_reference(client, micrograph, monkeypatch):
+    def full(file, size):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    made = client.post("/v1/reference-sets", json={"name": "no room", "authentic": "fine"}).json()["id"]
+    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1)
+    monkeypatch.setattr(storage, "_reserve", full)
+    at = f"/v1/reference-sets/{made}/images"
+    answer = client.post(at, files=[("files", ("a.tif", micrograph("fine", 150)))], data={"label": "fine"})
+    (entry,) = answer.json()["results"]
+    assert entry["problem"]["type"] == "urn:fusion-diff:problem:disk"
 
 
 def test_a_request_that_is_cut_off_when_the_time_to_stop_is_over_is_told_so(client):

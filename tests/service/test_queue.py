@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import logging
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -13,6 +14,7 @@ import pytest
 from sqlalchemy import func, select
 
 from fusion_diff.errors import CheckpointError, MicrographError
+from fusion_diff.micrograph import source, storage
 from fusion_diff.service import ledger
 from fusion_diff.service.database import Database
 from fusion_diff.service.metrics import Metrics
@@ -284,6 +286,37 @@ def test_a_file_that_is_gone_before_it_is_read_is_no_fault_of_the_micrograph(mak
     task.upload.path.unlink()
     queue.submit([task])
     assert isinstance(task.future.exception(60), FileNotFoundError)
+    with database.read() as session:
+        assert ledger.head(session)["count"] == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"), [(errno.ENOSPC, "disk"), (errno.EROFS, "fault")], ids=["full disk", "read-only disk"]
+)
+def test_no_room_to_decode_is_a_fault_of_the_service(make_queue, make_task, database, monkeypatch, code, kind):
+    def fails(file, size):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1)
+    monkeypatch.setattr(storage, "_reserve", fails)
+    queue, task = make_queue(), make_task()
+    queue.submit([task])
+    error = task.future.exception(60)
+    assert (type(error), error.errno) == (OSError, code)
+    assert queue._metrics.faults.labels(kind)._value.get() == 1
+    with database.read() as session:
+        assert ledger.head(session)["count"] == 1
+
+
+@pytest.mark.parametrize("code", [errno.ESTALE, errno.EIO])
+def test_a_share_or_disk_that_fails_is_no_fault_of_the_micrograph(make_queue, make_task, database, monkeypatch, code):
+    def fails(location, name):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(source, "_open_regular", fails)
+    queue, task = make_queue(), make_task()
+    queue.submit([task])
+    assert task.future.exception(60).errno == code
     with database.read() as session:
         assert ledger.head(session)["count"] == 1
 

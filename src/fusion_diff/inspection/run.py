@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fusion_diff.errors import FusionDiffError, NoRoomError
+from fusion_diff.errors import FusionDiffError, machine_fault
 from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.printable import printable
 
@@ -29,12 +28,6 @@ THUMBNAIL_SIDE = 640
 """Longest side of a thumbnail, in pixels."""
 _EDGE_DEVICES = {"cpu": "CPU", "cuda": "GPU", "xpu": "GPU", "npu": "NPU"}
 """What the runtimes of exported models call torch's devices."""
-_NOT_THE_FILE_S = {
-    getattr(errno, name)
-    for name in ("EMFILE", "ENFILE", "ENOTCONN", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN")
-    if hasattr(errno, name)
-}
-"""What a system says where it has no more handles, or a share is gone."""
 
 
 class Inspector(Protocol):
@@ -165,7 +158,7 @@ def inspect_paths(
             small = thumbnail(micrograph, THUMBNAIL_SIDE) if thumbnails else None
             outcome = Outcome(path, inspection=inspection, thumbnail=small)
         except (FusionDiffError, OSError, MemoryError) as error:
-            outcome = Outcome(path, error=_explain(path, error), elsewhere=_elsewhere(error))
+            outcome = Outcome(path, error=_explain(path, error), elsewhere=machine_fault(error) is not None)
         except RuntimeError as error:
             if not _out_of_memory(error):
                 raise
@@ -192,15 +185,6 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
 def _out_of_memory(error: Exception) -> bool:
     """Tell whether a GPU's memory did not suffice; torch, which may not be installed here, has a type of its own."""
     return any((kind.__module__, kind.__name__) == ("torch", "OutOfMemoryError") for kind in type(error).__mro__)
-
-
-def _elsewhere(error: BaseException | None) -> bool:
-    """Tell whether an error, or what it came of, lies with this machine or a share."""
-    while error is not None:
-        if isinstance(error, NoRoomError) or (isinstance(error, OSError) and error.errno in _NOT_THE_FILE_S):
-            return True
-        error = error.__cause__
-    return False
 
 
 def _explain(path: Path, error: Exception) -> str:

@@ -23,7 +23,7 @@ from fusion_diff.references import ReferenceSet
 from fusion_diff.service import jobs
 from fusion_diff.service.problems import BusyError, ConflictError, StoppingError, report
 from fusion_diff.service.shelf import enter
-from fusion_diff.service.uploads import renamed
+from fusion_diff.service.uploads import raise_fault, renamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -252,6 +252,8 @@ def read(path: Path, name: str, sha256: str, pixel_size_um: float | None, max_pi
     Raises:
         MicrographError: it cannot be read.
         ServiceError: it was altered.
+        OSError: the service cannot read it.
+        MemoryError: the same.
     """
     from fusion_diff.micrograph import load_microstructure_data
 
@@ -260,6 +262,7 @@ def read(path: Path, name: str, sha256: str, pixel_size_um: float | None, max_pi
     except TrustError:
         raise _altered(name, sha256) from None
     except FusionDiffError as error:
+        raise_fault(error)
         raise MicrographError(renamed(error, path, name)) from error
 
 
@@ -269,6 +272,8 @@ def read_flaw(path: Path, sha256: str, micrograph: Micrograph, name: str) -> NDA
     Raises:
         ReferenceSetError: it cannot be read, or does not fit.
         ServiceError: it was altered.
+        OSError: the service cannot read it.
+        MemoryError: the same.
     """
     from fusion_diff.references.marks import read_mark
 
@@ -277,6 +282,7 @@ def read_flaw(path: Path, sha256: str, micrograph: Micrograph, name: str) -> NDA
     except TrustError:
         raise _altered(f"the mark of {name}", sha256) from None
     except FusionDiffError as error:
+        raise_fault(error)
         raise ReferenceSetError(renamed(error, path, "the mark")) from error
 
 

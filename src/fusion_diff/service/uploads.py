@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import tempfile
 from contextlib import suppress
@@ -10,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff import locks
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import MicrographError, NoRoomError, machine_fault
 from fusion_diff.printable import printable
 from fusion_diff.service.problems import TooLargeError
 from fusion_diff.service.tables import NAME_LENGTH
 
 if TYPE_CHECKING:
     from typing import BinaryIO
+
+    from fusion_diff.errors import FusionDiffError
 
 _CHUNK_BYTES = 2**20
 
@@ -103,3 +106,17 @@ def claim(folder: Path) -> BinaryIO:
 def renamed(error: Exception, path: Path, name: str) -> str:
     """Return what an error says, with the name that the sender knows in place of the path that is ours."""
     return str(error).replace(printable(path), name)
+
+
+def raise_fault(error: FusionDiffError) -> None:
+    """Raise what lies behind an error about a received file, if that is the service's own fault and not the file's.
+
+    Raises:
+        OSError: the disk, a share or the machine's limits are at fault, or the received file is gone.
+        MemoryError: there is not enough memory.
+    """
+    fault = machine_fault(error, MemoryError, FileNotFoundError)
+    if isinstance(fault, NoRoomError):  # a kind of MicrographError, which would be recorded as the file's
+        fault = fault.__cause__ or OSError(errno.ENOSPC, str(fault))
+    if fault is not None:
+        raise fault

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,7 @@ from fusion_diff.service import ledger
 from fusion_diff.service.pictures import png
 from fusion_diff.service.store import packed
 from fusion_diff.service.tables import Inspection
-from fusion_diff.service.uploads import Upload, renamed
+from fusion_diff.service.uploads import Upload, raise_fault, renamed
 from fusion_diff.trust.identity import identity
 
 if TYPE_CHECKING:
@@ -27,10 +26,6 @@ if TYPE_CHECKING:
     from fusion_diff.service.database import Database
     from fusion_diff.service.store import Store
     from fusion_diff.verdict.result import Inspection as Verdict
-
-
-_OURS = {errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOENT, errno.ENOSPC, errno.EDQUOT, errno.ENOMEM}
-"""What the system says where a file that was received cannot be read, and nothing is wrong with what is in it."""
 
 
 @dataclass(eq=False)
@@ -103,9 +98,7 @@ def read(task: Task, max_pixels: int) -> tuple[Micrograph, bytes]:
         )
         return micrograph, png(thumbnail(micrograph, THUMBNAIL_SIDE))
     except FusionDiffError as error:
-        cause = error.__cause__
-        if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno in _OURS):
-            raise cause from error
+        raise_fault(error)
         raise MicrographError(renamed(error, upload.path, upload.name)) from error
 
 
