@@ -143,6 +143,7 @@ class DiffusionModel:
                 f"({paragraph(error, 500)}); download or save it again"
             ) from error
         channels_last(encoder)
+        encoder.global_path.skip_idle_adapters()
         detector = FlawDetector.load(folder, sum(encoder.paths))
         return cls(
             encoder,

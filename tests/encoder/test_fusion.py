@@ -6,10 +6,10 @@ import pytest
 import torch
 
 from fusion_diff.encoder.fusion import STRIDE, STRUCTURE_WIDTH, ChannelStandardise, DualPathEncoder, GatedFusion
-from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, GlobalPath
+from fusion_diff.encoder.global_path import DISTILLED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath
 
-TINY = EMBEDDED_CONFIG | {
+TINY = DISTILLED_CONFIG | {
     "hidden_size": 32,
     "num_hidden_layers": 1,
     "num_attention_heads": 2,

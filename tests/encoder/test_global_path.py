@@ -7,9 +7,9 @@ import torch
 from torch.nn import functional as F
 
 from fusion_diff.encoder.deit import DeiT, DeiTShape
-from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, MAX_BLOCKS, TILE, GlobalPath, Resample
+from fusion_diff.encoder.global_path import DISTILLED_CONFIG, MAX_BLOCKS, TILE, GlobalPath, Resample
 
-TINY = EMBEDDED_CONFIG | {
+TINY = DISTILLED_CONFIG | {
     "hidden_size": 32,
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
@@ -121,6 +121,17 @@ def test_only_adapters_get_gradients_when_asked():
     assert sum(".adapter.up." in name for name in reached) == 4
 
 
+def test_adapters_that_were_never_trained_are_skipped_and_trained_ones_are_not():
+    path, pixels = GlobalPath(TINY).eval(), torch.rand(1, 3, TILE, TILE)
+    torch.nn.init.normal_(path.deit.layers[1].adapter.up.weight)
+    with torch.no_grad():
+        before = path(pixels)
+        path.skip_idle_adapters()
+        after = path(pixels)
+    assert [layer.adapted for layer in path.deit.layers] == [False, True]
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(after, before, strict=True))
+
+
 def test_the_configuration_makes_the_round_trip(deit_folder):
     path = GlobalPath.from_deit(str(deit_folder), bottleneck=7).eval()
     again = GlobalPath(path.config, path.bottleneck).eval()
@@ -132,5 +143,5 @@ def test_the_configuration_makes_the_round_trip(deit_folder):
             torch.testing.assert_close(ours, theirs)
 
 
-def test_the_embedded_shape_is_the_one_built():
-    assert GlobalPath(EMBEDDED_CONFIG).config == EMBEDDED_CONFIG
+def test_the_distilled_shape_is_the_one_built():
+    assert GlobalPath(DISTILLED_CONFIG).config == DISTILLED_CONFIG

@@ -53,3 +53,11 @@ def test_sampled_tokens_are_distinct_and_the_same_every_time():
     assert torch.equal(once, sample_tokens(parts, 30))
     assert not torch.equal(once, sample_tokens(parts, 30, seed=1))
     assert torch.equal(sample_tokens(parts, 100), torch.cat(parts))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.integers(1, 60), st.integers(0, 3))
+def test_a_sample_is_what_indexing_all_tokens_at_once_gives(counts, limit, seed):
+    numbers = torch.arange(2.0 * sum(counts)).reshape(-1, 2)
+    chosen = torch.randperm(len(numbers), generator=torch.Generator().manual_seed(seed))[:limit]
+    expected = numbers[chosen] if len(numbers) > limit else numbers
+    assert torch.equal(sample_tokens(numbers.split(counts), limit, seed), expected)

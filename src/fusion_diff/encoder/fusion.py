@@ -67,7 +67,7 @@ class DualPathEncoder(nn.Module):
     """CNN and DeiT, each standardised; gated into one map whose summary words conditions for the prior.
 
     Args:
-        global_config: shape of the DeiT, see `global_path.EMBEDDED_CONFIG`.
+        global_config: shape of the DeiT, see `global_path.DISTILLED_CONFIG`.
         condition_width: width of the prior's cross-attention.
         condition_tokens: global tokens handed to the prior. One by default: many local tokens let the prior copy the
             image and teach the encoder nothing (GenHancer, Ma et al. 2025).

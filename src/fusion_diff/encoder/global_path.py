@@ -28,8 +28,8 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 MIDDLE_BLOCK = 6
 """Its tokens are used beside those of the last block that is kept."""
 
-# The shape that is distilled where no DeiT is given: DeiT-tiny's width with 8 blocks instead of 12, for a CPU.
-EMBEDDED_CONFIG: dict[str, Any] = {
+# What `pretrain` distils where no DeiT is given: DeiT-tiny with 8 blocks instead of 12, so that a CPU can train it.
+DISTILLED_CONFIG: dict[str, Any] = {
     "hidden_size": 192,
     "num_hidden_layers": 8,
     "num_attention_heads": 3,
@@ -79,6 +79,11 @@ class Adapter(nn.Module):
         nn.init.zeros_(self.up.weight)
         nn.init.zeros_(self.up.bias)
 
+    @property
+    def idle(self) -> bool:
+        """Whether it is the identity, as it was before any training."""
+        return not bool(self.up.weight.any() or self.up.bias.any())
+
     def forward(self, x: Tensor) -> Tensor:
         """Adapt tokens (B, N, width)."""
         adapted: Tensor = x + self.up(F.gelu(self.down(x)))
@@ -92,10 +97,11 @@ class _AdaptedBlock(nn.Module):
         super().__init__()
         self.block = block
         self.adapter = Adapter(width, bottleneck)
+        self.adapted = True
 
     def forward(self, tokens: Tensor) -> Tensor:
-        adapted: Tensor = self.adapter(self.block(tokens))
-        return adapted
+        after: Tensor = self.block(tokens)
+        return self.adapter(after) if self.adapted else after
 
 
 def token_blocks(count: int) -> list[int]:
@@ -107,7 +113,7 @@ class GlobalPath(nn.Module):
     """DeiT with adapters, returning its patch tokens as a map and its two summary tokens.
 
     Args:
-        config: shape of the DeiT, `MAX_BLOCKS` blocks at most; see `EMBEDDED_CONFIG`.
+        config: shape of the DeiT, `MAX_BLOCKS` blocks at most; see `DISTILLED_CONFIG`.
         bottleneck: width of the adapters.
 
     Raises:
@@ -161,6 +167,11 @@ class GlobalPath(nn.Module):
     def adapters(self) -> list[nn.Parameter]:
         """Return the parameters of the adapters alone."""
         return [p for name, p in self.named_parameters() if ".adapter." in name]
+
+    def skip_idle_adapters(self) -> None:
+        """Leave out adapters that are the identity, for a path that is not trained any further."""
+        for layer in self.deit.layers:
+            layer.adapted = not layer.adapter.idle
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Return patch tokens, class token and distillation token.

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from torch import Tensor
 
@@ -16,6 +16,10 @@ TOP_SHARE = 0.01
 """This share of a micrograph's tokens, those of highest evidence, tells what sort of flaw it has: flaws are small."""
 CLIP = 6.0
 """Standardised channels are clipped here, so that one broken channel cannot outvote all others."""
+BANK = 1024
+"""Tokens of a class that nearest-neighbour distances are measured to."""
+OWN = 300
+"""Tokens of each reference whose distances to the other specimens give mean and deviation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,11 +88,36 @@ def top_count(count: int, share: float = TOP_SHARE) -> int:
 
 
 def sample_tokens(tensors: Sequence[Tensor], limit: int, seed: int = 0) -> Tensor:
-    """Concatenate tokens [(n, C), …] and keep at most `limit` of them, drawn evenly at random (the same every time)."""
+    """Sample at most `limit` tokens from tensors [(n, C), …], uniformly and the same ones every time.
+
+    The tensors are not concatenated for it, because together they can be hundreds of megabytes.
+
+    Returns:
+        (at most limit, C), in random order; all tokens in their own order where there are no more than `limit`.
+    """
     import torch
 
-    joined = torch.cat(list(tensors))
-    if len(joined) <= limit:
-        return joined
-    generator = torch.Generator().manual_seed(seed)
-    return joined[torch.randperm(len(joined), generator=generator)[:limit].to(joined.device)]
+    total = sum(len(each) for each in tensors)
+    if total <= limit:
+        return torch.cat(list(tensors))
+    chosen = torch.randperm(total, generator=torch.Generator().manual_seed(seed))[:limit]
+    drawn = tensors[0].new_empty(limit, tensors[0].shape[1])
+    first = 0
+    for each in tensors:
+        places = ((chosen >= first) & (chosen < first + len(each))).nonzero().squeeze(1)
+        drawn[places.to(each.device)] = each[(chosen[places] - first).to(each.device)]
+        first += len(each)
+    return drawn
+
+
+def compared(references: Sequence[Tensor], groups: Sequence[str]) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
+    """Give the tokens (n, C) of each reference and those of all other specimens, as new micrographs will meet them.
+
+    A token is at no distance from its own reference, and near to others of its specimen. Of a single specimen each
+    reference meets the others; of a single reference each half meets the other one.
+    """
+    if len(references) == 1:
+        references = references[0].tensor_split(2)
+    apart = groups if len(set(groups)) > 1 else range(len(references))
+    for tokens, own in zip(references, apart, strict=True):
+        yield tokens, [rest for rest, other in zip(references, apart, strict=True) if other != own]

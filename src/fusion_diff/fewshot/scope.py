@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from fusion_diff.fewshot.bags import sample_tokens
+from fusion_diff.fewshot.bags import OWN, compared, sample_tokens
 from fusion_diff.fewshot.distance import nearest
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-BANK = 1024
-OWN = 300
-"""Tokens of each reference by which its own strangeness is measured."""
+SCOPE_BANK = 512
+"""Half of what evidence takes: the mean over a whole micrograph needs no finer bank, and every tile is compared with
+it."""
 DEVIATIONS = 4.0
 """A micrograph this many deviations stranger than references are to each other is out of scope."""
 SMALLEST_DEVIATION = 0.05
@@ -44,22 +44,17 @@ class Scope:
 
         Args:
             tokens: standardised tokens (n, C) of the global path of each reference.
-            groups: specimen of each; where all are of one, references are compared with each other.
+            groups: specimen of each; references of a single specimen are compared with each other.
         """
-        apart = groups if len(set(groups)) > 1 else [str(index) for index in range(len(tokens))]
-        own = []
-        for group in sorted(set(apart)):
-            rest = [each for each, other in zip(tokens, apart, strict=True) if other != group]
-            asked = [each for each, other in zip(tokens, apart, strict=True) if other == group]
-            if not rest:  # a single reference: its one half against the other
-                asked, rest = ([half] for half in tokens[0].tensor_split(2))
-            bank = sample_tokens(rest, BANK)
-            own += [nearest(sample_tokens([each], OWN), bank).mean() for each in asked]
+        own = [
+            nearest(sample_tokens([each], OWN), sample_tokens(rest, SCOPE_BANK)).mean()
+            for each, rest in compared(tokens, groups)
+        ]
         strangeness = torch.stack(own)
         mean = float(strangeness.mean())
-        deviation = float(strangeness.std()) if len(own) > 1 else 0.0
+        deviation = float(strangeness.std())
         # Rounded as it is stored.
-        bank = sample_tokens(tokens, BANK).half().float()
+        bank = sample_tokens(tokens, SCOPE_BANK).half().float()
         return cls(bank, mean + DEVIATIONS * max(deviation, SMALLEST_DEVIATION * mean))
 
     def distances(self, tokens: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from fusion_diff.checkpoint import EMBEDDED, Writer, compact, locate, write_json
 from fusion_diff.diffusion.prior import DiffusionPrior, embedded_architecture
 from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.encoder.fusion import DualPathEncoder
-from fusion_diff.encoder.global_path import EMBEDDED_CONFIG, GlobalPath
+from fusion_diff.encoder.global_path import DISTILLED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.errors import CheckpointError, PretrainingError
 from fusion_diff.pretrain.card import write_card
@@ -61,7 +61,7 @@ def pretrain(
         accelerator: device, processes and precision.
         prior: a trained prior to use frozen, in place of training the embedded one: a folder or hub id, which the
             checkpoint will name, or another checkpoint that contains a prior, which the new one will contain too.
-        deit: a folder or hub id of a trained DeiT to use, in place of distilling the embedded one.
+        deit: a folder or hub id of a trained DeiT to use, in place of distilling a small one.
         feedback: run stage 1 proper; without it the encoder is left as distilled (for ablation).
         progress: called with stage, step, steps and loss.
 
@@ -103,7 +103,7 @@ def pretrain(
         if deit is not None:
             global_ = GlobalPath.from_deit(deit).to(device)
         else:
-            global_ = GlobalPath(EMBEDDED_CONFIG).to(device)
+            global_ = GlobalPath(DISTILLED_CONFIG).to(device)
             run(DistilStage(global_, local, pool, device), "distil")
         built = DualPathEncoder.with_paths(local, global_, condition_width, recipe.condition_tokens).to(device)
         _measure_channels(built, pool, device)

@@ -13,21 +13,17 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from fusion_diff.fewshot.bags import sample_tokens
+from fusion_diff.fewshot.bags import BANK, OWN, compared, sample_tokens
 from fusion_diff.fewshot.distance import nearest
 from fusion_diff.fewshot.evidence.base import units
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from fusion_diff.fewshot.bags import Bag
     from fusion_diff.fewshot.evidence.base import LearnsFrom, Paths
 
-BANK = 1024
-"""Tokens of a side remembered."""
 NOVELTY_WEIGHT = 2.0
-OWN = 300
-"""Tokens of each authentic reference whose distance to the others gives the units."""
 
 
 class NearestNeighbourEvidence:
@@ -82,16 +78,3 @@ class NearestNeighbourEvidence:
         """Rebuild the banks."""
         paths = range(len(state["scales"]))
         return cls([state[f"authentic.{i}"] for i in paths], [state[f"others.{i}"] for i in paths], state["scales"])
-
-
-def compared(references: Sequence[Tensor], groups: Sequence[str]) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
-    """Give the tokens (n, C) of each reference and those of all other specimens, as new micrographs will meet them.
-
-    A token is at no distance from its own reference, and near to others of its specimen. Of a single specimen each
-    reference meets the others; of a single reference each half meets the other one.
-    """
-    if len(references) == 1:
-        references = references[0].tensor_split(2)
-    apart = groups if len(set(groups)) > 1 else range(len(references))
-    for tokens, own in zip(references, apart, strict=True):
-        yield tokens, [rest for rest, other in zip(references, apart, strict=True) if other != own]

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from fusion_diff.fewshot.bags import sample_tokens
+from fusion_diff.fewshot.bags import BANK, OWN, compared, sample_tokens
 from fusion_diff.fewshot.distance import nearest
 from fusion_diff.fewshot.evidence.base import units
 from fusion_diff.fewshot.evidence.gaussian import whitening
-from fusion_diff.fewshot.evidence.nearest_neighbour import BANK, NOVELTY_WEIGHT, OWN, compared
+from fusion_diff.fewshot.evidence.nearest_neighbour import NOVELTY_WEIGHT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
