@@ -27,10 +27,12 @@ import numpy as np
 import pyarrow.parquet as parquet
 import tifffile
 
-from fusion_diff.batch.judging import Here, Settings
+from fusion_diff.batch.cluster import Cluster
+from fusion_diff.batch.judging import LocalEngine, Settings
 from fusion_diff.batch.run import run_batch
 from fusion_diff.inspection.run import inspect_paths, load_inspector
 from fusion_diff.synthetic import generate
+from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.regions import find_regions
 from fusion_diff.verdict.result import EvidenceMap, Inspection
 
@@ -77,6 +79,8 @@ class Brightness:
             pixel_size_um=micrograph.pixel_size_um,
             instrument=None,
             seconds=0.0,
+            offset=0.0,
+            compared_with=Compared("bright", {"bright": 1}, 1, {"authentic": 1, "not authentic": 0}),
         )
 
 
@@ -110,6 +114,15 @@ def processor_s() -> float:
     return time.process_time() + ticks / os.sysconf("SC_CLK_TCK")
 
 
+class FullCluster(Cluster):
+    """A cluster that can wait for all of its workers; a batch begins with the first."""
+
+    def wait_for_all(self) -> None:
+        """Wait until every worker has loaded the model."""
+        while self._starting:
+            self._wait()
+
+
 def rates(images: Path, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Measure rows a second of the plain loop, the batch and the cluster, in turn."""
     import torch
@@ -126,11 +139,11 @@ def rates(images: Path, folder: Path, options: argparse.Namespace) -> list[dict[
 
     for turn in range(options.rounds):
         record("loop of inspect", lambda: list(inspect_paths(inspector, files, thumbnails=False)))
-        record("batch", lambda turn=turn: run_batch(str(images), folder / f"here-{turn}", Here(inspector, settings)))
+        record(
+            "batch", lambda turn=turn: run_batch(str(images), folder / f"here-{turn}", LocalEngine(inspector, settings))
+        )
         for workers in (1, 2) if options.cluster else ():
-            from fusion_diff.batch.cluster import Cluster
-
-            with Cluster(options.cluster, options.model, settings, workers=workers) as cluster:
+            with FullCluster(options.cluster, options.model, settings, workers=workers) as cluster:
                 cluster.wait_for_all()
                 # Its first micrograph costs an actor more than the others.
                 run_batch(str(images), folder / f"warm-{workers}-{turn}", cluster) if turn == 0 else None
@@ -178,7 +191,7 @@ def memory(counts: list[int], folder: Path, side: int) -> list[dict[str, Any]]:
         started = time.perf_counter()
         _, peak = in_child(
             lambda images=images, count=count: run_batch(
-                str(images), folder / f"m{count}", Here(Brightness(), Settings())
+                str(images), folder / f"m{count}", LocalEngine(Brightness(), Settings())
             )
         )
         rows.append({"images": count, "peak_mib": peak, "rows_per_s": count / (time.perf_counter() - started)})
@@ -194,7 +207,7 @@ def kills(wanted: int, images: Path, folder: Path, seed: int) -> dict[str, Any]:
     kept: set[str] = set()
 
     def go() -> None:
-        run_batch(str(images), out, Here(Brightness(), Settings(heatmaps=True)), rows=7)
+        run_batch(str(images), out, LocalEngine(Brightness(), Settings(heatmaps=True)), rows=7)
 
     while True:
         last = result["kills"] >= wanted

@@ -7,7 +7,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from fusion_diff.batch import items as items_module
-from fusion_diff.batch.judging import Here, Settings
+from fusion_diff.batch.judging import LocalEngine, Settings
 
 
 class Failing(MemoryFileSystem):
@@ -60,7 +60,7 @@ def folder(tmp_path, save_micrograph):
 def engine(darkness_model):
     """Judges by the small model."""
     darkness_model.sha256, darkness_model.name = "ab" * 32, "darkness"
-    return Here(darkness_model, Settings())
+    return LocalEngine(darkness_model, Settings())
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ import tifffile
 pytest.importorskip("ray")
 
 from fusion_diff.batch.cluster import Cluster, accelerator_of
-from fusion_diff.batch.judging import Here, Settings
+from fusion_diff.batch.judging import LocalEngine, Settings
 from fusion_diff.batch.run import run_batch
 from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.errors import BatchError
@@ -93,6 +93,14 @@ def start(folder, name, address, *words):
     raise AssertionError(node.output.read_text())
 
 
+def wait_for_workers(head, other, wanted):
+    """Wait until so many workers run on the two nodes; a cluster itself waits for the first only."""
+    deadline = time.monotonic() + 90
+    while (found := (len(head.workers()), len(other.workers()))) != wanted:
+        assert time.monotonic() < deadline, found
+        time.sleep(0.2)
+
+
 @pytest.fixture
 def of_the_other():
     """What else the other node is started with."""
@@ -138,8 +146,7 @@ def test_a_run_loses_and_repeats_nothing_though_a_worker_and_then_a_machine_are_
             other.kill()
 
     with Cluster(address, EMBEDDED, Settings(heatmaps=True), workers=2) as cluster:
-        cluster.wait_for_all()
-        assert len(head.workers()) == len(other.workers()) == 1
+        wait_for_workers(head, other, (1, 1))
         done = run_batch(str(images), tmp_path / "out", cluster, rows=5, progress=lose)
     rows = read_rows(tmp_path / "out")
     assert killed
@@ -148,7 +155,7 @@ def test_a_run_loses_and_repeats_nothing_though_a_worker_and_then_a_machine_are_
     assert not [row["error"] for row in rows if row["error"]]
     assert all((tmp_path / "out" / row["heatmap"]).is_file() for row in rows)
 
-    run_batch(str(images / "00[0-3].tif"), tmp_path / "here", Here(load_inspector(EMBEDDED, "cpu"), Settings()))
+    run_batch(str(images / "00[0-3].tif"), tmp_path / "here", LocalEngine(load_inspector(EMBEDDED, "cpu"), Settings()))
     scores = {row["path"]: row["score"] for row in rows}
     for row in read_rows(tmp_path / "here"):
         assert row["score"] == pytest.approx(scores[row["path"]], abs=1e-4)
@@ -180,7 +187,7 @@ def test_a_cluster_that_is_lost_is_a_clear_error_and_what_is_done_is_kept(two_no
 def test_as_many_workers_start_as_there_are_devices(two_nodes, device):
     address, head, other = two_nodes
     with Cluster(address, EMBEDDED, Settings(), device=device) as cluster:
-        cluster.wait_for_all()
+        assert cluster.workers == 1
         assert (len(head.workers()), len(other.workers())) == (0, 1)
 
 

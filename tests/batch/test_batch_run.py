@@ -25,8 +25,8 @@ from PIL import Image
 from fusion_diff.batch import parts as parts_module
 from fusion_diff.batch.done import DoneSet
 from fusion_diff.batch.items import Item
-from fusion_diff.batch.judging import Here, Settings
-from fusion_diff.batch.parts import Parts
+from fusion_diff.batch.judging import LocalEngine, Settings
+from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.rows import FORMAT, schema
 from fusion_diff.batch.run import run_batch
 from fusion_diff.errors import BatchError
@@ -57,7 +57,7 @@ def test_every_micrograph_has_one_row_and_a_bad_file_has_its_error(folder, tmp_p
 
 def test_a_file_says_its_format_and_what_its_rows_were_made_with(folder, tmp_path, darkness_model):
     darkness_model.sha256 = "12" * 32
-    run_batch(str(folder / "0.tif"), tmp_path / "out", Here(darkness_model, Settings(0.2, 0.5)))
+    run_batch(str(folder / "0.tif"), tmp_path / "out", LocalEngine(darkness_model, Settings(0.2, 0.5)))
     found = parquet.read_schema(tmp_path / "out" / "part-000001.parquet")
     assert found.remove_metadata() == schema()
     assert found.metadata[b"fusion_diff.format"] == FORMAT.encode()
@@ -86,7 +86,7 @@ def test_pictures_of_other_kinds_are_warned_of_once(folder, tmp_path, engine):
 
 
 def test_a_heat_map_lies_beside_its_row(folder, tmp_path, darkness_model, read_rows):
-    run_batch(str(folder), tmp_path / "out", Here(darkness_model, Settings(heatmaps=True)))
+    run_batch(str(folder), tmp_path / "out", LocalEngine(darkness_model, Settings(heatmaps=True)))
     for row in read_rows(tmp_path / "out"):
         if row["error"]:
             assert row["heatmap"] is None
@@ -274,19 +274,19 @@ def test_a_batch_does_not_inspect_its_own_heat_maps(folder, tmp_path, engine, re
 
 @pytest.mark.skipif(sys.platform != "linux", reason="counts open files in /proc")
 def test_an_output_that_is_refused_is_let_go_of(tmp_path):
-    with Parts(tmp_path / "out", {}, 10):
+    with ParquetOutput(tmp_path / "out", {}, 10):
         before = len(list(Path("/proc/self/fd").iterdir()))
         for _ in range(5):
             with pytest.raises(BatchError, match="another run is writing there"):
-                Parts(tmp_path / "out", {}, 10)
+                ParquetOutput(tmp_path / "out", {}, 10)
         assert len(list(Path("/proc/self/fd").iterdir())) == before
 
 
 def test_two_runs_on_one_output_refuse_each_other_and_a_dead_one_does_not(folder, tmp_path, engine):
     out = tmp_path / "out"
     program = (
-        "import sys, time; from pathlib import Path; from fusion_diff.batch.parts import Parts;"
-        "parts = Parts(Path(sys.argv[1]), {}, 1); print('held', flush=True); time.sleep(600)"
+        "import sys, time; from pathlib import Path; from fusion_diff.batch.parts import ParquetOutput;"
+        "parts = ParquetOutput(Path(sys.argv[1]), {}, 1); print('held', flush=True); time.sleep(600)"
     )
     other = subprocess.Popen([sys.executable, "-c", program, str(out)], stdout=subprocess.PIPE, text=True)
     try:
@@ -313,7 +313,7 @@ def test_rows_of_another_setting_or_model_are_not_added_to(folder, tmp_path, eng
     before = sorted(path.name for path in (tmp_path / "out").iterdir())
     darkness_model.sha256 = changed.pop("sha256", darkness_model.sha256)
     with pytest.raises(BatchError, match=r"part-000001\.parquet") as caught:
-        run_batch(str(folder), tmp_path / "out", Here(darkness_model, Settings(**changed)))
+        run_batch(str(folder), tmp_path / "out", LocalEngine(darkness_model, Settings(**changed)))
     assert says in str(caught.value)
     assert "choose another --out" in str(caught.value)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
@@ -381,18 +381,18 @@ def test_progress_is_told_row_by_row_with_the_total_once_it_is_known(folder, tmp
 def test_few_rows_are_in_memory_however_many_there_are(folder, tmp_path, engine):
     waiting = []
 
-    class Watched(Parts):
+    class Watched(ParquetOutput):
         def add(self, finished):
             super().add(finished)
             waiting.append(len(self._rows))
 
     from fusion_diff.batch import run
 
-    original, run.Parts = run.Parts, Watched
+    original, run.ParquetOutput = run.ParquetOutput, Watched
     try:
         run_batch(str(folder), tmp_path / "out", engine, rows=3)
     finally:
-        run.Parts = original
+        run.ParquetOutput = original
     assert max(waiting) == 2
 
 

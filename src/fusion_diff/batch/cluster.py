@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from fusion_diff.batch.judging import Here, failed
+from fusion_diff.batch.judging import LocalEngine, failed
 from fusion_diff.batch.needed import needed
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.inspection.run import load_inspector
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
     from fusion_diff.batch.items import Item
     from fusion_diff.batch.judging import Settings
-    from fusion_diff.batch.rows import Finished
+    from fusion_diff.batch.rows import FinishedRow
 
 IN_HAND = 2
 """Micrographs that an actor has at once: one that it judges, and the next, so that it never waits."""
-HERE = "127.0.0.1:6379"
+LOCAL_HEAD = "127.0.0.1:6379"
 """Where `ray start --head` listens, if nothing else is asked of it."""
 CONNECT_S = 10.0
 ASK_S = 5.0
@@ -52,12 +52,12 @@ class Worker:
     def start(self) -> Mapping[str, str | None]:
         """Load the model and tell which it is."""
         model = load_inspector(self._name, self._device, self._settings.trusted_keys)
-        self._here = Here(model, self._settings)
-        return self._here.model
+        self._engine = LocalEngine(model, self._settings)
+        return self._engine.model
 
-    def judge(self, item: Item) -> Finished:
+    def judge(self, item: Item) -> FinishedRow:
         """Read and judge one micrograph."""
-        return self._here.judge_one(item)
+        return self._engine.judge_one(item)
 
 
 @dataclass(eq=False)
@@ -134,7 +134,7 @@ class Cluster:
             self.close()
             raise
 
-    def judge(self, items: Iterable[Item]) -> Iterator[Finished]:
+    def judge(self, items: Iterable[Item]) -> Iterator[FinishedRow]:
         """Yield every item's row as it comes; items are asked for only when an actor is free.
 
         Raises:
@@ -169,15 +169,6 @@ class Cluster:
                     self._free.append(member)
                 yield finished
 
-    def wait_for_all(self) -> None:
-        """Wait until every actor that is wanted has loaded the model; before that, the first ones work alone.
-
-        Raises:
-            BatchError: the cluster has no room for so many.
-        """
-        while self._starting:
-            self._wait()
-
     def close(self) -> None:
         """Let the actors go and leave the cluster."""
         with contextlib.suppress(Exception):
@@ -193,7 +184,7 @@ class Cluster:
 
     def _connect(self, address: str) -> None:
         # Ray's own "auto" would take a cluster that is gone for the one that is there.
-        self._address = address if address != "auto" else os.environ.get("RAY_ADDRESS") or HERE
+        self._address = address if address != "auto" else os.environ.get("RAY_ADDRESS") or LOCAL_HEAD
         self._name = printable(self._address)
         self._reach()  # Ray itself would try for minutes
         try:
@@ -264,7 +255,7 @@ class Cluster:
             )
         self._start()
 
-    def _given_up(self, job: _Job, error: Exception) -> Finished:
+    def _given_up(self, job: _Job, error: Exception) -> FinishedRow:
         said = (
             f"{printable(job.item.path)}: {job.losses} workers were lost while they had it in hand ({_first(error)}); "
             "inspect it by itself, with more memory"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.batch.items import expect_signable, local_file
-from fusion_diff.batch.rows import Finished, to_row
+from fusion_diff.batch.rows import FinishedRow, to_row
 from fusion_diff.errors import BatchError, MicrographError, TrustError
 from fusion_diff.inspection.run import Inspector, Outcome, inspect_paths
 from fusion_diff.printable import printable
@@ -52,11 +52,11 @@ class Engine(Protocol):
     def settings(self) -> Settings:
         """How it judges."""
 
-    def judge(self, items: Iterable[Item]) -> Iterator[Finished]:
+    def judge(self, items: Iterable[Item]) -> Iterator[FinishedRow]:
         """Yield every item's row, in any order."""
 
 
-class Here:
+class LocalEngine:
     """Judges micrographs in this process, one after the other."""
 
     def __init__(self, inspector: Inspector, settings: Settings) -> None:
@@ -70,11 +70,11 @@ class Here:
         self._inspector = inspector
         self._signed = SignedFiles(settings.trusted_keys) if settings.trusted_keys else None
 
-    def judge(self, items: Iterable[Item]) -> Iterator[Finished]:
+    def judge(self, items: Iterable[Item]) -> Iterator[FinishedRow]:
         """Yield every item's row, in order."""
         return map(self.judge_one, items)
 
-    def judge_one(self, item: Item) -> Finished:
+    def judge_one(self, item: Item) -> FinishedRow:
         """Read and judge one micrograph; what is wrong with its file is said in its row.
 
         Raises:
@@ -103,12 +103,12 @@ class Here:
             outcome = Outcome(Path(item.path), error=str(error))
             row = to_row(item, outcome, None, self.model, asked.alpha, time.perf_counter() - started)
         drawn = asked.heatmaps and outcome.inspection is not None
-        return Finished(row, _heatmap(outcome.inspection) if drawn and outcome.inspection else None)
+        return FinishedRow(row, _heatmap(outcome.inspection) if drawn and outcome.inspection else None)
 
 
-def failed(item: Item, settings: Settings, model: Mapping[str, str | None], error: str) -> Finished:
+def failed(item: Item, settings: Settings, model: Mapping[str, str | None], error: str) -> FinishedRow:
     """Return the row of a micrograph that could not be judged for a reason that lies not in its file."""
-    return Finished(to_row(item, Outcome(Path(item.path), error=error), None, model, settings.alpha, 0.0))
+    return FinishedRow(to_row(item, Outcome(Path(item.path), error=error), None, model, settings.alpha, 0.0))
 
 
 def _heatmap(inspection: Inspection) -> bytes:

@@ -32,7 +32,7 @@ from fusion_diff.trust.files import write_whole
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from fusion_diff.batch.rows import Finished
+    from fusion_diff.batch.rows import FinishedRow
 
 HEATMAPS = "heatmaps"
 LOCK = ".lock"
@@ -53,7 +53,7 @@ def is_heatmap(path: Path) -> bool:
     return found is not None and path.parent.name == found[1] and path.parent.parent.name == HEATMAPS
 
 
-class Parts:
+class ParquetOutput:
     """Adds rows to the output folder of a batch. Use as a context manager: it holds the folder's lock.
 
     Attributes:
@@ -102,7 +102,7 @@ class Parts:
             self.close()
             raise
 
-    def add(self, finished: Finished) -> None:
+    def add(self, finished: FinishedRow) -> None:
         """Add a row, and its heat map, and write a file once there are enough rows for one.
 
         Raises:

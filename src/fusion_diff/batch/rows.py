@@ -6,13 +6,11 @@ Every Parquet file says in its metadata `fusion_diff.format`, the name and versi
 
 from __future__ import annotations
 
-import contextlib
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.batch.needed import needed
-from fusion_diff.checkpoint import digest
-from fusion_diff.inspection.record import finite
+from fusion_diff.inspection.record import MAX_ERROR_CHARACTERS, digest_of_failed, finite
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -22,7 +20,6 @@ if TYPE_CHECKING:
     from fusion_diff.inspection.run import Outcome
 
 FORMAT = "fusion-diff/batch/2"
-MAX_ERROR_CHARACTERS = 2000
 _REGION_INTEGERS = ("top", "left", "height", "width", "area_px")
 _REGION_NUMBERS = (
     "centroid_row",
@@ -36,7 +33,7 @@ _REGION_NUMBERS = (
 
 
 @dataclass(frozen=True)
-class Finished:
+class FinishedRow:
     """A micrograph that is done: its row, and its heat map as a PNG where one was asked for."""
 
     row: dict[str, Any]
@@ -124,12 +121,9 @@ def to_row(
     row: dict[str, Any] = {"path": _text(item.path), "key": item.key, "alpha": alpha, "seconds": seconds}
     it = outcome.inspection
     if it is None:
-        sha256 = None
-        with contextlib.suppress(OSError, ValueError):  # it is the file that could not be read, most likely
-            sha256 = digest(file) if file is not None and file.is_file() else None
         error = _text(outcome.error or "it could not be inspected")[:MAX_ERROR_CHARACTERS]
         names = {"model_sha256": model.get("sha256"), "references_sha256": model.get("references_sha256")}
-        return row | names | {"sha256": sha256, "error": error}
+        return row | names | {"sha256": digest_of_failed(file), "error": error}
     return row | {
         "sha256": it.file_sha256,
         "score": finite(it.score),

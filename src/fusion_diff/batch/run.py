@@ -10,7 +10,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.batch.parts import Parts
+from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.sources import expect_images, list_source
 from fusion_diff.counted import counted
 from fusion_diff.errors import BatchError, FusionDiffError
@@ -100,8 +100,8 @@ def run_batch(
     listed = list_source(source, Path(out), unread)
     first = expect_images(source, listed, unread)
     summary = Summary()
-    with Parts(Path(out), noted, rows, retry=retry) as parts:
-        count = None if progress is None else _Count(source, Path(out))
+    with ParquetOutput(Path(out), noted, rows, retry=retry) as parts:
+        count = None if progress is None else _SourceCounter(source, Path(out))
         try:
             written = time.monotonic()
             for finished in engine.judge(_not_done(chain([first], listed), parts, summary)):
@@ -128,7 +128,7 @@ def run_batch(
     return summary
 
 
-def _not_done(listed: Iterable[Item], parts: Parts, summary: Summary) -> Iterator[Item]:
+def _not_done(listed: Iterable[Item], parts: ParquetOutput, summary: Summary) -> Iterator[Item]:
     for item in listed:
         summary.listed += 1
         if parts.done.add(item.key):
@@ -137,7 +137,7 @@ def _not_done(listed: Iterable[Item], parts: Parts, summary: Summary) -> Iterato
             summary.skipped += 1
 
 
-def _keep(parts: Parts) -> None:
+def _keep(parts: ParquetOutput) -> None:
     """Write what is done although the run ends in an error, which is the one to tell of."""
     try:
         parts.flush()
@@ -145,7 +145,7 @@ def _keep(parts: Parts) -> None:
         return
 
 
-class _Count:
+class _SourceCounter:
     """Counts the micrographs of a source in the background; until it is through, the time left is not known."""
 
     def __init__(self, source: str, out: Path) -> None:

@@ -59,7 +59,7 @@ def batch_command(
     """
     from contextlib import nullcontext
 
-    from fusion_diff.batch.judging import Here, Settings
+    from fusion_diff.batch.judging import LocalEngine, Settings
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
     from fusion_diff.commands.outputs import Output, expect_apart
@@ -80,7 +80,7 @@ def batch_command(
     name = str(absolute(model)) if Path(model).is_dir() else model
     engine: AbstractContextManager[Engine]
     if cluster is None:
-        engine = nullcontext(Here(load_inspector(name, device, keys), settings))
+        engine = nullcontext(LocalEngine(load_inspector(name, device, keys), settings))
     else:
         from fusion_diff.batch.cluster import Cluster
 

@@ -10,7 +10,7 @@ from fusion_diff.micrograph.limits import MAX_PIXELS, refusal
 from fusion_diff.micrograph.micrograph import Micrograph, checked_page
 from fusion_diff.micrograph.raster import read_bmp, read_jpeg, read_png
 from fusion_diff.micrograph.source import Source, open_source
-from fusion_diff.micrograph.stack import Choice, choose_page
+from fusion_diff.micrograph.stack import PageChoice, choose_page
 from fusion_diff.micrograph.tiff import read_tiff
 from fusion_diff.printable import printable
 from fusion_diff.warn import warn
@@ -90,7 +90,9 @@ def load_microstructure_data(
         if sha256 is not None and source.sha256 != sha256:
             raise TrustError(f"{source.name}: altered since it was signed; restore it from its source")
         choice = (
-            choose_page(source) if page is None and _is_tiff(source) else Choice(checked_page(source.name, page or 0))
+            choose_page(source)
+            if page is None and _is_tiff(source)
+            else PageChoice(checked_page(source.name, page or 0))
         )
         levels, calibration = read_levels(source, choice.page, max_pixels)
         notes = calibration.notes(of_size=pixel_size_um is None) + choice.notes

@@ -25,7 +25,7 @@ _Kind = tuple[int, ...]  # values of the tags in _ALIKE
 
 
 @dataclass(frozen=True)
-class Choice:
+class PageChoice:
     """Which page of a TIFF is read where none was asked for.
 
     Attributes:
@@ -39,7 +39,7 @@ class Choice:
     cure: str = ""
 
 
-def choose_page(source: Source) -> Choice:
+def choose_page(source: Source) -> PageChoice:
     """Choose the first image of a TIFF; or the largest, where the first is a thumbnail.
 
     A thumbnail is marked as a reduced copy, or has at most a quarter of the largest one's pixels. What is so marked,
@@ -51,7 +51,7 @@ def choose_page(source: Source) -> Choice:
     pages = directories(source.name, source.handle, source.size)
     first = next(pages, None)
     if first is None:
-        return Choice(0)
+        return PageChoice(0)
     beginning, whole = _kind(first), _is_whole(first)
     found: dict[_Kind, int] = {beginning: 0} if whole else {}  # the first page of each kind
     counts = Counter(found.keys())
@@ -63,7 +63,7 @@ def choose_page(source: Source) -> Choice:
         said = (
             "The image says of itself that it is a reduced copy of another, which is not among the pages of the file."
         )
-        return Choice(0, (said,), "Export the whole one as a plain TIFF or PNG")
+        return PageChoice(0, (said,), "Export the whole one as a plain TIFF or PNG")
     largest = max(found, key=_pixels)  # the first of several
     chosen = beginning if whole and _pixels(largest) < _THUMBNAIL * _pixels(beginning) else largest
     page, notes = found[chosen], []
@@ -82,7 +82,7 @@ def choose_page(source: Source) -> Choice:
         notes.append(f"The file holds {alike:,} images of one size, and only the first was read.")
     sure = not notes or (not whole and alike == 1)
     cure = "" if sure else "Split it into files, or choose a page with load_microstructure_data(path, page=0)"
-    return Choice(page, tuple(notes), cure)
+    return PageChoice(page, tuple(notes), cure)
 
 
 def _kind(page: Directory) -> _Kind:

@@ -1,7 +1,7 @@
 """Local flaws painted over a sound surface, each with the pixels it covers and its extent.
 
-Every flaw takes the canvas, the recipe and a generator, changes the canvas in place and returns a `Stroke`. Contrast
-and width vary from plain to barely visible, because the faint ones are those that inspection must learn.
+Every flaw takes the canvas, the recipe and a generator, changes the canvas in place and returns a `PaintedFlaw`.
+Contrast and width vary from plain to barely visible, because the faint ones are those that inspection must learn.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion_diff.synthetic.fields import cloud_noise, coverage, smooth_line, smooth_noise, stamp
-from fusion_diff.synthetic.paths import Course, branching_path, curved_path
+from fusion_diff.synthetic.paths import FlawPath, branching_path, curved_path
 from fusion_diff.synthetic.surfaces import Canvas, blend
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Stroke:
+class PaintedFlaw:
     """Where a flaw was painted.
 
     Attributes:
@@ -37,7 +37,7 @@ class Stroke:
     solid: bool = False
 
 
-def _crack(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
+def _crack(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
     # Hairlines show on a smooth surface only; a crack that is found among strong grains is open and dark.
     clutter = min(float(canvas.grey.std()), 0.15)
@@ -64,10 +64,10 @@ def _crack(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
     target = np.minimum(canvas.grey - np.float32(0.12), np.float32(floor))
     blend(canvas, cover * np.float32(depth), target)
     canvas.streaks *= 1 - cover
-    return Stroke(cover, path.length)
+    return PaintedFlaw(cover, path.length)
 
 
-def _delamination(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
+def _delamination(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
     length = float(rng.uniform(0.35, 1.0)) * size
     start = float(rng.uniform(0, size - length))
@@ -87,10 +87,10 @@ def _delamination(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> S
     canvas.grey += np.float32(rng.uniform(0.0, 0.2)) * shine * (1 - cover)
     blend(canvas, cover * np.float32(rng.uniform(0.5, 1.0)), np.minimum(canvas.grey - 0.12, np.float32(0.06)), -1.5)
     canvas.streaks *= 1 - cover
-    return Stroke(cover, length)
+    return PaintedFlaw(cover, length)
 
 
-def _blowhole(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
+def _blowhole(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
     count = int(rng.integers(1, 4))
     smallest = min(max(3.0, 1.6 * recipe.pore_px), size / 12)
@@ -106,10 +106,10 @@ def _blowhole(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Strok
     inner = np.float32(0.06) + np.float32(0.05) * smooth_noise(rng, size, 3.0)
     blend(canvas, cover * depth, np.minimum(canvas.grey - np.float32(0.12), inner), -2.0)
     canvas.streaks *= 1 - cover
-    return Stroke(cover, float(2 * radius.max()), solid=True)
+    return PaintedFlaw(cover, float(2 * radius.max()), solid=True)
 
 
-def _pore_cluster(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
+def _pore_cluster(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
     count = int(rng.integers(12, 60))
     reach = float(rng.uniform(0.06, 0.16)) * size
@@ -122,7 +122,7 @@ def _pore_cluster(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> S
     cover = coverage(distance, 1.2)
     blend(canvas, cover * np.float32(rng.uniform(0.45, 0.95)), np.minimum(canvas.grey - 0.1, np.float32(0.08)), -1.5)
     canvas.streaks *= 1 - cover
-    return Stroke(cover, 4 * reach)
+    return PaintedFlaw(cover, 4 * reach)
 
 
 def _polygon(
@@ -142,7 +142,7 @@ def _polygon(
     return distance
 
 
-def _abnormal_grain(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
+def _abnormal_grain(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
     radius = float(np.clip(recipe.grain_px * rng.uniform(1.4, 3.0), 9, size / 4))
     y, x = rng.uniform(0.2 * size, 0.8 * size, 2)
@@ -163,10 +163,10 @@ def _abnormal_grain(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) ->
         blend(canvas, dots, 0.12)
     edge = np.clip(np.float32(1.2) - np.abs(distance), 0, 1)
     blend(canvas, edge, canvas.grey + np.float32(recipe.boundary_contrast), -0.3)
-    return Stroke(np.maximum(cover, edge), 2 * radius * aspect**0.5, solid=True)
+    return PaintedFlaw(np.maximum(cover, edge), 2 * radius * aspect**0.5, solid=True)
 
 
-def _inclusion(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
+def _inclusion(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
     radius = float(np.exp(rng.uniform(np.log(3.0), np.log(max(6.0, size / 9)))))
     y, x = (float(v) for v in rng.uniform(0.15 * size, 0.85 * size, 2))
@@ -185,13 +185,13 @@ def _inclusion(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stro
         blend(canvas, gap, np.minimum(canvas.grey - 0.1, np.float32(0.1)))
         cover = np.maximum(cover, gap)
     canvas.streaks *= 1 - cover
-    return Stroke(cover, 2 * radius, solid=True)
+    return PaintedFlaw(cover, 2 * radius, solid=True)
 
 
-def _scratch(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
+def _scratch(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
     heading = float(rng.uniform(0, np.pi))
-    lines: list[Course] = []
+    lines: list[FlawPath] = []
     radii = []
     half_width = float(np.exp(rng.uniform(np.log(0.4), np.log(1.8))))
     for _ in range(int(rng.integers(1, 4))):
@@ -207,10 +207,10 @@ def _scratch(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke
     cover = coverage(distance)
     tone = float(rng.choice([-1.0, 1.0])) * float(rng.uniform(0.12, 0.35))
     blend(canvas, cover, canvas.grey + np.float32(tone), -0.8)
-    return Stroke(cover, max(path.length for path in lines))
+    return PaintedFlaw(cover, max(path.length for path in lines))
 
 
-def _fray(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
+def _fray(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
     radius = float(rng.uniform(0.1, 0.28)) * size
     y, x = (float(v) for v in rng.uniform(0.25 * size, 0.75 * size, 2))
@@ -226,10 +226,10 @@ def _fray(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
     blend(canvas, cover * np.float32(rng.uniform(0.5, 0.9)), np.float32(mean + tone) + rough)
     canvas.height *= 1 - cover * np.float32(0.8)
     canvas.streaks *= 1 - cover * np.float32(0.8)
-    return Stroke(cover, 2 * radius, solid=True)
+    return PaintedFlaw(cover, 2 * radius, solid=True)
 
 
-def _break(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
+def _break(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
     side = int(rng.integers(4))
     ramp = np.arange(size, dtype=np.float32)
@@ -247,10 +247,10 @@ def _break(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
     blend(canvas, cover, body)
     canvas.height += cover * (np.float32(1.5) * cloud_noise(rng, size, 10.0, 3) - canvas.height - 3)
     canvas.streaks *= 1 - cover
-    return Stroke(np.ascontiguousarray(cover), 2 * width, solid=True)
+    return PaintedFlaw(np.ascontiguousarray(cover), 2 * width, solid=True)
 
 
-def _uneven(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
+def _uneven(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
     ramp = np.arange(size, dtype=np.float32)
     angle = float(rng.choice([0.0, np.pi / 2])) + float(rng.normal(0, 0.15))
@@ -264,10 +264,10 @@ def _uneven(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Stroke:
     tone = float(rng.choice([-1.0, 1.0])) * float(rng.uniform(0.06, 0.2))
     canvas.grey += cover * np.float32(tone)
     canvas.streaks *= 1 + cover * np.float32(rng.choice([-0.8, -0.4, 0.6]))
-    return Stroke(cover, min(width, float(size)), solid=True)
+    return PaintedFlaw(cover, min(width, float(size)), solid=True)
 
 
-PAINTERS: dict[str, Callable[[Canvas, Recipe, np.random.Generator], Stroke]] = {
+PAINTERS: dict[str, Callable[[Canvas, Recipe, np.random.Generator], PaintedFlaw]] = {
     "crack": _crack,
     "blowhole": _blowhole,
     "pore_cluster": _pore_cluster,

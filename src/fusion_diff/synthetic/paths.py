@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, eq=False)
-class Course:
+class FlawPath:
     """A course in the plane.
 
     Attributes:
@@ -31,7 +31,7 @@ class Course:
     length: float
 
 
-def curved_path(rng: np.random.Generator, size: int, heading: float, length: float) -> Course:
+def curved_path(rng: np.random.Generator, size: int, heading: float, length: float) -> FlawPath:
     """Return a nearly straight line of the given heading (radians) and length (pixels) somewhere in the image."""
     count = max(8, int(length))
     bend = float(rng.normal(0, 0.15)) / length
@@ -41,7 +41,7 @@ def curved_path(rng: np.random.Generator, size: int, heading: float, length: flo
     middle = rng.uniform(0.25 * size, 0.75 * size, 2)
     y, x = y - y.mean() + middle[0], x - x.mean() + middle[1]
     fade = np.minimum(1, 4 * (0.5 - np.abs(t / count)) + 0.1)
-    return Course(y, x, fade, length)
+    return FlawPath(y, x, fade, length)
 
 
 def branching_path(
@@ -51,7 +51,7 @@ def branching_path(
     origin: tuple[float, float] | None = None,
     heading: float | None = None,
     pull: float = 0.5,
-) -> Course:
+) -> FlawPath:
     """Return a crack: a walk that keeps its heading, is drawn to grain boundaries and now and then branches.
 
     Args:
@@ -84,7 +84,7 @@ def branching_path(
         walks.append(walk)
         tapers.append(0.7 * _taper(len(walk), 1.0))
     points = np.asarray([point for walk in walks for point in walk])
-    return Course(points[:, 0], points[:, 1], np.concatenate(tapers), float(len(trunk)))
+    return FlawPath(points[:, 0], points[:, 1], np.concatenate(tapers), float(len(trunk)))
 
 
 def _taper(count: int, start: float) -> NDArray[np.float64]:
