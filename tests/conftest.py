@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.regions import find_regions
 from fusion_diff.verdict.result import EvidenceMap, Inspection, NearestReference, Region
 
@@ -23,6 +24,10 @@ if TYPE_CHECKING:
 # How long an example takes says more of what else the machine does.
 settings.register_profile("untimed", deadline=None)
 settings.load_profile("untimed")
+
+
+COMPARED = Compared("sound", {"sound": 15, "crack": 3}, 18, {"authentic": 15, "not authentic": 3})
+"""The references that verdicts made by hand rest on."""
 
 
 @pytest.fixture
@@ -54,6 +59,8 @@ def make_inspection() -> Callable[..., Inspection]:
         pixel_size_um=0.5,
         instrument="SEM",
         seconds=0.25,
+        offset=0.125,
+        compared_with=COMPARED,
     )
 
     def make(**changes: Any) -> Inspection:
@@ -95,6 +102,8 @@ class DarknessModel:
             pixel_size_um=micrograph.pixel_size_um,
             instrument=micrograph.instrument,
             seconds=0.01,
+            offset=0.0,
+            compared_with=COMPARED,
             notes=micrograph.notes,
             page=micrograph.page,
         )

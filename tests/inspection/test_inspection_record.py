@@ -25,11 +25,11 @@ def test_records_are_those_of_the_golden_file(make_inspection, tmp_path):
                     "sound",
                     {"sound": 10, "crack": 9},
                     7,
+                    {"authentic": 4, "not authentic": 3},
                     {"auroc": 0.875},
                     19,
                     0.24,
                     0.5,
-                    {"authentic": 4, "not authentic": 3},
                 ),
                 notes=("A data bar of 60 rows was cut off at the bottom.",),
             ),
@@ -79,5 +79,5 @@ def test_every_outcome_is_one_line_of_ascii_whatever_the_file_is_called(name, er
     assert len(line.splitlines()) == 1
     record = json.loads(line)
     assert record["format"] == FORMAT
-    assert set(record) == {"format", "path", "error"}
+    assert set(record) == {"format", "version", "path", "error"}
     record["path"].encode("utf-8")

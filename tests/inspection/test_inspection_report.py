@@ -141,7 +141,7 @@ def test_a_card_says_all_that_the_inspection_says(outcomes, tmp_path):
     for words in (
         "0.031 probability of being authentic",
         "One region of 100 µm² departs from the references.",
-        "p(authentic) = 0.062: were it authentic",
+        "p(authentic) = 0.062: none of the 15 authentic references was as unlike the others as this micrograph",
         "dense +2.5",
         "residual \u22120.50",
         "crack/b.tif crack 0.875",
@@ -172,9 +172,17 @@ def test_a_card_says_that_a_micrograph_is_out_of_scope(make_inspection, tmp_path
 
 def test_the_report_says_what_it_compares_with(make_inspection, tmp_path):
     compared = Compared(
-        "glaze & co", {"glaze & co": 10, "crack": 9}, 7, {"auroc": 0.875, "macro_f1": 0.75}, 19, 0.24, 0.3
+        "glaze & co",
+        {"glaze & co": 10, "crack": 9},
+        7,
+        {"authentic": 10, "not authentic": 9},
+        {"auroc": 0.875, "macro_f1": 0.75},
+        19,
+        0.24,
+        0.3,
     )
-    outcomes = [Outcome(Path("a.tif"), make_inspection(compared_with=compared, p_values={"authentic": 1 / 11}))] * 2
+    p_values = {"authentic": 1 / 11, "not authentic": 0.5}
+    outcomes = [Outcome(Path("a.tif"), make_inspection(compared_with=compared, p_values=p_values))] * 2
     page = Page(write_report(outcomes, tmp_path))
     top = page.text.partition("Summary")[0]
     for words in (
@@ -183,21 +191,39 @@ def test_the_report_says_what_it_compares_with(make_inspection, tmp_path):
         "References 10 glaze & co , 9 crack , of 7 specimens",
         "Their pixel size 0.24 to 0.3 µm",
         "AUROC 0.875, macro-F1 0.750",
-        "10 % of verdicts at most may be wrong (alpha 0.1)",
+        "Of authentic micrographs at most 10 % are expected to be called not authentic, and of others at most 10 % "
+        "authentic. Of the verdicts that are decided, more may be wrong.",
     ):
         assert words in top
+    assert "where exactly one kind can be ruled out" in page.text
+    assert "not bounded" not in page.text
     assert top.count("Authentic class") == 1
     assert "none of the 10 authentic references was as unlike" in page.text
 
 
+def test_authentic_references_alone_bound_one_error_and_the_report_says_so(make_inspection, tmp_path):
+    compared = Compared("sound", {"sound": 10}, 10, {"authentic": 10, "not authentic": 0})
+    inspection = make_inspection(calibrated=False, p_values={"authentic": 0.5}, compared_with=compared)
+    text = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path)).text
+    top, _, rest = text.partition("Summary")
+    for part in (top, rest):
+        assert "‘authentic’ means ‘not distinguishable from the references’" in part
+        assert "how many others pass is not bounded" in part
+    assert "Of authentic micrographs at most 10 % are expected to be called not authentic." in top
+    assert "of others at most" not in text
+    assert "exactly one kind" not in text
+
+
 def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, tmp_path):
-    compared = Compared("sound", {"sound": 1, "crack": 1})
+    compared = Compared("sound", {"sound": 1, "crack": 1}, 2, {"authentic": 1, "not authentic": 1})
     inspection = make_inspection(decision="inconclusive", calibrated=False, p_values={}, compared_with=compared)
     text = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path)).text
     assert "0.031 score of being authentic, not calibrated" in text
     assert "calibrated probability" not in text
     assert "probability of being authentic" not in text
     assert "scores are not calibrated, and nothing is decided" in text
+    assert "no error rate is bounded, since nothing is decided" in text
+    assert "at most 10 %" not in text
     assert "p-values" not in text.partition("Micrographs")[2]
 
 

@@ -13,7 +13,8 @@ SIZES = st.floats(1e-4, 100)
 
 def compared(*sizes: float | None, others: int = 0) -> Compared:
     labels = ["sound"] * (len(sizes) - others) + ["crack"] * others
-    return Compared.of("sound", labels, specimens=None, figures={}, pixel_sizes_um=sizes, voices={})
+    voices = {"authentic": len(sizes) - others, "not authentic": others}
+    return Compared.of("sound", labels, specimens=len(sizes), figures={}, pixel_sizes_um=sizes, voices=voices)
 
 
 def test_classes_are_counted_the_authentic_one_first():

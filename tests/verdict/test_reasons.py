@@ -27,12 +27,19 @@ def reasons(make_inspection: Callable[..., Inspection]) -> Callable[..., tuple[s
     """Returns the reasons for a verdict made by hand, with any field changed."""
 
     def explained(*, references: tuple[int, int] = (9, 9), **changes: Any) -> tuple[str, ...]:
+        inside, outside = references
         verdict = {
             "score": 0.2,
             "p_values": {"authentic": 0.1, "not authentic": 0.7},
             "contributions": {"multiple-instance": 0.5, "texture": 1.5},
             "regions": (),
             "nearest": (),
+            "compared_with": Compared(
+                "sound",
+                {"sound": inside, "crack": outside},
+                inside + outside,
+                {"authentic": inside, "not authentic": outside},
+            ),
         }
         return explain(make_inspection(**verdict | changes), *references)
 
@@ -97,7 +104,12 @@ def test_an_open_decision_says_why_it_is_open(reasons, references, p, alpha, sai
     ],
 )
 def test_specimens_are_counted_where_references_share_them(reasons, specimens, said):
-    compared = Compared("sound", {"sound": 20, "crack": 9})
+    compared = Compared(
+        "sound",
+        {"sound": 20, "crack": 9},
+        sum(specimens),
+        dict(zip(("authentic", "not authentic"), specimens, strict=True)),
+    )
     open_ = {"decision": "inconclusive", "p_values": {"authentic": 0.05, "not authentic": 0.05}}
     assert reasons(references=specimens, compared_with=compared, **open_)[-1] == f"Inconclusive: {said}"
 
@@ -136,7 +148,15 @@ def test_a_surface_that_was_recognised_is_told_with_its_reference(reasons):
 
 
 def test_another_magnification_is_told_with_both_sizes_in_place_of_another_subject(reasons):
-    compared = Compared("sound", {"sound": 9}, sized=9, smallest_pixel_um=0.24, largest_pixel_um=0.3)
+    compared = Compared(
+        "sound",
+        {"sound": 9},
+        9,
+        {"authentic": 9, "not authentic": 0},
+        sized=9,
+        smallest_pixel_um=0.24,
+        largest_pixel_um=0.3,
+    )
     first, *_ = reasons(decision="inconclusive", in_scope=False, pixel_size_um=24.0, compared_with=compared)
     assert first.startswith("Out of scope: its pixels are 24 µm wide, and those of the references 0.24 to 0.3 µm")
     strange, *_ = reasons(decision="inconclusive", in_scope=False, pixel_size_um=0.3, compared_with=compared)

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 from typing import TYPE_CHECKING, Any
 
-from fusion_diff.checkpoint import digest
-from fusion_diff.inspection.record import to_line
+from fusion_diff.inspection.record import MAX_ERROR_CHARACTERS, digest_of_failed, to_record
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fusion_diff.inspection.run import Outcome
-
-MAX_ERROR_CHARACTERS = 4000
 
 
 def verdict(
@@ -28,7 +23,7 @@ def verdict(
         pixel_size_um: pixel size given for every file; None where each file spoke for itself.
         model: `name`, `sha256` and `references_sha256`, for outcomes that are errors and so do not say.
     """
-    told = json.loads(to_line(outcome))  # plain values, whatever the file is called
+    told = to_record(outcome)
     record: dict[str, Any] = {"file": told["path"], "settings": {"alpha": alpha, "pixel_size_um": pixel_size_um}}
     if outcome.inspection is not None:
         names = {"name": "model_name", "sha256": "model_sha256", "references_sha256": "references_sha256"}
@@ -36,11 +31,8 @@ def verdict(
         record["model"] = {key: told[name] for key, name in names.items()}
         asked = tuple(key for key in ("page", "purified", "attacked") if key in told)
         return record | {key: told[key] for key in kept + asked}
-    sha256 = None
-    with contextlib.suppress(OSError, ValueError):  # it is the file that could not be read, most likely
-        sha256 = digest(outcome.path) if outcome.path.is_file() else None
     error = str(told["error"])[:MAX_ERROR_CHARACTERS]
-    return record | {"file_sha256": sha256, "model": dict(model or {}), "error": error}
+    return record | {"file_sha256": digest_of_failed(outcome.path), "model": dict(model or {}), "error": error}
 
 
 def overruling(

@@ -110,7 +110,7 @@ class Policy:
         if it.decision == "not authentic":
             return [("fail", f"It is not authentic, with a score of {number(it.score)}.")]
         if not it.in_scope:
-            there = it.compared_with is None or it.compared_with.comparable(it.pixel_size_um)
+            there = it.compared_with.comparable(it.pixel_size_um)
             why = (
                 "unlike every reference, authentic or not" if there else "of another magnification than the references"
             )

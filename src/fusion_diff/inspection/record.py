@@ -1,12 +1,14 @@
 """Inspections as JSON Lines: one line a micrograph, written the moment it is finished, for programs to read.
 
-Each line is an object with "format" and "path"; then all that `Inspection.to_dict` says, or "error". Only ASCII is
-written, so a hostile file name cannot break a line, and numbers that JSON does not know (NaN, infinity) become null.
-A golden file in tests/golden pins the format: a change that could mislead a reader takes a new number in `FORMAT`.
+Each line is an object with "format", "version" (of FusionDiff) and "path"; then all that `Inspection.to_dict` says, or
+"error". Only ASCII is written, so a hostile file name cannot break a line, and numbers that JSON does not know (NaN,
+infinity) become null. A golden file in tests/golden pins the format: a change that could mislead a reader takes a new
+number in `FORMAT`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
@@ -14,6 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+
+from fusion_diff import __version__
+from fusion_diff.checkpoint import digest
 
 if TYPE_CHECKING:
     import os
@@ -24,16 +29,31 @@ FORMAT = "fusion-diff/inspection/1"
 """Name and version of the lines' schema."""
 STDOUT = Path("-")
 """Stands for standard output where a file is named."""
+MAX_ERROR_CHARACTERS = 4000
+"""Longest error that a ledger or a batch keeps."""
 
 
-def to_line(outcome: Outcome) -> str:
-    """Return an outcome as one line of JSON, without the line break."""
-    record: dict[str, Any] = {"format": FORMAT, "path": str(outcome.path)}
+def to_record(outcome: Outcome) -> dict[str, Any]:
+    """Return an outcome as JSON-ready values: finite numbers or None, and strings that are valid Unicode."""
+    record: dict[str, Any] = {"format": FORMAT, "version": __version__, "path": str(outcome.path)}
     if outcome.inspection is not None:
         record |= outcome.inspection.to_dict()
     else:
         record["error"] = outcome.error
-    return json.dumps(_plain(record), allow_nan=False)
+    plain: dict[str, Any] = _plain(record)
+    return plain
+
+
+def to_line(outcome: Outcome) -> str:
+    """Return an outcome as one line of JSON, without the line break."""
+    return json.dumps(to_record(outcome), allow_nan=False)
+
+
+def digest_of_failed(file: Path | None) -> str | None:
+    """Return the sha256 of a file that could not be inspected; None where there is no file or it cannot be read."""
+    with contextlib.suppress(OSError, ValueError):
+        return digest(file) if file is not None and file.is_file() else None
+    return None
 
 
 def finite(value: float | None) -> float | None:

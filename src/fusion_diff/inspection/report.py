@@ -75,6 +75,8 @@ def write_report(
         counts=[(decision, SYMBOLS[decision], counts[decision]) for decision in SYMBOLS],
         beyond=sum(not i.in_scope and outcome.overruled is None for outcome, i in inspected),
         calibrated=all(i.calibrated for i in inspections),
+        two_sided=any("not authentic" in i.p_values for i in inspections),
+        one_sided=any(set(i.p_values) == {"authentic"} for i in inspections),
         symbols=SYMBOLS,
         shown=_below_common_folder([outcome.path for outcome in outcomes]),
         rows=inspected,
@@ -136,7 +138,7 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
             {"name": name, "value": value, "share": 50 * min(1.0, abs(value) / longest)}
             for name, value in _parts(inspection).items()
         ],
-        "log_odds": None if inspection.offset is None else sum(_parts(inspection).values()),
+        "log_odds": sum(_parts(inspection).values()),
         "nearest": [(each.name, each.label, _similarity(each.similarity)) for each in inspection.nearest],
     }
 
@@ -144,7 +146,7 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
 def _parts(inspection: Inspection) -> dict[str, float]:
     """What the log-odds are the sum of: each kind's part, the greatest first, and what every micrograph starts from."""
     parts = dict(sorted(inspection.contributions.items(), key=lambda pair: -abs(pair[1])))
-    return parts if inspection.offset is None else parts | {OFFSET: inspection.offset}
+    return parts | {OFFSET: inspection.offset}
 
 
 def _similarity(value: float) -> str:

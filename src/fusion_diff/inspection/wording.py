@@ -36,21 +36,14 @@ def number(value: float | None, digits: int = 3) -> str:
     return text.replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
 
 
-def p_value_sentences(p_values: Mapping[str, float], compared: Compared | None = None) -> list[str]:
-    """Explain conformal p-values: how rare would this micrograph be if it were of the named kind.
+def p_value_sentences(p_values: Mapping[str, float], compared: Compared) -> list[str]:
+    """Explain conformal p-values by the number of references that are as strange as the micrograph or stranger.
 
     Args:
         p_values: of each side.
-        compared: the references, which are then counted; None in records of earlier versions.
+        compared: the references that are counted.
     """
-    if compared is not None:
-        return [f"p({kind}) = {number(p, 2)}: {_counted(kind, p, compared)}" for kind, p in p_values.items()]
-    comparisons = {"authentic": "this unlike the authentic references", "not authentic": "this like the authentic ones"}
-    return [
-        f"p({kind}) = {number(p, 2)}: were it {kind}, a micrograph at least {comparisons.get(kind, 'this unusual')} "
-        f"would come up in about {number(100 * p, 2)} of 100 cases."
-        for kind, p in p_values.items()
-    ]
+    return [f"p({kind}) = {number(p, 2)}: {_counted(kind, p, compared)}" for kind, p in p_values.items()]
 
 
 def _counted(kind: str, p: float, compared: Compared) -> str:
@@ -60,7 +53,7 @@ def _counted(kind: str, p: float, compared: Compared) -> str:
     """
     name, how = ("authentic", "unlike the others") if kind == "authentic" else ("other", "like the authentic ones")
     references = compared.sides[kind]
-    voices = compared.voices.get(kind, references)
+    voices = compared.voices[kind]
     stranger = p * (voices + 1) - 1
     of = f"the {references} {name} references" + ("" if voices == references else f", of {voices} specimens,")
     if stranger < 1e-6:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import FusionDiffError, MicrographError
 from fusion_diff.inspection.ledger_entry import verdict
-from fusion_diff.inspection.record import to_line
+from fusion_diff.inspection.record import to_record
 from fusion_diff.inspection.run import THUMBNAIL_SIDE, Inspector, Outcome
 from fusion_diff.service import ledger
 from fusion_diff.service.pictures import png
@@ -128,10 +128,8 @@ def failed(task: Task, error: MicrographError, model: object = None) -> Finished
 
 def plain(outcome: Outcome) -> dict[str, Any]:
     """Return an inspection as JSON-ready values, those of a line of `inspections.jsonl`."""
-    import json
-
-    told = json.loads(to_line(outcome))
-    return {key: value for key, value in told.items() if key not in ("format", "path")}
+    told = to_record(outcome)
+    return {key: value for key, value in told.items() if key not in ("format", "version", "path")}
 
 
 def record(finished: Sequence[Finished], database: Database, store: Store) -> list[Inspection | None]:

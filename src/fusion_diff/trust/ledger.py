@@ -1,10 +1,11 @@
 """The ledger: every verdict as a line of JSON that names the line before it by its hash, and is only ever added to.
 
-Each line is an object in canonical form (sorted keys, no spaces, ASCII) with "sequence", "time", "previous" and "hash";
-the hash is the sha256 of the line's canonical form without "hash", and "previous" is that of the line before (Haber and
-Stornetta 1991). The first line is a header with a random "id". `FILE.head` beside it holds the number of lines and the
-last hash, for a chain cannot tell that its end was cut off. Whoever may write both files can write another history:
-note the head's hash elsewhere now and then, and ask for it when checking (`ledger_check.check`).
+Each line is an object in canonical form (sorted keys, no spaces, ASCII) with "version" (of FusionDiff), "sequence",
+"time", "previous" and "hash". The hash is the sha256 of the line's canonical form without "hash", and "previous" is
+that of the line before (Haber and Stornetta 1991). The first line is a header with a random "id". `FILE.head` beside it
+holds the number of lines and the last hash, for a chain cannot tell that its end was cut off. Whoever may write both
+files can write another history: note the head's hash elsewhere now and then, and ask for it when checking
+(`ledger_check.check`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from fusion_diff import __version__
 from fusion_diff.errors import TrustError
 from fusion_diff.locks import locked
 from fusion_diff.trust.files import write_whole
@@ -62,7 +64,7 @@ def following(record: Mapping[str, Any], sequence: int, previous: str) -> tuple[
         TrustError: the line is longer than `MAX_LINE_BYTES`.
     """
     now = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
-    added = chained({**record, "sequence": sequence, "time": now, "previous": previous})
+    added = chained({**record, "version": __version__, "sequence": sequence, "time": now, "previous": previous})
     line = canonical(added)
     if len(line) >= MAX_LINE_BYTES:
         raise TrustError(f"a line of {len(line)} bytes, and the ledger takes less than {MAX_LINE_BYTES}; record less")

@@ -21,23 +21,22 @@ class Compared:
     Attributes:
         authentic: the class being verified.
         counts: references of each class, the authentic one first.
-        specimens: how many specimens they are of; None where that is not known.
+        specimens: how many specimens they are of.
+        voices: specimens of each side, by the name of its p-value: each specimen counts once in a p-value.
         figures: cross-fitted `auroc` and `macro_f1`, in [0, 1]; empty where there are none.
         sized: how many of them have a known pixel size.
         smallest_pixel_um: the least of these, in µm; None where none is known.
         largest_pixel_um: the greatest.
-        voices: specimens of each side, by the name of its p-value, as p-values count them; empty in records of earlier
-            versions, when each reference had a voice of its own.
     """
 
     authentic: str
     counts: dict[str, int]
-    specimens: int | None = None
+    specimens: int
+    voices: dict[str, int]
     figures: dict[str, float] = field(default_factory=dict)
     sized: int = 0
     smallest_pixel_um: float | None = None
     largest_pixel_um: float | None = None
-    voices: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -45,7 +44,7 @@ class Compared:
         authentic: str,
         labels: Sequence[str],
         *,
-        specimens: int | None,
+        specimens: int,
         figures: dict[str, float],
         pixel_sizes_um: Sequence[float | None],
         voices: dict[str, int],
@@ -57,11 +56,11 @@ class Compared:
             authentic,
             {name: list(labels).count(name) for name in names},
             specimens,
+            voices,
             figures,
             len(sizes),
             min(sizes, default=None),
             max(sizes, default=None),
-            voices,
         )
 
     @property

@@ -40,9 +40,9 @@ IN_FAVOUR = {
 """The same where it speaks for one."""
 
 
-def beyond(pixel_size_um: float | None, compared: Compared | None) -> str:
+def beyond(pixel_size_um: float | None, compared: Compared) -> str:
     """Say why a micrograph that is out of scope is so."""
-    if compared is None or compared.comparable(pixel_size_um):
+    if compared.comparable(pixel_size_um):
         return OUT_OF_SCOPE
     return (
         f"Out of scope: its pixels are {pixel_size_um:.4g} µm wide, and those of the references "
@@ -101,7 +101,7 @@ def _why_open(it: Inspection, inside: int, outside: int) -> str:
         )
     alpha, needed = it.alpha, specimens_needed(it.alpha)
     # Where nobody said which images show one specimen, each is taken for one, and "references" says it all.
-    shared = it.compared_with is not None and sum(it.compared_with.sides.values()) > inside + outside
+    shared = sum(it.compared_with.sides.values()) > inside + outside
     what = "specimens of references" if shared else "references"
     sides = ("authentic", inside), ("not authentic", outside)
     few = [f"{count} {side}" for side, count in sides if 0 < count < needed]

@@ -195,6 +195,10 @@ class Inspection:
     """What took the micrograph, as its file says; None where it does not."""
     seconds: float
     """Time taken, in seconds, reading excluded."""
+    offset: float
+    """The log-odds that `contributions` are added to, the same for every micrograph."""
+    compared_with: Compared
+    """The references in short."""
     purified: bool = False
     """Whether the verdict is on the micrograph as the diffusion prior purified it."""
     attacked: bool | None = None
@@ -205,11 +209,6 @@ class Inspection:
     calibrated: bool = True
     """False where the score only ranks: too few references were enrolled to cross-fit, and nothing is decided; or
     authentic ones alone, and even odds lie one deviation from them by convention."""
-    offset: float | None = None
-    """The log-odds that `contributions` are added to, the same for every micrograph; None in records of earlier
-    versions."""
-    compared_with: Compared | None = None
-    """The references in short; None in records of earlier versions."""
     notes: tuple[str, ...] = ()
     """What reading did to the file or could not tell of it, in sentences."""
     page: int | None = None
@@ -240,7 +239,7 @@ class Inspection:
         plain["nearest"] = [asdict(reference) for reference in self.nearest]
         plain["reasons"] = list(self.reasons)
         plain["notes"] = list(self.notes)
-        plain["compared_with"] = None if self.compared_with is None else asdict(self.compared_with)
+        plain["compared_with"] = asdict(self.compared_with)
         if self.recognised is not None:
             plain["recognised"] = asdict(self.recognised)
         for name, unasked in (("purified", False), ("attacked", None), ("page", None)):

@@ -46,7 +46,7 @@ def verdict(request: Request, service: ServiceDep, caller: Reader, inspection_id
             field=_field(it),
             unit="px" if it.pixel_size_um is None else "µm",
             regions=[_region(region) for region in it.regions],
-            p_values=p_value_sentences(it.p_values, Compared(**it.compared_with) if it.compared_with else None),
+            p_values=p_value_sentences(it.p_values, Compared(**it.compared_with)),
             contributions=_contributions(
                 it.contributions if it.offset is None else it.contributions | {OFFSET: it.offset}
             ),

@@ -59,7 +59,7 @@ class InspectionOut(InspectionSummary):
     calibrated: bool = Field(
         default=True, description="False where there were too few references to cross-fit, or authentic ones alone."
     )
-    compared_with: dict[str, Any] | None = Field(default=None, description="The references in short.")
+    compared_with: dict[str, Any] = Field(description="The references in short.")
     notes: list[str] = Field(default=[], description="What reading did to the file, or could not tell of it.")
     page: int | None = Field(default=None, description="Of the file, from 0, where another than the first was judged.")
     reasons: list[str]
