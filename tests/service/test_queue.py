@@ -87,8 +87,9 @@ def count(database):
         return session.scalar(select(func.count()).select_from(Inspection))
 
 
-def test_what_is_taken_is_judged_in_order_and_recorded(make_queue, make_task, held, database):
-    queue = make_queue(batch_size=2)
+def test_what_is_taken_is_judged_in_order_and_recorded(make_queue, make_task, held, database, monkeypatch):
+    monkeypatch.setattr("fusion_diff.service.queue.COMMITTED", 2)
+    queue = make_queue()
     tasks = [make_task(seed) for seed in range(5)]
     queue.submit(tasks[:2])
     queue.submit(tasks[2:])
@@ -102,8 +103,9 @@ def test_what_is_taken_is_judged_in_order_and_recorded(make_queue, make_task, he
     assert not any(task.upload.path.exists() for task in tasks)
 
 
-def test_files_are_read_ahead_while_the_model_computes_but_no_more_than_a_batch(make_queue, make_task, held):
-    queue = make_queue(batch_size=2)
+def test_files_are_read_ahead_while_the_model_computes_but_no_more_than_a_few(make_queue, make_task, held, monkeypatch):
+    monkeypatch.setattr("fusion_diff.service.queue.READ_AHEAD", 2)
+    queue = make_queue()
     tasks = [make_task(0), make_task(1, b"nothing"), make_task(2), make_task(3), make_task(4), make_task(5, b"nothing")]
     queue.submit(tasks)
     with pytest.raises(MicrographError):
@@ -226,7 +228,7 @@ def test_a_fault_in_the_model_ends_one_inspection_and_not_the_queue(make_queue, 
 
 
 def test_one_that_cannot_be_recorded_does_not_take_the_others_with_it(make_queue, make_task, held, database):
-    queue = make_queue(batch_size=8)
+    queue = make_queue()
     tasks = [make_task(seed) for seed in range(3)]
     tasks[1] = Task(**vars(tasks[1]) | {"by": None})  # the database refuses a row that names nobody
     queue.submit(tasks)

@@ -27,12 +27,6 @@ class Metrics:
         self.queue = Gauge(
             "fusion_diff_queue_depth", "Micrographs that wait or are being inspected.", registry=self.registry
         )
-        self.batches = Histogram(
-            "fusion_diff_batch_size",
-            "Micrographs recorded in one transaction.",
-            registry=self.registry,
-            buckets=(1, 2, 4, 8, 16, 32, 64),
-        )
         self.scores = Histogram(
             "fusion_diff_score",
             "Scores of inspected micrographs.",

@@ -36,6 +36,10 @@ if TYPE_CHECKING:
 
 LAST_SECONDS = 5
 """What is being judged when the time to stop has come has so many seconds more."""
+READ_AHEAD = 8
+"""Most micrographs that are decoded and wait for the model."""
+COMMITTED = 8
+"""Most verdicts that are recorded in one transaction."""
 _RECENT = 16
 
 
@@ -57,7 +61,7 @@ class Queue:
         """Start the threads.
 
         Args:
-            settings: how long it is, and how much it takes at once.
+            settings: how long it is, and how large micrographs may be.
             find_model: gives the model of an id; called in the thread that computes.
             database: where verdicts are recorded.
             store: where images are kept.
@@ -71,7 +75,7 @@ class Queue:
         self._waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[tuple[Task, Micrograph, bytes] | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
-        self._ahead = Semaphore(settings.batch_size)  # micrographs that are read and wait for the model
+        self._ahead = Semaphore(READ_AHEAD)  # micrographs that are read and wait for the model
         self._rates: deque[float] = deque(maxlen=_RECENT)  # seconds a pixel
         self._times: deque[float] = deque(maxlen=_RECENT)  # seconds a micrograph
         self._threads = [
@@ -209,7 +213,7 @@ class Queue:
             item = self._finished.get()
             while item is not None:
                 batch.append(item)
-                if len(batch) >= self._settings.batch_size or self._finished.empty():
+                if len(batch) >= COMMITTED or self._finished.empty():
                     break
                 item = self._finished.get()
             open_ = item is not None
@@ -230,7 +234,6 @@ class Queue:
                 return
             self._fail(batch[0].task, error)
             return
-        self._metrics.batches.observe(len(batch))
         for each, row in zip(batch, rows, strict=True):
             if row is None:
                 self._settle(each.task, each.error)

@@ -40,7 +40,6 @@ class Settings(BaseSettings):
         max_pixels: largest micrograph.
         rate_limit: requests that a caller may make in a minute.
         queue_length: micrographs that may wait to be inspected.
-        batch_size: micrographs that are taken from the queue, and recorded, at once.
         drain_seconds: how long a shutdown waits for requests under way.
         telemetry: send traces and metrics where OpenTelemetry's own environment variables say.
     """
@@ -63,7 +62,6 @@ class Settings(BaseSettings):
     max_pixels: int = Field(default=2**28, ge=1, le=MAX_PIXELS)
     rate_limit: int = Field(default=6000, ge=1)
     queue_length: int = Field(default=256, ge=1, le=100_000)
-    batch_size: int = Field(default=8, ge=1, le=1024)
     drain_seconds: int = Field(default=30, ge=0)
     telemetry: bool = False
 
