@@ -20,7 +20,10 @@ class EnrolIn(Body):
 
     name: Name = Field(description="What the model is called.")
     reconstruction: bool = Field(default=False, description="Consider the diffusion path as evidence too; slower.")
-    detect_attacks: bool = Field(default=False, description="Prepare for the detection of attacks; slower.")
+    detect_attacks: bool = Field(
+        default=False,
+        description="Prepare for the detection of attacks; slower. Only `fusion-diff inspect` and Python detect them.",
+    )
     default: bool = Field(default=False, description="Have it judge from now on; takes the scope `admin`.")
 
 
