@@ -105,6 +105,24 @@ def test_a_change_of_anything_that_the_pipeline_uses_starts_it(name):
     assert {each.partition("/")[0] for each in paths} == {"micrographs", "line-7", "line-7.sig", *TRUSTED}
 
 
+@pytest.mark.parametrize("name", ["github-actions.yml", "gitlab-ci.yml"])
+def test_the_wheel_is_installed_with_the_versions_that_lie_beside_it(name):
+    lines, _ = commands(CI / name)
+    (install,) = [shlex.split(each) for each in lines if each.startswith("pip")]
+    assert install[2:] == ["--constraint", "trusted/wheels/constraints.txt", "trusted/wheels/fusion_diff-*.whl"]
+
+
+def test_after_a_refused_signature_no_step_looks_for_what_was_not_written():
+    """A job in which only the verification failed says what is wrong; upload-artifact itself takes what is there."""
+    steps = yaml.safe_load((CI / "github-actions.yml").read_text(encoding="utf-8"))["jobs"]["inspect"]["steps"]
+    always = {each.get("name") or each["uses"].partition("@")[0]: each["if"] for each in steps if "if" in each}
+    assert always == {
+        "Show the summary": "always() && hashFiles('summary.md') != ''",
+        "github/codeql-action/upload-sarif": "always() && hashFiles('micrographs.sarif') != ''",
+        "actions/upload-artifact": "always()",
+    }
+
+
 def test_what_a_request_has_in_the_place_of_the_trusted_folder_goes_before_that_is_filled():
     steps = yaml.safe_load((CI / "github-actions.yml").read_text(encoding="utf-8"))["jobs"]["inspect"]["steps"]
     (index,) = [index for index, step in enumerate(steps) if step.get("with", {}).get("path") == "trusted"]
