@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import threading
+import time
 from contextlib import contextmanager
 
 import httpx2
@@ -53,6 +54,14 @@ def until_closed(connection):
     return found
 
 
+def until_answered(url, status, seconds=60):
+    """Ask until the answer has this status."""
+    deadline = time.monotonic() + seconds
+    while (last := httpx2.get(url).status_code) != status:
+        assert time.monotonic() < deadline, f"{last} and not {status} for {seconds} seconds"
+        time.sleep(0.01)
+
+
 @pytest.mark.parametrize("before", [b"", b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n"])
 @pytest.mark.parametrize("sent", [b"", b"GET / HTTP/1.1\r\nHost: x\r\n"])
 def test_a_connection_on_which_nothing_is_asked_is_closed(address, before, sent):
@@ -73,10 +82,8 @@ def test_beside_a_queue_that_may_be_full_there_is_room_for_so_many_connections(a
     with address(queue_length=1) as at:
         url = f"http://{at[0]}:{at[1]}/healthz"
         with socket.create_connection(at), socket.create_connection(at):
-            while httpx2.get(url).status_code != 503:  # once both are accepted
-                pass
-        while httpx2.get(url).status_code != 200:
-            pass
+            until_answered(url, 503)  # once both are accepted
+        until_answered(url, 200)
 
 
 def test_a_service_that_is_told_to_stop_while_it_loads_its_model_stops(tmp_path, monkeypatch):
