@@ -115,6 +115,8 @@ def test_a_table_names_files_from_its_own_folder_and_addresses(folder):
         (b"path,path\na,b\n", "needs one column path"),
         (b"path,class\na.tif,x\nb.tif\n", "line 3: 1 fields under a header of 2"),
         (b"path,class\n,x\n", "line 2: 2 fields"),
+        (b"\n\npath,class\na.tif,x\n\n,x\n", "line 6: 2 fields"),
+        (b'\npath\n"a" b.tif\n', "line 3: not a line of CSV"),
         (b"path\n\xff.tif\n", "line 2: not UTF-8"),
         (b"path\na\0.tif\n", "line 2: it holds a zero byte"),
         (b"path\n" + b"a" * 70_000, "line 2: longer than 65536 bytes"),

@@ -33,5 +33,5 @@ def test_contrast_is_stretched_between_the_percentiles():
 def test_reading_in_bands_changes_nothing(monkeypatch):
     micrograph = Micrograph.from_array(np.random.default_rng(0).uniform(size=(257, 131)))
     whole = thumbnail(micrograph, max_side=60)
-    monkeypatch.setattr("fusion_diff.micrograph.thumbnail._BAND_PIXELS", 2000)
+    monkeypatch.setattr("fusion_diff.micrograph.thumbnail.BAND_PIXELS", 2000)
     np.testing.assert_array_equal(thumbnail(micrograph, max_side=60), whole)

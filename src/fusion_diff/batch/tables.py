@@ -28,7 +28,7 @@ def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
         BatchError: it is not such a file; the message names the line.
     """
     lines = _lines(stream, name)
-    first = next((line for line in lines if line.strip()), "")
+    above, first = next(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), (1, ""))
     delimiter = max(",;\t", key=first.count)
     header = [cell.strip().casefold() for cell in next(csv.reader([first], delimiter=delimiter), [])]
     if header.count(COLUMN) != 1:
@@ -45,12 +45,12 @@ def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
             path = row[column].strip() if column < len(row) else ""
             if not path or len(row) != len(header):
                 raise BatchError(
-                    f"{name}, line {reader.line_num + 1}: {len(row)} fields under a header of {len(header)}, or no "
+                    f"{name}, line {above + reader.line_num}: {len(row)} fields under a header of {len(header)}, or no "
                     "path; complete the line, with quotes around a field that holds the separator"
                 )
             yield path
     except csv.Error as error:
-        raise BatchError(f"{name}, line {reader.line_num + 1}: not a line of CSV ({error}); correct it") from error
+        raise BatchError(f"{name}, line {above + reader.line_num}: not a line of CSV ({error}); correct it") from error
 
 
 def _lines(stream: BinaryIO, name: str) -> Iterator[str]:

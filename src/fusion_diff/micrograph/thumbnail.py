@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from fusion_diff.micrograph.storage import BAND_PIXELS
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion_diff.micrograph.micrograph import Micrograph
-
-_BAND_PIXELS = 2**22
 
 
 def thumbnail(micrograph: Micrograph, max_side: int) -> NDArray[np.uint8]:
@@ -28,7 +28,7 @@ def thumbnail(micrograph: Micrograph, max_side: int) -> NDArray[np.uint8]:
     low, high = micrograph.contrast_range
     shape = (height, width) if micrograph.channels == 1 else (height, width, micrograph.channels)
     out = np.empty(shape, dtype=np.uint8)
-    step = max(1, int(_BAND_PIXELS / micrograph.width * factor))  # rows of the thumbnail a band
+    step = max(1, int(BAND_PIXELS / micrograph.width * factor))  # rows of the thumbnail a band
     for first in range(0, height, step):
         edges = rows[first : first + step + 1]
         band = micrograph.window(int(edges[0]), 0, int(edges[-1] - edges[0]), micrograph.width)
