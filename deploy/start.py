@@ -3,10 +3,11 @@
     start.py [--keys DIR] [--golden DIR] COMMAND…     fusion-diff COMMAND… once the model is what it has to be
     start.py healthy                                  0 unless this container serves and does not answer
 
-The model is the one that the command names with --model, or else FUSION_DIFF_MODEL's, or the embedded one. Every file
-of it is compared with its manifest; with --keys it has to be signed with one of DIR/*.pub, and the command gets a
-private copy of what was signed; with --golden it has to give the scores of that golden set, see
-`fusion-diff verify-model`. {model} in the command's words becomes the beginning of
+The model is the one that the command uses: that of --model or else FUSION_DIFF_MODEL (serve, inspect, batch, certify,
+audit), of --base (enroll), or the first word after the command (export, verify-model); if none is named, the embedded
+one. Every file of it is compared with its manifest. With --keys it has to be signed with one of DIR/*.pub, the command
+gets a private copy of what was signed, and a command that uses any other model is refused. With --golden it has to give
+the scores of that golden set, see `fusion-diff verify-model`. {model} in the command's words becomes the beginning of
 the model's digest, for the --out of batches: one output takes the rows of one model. No shell is needed.
 """
 
@@ -27,6 +28,12 @@ PORT_FILE = Path(tempfile.gettempdir()) / "fusion-diff-port"
 SIGNED = Path(tempfile.gettempdir()) / "fusion-diff-model"
 """Where the copy of a signed model lies; a container that starts again replaces it."""
 USAGE = "start.py [--keys DIR] [--golden DIR] COMMAND…"
+BY_OPTION = ("serve", "inspect", "batch", "certify", "audit")
+"""Commands that take their model from --model or FUSION_DIFF_MODEL."""
+BY_POSITION = ("export", "verify-model")
+"""Commands that take their model from a word of their own; here it has to come first."""
+WITHOUT_MODEL = ("policy", "keys", "sign", "verify", "service-keys")
+"""Commands that use no model."""
 
 
 def healthy() -> int:
@@ -53,11 +60,42 @@ def named(words: list[str], option: str, setting: str, default: str) -> str:
     return found
 
 
-def naming(words: list[str], option: str, setting: str, value: str) -> list[str]:
-    """Return a command line that gives an option this value wherever it gives one; the environment is made to."""
-    os.environ[setting] = value
+def naming(words: list[str], option: str, value: str) -> list[str]:
+    """Return a command line that gives an option this value wherever it gives one."""
     changed = [f"{option}={value}" if word.startswith(f"{option}=") else word for word in words]
     return [value if previous == option else word for previous, word in zip(["", *changed], changed, strict=False)]
+
+
+def first(words: list[str]) -> str | None:
+    """Return the model that a command takes from its first word; None if it takes none from there."""
+    return words[1] if words[0] in BY_POSITION and len(words) > 1 and not words[1].startswith("-") else None
+
+
+def model_of(words: list[str], default: str) -> str:
+    """Return the model that a command line uses."""
+    if words[0] == "enroll":
+        return named(words, "--base", "", default)
+    return first(words) or named(words, "--model", "FUSION_DIFF_MODEL", default)
+
+
+def using(words: list[str], model: str) -> list[str]:
+    """Return a command line that uses this model in the place of the one it names; the environment names it too."""
+    os.environ["FUSION_DIFF_MODEL"] = model
+    if words[0] == "enroll":
+        return [words[0], f"--base={model}", *naming(words[1:], "--base", model)]
+    if first(words) is not None:
+        return [words[0], model, *words[2:]]
+    return naming(words, "--model", model)
+
+
+def refusal(words: list[str]) -> str | None:
+    """Say why a command cannot be held to a signed model; None if it can."""
+    command = words[0]
+    if command in (*BY_OPTION, *WITHOUT_MODEL, "enroll") or first(words) is not None:
+        return None
+    if command in BY_POSITION:
+        return f"with --keys the model comes first: write {command} MODEL, and the options after it"
+    return f"{command} uses models that --keys does not verify; run it without --keys, or outside of this container"
 
 
 def verify_model(model: str, keys: Path | None, golden: Path | None) -> tuple[Path, str]:
@@ -105,7 +143,11 @@ def main(words: list[str]) -> int:
     from fusion_diff.checkpoint import EMBEDDED
     from fusion_diff.errors import FusionDiffError
 
-    model = named(words, "--model", "FUSION_DIFF_MODEL", EMBEDDED)
+    refused = refusal(words) if "--keys" in folders else None
+    if refused is not None:
+        print(f"Error: {refused}", file=sys.stderr)
+        return FAILED
+    model = model_of(words, EMBEDDED)
     try:
         folder, sha256 = verify_model(model, folders.get("--keys"), folders.get("--golden"))
         if words[0] == "serve":
@@ -114,7 +156,7 @@ def main(words: list[str]) -> int:
         print(f"Error: the model is not used: {error}", file=sys.stderr)
         return FAILED
     if "--keys" in folders:
-        words = naming(words, "--model", "FUSION_DIFF_MODEL", str(folder))
+        words = using(words, str(folder))
     words = [word.replace("{model}", sha256[:DIGITS]) for word in words]
     os.execv(sys.executable, [sys.executable, "-m", "fusion_diff.cli", *words])
 

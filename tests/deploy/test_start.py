@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -11,9 +12,11 @@ import threading
 
 import numpy as np
 import pytest
+import typer
 from PIL import Image
 
 from fusion_diff.checkpoint import EMBEDDED, verify
+from fusion_diff.cli import app
 from fusion_diff.trust.keys import new_key
 from fusion_diff.trust.provenance import sign
 
@@ -97,6 +100,82 @@ def test_a_signed_model_is_used_as_it_was_signed(deploy, signed, tmp_path, how):
         shutil.rmtree(signed)  # before the command gets to reading it: its interpreter has yet to start
         out, err = started.communicate()
     assert "new.png" in out, err
+
+
+@pytest.fixture
+def starter(deploy):
+    """The program as a module."""
+    spec = importlib.util.spec_from_file_location("start", deploy / "start.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["enroll", "refs", "--authentic", "a", "--out", "new", "--base", "MODEL"],
+        ["enroll", "refs", "--authentic", "a", "--out", "new", "--base=MODEL"],
+        ["export", "MODEL", "--out", "new"],
+        ["verify-model", "MODEL", "--golden", "golden"],
+    ],
+    ids=["enroll", "enroll joined", "export", "verify-model"],
+)
+def test_commands_that_name_their_model_otherwise_are_held_to_the_keys_too(start, signed, tmp_path, words):
+    """A signed default does not open the door to an unsigned model, and a signed one is used as a private copy."""
+    default = {"FUSION_DIFF_MODEL": str(signed), "TMPDIR": str(tmp_path)}
+    unsigned = shutil.copytree(signed, tmp_path / "line-8")
+
+    def run(model):
+        return start("--keys", tmp_path / "keys", *(word.replace("MODEL", str(model)) for word in words), **default)
+
+    code, out, err = run(unsigned)
+    assert (code, out) == (3, "")
+    assert err.startswith("Error: the model is not used: ")
+    assert "line-8" in err
+    _, _, err = run(signed)
+    assert err.startswith(f"Verified: {tmp_path / 'fusion-diff-model' / 'line-7'}, ")
+
+
+def test_the_private_copy_stands_for_the_model_wherever_a_command_names_it(starter, monkeypatch):
+    monkeypatch.setenv("FUSION_DIFF_MODEL", "default")
+    for given, used in [
+        (["enroll", "refs", "--base", "x"], ["enroll", "--base=copy", "refs", "--base", "copy"]),
+        (["enroll", "refs"], ["enroll", "--base=copy", "refs"]),
+        (["export", "x", "--out", "x"], ["export", "copy", "--out", "x"]),
+        (["verify-model", "x", "--golden", "g"], ["verify-model", "copy", "--golden", "g"]),
+        (["inspect", "a.tif", "--model=x"], ["inspect", "a.tif", "--model=copy"]),
+    ]:
+        assert starter.using(given, "copy") == used
+        assert os.environ["FUSION_DIFF_MODEL"] == "copy"
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["export", "--out", "new", "MODEL"], "write export MODEL"),
+        (["verify-model", "--golden", "g", "MODEL"], "write verify-model MODEL"),
+        (["pretrain", "--out", "new", "--prior", "MODEL"], "pretrain uses models"),
+        (["demo"], "demo uses models"),
+    ],
+)
+def test_a_command_whose_model_cannot_be_told_is_refused_where_keys_are_given(start, signed, tmp_path, words, says):
+    words = [word.replace("MODEL", str(signed)) for word in words]
+    code, out, err = start("--keys", tmp_path / "keys", *words, FUSION_DIFF_MODEL=str(signed))
+    assert (code, out) == (3, "")
+    assert says in err
+
+
+def test_it_is_known_of_every_command_where_its_model_comes_from(starter):
+    """A new command is refused where keys are given, until it is known how it names its model."""
+    known = {*starter.BY_OPTION, *starter.BY_POSITION, *starter.WITHOUT_MODEL, "enroll"}
+    commands = typer.main.get_command(app).commands
+    assert known | {"demo", "pretrain"} == set(commands)
+    for name, command in commands.items():
+        options = {option for parameter in command.params for option in parameter.opts}
+        assert ("--model" in options) == (name in starter.BY_OPTION), name
+        assert ("--base" in options) == (name == "enroll"), name
+        assert ("model" in options) == (name in starter.BY_POSITION), name
 
 
 def test_a_folder_without_keys_trusts_nobody(start, tmp_path):
