@@ -63,10 +63,8 @@ def heat_map(row: Row, store: Store) -> bytes:
     from fusion_diff.inspection import draw
 
     found = evidence(row, store)
-    buffer = io.BytesIO()
     limit = draw.heat_limit([found], [row.result["threshold"]])
-    draw.heat_map(found, limit).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
+    return draw.encoded(draw.heat_map(found, limit), "PNG")
 
 
 def verdict(row: Row, store: Store) -> Inspection:
@@ -75,7 +73,7 @@ def verdict(row: Row, store: Store) -> Inspection:
     from fusion_diff.verdict.result import Inspection, NearestReference, RecognisedSurface, Region
 
     told: dict[str, Any] = dict(row.result)
-    recognised, compared = told.pop("recognised", None), told.pop("compared_with", None)
+    recognised = told.pop("recognised", None)
     return Inspection(
         **told
         | {
@@ -84,7 +82,7 @@ def verdict(row: Row, store: Store) -> Inspection:
             "nearest": tuple(NearestReference(**each) for each in told["nearest"]),
             "reasons": tuple(told["reasons"]),
             "notes": tuple(told.get("notes", ())),
-            "compared_with": None if compared is None else Compared(**compared),
+            "compared_with": Compared(**told["compared_with"]),
             "recognised": None if recognised is None else RecognisedSurface(**recognised),
         }
     )
