@@ -143,7 +143,7 @@ def cnn_call(file: Path, runtime: str, tile: NDArray[np.float32], threads: int) 
 def torch_calls(model: DiffusionModel, tile: NDArray[np.float32]) -> dict[tuple[str, str, str], Call]:
     """Return the model's own calls: a score alone, and the reconstruction path beside it."""
     enrolment, _ = portable(model)
-    graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.signatures).eval()
+    graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.mean_tokens).eval()
     pixels = torch.from_numpy(tile).to(memory_format=torch.channels_last)
     keep = torch.ones(1, graph.side, graph.side)
 

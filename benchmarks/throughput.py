@@ -81,7 +81,7 @@ def peak_call(threads: int) -> Callable[[], Any]:
 def multiply_adds(model: DiffusionModel) -> float:
     """Return the multiply-adds of one tile."""
     enrolment, _ = portable(model)
-    graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.signatures).eval()
+    graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.mean_tokens).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         graph(torch.rand(1, 3, graph.encoder.tile, graph.encoder.tile), torch.ones(1, graph.side, graph.side))
     return counter.get_total_flops() / 2

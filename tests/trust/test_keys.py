@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from fusion_diff.errors import TrustError
 from fusion_diff.trust.keyring import ENDORSEMENT, REVOCATION, Keyring, revoke, rotate
 from fusion_diff.trust.keys import KINDS, PASSPHRASE, load_private, load_public, new_key, parse_public
+from fusion_diff.trust.provenance import sign
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -55,8 +56,11 @@ def test_only_its_owner_may_read_a_private_key_even_with_a_lax_umask(tmp_path):
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "K").stat().st_mode) == 0o600
     (tmp_path / "K").chmod(0o644)
-    with pytest.warns(UserWarning, match="others may read this private key"):
-        load_private(tmp_path / "K")
+    (tmp_path / "file").write_text("x")
+    for use in (load_private, lambda key: sign(tmp_path / "file", key)):
+        with pytest.warns(UserWarning, match="others may read this private key") as caught:
+            use(tmp_path / "K")
+        assert caught[0].filename == __file__, "the line that called the package"
 
 
 @pytest.mark.parametrize("name", ["K", "K.pub"])

@@ -27,7 +27,7 @@ from fusion_diff.trust.poisoning import (
     influence,
     margins,
     nearest_distances,
-    signatures,
+    strangest_means,
 )
 from fusion_diff.trust.triggers import find_triggers
 
@@ -124,16 +124,16 @@ def test_a_flipped_reference_that_shows_a_surface_of_the_other_class_is_named_wi
     assert not [each for each in others if each.kind == "label" and each.grave]
 
 
-def test_signatures_are_those_of_the_strangest_tokens():
+def test_strangest_means_are_those_of_the_strangest_tokens():
     bags = [tokens(index) for index in range(4)]
     bags[2][:4] += 20
-    found = signatures(bags)
+    found = strangest_means(bags)
     assert found.shape == (4, CHANNELS)
     assert int(np.linalg.norm(found, axis=1).argmax()) == 2
 
 
 def test_margins_are_unknown_where_a_class_has_no_other_reference():
-    found = signatures(clean_bags()[:3])
+    found = strangest_means(clean_bags()[:3])
     assert np.isnan(margins(found, np.asarray(["a", "a", "b"]))).tolist() == [False, False, True]
     assert np.isnan(margins(found, np.asarray(["a", "a", "a"]))).all()
 
@@ -265,7 +265,12 @@ def test_images_with_hardly_any_contrast_are_searched_too(value):
     pixels = [np.full((64, 64), value, dtype=np.uint8) for _ in range(6)]
     for each in pixels:
         each[0, 0] = 128
-    search(pixels, labels=["a"] * 3 + ["b"] * 3)
+    labels = ["a"] * 3 + ["b"] * 3
+    assert search(pixels, labels=labels) == [], "both classes have that pixel"
+    for each in pixels[3:]:
+        each[30:38, 30:38] = abs(value - 60)
+    (found,) = search(pixels, labels=labels)
+    assert found.places == dict.fromkeys((3, 4, 5), (30, 30, 8, 8))
 
 
 def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(model, tmp_path):
@@ -280,8 +285,14 @@ def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(model, tmp_
         authentic="sound",
         names=[f"{index}<script>.tif" for index in range(8)],
     )
+    model.enroll(references)
+    enrolment, before = model.enrolment, model.predict_authenticity(references[0].micrograph, shots=3)
+    few = model._by_shots.copy()
     findings = audit_references(model, references)
-    assert model.enrolment is None
+    assert model.enrolment is enrolment
+    assert few
+    assert model._by_shots == few, "what was learned of fewer shots stays"
+    assert torch.equal(model.predict_authenticity(references[0].micrograph, shots=3), before)
     kinds_of = {kind: {each.index for each in findings if each.kind == kind} for kind in ("trigger", "duplicate")}
     assert kinds_of == {"trigger": {4, 5, 6}, "duplicate": {3, 7}}
     assert all(each.figures["distance (commonly 1)"] < DUPLICATE for each in findings if each.kind == "duplicate")

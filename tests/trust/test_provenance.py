@@ -548,8 +548,10 @@ def test_a_linked_file_is_not_covered(batch, keys):
 def test_a_batch_that_was_picked_from_is_told(batch, keys):
     sign(batch, keys / "K")
     (batch / "a.tif").unlink()
-    with pytest.warns(UserWarning, match=r"batch: 1 of 4 signed files are not there, a\.tif the first"):
-        SignedFiles(keys / "K.pub").digest(batch / "a" / "b.tif")
+    for ask in (SignedFiles.digest, SignedFiles.expect_covered):
+        with pytest.warns(UserWarning, match=r"batch: 1 of 4 signed files are not there, a\.tif the first") as caught:
+            ask(SignedFiles(keys / "K.pub"), batch / "a" / "b.tif")
+        assert caught[0].filename == __file__, "the line that called the package"
 
 
 def test_nothing_lies_beside_the_root():

@@ -172,14 +172,14 @@ class Enrolment:
         )
 
     @cached_property
-    def signatures(self) -> Tensor:
+    def mean_tokens(self) -> Tensor:
         """The mean standardised token of each reference, (references, C), of unit length."""
         scale = self.verifier.heads.scale
         return F.normalize(torch.stack([scale(bag.tokens).mean(0) for bag in self.bags]), dim=1)
 
     def nearest(self, mean_token: Tensor) -> tuple[NearestReference, ...]:
         """Return the `NEAREST` references whose mean standardised tokens point most nearly as `mean_token` (C,)."""
-        similarity = self.signatures @ F.normalize(mean_token, dim=0)
+        similarity = self.mean_tokens @ F.normalize(mean_token, dim=0)
         order = similarity.argsort(descending=True)[:NEAREST].tolist()
         return tuple(NearestReference(self.names[i], self.labels[i], float(similarity[i])) for i in order)
 

@@ -94,7 +94,7 @@ def export_model(
     enrolment, notes = portable(model)
     micrographs, authentic = _compared_on(references)
     expected = [judge(model, enrolment, each, alpha=ALPHA, purify=False, detect_attacks=False) for each in micrographs]
-    graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.signatures)
+    graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.mean_tokens)
     exported = describe(
         model, enrolment, graph.kinds, runtime=runtime, precision="int8" if int8 else "fp32", notes=notes
     )

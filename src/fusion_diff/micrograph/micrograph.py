@@ -45,6 +45,7 @@ class Micrograph:
         data_bar_px: rows of data bar that were cropped from the bottom.
         notes: what reading did to the file or could not tell of it, in sentences.
         page: which page of the file it is, from 0, where one was asked for or another than the first was read.
+        given_contrast: levels to use as `contrast_range`; None takes them from the pixels.
 
     Raises:
         MicrographError: when made with pixels that are not finite, without contrast, too small, or neither grey nor
@@ -60,6 +61,7 @@ class Micrograph:
     data_bar_px: int = 0
     notes: tuple[str, ...] = ()
     page: int | None = None
+    given_contrast: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
         """Check the pixels and make them read-only."""
@@ -188,8 +190,10 @@ class Micrograph:
         """The 0.5 and 99.5 percentiles of the levels, over all channels together; the first is less than the second.
 
         Taken over a regular sub-grid of at most 2**22 pixels. Where the percentiles coincide (nearly all pixels have
-        one level), the least and the greatest level.
+        one level), the least and the greatest level. `given_contrast` where that was given.
         """
+        if self.given_contrast is not None:
+            return self.given_contrast
         step = max(1, math.ceil(math.sqrt(self.height * self.width / _CONTRAST_PIXELS)))
         sample = self._converted(storage.sampled(self.levels, step)).astype(np.float64)
         low, high = (float(value) for value in np.percentile(sample, _CONTRAST_PERCENTILES))

@@ -9,7 +9,7 @@ free!"); noise is added to the pixels, and denoising and scoring together are th
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -243,6 +243,4 @@ def as_micrograph(pixels: Pixels) -> Micrograph:
 
     What lies outside of [0, 1] is clipped when it is read.
     """
-    micrograph = Micrograph.from_array(pixels, name="working pixels")
-    micrograph.__dict__["contrast_range"] = (0.0, 1.0)  # in the place of the cached property
-    return micrograph
+    return replace(Micrograph.from_array(pixels, name="working pixels"), given_contrast=(0.0, 1.0))

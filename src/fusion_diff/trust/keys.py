@@ -12,7 +12,6 @@ import hashlib
 import os
 import re
 import stat
-import warnings
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -22,6 +21,7 @@ from typing import TYPE_CHECKING
 from fusion_diff.errors import TrustError
 from fusion_diff.printable import printable
 from fusion_diff.trust.files import read_bounded, write_new
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey, EllipticCurvePublicKey
@@ -190,7 +190,7 @@ def load_private(file: str | Path) -> PrivateKey:
     if b"PUBLIC KEY-----" in content:
         raise TrustError(f"{name}: a public key, which cannot sign; give the private key, the file without .pub")
     if os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
-        warnings.warn(f"{name}: others may read this private key; say chmod 600 {name}", stacklevel=2)
+        warn(f"{name}: others may read this private key; say chmod 600 {name}")
     passphrase = os.environ.get(PASSPHRASE, "").encode() or None
     # The errors of the library are not passed on: nothing of a key's content may come into a message.
     try:

@@ -13,13 +13,13 @@ references are to each other.
 
 from __future__ import annotations
 
-import copy
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import torch
 
+from fusion_diff.enrolment.learning import learn
 from fusion_diff.fewshot.bags import Scale, sample_tokens, top_count
 from fusion_diff.trust.triggers import find_triggers
 
@@ -96,7 +96,7 @@ def audit_references(
     Raises:
         EnrolmentError: the references do not allow any verdict.
     """
-    enrolment = copy.copy(model).enroll(references, progress=progress)
+    enrolment = learn(model, references, reconstruction=False, detect_attacks=False, progress=progress)
     return audit_enrolment(enrolment, [reference.micrograph for reference in references])
 
 
@@ -131,7 +131,7 @@ def nearest_distances(tokens: Sequence[Tensor]) -> NDArray[np.float32]:
     return torch.stack(found, dim=2).numpy()
 
 
-def signatures(tokens: Sequence[Tensor]) -> NDArray[np.float32]:
+def strangest_means(tokens: Sequence[Tensor]) -> NDArray[np.float32]:
     """Return the mean of the strangest tokens of each reference, (n, C): flaws are small, and a whole mean hides them.
 
     Args:
@@ -146,13 +146,11 @@ def signatures(tokens: Sequence[Tensor]) -> NDArray[np.float32]:
     return torch.stack(found).numpy()
 
 
-def margins(
-    signatures: NDArray[np.float32], labels: NDArray[np.str_], without: int | None = None
-) -> NDArray[np.float64]:
+def margins(means: NDArray[np.float32], labels: NDArray[np.str_], without: int | None = None) -> NDArray[np.float64]:
     """Return how much farther each reference is from the mean of the nearest other class than from that of its own.
 
     Args:
-        signatures: (n, C).
+        means: (n, C).
         labels: class of each reference.
         without: leave this reference out.
 
@@ -160,7 +158,7 @@ def margins(
         (n,), of means that leave the reference itself out too; NaN where a class has no other reference.
     """
     names, own = np.unique(labels, return_inverse=True)
-    points = signatures.astype(np.float64)
+    points = means.astype(np.float64)
     counted = np.ones(len(labels))
     if without is not None:
         counted[without] = 0
@@ -177,9 +175,9 @@ def margins(
     return np.where(np.isfinite(nearest), nearest - to_own, np.nan)
 
 
-def influence(signatures: NDArray[np.float32], labels: NDArray[np.str_], index: int) -> float:
+def influence(means: NDArray[np.float32], labels: NDArray[np.str_], index: int) -> float:
     """Return by how much the margins of all others grow when a reference is left out: positive, it hurts them."""
-    change = margins(signatures, labels, index) - margins(signatures, labels)
+    change = margins(means, labels, index) - margins(means, labels)
     return float(np.nansum(np.delete(change, index)))
 
 
@@ -191,7 +189,7 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
     against = np.zeros(len(labels))
     against[authentic] = verifier.calibration.slope * verifier.inside + verifier.calibration.intercept
     against[~authentic] = -(verifier.calibration.slope * verifier.outside + verifier.calibration.intercept)
-    found = signatures(tokens)
+    found = strangest_means(tokens)
     findings = []
     for index in np.flatnonzero(against > CONTRADICTION).tolist():
         harm = influence(found, labels, index)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import shutil
 import tempfile
-import warnings
 import weakref
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,6 +21,7 @@ from fusion_diff.trust.contents import ALONE, Contents
 from fusion_diff.trust.files import digest_plain
 from fusion_diff.trust.keyring import Keyring
 from fusion_diff.trust.provenance import absolute, read_signature, signature_of, verify
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -141,10 +141,9 @@ class SignedFiles:
                 known = read_signature(signature, self._keys, now=self._now).contents
                 gone = [name for name in known.digests if not (signed / name).exists()]
                 if gone:
-                    warnings.warn(
+                    warn(
                         f"{printable(signed)}: {len(gone)} of {len(known.digests)} signed files are not there, "
-                        f"{printable(gone[0])} the first",
-                        stacklevel=4,
+                        f"{printable(gone[0])} the first"
                     )
             except TrustError as error:
                 known = str(error)
