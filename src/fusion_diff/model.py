@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-import warnings
 from collections.abc import Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -40,6 +39,7 @@ from fusion_diff.printable import paragraph
 from fusion_diff.verdict.concluding import predict
 from fusion_diff.verdict.judging import judge, read
 from fusion_diff.verdict.result import Inspection
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -179,7 +179,7 @@ class DiffusionModel:
         except (RuntimeError, TypeError) as error:
             raise DeviceError(f"{device!r} is not a device; use cpu, cuda, npu, xpu or mps") from error
         if unknown or (wanted.type != "cpu" and not _is_here(wanted)):
-            warnings.warn(f"device {device} is not available here; computing on the CPU instead", stacklevel=2)
+            warn(f"device {device} is not available here; computing on the CPU instead")
             wanted = torch.device("cpu")
         self.encoder.to(wanted)
         if self.flaw_detector is not None:
@@ -294,11 +294,10 @@ class DiffusionModel:
                 "model.enroll(ReferenceSet.from_folder(...))"
             )
         if self.enrolment.builtin:
-            warnings.warn(
+            warn(
                 "this model is enrolled on its built-in procedural references only: scores show that it runs, not what "
                 "your ware is; enrol your own with `fusion-diff enroll`, or in Python with "
-                "model.enroll(ReferenceSet.from_folder(..., authentic=...))",
-                stacklevel=3,
+                "model.enroll(ReferenceSet.from_folder(..., authentic=...))"
             )
         if shots is None:
             return self.enrolment

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import subprocess
 import sys
@@ -15,7 +14,7 @@ import pytest
 from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
 from fusion_diff.checkpoint import seal
 from fusion_diff.edge import EdgeSession
-from fusion_diff.edge.exported import DESCRIPTION, GRAPHS, Exported
+from fusion_diff.edge.exported import GRAPHS, Exported
 from fusion_diff.errors import CheckpointError, DependencyError, DeviceError, MicrographError
 from fusion_diff.export.run import export_model
 from fusion_diff.synthetic import generate
@@ -262,13 +261,8 @@ def test_another_magnification_is_out_of_scope_as_for_the_model(changed, exporte
     assert score == pytest.approx(it.score)
 
 
-def test_exports_of_earlier_versions_load_and_know_less_of_their_references(exported_folder, tmp_path):
-    folder = tmp_path / "old"
-    shutil.copytree(exported_folder, folder)
-    described = json.loads((folder / DESCRIPTION).read_text())
-    for key in ("specimens", "figures", "pixel_sizes_um"):
-        del described[key]
-    (folder / DESCRIPTION).write_text(json.dumps(described))
-    compared = Exported.read(folder).compared
-    assert sum(compared.counts.values()) == len(described["references"])
-    assert (compared.specimens, compared.figures, compared.pixel_sizes) == (None, {}, None)
+def test_a_session_warns_of_built_in_references_where_it_was_called(session, monkeypatch):
+    monkeypatch.setattr(session, "enrolment", replace(session.enrolment, builtin=True))
+    with pytest.warns(UserWarning, match="built-in procedural references only") as caught:
+        session.predict_authenticity(micrograph())
+    assert caught.list[0].filename == __file__

@@ -59,6 +59,7 @@ def test_a_run_leaves_a_state_a_log_and_pictures_of_every_stage(pretraining_run)
 def test_what_comes_out_is_a_model_that_enrols_and_inspects(pretraining_run, references):
     verify(pretraining_run / "checkpoint")
     model = DiffusionModel.from_pretrained(pretraining_run / "checkpoint")
+    assert model.name == pretraining_run.name != EMBEDDED
     assert model.card["pretraining"]["name"] == "smoke"
     assert "--recipe smoke" in model.readme
     enrolment = model.enroll(references, reconstruction=True)

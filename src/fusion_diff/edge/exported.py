@@ -10,7 +10,7 @@ An exported model is a folder of
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -72,10 +72,9 @@ class Exported:
         references: names of the references.
         labels: their classes.
         notes: what is different from the model that was exported, in sentences.
-        specimens: how many specimens the references are of; None in exports of earlier versions.
+        specimens: how many specimens the references are of.
         figures: their cross-fitted `auroc` and `macro_f1`.
-        pixel_sizes_um: side of a pixel of each reference in µm, None where it is unknown; empty in exports of earlier
-            versions.
+        pixel_sizes_um: side of a pixel of each reference in µm, None where it is unknown.
     """
 
     runtime: str
@@ -100,10 +99,10 @@ class Exported:
     class_norms: tuple[float, ...]
     references: tuple[str, ...]
     labels: tuple[str, ...]
-    notes: tuple[str, ...] = ()
-    specimens: int | None = None
-    figures: dict[str, float] = field(default_factory=dict)
-    pixel_sizes_um: tuple[float | None, ...] = ()
+    notes: tuple[str, ...]
+    specimens: int
+    figures: dict[str, float]
+    pixel_sizes_um: tuple[float | None, ...]
 
     @property
     def verifier(self) -> Exported:
@@ -190,10 +189,9 @@ class Exported:
             raise ValueError(f"it is for {plain['runtime']!r:.40} in {plain['precision']!r:.40}")
         if len(norms) != len(classes) or len(references) != len(labels):
             raise ValueError("its classes or references are not of one number")
-        sizes = tuple(stored_pixel_size(size) for size in _listed(plain.get("pixel_sizes_um", [])))
-        if len(sizes) not in (0, len(references)):
+        sizes = tuple(stored_pixel_size(size) for size in _listed(plain["pixel_sizes_um"]))
+        if len(sizes) != len(references):
             raise ValueError("its references and their pixel sizes are not of one number")
-        specimens = plain.get("specimens")
         calibration = Calibration(*(_number(plain["calibration"][key]) for key in ("slope", "intercept")))
         if not weighed <= set(READINGS) or not Fusion(**fusion).holds or not calibration.slope > 0:
             raise ValueError("its readings are not known, have no weight, or are turned upside down")
@@ -202,11 +200,7 @@ class Exported:
         if not any(READINGS[name].dense for name in weighed):
             raise ValueError("none of its readings points to places")
         inside, outside = (_numbers(plain[side]) for side in ("inside", "outside"))
-        # In exports of earlier versions each reference is a specimen of its own.
-        shares = [
-            _numbers(plain.get(name, [1] * len(scores)))
-            for name, scores in (("inside_shares", inside), ("outside_shares", outside))
-        ]
+        shares = [_numbers(plain[name]) for name in ("inside_shares", "outside_shares")]
         if [len(each) for each in shares] != [len(inside), len(outside)] or any(
             ((each <= 0) | (each > 1)).any() for each in shares
         ):
@@ -234,8 +228,8 @@ class Exported:
             references=references,
             labels=labels,
             notes=_names(plain["notes"]),
-            specimens=None if specimens is None else bounded_size("specimens", specimens, MAX_NAMES),
-            figures={_text(name): _number(value) for name, value in plain.get("figures", {}).items()},
+            specimens=bounded_size("specimens", plain["specimens"], MAX_NAMES),
+            figures={_text(name): _number(value) for name, value in plain["figures"].items()},
             pixel_sizes_um=sizes,
             **texts,
         )

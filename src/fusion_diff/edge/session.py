@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.verdict.concluding import conclude, predict
 from fusion_diff.verdict.result import NEAREST, EvidenceMap, NearestReference
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,12 +97,7 @@ class EdgeSession:
             CheckpointError: the graph cannot be run, or does not give what it should.
         """
         check_alpha(alpha)
-        if self.enrolment.builtin:
-            warnings.warn(
-                "this model was exported with its built-in procedural references only: scores show that it runs, not "
-                "what your ware is; enrol your own, and export again",
-                stacklevel=2,
-            )
+        self._warn_of_builtin_references()
         return self.judge(micrograph, alpha=alpha)
 
     def judge(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
@@ -144,11 +139,20 @@ class EdgeSession:
             CheckpointError: the graph cannot be run, or does not give what it should.
 
         Warns:
-            UserWarning: a micrograph is out of scope, and its score means nothing.
+            UserWarning: the references are the built-in procedural ones; or a micrograph is out of scope, and its score
+                means nothing.
         """
+        self._warn_of_builtin_references()
         micrographs = sample if isinstance(sample, Sequence) else [sample]
         scores = [predict(each, self.enrolment, self._read(each)) for each in micrographs]
         return np.asarray(scores, dtype=np.float32) if isinstance(sample, Sequence) else np.float32(scores[0])
+
+    def _warn_of_builtin_references(self) -> None:
+        if self.enrolment.builtin:
+            warn(
+                "this model was exported with its built-in procedural references only: scores show that it runs, not "
+                "what your ware is; enrol your own, and export again"
+            )
 
     def _grid(self, micrograph: Micrograph) -> Grid:
         exported = self.enrolment

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import torch
 
-from fusion_diff.checkpoint import EMBEDDED, Writer, compact, locate, write_json
+from fusion_diff.checkpoint import Writer, compact, locate, write_json
 from fusion_diff.diffusion.prior import DiffusionPrior, embedded_architecture
 from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.encoder.fusion import DualPathEncoder
@@ -56,7 +56,8 @@ def pretrain(
     """Train prior and encoder by a recipe and write a checkpoint, continuing an earlier run in the same folder.
 
     Args:
-        out: folder of the run: pool, one folder per stage with state, log and samples, and `checkpoint`.
+        out: folder of the run: pool, one folder per stage with state, log and samples, and `checkpoint`. The
+            checkpoint is named after it.
         recipe: steps, batches and learning rates.
         accelerator: device, processes and precision.
         prior: a trained prior to use frozen, in place of training the embedded one: a folder or hub id, which the
@@ -202,7 +203,7 @@ def _write(
     from safetensors.torch import save_file
 
     contained = prior_name is None or _contained(prior_name) is not None
-    name = EMBEDDED if contained else "fusion-diff"
+    name = out.resolve().name
     with Writer(out / "checkpoint") as draft:
         save_file(compact(encoder.own_state()), draft / "encoder.safetensors")
         detector.save(draft)

@@ -20,10 +20,10 @@ LearnsFrom = Literal["any", "both", "alone"]
 
 
 class Evidence(Protocol):
-    """A head. Larger values speak more strongly against authenticity.
+    """A head: computes a map of evidence from tokens. Larger values mean less authentic.
 
-    Tokens given to a head are standardised (`bags.Scale`). Maps are in deviations of authentic tokens, so that they can
-    be added up.
+    Tokens given to a head are standardised (`bags.Scale`). Maps of kinds that a dense reading sums (`readings`) are in
+    standard deviations of authentic tokens, so that they can be added. Maps of other kinds may have any unit.
     """
 
     name: ClassVar[str]

@@ -21,7 +21,7 @@ def gaussian(tokens: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
     return centre, torch.linalg.inv(shrunk + 1e-6 * identity)
 
 
-def strangeness(tokens: Tensor, of: tuple[Tensor, Tensor]) -> Tensor:
+def mahalanobis_squared(tokens: Tensor, of: tuple[Tensor, Tensor]) -> Tensor:
     """Return the squared Mahalanobis distance (n,) of tokens (n, C) from the mean of a Gaussian."""
     centre, precision = of
     offset = tokens - centre

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from fusion_diff.fewshot.bags import Bag, sample_tokens, top_count
 from fusion_diff.fewshot.evidence.base import units
-from fusion_diff.fewshot.evidence.gaussian import gaussian, strangeness
+from fusion_diff.fewshot.evidence.gaussian import gaussian, mahalanobis_squared
 from fusion_diff.fewshot.evidence.logistic import NEWTON_STEPS, balanced, fit_logistic
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ def _fit_one(
     authentic: Sequence[Bag], others: Sequence[Bag], background: Tensor, seen: tuple[Tensor, Tensor]
 ) -> Tensor:
     """Return the classifier (C + 1,) of one class."""
-    chosen = [_choose(bag, strangeness(bag.tokens, seen) if bag.suspicion is None else bag.suspicion) for bag in others]
+    chosen = [_choose(bag, mahalanobis_squared(bag.tokens, seen) if bag.suspicion is None else bag.suspicion) for bag in others]
     negatives = sample_tokens([background], 2 * BACKGROUND)
     weights: Tensor | None = None
     for _ in range(ROUNDS):
