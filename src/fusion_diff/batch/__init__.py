@@ -1,1 +1,1 @@
-"""Batches: any number of micrographs to Parquet, in bounded memory, taken up again where a run was cut off."""
+"""Batches: inspect any number of micrographs into Parquet files, in bounded memory, resuming interrupted runs."""

@@ -1,7 +1,7 @@
-"""Judging the micrographs of a batch on a Ray cluster: actors hold the model and read the images, rows come back here.
+"""Inspection of a batch on a Ray cluster: actors hold the model and read the images, and return rows.
 
-An actor may vanish with its machine at any time. What it had in hand goes to another, and a new actor takes its place
-once the cluster has room; it is given work when it has loaded the model, so nothing waits for it.
+An actor may be lost with its machine at any time. Its micrographs then go to another actor, and a new actor is
+started as soon as the cluster has room. A new actor gets work only after it has loaded the model.
 """
 
 from __future__ import annotations
@@ -28,41 +28,41 @@ if TYPE_CHECKING:
     from fusion_diff.batch.rows import FinishedRow
 
 IN_HAND = 2
-"""Micrographs that an actor has at once: one that it judges, and the next, so that it never waits."""
+"""Micrographs assigned to an actor at once: the one it inspects and the next, so that it never waits."""
 LOCAL_HEAD = "127.0.0.1:6379"
-"""Where `ray start --head` listens, if nothing else is asked of it."""
+"""Default address of `ray start --head`."""
 CONNECT_S = 10.0
 ASK_S = 5.0
-"""After so long without news it is asked whether the cluster is there."""
+"""Seconds without a result after which the cluster's head is probed."""
 START_S = 300.0
-"""A cluster on which no actor has loaded the model after so long has no room for one."""
+"""Seconds within which an actor must have loaded the model; otherwise the cluster has no room for one."""
 MOST_LOSSES = 3
-"""A micrograph whose actor was lost so often is given up."""
+"""Number of lost actors after which a micrograph is given up."""
 _GPUS = ("cuda", "gpu", "migraphx", "rocm", "xpu")
-"""How the names of devices begin that Ray counts as GPUs: torch's words, and those of runtimes of exported models."""
+"""Prefixes of device names that Ray counts as GPUs: torch's names, and those of the runtimes of exported models."""
 _CURE = "check that Ray runs there and that its port is open, then run the same command again"
 
 
 class Worker:
-    """What an actor holds: a model, which is loaded when it is asked for the first time."""
+    """The class of the actors. It loads the model in `start`."""
 
     def __init__(self, name: str, device: str, settings: Settings) -> None:
         self._name, self._device, self._settings = name, device, settings
 
     def start(self) -> Mapping[str, str | None]:
-        """Load the model and tell which it is."""
+        """Load the model and return its identity."""
         model = load_inspector(self._name, self._device, self._settings.trusted_keys)
         self._engine = LocalEngine(model, self._settings)
         return self._engine.model
 
     def judge(self, item: Item) -> FinishedRow:
-        """Read and judge one micrograph."""
+        """Read and inspect one micrograph."""
         return self._engine.judge_one(item)
 
 
 @dataclass(eq=False)
 class _Member:
-    """An actor, and whether it is lost."""
+    """An actor and whether it was lost."""
 
     actor: Any
     lost: bool = False
@@ -70,19 +70,19 @@ class _Member:
 
 @dataclass(frozen=True)
 class _Job:
-    """A micrograph to judge, and how often its actor was lost."""
+    """A micrograph to inspect and the number of actors lost with it."""
 
     item: Item
     losses: int = 0
 
 
 class Cluster:
-    """Judges micrographs on a Ray cluster. Use as a context manager.
+    """Inspects micrographs on a Ray cluster. Use as a context manager.
 
     Attributes:
-        settings: how it judges.
-        model: which model the actors hold.
-        workers: actors that are wanted.
+        settings: settings of the inspection.
+        model: identity of the actors' model.
+        workers: number of actors to run.
     """
 
     def __init__(
@@ -91,16 +91,16 @@ class Cluster:
         """Connect, start the actors and wait for the first.
 
         Args:
-            address: `host:port` of the cluster's head, or `ray://host:port` of its client server; `auto` for what
-                RAY_ADDRESS names, or else the head on this machine.
+            address: `host:port` of the cluster's head, or `ray://host:port` of its client server. `auto` takes the
+                address in RAY_ADDRESS, or else the head on this machine.
             model: a name, folder or hub id that every machine of the cluster can load.
-            settings: how to judge.
-            workers: actors, each on a core of its own; one for every core of the cluster when omitted, or for every GPU
-                or NPU where they compute on those.
-            device: what each computes on, in torch's words or, of an exported model, its runtime's.
+            settings: settings of the inspection.
+            workers: number of actors, each on a core of its own. When omitted, one per core of the cluster, or one per
+                GPU or NPU if the device is one of these.
+            device: device of each actor, by torch's name or, for an exported model, its runtime's name.
 
         Raises:
-            BatchError: there is no cluster at that address, or no actor could start there.
+            BatchError: there is no cluster at this address, or no actor could start there.
             DependencyError: ray is not installed.
         """
         self.settings = settings
@@ -123,7 +123,7 @@ class Cluster:
             own: dict[str, Any] = {"num_gpus": int(accelerator == "GPU")}
             if accelerator == "NPU":
                 own["resources"] = {"NPU": 1}
-            # Not restarted by Ray, which would give work to an actor that has not loaded its model.
+            # Ray must not restart actors: it would give work to an actor that has not loaded its model.
             kind = self._ray.remote(num_cpus=1, max_restarts=0, **own)(Worker)
             self._make: Callable[[], Any] = lambda: kind.remote(model, device, settings)
             for _ in range(self.workers):
@@ -135,10 +135,10 @@ class Cluster:
             raise
 
     def judge(self, items: Iterable[Item]) -> Iterator[FinishedRow]:
-        """Yield every item's row as it comes; items are asked for only when an actor is free.
+        """Yield the row of every item as it arrives. The next item is requested only when an actor is free.
 
         Raises:
-            BatchError: the cluster's actors cannot start any more, or a store does not answer.
+            BatchError: actors can no longer start on the cluster, or a store does not answer.
         """
         todo = (_Job(item) for item in items)
         again: deque[_Job] = deque()
@@ -170,7 +170,7 @@ class Cluster:
                 yield finished
 
     def close(self) -> None:
-        """Let the actors go and leave the cluster."""
+        """Stop the actors and leave the cluster."""
         with contextlib.suppress(Exception):
             self._ray.shutdown()
 
@@ -179,14 +179,14 @@ class Cluster:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Leave the cluster, whatever happened."""
+        """Leave the cluster."""
         self.close()
 
     def _connect(self, address: str) -> None:
-        # Ray's own "auto" would take a cluster that is gone for the one that is there.
+        # Ray's own "auto" may choose a cluster that no longer exists.
         self._address = address if address != "auto" else os.environ.get("RAY_ADDRESS") or LOCAL_HEAD
         self._name = printable(self._address)
-        self._reach()  # Ray itself would try for minutes
+        self._reach()  # Ray itself would retry for minutes
         try:
             self._ray.init(address=self._address, log_to_driver=False, configure_logging=False)
         except Exception as error:  # Ray raises many types
@@ -204,11 +204,11 @@ class Cluster:
         self._starting[member.actor.start.remote()] = member
 
     def _wait(self) -> list[Any]:
-        """Wait until something is done; see to the actors that have started, and return the work that is done."""
+        """Wait for at least one result. Register the actors that have started, and return the finished work."""
         refs = [*self._at_work, *self._starting]
         since = time.monotonic()
         while not (ready := self._ray.wait(refs, timeout=ASK_S)[0]):
-            self._reach()  # where the head is gone, Ray would end this process after a minute
+            self._reach()  # without a head, Ray ends this process after a minute
             if not self._at_work and time.monotonic() - since > START_S:
                 raise BatchError(
                     f"{self._name}: no worker could start on the cluster within {START_S:.0f} s; it may have no free "
@@ -242,7 +242,7 @@ class Cluster:
         return None
 
     def _lose(self, member: _Member, error: Exception) -> None:
-        """Forget an actor and start another in its place, once, however much work it had in hand."""
+        """Drop an actor and start one replacement, even if several of its micrographs are lost."""
         if member.lost:
             return
         member.lost = True
@@ -273,7 +273,7 @@ class Cluster:
 
 
 def accelerator_of(device: str) -> str | None:
-    """Return what Ray calls a resource that a device is one of: `GPU`, `NPU`, or None where it counts none."""
+    """Return Ray's name of the resource for a device: `GPU`, `NPU`, or None if Ray counts no such resource."""
     word = device.lower()
     if word.startswith("npu"):
         return "NPU"
@@ -281,6 +281,6 @@ def accelerator_of(device: str) -> str | None:
 
 
 def _first(error: Exception) -> str:
-    """The first line of what Ray says, which says much."""
+    """Return the first line of Ray's message, which may be very long."""
     lines = str(error).strip().splitlines()
     return printable(lines[0] if lines else type(error).__name__, 300)

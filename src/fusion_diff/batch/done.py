@@ -1,4 +1,4 @@
-"""What is done: a set of 16-byte keys that takes little more than 16 bytes a key."""
+"""The micrographs already inspected: a set of 16-byte keys that needs little more than 16 bytes per key."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _RECENT = 10_000
 
 
 class DoneSet:
-    """Keys in a sorted array, and those that were added lately in a set, which is merged into the array at times.
+    """A set of keys: a sorted array, and a small set of recent keys that is merged into the array from time to time.
 
-    NumPy takes no account of zeros at the end of a key, which does no harm: all keys are of one length.
+    NumPy ignores zeros at the end of a key. This is harmless because all keys have the same length.
     """
 
     def __init__(self) -> None:
@@ -34,7 +34,7 @@ class DoneSet:
         return at < len(self._sorted) and bool(self._sorted[at] == probe[0])
 
     def add(self, key: bytes) -> bool:
-        """Add a key, and tell whether it is new."""
+        """Add a key and return whether it is new."""
         if key in self:
             return False
         self._recent.add(key)
@@ -44,5 +44,5 @@ class DoneSet:
         return True
 
     def add_all(self, keys: NDArray[np.bytes_]) -> None:
-        """Add many keys at once: an array of 16-byte strings."""
+        """Add many keys, given as an array of 16-byte strings."""
         self._sorted = np.unique(np.concatenate([self._sorted, keys]))

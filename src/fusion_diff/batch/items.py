@@ -1,4 +1,4 @@
-"""One micrograph of a batch: where it is, what it is known by, and its bytes as a file on this machine."""
+"""One micrograph of a batch: its path or address, its key, and a local file with its bytes."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_FETCH_BYTES = 2**33
-"""Largest file that is fetched from a store (8 GiB)."""
+"""Largest file fetched from a store (8 GiB)."""
 TRIES = 3
 PAUSE_S = 1.0
-"""Before a file is asked for again; twice as long the next time."""
+"""Seconds before a file is requested again; twice as long the next time."""
 
 _CHUNK_BYTES = 2**22
 _NOT_THERE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
@@ -34,27 +34,27 @@ class Item:
     """One micrograph of a batch.
 
     Attributes:
-        path: an absolute path on this machine; or an address, where there is `://` in it.
+        path: an absolute path on this machine, or an address if it contains `://`.
     """
 
     path: str
 
     @property
     def key(self) -> bytes:
-        """What it is known by: 16 bytes of BLAKE2b of the path, also where the path is not Unicode."""
+        """The key that identifies it: 16 bytes of BLAKE2b of the path, which need not be Unicode."""
         return hashlib.blake2b(self.path.encode("utf-8", "surrogatepass"), digest_size=16).digest()
 
     @property
     def remote(self) -> bool:
-        """Whether it is in a store and not on this machine."""
+        """Whether it is in a store."""
         return "://" in self.path
 
 
 def expect_signable(item: Item) -> None:
-    """Do nothing where a signature can lie beside an item.
+    """Check that a signature can lie beside an item.
 
     Raises:
-        TrustError: it is in a store, where none is looked for.
+        TrustError: the item is in a store, where signatures are not supported.
     """
     if item.remote:
         raise TrustError(
@@ -67,8 +67,8 @@ def file_system(address: str) -> tuple[Any, str]:
     """Return the fsspec file system of an address, and the path in it.
 
     Raises:
-        BatchError: the address is of no kind that is known, or chained.
-        DependencyError: fsspec is not installed, or what it needs for this kind of store.
+        BatchError: the kind of address is unknown, or the address is chained.
+        DependencyError: fsspec or the package for this kind of store is not installed.
     """
     core = needed("fsspec.core", "batch")
     name = printable(address)
@@ -83,7 +83,7 @@ def file_system(address: str) -> tuple[Any, str]:
             f"{name}: this kind of store needs a package that is not installed ({printable(error, 200)}); for S3, "
             "pip install 'fusion-diff[s3]'"
         ) from error
-    except Exception as error:  # each kind of store has errors of its own
+    except Exception as error:  # each kind of store has its own errors
         raise BatchError(
             f"{name}: no address of a store ({printable(error, 200)}); s3://bucket/folder is one"
         ) from error
@@ -101,11 +101,11 @@ def unreachable(address: str, error: Exception) -> BatchError:
 
 @contextmanager
 def local_file(item: Item) -> Iterator[Path]:
-    """Give a file on this machine with an item's bytes; one fetched from a store is removed afterwards.
+    """Yield a local file with an item's bytes. A file fetched from a store is removed afterwards.
 
     Raises:
-        MicrographError: the store has no such file, will not give it, or it is larger than `MAX_FETCH_BYTES`.
-        BatchError: the store does not answer, or there is no room here for the file.
+        MicrographError: the store has no such file or denies access, or the file is larger than `MAX_FETCH_BYTES`.
+        BatchError: the store does not answer, or this machine has no room for the file.
     """
     if not item.remote:
         yield Path(item.path)
@@ -144,10 +144,10 @@ def _fetch(item: Item, store: Any, path: str, file: Path) -> None:
             raise refusal(
                 name, f"cannot be read ({printable(error, 200)})", "check that it is there and that you may read it"
             ) from error
-        except Exception as error:  # each kind of store has errors of its own
+        except Exception as error:  # each kind of store has its own errors
             if attempt < TRIES:
                 time.sleep(PAUSE_S * attempt)
-            elif _knows(store, path):  # the store answers: it is this file that cannot be had
+            elif _knows(store, path):  # the store answers, so the fault is this file's
                 raise refusal(
                     name, f"cannot be read ({printable(error, 200)})", "put it into the store again"
                 ) from error
@@ -190,5 +190,5 @@ def _no_room(file: Path, error: OSError) -> BatchError:
 
 
 def unwritten(error: OSError) -> str:
-    """Say why something could not be written."""
+    """Return why something could not be written."""
     return "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)

@@ -1,4 +1,4 @@
-"""Judging the micrographs of a batch: one after the other here, or by the same function on a cluster's machines."""
+"""Inspection of the micrographs of a batch, in this process or, by the same function, on the machines of a cluster."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Settings:
-    """How the micrographs of a batch are judged.
+    """Settings of the inspection of a batch.
 
     Attributes:
         alpha: error rate on either side, in (0, 1).
-        pixel_size_um: pixel size for every file, in place of what the files say.
-        heatmaps: whether to draw a heat map of each.
-        trusted_keys: files of public keys; where there are any, a micrograph that none of them signed becomes an error
-            and is not parsed.
+        pixel_size_um: pixel size of every file, overriding the files' metadata.
+        heatmaps: whether to draw a heat map of each micrograph.
+        trusted_keys: files of public keys. If there are any, a micrograph signed by none of them is not parsed, and
+            its row holds an error.
     """
 
     alpha: float = 0.1
@@ -42,25 +42,25 @@ class Settings:
 
 
 class Engine(Protocol):
-    """Judges micrographs, here or elsewhere."""
+    """Inspects micrographs, in this process or on a cluster."""
 
     @property
     def model(self) -> Mapping[str, str | None]:
-        """The `name`, `sha256` and `references_sha256` of what judges."""
+        """The `name`, `sha256` and `references_sha256` of the model."""
 
     @property
     def settings(self) -> Settings:
-        """How it judges."""
+        """Settings of the inspection."""
 
     def judge(self, items: Iterable[Item]) -> Iterator[FinishedRow]:
-        """Yield every item's row, in any order."""
+        """Yield the row of every item, in any order."""
 
 
 class LocalEngine:
-    """Judges micrographs in this process, one after the other."""
+    """Inspects micrographs in this process, one after the other."""
 
     def __init__(self, inspector: Inspector, settings: Settings) -> None:
-        """Take a model and how it is to judge.
+        """Keep the model and the settings.
 
         Raises:
             TrustError: a trusted key cannot be read.
@@ -71,14 +71,14 @@ class LocalEngine:
         self._signed = SignedFiles(settings.trusted_keys) if settings.trusted_keys else None
 
     def judge(self, items: Iterable[Item]) -> Iterator[FinishedRow]:
-        """Yield every item's row, in order."""
+        """Yield the row of every item, in order."""
         return map(self.judge_one, items)
 
     def judge_one(self, item: Item) -> FinishedRow:
-        """Read and judge one micrograph; what is wrong with its file is said in its row.
+        """Read and inspect one micrograph. A fault of its file becomes an error in its row.
 
         Raises:
-            BatchError: its store or share does not answer, or there is no room here for the file.
+            BatchError: the store or share does not answer, or this machine has no room for the file.
         """
         started = time.perf_counter()
         asked = self.settings
@@ -99,7 +99,7 @@ class LocalEngine:
                 if outcome.elsewhere:
                     raise BatchError(f"{outcome.error}; then run the same command again")
                 row = to_row(item, outcome, file, self.model, asked.alpha, time.perf_counter() - started)
-        except (MicrographError, TrustError) as error:  # the store answers, and does not have it; or it is not asked
+        except (MicrographError, TrustError) as error:  # the store lacks the file, or cannot hold a signature
             outcome = Outcome(Path(item.path), error=str(error))
             row = to_row(item, outcome, None, self.model, asked.alpha, time.perf_counter() - started)
         drawn = asked.heatmaps and outcome.inspection is not None
@@ -107,13 +107,13 @@ class LocalEngine:
 
 
 def failed(item: Item, settings: Settings, model: Mapping[str, str | None], error: str) -> FinishedRow:
-    """Return the row of a micrograph that could not be judged for a reason that lies not in its file."""
+    """Return the row of a micrograph that could not be inspected for a reason other than its file."""
     return FinishedRow(to_row(item, Outcome(Path(item.path), error=error), None, model, settings.alpha, 0.0))
 
 
 def _heatmap(inspection: Inspection) -> bytes:
     from fusion_diff.inspection import draw
 
-    # As in a report, but without the typical peak, which no worker knows: one limit for all micrographs of a model.
+    # One limit for all micrographs of a model. Reports also use the typical peak, which workers do not know.
     limit = max(2.0, 1.5 * inspection.threshold) if math.isfinite(inspection.threshold) else 2.0
     return draw.encoded(draw.heat_map(inspection.evidence, limit), "PNG")

@@ -1,4 +1,4 @@
-"""What a batch needs beyond the core installation, asked for by name."""
+"""Import of the optional packages that batches need."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ def needed(module: str, extra: str) -> Any:
     """Import and return a module that an extra installs.
 
     Raises:
-        DependencyError: it is not installed; the message says how to.
+        DependencyError: it is not installed; the message names the extra to install.
     """
     try:
         return import_module(module)

@@ -1,10 +1,10 @@
-"""The output of a batch: a folder of numbered Parquet files, each there whole or not at all, and written by one run.
+"""The output of a batch: a folder of numbered Parquet files. Each file is written atomically, and by one run at a time.
 
     OUT/part-000001.parquet       rows, see `rows`
-    OUT/heatmaps/3f/3f….png       heat maps by key, where asked for
+    OUT/heatmaps/3f/3f….png       heat maps by key, if requested
     OUT/.lock                     held by the run that is writing
 
-What is done is what the files hold: nothing else is kept, so nothing can come to differ from it.
+The files are the only record of what is done, so no second record can disagree with them.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ _SAID = {
 
 
 def is_heatmap(path: Path) -> bool:
-    """Tell whether a path ends as a heat map's does in an output folder."""
+    """Return whether a path ends like that of a heat map in an output folder."""
     found = _HEATMAP.fullmatch(path.name)
     return found is not None and path.parent.name == found[1] and path.parent.parent.name == HEATMAPS
 
 
 class ParquetOutput:
-    """Adds rows to the output folder of a batch. Use as a context manager: it holds the folder's lock.
+    """Adds rows to the output folder of a batch and holds its lock. Use as a context manager.
 
     Attributes:
         kept: rows in the folder's files.
@@ -62,18 +62,18 @@ class ParquetOutput:
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], rows: int, *, retry: bool = False) -> None:
-        """Lock the folder, which is made where needed, and check that what it holds is of this very run.
+        """Create the folder if needed, lock it, and check that its files were made with the same model and settings.
 
         Args:
-            folder: the output.
-            run: `model_sha256`, `references_sha256`, `alpha`, `pixel_size_um` and `trusted_keys`, and whatever else is
-                to be noted.
-            rows: most rows of a file, which are held in memory until it is written.
-            retry: forget the rows of what could not be inspected.
+            folder: the output folder.
+            run: `model_sha256`, `references_sha256`, `alpha`, `pixel_size_um`, `trusted_keys`, and anything else to
+                note in the files.
+            rows: maximum number of rows per file; they are held in memory until the file is written.
+            retry: remove the rows of micrographs that could not be inspected.
 
         Raises:
-            BatchError: another run holds the lock; or the folder has files of another version, model or setting, or
-                damaged ones; or it cannot be written.
+            BatchError: another run holds the lock, the folder cannot be written, or its files are damaged or of
+                another version, model or setting.
             DependencyError: pyarrow is not installed.
         """
         self.folder = folder
@@ -103,37 +103,37 @@ class ParquetOutput:
             raise
 
     def add(self, finished: FinishedRow) -> None:
-        """Add a row, and its heat map, and write a file once there are enough rows for one.
+        """Add a row and its heat map. Write a file once there are enough rows.
 
         Raises:
-            BatchError: they cannot be written.
+            BatchError: the file or heat map cannot be written.
         """
         row = finished.row
         if finished.heatmap is not None:
             name = row["key"].hex()
-            row["heatmap"] = f"{HEATMAPS}/{name[:2]}/{name}.png"  # as `is_heatmap` knows it
+            row["heatmap"] = f"{HEATMAPS}/{name[:2]}/{name}.png"  # the pattern that `is_heatmap` recognises
             self._write(self.folder / row["heatmap"], finished.heatmap)
         self._rows.append(row)
         if len(self._rows) >= self._rows_each:
             self.flush()
 
     def flush(self) -> None:
-        """Write the rows that are waiting as the next file, if there are any.
+        """Write the pending rows, if any, as the next file.
 
         Raises:
-            BatchError: they cannot be written; they go on waiting.
+            BatchError: the file cannot be written; the rows stay pending.
         """
         if not self._rows:
             return
         table = needed("pyarrow", "batch").Table.from_pylist(self._rows, schema=self._schema)
         self._write_table(self.folder / f"part-{self._number + 1:06d}.parquet", table)
-        # In this order, whatever a signal cuts off is written again to the same file, or not at all.
+        # In this order, an interruption by a signal leads to the same file being written again, or to no change.
         count, self._rows = len(self._rows), []
         self._number += 1
         self.kept += count
 
     def close(self) -> None:
-        """Let go of the lock; rows that were not flushed are dropped."""
+        """Release the lock. Pending rows are dropped."""
         if self._lock >= 0:
             os.close(self._lock)
             self._lock = -1
@@ -143,7 +143,7 @@ class ParquetOutput:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Let go of the lock, whatever happened."""
+        """Release the lock."""
         self.close()
 
     def _write_table(self, file: Path, table: Any) -> None:
@@ -175,7 +175,7 @@ class ParquetOutput:
 
     def _take_up(self, retry: bool) -> None:
         for stale in (*self.folder.glob(".part-*"), *self.folder.glob(f"{HEATMAPS}/*/.*.png.*")):
-            stale.unlink(missing_ok=True)  # what a run that was killed was writing
+            stale.unlink(missing_ok=True)  # temporary files of a run that was killed
         with contextlib.ExitStack() as stack:
             entries = stack.enter_context(os.scandir(self.folder))
             numbers = sorted(int(found[1]) for entry in entries if (found := _PART.fullmatch(entry.name)))
@@ -192,7 +192,7 @@ class ParquetOutput:
             self.done.add_all(np.concatenate(keys))
 
     def _keys_of(self, file: Path) -> Any:
-        """Check a file's version and run, and return its rows' keys."""
+        """Check the version and settings of a file, and return the keys of its rows."""
         pa, parquet = needed("pyarrow", "batch"), needed("pyarrow.parquet", "batch")
         name = printable(file)
         try:
@@ -217,7 +217,7 @@ class ParquetOutput:
             ) from error
 
     def _forget_errors(self, file: Path) -> bool:
-        """Write a file again without its rows of errors, and tell whether there were any."""
+        """Rewrite a file without its error rows, and return whether there were any."""
         table = needed("pyarrow.parquet", "batch").read_table(file)
         judged = table.filter(table["error"].is_null())
         if len(judged) == len(table):

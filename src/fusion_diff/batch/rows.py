@@ -1,7 +1,7 @@
-"""The rows of a batch: one a micrograph, whether it was judged or could not be.
+"""The rows of a batch: one per micrograph, with its result or its error.
 
-Every Parquet file says in its metadata `fusion_diff.format`, the name and version of this schema, and
-`fusion_diff.run`, JSON with the model and the settings that every row of it was made with.
+The metadata of every Parquet file hold `fusion_diff.format`, the name and version of this schema, and
+`fusion_diff.run`, the model and settings of all its rows as JSON.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _REGION_NUMBERS = (
 
 @dataclass(frozen=True)
 class FinishedRow:
-    """A micrograph that is done: its row, and its heat map as a PNG where one was asked for."""
+    """The row of a finished micrograph, and its heat map as a PNG if requested."""
 
     row: dict[str, Any]
     heatmap: bytes | None = None
@@ -44,29 +44,29 @@ def schema() -> Any:
     """Return the pyarrow schema of the rows.
 
     ==================  ==============  ================================================================================
-    column              type            what it says
+    column              type            content
     ==================  ==============  ================================================================================
     path                string          absolute path or address; bytes that are not Unicode as escapes
-    key                 16 bytes        BLAKE2b of the path as it is: what is done is known by it
-    sha256              string          of the file's bytes; null where they could not be read
+    key                 16 bytes        BLAKE2b of the unescaped path; identifies the micrograph across runs
+    sha256              string          of the file's bytes; null if they could not be read
     score               float64         probability of being authentic
-    calibrated          bool            false where the score only ranks
-    decision            string          authentic, not authentic or inconclusive; null where there is an error
+    calibrated          bool            false if the score only ranks
+    decision            string          authentic, not authentic or inconclusive; null if there is an error
     class               string          the most likely class
-    in_scope            bool            false where the micrograph is unlike every reference
+    in_scope            bool            false if the micrograph is unlike every reference
     p_authentic         float64         conformal p-value of being authentic
-    p_not_authentic     float64         the same of not being so; null where only authentic references are enrolled
-    alpha               float64         error rate that the decision was made for
+    p_not_authentic     float64         conformal p-value of not being authentic; null with authentic references alone
+    alpha               float64         error rate of the decision
     height, width       int32           in pixels
-    pixel_size_um       float64         null where unknown
-    page                int32           of the file, from 0, where another than the first was judged; else null
-    notes               list of string  what reading did to the file, or could not tell of it
+    pixel_size_um       float64         null if unknown
+    page                int32           page of the file, from 0, if it is not the first; else null
+    notes               list of string  remarks on how the file was read
     regions             list of struct  as `Region`: boxes and areas in pixels and µm, evidence in log-odds
-    error               string          what was wrong with the file and what to do; null where there is a verdict
-    model_sha256        string          names the exact model
-    references_sha256   string          names the enrolled references
-    seconds             float64         taken for reading and judging it
-    heatmap             string          the heat map's file, relative to the folder; null where none was asked for
+    error               string          what is wrong with the file and what to do; null if there is a verdict
+    model_sha256        string          digest of the model
+    references_sha256   string          digest of the enrolled references
+    seconds             float64         time for reading and inspecting it
+    heatmap             string          the heat map's file, relative to the folder; null if not requested
     ==================  ==============  ================================================================================
 
     Raises:
@@ -113,10 +113,10 @@ def to_row(
     Args:
         item: the micrograph.
         outcome: its inspection or its error.
-        file: where its bytes are on this machine; None where they could not be fetched.
-        model: `sha256` and `references_sha256` of what judged, for outcomes that are errors and so do not say.
-        alpha: error rate that was asked for.
-        seconds: what it took.
+        file: local file with its bytes; None if they could not be fetched.
+        model: `sha256` and `references_sha256` of the model, which outcomes with an error do not hold.
+        alpha: requested error rate.
+        seconds: time taken.
     """
     row: dict[str, Any] = {"path": _text(item.path), "key": item.key, "alpha": alpha, "seconds": seconds}
     it = outcome.inspection

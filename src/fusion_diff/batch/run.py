@@ -1,4 +1,4 @@
-"""A batch from its source to its Parquet files, going on where an earlier run was cut off."""
+"""A batch from its source to its Parquet files, resuming an interrupted run."""
 
 from __future__ import annotations
 
@@ -27,20 +27,20 @@ if TYPE_CHECKING:
     from fusion_diff.batch.judging import Engine
 
 ROWS = 2000
-"""Rows of a file, and so those in memory, at most."""
+"""Maximum number of rows per file, and so in memory."""
 FLUSH_S = 120.0
-"""After so long a file is written with the rows there are: a run that is killed loses no more work."""
+"""Seconds after which a file is written with the rows so far. A run that is killed loses no more work than this."""
 
 
 @dataclass
 class Summary:
-    """What a run did.
+    """Counts of a run.
 
     Attributes:
-        listed: micrographs that the source names.
-        skipped: those that were done before, or named twice.
-        decisions: how many of the others came to each decision, or to `error`.
-        kept: rows in the output, those of earlier runs included.
+        listed: micrographs listed by the source.
+        skipped: micrographs done before, or listed twice.
+        decisions: number of the other micrographs by decision, or `error`.
+        kept: rows in the output, including those of earlier runs.
     """
 
     listed: int = 0
@@ -50,7 +50,7 @@ class Summary:
 
     @property
     def finished(self) -> int:
-        """Micrographs that this run judged or found unreadable."""
+        """Micrographs that this run inspected or found unreadable."""
         return self.decisions.total()
 
 
@@ -64,27 +64,28 @@ def run_batch(
     retry: bool = False,
     progress: Callable[[Summary, int | None], None] | None = None,
 ) -> Summary:
-    """Judge the micrographs of a source that are not done yet, and add their rows to the output.
+    """Inspect the micrographs of a source that are not done yet, and add their rows to the output.
 
-    Killed at any moment and run again, it neither loses nor repeats a row: rows appear with their file, whole.
+    A run that is killed at any moment and started again neither loses nor repeats a row, because files are written
+    atomically.
 
     Args:
         source: see `list_source`.
         out: the output folder, see `parts`.
-        engine: what judges.
-        rows: most rows of a file, and in memory.
-        flush_s: a file is written after so many seconds, though there be fewer rows.
-        retry: judge again what could not be inspected before; its rows are forgotten.
-        progress: called after every row with the summary so far, and with the number of micrographs in the source once
-            that is known.
+        engine: inspects the micrographs.
+        rows: maximum number of rows per file, and in memory.
+        flush_s: seconds after which a file is written even with fewer rows.
+        retry: inspect again what could not be inspected before; the old rows are removed.
+        progress: called after every row with the summary so far, and the number of micrographs in the source or None.
+            The source is listed a second time, in the background, to find that number.
 
     Raises:
-        BatchError: the source, the output or the cluster is not usable (any more); what is done is kept.
+        BatchError: the source, the output or the cluster cannot be used, or no longer; finished rows are kept.
         DependencyError: a package is not installed.
         TrustError: a trusted key cannot be read.
 
     Warns:
-        UserWarning: pictures of kinds that are not read were passed over.
+        UserWarning: image files of unsupported kinds were skipped.
     """
     settings = engine.settings
     noted = {
@@ -138,7 +139,7 @@ def _not_done(listed: Iterable[Item], parts: ParquetOutput, summary: Summary) ->
 
 
 def _keep(parts: ParquetOutput) -> None:
-    """Write what is done although the run ends in an error, which is the one to tell of."""
+    """Write the finished rows of a run that ends in an error. A second error is ignored in favour of the first."""
     try:
         parts.flush()
     except BatchError:
@@ -146,7 +147,7 @@ def _keep(parts: ParquetOutput) -> None:
 
 
 class _SourceCounter:
-    """Counts the micrographs of a source in the background; until it is through, the time left is not known."""
+    """Counts the micrographs of a source in the background. `total` is None until the count is complete."""
 
     def __init__(self, source: str, out: Path) -> None:
         self.total: int | None = None
@@ -155,7 +156,7 @@ class _SourceCounter:
         self._thread.start()
 
     def stop(self) -> None:
-        """End counting."""
+        """Stop counting."""
         self._stopped = True
         self._thread.join(timeout=5)
 
@@ -166,6 +167,6 @@ class _SourceCounter:
                 count += 1
                 if self._stopped:
                     return
-        except FusionDiffError:  # the run finds the same and tells of it
+        except FusionDiffError:  # the run meets and raises the same error
             return
         self.total = count

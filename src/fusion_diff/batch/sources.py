@@ -1,4 +1,4 @@
-"""Where the micrographs of a batch come from: listed as they are found, never all at once."""
+"""Sources of a batch. Micrographs are listed one by one as they are found, never all at once."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ if TYPE_CHECKING:
 
 
 def list_source(source: str, out: Path | None = None, unread: Counter[str] | None = None) -> Iterator[Item]:
-    """Yield the micrographs that a source names, as they are found and in no particular order.
+    """Yield the micrographs of a source as they are found, in no particular order.
 
     Args:
-        source: a folder, searched as `discover` does; a glob pattern; a CSV file with a column `path`, whose relative
-            paths start at its folder; an image; or the address of a folder, pattern, CSV file or image in a store that
-            fsspec knows, such as `s3://bucket/folder`.
-        out: the output folder, whose heat maps are passed over where a folder or pattern of this machine holds them.
-        unread: counts pictures of other kinds that are passed over in a folder or pattern, by suffix.
+        source: a folder, searched like in `discover`; a glob pattern; a CSV file with a column `path`, whose relative
+            paths start at its folder; an image; or the address of any of these in a store that fsspec supports, such
+            as `s3://bucket/folder`.
+        out: the output folder. Its heat maps are skipped if a local folder or pattern includes them.
+        unread: counter of skipped image files of other kinds in a folder or pattern, by suffix.
 
     Raises:
-        BatchError: there is nothing of that name or it cannot be listed.
-        DependencyError: a package for this kind of store is not installed.
+        BatchError: the source does not exist or cannot be listed.
+        DependencyError: the package for this kind of store is not installed.
     """
     source = _without_file(source)
     listed = _of_a_store(source, unread) if "://" in source else _of_this_machine(source, out, unread)
@@ -54,15 +54,15 @@ def list_source(source: str, out: Path | None = None, unread: Counter[str] | Non
 
 
 def check_source(source: str, signed: SignedFiles | None = None, out: Path | None = None) -> None:
-    """Look for the first micrograph of a source, so that what cannot be used is told before a model is loaded.
+    """Find the first micrograph of a source, so that an unusable source raises before a model is loaded.
 
     Args:
         source: see `list_source`.
-        signed: tells which files are signed, where they have to be.
+        signed: the signed files, if signatures are required.
         out: see `list_source`.
 
     Raises:
-        BatchError: as `list_source`, or there is none.
+        BatchError: as `list_source`, or the source has no micrographs.
         DependencyError: as `list_source`.
         TrustError: the source is in a store, or no trusted signature covers the first micrograph.
     """
@@ -76,15 +76,15 @@ def check_source(source: str, signed: SignedFiles | None = None, out: Path | Non
 
 
 def expect_images(source: str, listed: Iterator[Item], unread: Counter[str]) -> Item:
-    """Take and return the first micrograph that a source lists.
+    """Return the first micrograph of a listing.
 
     Args:
-        source: what is listed, for the error.
-        listed: the listing, from its start.
-        unread: the pictures of other kinds that the listing counted.
+        source: the source, for the error message.
+        listed: its listing, from the start.
+        unread: the listing's counter of skipped files.
 
     Raises:
-        BatchError: as `list_source`, or there is none.
+        BatchError: as `list_source`, or the listing is empty.
     """
     first = next(listed, None)
     if first is None:
@@ -111,7 +111,7 @@ def _of_this_machine(source: str, out: Path | None, unread: Counter[str] | None)
 
 
 def _without_heatmaps(files: Iterator[Path], out: Path | None) -> Iterator[Path]:
-    """Pass over what a run on this output writes, and nothing else: the output may be the source's own folder."""
+    """Skip the heat maps of this output, and no other file. The output may be the source folder itself."""
     heatmaps = None if out is None else os.path.realpath(out / HEATMAPS)
     for path in files:
         if heatmaps is None or not is_heatmap(path) or os.path.realpath(path.parent.parent) != heatmaps:
@@ -119,7 +119,7 @@ def _without_heatmaps(files: Iterator[Path], out: Path | None) -> Iterator[Path]
 
 
 def _named(cell: str) -> Item | None:
-    """What a table names by address, in the one way it is written; None for a path, which starts at the table."""
+    """Return the item for an address in a table, in normal form; None for a path relative to the table."""
     if "://" not in cell:
         return None
     cell = _without_file(cell)
@@ -136,7 +136,7 @@ def _address(address: str) -> Item:
 
 
 def _local(path: Path) -> Item:
-    # Absolute, so that a run from elsewhere knows what is done; without following links, which may change.
+    # Absolute, so that runs from other folders have the same keys. Links are not resolved because they may change.
     return Item(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps `..`)
 
 
@@ -145,7 +145,7 @@ def _of_a_store(source: str, unread: Counter[str] | None) -> Iterator[Item]:
     try:
         if PurePosixPath(root).suffix.lower() == ".csv" and store.isfile(root):
             folder = source.rpartition("/")[0]
-            # Files of most stores read lines of any length only.
+            # The files of most stores cannot limit the length of a line that they read.
             with io.BufferedReader(store.open(root, "rb")) as stream:
                 for cell in paths_in_table(stream, printable(source)):
                     yield _named(cell) or _address(f"{folder}/{cell}")
@@ -161,31 +161,31 @@ def _of_a_store(source: str, unread: Counter[str] | None) -> Iterator[Item]:
         raise BatchError(
             f"{printable(source)}: there is nothing of that name in the store; check the address"
         ) from error
-    except Exception as error:  # each kind of store has errors of its own
+    except Exception as error:  # each kind of store has its own errors
         raise unreachable(source, error) from error
 
 
 def _matched(store: Any, pattern: str, unread: Counter[str] | None) -> Iterator[Item]:
-    """The images that a pattern names in a store, and those below the folders that it names, as `match` finds them."""
+    """Yield the images that a pattern matches in a store and those below the folders it matches, like `match`."""
     for path, told in store.glob(pattern, detail=True).items():
         if _hidden(path, pattern):
             continue
         if told["type"] == "directory":
-            if "**" not in pattern:  # `**` reaches the files below by itself
+            if "**" not in pattern:  # `**` itself matches the files below
                 yield from _searched(store, path, unread)
         elif _is_image(path, unread):
             yield Item(store.unstrip_protocol(path))
 
 
 def _hidden(path: str, pattern: str) -> bool:
-    """Whether a path leads through something hidden that the pattern does not ask for: to stores a dot is no matter."""
+    """Return whether a part of a path is hidden and not named by the pattern. Stores do not treat dots specially."""
     asked = [part for part in PurePosixPath(pattern).parts if part.startswith(".")]
     hidden = (part for part in PurePosixPath(path).parts if part.startswith("."))
     return not all(any(fnmatchcase(part, each) for each in asked) for part in hidden)
 
 
 def _searched(store: Any, root: str, unread: Counter[str] | None) -> Iterator[Item]:
-    """The images below a folder of a store, folder by folder."""
+    """Yield the images below a folder of a store, folder by folder."""
     for folder, _, names in store.walk(root, on_error="raise"):
         hidden = any(part.startswith(".") for part in PurePosixPath(folder[len(root) :].lstrip("/")).parts)
         for name in () if hidden else sorted(names):

@@ -1,4 +1,4 @@
-"""Lists of micrographs as CSV, read line by line: a list of a hundred million takes no more memory than one of ten."""
+"""Lists of micrographs as CSV, read line by line in constant memory."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ MAX_LINE_BYTES = 2**16
 
 
 def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the cells of the column `path` of a CSV file in UTF-8; empty lines are passed over.
+    """Yield the cells of the column `path` of a CSV file in UTF-8. Empty lines are skipped.
 
-    Commas, semicolons and tabs are all taken as separators, as spreadsheets write them.
+    The separator may be a comma, semicolon or tab, as spreadsheets write them.
 
     Args:
         stream: the open file.
-        name: what to call it in errors.
+        name: its name in error messages.
 
     Raises:
-        BatchError: it is not such a file; the message names the line.
+        BatchError: the file is malformed; the message names the line.
     """
     lines = _lines(stream, name)
     above, first = next(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), (1, ""))

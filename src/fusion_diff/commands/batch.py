@@ -1,4 +1,4 @@
-"""`fusion-diff batch`: any number of micrographs to Parquet; run again, it goes on where it was cut off."""
+"""`fusion-diff batch`: inspect any number of micrographs into Parquet files, resuming an interrupted run."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def batch_command(
         engine = Cluster(cluster, name, settings, workers=workers, device=device)
     started = time.monotonic()
     try:
-        # After the engine, for Ray sets a handler of its own when its cluster is joined.
+        # Set after the engine starts, because Ray sets its own signal handler when it joins a cluster.
         with engine as judging, heed_sigterm(), _progress() as progress:
             done = run_batch(source, out, judging, rows=rows, retry=retry, progress=progress)
     except KeyboardInterrupt as error:
@@ -109,7 +109,7 @@ def batch_command(
 
 @contextmanager
 def _progress() -> Iterator[Callable[[Summary, int | None], None]]:
-    """Show what is done, the rate and the time left on stderr: moving on a terminal, a line a minute elsewhere."""
+    """Show progress, rate and time left on stderr: a live bar on a terminal, otherwise one line per minute."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
@@ -135,14 +135,14 @@ def _progress() -> Iterator[Callable[[Summary, int | None], None]]:
 
 
 def progress_text(seen: int, total: int | None, finished: int, errors: int, seconds: float) -> str:
-    """Say how far a run is.
+    """Return the progress of a run as text.
 
     Args:
         seen: micrographs done, by this run or before.
-        total: micrographs in the source; None while that is not known.
-        finished: those that this run did.
+        total: micrographs in the source; None while unknown.
+        finished: micrographs done by this run.
         errors: those of them that could not be inspected.
-        seconds: since this run started.
+        seconds: time since this run started.
     """
     rate = finished / max(seconds, 1e-9)
     parts = [f"{seen:,}" if total is None else f"{seen:,} of {total:,}", f"{rate:.1f} a second"]
