@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -14,6 +15,7 @@ from fusion_diff.counted import counted
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
 from fusion_diff.fewshot.decision import check_alpha, specimens_needed
+from fusion_diff.fewshot.figures import auroc, macro_f1
 from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.references.set import first_of_each
@@ -208,16 +210,9 @@ class Enrolment:
 
 def _cross_fitted(verifier: Verifier) -> dict[str, float]:
     """Return AUROC and macro-F1 of cross-fitted scores; nothing where a side has none."""
-    # Not by scikit-learn: every verdict gives these figures, and importing it would cost each command seconds.
     inside, outside = verifier.inside, verifier.outside
     if not (len(inside) and len(outside)):
         return {}
-    gaps = outside[:, None] - inside
-    slope, intercept = verifier.calibration.slope, verifier.calibration.intercept
-    missed, taken = (int((slope * side + intercept <= 0).sum()) for side in (outside, inside))
-    right = len(outside) - missed, taken  # F1 of a class: twice the right ones, over these and all the wrong ones
-    wrong = missed + len(inside) - taken
-    return {
-        "auroc": float(((gaps > 0) + 0.5 * (gaps == 0)).mean()),
-        "macro_f1": sum(2 * each / (2 * each + wrong) for each in right) / 2,
-    }
+    truth = np.repeat([True, False], [len(inside), len(outside)])
+    log_odds = verifier.calibration.slope * np.concatenate([inside, outside]) + verifier.calibration.intercept
+    return {"auroc": auroc(inside, outside), "macro_f1": macro_f1(truth, log_odds <= 0)}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from fusion_diff.errors import ExportError
+from fusion_diff.fewshot.figures import macro_f1
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -85,7 +86,4 @@ class Parity:
 
 def _f1(verdicts: Sequence[Inspection], authentic: Sequence[bool]) -> float:
     """Return the macro F1 of forced choices over the sides that there are."""
-    from sklearn.metrics import f1_score
-
-    said = [each.score >= 0.5 for each in verdicts]
-    return float(f1_score(authentic, said, labels=sorted(set(authentic)), average="macro", zero_division=0))
+    return macro_f1(authentic, [each.score >= 0.5 for each in verdicts])
