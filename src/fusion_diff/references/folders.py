@@ -1,4 +1,4 @@
-"""What counts as an image in a folder of references."""
+"""Images and class folders in a folder of references."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
 
 def is_file(path: Path) -> bool:
-    """Return whether there is a file; a path too long or out of reach is none, rather than an OSError."""
+    """Return whether a path is a file. A path that is too long or inaccessible gives False instead of an OSError."""
     try:
         return path.is_file()
     except OSError:
@@ -18,7 +18,7 @@ def is_file(path: Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Return whether there is a folder, as `is_file` does."""
+    """Return whether a path is a folder, with errors as in `is_file`."""
     try:
         return path.is_dir()
     except OSError:
@@ -26,10 +26,10 @@ def is_folder(path: Path) -> bool:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """Return the images directly in a folder by name, without hidden files; nothing when there is no such folder."""
+    """Return the images directly in a folder, sorted by name, without hidden files; empty if there is no folder."""
     if not is_folder(folder):
         return []
-    # A broken link stays in the list: it is to be reported as unreadable, not passed over.
+    # A broken link stays in the list, so that it is reported as unreadable instead of being skipped.
     found = (
         path
         for path in _entries(folder)
@@ -42,13 +42,13 @@ def image_files(folder: Path) -> list[Path]:
 
 
 def unread_files(folder: Path) -> Counter[str]:
-    """Count the pictures directly in a folder that are of kinds not read, by suffix, without hidden files."""
+    """Count the image files of unsupported kinds directly in a folder by suffix, without hidden files."""
     suffixes = (path.suffix.lower() for path in _entries(folder) if not path.name.startswith(".") and is_file(path))
     return Counter(suffix for suffix in suffixes if suffix in UNREAD_SUFFIXES)
 
 
 def visible_folders(folder: Path) -> list[Path]:
-    """Return the folders directly in a folder by name, without hidden ones and those of archivers (`__MACOSX`)."""
+    """Return the folders directly in a folder, sorted by name, except hidden ones and archivers' ones (`__MACOSX`)."""
     found = (path for path in _entries(folder) if is_folder(path) and not path.name.startswith((".", "__")))
     return sorted(found, key=lambda path: path.name)
 

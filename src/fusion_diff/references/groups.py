@@ -1,4 +1,4 @@
-"""Which references show the same specimen: from a CSV file, a pattern on the file name, or a function."""
+"""Groups of references that show the same specimen: from a CSV file, a pattern on the file name, or a function."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ def group_names(names: list[str], groups: Groups | None) -> dict[str, str]:
 
     Args:
         names: references as `<class>/<file name>`.
-        groups: as for `ReferenceSet.from_folder`; None makes each its own group. A pattern and a function see the
-            file name alone, so that a specimen with images in two classes is one group.
+        groups: as for `ReferenceSet.from_folder`; None makes each reference its own group. Patterns and functions get
+            the file name without the class, so that a specimen with images in two classes is one group.
 
     Raises:
-        ReferenceSetError: the CSV file or pattern is malformed, or leaves a reference without a group.
+        ReferenceSetError: the CSV file or pattern is malformed, or gives a reference no group.
     """
     if groups is None:
         return {name: name for name in names}

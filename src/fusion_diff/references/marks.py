@@ -1,4 +1,4 @@
-"""Flaw marks: masks drawn on references, found beside them, read at any depth and fitted to the micrograph."""
+"""Flaw marks: masks drawn on references. They are found next to the images and fitted to the micrograph."""
 
 from __future__ import annotations
 
@@ -20,24 +20,25 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MARK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
-"""Lossless formats only: JPEG leaves grey noise around a mask, and all that is not zero counts as flaw."""
+"""Lossless formats only: JPEG leaves grey noise around a mask, and every non-zero pixel counts as flaw."""
 
 _DECODED_TO_COMPARE = 2**24
-"""A mark of more pixels than its micrograph is decoded up to here, only to say which size it has; not beyond."""
+"""Pixel limit for decoding a mark larger than its micrograph, only to report its size."""
 
 
 def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
     """Return the mark of each image that has one in `folder/<class>/<stem>.*`.
 
     Args:
-        folder: folder of marks, a folder per class in it.
-        images: the reference files of each class; the authentic one too, whose marks are refused later unless empty.
+        folder: folder of marks, with a folder per class.
+        images: the reference files of each class, including the authentic one. Marks on authentic references that are
+            not empty are refused later.
 
     Raises:
         ReferenceSetError: a mark has a lossy format, or two marks or two images share a stem.
 
     Warns:
-        UserWarning: marks belong to no image; a misspelt name would otherwise lose them in silence.
+        UserWarning: marks belong to no image, for example because of a misspelt name.
     """
     found: dict[Path, Path] = {}
     used: set[Path] = set()
@@ -67,24 +68,24 @@ def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
 
 
 def read_mark(path: Path, micrograph: Micrograph, name: str, sha256: str | None = None) -> NDArray[np.bool_]:
-    """Return the mark in an image file as bool of the micrograph's size, true where it is not quite black.
+    """Return the mark in an image file as bool of the micrograph's size, true where the pixel is not black.
 
     Args:
         path: the file.
-        micrograph: the micrograph that it marks.
-        name: how errors call the micrograph.
-        sha256: what the digest of the file's bytes has to be, where that is known.
+        micrograph: the marked micrograph.
+        name: the micrograph's name in error messages.
+        sha256: the expected digest of the file's bytes, if known.
 
     Raises:
-        ReferenceSetError: the file cannot be read, or has another size than the micrograph, with or without its
-            data bar.
+        ReferenceSetError: the file cannot be read, or its size differs from that of the micrograph with and without
+            the data bar.
         TrustError: the bytes do not have the digest `sha256`.
     """
     try:
         with open_source(path) as source:
             if sha256 is not None and source.sha256 != sha256:
                 raise TrustError(f"the mark of {name}: altered since it was drawn; restore it from its source")
-            # Not as a micrograph, which must have contrast: a mark may be one level all over.
+            # Not read as a micrograph, which must have contrast: a mark may have a single level.
             fitting = (micrograph.height + micrograph.data_bar_px) * micrograph.width
             levels, _ = read_levels(source, 0, max(fitting, _DECODED_TO_COMPARE))
             flaw = levels != 0
@@ -94,13 +95,13 @@ def read_mark(path: Path, micrograph: Micrograph, name: str, sha256: str | None 
 
 
 def fit_mark(values: Any, micrograph: Micrograph, what: str, name: str) -> NDArray[np.bool_]:
-    """Return a mark as bool (height, width) of the micrograph, less the rows of its data bar if that was cropped.
+    """Return a mark as bool (height, width) of the micrograph, without the rows of a cropped data bar.
 
     Args:
-        values: 2-D array, not zero where the flaw is.
-        micrograph: the micrograph that it marks.
-        what: how errors call the mark.
-        name: how errors call the micrograph.
+        values: 2-D array, non-zero at the flaw.
+        micrograph: the marked micrograph.
+        what: the mark's name in error messages.
+        name: the micrograph's name in error messages.
     """
     mark = as_mark(values, what)
     height, width, bar = micrograph.height, micrograph.width, micrograph.data_bar_px

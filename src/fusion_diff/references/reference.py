@@ -1,4 +1,4 @@
-"""One labelled reference, and the small rules that every reference obeys."""
+"""One labelled reference, and the checks shared by all ways of making references."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 MAX_REFERENCES = 5000
-"""A set of more references than this is refused: enrolment is made for tens, and each one is held ready to be read."""
+"""Maximum number of references in a set. Enrolment is made for tens, and keeps every reference accessible."""
 
 _LISTED = 10
 
@@ -29,10 +29,10 @@ class Reference:
     Attributes:
         micrograph: the image.
         label: its class, for example `sound` or `crack`.
-        group: the specimen it was taken of. References of one specimen must share a group, whatever their labels:
-            cross-fitting leaves whole groups out, and a specimen on both sides makes every figure too good.
-        name: what reports call it; unique within a set.
-        mark: bool (height, width), true where the flaw is, read-only; None where no flaw was marked.
+        group: its specimen. References of one specimen must share a group, whatever their labels. Cross-fitting leaves
+            out whole groups; a specimen on both sides of a split makes every error estimate too optimistic.
+        name: its name in reports; unique within a set.
+        mark: read-only bool (height, width), true at the flaw; None if no flaw is marked.
 
     Raises:
         ReferenceSetError: label, group or name is empty, or the mark is not a 2-D array of the micrograph's size.
@@ -68,7 +68,7 @@ class Reference:
 
 
 def as_mark(values: Any, what: str) -> NDArray[np.bool_]:
-    """Return a fresh bool copy of a 2-D mark, true where `values` is not zero; `what` names it in errors."""
+    """Return a bool copy of a 2-D mark, true where `values` is not zero; `what` is its name in error messages."""
     array = np.asarray(values)
     if array.ndim != 2 or array.dtype.kind not in "biuf":
         raise ReferenceSetError(
@@ -95,7 +95,7 @@ def check_authentic(authentic: str, labels: Iterable[str], where: str) -> None:
 
 
 def check_size(count: int, where: str) -> None:
-    """Raise ReferenceSetError when `count` references are more than a set may hold."""
+    """Raise ReferenceSetError if `count` exceeds `MAX_REFERENCES`."""
     if count > MAX_REFERENCES:
         raise ReferenceSetError(
             f"{where} holds {count} references, more than {MAX_REFERENCES}: enrol a selection of the clearest ones"
@@ -103,14 +103,14 @@ def check_size(count: int, where: str) -> None:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return a hint such as ` (did you mean 'sound'?)`, or nothing when no known word is close."""
+    """Return a hint such as ` (did you mean 'sound'?)`, or an empty string if no known word is close."""
     by_folded = {item.casefold(): item for item in known}
     close = difflib.get_close_matches(word.casefold(), by_folded, n=1)
     return f" (did you mean {by_folded[close[0]]!r}?)" if close else ""
 
 
 def listing(items: Iterable[object]) -> str:
-    """Return the items one to a line for an error message: the first ten, then how many more there are."""
+    """Return the first ten items for an error message, one per line, and the number of further ones."""
     lines = [printable(item) for item in items]
     shown = [f"\n  {line}" for line in lines[:_LISTED]]
     if len(lines) > _LISTED:

@@ -1,4 +1,4 @@
-"""The set of references that a model enrols: immutable, ordered, and identified by a digest of its content."""
+"""The set of references that a model enrols. It is immutable, ordered, and identified by a digest of its content."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ReferenceSet:
-    """Labelled references in a fixed order, one class of which is authentic.
+    """Labelled references in a fixed order; one of their classes is the authentic one.
 
-    Authentic references alone are enough (one-class), and so is a single reference of any class.
+    Authentic references alone are enough (one-class). A single reference per class is enough too.
 
     Attributes:
         references: the references, in order.
@@ -43,7 +43,7 @@ class ReferenceSet:
     authentic: str
 
     def __post_init__(self) -> None:
-        """Check what holds for the set as a whole; each reference has checked itself."""
+        """Check the set as a whole. Each reference has checked its own fields."""
         object.__setattr__(self, "references", tuple(self.references))
         strangers = [type(item).__name__ for item in self.references if not isinstance(item, Reference)]
         if strangers:
@@ -78,33 +78,33 @@ class ReferenceSet:
     ) -> ReferenceSet:
         r"""Read references from a folder that holds one folder of images per class.
 
-        Images are looked for directly in each class folder; hidden files and files that are not images are passed
-        over. The order is the authentic class, then the others by name, and within a class the file name.
+        Images are read directly from each class folder; hidden files and files that are not images are skipped. The
+        authentic class comes first, then the others by name. Within a class the order is by file name.
 
         Args:
             path: the folder, for example with `sound/` and `crack/` in it.
-            authentic: name of the class being verified.
-            groups: which references show the same specimen; files of one specimen must share a group, or
-                cross-fitting sees a specimen on both sides and every figure comes out too good. A path ending in
-                `.csv` (columns `file,group`, optionally `class`; `file` is relative to `path`, as `crack/a.png`); a
-                regular expression with one group, searched in the file name (`r"^([^_]+)_"`); or a function from
-                file name to group. When omitted, `groups.csv` in the folder is used if there is one, and otherwise
-                every file is its own group.
-            marks: folder with flaw masks laid out as `<class>/<stem>.png` (or .tif, .tiff, .bmp); `masks` inside
-                `path` when omitted. Any pixel that is not quite black is flaw; of a TIFF tagged MinIsWhite, as tifffile
-                tags boolean arrays, any that is not quite white as stored. A mask has the size of its micrograph, with
-                or without the data bar.
-            pixel_size_um: pixel size of all images in micrometres, for files that do not carry it.
-            progress: called with (files read, files in all) after each file.
+            authentic: name of the class to verify.
+            groups: the groups of files that show the same specimen. Files of one specimen must share a group;
+                otherwise cross-fitting has a specimen on both sides of a split and every error estimate is too
+                optimistic. A path ending in `.csv` (columns `file,group`, optionally `class`; `file` is relative to
+                `path`, as `crack/a.png`); a regular expression with one group, searched in the file name
+                (`r"^([^_]+)_"`); or a function from file name to group. When omitted, `groups.csv` in the folder is
+                used if it exists; otherwise every file is its own group.
+            marks: folder of flaw masks named `<class>/<stem>.png` (or .tif, .tiff, .bmp); `masks` inside `path` when
+                omitted. Every pixel that is not black is flaw. In a TIFF tagged MinIsWhite, as tifffile tags boolean
+                arrays, every pixel that is not stored as white is flaw. A mask has the size of its micrograph, with or
+                without the data bar.
+            pixel_size_um: pixel size of all images in micrometres; overrides the files' metadata.
+            progress: called with (files read, total files) after each file.
 
         Raises:
-            ReferenceSetError: the folder or its classes are missing or empty, files cannot be read (all of them are
-                found before the error is raised), a mark does not fit its micrograph or marks an authentic one, a
-                file has no group, or one image is in two classes.
+            ReferenceSetError: the folder or its classes are missing or empty, files cannot be read (the error lists
+                all of them), a mark does not fit its micrograph or marks an authentic one, a file has no group, or one
+                image is in two classes.
 
         Warns:
             UserWarning: a mark is empty, covers more than half of its micrograph or belongs to no image, an image
-                occurs twice in a class (kept once), or pictures of kinds that are not read were passed over.
+                occurs twice in a class (kept once), or image files of unsupported kinds were skipped.
         """
         return cls(tuple(sources.from_folder(path, authentic, groups, marks, pixel_size_um, progress)), authentic)
 
@@ -117,13 +117,13 @@ class ReferenceSet:
         Args:
             path: CSV file with a header and the columns `file` and `label`, optionally `group` (as in `from_folder`;
                 a row without one is its own group), `mark` (file of the flaw mask) and `pixel_size_um`. Files are
-                relative to the folder of the CSV file; absolute paths and `..` are allowed. Commas, semicolons or tabs
-                separate; with semicolons numbers may have a decimal comma.
-            authentic: label of the class being verified.
-            progress: called with (files read, files in all) after each file.
+                relative to the folder of the CSV file; absolute paths and `..` are allowed. The separator is a comma,
+                semicolon or tab; with semicolons, numbers may have a decimal comma.
+            authentic: label of the class to verify.
+            progress: called with (files read, total files) after each file.
 
         Raises:
-            ReferenceSetError: as `from_folder`; a malformed CSV file is named with the line at fault.
+            ReferenceSetError: as `from_folder`, or the CSV file is malformed; the message names the line.
         """
         return cls(tuple(sources.from_csv(path, authentic, progress)), authentic)
 
@@ -138,16 +138,16 @@ class ReferenceSet:
         marks: Sequence[ArrayLike | None] | None = None,
         names: Sequence[str] | None = None,
     ) -> ReferenceSet:
-        """Label micrographs that are already in memory; all sequences run in parallel.
+        """Label micrographs in memory. All sequences have one entry per micrograph.
 
         Args:
             micrographs: the images; wrap arrays with `Micrograph.from_array`.
             labels: the class of each.
-            authentic: label of the class being verified.
-            groups: the specimen of each; when omitted each is its own group, but for pages of one file, which show
-                one specimen.
-            marks: (height, width) flaw mask of each, not zero where the flaw is, or None.
-            names: a unique name for each; from the source file or the position when omitted.
+            authentic: label of the class to verify.
+            groups: the specimen of each. When omitted, each micrograph is its own group, except that pages of one file
+                share a group.
+            marks: (height, width) flaw mask of each, non-zero at the flaw, or None.
+            names: a unique name for each; derived from the source file or the position when omitted.
 
         Raises:
             ReferenceSetError: the lengths differ, a mark does not fit, or one image has two labels.
@@ -164,11 +164,11 @@ class ReferenceSet:
         return iter(self.references)
 
     def __getitem__(self, index: int) -> Reference:
-        """Return one reference by its place in the order.
+        """Return the reference at an index.
 
         Raises:
-            IndexError: there is no such place.
-            ReferenceSetError: `index` is not a whole number; `subset` gives several references.
+            IndexError: the index is out of range.
+            ReferenceSetError: `index` is not an integer; use `subset` for several references.
         """
         place = _whole(index)
         if place is None:
@@ -182,12 +182,12 @@ class ReferenceSet:
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class labels: the authentic one first, the others sorted."""
+        """The class labels: the authentic one first, then the others, sorted."""
         return (self.authentic, *sorted({reference.label for reference in self.references} - {self.authentic}))
 
     @property
     def counts(self) -> dict[str, int]:
-        """References per class, in the order of `labels`."""
+        """Number of references per class, in the order of `labels`."""
         counted = Counter(reference.label for reference in self.references)
         return {label: counted[label] for label in self.labels}
 
@@ -197,20 +197,19 @@ class ReferenceSet:
         return tuple(sorted({reference.group for reference in self.references}))
 
     def shots(self, k: int) -> ReferenceSet:
-        """Return the first `k` references of each class, in order; a class that has fewer gives all it has.
+        """Return the first `k` references of each class, in order, or all of a class with fewer.
 
         Raises:
-            ReferenceSetError: `k` is not a whole number of at least 1, or exceeds the count of every class.
+            ReferenceSetError: `k` is not an integer of at least 1, or exceeds the count of every class.
         """
         kept = first_of_each([reference.label for reference in self.references], k)
         return ReferenceSet(tuple(self.references[place] for place in kept), self.authentic)
 
     def subset(self, indices: Iterable[int]) -> ReferenceSet:
-        """Return the references at these places (0 to len - 1), in the order given.
+        """Return the references at these indices (0 to len - 1), in the given order.
 
         Raises:
-            ReferenceSetError: a place is out of range, not a whole number or given twice, or no authentic reference
-                would be left.
+            ReferenceSetError: an index is out of range, not an integer or repeated, or no authentic reference remains.
         """
         places: list[int] = []
         for index in indices:
@@ -225,9 +224,10 @@ class ReferenceSet:
 
     @cached_property
     def sha256(self) -> str:
-        """Hex digest of all that enrolment depends on, in order; names and file places are left out of it.
+        """Hex digest of everything that enrolment depends on, in order.
 
-        It covers the authentic label and each reference's label, group, file digest, depth, size, pixel size and mark.
+        It covers the authentic label and each reference's label, group, file digest, page, dtype, size, channels, pixel
+        size and mark. Names and file locations are not included.
         """
         digest = hashlib.sha256()
         digest.update(_line(["fusion-diff references", 1, self.authentic]))
@@ -237,10 +237,10 @@ class ReferenceSet:
 
 
 def first_of_each(labels: Sequence[str], k: int) -> list[int]:
-    """Return the places of the first `k` of each label, in order; a label that has fewer gives all it has.
+    """Return the indices of the first `k` of each label, in order, or all of a label with fewer.
 
     Raises:
-        ReferenceSetError: `k` is not a whole number of at least 1, or exceeds the count of every label.
+        ReferenceSetError: `k` is not an integer of at least 1, or exceeds the count of every label.
     """
     wanted, counts = _whole(k), Counter(labels)
     if wanted is None or wanted < 1:
@@ -261,7 +261,7 @@ def first_of_each(labels: Sequence[str], k: int) -> list[int]:
 
 
 def _whole(value: Any) -> int | None:
-    """Return `value` as an int if it is a whole number; booleans are masks or slips, not numbers."""
+    """Return `value` as an int, or None if it is not an integer. Booleans are masks or mistakes and give None."""
     if isinstance(value, bool | np.bool_):
         return None
     try:
@@ -272,7 +272,7 @@ def _whole(value: Any) -> int | None:
 
 def _identity(reference: Reference) -> list[Any]:
     micrograph, mark = reference.micrograph, reference.mark
-    # The size tells a micrograph cropped of its data bar from the whole one: both have the digest of the same file.
+    # The size distinguishes a micrograph without its data bar from the whole one: both have the same file digest.
     return [
         reference.label,
         reference.group,

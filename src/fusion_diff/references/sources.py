@@ -1,4 +1,4 @@
-"""Where references come from: a folder per class, a CSV file, or micrographs in memory."""
+"""Sources of references: a folder per class, a CSV file, or micrographs in memory."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ if TYPE_CHECKING:
 Progress = Callable[[int, int], None]
 
 _MOST_MARKED = 0.5
-"""Of a micrograph, by a mark that is the right way round: few flaws are larger."""
+"""Largest plausible share of a micrograph under a mark. A larger share suggests an inverted mask."""
 
 
 @dataclass(frozen=True)
 class _Entry:
-    """A reference still on disk."""
+    """A reference that has not been read yet."""
 
     path: Path
     label: str
@@ -53,7 +53,7 @@ def from_folder(
     pixel_size_um: float | None,
     progress: Progress | None,
 ) -> list[Reference]:
-    """Read a folder with a folder per class; see `ReferenceSet.from_folder`."""
+    """Read a folder that holds a folder per class; see `ReferenceSet.from_folder`."""
     root = Path(path)
     if not is_folder(root):
         kind = "is a file; a CSV file is read with from_csv" if is_file(root) else "does not exist; check the path"
@@ -143,7 +143,7 @@ def from_micrographs(
 
 
 def _read(entries: list[_Entry], authentic: str, progress: Progress | None) -> list[Reference]:
-    """Read every entry, so that one run finds all the files at fault."""
+    """Read every entry. All unreadable files are collected into one error."""
     references: list[Reference] = []
     faults: list[str] = []
     for done, entry in enumerate(entries, start=1):
@@ -168,7 +168,7 @@ def _read(entries: list[_Entry], authentic: str, progress: Progress | None) -> l
 
 
 def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, authentic: str) -> Reference:
-    """Return the reference with its mark; an empty mark says nothing, and is true of an authentic reference."""
+    """Return the reference with its mark. An empty mark is dropped, with a warning if the reference is a flaw."""
     if mark is None:
         return reference
     if mark.any():
@@ -189,9 +189,9 @@ def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, aut
 
 
 def _without_copies(references: list[Reference]) -> list[Reference]:
-    """Keep one of each image: copies on both sides of a split would measure memory, and two labels contradict.
+    """Keep one copy of each image: the first, or the one with a mark.
 
-    Of two copies the first stays, or the one that has a mark.
+    Copies on both sides of a split would make the error estimates too optimistic. Copies with two labels are an error.
     """
     kept: list[Reference] = []
     places: dict[str, list[int]] = {}
@@ -216,31 +216,31 @@ def _without_copies(references: list[Reference]) -> list[Reference]:
 
 
 def _same_pixels(first: Micrograph, second: Micrograph) -> bool:
-    # Pages of one file, or one file with and without its data bar, share the file's digest but are different images.
+    # Pages of one file, or one file with and without its data bar, have the same digest but are different images.
     return np.array_equal(first.levels, second.levels)
 
 
 def _default_names(micrographs: Sequence[Micrograph], labels: Sequence[str]) -> list[str]:
     names: dict[str, None] = {}
     for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=True)):
-        source = getattr(micrograph, "source", None)  # anything else than a micrograph is refused later
+        source = getattr(micrograph, "source", None)  # objects other than micrographs are refused later
         name = f"{label}/{index:04d}" if source is None else f"{label}/{source.name}"
         names[name if name not in names else f"{name}#{index}"] = None
     return list(names)
 
 
 def _default_groups(micrographs: Sequence[Micrograph], names: Sequence[str]) -> list[str]:
-    """Each is its own specimen, but for pages of one file: they show the same, as the slices of a stack do."""
+    """Return a separate group for each micrograph, except that all pages of a file (slices of a stack) share one."""
     first: dict[object, str] = {}
     groups = []
     for micrograph, name in zip(micrographs, names, strict=True):
-        source = getattr(micrograph, "source", None)  # anything else than a micrograph is refused later
+        source = getattr(micrograph, "source", None)  # objects other than micrographs are refused later
         groups.append(name if source is None else first.setdefault((source, micrograph.sha256), name))
     return groups
 
 
 def _existing(row: Row, column: str, folder: Path) -> str:
-    """Return the name in a cell in the spelling of which there is a file, taken relative to the CSV file's folder."""
+    """Return the spelling of the file name in a cell for which a file exists, relative to the CSV file's folder."""
     spellings = row.spellings(column)
     for name in spellings:
         if is_file(folder / name):

@@ -1,4 +1,4 @@
-"""Small CSV tables read strictly: every complaint names the file and the line."""
+"""Strict reading of small CSV tables. Every error names the file and the line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fusion_diff.references.reference import did_you_mean
 
 _MAX_BYTES = 16 * 2**20
 _MAX_COLUMNS = 100
-_MAX_ROWS = 100_000  # groups may be listed for a whole archive, of which a few are enrolled
+_MAX_ROWS = 100_000  # a list of groups may cover a whole archive of which only a few files are enrolled
 _SHOWN = 200
 
 
@@ -25,9 +25,9 @@ class Row:
 
     Attributes:
         written: its cells by column name.
-        where: where it stands, for error messages.
-        separator: what stands between the cells of this table: a comma, a semicolon or a tab. Spreadsheets take a
-            semicolon where numbers are written with a decimal comma.
+        where: file and line, for error messages.
+        separator: separator of the table: comma, semicolon or tab. Spreadsheets use a semicolon where numbers have a
+            decimal comma.
     """
 
     written: dict[str, str]
@@ -36,28 +36,28 @@ class Row:
 
     @property
     def cells(self) -> dict[str, str]:
-        """Its cells without the space around them."""
+        """Its cells, stripped of surrounding space."""
         return {column: value.strip() for column, value in self.written.items()}
 
     def spellings(self, column: str) -> list[str]:
-        r"""Return how the name of a file in a cell may be meant, the likeliest first.
+        r"""Return the possible readings of a file name in a cell, the most likely first.
 
-        As it is written, for a file name may begin with a space or hold a `\`; else without the space around it; else
-        as of a list written on Windows.
+        These are the text as written, as a file name may begin with a space or contain a `\`; the stripped text; and
+        the stripped text with `\` replaced by `/`, for lists written on Windows.
         """
         written, plain = self.written[column], self.cells[column]
         return [written, plain, plain.replace("\\", "/")]
 
 
 def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) -> list[Row]:
-    """Return the rows of a CSV file; blank lines are passed over, other columns are kept out.
+    """Return the rows of a CSV file. Blank lines are skipped, and columns that are not requested are dropped.
 
-    Commas, semicolons and tabs are all taken as separators, as spreadsheets write them.
+    The separator may be a comma, semicolon or tab, as spreadsheets write them.
 
     Args:
         path: UTF-8 file with a header, at most 16 MiB, 100 columns and 100,000 lines.
-        required: columns that must be there and filled in every row.
-        optional: columns that may be there; a missing one reads as empty.
+        required: columns that must exist and be filled in every row.
+        optional: columns that may exist; a missing one reads as empty.
 
     Raises:
         ReferenceSetError: the file is missing, too large, not UTF-8, empty or malformed, or lacks a column or cell.
@@ -136,7 +136,7 @@ def _check_header(header: list[str], where: str, required: Sequence[str], option
     for column in header:
         if column in known and header.count(column) > 1:
             raise ReferenceSetError(f"{where}: the column {column!r} occurs twice; keep one")
-        # A misspelt `groups` passed over in silence would let one specimen stand on both sides of a split.
+        # Silently ignoring a misspelt `groups` would allow one specimen on both sides of a split.
         hint = "" if column in known else did_you_mean(column, set(known) - set(header))
         if hint:
             raise ReferenceSetError(f"{where}: the column {column!r} is not known{hint}; rename or remove it")
