@@ -54,7 +54,7 @@ def _refine(made: list[Manifest], folder: Path, plan: Manifest) -> None:
             for container in (pod or {}).get("containers", ()):
                 name = container["image"].partition(":")[0]
                 if name == image["name"]:
-                    container["image"] = f"{name}:{image['newTag']}"
+                    container["image"] = f"{image.get('newName', name)}:{image['newTag']}"
     for each in made:
         if plan.get("namespace") and each["kind"] != "Namespace":
             each["metadata"]["namespace"] = plan["namespace"]

@@ -143,7 +143,13 @@ def test_everything_is_in_one_namespace_and_every_image_is_one_that_is_built(man
         assert manifest["metadata"].get("namespace") == (None if manifest["kind"] == "Namespace" else "fusion-diff")
     built = set(re.findall(r"^\| `\w+` \| `(fusion-diff:[\w.-]+)` \|", manual(deploy), flags=re.MULTILINE))
     assert {name.rpartition("-")[2] for name in built} == {"cpu", "cuda", "ray"}
-    assert {pod["containers"][0]["image"] for pod in all_pods(manifests, deploy)} <= built
+    images = {pod["containers"][0]["image"] for pod in all_pods(manifests, deploy)}
+    assert {image.rpartition("/")[2] for image in images} <= built
+
+
+def test_the_overlay_of_the_manual_pulls_every_image_from_its_registry(folder):
+    images = {pod["containers"][0]["image"] for pod in map(pod_of, compose(folder / OWN)) if pod}
+    assert images == {"registry.example/lab/fusion-diff:0.1.0-cpu"}
 
 
 def test_the_overlay_of_the_manual_has_every_component(folder):
@@ -161,6 +167,35 @@ def test_nothing_of_an_overlay_is_lost_where_the_model_has_to_be_signed(folder, 
     plan = {"resources": [f"../{Path(variant).name}"], "components": ["../../components/signed-model"]}
     (folder / OWN / "kustomization.yaml").write_text(yaml.safe_dump(plan), encoding="utf-8")
     assert words(OWN) == [["--keys", "/keys", *each] for each in words(variant)]
+
+
+def test_the_pod_that_fills_the_signed_volume_is_restricted_and_the_only_one_that_writes_there(folder, deploy):
+    (filling,) = documents(deploy / "kubernetes" / "fill-signed-model.yaml")
+    for version in (OLDEST, kubernetes_validate.latest_version()):
+        kubernetes_validate.validate(filling, version, strict=True)
+    assert problems(filling["spec"]) == []
+    made = compose(folder / OWN)
+    (claim,) = [each for each in made if each["metadata"]["name"] == "fusion-diff-signed"]
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    (signed,) = [each for each in filling["spec"]["volumes"] if each["name"] == "signed"]
+    assert signed["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"]}
+    for pod in filter(None, map(pod_of, made)):
+        (signed,) = [each for each in pod["volumes"] if each["name"] == "signed"]
+        assert signed["persistentVolumeClaim"] == {"claimName": claim["metadata"]["name"], "readOnly": True}
+        (mount,) = [each for each in pod["containers"][0]["volumeMounts"] if each["name"] == "signed"]
+        assert mount == {"name": "signed", "mountPath": "/signed", "readOnly": True}
+        named = [each["value"] for each in pod["containers"][0]["env"] if each["name"].split("_")[-1] == "MODEL"]
+        for model in named:
+            assert f"`{model}`" in manual(deploy)
+            assert f"fusion-diff-fill:{model}\n" in manual(deploy)
+            assert f"fusion-diff-fill:{model}.sig\n" in manual(deploy)
+        assert len(named) == 1
+
+
+def test_the_secret_of_the_metrics_is_made_as_the_pod_monitor_reads_it(folder, deploy):
+    (monitor,) = [each for each in compose(folder / OWN) if each["kind"] == "PodMonitor"]
+    asked = monitor["spec"]["podMetricsEndpoints"][0]["authorization"]["credentials"]
+    assert f"create secret generic {asked['name']} --from-literal={asked['key']}=KEY\n" in manual(deploy)
 
 
 def test_secrets_are_referred_to_and_never_written_down(manifests, deploy):
@@ -316,12 +351,14 @@ def test_the_database_is_said_to_need_as_many_connections_as_all_replicas_open(d
     )
 
 
-def test_the_first_key_is_made_as_the_manual_says(deploy, call_cli, tmp_path):
+def test_keys_are_made_as_the_manual_says(deploy, call_cli, tmp_path):
     pytest.importorskip("sqlalchemy")
-    (line,) = re.findall(r"^    kubectl .*exec .*-- fusion-diff (.*)$", manual(deploy), flags=re.MULTILINE)
-    code, key, err = call_cli(*line.split(), "--data", str(tmp_path))
-    assert (code, err) == (0, "")
-    assert len(key.strip()) > 40
+    lines = re.findall(r"^    kubectl .*exec .*-- fusion-diff (.*)$", manual(deploy), flags=re.MULTILINE)
+    assert {line.split()[2] for line in lines} == {"admin", "prometheus"}
+    for line in lines:
+        code, key, err = call_cli(*line.split(), "--data", str(tmp_path))
+        assert (code, err) == (0, "")
+        assert len(key.strip()) > 40
 
 
 def test_what_is_scaled_on_is_what_the_service_counts_and_the_adapter_offers(deploy):
