@@ -1,0 +1,44 @@
+"""docs/service.md: its tables and its example are true to the program."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from fusion_diff.service.metrics import Metrics
+from fusion_diff.service.routes.inspections import inspect
+from fusion_diff.service.schemas.inspections import InspectionEntry, InspectionOut
+from fusion_diff.service.settings import Settings
+
+
+@pytest.fixture(scope="module")
+def manual():
+    return (Path(__file__).resolve().parents[2] / "docs" / "service.md").read_text(encoding="utf-8")
+
+
+def test_every_setting_has_a_row_of_its_own_with_its_meaning(manual):
+    rows = re.findall(r"^\| `FUSION_DIFF_(\w+)`.*? \| .+? \| (.+) \|$", manual, flags=re.MULTILINE)
+    assert sorted(name.lower() for name, _ in rows) == sorted(Settings.model_fields)
+    assert all(len(meaning) > 10 for _, meaning in rows)
+
+
+def test_every_metric_is_explained_and_no_other(manual):
+    counted = {each.name for each in Metrics().registry.collect()}
+    told = set(re.findall(r"`(fusion_diff_\w+?)(?:_total)?(?:\{\w+\})?`", manual))
+    assert told == counted
+
+
+def test_the_example_has_the_fields_of_an_answer(manual):
+    (shown,) = re.findall(r"```json\n(.*?)```", manual, flags=re.DOTALL)
+    for entry in json.loads(shown)["results"]:
+        assert set(entry) == set(InspectionEntry.model_fields)
+        assert set(entry["inspection"] or {}) <= set(InspectionOut.model_fields)
+
+
+def test_the_fields_of_a_request_are_those_that_it_takes(manual):
+    told = re.findall(r"^\| `([a-z_]+)` \| .* \| .* \|$", manual, flags=re.MULTILINE)
+    assert set(told) - {"read", "inspect", "enrol", "admin"} <= set(inspect.__annotations__)
+    assert {"alpha", "pixel_size_um", "model"} <= set(told)
