@@ -126,14 +126,16 @@ def test_commands_that_name_their_model_otherwise_are_held_to_the_keys_too(start
     default = {"FUSION_DIFF_MODEL": str(signed), "TMPDIR": str(tmp_path)}
     unsigned = shutil.copytree(signed, tmp_path / "line-8")
 
-    def run(model):
-        return start("--keys", tmp_path / "keys", *(word.replace("MODEL", str(model)) for word in words), **default)
+    def run(model, *more):
+        asked = [word.replace("MODEL", str(model)) for word in words]
+        return start("--keys", tmp_path / "keys", *asked, *more, **default)
 
     code, out, err = run(unsigned)
     assert (code, out) == (3, "")
     assert err.startswith("Error: the model is not used: ")
     assert "line-8" in err
-    _, _, err = run(signed)
+    code, out, err = run(signed, "--help")
+    assert (code, f"Usage: fusion-diff {words[0]}" in out) == (0, True)
     assert err.startswith(f"Verified: {tmp_path / 'fusion-diff-model' / 'line-7'}, ")
 
 
