@@ -18,14 +18,13 @@ import errno
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import CheckpointError
 from fusion_diff.printable import printable
+from fusion_diff.whole import WholeFolder
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -240,7 +239,7 @@ def in_place(folder: Path) -> str:
     return ""
 
 
-class Writer:
+class Writer(WholeFolder):
     """Writes a checkpoint beside its final place and moves it there when complete: all of it appears, or nothing.
 
     Where the place is a link to a folder, the linked folder is replaced and the link stays.
@@ -252,10 +251,8 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         expect_free(folder)
-        self.target = Path(os.path.realpath(folder))
         try:
-            self.target.parent.mkdir(parents=True, exist_ok=True)
-            self.folder = Path(tempfile.mkdtemp(prefix=f".{self.target.name}.", dir=self.target.parent))
+            super().__init__(Path(os.path.realpath(folder)), replace=True)
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
@@ -264,28 +261,9 @@ class Writer:
                 "folder above, or choose another"
             ) from error
 
-    def __enter__(self) -> Path:
-        """Return the folder to write the files to."""
-        return self.folder
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Write the manifest and move the checkpoint into place, or clean up after an error."""
-        try:
-            if kind is None:
-                seal(self.folder)
-                self.folder.chmod(0o755)
-                old = self.folder.with_name(self.folder.name + ".old")
-                try:
-                    if self.target.exists():
-                        self.target.rename(old)
-                    self.folder.rename(self.target)
-                except BaseException:
-                    if old.exists() and not self.target.exists():
-                        old.rename(self.target)
-                    raise
-                shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(self.folder, ignore_errors=True)  # gone already where it was moved
+    def complete(self) -> None:
+        """Write the manifest."""
+        seal(self.folder)
 
 
 def seal(folder: Path) -> None:

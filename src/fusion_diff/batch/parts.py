@@ -27,7 +27,7 @@ from fusion_diff.batch.rows import FORMAT, schema
 from fusion_diff.errors import BatchError
 from fusion_diff.locks import hold
 from fusion_diff.printable import printable
-from fusion_diff.trust.files import write_whole
+from fusion_diff.whole import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

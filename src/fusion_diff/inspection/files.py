@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from fusion_diff.trust.files import write_whole
+from fusion_diff.whole import write_whole
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -18,6 +18,7 @@ from fusion_diff.inspection import draw
 from fusion_diff.inspection.pages import template
 from fusion_diff.inspection.wording import OFFSET, SYMBOLS, number, p_value_sentences, package_version
 from fusion_diff.printable import paragraph
+from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:
     import os
@@ -88,14 +89,10 @@ def write_report(
     )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    part, page = folder / "index.html.part", folder / "index.html"
-    try:
-        with part.open("w", encoding="utf-8") as file:
-            stream.enable_buffering(64)
-            file.writelines(stream)
-        part.replace(page)
-    finally:
-        part.unlink(missing_ok=True)
+    page = folder / "index.html"
+    with whole_file(page) as part, part.open("w", encoding="utf-8") as file:
+        stream.enable_buffering(64)
+        file.writelines(stream)
     return page
 
 

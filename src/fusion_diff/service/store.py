@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import DependencyError, ServiceError
 from fusion_diff.printable import printable
-from fusion_diff.trust.files import write_whole
+from fusion_diff.whole import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

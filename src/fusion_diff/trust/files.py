@@ -1,11 +1,10 @@
-"""Files as trust needs them: plain ones only, read within bounds, written whole or not at all."""
+"""Files as trust needs them: plain ones only, read within bounds, and never overwritten."""
 
 from __future__ import annotations
 
 import hashlib
 import os
 import stat
-import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
@@ -109,29 +108,6 @@ def walk(folder: Path, ignored: Collection[str] = ()) -> tuple[dict[str, Path], 
             else:
                 odd[name] = "a pipe or device"
     return files, odd
-
-
-def write_whole(file: Path, content: bytes) -> None:
-    """Write a file beside its place and move it there, so that it is never seen half written.
-
-    Raises:
-        OSError: it cannot be written; the error names the file itself.
-    """
-    name = ""
-    try:
-        handle, name = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(file)
-    except BaseException as error:
-        if name:
-            Path(name).unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise OSError(error.errno, error.strerror, str(file)) from error
-        raise
 
 
 def write_new(file: Path, content: bytes, mode: int) -> None:

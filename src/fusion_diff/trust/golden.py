@@ -11,7 +11,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -20,8 +19,9 @@ from fusion_diff.checkpoint import in_place
 from fusion_diff.errors import FusionDiffError, TrustError
 from fusion_diff.fewshot.decision import Decision
 from fusion_diff.printable import printable
-from fusion_diff.trust.files import digest_plain, read_bounded, write_whole
+from fusion_diff.trust.files import digest_plain, read_bounded
 from fusion_diff.trust.identity import identity
+from fusion_diff.whole import WholeFolder
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -116,9 +116,7 @@ def make_golden(
         raise TrustError(f"{printable(folder)}: there is something there already; choose a new folder for a golden set")
     if not 0 < len(images) <= MAX_IMAGES:
         raise TrustError(f"{printable(folder)}: a golden set of {len(images)} images; give 1 to {MAX_IMAGES}")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    with WholeFolder(folder) as draft:
         entries, taken = [], {FILE.casefold()}  # without case, for systems that do not tell it
         for done, path in enumerate(images):
             if progress is not None:
@@ -138,11 +136,7 @@ def make_golden(
         golden = GoldenSet(alpha, identity(model), tuple(entries))
         value = {"format": FORMAT, "alpha": alpha, "model": golden.model, "images": [vars(each) for each in entries]}
         text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        write_whole(draft / FILE, text.encode("ascii"))
-        draft.chmod(0o755)
-        draft.replace(folder)  # takes the place of an empty folder too
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
+        (draft / FILE).write_text(text, encoding="ascii")
     return golden
 
 

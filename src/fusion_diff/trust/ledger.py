@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from fusion_diff import __version__
 from fusion_diff.errors import TrustError
 from fusion_diff.locks import locked
-from fusion_diff.trust.files import write_whole
+from fusion_diff.whole import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,9 +16,10 @@ from fusion_diff.errors import TrustError
 from fusion_diff.printable import printable
 from fusion_diff.trust.contents import ALONE, IGNORED, PREDICATE_TYPE, Contents, unsafe
 from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, Sealed, seal
-from fusion_diff.trust.files import digest_plain, walk, write_whole
+from fusion_diff.trust.files import digest_plain, walk
 from fusion_diff.trust.keyring import Keyring, check_valid
 from fusion_diff.trust.keys import PublicKey, load_private, until, write_time
+from fusion_diff.whole import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

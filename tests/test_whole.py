@@ -1,0 +1,92 @@
+"""Files and folders that appear whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from pathlib import Path
+
+import pytest
+
+from fusion_diff.whole import WholeFolder, whole_file, write_whole
+
+
+def names(folder: Path) -> set[str]:
+    return {each.name for each in folder.iterdir()}
+
+
+def test_a_file_is_there_when_it_is_complete_and_replaces_the_one_before(tmp_path):
+    file = tmp_path / "a.txt"
+    file.write_text("old")
+    with whole_file(file) as part:
+        part.write_text("new")
+        assert file.read_text() == "old"
+        assert part.parent == tmp_path, "on the same disk"
+    assert file.read_text() == "new"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert names(tmp_path) == {"a.txt"}
+
+
+def test_after_an_error_the_file_is_as_it_was(tmp_path):
+    write_whole(tmp_path / "a.txt", b"old")
+    with pytest.raises(TypeError), whole_file(tmp_path / "a.txt") as part:
+        part.open("w").writelines(["half", 1])
+    assert (tmp_path / "a.txt").read_bytes() == b"old"
+    assert names(tmp_path) == {"a.txt"}
+
+
+def test_two_that_write_one_file_at_once_do_not_disturb_each_other(tmp_path):
+    with whole_file(tmp_path / "a.txt") as one:
+        with whole_file(tmp_path / "a.txt") as other:
+            one.write_text("one")
+            other.write_text("other")
+        assert (tmp_path / "a.txt").read_text() == "other"
+    assert (tmp_path / "a.txt").read_text() == "one"
+
+
+@pytest.mark.parametrize("make", [False, True])
+def test_an_error_of_the_system_names_the_file_itself(tmp_path, make):
+    file = tmp_path / "gone" / "a.txt"
+    if make:  # a folder is where the file would go
+        (file / "full").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"a\.txt") as caught:
+        write_whole(file, b"content")
+    assert caught.value.filename == str(file)
+    with pytest.raises(OSError, match="No space") as caught, whole_file(tmp_path / "b.txt"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "b.txt")
+    with pytest.raises(FileNotFoundError) as caught, whole_file(tmp_path / "b.txt"):
+        (tmp_path / "other.txt").read_text()
+    assert caught.value.filename == str(tmp_path / "other.txt"), "of another file that could not be read"
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_a_folder_is_there_when_it_is_complete(tmp_path, replace):
+    place = tmp_path / "new" / "folder"
+    with WholeFolder(place, replace=replace) as draft:
+        (draft / "a.txt").write_text("a")
+        assert not place.exists()
+    assert names(place) == {"a.txt"}
+    assert stat.S_IMODE(place.stat().st_mode) == 0o755
+    assert names(tmp_path / "new") == {"folder"}
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_after_an_error_the_place_of_a_folder_is_as_it_was(tmp_path, replace):
+    with pytest.raises(TypeError), WholeFolder(tmp_path / "folder", replace=replace) as draft:
+        (draft / "a.txt").open("w").writelines(["half", 1])
+    assert names(tmp_path) == set()
+
+
+def test_a_folder_with_something_in_it_is_replaced_only_where_that_is_wanted(tmp_path):
+    place = tmp_path / "folder"
+    place.mkdir()
+    with WholeFolder(place) as draft:  # an empty one is taken
+        (draft / "old.txt").write_text("old")
+    with pytest.raises(OSError, match="not empty"), WholeFolder(place) as draft:
+        (draft / "new.txt").write_text("new")
+    assert names(place) == {"old.txt"}
+    with WholeFolder(place, replace=True) as draft:
+        (draft / "new.txt").write_text("new")
+    assert names(place) == {"new.txt"}
+    assert names(tmp_path) == {"folder"}
