@@ -259,7 +259,9 @@ class DiffusionModel:
             CheckpointError: the diffusion prior, which is loaded when first used, cannot be read.
         """
         check_alpha(alpha)
-        return judge(self, self._enrolled(None), micrograph, alpha=alpha, purify=purify, detect_attacks=detect_attacks)
+        return judge(
+            self, self.expect_enrolled(), micrograph, alpha=alpha, purify=purify, detect_attacks=detect_attacks
+        )
 
     def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph], shots: int | None = None) -> Tensor:
         """Return the probability of being authentic, calibrated where two references a side allow it.
@@ -281,13 +283,22 @@ class DiffusionModel:
             UserWarning: a micrograph is out of scope, and its score means nothing; or only built-in references are
                 enrolled.
         """
-        enrolment = self._enrolled(shots)
+        enrolment = self.expect_enrolled(shots)
         several = isinstance(sample, Sequence)
         micrographs = sample if isinstance(sample, Sequence) else [sample]
         scores = [predict(each, enrolment, read(self, enrolment, each)) for each in micrographs]
         return torch.tensor(scores if several else scores[0], dtype=torch.float32)
 
-    def _enrolled(self, shots: int | None) -> Enrolment:
+    def expect_enrolled(self, shots: int | None = None) -> Enrolment:
+        """Return what is enrolled, of all references or of at most `shots` of each class.
+
+        Raises:
+            EnrolmentError: no references are enrolled, or `shots` leaves one authentic reference alone.
+            ReferenceSetError: `shots` is no whole number of at least 1, or exceeds the references of every class.
+
+        Warns:
+            UserWarning: only built-in references are enrolled.
+        """
         if self.enrolment is None:
             raise EnrolmentError(
                 f"{self.name} has no enrolled references; enrol some first, with `fusion-diff enroll` or "

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 STRENGTH = 0.1
 """How far to diffuse. On real coatings the purified scores still rank as the plain ones do (correlation 0.93)."""
-STEPS = 1
 NOISE_SEED = 1
 
 
@@ -38,7 +37,6 @@ class Purified(nn.Module):
         prior: the frozen diffusion prior.
         condition: (tokens, condition width), the mean condition of the authentic references.
         strength: how far to diffuse the latents, in (0, 1].
-        steps: denoising steps, at least 1.
         noise_seed: what the noise is drawn from, the same for every tile, so that a verdict can be repeated and does
             not depend on a tile's place in a batch. None adds no noise: for tiles that are as noisy already.
     """
@@ -50,7 +48,6 @@ class Purified(nn.Module):
         condition: Tensor,
         *,
         strength: float = STRENGTH,
-        steps: int = STEPS,
         noise_seed: int | None = NOISE_SEED,
     ) -> None:
         super().__init__()
@@ -59,7 +56,6 @@ class Purified(nn.Module):
         self.condition: Tensor
         self.register_buffer("condition", condition)
         self.strength = strength
-        self.steps = steps
         self.noise_seed = noise_seed
 
     @property
@@ -82,7 +78,7 @@ class Purified(nn.Module):
             pixels,
             self.condition,
             strength=self.strength,
-            steps=self.steps,
+            steps=1,
             noise=self.noise_seed if noise is None else noise,
         )
 

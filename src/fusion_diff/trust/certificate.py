@@ -113,7 +113,7 @@ def certify(
         ValueError: an argument is out of range.
     """
     expect_micrograph(micrograph)
-    enrolment = model._enrolled(None)
+    enrolment = model.expect_enrolled()
     verifier, needed = enrolment.verifier, enrolment.verifier.needs_residual
     pixels = working_pixels(micrograph, model.encoder.tile)
     denoised = denoising(model.encoder, model.reconstruction.prior, enrolment.condition, sigma)
@@ -194,7 +194,7 @@ def certified_radius(share: float, sigma: float) -> float:
 def denoising(encoder: DualPathEncoder, prior: DiffusionPrior, condition: Tensor, sigma: float) -> Purified:
     """Return an encoder that removes pixel noise of deviation `sigma` in one step before it looks, adding none."""
     strength = (matching_timestep(prior, sigma) + 1) / prior.timesteps
-    return Purified(encoder, prior, condition, strength=strength, steps=1, noise_seed=None)
+    return Purified(encoder, prior, condition, strength=strength, noise_seed=None)
 
 
 @torch.inference_mode()
