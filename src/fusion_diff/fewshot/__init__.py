@@ -1,1 +1,1 @@
-"""Stage 2: what a handful of labelled references teaches, and the decision made from it."""
+"""Stage 2: learning from a handful of labelled references, and deciding about a micrograph."""

@@ -1,4 +1,4 @@
-"""Bags: what enrolment keeps of a reference, and the scale on which tokens are compared."""
+"""Bags: the tokens that enrolment keeps of a reference, and the scale that standardises them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.keypoints import Keypoints
 
 TOP_SHARE = 0.01
-"""This share of a micrograph's tokens, those of highest evidence, tells what sort of flaw it has: flaws are small."""
+"""Share of a micrograph's tokens, those of highest evidence, that decide on its class. It is small, as flaws are."""
 CLIP = 6.0
-"""Standardised channels are clipped here, so that one broken channel cannot outvote all others."""
+"""Standardised channels are clipped to ±`CLIP`, so that one broken channel cannot dominate."""
 BANK = 1024
-"""Tokens of a class that nearest-neighbour distances are measured to."""
+"""Size of a bank: tokens of one side that nearest-neighbour distances are measured to."""
 OWN = 300
-"""Tokens of each reference whose distances to the other specimens give mean and deviation."""
+"""Tokens sampled per reference to measure the mean and standard deviation of distances to other specimens."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,12 +28,13 @@ class Bag:
 
     Attributes:
         tokens: (n, C) float32.
-        residual: (n, R) float32, how far each token is from what the prior restored; R is 0 without the diffusion path.
-        mark: (n,) bool, True on a flaw, or None where nothing was marked.
-        suspicion: (n,) how much each token looks like a flaw, or None where no detector was asked.
-        label: class of the micrograph, empty where it is not known or does not matter.
-        group: specimen of the micrograph, in the same way.
-        keypoints: those of its surface, or None where they were not looked for.
+        residual: (n, R) float32, distance of each token from its reconstruction by the prior; R is 0 without the
+            diffusion path.
+        mark: (n,) bool, True on a flaw; None without marks.
+        suspicion: (n,) log-odds of the flaw detector; None without a detector.
+        label: class of the micrograph; empty if unknown or irrelevant.
+        group: specimen of the micrograph; empty if unknown or irrelevant.
+        keypoints: keypoints of its surface; None if they were not computed.
     """
 
     tokens: Tensor
@@ -45,21 +46,21 @@ class Bag:
     keypoints: Keypoints | None = None
 
     def path(self, paths: Sequence[int], index: int) -> Bag:
-        """Return the bag with the channels of one path only, of `paths` channels each."""
+        """Return the bag with the channels of path number `index` only; `paths` gives the channels of each."""
         first = sum(paths[:index])
         return replace(self, tokens=self.tokens[:, first : first + paths[index]])
 
 
 @dataclass(frozen=True, eq=False)
 class Scale:
-    """Centre and spread of the authentic tokens, per channel: (C,) each."""
+    """Mean and standard deviation of the authentic tokens, per channel: (C,) each."""
 
     mean: Tensor
     std: Tensor
 
     @classmethod
     def of(cls, tokens: Iterable[Tensor]) -> Scale:
-        """Measure the scale of authentic tokens [(n, C), …], every reference counting alike whatever its size."""
+        """Measure authentic tokens [(n, C), …]; every reference has the same weight, whatever its size."""
         import torch
 
         means, squares = [], []
@@ -71,29 +72,29 @@ class Scale:
         return cls(mean, variance.sqrt().clamp_min(1e-3))
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """Standardise tokens (n, C)."""
+        """Standardise and clip tokens (n, C)."""
         return ((tokens - self.mean) / self.std).clamp(-CLIP, CLIP)
 
 
 def content_order(bags: Sequence[Bag]) -> list[int]:
-    """Return indices that put bags in an order of their own, the same in whichever order they come."""
-    # On the CPU, for some devices have no doubles, and the order is to be the same on all.
+    """Return indices that sort bags by their content, so that the result does not depend on the order given."""
+    # On the CPU: some devices lack float64, and the order must be the same on all.
     keys = [(*bag.tokens.cpu().double().sum(0).tolist(), bag.label) for bag in bags]
     return sorted(range(len(bags)), key=keys.__getitem__)
 
 
 def top_count(count: int, share: float = TOP_SHARE) -> int:
-    """Return how many of `count` tokens make the top `share`, at least one."""
+    """Return the number of tokens in the top `share` of `count`, at least 1."""
     return max(1, round(share * count))
 
 
 def sample_tokens(tensors: Sequence[Tensor], limit: int, seed: int = 0) -> Tensor:
-    """Sample at most `limit` tokens from tensors [(n, C), …], uniformly and the same ones every time.
+    """Sample at most `limit` tokens from tensors [(n, C), …], uniformly and reproducibly.
 
-    The tensors are not concatenated for it, because together they can be hundreds of megabytes.
+    The tensors are not concatenated, because together they can take hundreds of megabytes.
 
     Returns:
-        (at most limit, C), in random order; all tokens in their own order where there are no more than `limit`.
+        (at most limit, C), in random order; all tokens in their own order if there are no more than `limit`.
     """
     import torch
 
@@ -111,10 +112,11 @@ def sample_tokens(tensors: Sequence[Tensor], limit: int, seed: int = 0) -> Tenso
 
 
 def compared(references: Sequence[Tensor], groups: Sequence[str]) -> Iterator[tuple[Tensor, Sequence[Tensor]]]:
-    """Give the tokens (n, C) of each reference and those of all other specimens, as new micrographs will meet them.
+    """Yield the tokens (n, C) of each reference, with the tokens of all references of other specimens.
 
-    A token is at no distance from its own reference, and near to others of its specimen. Of a single specimen each
-    reference meets the others; of a single reference each half meets the other one.
+    Distances between the two are like those of a new micrograph, which is of another specimen. A token's distance to
+    its own reference is zero, and small to others of its specimen. With a single specimen, each reference is compared
+    with the other references; with a single reference, each half with the other half.
     """
     if len(references) == 1:
         references = references[0].tensor_split(2)

@@ -1,4 +1,4 @@
-"""Which of the other classes: decided on the tokens that carry the evidence."""
+"""The class of a micrograph, decided on its tokens of highest evidence."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ MAX_TOP_TOKENS = 512
 
 
 def top_limit(count: int) -> int:
-    """Return how many of a micrograph's `count` tokens decide on its class."""
+    """Return the number of a micrograph's `count` tokens that decide on its class, `MAX_TOP_TOKENS` at most."""
     return min(top_count(count), MAX_TOP_TOKENS)
 
 
 def top_tokens(tokens: Tensor, evidence: Tensor) -> Tensor:
-    """Return the tokens (k, C) with the highest evidence: the top share of them, 512 at most."""
+    """Return the tokens (k, C) of highest evidence: the top share, 512 at most."""
     return tokens[evidence.topk(top_limit(len(tokens))).indices]
 
 
 def forced_class(score: float, authentic: str, names: Sequence[str], distances: Sequence[float]) -> str:
-    """Return the class of a micrograph: the authentic one at even odds or better, else the nearest of the others.
+    """Return the authentic class if its probability is at least 0.5, else the nearest of the other classes.
 
     Args:
-        score: the probability of being authentic.
+        score: probability of being authentic.
         authentic: the class being verified.
-        names: the other classes; there may be none.
-        distances: what grows with the distance to each of them.
+        names: the other classes; may be empty.
+        distances: distance to each of them, or anything that increases with it.
     """
     if score >= 0.5:
         return authentic
@@ -43,11 +43,12 @@ def forced_class(score: float, authentic: str, names: Sequence[str], distances: 
 
 @dataclass(frozen=True, eq=False)
 class ClassHead:
-    """Nearest class mean of the tokens that speak against authenticity (Snell et al. 2017, prototypes).
+    """Nearest class mean of the tokens of highest evidence (prototypes, Snell et al. 2017).
 
     Attributes:
-        names: the classes other than the authentic one; may be empty.
-        prototypes: (classes, C).
+        authentic: the authentic class.
+        names: the other classes; may be empty.
+        prototypes: (classes, C), the mean of each other class.
     """
 
     authentic: str
@@ -58,13 +59,13 @@ class ClassHead:
     def fit(
         cls, tokens: Sequence[Tensor], evidence: Sequence[Tensor], labels: Sequence[str], authentic: str
     ) -> ClassHead:
-        """Average the strongest tokens of each class.
+        """Average the tokens of highest evidence of each class.
 
         Args:
             tokens: standardised tokens (n, C) of each reference.
             evidence: (n,) of each reference.
             labels: class of each reference.
-            authentic: the class that is left out.
+            authentic: the authentic class, which gets no prototype.
         """
         import torch
 
@@ -79,6 +80,6 @@ class ClassHead:
         )
 
     def predict(self, strongest: Tensor, score: float) -> str:
-        """Return the class of a micrograph from its strongest tokens (k, C) and its score."""
+        """Return the class of a micrograph from its tokens of highest evidence (k, C) and its score."""
         distances = (self.prototypes - strongest.mean(0)).square().sum(1)
         return forced_class(score, self.authentic, self.names, distances.tolist())

@@ -1,4 +1,4 @@
-"""Correspondence evidence: the very surface of a reference, recognised."""
+"""Correspondence evidence: recognises the physical surface of a reference by its keypoints."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
 
 CORRESPONDENCE = "correspondence"
 ENOUGH = 8
-"""Keypoints that must correspond before two pictures show one surface: different ones share 5 at most."""
+"""Corresponding keypoints that prove that two images show the same surface; different surfaces share 5 at most."""
 AGREEMENT = 2
-"""How many times as much has to speak for one side as for the other: a wrong label among many is outvoted."""
+"""Required ratio of evidence between the two sides, so that a single wrong label among many is outvoted."""
 PAIRS = 10
-"""Of many references each is compared with so many before all are with all, which grows with the square."""
+"""Pairs tried per reference in the quick check of a large set; comparing all pairs takes quadratic time."""
 LOG_ODDS = 6.0
-"""What that is worth: a surface recognised outweighs any likeness of texture, but not a wrong label among many."""
+"""Log-odds added for a recognised surface. This outweighs any similarity of texture."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """The reference whose surface was recognised.
+    """A reference whose surface was recognised.
 
     Attributes:
         reference: its index.
-        points: keypoints that correspond.
-        log_odds: what that adds to the log-odds of not being authentic.
+        points: number of corresponding keypoints.
+        log_odds: added to the log-odds of not being authentic.
     """
 
     reference: int
@@ -47,7 +47,7 @@ class Correspondence:
 
     Attributes:
         surfaces: keypoints of each reference.
-        authentic: (n,) bool, which of them are authentic.
+        authentic: (n,) bool, True for authentic references.
     """
 
     surfaces: tuple[Keypoints, ...]
@@ -57,11 +57,11 @@ class Correspondence:
     def fit(
         cls, surfaces: Sequence[Keypoints], authentic: NDArray[np.bool_], groups: Sequence[str]
     ) -> tuple[Correspondence | None, NDArray[np.float64]]:
-        """Learn whether surfaces may tell the classes apart.
+        """Decide whether recognised surfaces separate the two sides, and score the references if they do.
 
-        Objects that are to be recognised are photographed from sides that overlap, the more the more references there
-        are. Where flaws are sought instead, a sound reference and a flawed one show one place as often as two of one
-        class do, or no two references of many do: keypoints then say nothing, and are not looked for at inspection.
+        If single objects are verified, views of one object overlap, and more so with more references. If flaws are
+        sought, two cases occur: references of different sides show the same place as often as references of one side,
+        or no two of many references do. Keypoints are then uninformative and are not computed at inspection.
 
         Args:
             surfaces: keypoints of n references.
@@ -69,8 +69,8 @@ class Correspondence:
             groups: specimen, or view, of each reference.
 
         Returns:
-            The evidence, or None where surfaces do not tell; and (n,) the log-odds it gives each reference from those
-            of other groups.
+            The evidence, or None if surfaces do not separate the sides; and the log-odds (n,) that each reference gets
+            from references of other groups.
         """
         count = len(surfaces)
         one_class = authentic[:, None] == authentic
@@ -90,11 +90,11 @@ class Correspondence:
         return evidence, np.asarray([0.0 if match is None else match.log_odds for match in matches])
 
     def match(self, surface: Keypoints, among: NDArray[np.bool_] | None = None) -> Match | None:
-        """Return the reference whose surface this is; None where there is none, or both sides have some as good.
+        """Return the reference that shows this surface; None if there is none or the two sides are too close.
 
         Args:
             surface: keypoints of a micrograph.
-            among: (n,) bool, the references to compare with; all when omitted.
+            among: (n,) bool, the references to compare with; all if omitted.
         """
         compared = np.ones(len(self.surfaces), dtype=bool) if among is None else among
         shared = [
@@ -113,7 +113,7 @@ class Correspondence:
 
 
 def _any_alike(surfaces: Sequence[Keypoints], one_class: NDArray[np.bool_]) -> bool:
-    """Tell whether two of many references of one class show one place, going by `PAIRS` pairs of each."""
+    """Return whether any two references of one side show the same place, trying `PAIRS` pairs per reference."""
     order = np.random.default_rng(0).permutation(len(surfaces))
     pairs = (
         (one, other) for step in range(1, PAIRS + 1) for one, other in zip(order, np.roll(order, step), strict=True)

@@ -1,4 +1,4 @@
-"""Cross-fitting: every reference is scored by heads that never saw it, nor its group."""
+"""Cross-fitting: every reference is scored by heads that were learned without it and without its group."""
 
 from __future__ import annotations
 
@@ -19,24 +19,25 @@ if TYPE_CHECKING:
 
 MAX_FOLDS = 5
 HANDFUL = 20
-"""So many references are few: each one left out is missed, so up to twice the folds are made; and few need show one
-place."""
+"""Up to this many references, twice as many folds are allowed, because heads suffer from each reference left out.
+Correspondence is then also learned if no two references show the same place."""
 
 
 @dataclass(frozen=True, eq=False)
 class Arrangement:
-    """References as they are learned from: in an order of their own, and what is left out at once.
+    """The references in the order they are learned from, and the parts that cross-fitting leaves out.
 
-    Neither how they came nor what their specimens are called changes anything.
+    They are sorted by content and their specimens renumbered. So neither the order in which references are given nor
+    the names of specimens change the result.
 
     Attributes:
-        order: place of each among the references as they were given.
-        bags: tokens of each, with its class. With its specimen only where heads of all references and of every part's
-            rest can tell one authentic specimen from another: all are to speak in the same units.
+        order: index of each among the references as given.
+        bags: tokens of each, with its class. The specimen is included only if at least two authentic specimens remain
+            whichever part is left out: held-out and final heads then standardise distances in the same way.
         groups: specimen of each.
         authentic: (n,) bool.
-        parts: index arrays, see `folds`; None where nothing can be left out.
-        single: single references are left out, not whole specimens.
+        parts: index arrays, see `folds`; None if nothing can be left out.
+        single: whether single references are left out instead of whole specimens.
     """
 
     order: list[int]
@@ -48,7 +49,7 @@ class Arrangement:
 
     @classmethod
     def of(cls, bags: Sequence[Bag], labels: Sequence[str], groups: Sequence[str], authentic_label: str) -> Arrangement:
-        """Arrange references, given tokens, class and specimen of each."""
+        """Arrange references, given the tokens, class and specimen of each."""
         given = [replace(bag, label=label) for bag, label in zip(bags, labels, strict=True)]
         order = content_order(given)
         numbers: dict[str, str] = {}
@@ -64,19 +65,19 @@ class Arrangement:
 
 
 def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
-    """Split references into held-out parts, whole groups together and classes spread evenly.
+    """Split references into held-out parts that keep groups whole and spread the two sides evenly.
 
-    Where no specimen is of both sides, one of each is left out at once as far as there are as many: what is left then
-    weighs the sides as all references do. With an authentic one left out alone, heads would find it too strange.
+    If no specimen is on both sides, a part holds one specimen of each side as far as possible, so that the rest keeps
+    the balance of the full set. Heads that lack only an authentic specimen would score it too high.
 
     Args:
         groups: group of each reference.
         authentic: (n,) bool.
 
     Returns:
-        Index arrays that partition the references, such that what remains outside of each still holds an authentic
-        reference and, where the set has any, another one; None where no such split exists. `MAX_FOLDS` arrays at most,
-        of a handful twice as many, except where only leaving out every group by itself will do.
+        Index arrays that partition the references; None if no valid split exists. The rest outside each array holds an
+        authentic reference and, if the set has any, one of another class. There are at most `MAX_FOLDS` arrays, twice
+        that for up to `HANDFUL` references, and one per group if no smaller number is valid.
     """
     inside, outside = (set(np.asarray(groups)[side].tolist()) for side in (authentic, ~authentic))
     specimens = len(inside | outside) if inside & outside else max(len(inside), len(outside))
@@ -84,20 +85,20 @@ def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[n
 
 
 def single_folds(authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
-    """Split references as if each were a specimen of its own, so that of a handful one at a time is left out."""
+    """Split references as if each were its own specimen."""
     return _split([str(index) for index in range(len(authentic))], authentic, len(authentic))
 
 
 def left_out(
     parts: Sequence[NDArray[np.intp]], bags: Sequence[Bag], authentic: NDArray[np.bool_], learn: Callable[..., Heads]
 ) -> Iterator[tuple[NDArray[np.intp], Heads]]:
-    """Yield each part with the heads that learned from the bags outside of it alone.
+    """Yield each part with heads learned from the bags outside it only.
 
     Args:
-        parts: index arrays, as `folds` gives them.
+        parts: index arrays from `folds`.
         bags: tokens of each reference.
         authentic: (n,) bool.
-        learn: learns heads from bags and which of them are authentic.
+        learn: learns heads from bags and their (n,) authentic flags.
     """
     for part in parts:
         rest = np.setdiff1d(np.arange(len(bags)), part)
@@ -107,7 +108,7 @@ def left_out(
 def _split(groups: Sequence[str], authentic: NDArray[np.bool_], most: int) -> list[NDArray[np.intp]] | None:
     names = sorted(set(groups))
     members = {name: np.flatnonzero(np.asarray(groups) == name) for name in names}
-    # Largest groups first, then those with few authentic members, each to the part that holds least of its kind.
+    # Largest groups first, then those without authentic members, each to the part that holds least of its side.
     order = sorted(names, key=lambda name: (-len(members[name]), bool(authentic[members[name]].any()), name))
     count = min(most, 2 * MAX_FOLDS if len(groups) <= HANDFUL else MAX_FOLDS)
     parts: list[list[int]] = [[] for _ in range(count)]
@@ -126,7 +127,7 @@ def _split(groups: Sequence[str], authentic: NDArray[np.bool_], most: int) -> li
 
 
 def _specimens(groups: Sequence[str], authentic: NDArray[np.bool_], part: NDArray[np.intp]) -> int:
-    """Return of how many specimens the authentic references outside of a part are."""
+    """Return the number of authentic specimens outside a part."""
     return len({groups[index] for index in np.setdiff1d(np.flatnonzero(authentic), part)})
 
 

@@ -1,4 +1,4 @@
-"""From a fused score to a probability, p-values and a decision; torch is loaded only to fit a calibration."""
+"""From a fused score to a probability, p-values and a decision. Torch is imported only to fit a calibration."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
 Decision = Literal["authentic", "not authentic", "inconclusive"]
 CALIBRATION_RIDGE = 0.02
 ROUNDING = 1e-9
-"""A sum of thirds and sevenths may come out that much too large."""
+"""Tolerance for rounding in sums of fractions such as 1/3 and 1/7."""
 OTHERS_AWAY = 2.0
-"""Deviations by which others are taken to lie from authentic references where none is known."""
+"""Assumed distance of the other side from the authentic one, in standard deviations, without other references."""
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Log-odds of not being authentic: `slope * fused + intercept`."""
+    """Turns a fused score into the log-odds of not being authentic: `slope * fused + intercept`."""
 
     slope: float
     intercept: float
 
     @classmethod
     def fit(cls, authentic: NDArray[np.float64], others: NDArray[np.float64]) -> Calibration:
-        """Fit to cross-fitted fused scores (Platt 1999, with his softened targets, both sides weighing alike)."""
+        """Fit to cross-fitted fused scores (Platt 1999, with his softened targets and equal weight for both sides)."""
         import torch
 
         from fusion_diff.fewshot.evidence.logistic import fit_logistic
@@ -42,14 +42,14 @@ class Calibration:
         targets = torch.cat([torch.full((m,), high), torch.full((n,), low)])
         weights = torch.cat([torch.full((m,), 0.5 / m), torch.full((n,), 0.5 / n)])
         slope, intercept = fit_logistic(scores, targets, weights, CALIBRATION_RIDGE).tolist()
-        # Cross-fitting may find no skill at all; it must never turn the evidence upside down.
+        # Cross-fitted scores may not separate the sides at all. The slope stays positive even then.
         return cls(slope, intercept) if slope > 0.05 else cls(0.05, -0.05 * float(scores.mean()))
 
     @classmethod
     def one_class(cls) -> Calibration:
-        """Return the convention used with authentic references alone: even odds at one deviation from them.
+        """Return the convention for authentic references alone: even odds one standard deviation from their mean.
 
-        So it is where both sides are normal and alike in deviation, their means `OTHERS_AWAY` apart.
+        It follows from two normal distributions of equal standard deviation, with means `OTHERS_AWAY` apart.
         """
         return cls(OTHERS_AWAY, -(OTHERS_AWAY**2) / 2)
 
@@ -59,10 +59,10 @@ class Calibration:
 
 
 def probability(log_odds: float) -> float:
-    """Return the probability of being authentic for log-odds of not being so.
+    """Return the probability of being authentic, given the log-odds of not being authentic.
 
     Raises:
-        ValueError: they are no number, of which nothing follows.
+        ValueError: the log-odds are NaN.
     """
     if math.isnan(log_odds):
         raise ValueError("the log-odds are no number")
@@ -70,30 +70,30 @@ def probability(log_odds: float) -> float:
 
 
 def p_value(score: float, references: NDArray[np.float64], shares: NDArray[np.float64] | None = None) -> float:
-    """Return the conformal p-value: the share at least as strange as the score, among specimens and its own.
+    """Return the conformal p-value: the share of specimens, the new one included, that score at least as high.
 
-    A new micrograph is exchangeable with specimens, and not with the several images of one, so each specimen has one
-    voice (Lee, Barber and Willett 2023). Under that exchangeability the value is at most alpha with probability at
-    most alpha (Vovk et al. 2005); with cross-fitted references, as here, up to the small price of cross-conformal
-    prediction (Vovk 2015).
+    A new micrograph is exchangeable with specimens, but not with several images of one specimen. So each specimen has
+    a total weight of 1 (Lee, Barber and Willett 2023). Under exchangeability the p-value is at most alpha with
+    probability at most alpha (Vovk et al. 2005). Cross-fitted references, as used here, weaken this slightly
+    (cross-conformal prediction, Vovk 2015).
 
     Args:
         score: nonconformity of the micrograph.
-        references: (n,) nonconformity of the references of the class in question.
-        shares: (n,) of each, see `shares_of`; each is a specimen of its own if omitted.
+        references: (n,) nonconformity of the references of the side tested.
+        shares: (n,) weight of each, see `shares_of`; if omitted, each reference is its own specimen.
     """
     shares = np.ones(len(references)) if shares is None else shares
     return float((1 + shares[references >= score].sum()) / (1 + shares.sum()))
 
 
 def shares_of(groups: Sequence[str]) -> NDArray[np.float64]:
-    """Return what part of its specimen's voice each of some references has: one of n of a specimen has 1 / n."""
+    """Return the weight of each reference in p-values: 1 / n if its specimen has n references."""
     _, index, count = np.unique(np.asarray(groups, dtype=str), return_inverse=True, return_counts=True)
     return np.asarray(1 / count[index], dtype=np.float64)
 
 
 def specimens_of(shares: NDArray[np.float64]) -> int:
-    """Return how many specimens references of these shares are of."""
+    """Return the number of specimens behind references with these shares."""
     return round(float(shares.sum()))
 
 
@@ -104,14 +104,14 @@ def side_p_values(
     inside_shares: NDArray[np.float64],
     outside_shares: NDArray[np.float64],
 ) -> dict[str, float]:
-    """Return the conformal p-value of each side that has references; none where too few were there to cross-fit.
+    """Return the conformal p-value of each side that has cross-fitted references.
 
     Args:
-        fused: the fused score of a micrograph.
-        inside: (n,) cross-fitted scores of the authentic references.
-        outside: (m,) those of the others.
-        inside_shares: (n,) the part of its specimen's voice that each has.
-        outside_shares: (m,) the same of the others.
+        fused: fused score of a micrograph.
+        inside: (n,) cross-fitted scores of the authentic references; empty if there were too few to cross-fit.
+        outside: (m,) cross-fitted scores of the others.
+        inside_shares: (n,) weight of each authentic reference, see `shares_of`.
+        outside_shares: (m,) weight of each other reference.
     """
     values = {"authentic": p_value(fused, inside, inside_shares)} if len(inside) else {}
     if len(outside):
@@ -120,15 +120,15 @@ def side_p_values(
 
 
 def decide(p_values: dict[str, float], alpha: float, specimens: int) -> Decision:
-    """Answer with the only side that is not rejected at `alpha`; `inconclusive` when none or both are.
+    """Return the only side that is not rejected at `alpha`; `inconclusive` if none or both are rejected.
 
-    With authentic references alone there is one p-value, and `authentic` means "not told apart from the references":
-    `inconclusive` if these are too few to tell anything apart at `alpha`.
+    With authentic references alone there is one p-value, and `authentic` means "not distinguishable from the
+    references". The decision is `inconclusive` if there are too few specimens to reject anything at `alpha`.
 
     Args:
-        p_values: of each side that has references; `inconclusive` where there are none.
+        p_values: p-value of each side that has references; if empty, the decision is `inconclusive`.
         alpha: error rate, in (0, 1).
-        specimens: of the authentic class, as many as stand behind the p-value.
+        specimens: number of authentic specimens behind the p-value.
     """
     rejected = {side for side, p in p_values.items() if p <= alpha + ROUNDING}
     if len(p_values) == 1:
@@ -143,15 +143,15 @@ def decide(p_values: dict[str, float], alpha: float, specimens: int) -> Decision
 
 
 def check_alpha(alpha: float) -> None:
-    """Refuse what is no error rate.
+    """Check that alpha is an error rate.
 
     Raises:
-        ValueError: it is no number, or does not lie between 0 and 1.
+        ValueError: it is not a number between 0 and 1.
     """
     if not isinstance(alpha, Real) or not 0 < alpha < 1:
         raise ValueError(f"alpha must lie between 0 and 1, not {alpha!r}")
 
 
 def specimens_needed(alpha: float) -> int:
-    """Return references of how many specimens of a side it takes before its p-value can fall to `alpha`."""
+    """Return the number of specimens of one side needed for its p-value to reach `alpha`."""
     return math.ceil(1 / alpha - 1e-9) - 1

@@ -1,4 +1,4 @@
-"""The distance of tokens to the nearest of a bank."""
+"""The distance of tokens to their nearest neighbour in a bank."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
 
 def nearest(tokens: Tensor, bank: Tensor) -> Tensor:
-    """Return the Euclidean distance (n,) of tokens (n, C) to the nearest of a bank (m, C).
+    """Return the Euclidean distance (n,) of tokens (n, C) to their nearest neighbour in a bank (m, C).
 
-    `|t - b|² = |t|² - 2 (t·b - |b|²/2)`: one matrix product, of whose rows the greatest number tells the nearest, so
-    that the root is taken of n numbers and not of n times m.
+    Uses `|t - b|² = |t|² - 2 (t·b - |b|²/2)`: one matrix product, whose row maximum belongs to the nearest neighbour.
+    The square root is then taken of n numbers instead of n × m.
     """
     closeness = F.linear(tokens, bank, bank.square().sum(1) / -2).amax(1)
     return (tokens.square().sum(1) - 2 * closeness).clamp_min(0).sqrt()

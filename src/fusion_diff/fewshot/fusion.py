@@ -1,4 +1,4 @@
-"""Fusion: each reading weighed by what it proved on references it had not seen."""
+"""Fusion: the weighted sum of readings, with weights from how well each separates held-out references."""
 
 from __future__ import annotations
 
@@ -15,13 +15,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 DEPARTURES_WEIGHT = 1.0
+"""Smallest weight of departures before the weights are normalised."""
 DOUBT = 2.0
-"""Standard errors by which a reading has to set the sides apart before it weighs anything."""
+"""Standard errors subtracted from a reading's separation before it becomes a weight."""
 
 
 @dataclass(frozen=True, eq=False)
 class Fusion:
-    """`fused = sum_r weight_r * (score_r - centre_r) / spread_r` over readings r; the weights add up to 1."""
+    """The fused score: `sum_r weight_r * (score_r - centre_r) / spread_r` over readings r, with weights that sum to 1.
+
+    Attributes:
+        centre: midpoint between the mean scores of the two sides, per reading; with one side alone, its mean.
+        spread: standard deviation of scores within the sides, per reading.
+        weight: weight of each reading; 0 excludes it.
+    """
 
     centre: dict[str, float]
     spread: dict[str, float]
@@ -31,13 +38,13 @@ class Fusion:
     def fit(
         cls, scores: dict[str, NDArray[np.float64]], authentic: NDArray[np.bool_], *, crossfitted: bool = True
     ) -> Fusion:
-        """Weigh each reading by how far it sets the two sides apart on cross-fitted scores (n,), beyond chance.
+        """Weight each reading by how well it separates the two sides on cross-fitted scores (n,).
 
-        The weight is the separation in within-class deviations less `DOUBT` standard errors, or zero: the
-        weights of a linear discriminant whose readings count as independent (Fisher 1936), shrunk to what is proven.
-        Departures need no proof: cross-fitting on a handful learns from so much less that it underrates them, so they
-        weigh `DEPARTURES_WEIGHT` at least, and have to be among the scores: they are of all references. Scores that are
-        not cross-fitted prove nothing; departures alone weigh then.
+        The weight is the separation in within-side standard deviations, minus `DOUBT` standard errors, and at least
+        zero. These are the weights of a linear discriminant with independent readings (Fisher 1936), shrunk towards
+        zero. Departures, which must be among the scores, weigh at least `DEPARTURES_WEIGHT`: cross-fitting a handful of
+        references learns from much less and underrates them. If scores are not cross-fitted, only departures get a
+        weight. With authentic references alone, all readings weigh the same.
         """
         centre, spread, weight = {}, {}, {}
         for name, values in scores.items():
@@ -56,7 +63,7 @@ class Fusion:
 
     @property
     def holds(self) -> bool:
-        """Whether some reading weighs something and none speaks for what it speaks against, as in every fit."""
+        """Whether the values are those of a fit: some weight is positive, none negative, every spread positive."""
         weighed = {name for name, weight in self.weight.items() if weight > 0}
         return bool(weighed) and all(
             weight >= 0 and (name not in weighed or (name in self.centre and self.spread.get(name, 0) > 0))
@@ -65,21 +72,23 @@ class Fusion:
 
     @property
     def kinds(self) -> set[str]:
-        """Kinds of evidence that readings with a weight are made of; no others need be computed."""
+        """Kinds of evidence used by readings with a weight; only these have to be computed."""
         return kinds_of({name for name, weight in self.weight.items() if weight > 0})
 
     def fuse(self, scores: dict[str, Any]) -> Any:
-        """Return the fused score of numbers, arrays or tensors; of some readings, as if they were all there are."""
+        """Return the fused score of numbers, arrays or tensors; if readings are missing, weights are renormalised."""
         given = {name: value for name, value in scores.items() if self.weight.get(name, 0) > 0}
         parts = (self.weight[name] * (value - self.centre[name]) / self.spread[name] for name, value in given.items())
         return sum(parts) / sum(self.weight[name] for name in given)
 
     def judge(self, scores: dict[str, dict[str, float]], slope: float) -> tuple[float, dict[str, float]]:
-        """Return the fused score and each reading's part in the log-odds; one of several kinds is told apart into them.
+        """Return the fused score and the contribution of each reading to the log-odds.
+
+        A reading of several kinds is split into their contributions.
 
         Args:
-            scores: what each kind gives in each reading.
-            slope: log-odds per fused score.
+            scores: score of each kind within each reading.
+            slope: log-odds per unit of the fused score.
         """
         parts = {}
         for name, kinds in scores.items():
@@ -91,7 +100,7 @@ class Fusion:
 
 
 def _deviation(samples: Sequence[NDArray[np.float64]]) -> float:
-    """Return the deviation within samples, pooled, never zero."""
+    """Return the pooled standard deviation within samples, at least 1e-3."""
     freedom = sum(len(sample) - 1 for sample in samples)
     if freedom < 1:
         return max(1e-3, float(np.std(np.concatenate(samples))))

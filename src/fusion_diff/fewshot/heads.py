@@ -1,4 +1,4 @@
-"""Heads: every kind of evidence, learned from the same references on the same scale."""
+"""Heads: all kinds of evidence, learned from the same references and sharing one scale."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ HEADS: tuple[type[LearnedEvidence], ...] = (
     PooledEvidence,
     ReconstructionEvidence,
 )
-"""What is learned from references, and from nothing else."""
+"""Heads that learn from references only."""
 
 
 def known() -> dict[str, type[Evidence]]:
-    """Return every head by name, with those that a program has added to `HEADS` since."""
+    """Return all heads by name, including any that a program has added to `HEADS`."""
     heads: tuple[type[Evidence], ...] = (*HEADS, SuspicionEvidence)
     return {head.name: head for head in heads}
 
 
 @dataclass(frozen=True, eq=False)
 class Heads:
-    """One head of each sort, learned from the same bags, with the scale they share."""
+    """One head per kind of evidence, by name, with the scale that standardises tokens for all of them."""
 
     scale: Scale
     heads: dict[str, Evidence]
@@ -60,10 +60,10 @@ class Heads:
 
         Args:
             bags: tokens of each reference.
-            authentic: (n,) which are authentic.
+            authentic: (n,) bool.
             paths: channels of each of the encoder's paths.
-            detector: tells where to look for flaws first.
-            suspicious: let what the detector says be evidence too.
+            detector: flaw detector, for the first guess of where flaws are.
+            suspicious: use the detector's output as evidence, too.
         """
         scale = Scale.of([bag.tokens for bag, is_authentic in zip(bags, authentic, strict=True) if is_authentic])
         scaled = [replace(bag, tokens=scale(bag.tokens)) for bag in bags]
@@ -80,13 +80,13 @@ class Heads:
         return cls(scale, learned)
 
     def keep(self, kinds: set[str]) -> Heads:
-        """Return the heads that give one of these kinds: what earned no weight is not computed at inspection."""
+        """Return only the heads that give one of these kinds; heads without weight are not computed at inspection."""
         return Heads(self.scale, {name: head for name, head in self.heads.items() if kinds & set(head.kinds)})
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return the evidence (n,) of each kind for tokens (n, C) and residuals (n, R)."""
+        """Return the evidence map (n,) of each kind for tokens (n, C) and residuals (n, R)."""
         return self.judge(self.scale(tokens), residual)
 
     def judge(self, scaled: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return the evidence (n,) of each kind for standardised tokens (n, C) and residuals (n, R)."""
+        """Return the evidence map (n,) of each kind for standardised tokens (n, C) and residuals (n, R)."""
         return {kind: values for head in self.heads.values() for kind, values in head.maps(scaled, residual).items()}

@@ -1,4 +1,4 @@
-"""Keypoints: marks of a surface that are found again on another picture of the same place."""
+"""Keypoints: points of a surface that can be found again in another image of the same place."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ if TYPE_CHECKING:
 
 MAX_KEYPOINTS = 500
 WIDTH = 128
-"""Numbers in the description of a keypoint (Lowe 2004)."""
+"""Length of a keypoint's descriptor (Lowe 2004)."""
 
 _CONTRAST = 0.01
-"""Glazes are faint: a quarter of the contrast that SIFT asks for by default."""
+"""Contrast threshold of SIFT: a quarter of its default, because glazes are faint."""
 _RATIO = 0.85
-"""A match has to be this much nearer than the next best."""
+"""Ratio test: largest ratio of the distances to the best and the second-best match."""
 _REACH = 4.0
-"""Pixels that a keypoint may lie from where the others say it should be."""
+"""Largest reprojection error of a corresponding keypoint, in pixels."""
 _NARROW = 0.1
-"""Deviation across a line of writing, at most, as a share of the picture."""
+"""Largest standard deviation across a line of writing, as a share of the extent of the keypoints."""
 _ZOOM = 3.0
-"""Most that one picture may be enlarged against the other; without a bound, many points collapse into one."""
+"""Largest scale between two images; without a bound, many points collapse into one."""
 
 
 @dataclass(frozen=True, eq=False)
 class Keypoints:
-    """Keypoints of one picture.
+    """Keypoints of one image.
 
     Attributes:
-        points: (n, 2) float32, column and row in pixels of the picture; `MAX_KEYPOINTS` at most.
-        descriptors: (n, 128) uint8, what each one's surroundings look like (SIFT, Lowe 2004).
+        points: (n, 2) float32, column and row in pixels of the image; n is `MAX_KEYPOINTS` at most.
+        descriptors: (n, 128) uint8 (SIFT, Lowe 2004).
     """
 
     points: NDArray[np.float32]
@@ -41,7 +41,7 @@ class Keypoints:
 
     @classmethod
     def find(cls, picture: NDArray[np.uint8]) -> Keypoints:
-        """Find the keypoints of a picture, uint8 (h, w) or (h, w, 3) RGB: those of highest contrast."""
+        """Find the keypoints of highest contrast in an image, uint8 (h, w) or (h, w, 3) RGB."""
         import cv2
 
         grey = picture if picture.ndim == 2 else cv2.cvtColor(picture, cv2.COLOR_RGB2GRAY)
@@ -53,17 +53,17 @@ class Keypoints:
 
     @cached_property
     def _rooted(self) -> NDArray[np.float32]:
-        """Descriptors of unit length whose product is the Hellinger kernel of the stored ones."""
+        """Unit-length descriptors (n, 128) float32; their dot product is the Hellinger kernel of the stored ones."""
         values = self.descriptors.astype(np.float32)
         rooted: NDArray[np.float32] = np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1))
         return rooted
 
     def corresponding(self, other: Keypoints) -> int:
-        """Return how many keypoints lie as they do on another picture, up to one move, turn and zoom.
+        """Return the number of keypoints that match another image under one translation, rotation and scale.
 
-        Mutually best matches by the root of their descriptors (Arandjelović & Zisserman 2012) that pass the ratio test
-        (Lowe 2004), counted where they agree on one similarity transform (RANSAC, Fischler & Bolles 1981). Pictures
-        of different surfaces share about 4, never 8 on the sets this was tried on; of one surface tens to hundreds.
+        Matches are mutual nearest neighbours by RootSIFT (Arandjelović & Zisserman 2012) that pass the ratio test
+        (Lowe 2004). Counted are the inliers of one similarity transform (RANSAC, Fischler & Bolles 1981). Images of
+        different surfaces share about 4, and never 8 on the sets tried; images of one surface share tens to hundreds.
         """
         import cv2
 
@@ -86,9 +86,9 @@ class Keypoints:
 
 
 def _drawn_on(here: NDArray[np.float32], there: NDArray[np.float32], points: NDArray[np.float32]) -> bool:
-    """Tell whether what agrees is writing on the pictures: in one place of both, and narrow as a line.
+    """Return whether the matches are writing drawn on both images: unmoved between them, and narrow as a line.
 
-    Two pictures of one surface that lie exactly alike agree all over.
+    Two exactly aligned images of one surface are unmoved, too, but match everywhere.
     """
     moved = float(np.median(np.linalg.norm(there - here, axis=1)))
     narrow = float(np.sqrt(max(0.0, np.linalg.eigvalsh(np.cov(here.T))[0])))

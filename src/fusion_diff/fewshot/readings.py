@@ -1,4 +1,4 @@
-"""Readings: kinds of evidence added up and pooled into one number for a whole micrograph."""
+"""Readings: evidence maps of one or more kinds, summed per token and pooled into one score per micrograph."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     Array = TypeVar("Array", Tensor, NDArray[np.float32])
 
 FLAW_SHARES = (0.003, 0.01, 0.03, 0.1)
-"""A flaw may be a single pore or run through a tenth of a micrograph: the highest values count in all these shares."""
+"""Shares of highest values that dense readings average. A flaw may be one pore or a tenth of the micrograph."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """How one reading of a micrograph is taken.
+    """How one reading is computed from evidence maps.
 
     Attributes:
-        kinds: kinds of evidence whose maps are added up, token by token.
-        dense: a flaw may be small: the highest values are the score, see `rank_weights`. Otherwise it is the mean of
-            all.
+        kinds: kinds of evidence whose maps are summed per token.
+        dense: whether the score is a weighted mean of the highest values (see `rank_weights`), for flaws that may be
+            small. Otherwise it is the mean of all values.
     """
 
     kinds: tuple[str, ...]
@@ -42,18 +42,22 @@ READINGS = {
     POOLED: Rule(("pooled",), dense=False),
     RECONSTRUCTION: Rule(("reconstruction",), dense=True),
 }
-"""All evidence that a part of the micrograph is not authentic, added up per token before the highest values are
-averaged; how near the micrograph as a whole is to what is not authentic, token by token and by level and spread; and
-what the prior could not give back."""
+"""The readings and how each is computed.
+
+- Departures: all evidence of local flaws, summed per token before the highest values are averaged.
+- Texture: mean likeness of the whole micrograph to the other side.
+- Pooled: mean and spread of every channel over the whole micrograph.
+- Reconstruction: the residual of the diffusion path.
+"""
 
 
 def kinds_of(readings: set[str]) -> set[str]:
-    """Return the kinds of evidence that these readings are made of."""
+    """Return the kinds of evidence that these readings use."""
     return {kind for name in readings for kind in READINGS[name].kinds}
 
 
 def dense_readings(maps: dict[str, Array]) -> dict[str, Array]:
-    """Add up maps (n,) of kinds into those of the dense readings: what is spread over the whole has no place."""
+    """Sum the maps (n,) of kinds into one map per dense reading. Other readings have no location."""
     added = {}
     for name, rule in READINGS.items():
         members = [maps[kind] for kind in rule.kinds if kind in maps]
@@ -63,10 +67,10 @@ def dense_readings(maps: dict[str, Array]) -> dict[str, Array]:
 
 
 def rank_weights(count: int) -> NDArray[np.float64]:
-    """Return what each of the highest of `count` values weighs, (k,) from the first down; the weights add up to 1.
+    """Return weights (k,) of the highest of `count` values, from the highest down; they sum to 1.
 
-    The weighted sum is the mean, over `FLAW_SHARES`, of the means of the highest values of that share: no size of flaw
-    is taken for granted.
+    The weighted sum is the mean over `FLAW_SHARES` of the mean of the highest values in each share. So no size of flaw
+    is assumed.
     """
     counts = [top_count(count, share) for share in FLAW_SHARES]
     weights = np.zeros(max(counts))
@@ -76,14 +80,14 @@ def rank_weights(count: int) -> NDArray[np.float64]:
 
 
 def greatest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
-    """Return the indices of the `count` greatest values (n,), or of all, in no order."""
+    """Return the indices of the `count` greatest values (n,), or of all if there are fewer, in no order."""
     if count >= len(values):
         return np.arange(len(values))
     return np.argpartition(values, len(values) - count)[len(values) - count :]
 
 
 def _ranked(values: Array) -> tuple[Any, Any]:
-    """Return the indices of the highest values, from the first down, and what each of them weighs."""
+    """Return the indices of the highest values, from the highest down, and their weights."""
     weights = rank_weights(len(values))
     if not isinstance(values, np.ndarray):
         return values.topk(len(weights)).indices, values.new_tensor(weights)
@@ -92,11 +96,11 @@ def _ranked(values: Array) -> tuple[Any, Any]:
 
 
 def pool(maps: dict[str, Array]) -> dict[str, dict[str, Any]]:
-    """Pool the maps (n,) of a whole micrograph into the part (a number) that each kind has in each reading.
+    """Pool the maps (n,) of a whole micrograph into the contribution (a number) of each kind to each reading.
 
-    Kinds of one reading are pooled over the same tokens, so that the parts add up to the reading's score. Readings that
-    none of the maps belongs to are left out, and so is the texture where there is nothing but authentic references.
-    Parts of tensors are tensors, with gradients; those of arrays are added up in double precision.
+    Kinds of one reading are pooled over the same tokens, so that contributions sum to the reading's score. Readings
+    without a map are omitted, among them the texture with authentic references alone. Tensors give tensors with
+    gradients; arrays are summed in float64.
     """
     dense, parts = dense_readings(maps), {}
     for name, rule in READINGS.items():
@@ -114,7 +118,7 @@ def _mean(values: Array) -> Any:
 
 
 def kind_scores(maps: dict[str, Array]) -> dict[str, dict[str, float]]:
-    """Return the part that each kind has in each reading as plain numbers; see `pool`."""
+    """Return the contribution of each kind to each reading as floats; see `pool`."""
     return {name: {kind: float(part) for kind, part in parts.items()} for name, parts in pool(maps).items()}
 
 

@@ -1,4 +1,4 @@
-"""Scope: whether a micrograph is of the kind that the references are of at all, before anything is said about it."""
+"""Scope: whether a micrograph shows the same kind of image as the references at all."""
 
 from __future__ import annotations
 
@@ -15,20 +15,21 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SCOPE_BANK = 512
-"""Half of what evidence takes: the mean over a whole micrograph needs no finer bank, and every tile is compared with
-it."""
+"""Tokens in the bank: half as many as for evidence. A mean over a whole micrograph needs no more, and every tile is
+compared with the bank."""
 DEVIATIONS = 4.0
-"""A micrograph this many deviations stranger than references are to each other is out of scope."""
+"""Standard deviations above the references' mean strangeness at which a micrograph is out of scope."""
 SMALLEST_DEVIATION = 0.05
-"""Few references can be alike by chance: their deviation counts for at least this share of their strangeness."""
+"""Least standard deviation, as a share of the mean strangeness, because few references can be alike by chance."""
 
 
 @dataclass(frozen=True, eq=False)
 class Scope:
-    """Tokens of all references, whatever their class.
+    """Detects micrographs that are out of scope, so that no decision is made about them.
 
-    The strangeness of a micrograph is the mean distance of its tokens to the nearest of these. A flaw fills few tokens
-    and moves it little; another material, magnification or subject moves it much.
+    It keeps a bank of tokens of all references, whatever their class. The strangeness of a micrograph is the mean
+    distance of its tokens to their nearest neighbour in the bank. A flaw fills few tokens and changes it little;
+    another material, magnification or subject changes it much.
 
     Attributes:
         bank: (m, C) standardised tokens of the global path.
@@ -40,7 +41,7 @@ class Scope:
 
     @classmethod
     def fit(cls, tokens: Sequence[Tensor], groups: Sequence[str]) -> Scope:
-        """Remember references, and how strange each is to those of other groups.
+        """Build the bank, and derive the limit from the strangeness of each reference to those of other groups.
 
         Args:
             tokens: standardised tokens (n, C) of the global path of each reference.
@@ -53,10 +54,10 @@ class Scope:
         strangeness = torch.stack(own)
         mean = float(strangeness.mean())
         deviation = float(strangeness.std())
-        # Rounded as it is stored.
+        # Rounded to float16, as it is stored.
         bank = sample_tokens(tokens, SCOPE_BANK).half().float()
         return cls(bank, mean + DEVIATIONS * max(deviation, SMALLEST_DEVIATION * mean))
 
     def distances(self, tokens: Tensor) -> Tensor:
-        """Return how far standardised tokens (n, sum of all paths) are from any reference, (n,)."""
+        """Return the distance (n,) of standardised tokens (n, channels of all paths) to their nearest neighbour."""
         return nearest(tokens[:, -self.bank.shape[1] :], self.bank)

@@ -1,4 +1,4 @@
-"""A verifier as tensors and plain values, so that a saved model need not learn again when it is loaded."""
+"""A verifier as tensors and JSON values, so that a saved model is loaded without learning again."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return a verifier's tensors by name, and the rest as JSON-ready values."""
+    """Return a verifier's tensors by name, and everything else as JSON-ready values."""
     tensors = {
         "scale.mean": verifier.heads.scale.mean,
         "scale.std": verifier.heads.scale.std,
@@ -46,10 +46,10 @@ def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
-    """Rebuild a verifier from what `dump` gave, but for what follows from its references: surfaces and shares.
+    """Rebuild a verifier from the output of `dump`, without what follows from its references: surfaces and shares.
 
     Raises:
-        KeyError: something is missing.
+        KeyError: a tensor or value is missing.
     """
     by_name = known()
     heads = {
@@ -76,7 +76,7 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
 
 
 def on_device(verifier: Verifier, device: torch.device) -> Verifier:
-    """Return a verifier with its tensors on a device, and otherwise as it was."""
+    """Return a copy of a verifier with its tensors on a device."""
     tensors, values = dump(verifier)
     moved = load({name: tensor.to(device) for name, tensor in tensors.items()}, values)
     return replace(

@@ -1,4 +1,4 @@
-"""The verifier: several kinds of evidence, read together where they point and weighed by what they proved."""
+"""The verifier: everything learned from the references, from heads to calibrated scores and p-values."""
 
 from __future__ import annotations
 
@@ -32,23 +32,27 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.keypoints import Keypoints
 
 FEW_GROUPS = 5
-"""With so few specimens, leaving one out leaves the heads so much poorer that the threshold comes out too low."""
+"""Up to this many specimens, leaving one out weakens the heads so much that the threshold would be too low."""
 OF_THE_SEEN = 0.9
-"""Of another specimen heads will say about this share of what they say of one whose flaws they learned."""
+"""Score of a new flawed specimen, as an estimated share of the score of one that the heads learned from."""
 REGION_QUANTILE = 0.995
-"""Regions are listed where evidence passes this quantile of the authentic references' own tokens."""
+"""Quantile of the evidence on authentic references' tokens above which regions are listed."""
 ALONE_MESSAGE = "one authentic reference alone gives nothing to compare with; use a second one, or one of another class"
 
 
 def learner(authentic: NDArray[np.bool_], paths: Paths, detector: FlawDetector | None) -> Callable[..., Heads]:
-    """Return what learns heads from bags and which of them are authentic, as all of these references together allow."""
+    """Return a function that learns heads from bags and their authentic flags.
+
+    The number of other references in the full set decides whether the detector's output is evidence, so that held-out
+    heads have the same kinds.
+    """
     return partial(Heads.fit, paths=paths, detector=detector, suspicious=int((~authentic).sum()) < FEW_OTHERS)
 
 
 def _held_out(
     bags: Sequence[Bag], authentic: NDArray[np.bool_], learn: Callable[..., Heads], parts: Sequence[NDArray[np.intp]]
 ) -> list[dict[str, Tensor]]:
-    """Return the maps of each bag by heads that learned from the other parts alone."""
+    """Return the evidence maps of each bag by heads learned from the other parts only."""
     maps: list[dict[str, Tensor]] = [{} for _ in bags]
     for part, heads in left_out(parts, bags, authentic, learn):
         for index in part.tolist():
@@ -65,7 +69,7 @@ def _scores(maps: Sequence[dict[str, Tensor]]) -> dict[str, NDArray[np.float64]]
 def _surfaces(
     bags: Sequence[Bag], authentic: NDArray[np.bool_], groups: Sequence[str]
 ) -> tuple[Correspondence | None, NDArray[np.float64]]:
-    """Return the correspondence evidence, and what it says of each reference; none where keypoints were not sought."""
+    """Return the correspondence evidence and its log-odds (n,) for each reference; None and zeros without keypoints."""
     surfaces = [bag.keypoints for bag in bags if bag.keypoints is not None]
     if len(surfaces) < len(bags):
         return None, np.zeros(len(bags))
@@ -76,19 +80,23 @@ def _surfaces(
 class Verifier:
     """Everything learned from a set of references, and the arithmetic of a verdict.
 
+    A micrograph is judged in four steps. The heads turn its tokens into evidence maps. Readings pool the maps into
+    scores. Fusion combines the scores, and calibration turns the sum into log-odds. The p-values compare the fused
+    score with the cross-fitted scores of the references.
+
     Attributes:
-        heads: the evidence, learned from all references.
-        fusion: how the kinds are weighed, from cross-fitted scores.
+        heads: kinds of evidence, learned from all references.
+        fusion: weights of the readings, from cross-fitted scores.
         calibration: from fused score to log-odds.
         inside: (n,) cross-fitted fused scores of the authentic references, for p-values.
-        outside: (m,) those of the others, empty where only authentic ones were enrolled.
-        inside_shares: (n,) the part of its specimen's voice that each authentic reference has in p-values.
-        outside_shares: (m,) the same of the others.
-        classes: tells the other classes apart.
-        scope: tells what is of another kind than all references.
-        region_threshold: evidence (log-odds) above this is listed as a region.
-        correspondence: recognises the surfaces of references; None where surfaces do not tell the classes apart.
-        warnings: what the references do not allow.
+        outside: (m,) cross-fitted fused scores of the others; empty if only authentic ones were enrolled.
+        inside_shares: (n,) weight of each authentic reference in p-values, see `shares_of`.
+        outside_shares: (m,) weight of each other reference.
+        classes: names the class of a micrograph that is not authentic.
+        scope: detects micrographs unlike all references.
+        region_threshold: evidence (log-odds) above which a region is listed.
+        correspondence: recognises the surfaces of references; None if surfaces do not separate the sides.
+        warnings: limitations of the references, for the user.
     """
 
     heads: Heads
@@ -114,18 +122,19 @@ class Verifier:
         paths: Paths | None = None,
         detector: FlawDetector | None = None,
     ) -> Verifier:
-        """Learn from bags, the same in whichever order they come and whatever their specimens are called.
+        """Learn from the bags of all references. Their order and the names of specimens do not change the result.
 
         Args:
             bags: tokens of each reference.
             labels: class of each reference.
             authentic_label: the class being verified.
-            groups: specimen of each reference; references of one group are never on both sides of cross-fitting.
-            paths: channels of each of the encoder's paths; all channels are one path when omitted.
-            detector: where to look for flaws first; the strangest tokens when omitted.
+            groups: specimen of each reference; cross-fitting holds out whole groups where it can.
+            paths: channels of each of the encoder's paths; if omitted, all channels are one path.
+            detector: flaw detector, for the first guess of where flaws are; if omitted, the tokens least like the
+                authentic ones are the first guess.
 
         Raises:
-            EnrolmentError: no authentic reference, or nothing but one.
+            EnrolmentError: there is no authentic reference, or only a single reference.
         """
         authentic = np.asarray([label == authentic_label for label in labels])
         if not authentic.any():
@@ -142,7 +151,7 @@ class Verifier:
     def _learn(
         cls, arranged: Arrangement, authentic_label: str, paths: Paths, detector: FlawDetector | None
     ) -> Verifier:
-        """Learn from references in their own order, in which this is then, too."""
+        """Learn from arranged references; values per reference are in the arranged order."""
         bags, groups, authentic, parts = arranged.bags, arranged.groups, arranged.authentic, arranged.parts
         labels, warnings = [bag.label for bag in bags], list[str]()
         if arranged.single:
@@ -157,8 +166,8 @@ class Verifier:
                 "too few references to cross-fit (at least two of each side are needed): "
                 "the score is not calibrated and every decision is inconclusive"
             )
-            # A single reference of a side can only be judged by heads that learned from it too. One half of it judged
-            # by heads that learned from the other is a question of one specimen: its threshold was worse than a coin's.
+            # The only reference of a side can be scored only by heads that learned from it. Cross-fitting its two
+            # halves was tried: they are of one specimen, and the threshold was worse than chance.
             maps = [heads.maps(bag.tokens, bag.residual) for bag in bags]
         else:
             maps = _held_out(bags, authentic, learn, parts)
@@ -193,11 +202,11 @@ class Verifier:
         )
 
     def _as_given(self, order: Sequence[int], authentic: NDArray[np.bool_]) -> Verifier:
-        """Return this with what belongs to single references in their own order, of which it was learned in another.
+        """Return a copy with values per reference in the order the references were given.
 
         Args:
-            order: (n,) place of each in their own order.
-            authentic: (n,) bool, in their own order.
+            order: (n,) index among the references as given, for each arranged reference.
+            authentic: (n,) bool, in the order given.
         """
         places = np.asarray(order)
         inside, outside = (np.argsort(places[side[places]]) for side in (authentic, ~authentic))
@@ -219,11 +228,12 @@ class Verifier:
     def _calibrate(
         fusion: Fusion, fused: NDArray[np.float64], arranged: Arrangement, learn: Callable[..., Heads]
     ) -> Calibration:
-        """Fit log-odds to the cross-fitted scores; of few specimens, to scores with single references left out as well.
+        """Fit log-odds to the cross-fitted scores.
 
-        The former ask more of the heads than inspection will, which has all specimens to learn from, and the latter
-        less, for a specimen then judges itself. On development draws both together gave the better threshold. Scores
-        that are not cross-fitted flatter the other side, whose very flaws the heads know.
+        With few specimens, scores with single references left out are added. Leaving out a specimen makes the task
+        harder than inspection, where heads have learned from all specimens. Leaving out a single image makes it easier,
+        because heads have seen its specimen. Both together gave the best threshold on development draws. Scores that
+        are not cross-fitted are too high for the other side, whose flaws the heads know; they are reduced.
         """
         bags, authentic, groups = arranged.bags, arranged.authentic, arranged.groups
         if authentic.all():
@@ -241,27 +251,27 @@ class Verifier:
 
     @property
     def scope_limit(self) -> float:
-        """Strangeness above this is out of scope."""
+        """Strangeness above which a micrograph is out of scope."""
         return self.scope.limit
 
     @property
     def needs_residual(self) -> bool:
-        """Whether the diffusion path earned a weight, and so has to be run at inspection."""
+        """Whether the diffusion path has a weight, so that it has to run at inspection."""
         return self.fusion.weight.get(RECONSTRUCTION, 0.0) > 0
 
     def evidence(self, maps: dict[str, Tensor]) -> Tensor:
-        """Return log-odds per token from the maps of each kind, by the readings that point to places."""
+        """Return the evidence map (n,): log-odds per token from the maps of each kind, by the dense readings."""
         fused: Tensor = self.fusion.fuse(dense_readings(maps))
         return self.calibration.slope * fused + self.calibration.intercept
 
     def recognise(self, surface: Keypoints | None) -> Match | None:
-        """Return the reference whose surface this is, where surfaces tell anything and there is one."""
+        """Return the reference that shows this surface; None if there is none or correspondence is off."""
         return None if self.correspondence is None or surface is None else self.correspondence.match(surface)
 
     def fused(self, maps: dict[str, Tensor], match: Match | None = None) -> tuple[float, dict[str, float]]:
-        """Return a micrograph's fused score and the part of each reading, or kind in it, in its log-odds.
+        """Return a micrograph's fused score, and the contribution of each reading or kind to its log-odds.
 
-        A reading of several kinds is told apart into them. A surface that was recognised adds what it is worth.
+        A reading of several kinds is split into their contributions. A recognised surface adds its log-odds.
         """
         fused, parts = self.fusion.judge(kind_scores(maps), self.calibration.slope)
         if match is not None:

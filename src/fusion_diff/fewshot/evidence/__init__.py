@@ -1,1 +1,1 @@
-"""Kinds of evidence: each learns from bags, maps tokens to evidence, and scores a micrograph."""
+"""Kinds of evidence: each learns from the bags of references and maps tokens to evidence."""

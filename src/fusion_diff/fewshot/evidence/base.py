@@ -1,4 +1,4 @@
-"""What every kind of evidence offers."""
+"""The interface of all kinds of evidence."""
 
 from __future__ import annotations
 
@@ -14,27 +14,27 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.bags import Bag
 
 Paths = tuple[int, ...]
-"""Channels of each of the encoder's paths, in the order in which they stand in a token."""
+"""Channels of each of the encoder's paths, in their order within a token."""
 LearnsFrom = Literal["any", "both", "alone"]
-"""A head is learned whatever references there are, only from both sides, or only where authentic ones are alone."""
+"""When a head is learned: always, only with references of both sides, or only with authentic ones alone."""
 
 
 class Evidence(Protocol):
-    """A head: computes a map of evidence from tokens. Larger values mean less authentic.
+    """A head: computes evidence maps from tokens. Larger values mean less authentic.
 
     Tokens given to a head are standardised (`bags.Scale`). Maps of kinds that a dense reading sums (`readings`) are in
-    standard deviations of authentic tokens, so that they can be added. Maps of other kinds may have any unit.
+    standard deviations of authentic tokens, so that they can be summed. Maps of other kinds may have any unit.
     """
 
     name: ClassVar[str]
     kinds: ClassVar[tuple[str, ...]]
-    """Kinds of evidence that its maps are of."""
+    """Kinds of evidence that `maps` returns."""
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return the evidence (n,) of each kind of tokens (n, C) with residuals (n, R)."""
+        """Return the map (n,) of each kind for tokens (n, C) and residuals (n, R)."""
 
     def state(self) -> dict[str, Tensor]:
-        """Return the tensors the head consists of."""
+        """Return the tensors that make up the head."""
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> Self:
@@ -42,15 +42,15 @@ class Evidence(Protocol):
 
 
 class LearnedEvidence(Evidence, Protocol):
-    """A head that learns from references and nothing else."""
+    """A head that learns from references only."""
 
     learns_from: ClassVar[LearnsFrom]
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> Self:
-        """Learn from authentic bags and those of every other class, if it learns from these."""
+        """Learn from the bags of authentic references and, if the head uses them, of the other classes."""
 
 
 def units(values: Tensor) -> Tensor:
-    """Return mean and deviation (2,) of what authentic tokens get, the units of a map."""
+    """Return the mean and standard deviation (2,) of values of authentic tokens; the latter is at least 1e-3."""
     return torch.stack([values.mean(), values.std().clamp_min(1e-3)])

@@ -1,4 +1,4 @@
-"""The authentic tokens as one Gaussian: channels that vary together count together."""
+"""A Gaussian fitted to authentic tokens, with its Mahalanobis distance and whitening."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from torch import Tensor
 
 
 def gaussian(tokens: Tensor, shrinkage: float) -> tuple[Tensor, Tensor]:
-    """Return mean (C,) and precision (C, C) of tokens (n, C).
+    """Return the mean (C,) and precision matrix (C, C) of tokens (n, C).
 
     Args:
-        tokens: of authentic references.
-        shrinkage: share, in (0, 1), of channels that vary alone and alike in the covariance: a handful of references
-            cannot tell the whole of it.
+        tokens: tokens of authentic references.
+        shrinkage: weight, in (0, 1), of a multiple of the identity in the covariance. A handful of references cannot
+            determine the full covariance.
     """
     centre = tokens.mean(0)
     covariance = (tokens - centre).T @ (tokens - centre) / len(tokens)
@@ -29,6 +29,6 @@ def mahalanobis_squared(tokens: Tensor, of: tuple[Tensor, Tensor]) -> Tensor:
 
 
 def whitening(tokens: Tensor, shrinkage: float) -> Tensor:
-    """Return a matrix (C, C): distances of `tokens @ matrix` are Mahalanobis distances of tokens (n, C)."""
+    """Return a whitening matrix (C, C): distances in `tokens @ matrix` are Mahalanobis distances of tokens (n, C)."""
     factor: Tensor = torch.linalg.cholesky(gaussian(tokens, shrinkage)[1])
     return factor

@@ -1,4 +1,4 @@
-"""Ridge logistic regression by Newton's method: small, exact, and weighted per sample."""
+"""Ridge logistic regression with sample weights, by Newton's method."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TOLERANCE = 1e-4
 
 
 def balanced(positives: int, negatives: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return labels (n,) and sample weights (n,), positives first, each side weighing one half in all."""
+    """Return labels (n,) and sample weights (n,), positives first; the weights of each side sum to 0.5."""
     labels = torch.cat([torch.ones(positives, device=device), torch.zeros(negatives, device=device)])
     weights = torch.cat(
         [
@@ -29,15 +29,15 @@ def fit_logistic(
     start: Tensor | None = None,
     steps: int = NEWTON_STEPS,
 ) -> Tensor:
-    """Minimise the weighted log loss plus `ridge / 2 * |w|²` (the intercept is not penalised).
+    """Minimise the weighted log loss plus `ridge / 2 * |w|²`, without a penalty on the intercept.
 
     Args:
         features: (n, C).
         labels: (n,) in [0, 1].
         weights: (n,), summing to about 1.
         ridge: penalty, at least 0.
-        start: (C + 1,) coefficients to start from, zeros when omitted.
-        steps: Newton steps at most.
+        start: (C + 1,) initial coefficients; zeros if omitted.
+        steps: maximum number of Newton steps.
 
     Returns:
         (C + 1,) coefficients, the intercept last.

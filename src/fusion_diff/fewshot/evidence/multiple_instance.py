@@ -1,13 +1,13 @@
-"""Multiple-instance evidence: which tokens make the difference, learned from labels of whole micrographs.
+"""Multiple-instance evidence: token classifiers learned from labels of whole micrographs.
 
-A micrograph that is not authentic holds at least some tokens that no authentic one holds. Which ones is unknown, so the
-head guesses, learns, and guesses again: the classic alternation of multiple-instance learning (Andrews et al. 2003,
-"mi-SVM"), with the hardest authentic tokens mined as negatives each round (Felzenszwalb et al. 2010). The first guess
-decides where that ends: it is the flaw detector's, and without one the tokens least like the authentic ones. Where
-flaws are marked the guessing is replaced by the marks.
+A micrograph that is not authentic has some tokens that show its flaw, and the label does not say which. The head
+alternates between choosing these tokens and fitting a classifier to them, as in multiple-instance learning (mi-SVM,
+Andrews et al. 2003). Each round adds the hardest authentic tokens as negatives (Felzenszwalb et al. 2010). The result
+depends on the first choice. It is made by the flaw detector, or without one by the distance to the authentic tokens.
+Marks, where there are any, replace the choice.
 
-Each path of the encoder learns by itself and their evidence is added: on few references two classifiers that err
-differently beat one that sees everything.
+Each path of the encoder has its own classifiers and their evidence is summed. With few references, two classifiers with
+different errors are more accurate than one on all channels.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ if TYPE_CHECKING:
 
 ROUNDS = 10
 FLAW_SHARE = 0.02
-"""Share of an unmarked micrograph's tokens that are taken for its flaw: few, for sure ones teach more than many."""
+"""Share of an unmarked micrograph's tokens chosen as its flaw. It is small: a few reliable tokens teach more."""
 HARD_SHARE = 0.2
+"""Share of an authentic micrograph's tokens used as hard negatives."""
 RIDGE = 1.0
 BACKGROUND = 1000
-"""Authentic tokens that serve as negatives beside the hardest ones."""
+"""Random authentic tokens used as negatives in addition to the hardest ones."""
 SHRINKAGE = 0.1
 
 
 class MultipleInstanceEvidence:
-    """Linear classifiers of tokens, one for each class that is not authentic and each path; the strongest class speaks.
+    """Linear token classifiers, one per path and class that is not authentic.
 
-    The units of the evidence (deviations of authentic tokens) are part of the coefficients.
+    The evidence of a token is the maximum over classes, summed over paths. The coefficients are scaled so that it is in
+    standard deviations of authentic tokens.
     """
 
     name: ClassVar[str] = "multiple-instance"
@@ -48,13 +50,13 @@ class MultipleInstanceEvidence:
     learns_from: ClassVar[LearnsFrom] = "both"
 
     def __init__(self, weights: list[Tensor]) -> None:
-        self.weights = weights  # one a path: (classes, C + 1), intercept last
+        self.weights = weights  # one per path: (classes, C + 1), intercept last
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> MultipleInstanceEvidence:
-        """Learn, path by path and class by class, the tokens that set the other bags apart.
+        """Fit one classifier per path and class against the authentic tokens.
 
-        A crack and a change of firing have little in common: one direction for both would serve neither.
+        Classes are fitted separately, because a crack and a change of firing have little in common.
         """
         labels = sorted({bag.label for bag in others})
         weights = []
@@ -72,7 +74,7 @@ class MultipleInstanceEvidence:
         return cls(weights)
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return how strongly each token (n,) belongs to a flaw of any class."""
+        """Return the evidence (n,) that each token belongs to a flaw of any class."""
         parts = torch.split(tokens, [w.shape[1] - 1 for w in self.weights], dim=1)
         strongest = [(part @ w[:, :-1].T + w[:, -1]).amax(1) for part, w in zip(parts, self.weights, strict=True)]
         return {"multiple-instance": torch.stack(strongest).sum(0)}
@@ -90,14 +92,17 @@ class MultipleInstanceEvidence:
 def _fit_one(
     authentic: Sequence[Bag], others: Sequence[Bag], background: Tensor, seen: tuple[Tensor, Tensor]
 ) -> Tensor:
-    """Return the classifier (C + 1,) of one class."""
-    chosen = [_choose(bag, mahalanobis_squared(bag.tokens, seen) if bag.suspicion is None else bag.suspicion) for bag in others]
+    """Return the classifier (C + 1,) of one class, intercept last."""
+    chosen = [
+        _choose(bag, mahalanobis_squared(bag.tokens, seen) if bag.suspicion is None else bag.suspicion)
+        for bag in others
+    ]
     negatives = sample_tokens([background], 2 * BACKGROUND)
     weights: Tensor | None = None
     for _ in range(ROUNDS):
         positives = torch.cat(chosen)
         truth, importance = balanced(len(positives), len(negatives), positives.device)
-        # Each round starts from the last one's coefficients, so few steps bring it home.
+        # Each round starts from the previous coefficients, so a few steps suffice.
         steps = NEWTON_STEPS if weights is None else 3
         weights = fit_logistic(torch.cat([positives, negatives]), truth, importance, RIDGE, weights, steps)
         direction = weights[:-1]
@@ -109,7 +114,7 @@ def _fit_one(
 
 
 def _choose(bag: Bag, values: Tensor) -> Tensor:
-    if bag.mark is not None and bool(bag.mark.any()):  # an empty mark says nothing
+    if bag.mark is not None and bool(bag.mark.any()):  # an empty mark carries no information
         return bag.tokens[bag.mark]
     return _highest(bag.tokens, values, FLAW_SHARE)
 

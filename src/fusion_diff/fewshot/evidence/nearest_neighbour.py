@@ -1,9 +1,11 @@
-"""Nearest-neighbour evidence: how far a token is from anything authentic, and how much nearer to something that is not.
+"""Nearest-neighbour evidence: novelty and likeness, from distances to banks of tokens of both sides.
 
-The first half, novelty, is that of PatchCore (Roth et al. 2022). Only the last path, the global one, speaks of it: fine
-texture is new everywhere. The second, likeness to what is not authentic, is the difference of the distances to the
-nearest token of either side, a nearest-neighbour likelihood ratio (Boiman et al. 2008); every path has a say in it.
-Averaged over a whole micrograph it tells textures apart.
+Novelty is the distance of a token to its nearest authentic neighbour, as in PatchCore (Roth et al. 2022). It uses only
+the last path, the global one, because fine texture is new in every micrograph.
+
+Likeness is the distance to the nearest authentic token minus the distance to the nearest token of the other side: a
+nearest-neighbour likelihood ratio (Boiman et al. 2008). It uses all paths. Its mean over a whole micrograph separates
+textures.
 """
 
 from __future__ import annotations
@@ -24,23 +26,28 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.evidence.base import LearnsFrom, Paths
 
 NOVELTY_WEIGHT = 2.0
+"""Weight of the global path's novelty, in the sum with other evidence or with other paths."""
 
 
 class NearestNeighbourEvidence:
-    """Banks of tokens, for each path those of the authentic side and of the other one."""
+    """Novelty and likeness of tokens, from two banks per path: authentic tokens and tokens of the other classes.
+
+    It is learned only with references of both sides; with authentic ones alone, `NoveltyEvidence` takes its place.
+    Distances are standardised by those between authentic references of different specimens.
+    """
 
     name: ClassVar[str] = "nearest-neighbour"
     kinds: ClassVar[tuple[str, ...]] = ("novelty", "likeness")
     learns_from: ClassVar[LearnsFrom] = "both"
 
     def __init__(self, authentic: list[Tensor], others: list[Tensor], scales: Tensor) -> None:
-        self.authentic = authentic  # (m, C) a path
-        self.others = others  # (m, C) a path
-        self.scales = scales  # (paths, 2, 2): mean and deviation of distance and difference
+        self.authentic = authentic  # (m, C) per path
+        self.others = others  # (m, C) per path
+        self.scales = scales  # (paths, 2, 2): mean and standard deviation, of distances and of their difference
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> NearestNeighbourEvidence:
-        """Remember tokens of both sides, and how far authentic references lie from each other."""
+        """Sample the banks of both sides, and measure the distances between authentic references."""
         inside_banks, outside_banks, scales = [], [], []
         for path in range(len(paths)):
             inside, outside = ([bag.path(paths, path).tokens for bag in side] for side in (authentic, others))
@@ -51,13 +58,13 @@ class NearestNeighbourEvidence:
                 far.append(nearest(own, sample_tokens(rest, BANK)))
                 nearer.append(far[-1] - nearest(own, bank))
             scales.append(torch.stack([units(torch.cat(far)), units(torch.cat(nearer))]))
-            # Rounded as they are stored, so that a saved model says exactly what it said before.
+            # Rounded to float16, as they are stored, so that a saved model gives exactly the same results.
             inside_banks.append(sample_tokens(inside, BANK).half().float())
             outside_banks.append(bank.half().float())
         return cls(inside_banks, outside_banks, torch.stack(scales))
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return novelty (n,) of the last path, and likeness (n,): the paths' differences added up."""
+        """Return the novelty (n,) in the last path, and the likeness (n,) summed over paths."""
         parts = torch.split(tokens, [bank.shape[1] for bank in self.authentic], dim=1)
         likeness: list[Tensor] = []
         for part, inside, outside, (_, nearer) in zip(parts, self.authentic, self.others, self.scales, strict=True):
@@ -68,7 +75,7 @@ class NearestNeighbourEvidence:
         return {"novelty": novelty, "likeness": sum(likeness[1:], start=likeness[0])}
 
     def state(self) -> dict[str, Tensor]:
-        """Return banks and units."""
+        """Return the banks, and the means and standard deviations."""
         banks = {f"authentic.{index}": bank for index, bank in enumerate(self.authentic)}
         banks |= {f"others.{index}": bank for index, bank in enumerate(self.others)}
         return banks | {"scales": self.scales}

@@ -1,8 +1,8 @@
-"""Novelty: how far a token is from anything authentic, where authentic references are all there is.
+"""Novelty evidence: the distance of a token to the authentic tokens, with authentic references alone.
 
-The distance to the nearest of a bank of authentic tokens (PatchCore, Roth et al. 2022), in which what varies most from
-one authentic place to the next counts a little less. The last path, the global one, has twice the say of the others:
-fine texture is new everywhere.
+It is the distance to the nearest neighbour in a bank of authentic tokens (PatchCore, Roth et al. 2022). Tokens are
+whitened first, so that directions in which authentic tokens vary most count slightly less. The last path, the global
+one, weighs twice as much as the others, because fine texture is new in every micrograph.
 """
 
 from __future__ import annotations
@@ -25,31 +25,34 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.evidence.base import LearnsFrom, Paths
 
 SEEN = 20_000
-"""Tokens that the covariance is taken of."""
+"""Tokens sampled to estimate the covariance."""
 SHRINKAGE = 0.9
-"""With less the covariance is that of these very specimens: those left out look stranger than new ones will."""
+"""With less, the covariance overfits the specimens learned from, and held-out ones score too high."""
 
 
 class NoveltyEvidence:
-    """For each path the whitening of its channels, a bank of whitened tokens and the units of distances."""
+    """Novelty of tokens, from one bank of whitened authentic tokens per path.
+
+    Distances are standardised by those between authentic references of different specimens.
+    """
 
     name: ClassVar[str] = "novelty"
     kinds: ClassVar[tuple[str, ...]] = ("novelty",)
     learns_from: ClassVar[LearnsFrom] = "alone"
 
     def __init__(self, whitenings: list[Tensor], banks: list[Tensor], scales: Tensor) -> None:
-        self.whitenings = whitenings  # (C, C) a path
-        self.banks = banks  # (m, C) a path
-        self.scales = scales  # (paths, 2): mean and deviation of distance
+        self.whitenings = whitenings  # (C, C) per path
+        self.banks = banks  # (m, C) per path
+        self.scales = scales  # (paths, 2): mean and standard deviation of distances
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> NoveltyEvidence:
-        """Remember authentic tokens, and how far references lie from each other."""
+        """Sample the banks, and measure the distances between references; `others` is not used."""
         whitenings, banks, scales = [], [], []
         groups = [bag.group for bag in authentic]
         for path in range(len(paths)):
             inside = [bag.path(paths, path).tokens for bag in authentic]
-            # Rounded as they are stored, so that a saved model says exactly what it said before.
+            # Rounded to float16, as they are stored, so that a saved model gives exactly the same results.
             matrix = whitening(sample_tokens(inside, SEEN), SHRINKAGE).half().float()
             asked = [tokens @ matrix for tokens in inside]
             far = [
@@ -61,7 +64,7 @@ class NoveltyEvidence:
         return cls(whitenings, banks, torch.stack(scales))
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return novelty (n,): the paths' distances added up."""
+        """Return the novelty (n,): the weighted sum of the standardised distances of all paths."""
         parts = torch.split(tokens, [matrix.shape[0] for matrix in self.whitenings], dim=1)
         distances = [
             (nearest(part @ matrix, bank) - mean) / deviation
@@ -72,12 +75,12 @@ class NoveltyEvidence:
         return {"novelty": sum(distances[:-1], start=NOVELTY_WEIGHT * distances[-1])}
 
     def state(self) -> dict[str, Tensor]:
-        """Return whitenings, banks and units."""
+        """Return the whitening matrices, the banks, and the means and standard deviations."""
         whitenings = {f"whitening.{index}": matrix for index, matrix in enumerate(self.whitenings)}
         return whitenings | {f"bank.{index}": bank for index, bank in enumerate(self.banks)} | {"scales": self.scales}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> NoveltyEvidence:
-        """Rebuild it."""
+        """Rebuild the head from its tensors."""
         paths = range(len(state["scales"]))
         return cls([state[f"whitening.{i}"] for i in paths], [state[f"bank.{i}"] for i in paths], state["scales"])

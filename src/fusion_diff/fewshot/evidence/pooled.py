@@ -1,4 +1,4 @@
-"""Pooled evidence: a departure spread over the whole micrograph, such as another paste, firing or grain size."""
+"""Pooled evidence: differences spread over the whole micrograph, such as another paste, firing or grain size."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ RIDGE = 0.3
 
 
 class PooledEvidence:
-    """A linear classifier of the mean of `[z, |z|]` over the tokens z: level and spread of every channel.
+    """A linear classifier of the mean of `[z, |z|]` over the tokens z: the mean and spread of every channel.
 
-    The score is a mean over tokens, so each token's part in it is known exactly and can be added up tile by tile.
+    The score is a mean over tokens. So each token's contribution is exact, and tiles can be processed one by one.
     """
 
     name: ClassVar[str] = "pooled"
@@ -33,18 +33,18 @@ class PooledEvidence:
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> PooledEvidence:
-        """Learn the direction between the two sides' pooled features, of all paths together."""
+        """Fit the classifier to the pooled features of both sides, on all paths together."""
         pooled = torch.stack([_features(bag.tokens).mean(0) for bag in (*others, *authentic)])
         centre, spread = pooled.mean(0), pooled.std(0).clamp_min(0.05)
         labels, importance = balanced(len(others), len(authentic), pooled.device)
-        # Divided by the root of their number, features of any width meet the same ridge.
+        # Dividing by the square root of their number makes the ridge independent of the number of features.
         unit = (pooled - centre) / spread / pooled.shape[1] ** 0.5
         fitted = fit_logistic(unit, labels, importance, RIDGE / pooled.shape[1] ** 0.5)
         direction = fitted[:-1] / spread / pooled.shape[1] ** 0.5
         return cls(torch.cat([direction, (fitted[-1] - direction @ centre)[None]]))
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return each token's part (n,) in the micrograph's log-odds."""
+        """Return the value (n,) of each token; their mean is the classifier's log-odds for the micrograph."""
         return {"pooled": _features(tokens) @ self.weights[:-1] + self.weights[-1]}
 
     def state(self) -> dict[str, Tensor]:

@@ -1,4 +1,7 @@
-"""Reconstruction evidence: what the prior, told what is authentic, could not give back."""
+"""Reconstruction evidence: the residual between a micrograph and the prior's reconstruction of it.
+
+The prior is conditioned on the authentic references, so what is not authentic is reconstructed worse.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class ReconstructionEvidence:
-    """Residuals, in deviations from those of authentic tokens."""
+    """Residuals, standardised by the mean and standard deviation of those of authentic tokens."""
 
     name: ClassVar[str] = "reconstruction"
     kinds: ClassVar[tuple[str, ...]] = ("reconstruction",)
@@ -27,19 +30,19 @@ class ReconstructionEvidence:
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> ReconstructionEvidence:
-        """Measure the residuals of authentic tokens; the other bags are not used."""
+        """Measure the residuals of authentic tokens; `others` is not used."""
         residuals = torch.cat([bag.residual for bag in authentic])
         return cls(residuals.mean(0), residuals.std(0).clamp_min(1e-6))
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return the mean standardised residual (n,)."""
+        """Return the standardised residual (n,), averaged over its R channels."""
         return {"reconstruction": ((residual - self.mean) / self.std).mean(1)}
 
     def state(self) -> dict[str, Tensor]:
-        """Return the statistics."""
+        """Return the means and standard deviations."""
         return {"mean": self.mean, "std": self.std}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> ReconstructionEvidence:
-        """Rebuild the statistics."""
+        """Rebuild the head from its tensors."""
         return cls(state["mean"], state["std"])

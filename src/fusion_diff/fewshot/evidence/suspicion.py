@@ -1,7 +1,7 @@
-"""Suspicion: where a micrograph looks flawed to a detector that has seen flaws of procedural ceramics, and no label.
+"""Suspicion evidence: the output of the flaw detector, which was trained on procedural ceramics only.
 
-It is what is known before any reference tells what to look for, so it speaks only where hardly any does: from
-`FEW_OTHERS` references of other classes on, what these teach is as good or better (docs/results.md).
+It needs no labelled reference, so it is used only if there are few of other classes. From `FEW_OTHERS` such references
+on, evidence learned from them is as good or better (docs/experiments.md).
 """
 
 from __future__ import annotations
@@ -20,41 +20,42 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.bags import Bag
 
 FEW_OTHERS = 5
+"""Suspicion is evidence only with fewer references of other classes than this."""
 WEIGHT, WEIGHT_ALONE = 2.0, 1.0
-"""Beside references of other classes, and without: then nothing tells that it is flaws that are sought."""
+"""Weights with references of other classes, and with authentic ones alone, where the goal may not be flaws."""
 
 
 class SuspicionEvidence:
-    """The detector's log-odds, in deviations of what authentic tokens get."""
+    """The flaw detector's log-odds, standardised by those of authentic tokens and multiplied by a weight."""
 
     name: ClassVar[str] = "suspicion"
     kinds: ClassVar[tuple[str, ...]] = ("suspicion",)
 
     def __init__(self, detector: FlawDetector, scale: Tensor) -> None:
         self.detector = detector
-        self.scale = scale  # (2,): mean, and deviation over weight
+        self.scale = scale  # (2,): mean, and standard deviation divided by the weight
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], detector: FlawDetector, *, alone: bool) -> SuspicionEvidence:
-        """Measure what the detector says of authentic tokens, which are `alone` or beside those of other classes."""
+        """Measure the detector's log-odds on authentic tokens; `alone` if there are no references of other classes."""
         mean, deviation = units(torch.cat([detector.suspicion(bag.tokens) for bag in authentic]))
         return cls(detector, torch.stack([mean, deviation / (WEIGHT_ALONE if alone else WEIGHT)]))
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return how much each token (n,) looks like a flaw."""
+        """Return the evidence (n,) that each token looks like a flaw."""
         mean, deviation = self.scale
         return {"suspicion": (self.detector(tokens) - mean) / deviation}
 
     def state(self) -> dict[str, Tensor]:
-        """Return the detector's weights, and the units."""
+        """Return the detector's weights, and the mean and scaled standard deviation."""
         return self.detector.state_dict() | {"scale": self.scale}
 
     @classmethod
     def from_state(cls, state: dict[str, Tensor]) -> SuspicionEvidence:
-        """Rebuild it.
+        """Rebuild the head from its tensors.
 
         Raises:
-            ValueError: its weights are not those of a detector.
+            ValueError: the weights are not those of a flaw detector.
         """
         weights = {name: value for name, value in state.items() if name != "scale"}
         detector = FlawDetector.of(weights, weights["layers.0.weight"].shape[-1])
