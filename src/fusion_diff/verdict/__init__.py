@@ -1,1 +1,1 @@
-"""One micrograph judged: its evidence gathered, the verdict that follows, its regions, and its reasons in sentences."""
+"""The verdict on one micrograph: its evidence, decision, regions and reasons."""

@@ -1,4 +1,4 @@
-"""Whether a micrograph was attacked: does purification move its log-odds further than those of the references?"""
+"""Detection of attacks: does purification move a micrograph's log-odds further than those of the references?"""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.decision import ROUNDING, p_value, shares_of
 
 FALSE_ALARMS = 0.05
-"""Share of untouched micrographs that may be taken for attacked ones."""
+"""False-alarm rate: share of untouched micrographs that may be marked as attacked."""
 WITHHELD = "Inconclusive: it would be authentic, but for that."
 PURIFIED = "The score is that of the micrograph after purification by the diffusion prior."
 
 
 @dataclass(frozen=True)
 class AttackTest:
-    """Tells attacked micrographs by how far purification moves their log-odds.
+    """Detects attacked micrographs by how far purification moves their log-odds.
 
     Attributes:
-        shifts: (n,) how far it moves those of the references, none of which was attacked.
-        groups: (n,) specimen of each: images of one have one voice together, as in p-values of the decision.
+        shifts: (n,) absolute change of the log-odds of each reference; no reference was attacked.
+        groups: (n,) specimen of each reference. Each specimen counts once, as in the p-values of the decision.
     """
 
     shifts: tuple[float, ...]
@@ -31,10 +31,10 @@ class AttackTest:
 
     @classmethod
     def of(cls, name: str, shifts: tuple[float, ...], groups: Sequence[str]) -> AttackTest:
-        """Return the test by what was measured of the references of the model of a name, and their specimens.
+        """Return the test for the references of a model; `name` is the model's, for errors.
 
         Raises:
-            EnrolmentError: the references were enrolled without measuring their shifts.
+            EnrolmentError: the shifts were not measured at enrolment.
         """
         if not shifts:
             raise EnrolmentError(
@@ -45,27 +45,24 @@ class AttackTest:
 
     @property
     def specimens(self) -> int:
-        """How many specimens the references are of."""
+        """Number of specimens among the references."""
         return len(set(self.groups))
 
     @property
     def false_alarms(self) -> float:
-        """Share of untouched micrographs that are taken for attacked: `FALSE_ALARMS`, or more where specimens are few.
-
-        With references of n specimens no smaller share than 1 / (n + 1) can be told.
-        """
+        """Actual false-alarm rate: `FALSE_ALARMS`, or 1 / (n + 1) where n specimens allow no smaller rate."""
         return max(FALSE_ALARMS, 1 / (self.specimens + 1))
 
     @property
     def threshold(self) -> float:
-        """The conformal quantile of the references' shifts: what moves further is taken for attacked."""
+        """Conformal quantile of the references' shifts. A micrograph with a larger shift is marked as attacked."""
         return min(shift for shift in self.shifts if self._alarm(np.nextafter(shift, np.inf)))
 
     def judge(self, shift: float) -> tuple[bool, str]:
-        """Return whether a micrograph seems attacked, and why, in a sentence.
+        """Return whether a micrograph seems attacked, and a sentence with the reason.
 
         Args:
-            shift: log-odds before less log-odds after purification; the sign does not matter.
+            shift: log-odds before purification minus log-odds after it; the sign is ignored.
         """
         shift = abs(shift)
         attacked = self._alarm(shift)

@@ -1,4 +1,4 @@
-"""What verdicts compare with: the references in short, and whether a micrograph was taken at their magnification."""
+"""Summary of the references of a verdict, and whether a micrograph has their magnification."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SIZE_FACTOR = 1.5
-"""Pixel sizes that differ by no more than this show grains and flaws in sizes that can be compared."""
+"""Largest ratio of two pixel sizes that count as one magnification."""
 _ROUNDING = 1 + 1e-9
 
 
 @dataclass(frozen=True)
 class Compared:
-    """The references that a verdict rests on.
+    """Summary of the references that a verdict is based on.
 
     Attributes:
         authentic: the class being verified.
-        counts: references of each class, the authentic one first.
-        specimens: how many specimens they are of.
-        voices: specimens of each side, by the name of its p-value: each specimen counts once in a p-value.
+        counts: number of references of each class, the authentic class first.
+        specimens: number of specimens among them.
+        voices: number of specimens of each side, keyed as the p-values are. Each specimen counts once in a p-value.
         figures: cross-fitted `auroc` and `macro_f1`, in [0, 1]; empty where there are none.
-        sized: how many of them have a known pixel size.
-        smallest_pixel_um: the least of these, in µm; None where none is known.
-        largest_pixel_um: the greatest.
+        sized: number of references with a known pixel size.
+        smallest_pixel_um: smallest of these pixel sizes, in µm; None where none is known.
+        largest_pixel_um: largest of them, likewise.
     """
 
     authentic: str
@@ -49,7 +49,7 @@ class Compared:
         pixel_sizes_um: Sequence[float | None],
         voices: dict[str, int],
     ) -> Self:
-        """Sum up references of these classes and pixel sizes."""
+        """Summarise references, given the class and pixel size of each."""
         names = sorted(set(labels), key=lambda label: (label != authentic, label))
         sizes = [size for size in pixel_sizes_um if size is not None]
         return cls(
@@ -65,27 +65,27 @@ class Compared:
 
     @property
     def sides(self) -> dict[str, int]:
-        """References of each side, by the name of its p-value."""
+        """Number of references of each side, keyed as the p-values are."""
         authentic = self.counts.get(self.authentic, 0)
         return {"authentic": authentic, "not authentic": sum(self.counts.values()) - authentic}
 
     @property
     def pixel_sizes(self) -> str | None:
-        """The references' pixel sizes in words; None where none is known."""
+        """Range of the references' pixel sizes as text; None where none is known."""
         if self.smallest_pixel_um is None or self.largest_pixel_um is None:
             return None
         low, high = (f"{size:.4g}" for size in (self.smallest_pixel_um, self.largest_pixel_um))
         return f"{low} µm" if low == high else f"{low} to {high} µm"
 
     def comparable(self, pixel_size_um: float | None) -> bool:
-        """Tell whether a pixel size is within `SIZE_FACTOR` of the references'; what is unknown is taken to be."""
+        """Return whether a pixel size is within `SIZE_FACTOR` of the references'; True where either is unknown."""
         if pixel_size_um is None or self.smallest_pixel_um is None or self.largest_pixel_um is None:
             return True
         factor = SIZE_FACTOR * _ROUNDING
         return self.smallest_pixel_um / factor <= pixel_size_um <= self.largest_pixel_um * factor
 
     def warnings(self) -> tuple[str, ...]:
-        """Return what keeps the references from being compared with each other, in sentences."""
+        """Return warnings, in sentences, about references whose magnification differs or is unknown."""
         lines, total = [], sum(self.counts.values())
         if self.smallest_pixel_um is not None and self.largest_pixel_um is not None:
             if self.largest_pixel_um > self.smallest_pixel_um * SIZE_FACTOR * _ROUNDING:
@@ -102,10 +102,10 @@ class Compared:
 
 
 def stored_pixel_size(value: object) -> float | None:
-    """Return a stored pixel size in µm, None where none was stored.
+    """Check a stored pixel size in µm and return it; None stays None.
 
     Raises:
-        ValueError: it is no positive number.
+        ValueError: it is not a positive, finite number.
     """
     if value is None:
         return None

@@ -1,4 +1,4 @@
-"""Connected parts of a mask, with NumPy alone: runs of each row, joined where they touch."""
+"""Connected components of a mask, with NumPy alone: runs in each row are joined where they touch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ if TYPE_CHECKING:
 
 
 def components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[tuple[slice, slice]]]:
-    """Label the connected parts of a mask (h, w), of 8 neighbours each.
+    """Label the connected components of a mask (h, w), with 8-connectivity.
 
     Returns:
-        (h, w) the number of the part each place belongs to, counted from 1 in the order in which rows meet them, and 0
-        outside; and the rows and columns that each part spans.
+        (h, w) labels, counted from 1 in row order, 0 outside of the mask; and the rows and columns that each component
+        spans.
     """
     height, width = mask.shape
     edges = np.zeros((height, width + 2), dtype=np.int8)
@@ -25,7 +25,7 @@ def components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[tuple[s
     end = np.nonzero(steps == -1)[1]  # excluded
     if not len(row):
         return np.zeros(mask.shape, dtype=np.int32), []
-    # Runs lie in the order of these keys; those of the row above that touch a run are neighbours in that order.
+    # Runs are sorted by these keys, so the runs of the row above that touch a run are consecutive.
     stride = width + 2
     first = np.searchsorted(row * stride + end, (row - 1) * stride + start, side="left")
     last = np.searchsorted(row * stride + start, (row - 1) * stride + end, side="right")
@@ -48,12 +48,12 @@ def components(mask: NDArray[np.bool_]) -> tuple[NDArray[np.int32], list[tuple[s
 
 
 def _joined(count: int, first: NDArray[np.intp], second: NDArray[np.intp]) -> NDArray[np.int32]:
-    """Return the number (from 1) of the set each of `count` runs belongs to, given pairs of runs of one set."""
+    """Return the component number (from 1) of each of `count` runs, given pairs of runs that touch."""
     least = np.arange(count)
     while True:
         before = least.copy()
         both = np.minimum(least[first], least[second])
-        # The representatives take the smaller one too, so that whole chains move at once.
+        # The representatives take the smaller label too, so that whole chains are relabelled at once.
         for index in (first, second, before[first], before[second]):
             np.minimum.at(least, index, both)
         while not np.array_equal(least, least[least]):

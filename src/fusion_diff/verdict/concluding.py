@@ -1,4 +1,4 @@
-"""Concluding: the verdict that evidence on a micrograph leads to, whatever computed it."""
+"""The verdict that follows from the evidence on a micrograph, for whole and for exported models."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Named(Protocol):
-    """What judges: a `DiffusionModel` or an `EdgeSession`."""
+    """A model with a name: a `DiffusionModel` or an `EdgeSession`."""
 
     name: str
     sha256: str
@@ -35,62 +35,62 @@ class Read(Protocol):
 
     @property
     def fused(self) -> float:
-        """The fused score."""
+        """Fused score."""
 
     @property
     def log_odds(self) -> float:
-        """Calibrated, of not being authentic."""
+        """Calibrated log-odds of not being authentic."""
 
     @property
     def contributions(self) -> dict[str, float]:
-        """Each kind's part in the log-odds."""
+        """Contribution of each kind of evidence to the log-odds."""
 
     @property
     def strangeness(self) -> float:
-        """Mean distance of its tokens to those of any reference."""
+        """Mean distance of its tokens to the nearest token of any reference."""
 
 
 class Judge(Protocol):
-    """What was learned from references: a `Verifier`, or what is exported of it."""
+    """What was learned from the references: a `Verifier`, or its exported form."""
 
     @property
     def inside(self) -> Sized:
-        """Scores of the authentic references."""
+        """Cross-fitted scores of the authentic references."""
 
     @property
     def outside(self) -> Sized:
-        """Scores of the others."""
+        """Cross-fitted scores of the other references."""
 
     @property
     def inside_shares(self) -> NDArray[np.float64]:
-        """The part of its specimen's voice that each authentic reference has."""
+        """Weight of each authentic reference in p-values: 1 / n for each of the n references of a specimen."""
 
     @property
     def outside_shares(self) -> NDArray[np.float64]:
-        """The same of the others."""
+        """Weight of each other reference, likewise."""
 
     @property
     def calibration(self) -> Calibration:
-        """From the fused score to log-odds."""
+        """Maps the fused score to log-odds."""
 
     @property
     def region_threshold(self) -> float:
-        """Evidence above this is listed as a region."""
+        """Threshold of evidence, in log-odds; regions lie above it."""
 
     @property
     def scope_limit(self) -> float:
-        """Strangeness above this is out of scope."""
+        """A micrograph with more strangeness than this is out of scope."""
 
     def p_values(self, fused: float) -> dict[str, float]:
         """Return the conformal p-value of each side that has references."""
 
 
 class Enrolled(Protocol):
-    """What is enrolled: an `Enrolment`, or what is exported of it."""
+    """Enrolled references: an `Enrolment`, or its exported form."""
 
     @property
     def verifier(self) -> Judge:
-        """What was learned."""
+        """What was learned from them."""
 
     @property
     def references_sha256(self) -> str:
@@ -98,11 +98,11 @@ class Enrolled(Protocol):
 
     @property
     def compared(self) -> Compared:
-        """The references in short."""
+        """Summary of the references."""
 
 
 def predict(micrograph: Micrograph, enrolment: Enrolled, reading: Read) -> float:
-    """Return the probability of being authentic, for callers who see nothing else of the verdict.
+    """Return the probability of being authentic. Warns where the micrograph is out of scope, as callers see no verdict.
 
     Warns:
         UserWarning: the micrograph is out of scope.
@@ -138,18 +138,18 @@ def conclude(
     classify: Callable[[float], str],
     recognised: RecognisedSurface | None = None,
 ) -> Inspection:
-    """Return the verdict on a micrograph; the time it took is for the caller to fill in.
+    """Return the verdict on a micrograph, with `seconds` 0: the caller fills it in.
 
     Args:
-        micrograph: what was judged.
-        model: what judges.
-        enrolment: what it judges by.
+        micrograph: the micrograph.
+        model: the model that judges.
+        enrolment: its enrolled references.
         reading: the evidence.
-        evidence: the same as a map.
-        alpha: error rate of either side, in (0, 1).
+        evidence: the evidence as a map.
+        alpha: error rate on either side, in (0, 1).
         nearest: the references that resemble it most.
-        classify: gives its class for the probability of its being authentic.
-        recognised: the reference whose surface it shows.
+        classify: maps the probability of being authentic to a class.
+        recognised: the reference that shows the same surface; None where none was recognised.
     """
     verifier = enrolment.verifier
     regions = find_regions(evidence, verifier.region_threshold, pixel_size_um=micrograph.pixel_size_um)

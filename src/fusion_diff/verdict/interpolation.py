@@ -1,4 +1,4 @@
-"""Bilinear interpolation between the tokens of a map."""
+"""Bilinear interpolation of token maps."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 def interpolate(
     values: NDArray[np.float32], rows: NDArray[np.floating], columns: NDArray[np.floating]
 ) -> NDArray[np.float32]:
-    """Return `values` at the crossings of fractional `rows` and `columns`, bilinearly, its edge continued outwards.
+    """Return `values` bilinearly interpolated at a grid of fractional positions; beyond the edge, the edge value.
 
     Args:
         values: (h, w) map.
@@ -28,7 +28,7 @@ def interpolate(
         high = np.minimum(low + 1, values.shape[axis] - 1)
         part = np.clip(positions - low, 0, 1).astype(np.float32)
         part = part[:, None] if axis == 0 else part[None, :]
-        with np.errstate(invalid="ignore"):  # infinite evidence gives NaN beside it, which callers pass over
-            # In this form, equal neighbours give exactly their own value.
+        with np.errstate(invalid="ignore"):  # infinite evidence gives NaN beside it, which callers ignore
+            # In this form, equal neighbours give exactly their value.
             values = values.take(low, axis) + (values.take(high, axis) - values.take(low, axis)) * part
     return np.asarray(values, dtype=np.float32)

@@ -1,4 +1,4 @@
-"""Judging: the evidence on a micrograph, and the verdict that it leads to."""
+"""Inspection of a micrograph by a whole model: evidence first, then the verdict."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 class Model(Networks, Named, Protocol):
-    """What judges: networks with a name; `DiffusionModel` is one."""
+    """Networks with a name; `DiffusionModel` is one."""
 
 
 def judge(
@@ -33,11 +33,11 @@ def judge(
     purify: bool,
     detect_attacks: bool,
 ) -> Inspection:
-    """Return the verdict on a micrograph by what is enrolled; see `DiffusionModel.inspect`.
+    """Return the verdict on a micrograph given the enrolled references; see `DiffusionModel.inspect`.
 
     Raises:
-        EnrolmentError: it was not measured what purification does to the references.
-        MicrographError: it is something else than a micrograph.
+        EnrolmentError: `detect_attacks`, and the references' shifts under purification were not measured.
+        MicrographError: the sample is not a `Micrograph`.
     """
     started = time.perf_counter()
     test = AttackTest.of(model.name, enrolment.shifts, enrolment.groups) if detect_attacks else None
@@ -66,10 +66,10 @@ def judge(
 
 
 def read(model: Networks, enrolment: Enrolment, micrograph: Micrograph, *, purify: bool = False) -> Reading:
-    """Return the evidence on a micrograph, as it is or as the diffusion prior repaints it.
+    """Return the evidence on a micrograph, as it is or purified by the diffusion prior.
 
     Raises:
-        MicrographError: it is something else than a micrograph.
+        MicrographError: the sample is not a `Micrograph`.
     """
     expect_micrograph(micrograph)
     needed = enrolment.verifier.needs_residual

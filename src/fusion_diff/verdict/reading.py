@@ -1,4 +1,4 @@
-"""A reading: what a verifier makes of one micrograph, gathered part by part."""
+"""Evidence of a verifier on one micrograph, accumulated tile by tile."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ class Reading:
     """The evidence on one micrograph.
 
     Attributes:
-        grid: its token grid.
-        evidence: (rows, columns) log-odds per token.
-        fused: the fused score.
-        log_odds: calibrated, of not being authentic.
-        contributions: each kind's part in the log-odds.
+        grid: token grid of the micrograph.
+        evidence: (rows, columns) log-odds of each token.
+        fused: fused score.
+        log_odds: calibrated log-odds of not being authentic.
+        contributions: contribution of each kind of evidence to the log-odds.
         mean_token: (C,) mean standardised token.
-        strongest: (k, C) standardised tokens of highest evidence.
-        match: the reference whose surface was recognised, if any.
-        strangeness: mean distance of its tokens to those of any reference, see `fewshot.scope`.
+        strongest: (k, C) standardised tokens with the highest evidence.
+        match: reference whose surface was recognised; None where there is none.
+        strangeness: mean distance of its tokens to the nearest token of any reference, see `fewshot.scope`.
     """
 
     grid: Grid
@@ -52,9 +52,9 @@ class Reading:
     @classmethod
     @torch.inference_mode()
     def of(cls, grid: Grid, parts: Iterable[Part], verifier: Verifier, surface: Keypoints | None = None) -> Reading:
-        """Gather parts, and the keypoints of the surface where they were sought.
+        """Judge the tokens of all parts, and match the keypoints of the surface where they are given.
 
-        Tokens are dropped as soon as they are judged; only maps grow with the micrograph.
+        Tokens are dropped as soon as they are judged, so only the maps grow with the micrograph.
         """
         maps: dict[str, Tensor] = {}
         evidence = torch.zeros(grid.rows, grid.columns)

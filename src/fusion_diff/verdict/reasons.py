@@ -1,4 +1,4 @@
-"""The verdict in sentences."""
+"""Reasons for a verdict, in sentences."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MEANING = {
     "correspondence": "its very surface, recognised",
     "reconstruction": "parts that the diffusion prior could not give back",
 }
-"""Of each kind of evidence, and of each reading that is of one kind alone, where it speaks against a micrograph."""
+"""What each kind of evidence means where it speaks against a micrograph; keys include readings of a single kind."""
 IN_FAVOUR = {
     "multiple-instance": "that hardly any part resembles what set the other references apart",
     "novelty": "that hardly any part is unlike what is authentic",
@@ -37,11 +37,11 @@ IN_FAVOUR = {
     "correspondence": "its very surface, recognised as an authentic one",
     "reconstruction": "that the diffusion prior could give back nearly all of it",
 }
-"""The same where it speaks for one."""
+"""What each means where it speaks for a micrograph."""
 
 
 def beyond(pixel_size_um: float | None, compared: Compared) -> str:
-    """Say why a micrograph that is out of scope is so."""
+    """Return why a micrograph is out of scope: another magnification, or unlike every reference."""
     if compared.comparable(pixel_size_um):
         return OUT_OF_SCOPE
     return (
@@ -52,19 +52,19 @@ def beyond(pixel_size_um: float | None, compared: Compared) -> str:
 
 
 def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
-    """Say why a verdict is what it is, strongest reason first.
+    """Return the reasons for a verdict, the strongest first.
 
     Args:
-        it: the verdict; what it gives as its reasons is not looked at.
-        inside: specimens of the authentic references that it was compared with.
-        outside: of the others.
+        it: the verdict; its own `reasons` are ignored.
+        inside: number of specimens among the authentic references.
+        outside: number of specimens among the others.
     """
     lines = [] if it.in_scope else [beyond(it.pixel_size_um, it.compared_with)]
     against = it.score < 0.5
     name, value = max(it.contributions.items(), key=lambda item: item[1] if against else -item[1])
     if (value > 0) == against:
         side = "against" if against else "for"
-        meaning = (MEANING if against else IN_FAVOUR).get(name, "of a kind of its own")  # of a head somebody added
+        meaning = (MEANING if against else IN_FAVOUR).get(name, "of a kind of its own")  # of a head added by a user
         lines.append(f"The strongest evidence {side} it is {meaning} ({name}, {value:+.2f} log-odds).")
     if it.recognised is not None:
         lines.append(
@@ -85,7 +85,7 @@ def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
 
 
 def _place(region: Region) -> str:
-    """Area and centroid of a region, in µm where they are known, as tables of regions give them."""
+    """Return area and centroid of a region as text, in µm where they are known."""
     if region.area_um2 is None:
         return f"{region.area_px} px² about x = {region.centroid_column:.0f} px, y = {region.centroid_row:.0f} px"
     area, x, y = (
@@ -100,7 +100,7 @@ def _why_open(it: Inspection, inside: int, outside: int) -> str:
             "Inconclusive: there are too few references to tell how far a score can be trusted; it is not calibrated."
         )
     alpha, needed = it.alpha, specimens_needed(it.alpha)
-    # Where nobody said which images show one specimen, each is taken for one, and "references" says it all.
+    # Without groups each image is its own specimen, so "references" is exact.
     shared = sum(it.compared_with.sides.values()) > inside + outside
     what = "specimens of references" if shared else "references"
     sides = ("authentic", inside), ("not authentic", outside)

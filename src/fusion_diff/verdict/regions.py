@@ -1,11 +1,11 @@
-"""Connected regions of high evidence: where a micrograph departs from the references, how far and how large.
+"""Connected regions of high evidence: where a micrograph departs from the references, how strongly, and their size.
 
-A token stands for 8 pixels or more a side, so counting whole tokens would measure every region in steps of 64 px². The
-map is therefore sampled between the tokens before it is cut at the threshold: an odd number of samples along each
-token, as close to one per native pixel as `_MAX_SAMPLES` allows, down to one per token on very large micrographs. Odd,
-because one sample then falls exactly on the token's own value: no token above the threshold is lost and peaks are those
-of the map, whereas the native pixel grid passes half a pixel beside each peak. Every sample weighs the native pixels
-that it stands for, clipped at the micrograph's edge.
+A token covers at least 8 by 8 pixels, so counting whole tokens would measure areas in steps of 64 px². The map is
+therefore interpolated between tokens before the threshold is applied. Each token has an odd number of samples per axis,
+as close to one per native pixel as `_MAX_SAMPLES` allows, down to one per token on very large micrographs. With an odd
+number one sample falls exactly on the token's value, so that no token above the threshold is lost and peaks are exact;
+the native pixel grid would miss each peak by half a pixel. Samples are weighted by the native pixels that they cover,
+clipped at the micrograph's edge.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.result import EvidenceMap
 
 MAX_REGIONS = 50
-"""Regions that a verdict lists."""
+"""Most regions that a verdict lists."""
 _MAX_SAMPLES = 2**22
 _BAND_SAMPLES = 2**18
 
 
 def find_regions(evidence: EvidenceMap, threshold: float, *, pixel_size_um: float | None) -> tuple[Region, ...]:
-    """Return the connected regions (8 neighbours) whose evidence lies above a threshold, the strongest first.
+    """Return the connected regions (8 neighbours) of evidence above a threshold, the strongest first.
 
-    At most `MAX_REGIONS`.
+    Returns at most `MAX_REGIONS`.
 
     Args:
-        evidence: the map, in log-odds. Values that are not finite are in no region.
+        evidence: map in log-odds. Values that are not finite belong to no region.
         threshold: evidence strictly above this belongs to a region.
         pixel_size_um: side of a native pixel in µm; None leaves the `_um` fields None.
 
     Returns:
-        Regions by falling integrated evidence (log-odds times px²). Centroids are weighted by area, and like every
-        position are measured from the outer top left corner of the micrograph, x to the right and y down.
+        Regions sorted by integrated evidence (log-odds times px²), the largest first. Centroids are weighted by area.
+        Positions are measured from the outer top left corner of the micrograph, x to the right and y down.
 
     Raises:
         ValueError: the threshold is not a number, or the pixel size is not positive.
@@ -115,12 +115,12 @@ def _samples_per_token(evidence: EvidenceMap) -> int:
 
 
 def _positions(tokens: int, per_token: int) -> NDArray[np.float64]:
-    # In whole numbers before the division, so that the middle sample of a token falls on it exactly.
+    # Integers before the division, so that the middle sample of a token falls on it exactly.
     return (2 * np.arange(tokens * per_token) + 1 - per_token) / (2 * per_token)
 
 
 def _edges(tokens: int, per_token: int, scale: float, side: int) -> NDArray[np.float64]:
-    """Borders of the samples in native pixels; the last reaches the micrograph's edge, and none passes it."""
+    """Return the borders of the samples in native pixels, clipped to the micrograph; the last is its edge."""
     edges = np.minimum(np.round(np.arange(tokens * per_token + 1) / (per_token * scale), 6), side)
     edges[-1] = side
     return edges

@@ -1,4 +1,4 @@
-"""What an inspection returns: one object from the verdict to the report."""
+"""Result of an inspection: the `Inspection`, used from the verdict to the report."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.compared import Compared
 
 NEAREST = 3
-"""References that a verdict names as the most alike."""
+"""Number of nearest references that a verdict names."""
 
 
 @dataclass(frozen=True, eq=False)
 class EvidenceMap:
-    """Evidence against authenticity over a micrograph, kept at the encoder's token stride.
+    """Map of the evidence against authenticity, one value per token.
 
     Attributes:
-        values: float32 (rows, columns), one value per token; positive where the micrograph looks unlike the authentic
-            references, 0 where the two are equally likely, in units of log-odds.
-        scale: tokens per native pixel along each side (1/8 when the micrograph was read at native resolution).
+        values: float32 (rows, columns) log-odds of each token; positive where the micrograph looks unlike the authentic
+            references, 0 at even odds.
+        scale: tokens per native pixel along each side (1/8 where the micrograph was read at native resolution).
         height: native height of the micrograph in pixels.
         width: native width of the micrograph in pixels.
     """
@@ -41,16 +41,16 @@ class EvidenceMap:
     def native(
         self, top: int = 0, left: int = 0, height: int | None = None, width: int | None = None
     ) -> NDArray[np.float32]:
-        """Return the map at native resolution, bilinearly interpolated, whole or for a window.
+        """Return the map, or a window of it, bilinearly interpolated to native resolution.
 
         Args:
             top: first row of the window, in native pixels.
             left: first column of the window, in native pixels.
-            height: rows of the window; to the bottom when omitted.
-            width: columns of the window; to the right edge when omitted.
+            height: rows of the window; up to the bottom edge if omitted.
+            width: columns of the window; up to the right edge if omitted.
 
         Returns:
-            float32 (height, width). Ask for a window when the micrograph is very large.
+            float32 (height, width). Use windows for very large micrographs.
 
         Raises:
             MicrographError: the window does not lie within the micrograph.
@@ -66,12 +66,12 @@ class EvidenceMap:
         rows = ((np.arange(top, top + height) + 0.5) * self.scale - 0.5).astype(np.float32)
         columns = ((np.arange(left, left + width) + 0.5) * self.scale - 0.5).astype(np.float32)
         out = np.empty((height, width), dtype=np.float32)
-        for start in range(0, height, 512):  # bands bound what is held besides the result
+        for start in range(0, height, 512):  # bands bound the memory besides the result
             out[start : start + 512] = interpolate(self.values, rows[start : start + 512], columns)
         return out
 
     def resized(self, height: int, width: int) -> NDArray[np.float32]:
-        """Return the whole map in any size, bilinearly interpolated: float32 (height, width)."""
+        """Return the whole map bilinearly interpolated to another size: float32 (height, width)."""
         rows = (np.arange(height) + 0.5) * (self.height * self.scale / height) - 0.5
         columns = (np.arange(width) + 0.5) * (self.width * self.scale / width) - 0.5
         return interpolate(self.values, rows, columns)
@@ -81,19 +81,19 @@ class EvidenceMap:
 class Region:
     """A connected part of a micrograph that departs from the authentic references.
 
-    Positions are measured from the outer top left corner of the micrograph, in native pixels, or in micrometres with x
-    to the right and y down; the latter are None where the pixel size is unknown.
+    Positions are measured from the outer top left corner of the micrograph, x to the right and y down, in native
+    pixels. Fields in µm are None where the pixel size is unknown.
 
     Attributes:
-        top: first row of the region's box.
-        left: first column.
+        top: first row of the bounding box.
+        left: first column of the box.
         height: rows of the box.
         width: columns of the box.
         centroid_row: row of the centroid, weighted by area.
-        centroid_column: its column.
+        centroid_column: column of the centroid.
         area_px: area in square pixels, at least 1.
-        peak_evidence: greatest evidence in the region, in log-odds of not being authentic.
-        mean_evidence: its mean over the area, in log-odds.
+        peak_evidence: largest evidence in the region, in log-odds of not being authentic.
+        mean_evidence: mean evidence over the area, in log-odds.
         area_um2: area in µm².
         centroid_x_um: column of the centroid in µm.
         centroid_y_um: row of the centroid in µm.
@@ -115,12 +115,12 @@ class Region:
 
 @dataclass(frozen=True)
 class NearestReference:
-    """A reference that resembles the micrograph.
+    """One of the references nearest to the micrograph.
 
     Attributes:
-        name: of the reference.
+        name: name of the reference.
         label: its class.
-        similarity: cosine of the two mean standardised tokens, in [-1, 1]; 1 is identical.
+        similarity: cosine similarity of the two mean standardised tokens, in [-1, 1].
     """
 
     name: str
@@ -133,9 +133,9 @@ class RecognisedSurface:
     """A reference that shows the same surface as the micrograph.
 
     Attributes:
-        name: of the reference.
+        name: name of the reference.
         label: its class.
-        points: keypoints that lie alike on both.
+        points: number of matching keypoints.
     """
 
     name: str
@@ -145,84 +145,84 @@ class RecognisedSurface:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inspection:
-    """The verdict on one micrograph, and everything needed to understand and repeat it."""
+    """Verdict on one micrograph, with everything needed to explain and repeat it."""
 
     source: str | None
-    """File that the micrograph was read from, as it was named; None where it came from memory."""
+    """Path of the micrograph's file as it was given; None for an array."""
     file_sha256: str | None
-    """Digest of the file's bytes, or of the array's where it came from memory, in hexadecimal."""
+    """Hexadecimal sha256 of the file's bytes, or of the array's."""
     model_name: str
-    """Name of the model that judged."""
+    """Name of the model."""
     model_sha256: str
-    """Its `sha256`, which names the exact weights."""
+    """`sha256` of the model, which identifies the exact weights."""
     references_sha256: str
-    """Digest of the references that it judged by."""
+    """sha256 of the enrolled references."""
     score: float
-    """Probability of being authentic, in [0, 1]; calibrated where `calibrated` says so."""
+    """Probability of being authentic, in [0, 1]; calibrated only where `calibrated` is True."""
     decision: Decision
-    """The answer at the error rate `alpha`; `inconclusive` where the references allow none."""
+    """Decision at the error rate `alpha`; `inconclusive` where the p-values allow neither answer."""
     in_scope: bool
-    """False where the micrograph as a whole is unlike every reference, or its pixel size lies more than 1.5 times
-    beyond those of the references: the decision is then `inconclusive`, and the score means nothing."""
+    """False where the micrograph as a whole is unlike every reference, or its pixel size differs by more than a factor
+    of 1.5 from the range of theirs. The decision is then `inconclusive`, and the score has no meaning."""
     predicted_class: str
-    """The forced choice: the authentic class where the score is 0.5 or more, else the nearest of the others (`not …`
-    where there is none)."""
+    """Most likely class, without abstention: the authentic class at a score of 0.5 or more, else the nearest other
+    class (`not …` where no other class is enrolled)."""
     p_values: dict[str, float]
-    """Conformal p-value of `authentic` and `not authentic`, in (0, 1] (one key where only authentic references were
-    enrolled, none where there were too few to cross-fit)."""
+    """Conformal p-values of `authentic` and `not authentic`, in (0, 1]. One key where only authentic references are
+    enrolled; empty where there are too few references to cross-fit."""
     alpha: float
-    """Error rate that the decision was made for, in (0, 1): of authentic micrographs at most this share is called not
-    authentic, and likewise of the others. Of the verdicts that are decided more may be wrong."""
+    """Error rate of the decision, in (0, 1). At most this share of authentic micrographs is called not authentic, and
+    at most this share of others authentic. Among decided verdicts more may be wrong."""
     evidence: EvidenceMap
-    """Where it looks unlike the authentic references, in log-odds."""
+    """Map of the evidence against authenticity, in log-odds."""
     threshold: float
-    """Evidence above this, in log-odds, is listed as a region."""
+    """Threshold of evidence, in log-odds, above which regions are listed."""
     regions: tuple[Region, ...]
-    """Connected parts above the threshold, the strongest first."""
+    """Connected regions above the threshold, the strongest first."""
     nearest: tuple[NearestReference, ...]
-    """The references that it resembles most, the nearest first."""
+    """Most similar references, the nearest first."""
     contributions: dict[str, float]
-    """What each kind of evidence adds to `offset` in the log-odds of not being authentic, `log(1 / score - 1)`."""
+    """Contribution of each kind of evidence. With `offset` they sum to the log-odds of not being authentic,
+    `log(1 / score - 1)`."""
     reasons: tuple[str, ...]
-    """The verdict in sentences, the gravest reason first."""
+    """Reasons for the verdict in sentences, the most important first."""
     height: int
-    """Height of the micrograph in native pixels, without a data bar that was cut off."""
+    """Height of the micrograph in native pixels, without the data bar."""
     width: int
     """Width of the micrograph in native pixels."""
     pixel_size_um: float | None
-    """Side of a native pixel in µm; None where it is unknown."""
+    """Side of a native pixel in µm; None where unknown."""
     instrument: str | None
-    """What took the micrograph, as its file says; None where it does not."""
+    """Instrument named in the file; None where it names none."""
     seconds: float
-    """Time taken, in seconds, reading excluded."""
+    """Duration of the inspection in seconds, without reading the file."""
     offset: float
-    """The log-odds that `contributions` are added to, the same for every micrograph."""
+    """Intercept of the log-odds, the same for every micrograph; see `contributions`."""
     compared_with: Compared
-    """The references in short."""
+    """Summary of the references."""
     purified: bool = False
-    """Whether the verdict is on the micrograph as the diffusion prior purified it."""
+    """Whether the micrograph was purified by the diffusion prior before it was judged."""
     attacked: bool | None = None
-    """Whether purification changes the score more than untouched micrographs' scores; None where it was not asked."""
+    """Whether purification moves the log-odds more than those of untouched micrographs; None where not tested."""
     recognised: RecognisedSurface | None = None
-    """The reference whose very surface this is; None where none was recognised or the references are not told apart
-    by their surfaces."""
+    """Reference that shows the same surface; None where none was recognised or surfaces are not used as evidence."""
     calibrated: bool = True
-    """False where the score only ranks: too few references were enrolled to cross-fit, and nothing is decided; or
-    authentic ones alone, and even odds lie one deviation from them by convention."""
+    """False where the score only ranks micrographs. Either there are too few references to cross-fit, and nothing is
+    decided; or only authentic ones, and even odds lie one standard deviation from them by convention."""
     notes: tuple[str, ...] = ()
-    """What reading did to the file or could not tell of it, in sentences."""
+    """What was changed or unknown when the file was read, in sentences."""
     page: int | None = None
-    """Which page of the file it is, from 0, where one was asked for or another than the first was read."""
+    """Index of the page in the file, from 0; None where the first was read without being asked for."""
 
     def __repr__(self) -> str:
-        """Return the verdict in short."""
+        """Return a one-line summary."""
         page = "" if self.page is None else f" page {self.page}"
         score = f"score {self.score:.3f}" if self.calibrated else f"score {self.score:.3f} (not calibrated)"
         decision = self.decision if self.in_scope else "out of scope"
         return f"Inspection({self.source!r}{page}: {decision}, {score}, {counted(len(self.regions), 'region')})"
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the inspection as plain JSON-ready values, without the evidence map (its shape and extremes only)."""
+        """Return JSON-ready values; of the evidence map only its maximum, mean and shape."""
         from dataclasses import asdict, fields
 
         plain: dict[str, Any] = {
