@@ -1,4 +1,4 @@
-"""Micrographs: reading images at any depth with their pixel size, within limits, and finding files to read."""
+"""Micrographs: finding image files, and reading them at full depth with their pixel size, within safe limits."""
 
 from fusion_diff.micrograph.discover import discover
 from fusion_diff.micrograph.limits import MAX_PIXELS, MIN_SIDE

@@ -1,7 +1,7 @@
-"""The size that a compressed strip or tile claims for itself, read from its own header.
+"""The size that a compressed strip or tile claims in its own header.
 
-Codecs of images obey their own header and not the TIFF around it, so a tile of 16 x 16 pixels can hold a stream that
-unfolds to gigabytes. Where a decoder passes over padding or decoys, so does this.
+Image codecs follow the header of the stream instead of the TIFF's tags. A tile of 16 x 16 pixels can therefore hold a
+stream that decodes to gigabytes. Padding and decoys are skipped in the same way as by the decoders.
 Sources: ITU-T T.81, annex B (JPEG); ISO 15948 (PNG).
 """
 
@@ -21,24 +21,24 @@ if TYPE_CHECKING:
 JPEG, PNG, JPEG2000 = (6, 7, 33007, 34892), (34933,), (33003, 33004, 33005, 34712)
 
 MAX_JPEG_SCANS = 32
-"""Each scan is a pass over the whole image, however few bytes it takes; progressive files have about ten."""
+"""Every scan is a pass over the whole image, even if it has few bytes. Progressive files have about ten scans."""
 
 MAX_JPEG_SEGMENTS, MAX_EXIF_SEGMENTS = 4096, 64
-"""Pillow keeps an object of each segment and joins those of EXIF data one by one; large profiles take a few hundred."""
+"""Pillow keeps an object per segment and joins EXIF segments one by one. Large colour profiles have a few hundred."""
 
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # the rest is padding, stuffing or stands within a scan
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xd0-\xd7\xff])")  # other codes are padding, stuffing or part of a scan
 
 
 def codestream_pixels(data: bytes, compression: int) -> int:
-    """Return the pixels that a strip or tile claims in its own header.
+    """Return the number of pixels that a strip or tile claims in its own header.
 
     Args:
-        data: the strip or tile as it is stored.
+        data: the strip or tile as stored.
         compression: the TIFF's compression code.
 
     Returns:
-        Columns times rows, and more where a pixel has more than `MAX_CHANNELS` values, or where the stream has parts
-        that take more than its pixels; 0 where no size is found.
+        Columns times rows; more for a JPEG 2000 stream of more than `MAX_CHANNELS` components, or whose parts cost more
+        than its pixels. 0 if no size is found.
     """
     reader = _READERS.get(compression)
     try:
@@ -48,11 +48,11 @@ def codestream_pixels(data: bytes, compression: int) -> int:
 
 
 def check_jpeg(name: str, data: bytes | mmap.mmap) -> None:
-    """Refuse a JPEG stream that was made to keep a reader busy.
+    """Refuse a JPEG stream that would take excessive time to decode, up to hours.
 
     Raises:
-        MicrographError: it has more than `MAX_JPEG_SCANS` scans, or more segments than `MAX_JPEG_SEGMENTS` in all or
-            `MAX_EXIF_SEGMENTS` of EXIF data; reading it could take hours.
+        MicrographError: it has more than `MAX_JPEG_SCANS` scans, `MAX_EXIF_SEGMENTS` segments of EXIF data, or
+            `MAX_JPEG_SEGMENTS` segments in total.
     """
     counts = {"scans": 0, "EXIF segments": 0, "segments": 0}
     limits = {"scans": MAX_JPEG_SCANS, "EXIF segments": MAX_EXIF_SEGMENTS, "segments": MAX_JPEG_SEGMENTS}
@@ -76,7 +76,7 @@ def _png(data: bytes) -> int:
 
 def _jpeg(data: bytes) -> int:
     for marker, at in _jpeg_segments(data):
-        # Start-of-frame markers carry the size; DHT, JPG and DAC are the other codes of that range.
+        # Start-of-frame markers hold the size. DHT, JPG and DAC are the other codes in this range.
         if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
             height, width = struct.unpack_from(">HH", data, at + 3)
             return int(width) * int(height)
@@ -86,7 +86,7 @@ def _jpeg(data: bytes) -> int:
 
 
 def _jpeg_segments(data: bytes | mmap.mmap) -> Iterator[tuple[int, int]]:
-    """Yield the segments of the first image, as decoders find them: marker, and position of the length behind it."""
+    """Yield marker and position of the length field of each segment of the first image, as decoders find them."""
     position = max(data.find(b"\xff\xd8"), 0)
     while (found := _JPEG_MARKER.search(data, position)) is not None:
         marker, position = found[1][0], found.end()
@@ -104,4 +104,4 @@ _READERS: dict[int, Callable[[bytes], int]] = {
 }
 
 IMAGE_CODECS = frozenset(_READERS)
-"""Compressions whose decoders obey the stream's own header; all others are told how much to give."""
+"""Compressions whose decoders follow the stream's own header. All other decoders get the size of their output."""

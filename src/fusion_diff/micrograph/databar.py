@@ -1,9 +1,9 @@
-"""Finding the information bar that electron microscopes write under their images.
+"""Detection of the information bar that electron microscopes write below their images.
 
-A bar looks like nothing a specimen does: a band over the full width at the bottom, of one exact level without noise,
-with text of high contrast in it, that starts within a row. All of that is asked for at once, because an uncropped
-bar costs a little accuracy while a cropped micrograph may lose the flaw. Where a maker's metadata tell how high the bar
-is, that is all they are believed: less is asked of the rows, but bars they have to be, for anyone can write metadata.
+A data bar is a band over the full width at the bottom. It has one exact level without noise, contains text of high
+contrast, and begins sharply within a row. All criteria must hold together: a bar left in costs a little accuracy, but
+cropping micrograph rows may lose the flaw. If the metadata give the height of the bar, weaker criteria apply to these
+rows. The rows must still look like a bar, because anyone can write metadata.
 """
 
 from __future__ import annotations
@@ -20,56 +20,56 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 LARGEST_FRACTION = 0.25
-"""No more of an image than this is ever taken for a bar."""
+"""Largest share of the image height that a bar may have."""
 
 _SMALLEST_ROWS = 10
 _SMALLEST_FRACTION = 0.012
-_CONTEXT_ROWS = 8  # rows above the bar that have to look like a micrograph
+_CONTEXT_ROWS = 8  # rows above the bar that must look like a micrograph
 
-# Levels are measured in units of the micrograph's own contrast (its 0.5 to 99.5 percentiles).
-_SAME_LEVEL = 0.03  # as far apart as compression moves a flat level
-_RULE_LEVEL = 0.008  # stricter, for a polished specimen is nearly uniform too
+# Levels are in units of the micrograph's contrast, from its 0.5 to its 99.5 percentile.
+_SAME_LEVEL = 0.03  # compression changes a flat level by no more than this
+_RULE_LEVEL = 0.008  # stricter, because a polished specimen is nearly uniform too
 _TEXT_CONTRAST = 0.3
 
-_BAR_ROW = 0.35  # least fraction of a bar's row, text and all, that has the background's level
-_BLANK_ROW = 0.92  # ... of its first rows, above the text: margin with at most a few vertical rules
-_OUTSIDE_ROW = 0.6  # most ... of the rows of micrograph above the edge
-_RULE_ROW = 0.9  # least fraction of a horizontal rule that has one level
-_LARGEST_RULE = 8  # rows, with what compression blurs around it
+_BAR_ROW = 0.35  # minimum share of background level in a row of the bar, including text
+_BLANK_ROW = 0.92  # minimum share of background level in the margin above the text, which may have vertical rules
+_OUTSIDE_ROW = 0.6  # maximum share of background level in the micrograph rows above the edge
+_RULE_ROW = 0.9  # minimum share of one level in a horizontal rule
+_LARGEST_RULE = 8  # rows, including those blurred by compression
 _BLURRED_ROWS = 2
-_GRADUAL = 0.25  # most that the last row of micrograph has more of the bar's level than those above it
+_GRADUAL = 0.25  # maximum rise of the share of background level from the rows above to the last row of micrograph
 _TEXT_AREA = (0.002, 0.5)
-_TEXT_ROWS = 5  # rows with several strokes, the height of small letters
+_TEXT_ROWS = 5  # minimum number of rows with several strokes, the height of small letters
 _STROKES = 4
-_FLAT_BAR = 0.5  # least fraction of neighbours of one level in each row that metadata call a bar; text leaves far more
-_FLATTEST_MICROGRAPH = 0.9  # most neighbours of one level in the context rows: drawings and masks have more
+_FLAT_BAR = 0.5  # minimum share of equal neighbours in each row of a claimed bar; rows of text have far more
+_FLATTEST_MICROGRAPH = 0.9  # maximum share of equal neighbours in the context rows; drawings and masks have more
 
 
 @dataclass(frozen=True)
 class _Profile:
-    """What each of the lowest rows looks like; all arrays have one value per row."""
+    """Statistics of the lowest rows. All arrays have one value per row."""
 
     background: NDArray[np.float32]
-    """Fraction of pixels at the bar's level."""
+    """Share of pixels at the bar's background level."""
     rule: NDArray[np.bool_]
-    """Whether the row has one level throughout."""
+    """Whether the row has a single level."""
     text: NDArray[np.float32]
-    """Fraction of pixels far from the bar's level."""
+    """Share of pixels far from the background level."""
     strokes: NDArray[np.int64]
-    """Runs of such pixels."""
+    """Number of runs of such pixels."""
     flat: NDArray[np.float32]
-    """Fraction of neighbouring pixels that are equal."""
+    """Share of equal neighbouring pixels."""
 
 
 def data_bar_rows(levels: NDArray[Any], true_height: int | None = None) -> int:
-    """Return how many rows at the bottom of an image are a data bar.
+    """Return the number of rows at the bottom of an image that are a data bar.
 
     Args:
         levels: the image, (H, W) or (H, W, 3), any real dtype, finite; may be memory-mapped.
-        true_height: rows of micrograph according to the metadata, if they say.
+        true_height: height of the micrograph in rows according to the metadata, if known.
 
     Returns:
-        Rows to crop; 0 where there is no bar, or where it is in doubt.
+        Rows to crop; 0 if there is no bar or its presence is uncertain.
     """
     height = levels.shape[0]
     largest = _largest_rows(height)
@@ -84,7 +84,7 @@ def data_bar_rows(levels: NDArray[Any], true_height: int | None = None) -> int:
     smallest = max(_SMALLEST_ROWS, int(height * _SMALLEST_FRACTION))
     if largest < smallest + _CONTEXT_ROWS:
         return 0
-    # More than half of a bar is background, so the median of its lower part is its level.
+    # More than half of a bar is background, so the median of its lower part is the background level.
     bottom = (_luminance(levels[height - smallest :]) - low) / (high - low)
     level = float(np.median(bottom))
     if np.mean(np.abs(bottom - level) <= _SAME_LEVEL) < 0.5:
@@ -96,14 +96,14 @@ def data_bar_rows(levels: NDArray[Any], true_height: int | None = None) -> int:
 
 
 def claimed_rows(height: int, true_height: int | None) -> int:
-    """Return how many rows of an image its metadata call a data bar, whatever these look like.
+    """Return the number of rows that the metadata claim to be a data bar.
 
     Args:
         height: rows of the image.
-        true_height: rows of micrograph according to the metadata, if they say.
+        true_height: height of the micrograph in rows according to the metadata, if known.
 
     Returns:
-        0 where they call none so, or more than is ever taken for a bar.
+        The claimed rows; 0 if there is no claim, or it exceeds the largest accepted bar.
     """
     claimed = 0 if true_height is None else int(height - true_height)
     return claimed if 0 < claimed <= _largest_rows(height) else 0
@@ -114,7 +114,7 @@ def _largest_rows(height: int) -> int:
 
 
 def _is_bar(levels: NDArray[Any], low: float, high: float) -> bool:
-    """Tell whether rows that start where a bar would are one: of one level without noise, with text in it."""
+    """Return whether these rows are a bar: one level without noise, with text."""
     level = (float(np.median(_luminance(levels))) - low) / (high - low)
     profile = _profile(levels, low, high, level)
     return bool((profile.flat >= _FLAT_BAR).all() and profile.background.mean() >= _BAR_ROW and _has_text(profile, 0))
@@ -146,15 +146,15 @@ def _profile(levels: NDArray[Any], low: float, high: float, level: float) -> _Pr
 
 
 def _bar_rows(profile: _Profile) -> int:
-    """Return the rows below the topmost edge that a bar could start at, or 0."""
+    """Return the number of rows below the topmost possible edge of a bar, or 0."""
     count = len(profile.background)
     outside = (profile.background < _BAR_ROW) & ~profile.rule
-    first = int(np.flatnonzero(outside)[-1]) + 1 if outside.any() else 0  # from here down every row could be a bar's
+    first = int(np.flatnonzero(outside)[-1]) + 1 if outside.any() else 0  # all rows from here down may belong to a bar
     blank = profile.background >= _BLANK_ROW
     margins = first + np.flatnonzero(blank[first:-1] & blank[first + 1 :])
     if not len(margins):
         return 0
-    # Above the margin there may be a frame, and rows that compression has blurred.
+    # Above the margin there may be a frame, and rows blurred by compression.
     top = int(margins[0])
     while top > 0 and (profile.rule[top - 1] or profile.background[top - 1] > _OUTSIDE_ROW):
         top -= 1
@@ -162,14 +162,14 @@ def _bar_rows(profile: _Profile) -> int:
 
 
 def _is_edge(profile: _Profile, top: int, margin: int) -> bool:
-    """Tell whether a bar starts at `top` (its margin at `margin`): within a row, under a micrograph with texture."""
+    """Return whether a bar starts sharply at `top`, with its margin at `margin`, below a micrograph with texture."""
     if top < _CONTEXT_ROWS or margin - top > _LARGEST_RULE:
         return False
     if int((~profile.rule[top:margin]).sum()) > _BLURRED_ROWS:
         return False
     above = slice(top - _CONTEXT_ROWS, top)
     usual = float(np.median(profile.background[above]))
-    # The border of a dark layer in the specimen is rough: it comes gradually from row to row.
+    # The border of a dark layer in a specimen is rough, so the level changes gradually from row to row.
     sharp = usual <= _OUTSIDE_ROW and profile.background[top - 1] - usual <= _GRADUAL
     return bool(sharp and profile.flat[above].mean() <= _FLATTEST_MICROGRAPH)
 

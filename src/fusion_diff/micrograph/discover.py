@@ -1,4 +1,4 @@
-"""Turning what a user names (files, folders, patterns) into a list of image files."""
+"""Expansion of files, folders and patterns into a list of image files."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
 IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
-"""Suffixes, in lower case, that make a file in a folder an image; what it really is shows when it is read."""
+"""Lower-case suffixes of the files in a folder that count as images. The actual format is found on reading."""
 
 UNREAD_SUFFIXES = frozenset(
     {".czi", ".dm3", ".dm4", ".gif", ".heic", ".jp2", ".lsm", ".npy", ".pgm", ".raw", ".svs", ".webp"}
 )
-"""Suffixes of other pictures, and of what instruments save: in a folder they are passed over, which is told."""
+"""Suffixes of image and instrument files of unsupported kinds. In a folder they are skipped with a warning."""
 
 
 def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
-    """Return the image files that `paths` name.
+    """Return the image files named by `paths`.
 
     Args:
-        paths: each a file (taken whatever its suffix), a folder (searched with its subfolders for files with one of
-            `IMAGE_SUFFIXES`) or a glob pattern (`**` crosses folders; unless the pattern ends in a suffix, the files it
-            matches are filtered by `IMAGE_SUFFIXES`, and the folders it matches are searched). Hidden files and folders
-            are skipped in searches, and folders are entered once, however many links lead there. Links that lead
-            nowhere count as files, so that reading them tells of them.
+        paths: each a file, a folder or a glob pattern. A file is taken whatever its suffix. A folder is searched with
+            its subfolders for files with one of `IMAGE_SUFFIXES`. In a pattern, `**` matches any number of folders.
+            Matched files are filtered by `IMAGE_SUFFIXES` unless the pattern ends in a suffix, and matched folders are
+            searched. Searches skip hidden files and folders, and enter a folder once even if several links lead to it.
+            Broken links count as files, so that reading them raises an error.
 
     Returns:
         The files in the order of `paths`, sorted within each, each file once.
@@ -43,9 +43,9 @@ def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
         MicrographError: a path does not exist, or a folder or pattern holds no images; the message names it.
 
     Warns:
-        UserWarning: pictures of kinds that are not read were passed over.
+        UserWarning: image files of unsupported kinds were skipped.
     """
-    found: dict[str, Path] = {}  # by real path, so that two ways to one file count once
+    found: dict[str, Path] = {}  # by real path, so that two paths to one file count once
     for path in [paths] if isinstance(paths, str | Path) else paths:
         for file in _expand(path):
             found.setdefault(os.path.realpath(file), file)
@@ -81,7 +81,7 @@ def _some(name: str, look: Callable[[str, Counter[str]], Iterable[Path]], where:
 
 
 def warn_of_unread(where: str, unread: Counter[str]) -> None:
-    """Warn of pictures that were passed over, if any were: how many there are of each suffix of `UNREAD_SUFFIXES`."""
+    """Warn of the number of skipped files per suffix of `UNREAD_SUFFIXES`, if there are any."""
     if unread:
         told = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
         many = counted(unread.total(), "file")
@@ -89,18 +89,18 @@ def warn_of_unread(where: str, unread: Counter[str]) -> None:
 
 
 def match(pattern: str, unread: Counter[str] | None = None) -> Iterator[Path]:
-    """Yield the image files that a glob pattern names, by the rules of `discover`, as they are found.
+    """Yield the image files that match a glob pattern as they are found, by the rules of `discover`.
 
     Args:
         pattern: the pattern.
-        unread: counts files passed over by suffix, those of `UNREAD_SUFFIXES`.
+        unread: counter of skipped files by suffix, for the suffixes in `UNREAD_SUFFIXES`.
     """
     suffix = Path(pattern).suffix
     suffix_given = bool(suffix) and not glob.has_magic(suffix)
     parts = Path(pattern).parts
     for path in _across(parts) if "**" in parts else _globbed(pattern):
         if path.is_dir():
-            if "**" not in parts:  # `**` reaches the files below by itself
+            if "**" not in parts:  # `**` itself matches the files below
                 yield from search(path, unread)
         elif path.is_file() or _leads_nowhere(path):
             if suffix_given or path.suffix.lower() in IMAGE_SUFFIXES:
@@ -114,14 +114,14 @@ def _globbed(pattern: str) -> Iterator[Path]:
 
 
 def _globbed_in(folder: Path, parts: Iterable[str]) -> Iterator[Path]:
-    """What the parts of a pattern match in a folder; none matches the folder itself."""
+    """Return what the parts of a pattern match in a folder. Without parts, this is the folder itself."""
     return _globbed(str(Path(glob.escape(str(folder)), *parts)))
 
 
 def _across(parts: Sequence[str]) -> Iterator[Path]:
-    """What a pattern with `**` matches; of the paths to one folder that links make, one counts.
+    """Yield what a pattern with `**` matches. If links give several paths to a folder, only one of them is used.
 
-    `glob` would follow links that loop for as long as the system lets it.
+    `glob` would follow looping links up to the system's limit.
     """
     pieces: list[list[str]] = [[]]
     for part in parts:
@@ -141,7 +141,7 @@ def _across(parts: Sequence[str]) -> Iterator[Path]:
 
 
 def _folders(paths: Iterable[Path]) -> Iterator[Path]:
-    """The folders among paths and all below them that are not hidden, in the order of `search`."""
+    """Yield the folders among paths and all folders below them except hidden ones, in the order of `search`."""
     entered: set[str] = set()
     for path in paths:
         folders = _not_entered([path], entered) if path.is_dir() else []
@@ -154,19 +154,19 @@ def _folders(paths: Iterable[Path]) -> Iterator[Path]:
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
-    # A link that leads to itself is an error to `entry` alone.
+    # `entry.is_dir` raises for a link that leads to itself; `Path.is_dir` does not.
     return Path(entry.path).is_dir() if entry.is_symlink() else entry.is_dir()
 
 
 def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[Path]:
-    """Yield the image files in a folder and its subfolders, by the rules of `discover`, as they are found.
+    """Yield the image files in a folder and its subfolders as they are found, by the rules of `discover`.
 
     Args:
         folder: the folder.
-        unread: counts files passed over by suffix, those of `UNREAD_SUFFIXES`.
+        unread: counter of skipped files by suffix, for the suffixes in `UNREAD_SUFFIXES`.
 
     Raises:
-        OSError: a folder cannot be listed; one that is skipped in silence would be a lot that nobody inspected.
+        OSError: a folder cannot be listed. Silently skipping it could leave a whole lot uninspected.
     """
     entered = {os.path.realpath(folder)}
     folders = [Path(folder)]
@@ -189,9 +189,9 @@ def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[P
 
 
 def _not_entered(folders: Iterable[Path], entered: set[str]) -> list[Path]:
-    """Return folders that were not entered yet, noting that they are now, the first to enter at the end."""
+    """Return the folders that were not entered yet, in reverse order, and mark them as entered."""
     kept = []
-    for path in sorted(folders):  # in order, so that of two links to a folder always the same counts
+    for path in sorted(folders):  # sorted, so that of two links to a folder always the same one is used
         target = os.path.realpath(path)
         if target not in entered:
             entered.add(target)
@@ -200,11 +200,11 @@ def _not_entered(folders: Iterable[Path], entered: set[str]) -> list[Path]:
 
 
 def count_unread(path: PurePath, unread: Counter[str] | None) -> None:
-    """Count a file by its suffix, if it is one of `UNREAD_SUFFIXES` and anybody counts."""
+    """Count a file by its suffix if this is in `UNREAD_SUFFIXES` and there is a counter."""
     if unread is not None and (suffix := path.suffix.lower()) in UNREAD_SUFFIXES:
         unread[suffix] += 1
 
 
 def _leads_nowhere(path: Path) -> bool:
-    """Tell whether this is a link without a target: not passed over, for it could take the place of a micrograph."""
+    """Return whether this is a broken link. It is not skipped, because it may stand for a micrograph."""
     return path.is_symlink() and not os.path.exists(path)  # noqa: PTH110 (Path.exists raises where it may not look)

@@ -1,7 +1,7 @@
-"""A first look at a TIFF's directories, so that a hostile one is refused before any library parses it.
+"""Checks of a TIFF's directories, so that a hostile file is refused before any library parses it.
 
 Only the chain of directories and the sizes of their tags are read here. The chain may loop, be endless, or hold tags
-of gigabytes; tifffile reads the pixels afterwards, from directories known to be of sane size.
+of gigabytes. tifffile reads the pixels afterwards, from directories of checked size.
 Source: TIFF revision 6.0, section 2, and the BigTIFF specification of the libtiff project.
 """
 
@@ -18,40 +18,40 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 MAX_PAGES = 100_000
-"""Directories counted at most; a longer chain is not followed further."""
+"""Maximum number of directories; a longer chain is not followed further."""
 
 MAX_TAGS = 4096
-"""Tags in one directory; real ones have a few dozen."""
+"""Maximum number of tags in one directory; real directories have a few dozen."""
 
 MOST_TAGS = 2**20
-"""Tags in all directories together that are told of: directories may overlap, so a small file could hold any number."""
+"""Maximum number of tags read from all directories together. Overlapping directories can hold any number of tags."""
 
 MAX_TAG_VALUES = 2**22
-"""Numbers in one tag: a strip or tile offset each, enough for 4 million tiles."""
+"""Maximum number of values in one tag. The offsets of strips or tiles need one each: enough for 4 million tiles."""
 
 MAX_TEXT_BYTES = 2**26
-"""Bytes in a text or table that is read with the directory."""
+"""Maximum number of bytes in a text or table that is read with the directory."""
 
 # Bytes per value of each TIFF data type.
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-# Tags of single bytes that are read along with a directory: descriptions, software, JPEG tables, ImageJ and UIC data.
+# Tags of single bytes that are read with a directory: descriptions, software, JPEG tables, ImageJ and UIC data.
 _EAGER_BYTES = {270, 305, 347, 33628, 50839}
 
 
-# Tags told by `directories`: kind of page, size, depth, codec, colour, where the pixels are, samples, kind of number.
+# Tags that `directories` returns: kind of page, size, depth, codec, colour, offset of pixels, samples, sample format.
 _TOLD = {254, 255, 256, 257, 258, 259, 262, 273, 277, 339}
 _DESCRIPTION = 270
-_TEXT_BYTES = 4096  # of a description, from its beginning
+_TEXT_BYTES = 4096  # bytes read from the start of a description
 _INTEGERS = {1: "B", 3: "H", 4: "I", 16: "Q"}
 
 
 @dataclass(frozen=True)
 class Directory:
-    """What a directory says in short.
+    """The main tags of a directory.
 
     Attributes:
-        numbers: by tag, the first value of those that are integers.
-        description: the beginning of its text.
+        numbers: first value of each integer tag, by tag.
+        description: beginning of its description.
     """
 
     numbers: dict[int, int]
@@ -60,7 +60,7 @@ class Directory:
 
 @dataclass(frozen=True)
 class _Layout:
-    """How this TIFF writes its numbers."""
+    """Byte order and number formats of a TIFF."""
 
     order: str
     offset: str
@@ -69,10 +69,10 @@ class _Layout:
 
 
 def page_offset(name: str, handle: BinaryIO, size: int, page: int) -> int:
-    """Find a page's directory, and check that it and the first one can be parsed with bounded memory.
+    """Find a page's directory, and check that it and the first directory can be parsed in bounded memory.
 
     Args:
-        name: what to call the file in errors.
+        name: the file's name in error messages.
         handle: the file, seekable.
         size: its length in bytes.
         page: index of the page in the chain of directories, from 0.
@@ -81,7 +81,7 @@ def page_offset(name: str, handle: BinaryIO, size: int, page: int) -> int:
         The position of the page's directory in the file.
 
     Raises:
-        MicrographError: the header or a directory is damaged or cut off, or there is no such page.
+        MicrographError: the header or a directory is damaged or truncated, or there is no such page.
     """
     layout, offset = _header(name, handle)
     found = list(islice(_chain(name, handle, size, layout, offset), min(page, MAX_PAGES) + 1))
@@ -94,22 +94,22 @@ def page_offset(name: str, handle: BinaryIO, size: int, page: int) -> int:
 
 
 def directories(name: str, handle: BinaryIO, size: int) -> Iterator[Directory]:
-    """Yield what each directory of the chain says in its short tags; beyond `MOST_TAGS` of all, nothing more.
+    """Yield the main tags of each directory in the chain. Stop after `MOST_TAGS` tags in total.
 
     Args:
-        name: what to call the file in errors.
+        name: the file's name in error messages.
         handle: the file, seekable.
         size: its length in bytes.
 
     Raises:
-        MicrographError: the header or the first directory is damaged or cut off.
+        MicrographError: the header or the first directory is damaged or truncated.
     """
     layout, first = _header(name, handle)
     left = MOST_TAGS
     for offset in _chain(name, handle, size, layout, first):
         try:
             left -= (tags := _tag_count(handle, layout, offset))
-        except struct.error:  # the file is shorter than it was
+        except struct.error:  # the file has become shorter
             return
         if left < 0:
             return
@@ -125,7 +125,7 @@ def _told(handle: BinaryIO, size: int, layout: _Layout, data: bytes) -> Director
             continue
         count = struct.unpack_from(layout.order + layout.offset, data, start + 4)[0]
         value = data[start + 4 + struct.calcsize("=" + layout.offset) : start + layout.entry_size]
-        if count * _TYPE_SIZES.get(kind, 1) > len(value):  # then it lies elsewhere
+        if count * _TYPE_SIZES.get(kind, 1) > len(value):  # the value is stored elsewhere
             where = struct.unpack(layout.order + layout.offset, value)[0]
             handle.seek(min(where, size))
             value = handle.read(min(count, _TEXT_BYTES) if code == _DESCRIPTION else 8)
@@ -137,7 +137,7 @@ def _told(handle: BinaryIO, size: int, layout: _Layout, data: bytes) -> Director
 
 
 def _chain(name: str, handle: BinaryIO, size: int, layout: _Layout, offset: int) -> Iterator[int]:
-    """Follow the directories from the first one; one that loops or runs out of the file ends the chain before it."""
+    """Yield the positions of the directories. The chain ends before one that was seen already or leaves the file."""
     if not 8 <= offset < size:
         raise truncated(name, f"its first directory should be at byte {offset:,} of {size:,}")
     seen: set[int] = set()
@@ -172,7 +172,7 @@ def _tag_count(handle: BinaryIO, layout: _Layout, offset: int) -> int:
 
 
 def _next_offset(handle: BinaryIO, layout: _Layout, offset: int) -> int | None:
-    """Return where the directory after this one is (0: nowhere), or None where this one is unreadable."""
+    """Return the position of the next directory (0: none), or None if this one is unreadable."""
     try:
         tags = _tag_count(handle, layout, offset)
         if not 0 < tags <= MAX_TAGS:

@@ -1,8 +1,9 @@
-"""What a JPEG 2000 stream claims: its pixels, and what the parts it is cut into take to handle.
+"""The cost of decoding a JPEG 2000 stream, estimated from its headers and expressed in pixels.
 
-A few hundred bytes can declare millions of tiles, precincts, code blocks or layers. OpenJPEG takes memory or time for
-each of them, also where it is empty, so they are counted in pixels that would take as much. An ordinary stream comes
-out at its pixels, whatever its options: its parts weigh less. What OpenJPEG would have to search for is not accepted.
+A few hundred bytes can declare millions of tiles, precincts, code blocks or layers. OpenJPEG needs memory or time for
+each of them, even if they are empty. They are therefore counted as the number of pixels of equal cost. For an ordinary
+stream, whatever its options, the parts cost less than its pixels, and the result is the number of pixels. Streams in
+which OpenJPEG would have to search for segments are refused.
 Source: ISO 15444-1, annexes A (markers), B (tiles, precincts, code blocks, packets) and I (boxes).
 """
 
@@ -23,40 +24,40 @@ if TYPE_CHECKING:
 
 _SOC_SIZ = b"\xff\x4f\xff\x51"
 _COD, _COC, _POC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF5F, 0xFF90, 0xFF93
-_SOT_SEGMENT = b"\xff\x90\x00\x0a"  # no packet contains it, so all of them are found
+_SOT_SEGMENT = b"\xff\x90\x00\x0a"  # no packet contains these bytes, so a plain search finds all segments
 _SKIPPED = frozenset(0xFF00 | code for code in b"\x50\x55\x57\x58\x59\x5c\x5d\x5e\x60\x61\x63\x64\x74\x75\x77\x78")
-"""Other segments that OpenJPEG 2.5 knows; behind one that it does not know it searches for the next at any place."""
+"""Other segments known to OpenJPEG 2.5. After an unknown segment it searches the data for the next one."""
 
 _MOST_TILES = 65535
-_MOST_STYLES = 64  # of coding, which may differ by component and tile
-_PROGRESSIONS = 32  # that a POC segment can list, each of which passes over the packets
+_MOST_STYLES = 64  # coding styles, which may differ by component and tile
+_PROGRESSIONS = 32  # maximum number in a POC segment; each is a pass over the packets
 
-# Pixels that take as much memory and time: about 8,000, 1,400 and 600 bytes, and 150 ns.
+# Costs in pixels of equal memory and time: about 8,000, 1,400 and 600 bytes, and 150 ns.
 _FURTHER_TILE, _TILE_COMPONENT, _BLOCK, _PACKET = 512, 128, 64, 4
 
 
 class _Style(NamedTuple):
-    """How components are coded: what a COD or COC segment says of it."""
+    """Coding style of components, from a COD or COC segment."""
 
     levels: int
     block: tuple[int, int]
     """Exponents of the width and height of a code block."""
     precincts: bytes
-    """Exponents of width (low four bits) and height, a byte for each resolution."""
+    """Exponents of width (low four bits) and height (high four bits), one byte per resolution."""
 
 
 def jpeg2000_pixels(data: bytes) -> int:
-    """Return the pixels that a JPEG 2000 stream claims, or that handling its parts would be worth if that is more.
+    """Return the number of pixels that a JPEG 2000 stream claims, or the cost of its parts in pixels if larger.
 
     Args:
-        data: the stream as it is stored: in boxes (JP2) or bare.
+        data: the stream as stored, in boxes (JP2) or bare.
 
     Returns:
-        Columns times rows, as many times over as it has `MAX_CHANNELS` components.
+        Columns times rows, multiplied by the number of components over `MAX_CHANNELS`, rounded up.
 
     Raises:
-        ValueError: it has no size, or is not laid out as writers do.
-        IndexError: a segment is cut short.
+        ValueError: the stream has no size, or an unusual layout.
+        IndexError: a segment is truncated.
         struct.error: likewise.
     """
     start = _codestream(data)
@@ -86,7 +87,7 @@ def jpeg2000_pixels(data: bytes) -> int:
 
 
 def _codestream(data: bytes) -> int:
-    """Return where the codestream starts that OpenJPEG would decode."""
+    """Return the position of the codestream that OpenJPEG would decode."""
     position = 0
     if data[:4] != _SOC_SIZ:
         while True:
@@ -108,7 +109,7 @@ def _codestream(data: bytes) -> int:
 
 
 def _edges(low: int, high: int, first: int, step: int) -> NDArray[np.int64]:
-    """Return where tiles begin along one side of the image, and where the last of them ends."""
+    """Return the starts of the tiles along one side of the image, and the end of the last tile."""
     if not first <= low < min(high, first + step):
         raise ValueError("the first tile is empty")
     number = -(-(high - first) // step)
@@ -124,7 +125,7 @@ def _segments(data: bytes, position: int, end: int, *, first: bool = False) -> I
         marker, length = struct.unpack_from(">HH", data, position)
         if marker == end:
             return
-        # The size is the first segment of the first header, and of no other.
+        # The first segment of the first header, and of no other, is the size.
         if length < 2 or not (first or marker in _SKIPPED or marker in (_COD, _COC, _POC)):
             raise ValueError("a segment of an unknown kind")
         yield marker, data[position + 4 : position + 2 + length]
@@ -141,9 +142,9 @@ def _style(content: bytes, flags: int) -> _Style:
 
 @lru_cache(maxsize=64)  # the tiles of a TIFF are streams of one kind
 def _parts(style: _Style, size: tuple[int, ...], components: int, layers: int) -> int:
-    """Return how many pixels the tiles, code blocks and packets are worth.
+    """Return the cost of the tiles, code blocks and packets in pixels.
 
-    Tiles are a grid, so what is counted along both sides multiplies.
+    Tiles form a grid, so the counts along both sides are multiplied.
     """
     right, bottom, left, top, width, height, tiles_left, tiles_top = size
     columns, rows = _edges(left, right, tiles_left, width), _edges(top, bottom, tiles_top, height)
@@ -163,7 +164,7 @@ def _parts(style: _Style, size: tuple[int, ...], components: int, layers: int) -
             step[side] = min(step[side], exponent + down)
         blocks += cells * (3 if half else 1)
         most = max(most, precincts)
-    # Some orders of packets walk over the image in steps of the smallest precinct.
+    # Some packet orders traverse the image in steps of the smallest precinct.
     places = [
         int(_cells(edges[:-1], edges[1:], exponent).sum())
         for edges, exponent in zip((columns, rows), step, strict=True)
@@ -173,7 +174,7 @@ def _parts(style: _Style, size: tuple[int, ...], components: int, layers: int) -
 
 
 def _cells(low: NDArray[np.int64], high: NDArray[np.int64], exponent: int) -> NDArray[np.int64]:
-    """Return how many cells of a grid of `2**exponent` each interval reaches into."""
+    """Return the number of cells of a grid of `2**exponent` that each interval overlaps."""
     return np.where(high > low, -(-high >> exponent) - (low >> exponent), 0)
 
 

@@ -1,7 +1,7 @@
-"""What a file may claim before anything is decoded, and how every refusal is worded.
+"""Limits on the sizes that a file's header claims, checked before decoding, and the wording of refusals.
 
-A header is a claim by a stranger: sizes are checked against `MAX_PIXELS` and against what the stored bytes could
-possibly expand to, so that a few hostile bytes cannot make the reader allocate gigabytes.
+Headers are untrusted. Sizes are checked against `MAX_PIXELS` and against the largest possible expansion of the stored
+bytes, so that a few hostile bytes cannot make the reader allocate gigabytes.
 """
 
 from __future__ import annotations
@@ -9,21 +9,21 @@ from __future__ import annotations
 from fusion_diff.errors import MicrographError
 
 MIN_SIDE = 32
-"""Shortest side of a micrograph in pixels; smaller images hold no texture to judge."""
+"""Shortest side of a micrograph in pixels; smaller images show too little texture."""
 
 MAX_PIXELS = 2**30
-"""Largest micrograph read unless told otherwise, in pixels (32,768 x 32,768)."""
+"""Default maximum size of a micrograph in pixels (32,768 x 32,768)."""
 
 MAX_CHANNELS = 4
 MAX_DECODED_BYTES = 2**31
-"""Memory that a format may take which cannot be decoded to a file."""
+"""Maximum memory for formats that cannot be decoded to a file."""
 
-# A small image cannot be a decompression bomb, and may honestly compress very well.
+# A small image cannot be a decompression bomb, and may legitimately compress very well.
 _EXPANSION_CHECKED_FROM = 2**26
 
 
 def refusal(name: str, problem: str, cure: str) -> MicrographError:
-    """Return the error for `name`: what is wrong with it, and what to do about it."""
+    """Return the error for the file `name`, with its problem and the cure."""
     return MicrographError(f"{name}: {problem}; {cure}")
 
 
@@ -31,7 +31,7 @@ def check_sides(name: str, width: int, height: int) -> None:
     """Refuse an image with a side under `MIN_SIDE`.
 
     Raises:
-        MicrographError: naming the size it has and the size it needs.
+        MicrographError: the message names the actual and the required size.
     """
     if min(width, height) < MIN_SIDE:
         raise refusal(
@@ -45,18 +45,19 @@ def check_claim(name: str, width: int, height: int, channels: int, bits: int, ma
     """Check the size that a header claims, before anything is allocated.
 
     Args:
-        name: what to call the file in errors.
+        name: the file's name in error messages.
         width: claimed columns.
         height: claimed rows.
-        channels: claimed samples per pixel, alpha included.
+        channels: claimed samples per pixel, including alpha.
         bits: claimed bits per sample.
-        max_pixels: most pixels to accept.
+        max_pixels: maximum number of pixels.
 
     Returns:
-        The bytes that the pixels take up uncompressed, rows padded to whole bytes.
+        The size of the uncompressed pixels in bytes, with rows padded to whole bytes.
 
     Raises:
-        MicrographError: a side under `MIN_SIDE`, more than `max_pixels` pixels, or no usable number of channels.
+        MicrographError: a side is under `MIN_SIDE`, there are more than `max_pixels` pixels, or the number of channels
+            is not supported.
     """
     check_sides(name, width, height)
     if width * height > max_pixels:
@@ -75,15 +76,15 @@ def check_claim(name: str, width: int, height: int, channels: int, bits: int, ma
 
 
 def check_decoded(name: str, pixels: int, bytes_each: int) -> None:
-    """Refuse an image whose format is decoded whole in memory and would take more than `MAX_DECODED_BYTES` there.
+    """Refuse an image that would need more than `MAX_DECODED_BYTES`, for formats decoded as a whole in memory.
 
     Args:
-        name: what to call the file in errors.
-        pixels: claimed.
-        bytes_each: that its decoder holds a pixel at most, working memory included.
+        name: the file's name in error messages.
+        pixels: claimed number of pixels.
+        bytes_each: maximum memory of the decoder per pixel, including working memory.
 
     Raises:
-        MicrographError: it would take more.
+        MicrographError: it would need more memory.
     """
     if pixels * bytes_each > MAX_DECODED_BYTES:
         raise refusal(
@@ -94,16 +95,16 @@ def check_decoded(name: str, pixels: int, bytes_each: int) -> None:
 
 
 def check_expansion(name: str, raw: int, stored: int, ratio: int) -> None:
-    """Refuse data that could not expand to what the header claims.
+    """Refuse data that cannot expand to the size that the header claims.
 
     Args:
-        name: what to call the file in errors.
-        raw: bytes claimed, uncompressed.
-        stored: bytes the file holds for them.
-        ratio: the most that one stored byte can expand to with this codec.
+        name: the file's name in error messages.
+        raw: claimed size in bytes, uncompressed.
+        stored: stored size in bytes.
+        ratio: maximum expansion of a stored byte with this codec.
 
     Raises:
-        MicrographError: the claim is impossible; the file is cut short or a decompression bomb.
+        MicrographError: the claim is impossible; the file is truncated or a decompression bomb.
     """
     if raw > _EXPANSION_CHECKED_FROM and raw > stored * ratio:
         raise refusal(

@@ -1,7 +1,7 @@
-"""Pixel size, instrument and true image height, from whatever the microscope wrote into the file.
+"""Pixel size, instrument and true image height from a file's metadata.
 
-Metadata help but never decide whether a file can be read: whatever is missing, malformed or implausible becomes None.
-Several makers' formats can sit in one file; the one closest to the instrument wins, in the order of `_TIFF_READERS`.
+Metadata never prevent a file from being read: missing, malformed or implausible values become None. A file can hold the
+formats of several makers. The one closest to the instrument takes precedence, in the order of `_TIFF_READERS`.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 PRINT_LIMIT_UM = 25.0
-"""Plain resolution tags are believed only below this pixel size.
+"""Pixel size below which plain resolution tags are used.
 
-72, 96, 150, 300 and 600 dots per inch (353 to 42 µm) are what image programs write for printing; nobody meant the
-specimen. 25 µm is about 1,000 dots per inch, where scanners and calibrated cameras begin.
+Image programs write 72, 96, 150, 300 or 600 dots per inch (353 to 42 µm) for printing, unrelated to the specimen. 25 µm
+is about 1,000 dots per inch, the lower end of scanners and calibrated cameras.
 """
 
-_SMALLEST_UM, _LARGEST_UM = 1e-6, 1e4  # a thousandth of a nanometre to a centimetre: beyond is a unit gone wrong
+_SMALLEST_UM, _LARGEST_UM = 1e-6, 1e4  # 1 pm to 1 cm; values outside have a wrong unit
 _LARGEST_ANISOTROPY = 2.0
-_SQUARE = 1.01  # rounded resolutions differ by less
+_SQUARE = 1.01  # largest ratio of sides of a square pixel, allowing for rounded resolutions
 _METADATA_BYTES = 2**24
 _NAME_CHARACTERS = 120
 
@@ -46,26 +46,26 @@ _UNITS_UM = {
 
 @dataclass(frozen=True)
 class PixelCalibration:
-    """What a file tells about its image; None where it does not."""
+    """Metadata of an image; None where the file does not give them."""
 
     sides_um: tuple[float, float] | None = None
     """Width and height of a pixel."""
     instrument: str | None = None
     true_height: int | None = None
-    """Rows of micrograph; the rows below them are a data bar."""
+    """Rows of micrograph. The rows below are a data bar."""
     transparent: float = 0.0
-    """Share of the pixels that an alpha channel, which is dropped, makes less than opaque."""
+    """Share of pixels that are not opaque according to the alpha channel, which is dropped."""
 
     @property
     def pixel_size_um(self) -> float | None:
-        """One pixel size in place of both sides; None where they are unknown or too far from square."""
+        """One pixel size for both sides; None if they are unknown or too far from square."""
         return None if self.sides_um is None else square_pixel(*self.sides_um)
 
     def notes(self, *, of_size: bool) -> tuple[str, ...]:
-        """Return what is not taken as the file has it, in sentences.
+        """Return sentences on how values differ from those in the file.
 
         Args:
-            of_size: whether the pixel size is the file's; one given by hand knows better.
+            of_size: whether the pixel size is taken from the file; False if the user gave one.
         """
         lines = []
         if of_size and self.sides_um is not None and max(self.sides_um) > _SQUARE * min(self.sides_um):
@@ -81,10 +81,10 @@ class PixelCalibration:
 
 
 def micrometres(unit: Any) -> float | None:
-    """Return the length of a unit in µm, or None where it is no unit of length."""
+    """Return the length of a unit in µm, or None if it is no unit of length."""
     if not isinstance(unit, str):
         return None
-    # ImageJ writes its micro sign as an escape, as TIFF texts are ASCII.
+    # ImageJ escapes the micro sign, because TIFF texts are ASCII.
     name = re.sub(r"\\u00b5", "µ", unit.strip().strip("\x00"), flags=re.IGNORECASE).lower()
     return _UNITS_UM.get(name)
 
@@ -92,8 +92,8 @@ def micrometres(unit: Any) -> float | None:
 def square_pixel(x_um: float | None, y_um: float | None) -> float | None:
     """Return one pixel size for pixels of `x_um` by `y_um`.
 
-    Pixels that are not square get the geometric mean, which keeps areas right. Beyond 2:1 (a tilted section saved
-    uncorrected, or a typing error) no single number describes them: None.
+    This is the geometric mean, which keeps areas right. Beyond a ratio of 2:1 (a tilted section saved without
+    correction, or a typing error) it is None.
     """
     sides = _sides(x_um, y_um)
     if sides is None or max(sides) / min(sides) > _LARGEST_ANISOTROPY:
@@ -102,13 +102,13 @@ def square_pixel(x_um: float | None, y_um: float | None) -> float | None:
 
 
 def _sides(x_um: float | None, y_um: float | None) -> tuple[float, float] | None:
-    """Return the sides of a pixel as far as they are plausible, one for both where one alone is."""
+    """Return the plausible sides of a pixel. If only one is plausible, it is used for both."""
     sizes = [size for size in (_plausible(x_um), _plausible(y_um)) if size is not None]
     return (sizes[0], sizes[-1]) if sizes else None
 
 
 def from_dots(dots: Any) -> PixelCalibration:
-    """Return the calibration in an image library's `dpi` entry, (horizontal, vertical) in dots per inch."""
+    """Return the calibration from Pillow's `dpi` entry, (horizontal, vertical) in dots per inch."""
     try:
         x, y = (25_400.0 / float(value) for value in dots)
         return PixelCalibration(_unless_print(_sides(x, y)))
@@ -117,12 +117,12 @@ def from_dots(dots: Any) -> PixelCalibration:
 
 
 def png_chunk(data: bytes | mmap.mmap, kind: bytes) -> bytes:
-    """Return what the first chunk of a kind holds in a PNG, given the file's bytes; nothing where none is found.
+    """Return the content of the first chunk of a kind in the bytes of a PNG; empty if there is none.
 
-    Only chunks before the pixels are looked at.
+    Only chunks before the pixels are searched.
     """
     position = 8
-    while position + 8 <= min(len(data), _METADATA_BYTES):  # farther in, a chain of empty chunks would take minutes
+    while position + 8 <= min(len(data), _METADATA_BYTES):  # a longer chain of empty chunks would take minutes
         length, found = struct.unpack_from(">I4s", data, position)
         if found == kind:
             return data[position + 8 : position + 8 + min(length, _METADATA_BYTES)]
@@ -133,7 +133,7 @@ def png_chunk(data: bytes | mmap.mmap, kind: bytes) -> bytes:
 
 
 def from_png(data: bytes | mmap.mmap) -> PixelCalibration:
-    """Return the calibration in the pHYs chunk of a PNG, given the file's bytes."""
+    """Return the calibration from the pHYs chunk of a PNG, given the file's bytes."""
     chunk = png_chunk(data, b"pHYs")
     if len(chunk) >= 9:
         x, y, unit = struct.unpack_from(">IIB", chunk)
@@ -143,20 +143,17 @@ def from_png(data: bytes | mmap.mmap) -> PixelCalibration:
 
 
 def from_tiff(tif: Any, page: Any) -> PixelCalibration:
-    """Gather the calibration of a page of an open TIFF.
+    """Return the calibration of a page of an open TIFF. Malformed metadata do not raise.
 
     Args:
         tif: the `tifffile.TiffFile`; makers' metadata are read from its first page, where makers put them.
-        page: the `tifffile.TiffPage` that is inspected.
-
-    Returns:
-        What is known; never raises for malformed metadata.
+        page: the `tifffile.TiffPage` to inspect.
     """
     found = PixelCalibration()
     for reader in _TIFF_READERS:
         try:
             one = reader(tif, page)
-        except Exception:  # a parser of hostile text may fail in any way, and then knows nothing
+        except Exception:  # a parser of hostile text may fail in any way, and then gives no values
             continue
         if one is None:
             continue
@@ -180,7 +177,7 @@ def _unless_print(sides_um: tuple[float, float] | None) -> tuple[float, float] |
 
 
 def instrument_name(*parts: Any) -> str | None:
-    """Join the parts of an instrument's name that are texts, in printable characters and at a bounded length."""
+    """Join the parts of an instrument's name that are texts, in printable characters and with bounded length."""
     texts = [printable(" ".join(part.split())) for part in parts if isinstance(part, str)]
     return " ".join(text for text in texts if text)[:_NAME_CHARACTERS].strip() or None
 
@@ -191,7 +188,7 @@ def _small_enough(tif: Any, *codes: int) -> bool:
 
 
 def _fei(tif: Any, page: Any) -> PixelCalibration | None:
-    # Thermo Fisher / FEI: an INI text with lengths in metres; the bar is appended below ResolutionY rows.
+    # Thermo Fisher / FEI: an INI text with lengths in metres. The bar is appended below ResolutionY rows.
     if not _small_enough(tif, 34680, 34682) or not (sections := tif.fei_metadata):
         return None
     system = sections.get("System", {})
@@ -199,7 +196,7 @@ def _fei(tif: Any, page: Any) -> PixelCalibration | None:
     image = sections.get("Image", {})
     columns, rows = image.get("ResolutionX"), image.get("ResolutionY")
     if columns is not None and columns != page.imagewidth:
-        return PixelCalibration(instrument=instrument)  # resampled since: the lengths below are of other pixels
+        return PixelCalibration(instrument=instrument)  # resampled since, so the lengths below do not apply
     size = None
     for name in ("Scan", "EScan", "IScan"):
         scan = sections.get(name, {})
@@ -209,8 +206,8 @@ def _fei(tif: Any, page: Any) -> PixelCalibration | None:
 
 
 def _zeiss(tif: Any, page: Any) -> PixelCalibration | None:
-    # Zeiss SEM: lines keyed by parameter name, each (label, value, unit); of the
-    # unnamed numbers the fourth is metres per pixel.
+    # Zeiss SEM: lines keyed by parameter name, each (label, value, unit). The fourth of the unnamed numbers is metres
+    # per pixel.
     if not _small_enough(tif, 34118) or not (parameters := tif.sem_metadata):
         return None
     size = None
@@ -255,7 +252,7 @@ def _ome(tif: Any, page: Any) -> PixelCalibration | None:
 
 
 class _OmeCollector:
-    """Takes what is needed from OME-XML as it is parsed: no tree, and no document type, hence no entities."""
+    """Collects the needed values while OME-XML is parsed, without a tree. Document types (and entities) are refused."""
 
     def __init__(self, width: int, height: int) -> None:
         self.width, self.height = width, height
@@ -263,11 +260,11 @@ class _OmeCollector:
         self.instrument: str | None = None
 
     def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
-        """Refuse a document type: OME-XML has none, and entities are declared in it."""
+        """Refuse a document type, as it can declare entities. OME-XML has none."""
         raise ValueError("OME-XML with a document type")
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        """Take the physical size of the first image of these dimensions, and the first microscope."""
+        """Store the physical size of the first image of these dimensions, and the name of the first microscope."""
         kind = tag.rpartition("}")[2]
         if kind == "Pixels" and self.sides_um is None and self._same_size(attributes):
             self.sides_um = _sides(_ome_length(attributes, "X"), _ome_length(attributes, "Y"))
@@ -275,10 +272,10 @@ class _OmeCollector:
             self.instrument = instrument_name(attributes.get("Manufacturer"), attributes.get("Model"))
 
     def end(self, tag: str) -> None:
-        """Do nothing: attributes say it all."""
+        """Do nothing: only attributes are needed."""
 
     def data(self, text: str) -> None:
-        """Do nothing: attributes say it all."""
+        """Do nothing: only attributes are needed."""
 
     def close(self) -> None:
         """Do nothing: there is no tree to return."""
@@ -289,14 +286,14 @@ class _OmeCollector:
 
 def _ome_length(attributes: dict[str, str], axis: str) -> float | None:
     value = attributes.get(f"PhysicalSize{axis}")
-    unit = micrometres(attributes.get(f"PhysicalSize{axis}Unit", "µm"))  # the unit that the OME schema presumes
+    unit = micrometres(attributes.get(f"PhysicalSize{axis}Unit", "µm"))  # the default unit of the OME schema
     return None if value is None or unit is None else float(value) * unit
 
 
 def _imagej(tif: Any, page: Any) -> PixelCalibration | None:
-    # ImageJ: the unit is in the description, and the resolution tags count pixels per unit.
+    # ImageJ: the unit is in the description, and the resolution tags hold pixels per unit.
     unit = micrometres((tif.imagej_metadata or {}).get("unit"))
-    if unit is None or unit == _UNITS_UM["inch"]:  # inches come from a print resolution that ImageJ passes on
+    if unit is None or unit == _UNITS_UM["inch"]:  # ImageJ passes on print resolutions in inches
         return None
     x, y = (_per_pixel(page, code) for code in (282, 283))
     return PixelCalibration(_sides(_scaled(x, unit), _scaled(y, unit)))

@@ -1,4 +1,4 @@
-"""The micrograph: an image with its pixel size and source, at the depth it was stored with."""
+"""The micrograph: an image with its pixel size and source, at its stored depth."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from numpy.typing import ArrayLike, NDArray
 
 LEAST_SPAN, GREATEST_SPAN = 1e-30, 1e30
-"""Between the lowest and the highest level of a micrograph; beyond, single precision would make no numbers of them."""
-_MODES = frozenset({"1", "L", "LA", "I", "F", "RGB", "RGBA"})  # of Pillow, whose arrays mean what they look like
+"""Range of the difference between the highest and lowest level. Outside it, single precision under- or overflows."""
+_MODES = frozenset({"1", "L", "LA", "I", "F", "RGB", "RGBA"})  # modes of Pillow whose arrays are grey levels or RGB
 _CONTRAST_PIXELS = 2**22
 _CONTRAST_PERCENTILES = (0.5, 99.5)
 
@@ -32,24 +32,24 @@ _CONTRAST_PERCENTILES = (0.5, 99.5)
 class Micrograph:
     """An image with its pixel size and source; immutable.
 
-    Read one with `load_microstructure_data` or make one with `from_array`. The pixels stay in their stored dtype, and
-    many of them in a temporary file of its own; `window` converts no more than it is asked for.
+    Read one with `load_microstructure_data` or make one with `from_array`. The pixels keep their stored dtype. Those of
+    large images are in a temporary file, and `window` converts only the requested part.
 
     Attributes:
         levels: the stored levels, (H, W) or (H, W, 3), read-only: integer or floating, at the file's full depth.
-        name: what to call it: the file's path, or the name given to an array.
-        sha256: digest of the file's bytes, or of an array's bytes in row-major order, in hexadecimal.
+        name: the file's path, or the name given to an array.
+        sha256: hexadecimal digest of the file's bytes, or of an array's bytes in row-major order.
         source: the file, None for an array.
-        pixel_size_um: side of a pixel in µm, None where it is not known.
-        instrument: what took the image, None where it is not known.
-        data_bar_px: rows of data bar that were cropped from the bottom.
-        notes: what reading did to the file or could not tell of it, in sentences.
-        page: which page of the file it is, from 0, where one was asked for or another than the first was read.
+        pixel_size_um: side of a pixel in µm, None if unknown.
+        instrument: name of the microscope, None if unknown.
+        data_bar_px: rows of data bar cropped from the bottom.
+        notes: sentences on how the file was read and what is uncertain.
+        page: page of the file, from 0, if one was requested or it is not the first; else None.
         given_contrast: levels to use as `contrast_range`; None takes them from the pixels.
 
     Raises:
-        MicrographError: when made with pixels that are not finite, without contrast, too small, or neither grey nor
-            colour, or with a pixel size that is not a positive number.
+        MicrographError: the pixels are not finite, without contrast, too small, or neither grey nor colour, or the
+            pixel size is not a positive number.
     """
 
     levels: NDArray[Any]
@@ -82,20 +82,21 @@ class Micrograph:
     def from_array(
         cls, pixels: ArrayLike, *, pixel_size_um: float | None = None, name: str | None = None
     ) -> Micrograph:
-        """Make a micrograph of an array, which is copied.
+        """Make a micrograph from a copy of an array.
 
         Args:
-            pixels: (H, W), (H, W, 1), (H, W, 3), or (H, W, 4) whose last channel is alpha and dropped; any integer,
-                floating or boolean dtype. A Pillow image is such an array, if it is grey or RGB.
+            pixels: (H, W), (H, W, 1), (H, W, 3), or (H, W, 4), where alpha is the last channel and is dropped; any
+                integer, floating or boolean dtype. A grey or RGB Pillow image is accepted too.
             pixel_size_um: side of a pixel in µm.
-            name: what to call it in errors and reports.
+            name: its name in errors and reports.
 
         Returns:
-            The micrograph; its sha256 is that of the array's bytes as given, in row-major order.
+            The micrograph. Its sha256 is that of the given array's bytes in row-major order.
 
         Raises:
-            MicrographError: the pixels are not finite, have no contrast, are too small, have other channels, other
-                colours or another dtype, are masked or of uneven rows; or the pixel size is not a positive number.
+            MicrographError: the pixels are not finite, have no contrast, are too small, have unsupported channels,
+                colours or dtype, are masked or have rows of different lengths; or the pixel size is not a positive
+                number.
         """
         name = printable(name) if name else "array"
         _check_mode(name, pixels)
@@ -119,7 +120,7 @@ class Micrograph:
             )
         array = np.array(array, order="C", copy=True)
         digest = hashlib.sha256(array.data).hexdigest()
-        # Not viewed: Pillow stores true as 255.
+        # Converted instead of viewed, because Pillow stores true as 255.
         levels = array.astype(np.uint8) if array.dtype == np.bool_ else array
         if levels.ndim == 3:
             levels = levels[..., 0] if levels.shape[2] == 1 else levels[..., :3]
@@ -152,15 +153,15 @@ class Micrograph:
 
     @property
     def pixels(self) -> NDArray[np.float32]:
-        """The whole image as float32, (H, W) or (H, W, 3), in the file's own levels: contrast is not normalised.
+        """The whole image as float32, (H, W) or (H, W, 3), in the file's levels, without contrast normalisation.
 
-        8- and 16-bit levels are exact; 32-bit integers are rounded to 24 significant bits. The array is made anew at
-        each access, except that levels stored as float32 are shared, read-only.
+        8- and 16-bit levels are exact; 32-bit integers are rounded to 24 significant bits. Every access makes a new
+        array, except that levels stored as float32 are shared and read-only.
         """
         return self._converted(self.levels)
 
     def window(self, top: int, left: int, height: int, width: int) -> NDArray[np.float32]:
-        """Return part of the image as float32, (height, width) or (height, width, 3), as `pixels` has it.
+        """Return part of `pixels` as float32, (height, width) or (height, width, 3).
 
         Args:
             top: first row.
@@ -169,11 +170,10 @@ class Micrograph:
             width: columns, at least 1.
 
         Returns:
-            The window; memory for no more than it is used, however large the image. Shared and read-only where the
-            levels are stored as float32.
+            The window. Memory is used for this part only. Levels stored as float32 are shared and read-only.
 
         Raises:
-            MicrographError: the window does not lie within the image.
+            MicrographError: the window extends beyond the image.
         """
         top, left, height, width = (operator.index(value) for value in (top, left, height, width))
         if top < 0 or left < 0 or height < 1 or width < 1 or top + height > self.height or left + width > self.width:
@@ -187,10 +187,10 @@ class Micrograph:
 
     @cached_property
     def contrast_range(self) -> tuple[float, float]:
-        """The 0.5 and 99.5 percentiles of the levels, over all channels together; the first is less than the second.
+        """The 0.5 and 99.5 percentiles of the levels over all channels; the first is less than the second.
 
-        Taken over a regular sub-grid of at most 2**22 pixels. Where the percentiles coincide (nearly all pixels have
-        one level), the least and the greatest level. `given_contrast` where that was given.
+        They are computed from a regular sub-grid of at most 2**22 pixels. If they coincide (nearly all pixels have one
+        level), the minimum and maximum are used. `given_contrast` replaces both values if it is set.
         """
         if self.given_contrast is not None:
             return self.given_contrast
@@ -207,7 +207,7 @@ class Micrograph:
         return min(low for low, _ in extremes), max(high for _, high in extremes)
 
     def __repr__(self) -> str:
-        """Say what it is, without its pixels."""
+        """Return a short description without the pixels."""
         size = "unknown pixel size" if self.pixel_size_um is None else f"{self.pixel_size_um:g} µm/pixel"
         shape = "x".join(map(str, self.shape))
         page = "" if self.page is None else f" page {self.page}"
@@ -219,10 +219,10 @@ class Micrograph:
 
 
 def expect_micrograph(sample: object) -> None:
-    """Let nothing pass but a micrograph.
+    """Check that `sample` is a micrograph.
 
     Raises:
-        MicrographError: it is something else.
+        MicrographError: it is not.
     """
     if not isinstance(sample, Micrograph):
         raise MicrographError(
@@ -232,7 +232,7 @@ def expect_micrograph(sample: object) -> None:
 
 
 def _checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
-    """Return a pixel size given by hand as a float, or None.
+    """Return a user's pixel size as a float, or None.
 
     Raises:
         MicrographError: it is not a finite, positive number.
@@ -252,7 +252,7 @@ def checked_page(name: str, page: SupportsIndex) -> int:
     """Return the index of a page as an int.
 
     Raises:
-        MicrographError: it is not an integer from 0.
+        MicrographError: it is not an integer of at least 0.
     """
     try:
         index = operator.index(page)
@@ -264,7 +264,7 @@ def checked_page(name: str, page: SupportsIndex) -> int:
 
 
 def _check_mode(name: str, pixels: object) -> None:
-    """Refuse a Pillow image whose numbers are no grey levels or RGB: an array does not say so any more."""
+    """Refuse a Pillow image whose numbers are neither grey levels nor RGB. An array would no longer show this."""
     mode = getattr(pixels, "mode", None)
     if isinstance(mode, str) and mode not in _MODES and not mode.startswith("I;16"):
         said = "palette indices" if mode in ("P", "PA") else "neither grey nor RGB"
@@ -276,7 +276,7 @@ def _check_mode(name: str, pixels: object) -> None:
 
 
 def _check_unmasked(name: str, pixels: object) -> None:
-    """Refuse a masked array of which values are masked: what lies beneath the mask was not measured."""
+    """Refuse a masked array with masked values, as these were not measured."""
     masked = np.count_nonzero(pixels.mask) if isinstance(pixels, np.ma.MaskedArray) else 0
     if masked:
         raise refusal(
@@ -287,11 +287,11 @@ def _check_unmasked(name: str, pixels: object) -> None:
 
 
 def _check_values(name: str, levels: NDArray[Any]) -> None:
-    """Refuse pixels that are not finite as float32, or that all have one level; whole images pass band by band."""
+    """Refuse pixels that are not finite as float32, or that all have one level. Images are checked band by band."""
     low, high = math.inf, -math.inf
     bad, first = 0, (0, 0)
     for rows in storage.bands(levels.shape):
-        with np.errstate(over="ignore", invalid="ignore"):  # what overflows float32 is counted as infinite
+        with np.errstate(over="ignore", invalid="ignore"):  # values that overflow float32 count as infinite
             band = levels[rows].astype(np.float32, copy=False)
         least, greatest = float(band.min()), float(band.max())
         if not (math.isfinite(least) and math.isfinite(greatest)):
@@ -303,7 +303,7 @@ def _check_values(name: str, levels: NDArray[Any]) -> None:
         storage.release(levels)
         low, high = min(low, least), max(high, greatest)
         if low < high and levels.dtype.kind != "f":
-            return  # integers are finite, and there is contrast
+            return  # integers are finite, and the image has contrast
     if bad:
         count = "1 value is" if bad == 1 else f"{bad:,} values are"
         raise refusal(

@@ -1,4 +1,4 @@
-"""Reading PNG, JPEG and BMP at their full depth, after their claims have been checked."""
+"""Reading of PNG, JPEG and BMP files at full depth, after checks of their headers."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ _DEFLATE_EXPANSION = 1032
 _JPEG_EXPANSION = 4096  # a progressive scan spends at least one bit on a block of 64, in each of three channels
 _BMP_RUN_EXPANSION = 128
 _PALETTE_BYTES, _JPEG_BYTES, _BMP_BYTES = 8, 10, 8
-"""That decoders hold a pixel: its colours and a copy of them; of a JPEG the coefficients of all scans too."""
+"""Maximum memory of the decoders per pixel: its colours and a copy; for a JPEG also the coefficients of all scans."""
 _EXIF_MAKE, _EXIF_MODEL = 271, 272
 
 
 def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibration]:
-    """Read a PNG: 1 to 16 bits, grey, colour or palette; alpha is dropped.
+    """Read a PNG of 1 to 16 bits, grey, colour or palette. Alpha is dropped.
 
     Args:
         source: the open file.
-        max_pixels: most pixels to accept.
+        max_pixels: maximum number of pixels.
 
     Returns:
-        The stored levels, uint8 or uint16, (H, W) or (H, W, 3), and the pixel size of its pHYs chunk if it has one.
+        The stored levels, uint8 or uint16, (H, W) or (H, W, 3), and the pixel size of its pHYs chunk, if any.
 
     Raises:
         MicrographError: the image is too large, too small or truncated.
@@ -56,7 +56,7 @@ def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibr
         check_decoded(source.name, width * height, _PALETTE_BYTES)
     if width * height * channels > storage.IN_MEMORY_PIXELS and colour != _PNG_PALETTE:
         if colour in _PNG_KEYED and len(png_chunk(data, b"tRNS")) == 2 * channels:
-            channels += 1  # one colour is transparent, of which the decoder makes an alpha channel
+            channels += 1  # the decoder makes an alpha channel for the transparent colour
         shape = (height, width) if channels == 1 else (height, width, channels)
         levels = imagecodecs.png_decode(data, out=storage.allocate(shape, np.uint16 if depth == 16 else np.uint8))
     else:
@@ -74,21 +74,20 @@ def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibr
 
 
 def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibration]:
-    """Read a JPEG, grey or colour; an orientation in its EXIF data is not applied, as in microscopy programs.
+    """Read a grey or colour JPEG. An orientation in its EXIF data is not applied, as in microscopy programs.
 
     Args:
         source: the open file.
-        max_pixels: most pixels to accept.
+        max_pixels: maximum number of pixels.
 
     Returns:
-        uint8 (H, W) or (H, W, 3), and the pixel size and camera in its header where they are given.
+        uint8 (H, W) or (H, W, 3), and the pixel size and camera in its header, if given.
 
     Raises:
-        MicrographError: the image is too large, too small, truncated, has the four colours of print, or endless scans
-            or segments.
+        MicrographError: the image is too large, too small, truncated or CMYK, or has too many scans or segments.
     """
-    # Pillow, because libjpeg by itself fills what a truncated file lacks with grey and says nothing. Its classes are
-    # opened directly: Image.open adds a size limit of its own, which is global to the process.
+    # Pillow detects truncated files; libjpeg alone silently fills the missing part with grey. Pillow's classes are
+    # opened directly, because Image.open adds its own size limit, which is global to the process.
     from PIL.JpegImagePlugin import JpegImageFile
 
     check_jpeg(source.name, source.data())
@@ -116,14 +115,14 @@ def _camera(image: Any) -> str | None:
 
 
 def read_bmp(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibration]:
-    """Read a BMP: bilevel, palette (run-length coded or not) or colour; alpha is dropped.
+    """Read a BMP: bilevel, palette (run-length coded or not) or colour. Alpha is dropped.
 
     Args:
         source: the open file.
-        max_pixels: most pixels to accept.
+        max_pixels: maximum number of pixels.
 
     Returns:
-        uint8 (H, W) or (H, W, 3), and the pixel size in its header where it is given.
+        uint8 (H, W) or (H, W, 3), and the pixel size in its header, if given.
 
     Raises:
         MicrographError: the image is too large, too small or truncated.
@@ -153,7 +152,7 @@ def read_bmp(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibr
 
 
 def _grey_where_equal(levels: NDArray[Any]) -> NDArray[Any]:
-    """Return one channel of an image whose palette turned out to be grey."""
+    """Return one channel of an image whose palette is grey; other images unchanged."""
     if levels.ndim == 3 and all((levels[rows] == levels[rows, :, :1]).all() for rows in storage.bands(levels.shape)):
         return np.ascontiguousarray(levels[..., 0])
     return levels

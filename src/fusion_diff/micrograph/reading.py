@@ -1,4 +1,4 @@
-"""Reading a micrograph from a file, whatever it is called: the first bytes tell what it is."""
+"""Reading of a micrograph from a file. The first bytes determine the format."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SINGLE_PAGE: tuple[tuple[bytes, str, Callable[[Source, int], tuple[NDArray[Any]
     (b"BM", "BMP", read_bmp),
 )
 
-# Files that people do pass by mistake; naming them saves a search.
+# Unsupported formats that the error message names.
 _OTHERS = (
     (b"GIF8", "a GIF"),
     (b"RIFF", "a RIFF file (WebP or AVI)"),
@@ -59,30 +59,35 @@ def load_microstructure_data(
 ) -> Micrograph:
     """Read a micrograph from a TIFF, PNG, JPEG or BMP.
 
-    The content decides the format, not the suffix. The bit depth is kept. Grey and colour are read; alpha is dropped;
-    a palette becomes its colours; a MinIsWhite TIFF is inverted, so that high is bright. An orientation in the file is
-    not applied. The micrograph is independent of the file: one of more than 32 MiB is copied to a temporary file (in
-    TMPDIR), from which a large uncompressed TIFF is mapped into memory; other large images are decoded to another.
+    The content determines the format; the suffix is ignored. The bit depth is kept. Grey and colour images are read.
+    Alpha is dropped, palettes are converted to colours, and MinIsWhite TIFFs are inverted so that high is bright. An
+    orientation in the file is not applied.
+
+    The micrograph does not depend on the file afterwards. Files of more than 32 MiB are copied to a temporary file in
+    TMPDIR. A large uncompressed TIFF is mapped into memory from this copy; other large images are decoded to a second
+    temporary file.
+
+    TIFFs may be uncompressed or compressed by LZW, deflate, PackBits, Zstandard, LZMA, JPEG, JPEG 2000 or PNG.
 
     Args:
         path: the file.
-        pixel_size_um: side of a pixel in µm; overrides what the metadata say.
-        page: which page of a multi-page TIFF, from 0; where None, the first, or the largest where the first is a
-            thumbnail (marked as a reduced copy, or of at most a quarter of the pixels). A warning and a note tell of
-            others that are larger or as large.
-        crop_data_bar: remove the information bar that electron microscopes write under the image, where one is found.
-        max_pixels: most pixels to accept; the file's header is believed for this, before anything is decoded.
-        sha256: what the digest of the file's bytes has to be, if it was signed; compared before anything is decoded.
+        pixel_size_um: side of a pixel in µm; overrides the metadata.
+        page: page of a multi-page TIFF, from 0. None takes the first page, or the largest if the first is a thumbnail
+            (marked as a reduced copy, or with at most a quarter of the pixels). A warning and a note report other
+            pages that are at least as large.
+        crop_data_bar: remove the information bar that electron microscopes write below the image, if one is found.
+        max_pixels: maximum number of pixels according to the header, checked before anything is decoded.
+        sha256: expected digest of the bytes of a signed file, compared before anything is decoded.
 
     Returns:
-        The micrograph, with the pixel size and instrument that the metadata give: those of Thermo/FEI, Zeiss, Olympus
-        SIS, TVIPS, OME-XML, ImageJ, and plain resolution tags (also in PNG, JPEG and BMP) where they give less than
-        25 µm, because the usual dots per inch are meant for print. Pixels that are not square get the geometric mean
-        of their sides, up to 2:1.
+        The micrograph, with the pixel size and instrument from the metadata: those of Thermo/FEI, Zeiss, Olympus SIS,
+        TVIPS, OME-XML and ImageJ, and plain resolution tags (also in PNG, JPEG and BMP) if they give less than 25 µm,
+        because the usual dots per inch are meant for print. Pixels that are not square get the geometric mean of their
+        sides, up to a ratio of 2:1.
 
     Raises:
-        MicrographError: the file is missing, empty, truncated, damaged, too large or no image; it is smaller than
-            `MIN_SIDE` on a side, has no contrast, pixels that are not finite, or channels that are neither grey nor
+        MicrographError: the file is missing, empty, truncated, damaged, too large, no image, or of an unsupported
+            kind; a side is under `MIN_SIDE`; the pixels have no contrast, are not finite, or are neither grey nor
             colour; or an argument is out of range. The message names the file and the cure.
         TrustError: the bytes do not have the digest `sha256`.
     """
@@ -123,7 +128,7 @@ def _is_tiff(source: Source) -> bool:
 
 
 def read_levels(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], PixelCalibration]:
-    """Decode an open file by its first bytes: its levels at full depth, unchecked, and what it says of itself."""
+    """Decode an open file. Return its levels at full depth, unchecked, and its metadata."""
     source.handle.seek(0)
     head = source.handle.read(16)
     if _is_tiff(source):
@@ -140,7 +145,7 @@ def read_levels(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any
 def _guarded(
     source: Source, kind: str, read: Callable[[], tuple[NDArray[Any], PixelCalibration]]
 ) -> tuple[NDArray[Any], PixelCalibration]:
-    """Turn whatever a codec says of damaged data into one kind of error."""
+    """Convert any error of a decoder into a MicrographError."""
     try:
         return read()
     except MicrographError:
@@ -151,7 +156,7 @@ def _guarded(
         ) from error
     except Exception as error:  # decoders of hostile bytes may fail in any way
         said = printable(error, 200) or type(error).__name__
-        if isinstance(error, ImportError) or "imagecodecs" in said:  # which a slim installation may lack
+        if isinstance(error, ImportError) or "imagecodecs" in said:  # a slim installation may lack it
             raise refusal(
                 source.name,
                 f"reading this kind of {kind} needs a package that is not installed ({said})",

@@ -1,4 +1,4 @@
-"""Opening a file so that its hash and its pixels are of the same bytes."""
+"""Opening of a file such that its digest and its pixels come from the same bytes."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 WHOLE_FILE_BYTES = 2**25
-"""Files up to this size (32 MiB) are read once into memory; larger ones into a temporary file."""
+"""Files up to this size (32 MiB) are read into memory; larger ones are copied to a temporary file."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """A file's bytes as they were when it was read: a copy, which nobody can change while pixels are decoded or judged.
+    """A private copy of a file's bytes, unaffected by later changes of the file.
 
     Attributes:
-        path: where it is.
-        name: what to call it in errors.
+        path: the file.
+        name: its name in error messages.
         size: its length in bytes.
-        sha256: the digest of its bytes, in hexadecimal.
-        handle: the bytes, seekable: in memory when there are few, else in an unnamed temporary file.
+        sha256: hexadecimal digest of its bytes.
+        handle: the bytes, seekable: in memory if the file is small, else in an unnamed temporary file.
     """
 
     path: Path
@@ -43,11 +43,11 @@ class Source:
     handle: BinaryIO
 
     def __post_init__(self) -> None:
-        """Name the source after its path, without characters that would upset a terminal or a log."""
+        """Set the name to the path, with only printable characters."""
         object.__setattr__(self, "name", printable(self.path))
 
     def data(self) -> bytes | mmap.mmap:
-        """Return all bytes, mapped into memory when the file is large."""
+        """Return all bytes, mapped into memory if the file is large."""
         if isinstance(self.handle, io.BytesIO):
             return self.handle.getvalue()
         return mmap.mmap(self.handle.fileno(), 0, access=mmap.ACCESS_READ)
@@ -55,17 +55,17 @@ class Source:
 
 @contextlib.contextmanager
 def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
-    """Read a regular file for its pixels, hashing it on the way.
+    """Read and hash a regular file.
 
     Args:
         path: the file.
 
     Yields:
-        Its bytes; the handle is closed on leaving, and what was mapped of it into memory stays.
+        Its bytes. The handle is closed on exit; memory maps of it stay valid.
 
     Raises:
-        MicrographError: there is no such file, it is a folder or a device, it is empty, it may not be read, it was
-            changed while it was being read, or there is no room for its copy.
+        MicrographError: the file does not exist, is a folder or device, is empty, cannot be read, changed during
+            reading, or there is no room for its copy.
     """
     try:
         location = Path(path)
@@ -95,7 +95,7 @@ def _unreadable(name: str, error: Exception, location: Path) -> MicrographError:
 
 
 def _open_regular(location: Path, name: str) -> BinaryIO:
-    mode = location.stat().st_mode  # asked first: opening a pipe would wait for its writer
+    mode = location.stat().st_mode  # checked first: opening a pipe would wait for its writer
     if stat.S_ISDIR(mode):
         raise refusal(name, "this is a folder, not an image", "name a file in it, or read the folder as references")
     if not stat.S_ISREG(mode):

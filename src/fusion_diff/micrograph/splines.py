@@ -1,4 +1,4 @@
-"""Cubic splines as matrices: an image is resampled by one product along each side, with NumPy alone."""
+"""Cubic splines as matrices: an image is resampled by one matrix product along each side, with NumPy only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _CONTINUED = 12
-"""Samples that the edge is continued by; a spline forgets all but 1e-7 of what lies farther off."""
+"""Samples by which the edge is extended. More distant samples contribute less than 1e-7 to a spline."""
 
 
 def spline_weights(positions: NDArray[np.float64], count: int) -> NDArray[np.float64]:
-    """Return the matrix (n, count) that interpolates samples along an axis by a cubic spline, its edge continued.
+    """Return the matrix (n, count) that interpolates samples along an axis by a cubic spline, with repeated edges.
+
+    The spline passes through the samples (Unser 1999, "Splines: a perfect fit for signal and image processing").
 
     Args:
         positions: (n,) fractional positions among the samples, from 0 to `count - 1`.
-        count: samples along the axis.
-
-    The spline passes through the samples (Unser 1999, "Splines: a perfect fit for signal and image processing").
+        count: number of samples along the axis.
     """
     size = count + 2 * _CONTINUED
     shifted = np.asarray(positions, dtype=np.float64) + _CONTINUED
@@ -30,7 +30,7 @@ def spline_weights(positions: NDArray[np.float64], count: int) -> NDArray[np.flo
     values = np.zeros((len(first), size))
     for offset, weight in enumerate(basis, start=-1):
         values[np.arange(len(first)), first + offset] = weight / 6
-    # What the coefficients make of the samples; mirrored beyond the ends.
+    # Matrix from spline coefficients to samples, mirrored at the ends.
     sampled = (4 * np.eye(size) + np.eye(size, k=1) + np.eye(size, k=-1)) / 6
     sampled[0, 1] = sampled[-1, -2] = 2 / 6
     weights = np.asarray(np.linalg.solve(sampled.T, values.T).T, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Which of a TIFF's images is read, so that nobody takes a verdict on a thumbnail, or on the first, for one on all."""
+"""Choice of the image to read from a TIFF. Thumbnails are skipped, and further images are reported."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ if TYPE_CHECKING:
 _NEW_KIND, _OLD_KIND = 254, 255
 _REDUCED, _MASK, _OLD_REDUCED = 1, 4, 2  # values of these two tags
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _COLOUR, _OFFSET, _SAMPLES, _FORMAT = 256, 257, 258, 259, 262, 273, 277, 339
-_ALIKE = ((_WIDTH, 0), (_HEIGHT, 0), (_BITS, 1), (_COLOUR, -1), (_SAMPLES, 1), (_FORMAT, 1))  # and what is presumed
+_ALIKE = ((_WIDTH, 0), (_HEIGHT, 0), (_BITS, 1), (_COLOUR, -1), (_SAMPLES, 1), (_FORMAT, 1))  # tags and their defaults
 _IMAGEJ = re.compile(rb"ImageJ=[^\n]*\n(?:.*\n)??images=(\d{1,9})\s")
 _THUMBNAIL = 4
-"""An image of so many times the pixels makes the first one its thumbnail; a copy with a data bar below has fewer."""
+"""Ratio of pixels from which the first image counts as a thumbnail. A copy with a data bar stays below it."""
 
 _Kind = tuple[int, ...]  # values of the tags in _ALIKE
 
 
 @dataclass(frozen=True)
 class PageChoice:
-    """Which page of a TIFF is read where none was asked for.
+    """The page of a TIFF to read if none was requested.
 
     Attributes:
         page: its index, from 0.
-        notes: what else the file holds that a verdict might have been meant for, in sentences.
-        cure: what to do if another is meant; empty where the file itself says that this one is.
+        notes: sentences on other images in the file that the user may have meant.
+        cure: what to do if another image was meant; empty if the file itself marks this one as the main image.
     """
 
     page: int
@@ -40,13 +40,13 @@ class PageChoice:
 
 
 def choose_page(source: Source) -> PageChoice:
-    """Choose the first image of a TIFF; or the largest, where the first is a thumbnail.
+    """Choose the first image of a TIFF, or the largest if the first is a thumbnail.
 
-    A thumbnail is marked as a reduced copy, or has at most a quarter of the largest one's pixels. What is so marked,
-    thumbnails and the levels of a pyramid, and masks are never taken for another image.
+    A thumbnail is marked as a reduced copy, or has at most a quarter of the largest image's pixels. Pages marked as
+    reduced copies (thumbnails and pyramid levels) or as masks do not count as further images.
 
     Raises:
-        MicrographError: its directories are damaged.
+        MicrographError: the directories are damaged.
     """
     pages = directories(source.name, source.handle, source.size)
     first = next(pages, None)
@@ -98,17 +98,17 @@ def _size(kind: _Kind) -> str:
 
 
 def _is_whole(page: Directory) -> bool:
-    """Tell whether a page is an image of its own, as far as it says."""
+    """Return whether a page is a full image, neither marked as a reduced copy nor as a mask."""
     kind = page.numbers.get(_NEW_KIND, 0)
     return not kind & (_REDUCED | _MASK) and page.numbers.get(_OLD_KIND) != _OLD_REDUCED
 
 
 def _in_one_directory(first: Directory, size: int) -> int:
-    """Return how many images lie one after another under the one directory that ImageJ writes for a large stack."""
+    """Return the number of images under the single directory that ImageJ writes for a large stack."""
     said = _IMAGEJ.match(first.description)
     tell = first.numbers.get
     if said is None or tell(_COMPRESSION, 1) != 1:
         return 1
     each = tell(_WIDTH, 0) * tell(_HEIGHT, 0) * tell(_SAMPLES, 1) * tell(_BITS, 1) // 8
-    number = int(said[1])  # kept by programs that saved one image of a stack, which shows by the file's size
+    number = int(said[1])  # programs that save one image of a stack may keep this number; the file's size shows it
     return number if each and tell(_OFFSET, size) + number * each <= size else 1

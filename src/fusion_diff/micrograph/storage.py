@@ -1,4 +1,4 @@
-"""Where decoded pixels live: in memory when small, in a temporary file mapped into memory when large."""
+"""Storage of decoded pixels: in memory, or in a memory-mapped temporary file for large images."""
 
 from __future__ import annotations
 
@@ -21,17 +21,17 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
 
 IN_MEMORY_PIXELS = 2**26
-"""Decoded images of more values than this (64 million) go to a temporary file."""
+"""Number of values (64 million) above which decoded images are stored in a temporary file."""
 
 BAND_PIXELS = 2**22
-"""Whole-image passes work on bands of rows of about this many values."""
+"""Approximate number of values in the bands of rows that passes over an image work on."""
 
 _SAMPLED_ROWS = 32
 _CHUNK_BYTES = 2**22
 
 
 def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
-    """Return a zeroed array to decode into; large ones are backed by an unnamed temporary file.
+    """Return a zeroed array to decode into. Large arrays are backed by an unnamed temporary file.
 
     Raises:
         NoRoomError: the temporary folder lacks the space.
@@ -45,12 +45,12 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
 
 
 def copied(file: BinaryIO, size: int, content: str) -> tuple[BinaryIO, str]:
-    """Copy the next `size` bytes of a file, or those that are left of it, to an unnamed temporary file.
+    """Copy the next `size` bytes of a file, or fewer if it ends, to an unnamed temporary file.
 
     Args:
-        file: where the bytes come from.
-        size: their number.
-        content: what they are, as an error calls them.
+        file: the file.
+        size: number of bytes.
+        content: name of the content in error messages.
 
     Returns:
         The temporary file, and the sha256 of the bytes in hexadecimal.
@@ -65,7 +65,7 @@ def copied(file: BinaryIO, size: int, content: str) -> tuple[BinaryIO, str]:
     try:
         while chunk := file.read(min(size - copy.tell(), _CHUNK_BYTES)):
             digest.update(chunk)
-            with _room(size, content):  # not everywhere can it be taken beforehand
+            with _room(size, content):  # not every system can reserve the space beforehand
                 copy.write(chunk)
                 copy.flush()
     except BaseException:
@@ -76,7 +76,7 @@ def copied(file: BinaryIO, size: int, content: str) -> tuple[BinaryIO, str]:
 
 @contextlib.contextmanager
 def _room(size: int, content: str) -> Iterator[None]:
-    """Say what there was no room for, and the cure."""
+    """Convert an OSError to a NoRoomError that names the content and the cure."""
     try:
         yield
     except OSError as error:
@@ -97,7 +97,7 @@ def _reserved(size: int) -> BinaryIO:
 
 
 def _reserve(file: BinaryIO, size: int) -> None:
-    # Writing through a map into a hole on a full disk kills the process, so the space is taken beforehand.
+    # Writing through a map into a hole on a full disk kills the process, so the space is reserved beforehand.
     if hasattr(os, "posix_fallocate"):
         try:
             os.posix_fallocate(file.fileno(), 0, size)
@@ -116,7 +116,7 @@ def bands(shape: tuple[int, ...]) -> Iterator[slice]:
 
 
 def mapped(levels: NDArray[Any], function: Callable[[NDArray[Any]], NDArray[Any]]) -> NDArray[Any]:
-    """Return `function` applied to `levels` band by band; it must keep the number of rows."""
+    """Apply `function` to `levels` band by band. It must keep the number of rows."""
     out: NDArray[Any] | None = None
     for rows in bands(levels.shape):
         band = function(levels[rows])
@@ -129,20 +129,20 @@ def mapped(levels: NDArray[Any], function: Callable[[NDArray[Any]], NDArray[Any]
 
 
 def sampled(levels: NDArray[Any], step: int) -> NDArray[Any]:
-    """Return every `step`-th row and column of an image, in its dtype, touching little of a mapped file at a time."""
+    """Return every `step`-th row and column of an image, in its dtype, keeping few pages of a mapped file resident."""
     heights = range(0, levels.shape[0], step)
     out = np.empty((len(heights), len(range(0, levels.shape[1], step)), *levels.shape[2:]), levels.dtype)
     for start in range(0, len(heights), _SAMPLED_ROWS):
         stop = min(start + _SAMPLED_ROWS, len(heights))
         out[start:stop] = levels[start * step : stop * step : step, ::step]
-        release(levels)  # the system maps far more around a row than the row
+        release(levels)  # the system loads many pages around each row
     return out
 
 
 def release(levels: NDArray[Any]) -> None:
-    """Give the pages of a memory-mapped array back to the system; the next access reads them from the file again.
+    """Release the pages of a memory-mapped array. The next access reads them from the file again.
 
-    Does nothing for arrays in memory. Without it, a pass over a large map would count as memory used by this process.
+    Arrays in memory are unaffected. Without this, a pass over a large map would count as memory of this process.
     """
     base: Any = levels
     while isinstance(base, np.ndarray):
@@ -153,5 +153,5 @@ def release(levels: NDArray[Any]) -> None:
 
 
 def share_below(plane: NDArray[Any], level: float) -> float:
-    """Return the share of the values of a plane that lie below a level, counted band by band."""
+    """Return the share of a plane's values below a level, counted band by band."""
     return sum(int((plane[rows] < level).sum()) for rows in bands(plane.shape)) / plane.size

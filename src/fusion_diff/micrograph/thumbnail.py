@@ -1,4 +1,4 @@
-"""Thumbnails: a micrograph of any size as a small picture."""
+"""Thumbnails of micrographs of any size."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 def thumbnail(micrograph: Micrograph, max_side: int) -> NDArray[np.uint8]:
     """Return a micrograph reduced by averaging and stretched from its `contrast_range` to 0…255.
 
-    Read in bands, so that a micrograph larger than memory has a thumbnail too. Never enlarged.
+    The micrograph is read in bands, so it may be larger than memory. It is never enlarged.
 
     Returns:
         uint8 (h, w), or (h, w, 3) for a colour micrograph.

@@ -1,4 +1,4 @@
-"""Reading one page of a TIFF at its full depth, after its claims have been checked."""
+"""Reading of one page of a TIFF at full depth, after checks of its header."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6
 _ALPHA = (1, 2)  # values of the ExtraSamples tag
 
-_DECODED_TO_RGB = (*JPEG, *JPEG2000)  # codecs that undo YCbCr themselves
+_DECODED_TO_RGB = (*JPEG, *JPEG2000)  # decoders that convert YCbCr to RGB themselves
 
-# Without compression, LZW, deflate (two codes), PackBits, LZMA, Zstandard: the decoder is told how much to give.
+# No compression, LZW, deflate (two codes), PackBits, LZMA, Zstandard: the decoder gets the size of its output.
 _BOUNDED_CODECS = frozenset({1, 5, 8, 32946, 32773, 34925, 50000})
 _CODECS = _BOUNDED_CODECS | IMAGE_CODECS
 _REFUSED_CODECS = {
@@ -48,9 +48,9 @@ _REFUSED_CODECS = {
     50002: "JPEG XL",
     52546: "JPEG XL",
 }
-"""Names of compressions that people may meet; all that are not in `_CODECS` are refused."""
+"""Names of some refused compressions for the error message. Every compression outside `_CODECS` is refused."""
 
-# How many bytes one stored byte can become: hard limits of the codec where it has one.
+# Maximum expansion of one stored byte: the hard limit of the codec, if it has one.
 _EXPANSION = {1: 1, 32773: 64, 8: 1032, 32946: 1032, 34933: 1032}
 _EXPANSION_OTHERS = 2**15
 
@@ -64,21 +64,22 @@ def read_tiff(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any],
     Args:
         source: the open file.
         page: index of the page (directory), from 0.
-        max_pixels: most pixels to accept.
+        max_pixels: maximum number of pixels.
 
     Returns:
-        The stored levels, (H, W) or (H, W, 3): mapped from the source's copy where the file is large, uncompressed and
-        contiguous, mapped from a temporary file where the decoded image is large, else in memory. And what the
-        metadata say.
+        The stored levels, (H, W) or (H, W, 3), and the metadata. The levels are mapped from the source's copy if the
+        file is large, uncompressed and contiguous; mapped from a temporary file if the decoded image is large; else in
+        memory.
 
     Raises:
-        MicrographError: the page does not exist, is too large, truncated, or not grey or colour.
+        MicrographError: the page does not exist, is too large, truncated, neither grey nor colour, or compressed by an
+            unsupported codec.
     """
     import tifffile
 
     offset = page_offset(source.name, source.handle, source.size, page)
     source.handle.seek(0)  # tifffile starts at the current position
-    # Kinds of TIFF for which tifffile would follow other directories on opening are read as plain ones.
+    # tifffile would follow further directories when it opens these kinds of TIFF, so they are read as plain ones.
     plain = {"is_lsm": False, "is_scanimage": False, "is_ndpi": False}
     with tifffile.TiffFile(source.handle, name="image.tif", **plain) as tif:
         if page == 0:
@@ -120,7 +121,7 @@ def _check_kind(name: str, page: Any) -> None:
 
 
 def _photometric(page: Any) -> int:
-    # tifffile presumes MinIsWhite where the tag is missing; such files come from simple writers that mean the opposite.
+    # tifffile assumes MinIsWhite if the tag is missing. Such files come from simple writers that mean MinIsBlack.
     value = page.tags.valueof(262)
     return int(value) if value is not None else _MIN_IS_BLACK
 
@@ -138,7 +139,7 @@ def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
     if rows < 1 or columns < 1:
         raise refusal(name, f"it claims tiles of {columns}x{rows} pixels", "export it again as plain TIFF or PNG")
     number = math.ceil(height / rows) * math.ceil(width / columns)
-    area = max(_LARGEST_TILE, 4 * width * height)  # of all strips or tiles together, and of what they claim themselves
+    area = max(_LARGEST_TILE, 4 * width * height)  # limit of all tiles together, and of the sizes in their headers
     if page.is_tiled and number * rows * columns > area:
         raise refusal(
             name, f"it claims {number:,} tiles of {columns}x{rows} pixels", "export it again as plain TIFF or PNG"
@@ -149,12 +150,12 @@ def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
     counts = np.array([int(value) for value in page.databytecounts], dtype=np.uint64)
     if len(offsets) < expected or len(counts) < expected:
         raise truncated(name, f"it lists {min(len(offsets), len(counts)):,} of its {expected:,} strips or tiles")
-    offsets, counts = offsets[:expected], counts[:expected]  # some writers list more than there are
+    offsets, counts = offsets[:expected], counts[:expected]  # some writers list too many
     if not counts.all() or not offsets.all():
         missing = int((np.logical_not(counts) | np.logical_not(offsets)).sum())
         raise truncated(name, f"{missing:,} of its {expected:,} strips or tiles were never written")
     if page.compression == 1 and expected == 1:
-        counts = np.array([raw], dtype=np.uint64)  # simple writers get this count wrong, and it is not needed
+        counts = np.array([raw], dtype=np.uint64)  # simple writers store a wrong count here; it is not needed
     end = int(max(int(offset) + int(count) for offset, count in zip(offsets, counts, strict=True)))
     if end > source.size:
         raise truncated(name, f"its pixels should reach byte {end:,}, and it ends at {source.size:,}")
@@ -170,8 +171,8 @@ def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
 
 
 def _check_codestreams(source: Source, page: Any, places: Iterable[tuple[int, int]], limit: int) -> None:
-    """Refuse strips or tiles whose own headers claim far more than their place in the image: the codec would obey."""
-    # Markers of a JPEG may stand apart from its strips: tables shared by all, or the header of the older kind.
+    """Refuse strips or tiles whose own headers, which decoders follow, claim far more than their place in the image."""
+    # JPEG markers may be stored apart from the strips: in shared tables, or in the header of old-style JPEG.
     shared = [part for part in (page.jpegtables, page.jpegheader) if part] if page.compression in JPEG else []
     common = max((codestream_pixels(part, page.compression) for part in shared), default=0)
     claimed: dict[tuple[int, int], int] = {}
@@ -216,7 +217,7 @@ def _decode(tif: Any, page: Any) -> NDArray[Any]:
 
 
 def _grey_or_colour(name: str, levels: NDArray[Any], page: Any) -> NDArray[Any]:
-    """Drop alpha, look up palettes, and turn MinIsWhite the right way round."""
+    """Drop alpha, look up palettes, and invert MinIsWhite."""
     photometric = _photometric(page)
     samples = levels.shape[2] if levels.ndim == 3 else 1
     colour_and_more = samples == 4 and photometric in (_RGB, _YCBCR)
@@ -243,14 +244,14 @@ def _has_alpha(page: Any) -> bool:
 
 
 def _transparent(levels: NDArray[Any], page: Any) -> float:
-    """Return the share of pixels that the alpha channel makes less than opaque; 0 where there is none."""
+    """Return the share of pixels that are not opaque according to the alpha channel; 0 without one."""
     if levels.ndim != 3 or levels.shape[2] not in (2, 4) or levels.dtype.kind not in "uf" or not _has_alpha(page):
         return 0.0
     return storage.share_below(levels[..., -1], 1 if levels.dtype.kind == "f" else 2 ** int(page.bitspersample) - 1)
 
 
 def _invert(levels: NDArray[Any], page: Any) -> NDArray[Any]:
-    """Make low dark: the levels of an integer depth are mirrored; signed and floating ones change their sign."""
+    """Invert the levels: unsigned ones are mirrored within their depth; signed and floating ones change their sign."""
     if levels.dtype.kind == "f":
         return storage.mapped(levels, np.negative)
     if levels.dtype.kind == "i":
@@ -260,11 +261,11 @@ def _invert(levels: NDArray[Any], page: Any) -> NDArray[Any]:
 
 
 def _look_up(levels: NDArray[Any], page: Any) -> NDArray[Any]:
-    """Replace the indices of a palette image by its colours, or by grey levels where the palette is grey."""
+    """Replace the indices of a palette image by its colours, or by grey levels if the palette is grey."""
     table = np.asarray(page.tags.valueof(320), dtype=np.uint16).reshape(3, -1).T
     if len(table) != 2 ** int(page.bitspersample):
         raise ValueError("the palette does not fit the bit depth")
-    # Palettes are stored with 16 bits; programs of 8 bits write v * 257, v * 256, or plainly v.
+    # Palettes are stored with 16 bits; 8-bit programs write v * 257, v * 256, or v.
     if (table % 257 == 0).all() or (table % 256 == 0).all():
         table = (table >> 8).astype(np.uint8)
     elif table.max() < 256:

@@ -1,7 +1,7 @@
-"""Tiles: a micrograph of any size cut into what the encoder takes, and the pieces laid edge to edge again.
+"""Tiles: division of a micrograph of any size into tiles for the encoder, and assembly of their tokens into one grid.
 
-Tiles overlap, but each token is taken from one tile only, the one it lies deepest in. So the tokens of a micrograph
-form one grid, statistics over it count every place once, and no tile has to wait for its neighbours.
+Tiles overlap, but each token is taken only from the tile in which it lies farthest from the edge. The tokens of a
+micrograph thus form one grid, statistics over it count every place once, and tiles are processed independently.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from fusion_diff.micrograph.micrograph import Micrograph
 
 MARGIN = 2
-"""Tokens at each inner edge of a tile that are left to its neighbour."""
+"""Tokens at each inner edge of a tile that are taken from its neighbour."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """A tile and the part of it that is kept; all in tokens, the last index excluded.
+    """A tile and its kept part, in tokens; spans exclude their last index.
 
     Attributes:
         top: first row of the tile on the micrograph's token grid.
         left: first column.
-        rows: rows of the grid this tile answers for.
-        columns: columns of the grid this tile answers for.
+        rows: span of grid rows taken from this tile.
+        columns: span of grid columns taken from this tile.
     """
 
     top: int
@@ -43,7 +43,7 @@ class Tile:
 
     @property
     def inside(self) -> tuple[slice, slice]:
-        """The part of the tile that it answers for."""
+        """The kept part, relative to the tile."""
         return (
             slice(self.rows[0] - self.top, self.rows[1] - self.top),
             slice(self.columns[0] - self.left, self.columns[1] - self.left),
@@ -57,7 +57,7 @@ class Grid:
     Attributes:
         rows: tokens from top to bottom.
         columns: tokens from left to right.
-        scale: tokens per native pixel. 1/stride, or more where the shorter side had to be enlarged to a whole tile.
+        scale: tokens per native pixel: 1/stride, or more if the shorter side was enlarged to a whole tile.
         side: tokens along the side of a tile.
         stride: working pixels per token.
     """
@@ -76,7 +76,7 @@ class Grid:
         return cls(rows, columns, enlarge / stride, tile // stride, stride)
 
     def tiles(self) -> Iterator[Tile]:
-        """Return the tiles, row by row; what they answer for partitions the grid."""
+        """Yield the tiles row by row. Their kept parts partition the grid."""
         for top, rows in _cuts(self.rows, self.side):
             for left, columns in _cuts(self.columns, self.side):
                 yield Tile(top, left, rows, columns)
@@ -85,7 +85,8 @@ class Grid:
         """Read the pixels of a tile, stretched over the micrograph's `contrast_range`.
 
         Returns:
-            float32 (3, T, T) in [0, 1], T the tile side in working pixels. Past the edge the last pixels are repeated.
+            float32 (3, T, T) in [0, 1], with T the tile side in working pixels. Beyond the edge, the last pixels are
+            repeated.
         """
         pixels = self.side * self.stride
         low, high = micrograph.contrast_range
@@ -110,7 +111,7 @@ class Grid:
         return np.ascontiguousarray(np.moveaxis(stretched, 2, 0))
 
     def pool_mask(self, mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
-        """Return which tokens (rows, columns) are covered to a fifth or more by a mask (H, W) of native pixels."""
+        """Return the tokens, bool (rows, columns), of which a mask (H, W) of native pixels covers at least a fifth."""
         height, width = mask.shape
         row = np.minimum((np.arange(height) + 0.5) * self.scale, self.rows - 1).astype(np.intp)
         column = np.minimum((np.arange(width) + 0.5) * self.scale, self.columns - 1).astype(np.intp)
@@ -120,12 +121,12 @@ class Grid:
         np.add.at(hits, index, mask)
         np.add.at(area, index, 1)
         covered = hits >= 0.2 * np.maximum(area, 1)
-        # A flaw thinner than that still has its best tokens marked.
+        # If a thinner flaw covers no token that far, the tokens with the most marked pixels are returned.
         return covered if covered.any() or not mask.any() else hits == hits.max()
 
 
 def _cuts(count: int, side: int) -> list[tuple[int, tuple[int, int]]]:
-    """Return (first token, kept span) of the tiles along one axis."""
+    """Return (first token, kept span) of each tile along one axis."""
     step = side - 2 * MARGIN
     starts = [*range(0, count - side, step), count - side]
     ends = [start + side - MARGIN for start in starts[:-1]] + [count]
@@ -133,14 +134,14 @@ def _cuts(count: int, side: int) -> list[tuple[int, tuple[int, int]]]:
 
 
 def _sources(first: int, count: int, enlarge: float, limit: int) -> NDArray[np.float64]:
-    """Return where the centres of working pixels lie among native ones, clipped to the micrograph."""
+    """Return the positions of the centres of working pixels in native pixels, clipped to the micrograph."""
     positions = (np.arange(first, first + count) + 0.5) / enlarge - 0.5
     return np.clip(positions, 0, limit - 1)
 
 
 def _resample(micrograph: Micrograph, rows: NDArray[np.float64], columns: NDArray[np.float64]) -> NDArray[np.float32]:
     """Interpolate a micrograph with cubic splines at the crossings of `rows` and `columns`."""
-    reach = 6  # native pixels beyond the window that still bend the spline noticeably
+    reach = 6  # native pixels beyond the window that still affect the spline noticeably
     top, left = (max(0, int(axis[0]) - reach) for axis in (rows, columns))
     bottom = min(micrograph.height, int(rows[-1]) + 1 + reach)
     right = min(micrograph.width, int(columns[-1]) + 1 + reach)

@@ -168,7 +168,7 @@ def _read(entries: list[_Entry], authentic: str, progress: Progress | None) -> l
 
 
 def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, authentic: str) -> Reference:
-    """Return the reference with its mark. An empty mark is dropped, with a warning if the reference is a flaw."""
+    """Return the reference with its mark. An empty mark is dropped, with a warning unless its class is authentic."""
     if mark is None:
         return reference
     if mark.any():
