@@ -1,4 +1,4 @@
-"""Warnings that point at the code that called the package, from however deep inside they come."""
+"""Warnings located at the code that called the package, however deep in the package they are issued."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import warnings
 
 
 def warn(message: str) -> None:
-    """Issue a UserWarning as of the line that called the package."""
+    """Issue a UserWarning located at the line that called the package."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back

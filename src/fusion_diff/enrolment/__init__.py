@@ -1,4 +1,4 @@
-"""Enrolment: references encoded and learned from, what is kept of them, and its files."""
+"""Enrolment: encoding references, learning from them, and storing the result."""
 
 from fusion_diff.enrolment.enrolment import Enrolment
 

@@ -1,4 +1,4 @@
-"""The model card of an enrolled model: what it was taught, in front of the card of the model that it was taught on."""
+"""Model card of an enrolled model: its references and figures, followed by the card of its base model."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
     """Return the card, in Markdown.
 
     Args:
-        name: of the enrolled model.
-        enrolment: its references and what was learned from them; built-in ones leave the card as it is.
-        card: the card of the model that was enrolled on; of an earlier enrolment on it, only that is kept.
+        name: name of the enrolled model.
+        enrolment: its references and what was learned; with built-in references `card` is returned unchanged.
+        card: card of the base model. The section of an earlier enrolment in it is replaced.
     """
     if enrolment.builtin:
         return card

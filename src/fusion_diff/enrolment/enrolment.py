@@ -1,4 +1,4 @@
-"""Enrolment: what a model keeps of its references, and learns from them."""
+"""The `Enrolment`: references as tokens, and what was learned from them."""
 
 from __future__ import annotations
 
@@ -26,30 +26,30 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.flaw_detector import FlawDetector
 
 LITTLE_SKILL = 0.65
-"""A cross-fitted AUROC below this is remarked on."""
+"""Cross-fitted AUROC below which a warning is issued."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Enrolment:
-    """References as tokens, and the verifier learned from them; `DiffusionModel.enroll` makes one.
+    """References as tokens, and the verifier learned from them; returned by `DiffusionModel.enroll`.
 
     Attributes:
         authentic: the class being verified.
         names: name of each reference.
         labels: class of each reference.
         groups: specimen of each reference.
-        paths: channels of each of the encoder's paths in a token.
-        bags: tokens of each reference, rounded to float16, as they are stored; with keypoints only where surfaces are
-            evidence.
-        condition: (tokens, condition width), the mean condition of the authentic references.
+        paths: number of channels in a token from each path of the encoder.
+        bags: tokens of each reference, rounded to float16 as they are stored. They have keypoints only where surfaces
+            are used as evidence.
+        condition: (tokens, condition width) mean condition of the authentic references.
         references_sha256: digest of the reference set.
         verifier: what was learned from the references.
-        detector: tells where to look for flaws first; it belongs to the model, and is not stored here.
-        builtin: whether these are the procedural references that come with the embedded model.
-        shifts: how far purification moves the log-odds of each reference, see `enrolment.shifts`; empty where that was
-            not measured.
-        pixel_sizes_um: side of a pixel of each reference in µm, None where it is unknown; empty where all are.
-        seconds: time that enrolling took, in seconds.
+        detector: flaw detector of the model; not stored with the enrolment.
+        builtin: whether these are the procedural references of the embedded model.
+        shifts: absolute change of the log-odds of each reference under purification, see `enrolment.shifts`; empty
+            where it was not measured.
+        pixel_sizes_um: pixel size of each reference in µm, None where unknown; empty where all are unknown.
+        seconds: duration of the enrolment in seconds.
     """
 
     authentic: str
@@ -68,28 +68,28 @@ class Enrolment:
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
-        """Forget the keypoints where surfaces are no evidence: fewer shots of these references must not find them so.
+        """Drop the keypoints where surfaces are not used as evidence, so that `shots` does not use them either.
 
-        All references know better than a few of them; and what is saved has no other keypoints, so that fewer shots
-        say the same before and after.
+        All references decide that better than a few of them. Keypoints are only stored where they are used, so `shots`
+        gives the same result before saving and after loading.
         """
         if self.verifier.correspondence is None and any(bag.keypoints is not None for bag in self.bags):
             object.__setattr__(self, "bags", tuple(replace(bag, keypoints=None) for bag in self.bags))
 
     def __repr__(self) -> str:
-        """Return the classes, their counts, and how well they are told apart."""
+        """Return the classes, their counts, and the cross-fitted figures."""
         told = ", ".join(f"{label}: {count}" for label, count in self.counts.items())
         figures = "".join(f", {name} {value:.3f}" for name, value in self.compared.figures.items())
         return f"Enrolment({told}; authentic={self.authentic!r}, {counted(len(set(self.groups)), 'group')}{figures})"
 
     @property
     def counts(self) -> dict[str, int]:
-        """References of each class, the authentic one first."""
+        """Number of references of each class, the authentic class first."""
         return self.compared.counts
 
     @cached_property
     def compared(self) -> Compared:
-        """The references in short, as verdicts give them."""
+        """Summary of the references, as it is part of a verdict."""
         return Compared.of(
             self.authentic,
             self.labels,
@@ -101,7 +101,7 @@ class Enrolment:
 
     @property
     def _voices(self) -> dict[str, int]:
-        """Specimens of each side, by the name of its p-value."""
+        """Number of specimens of each side, keyed as the p-values are."""
         sides: dict[str, set[str]] = {"authentic": set(), "not authentic": set()}
         for label, group in zip(self.labels, self.groups, strict=True):
             sides["authentic" if label == self.authentic else "not authentic"].add(group)
@@ -109,16 +109,16 @@ class Enrolment:
 
     @property
     def figures(self) -> dict[str, float]:
-        """Cross-fitted figures: how well references were judged by heads that had not seen them or their group.
+        """Cross-fitted figures, and the weight of each reading in the verdict as `weight of …`.
 
-        `auroc` and `macro_f1` (authentic against the rest; absent with authentic references alone or where there are
-        too few to cross-fit), and `weight of …`, the share each reading has in the verdict.
+        `auroc` and `macro_f1` are of authentic against the rest, each reference judged by heads that had not seen its
+        group. They are absent with authentic references alone, or where there are too few to cross-fit.
         """
         weights = {f"weight of {name}": weight for name, weight in self.verifier.fusion.weight.items()}
         return self.compared.figures | weights
 
     def warnings(self, alpha: float = 0.1) -> tuple[str, ...]:
-        """Return what the references do not allow, in sentences, for decisions at an error rate of `alpha`.
+        """Return warnings about the references, in sentences, for decisions at an error rate of `alpha`.
 
         Raises:
             ValueError: `alpha` does not lie between 0 and 1.
@@ -138,7 +138,7 @@ class Enrolment:
         for (side, count), images, name in zip(
             self.compared.voices.items(), self.compared.sides.values(), ("authentic", "other"), strict=True
         ):
-            # Where nobody said which images show one specimen, each is taken for one, and "references" says it all.
+            # Without groups each image is its own specimen, so "references" is exact.
             noun, plural = f"{name} reference", None
             if count < images:
                 noun, plural = f"specimen of {name} references", f"specimens of {name} references"
@@ -151,7 +151,7 @@ class Enrolment:
         return tuple(lines)
 
     def shots(self, k: int) -> Enrolment:
-        """Return what is learned from the first `k` references of each class; a class that has fewer gives all it has.
+        """Return an enrolment learned from the first `k` references of each class, or from all of a class with fewer.
 
         Raises:
             ReferenceSetError: `k` is not a whole number of at least 1, or exceeds the count of every class.
@@ -175,24 +175,24 @@ class Enrolment:
 
     @cached_property
     def mean_tokens(self) -> Tensor:
-        """The mean standardised token of each reference, (references, C), of unit length."""
+        """Mean standardised token of each reference, normalised to unit length: (references, C)."""
         scale = self.verifier.heads.scale
         return F.normalize(torch.stack([scale(bag.tokens).mean(0) for bag in self.bags]), dim=1)
 
     def nearest(self, mean_token: Tensor) -> tuple[NearestReference, ...]:
-        """Return the `NEAREST` references whose mean standardised tokens point most nearly as `mean_token` (C,)."""
+        """Return the `NEAREST` references by the cosine of their mean standardised tokens with `mean_token` (C,)."""
         similarity = self.mean_tokens @ F.normalize(mean_token, dim=0)
         order = similarity.argsort(descending=True)[:NEAREST].tolist()
         return tuple(NearestReference(self.names[i], self.labels[i], float(similarity[i])) for i in order)
 
     def recognised(self, match: Match | None) -> RecognisedSurface | None:
-        """Return the reference that was matched, by name."""
+        """Return the matched reference with its name and class; None where there is no match."""
         if match is None:
             return None
         return RecognisedSurface(self.names[match.reference], self.labels[match.reference], match.points)
 
     def to(self, device: torch.device) -> Enrolment:
-        """Return the enrolment, and what was learned from it, with their tensors on a device."""
+        """Return the enrolment with all its tensors on a device."""
         if self.condition.device == device:
             return self
         bags = tuple(
@@ -204,12 +204,12 @@ class Enrolment:
             )
             for bag in self.bags
         )
-        # What was learned is moved too, for learning again might come to something else.
+        # The verifier is moved, not fitted again: a new fit could differ.
         return replace(self, bags=bags, condition=self.condition.to(device), verifier=on_device(self.verifier, device))
 
 
 def _cross_fitted(verifier: Verifier) -> dict[str, float]:
-    """Return AUROC and macro-F1 of cross-fitted scores; nothing where a side has none."""
+    """Return AUROC and macro-F1 of the cross-fitted scores; empty where a side has no scores."""
     inside, outside = verifier.inside, verifier.outside
     if not (len(inside) and len(outside)):
         return {}

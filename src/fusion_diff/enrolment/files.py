@@ -1,4 +1,4 @@
-"""The files that an enrolment is stored in; what is in them is hostile until it was checked."""
+"""Files of a stored enrolment. Their contents are untrusted and checked before use."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
             tensors[f"descriptors.{index}"] = torch.from_numpy(bag.keypoints.descriptors)
     learned, values = state.dump(enrolment.verifier)
     for name, value in learned.items():
-        exact = value.half().float().equal(value.float())  # half the size, where nothing is lost
+        exact = value.half().float().equal(value.float())  # half the size, where that is lossless
         tensors[f"verifier.{name}"] = (value.half() if exact else value).cpu().contiguous()
     save_file(tensors, folder / "enrolment.safetensors")
     write_json(
@@ -77,10 +77,10 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
 
 
 def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetector | None = None) -> Enrolment | None:
-    """Read the enrolment of a checkpoint folder, with the model's encoder and detector; None where it has none.
+    """Read the enrolment of a checkpoint folder, for the model's encoder and detector; None where there is none.
 
     Raises:
-        CheckpointError: its files are damaged, of another format, or of another encoder.
+        CheckpointError: its files are damaged, have another format, or belong to another encoder.
     """
     if not (folder / "enrolment.json").exists():
         return None
@@ -136,10 +136,10 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
 
 @contextmanager
 def _learned_in(folder: Path) -> Iterator[None]:
-    """Refuse the folder where what was learned in it is damaged, which fails in many ways.
+    """Turn the many errors that damaged coefficients cause into one.
 
     Raises:
-        CheckpointError: it is.
+        CheckpointError: the block failed.
     """
     try:
         yield
@@ -152,18 +152,18 @@ def _learned_in(folder: Path) -> Iterator[None]:
 def _correspondence(
     keypoints: Sequence[Keypoints | None], labels: Sequence[str], authentic: str
 ) -> Correspondence | None:
-    """Return the evidence of a stored enrolment, which has keypoints only where they are evidence."""
+    """Return the correspondence evidence of a stored enrolment; None where it has no keypoints."""
     surfaces = tuple(found for found in keypoints if found is not None)
     return Correspondence(surfaces, np.asarray([label == authentic for label in labels])) if surfaces else None
 
 
 def _shares(scores: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
-    """Return the shares of the references of one side; none where there were too few to cross-fit."""
+    """Return the weights of the references of one side; empty where there were too few to cross-fit."""
     return shares_of(groups) if len(scores) else np.zeros(0)
 
 
 def _fault(enrolment: Enrolment) -> str | None:
-    """Say what keeps a stored enrolment from being learned from."""
+    """Return why a stored enrolment is inconsistent; None where it is consistent."""
     if enrolment.authentic not in enrolment.labels:
         return f"no reference is of the authentic class {enrolment.authentic!r}"
     if enrolment.condition.ndim != 2 or not enrolment.condition.is_floating_point():
@@ -191,7 +191,7 @@ def _fault(enrolment: Enrolment) -> str | None:
 
 
 def _misfit(enrolment: Enrolment, encoder: DualPathEncoder) -> str | None:
-    """Say why what this encoder says cannot be compared with a stored enrolment."""
+    """Return why a stored enrolment does not fit this encoder; None where it fits."""
     if enrolment.paths != encoder.paths:
         return f"its tokens have {enrolment.paths} channels, and the encoder's {encoder.paths}"
     words = encoder.condition_tokens, encoder.condition_width
@@ -203,7 +203,7 @@ def _misfit(enrolment: Enrolment, encoder: DualPathEncoder) -> str | None:
 
 
 def _keypoints(tensors: dict[str, Tensor], index: int) -> Keypoints | None:
-    """Return the stored keypoints of a reference, None where it has none.
+    """Return the stored keypoints of a reference; None where it has none.
 
     Raises:
         KeyError: one of their two tensors is missing.
@@ -220,11 +220,11 @@ def _keypoints(tensors: dict[str, Tensor], index: int) -> Keypoints | None:
 
 
 def _check_learned(verifier: Verifier, learned: dict[str, Tensor], bag: Bag) -> None:
-    """Go through all steps of a verdict on a token of a reference.
+    """Check what was learned by computing all steps of a verdict on one token of a reference.
 
     Raises:
-        ValueError: a number in what was learned, or one that comes of it, is not finite, or parts do not fit; or any
-            other error of arithmetic, type or shape that they cause.
+        ValueError: a coefficient or a result is not finite, or shapes do not fit. Damaged values may cause any other
+            error of arithmetic, type or shape too.
     """
     if not all(value.is_floating_point() and value.isfinite().all() for value in learned.values()):
         raise ValueError("its coefficients are not finite numbers")

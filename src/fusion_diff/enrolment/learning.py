@@ -1,4 +1,4 @@
-"""Enrolling: labelled references encoded, and learned from."""
+"""Enrolment of labelled references: encode them and fit the verifier."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def learn(
     detect_attacks: bool,
     progress: Callable[[int, int], None] | None,
 ) -> Enrolment:
-    """Return what a model learns from references; see `DiffusionModel.enroll`.
+    """Encode references and fit a verifier to them; see `DiffusionModel.enroll`.
 
     Raises:
         EnrolmentError: the references do not allow any verdict.
@@ -51,7 +51,7 @@ def learn(
 
     encoded = []
     for reference in references:
-        # With the diffusion path this pass is for the condition alone, and twins have no say in it.
+        # With the diffusion path this pass is only for the condition, which twins do not affect.
         encoded.append(encode(reference.micrograph, model.encoder, mark=reference.mark, twins=not reconstruction))
         step()
     authentic = [

@@ -1,4 +1,4 @@
-"""How far purification moves the references, none of which was attacked: what attacks are told by."""
+"""Shifts of the references under purification, the calibration of the attack test."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 def reference_shifts(
     model: Networks, references: ReferenceSet, enrolment: Enrolment, step: Callable[[], None]
 ) -> tuple[float, ...]:
-    """Return how far purification moves the log-odds of each reference, none of which was attacked.
+    """Return the absolute change of the log-odds of each reference under purification; no reference was attacked.
 
-    Each is scored by heads that learned from the other specimens: those that know it would find its own tokens in their
-    banks before purification and not after.
+    Each reference is scored by heads fitted to the other specimens. Heads that had seen it would find its own tokens in
+    their banks before purification, but not after it.
 
     Args:
-        model: whose encoder and prior to use.
+        model: the encoder and the diffusion prior.
         references: the references, in the order of the enrolment.
-        enrolment: what was learned from them.
+        enrolment: the enrolment of these references.
         step: called after each reference.
     """
     verifier = enrolment.verifier
