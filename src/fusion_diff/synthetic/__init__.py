@@ -1,4 +1,4 @@
-"""Procedural ceramics: micrographs with known microstructure, flaws and masks, for training and for the demo."""
+"""Procedural micrographs of ceramics with known microstructure, flaws and masks, for training and for the demo."""
 
 from __future__ import annotations
 

@@ -1,19 +1,19 @@
-"""The built-in reference task: one lot of a ceramic, sound, cracked or counterfeit, drawn rather than stored."""
+"""The built-in reference task: sound, cracked and counterfeit specimens of one lot, generated instead of stored."""
 
 from __future__ import annotations
 
 from fusion_diff.synthetic.generate import SyntheticMicrograph, generate
 
 BUILTIN_AUTHENTIC = "sound"
-"""The class that the built-in task verifies."""
+"""The authentic class of the built-in task."""
 
 BUILTIN_LABELS: tuple[str, ...] = ("sound", "counterfeit", "crack")
 """Classes of the built-in task, authentic first."""
 
 BUILTIN_MATERIAL = "alumina"
-"""What the built-in specimens are made of."""
+"""Material of the built-in specimens."""
 
-# Seeds of references and of samples lie apart, so no sample was ever a reference.
+# Seeds of references and samples do not overlap, so no sample is a reference.
 _REFERENCE_SEEDS = 1_000_000
 _SAMPLE_SEEDS = 2_000_000
 _PER_CLASS = 100_000
@@ -23,8 +23,8 @@ def builtin_references(shots: int = 5, lot: int = 0, size: int = 224) -> tuple[l
     """Return the built-in references: `shots` micrographs of each class of one lot.
 
     Args:
-        shots: micrographs per class, from 1 up.
-        lot: which production lot.
+        shots: micrographs per class, at least 1.
+        lot: number of the production lot.
         size: side in pixels.
 
     Returns:
@@ -37,7 +37,7 @@ def builtin_references(shots: int = 5, lot: int = 0, size: int = 224) -> tuple[l
 
 
 def builtin_samples(n_per_class: int, lot: int = 0, size: int = 224) -> tuple[list[SyntheticMicrograph], list[str]]:
-    """Return specimens of the same lot that are never among the references; arguments as `builtin_references`."""
+    """Return specimens of the lot that are never references. Arguments are as in `builtin_references`."""
     return _specimens(n_per_class, lot, size, _SAMPLE_SEEDS)
 
 

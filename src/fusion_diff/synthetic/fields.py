@@ -1,6 +1,6 @@
-"""Two-dimensional building blocks: smooth random fields and signed distances to many small shapes at once.
+"""Two-dimensional building blocks: smooth random fields, and signed distances to many small shapes.
 
-Everything here is elementwise numpy on float32, so a field is the same whatever the number of threads.
+All operations are elementwise NumPy on float32, so the result does not depend on the number of threads.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FAR = 99.0
 """Signed distance, in pixels, where no shape is near."""
 
-# A white-noise grid interpolated by cubic B-splines has this standard deviation, averaged over the cell.
+# Standard deviation of a white-noise grid interpolated by cubic B-splines, averaged over the cell.
 _SPLINE_STD = 0.479
 
 
@@ -36,8 +36,8 @@ def smooth_noise(rng: np.random.Generator, size: int, period_y: float, period_x:
     Args:
         rng: source of randomness.
         size: side of the square field in pixels.
-        period_y: distance between knots down the rows, in pixels; features are about twice as large.
-        period_x: the same along the columns; as `period_y` when omitted.
+        period_y: vertical distance between knots, in pixels; features are about twice as large.
+        period_x: horizontal distance between knots; equal to `period_y` when omitted.
 
     Returns:
         float32 (size, size).
@@ -51,14 +51,14 @@ def smooth_noise(rng: np.random.Generator, size: int, period_y: float, period_x:
 
 
 def cloud_noise(rng: np.random.Generator, size: int, period: float, octaves: int = 3, stretch: float = 1.0) -> Field:
-    """Return a fractal field of about unit variance: octaves of `smooth_noise`, each half as large and half as strong.
+    """Return a fractal field of about unit variance: octaves of `smooth_noise`, each of half the size and amplitude.
 
     Args:
         rng: source of randomness.
         size: side in pixels.
         period: knot distance of the first octave, in pixels.
-        octaves: how many octaves.
-        stretch: elongation down the rows (1: isotropic).
+        octaves: number of octaves.
+        stretch: vertical elongation (1: isotropic).
 
     Returns:
         float32 (size, size).
@@ -80,7 +80,7 @@ def smooth_line(rng: np.random.Generator, size: int, period: float) -> Field:
 
 
 def coverage(signed_distance: Field, softness: float = 1.0) -> Field:
-    """Return how much of each pixel a shape covers, in [0, 1], from its signed distance (negative inside)."""
+    """Return the covered share of each pixel, in [0, 1], from the signed distance to a shape (negative inside)."""
     return np.asarray(np.clip(np.float32(0.5) - signed_distance / np.float32(softness), 0, 1), dtype=np.float32)
 
 
@@ -101,14 +101,15 @@ def stamp(
         size: side of the square field in pixels.
         y: rows of the centres, (N,).
         x: columns of the centres, (N,).
-        radius: geometric mean of the half-axes in pixels, (N,) or one for all.
-        aspect: long over short half-axis, (N,) or one for all.
-        angle: direction of the long axis in radians from the columns' axis, (N,) or one for all.
+        radius: geometric mean of the half-axes in pixels, (N,) or scalar.
+        aspect: ratio of long to short half-axis, (N,) or scalar.
+        angle: direction of the long axis in radians from the columns' axis, (N,) or scalar.
         wobble: relative depth of the outline's waves (0: none); needs `rng`.
         rng: draws the phases of the waves.
 
     Returns:
-        float32 (size, size): about the distance in pixels to the nearest outline, negative inside, `FAR` elsewhere.
+        float32 (size, size): approximate distance in pixels to the nearest outline, negative inside; `FAR` where no
+        shape is near.
     """
     y, x = np.atleast_1d(np.asarray(y, np.float32)), np.atleast_1d(np.asarray(x, np.float32))
     count = y.size
@@ -123,7 +124,7 @@ def stamp(
     small = reach <= _SMALL
     side = size + 4 * _SMALL
     padded = np.full(side * side, FAR, dtype=np.float32)
-    # Small shapes share one window per size, a few large array operations; large ones are drawn one by one.
+    # Small shapes are grouped by window size, for few large array operations. Large ones are drawn one by one.
     for half in range(1, _SMALL + 1):
         chosen = np.flatnonzero(visible & small & (reach == half))
         if not chosen.size:
@@ -150,7 +151,7 @@ def stamp(
     return field
 
 
-_SMALL = 10  # reach in pixels up to which shapes are drawn together
+_SMALL = 10  # maximum reach in pixels of shapes that are drawn together
 
 
 def _distance(
@@ -172,7 +173,7 @@ def _distance(
     rho = np.sqrt(along * along + across * across)
     if waves is None:
         return np.asarray((rho - 1) * (r / root), dtype=np.float32)
-    turn = (along + 1j * across) / (rho + np.float32(1e-6))  # powers of it are the waves round the outline
+    turn = (along + 1j * across) / (rho + np.float32(1e-6))  # its powers are the waves along the outline
     w = waves[:, chosen, None, None]
     turn2 = turn * turn
     turn3 = turn2 * turn

@@ -1,7 +1,7 @@
-"""Local flaws painted over a sound surface, each with the pixels it covers and its extent.
+"""Local flaws painted onto a sound surface.
 
-Every flaw takes the canvas, the recipe and a generator, changes the canvas in place and returns a `PaintedFlaw`.
-Contrast and width vary from plain to barely visible, because the faint ones are those that inspection must learn.
+Every painter takes the canvas, the recipe and a generator, changes the canvas in place and returns a `PaintedFlaw`.
+Contrast and width vary from obvious to barely visible, because inspection must learn the faint flaws.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PaintedFlaw:
-    """Where a flaw was painted.
+    """The area and extent of a painted flaw.
 
     Attributes:
-        cover: float32 (S, S) in [0, 1], how much of each pixel the flaw covers.
-        extent_px: its longest extent in pixels (the length of a crack, the diameter of a hole).
-        solid: whether the whole covered area is the flaw, even where its grey happens to equal the sound grey.
+        cover: float32 (S, S) in [0, 1], covered share of each pixel.
+        extent_px: longest extent in pixels (the length of a crack, the diameter of a hole).
+        solid: whether the whole covered area counts as flaw, even where its grey equals the sound grey.
     """
 
     cover: Field
@@ -39,7 +39,7 @@ class PaintedFlaw:
 
 def _crack(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
     size = canvas.size
-    # Hairlines show on a smooth surface only; a crack that is found among strong grains is open and dark.
+    # Hairline cracks are visible only on a smooth surface. Between high-contrast grains a crack is wide and dark.
     clutter = min(float(canvas.grey.std()), 0.15)
     half_width = float(np.exp(rng.uniform(np.log(0.4 + 4 * clutter), np.log(2.2))))
     origin: tuple[float, float] | None = None
@@ -152,7 +152,7 @@ def _abnormal_grain(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) ->
     cover = coverage(distance)
     tone = recipe.matrix + float(rng.choice([-1.0, 1.0])) * (0.04 + abs(float(rng.normal(0, recipe.grain_contrast))))
     body = np.float32(tone) + np.float32(0.012) * smooth_noise(rng, size, radius)
-    # One crystal is smooth: no boundaries, grooves or facets within, but pores it has swallowed.
+    # A single crystal is smooth: it has no boundaries, grooves or facets inside, only enclosed pores.
     mean_height = float((canvas.height * cover).sum() / max(float(cover.sum()), 1.0))
     canvas.grey += cover * (body - canvas.grey)
     canvas.height += cover * (np.float32(mean_height) - canvas.height)
@@ -219,7 +219,7 @@ def _fray(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFl
     )
     distance = np.minimum(distance, np.float32(radius)) + np.float32(1.5) * smooth_noise(rng, size, 3.0)
     cover = coverage(distance, 2.0)
-    # Worn off: the relief and the marks are gone, the tone differs, the surface is finely rough.
+    # A worn surface has no relief or grinding marks, another grey, and a fine roughness.
     tone = float(rng.choice([-1.0, 1.0])) * float(rng.uniform(0.06, 0.2))
     mean = float((canvas.grey * cover).sum() / max(float(cover.sum()), 1.0))
     rough = np.float32(0.035) * cloud_noise(rng, size, 4.0, 2)
@@ -235,7 +235,7 @@ def _break(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedF
     ramp = np.arange(size, dtype=np.float32)
     depth = float(rng.uniform(0.06, 0.2)) * size
     centre, width = float(rng.uniform(0, size)), float(rng.uniform(0.15, 0.4)) * size
-    # A chip is deepest at its centre and runs out along the edge.
+    # A chip is deepest at its centre and becomes shallow along the edge.
     profile = depth * np.exp(-(np.abs((ramp - centre) / width) ** 3)) - 2 + 1.5 * smooth_line(rng, size, 6.0)
     profile = profile.astype(np.float32)
     distance = ramp[:, None] - profile + np.float32(0.8) * smooth_noise(rng, size, 3.0)
@@ -279,4 +279,4 @@ PAINTERS: dict[str, Callable[[Canvas, Recipe, np.random.Generator], PaintedFlaw]
     "break": _break,
     "uneven": _uneven,
 }
-"""How to paint each local flaw; a counterfeit is no local flaw but another recipe."""
+"""Painters of the local flaws. A counterfeit is not a local flaw; it has a different recipe."""

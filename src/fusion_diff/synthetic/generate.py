@@ -1,4 +1,4 @@
-"""Procedural micrographs of ceramics: one call draws a specimen, its flaw with the exact mask, and its image."""
+"""Generation of procedural micrographs of ceramics: a specimen, its flaw with the exact mask, and its image."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FLAWS: tuple[str, ...] = (*PAINTERS, "counterfeit")
-"""Names of the flaws; flaw `FLAWS[i]` has the value `i + 1` in masks. "sound" stands for none."""
+"""Names of the flaws. `FLAWS[i]` has the value `i + 1` in masks; "sound" means no flaw."""
 
 _NUMBERS = (
     "grain_px",
@@ -51,7 +51,7 @@ DESCRIPTOR_NAMES: tuple[str, ...] = (
     *(f"material_{name}" for name in MATERIALS),
     *(f"flaw_{name}" for name in FLAWS),
 )
-"""What each number of a descriptor says: parameters in [-1, 1], then indicators that are 0 or 1."""
+"""Names of the numbers of a descriptor: parameters in [-1, 1], then indicators that are 0 or 1."""
 
 _SOUND_SHARE = 0.4
 _LEAST_VISIBLE = 0.02
@@ -61,16 +61,16 @@ _TRIES = 6
 
 @dataclass(frozen=True, eq=False)
 class SyntheticMicrograph:
-    """A procedural micrograph and all that is known of it.
+    """A procedural micrograph with its ground truth.
 
     Attributes:
         pixels: float32 (S, S) in [0, 1].
-        mask: uint8 (S, S), 0 where sound, elsewhere the flaw's value (see `FLAWS`).
+        mask: uint8 (S, S), 0 where sound, otherwise the flaw's value (see `FLAWS`).
         flaw: "sound" or one of `FLAWS`.
         descriptor: float32 (D,) physical and imaging parameters in [-1, 1], named by `DESCRIPTOR_NAMES`.
         pixel_size_um: side of a pixel in micrometres.
         material: one of `MATERIALS`.
-        flaw_size_um: longest extent of the flaw in micrometres; 0 when sound.
+        flaw_size_um: longest extent of the flaw in micrometres; 0 if sound.
     """
 
     pixels: NDArray[np.float32]
@@ -85,18 +85,18 @@ class SyntheticMicrograph:
 def generate(
     seed: int, *, size: int = 256, material: str | None = None, flaw: str | None = None, lot: int | None = None
 ) -> SyntheticMicrograph:
-    """Draw a micrograph; the same arguments always give the same one, whatever was drawn before.
+    """Generate a micrograph. The same arguments always give the same micrograph.
 
-    With the same seed, material and lot, a local flaw changes the sound micrograph near its mask and nowhere else.
+    For the same seed, material and lot, a local flaw changes the sound micrograph only near its mask.
 
     Args:
-        seed: any integer from 0 up.
-        size: side in pixels, 32 to 4096; a larger image shows more of the specimen, not larger grains.
-        material: one of `MATERIALS`; drawn when omitted.
-        flaw: "sound" or one of `FLAWS`; drawn when omitted, sound four times in ten.
-        lot: the production lot, an integer from 0 up. Specimens of one lot share material parameters, magnification
-            and imaging up to slight differences, and its counterfeits come from one forger. Every specimen is a lot of
-            its own when omitted.
+        seed: an integer of at least 0.
+        size: side in pixels, 32 to 4096. A larger image shows more of the specimen at the same magnification.
+        material: one of `MATERIALS`; random when omitted.
+        flaw: "sound" or one of `FLAWS`; random when omitted, with a probability of 0.4 for "sound".
+        lot: the production lot, an integer of at least 0. Specimens of one lot share material parameters,
+            magnification and imaging up to slight differences, and counterfeits of one lot share a recipe. When
+            omitted, every specimen is a lot of its own.
 
     Returns:
         The micrograph.
@@ -118,7 +118,7 @@ def _draw(
     material = drawn_material if material is None else material
     flaw = drawn_flaw if flaw is None else flaw
 
-    # One stream of random numbers for each stage: what a stage draws never shifts another stage's numbers.
+    # Each stage has its own stream of random numbers, so that no stage shifts the numbers of another.
     key = (0 if lot is None else lot + 1, MATERIALS.index(material))
     specimen, base, flaws, imaging = (
         np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(stage, *key))) for stage in (1, 2, 3, 4)
@@ -159,8 +159,8 @@ def _draw(
 def _flawed(
     canvas: Canvas, sound: NDArray[np.float32], recipe: Recipe, angle: float, flaw: str, rng: np.random.Generator
 ) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
-    """Paint the flaw; where it is lost on something as dark as itself, paint it elsewhere, and keep the plainest."""
-    # Faint is welcome, hidden among noise and grains is not: the image would then be labelled wrongly.
+    """Paint the flaw. If it is invisible at its place, try other places and keep the most visible one."""
+    # Faint flaws are wanted, but a flaw hidden by noise and grains would make the label wrong.
     clutter = 0.5 * recipe.noise + 0.7 * float(sound.std())
     best: tuple[float, NDArray[np.float32], NDArray[np.bool_], float] | None = None
     for _ in range(_TRIES):
@@ -176,7 +176,7 @@ def _flawed(
         plain = float(change[seen].sum()) / pixels * min(1.0, float(np.count_nonzero(seen)) / _LEAST_PIXELS)
         if best is None or plain > best[0]:
             best = plain, surface, marked if stroke.solid else seen, stroke.extent_px
-        # The eye adds up a large flaw, so a solid one may differ less.
+        # A large flaw is visible at lower contrast, so a solid one may differ less.
         if plain > 0.03 + (0.35 if stroke.solid else 1.0) * clutter:
             break
     assert best is not None

@@ -1,8 +1,9 @@
-"""Polycrystals as Laguerre (power) tessellations: the cells of seeds whose weights follow a log-normal size.
+"""Polycrystals as Laguerre (power) tessellations of seeds whose weights follow a log-normal size distribution.
 
-A Laguerre cell is where |x - c|^2 - w is least. Lifting each seed to the height sqrt(max w - w) turns that into a plain
-nearest-neighbour search in three dimensions (Aurenhammer, "Power diagrams", SIAM J. Comput. 16, 1987), answered by a
-k-d tree once per block of pixels; the few candidates of a block are then compared pixel by pixel.
+The Laguerre cell of a seed c with weight w is the set of points where |x - c|^2 - w is smallest. With each seed lifted
+to the height sqrt(max w - w), this becomes a nearest-neighbour search in three dimensions (Aurenhammer, "Power
+diagrams", SIAM J. Comput. 16, 1987). A k-d tree is queried once per block of pixels, and the candidates of a block are
+compared pixel by pixel.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ _LATHS = 0.3  # share of the grains of an elongated microstructure that are lath
 
 @dataclass(frozen=True, eq=False)
 class Grains:
-    """A polycrystal seen in section.
+    """A section through a polycrystal.
 
     Attributes:
         labels: int32 (S, S), the grain at each pixel, in [0, count).
-        boundary: float32 (S, S), distance in pixels to the wall of the cell next in line, which is the nearest
-            boundary but for a few pixels at junctions.
-        count: number of labels in use or not.
+        boundary: float32 (S, S), distance in pixels to the wall of the second-nearest cell. Except for a few pixels at
+            junctions, this is the nearest boundary.
+        count: number of labels, including unused ones.
     """
 
     labels: NDArray[np.int32]
@@ -53,9 +54,9 @@ def tessellate(
         size: side of the image in pixels.
         diameter: mean grain diameter in pixels (of the circle of equal area).
         spread: standard deviation of the logarithm of the grain radius.
-        elongation: length over width of grains lying in random directions (laths); 1 gives equiaxed grains.
-        flatten: width over height of all grains alike (splats, rolled or pressed texture).
-        waviness: depth of the boundaries' waves, in grain diameters.
+        elongation: ratio of length to width of randomly oriented grains (laths); 1 gives equiaxed grains.
+        flatten: ratio of width to height, the same for all grains (splats, rolled or pressed texture).
+        waviness: depth of the waves of boundaries, in grain diameters.
 
     Returns:
         The grains.
@@ -96,7 +97,7 @@ def tessellate(
     )
     seed_y, seed_x = seeds[:, 0].astype(np.float32), seeds[:, 1].astype(np.float32)
     between = np.hypot(seed_y[first] - seed_y[second], seed_x[first] - seed_x[second])
-    # The wall between two cells is straight: its distance follows from the difference of the power distances.
+    # The wall between two cells is straight, so its distance follows from the difference of the power distances.
     distance = gap / (2 * between + np.float32(1e-3))
 
     def unblock(blocks: NDArray[np.generic]) -> NDArray[np.generic]:
@@ -122,11 +123,11 @@ def _seeds(
     grid = np.stack(np.meshgrid(rows, columns, indexing="ij"), axis=-1).reshape(-1, 2)
     centres = grid + rng.uniform(-0.5, 0.5, grid.shape) * step
     count = len(centres)
-    radius = np.exp(np.clip(rng.standard_normal(count) * spread, -1.2, 0.8))  # grains beyond would be abnormal
+    radius = np.exp(np.clip(rng.standard_normal(count) * spread, -1.2, 0.8))  # grains outside would be abnormal
     weight = (width / 2 * radius) ** 2
     if elongation < 1.5:
         return centres, np.arange(count), weight, count
-    # A lath is a chain of heavy seeds that share one label; among the laths lie small equiaxed grains.
+    # A lath is a chain of heavy seeds with one label. Small equiaxed grains lie between the laths.
     links = np.where(rng.uniform(size=count) < _LATHS, np.maximum(2, np.rint(1.6 * elongation * radius)), 1).astype(int)
     angle = np.repeat(rng.uniform(0, np.pi, count), links)
     owner = np.repeat(np.arange(count), links)

@@ -1,4 +1,4 @@
-"""What microscopes do to a surface: blur, light, displacement of scan lines, noise and the grey curve."""
+"""Simulation of the microscope: blur, illumination, displacement of scan lines, noise and grey curve."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ if TYPE_CHECKING:
 
 
 def expose(surface: Field, recipe: Recipe, rng: np.random.Generator, *, noisy: bool = True) -> Field:
-    """Image a lit surface.
+    """Return the image of a lit surface.
 
-    The random numbers drawn do not depend on the surface, so two surfaces that differ in a flaw alone give images that
-    differ near that flaw alone (and in the strength of shot noise there).
+    The random numbers do not depend on the surface. Two surfaces that differ only in a flaw give images that differ
+    only near that flaw, including the strength of shot noise there.
 
     Args:
         surface: float32 (S, S), about [0, 1].
         recipe: noise, blur, shading and grey curve.
         rng: source of randomness.
-        noisy: False leaves out noise and the displacement of scan lines.
+        noisy: False omits noise and the displacement of scan lines.
 
     Returns:
         float32 (S, S) in [0, 1].
@@ -43,7 +43,7 @@ def expose(surface: Field, recipe: Recipe, rng: np.random.Generator, *, noisy: b
 
 
 def blurred(image: Field, sigma: float) -> Field:
-    """Return the image convolved with a Gaussian of standard deviation `sigma` pixels, borders repeated."""
+    """Return the image convolved with a Gaussian of standard deviation `sigma` pixels, with repeated borders."""
     if sigma < 0.2:
         return image
     reach = max(1, int(np.ceil(2.5 * sigma)))
@@ -81,7 +81,7 @@ def _illumination(recipe: Recipe, size: int, rng: np.random.Generator) -> Field:
 
 
 def _jittered(image: Field, amplitude: float, rng: np.random.Generator) -> Field:
-    """Displace every scan line sideways by a fraction of a pixel, as vibration and stray fields do."""
+    """Displace every scan line sideways by a fraction of a pixel, like vibration and stray fields."""
     shift = rng.standard_normal((image.shape[0], 1), dtype=np.float32)
     shift = np.clip(shift * np.float32(amplitude), -0.99, 0.99)
     left, right = np.roll(image, 1, axis=1), np.roll(image, -1, axis=1)
@@ -95,7 +95,7 @@ def _noise(image: Field, recipe: Recipe, rng: np.random.Generator) -> NDArray[np
     grain = rng.standard_normal((size, size), dtype=np.float32)
     if recipe.style[7] < 0.5:  # slow detectors and resampling correlate neighbouring pixels
         grain = blurred(grain, 0.6) * np.float32(2.0)
-    # Shot noise grows with the square root of the signal; a third of the variance is the amplifier's.
+    # Shot noise grows with the square root of the signal. The amplifier contributes a third of the variance.
     noise = level * np.sqrt(np.float32(0.33) + np.float32(1.33) * image) * grain
     if not recipe.optical:  # charging and line noise: whole rows a little brighter or darker
         rows = rng.standard_normal((size, 1), dtype=np.float32)

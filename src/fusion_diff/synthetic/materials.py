@@ -1,4 +1,4 @@
-"""What each material may be: ranges of every parameter of a `Recipe`, typical of the ware and of its micrographs."""
+"""Parameter ranges of a `Recipe` for each material, typical of the ware and of its micrographs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from typing import Literal
 Finish = Literal["polished", "etched", "fracture"]
 
 OPTICAL = ("ferrite", "glaze")
-"""Materials imaged with light rather than electrons."""
+"""Materials imaged with light instead of electrons."""
 
-# name: (low, high, logarithmic); what any material may take, and the scale of the descriptor.
+# name: (low, high, logarithmic). Limits for all materials, and scale of the descriptor.
 LIMITS: dict[str, tuple[float, float, bool]] = {
     "grain_um": (0.2, 100.0, True),
     "grain_px": (4.0, 64.0, True),
@@ -155,7 +155,7 @@ RANGES: dict[str, dict[str, tuple[float, float]]] = {
 }
 
 MATERIALS: tuple[str, ...] = tuple(RANGES)
-"""Names of the materials `generate` can make."""
+"""Names of the materials that `generate` supports."""
 
 FINISHES: dict[str, tuple[Finish, ...]] = {
     "alumina": ("polished", "etched", "etched", "fracture"),
@@ -167,4 +167,4 @@ FINISHES: dict[str, tuple[Finish, ...]] = {
     "glaze": ("polished",),
     "porcelain": ("polished", "etched"),
 }
-"""How specimens of a material are prepared; one is drawn."""
+"""Possible surface preparations of each material; one is drawn per specimen or lot."""

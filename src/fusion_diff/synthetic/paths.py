@@ -1,4 +1,4 @@
-"""Lines through a microstructure: the courses of cracks and scratches as points about one pixel apart."""
+"""Paths of cracks and scratches through a microstructure, as points about one pixel apart."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class FlawPath:
-    """A course in the plane.
+    """The path of a crack or scratch.
 
     Attributes:
         y: rows of the points, (N,).
         x: columns of the points, (N,).
         taper: relative width at each point in (0, 1], (N,).
-        length: length of the main course in pixels.
+        length: length of the main path in pixels.
     """
 
     y: NDArray[np.float64]
@@ -32,7 +32,7 @@ class FlawPath:
 
 
 def curved_path(rng: np.random.Generator, size: int, heading: float, length: float) -> FlawPath:
-    """Return a nearly straight line of the given heading (radians) and length (pixels) somewhere in the image."""
+    """Return a nearly straight line of the given heading (radians) and length (pixels) at a random place."""
     count = max(8, int(length))
     bend = float(rng.normal(0, 0.15)) / length
     t = np.arange(count) - count / 2
@@ -52,17 +52,17 @@ def branching_path(
     heading: float | None = None,
     pull: float = 0.5,
 ) -> FlawPath:
-    """Return a crack: a walk that keeps its heading, is drawn to grain boundaries and now and then branches.
+    """Return a crack: a random walk that keeps its heading, is attracted by grain boundaries, and may branch.
 
     Args:
         rng: source of randomness.
         boundary: float32 (S, S), distance to the nearest grain boundary in pixels.
-        origin: row and column of the first point; on the border or inside when omitted.
-        heading: first direction in radians from the columns' axis; random when omitted.
-        pull: how strongly boundaries attract (0: straight through the grains).
+        origin: row and column of the first point; random when omitted.
+        heading: initial direction in radians from the columns' axis; random when omitted.
+        pull: strength of the attraction by boundaries (0: straight through the grains).
 
     Returns:
-        The points of the trunk and of its branches.
+        The points of the trunk and its branches.
     """
     size = boundary.shape[0]
     length = float(rng.uniform(0.3, 1.1)) * size

@@ -1,4 +1,4 @@
-"""Recipes: the physical and imaging parameters of a procedural ceramic, drawn per material, lot and specimen."""
+"""Recipes: physical and imaging parameters of a procedural ceramic, drawn per material, lot and specimen."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from fusion_diff.synthetic.materials import COMMON, FINISHES, LIMITS, OPTICAL, R
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one specimen was made, prepared and imaged. Lengths end in their unit, grey values are fractions of white.
+    """Parameters of manufacture, preparation and imaging of a specimen. Grey values are fractions of white.
 
     Attributes:
         material: name of the material.
-        finish: how the surface was prepared.
-        grain_um: mean grain diameter (layers, splats or glaze clouds scale with it) in micrometres.
+        finish: preparation of the surface.
+        grain_um: mean grain diameter in micrometres; layers, splats and glaze clouds scale with it.
         grain_px: the same in pixels.
         spread: standard deviation of the logarithm of the grain radius.
-        elongation: length over width of the grains.
+        elongation: ratio of length to width of the grains.
         porosity: area fraction of pores.
         pore_px: median pore radius in pixels.
         glass: share of grain boundary covered by glass, as a fraction of the area.
         second: area fraction of second phase.
         second_px: median radius of second-phase particles in pixels.
-        second_aspect: length over width of second-phase particles.
-        second_grey: grey of the second phase less that of the matrix.
+        second_aspect: ratio of length to width of second-phase particles.
+        second_grey: grey of the second phase minus that of the matrix.
         matrix: grey of the matrix.
         grain_contrast: standard deviation of grey between grains.
-        boundary_contrast: grey of grain boundaries and glass less that of the matrix.
-        relief: strength of light on the surface's heights.
+        boundary_contrast: grey of grain boundaries and glass minus that of the matrix.
+        relief: strength of the shading of surface heights.
         streaks: strength of grinding or milling marks down the columns.
         shading: strength of slow changes of illumination.
-        edge: brightening of edges, as secondary electrons do.
+        edge: brightening of edges, as by secondary electrons.
         noise: standard deviation of noise at mid grey.
         blur: standard deviation of the point spread in pixels.
         contrast: gain about mid grey.
         gamma: exponent of the grey curve.
         jitter: amplitude of scan-line displacement in pixels.
-        style: eight numbers in [0, 1) that settle what else specimens of one lot have in common.
+        style: eight numbers in [0, 1) that determine further properties shared by a lot.
     """
 
     material: str
@@ -77,13 +77,13 @@ class Recipe:
 
     @property
     def optical(self) -> bool:
-        """Whether the specimen was imaged with light rather than electrons."""
+        """Whether the specimen is imaged with light instead of electrons."""
         return self.material in OPTICAL
 
 
 NUMBERS = tuple(field.name for field in fields(Recipe) if field.name not in ("material", "finish", "style"))
 
-# Specimens of one lot differ by this share of the material's range.
+# Standard deviation between specimens of a lot, as a share of the material's range.
 _JITTER = 0.04
 
 
@@ -94,9 +94,9 @@ def draw_recipe(
 
     Args:
         material: one of `MATERIALS`.
-        make: draws the parameters (the lot's own generator when the specimen belongs to a lot).
+        make: draws the parameters (the lot's generator if the specimen belongs to a lot).
         specimen: draws the slight differences between specimens of one lot.
-        of_a_lot: whether to add those differences; the magnification stays that of the lot.
+        of_a_lot: whether to add these differences; the magnification stays that of the lot.
 
     Returns:
         The recipe.
@@ -110,7 +110,7 @@ def draw_recipe(
         shift[NUMBERS.index("grain_px")] = shift[NUMBERS.index("grain_um")] = 0
         share = np.clip(share + shift, 0, 1)
     values = {name: _between(*ranges[name], LIMITS[name][2], float(u)) for name, u in zip(NUMBERS, share, strict=True)}
-    if of_a_lot:  # a little coarser or finer at the same magnification
+    if of_a_lot:  # slightly coarser or finer at the same magnification
         coarser = float(np.exp(specimen.standard_normal() * _JITTER))
         values["grain_um"] *= coarser
         values["grain_px"] *= coarser
@@ -120,14 +120,14 @@ def draw_recipe(
 
 
 def forge(recipe: Recipe, rng: np.random.Generator, specimen: np.random.Generator) -> Recipe:
-    """Return the recipe of a look-alike: the same material and microscope, but other raw materials and another firing.
+    """Return the recipe of a counterfeit: same material and microscope, but different raw materials and firing.
 
-    Grain size changes by a factor of 1.35 to 2.2, and of porosity, pore size, second phase, grain shape and grey levels
+    Grain size changes by a factor of 1.35 to 2.2. Of porosity, pore size, second phase, grain shape and grey levels,
     about half change too.
 
     Args:
         recipe: the authentic recipe.
-        rng: draws what the forger does differently (the lot's generator when the specimen belongs to a lot).
+        rng: draws the changes (the lot's generator if the specimen belongs to a lot).
         specimen: draws the slight differences between specimens.
     """
 
@@ -141,7 +141,7 @@ def forge(recipe: Recipe, rng: np.random.Generator, specimen: np.random.Generato
 
     size = factor(1.35, 2.2)
     grain_px = within("grain_px", recipe.grain_px * size)
-    if abs(np.log(grain_px / recipe.grain_px)) < np.log(1.3):  # against a limit: go the other way
+    if abs(np.log(grain_px / recipe.grain_px)) < np.log(1.3):  # at a limit: change in the other direction
         grain_px = within("grain_px", recipe.grain_px / size)
     changes: dict[str, Any] = {"grain_px": grain_px, "grain_um": grain_px * recipe.pixel_size_um}
     for name in ("porosity", "pore_px", "second", "second_px", "second_aspect", "elongation", "grain_contrast"):
@@ -156,7 +156,7 @@ def forge(recipe: Recipe, rng: np.random.Generator, specimen: np.random.Generato
 
 
 def scaled(recipe: Recipe, name: str) -> float:
-    """Return one number of the recipe scaled to [-1, 1] over all materials."""
+    """Return a parameter of the recipe scaled to [-1, 1] over all materials."""
     low, high, logarithmic = LIMITS[name]
     value = float(np.clip(getattr(recipe, name), low, high))
     share = np.log(value / low) / np.log(high / low) if logarithmic else (value - low) / (high - low)

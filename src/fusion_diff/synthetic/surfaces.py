@@ -1,4 +1,4 @@
-"""Sound microstructures, painted as grey levels and heights before any flaw or microscope."""
+"""Sound microstructures as grey levels and heights, before flaws and imaging."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Canvas:
-    """A surface in the making; flaws change it in place.
+    """A surface under construction. Flaws change it in place.
 
     Attributes:
         grey: float32 (S, S), reflectance or electron yield, 0 black, 1 white.
@@ -51,16 +51,16 @@ def paint(recipe: Recipe, size: int, rng: np.random.Generator) -> Canvas:
         rng: source of randomness.
 
     Returns:
-        A canvas with everything but flaws, light and noise.
+        A canvas without flaws, lighting and noise.
     """
     painter = {"barrier_coating": _coating, "glaze": _glaze, "porcelain": _porcelain}.get(recipe.material, _crystals)
     return painter(recipe, size, rng)
 
 
 def light(canvas: Canvas, recipe: Recipe, angle: float) -> Field:
-    """Return the surface as lit from `angle` (radians), with bright edges where the recipe has them.
+    """Return the surface lit from `angle` (radians), with bright edges if the recipe has them.
 
-    The light at a pixel depends on its neighbours' heights only, so a flaw changes nothing beyond one pixel around it.
+    The light at a pixel depends only on the heights of its neighbours, so a flaw has no effect beyond one pixel.
     """
     height = canvas.height
     dy, dx = np.zeros_like(height), np.zeros_like(height)
@@ -78,14 +78,14 @@ def light(canvas: Canvas, recipe: Recipe, angle: float) -> Field:
 def blend(
     canvas: Canvas, cover: NDArray[np.floating[Any]], grey: NDArray[np.floating[Any]] | float, height: float = 0.0
 ) -> None:
-    """Lay a phase over the canvas where `cover` in [0, 1] says so, and raise it by `height` pixels."""
+    """Blend a phase into the canvas with the weights `cover` in [0, 1], and raise it by `height` pixels."""
     canvas.grey += cover * (np.asarray(grey, dtype=np.float32) - canvas.grey)
     if height:
         canvas.height += cover * np.float32(height)
 
 
 def grinding(recipe: Recipe, size: int, rng: np.random.Generator) -> Field:
-    """Return grinding marks down the columns: fine lines whose strength changes slowly along and across them."""
+    """Return grinding marks down the columns: fine lines whose strength varies slowly along and across them."""
     if recipe.streaks < 0.003:
         return np.zeros((size, size), dtype=np.float32)
     fine = smooth_noise(rng, size, size / 2, 1.0)
@@ -99,7 +99,7 @@ def grinding(recipe: Recipe, size: int, rng: np.random.Generator) -> Field:
 def pores(
     recipe: Recipe, size: int, rng: np.random.Generator, boundary: Field, *, wobble: float = 0.18, flatten: float = 1.3
 ) -> Field:
-    """Return the signed distance to the pores; three in four sit at grain boundaries, the rest inside grains."""
+    """Return the signed distance to the pores. Three in four lie at grain boundaries, the others at random places."""
     spread = 0.45
     mean_area = np.pi * recipe.pore_px**2 * np.exp(2 * spread**2)
     margin = 8
@@ -109,7 +109,7 @@ def pores(
     radius = recipe.pore_px * np.exp(rng.standard_normal(count) * spread)
     places = rng.uniform(-margin, size + margin, (6, count, 2))
     inside = np.clip(places, 0, size - 1).astype(np.intp)
-    # Of six places take the one nearest a boundary, for the share of pores that grains did not swallow.
+    # Pores at boundaries take the one of six random places that is nearest to a boundary.
     nearest = np.argmin(boundary[inside[..., 0], inside[..., 1]], axis=0)
     choice = np.where(rng.uniform(size=count) < 0.75, nearest, 0)
     centre = places[choice, np.arange(count)]
@@ -119,7 +119,7 @@ def pores(
 
 
 def particles(recipe: Recipe, size: int, rng: np.random.Generator, *, fraction: float) -> Field:
-    """Return the signed distance to second-phase particles covering about `fraction` of the area."""
+    """Return the signed distance to second-phase particles that cover about `fraction` of the area."""
     mean_area = np.pi * recipe.second_px**2 * np.exp(2 * 0.35**2)
     count = int(rng.poisson(min(fraction * (size + 16) ** 2 / mean_area, 3000)))
     if not count:
@@ -134,7 +134,7 @@ def particles(recipe: Recipe, size: int, rng: np.random.Generator, *, fraction: 
 
 def _sink_pores(canvas: Canvas, distance: Field, floor: float = 0.08) -> None:
     cover = coverage(distance, 1.3)
-    depth = 0.5 + 0.5 * np.clip(-distance / 2, 0, 1)  # small pores are shallow and less dark
+    depth = 0.5 + 0.5 * np.clip(-distance / 2, 0, 1)  # small pores are shallower and brighter
     blend(canvas, cover * depth, floor, -2.0)
 
 
@@ -151,7 +151,7 @@ def _crystals(recipe: Recipe, size: int, rng: np.random.Generator) -> Canvas:
             cover = coverage(particles(recipe, size, rng, fraction=recipe.second))
         blend(canvas, cover, recipe.matrix + recipe.second_grey, 0.6)
     holes = pores(recipe, size, rng, grains.boundary)
-    if recipe.porosity > 0.08 and recipe.style[0] < 0.5:  # under-sintered: the pores still connect
+    if recipe.porosity > 0.08 and recipe.style[0] < 0.5:  # under-sintered: the pores are still connected
         network = cloud_noise(rng, size, 3 * recipe.pore_px, 2)
         level = NormalDist().inv_cdf(min(recipe.porosity, 0.4))
         holes = np.asarray((network - np.float32(level)) * np.float32(2 * recipe.pore_px), dtype=np.float32)
@@ -164,7 +164,7 @@ def _polycrystal(grains: Grains, recipe: Recipe, size: int, rng: np.random.Gener
     grey = np.float32(recipe.matrix) + tone[grains.labels]
     grey += np.float32(0.02) * smooth_noise(rng, size, size / 4)
     canvas = Canvas(grey, np.zeros_like(grey), grinding(recipe, size, rng), grains.boundary)
-    # Boundaries: a thin line, or glass whose thickness varies and pools at the junctions.
+    # Boundaries are a thin line, or glass of varying thickness that collects at the junctions.
     film = 0.6 + 4 * recipe.glass
     if recipe.glass > 0.02:
         thickness = film + (recipe.glass * 0.35 * recipe.grain_px) * (0.3 + 1.2 * smooth_noise(rng, size, 4.0))
@@ -172,7 +172,7 @@ def _polycrystal(grains: Grains, recipe: Recipe, size: int, rng: np.random.Gener
     else:
         cover = np.clip(np.float32(film + 0.6) - grains.boundary, 0, 1)
     blend(canvas, cover, canvas.grey + np.float32(recipe.boundary_contrast))
-    if recipe.finish == "etched":  # thermal grooves: grains are domes that fall off towards their boundary
+    if recipe.finish == "etched":  # thermal grooves: grains are domes that slope towards their boundary
         width = np.float32(max(1.5, 0.12 * recipe.grain_px))
         canvas.height += np.float32(1.6) * (1 - np.exp(-grains.boundary / width))
     elif recipe.finish == "fracture":  # each grain shows its own facet or a rough transgranular face
@@ -183,13 +183,13 @@ def _polycrystal(grains: Grains, recipe: Recipe, size: int, rng: np.random.Gener
         rough = 0.25 * smooth_noise(rng, size, max(2.0, recipe.grain_px / 8)) * (tilt[2] > 0.5)[grains.labels]
         canvas.height += rough + 0.35 * np.float32(recipe.grain_px / 8) * cloud_noise(rng, size, recipe.grain_px * 1.5)
         canvas.grey += np.float32(0.10) * np.tanh(tilt[2])[grains.labels]
-        # Little of the signal escapes from the clefts between grains.
+        # Little signal escapes from the gaps between grains.
         canvas.grey -= np.float32(0.16) * np.exp(-grains.boundary / np.float32(max(1.2, 0.08 * recipe.grain_px)))
     return canvas
 
 
 def _coating(recipe: Recipe, size: int, rng: np.random.Generator) -> Canvas:
-    """Paint a coating in section, from the top: mount, sprayed top coat, oxide, silicon bond coat."""
+    """Paint a section through a coating, from the top: mount, sprayed top coat, oxide, silicon bond coat."""
     unit = recipe.grain_px
     rows = np.arange(size, dtype=np.float32)[:, None]
     tilt = np.float32(rng.normal(0, 0.06)) * (np.arange(size, dtype=np.float32) - size / 2)
@@ -198,7 +198,7 @@ def _coating(recipe: Recipe, size: int, rng: np.random.Generator) -> Canvas:
         bumps = smooth_line(rng, size, period) + 0.5 * smooth_line(rng, size, max(3.0, period / 4))
         return np.asarray(tilt + np.float32(rough) * bumps, dtype=np.float32)
 
-    # A window of the whole section: where the oxide begins decides which layers are in view.
+    # The image is a window of the whole section. The start of the oxide determines the visible layers.
     oxide_top = size * float(rng.uniform(-0.1, 0.75)) + curve(0.12 * unit, 0.6 * unit)
     oxide_bottom = oxide_top + unit * (1 + 2 * recipe.style[0]) + curve(0.06 * unit, 1.2 * unit)
     top_thickness = unit * (2 + 4 * recipe.style[1])
@@ -217,7 +217,7 @@ def _coating(recipe: Recipe, size: int, rng: np.random.Generator) -> Canvas:
 
     in_oxide = np.clip(np.float32(0.5) - below(oxide_bottom), 0, 1)
     blend(canvas, in_oxide, oxide + np.float32(0.02) * smooth_noise(rng, size, 6.0))
-    # Fine spots and flattened pores of the oxide, gathered in rows parallel to the interface.
+    # Fine spots and flattened pores of the oxide, in rows parallel to the interface.
     strata = np.sin((rows - oxide_bottom) * np.float32(2 * np.pi / (0.35 * unit)) + 2 * smooth_noise(rng, size, unit))
     spots = particles(recipe, size, rng, fraction=0.6 * recipe.second) + np.maximum(0, strata) * np.float32(1.5)
     spot_tone = -0.18 if recipe.style[4] < 0.7 else 0.2
@@ -236,7 +236,7 @@ def _coating(recipe: Recipe, size: int, rng: np.random.Generator) -> Canvas:
         blend(canvas, drops, bright)
     holes = pores(recipe, size, rng, np.abs(below(oxide_top)), wobble=0.3, flatten=1.0 + 1.6 * recipe.style[5])
     _sink_pores(canvas, holes, 0.06)
-    if recipe.style[6] < 0.35:  # sound coatings may still show a thin dark line along the interface
+    if recipe.style[6] < 0.35:  # sound coatings may also show a thin dark line along the interface
         line = np.clip(np.float32(1.2) - np.abs(below(oxide_bottom)), 0, 1)
         blend(canvas, line * (smooth_noise(rng, size, size / 8) > 0), bond - 0.22)
     blend(canvas, np.clip(np.float32(0.5) - below(surface), 0, 1), 0.06)
@@ -259,7 +259,7 @@ def _glaze(recipe: Recipe, size: int, rng: np.random.Generator) -> Canvas:
         veins = cloud_noise(rng, size, max(2.0, 2 * recipe.second_px), 2, 1 + recipe.second_aspect / 3)
         cover = np.clip((veins - np.float32(1.6 - 4 * recipe.second)) * 2, 0, 1)
         blend(canvas, cover, canvas.grey + np.float32(recipe.second_grey), -0.8)
-    if recipe.style[1] < 0.4:  # meandering tracks, as the bluish Jun glazes have
+    if recipe.style[1] < 0.4:  # meandering tracks, as in bluish Jun glazes
         track = cloud_noise(rng, size, recipe.grain_px * 0.6, 2)
         line = np.clip(1 - np.abs(track) * np.float32(0.25 * recipe.grain_px), 0, 1)
         patchy = np.clip(smooth_noise(rng, size, recipe.grain_px), 0, 1)
