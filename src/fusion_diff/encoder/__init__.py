@@ -1,1 +1,1 @@
-"""The dual-path encoder: local texture, global structure, and the gate between them."""
+"""The dual-path encoder: a local path for texture, a global path for structure, and the gate that mixes them."""

@@ -1,8 +1,8 @@
-"""DeiT: a transformer on the patches of an image, with a class token and a distillation token ahead of them.
+"""DeiT: a transformer on image patches, preceded by a class token and a distillation token.
 
 Touvron et al. 2021, "Training data-efficient image transformers & distillation through attention". Sizes are named as
-in the configurations that are published with the weights; such a folder (`config.json` and `model.safetensors`, as of
-`facebook/deit-small-distilled-patch16-224`) is read here. Nothing is dropped out: the network stays frozen.
+in published configurations, and published folders can be loaded (`config.json` and `model.safetensors`, for example
+`facebook/deit-small-distilled-patch16-224`). There is no dropout, because the network stays frozen.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fusion_diff.checkpoint import bounded_size, locate, read_json, write_json
 from fusion_diff.errors import CheckpointError
 
 SUMMARIES = 2
-"""Tokens ahead of the patches."""
+"""Number of tokens before the patches: class token and distillation token."""
 LARGEST = {
     "hidden_size": 2048,
     "num_hidden_layers": 48,
@@ -31,13 +31,13 @@ LARGEST = {
     "patch_size": 64,
     "image_size": 1024,
 }
-"""A shape may come from a stranger: what asks for more than any published DeiT does is refused."""
+"""Upper limits of sizes. Configurations may be untrusted; no published DeiT exceeds these."""
 MAX_PARAMETERS = 2**28
-"""Three times DeiT-base; a GiB in float32."""
+"""Three times DeiT-base; 1 GiB in float32."""
 MAX_PATCHES = 4096
-"""Patches of an image: attention takes their square."""
+"""Largest number of patches; attention is quadratic in it."""
 KIND, ACTIVATION = "deit", "gelu"
-"""What a configuration has to say, for every DeiT that was published does."""
+"""Model type and activation that a configuration must have, as every published DeiT does."""
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
 PUBLISHED_NAMES = (
     (r"^deit\.", ""),
@@ -49,15 +49,15 @@ PUBLISHED_NAMES = (
     (r"\.intermediate\.dense\.", ".mlp.fc1."),
     (r"\.output\.dense\.", ".mlp.fc2."),
 )
-"""What published weights call the parts, and what they are called here, in this order."""
+"""Patterns in published weight names and their replacements here, applied in this order."""
 
 
 @dataclass(frozen=True)
 class DeiTShape:
-    """The sizes of a DeiT; those of DeiT-base where nothing is said.
+    """The sizes of a DeiT; the defaults are those of DeiT-base.
 
     Raises:
-        ValueError: it is larger than anything that is built here, or no DeiT.
+        ValueError: a size exceeds the limits above or is not valid.
     """
 
     hidden_size: int = 768
@@ -82,7 +82,7 @@ class DeiTShape:
 
     @classmethod
     def of(cls, config: dict[str, Any]) -> DeiTShape:
-        """Take the sizes out of a configuration, which may say more than that.
+        """Read the sizes from a configuration; other entries are ignored.
 
         Raises:
             ValueError: see the class.
@@ -91,7 +91,7 @@ class DeiTShape:
 
     @property
     def grid(self) -> int:
-        """Patches along each side."""
+        """Patches along each side of the image."""
         return self.image_size // self.patch_size
 
 
@@ -106,7 +106,7 @@ class _PatchEmbeddings(nn.Module):
 
 
 class _Embeddings(nn.Module):
-    """Patches as tokens, the two summary tokens ahead of them, each told its place."""
+    """Patches as tokens, preceded by the two summary tokens, plus position embeddings."""
 
     def __init__(self, shape: DeiTShape) -> None:
         super().__init__()
@@ -117,7 +117,7 @@ class _Embeddings(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         patches = self.patch_embeddings(pixels)
-        count = patches.shape[0]  # not `len`, which an exported graph would keep for a constant
+        count = patches.shape[0]  # not `len`, which an exported graph would store as a constant
         summaries = (token.expand(count, -1, -1) for token in (self.cls_token, self.distillation_token))
         embedded: Tensor = torch.cat([*summaries, patches], dim=1) + self.position_embeddings
         return embedded
@@ -138,7 +138,7 @@ class _Attention(nn.Module):
             part(x).unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in (self.q_proj, self.k_proj, self.v_proj)
         )
         if torch.compiler.is_exporting():
-            # The fused kernel guards against rows without anything to attend to, which there are none of here.
+            # The fused kernel would export a guard against fully masked rows, which do not occur here.
             weights = (queries @ keys.transpose(-2, -1) * queries.shape[-1] ** -0.5).softmax(-1)
             attended = weights @ values
         else:
@@ -159,7 +159,7 @@ class _MLP(nn.Module):
 
 
 class _Block(nn.Module):
-    """Attention among the tokens, then an MLP on each, both normalised before and added to what came in."""
+    """A pre-norm transformer block: attention, then an MLP, each with a residual connection."""
 
     def __init__(self, shape: DeiTShape) -> None:
         super().__init__()
@@ -175,11 +175,7 @@ class _Block(nn.Module):
 
 
 class DeiT(nn.Module):
-    """The network up to its last block, without classifiers.
-
-    Args:
-        shape: its sizes.
-    """
+    """The network up to its last block, without classification heads."""
 
     def __init__(self, shape: DeiTShape) -> None:
         super().__init__()
@@ -194,7 +190,7 @@ class DeiT(nn.Module):
         """Load published weights from a folder or by hub id.
 
         Raises:
-            CheckpointError: there are none, they are not those of a DeiT, or some are missing.
+            CheckpointError: the weights cannot be found, are not those of a DeiT, or are incomplete.
         """
         folder = locate(name_or_path)
         cure = "give a folder holding config.json and model.safetensors of a DeiT, or a hub id reachable from here"
@@ -218,7 +214,7 @@ class DeiT(nn.Module):
         return deit
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write sizes and weights to a folder that `from_published` reads."""
+        """Write configuration and weights to a folder that `from_published` reads."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / CONFIG_FILE, {"model_type": KIND} | asdict(self.shape))
@@ -247,7 +243,7 @@ def _name_here(published: str) -> str:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw weights as DeiT's authors did: normal, cut at two deviations of 0.02; tokens and places too."""
+    """Initialise as DeiT does: truncated normal with standard deviation 0.02, tokens and positions included."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

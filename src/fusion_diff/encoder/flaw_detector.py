@@ -1,4 +1,4 @@
-"""The flaw detector: what flaws of procedural ceramics look like in tokens, whatever the ceramic."""
+"""The flaw detector: a classifier of tokens trained on flaws of procedural ceramics."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ FILE = "flaw_detector.safetensors"
 
 
 class FlawDetector(nn.Module):
-    """A small network that sees one token at a time, standardised by those of sound specimens of the same ceramic.
+    """A small network that scores single tokens, standardised by tokens of sound specimens of the same ceramic.
 
-    It is trained on procedural ceramics, whose flaws are known to the pixel. On real ones it is no judge, but a good
-    first guess of where in a micrograph that is not authentic the flaw may be.
+    It is trained on procedural ceramics, whose flaws are known to the pixel. On real micrographs it is not accurate
+    enough for a verdict. It gives a good first guess of where the flaw of a reference is.
 
     Args:
-        channels: of a token.
+        channels: channels of a token.
     """
 
     def __init__(self, channels: int) -> None:
@@ -34,10 +34,10 @@ class FlawDetector(nn.Module):
 
     @classmethod
     def load(cls, folder: Path, channels: int) -> FlawDetector | None:
-        """Return the detector of a checkpoint folder, frozen; None where it has none.
+        """Load the detector of a checkpoint folder, frozen; None if the folder has none.
 
         Raises:
-            CheckpointError: its file is damaged or for tokens of other channels.
+            CheckpointError: its file is damaged, or made for a different number of channels.
         """
         if not (folder / FILE).exists():
             return None
@@ -54,14 +54,14 @@ class FlawDetector(nn.Module):
 
     @classmethod
     def of(cls, state: Mapping[str, Tensor], channels: int) -> FlawDetector:
-        """Return the detector of these weights, frozen.
+        """Return the detector with these weights, frozen.
 
         Raises:
-            ValueError: they are not those of a detector of tokens of so many channels.
-            RuntimeError: so are others than the first.
+            ValueError: the first weight matrix does not fit a detector for `channels` channels.
+            RuntimeError: another weight does not fit.
         """
         first = state["layers.0.weight"]
-        if first.shape != (WIDTH, channels):  # of no rows it would take no place where it comes from, and much here
+        if first.shape != (WIDTH, channels):  # a tensor with 0 rows is tiny in a file, but its layer here may be huge
             raise ValueError(f"its first weights have shape {tuple(first.shape)}, not {(WIDTH, channels)}")
         detector = cls(channels)
         detector.load_state_dict(state)
@@ -75,10 +75,10 @@ class FlawDetector(nn.Module):
 
     @torch.no_grad()
     def suspicion(self, tokens: Tensor) -> Tensor:
-        """Return how much each standardised token (n, C) looks like a flaw, (n,); see `forward`."""
+        """Return the log-odds (n,) of standardised tokens (n, C), without gradients; see `forward`."""
         return self.forward(tokens)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return the log-odds (n,) of standardised tokens (n, C) to be of a flaw, as likely as not beforehand."""
+        """Return the log-odds (n,) that standardised tokens (n, C) show a flaw, at a prior of 0.5."""
         log_odds: Tensor = self.layers(tokens)
         return log_odds[:, 0]

@@ -1,4 +1,4 @@
-"""The dual-path encoder: texture and structure side by side, and a gated mix of them that the prior is told of."""
+"""The dual-path encoder: texture and structure as token maps, and a gated mix of both that conditions the prior."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ STRIDE = 8
 STRUCTURE_WIDTH = 256
 """Channels that the global path's tokens are projected to."""
 GATE_WIDTH = 192
-"""Channels of the gated map that conditions are worded from."""
+"""Channels of the gated map that conditions are computed from."""
 MAX_CONDITION_TOKENS, MAX_CONDITION_WIDTH = 77, 4096
-"""As many and as wide as the words of any published latent diffusion model."""
+"""Upper limits; no published latent diffusion model exceeds them."""
 
 
 class GatedFusion(nn.Module):
@@ -29,8 +29,8 @@ class GatedFusion(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.gate = nn.Conv2d(2 * width, width, 1)
-        nn.init.zeros_(self.gate.weight)  # an even mix until something is learned
-        nn.init.zeros_(self.gate.bias)  # type: ignore[arg-type]  # a convolution made with its bias
+        nn.init.zeros_(self.gate.weight)  # an even mix before training
+        nn.init.zeros_(self.gate.bias)  # type: ignore[arg-type]  # not None: the convolution has a bias
 
     def forward(self, local: Tensor, global_: Tensor) -> Tensor:
         """Fuse two maps (B, width, h, w) into one."""
@@ -41,12 +41,12 @@ class GatedFusion(nn.Module):
 
 @dataclass(frozen=True)
 class Encoding:
-    """What the encoder says of a batch of tiles.
+    """The encoder's output for a batch of tiles.
 
     Attributes:
         texture: (B, 152, h, w) standardised maps of the local path.
-        structure: (B, structure width, h, w) projected tokens of the global path, brought to the same grid.
-        condition: (B, tokens, condition width) what the diffusion prior is told about each tile.
+        structure: (B, structure width, h, w) projected tokens of the global path, interpolated to the same grid.
+        condition: (B, tokens, condition width) condition of the diffusion prior for each tile.
     """
 
     texture: Tensor
@@ -55,26 +55,26 @@ class Encoding:
 
     @property
     def tokens(self) -> Tensor:
-        """(B, C, h, w): what the evidence is learned on, texture beside structure.
+        """The tokens that evidence is learned on, (B, C, h, w): texture and structure, concatenated.
 
-        Not the gated mix: each path sees flaws of its own kind, and on real ceramics evidence learned path by path and
-        then added up is ahead of evidence learned on a mix (docs/results.md).
+        The gated mix is not used. On real ceramics, evidence learned per path and then summed is more accurate than
+        evidence learned on the mix (docs/experiments.md).
         """
         return torch.cat([self.texture, self.structure], dim=1)
 
 
 class DualPathEncoder(nn.Module):
-    """CNN and DeiT, each standardised; gated into one map whose summary words conditions for the prior.
+    """CNN and DeiT, each standardised per channel, with a gated mix that is summarised as the prior's condition.
 
     Args:
         global_config: shape of the DeiT, see `global_path.DISTILLED_CONFIG`.
         condition_width: width of the prior's cross-attention.
-        condition_tokens: global tokens handed to the prior. One by default: many local tokens let the prior copy the
-            image and teach the encoder nothing (GenHancer, Ma et al. 2025).
+        condition_tokens: number of condition tokens. One by default: with many local tokens the prior can copy the
+            image, and the encoder learns nothing (GenHancer, Ma et al. 2025).
         bottleneck: width of the adapters.
 
     Raises:
-        ValueError: a size is larger than anything that is built here.
+        ValueError: a size exceeds its limit.
     """
 
     def __init__(
@@ -91,7 +91,7 @@ class DualPathEncoder(nn.Module):
         self.tile = TILE
         self.condition_tokens = condition_tokens
         self.condition_width = condition_width
-        # Per-channel statistics of the two paths over the pretraining images, so that the gate mixes like with like.
+        # Per-channel statistics over the pretraining images, so that the gate mixes both paths on the same scale.
         self.local_norm = ChannelStandardise(local.channels)
         self.global_norm = ChannelStandardise(global_.channels)
         self.global_projection = nn.Conv2d(
@@ -127,7 +127,7 @@ class DualPathEncoder(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the constructor needs to build the same encoder."""
+        """The constructor's arguments for the same encoder."""
         return {
             "global_config": self.global_path.config,
             "condition_width": self.condition_width,
@@ -136,11 +136,11 @@ class DualPathEncoder(nn.Module):
         }
 
     def own_state(self) -> dict[str, Tensor]:
-        """Return the weights a checkpoint has to hold: everything but the local path, which its package provides."""
+        """Return the weights that a checkpoint stores: all but the local path's, which come from its own package."""
         return {name: value for name, value in self.state_dict().items() if not name.startswith("local_path.")}
 
     def adaptable(self, *, adapters: bool) -> list[nn.Parameter]:
-        """Return what stage 1 trains: gate and condition head, and adapters where asked. Backbones stay frozen."""
+        """Return the parameters that stage 1 trains: gate, condition head, optionally adapters; no backbones."""
         parts = (self.gate_projections, self.fusion, self.condition_head)
         own = [p for part in parts for p in part.parameters()]
         return self.global_path.adapters() + own if adapters else own
@@ -171,7 +171,7 @@ class DualPathEncoder(nn.Module):
 
 
 class ChannelStandardise(nn.Module):
-    """Subtract a mean and divide by a deviation per channel, both measured once on pretraining images."""
+    """Standardise each channel by its mean and standard deviation, measured once on pretraining images."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -181,7 +181,7 @@ class ChannelStandardise(nn.Module):
         self.register_buffer("std", torch.ones(channels))
 
     def measure(self, maps: Tensor) -> None:
-        """Take the statistics from maps (N, channels, h, w)."""
+        """Measure the statistics on maps (N, channels, h, w)."""
         self.mean.copy_(maps.mean((0, 2, 3)))
         self.std.copy_(maps.std((0, 2, 3)).clamp_min(1e-6))
 

@@ -1,10 +1,10 @@
 """The global path: a DeiT with bottleneck adapters, for structure that spans the tile.
 
-Its tokens are those of middle blocks: the last ones of a published transformer serve what it was trained for, and
-transfer worse. A DeiT for smaller images than a tile sees it reduced, and is faster.
+Its tokens come from middle blocks. The last blocks of a published transformer are specialised to its training task and
+transfer worse. A DeiT for images smaller than a tile gets the tile downsampled, and is faster.
 
-Adapters: Houlsby et al. 2019, one after each block here, starting as the identity so that an adapted network begins as
-the one it adapts.
+Adapters (Houlsby et al. 2019) follow each block. They start as the identity, so training starts from the original
+network.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from fusion_diff.checkpoint import bounded_size
 from fusion_diff.encoder.deit import SUMMARIES, DeiT, DeiTShape
 
 TILE = 224
-"""Side in pixels of the tiles that both paths are shown."""
+"""Side in pixels of the tiles that both paths take."""
 MAX_BLOCKS = 8
-"""Blocks kept of a published DeiT."""
+"""Number of blocks kept of a published DeiT."""
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of red, green and blue in the images that DeiT was published with."""
+"""Mean and standard deviation of red, green and blue with which DeiT was trained."""
 MIDDLE_BLOCK = 6
-"""Its tokens are used beside those of the last block that is kept."""
+"""Number of the middle block whose tokens are used with those of the last kept block, counted from 1."""
 
-# What `pretrain` distils where no DeiT is given: DeiT-tiny with 8 blocks instead of 12, so that a CPU can train it.
+# The DeiT that `pretrain` distils if none is given: DeiT-tiny with 8 blocks instead of 12, so that a CPU can train it.
 DISTILLED_CONFIG: dict[str, Any] = {
     "hidden_size": 192,
     "num_hidden_layers": 8,
@@ -43,14 +43,14 @@ MAX_BOTTLENECK = 1024
 
 
 class Resample(nn.Module):
-    """Bring tiles to another size, bilinearly and, where they become smaller, antialiased.
+    """Resize tiles bilinearly, with antialiasing when downsampling.
 
-    Resampling is linear in rows and in columns, so it is done as products with one matrix, which every runtime computes
-    alike.
+    Resizing is linear in rows and columns, so it is computed as two products with one matrix. Every runtime computes
+    these in the same way.
 
     Args:
-        before: side of the tiles in pixels.
-        after: side they are brought to.
+        before: side of the input tiles in pixels.
+        after: side of the output in pixels.
     """
 
     def __init__(self, before: int, after: int) -> None:
@@ -61,7 +61,7 @@ class Resample(nn.Module):
         self.register_buffer("weight", weight[0, 0], persistent=False)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        """Resample (B, C, before, before) to (B, C, after, after), in the precision of the pixels."""
+        """Resize (B, C, before, before) to (B, C, after, after), in the dtype of the pixels."""
         if self.weight.shape[0] == self.weight.shape[1]:
             return pixels
         with torch.autocast(pixels.device.type, enabled=False):
@@ -70,7 +70,7 @@ class Resample(nn.Module):
 
 
 class Adapter(nn.Module):
-    """A residual bottleneck, `x + up(gelu(down(x)))`, whose `up` starts at zero."""
+    """A residual bottleneck, `x + up(gelu(down(x)))`; `up` is initialised with zeros."""
 
     def __init__(self, width: int, bottleneck: int) -> None:
         super().__init__()
@@ -81,7 +81,7 @@ class Adapter(nn.Module):
 
     @property
     def idle(self) -> bool:
-        """Whether it is the identity, as it was before any training."""
+        """Whether the adapter is the identity, as before training."""
         return not bool(self.up.weight.any() or self.up.bias.any())
 
     def forward(self, x: Tensor) -> Tensor:
@@ -105,19 +105,19 @@ class _AdaptedBlock(nn.Module):
 
 
 def token_blocks(count: int) -> list[int]:
-    """Return which of so many blocks give the tokens, counted from 0: the middle one, if it is kept, and the last."""
+    """Return the blocks, of `count`, whose tokens are used, counted from 0: the middle one, if kept, and the last."""
     return sorted({min(MIDDLE_BLOCK, count) - 1, count - 1})
 
 
 class GlobalPath(nn.Module):
-    """DeiT with adapters, returning its patch tokens as a map and its two summary tokens.
+    """DeiT with adapters; returns patch tokens as a map, and the two summary tokens.
 
     Args:
         config: shape of the DeiT, `MAX_BLOCKS` blocks at most; see `DISTILLED_CONFIG`.
         bottleneck: width of the adapters.
 
     Raises:
-        ValueError: the shape is larger than anything that is built here, or none at all.
+        ValueError: the shape exceeds its limits or is not valid.
     """
 
     def __init__(self, config: dict[str, Any], bottleneck: int = 32) -> None:
@@ -144,10 +144,10 @@ class GlobalPath(nn.Module):
 
     @classmethod
     def from_deit(cls, name_or_path: str, bottleneck: int = 32) -> GlobalPath:
-        """Start from a published DeiT (a hub id such as `facebook/deit-small-distilled-patch16-224`, or a folder).
+        """Build from a published DeiT: a hub id such as `facebook/deit-small-distilled-patch16-224`, or a folder.
 
         Raises:
-            CheckpointError: the checkpoint cannot be found, is of something else or not whole.
+            CheckpointError: the weights cannot be found, are not those of a DeiT, or are incomplete.
         """
         path = cls.__new__(cls)
         nn.Module.__init__(path)
@@ -156,7 +156,7 @@ class GlobalPath(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The DeiT shape: what `GlobalPath(config)` needs to build the same network."""
+        """The shape of the DeiT, with which `GlobalPath(config)` builds the same network."""
         return asdict(self.shape)
 
     @property
@@ -165,11 +165,11 @@ class GlobalPath(nn.Module):
         return self.shape.hidden_size
 
     def adapters(self) -> list[nn.Parameter]:
-        """Return the parameters of the adapters alone."""
+        """Return the parameters of the adapters."""
         return [p for name, p in self.named_parameters() if ".adapter." in name]
 
     def skip_idle_adapters(self) -> None:
-        """Leave out adapters that are the identity, for a path that is not trained any further."""
+        """Skip adapters that are the identity, in a path that is not trained further."""
         for layer in self.deit.layers:
             layer.adapted = not layer.adapter.idle
 
@@ -182,7 +182,7 @@ class GlobalPath(nn.Module):
         Returns:
             (B, channels, grid, grid), the patch tokens after the `token_blocks`; (B, width) and (B, width).
         """
-        # In this order: OpenVINO 2026.4 does not compile a subtraction behind the product.
+        # Standardise before resizing: OpenVINO 2026.4 does not compile a subtraction after the matrix product.
         after = self.deit(self.resample((pixels - self.mean) / self.std))
         patches = torch.cat([after[index][:, SUMMARIES:] for index in self.token_blocks], dim=2)
         summaries = self.deit.layernorm(after[-1][:, :SUMMARIES])

