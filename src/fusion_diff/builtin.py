@@ -1,4 +1,4 @@
-"""The built-in enrolment: procedural references, so that a fresh installation runs before it has any of its own."""
+"""The built-in enrolment: procedural references, so that a fresh installation runs without references of its own."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 
 SHOTS = 5
 TOKENS = 256
-"""Tokens kept of each built-in reference: enough for learning again from fewer shots, and a small package."""
+"""Tokens kept of each built-in reference: few, for a small package, but enough to learn again from fewer shots."""
 
 
 def builtin_reference_set() -> ReferenceSet:
-    """Draw the built-in references, `SHOTS` of each class."""
+    """Generate the built-in references, `SHOTS` of each class."""
     drawn, labels = builtin_references(SHOTS)
     micrographs = [
         Micrograph.from_array(each.pixels, pixel_size_um=each.pixel_size_um, name=f"built-in {label} {index}")
@@ -31,10 +31,10 @@ def builtin_reference_set() -> ReferenceSet:
 
 
 def enroll_builtin(checkpoint: Path) -> None:
-    """Enrol the built-in references in a checkpoint, and mark them as such; the checkpoint is replaced."""
+    """Enrol the built-in references in a checkpoint, marked as built-in, and replace the checkpoint."""
     model = DiffusionModel.from_pretrained(checkpoint)
     model.enroll(builtin_reference_set(), reconstruction=True, detect_attacks=True)
     assert model.enrolment is not None
     bags = tuple(thin(bag, TOKENS) for bag in model.enrolment.bags)
-    model.enrolment = replace(model.enrolment, bags=bags, builtin=True)  # with what was learned from all tokens
+    model.enrolment = replace(model.enrolment, bags=bags, builtin=True)  # learned from all tokens
     model.save_pretrained(checkpoint)

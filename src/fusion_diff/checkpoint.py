@@ -1,13 +1,13 @@
-"""Checkpoints: folders of safetensors and JSON, whole and unaltered or not loaded at all.
+"""Checkpoints: folders of safetensors and JSON, loaded only if they are complete and unaltered.
 
-A checkpoint holds
+A checkpoint contains
 
     manifest.json             sha256 of every other file
     config.json               format, name, encoder shape, how it was made
     encoder.safetensors       the encoder's weights, see `compact` (the CNN's come from their own package)
-    flaw_detector.safetensors where to look for flaws first (a checkpoint may lack it)
+    flaw_detector.safetensors the flaw detector's weights (optional)
     prior/                    vae, unet and scheduler in the Stable Diffusion v1 layout
-    enrolment.safetensors     what was learned from the references, when any are enrolled
+    enrolment.safetensors     what was learned from the references (only with enrolled references)
     enrolment.json
     README.md                 the model card
 """
@@ -32,17 +32,17 @@ if TYPE_CHECKING:
 FORMAT = "fusion-diff/checkpoint/1"
 EMBEDDED = "fusion-diff-v1-ceramic"
 EMBEDDED_EDGE = "fusion-diff-v1-ceramic-edge"
-"""For restricted hardware: faster, at some cost in accuracy."""
+"""The embedded model for restricted hardware: faster, and slightly less accurate."""
 MANIFEST = "manifest.json"
 MAX_JSON_BYTES = 16 * 2**20
 COMPACT_FROM = 2**15
-"""Matrices of this many numbers or more are stored as 8-bit integers."""
+"""Matrices with at least this many elements are stored as 8-bit integers."""
 
 
 def locate(name_or_path: str | Path) -> Path:
-    """Return the folder of a checkpoint: an embedded name, a folder, or a hub id (fetched when a hub is reachable).
+    """Return the folder of a checkpoint, given an embedded name, a folder or a hub id, which is downloaded.
 
-    `owner/name` is a hub id where there is no folder `owner` here.
+    `owner/name` is a hub id only if there is no local folder `owner`.
 
     Raises:
         CheckpointError: there is no such checkpoint.
@@ -60,7 +60,7 @@ def locate(name_or_path: str | Path) -> Path:
     elif name.count("/") == 1 and not name.startswith((".", "/")):
         if not path.parent.is_dir():
             return _fetch(name)
-        why = f"the folder {path.parent} holds no {path.name}"  # mistyped, which is no matter for a hub
+        why = f"the folder {path.parent} holds no {path.name}"  # a mistyped path, not a hub id
     raise CheckpointError(
         f"{name}: {why}; give a folder written by save_pretrained, a hub id such as owner/name, "
         f"or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
@@ -72,7 +72,7 @@ def _fetch(hub_id: str) -> Path:
 
     try:
         return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.md"]))
-    except Exception as error:  # the hub client raises many types, network ones among them
+    except Exception as error:  # the hub client raises many types, network errors among them
         raise CheckpointError(
             f"{hub_id}: neither a folder nor a checkpoint that could be fetched from the hub ({type(error).__name__}); "
             "check the name and the connection, or download it and give its folder"
@@ -80,13 +80,13 @@ def _fetch(hub_id: str) -> Path:
 
 
 def digest(file: Path) -> str:
-    """Return the sha256 of a file's bytes as hexadecimal digits."""
+    """Return the sha256 of a file in hexadecimal."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object of bounded size.
+    """Read a JSON object, `MAX_JSON_BYTES` at most.
 
     Raises:
         CheckpointError: the file is missing, too large, or not a JSON object.
@@ -103,10 +103,10 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def bounded_size(name: str, value: object, most: int) -> int:
-    """Return a size that a configuration asks for, before anything of that size is made.
+    """Return a size from a configuration after checking it, before anything of that size is allocated.
 
     Raises:
-        ValueError: it is no whole number from 1 to `most`.
+        ValueError: it is not a whole number from 1 to `most`.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
         raise ValueError(f"{name} is {value!r:.40}, and only whole numbers from 1 to {most} are built")
@@ -114,13 +114,13 @@ def bounded_size(name: str, value: object, most: int) -> int:
 
 
 def verify(folder: Path) -> str:
-    """Check every file of a checkpoint against its manifest, before any of them is parsed.
+    """Check every file of a checkpoint against its manifest, before any other file is parsed.
 
     Returns:
-        The sha256 of the manifest, which names this exact model.
+        The sha256 of the manifest, which identifies this exact model.
 
     Raises:
-        CheckpointError: a file is missing, altered, truncated or extra, or is a pickle in the place of safetensors.
+        CheckpointError: a file is missing, altered, truncated or extra, or is a pickle or a link.
     """
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint, or it was only partly copied")
@@ -131,7 +131,7 @@ def verify(folder: Path) -> str:
             f"{folder / MANIFEST}: format {manifest.get('format')!r:.80}, but this version reads {FORMAT!r}; "
             "use a checkpoint and a fusion-diff of the same format"
         )
-    # Whatever is no plain folder counts: a link to a folder or a named pipe has no place here either.
+    # Everything but plain folders counts as a file, including links to folders and named pipes.
     present = {
         file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()
     } - {MANIFEST}
@@ -158,15 +158,15 @@ def verify(folder: Path) -> str:
 
 
 def _in_hub_cache(file: Path, folder: Path) -> bool:
-    """Tell whether a link is one of the hub client's, which keeps snapshots as links to `blobs` beside `snapshots`."""
+    """Return whether a link is the hub client's, which stores snapshots as links to `blobs` beside `snapshots`."""
     return folder.parent.name == "snapshots" and file.resolve().parent == folder.parent.with_name("blobs").resolve()
 
 
 def read_tensors(file: Path) -> dict[str, Any]:
-    """Read a safetensors file as float32 (integers and booleans as they are).
+    """Read a safetensors file; floating-point tensors are converted to float32.
 
     Raises:
-        CheckpointError: the file is missing or not safetensors, for instance a pickle renamed.
+        CheckpointError: the file is missing or not safetensors, for example a renamed pickle.
     """
     from safetensors.torch import load_file
 
@@ -179,9 +179,9 @@ def read_tensors(file: Path) -> dict[str, Any]:
 
 
 def compact(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights as they are stored: large matrices as 8-bit integers with a scale per row, the rest in float16.
+    """Return weights in the stored form: large matrices as 8-bit integers with a scale per row, the rest in float16.
 
-    What `expand` makes of them compacts to the same bytes again.
+    Compacting the output of `expand` gives the same bytes again.
     """
     import torch
 
@@ -198,11 +198,11 @@ def compact(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def expand(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the float32 weights of what `compact` gave.
+    """Return the float32 weights from the output of `compact`.
 
     Raises:
-        KeyError: integers without their scale.
-        ValueError: scales that are not one a row: multiplied, small tensors could make a huge one.
+        KeyError: an integer matrix has no scale.
+        ValueError: there is not exactly one scale per row; broadcasting two small tensors could allocate a huge one.
     """
     state = {name: value.float() for name, value in stored.items() if not name.endswith((".int8", ".scale"))}
     for name, value in stored.items():
@@ -216,10 +216,10 @@ def expand(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def expect_free(folder: Path) -> None:
-    """Do nothing where a checkpoint may be written: the folder is new or empty, or holds one that is replaced.
+    """Check that a checkpoint may be written to a folder: it is new or empty, or holds a checkpoint to replace.
 
     Raises:
-        CheckpointError: it holds something else, or its place cannot be taken.
+        CheckpointError: it holds something else, or cannot be replaced.
     """
     if why := in_place(folder):
         raise CheckpointError(f"{folder}: {why}; choose a new folder, such as {folder / 'model'}")
@@ -228,9 +228,9 @@ def expect_free(folder: Path) -> None:
 
 
 def in_place(folder: Path) -> str:
-    """Say why no finished folder can be moved to where this one is; empty where one can."""
+    """Return why a finished folder cannot be moved to this path; empty if it can."""
     real = Path(os.path.realpath(folder))
-    if real.is_symlink():  # what no resolving gets to the end of
+    if real.is_symlink():  # still a link after resolving: a loop
         return "a link that leads in circles"
     if real.is_dir() and real.samefile(os.curdir):
         return "the current folder, which cannot be replaced while it is in use"
@@ -240,12 +240,13 @@ def in_place(folder: Path) -> str:
 
 
 class Writer(WholeFolder):
-    """Writes a checkpoint beside its final place and moves it there when complete: all of it appears, or nothing.
+    """Writes a checkpoint to a temporary folder beside its target and moves it there when complete.
 
-    Where the place is a link to a folder, the linked folder is replaced and the link stays.
+    So the target is replaced as a whole or not at all. If it is a link to a folder, the linked folder is replaced and
+    the link stays.
 
     Raises:
-        CheckpointError: the place holds something else, or cannot be written.
+        CheckpointError: the target holds something else, or cannot be written.
         OSError: there is no room on the disk.
     """
 
@@ -267,10 +268,10 @@ class Writer(WholeFolder):
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest of a checkpoint's files as they are now."""
+    """Write the manifest for the current files of a checkpoint."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / MANIFEST]
     for file in files:
-        file.chmod(0o644)  # safetensors writes files that only their owner may read
+        file.chmod(0o644)  # safetensors writes files that only their owner can read
     sums = {file.relative_to(folder).as_posix(): digest(file) for file in files}
     write_json(folder / MANIFEST, {"format": FORMAT, "sha256": sums})
 

@@ -1,4 +1,4 @@
-"""How many of what, as a sentence has it."""
+"""Numbers with their nouns, for messages."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 
     Args:
         count: how many.
-        noun: what one of them is called.
-        plural: what several are called; with an `s` if omitted.
+        noun: the singular.
+        plural: the plural; the singular with an `s` if omitted.
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"

@@ -1,4 +1,4 @@
-"""Every error FusionDiff raises on purpose: each names the thing that is wrong and says what to do about it."""
+"""All errors that FusionDiff raises on purpose. Each message names what is wrong and what to do about it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _MACHINE_ERRNOS = {
     )
     if hasattr(errno, name)
 }
-"""Errors of a disk, of this machine's limits and of a network share; the file's content has no part in them."""
+"""Errors of a disk, of this machine's limits or of a network share, which do not depend on a file's content."""
 
 
 class FusionDiffError(Exception):
@@ -24,7 +24,7 @@ class MicrographError(FusionDiffError, ValueError):
 
 
 class NoRoomError(MicrographError):
-    """A micrograph cannot be decoded for want of room on a disk of this machine; the micrograph may be sound."""
+    """A micrograph cannot be decoded because a disk of this machine is full; the micrograph may be valid."""
 
 
 class ReferenceSetError(FusionDiffError, ValueError):
@@ -44,43 +44,43 @@ class PretrainingError(FusionDiffError, ValueError):
 
 
 class DeviceError(FusionDiffError, ValueError):
-    """A device name is not one that can be computed on."""
+    """A device name is unknown, or the device is not available."""
 
 
 class TrustError(FusionDiffError, ValueError):
-    """A signature, record or set of references cannot be trusted, or the means to tell are missing."""
+    """A signature, record or set of references cannot be trusted, or cannot be checked."""
 
 
 class ExportError(FusionDiffError, ValueError):
-    """A model cannot be exported as asked, or the exported one does not say what the model says."""
+    """A model cannot be exported as requested, or the exported model gives other verdicts."""
 
 
 class PolicyError(FusionDiffError, ValueError):
-    """A policy cannot be read, or asks for what is not known."""
+    """A policy cannot be read, or has an unknown setting."""
 
 
 class BatchError(FusionDiffError, ValueError):
-    """A batch cannot start or go on: its source, its output or its cluster is not usable; what is done is kept."""
+    """A batch cannot start or continue: its source, output or cluster is not usable. Finished work is kept."""
 
 
 class ServiceError(FusionDiffError, ValueError):
-    """The service cannot start with these settings, or cannot answer a request as it was put."""
+    """The service cannot start with these settings, or cannot answer a request."""
 
 
 class DependencyError(FusionDiffError, ImportError):
-    """Something that is not part of this installation is needed; the message says what to install."""
+    """A required package is not installed; the message says how to install it."""
 
 
 def machine_fault(error: BaseException | None, *also: type[BaseException]) -> BaseException | None:
-    """Return the error in a chain of causes that lies with this machine or a share, and not with the file.
+    """Return the error in a chain of causes that is due to this machine or a network share, not to the file.
 
     Args:
-        error: what was raised; its `__cause__`, and that one's, are looked at after it.
-        also: further kinds of error that the caller counts among them.
+        error: the error raised; the chain is followed through `__cause__`.
+        also: further types of error that count as such.
 
     Returns:
-        The first `NoRoomError`, `OSError` of the disk, the machine's limits or the network, or error of one of the
-        further kinds; None if there is none. A `MemoryError` does not count, because the file may be too large.
+        The first `NoRoomError`, `OSError` of the disk, the machine's limits or the network, or error of a further type;
+        None if there is none. A `MemoryError` does not count, because the file may be too large.
     """
     while error is not None:
         if isinstance(error, (NoRoomError, *also)):

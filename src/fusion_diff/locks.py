@@ -65,7 +65,7 @@ def locked(file: int) -> Iterator[None]:
 
 if sys.platform == "win32":
     _LOCKED_BYTE = 2**31 - 2
-    """Far behind the content, as others can neither read nor write a locked byte; larger offsets are not possible."""
+    """Far beyond the content, because others can neither read nor write a locked byte; the largest offset possible."""
 
     def _lock_byte(file: int, mode: int) -> None:
         position = os.lseek(file, 0, os.SEEK_CUR)

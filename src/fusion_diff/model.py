@@ -1,4 +1,4 @@
-"""The public face: load a model, enrol references, inspect micrographs."""
+"""The main public class: load a model, enrol references, inspect micrographs."""
 
 from __future__ import annotations
 
@@ -52,11 +52,11 @@ class DiffusionModel:
     """Verifies micrographs against enrolled references. Make one with `from_pretrained`.
 
     Attributes:
-        sha256: names the exact weights: digest of the manifest of the checkpoint that it was loaded from, or saved to
-            since, and of that which it is built on. Enrolling leaves it as it is until the model is saved; verdicts
-            name the references beside it.
+        sha256: identifies the exact weights. It is the digest of the manifest of the checkpoint that the model was
+            loaded from or last saved to, combined with that of its base model if it has one. Enrolling does not change
+            it before the model is saved; verdicts give the digest of the references separately.
         enrolment: the enrolled references and what was learned from them; None before `enroll`.
-        flaw_detector: tells enrolment where to look for flaws first; None in a checkpoint without one.
+        flaw_detector: gives enrolment a first guess of where flaws are; None in a checkpoint without one.
         card: the checkpoint's `config.json`: how the weights were made.
         readme: the checkpoint's model card, in Markdown.
     """
@@ -83,13 +83,13 @@ class DiffusionModel:
         self._by_shots: dict[str, Enrolment] = {}
 
     def __repr__(self) -> str:
-        """Return its name, and what is enrolled."""
+        """Return the name, the enrolment and the device."""
         enrolled = "no references" if self.enrolment is None else repr(self.enrolment)
         return f"DiffusionModel({self.name!r}, {enrolled}, on {self._device})"
 
     @property
     def name(self) -> str:
-        """Name of the model, as verdicts and records give it; `config.json` keeps it."""
+        """Name of the model in verdicts and records; stored in `config.json`."""
         return str(self.card["name"])
 
     @name.setter
@@ -103,13 +103,13 @@ class DiffusionModel:
         """Load a model by embedded name, folder or hub id, after checking every file against its manifest.
 
         Args:
-            name_or_path: which model.
-            trusted_keys: public keys; where there are any, one of them must have signed the folder (`<folder>.sig`).
-                The model is then loaded from a private copy of the very bytes that were verified.
+            name_or_path: embedded name, folder or hub id.
+            trusted_keys: public keys. If any are given, one of them must have signed the folder (`<folder>.sig`), and
+                the model is loaded from a private copy of the verified bytes.
 
         Raises:
-            CheckpointError: no such checkpoint, or one that is incomplete, altered or of another format.
-            TrustError: it is unsigned or not exactly what a trusted key signed; nothing of it was parsed.
+            CheckpointError: there is no such checkpoint, or it is incomplete, altered or of another format.
+            TrustError: it is unsigned, or differs from what a trusted key signed; nothing of it was parsed.
         """
         folder = locate(name_or_path)
         if trusted_keys:
@@ -127,7 +127,8 @@ class DiffusionModel:
             readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
             own = expand(read_tensors(folder / "encoder.safetensors"))
             if prior == EMBEDDED:
-                # Built on the embedded model: its prior, and its weights but for its own. Saved, it is whole.
+                # Based on the embedded model: uses its prior, and its weights where the folder has none of its own.
+                # Saving writes a complete checkpoint.
                 base = locate(EMBEDDED)
                 sha256 = hashlib.sha256(f"{sha256} {verify(base)}".encode()).hexdigest()
                 source, card["prior"] = str(base / "prior"), "prior"
@@ -135,7 +136,7 @@ class DiffusionModel:
                 own = {name: shared[name] for name in shared.keys() & wanted} | own
             published = {f"local_path.{name}": value for name, value in LocalPath.from_imagenet().state_dict().items()}
             encoder.load_state_dict(own | published)
-        except Exception as error:  # a configuration of the wrong shape fails in many ways
+        except Exception as error:  # a malformed configuration can raise many types
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
@@ -159,7 +160,7 @@ class DiffusionModel:
         from fusion_diff.trust.contents import unsafe
 
         prior = str(self.card["prior"])
-        if unsafe(prior) or self._prior_source == prior:  # a path out of the folder, or a hub id
+        if unsafe(prior) or self._prior_source == prior:  # a path outside the folder, or a hub id
             raise TrustError(
                 f"{folder}: its prior {prior!r} lies outside of what was signed; put it into the folder and sign again"
             )
@@ -167,12 +168,12 @@ class DiffusionModel:
     def to(self, device: str | torch.device) -> DiffusionModel:
         """Move the model to `cpu`, `cuda`, `npu`, `xpu` or `mps` and return it.
 
-        Where the device is absent the model stays on the CPU and a warning says so.
+        If the device is not available, the model is moved to the CPU with a warning.
 
         Raises:
-            DeviceError: there is no such kind of device.
+            DeviceError: this is not the name of a device.
         """
-        # torch knows the name "npu" only with the vendor's package
+        # torch knows the name "npu" only if the vendor's package is installed
         unknown = str(device).partition(":")[0] == "npu" and not hasattr(torch, "npu")
         try:
             wanted = torch.device("cpu" if unknown else device)
@@ -194,12 +195,12 @@ class DiffusionModel:
 
     @property
     def device(self) -> torch.device:
-        """Where the model computes."""
+        """The device that the model computes on."""
         return self._device
 
     @cached_property
     def reconstruction(self) -> ReconstructionPath:
-        """The diffusion path, loaded when first used."""
+        """The diffusion path, loaded on first use."""
         from fusion_diff.diffusion.prior import DiffusionPrior
 
         prior = DiffusionPrior.from_pretrained(self._prior_source).to(self._device)
@@ -214,23 +215,23 @@ class DiffusionModel:
         detect_attacks: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> Enrolment:
-        """Learn from labelled references, replacing what was enrolled before.
+        """Learn from labelled references, replacing any earlier enrolment.
 
         Args:
-            references: authentic ones, and any number of other classes; flaws may be marked.
-            reconstruction: consider the diffusion path as evidence too. Encoding takes about four times as long; at
-                inspection the path is run only if it earned a weight.
-            detect_attacks: measure what purification does to the references, so that `inspect` can tell what was
-                attacked. Takes as long again as encoding with the diffusion path.
-            progress: called with steps done and their number: one for each reference, and one more with each of the
-                options above.
+            references: authentic references, and any number of other classes; flaws may be marked.
+            reconstruction: use the diffusion path as evidence, too. Encoding takes about four times as long. At
+                inspection the path runs only if fusion gave it a weight.
+            detect_attacks: measure how purification changes the scores of the references, so that `inspect` can detect
+                attacks. Takes as long again as encoding with the diffusion path.
+            progress: called with the steps done and their total: one step per reference, and one more per reference for
+                each of the two options above.
 
         Returns:
-            What was learned, with cross-fitted `figures` and `warnings()`.
+            The enrolment, with cross-fitted `figures` and `warnings()`.
 
         Raises:
             EnrolmentError: the references do not allow any verdict.
-            CheckpointError: the diffusion prior, which is loaded when first used, cannot be read.
+            CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
         """
         self.enrolment = learn(
             self, references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
@@ -245,18 +246,18 @@ class DiffusionModel:
 
         Args:
             micrograph: any size; very large ones are read and encoded tile by tile.
-            alpha: error rate that the decision is made for, in (0, 1): of authentic micrographs at most this share is
-                called not authentic, and likewise of the others.
-            purify: judge the micrograph as the diffusion prior repaints it, see `diffusion.purification`. Calibration
-                and p-values remain those of the references as they are.
-            detect_attacks: judge it both ways, and say whether the two differ more than they do for the references;
-                the decision is then not `authentic` but `inconclusive`.
+            alpha: error rate of the decision, in (0, 1). At most this share of authentic micrographs is called not
+                authentic, and at most this share of the others authentic.
+            purify: judge the micrograph after purification by the diffusion prior, see `diffusion.purification`.
+                Calibration and p-values still use the references without purification.
+            detect_attacks: judge it with and without purification, and report whether the scores differ more than
+                those of the references. If they do, the decision is `inconclusive` instead of `authentic`.
 
         Raises:
             ValueError: `alpha` does not lie between 0 and 1.
-            EnrolmentError: no references are enrolled; or it was not measured what purification does to them.
-            MicrographError: it is something else than a micrograph, or its file can no longer be read.
-            CheckpointError: the diffusion prior, which is loaded when first used, cannot be read.
+            EnrolmentError: no references are enrolled, or they were enrolled without `detect_attacks`.
+            MicrographError: this is not a micrograph, or its file can no longer be read.
+            CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
         """
         check_alpha(alpha)
         return judge(
@@ -264,11 +265,11 @@ class DiffusionModel:
         )
 
     def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph], shots: int | None = None) -> Tensor:
-        """Return the probability of being authentic, calibrated where two references a side allow it.
+        """Return the probability of being authentic, calibrated if there are at least two references on each side.
 
         Args:
             sample: a micrograph, or several.
-            shots: use at most this many references per class of those enrolled; all when omitted.
+            shots: use at most this many of the enrolled references per class; all if omitted.
 
         Returns:
             float32 tensor on the CPU in [0, 1]: 0-dimensional for one micrograph, (B,) for several.
@@ -276,12 +277,12 @@ class DiffusionModel:
         Raises:
             EnrolmentError: no references are enrolled, or `shots` leaves one authentic reference alone.
             ReferenceSetError: `shots` is no whole number of at least 1, or exceeds the references of every class.
-            MicrographError: it is something else than micrographs, or a file can no longer be read.
-            CheckpointError: the diffusion prior, which is loaded when first used, cannot be read.
+            MicrographError: these are not micrographs, or a file can no longer be read.
+            CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
 
         Warns:
-            UserWarning: a micrograph is out of scope, and its score means nothing; or only built-in references are
-                enrolled.
+            UserWarning: a micrograph is out of scope, so that its score is meaningless; or only built-in references
+                are enrolled.
         """
         enrolment = self.expect_enrolled(shots)
         several = isinstance(sample, Sequence)
@@ -290,7 +291,7 @@ class DiffusionModel:
         return torch.tensor(scores if several else scores[0], dtype=torch.float32)
 
     def expect_enrolled(self, shots: int | None = None) -> Enrolment:
-        """Return what is enrolled, of all references or of at most `shots` of each class.
+        """Return the enrolment of all references, or one learned from at most `shots` of each class.
 
         Raises:
             EnrolmentError: no references are enrolled, or `shots` leaves one authentic reference alone.
@@ -312,17 +313,17 @@ class DiffusionModel:
             )
         if shots is None:
             return self.enrolment
-        key = repr(shots)  # True and 1.0 are no number of shots, and must not find what 1 left behind
+        key = repr(shots)  # True and 1.0 equal 1 as keys, but are not valid numbers of shots
         if key not in self._by_shots:
             self._by_shots[key] = self.enrolment.shots(shots)
         return self._by_shots[key]
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the model with its enrolment to a folder that `from_pretrained` reads, and take its `sha256`.
+        """Write the model with its enrolment to a folder that `from_pretrained` reads, and update `sha256`.
 
         Raises:
-            CheckpointError: the folder holds something else or cannot be made; or the diffusion prior, which is copied
-                from where the model was loaded, is no longer there.
+            CheckpointError: the folder holds something else or cannot be created; or the diffusion prior, which is
+                copied from where the model was loaded, is no longer there.
             OSError: there is no room on the disk.
         """
         from pathlib import Path
@@ -338,7 +339,7 @@ class DiffusionModel:
 
         with Writer(Path(folder)) as draft:
             save_file(compact(self.encoder.own_state()), draft / "encoder.safetensors")
-            if own_prior:  # its own, byte for byte; one given by path or hub id stays where it is
+            if own_prior:  # copied as it is; a prior given by path or hub id is only referred to
                 shutil.copytree(self._prior_source, draft / "prior")
             if self.flaw_detector is not None:
                 self.flaw_detector.save(draft)
@@ -348,7 +349,7 @@ class DiffusionModel:
                 save_enrolment(self.enrolment, draft)
                 readme = enrolled_card(self.name, self.enrolment, readme)
             (draft / "README.md").write_text(readme, encoding="utf-8")
-        self.sha256 = digest(Path(folder) / MANIFEST)  # what is loaded from there signs its verdicts with the same
+        self.sha256 = digest(Path(folder) / MANIFEST)  # a model loaded from there has the same
 
 
 def _is_here(device: torch.device) -> bool:

@@ -1,4 +1,4 @@
-"""Perception: a micrograph of any size as tokens, tile by tile and in bounded memory."""
+"""Perception: turns a micrograph of any size into tokens, tile by tile and in bounded memory."""
 
 from __future__ import annotations
 
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph
 
 MAX_TOKENS = 8192
-"""Tokens kept of a reference, those of its mirror image included: all of a 512 x 512 micrograph; of a larger one, a
-random sample."""
+"""Tokens kept of a reference, those of its mirror image included. This is all of a 512 x 512 micrograph, and a random
+sample of a larger one."""
 MARKED_TOKENS = 8
-"""Marked tokens that are kept in any case: few, for a reference has to be judged as a new micrograph is, whole."""
+"""Marked tokens that are always kept. They are few, so that the sample stays representative of the whole micrograph."""
 
 BATCH = 8
 """Tiles encoded at once."""
 
 SURFACE_SIDE = 768
-"""Keypoints are sought on a micrograph reduced to this longer side, in pixels."""
+"""Keypoints are computed on a micrograph reduced to this longer side, in pixels."""
 
 
 class TileEncoder(Protocol):
-    """What tiles are encoded by: the dual-path encoder, or anything that goes before it."""
+    """Encodes tiles: the dual-path encoder, or a wrapper around it such as `Purified`."""
 
     @property
     def tile(self) -> int:
@@ -52,11 +52,11 @@ class TileEncoder(Protocol):
         """Return the `Encoding` of tiles (B, 3, T, T)."""
 
     def parameters(self) -> Iterator[Parameter]:
-        """Return its parameters, which are on the device to compute on."""
+        """Return the parameters; their device is the one to compute on."""
 
 
 class Networks(Protocol):
-    """The networks that look at micrographs; `DiffusionModel` has them."""
+    """The networks that process micrographs; `DiffusionModel` provides them."""
 
     encoder: DualPathEncoder
     flaw_detector: FlawDetector | None
@@ -68,14 +68,14 @@ class Networks(Protocol):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """The tokens one tile answers for.
+    """The tokens that are taken from one tile.
 
     Attributes:
         rows: first and last (excluded) row on the micrograph's grid.
         columns: first and last (excluded) column.
         tokens: (n, C), row by row.
-        residual: (n, R); R is 0 where the diffusion path was not run.
-        condition: (tokens, condition width), what the encoder tells the prior of the tile.
+        residual: (n, R); R is 0 without the diffusion path.
+        condition: (tokens, condition width), the tile's condition for the prior.
     """
 
     rows: tuple[int, int]
@@ -98,12 +98,12 @@ def perceive(
     Args:
         micrograph: the image, of any size.
         encoder: the dual-path encoder, on the device to compute on.
-        reconstruction: the diffusion path; left out, there are no residuals.
+        reconstruction: the diffusion path; if omitted, there are no residuals.
         towards: (tokens, condition width), the condition to denoise towards.
-        mirrored: show the encoder every tile with left and right exchanged; tokens stay where they belong.
+        mirrored: flip every tile left to right before encoding; tokens keep their positions.
 
     Returns:
-        The token grid, and its parts as they are computed.
+        The token grid, and an iterator over its parts.
     """
     grid = Grid.of(micrograph.height, micrograph.width, tile=encoder.tile, stride=STRIDE)
     return grid, _parts(micrograph, grid, encoder, reconstruction, towards, mirrored)
@@ -142,10 +142,10 @@ def _parts(
 
 
 def _settle(maps: Tensor) -> Tensor:
-    """Repeat over the outer tokens of tiles (B, C, h, w) what lies just inside of them.
+    """Replace the outer tokens of tiles (B, C, h, w) by the nearest inner ones.
 
-    Networks fill in zeros beyond a tile, so its outer tokens look unlike any others. Between tiles they are not used;
-    at the edge of a micrograph they would be evidence of nothing but the edge.
+    Zero padding in the networks makes the outer tokens of a tile unlike all others. Between tiles they are not used. At
+    the edge of a micrograph they would be evidence of the edge only.
     """
     inside = maps[..., MARGIN:-MARGIN, MARGIN:-MARGIN]
     return F.pad(inside, (MARGIN,) * 4, mode="replicate") if maps.shape[1] else maps
@@ -166,10 +166,10 @@ def encode(
         micrograph: the image.
         encoder: the dual-path encoder.
         mark: (H, W), True on a flaw.
-        reconstruction: the diffusion path; left out, there are no residuals.
+        reconstruction: the diffusion path; if omitted, there are no residuals.
         towards: (tokens, condition width), the condition to denoise towards.
-        twins: let each token be followed by its twin from the micrograph mirrored left to right: a ceramic could as
-            well have been looked at from the other side, so a reference shows twice as much.
+        twins: after each token, add the token at the same place in the micrograph flipped left to right. A ceramic has
+            no preferred side, so this doubles the data of a reference.
 
     Returns:
         Its tokens, `MAX_TOKENS` at most, rounded to float16 as they are stored; and its mean condition.
@@ -191,27 +191,27 @@ def encode(
 
 
 def surface(micrograph: Micrograph) -> Keypoints:
-    """Return the keypoints of a micrograph of any size, by which its surface is recognised."""
+    """Return the keypoints of a micrograph of any size, for recognising its surface."""
     return Keypoints.find(thumbnail(micrograph, SURFACE_SIDE))
 
 
 def _alternating(tensors: list[Tensor]) -> Tensor:
-    """Return the rows of tensors of one shape (n, ...) by turns: twins stay together in any part of a bag."""
+    """Interleave the rows of tensors of one shape (n, ...), so that twins stay adjacent in a bag."""
     return torch.stack(tensors, dim=1).flatten(0, 1)
 
 
 def thin(bag: Bag, limit: int) -> Bag:
-    """Keep at most `limit` tokens, drawn at random; of the marked ones at least `MARKED_TOKENS`."""
+    """Keep at most `limit` random tokens; among them at least `MARKED_TOKENS` marked ones, if there are as many."""
     sample = _Sample(len(bag.tokens), limit)
     sample.add(bag)
     return sample.drawn()
 
 
 class _Sample:
-    """At most `limit` of `count` tokens that come in parts, drawn at random, some of the marked ones in any case.
+    """Samples at most `limit` of `count` tokens that arrive in parts, always including some marked ones.
 
-    Every token has a random number, and those of the highest numbers stay. Among few of them at a time they are the
-    same ones as among all, so not much more than `limit` are ever held.
+    Every token has a random number, and the tokens with the highest numbers are kept. Dropping tokens early does not
+    change the result, so only about `2 * limit` tokens and one part are held at a time.
     """
 
     def __init__(self, count: int, limit: int) -> None:
@@ -220,10 +220,10 @@ class _Sample:
         self.came = 0
         self.bag: Bag | None = None
         self.held = torch.zeros(0)
-        """The numbers of the tokens in the bag."""
+        """Random numbers of the tokens in the bag."""
 
     def add(self, bag: Bag) -> None:
-        """Take the next tokens."""
+        """Add the next tokens."""
         numbers = self.numbers[self.came : self.came + len(bag.tokens)].to(bag.tokens.device)
         self.came += len(numbers)
         if self.bag is not None:
@@ -239,7 +239,7 @@ class _Sample:
             self._drop()
 
     def drawn(self) -> Bag:
-        """Return those that stay, in the order they came in."""
+        """Return the sampled tokens, in the order they were added."""
         self._drop()
         assert self.bag is not None
         return self.bag

@@ -1,4 +1,4 @@
-"""Text by strangers (names of files, what they hold, what libraries say of them) as it may stand in a line of ours."""
+"""Escaping of untrusted text (file names, file contents, library messages) for output."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 
 def printable(text: object, limit: int | None = None) -> str:
-    """Return text that cannot disturb a terminal, a page or a log, whatever a file was named.
+    """Return text on one line that is safe to print in a terminal, a page or a log.
 
-    Control characters, line breaks, bidirectional overrides and bytes that are not UTF-8 are written as escapes, as in
+    Control characters, line breaks, bidirectional overrides and bytes that are not UTF-8 are written as escapes such as
     `\\x1b`.
 
     Args:
-        text: the text, or what has one.
-        limit: characters that are returned at most, the last one an ellipsis where more were there.
+        text: the text, or an object to convert to text.
+        limit: maximum number of characters returned; longer text ends in an ellipsis.
     """
     whole = str(text)
     plain = whole[:limit].encode("utf-8", "backslashreplace").decode("utf-8")
@@ -26,11 +26,11 @@ def printable(text: object, limit: int | None = None) -> str:
 
 
 def paragraph(text: object, limit: int | None = None) -> str:
-    """Like `printable`, for text in sentences: line breaks and tabs become spaces."""
+    """Return printable text like `printable`, with runs of white space, such as line breaks, replaced by one space."""
     return printable(" ".join(str(text).split()), limit)
 
 
 def escaped(text: str) -> str:
-    """Return text that Markdown and HTML show as it is, whatever it holds."""
+    """Return text with all markup escaped, so that Markdown and HTML show it literally."""
     safe = re.sub(r"[^\w ./,µ²%-]|_", lambda match: f"&#{ord(match[0])};", text)
     return re.sub(r"(?i)www\.", lambda match: f"{match[0][:-1]}&#46;", safe)
