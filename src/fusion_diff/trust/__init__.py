@@ -1,1 +1,1 @@
-"""Trust: signatures, the record of verdicts, and the audit of references and models."""
+"""Trust: signatures, the ledger of verdicts, audits of references, golden sets and certificates."""

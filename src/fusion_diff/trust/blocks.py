@@ -1,8 +1,8 @@
-"""Blocks of pixels that several images of one class have, found as copied regions are in forensics.
+"""Search for blocks of pixels that several images of one class share, as in copy-move forensics.
 
-Every block with contrast is read as the means of its cells, rounded so coarsely that all of them fit into one whole
-number (Fridrich et al. 2003 sort such blocks; 16 cells of 8 levels are 48 bits, so equal numbers are equal blocks).
-Numbers are sorted without where they come from, which is quick, and the few that matter are then looked up.
+Every block with contrast is described by the means of its cells, rounded so coarsely that they fit into one integer
+(Fridrich et al. 2003 sort such blocks; 16 cells of 8 levels are 48 bits, so equal integers are equal blocks). The
+integers are sorted without their positions, which is fast. The positions of the few relevant ones are looked up after.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 BLOCK, CELL = 8, 2
-"""Blocks are so many pixels a side, and read as means of cells of so many."""
+"""Side of a block, and of a cell in it, in pixels."""
 LEVELS = 8
-"""Grey levels that a cell is rounded to."""
+"""Number of grey levels that a cell mean is rounded to."""
 FEWEST = 3
-"""A patch in fewer images than this is a coincidence, or a near-duplicate."""
+"""Fewest images that share a patch; fewer are a coincidence or a near-duplicate."""
 NEIGHBOURS = 4
-"""Blocks shifted alike that make a copy."""
+"""Fewest blocks with the same shift that make a copy."""
 MAX_ALIKE = 400
-"""Blocks equal to more others than this are a texture's, and say nothing."""
+"""Most equal blocks; more are a common texture and are ignored."""
 
 _BITS = (LEVELS - 1).bit_length()
 _IMAGE_BITS = 64 - _BITS * (BLOCK // CELL) ** 2
-"""What a block's number leaves of 64 bits tells the image."""
+"""Bits left of 64 for the index of the image."""
 _TABLE_BITS = 20
 
 
 @dataclass(frozen=True, eq=False)
 class Copy:
-    """Blocks that two images have in common, all shifted alike.
+    """Blocks that two images share, all with the same shift.
 
     Attributes:
         one: index of the first image.
         other: index of the second image.
-        down: rows by which the blocks lie farther down in the second image.
-        right: columns by which they lie farther right.
-        corners: (n, 2) rows and columns of the blocks' corners in the first image.
+        down: shift in rows, from the first image to the second.
+        right: shift in columns.
+        corners: (n, 2) row and column of each block's top left corner in the first image.
     """
 
     one: int
@@ -54,7 +54,7 @@ class Copy:
 
 
 def contrast(grey: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the deviation of grey levels within the block at every position."""
+    """Return the standard deviation of grey levels within the block at every position."""
     count = BLOCK * BLOCK
     variance = _sums(grey * grey, BLOCK) / count - (_sums(grey, BLOCK) / count) ** 2
     return np.sqrt(np.maximum(variance, 0))
@@ -63,15 +63,15 @@ def contrast(grey: NDArray[np.float32]) -> NDArray[np.float32]:
 def find_copies(
     greys: Sequence[NDArray[np.float32]], keeps: Sequence[NDArray[np.bool_]], classes: NDArray[np.intp]
 ) -> Iterator[Copy]:
-    """Find blocks that `FEWEST` images or more of one class have, and no image of another class.
+    """Find blocks that at least `FEWEST` images of one class share, and no image of another class.
 
     Args:
         greys: (H, W) grey levels from 0 to 255 of each image, at least a block a side; at most 65,536 images.
-        keeps: (H - 7, W - 7) of each, which blocks to look for.
-        classes: number of the class of each image.
+        keeps: (H - 7, W - 7) of each, True for blocks to search for.
+        classes: class index of each image.
 
     Yields:
-        For each pair of images and shift with `NEIGHBOURS` blocks or more, what they have in common.
+        A copy for each pair of images and shift with at least `NEIGHBOURS` blocks.
     """
     numbers = [_numbers(grey)[keep] for grey, keep in zip(greys, keeps, strict=True)]
     told = _telling(numbers, classes)
@@ -81,10 +81,10 @@ def find_copies(
     table[_place(told)] = True
     members = []
     for image, (own, keep) in enumerate(zip(numbers, keeps, strict=True)):
-        likely = np.flatnonzero(table[_place(own)])  # most blocks are ruled out by a glance
+        likely = np.flatnonzero(table[_place(own)])  # rules out most blocks
         group = np.searchsorted(told, own[likely])
         sure = told[np.minimum(group, len(told) - 1)] == own[likely]
-        group, first = np.unique(group[sure], return_index=True)  # an image has a say once, with the first of equals
+        group, first = np.unique(group[sure], return_index=True)  # of equal blocks in an image the first
         rows, columns = np.unravel_index(np.flatnonzero(keep)[likely[sure][first]], keep.shape)
         members.append(np.stack([group, np.full(len(group), image), rows, columns]))
     group, *where = np.concatenate(members, axis=1)
@@ -93,7 +93,7 @@ def find_copies(
 
 
 def _numbers(grey: NDArray[np.float32]) -> NDArray[np.uint64]:
-    """Number the blocks at every position by their cells' means, coarsely rounded."""
+    """Return the integer of the block at every position: its cell means, coarsely rounded."""
     height, width = (side - BLOCK + 1 for side in grey.shape)
     cells = (_sums(grey, CELL) * (LEVELS / (256 * CELL * CELL))).astype(np.uint16)
     across = cells[:, :width].copy()
@@ -106,7 +106,7 @@ def _numbers(grey: NDArray[np.float32]) -> NDArray[np.uint64]:
 
 
 def _telling(numbers: Sequence[NDArray[np.uint64]], classes: NDArray[np.intp]) -> NDArray[np.uint64]:
-    """Return, in order, the numbers of blocks that enough images of one class have, none of another, and none often."""
+    """Return the sorted integers of blocks that enough images of one class share, none of another, none too often."""
     shift = np.uint64(_IMAGE_BITS)
     found = np.concatenate([own << shift | np.uint64(image) for image, own in enumerate(numbers)])
     found.sort()
@@ -129,14 +129,14 @@ def _telling(numbers: Sequence[NDArray[np.uint64]], classes: NDArray[np.intp]) -
 
 
 def _place(numbers: NDArray[np.uint64]) -> NDArray[np.uint64]:
-    """Return where numbers stand in a small table: by the golden ratio's bits (Knuth 1973, multiplicative hashing)."""
+    """Return the slots of integers in a hash table, by multiplicative hashing (Knuth 1973)."""
     return (numbers * np.uint64(0x9E3779B97F4A7C15)) >> np.uint64(64 - _TABLE_BITS)
 
 
 def _shifted_alike(
     group: NDArray[np.intp], image: NDArray[np.intp], rows: NDArray[np.intp], columns: NDArray[np.intp]
 ) -> Iterator[Copy]:
-    """Pair the members of each group, and yield the pairs that agree on images and shift, in the order of the first."""
+    """Pair the members of each group, and yield those with the same images and shift, sorted by their first pair."""
     paired = [np.zeros((2, 0), dtype=np.intp)]
     for apart in range(1, int(np.bincount(group, minlength=1).max())):
         first = np.flatnonzero(group[:-apart] == group[apart:])

@@ -1,10 +1,10 @@
-"""Certificates: a radius within which no change of the pixels, however devised, changes the verdict.
+"""Certificates: a radius within which no change of the pixels changes the smoothed verdict.
 
-Randomized smoothing (Cohen et al. 2019): ask a classifier about many noisy copies of a micrograph and let the majority
-decide. If a share p > 1/2 of all noisy copies is of one side, the majority stays on that side for every change of the
-pixels shorter than `sigma * Phi^-1(p)`, whatever the classifier is. Noise would blind a classifier that never saw any,
-so the diffusion prior denoises each copy first (Carlini et al. 2023, "(Certified!!) adversarial robustness for
-free!"); noise is added to the pixels, and denoising and scoring together are the classifier that the theorem is about.
+Randomized smoothing (Cohen et al. 2019) classifies many noisy copies of a micrograph and takes the majority. If a share
+p > 1/2 of all noisy copies falls on one side, the majority stays on that side for every change of the pixels shorter
+than `sigma * Phi^-1(p)`, for any classifier. A classifier that was never trained on noise would fail on noisy copies,
+so the diffusion prior denoises each copy first (Carlini et al. 2023, "(Certified!!) adversarial robustness for free!").
+The theorem applies to denoising and scoring together as one classifier, with the noise added to the pixels.
 """
 
 from __future__ import annotations
@@ -41,36 +41,38 @@ if TYPE_CHECKING:
 Side = Literal["authentic", "not authentic", "abstain"]
 
 SELECTION = 0.2
-"""Share of the samples that pick the side; the others bound how often it comes up, and must not be the same ones."""
+"""Share of the samples that select the side. The others bound its share, and must be independent of these."""
 TEXTURES = 8
-"""Procedural ceramics that the noise of latents is measured on."""
+"""Number of procedural ceramics on which the noise of latents is measured."""
 MAX_TILES = 12
-"""Tiles that a micrograph may take: each is scored for every noisy copy."""
+"""Most tiles of a micrograph; each is scored for every noisy copy."""
 
 
 @dataclass(frozen=True)
 class Certificate:
-    """What is certain of a micrograph's forced choice under small changes of its pixels.
+    """Certificate of a micrograph's smoothed forced choice under small changes of its pixels.
 
-    With probability `confidence` over the noise that was drawn: the smoothed forced choice (the side that more than
-    half of all noisy, denoised copies score for, `authentic` where a copy scores 0.5 or more) is `decision` for the
-    micrograph as it is, and for every other whose working pixels are less than `radius_l2` away from its own.
+    The smoothed forced choice is the side that more than half of all noisy, denoised copies score for; a copy is
+    authentic at a score of 0.5 or more. With probability `confidence` over the drawn noise, it is `decision` for the
+    micrograph and for every other whose working pixels are less than `radius_l2` away.
 
-    Working pixels are what the encoder is shown: the micrograph stretched from its contrast range to [0, 1], enlarged
-    where it is smaller than a tile, one number a pixel (three in colour). The contrast range counts as fixed. Nothing
-    is said of `inspect`'s score and decision, which are not smoothed, nor of whether the decision is right: noise that
-    hides a hairline crack from the smoothed choice lets it certify the cracked as authentic. Compare the two sides.
+    Working pixels are the encoder's input: the micrograph stretched from its contrast range to [0, 1], enlarged where
+    it is smaller than a tile, one number per pixel (three in colour). The contrast range counts as fixed.
+
+    The certificate does not cover `inspect`'s score and decision, which are not smoothed. Nor does it show that the
+    decision is right: noise can hide a hairline crack, so that a cracked piece is certified as authentic. Compare the
+    certified side with the model's own.
 
     Attributes:
-        decision: the certified side; `abstain` where no side could be shown to have the majority.
-        radius_l2: Euclidean length in working pixels; 0 where it abstains.
+        decision: certified side; `abstain` where no side has a provable majority.
+        radius_l2: Euclidean radius in working pixels; 0 where it abstains.
         sigma: standard deviation of the noise, in working pixels.
-        samples: noisy copies scored in all.
-        votes: copies for the side, of the `asked` ones.
-        asked: copies that bound the side's share; the others picked it.
-        bound: lower confidence bound of its share among all copies (Clopper and Pearson 1934).
+        samples: number of noisy copies scored in all.
+        votes: number of the `asked` copies that fall on the side.
+        asked: number of copies that bound the side's share; the others selected the side.
+        bound: lower confidence bound of the side's share among all copies (Clopper and Pearson 1934).
         confidence: probability that the bound holds.
-        numbers: how many working pixels (times channels) the radius is over.
+        numbers: number of working pixels times channels, the dimension of the radius.
     """
 
     decision: Side
@@ -94,22 +96,22 @@ def certify(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Certificate:
-    """Certify the smoothed forced choice of a micrograph, see `Certificate` for what exactly that says.
+    """Certify the smoothed forced choice of a micrograph; see `Certificate` for what that guarantees.
 
-    With 200 samples at most `1.72 * sigma` can be certified, however clear the case; the radius grows slowly with more.
+    With 200 samples the radius is at most `1.72 * sigma`, and it grows slowly with more samples.
 
     Args:
         model: an enrolled model.
-        micrograph: of `MAX_TILES` tiles at most; one of 224 x 224 pixels or a smaller square takes one.
-        sigma: standard deviation of the noise in working pixels: larger can certify more and sees less.
-        samples: noisy copies to score, at least 10; each takes as long as an inspection with purification.
+        micrograph: one of at most `MAX_TILES` tiles. 224 x 224 pixels, or a smaller square, take one tile.
+        sigma: standard deviation of the noise in working pixels. More allows a larger radius but hides fine flaws.
+        samples: number of noisy copies, at least 10; each takes as long as an inspection with purification.
         confidence: probability that the certificate holds, in (0, 1).
-        seed: what the noise is drawn from. To whoever may choose the micrograph it should not be known beforehand.
+        seed: seed of the noise. Whoever chooses the micrograph should not know it beforehand.
         progress: called as `progress(done, total)` after each copy is scored.
 
     Raises:
         EnrolmentError: no references are enrolled.
-        MicrographError: it takes more tiles, or is something else than a micrograph.
+        MicrographError: it takes more tiles, or is not a `Micrograph`.
         ValueError: an argument is out of range.
     """
     expect_micrograph(micrograph)
@@ -141,16 +143,16 @@ def smooth(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Certificate:
-    """Certify the smoothed version of any classifier with two sides (Cohen et al. 2019, CERTIFY).
+    """Certify the smoothed version of any two-class classifier (Cohen et al. 2019, CERTIFY).
 
     Args:
-        against: whether an array like `pixels` is not authentic; must depend on that array alone.
+        against: returns whether an array like `pixels` is not authentic; must depend on that array alone.
         pixels: the point to certify.
         sigma: standard deviation of the noise.
-        samples: noisy copies to ask about.
+        samples: number of noisy copies.
         confidence: probability that the certificate holds.
-        seed: what the noise is drawn from.
-        progress: called as `progress(done, total)` after each copy is asked about.
+        seed: seed of the noise.
+        progress: called as `progress(done, total)` after each copy.
 
     Raises:
         ValueError: an argument is out of range.
@@ -177,7 +179,7 @@ def smooth(
 
 
 def lower_bound(votes: int, count: int, confidence: float) -> float:
-    """Return the share that a side has at least, given its votes among `count` (Clopper and Pearson 1934)."""
+    """Return the lower confidence bound of a side's share, given its votes among `count` (Clopper and Pearson 1934)."""
     from scipy.stats import binomtest
 
     interval = binomtest(votes, count, alternative="greater").proportion_ci(confidence, method="exact")
@@ -185,26 +187,25 @@ def lower_bound(votes: int, count: int, confidence: float) -> float:
 
 
 def certified_radius(share: float, sigma: float) -> float:
-    """Return how far the pixels may move before a side with at least this share may lose its majority."""
+    """Return the radius within which a side with at least this share keeps its majority."""
     from scipy.stats import norm
 
     return float(sigma * norm.ppf(share))
 
 
 def denoising(encoder: DualPathEncoder, prior: DiffusionPrior, condition: Tensor, sigma: float) -> Purified:
-    """Return an encoder that removes pixel noise of deviation `sigma` in one step before it looks, adding none."""
+    """Return an encoder that first removes pixel noise of standard deviation `sigma` in one step, adding no noise."""
     strength = (matching_timestep(prior, sigma) + 1) / prior.timesteps
     return Purified(encoder, prior, condition, strength=strength, noise_seed=None)
 
 
 @torch.inference_mode()
 def matching_timestep(prior: DiffusionPrior, sigma: float) -> int:
-    """Return the timestep at which the prior's latents are as noisy as pixel noise of deviation `sigma` makes them.
+    """Return the timestep whose noise equals that of latents under pixel noise of standard deviation `sigma`.
 
-    The pixels' noise is measured where it arrives, in the latents of procedural ceramics; dividing by
-    `sqrt(alpha_cumprod)` gives the timestep's own (Carlini et al. 2023, sec. 3). An even grey would not do: the
-    autoencoder normalises, and so turns the least noise on nothing into much. Nor may it depend on the micrograph: the
-    theorem is about one classifier for all of them.
+    The pixel noise is measured in the latents of procedural ceramics, and compared with the timestep's noise divided by
+    `sqrt(alpha_cumprod)` (Carlini et al. 2023, sec. 3). A uniform grey image would not work: the autoencoder normalises
+    it and amplifies the noise. The timestep must not depend on the micrograph, as the theorem is about one classifier.
     """
     side = 32 * prior.stride
     device = prior.alphas_cumprod.device
@@ -219,7 +220,7 @@ def matching_timestep(prior: DiffusionPrior, sigma: float) -> int:
 
 
 def working_pixels(micrograph: Micrograph, tile: int) -> Pixels:
-    """Return all that the encoder is shown of a micrograph: (H, W) in [0, 1], or (H, W, 3) in colour.
+    """Return the encoder's input for a micrograph: (H, W) in [0, 1], or (H, W, 3) in colour.
 
     Raises:
         MicrographError: it takes more than `MAX_TILES` tiles.
@@ -239,8 +240,8 @@ def working_pixels(micrograph: Micrograph, tile: int) -> Pixels:
 
 
 def as_micrograph(pixels: Pixels) -> Micrograph:
-    """Return working pixels (H, W) or (H, W, 3) as a micrograph that is shown to the encoder without stretching.
+    """Return working pixels (H, W) or (H, W, 3) as a micrograph that is not stretched before encoding.
 
-    What lies outside of [0, 1] is clipped when it is read.
+    Values outside of [0, 1] are clipped when they are read.
     """
     return replace(Micrograph.from_array(pixels, name="working pixels"), given_contrast=(0.0, 1.0))

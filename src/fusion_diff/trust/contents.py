@@ -1,4 +1,4 @@
-"""What a signature of files says: the sha256 of each, in the statement that model-signing 1.1 reads and writes."""
+"""Contents of a signature of files: the sha256 of each, in the statement format of model-signing 1.1."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 IGNORED = (".git", ".gitattributes", ".github", ".gitignore")
-"""What is left out at the top of a folder, as model-signing leaves it out."""
+"""Names at the top of a folder that are left out, as by model-signing."""
 ALONE = "."
-"""Name of the one file, where a file and not a folder is signed."""
+"""Name of the file where a single file is signed."""
 
 _MAX_NAME = 4096
 
 
 @dataclass(frozen=True)
 class Contents:
-    """What was signed.
+    """Files that were signed.
 
     Attributes:
-        name: what the folder or file was called; it may have been renamed since.
-        digests: sha256 of each file by its name relative to the folder; of `ALONE` where one file was signed.
-        expires: when the signature ceases to be valid; None for never.
+        name: name of the folder or file when it was signed.
+        digests: sha256 of each file, keyed by its name relative to the folder, or by `ALONE` for a single file.
+        expires: time at which the signature expires; None for never.
     """
 
     name: str
@@ -41,9 +41,9 @@ class Contents:
     expires: datetime | None = None
 
     def statement(self, ignored: Iterable[str] = IGNORED) -> dict[str, Any]:
-        """Return it as an in-toto statement.
+        """Return the in-toto statement.
 
-        The subject's digest is the sha256 of the files' digests in the order of their names' parts.
+        The subject's digest is the sha256 of the files' digests, sorted by the parts of their names.
 
         Args:
             ignored: names that were left out.
@@ -69,15 +69,15 @@ class Contents:
 
     @classmethod
     def parse(cls, statement: dict[str, Any], source: str) -> Contents:
-        """Read a statement whose signature was checked; even so no name in it may lead out of the folder.
+        """Parse a statement whose signature was verified. Names that lead out of the folder are refused all the same.
 
         Args:
             statement: the in-toto statement.
             source: the signature's file, for messages.
 
         Raises:
-            TrustError: a name is unsafe or comes twice, a digest is not that of a file, the digests do not add up to
-                the subject's, or files were put together in a way that is not known here.
+            TrustError: a name is unsafe or repeated, a digest is malformed, the digests do not match the subject's, or
+                the serialisation is not supported.
         """
         digests: dict[str, str] = {}
         try:
@@ -113,7 +113,7 @@ class Contents:
 
 
 def unsafe(name: object) -> str | None:
-    """Say what makes a name unfit for a list of files; None where it is a relative path that stays in the folder."""
+    """Return why a name is unsafe; None where it is a relative path within the folder."""
     if not isinstance(name, str) or not name or len(name) > _MAX_NAME:
         return "which is no name"
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):

@@ -1,10 +1,11 @@
 """Signed statements: a Sigstore bundle with a DSSE envelope around an in-toto statement, as model-signing writes them.
 
-The statement is signed with its type in front (DSSE's pre-authentication encoding), byte for byte as it is carried, so
-nothing has to be put into a canonical form and nothing is parsed before its signature is checked.
+The signature covers the statement's type and its exact bytes (DSSE's pre-authentication encoding). So no canonical form
+is needed, and nothing is parsed before its signature is verified.
 
 Formats: https://github.com/secure-systems-lab/dsse, https://github.com/in-toto/attestation,
-https://docs.sigstore.dev/about/bundle. `seal` and `Sealed` agree with model-signing 1.1 on keys of the kinds it knows.
+https://docs.sigstore.dev/about/bundle. `seal` and `Sealed` are compatible with model-signing 1.1 for the kinds of key
+that it supports.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ MAX_SIGNATURE_BYTES = 16 * 2**20
 
 @dataclass(frozen=True)
 class Sealed:
-    """A signed statement as it was read: nothing in it is to be believed before `open` gave it.
+    """A signed statement as read from a file; untrusted until `open` has verified it.
 
     Attributes:
         name: the file, for messages.
-        hint: sha256 of the PEM of the key it claims to be signed with; None where it claims nothing.
-        payload: the bytes that were signed.
-        signature: the signature.
+        hint: sha256 of the PEM of the key that it claims to be signed with; None where it claims none.
+        payload: signed bytes.
+        signature: signature of the payload.
     """
 
     name: str
@@ -50,17 +51,17 @@ class Sealed:
         """Read a signature file.
 
         Raises:
-            TrustError: it is missing, too large, cut off, or no bundle with one signature by a key.
+            TrustError: it is missing, too large, cut off, or not a bundle with one signature by a key.
         """
         file = Path(file)
         return cls.parse(read_bounded(file, MAX_SIGNATURE_BYTES, "signature"), printable(file))
 
     @classmethod
     def parse(cls, content: bytes, name: str) -> Sealed:
-        """Take a bundle apart.
+        """Parse a bundle.
 
         Raises:
-            TrustError: it is cut off, or no bundle with one signature by a key.
+            TrustError: it is cut off, or not a bundle with one signature by a key.
         """
         bundle = _json_object(content, f"{name}: malformed or cut off, not a signature in JSON; sign again")
         if bundle.get("mediaType") != MEDIA_TYPE:
@@ -90,14 +91,14 @@ class Sealed:
             ) from error
 
     def open(self, key: PublicKey, predicate_type: str) -> dict[str, Any]:
-        """Check the signature and return the statement.
+        """Verify the signature and return the statement.
 
         Args:
-            key: the key it must be signed with.
-            predicate_type: what kind of statement it must be; a key's endorsement is no signature of files.
+            key: key that it must be signed with.
+            predicate_type: required kind of statement; a key's endorsement is not a signature of files.
 
         Raises:
-            TrustError: the signature is not of this content by this key, or the statement is of another kind.
+            TrustError: the signature does not match the content and key, or the statement is of another kind.
         """
         if not key.has_signed(encoding(self.payload), self.signature):
             raise TrustError(
@@ -114,7 +115,7 @@ class Sealed:
 
 
 def seal(statement: dict[str, Any], key: PrivateKey) -> bytes:
-    """Return a statement signed, as the bytes of a bundle."""
+    """Sign a statement and return the bundle."""
     payload = json.dumps({"_type": STATEMENT_TYPE} | statement, separators=(",", ":")).encode("ascii")
     signature = {"sig": base64.b64encode(key.sign(encoding(payload))).decode("ascii"), "keyid": ""}
     bundle = {
@@ -130,7 +131,7 @@ def seal(statement: dict[str, Any], key: PrivateKey) -> bytes:
 
 
 def encoding(payload: bytes) -> bytes:
-    """Return DSSE's pre-authentication encoding (version 1) of an in-toto statement: the bytes that are signed."""
+    """Return the bytes to sign: DSSE's pre-authentication encoding (version 1) of an in-toto statement."""
     return b"DSSEv1 %d %s %d %s" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE.encode("ascii"), len(payload), payload)
 
 

@@ -1,4 +1,4 @@
-"""Files as trust needs them: plain ones only, read within bounds, and never overwritten."""
+"""File access for trust: plain files only, reads of bounded size, and writes that never overwrite."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(o
 
 @contextmanager
 def open_plain(file: Path) -> Iterator[BinaryIO]:
-    """Open a file for reading, but no link, folder, pipe or device.
+    """Open a plain file for reading; refuse links, folders, pipes and devices.
 
     Raises:
-        TrustError: it is not there, is none, or may not be read.
+        TrustError: it is missing, not a plain file, or not readable.
     """
     try:
         stream = open(file, "rb", opener=lambda name, flags: os.open(name, flags | _PLAIN))  # noqa: SIM115
@@ -41,10 +41,10 @@ def open_plain(file: Path) -> Iterator[BinaryIO]:
 
 
 def read_bounded(file: Path, limit: int, what: str) -> bytes:
-    """Return the bytes of a plain file that is expected to be `what`, of at most `limit` bytes.
+    """Return the bytes of a plain file of at most `limit` bytes; `what` names its kind in errors.
 
     Raises:
-        TrustError: it cannot be read or is larger.
+        TrustError: it cannot be read, or is larger.
     """
     with open_plain(file) as stream:
         content = stream.read(limit + 1)
@@ -54,10 +54,10 @@ def read_bounded(file: Path, limit: int, what: str) -> bytes:
 
 
 def digest_plain(file: Path, copy: BinaryIO | None = None) -> str:
-    """Return the sha256 of a plain file's bytes in hexadecimal, writing the same bytes to `copy` if there is one.
+    """Return the hexadecimal sha256 of a plain file's bytes, and write the same bytes to `copy` where it is given.
 
     Raises:
-        TrustError: it is no plain file or cannot be read.
+        TrustError: it is not a plain file, or cannot be read.
     """
     sha256 = hashlib.sha256()
     with open_plain(file) as stream:
@@ -72,14 +72,14 @@ def digest_plain(file: Path, copy: BinaryIO | None = None) -> str:
 
 
 def walk(folder: Path, ignored: Collection[str] = ()) -> tuple[dict[str, Path], dict[str, str]]:
-    """List a folder with its subfolders, following no links.
+    """List a folder recursively, without following links.
 
     Args:
         folder: the folder.
-        ignored: names, relative to the folder with `/`, left out with all below them.
+        ignored: names to leave out with all below them, relative to the folder and with `/`.
 
     Returns:
-        The plain files by relative name; and for links, pipes and devices, what each is.
+        Plain files by relative name; and for each link, pipe or device, its kind by relative name.
 
     Raises:
         TrustError: a folder cannot be read.
@@ -111,11 +111,11 @@ def walk(folder: Path, ignored: Collection[str] = ()) -> tuple[dict[str, Path], 
 
 
 def write_new(file: Path, content: bytes, mode: int) -> None:
-    """Write a file that must not be there yet, with its permissions from the first byte on.
+    """Write a new file, created with its final permissions.
 
     Raises:
-        TrustError: there is something of that name, even a link to nowhere.
-        OSError: it cannot be written; then it is not left there.
+        TrustError: something of that name exists, even a broken link.
+        OSError: it cannot be written; no part of it is left.
     """
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
