@@ -1,4 +1,4 @@
-"""The app: routes, the layers around them, and what is opened and closed with it."""
+"""The FastAPI app: routes, middleware, and the service parts that open and close with it."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ if TYPE_CHECKING:
     from fusion_diff.service.settings import Settings
 
 _SPOOL_BYTES = 2**16
-"""Of a file that is being received, so much is held in memory, and the rest on disk: a request may have many files."""
+"""Bytes of an upload held in memory; the rest goes to disk, because a request may have many files."""
 _FIELDS = MAX_REFERENCES + 24
-"""Fields of a form that are not files, at most; each reference that was chosen on a page is one."""
+"""Most form fields that are not files. Each reference selected on a page is one."""
 _FIELD_BYTES = 2**13
-"""Of one of them; the longest that has a meaning is a reason of 2000 characters."""
+"""Longest form field in bytes. The longest that is used is a reason of 2000 characters."""
 
 
 def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
-    """Return the app, which closes what it needs when it stops.
+    """Return the app. It closes the service parts when it stops.
 
     Args:
-        settings: what holds for it.
-        opened: what it needs, if that is open; else it is opened when the app starts: see `Service.open` for the errors
-            of that.
+        settings: the settings of the service.
+        opened: the open service parts. If omitted, they are opened when the app starts, with the errors of
+            `Service.open`.
 
     Raises:
-        DependencyError: telemetry is asked for and its packages are not installed.
+        DependencyError: telemetry is on and its packages are not installed.
     """
 
     @asynccontextmanager
@@ -63,7 +63,7 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
         summary="Verifies ceramic microstructures from a handful of labelled micrographs.",
         version=package_version(),
         lifespan=lifespan,
-        docs_url=None,  # their scripts would come from elsewhere
+        docs_url=None,  # their scripts would be loaded from another host
         redoc_url=None,
         middleware=[Middleware(Observer), Middleware(Gate)],
         telemetry=_telemetry(settings),
@@ -86,12 +86,12 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
 
 
 def _telemetry(settings: Settings) -> TelemetryConfig:
-    """Return what is sent of requests, where that is asked for: times and routes, nothing that was sent in them."""
+    """Return the telemetry configuration: times and routes of requests, without their content."""
     if settings.telemetry and find_spec("opentelemetry.sdk") is None:
         raise DependencyError("telemetry needs OpenTelemetry; pip install 'fusion-diff[telemetry]'")
     return {
         "auto_configure": settings.telemetry,
         "tracing": settings.telemetry,
         "metrics": settings.telemetry,
-        "logs": False,  # they would hold what was sent
+        "logs": False,  # would include request content
     }

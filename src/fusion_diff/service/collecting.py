@@ -1,4 +1,4 @@
-"""Collecting references: images with their class and specimen, and marks on them, checked as they come."""
+"""Collects references: images with class, specimen and flaw mask, checked when they are added."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 
 def new_set(session: Session, name: str, authentic: str) -> ReferenceSet:
-    """Begin a set of references.
+    """Make a new, empty reference set.
 
     Raises:
-        ConflictError: there is one of that name.
+        ConflictError: the name is taken.
     """
     row = ReferenceSet(name=name, authentic=authentic)
     session.add(row)
@@ -45,12 +45,12 @@ def get_set(session: Session, set_id: str) -> ReferenceSet:
     """Return a set with its images.
 
     Raises:
-        NotFoundError: there is none of that id.
+        NotFoundError: no set has that id.
     """
     row = session.scalar(select(ReferenceSet).where(ReferenceSet.id == set_id))
     if row is None:
         raise NotFoundError("there is no such set of references; GET /v1/reference-sets lists them")
-    _ = row.images  # loaded while the session lasts
+    _ = row.images  # load now, while the session is open
     return row
 
 
@@ -58,7 +58,7 @@ def get_image(session: Session, set_id: str, image_id: str) -> ReferenceImage:
     """Return a reference.
 
     Raises:
-        NotFoundError: there is none of that id in that set.
+        NotFoundError: the set has no reference of that id.
     """
     query = select(ReferenceImage).where(ReferenceImage.id == image_id, ReferenceImage.reference_set_id == set_id)
     row = session.scalar(query)
@@ -81,21 +81,21 @@ def add_image(
     """Add a stored image to a set.
 
     Args:
-        session: to write in.
-        set_id: which set.
-        name: what reports call it; a number is added where another has that name.
-        label: its class.
-        group: its specimen; one of its own when omitted.
-        sha256: digest under which it is stored.
-        mark_sha256: the same of its mark.
-        pixel_size_um: in place of what the file says.
+        session: a write session.
+        set_id: id of the set.
+        name: name shown in reports; a number is added if it is taken.
+        label: class.
+        group: specimen; if omitted, the image is a specimen of its own.
+        sha256: digest under which the image is stored.
+        mark_sha256: digest of the stored flaw mask.
+        pixel_size_um: overrides the pixel size in the file.
 
     Raises:
-        NotFoundError: there is no such set.
+        NotFoundError: no set has that id.
         ConflictError: the image is in the set already.
-        ReferenceSetError: the set is full, or a flaw is marked on an authentic reference.
+        ReferenceSetError: the set is full, or an authentic reference has a flaw mask.
     """
-    # Whoever adds to the set at the same moment waits, so that names and numbers are those of all that is in it.
+    # Locks the set: concurrent additions wait, so that names stay unique and the count is right.
     session.execute(select(ReferenceSet.id).where(ReferenceSet.id == set_id).with_for_update())
     collected = get_set(session, set_id)
     if len(collected.images) >= MAX_REFERENCES:
@@ -121,11 +121,11 @@ def add_image(
 def store_image(
     upload: Upload, pixel_size_um: float | None, mark: Upload | None, settings: Settings, store: Store
 ) -> str | None:
-    """Check that an upload is a micrograph and that its mark fits, and store both; return the digest of the mark.
+    """Check that an upload is a micrograph and that its flaw mask fits, store both, and return the mask's digest.
 
     Raises:
-        MicrographError: it cannot be read.
-        ReferenceSetError: the mark cannot be read, or does not fit.
+        MicrographError: the upload cannot be read.
+        ReferenceSetError: the mask cannot be read, or does not fit.
     """
     micrograph = read(upload.path, upload.name, upload.sha256, pixel_size_um, settings.max_pixels)
     if mark is not None:
@@ -137,22 +137,22 @@ def store_image(
 
 
 def change_image(session: Session, set_id: str, image_id: str, changes: Mapping[str, Any]) -> ReferenceImage:
-    """Correct what is said of a reference; its mark stays.
+    """Correct class, specimen or pixel size of a reference; its flaw mask stays.
 
     Args:
-        session: to write in.
-        set_id: of which set.
-        image_id: which reference.
-        changes: some of `label`, its class; `group`, its specimen, None for one of its own; `pixel_size_um`, None for
-            what the file says. What is not among them stays.
+        session: a write session.
+        set_id: id of the set.
+        image_id: id of the reference.
+        changes: the fields to change: `label`, the class; `group`, the specimen, None for a specimen of its own;
+            `pixel_size_um`, None for the size in the file.
 
     Raises:
-        NotFoundError: there is no such reference.
-        ReferenceSetError: it would be authentic, and a flaw is marked on it.
+        NotFoundError: the set has no such reference.
+        ReferenceSetError: an authentic reference would have a flaw mask.
     """
     row = get_image(session, set_id, image_id)
     if changes.get("label") is not None:
-        if row.mark_sha256 is not None:  # else the whole set would be loaded for each of thousands
+        if row.mark_sha256 is not None:  # else each of thousands would load the whole set
             _check_mark(get_set(session, set_id), changes["label"], row.mark_sha256, row.name)
         row.label = changes["label"]
     if "group" in changes:
@@ -163,11 +163,11 @@ def change_image(session: Session, set_id: str, image_id: str, changes: Mapping[
 
 
 def set_mark(session: Session, set_id: str, image_id: str, mark_sha256: str | None) -> ReferenceImage:
-    """Put a stored mark on a reference, or take it off.
+    """Set the flaw mask of a reference to a stored one, or remove it (None).
 
     Raises:
-        NotFoundError: there is no such reference.
-        ReferenceSetError: it is authentic.
+        NotFoundError: the set has no such reference.
+        ReferenceSetError: the reference is authentic.
     """
     row = get_image(session, set_id, image_id)
     _check_mark(get_set(session, set_id), row.label, mark_sha256, row.name)

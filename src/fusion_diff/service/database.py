@@ -1,4 +1,4 @@
-"""The database: SQLite or PostgreSQL, brought up to date when it is opened."""
+"""The database: SQLite or PostgreSQL. Opening it runs the migrations."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 _BUSY_SECONDS = 60
 _STARTING = 0x46757344
-"""Number of the advisory lock that processes hold on PostgreSQL while they start."""
+"""Key of the PostgreSQL advisory lock that a process holds while it starts."""
 
 
 class Database:
-    """Opens a database and gives sessions. Those to write in begin with a write, so that none has to be tried again.
+    """Opens a database and gives sessions. On SQLite, write sessions take the write lock first, so none needs a retry.
 
     Raises:
-        ServiceError: the URL is none, or the database cannot be opened or brought up to date.
-        DependencyError: its driver is not installed.
+        ServiceError: the URL is invalid, or the database cannot be opened or migrated.
+        DependencyError: the driver is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -63,33 +63,33 @@ class Database:
 
     @contextmanager
     def read(self) -> Iterator[Session]:
-        """Give a session that is not written in."""
+        """Give a read-only session."""
         with Session(self.engine, expire_on_commit=False) as session:
             yield session
 
     @contextmanager
     def write(self) -> Iterator[Session]:
-        """Give a session that is committed at the end of the block, or rolled back on an error."""
+        """Give a session that commits at the end of the block and rolls back on an error."""
         engine = self.engine.execution_options(sqlite_begin="IMMEDIATE")
         with Session(engine, expire_on_commit=False) as session, session.begin():
             yield session
 
     def check(self) -> None:
-        """Ask the database something.
+        """Run a trivial query.
 
         Raises:
-            sqlalchemy.exc.SQLAlchemyError: it does not answer.
+            sqlalchemy.exc.SQLAlchemyError: the database does not answer.
         """
         with self.engine.connect() as connection:
             connection.execute(select(1))
 
     def close(self) -> None:
-        """Close its connections."""
+        """Close all connections."""
         self.engine.dispose()
 
 
 def configuration(connection: Connection | None = None) -> Config:
-    """Return Alembic's configuration: the migrations of this package, over an open connection."""
+    """Return Alembic's configuration for the migrations of this package on an open connection."""
     config = Config()
     config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
     config.attributes["connection"] = connection
@@ -97,21 +97,21 @@ def configuration(connection: Connection | None = None) -> Config:
 
 
 def take_turn(connection: Connection) -> None:
-    """Wait until no other process is in a transaction that took a turn; on SQLite only one writes anyway."""
+    """Wait until no other process is in a transaction that took a turn. SQLite allows one writer anyway."""
     if connection.dialect.name == "postgresql":
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _STARTING})
 
 
 def migrate(connection: Connection) -> None:
-    """Bring a database up to date within the transaction that is open; processes that start together take turns."""
+    """Run the migrations in the open transaction. Processes that start together take turns."""
     take_turn(connection)
     command.upgrade(configuration(connection), "head")
 
 
 def private_file(file: Path) -> None:
-    """Make a file, and the folder it lies in, that its owner alone may read; what is there already stays as it is."""
+    """Make a file and its folder, readable by the owner only. An existing file or folder keeps its permissions."""
     file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    with suppress(OSError):  # it is there, or SQLite says why it cannot be
+    with suppress(OSError):  # exists already, or SQLite reports why it cannot be made
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
@@ -137,15 +137,15 @@ def _engine(url: str) -> Engine:
             raise
         raise ServiceError(
             "the database's URL is not one; give sqlite:///FILE or postgresql://USER@HOST/NAME"
-        ) from None  # the URL itself may hold a password
+        ) from None  # the URL may contain a password
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
 
 
 def _prepare(connection: Any, _record: Any) -> None:
-    connection.isolation_level = None  # transactions begin where `_begin` says, schema changes included
-    # SQLite's own knows the letters of ASCII only, so that "öfen" would not be found in "ÖFEN".
+    connection.isolation_level = None  # `_begin` starts transactions, also those of schema changes
+    # SQLite's own lower() handles ASCII only: "öfen" would not match "ÖFEN".
     connection.create_function("lower", 1, _lower, deterministic=True)
     cursor = connection.cursor()
     until = time.monotonic() + _BUSY_SECONDS
@@ -153,7 +153,7 @@ def _prepare(connection: Any, _record: Any) -> None:
         try:
             cursor.execute("PRAGMA journal_mode=WAL")
             break
-        except sqlite3.OperationalError as error:  # for this SQLite itself does not wait until others are done
+        except sqlite3.OperationalError as error:  # SQLite does not wait for other processes here
             if not error.sqlite_errorname.startswith("SQLITE_BUSY") or time.monotonic() > until:
                 raise
             time.sleep(0.01)

@@ -1,7 +1,7 @@
-"""Jobs: learning that takes longer than a request may, told in the records, so that any process can say how far it is.
+"""Jobs: audits and enrolments that outlast a request. The database holds their progress, so any process can report it.
 
-Who works on a job says so every second. One of which nothing was heard for long has no one who works on it any more,
-however that came about: no start has to clear up after a process that was killed.
+The process that works on a job writes a heartbeat every second. A job without a heartbeat for `SILENT_SECONDS` is lost,
+so no start has to clean up after a killed process.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 
 _BEAT_SECONDS = 1.0
 SILENT_SECONDS = 30.0
-"""A job that was silent for so long is lost."""
+"""A job without a heartbeat for this long is lost."""
 _log = logging.getLogger("fusion_diff.service")
 
 
 class Pulse:
-    """Says that a job is being worked on, and how far it is, from a thread of its own while the block runs.
+    """Writes the heartbeat and the progress of a job from its own thread, while the block runs.
 
     Attributes:
-        done: steps that were done, and `total`, their number.
+        done: number of steps done; `total` is the number of all steps.
     """
 
     def __init__(self, database: Database, job_id: str, total: int) -> None:
@@ -55,7 +55,7 @@ class Pulse:
                 with self._database.write() as session:
                     values = {"done": self.done, "total": self.total, "heard": now()}
                     session.execute(update(Job).where(Job.id == self._job_id).values(values))
-            except Exception as error:  # the records may be back before the job is done
+            except Exception as error:  # the database may answer again before the job ends
                 _log.warning("progress not recorded", exc_info=error)
 
 
@@ -65,11 +65,11 @@ def begin(
     """Add a job.
 
     Args:
-        session: to write in.
-        kind: what it does.
-        reference_set_id: of the references it learns from.
-        subject: digest of all that its result depends on.
-        total: number of its steps, as far as that is known.
+        session: a write session.
+        kind: audit or enrolment.
+        reference_set_id: id of the reference set.
+        subject: digest of everything that the result depends on.
+        total: expected number of steps.
     """
     kept = kept_set(session, reference_set_id)
     row = Job(kind=kind, reference_set_id=kept, subject=subject, total=total, model=None)
@@ -78,7 +78,7 @@ def begin(
 
 
 def kept_set(session: Session, set_id: str) -> str | None:
-    """Return the id of a set of references, which stays as long as the session lasts; None where it was removed."""
+    """Return the id of a reference set and lock the set for the session; None if it was removed."""
     return session.scalar(select(ReferenceSet.id).where(ReferenceSet.id == set_id).with_for_update(read=True))
 
 
@@ -86,7 +86,7 @@ def get_job(session: Session, job_id: str) -> Job:
     """Return a job.
 
     Raises:
-        NotFoundError: there is none of that id.
+        NotFoundError: no job has that id.
     """
     row = session.scalar(select(Job).where(Job.id == job_id))
     if row is None:
@@ -95,33 +95,33 @@ def get_job(session: Session, job_id: str) -> Job:
 
 
 def known_audit(session: Session, subject: str) -> Job | None:
-    """Return the last audit of the very same references that came to its end."""
+    """Return the last finished audit of exactly the same references."""
     wanted = (Job.kind == "audit", Job.subject == subject, Job.state == "done")
     return session.scalar(select(Job).where(*wanted).order_by(Job.number.desc()).limit(1))
 
 
 def running(session: Session, set_id: str) -> Sequence[Job]:
-    """Return what is being learned from a set."""
+    """Return the running jobs of a reference set."""
     rows = session.scalars(select(Job).where(Job.reference_set_id == set_id, Job.state == "running"))
     return [row for row in rows if not lost(row)]
 
 
 def lost(row: Job) -> bool:
-    """Tell whether nobody works on a job that did not come to its end."""
+    """Tell whether a job is marked running but has lost its process."""
     return row.state == "running" and now() - row.heard > timedelta(seconds=SILENT_SECONDS)
 
 
 def finish(
     session: Session, job_id: str, *, failed: bool = False, model_id: str | None = None, result: dict[str, Any]
 ) -> None:
-    """Write down what became of a job.
+    """Record the result of a job.
 
     Args:
-        session: to write in.
-        job_id: which.
-        failed: whether it has a problem as its result.
-        model_id: the model that was enrolled.
-        result: in plain values.
+        session: a write session.
+        job_id: id of the job.
+        failed: whether the result is a problem.
+        model_id: id of the enrolled model.
+        result: JSON-ready values.
     """
     row = get_job(session, job_id)
     row.state, row.model_id, row.result, row.heard = ("failed" if failed else "done"), model_id, result, now()

@@ -1,7 +1,7 @@
-"""API keys: made once, shown once, kept as hashes.
+"""API keys: shown once, stored as hashes.
 
-A key is `fdk_<id>_<secret>`. The secret is 256 random bits, which nobody guesses however fast the hash; the id finds
-the row, so that one hash is compared, in constant time.
+A key is `fdk_<id>_<secret>`. The secret is 256 random bits, so a fast hash suffices. The id finds the row; then one
+hash is compared, in constant time.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _KEY_BYTES = 32
 
 
 class Scope(StrEnum):
-    """What a key allows: to look; to have micrographs inspected; to teach; and all of that, with the settings."""
+    """What a key allows: to read, to inspect, to enrol; `admin` allows all of these and the choice of models."""
 
     read = "read"
     inspect = "inspect"
@@ -40,12 +40,12 @@ class Scope(StrEnum):
 
 @dataclass(frozen=True)
 class Caller:
-    """Who makes a request.
+    """The caller of a request.
 
     Attributes:
-        id: of the key; empty where none is asked for.
-        name: of the key, as records have it.
-        scopes: what is allowed.
+        id: id of the key; empty if the service asks for none.
+        name: name of the key, as the records show it.
+        scopes: the allowed scopes.
     """
 
     id: str
@@ -53,19 +53,19 @@ class Caller:
     scopes: frozenset[Scope]
 
     def may(self, scope: Scope) -> bool:
-        """Tell whether a scope is among those allowed; `admin` stands for all."""
+        """Tell whether a scope is allowed; `admin` includes all scopes."""
         return scope in self.scopes or Scope.admin in self.scopes
 
 
 ANYBODY = Caller("", "anybody", frozenset(Scope))
-"""The caller where the service asks for no key."""
+"""The caller if the service asks for no key."""
 
 
 def new_key(session: Session, name: str, scopes: Iterable[str]) -> str:
-    """Make a key and return it: it is not kept and cannot be shown again.
+    """Make a key and return it. Only its hash is stored, so it cannot be shown again.
 
     Raises:
-        ServiceError: the name is empty, too long or not printable; or there is no scope.
+        ServiceError: the name is empty, too long or not printable, or no scope is given.
     """
     wanted = sorted({Scope(scope) for scope in scopes})
     if not name.strip() or len(name) > NAME_LENGTH or printable(name) != name:
@@ -78,7 +78,7 @@ def new_key(session: Session, name: str, scopes: Iterable[str]) -> str:
 
 
 def caller_of(session: Session, key: str) -> Caller | None:
-    """Return whose key it is; None where it is no key, unknown or revoked."""
+    """Return the caller of a key; None if the key is malformed, unknown or revoked."""
     form = _FORM.fullmatch(key)
     if form is None:
         return None
@@ -91,26 +91,26 @@ def caller_of(session: Session, key: str) -> Caller | None:
 
 
 def caller_by_id(session: Session, key_id: str) -> Caller | None:
-    """Return whose key has this id; None where it is unknown or revoked."""
+    """Return the caller of the key with this id; None if it is unknown or revoked."""
     row = session.get(ApiKey, key_id)
     return None if row is None or row.revoked is not None else caller(row)
 
 
 def caller(row: ApiKey) -> Caller:
-    """Return the caller that a key stands for."""
+    """Return the caller of a key's row."""
     return Caller(row.id, row.name, frozenset(Scope(scope) for scope in row.scopes))
 
 
 def all_keys(session: Session) -> Sequence[ApiKey]:
-    """Return every key, revoked ones too, oldest first."""
+    """Return all keys, including revoked ones, oldest first."""
     return session.scalars(select(ApiKey).order_by(ApiKey.created, ApiKey.id)).all()
 
 
 def revoke(session: Session, key_id: str) -> ApiKey:
-    """Let a key allow nothing from now on.
+    """Revoke a key, with immediate effect.
 
     Raises:
-        ServiceError: there is no such key.
+        ServiceError: no key has that id.
     """
     row = session.get(ApiKey, key_id)
     if row is None:

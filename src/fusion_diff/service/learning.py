@@ -1,4 +1,4 @@
-"""Learning: references that were collected, audited and enrolled; one job at a time, beside the inspections."""
+"""Audits and enrols collected references: one job at a time, in parallel to inspections."""
 
 from __future__ import annotations
 
@@ -50,11 +50,11 @@ _log = logging.getLogger("fusion_diff.service")
 
 @dataclass(frozen=True)
 class Learned:
-    """What came of a job.
+    """The result of a job.
 
     Attributes:
-        write: writes it down, in the session and under the id of the job that it is given.
-        folder: of the model that was saved; None where there is none.
+        write: records the result; called with a session and the job's id.
+        folder: folder of the saved model; None if none was saved.
     """
 
     write: Callable[[Session, str], None]
@@ -62,7 +62,7 @@ class Learned:
 
 
 class Learning:
-    """Audits and enrols what was collected, each in a thread of its own that outlasts the request."""
+    """Audits and enrols reference sets, each in its own thread, which outlasts the request."""
 
     def __init__(self, settings: Settings, shelf: Shelf, store: Store, database: Database, metrics: Metrics) -> None:
         self._settings, self._shelf, self._store, self._database = settings, shelf, store, database
@@ -72,11 +72,11 @@ class Learning:
         self._closed = Event()
 
     def audit(self, collected: tables.ReferenceSet, request_id: str | None) -> tables.Job:
-        """Begin to look for what is suspicious about references, and return the job; the one there was, if it is known.
+        """Start an audit and return its job; if the same references were audited before, return that job.
 
         Raises:
-            ConflictError: there is no authentic reference among them.
-            BusyError: something else is being learned.
+            ConflictError: the set has no authentic reference.
+            BusyError: another job is running.
         """
         from fusion_diff.trust.poisoning import audit_references
 
@@ -103,11 +103,11 @@ class Learning:
         default: bool,
         request_id: str | None,
     ) -> tables.Job:
-        """Begin to enrol references, and return the job; with its end the model is in the records.
+        """Start an enrolment and return its job. The model is recorded together with the end of the job.
 
         Raises:
-            ConflictError: there is no authentic reference among them.
-            BusyError: something else is being learned.
+            ConflictError: the set has no authentic reference.
+            BusyError: another job is running.
         """
 
         def learn(progress: Progress) -> Learned:
@@ -127,7 +127,7 @@ class Learning:
         return self._begin("enrolment", collected, learn, request_id)
 
     def close(self, seconds: float) -> None:
-        """Give up what is being learned, at its next step; what takes longer than so many seconds is left behind."""
+        """Abort the running job at its next step, and wait at most this many seconds for that."""
         self._closed.set()
         if self._thread is not None:
             self._thread.join(seconds)
@@ -158,7 +158,7 @@ class Learning:
         return job
 
     def _run(self, job_id: str, total: int, work: Callable[[Progress], Learned], request_id: str | None) -> None:
-        """Work on a job. The next one may begin as soon as this one is told to have ended."""
+        """Run a job. The next one may start as soon as this one is recorded as ended."""
         try:
             with jobs.Pulse(self._database, job_id, total) as pulse:
 
@@ -176,20 +176,20 @@ class Learning:
             self._fail(job_id, error, request_id)
 
     def _write_down(self, job_id: str, learned: Learned) -> None:
-        """Record what came of a job, as often as it takes while the records cannot be reached; see `jobs.Pulse`.
+        """Record the result of a job, and retry while the database does not answer; see `jobs.Pulse`.
 
-        A model that is not in the records is not left in its folder.
+        If recording fails otherwise, the folder of the model is removed.
         """
         while True:
             try:
                 with self._database.write() as session:
-                    if jobs.get_job(session, job_id).state == "running":  # or it was committed and not told
+                    if jobs.get_job(session, job_id).state == "running":  # else an earlier attempt was committed
                         learned.write(session, job_id)
                 return
             except (OperationalError, InterfaceError) as error:
                 _log.warning("not recorded yet", exc_info=error)
                 if self._closed.wait(_AGAIN_SECONDS):
-                    if learned.folder is not None:  # it may be in the records: nobody can tell at present
+                    if learned.folder is not None:  # the commit may have succeeded; that is unknown now
                         _log.error("%s: learned, and not known to be recorded", learned.folder)
                     raise
             except BaseException:
@@ -198,7 +198,7 @@ class Learning:
                 raise
 
     def _fail(self, job_id: str, error: BaseException, request_id: str | None) -> None:
-        if isinstance(error, ReferenceSetError | EnrolmentError):  # right as asked for, but not with these references
+        if isinstance(error, ReferenceSetError | EnrolmentError):  # a valid request, but not with these references
             error = ConflictError(str(error))
         told = report(error, request_id, self._metrics)
         try:
@@ -206,11 +206,11 @@ class Learning:
                 lambda session, job_id: jobs.finish(session, job_id, failed=True, result=told.model_dump())
             )
             self._write_down(job_id, told_so)
-        except Exception as unrecorded:  # the job is silent from now on, and taken for lost
+        except Exception as unrecorded:  # without heartbeat the job counts as lost
             _log.error("not recorded", exc_info=unrecorded, extra={"request_id": request_id})
 
     def _subject(self, collected: tables.ReferenceSet) -> str:
-        """Return what tells whether references, or the model or the audit that look at them, were changed."""
+        """Return a digest of the references, the base model and the edition of the audit."""
         import hashlib
         import json
 
@@ -224,7 +224,7 @@ class Learning:
 
     @contextmanager
     def _references(self, collected: tables.ReferenceSet) -> Iterator[ReferenceSet]:
-        """Give the references as a set, whose files stay where they are read from until the end of the block."""
+        """Give the references as a set. Their files stay available until the end of the block."""
         with ExitStack() as files:
             micrographs, marks = [], []
             for image in collected.images:
@@ -247,13 +247,13 @@ class Learning:
 
 
 def read(path: Path, name: str, sha256: str, pixel_size_um: float | None, max_pixels: int) -> Micrograph:
-    """Read a micrograph that errors call by its name, and whose bytes have to have this digest.
+    """Read a micrograph and compare its digest. Errors refer to it by `name`.
 
     Raises:
-        MicrographError: it cannot be read.
-        ServiceError: it was altered.
-        OSError: the service cannot read it.
-        MemoryError: the same.
+        MicrographError: the file cannot be read as a micrograph.
+        ServiceError: the file was altered in the store.
+        OSError: the service cannot read the file.
+        MemoryError: there is not enough memory.
     """
     from fusion_diff.micrograph import load_microstructure_data
 
@@ -267,13 +267,13 @@ def read(path: Path, name: str, sha256: str, pixel_size_um: float | None, max_pi
 
 
 def read_flaw(path: Path, sha256: str, micrograph: Micrograph, name: str) -> NDArray[np.bool_]:
-    """Read the mark of a reference that errors call by its name; its bytes have to have this digest.
+    """Read the flaw mask of a reference and compare its digest. Errors refer to the reference by `name`.
 
     Raises:
-        ReferenceSetError: it cannot be read, or does not fit.
-        ServiceError: it was altered.
-        OSError: the service cannot read it.
-        MemoryError: the same.
+        ReferenceSetError: the mask cannot be read, or does not fit the micrograph.
+        ServiceError: the file was altered in the store.
+        OSError: the service cannot read the file.
+        MemoryError: there is not enough memory.
     """
     from fusion_diff.references.marks import read_mark
 
@@ -291,7 +291,7 @@ def _altered(name: str, sha256: str) -> ServiceError:
 
 
 def _plain(found: Finding) -> dict[str, Any]:
-    """Return a finding as JSON-ready values, as the API shows it."""
+    """Return a finding as the JSON-ready values that the API shows."""
     names = ("reference", "label", "kind", "strength", "sentence", "grave")
     box = None if found.box is None else [int(each) for each in found.box]
     return {name: getattr(found, name) for name in names} | {"box": box}

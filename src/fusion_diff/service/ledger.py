@@ -1,4 +1,4 @@
-"""The hash-chained record in the database: lines as `trust.ledger` writes them, added in the caller's transaction."""
+"""The hash-chained ledger in the database, with lines in the format of `trust.ledger`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _AT_ONCE = 1000
 
 
 def start(session: Session) -> None:
-    """Write the ledger's first line, where there is none yet."""
+    """Write the first line of the ledger if it has none."""
     if session.get(LedgerHead, _ONLY) is None:
         first = header()
         session.add(LedgerHead(only=_ONLY, ledger_id=first["id"], count=0, hash=NOTHING))
@@ -31,11 +31,11 @@ def start(session: Session) -> None:
 
 
 def append(session: Session, records: Iterable[Mapping[str, Any]]) -> list[int]:
-    """Add lines to the end of the chain, which is held until the transaction ends; return their numbers.
+    """Append lines in the caller's transaction, and return their numbers. The chain is locked until that ends.
 
     Raises:
-        TrustError: a line is longer than a ledger takes.
-        ServiceError: the ledger was never started.
+        TrustError: a line is too long for a ledger.
+        ServiceError: the ledger has no first line.
     """
     session.flush()
     head = session.scalar(select(LedgerHead).where(LedgerHead.only == _ONLY).with_for_update())
@@ -52,13 +52,13 @@ def append(session: Session, records: Iterable[Mapping[str, Any]]) -> list[int]:
 
 
 def head(session: Session) -> dict[str, Any]:
-    """Return what `FILE.head` holds beside an exported ledger."""
+    """Return the record that `FILE.head` holds beside an exported ledger."""
     row = session.get_one(LedgerHead, _ONLY)
     return head_record(row.ledger_id, row.count, row.hash)
 
 
 def lines(database: Database, through: int) -> Iterator[bytes]:
-    """Give the first `through` lines of the ledger, each with its break, reading some at a time."""
+    """Yield the first `through` lines with their line breaks, `_AT_ONCE` lines at a time."""
     for first in range(0, through, _AT_ONCE):
         last = min(first + _AT_ONCE, through)
         with database.read() as session:
@@ -71,7 +71,7 @@ def export(database: Database, path: Path) -> dict[str, Any]:
     """Write the ledger and its head to FILE and `FILE.head`, for `fusion-diff audit FILE`; return the head.
 
     Raises:
-        OSError: they cannot be written.
+        OSError: the files cannot be written.
     """
     with database.read() as session:
         known = head(session)

@@ -1,4 +1,4 @@
-"""Logs of the service: a JSON object a line, on stderr, with the id of the request; no header and no query."""
+"""Logs of the service on stderr: one JSON object per line, with the request id; without headers and queries."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _EXTRA = ("request_id", "method", "path", "status", "seconds", "caller", "peer")
 
 
 class JsonFormatter(logging.Formatter):
-    """Writes a record as one line of JSON, in ASCII, so that nothing in it can break the line."""
+    """Formats a record as one line of ASCII JSON, so that no content can break the line."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the line."""
@@ -29,12 +29,12 @@ class JsonFormatter(logging.Formatter):
 
 
 def configure(level: int = logging.INFO) -> None:
-    """Have the service, its server and all that they use log as JSON, warnings of Python's own too."""
+    """Set up JSON logs for the service, its server, their libraries and Python's warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], force=True)
     for name in ("fusion_diff", "uvicorn"):
         logging.getLogger(name).setLevel(level)
-    logging.getLogger("uvicorn.access").disabled = True  # the service logs its requests itself
+    logging.getLogger("uvicorn.access").disabled = True  # the service logs requests itself
     log = logging.getLogger("fusion_diff")
     warnings.showwarning = lambda message, *_args, **_kwargs: log.warning("%s", message)

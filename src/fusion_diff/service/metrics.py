@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus to read."""
+"""The Prometheus metrics of the service."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 
 class Metrics:
-    """Counters of one app, in a registry of its own."""
+    """The metrics of one app, in their own registry."""
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()

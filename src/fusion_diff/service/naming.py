@@ -1,4 +1,4 @@
-"""Names: none is given twice, and where two are alike nevertheless, something tells them apart."""
+"""Unique names for new models and images, and distinct labels for models that share a name."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ class Named(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is called."""
+        """Name of the model."""
 
     @property
     def sha256(self) -> str:
-        """Its digest."""
+        """Digest of the model."""
 
 
 def free(name: str, taken: Collection[str]) -> str:
-    """Return a name, with a number where it is taken."""
+    """Return the name, with a number appended if it is taken."""
     number, found = 1, name
     while found in taken:
         number += 1
@@ -36,7 +36,7 @@ def free(name: str, taken: Collection[str]) -> str:
 
 
 def told_apart(model: Named, models: Iterable[Named]) -> str:
-    """Return how to show a model among others: with the beginning of its digest where another has its name."""
+    """Return the label of a model in a list: its name, with the start of its digest if another shares that name."""
     shown = printable(model.name, _SHOWN)
     alike = any(each.name == model.name and each.sha256 != model.sha256 for each in models)
     return f"{shown} · {model.sha256[:_DIGITS]}" if alike else shown

@@ -1,4 +1,4 @@
-"""What happens around every request: an id, a line in the log, a count, and headers that keep browsers strict."""
+"""Middleware around every request: a request id, a log line, metrics, and security headers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-"""Those that are counted by name: any word may be sent as one, and each would be kept as a series of its own."""
+"""Methods counted by name. Clients may send any word, and each would become a time series."""
 _log = logging.getLogger("fusion_diff.service")
 
 POLICY = (
@@ -26,7 +26,7 @@ POLICY = (
     "font-src 'self'; frame-src 'self'; manifest-src 'self'; base-uri 'none'; form-action 'self'; "
     "frame-ancestors 'self'"
 )
-"""Content security policy of all that does not bring its own: everything from here, no script or style in a page."""
+"""Default content security policy: all content from this host, no inline scripts or styles."""
 
 HEADERS = {
     "Content-Security-Policy": POLICY,
@@ -38,17 +38,17 @@ HEADERS = {
     "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
     "Cache-Control": "no-store",
 }
-"""Set where a response does not set them itself."""
+"""Headers set on responses that do not set them."""
 
 
 class Observer:
-    """The outermost layer of the app."""
+    """The outermost middleware of the app."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request, and say so."""
+        """Handle a request, log it and count it."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -70,7 +70,7 @@ class Observer:
 
         try:
             await self.app(scope, receive, watched)
-        except asyncio.CancelledError:  # the time to stop is over, and the body is still on its way, or the answer
+        except asyncio.CancelledError:  # shutdown time is over while the body or the answer is in transit
             if not begun:
                 late = StoppingError("the service is shutting down; try again in a moment")
                 await respond(problem(late, request_id), retry_after=5)(scope, receive, watched)

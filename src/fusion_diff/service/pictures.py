@@ -1,4 +1,4 @@
-"""Pictures of an inspection as PNG files: the micrograph, small or a window of it, and the heat map."""
+"""Pictures and report of an inspection: thumbnail, native window and heat map as PNG, and the HTML report."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.result import EvidenceMap, Inspection
 
 WINDOW_SIDE = 2048
-"""Longest side of a window, in native pixels."""
+"""Longest side of a window in native pixels."""
 _FAST = 1
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
-    """Return grey (h, w) or colour (h, w, 3) pixels as a PNG file, packed fast rather than small."""
+    """Return grey (h, w) or colour (h, w, 3) pixels as a PNG file, compressed fast."""
     from PIL import Image
 
     buffer = io.BytesIO()
@@ -33,10 +33,12 @@ def png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def window(micrograph: Micrograph, top: int, left: int, height: int, width: int) -> bytes:
-    """Return a window of a micrograph at native size as PNG, stretched like its thumbnail, cut off at its edges.
+    """Return a window of a micrograph at native size as PNG.
+
+    The contrast is stretched as in the thumbnail. The window is clipped at the edges.
 
     Raises:
-        NotFoundError: it lies outside of the micrograph.
+        NotFoundError: the window lies outside the micrograph.
     """
     import numpy as np
 
@@ -51,7 +53,7 @@ def window(micrograph: Micrograph, top: int, left: int, height: int, width: int)
 
 
 def evidence(row: Row, store: Store) -> EvidenceMap:
-    """Return the evidence that an inspection found."""
+    """Return the evidence map of an inspection."""
     from fusion_diff.verdict.result import EvidenceMap
 
     values = unpacked(store.get(row.evidence_sha256))
@@ -59,7 +61,7 @@ def evidence(row: Row, store: Store) -> EvidenceMap:
 
 
 def heat_map(row: Row, store: Store) -> bytes:
-    """Return the heat map of an inspection as PNG, transparent where nothing speaks against the micrograph."""
+    """Return the heat map of an inspection as PNG, transparent where there is no evidence."""
     from fusion_diff.inspection import draw
 
     found = evidence(row, store)
@@ -68,7 +70,7 @@ def heat_map(row: Row, store: Store) -> bytes:
 
 
 def verdict(row: Row, store: Store) -> Inspection:
-    """Return an inspection as it was when it was made."""
+    """Return the inspection as the model made it."""
     from fusion_diff.verdict.compared import Compared
     from fusion_diff.verdict.result import Inspection, NearestReference, RecognisedSurface, Region
 
@@ -89,7 +91,7 @@ def verdict(row: Row, store: Store) -> Inspection:
 
 
 def overruling(row: Row) -> Overruling | None:
-    """Return what an expert decided instead; None where the model's decision stands."""
+    """Return the expert's overruling; None if the model's decision stands."""
     from fusion_diff.inspection.run import Overruling
 
     if row.overruled_decision is None:
@@ -99,7 +101,7 @@ def overruling(row: Row) -> Overruling | None:
 
 
 def report(row: Row, store: Store) -> bytes:
-    """Return the report of an inspection: one HTML file with every picture inside it."""
+    """Return the report of an inspection as one HTML file with embedded pictures."""
     import tempfile
     from pathlib import Path
 

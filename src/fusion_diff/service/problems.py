@@ -1,4 +1,4 @@
-"""Errors of the service as RFC 9457 problems: every typed error has its status and its kind, and says what to do."""
+"""Errors of the service as RFC 9457 problems, each with a status, a kind and a cure."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ _LONGEST = 2000
 _LISTED = 20
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_CODES = {"SQLITE_FULL", "53100"}
-"""What SQLite and PostgreSQL call it."""
+"""Error codes of SQLite and PostgreSQL for a full disk."""
 _log = logging.getLogger("fusion_diff.service")
 
 
 class RefusedError(errors.ServiceError):
-    """A request that cannot be answered; each kind has its status.
+    """A request that is refused. Each subclass has its HTTP status.
 
     Attributes:
         status: HTTP status.
-        retry_after: seconds after which to try again; None where that does not help.
+        retry_after: seconds after which to retry; None if retrying does not help.
     """
 
     status = 400
@@ -48,37 +48,37 @@ class RefusedError(errors.ServiceError):
 
 
 class UnauthorizedError(RefusedError):
-    """No API key was given, or one that is not valid."""
+    """The API key is missing or not valid."""
 
     status = 401
 
 
 class ForbiddenError(RefusedError):
-    """The API key does not allow this, or the request came from another site."""
+    """The API key lacks the scope, or the request came from another site."""
 
     status = 403
 
 
 class NotFoundError(RefusedError):
-    """There is nothing of that id."""
+    """Nothing has that id."""
 
     status = 404
 
 
 class ConflictError(RefusedError):
-    """It is in the way of what is there."""
+    """The request conflicts with the current state."""
 
     status = 409
 
 
 class TooLargeError(RefusedError):
-    """A file, or the request, is larger than is taken."""
+    """A file or the request is too large."""
 
     status = 413
 
 
 class BusyError(RefusedError):
-    """Too many requests: the queue is full, or the caller was too fast."""
+    """The queue is full, or the caller made too many requests."""
 
     status = 429
 
@@ -90,13 +90,13 @@ class StoppingError(RefusedError):
 
 
 class LateError(RefusedError):
-    """The deadline cannot be met; nothing was computed."""
+    """The deadline cannot be met. Nothing was computed."""
 
     status = 504
 
 
 class Problem(BaseModel):
-    """What is wrong, as RFC 9457 has it."""
+    """A problem as defined in RFC 9457."""
 
     type: str = Field(description="URN of the kind of problem.")
     title: str = Field(description="The kind in words.")
@@ -116,7 +116,7 @@ _STATUS: dict[type[errors.FusionDiffError], int] = {
 
 
 def problem(error: BaseException, request_id: str | None = None) -> Problem:
-    """Return an error as a problem; of one that strangers can do nothing about, only that there was one."""
+    """Return an error as a problem. Details of faults of the service are left out."""
     if isinstance(error, RefusedError):
         return _said(error, error.status, request_id)
     if isinstance(error, errors.CheckpointError):
@@ -137,12 +137,12 @@ def problem(error: BaseException, request_id: str | None = None) -> Problem:
 
 
 def is_fault(error: BaseException) -> bool:
-    """Tell whether an error is the service's own, and neither a refusal nor about what was sent."""
+    """Tell whether an error is a fault of the service, not a refusal and not an error in the request."""
     return not isinstance(error, RefusedError) and problem(error).status >= 500
 
 
 def report(error: BaseException, request_id: str | None, metrics: Metrics) -> Problem:
-    """Return an error as a problem; one that is the service's own is logged and counted, once."""
+    """Return an error as a problem. A fault of the service is logged and counted once."""
     told = problem(error, request_id)
     if is_fault(error) and not getattr(error, "fusion_diff_reported", False):
         error.fusion_diff_reported = True  # type: ignore[attr-defined]
@@ -152,7 +152,7 @@ def report(error: BaseException, request_id: str | None, metrics: Metrics) -> Pr
 
 
 def _disk_full(error: BaseException) -> bool:
-    """Tell whether there was no room on the service's disk, or on that of its database."""
+    """Tell whether the disk of the service or of its database is full."""
     if isinstance(error, OSError):
         return error.errno in _FULL
     if not isinstance(error, exc.OperationalError):
@@ -184,12 +184,12 @@ def respond(told: Problem, *, retry_after: float | None = None, headers: dict[st
 
 
 def request_id_of(request: Request) -> str | None:
-    """Return the id that the request has in the log."""
+    """Return the request id, as in the log."""
     return getattr(request.state, "request_id", None)
 
 
 def install(app: FastAPI) -> None:
-    """Have an app answer with problems, whatever goes wrong."""
+    """Install the handlers that turn errors into problems."""
     app.add_exception_handler(errors.FusionDiffError, _on_error)
     app.add_exception_handler(HTTPException, on_http)
     app.add_exception_handler(RequestValidationError, _on_validation)
@@ -205,9 +205,9 @@ async def _on_error(request: Request, error: Exception) -> Response:
 
 
 async def on_http(request: Request, error: Exception) -> Response:
-    """Answer with a problem what the framework refuses, as an address of nothing."""
+    """Answer with a problem where the framework refuses a request, such as an unknown path."""
     assert isinstance(error, HTTPException)
-    if isinstance(error.__cause__, OSError | MemoryError):  # the body was right, and there was no room for it
+    if isinstance(error.__cause__, OSError | MemoryError):  # a valid body for which there was no room
         return respond(reported(error.__cause__, request))
     kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
     told = _problem(kind, error.status_code, paragraph(error.detail, _LONGEST), request_id_of(request))
@@ -225,11 +225,11 @@ async def _on_validation(request: Request, error: Exception) -> Response:
 
 
 def documented(*statuses: int, gives: str | None = None) -> dict[int | str, dict[str, Any]]:
-    """Return how OpenAPI describes the answers of a route.
+    """Return the OpenAPI description of a route's responses.
 
     Args:
-        statuses: of its problems, beside those that every route has.
-        gives: media type of what it gives; JSON when omitted.
+        statuses: statuses of its problems, in addition to those of every route.
+        gives: media type of the successful response; JSON if omitted.
     """
     schema = {"schema": {"$ref": "#/components/schemas/Problem"}}
     every = (400, 401, 403, 408, 413, 422, 429, 500, 503)

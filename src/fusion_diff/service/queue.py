@@ -1,9 +1,8 @@
-"""The queue: micrographs of all callers, read ahead, judged in turn by the one model, recorded together.
+"""The queue of micrographs of all callers: read ahead, judged one at a time, recorded together.
 
-Three threads hand them on, so that the next file is read while the model computes, and the last ones are written to
-disk meanwhile. What waits for the disk is committed in one transaction: under load, one wait for the disk serves many.
-The model has no call that is faster for several micrographs than for each in turn, so nobody waits for a batch to
-fill.
+Three threads form a pipeline: one reads the next files, one runs the model, one writes to disk. Verdicts that wait for
+the disk are committed in one transaction, so under load one disk sync serves many. The model is not batched, because it
+has no call that is faster for several micrographs than for one.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ if TYPE_CHECKING:
     from fusion_diff.service.tables import Inspection
 
 LAST_SECONDS = 5
-"""What is being judged when the time to stop has come has so many seconds more."""
+"""Extra seconds for micrographs that are being judged at the stop deadline."""
 READ_AHEAD = 8
 """Most micrographs that are decoded and wait for the model."""
 COMMITTED = 8
@@ -44,10 +43,10 @@ _RECENT = 16
 
 
 class Queue:
-    """Takes tasks until it is full or stopped, and settles the future of every one that it took.
+    """Accepts tasks until it is full or stopped, and settles the future of every accepted task.
 
     Attributes:
-        until: when what is not being judged yet is refused, on the monotonic clock; infinite until it is stopped.
+        until: the stop deadline on the monotonic clock, when waiting tasks are refused; infinite until `stop`.
     """
 
     def __init__(
@@ -61,11 +60,11 @@ class Queue:
         """Start the threads.
 
         Args:
-            settings: how long it is, and how large micrographs may be.
-            find_model: gives the model of an id; called in the thread that computes.
+            settings: the queue's length and the largest micrograph.
+            find_model: returns the model of an id; called in the computing thread.
             database: where verdicts are recorded.
-            store: where images are kept.
-            metrics: what is counted.
+            store: where images are stored.
+            metrics: the metrics to update.
         """
         self._settings, self._find_model, self._metrics = settings, find_model, metrics
         self._database, self._store = database, store
@@ -75,9 +74,9 @@ class Queue:
         self._waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[tuple[Task, Micrograph, bytes] | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
-        self._ahead = Semaphore(READ_AHEAD)  # micrographs that are read and wait for the model
-        self._rates: deque[float] = deque(maxlen=_RECENT)  # seconds a pixel
-        self._times: deque[float] = deque(maxlen=_RECENT)  # seconds a micrograph
+        self._ahead = Semaphore(READ_AHEAD)  # micrographs decoded and waiting for the model
+        self._rates: deque[float] = deque(maxlen=_RECENT)  # seconds per pixel
+        self._times: deque[float] = deque(maxlen=_RECENT)  # seconds per micrograph
         self._threads = [
             Thread(target=run, name=f"fusion-diff-{run.__name__.strip('_')}", daemon=True)
             for run in (self._read, self._compute, self._record)
@@ -87,21 +86,21 @@ class Queue:
 
     @property
     def depth(self) -> int:
-        """Micrographs that wait or are being worked on."""
+        """Number of accepted tasks that are not settled."""
         return len(self._taken)
 
     @property
     def running(self) -> bool:
-        """Whether it takes tasks."""
+        """Whether it accepts tasks."""
         return self.until == math.inf and all(thread.is_alive() for thread in self._threads)
 
     def submit(self, tasks: Sequence[Task]) -> None:
-        """Take tasks, all of them or none.
+        """Accept tasks, all or none.
 
         Raises:
             StoppingError: the service is shutting down.
-            BusyError: there is no room for so many.
-            LateError: the deadline has passed.
+            BusyError: the queue has no room for them.
+            LateError: the deadline has passed or cannot be met.
         """
         with self._changing:
             if self.until < math.inf:
@@ -122,11 +121,10 @@ class Queue:
                 self._waiting.put(task)
 
     def stop(self, seconds: float) -> None:
-        """Take no more tasks, and return at once; what was taken is being finished. To stop twice changes nothing.
+        """Accept no more tasks, and return at once. Accepted tasks are finished. A second call has no effect.
 
         Args:
-            seconds: how long that may take: what is not being judged by then is refused, and what is being judged is
-                `LAST_SECONDS` later.
+            seconds: time until waiting tasks are refused; a task that is being judged is refused `LAST_SECONDS` later.
         """
         with self._changing:
             if self.until < math.inf:
@@ -138,7 +136,7 @@ class Queue:
         self._last.start()
 
     def close(self) -> None:
-        """Wait until what was taken before `stop` is settled, and the threads with it."""
+        """Wait until all tasks accepted before `stop` are settled and the threads have ended."""
         for thread in self._threads:
             thread.join(max(0.0, self.until + LAST_SECONDS - time.monotonic()))
         self._last.cancel()
@@ -155,7 +153,7 @@ class Queue:
             self._settle(task, _stopping())
 
     def _least_wait(self) -> float:
-        """The least time, in seconds, that the micrographs in front of a new one will take."""
+        """Return a lower bound, in seconds, for the wait of a new micrograph."""
         return self.depth * min(self._times, default=0.0)
 
     def _read(self) -> None:
@@ -174,7 +172,7 @@ class Queue:
             task, micrograph, thumbnail = item
             self._ahead.release()
             model = None
-            if task.future.done() or not task.future.set_running_or_notify_cancel():  # nobody waits for it any more
+            if task.future.done() or not task.future.set_running_or_notify_cancel():  # refused or cancelled
                 task.upload.discard()
                 continue
             try:
@@ -199,7 +197,7 @@ class Queue:
             raise _late()
 
     def _fail(self, task: Task, error: BaseException, model: object = None) -> None:
-        """Have an error recorded, if it is the micrograph's; settle the task at once, if it is not."""
+        """Record an error in the micrograph; settle the task at once on any other error."""
         if isinstance(error, MicrographError):
             self._finished.put(work.failed(task, error, model))
         else:
@@ -221,7 +219,7 @@ class Queue:
                 self._commit(batch)
 
     def _commit(self, batch: list[Finished]) -> None:
-        """Record a batch, or where that fails each for itself; but not what was refused meanwhile."""
+        """Record finished tasks together; if that fails, each by itself. Skip tasks refused meanwhile."""
         batch = [each for each in batch if not each.task.future.done()]
         if not batch:
             return
@@ -245,7 +243,7 @@ class Queue:
 
     def _settle(self, task: Task, outcome: Inspection | BaseException | None) -> None:
         task.upload.discard()
-        with contextlib.suppress(InvalidStateError):  # nobody waits for it any more; what was recorded stays
+        with contextlib.suppress(InvalidStateError):  # refused or cancelled meanwhile; a recorded verdict stays
             if isinstance(outcome, BaseException) or outcome is None:
                 task.future.set_exception(outcome or RuntimeError("no outcome"))
             else:

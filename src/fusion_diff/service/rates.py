@@ -1,4 +1,4 @@
-"""The rate limit: a bucket of tokens for each caller, which fills up again over a minute."""
+"""The rate limit: a token bucket per caller, which refills in a minute."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections import OrderedDict
 from threading import Lock
 
 _CALLERS = 10_000
-"""Callers remembered; the one that has been away longest is forgotten first, and would start with a full bucket."""
+"""Number of callers remembered. The least recent one is forgotten first, and starts again with a full bucket."""
 
 
 class RateLimit:
-    """Lets a caller make so many requests a minute, all at once if it likes."""
+    """Allows each caller a number of requests per minute; they may come all at once."""
 
     def __init__(self, per_minute: int) -> None:
         self._most = float(per_minute)
@@ -19,11 +19,11 @@ class RateLimit:
         self._lock = Lock()
 
     def wait(self, caller: str, at: float | None = None) -> float:
-        """Take a token and return 0, or the seconds until there is one.
+        """Take a token and return 0, or return the seconds until one is free.
 
         Args:
-            caller: whose bucket.
-            at: the time, in seconds on a clock that never goes back; now when omitted.
+            caller: owner of the bucket.
+            at: time in seconds on a monotonic clock; now if omitted.
         """
         at = time.monotonic() if at is None else at
         with self._lock:

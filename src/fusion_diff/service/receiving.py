@@ -1,4 +1,4 @@
-"""Bodies: read from callers who may send them, as far as a route has use for them, and not from those who dawdle."""
+"""Request bodies: read after the caller's scopes are checked, up to a size limit and at a minimum rate."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ if TYPE_CHECKING:
     from fusion_diff.service.runtime import Service
 
 MAX_PLAIN_BYTES = 1 << (40 * MAX_REFERENCES).bit_length()
-"""Of bodies without files; the longest that have a meaning are references chosen on a page, 40 bytes each."""
+"""Largest body without files. The longest that is used lists references selected on a page, 40 bytes each."""
 PATIENCE_SECONDS = 30.0
-"""How long a body may keep us waiting, at first and after a burst."""
+"""Longest wait for more of a body, at first and after a burst."""
 SLOWEST = 2**13
-"""Bytes a second that never wear the patience out, on however large an upload."""
+"""Bytes per second at which a body is never too slow, whatever its size."""
 
 
 class Route(APIRoute):
-    """A route that asks what the caller may before it reads what he sends: FastAPI by itself parses first."""
+    """A route that checks the caller's scopes before it reads the body; FastAPI by itself parses the body first."""
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request."""
+        """Return the handler of requests."""
         answer = super().get_route_handler()
         needs = [each.call for each in self.dependant.dependencies if isinstance(each.call, Needs)]
         files = any(isinstance(field.field_info, File) for field in self.dependant.body_params)
@@ -61,15 +61,15 @@ class Route(APIRoute):
 def bounded(
     receive: Receive, limit: int, ended: Callable[[], Awaitable[None]], patience: float = PATIENCE_SECONDS
 ) -> Receive:
-    """Return what receives a body of so many bytes at most, whatever its length was said to be.
+    """Return a `receive` that limits size and slowness of a body, whatever its `Content-Length` says.
 
     Args:
-        receive: gives its parts.
-        limit: in bytes.
-        ended: called once all of it is there.
-        patience: seconds that it may keep us waiting; each `SLOWEST` bytes make up for one of them.
+        receive: gives the parts of the body.
+        limit: most bytes.
+        ended: called once the whole body is there.
+        patience: seconds of waiting allowed; every `SLOWEST` bytes give one second back.
 
-    The errors are of the one kind that parsing of forms lets through.
+    It raises `HTTPException`, the only kind of error that form parsing lets through.
     """
     size, left, more = 0, patience, True
 

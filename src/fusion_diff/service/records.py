@@ -1,4 +1,4 @@
-"""The records: inspections found again, filtered, and overruled."""
+"""The recorded inspections: finding, filtering and overruling them."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.decision import Decision
 
 MAX_REASON = 2000
-"""Characters of a reason."""
+"""Most characters of a reason."""
 
 
 @dataclass(frozen=True)
 class Filter:
-    """Which inspections are looked for; None lets all pass.
+    """Criteria for inspections; a criterion of None accepts all.
 
     Attributes:
-        decision: as it was made, or as it was overruled.
-        model_sha256: which model judged.
-        since: made then or later.
-        until: made before.
-        name: is contained in the micrograph's name, whatever the case of its letters.
-        overruled: whether an expert overruled it.
+        decision: the decision in force: the expert's if overruled, else the model's.
+        model_sha256: digest of the model.
+        since: earliest time, inclusive.
+        until: latest time, exclusive.
+        name: part of the micrograph's name, ignoring case.
+        overruled: whether an expert overruled the verdict.
     """
 
     decision: Decision | None = None
@@ -47,7 +47,7 @@ class Filter:
     overruled: bool | None = None
 
     def apply(self, query: Select[Any]) -> Select[Any]:
-        """Return a query for those that pass."""
+        """Return the query restricted by the criteria."""
         if self.decision is not None:
             made = Inspection.overruled_decision.is_(None) & (Inspection.decision == self.decision)
             query = query.where(made | (Inspection.overruled_decision == self.decision))
@@ -65,12 +65,12 @@ class Filter:
 
 
 def page(session: Session, wanted: Filter, cursor: str | None, limit: int) -> tuple[Sequence[Inspection], str | None]:
-    """Return some inspections, newest first, and the cursor of those after them; None where there are none.
+    """Return a page of inspections, newest first, and the cursor of the next page; None at the end.
 
-    New inspections do not move what a cursor points at.
+    New inspections do not shift the page that a cursor points at.
 
     Raises:
-        RefusedError: the cursor is none that was given out.
+        RefusedError: the cursor is invalid.
     """
     query = wanted.apply(select(Inspection)).order_by(Inspection.number.desc()).limit(limit + 1)
     if cursor is not None:
@@ -85,7 +85,7 @@ def get_inspection(session: Session, inspection_id: str) -> Inspection:
     """Return an inspection.
 
     Raises:
-        NotFoundError: there is none of that id.
+        NotFoundError: no inspection has that id.
     """
     row = session.scalar(select(Inspection).where(Inspection.id == inspection_id))
     if row is None:
@@ -94,22 +94,22 @@ def get_inspection(session: Session, inspection_id: str) -> Inspection:
 
 
 def some(session: Session, ids: Sequence[str]) -> list[Inspection]:
-    """Return those of these inspections that there are, in their order."""
+    """Return the inspections with these ids, in their order, without those that do not exist."""
     found = {row.id: row for row in session.scalars(select(Inspection).where(Inspection.id.in_(ids)))}
     return [found[each] for each in ids if each in found]
 
 
 def overrule(session: Session, inspection_id: str, decision: Decision, reason: str, by: str) -> Inspection:
-    """Overrule a verdict: the row says so, and the ledger gets a line; what was decided first stays in both.
+    """Overrule a verdict in its row and with a new ledger line; the model's decision stays in both.
 
-    The model's own decision takes back what it was overruled to; that is a line of the ledger too.
+    Giving the model's own decision withdraws an overruling, which also adds a ledger line.
 
     Raises:
-        NotFoundError: there is no inspection of that id.
-        ConflictError: it is the model's own decision, and nothing was overruled.
+        NotFoundError: no inspection has that id.
+        ConflictError: the decision is the model's own, and nothing was overruled.
     """
     row = get_inspection(session, inspection_id)
-    session.refresh(row, with_for_update=True)  # or one of two that overrule it at once would be forgotten
+    session.refresh(row, with_for_update=True)  # else one of two concurrent overrulings would be lost
     withdrawn = decision == row.decision
     if withdrawn and row.overruled_decision is None:
         raise ConflictError(f"the model itself decided {decision}, so that there is nothing to overrule")

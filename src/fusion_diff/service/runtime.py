@@ -1,4 +1,4 @@
-"""What the service consists of while it runs, opened and closed in order."""
+"""The parts of the running service, opened and closed in order."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ class Service:
     """The parts of a running service.
 
     Attributes:
-        settings: as it was started with.
+        settings: the settings it was started with.
         database: the records.
         store: images and evidence.
-        shelf: models.
+        shelf: the models.
         queue: inspections under way.
         learning: audits and enrolments.
-        metrics: what is counted.
+        metrics: the Prometheus metrics.
         rates: the rate limit.
-        sessions: signs what browsers keep.
-        slots: how much is received and decoded at once.
-        claimed: says, while it is open, that uploads are this process's.
+        sessions: signs session cookies.
+        slots: limits for concurrent uploads and decoding.
+        claimed: open file whose lock keeps other processes from removing the uploads.
     """
 
     settings: Settings
@@ -65,10 +65,10 @@ class Service:
 
     @classmethod
     def open(cls, settings: Settings) -> Service:
-        """Open everything; the model is loaded and the database brought up to date.
+        """Open everything, load the model and migrate the database.
 
         Raises:
-            FusionDiffError: something is not as it has to be.
+            FusionDiffError: a setting, the database, the store or the model is not usable.
             OSError: the data folder cannot be written.
         """
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -99,12 +99,12 @@ class Service:
             raise
 
     def stop(self) -> None:
-        """Give up what is being learned, take nothing more, and return at once; what was taken is being finished."""
+        """Abort the running job, accept no more micrographs, and return at once. Accepted ones are finished."""
         self.learning.close(0)
         self.queue.stop(self.settings.drain_seconds)
 
     def close(self) -> None:
-        """Stop, wait for what was taken and what was being learned, and close everything."""
+        """Stop, wait for accepted micrographs and the running job, and close everything."""
         self.stop()
         self.queue.close()
         self.learning.close(max(0.0, self.queue.until - time.monotonic()))
@@ -113,15 +113,15 @@ class Service:
 
 
 def _secret(file: Path) -> bytes:
-    """Return the secret in a file, which is made if it is not there, and is never seen half written.
+    """Return the secret in a file, and make the file if it is missing. No process sees it half written.
 
     Raises:
-        TrustError: it cannot be read, or is longer than a secret.
-        ServiceError: it is shorter.
-        OSError: it cannot be written.
+        TrustError: the file cannot be read or is too long.
+        ServiceError: the file is too short.
+        OSError: the file cannot be written.
     """
     if not file.exists():
-        handle, part = tempfile.mkstemp(prefix=".session.", dir=file.parent)  # for its owner alone
+        handle, part = tempfile.mkstemp(prefix=".session.", dir=file.parent)  # readable by the owner only
         try:
             with os.fdopen(handle, "wb") as stream:
                 stream.write(secrets.token_bytes(SECRET_BYTES))
@@ -129,7 +129,7 @@ def _secret(file: Path) -> bytes:
                 os.fsync(stream.fileno())
             try:
                 os.link(part, file)
-            except FileExistsError:  # another process was faster
+            except FileExistsError:  # another process made it first
                 pass
             except OSError:  # a file system without hard links
                 Path(part).replace(file)

@@ -1,4 +1,4 @@
-"""Who may do what: the gate that every request passes first, and what routes ask of a caller."""
+"""Authentication and scopes: the middleware that checks every request, and the dependencies of routes."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ _FREE = ("/healthz", "/readyz")
 
 
 class Gate:
-    """Finds out who calls; refuses who is not known, not allowed to come from there, or too fast.
+    """Middleware that identifies the caller. Refuses unknown callers, other sites and too many requests.
 
-    Guarded paths are those of the API and the metrics. On all others, pages decide what to do without a caller.
+    The API and the metrics need a caller. On all other paths, pages decide what to do without one.
     """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app, self._watchers = app, Watchers()
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
-        """Let a request pass, or answer it."""
+        """Pass a request on, or answer it with a problem."""
         if scope["type"] != "http" or scope["path"] in _FREE:
             await self.app(scope, receive, send)
             return
@@ -89,7 +89,7 @@ class Gate:
 
 
 def _check_site(headers: Headers, method: str, *, insecure: bool) -> None:
-    """Refuse what a page of another site had a browser send, and names of this machine that are not its own."""
+    """Refuse requests from pages of other sites, and without API keys any host name but loopback."""
     host = headers.get("host", "")
     if insecure and _hostname(host) not in LOOPBACK:
         raise ForbiddenError(f"without API keys the service answers as {LOOPBACK[0]} only")
@@ -109,7 +109,7 @@ def _hostname(host: str) -> str | None:
 
 
 def _caller(headers: Headers, method: str, service: Service) -> Caller | None:
-    """Return who calls by key or by session; None where neither is given."""
+    """Return the caller by API key or session; None if neither is given."""
     kind, _, key = headers.get("authorization", "").partition(" ")
     if kind:
         with service.database.read() as session:
@@ -128,7 +128,7 @@ def _caller(headers: Headers, method: str, service: Service) -> Caller | None:
 
 
 def session_cookie(headers: Headers) -> str:
-    """Return the session's cookie; empty where there is none."""
+    """Return the session cookie; empty if there is none."""
     try:
         found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
     except CookieError:
@@ -137,13 +137,13 @@ def session_cookie(headers: Headers) -> str:
 
 
 def csrf_token(request: Request) -> str:
-    """Return the token that a page of this request has to send along as `X-CSRF-Token`."""
+    """Return the token that pages of this session send as `X-CSRF-Token`."""
     service: Service = request.app.state.service
     return service.sessions.csrf_token(session_cookie(request.headers))
 
 
 def begin_session(request: Request, response: Response, key: str) -> Caller:
-    """Sign a browser in with an API key: the response sets the session's cookie, which no script can read.
+    """Sign a browser in with an API key. The response sets the session cookie, which scripts cannot read.
 
     Raises:
         UnauthorizedError: the key is not valid.
@@ -165,7 +165,7 @@ def begin_session(request: Request, response: Response, key: str) -> Caller:
 
 
 def end_session(request: Request, response: Response) -> None:
-    """Sign a browser out: its cookie is of no use any more, to whoever has a copy."""
+    """Sign a browser out. Copies of its cookie become invalid too."""
     service: Service = request.app.state.service
     signed = service.sessions.read(session_cookie(request.headers))
     if signed is not None:
@@ -175,7 +175,7 @@ def end_session(request: Request, response: Response) -> None:
 
 
 def caller_of(request: Request) -> Caller | None:
-    """Return who makes a request; None where a page is asked for without a session."""
+    """Return the caller of a request; None for a page without a session."""
     return cast("Caller | None", getattr(request.state, "caller", None))
 
 
@@ -183,9 +183,9 @@ _BEARER = HTTPBearer(auto_error=False, description="An API key, made with `fusio
 
 
 class Needs:
-    """A dependency that gives the caller, and refuses one whose key has none of these scopes.
+    """A dependency that returns the caller, and refuses a caller without any of these scopes.
 
-    `receiving.Route` asks it before it reads a body, and FastAPI once more to have the caller.
+    `receiving.Route` calls it before it reads a body; FastAPI calls it again for the route's argument.
     """
 
     def __init__(self, *scopes: Scope) -> None:
@@ -199,7 +199,7 @@ class Needs:
         """Return the caller.
 
         Raises:
-            UnauthorizedError: there is none.
+            UnauthorizedError: there is no caller.
             ForbiddenError: the key lacks the scopes.
         """
         caller = caller_of(request)

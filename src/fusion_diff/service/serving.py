@@ -1,6 +1,6 @@
-"""The server: uvicorn, told to stop the queue before it waits for the answers to what was accepted.
+"""The uvicorn server. On shutdown it stops the queue first, then waits for the answers to accepted requests.
 
-Connections on which nothing is asked are closed, and there is an end to their number.
+Idle connections are closed, and their number is limited.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ if TYPE_CHECKING:
     from fusion_diff.service.runtime import Service
 
 _ANSWERING_SECONDS = LAST_SECONDS + 3
-"""How much longer than the queue the answers may take, before their connections are cut."""
+"""Seconds after the stop deadline of the queue at which open connections are cut."""
 ASKING_SECONDS = 30.0
-"""How long a client may take to ask for something, its headers included, once it is connected or was answered."""
+"""Seconds within which a client has to send a request with its headers, after connecting or after an answer."""
 _OTHERS = 256
-"""Connections beside those that may wait for a verdict."""
+"""Connections in addition to those that may wait for a verdict."""
 
 
 class Connection(H11Protocol):
-    """A connection that is closed when nothing is asked on it: uvicorn by itself waits for ever for half a header."""
+    """A connection that is closed when idle. uvicorn itself waits without limit for an incomplete header."""
 
     _waiting: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """Begin to wait for the first request."""
+        """Start the timer for the first request."""
         super().connection_made(transport)
         self._wait()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Wait no more."""
+        """Stop the timer."""
         if self._waiting is not None:
             self._waiting.cancel()
         super().connection_lost(exc)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request, and for what is left of a body that was refused."""
+        """Start the timer for the next request, or for the rest of a refused body."""
         super().on_response_complete()
         self._wait()
 
@@ -59,7 +59,7 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Serves what was opened until the process is told to end."""
+    """Serves an opened service until the process is told to end."""
 
     def __init__(self, service: Service) -> None:
         self._service = service
@@ -79,6 +79,6 @@ class Server(uvicorn.Server):
         super().__init__(config)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Take no more connections, answer what was accepted, and close."""
+        """Accept no more connections, answer accepted requests, and close."""
         self._service.stop()
         await super().shutdown(sockets)

@@ -1,7 +1,7 @@
-"""Sessions of browsers: a signed cookie that names an API key and ends by itself, and tokens against forged requests.
+"""Browser sessions: a signed, expiring cookie with the id of an API key, and tokens against forged requests.
 
-The cookie holds no key. It is good until it is signed out, which the records keep for as long as it would have lasted,
-or until the key it names is revoked.
+The cookie does not contain the key. It ends when it expires, when the browser signs out, or when the key is revoked.
+The database keeps signed-out sessions until they would have expired.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ LASTS_SECONDS = 12 * 3600
 
 
 class Signed(NamedTuple):
-    """What a cookie says.
+    """The content of a cookie.
 
     Attributes:
-        key_id: of the API key that signed in.
-        id: of the session.
-        ends: when it ends by itself, in seconds since 1970.
+        key_id: id of the API key that signed in.
+        id: id of the session.
+        ends: expiry in seconds since 1970.
     """
 
     key_id: str
@@ -40,37 +40,37 @@ class Signed(NamedTuple):
 
 
 class Sessions:
-    """Signs and checks cookies with a secret that stays here."""
+    """Signs and checks cookies with a secret."""
 
     def __init__(self, secret: bytes) -> None:
         self._secret = secret
 
     def begin(self, key_id: str, at: float | None = None) -> str:
-        """Return the cookie of a new session of the caller with this key."""
+        """Return the cookie of a new session for this API key."""
         ends = int((time.time() if at is None else at) + LASTS_SECONDS)
         told = f"{key_id}.{new_id()}.{ends}"
         return f"{told}.{self._sign('session', told)}"
 
     def read(self, cookie: str, at: float | None = None) -> Signed | None:
-        """Return what a cookie says; None where it was not signed here or has ended by itself."""
+        """Return the content of a cookie; None if its signature is wrong or it has expired."""
         told, _, signature = cookie.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._sign("session", told).encode()):
             return None
         key_id, *rest = told.split(".")
-        if len(rest) != 2:  # as earlier versions signed them: without an id of their own
+        if len(rest) != 2:  # signed by an earlier version, without a session id
             return None
         signed = Signed(key_id, rest[0], int(rest[1]))
         return signed if signed.ends > (time.time() if at is None else at) else None
 
     def csrf_token(self, cookie: str) -> str:
-        """Return the token that a page puts into the header `X-CSRF-Token` of what it sends in this session.
+        """Return the token that pages send in the header `X-CSRF-Token` in this session.
 
-        Without a session, where no API key is asked for, the cookie is empty; the token is then of no use and no harm.
+        If the service asks for no API key, the cookie is empty and the token has no effect.
         """
         return self._sign("csrf", cookie)
 
     def is_csrf_token(self, token: str, cookie: str) -> bool:
-        """Tell whether a token belongs to a session."""
+        """Tell whether a token belongs to the session of a cookie."""
         return hmac.compare_digest(token.encode(), self.csrf_token(cookie).encode())
 
     def _sign(self, what: str, told: str) -> str:
@@ -78,7 +78,7 @@ class Sessions:
 
 
 def end(session: Session, signed: Signed) -> None:
-    """Let a session allow nothing from now on, whichever process is asked; it may have been ended before."""
+    """End a session in all processes. It may have ended before."""
     session.execute(delete(EndedSession).where(EndedSession.ends < now()))
     session.merge(EndedSession(id=signed.id, ends=datetime.fromtimestamp(signed.ends, UTC)))
 

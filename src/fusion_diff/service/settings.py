@@ -1,4 +1,4 @@
-"""Settings of the service: environment variables that begin with FUSION_DIFF_, or arguments."""
+"""Settings of the service: environment variables with the prefix FUSION_DIFF_, or arguments."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from fusion_diff.micrograph import MAX_PIXELS
 from fusion_diff.printable import paragraph
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-"""Addresses that no other machine can reach."""
+"""Loopback addresses, which other machines cannot reach."""
 
 
 class Settings(BaseSettings):
-    """Where the service listens, what it keeps where, and how much it takes.
+    """Where the service listens, where it stores its data, and its limits.
 
     Attributes:
-        data: folder of everything that is kept, unless the next three say otherwise.
-        database_url: SQLAlchemy URL; SQLite in the data folder when omitted.
-        store_url: folder or fsspec URL of images and evidence; in the data folder when omitted.
-        models_folder: where enrolled models are saved; in the data folder when omitted.
-        model: the model to start with: a name, a folder or a hub id. It judges, unless one that was enrolled here was
-            chosen to, and references are enrolled on it.
-        device: where to compute.
+        data: folder of all data, unless the next three say otherwise.
+        database_url: SQLAlchemy URL; SQLite in the data folder if omitted.
+        store_url: folder or fsspec URL of images and evidence; in the data folder if omitted.
+        models_folder: folder of enrolled models; in the data folder if omitted.
+        model: the start model: a name, a folder or a hub id. References are enrolled on it, and it judges unless an
+            enrolled model was chosen as default.
+        device: device to compute on.
         host: address to listen on.
         port: port to listen on.
         insecure: ask for no API key; allowed on a loopback address only.
-        trusted_proxies: addresses and networks, with commas between them, of proxies that are believed when they say
-            for whom and over which protocol they ask; `*` for all.
-        max_upload_bytes: largest file.
-        max_request_bytes: largest request, whatever its files.
-        max_files: files in one request.
-        max_pixels: largest micrograph.
-        rate_limit: requests that a caller may make in a minute.
-        queue_length: micrographs that may wait to be inspected.
-        drain_seconds: how long a shutdown waits for requests under way.
-        telemetry: send traces and metrics where OpenTelemetry's own environment variables say.
+        trusted_proxies: comma-separated addresses and networks of proxies whose headers about caller and protocol are
+            trusted; `*` for all.
+        max_upload_bytes: largest file, in bytes.
+        max_request_bytes: largest request, in bytes.
+        max_files: most files in a request; the smaller of this and `queue_length` holds.
+        max_pixels: most pixels of a micrograph.
+        rate_limit: most requests of a caller per minute.
+        queue_length: most micrographs that wait or are being judged.
+        drain_seconds: how long a shutdown waits for accepted requests.
+        telemetry: whether to send traces and metrics to the OpenTelemetry endpoint of the environment.
     """
 
     model_config = SettingsConfigDict(env_prefix="FUSION_DIFF_", extra="ignore", frozen=True)
 
     data: Path = Path("fusion-diff-data")
-    database_url: str | None = Field(default=None, repr=False)  # it may hold a password
+    database_url: str | None = Field(default=None, repr=False)  # may contain a password
     store_url: str | None = Field(default=None, repr=False)
     models_folder: Path | None = None
     model: str = EMBEDDED
@@ -108,15 +108,15 @@ class Settings(BaseSettings):
 
     @property
     def incoming(self) -> Path:
-        """Folder of uploads that are not stored yet."""
+        """Folder of uploads before they are stored."""
         return self.data / "incoming"
 
 
 def read_settings(**given: object) -> Settings:
-    """Return the settings of the environment, with those given in their place; None leaves one as it is.
+    """Return the settings of the environment, overridden by the given ones that are not None.
 
     Raises:
-        ServiceError: a setting is out of range, or they do not go together.
+        ServiceError: a setting is out of range, or settings contradict each other.
     """
     try:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]

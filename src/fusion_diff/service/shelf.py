@@ -1,7 +1,7 @@
-"""The shelf: the models there are, which of them judges unless another is named, and those held in memory.
+"""The models of the service: finding, loading, saving them, and the choice of the default model.
 
-A model that was enrolled here judges once it was chosen, for every process that shares the records; else each process
-judges with the model that it was started with, so that in a rolling update the old ones go on as they were.
+A model that was enrolled here and chosen as default judges for every process that shares the database. Without one,
+each process judges with the model it was started with, so in a rolling update old processes keep their model.
 """
 
 from __future__ import annotations
@@ -31,21 +31,21 @@ if TYPE_CHECKING:
     from fusion_diff.service.settings import Settings
 
 _HELD = 2
-"""Models in memory at once; of more, the one that has not judged for longest is dropped."""
+"""Most models in memory; the least recently used one is dropped first."""
 
 
 class Shelf:
     """Finds, loads and saves models.
 
     Attributes:
-        base_sha256: of the model that references are enrolled on.
+        base_sha256: digest of the model that references are enrolled on.
 
     Raises:
-        CheckpointError: the model to start with cannot be loaded.
+        CheckpointError: the start model cannot be loaded.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
-        """Load the model to start with; it judges, unless one that was enrolled here was chosen to."""
+        """Load the start model. It judges unless an enrolled model was chosen as default."""
         from fusion_diff.model import DiffusionModel
 
         self._settings, self._database = settings, database
@@ -55,7 +55,7 @@ class Shelf:
         model = DiffusionModel.from_pretrained(settings.model).to(settings.device)
         self.base_sha256 = model.sha256
         with database.write() as session:
-            take_turn(session.connection())  # or processes that start together would each add a row
+            take_turn(session.connection())  # else processes that start together would each add a row
             same = select(Model).where(Model.sha256 == model.sha256, Model.folder == settings.model)
             row = session.scalar(same.order_by(Model.number).limit(1))
             if row is None:
@@ -66,21 +66,21 @@ class Shelf:
         self._held[row.id] = model
 
     def base(self) -> DiffusionModel:
-        """Load the model that references are enrolled on, a copy of one's own.
+        """Load a fresh copy of the model that references are enrolled on.
 
         Raises:
-            ConflictError: there is another in its place by now.
-            CheckpointError: it was altered or removed.
+            ConflictError: another model lies in its place by now.
+            CheckpointError: the model was altered or removed.
         """
         return self._load(self._settings.model, self.base_sha256, self._settings.model)
 
     def find(self, model_id: str) -> DiffusionModel:
-        """Return a model, loaded if it is not held.
+        """Return a model, and load it if it is not in memory.
 
         Raises:
-            NotFoundError: there is none of that id.
-            ConflictError: there is another in its place by now.
-            CheckpointError: it was altered or removed.
+            NotFoundError: no model has that id.
+            ConflictError: another model lies in its place by now.
+            CheckpointError: the model was altered or removed.
         """
         with self._lock:
             model = self._held.get(model_id)
@@ -95,12 +95,12 @@ class Shelf:
         return model
 
     def save(self, model: DiffusionModel, name: str) -> tuple[Model, Path]:
-        """Save an enrolled model under a name; return its row, which `enter` puts into the records, and its folder.
+        """Save an enrolled model, and return its row, which `enter` records, and its folder.
 
-        Where there is a model of this name, it gets a number too: "line 7 (2)".
+        If the name is taken, the model gets a number: "line 7 (2)".
 
         Raises:
-            OSError: it cannot be written.
+            OSError: the folder cannot be written.
         """
         model_id = new_id()
         with self._database.read() as session:
@@ -117,10 +117,10 @@ class Shelf:
         return session.scalars(select(Model).order_by(Model.number.desc())).all()
 
     def get(self, session: Session, model_id: str | None) -> Model:
-        """Return the row of a model by id, or of the one that judges unless another is named.
+        """Return the row of a model by id; of the default model if `model_id` is None.
 
         Raises:
-            NotFoundError: there is none.
+            NotFoundError: no model has that id.
         """
         if model_id is None:
             chosen = session.scalar(select(Model).where(Model.is_default, _enrolled()).limit(1))
@@ -133,11 +133,11 @@ class Shelf:
         return row
 
     def named(self, session: Session, model_id: str | None) -> Model:
-        """Return the row of the model that is to judge: one that somebody names, or the one that judges else.
+        """Return the row of the model that judges a request: the named one, or the default model.
 
         Raises:
-            NotFoundError: there is none of that id.
-            ConflictError: it is retired.
+            NotFoundError: no model has that id.
+            ConflictError: the model is retired.
         """
         row = self.get(session, model_id)
         if row.retired and row.id != self.get(session, None).id:
@@ -148,11 +148,11 @@ class Shelf:
         return row
 
     def retire(self, session: Session, model_id: str, *, retired: bool) -> Model:
-        """Offer a model no longer, or again; return its row. Its verdicts stay, and whatever was learned.
+        """Retire a model or bring it back, and return its row. The model and its verdicts are kept.
 
         Raises:
-            NotFoundError: there is none of that id.
-            ConflictError: it is the one that judges unless another is named.
+            NotFoundError: no model has that id.
+            ConflictError: it is the default model.
         """
         row = self.get(session, model_id)
         if retired and row.id == self.get(session, None).id:
@@ -161,16 +161,16 @@ class Shelf:
         return row
 
     def judge(self) -> Model:
-        """Return the row of the model that judges unless another is named."""
+        """Return the row of the default model."""
         with self._database.read() as session:
             return self.get(session, None)
 
     def choose(self, session: Session, model_id: str) -> Model:
-        """Have a model judge unless another is named, from now on and in every process; return its row.
+        """Make a model the default of every process, and return its row.
 
         Raises:
-            NotFoundError: there is none of that id.
-            ConflictError: it is neither enrolled here nor what this process was started with, or it is retired.
+            NotFoundError: no model has that id.
+            ConflictError: the model is retired, or neither enrolled here nor the start model of this process.
         """
         row = self.named(session, model_id)
         if row.id != self._base_id and not row.folder.startswith(_ENROLLED):
@@ -182,10 +182,10 @@ class Shelf:
         return row
 
     def check(self) -> None:
-        """Load the model that judges.
+        """Load the default model.
 
         Raises:
-            FusionDiffError: it cannot be loaded, or has no references to judge by.
+            FusionDiffError: it cannot be loaded, or has no references.
         """
         row = self.judge()
         if self.find(row.id).enrolment is None:
@@ -195,7 +195,7 @@ class Shelf:
             )
 
     def _load(self, place: str | Path, sha256: str, name: str) -> DiffusionModel:
-        """Load a model that has to be the one of this digest."""
+        """Load a model and compare its digest."""
         from fusion_diff.model import DiffusionModel
 
         model = DiffusionModel.from_pretrained(place)
@@ -213,7 +213,7 @@ class Shelf:
 
 
 _ENROLLED = "enrolled:"
-"""What the folder of a model begins with that lies in the folder of models."""
+"""Prefix in `Model.folder` for models in the folder of enrolled models."""
 
 
 def _enrolled() -> ColumnElement[bool]:
@@ -221,7 +221,7 @@ def _enrolled() -> ColumnElement[bool]:
 
 
 def described(model: DiffusionModel, name: str, folder: str) -> Model:
-    """Return the row of a model."""
+    """Return a new row that describes a model."""
     enrolment = model.enrolment
     row = Model(name=name, folder=folder, sha256=model.sha256, counts={}, figures={}, warnings=[], is_default=False)
     if enrolment is not None:
@@ -236,13 +236,13 @@ def described(model: DiffusionModel, name: str, folder: str) -> Model:
 
 
 def enter(session: Session, row: Model, reference_set_id: str | None, *, default: bool) -> None:
-    """Put a model that was saved into the records.
+    """Record a saved model.
 
     Args:
-        session: to write in.
-        row: of the model.
-        reference_set_id: of the references that it learned from, where that set is still there.
-        default: have it judge from now on.
+        session: a write session.
+        row: row of the model.
+        reference_set_id: id of its reference set; None if that was removed.
+        default: whether to make it the default model.
     """
     row.reference_set_id = reference_set_id
     session.add(row)
@@ -252,5 +252,5 @@ def enter(session: Session, row: Model, reference_set_id: str | None, *, default
 
 
 def choose_enrolled(session: Session, model_id: str) -> None:
-    """Have a model that was enrolled here judge; another id leaves it to the model that a process was started with."""
+    """Make an enrolled model the default; any other id leaves each process with its start model."""
     session.execute(update(Model).values(is_default=(Model.id == model_id) & _enrolled()))

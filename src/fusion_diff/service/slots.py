@@ -1,4 +1,4 @@
-"""Slots: how many requests may hold much memory or disk at once; others wait, but not many and not for ever."""
+"""Limits for concurrent requests that need much memory or disk. Others wait, in limited number and time."""
 
 from __future__ import annotations
 
@@ -15,34 +15,34 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 UPLOADS = 8
-"""Requests with files that are being received at once; each fills as much of the disk as a request may have bytes."""
+"""Requests with files received at once. Each may fill the disk with the largest allowed request."""
 DECODERS = 2
-"""Micrographs that are decoded at once, beside those in the queue."""
+"""Micrographs decoded at once, in addition to those in the queue."""
 WAITING = 64
-"""Requests that may wait for a slot of one kind; each holds a connection."""
+"""Most requests that wait for a slot of one kind. Each holds a connection."""
 PATIENCE_SECONDS = 120.0
-"""How long to wait: a page shows many references, and reducing a large one takes seconds."""
+"""Longest wait. A page shows many references, and reducing a large one takes seconds."""
 
 
 class Slots:
-    """The slots of a process. Whoever waits for one holds no thread, so that other requests are answered meanwhile."""
+    """The slots of a process. A waiting request holds no thread, so other requests are answered meanwhile."""
 
     def __init__(self) -> None:
         self._uploads, self._decoders = CapacityLimiter(UPLOADS), CapacityLimiter(DECODERS)
 
     def upload(self) -> AbstractAsyncContextManager[None]:
-        """Give a slot for receiving files, as long as the block lasts.
+        """Hold a slot for receiving files during the block.
 
         Raises:
-            BusyError: none becomes free in time, or too many wait.
+            BusyError: no slot becomes free in time, or too many requests wait.
         """
         return _slot(self._uploads, "too many uploads are being received")
 
     async def decode(self, work: Callable[[], T]) -> T:
-        """Return what a function returns that decodes a micrograph, in a thread.
+        """Run a function that decodes a micrograph in a thread, holding a slot, and return its result.
 
         Raises:
-            BusyError: no slot becomes free in time, or too many wait for one.
+            BusyError: no slot becomes free in time, or too many requests wait.
         """
         async with _slot(self._decoders, "too many micrographs are being decoded"):
             return await to_thread.run_sync(work)

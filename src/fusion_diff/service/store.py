@@ -1,6 +1,6 @@
-"""The store: images and evidence under the sha256 of their bytes, in a folder or at any fsspec URL.
+"""Content-addressed store of images and evidence: bytes under their sha256, in a folder or at any fsspec URL.
 
-What is stored is never changed, so storing it twice is storing it once; and its name says nothing of who sent it.
+Stored content never changes, so storing it twice has no effect. Its name does not depend on the sender.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ _DIGITS = frozenset("0123456789abcdef")
 
 
 class Store:
-    """Keeps bytes by their sha256.
+    """Stores bytes under their sha256.
 
     Raises:
-        ServiceError: the URL cannot be used, or what it names does not answer.
+        ServiceError: the URL cannot be used, or the store does not answer.
         OSError: the folder cannot be made.
-        DependencyError: its protocol needs a package that is not installed.
+        DependencyError: the protocol needs a package that is not installed.
     """
 
     def __init__(self, url: str) -> None:
@@ -36,7 +36,7 @@ class Store:
         from fsspec.implementations.local import LocalFileSystem
 
         try:
-            # What is there is asked of the store itself, since other processes write into it and it may be gone.
+            # No listings cache: other processes write into the store, and content may disappear.
             self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except ImportError as error:
             raise DependencyError(f"the store's protocol is not installed: {error}") from None
@@ -47,10 +47,10 @@ class Store:
         if self._local:
             self._files.makedirs(self._root, exist_ok=True)
         else:
-            self.check()  # and nothing is made: that might be a bucket under a mistyped name
+            self.check()  # nothing is created, because the name of a bucket may be mistyped
 
     def put(self, content: bytes) -> str:
-        """Store bytes and return their sha256; all of them are there afterwards, or none."""
+        """Store bytes atomically, and return their sha256."""
         sha256 = hashlib.sha256(content).hexdigest()
         place = self._place(sha256)
         if self._files.exists(place):
@@ -59,11 +59,11 @@ class Store:
         if self._local:
             write_whole(Path(place), content)
         else:
-            self._files.pipe_file(place, content)  # an object store shows it whole or not at all
+            self._files.pipe_file(place, content)  # an object store writes atomically
         return sha256
 
     def put_file(self, file: Path, sha256: str) -> None:
-        """Store a file whose sha256 is known. The file itself may be moved away."""
+        """Store a file of known sha256. The file may be moved away."""
         place = self._place(sha256)
         if self._files.exists(place):
             return
@@ -88,10 +88,10 @@ class Store:
                 Path(name).unlink(missing_ok=True)
 
     def get(self, sha256: str) -> bytes:
-        """Return what is stored under a digest.
+        """Return the bytes stored under a digest.
 
         Raises:
-            ServiceError: it is not there, or not what was stored.
+            ServiceError: nothing is stored there, or it was altered.
         """
         try:
             content: bytes = self._files.cat_file(self._place(sha256))
@@ -103,10 +103,10 @@ class Store:
 
     @contextmanager
     def file(self, sha256: str) -> Iterator[Path]:
-        """Give what is stored under a digest as a file, to be read and not to be kept.
+        """Give the content of a digest as a file, for reading within the block.
 
         Raises:
-            ServiceError: it is not there.
+            ServiceError: nothing is stored there.
         """
         place = self._place(sha256)
         if self._local:
@@ -123,10 +123,10 @@ class Store:
             yield copy
 
     def check(self) -> None:
-        """Ask whether the store answers. In a bucket nothing need be there yet: its folders come with their files.
+        """Check that the store answers. A bucket may be empty, because its folders appear with their files.
 
         Raises:
-            ServiceError: it does not.
+            ServiceError: the store does not answer.
         """
         try:
             try:
@@ -135,7 +135,7 @@ class Store:
                 if self._local:
                     raise
                 self._files.ls(self._root.partition("/")[0], detail=False)
-        except Exception as error:  # each kind of store has errors of its own
+        except Exception as error:  # every kind of store raises its own errors
             raise ServiceError(
                 f"the store at {printable(self._root)} does not answer ({type(error).__name__}: "
                 f"{printable(error, 300)}); check that the folder or bucket is there, and its credentials"
@@ -152,7 +152,7 @@ def _gone(sha256: str) -> ServiceError:
 
 
 def unpacked(stored: bytes) -> Any:
-    """Return the array that `packed` wrote; pickles are refused."""
+    """Return the array that `packed` wrote. Pickled content is refused."""
     import io
 
     import numpy as np
@@ -161,7 +161,7 @@ def unpacked(stored: bytes) -> Any:
 
 
 def packed(array: Any) -> bytes:
-    """Return an array as bytes, in NumPy's own format."""
+    """Return an array as bytes in NumPy's .npy format."""
     import io
 
     import numpy as np

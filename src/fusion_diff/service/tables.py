@@ -1,4 +1,4 @@
-"""Tables of the records. `migrations` makes them; a test holds the two against each other."""
+"""Tables of the database. `migrations` creates them; a test compares the two."""
 
 from __future__ import annotations
 
@@ -24,21 +24,21 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 NAME_LENGTH = 255
-"""Characters of a name at most."""
+"""Most characters of a name."""
 
 
 class UtcTime(TypeDecorator[datetime]):
-    """A moment, in UTC on both sides: SQLite keeps no time zone."""
+    """A time in UTC, in Python and in the database; SQLite stores no time zone."""
 
     impl = DateTime(timezone=True)
     cache_ok = True
 
     def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the moment as it is stored."""
+        """Return the time as it is stored."""
         return None if value is None else value.astimezone(UTC)
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Return the moment as it is used."""
+        """Return the time in UTC."""
         if value is None:
             return None
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
@@ -64,20 +64,20 @@ class Base(DeclarativeBase):
 
 
 def new_id() -> str:
-    """Return a new public id: 32 hexadecimal digits, at random."""
+    """Return a new public id: 32 random hexadecimal digits."""
     return uuid.uuid4().hex
 
 
 def now() -> datetime:
-    """Return this moment in UTC."""
+    """Return the current time in UTC."""
     return datetime.now(UTC)
 
 
-Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite counts up integers only
+Number = BigInteger().with_variant(Integer, "sqlite")  # SQLite auto-increments INTEGER keys only
 
 
 class Model(Base):
-    """A model that judges: the one the service started with, or one enrolled here."""
+    """A model: one that a process was started with, or one enrolled here."""
 
     __tablename__ = "models"
 
@@ -98,7 +98,7 @@ class Model(Base):
 
 
 class ReferenceSet(Base):
-    """References that are being collected."""
+    """A reference set."""
 
     __tablename__ = "reference_sets"
 
@@ -113,7 +113,7 @@ class ReferenceSet(Base):
 
 
 class ReferenceImage(Base):
-    """One reference: which image, of which class, from which specimen."""
+    """A reference: an image with its class and specimen."""
 
     __tablename__ = "reference_images"
     __table_args__ = (
@@ -135,7 +135,7 @@ class ReferenceImage(Base):
 
 
 class Inspection(Base):
-    """One verdict, and what an expert made of it."""
+    """A verdict, and its overrulings."""
 
     __tablename__ = "inspections"
     __table_args__ = (
@@ -154,7 +154,7 @@ class Inspection(Base):
     model_sha256: Mapped[str] = mapped_column(String(64))
     references_sha256: Mapped[str] = mapped_column(String(64))
     result: Mapped[dict[str, Any]]
-    """All that `Inspection.to_dict` says: p-values, regions, nearest references, reasons."""
+    """The values of `Inspection.to_dict`: p-values, regions, nearest references, reasons."""
     evidence_sha256: Mapped[str] = mapped_column(String(64))
     evidence_scale: Mapped[float] = mapped_column(Float)
     thumbnail_sha256: Mapped[str] = mapped_column(String(64))
@@ -166,11 +166,11 @@ class Inspection(Base):
     overruled_by: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
     overruled_at: Mapped[datetime | None]
     overrulings: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
-    """All there were, oldest first, also where the last took them back and the columns above are empty."""
+    """All overrulings, oldest first; kept after a withdrawal, which empties the columns above."""
 
 
 class Job(Base):
-    """An audit or an enrolment, and how far it is."""
+    """An audit or an enrolment, with its progress."""
 
     __tablename__ = "jobs"
 
@@ -186,14 +186,14 @@ class Job(Base):
     total: Mapped[int] = mapped_column(Integer)
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
     result: Mapped[dict[str, Any] | None]
-    """The findings of an audit; the problem of what failed."""
+    """The findings of an audit, or the problem of a failed job."""
     heard: Mapped[datetime] = mapped_column(default=now)
     created: Mapped[datetime] = mapped_column(default=now)
     model: Mapped[Model | None] = relationship(lazy="joined")
 
 
 class ApiKey(Base):
-    """An API key, of which only the hash is kept: a key is 256 random bits, so that no slow hash is needed."""
+    """An API key, stored as a hash. A key is 256 random bits, so no slow hash is needed."""
 
     __tablename__ = "api_keys"
 
@@ -206,7 +206,7 @@ class ApiKey(Base):
 
 
 class EndedSession(Base):
-    """A browser's session that was signed out, kept for as long as its cookie would have lasted."""
+    """A session that was signed out, kept until its cookie would have expired."""
 
     __tablename__ = "ended_sessions"
 
@@ -215,7 +215,7 @@ class EndedSession(Base):
 
 
 class LedgerLine(Base):
-    """A line of the hash-chained record, as `trust.ledger` writes it."""
+    """A line of the hash-chained ledger, in the format of `trust.ledger`."""
 
     __tablename__ = "ledger"
 
@@ -225,7 +225,7 @@ class LedgerLine(Base):
 
 
 class LedgerHead(Base):
-    """The one row that knows the end of the ledger; who adds a line holds it."""
+    """The single row with the end of the ledger. Appending a line locks it."""
 
     __tablename__ = "ledger_head"
 

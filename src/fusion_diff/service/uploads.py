@@ -1,4 +1,4 @@
-"""Uploads: copied to files of bounded size and named by us, hashed on the way."""
+"""Uploads: copied to files of limited size under generated names, and hashed while copying."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ _CHUNK_BYTES = 2**20
 
 @dataclass(frozen=True)
 class Upload:
-    """A file that was sent.
+    """A received file.
 
     Attributes:
-        path: where it is for now.
-        name: what its sender calls it, to be shown and never to be opened.
+        path: temporary path.
+        name: the sender's name for it; shown, never opened.
         sha256: digest of its bytes.
-        size: in bytes.
+        size: size in bytes.
     """
 
     path: Path
@@ -41,12 +41,12 @@ class Upload:
     size: int
 
     def discard(self) -> None:
-        """Remove the file, if it was not moved away."""
+        """Remove the file unless it was moved away."""
         self.path.unlink(missing_ok=True)
 
 
 def shown_name(name: str | None) -> str:
-    """Return what a file is called by its sender, fit to be shown."""
+    """Return the sender's name of a file, made printable."""
     return printable(name, NAME_LENGTH) if name else "unnamed"
 
 
@@ -54,15 +54,15 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
     """Copy an upload into a folder.
 
     Args:
-        stream: its bytes.
-        name: what its sender calls it.
-        folder: where to.
-        limit: bytes at most.
+        stream: the bytes.
+        name: the sender's name.
+        folder: destination folder.
+        limit: most bytes.
 
     Raises:
-        TooLargeError: it is larger.
-        MicrographError: it is empty.
-        OSError: it cannot be written.
+        TooLargeError: the upload is larger than `limit`.
+        MicrographError: the upload is empty.
+        OSError: the file cannot be written.
     """
     shown = shown_name(name)
     digest, size = hashlib.sha256(), 0
@@ -84,17 +84,17 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
 
 
 def claim(folder: Path) -> BinaryIO:
-    """Make the folder of uploads, and remove what processes that were killed left in it.
+    """Make the upload folder, and remove files that killed processes left in it.
 
     Returns:
-        An open file: until it is closed, no process that claims the same folder removes anything from it.
+        An open lock file. Until it is closed, no other process that claims the folder removes files from it.
 
     Raises:
         OSError: the folder cannot be made.
     """
     folder.mkdir(parents=True, exist_ok=True)
     claimed = folder.with_suffix(".lock").open("ab")
-    with suppress(OSError):  # another process is at work, and what lies here may be its own; or the disk has no locks
+    with suppress(OSError):  # the files may be those of another running process, or the disk has no locks
         locks.hold(claimed.fileno())
         for file in folder.glob("upload-*"):
             file.unlink(missing_ok=True)
@@ -104,12 +104,12 @@ def claim(folder: Path) -> BinaryIO:
 
 
 def renamed(error: Exception, path: Path, name: str) -> str:
-    """Return what an error says, with the name that the sender knows in place of the path that is ours."""
+    """Return the message of an error with the sender's name in place of the temporary path."""
     return str(error).replace(printable(path), name)
 
 
 def raise_fault(error: FusionDiffError) -> None:
-    """Raise what lies behind an error about a received file, if that is the service's own fault and not the file's.
+    """Raise the cause of an error about a received file if the cause is a fault of the service; else return.
 
     Raises:
         OSError: the disk, a share or the machine's limits are at fault, or the received file is gone.

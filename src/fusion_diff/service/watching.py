@@ -1,4 +1,4 @@
-"""Who watches over the service: known for a while when the records, which know every key, do not answer."""
+"""Access to the metrics while the database, which holds the keys, does not answer."""
 
 from __future__ import annotations
 
@@ -18,27 +18,27 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 PATH = "/metrics"
-"""All that is told to who was known a while ago: figures, and nothing of a micrograph."""
+"""The only path that remembered keys may read: it gives figures, and no data of micrographs."""
 _PATIENCE_SECONDS = 2.0
 _KNOWN_SECONDS = 3600.0
 _threads = CapacityLimiter(8)
-"""Of their own: those of other requests may all be waiting for the records."""
+"""Separate threads, because all others may be waiting for the database."""
 
 
 async def in_time(ask: Callable[[], T], seconds: float = _PATIENCE_SECONDS) -> T:
-    """Return what a function returns in a thread of its own, if it does so soon.
+    """Run a function in a separate thread, and return its result.
 
     Raises:
-        TimeoutError: it does not.
+        TimeoutError: it takes longer than `seconds`.
     """
     with fail_after(seconds):
         return await to_thread.run_sync(ask, abandon_on_cancel=True, limiter=_threads)
 
 
 class Watchers:
-    """Remembers who asked for the metrics by API key, in case the records do not answer the next time.
+    """Remembers for an hour which API keys read the metrics, in case the database does not answer the next time.
 
-    A key that was revoked is forgotten as soon as the records say so; they have to answer for it to be revoked.
+    A revoked key is forgotten once the database answers; revoking a key needs the database too.
     """
 
     def __init__(self) -> None:
@@ -47,17 +47,17 @@ class Watchers:
     async def caller(
         self, authorization: str, ask: Callable[[], Caller | None], seconds: float = _PATIENCE_SECONDS
     ) -> Caller | None:
-        """Return who asks for the metrics; None where no key or session is given.
+        """Return the caller of the metrics; None if no key or session is given.
 
         Args:
             authorization: the header with the key.
-            ask: looks into the records.
-            seconds: how long to wait for these.
+            ask: looks the caller up in the database.
+            seconds: longest wait for the database.
 
         Raises:
             UnauthorizedError: the key is not valid.
-            StoppingError: the records do not answer in time, and the key was not known lately.
-            sqlalchemy.exc.SQLAlchemyError: the same, as they say why.
+            StoppingError: the database does not answer in time, and the key is not remembered.
+            sqlalchemy.exc.SQLAlchemyError: the database reports an error, and the key is not remembered.
         """
         key = hashlib.sha256(authorization.encode()).digest()
         try:

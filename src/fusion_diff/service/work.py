@@ -1,4 +1,4 @@
-"""The work on one micrograph that was sent: read, judged, recorded. The queue runs these steps, each in its thread."""
+"""The steps of an inspection: read, judge, record. The queue runs each step in its own thread."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class Task:
-    """A micrograph that waits for its verdict.
+    """A micrograph to inspect.
 
     Attributes:
-        upload: the file.
-        model: id of the model that is to judge.
-        alpha: error rate on either side.
-        pixel_size_um: in place of what the file says.
+        upload: the received file.
+        model: id of the model that judges.
+        alpha: error rate alpha.
+        pixel_size_um: overrides the pixel size in the file.
         by: name of the caller, for the record.
-        request_id: of the request that it came with, for the log.
-        deadline: on the monotonic clock, in seconds; None where there is none.
-        future: gets the row that was recorded, or the error.
-        arrived: on the monotonic clock.
+        request_id: id of the request, for the log.
+        deadline: in seconds on the monotonic clock; None for no deadline.
+        future: receives the recorded row or the error.
+        arrived: time of arrival on the monotonic clock.
     """
 
     upload: Upload
@@ -55,21 +55,21 @@ class Task:
     arrived: float = field(default_factory=time.monotonic)
 
     def late(self, seconds: float = 0.0) -> bool:
-        """Tell whether the deadline has passed, or will have in so many seconds."""
+        """Tell whether the deadline has passed, or passes within `seconds`."""
         return self.deadline is not None and time.monotonic() + seconds > self.deadline
 
 
 @dataclass(eq=False)
 class Finished:
-    """What became of a task.
+    """The outcome of a task.
 
     Attributes:
-        task: which.
-        record: the line that the ledger gets.
-        verdict: None where there is an error.
-        result: the verdict in plain values.
-        thumbnail: PNG.
-        error: why there is none.
+        task: the task.
+        record: the ledger line.
+        verdict: the verdict; None on error.
+        result: the verdict as JSON-ready values.
+        thumbnail: the thumbnail as PNG.
+        error: the error; None if there is a verdict.
     """
 
     task: Task
@@ -84,9 +84,9 @@ def read(task: Task, max_pixels: int) -> tuple[Micrograph, bytes]:
     """Return the micrograph of a task, and its thumbnail as PNG.
 
     Raises:
-        MicrographError: it cannot be read.
-        OSError: that is not the micrograph's doing.
-        MemoryError: the same.
+        MicrographError: the file cannot be read as a micrograph.
+        OSError: the service cannot read the file.
+        MemoryError: there is not enough memory.
     """
     from fusion_diff.micrograph import load_microstructure_data
     from fusion_diff.micrograph.thumbnail import thumbnail
@@ -106,7 +106,7 @@ def judge(task: Task, model: Inspector, micrograph: Micrograph, thumbnail: bytes
     """Return the verdict on a micrograph.
 
     Raises:
-        FusionDiffError: there is none.
+        FusionDiffError: the model gives no verdict.
     """
     it = replace(model.inspect(micrograph, alpha=task.alpha), source=task.upload.name)
     outcome = Outcome(Path(task.upload.name), inspection=it)
@@ -120,23 +120,23 @@ def judge(task: Task, model: Inspector, micrograph: Micrograph, thumbnail: bytes
 
 
 def failed(task: Task, error: MicrographError, model: object = None) -> Finished:
-    """Return what is recorded of a micrograph that could not be judged."""
+    """Return the outcome of a micrograph that could not be judged."""
     outcome = Outcome(task.upload.path, error=str(error))
     record = verdict(outcome, alpha=task.alpha, pixel_size_um=task.pixel_size_um, model=identity(model))
     return Finished(task, record | {"file": task.upload.name, "file_sha256": task.upload.sha256}, error=error)
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:
-    """Return an inspection as JSON-ready values, those of a line of `inspections.jsonl`."""
+    """Return an inspection as the JSON-ready values of a line of `inspections.jsonl`."""
     told = to_record(outcome)
     return {key: value for key, value in told.items() if key not in ("format", "version", "path")}
 
 
 def record(finished: Sequence[Finished], database: Database, store: Store) -> list[Inspection | None]:
-    """Record what is finished, all of it in one transaction: images first, then rows and the ledger's lines.
+    """Record outcomes in one transaction: images first, then rows and ledger lines.
 
     Returns:
-        The row of each; None for those without a verdict.
+        The row of each outcome; None for those without a verdict.
     """
     kept = [_stored(each, store) for each in finished]
     with database.write() as session:
@@ -149,7 +149,7 @@ def record(finished: Sequence[Finished], database: Database, store: Store) -> li
 
 
 def _stored(finished: Finished, store: Store) -> Inspection | None:
-    """Put a micrograph and what was found on it into the store, and return its row."""
+    """Store a micrograph, its evidence and its thumbnail, and return its row; None without a verdict."""
     it, task = finished.verdict, finished.task
     if it is None:
         return None
