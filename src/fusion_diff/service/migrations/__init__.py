@@ -1,1 +1,1 @@
-"""Migrations of the records: Alembic runs them when the database is opened."""
+"""Migrations of the database. Alembic runs them when it is opened."""

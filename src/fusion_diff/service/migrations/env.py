@@ -1,4 +1,4 @@
-"""How Alembic runs the migrations: over the connection that it is given, or, to write new ones, a URL of its own."""
+"""Alembic's environment: runs the migrations on the given connection."""
 
 from __future__ import annotations
 

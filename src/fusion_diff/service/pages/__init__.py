@@ -1,4 +1,4 @@
-"""The pages of the service: included in the app as it is, and no part of the API's description."""
+"""The HTML pages of the service. They are not part of the OpenAPI description."""
 
 from __future__ import annotations
 

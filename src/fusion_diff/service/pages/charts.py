@@ -1,4 +1,4 @@
-"""Geometry of the charts that the history shows; its template draws them as SVG."""
+"""Geometry of the charts of the history page. The template draws them as SVG."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 WIDTH, HEIGHT = 560, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 22, 28
 SHOWN = 200
-"""Scores in a chart, the newest."""
+"""Most scores in a chart; the newest are shown."""
 
 _TICKS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.25, 0.5, 0.75, 0.9, 0.97, 0.99, 0.997, 0.999)
 _DATES = 4
@@ -27,7 +27,7 @@ _DATES = 4
 
 @dataclass(frozen=True)
 class Scored:
-    """An inspection as charts need it; its decision is the model's, and `overruled` an expert's in place of that."""
+    """The fields of an inspection that charts use: `decision` is the model's, `overruled` the expert's."""
 
     id: str
     name: str
@@ -38,13 +38,13 @@ class Scored:
 
     @classmethod
     def of(cls, row: Inspection) -> Scored:
-        """Return what charts need of a row."""
+        """Return the fields of a row."""
         return cls(row.id, row.name, row.created, row.score, row.decision, row.overruled_decision)
 
 
 @dataclass(frozen=True)
 class Point:
-    """A mark in a chart: where, what kind of, what it stands for, and whether an expert overruled that."""
+    """A point in a chart: position, kind, inspection, tooltip, and whether an expert overruled it."""
 
     x: float
     y: float
@@ -59,17 +59,17 @@ class Chart:
     """A chart in pixels.
 
     Attributes:
-        name: what it shows, as part of ids.
-        title: the same in words.
-        summary: what is to be seen in it, in a sentence.
-        ticks: height and label of each line of the grid.
-        dates: place and label along the axis of time.
-        points: marks.
-        line: corners of a line, as SVG has them; empty for none.
-        limits: corners of the lines of limits.
-        centre: height of the mean; None where it is not known.
-        band: top and height of the references' level; None where it is not known.
-        middle: height of the middle of that level.
+        name: short name, used in ids.
+        title: title.
+        summary: the result in one sentence.
+        ticks: y position and label of each grid line.
+        dates: x position and label of each date.
+        points: points.
+        line: SVG points of the line; empty for none.
+        limits: SVG points of the limit lines.
+        centre: y position of the mean; None if unknown.
+        band: top and height of the references' range; None if unknown.
+        middle: y position of the median of that range.
     """
 
     name: str
@@ -86,11 +86,11 @@ class Chart:
 
 
 class _Scale:
-    """From places and log-odds to pixels."""
+    """Maps indices and log-odds to pixels."""
 
     def __init__(self, count: int, values: Sequence[float]) -> None:
         low, high = min(values), max(values)
-        margin = max(0.65, 0.06 * (high - low))  # so that a line of the grid is always inside
+        margin = max(0.65, 0.06 * (high - low))  # so that at least one grid line is visible
         self._low, self._high, self._count = low - margin, high + margin, count
 
     def x(self, place: int) -> float:
@@ -105,7 +105,7 @@ class _Scale:
     def ticks(self) -> list[tuple[float, str]]:
         inside = [score for score in _TICKS if self._low < log_odds(score) < self._high]
         found: list[tuple[float, str]] = []
-        for score in sorted(inside, key=lambda each: abs(log_odds(each))):  # the middle matters most
+        for score in sorted(inside, key=lambda each: abs(log_odds(each))):  # labels near 0.5 come first
             height = self.y(log_odds(score))
             if all(abs(height - other) >= 16 for other, _ in found):
                 found.append((height, f"{score:g}"))
@@ -119,12 +119,12 @@ class _Scale:
 
 
 def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Level | None) -> Chart:
-    """Return the chart of single scores, with the limits that the first of them set.
+    """Return the chart of single scores with their limits.
 
     Args:
         scored: at least one inspection, oldest first.
-        baseline: of the model's first scores; None where there are too few.
-        level: of its references; None where it is not known.
+        baseline: baseline of the model's first scores; None if there are too few.
+        level: level of its references; None if unknown.
     """
     shown = scored[-SHOWN:]
     values = [log_odds(each.score) for each in shown]
@@ -161,13 +161,13 @@ def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Leve
 def drift_chart(
     scored: Sequence[Scored], baseline: Baseline | None, level: Level | None, *, more: bool = False
 ) -> Chart | None:
-    """Return the chart of the moving average with its limits; None where there is no baseline.
+    """Return the chart of the moving average with its limits; None if there is no baseline.
 
     Args:
-        scored: at least one inspection, oldest first; chosen by time alone, for an average of picked scores is none.
-        baseline: as above.
-        level: as above.
-        more: whether these are more than the filters let pass, which the summary then says.
+        scored: at least one inspection, oldest first; filtered by time only, because other filters bias the average.
+        baseline: as in `score_chart`.
+        level: as in `score_chart`.
+        more: whether `scored` has more inspections than the filters accept; the summary then says so.
     """
     if baseline is None:
         return None
@@ -224,7 +224,7 @@ def _ends(level: Level | None) -> tuple[float, ...]:
 
 
 def _dates(shown: Sequence[Scored], scale: _Scale) -> list[tuple[float, str]]:
-    """Some places along the axis with their days, each day once."""
+    """Return x position and label of some dates, each day once."""
     step = max(1, math.ceil(len(shown) / _DATES))
     found: list[tuple[float, str]] = []
     for place in range(0, len(shown), step):

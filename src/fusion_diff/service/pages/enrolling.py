@@ -1,4 +1,4 @@
-"""Parts of the pages that learn: audits, enrolments, and the choice of the model that judges."""
+"""Parts of the pages for audits, enrolments and the choice of the default model."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ router = APIRouter(prefix="/references", route_class=PageRoute)
 
 @router.post("/{set_id}/audit")
 def audit(request: Request, response: Response, service: ServiceDep, caller: Enrolling, set_id: Id) -> Response:
-    """Begin to look for what is suspicious about the references of a set, and return how far that is."""
+    """Start an audit of a reference set, and return its progress."""
     return render(request, "job", job=api.audit(request, response, service, caller, set_id))
 
 
 @router.get("/jobs/{job_id}")
 def job(request: Request, service: ServiceDep, caller: Reader, job_id: Id) -> Response:
-    """Return how far an audit or an enrolment is, or what came of it."""
+    """Return the progress or the result of a job."""
     return render(request, "job", job=jobs.get(service, caller, job_id))
 
 
@@ -41,27 +41,27 @@ def enrol(
     detect_attacks: Annotated[bool, Form()] = False,
     default: Annotated[bool, Form()] = False,
 ) -> Response:
-    """Begin to enrol a set, and return how far that is."""
+    """Start an enrolment, and return its progress."""
     body = EnrolIn(name=name, reconstruction=reconstruction, detect_attacks=detect_attacks, default=default)
     return render(request, "job", job=api.enrol(request, response, service, caller, set_id, body))
 
 
 @router.post("/models/{model_id}/default")
 def choose(request: Request, service: ServiceDep, caller: Admin, model_id: Id) -> Response:
-    """Have a model judge from now on, and return all models as they are now."""
+    """Make a model the default, and return all models."""
     models.choose(service, caller, model_id)
     return render(request, "models", models=models.models(service, caller).items)
 
 
 @router.post("/models/{model_id}/retire")
 def retire(request: Request, service: ServiceDep, caller: Admin, model_id: Id) -> Response:
-    """Offer a model no longer, and return all models as they are now."""
+    """Retire a model, and return all models."""
     models.retire(service, caller, model_id)
     return render(request, "models", models=models.models(service, caller).items)
 
 
 @router.post("/models/{model_id}/bring-back")
 def bring_back(request: Request, service: ServiceDep, caller: Admin, model_id: Id) -> Response:
-    """Offer a model again, and return all models as they are now."""
+    """Bring a retired model back, and return all models."""
     models.bring_back(service, caller, model_id)
     return render(request, "models", models=models.models(service, caller).items)

@@ -1,4 +1,4 @@
-"""Static files of the pages: the one style sheet, htmx, and scripts of our own."""
+"""Static files of the pages: the style sheet, htmx and the pages' scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _FILES = StaticFiles(directory=Path(__file__).with_name("static"))
 
 @router.get("/{name}")
 async def file(request: Request, name: str) -> Response:
-    """Return a file. A browser keeps it, and asks each time whether it is still the same."""
+    """Return a file. Browsers cache it and revalidate it on each use."""
     response = await _FILES.get_response(name, request.scope)
     response.headers["Cache-Control"] = "no-cache"
     return response

@@ -1,4 +1,4 @@
-"""The history: inspections found again, how their scores went, and all of it as a sheet."""
+"""The history page: filtered inspections, charts of their scores, and the CSV export."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from fusion_diff.service.uploads import shown_name
 router = APIRouter(prefix="/history", route_class=PageRoute)
 ON_A_PAGE = 50
 FOLLOWED = 2000
-"""Scores that the moving average has been through at most when it comes to the newest."""
+"""Most scores that the moving average covers."""
 _CHARTED = (
     Inspection.id,
     Inspection.name,
@@ -43,10 +43,10 @@ _CHARTED = (
 
 @dataclass(frozen=True)
 class Asked:
-    """What the form of filters sends: text, empty where nothing is asked.
+    """The filters of the form as text; empty if not set.
 
     Raises:
-        RefusedError: something in it is not what the form offers.
+        RefusedError: a value is not one that the form offers.
     """
 
     decision: Annotated[str, Query(max_length=20)] = ""
@@ -58,7 +58,7 @@ class Asked:
 
     @property
     def filter(self) -> records.Filter:
-        """What is looked for."""
+        """The filter for inspections."""
         until = _day(self.until)
         return records.Filter(
             decision=_decision(self.decision),
@@ -71,12 +71,12 @@ class Asked:
 
     @property
     def between(self) -> records.Filter:
-        """The days that are looked at, and nothing else that is looked for."""
+        """The filter by days alone."""
         return records.Filter(since=self.filter.since, until=self.filter.until)
 
     @property
     def query(self) -> str:
-        """The same as part of an address, without what is empty."""
+        """The filters as a query string, without empty ones."""
         return urlencode({name: value for name, value in vars(self).items() if value})
 
 
@@ -108,9 +108,9 @@ def history(
 
 @router.get("/charts")
 def charts(request: Request, service: ServiceDep, caller: Reader, asked: AskedDep) -> Response:
-    """Return the charts of one model's scores: the model asked for, or that of the newest inspection.
+    """Return the charts of one model's scores: the filtered model, or that of the newest inspection.
 
-    Drift is followed over all of its scores between the days asked for, for an average of picked ones is none.
+    Drift covers all of its scores between the chosen days, because other filters would bias the average.
     """
     with service.database.read() as session:
         newest = records.page(session, asked.filter, None, 1)[0]
@@ -137,7 +137,7 @@ def charts(request: Request, service: ServiceDep, caller: Reader, asked: AskedDe
 
 @router.get("/inspections.csv")
 def export(service: ServiceDep, caller: Reader, asked: AskedDep) -> Response:
-    """Return what was found as a sheet."""
+    """Return the filtered inspections as CSV."""
     return StreamingResponse(
         sheet.lines(service.database, asked.filter),
         media_type="text/csv; charset=utf-8",
@@ -146,7 +146,7 @@ def export(service: ServiceDep, caller: Reader, asked: AskedDep) -> Response:
 
 
 def _newest(session: Session, query: Select[Any]) -> list[Scored]:
-    """Return the newest inspections, oldest first."""
+    """Return the `FOLLOWED` newest inspections, oldest first."""
     query = query.order_by(Inspection.number.desc()).limit(FOLLOWED).options(load_only(*_CHARTED))
     return [Scored.of(row) for row in reversed(session.scalars(query).all())]
 

@@ -1,4 +1,4 @@
-"""The first page: micrographs dropped, sent one by one, and their verdicts."""
+"""The start page: uploads, sent one by one, and their verdicts."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _IDS = r"^[0-9a-f]{32}(,[0-9a-f]{32}){0,99}$"
 
 @router.get("/")
 def home(request: Request, service: ServiceDep) -> Response:
-    """Offer to inspect, and show what was inspected last."""
+    """Show the upload form and the latest inspections."""
     caller = caller_of(request)
     if caller is None:
         raise UnauthorizedError("sign in with an API key")
@@ -50,14 +50,14 @@ async def inspect(
     pixel_size_um: Annotated[PixelSize | None, Form()] = None,
     model: Annotated[Id | None, Form()] = None,
 ) -> Response:
-    """Inspect one micrograph, and return the row of its verdict, or of what is wrong with it."""
+    """Inspect one micrograph, and return the row with its verdict or problem."""
     done = await inspections.inspect(request, service, caller, [file], alpha, pixel_size_um, model)
     return render(request, "verdict_rows", entries=done.results)
 
 
 @router.get("/inspect/rows")
 def rows(request: Request, service: ServiceDep, caller: Reader, ids: Annotated[str, Query(pattern=_IDS)]) -> Response:
-    """Return the rows of verdicts as they are by now, in the order asked for."""
+    """Return the current rows of these inspections, in the given order."""
     with service.database.read() as session:
         found = records.some(session, ids.split(","))
     return render(

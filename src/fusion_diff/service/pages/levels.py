@@ -1,4 +1,4 @@
-"""Where a model's own references stand: the level that scores are held against."""
+"""The range of a model's cross-fitted authentic references, shown in the charts as a band."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from fusion_diff.service.tables import Model
 
 _REMEMBERED = 64
-_known: OrderedDict[str, Level | None] = OrderedDict()  # by the model's digest, so that it is right in any process
+_known: OrderedDict[str, Level | None] = OrderedDict()  # keyed by the model's digest, so valid in any process
 
 
 @dataclass(frozen=True)
@@ -22,10 +22,10 @@ class Level:
     """Cross-fitted scores of a model's authentic references, in log-odds of being authentic.
 
     Attributes:
-        low: a tenth of them lie below.
-        middle: half of them do.
-        high: nine tenths do.
-        count: how many there are.
+        low: 10 % quantile.
+        middle: median.
+        high: 90 % quantile.
+        count: number of references.
     """
 
     low: float
@@ -35,11 +35,11 @@ class Level:
 
 
 def reference_level(shelf: Shelf, model: Model) -> Level | None:
-    """Return where a model's references stand; None where it cannot be loaded or had too few to cross-fit."""
+    """Return the level of a model's references; None if it cannot be loaded or has too few to cross-fit."""
     if model.sha256 not in _known:
         try:
             _known[model.sha256] = _measured(shelf, model.id)
-        except (FusionDiffError, OSError):  # it may be readable the next time
+        except (FusionDiffError, OSError):  # not remembered, because it may be readable the next time
             return None
         if len(_known) > _REMEMBERED:
             _known.popitem(last=False)

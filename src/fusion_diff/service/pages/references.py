@@ -1,4 +1,4 @@
-"""The pages of references: sets begun, filled, marked and looked through."""
+"""The pages of references: making, filling, marking and viewing sets."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def new_set(
     name: Annotated[Name, Form()],
     authentic: Annotated[Name, Form()],
 ) -> Response:
-    """Begin a set, and go to it."""
+    """Make a set, and go to its page."""
     made = api.new_set(service, caller, ReferenceSetIn(name=name, authentic=authentic))
     return goto(request, f"/references/{made.id}")
 
@@ -81,7 +81,7 @@ def remove_set(request: Request, service: ServiceDep, caller: Enrolling, set_id:
 
 @router.get("/{set_id}/images")
 def images(request: Request, service: ServiceDep, caller: Reader, set_id: Id) -> Response:
-    """Return the references of a set as they are now."""
+    """Return the references of a set."""
     return _images(request, service, set_id)
 
 
@@ -97,7 +97,7 @@ async def add_image(
     mark: UploadFile | None = None,
     pixel_size_um: Annotated[PixelSize | None, Form()] = None,
 ) -> Response:
-    """Add one reference, and return the row that says so, or what is wrong with it."""
+    """Add one reference, and return the row with the result or the problem."""
     given = mark if mark is not None and mark.filename else None
     added = await api.add_images(request, service, caller, set_id, [file], label, group, given, pixel_size_um)
     return render(request, "reference_row", entry=added.results[0])
@@ -112,7 +112,7 @@ def move_chosen(
     image: Annotated[list[Id], Form()],
     label: Annotated[Name, Form()],
 ) -> Response:
-    """Give several references another class, all of them or none, and return the references as they are now."""
+    """Move several references to another class, all or none, and return all references."""
     with service.database.write() as session:
         for each in image:
             collecting.change_image(session, set_id, each, {"label": label})
@@ -123,7 +123,7 @@ def move_chosen(
 def remove_chosen(
     request: Request, service: ServiceDep, caller: Enrolling, set_id: Id, image: Annotated[list[Id], Form()]
 ) -> Response:
-    """Remove several references, all of them or none, and return the others."""
+    """Remove several references, all or none, and return the others."""
     with service.database.write() as session:
         for each in image:
             row = collecting.get_image(session, set_id, each)
@@ -142,7 +142,7 @@ def change_image(
     group: Annotated[Name | None, Form()] = None,
     pixel_size_um: Annotated[PixelSize | None, Form()] = None,
 ) -> Response:
-    """Correct what is said of a reference, and return the references as they are now."""
+    """Correct a reference, and return all references."""
     body = ReferenceImageIn(label=label, group=group, pixel_size_um=pixel_size_um)
     api.change_image(service, caller, set_id, image_id, body)
     return _images(request, service, set_id, f"edit {image_id}")
@@ -158,7 +158,7 @@ def remove_image(request: Request, service: ServiceDep, caller: Enrolling, set_i
 
 @router.get("/{set_id}/images/{image_id}")
 def mark_page(request: Request, service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id) -> Response:
-    """Show a reference to mark the flaw on."""
+    """Show a reference for marking its flaw."""
     with service.database.read() as session:
         image = ReferenceImageOut.of(collecting.get_image(session, set_id, image_id))
     shown = _shown(service, set_id)
@@ -173,20 +173,20 @@ def mark_page(request: Request, service: ServiceDep, caller: Enrolling, set_id: 
 async def put_mark(
     request: Request, service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id, mark: UploadFile
 ) -> Response:
-    """Mark the flaw, and go back to the set."""
+    """Store the flaw mask, and go back to the set."""
     await api.put_mark(service, caller, set_id, image_id, mark)
     return goto(request, f"/references/{set_id}")
 
 
 @router.delete("/{set_id}/images/{image_id}/mark")
 def remove_mark(request: Request, service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id) -> Response:
-    """Take the mark off, and go back to the set."""
+    """Remove the flaw mask, and go back to the set."""
     api.remove_mark(service, caller, set_id, image_id)
     return goto(request, f"/references/{set_id}")
 
 
 def _images(request: Request, service: Service, set_id: str, focus: str = "") -> Response:
-    """Return the references of a set, one place among them with the keyboard's focus: what had it is replaced."""
+    """Return the references of a set. `focus` names the element that gets the keyboard focus after the update."""
     shown = _shown(service, set_id)
     if shown["classes"] and focus.startswith("class ") and focus[6:] not in shown["collected"].counts:
         focus = f"class {shown['classes'][0][0]}"
@@ -194,7 +194,7 @@ def _images(request: Request, service: Service, set_id: str, focus: str = "") ->
 
 
 def _following(classes: _Classes, image_id: str) -> str:
-    """Return the place for the focus after a reference is removed: the next of its class, the one before, the class."""
+    """Return the focus after a removal: the next reference of the class, else the previous one, else the class."""
     for label, images in classes:
         ids = [image.id for image in images]
         if image_id in ids:
@@ -205,7 +205,7 @@ def _following(classes: _Classes, image_id: str) -> str:
 
 
 def _shown(service: Service, set_id: str) -> dict[str, Any]:
-    """The set, and its references class by class, the authentic one first."""
+    """Return the set and its references by class, the authentic class first."""
     with service.database.read() as session:
         collected = ReferenceSetOut.of(collecting.get_set(session, set_id))
     images = sorted(collected.images, key=lambda image: image.name)

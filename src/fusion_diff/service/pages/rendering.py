@@ -1,4 +1,4 @@
-"""How pages are put together: one environment of templates, what all of them know, and errors told as pages."""
+"""Rendering of pages: the template environment, common variables, and errors as pages."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ _NO_PAGE = "there is no page of this address; it may be mistyped, or what was he
 
 
 class PageRoute(Route):
-    """A route whose errors are told as a page where a browser goes there.
+    """A route that answers browser navigation with errors as pages.
 
-    What htmx and the scripts of a page ask for gets a problem, as from the API; they show what it says.
+    Requests of htmx and of scripts get a problem as from the API, and show its text.
     """
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Return what answers a request."""
+        """Return the handler of requests."""
         answer = super().get_route_handler()
 
         async def answered(request: Request) -> Response:
@@ -57,7 +57,7 @@ class PageRoute(Route):
 
 
 def install(app: FastAPI) -> None:
-    """Have addresses of nothing told as a page where a browser goes there; those of the API stay problems."""
+    """Show unknown addresses as a page to browsers. Those under the API stay problems."""
     app.add_exception_handler(HTTPException, _on_http)
 
 
@@ -68,7 +68,7 @@ async def _on_http(request: Request, error: Exception) -> Response:
 
 
 def _told(request: Request, error: FusionDiffError | RequestValidationError) -> Response:
-    """Return what is wrong as a page; what says that there is nothing names no address of the API."""
+    """Return an error as a page. A missing resource gets a text without addresses of the API."""
     if isinstance(error, RequestValidationError | NotFoundError):
         error = NotFoundError(_NO_PAGE)
     told = reported(error, request)
@@ -76,13 +76,13 @@ def _told(request: Request, error: FusionDiffError | RequestValidationError) -> 
 
 
 def render(request: Request, name: str, status: int = 200, **told: object) -> HTMLResponse:
-    """Return a template as a response, with what every page knows beside what it is told.
+    """Render a template with the common variables and the given ones.
 
     Args:
-        request: that it answers.
-        name: of the template, without its endings.
+        request: the request.
+        name: name of the template without suffixes.
         status: HTTP status.
-        told: what the template is about.
+        told: variables of the template.
     """
     common: Mapping[str, object] = {
         "caller": caller_of(request),
@@ -96,19 +96,19 @@ def render(request: Request, name: str, status: int = 200, **told: object) -> HT
 
 
 def goto(request: Request, path: str) -> Response:
-    """Send a browser to a page of ours, whether it asked by itself or had htmx ask."""
+    """Redirect a browser to a page of the service, for plain and for htmx requests."""
     if is_htmx(request):
         return Response(status_code=204, headers={"HX-Redirect": path})
     return RedirectResponse(path, 303)
 
 
 def is_htmx(request: Request) -> bool:
-    """Tell whether htmx asks, and puts the answer into a page that is open."""
+    """Tell whether htmx made the request, and inserts the answer into an open page."""
     return "hx-request" in request.headers
 
 
 def navigates(request: Request) -> bool:
-    """Tell whether a browser goes to the address, and shows what it gets."""
+    """Tell whether a browser navigates to the address."""
     return request.method == "GET" and not is_htmx(request) and "text/html" in request.headers.get("accept", "")
 
 
@@ -134,5 +134,5 @@ def _moment(when: datetime) -> str:
 
 
 def _kind(decision: str) -> str:
-    """The class that styles a decision."""
+    """Return the CSS class of a decision."""
     return decision.replace(" ", "-")

@@ -1,4 +1,4 @@
-"""Inspections as a sheet: CSV for spreadsheets, streamed, with no cell that one would take for a formula."""
+"""Inspections as streamed CSV for spreadsheets. Cells that look like formulas are escaped."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ COLUMNS = (
 
 
 def lines(database: Database, wanted: records.Filter) -> Iterator[str]:
-    """Give the lines of the sheet, newest inspection first, some at a time.
+    """Yield the lines of the CSV file, newest inspection first, `_AT_ONCE` at a time.
 
-    The first begins with a byte order mark, without which spreadsheets take UTF-8 for something else.
+    The file begins with a byte order mark, so that spreadsheets read it as UTF-8.
     """
     yield "\N{BOM}" + _line(COLUMNS)
     cursor: str | None = None
@@ -57,7 +57,7 @@ def lines(database: Database, wanted: records.Filter) -> Iterator[str]:
 
 
 def harmless(cell: object) -> object:
-    """Return a cell as it is, or with an apostrophe before it where a spreadsheet would take text for a formula."""
+    """Return a cell, prefixed with an apostrophe if a spreadsheet would read it as a formula."""
     if isinstance(cell, str) and (cell.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA)):
         return f"'{cell}"
     return cell

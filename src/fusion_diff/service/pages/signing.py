@@ -1,4 +1,4 @@
-"""Signing in with an API key, and out."""
+"""Signing in with an API key, and signing out."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _log = logging.getLogger("fusion_diff.service")
 
 @router.get("/sign-in")
 def sign_in_page(request: Request, next: str = "/") -> Response:
-    """Ask for a key."""
+    """Show the form for the API key."""
     if caller_of(request) is not None:
         return goto(request, _own(next))
     return render(request, "sign_in", next=_own(next), error=None)
@@ -31,14 +31,14 @@ def sign_in(
     key: Annotated[str, Form(max_length=_KEY_LENGTH)] = "",
     next: Annotated[str, Form()] = "/",
 ) -> Response:
-    """Begin a session."""
+    """Sign in, and go to the page that was asked for."""
     response = goto(request, _own(next))
     try:
         request.state.caller = begin_session(request, response, key)  # for the log
     except UnauthorizedError as error:
         address = request.client.host if request.client is not None else None
         _log.warning("sign-in refused", extra={"request_id": request_id_of(request), "peer": address})
-        # htmx puts what it gets with status 200 into the page
+        # htmx inserts only answers with status 200
         return (
             render(request, "sign_in_form", 200, next=_own(next), error=error)
             if is_htmx(request)
@@ -49,13 +49,13 @@ def sign_in(
 
 @router.post("/sign-out")
 def sign_out(request: Request) -> Response:
-    """End the session."""
+    """Sign out."""
     response = goto(request, "/sign-in")
     end_session(request, response)
     return response
 
 
 def _own(path: str) -> str:
-    """Return where to go after signing in: a page of ours, whatever a link says."""
+    """Return the path if it is one of this service, else `/`, so that no link leads to another site."""
     plain = path.isascii() and path.isprintable() and path.startswith("/") and path[1:2] not in ("/", "\\")
     return path if plain else "/"

@@ -1,10 +1,10 @@
-"""Has the process drifted? Control charts over the scores of one model, in log-odds, which do not end at 0 and 1.
+"""Control charts over the scores of one model, to detect drift. Scores are charted as log-odds, which are unbounded.
 
-Limits follow Shewhart's individuals chart: the mean of the first scores, and deviations by the mean moving range
-(Montgomery, Introduction to Statistical Quality Control, ch. 6). Drift follows Roberts' exponentially weighted moving
-average (Technometrics 1959), which sees small lasting shifts that single scores hide. Both are as wide as it takes
-where mean and deviation are known from few scores only: by Student's t and with the error of the mean, or eight scores
-would raise false alarms thirty times too often.
+Limits of single scores follow Shewhart's individuals chart: the mean of the first scores, and their standard deviation
+from the mean moving range (Montgomery, Introduction to Statistical Quality Control, ch. 6). Drift is an exponentially
+weighted moving average (Roberts, Technometrics 1959), which shows small lasting shifts. Both limits use Student's t and
+the standard error of the mean, because mean and deviation come from few scores. Without that, eight scores would raise
+false alarms thirty times too often.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 BASELINE = 50
-"""The first scores, which limits are learned from; until there are so many, each new one is learned from too."""
+"""Number of first scores that set the limits. Until then, every new score updates them."""
 FEWEST = 8
-"""Scores that it takes to say where the limits are."""
+"""Fewest scores that limits are computed from."""
 WEIGHT = 0.2
-"""Of the newest score in the moving average."""
+"""Weight of the newest score in the moving average."""
 FALSE_ALARMS = 0.0027
-"""Share of scores, or of averages, that chance alone brings beyond the limits: that of three known deviations."""
+"""Share of scores or averages beyond the limits by chance: that of three standard deviations."""
 
 _FARTHEST = math.log(999.0)
 _SPREAD_OF_RANGE = 1.128  # mean range of two normal values, in deviations
@@ -33,7 +33,7 @@ _SMALLEST = 1e-3
 
 
 def log_odds(score: float) -> float:
-    """Return the log-odds of a score, no farther out than those of 0.001 and 0.999."""
+    """Return the log-odds of a score, clipped to those of 0.001 and 0.999."""
     if score <= 0 or score >= 1:
         return math.copysign(_FARTHEST, score - 0.5)
     return min(_FARTHEST, max(-_FARTHEST, math.log(score / (1 - score))))
@@ -41,12 +41,12 @@ def log_odds(score: float) -> float:
 
 @dataclass(frozen=True)
 class Baseline:
-    """What scores were like at first.
+    """Mean and standard deviation of a model's first scores.
 
     Attributes:
-        mean: of their log-odds.
-        deviation: of one of them, by the mean moving range.
-        count: how many there were.
+        mean: mean of their log-odds.
+        deviation: standard deviation of one score, from the mean moving range.
+        count: number of scores.
     """
 
     mean: float
@@ -55,7 +55,7 @@ class Baseline:
 
     @classmethod
     def of(cls, first: Sequence[float]) -> Baseline | None:
-        """Return the baseline of the first log-odds of a model; None where there are too few."""
+        """Return the baseline of a model's first log-odds; None if there are fewer than `FEWEST`."""
         if len(first) < FEWEST:
             return None
         ranges = [abs(after - before) for before, after in pairwise(first)]
@@ -64,13 +64,13 @@ class Baseline:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Where single log-odds stay but for 3 in 1,000 cases at most, on average over baselines."""
+        """Limits of single log-odds. At most 3 in 1,000 lie beyond by chance, on average over baselines."""
         width = self._width * math.sqrt(1 + 1 / self.count)
         return self.mean - width, self.mean + width
 
     @cached_property
     def _width(self) -> float:
-        """How far a value of this deviation and of a known mean may lie from it, for the deviation is an estimate."""
+        """Half width of the limits if the mean were known; Student's t accounts for the estimated deviation."""
         from scipy.special import stdtrit
 
         # degrees of freedom of the mean moving range, by its variance (Cryer and Ryan, J. Quality Technology 1990)
@@ -86,12 +86,12 @@ class Baseline:
         return out
 
     def half_width(self, count: int) -> float:
-        """Return how far the moving average may lie from the mean after so many scores."""
-        left = (1 - WEIGHT) ** count  # of the mean that the average began with
+        """Return the half width of the limits of the moving average after `count` scores."""
+        left = (1 - WEIGHT) ** count  # weight left of the initial mean
         return self._width * math.sqrt(WEIGHT / (2 - WEIGHT) * (1 - left**2) + (1 - left) ** 2 / self.count)
 
     def beyond(self, values: Sequence[float]) -> list[int]:
-        """Return the places at which the moving average lies beyond its limits."""
+        """Return the indices at which the moving average lies beyond its limits."""
         return [
             place
             for place, average in enumerate(self.averages(values))

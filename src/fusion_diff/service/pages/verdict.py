@@ -1,4 +1,4 @@
-"""The page of one verdict: what was found and where, why, and what an expert makes of it."""
+"""The page of a verdict: evidence, regions, reasons, and the forms to overrule it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/inspections", route_class=PageRoute)
 _BAR = 120
-"""Half the length of a bar of contributions, in pixels."""
+"""Half the length of a contribution bar, in pixels."""
 
 
 @router.get("/{inspection_id}")
@@ -66,7 +66,7 @@ def overrule(
     decision: Annotated[Decision, Form()],
     reason: Annotated[Reason, Form()],
 ) -> Response:
-    """Overrule a verdict, and return what the page then says of it."""
+    """Overrule a verdict, and return the updated part of the page."""
     it = inspections.overrule(service, caller, inspection_id, OverruleIn(decision=decision, reason=reason))
     return render(request, "overruled", it=it)
 
@@ -81,7 +81,7 @@ def add_to_references(
     label: Annotated[Name, Form()],
     group: Annotated[Name | None, Form()] = None,
 ) -> Response:
-    """Make the micrograph a reference, and say so."""
+    """Make the micrograph a reference, and return the confirmation."""
     body = AddToReferencesIn(reference_set=reference_set, label=label, group=group)
     image = inspections.add_to_references(service, caller, inspection_id, body)
     with service.database.read() as session:
@@ -97,7 +97,7 @@ def _field(it: InspectionOut) -> str:
 
 
 def _region(region: dict[str, Any]) -> dict[str, Any]:
-    """A region with its area and position in µm where they are known, else in px."""
+    """Return a region with area and position in µm if the pixel size is known, else in pixels."""
     known = region["area_um2"] is not None
     return region | {
         "area": region["area_um2"] if known else region["area_px"],
@@ -107,7 +107,7 @@ def _region(region: dict[str, Any]) -> dict[str, Any]:
 
 
 def _contributions(parts: dict[str, float | None]) -> list[dict[str, Any]]:
-    """What each kind of evidence adds, strongest first, with a bar from the middle (start and length in pixels)."""
+    """Return the contributions of the kinds of evidence, strongest first, with start and length of a bar in pixels."""
     known = sorted(((name, value or 0.0) for name, value in parts.items()), key=lambda pair: -abs(pair[1]))
     longest = max((abs(value) for _, value in known), default=0.0) or 1.0
     return [
@@ -122,7 +122,7 @@ def _contributions(parts: dict[str, float | None]) -> list[dict[str, Any]]:
 
 
 def _nearest(session: Session, it: InspectionOut) -> list[dict[str, Any]]:
-    """The nearest references, each with the address of its picture where the service still has it."""
+    """Return the nearest references, each with the address of its picture if the service still has it."""
     model = session.scalar(select(Model).where(Model.sha256 == it.model_sha256).order_by(Model.number.desc()).limit(1))
     kept: dict[str, ReferenceImage] = {}
     if model is not None and model.reference_set_id is not None:
@@ -139,7 +139,7 @@ def _nearest(session: Session, it: InspectionOut) -> list[dict[str, Any]]:
 
 
 def _heat_scale(evidence: EvidenceMap, threshold: float) -> dict[str, Any]:
-    """The colours of the heat map, as stops of a gradient, and where on it the threshold is, in per cent."""
+    """Return the colours of the heat map as gradient stops, and the position of the threshold in per cent."""
     limit = draw.heat_limit([evidence], [threshold])
     colours = draw.heat_colours()[:: 255 // 15].tolist()
     return {

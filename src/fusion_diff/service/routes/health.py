@@ -1,4 +1,4 @@
-"""`/healthz`, `/readyz` and `/metrics`: for what watches over the service."""
+"""`/healthz`, `/readyz` and `/metrics`: for monitoring."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fusion_diff.service.watching import in_time
 router = APIRouter(tags=["health"])
 _log = logging.getLogger("fusion_diff.service")
 _threads = CapacityLimiter(2)
-"""For writing the figures out: all others may be waiting for the records."""
+"""Threads for writing the metrics, because all others may be waiting for the database."""
 
 
 class Health(BaseModel):
-    """That the service is well."""
+    """The health of the service."""
 
     status: str = "ok"
 
@@ -31,14 +31,14 @@ class Health(BaseModel):
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def health() -> Health:
-    """Say that the process answers; in no thread of those that wait for the records and the store."""
+    """Confirm that the process answers. It needs no thread, so a blocked database or store does not matter."""
     return Health()
 
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={503: documented()[503]})
 def ready(service: ServiceDep) -> Health:
-    """Say that inspections can be made: the records and the store answer, the model is loaded, the queue runs."""
+    """Confirm that inspections can be made: database and store answer, the model is loaded, the queue runs."""
     if not service.queue.running:
         raise StoppingError("the queue does not run", retry_after=5)
     try:
@@ -53,7 +53,7 @@ def ready(service: ServiceDep) -> Health:
 
 @router.get("/metrics", response_class=Response, responses=documented(gives="text/plain"))
 async def metrics(service: ServiceDep, caller: Reader) -> Response:
-    """Return what is counted, for Prometheus; also while the records do not answer."""
+    """Return the metrics for Prometheus, also while the database does not answer."""
     try:
         await in_time(service.database.check)
         service.metrics.database_up.set(1)

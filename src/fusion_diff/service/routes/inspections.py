@@ -1,4 +1,4 @@
-"""`/v1/inspections`: micrographs sent, verdicts found again, overruled, and learned from."""
+"""`/v1/inspections`: inspecting micrographs, finding and overruling verdicts, adding them to references."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ from fusion_diff.service.work import Task
 
 router = APIRouter(prefix="/v1/inspections", tags=["inspections"], route_class=Route)
 KEPT = {"Cache-Control": "private, max-age=31536000, immutable"}
-"""For what never changes."""
+"""Headers of content that never changes."""
 
 
 @router.post("", responses=documented(404, 409, 504, 507))
@@ -60,7 +60,7 @@ async def inspect(
         float | None, Header(ge=0, le=10**6, allow_inf_nan=False, description="The same in seconds.")
     ] = None,
 ) -> Inspections:
-    """Inspect one or many micrographs. A file that cannot be inspected has a problem in its place among the results."""
+    """Inspect one or many micrographs. A file that cannot be inspected has a problem in its place in the results."""
     started = time.monotonic()
     waits = [x_deadline_ms / 1000] if x_deadline_ms is not None else []
     waits += [request_timeout] if request_timeout is not None else []
@@ -90,7 +90,7 @@ async def inspect(
     failed = [each for each in outcomes if isinstance(each, BaseException)]
     told = {error: reported(error, request) for error in failed}
     if len(failed) == len(outcomes) and all(each.status >= 500 for each in told.values()):
-        raise failed[0]  # nothing is wrong with any file, so that it is the request that failed
+        raise failed[0]  # no file is at fault, so the request fails as a whole
     entries = []
     for file, outcome in zip(files, outcomes, strict=True):
         name = shown_name(file.filename)
@@ -131,7 +131,7 @@ def get(service: ServiceDep, caller: Reader, inspection_id: Id) -> InspectionOut
 
 @router.get("/{inspection_id}/heatmap.png", response_class=Response, responses=documented(404, gives="image/png"))
 def heat_map(service: ServiceDep, caller: Reader, inspection_id: Id) -> Response:
-    """Return the evidence as a picture with the micrograph's aspect, transparent where there is none."""
+    """Return the heat map with the aspect ratio of the micrograph, transparent where there is no evidence."""
     with service.database.read() as session:
         row = records.get_inspection(session, inspection_id)
     return Response(pictures.heat_map(row, service.store), media_type="image/png", headers=KEPT)
@@ -147,7 +147,7 @@ async def micrograph(
     height: Annotated[int, Query(ge=1, le=pictures.WINDOW_SIDE)] = 512,
     width: Annotated[int, Query(ge=1, le=pictures.WINDOW_SIDE)] = 512,
 ) -> Response:
-    """Return the micrograph reduced, or a window of it in native pixels where `top` or `left` is given."""
+    """Return the reduced micrograph, or a window in native pixels if `top` or `left` is given."""
     if top is None and left is None:
         picture = await to_thread.run_sync(_thumbnail, service, inspection_id)
     else:
@@ -163,18 +163,18 @@ async def micrograph(
     responses=documented(404, gives="text/html"),
 )
 def report(service: ServiceDep, caller: Reader, inspection_id: Id) -> Response:
-    """Return the report: one page with every picture inside it."""
+    """Return the report: one HTML page with embedded pictures."""
     with service.database.read() as session:
         row = records.get_inspection(session, inspection_id)
     page = pictures.report(row, service.store)
-    # The page brings a policy of its own, which allows its one script; the header adds what a page cannot ask for.
+    # The page's own policy allows its one script; the header adds directives that a page cannot set.
     headers = {"Content-Security-Policy": "sandbox allow-scripts; frame-ancestors 'self'"}
     return Response(page, media_type="text/html; charset=utf-8", headers=headers)
 
 
 @router.post("/{inspection_id}/overrule", responses=documented(404, 409))
 def overrule(service: ServiceDep, caller: Enrolling, inspection_id: Id, body: OverruleIn) -> InspectionOut:
-    """Overrule a verdict, with a reason; the model's own decision takes that back. All of it stays in the record."""
+    """Overrule a verdict with a reason. Giving the model's own decision withdraws that. Both stay in the record."""
     with service.database.write() as session:
         row = records.overrule(session, inspection_id, body.decision, body.reason, caller.name)
     service.metrics.overruled.inc()
@@ -185,7 +185,7 @@ def overrule(service: ServiceDep, caller: Enrolling, inspection_id: Id, body: Ov
 def add_to_references(
     service: ServiceDep, caller: Enrolling, inspection_id: Id, body: AddToReferencesIn
 ) -> ReferenceImageOut:
-    """Make an inspected micrograph a reference: the next enrolment learns from it."""
+    """Add an inspected micrograph to a reference set. The next enrolment of the set uses it."""
     with service.database.write() as session:
         row = records.get_inspection(session, inspection_id)
         image = add_image(

@@ -1,4 +1,4 @@
-"""`/v1/jobs`: how far audits and enrolments are, and what came of them."""
+"""`/v1/jobs`: progress and results of audits and enrolments."""
 
 from __future__ import annotations
 
@@ -16,6 +16,6 @@ router = APIRouter(prefix="/v1/jobs", tags=["references"])
 
 @router.get("/{job_id}", responses=documented(404))
 def get(service: ServiceDep, caller: Asking, job_id: Id) -> JobOut:
-    """Return a job: ask again until its `state` is `done` or `failed`."""
+    """Return a job. Ask again until its `state` is `done` or `failed`."""
     with service.database.read() as session:
         return JobOut.of(jobs.get_job(session, job_id))

@@ -1,4 +1,4 @@
-"""`/v1/models`: the models there are, and which of them judges."""
+"""`/v1/models`: the models, and the choice of the default model."""
 
 from __future__ import annotations
 
@@ -32,22 +32,22 @@ def get(service: ServiceDep, caller: Reader, model_id: Id) -> ModelOut:
 
 @router.put("/{model_id}/default", responses=documented(404, 409))
 def choose(service: ServiceDep, caller: Admin, model_id: Id) -> ModelOut:
-    """Have a model judge from now on, unless a request names another."""
-    service.shelf.find(model_id)  # one that cannot be loaded is not chosen
+    """Make a model the default: it judges unless a request names another."""
+    service.shelf.find(model_id)  # fails if the model cannot be loaded
     with service.database.write() as session:
         return ModelOut.of(service.shelf.choose(session, model_id), is_default=True)
 
 
 @router.put("/{model_id}/retired", responses=documented(404, 409))
 def retire(service: ServiceDep, caller: Admin, model_id: Id) -> ModelOut:
-    """Offer a model no longer. Its verdicts stay as they are; the one that judges by default is not retired."""
+    """Retire a model, so that it is no longer offered. Its verdicts stay. The default model cannot be retired."""
     with service.database.write() as session:
         return ModelOut.of(service.shelf.retire(session, model_id, retired=True), is_default=False)
 
 
 @router.delete("/{model_id}/retired", responses=documented(404))
 def bring_back(service: ServiceDep, caller: Admin, model_id: Id) -> ModelOut:
-    """Offer a model again."""
+    """Bring a retired model back."""
     with service.database.write() as session:
         row = service.shelf.retire(session, model_id, retired=False)
         return ModelOut.of(row, is_default=row.id == service.shelf.get(session, None).id)

@@ -1,4 +1,4 @@
-"""`/v1/ledger`: the hash-chained record, for `fusion-diff audit` to check."""
+"""`/v1/ledger`: the hash-chained ledger, which `fusion-diff audit` checks."""
 
 from __future__ import annotations
 

@@ -46,14 +46,14 @@ router = APIRouter(prefix="/v1/reference-sets", tags=["references"], route_class
 
 @router.post("", status_code=201, responses=documented(409))
 def new_set(service: ServiceDep, caller: Enrolling, body: ReferenceSetIn) -> ReferenceSetOut:
-    """Begin a set of references."""
+    """Make a reference set."""
     with service.database.write() as session:
         return ReferenceSetOut.of(collecting.new_set(session, body.name, body.authentic))
 
 
 @router.get("", responses=documented())
 def sets(service: ServiceDep, caller: Reader) -> ReferenceSets:
-    """List the sets of references, newest first."""
+    """List the reference sets, newest first."""
     with service.database.read() as session:
         return ReferenceSets(items=[ReferenceSetSummary.of(row) for row in collecting.all_sets(session)])
 
@@ -84,7 +84,7 @@ async def add_images(
     mark: Annotated[UploadFile | None, File(description="Where the flaw is: not black there; for one file.")] = None,
     pixel_size_um: Annotated[PixelSize | None, Form()] = None,
 ) -> References:
-    """Add references. A file that cannot be one has a problem in its place among the results."""
+    """Add references. A file that cannot be used has a problem in its place in the results."""
     if len(files) > service.settings.max_files:
         raise TooLargeError(
             f"{len(files)} files in one request, and {service.settings.max_files} is the most; send them in several"
@@ -109,7 +109,7 @@ async def add_images(
 def change_image(
     service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id, body: ReferenceImageIn
 ) -> ReferenceImageOut:
-    """Correct the class, the specimen or the pixel size of a reference. A marked one does not become authentic."""
+    """Correct class, specimen or pixel size of a reference. One with a flaw mask cannot become authentic."""
     with service.database.write() as session:
         changes = body.model_dump(exclude_unset=True)
         return ReferenceImageOut.of(collecting.change_image(session, set_id, image_id, changes))
@@ -126,7 +126,7 @@ def remove_image(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: I
     "/{set_id}/images/{image_id}/micrograph.png", response_class=Response, responses=documented(404, gives="image/png")
 )
 async def micrograph(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id, native: bool = False) -> Response:
-    """Return a reference as a picture, reduced; or at native size, up to 2048 pixels a side, to draw a mark on."""
+    """Return a reference as a reduced picture; with `native`, up to 2048 pixels a side for drawing a flaw mask."""
     picture, size = await service.slots.decode(partial(_picture, service, set_id, image_id, native=native))
     return Response(picture, media_type="image/png", headers=KEPT | {"X-Native-Size": size})
 
@@ -135,7 +135,7 @@ async def micrograph(service: ServiceDep, caller: Reader, set_id: Id, image_id: 
     "/{set_id}/images/{image_id}/mark.png", response_class=Response, responses=documented(404, gives="image/png")
 )
 async def mark_of(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id) -> Response:
-    """Return a reference's mark: white where the flaw is, in native pixels."""
+    """Return the flaw mask of a reference in native pixels: white where the flaw is."""
     picture = await service.slots.decode(partial(_mark_picture, service, set_id, image_id))
     return Response(picture, media_type="image/png")
 
@@ -148,22 +148,22 @@ async def put_mark(
     image_id: Id,
     mark: Annotated[UploadFile, File(description="PNG or TIFF of the micrograph's size, not black where the flaw is.")],
 ) -> ReferenceImageOut:
-    """Mark the flaw on a reference, in place of a mark that it has."""
+    """Set the flaw mask of a reference; an existing one is replaced."""
     return await service.slots.decode(partial(_mark, service, set_id, image_id, mark))
 
 
 @router.delete("/{set_id}/images/{image_id}/mark", status_code=204, responses=documented(404))
 def remove_mark(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id) -> None:
-    """Take the mark off a reference."""
+    """Remove the flaw mask of a reference."""
     with service.database.write() as session:
         collecting.set_mark(session, set_id, image_id, None)
 
 
 @router.post("/{set_id}/audit", status_code=202, responses=documented(404, 409))
 def audit(request: Request, response: Response, service: ServiceDep, caller: Enrolling, set_id: Id) -> JobOut:
-    """Begin to look for wrong labels, duplicates, strangers and recurring patches; takes as long as enrolling.
+    """Start an audit for wrong labels, duplicates, strangers and recurring patches. It takes as long as enrolling.
 
-    `Location` says where the job is; it is done at once where these very references were looked at before.
+    `Location` is the address of the job. The job is done at once if exactly these references were audited before.
     """
     with service.database.read() as session:
         collected = collecting.get_set(session, set_id)
@@ -174,7 +174,7 @@ def audit(request: Request, response: Response, service: ServiceDep, caller: Enr
 def enrol(
     request: Request, response: Response, service: ServiceDep, caller: Enrolling, set_id: Id, body: EnrolIn
 ) -> JobOut:
-    """Begin to learn from a set; `Location` says where the job is, and that has the model once it is done."""
+    """Start an enrolment. `Location` is the address of the job, which has the model once it is done."""
     if body.default and not caller.may(Scope.admin):
         raise ForbiddenError("to have a model judge from now on takes the scope admin; leave `default` out")
     with service.database.read() as session:
@@ -206,7 +206,7 @@ def _read(service: Service, row: tables.ReferenceImage) -> Micrograph:
 
 
 def _picture(service: Service, set_id: str, image_id: str, *, native: bool) -> tuple[bytes, str]:
-    """Return a reference as PNG, and its native width and height."""
+    """Return a reference as PNG, and its native size as `WIDTHxHEIGHT`."""
     from fusion_diff.inspection.run import THUMBNAIL_SIDE
     from fusion_diff.micrograph.thumbnail import thumbnail
 

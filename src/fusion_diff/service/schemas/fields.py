@@ -1,4 +1,4 @@
-"""Fields that several bodies share, with what they may hold."""
+"""Field types that several bodies share, with their limits."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _text(value: str) -> str:
 
 
 def _plain_spaces(value: str) -> str:
-    """Return text with plain spaces in place of wide, narrow and unbreakable ones, which keyboards and copies bring."""
+    """Return text with every Unicode space replaced by a plain one; keyboards and copied text contain others."""
     return "".join(" " if unicodedata.category(character) == "Zs" else character for character in value)
 
 
@@ -51,6 +51,6 @@ Moment = Annotated[datetime, AfterValidator(_utc)]
 
 
 class Body(BaseModel):
-    """What is sent; nothing that is not known."""
+    """A request body. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")

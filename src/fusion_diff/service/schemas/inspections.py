@@ -1,4 +1,4 @@
-"""Inspections: verdicts, their lists, and what experts say of them."""
+"""Schemas of inspections, their lists, and overrulings."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fusion_diff.service.schemas.fields import Body, Id, Name, Reason
 
 
 class Overruled(BaseModel):
-    """What an expert decided instead."""
+    """The decision of an expert."""
 
     decision: Decision
     reason: str
@@ -44,7 +44,7 @@ class InspectionSummary(BaseModel):
 
 
 class InspectionOut(InspectionSummary):
-    """An inspection with everything needed to understand and repeat it."""
+    """An inspection with all values needed to understand and repeat it."""
 
     predicted_class: str
     in_scope: bool
@@ -82,7 +82,7 @@ class InspectionOut(InspectionSummary):
 
 
 class InspectionEntry(BaseModel):
-    """What became of one file: an inspection or a problem."""
+    """The result of one file: an inspection or a problem."""
 
     name: str
     inspection: InspectionOut | None = None
@@ -90,27 +90,27 @@ class InspectionEntry(BaseModel):
 
 
 class Inspections(BaseModel):
-    """What became of the files of a request, in their order."""
+    """The results of a request's files, in their order."""
 
     results: list[InspectionEntry]
 
 
 class InspectionPage(BaseModel):
-    """Some inspections, newest first."""
+    """A page of inspections, newest first."""
 
     items: list[InspectionSummary]
     next_cursor: str | None = Field(default=None, description="Give it as `cursor` for those after; absent at the end.")
 
 
 class OverruleIn(Body):
-    """An expert's decision; the model's own takes back what it was overruled to."""
+    """An expert's decision. The model's own decision withdraws an overruling."""
 
     decision: Decision
     reason: Reason
 
 
 class AddToReferencesIn(Body):
-    """Where an inspected micrograph is to be a reference, and of what."""
+    """The reference set, class and specimen for an inspected micrograph."""
 
     reference_set: Id
     label: Name

@@ -1,4 +1,4 @@
-"""Models, and the jobs that make them or look for mistakes beforehand."""
+"""Schemas of models and of jobs: audits and enrolments."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOST = "the service ended while it worked on this; start it again"
 
 
 class EnrolIn(Body):
-    """How to enrol."""
+    """Options of an enrolment."""
 
     name: Name = Field(description="What the model is called.")
     reconstruction: bool = Field(default=False, description="Consider the diffusion path as evidence too; slower.")
@@ -45,7 +45,7 @@ class ModelOut(BaseModel):
 
     @classmethod
     def of(cls, row: tables.Model, *, is_default: bool) -> ModelOut:
-        """Return a row as the API shows it; whether an enrolled model is the default, its row knows."""
+        """Return a row as the API shows it."""
         names = ("id", "name", "sha256", "references_sha256", "authentic", "counts", "figures", "warnings", "retired")
         return cls(
             **{name: getattr(row, name) for name in names},
@@ -62,7 +62,7 @@ class Models(BaseModel):
 
 
 class FindingOut(BaseModel):
-    """What is suspicious about a reference."""
+    """A finding of an audit about a reference."""
 
     reference: str
     label: str
@@ -74,7 +74,7 @@ class FindingOut(BaseModel):
 
 
 class JobOut(BaseModel):
-    """An audit or an enrolment, and how far it is."""
+    """An audit or an enrolment, with its progress and result."""
 
     id: Id
     kind: Literal["audit", "enrolment"]

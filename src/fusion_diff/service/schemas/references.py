@@ -1,4 +1,4 @@
-"""Sets of references, and what is corrected of them."""
+"""Schemas of reference sets and corrections."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class ReferenceImageOut(BaseModel):
 
 
 class ReferenceImageIn(Body):
-    """What is to be corrected of a reference; what is left out stays as it is, and so does its mark."""
+    """Corrections of a reference. Omitted fields and the flaw mask stay."""
 
     label: Name | None = Field(default=None, description="Its class; null leaves it as it is.")
     group: Name | None = Field(default=None, description="Its specimen; null for one of its own.")
@@ -87,7 +87,7 @@ class ReferenceSets(BaseModel):
 
 
 class ReferenceEntry(BaseModel):
-    """What became of one file: a reference or a problem."""
+    """The result of one file: a reference or a problem."""
 
     name: str
     reference: ReferenceImageOut | None = None
@@ -95,7 +95,7 @@ class ReferenceEntry(BaseModel):
 
 
 class References(BaseModel):
-    """What became of the files of a request, in their order."""
+    """The results of a request's files, in their order."""
 
     results: list[ReferenceEntry]
 

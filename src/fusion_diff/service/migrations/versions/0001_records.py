@@ -1,4 +1,4 @@
-"""The records as they were first."""
+"""The first version of the tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Bring the tables up."""
+    """Create the tables."""
     op.create_table(
         "api_keys",
         sa.Column("id", sa.String(length=16), nullable=False),

@@ -12,7 +12,7 @@ NUMBER = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
 def upgrade() -> None:
-    """Bring the tables up."""
+    """Create the table."""
     op.create_table(
         "jobs",
         sa.Column("number", NUMBER, nullable=False),

@@ -1,4 +1,4 @@
-"""Ended sessions: what browsers signed out of."""
+"""Ended sessions: browser sessions that were signed out."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ down_revision = "0002"
 
 
 def upgrade() -> None:
-    """Bring the tables up."""
+    """Create the table."""
     op.create_table(
         "ended_sessions",
         sa.Column("id", sa.String(length=32), nullable=False),

@@ -1,4 +1,4 @@
-"""Every overruling of an inspection, and no longer the last alone; those of before are the first of theirs."""
+"""All overrulings of an inspection instead of the last one. The last one becomes the first of the list."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ down_revision = "0003"
 
 
 def upgrade() -> None:
-    """Bring the tables up."""
+    """Add the column and fill it from the existing overrulings."""
     op.add_column("inspections", sa.Column("overrulings", sa.JSON(), nullable=False, server_default="[]"))
     inspections = sa.table(
         "inspections",
@@ -29,6 +29,6 @@ def upgrade() -> None:
         known.number, known.overruled_decision, known.overruled_reason, known.overruled_by, known.overruled_at
     ).where(known.overruled_decision.is_not(None))
     for number, decision, reason, by, at in connection.execute(query).all():
-        when = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)  # SQLite keeps no time zone
+        when = at.replace(tzinfo=UTC) if at.tzinfo is None else at.astimezone(UTC)  # SQLite stores no time zone
         told = [{"decision": decision, "reason": reason, "by": by, "at": when.isoformat()}]
         connection.execute(sa.update(inspections).where(known.number == number).values(overrulings=told))

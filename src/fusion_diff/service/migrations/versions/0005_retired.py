@@ -1,4 +1,4 @@
-"""Models that are retired: no longer offered, and their verdicts stay."""
+"""Retired models: no longer offered; their verdicts stay."""
 
 from __future__ import annotations
 
@@ -10,5 +10,5 @@ down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Bring the tables up."""
+    """Add the column."""
     op.add_column("models", sa.Column("retired", sa.Boolean(), nullable=False, server_default=sa.false()))

@@ -1,1 +1,1 @@
-"""The steps of the records, oldest first."""
+"""The migrations, oldest first."""
