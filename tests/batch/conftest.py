@@ -1,4 +1,4 @@
-"""Micrographs to run batches on, and what a batch wrote."""
+"""Fixtures: micrographs for batches, engines, stores, and reading of the written rows."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fusion_diff.batch.judging import LocalEngine, Settings
 
 
 class Failing(MemoryFileSystem):
-    """A store in memory that stops answering after so many calls."""
+    """A store in memory that stops answering after `answers` calls."""
 
     protocol = "failing"
     answers = 10**9
@@ -45,7 +45,7 @@ class Failing(MemoryFileSystem):
 
 @pytest.fixture
 def folder(tmp_path, save_micrograph):
-    """A folder of ten micrographs, two of them in a folder of its own, and a file that is none."""
+    """A folder of ten micrographs, two of them in a subfolder, and a broken file."""
     folder = tmp_path / "in"
     (folder / "deeper").mkdir(parents=True)
     for index in range(8):
@@ -58,14 +58,14 @@ def folder(tmp_path, save_micrograph):
 
 @pytest.fixture
 def engine(darkness_model):
-    """Judges by the small model."""
+    """An engine with the small model."""
     darkness_model.sha256, darkness_model.name = "ab" * 32, "darkness"
     return LocalEngine(darkness_model, Settings())
 
 
 @pytest.fixture
 def read_rows():
-    """Reads all rows of an output folder, in the order they were written."""
+    """A function that returns all rows of an output folder in the order of writing."""
     import pyarrow.parquet as parquet
 
     def read(out):
@@ -79,7 +79,7 @@ def read_rows():
 
 @pytest.fixture
 def store(folder, monkeypatch):
-    """A store that holds the folder, under `failing://line`; it answers until told otherwise."""
+    """A store that holds the folder under `failing://line`. It answers unless a test limits `answers`."""
     fsspec.register_implementation("failing", Failing, clobber=True)
     monkeypatch.setattr(items_module, "PAUSE_S", 0)
     monkeypatch.setattr(Failing, "answers", 10**9)

@@ -1,4 +1,4 @@
-"""Batches on a real Ray cluster of two nodes on this machine, with what can be lost lost amid the run."""
+"""Batches on a real Ray cluster of two nodes on this machine, with workers and nodes lost during the run."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def images(tmp_path_factory):
 
 
 class Node:
-    """A node of a cluster: `ray start --block` and all that it starts."""
+    """A node of a cluster: `ray start --block` and its child processes."""
 
     def __init__(self, folder, name, *words):
         common = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
@@ -56,7 +56,7 @@ class Node:
             )
 
     def processes(self):
-        """Ids and titles of what the node runs, by their parents."""
+        """Return ids and titles of the node's processes, found through their parents."""
         parents, titles = {}, {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
@@ -94,7 +94,7 @@ def start(folder, name, address, *words):
 
 
 def wait_for_workers(head, other, wanted):
-    """Wait until so many workers run on the two nodes; a cluster itself waits for the first only."""
+    """Wait until the wanted numbers of workers run on the two nodes. A cluster itself waits only for the first."""
     deadline = time.monotonic() + 90
     while (found := (len(head.workers()), len(other.workers()))) != wanted:
         assert time.monotonic() < deadline, found
@@ -103,7 +103,7 @@ def wait_for_workers(head, other, wanted):
 
 @pytest.fixture
 def of_the_other():
-    """What else the other node is started with."""
+    """Further options for the other node."""
     return ()
 
 
@@ -230,7 +230,7 @@ def test_a_run_that_is_told_to_stop_keeps_what_is_done(two_nodes, images, tmp_pa
 def test_a_micrograph_that_takes_every_worker_with_it_becomes_a_row_with_that_error(two_nodes, tmp_path, read_rows):
     address, *nodes = two_nodes
     (tmp_path / "in").mkdir()
-    pixels = np.tile(builtin_samples(1, size=96)[0][0].pixels, (40, 40))  # long enough to be caught at it
+    pixels = np.tile(builtin_samples(1, size=96)[0][0].pixels, (40, 40))  # slow enough to kill its worker
     tifffile.imwrite(tmp_path / "in" / "poison.tif", np.rint(pixels * 65535).astype(np.uint16))
     over = threading.Event()
     killed = []

@@ -181,7 +181,7 @@ def test_a_micrograph_that_is_named_twice_has_one_row(folder, tmp_path, engine, 
 def test_names_that_are_not_unicode_have_rows_of_their_own(tmp_path, engine, save_micrograph, read_rows):
     save_micrograph(tmp_path / "a.tif", 0.8)
     (tmp_path / "in").mkdir()
-    for name in (b"\xff.tif", b"\\udcff.tif"):  # the second is how the first is written
+    for name in (b"\xff.tif", b"\\udcff.tif"):  # the second is the escaped form of the first
         (tmp_path / "in" / os.fsdecode(name)).hardlink_to(tmp_path / "a.tif")
     for _ in range(2):
         run_batch(str(tmp_path / "in"), tmp_path / "out", engine)
@@ -223,7 +223,7 @@ def test_a_run_that_is_told_to_stop_keeps_what_is_done(tmp_path, save_micrograph
     words = ["-m", "fusion_diff.cli", "batch", str(tmp_path / "in"), "--out", str(out), "--heatmaps"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     run = subprocess.Popen([sys.executable, *words], env=environment, stderr=subprocess.PIPE, text=True)
-    while len(list(out.glob("heatmaps/*/*.png"))) < 2:  # the second is drawn when the first has its row
+    while len(list(out.glob("heatmaps/*/*.png"))) < 2:  # the second is drawn after the first row was added
         assert run.poll() is None, run.stderr.read()
         time.sleep(0.01)
     run.send_signal(sent)
@@ -349,7 +349,7 @@ def test_a_store_that_is_lost_amid_a_run_leaves_what_is_done(store, tmp_path, en
 
 
 def test_a_full_disk_is_a_clear_error_and_what_is_done_is_kept(folder, tmp_path, engine, read_rows):
-    """A limit on the size of files stands for the full disk: the system refuses to write on."""
+    """A limit on file sizes simulates a full disk: the system refuses further writes."""
     run_batch(str(folder / "[0-3].tif"), tmp_path / "out", engine, rows=2)
     kept = read_rows(tmp_path / "out")
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

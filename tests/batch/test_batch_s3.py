@@ -1,4 +1,4 @@
-"""Batches from a server that speaks S3 over HTTP, on this machine."""
+"""Batches from a local S3 server over HTTP."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fusion_diff.errors import BatchError
 
 @contextmanager
 def serving():
-    """A server of what this process has in its buckets, and its address."""
+    """A server of this process's buckets, and its address."""
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     try:
@@ -35,7 +35,7 @@ def endpoint():
 
 @pytest.fixture
 def ask(monkeypatch, tmp_path):
-    """Sets the endpoint as the AWS tools are told it, with no account of this machine's user."""
+    """Set the endpoint in the variables of the AWS tools, without this user's credentials."""
 
     def ask_of(url):
         for name in ("ENDPOINT_URL", "ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "DEFAULT_REGION"):
@@ -54,7 +54,7 @@ def ask(monkeypatch, tmp_path):
 
 @pytest.fixture
 def bucket(endpoint, ask, folder):
-    """A client of the server, whose bucket `lots` holds the folder below `line-7`, and a list of two of its files."""
+    """A client of the server. Its bucket `lots` holds the folder below `line-7`, and a list of two of its files."""
     ask(endpoint)
     client = boto3.client("s3")
     client.create_bucket(Bucket="lots")

@@ -35,7 +35,7 @@ def test_a_folder_a_pattern_and_a_file_address_name_the_same_micrographs(folder)
 
 @pytest.fixture
 def others(folder):
-    """Pictures of kinds that are not read, here and in a store; gives their folders."""
+    """Image files of unsupported kinds, locally and in a store; returns their folders."""
     store = fsspec.filesystem("memory")
     for name in ("a.gif", "deeper/b.webp", "deeper/c.WEBP", ".hidden.gif", "notes.txt"):
         (folder / name).write_bytes(b"")
@@ -54,7 +54,7 @@ def test_pictures_of_other_kinds_are_counted(others, place):
 
 @pytest.fixture
 def lots(tmp_path):
-    """Two folders and an image of like names, and hidden ones, here and in a store; gives the folder here."""
+    """Two folders and an image with similar names, and hidden ones, locally and in a store; gives the local folder."""
     store = fsspec.filesystem("memory")
     for name in ("lot-1/a.tif", "lot-2/deeper/b.tif", "lot-2/.c.tif", "lot-2/.old/d.tif", "lot-x.tif", ".bin/e.tif"):
         file = tmp_path / "lots" / name
@@ -143,7 +143,7 @@ def test_any_bytes_are_a_table_or_refused(tmp_path_factory, content):
 
 
 def test_a_source_is_listed_while_it_is_read(tmp_path):
-    """A list without end is no trouble: nothing asks for its end."""
+    """An endless list works, because it is read line by line."""
     os.mkfifo(tmp_path / "list.csv")
 
     def write():
@@ -180,7 +180,7 @@ def test_a_table_in_a_store_names_files_beside_it(store):
 @pytest.mark.parametrize("name", ["s3", "gopher", "memory::file"])
 def test_a_store_that_cannot_be_had_is_named_with_the_cure(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "s3fs", None)
-    monkeypatch.delitem(_registry, "s3", raising=False)  # where another test used it
+    monkeypatch.delitem(_registry, "s3", raising=False)  # in case another test registered it
     with pytest.raises((BatchError, DependencyError)) as caught:
         check_source(f"{name}://bucket/in")
     assert f"{name}://bucket/in" in str(caught.value)

@@ -97,7 +97,7 @@ def test_contrast_that_float32_cannot_hold_is_no_contrast():
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_counted_and_located(bad, monkeypatch):
-    monkeypatch.setattr(storage, "BAND_PIXELS", 200)  # several bands, so that counts add up across them
+    monkeypatch.setattr(storage, "BAND_PIXELS", 200)  # several bands, so that counts are summed over them
     levels = ramp(dtype=np.float32)
     levels[17, 23] = levels[17, 24] = levels[39, 1] = bad
     with pytest.raises(MicrographError, match=r"holey: 3 values are NaN or infinite, the first at row 17, column 23"):

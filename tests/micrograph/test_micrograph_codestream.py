@@ -1,4 +1,4 @@
-"""Streams that claim, or cost, far more than their place in the image: ways to exhaust the reader."""
+"""Compressed streams that claim or cost far more than their place in the image are refused."""
 
 import functools
 import io
@@ -27,7 +27,7 @@ COMMENT = b"\xff\xfe" + struct.pack(">H", 5000) + bytes(4998)
 
 
 def jpeg2000_in_boxes(levels):
-    """A JPEG 2000 file with a decoy of a small codestream in a box before the real one."""
+    """A JPEG 2000 file with a small decoy codestream in a box before the real one."""
     decoy = imagecodecs.jpeg2k_encode(TEXTURE, codecformat="j2k")
     real = imagecodecs.jpeg2k_encode(levels, codecformat="jp2")
     return real[:12] + struct.pack(">I4s", len(decoy) + 8, b"free") + decoy + real[12:]
@@ -38,7 +38,7 @@ def after_start(stream, inserted):
 
 
 def tiled(stream, compression, *, side=(64, 64), tile=(64, 64), number=1, tables=b"", counts=None):
-    """A grey TIFF all of whose tiles are one stream."""
+    """A grey TIFF whose tiles all refer to the same stream."""
     at = 8 + len(stream) + len(tables)
     lists = struct.pack(f"<{2 * number}I", *[8] * number, *(counts or [len(stream)] * number))
     entries = {

@@ -167,7 +167,7 @@ def test_a_bar_that_metadata_tell_of_is_cut_off_under_whatever_stands_above_it(s
 def test_rows_of_the_micrograph_are_not_cut_off_because_metadata_call_them_a_bar(rows):
     image = specimen()
     assert data_bar_rows(image, HEIGHT - rows) == 0
-    # A crack through a layer that is saturated: one level without noise, but a crack is no text.
+    # A crack through a saturated layer: one level without noise, but the crack is not text.
     saturated = image.copy()
     saturated[-rows:] = 255
     for column in range(WIDTH):

@@ -103,12 +103,12 @@ def test_links_that_loop_are_followed_once(house):
     except OSError:
         pytest.skip("this system makes no symbolic links")
     files = discover([house])
-    assert len({os.path.realpath(file) for file in files}) == len(files) == 7  # the broken one is told of when read
+    assert len({os.path.realpath(file) for file in files}) == len(files) == 7  # the broken one raises when read
 
 
 @pytest.fixture
 def lots(tmp_path):
-    """Three images, and links to what is above and beside them, each of which makes many paths more."""
+    """Three images, and links to folders above and beside them that multiply the paths to each image."""
     for name in ("lot-1/a.tif", "lot-2/b.tif", "lot-2/deep/c.tif", "lot-2/.old/d.tif"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(b"x")

@@ -54,7 +54,7 @@ GOOD = {
 
 
 def read(folder, data, **options):
-    """Read bytes as a file: gives the micrograph, or None where they were refused as they should be."""
+    """Read bytes as a file. Return the micrograph, or None if they were refused by a proper error."""
     path = folder / "hostile.bin"
     path.write_bytes(data)
     try:
@@ -82,7 +82,7 @@ def test_the_good_files_of_this_module_are_good(tmp_path, kind):
 def test_a_file_cut_anywhere_is_refused_or_still_whole(tmp_path, kind, cut):
     whole = read(tmp_path, GOOD[kind])
     partial = read(tmp_path, GOOD[kind][: int(cut * len(GOOD[kind]))])
-    if partial is not None:  # only the end of the file was missing, not pixels
+    if partial is not None:  # the truncated end held no pixels
         np.testing.assert_array_equal(partial.pixels, whole.pixels)
 
 
@@ -168,7 +168,7 @@ def claiming_tiff(width, height, *, bits=8, samples=1, compression=1, stored=64,
 def refused_cheaply(folder, data, match, **options):
     path = folder / "claim.tif"
     path.write_bytes(data)
-    read(folder, GOOD["tiff"])  # the libraries are imported before memory is measured
+    read(folder, GOOD["tiff"])  # imports the libraries before memory is measured
     tracemalloc.start()
     try:
         with pytest.raises(MicrographError, match=match):
@@ -308,7 +308,7 @@ def test_chunks_without_content_before_the_pixel_size_of_a_png_are_not_followed_
 
 @pytest.mark.parametrize("level", [3e38, 1e31])
 def test_levels_that_single_precision_cannot_hold_apart_are_refused(level):
-    """Every one of them is finite, and their span is not."""
+    """Every level is finite, but the difference of the extremes is not."""
     pixels = np.random.default_rng(0).random((64, 64), dtype=np.float32)
     pixels[::8], pixels[1::8] = level, -level
     with pytest.raises(MicrographError, match=r"levels span .*; replace"):

@@ -1,4 +1,4 @@
-"""JPEG 2000: what the parts of a stream cost is measured, what hides it is refused, and ordinary streams are read."""
+"""JPEG 2000: the cost of a stream's parts is measured, streams that hide it are refused, ordinary ones are read."""
 
 import io
 import struct
@@ -153,9 +153,9 @@ def encoded(levels, **options):
 def test_ordinary_streams_are_read_whatever_their_options(tmp_path_factory, side, colour, options):
     levels = np.random.default_rng(side).integers(0, 256, (side, side, 3) if colour else (side, side), dtype=np.uint8)
     data = encoded(levels, **options)
-    assert side**2 <= jpeg2000_pixels(data) < 4 * side**2  # the most that is accepted where images are large
+    assert side**2 <= jpeg2000_pixels(data) < 4 * side**2  # four times the pixels is the limit for large images
     expected = np.asarray(Image.open(io.BytesIO(data)))
-    if not colour and np.ptp(expected):  # little is left of noise in few bits
+    if not colour and np.ptp(expected):  # few bits keep little of the noise
         path = tmp_path_factory.mktemp("ordinary") / "a.tif"
         path.write_bytes(tiff(data, side))
         np.testing.assert_array_equal(load_microstructure_data(path).levels, expected)

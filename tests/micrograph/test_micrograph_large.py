@@ -20,7 +20,7 @@ SIDE = 6000
 
 
 def file_behind(levels):
-    """Return the memory map that an array lies in, or None."""
+    """Return the memory map behind an array, or None."""
     while isinstance(levels, np.ndarray):
         levels = levels.base
     return levels if isinstance(levels, mmap.mmap) else None
@@ -28,7 +28,7 @@ def file_behind(levels):
 
 @pytest.fixture(scope="module")
 def large_tiff(tmp_path_factory):
-    """A 6000 x 6000 16-bit TIFF, uncompressed: 72 MB in which each row is a ramp."""
+    """An uncompressed 6000 x 6000 16-bit TIFF (72 MB) with a ramp in each row."""
     path = tmp_path_factory.mktemp("large") / "large.tif"
     levels = tifffile.memmap(path, shape=(SIDE, SIDE), dtype=np.uint16)
     levels[:] = np.arange(SIDE, dtype=np.uint16)
@@ -52,7 +52,7 @@ def test_a_large_tiff_is_mapped_and_read_by_window_in_bounded_memory(large_tiff)
         tracemalloc.stop()
     assert file_behind(micrograph.levels) is not None
     assert micrograph.dtype == np.uint16
-    assert read < 120 * 2**20  # of the sub-grid's doubles and one band; the float32 image would take 144 MB
+    assert read < 120 * 2**20  # the sub-grid in float64 and one band; the float32 image would take 144 MB
     assert windowed < 2**20
     assert (low, high) == pytest.approx((SIDE * 0.005, SIDE * 0.995), rel=0.01)
     np.testing.assert_array_equal(
@@ -202,10 +202,10 @@ def test_a_micrograph_is_independent_of_its_file_once_it_is_read(tmp_path, monke
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
     micrograph = load_microstructure_data(file, sha256=digest if signed else None)
     seen = micrograph.window(0, 0, 64, 80)
-    with file.open("r+b") as stream:  # in place, as one who may write there could
+    with file.open("r+b") as stream:  # in place, like anyone with write access
         stream.write(bytes(file.stat().st_size))
     np.testing.assert_array_equal(micrograph.window(0, 0, 64, 80), seen)
-    with file.open("r+b") as stream:  # the end of a file that is mapped must not go, or the process does
+    with file.open("r+b") as stream:  # truncating a mapped file would kill the process
         stream.truncate(10)
     np.testing.assert_array_equal(micrograph.window(0, 0, 64, 80), seen)
     assert micrograph.sha256 == digest

@@ -25,7 +25,7 @@ DP_IMAGE_STORE\r\nStore resolution = 128 * 96\r\nSV_SERIAL_NUMBER\r\nSerial No. 
 
 
 def tagged(path, code, text, levels=TEXTURE):
-    """Write a TIFF with a maker's text in a private tag."""
+    """Write a TIFF with a maker's metadata text in a private tag."""
     data = text.encode("cp1252") + b"\0"
     kind = "B" if code == 34118 else "s"
     tifffile.imwrite(path, levels, extratags=[(code, kind, len(data), data, True)], metadata=None)
@@ -65,7 +65,7 @@ def test_fei_metadata_of_another_resolution_describe_other_pixels(tmp_path):
 )
 def test_zeiss_metadata_give_pixel_size_and_instrument(tmp_path, written, expected):
     micrograph = tagged(tmp_path / "zeiss.tif", 34118, ZEISS.format(size=written))
-    assert micrograph.pixel_size_um == pytest.approx(expected)  # an unknown unit falls back on the unnamed number
+    assert micrograph.pixel_size_um == pytest.approx(expected)  # with an unknown unit, the unnamed number is used
     assert micrograph.instrument == "Zeiss SEM SUPRA 55-1"
 
 
@@ -82,7 +82,7 @@ def test_olympus_sis_metadata_give_pixel_size(tmp_path):
     tifffile.imwrite(path, TEXTURE, extratags=[(33560, "B", len(data), data, True)], metadata=None)
     content = bytearray(path.read_bytes())
     start = content.index(b"SIS0")
-    content[start + 64 : start + 68] = struct.pack("<I", start + 68)  # where the body is in the file
+    content[start + 64 : start + 68] = struct.pack("<I", start + 68)  # position of the body in the file
     path.write_bytes(content)
     micrograph = load_microstructure_data(path)
     assert micrograph.pixel_size_um == pytest.approx(0.5)

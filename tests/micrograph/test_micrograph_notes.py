@@ -1,4 +1,4 @@
-"""What reading does to a file, or cannot tell of it, is noted on the micrograph."""
+"""Changes and uncertainties on reading are noted on the micrograph."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GREY = np.random.default_rng(0).integers(0, 256, (64, 80), dtype=np.uint8)
 
 
 def with_alpha(alpha: int) -> np.ndarray:
-    """Colour whose upper quarter has some alpha."""
+    """A colour image whose upper quarter is partly transparent."""
     pixels = np.dstack([GREY, GREY, GREY, np.full_like(GREY, 255)])
     pixels[:16, :, 3] = alpha
     return pixels
@@ -60,7 +60,7 @@ def test_transparent_pixels_are_noted(tmp_path, suffix, alpha, noted):
     if suffix == "png":
         Image.fromarray(pixels).save(path)
     elif suffix == "bmp":
-        # Version 4 of the header, whose masks tell of an alpha channel; plain ones have four bytes a pixel without one.
+        # Version 4 of the header has a mask for the alpha channel; older headers of 32 bits per pixel have no alpha.
         head = struct.pack("<IiiHHIIiiII", 108, 80, -64, 1, 32, 3, 0, 0, 0, 0, 0)
         head += struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000).ljust(108 - len(head), b"\0")
         path.write_bytes(struct.pack("<2sIII", b"BM", 122 + pixels.nbytes, 0, 122) + head + pixels.tobytes())

@@ -20,7 +20,7 @@ ANY_DTYPE = [np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32, np.flo
 
 
 def texture(shape=(48, 56), dtype=np.uint8, seed=0):
-    """Levels over the whole range of the dtype: float32 holds those of 8 and 16 bits exactly."""
+    """Return levels over the whole range of the dtype. float32 holds those of 8 and 16 bits exactly."""
     rng = np.random.default_rng(seed)
     if np.dtype(dtype).kind == "f":
         return rng.normal(0, 100, shape).astype(dtype)
@@ -214,7 +214,7 @@ def test_pngs_of_few_bits_keep_their_levels(tmp_path, bits):
 
 
 def grey_png(levels, bits):
-    """Write a PNG of packed greys by hand: Pillow and imagecodecs write 1 or 8 bits only."""
+    """Write a PNG of packed greys by hand, as Pillow and imagecodecs write only 1 or 8 bits."""
     unpacked = np.unpackbits(levels[..., None].astype(np.uint8), axis=2)[..., 8 - bits :]
     rows = np.packbits(unpacked.reshape(len(levels), -1), axis=1)
     raw = b"".join(b"\0" + row.tobytes() for row in rows)

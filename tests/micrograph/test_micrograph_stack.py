@@ -1,4 +1,4 @@
-"""TIFFs of several images are told of; those of one image and what goes with it are not."""
+"""TIFFs of several images are reported; those of one image with its thumbnails and masks are not."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def test_what_goes_with_an_image_is_not_told_of(tmp_path):
 
 
 def in_turn(path, *images, **options):
-    """Write images of other sizes one after the other; `options` are for the first."""
+    """Write images of different sizes as pages; `options` apply to the first."""
     with tifffile.TiffWriter(path) as writer:
         for index, image in enumerate(images):
             writer.write(image, metadata=None, **({} if index else options))

@@ -1,4 +1,4 @@
-"""Thumbnails: the whole micrograph, small."""
+"""Thumbnails show the whole micrograph at a small size."""
 
 from __future__ import annotations
 

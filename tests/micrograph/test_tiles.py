@@ -1,4 +1,4 @@
-"""Tiles cover every token of a micrograph once, and show its pixels as they are."""
+"""Tiles cover every token of a micrograph once and hold its pixels unchanged."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def test_tiles_of_an_enlarged_micrograph_agree_where_they_overlap():
     overlap = (first.left + grid.side - second.left) * STRIDE
     assert overlap > 0
     one, other = grid.read(micrograph, first)[..., -overlap:], grid.read(micrograph, second)[..., :overlap]
-    np.testing.assert_allclose(one, other, atol=5e-3)  # the spline sees six pixels beyond a tile, not all
+    np.testing.assert_allclose(one, other, atol=5e-3)  # the spline uses only six pixels beyond a tile
 
 
 def test_contrast_is_stretched_over_the_micrograph_and_not_the_tile():
@@ -166,10 +166,10 @@ def test_a_mask_of_exactly_one_token_marks_that_one():
     assert np.argwhere(grid.pool_mask(mask)).tolist() == [[2, 5]]
 
 
-@pytest.mark.parametrize(("covered", "marked"), [(12, False), (13, True)])  # of 64 pixels, a fifth is 12.8
+@pytest.mark.parametrize(("covered", "marked"), [(12, False), (13, True)])  # a fifth of 64 pixels is 12.8
 def test_a_token_is_marked_from_a_fifth_of_its_area(covered, marked):
     grid, mask = layout(224, 224), np.zeros((224, 224), dtype=bool)
-    mask[:8, :8] = True  # another one, so that the rule for thin flaws does not apply
+    mask[:8, :8] = True  # a second flaw, so that the rule for thin flaws does not apply
     mask[80 + np.arange(covered) // 8, 80 + np.arange(covered) % 8] = True
     assert bool(grid.pool_mask(mask)[10, 10]) is marked
 

@@ -1,4 +1,4 @@
-"""Small image files to make reference folders of."""
+"""Fixtures that write small image files and reference folders."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Writer = Callable[..., Path]
 
 @pytest.fixture
 def draw(tmp_path: Path) -> Writer:
-    """Write a grey image of its own noise below tmp_path and return its path."""
+    """Write a grey image of unique noise below tmp_path and return its path."""
 
     def write(name: str, *, size: tuple[int, int] = (40, 48)) -> Path:
         path = tmp_path / name

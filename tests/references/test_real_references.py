@@ -1,4 +1,4 @@
-"""The real sets, read as a laboratory would read them."""
+"""Reading of the real reference sets."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_ferrite_tile_has_its_groups_and_its_marks(shared_data: Path) -> None:
 
 
 def test_jun_glaze_groups_by_session(shared_data: Path, tmp_path: Path) -> None:
-    for label in ("china5", "china6"):  # an object and its look-alike: eight views of each are enough here
+    for label in ("china5", "china6"):  # an object and its counterfeit; eight views of each are enough here
         (tmp_path / label).mkdir()
         for file in sorted((shared_data / "jun_glaze" / label).glob("*.jpg"))[::8]:
             shutil.copy(file, tmp_path / label)

@@ -1,4 +1,4 @@
-"""What holds for any set of references: order, shots, subsets, identity and the rules of its members."""
+"""Sets of references: order, shots, subsets, digest and checks of the members."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Reading references from a CSV file, however it was mangled."""
+"""Reading references from well-formed and malformed CSV files."""
 
 from __future__ import annotations
 

@@ -266,7 +266,7 @@ def test_a_mark_may_cover_the_whole_micrograph_with_a_warning(folder: Path, draw
 
 
 def test_a_boolean_mark_of_tifffile_is_told_to_be_upside_down(folder: Path) -> None:
-    """Its tag says that zero is white, and it is read as the tag says."""
+    """The tag declares zero as white, and the mask is read accordingly."""
     mark = np.zeros((40, 48), dtype=bool)
     mark[2:6, 3:9] = True
     (folder / "masks" / "crack").mkdir(parents=True)

@@ -83,7 +83,7 @@ def test_a_flaw_changes_the_sound_image_in_its_mask_and_nowhere_else(flaw: str, 
         sound = _draw(seed, 96, material, "sound", None, noisy=False)
         change = np.abs(flawed.pixels - sound.pixels)
         inside = flawed.mask > 0
-        # Blur, bright flanks and the soft edges of uneven bands reach a little beyond the mask.
+        # Blur, bright flanks and the soft edges of uneven bands extend slightly beyond the mask.
         outside = ~binary_dilation(inside, iterations=16 if flaw in ("uneven", "fray") else 9)
         assert change[inside].mean() > 0.015
         if outside.any():

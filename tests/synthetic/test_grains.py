@@ -11,7 +11,7 @@ from fusion_diff.synthetic.grains import _seeds, tessellate
 def test_mean_grain_size_is_the_one_asked_for(diameter: float) -> None:
     grains = tessellate(np.random.default_rng(0), 192, diameter, 0.3)
     count = len(np.unique(grains.labels))
-    # Grains cut by the border count as halves, and the smallest vanish under their neighbours.
+    # Grains cut by the border count as halves, and the smallest grains are covered by their neighbours.
     expected = (192 + diameter) ** 2 / (np.pi / 4 * diameter**2)
     assert 0.55 * expected < count < 1.3 * expected
 
