@@ -1,8 +1,8 @@
-"""The golden set: micrographs with the scores they are known to get, asked again before a model is put to use.
+"""Golden sets: micrographs with known scores, scored again before a model is put to use.
 
-A folder of images with `golden.json`, which holds each one's sha256, score and decision, and the digests of the model
-and references that gave them. Another machine, library or device moves scores by less than the tolerance; anything else
-that moves them is a change that somebody has to have wanted.
+A golden set is a folder of images with `golden.json`. That file holds each image's sha256, score and decision, and the
+digests of the model and references that gave them. Another machine, library or device changes scores by less than the
+tolerance; a larger drift points to an unintended change.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class GoldenImage:
 
     Attributes:
         file: its name in the folder.
-        sha256: digest of its bytes.
-        score: the score it is known to get.
-        decision: the decision it is known to get.
+        sha256: sha256 of its bytes.
+        score: expected score.
+        decision: expected decision.
     """
 
     file: str
@@ -54,10 +54,10 @@ class GoldenImage:
 
 @dataclass(frozen=True)
 class GoldenSet:
-    """What `golden.json` says.
+    """Contents of `golden.json`.
 
     Attributes:
-        alpha: error rate that decisions were made for.
+        alpha: error rate of the decisions.
         model: `name`, `sha256` and `references_sha256` of the model that gave the scores.
         images: the images.
     """
@@ -72,10 +72,10 @@ class Comparison:
     """An image scored again.
 
     Attributes:
-        image: what was expected.
-        score: what it got; None where it could not be scored.
-        decision: what it got.
-        problem: what is wrong, in a sentence; empty where nothing is.
+        image: the image with its expected score and decision.
+        score: new score; None where it could not be scored.
+        decision: new decision; None likewise.
+        problem: difference or error, in a sentence; empty where there is none.
     """
 
     image: GoldenImage
@@ -92,19 +92,19 @@ def make_golden(
     alpha: float = 0.1,
     progress: Callable[[int, int, Path], None] | None = None,
 ) -> GoldenSet:
-    """Score images and write them with their scores into a new folder, whole or not at all.
+    """Score images, and write them with their scores to a new folder, completely or not at all.
 
     Args:
         model: an enrolled model.
-        images: image files; each is copied under its own name, a number before it where two have one name, and a number
-            in its place where it holds characters that not every system takes in a name.
-        folder: new or empty, and not the current one.
-        alpha: error rate for the decisions.
+        images: image files, copied under their own names. A number precedes a name that is taken, and replaces one with
+            characters that are not portable.
+        folder: a new or empty folder, not the current one.
+        alpha: error rate of the decisions.
         progress: called as `progress(done, total, path)` before each image.
 
     Raises:
-        TrustError: the folder holds something or its place cannot be taken, there are no images or too many, or one
-            changed meanwhile.
+        TrustError: the folder is not empty or cannot be replaced, there are no images or too many, or an image changed
+            meanwhile.
         MicrographError: an image cannot be read.
     """
     from fusion_diff.micrograph import load_microstructure_data
@@ -117,14 +117,14 @@ def make_golden(
     if not 0 < len(images) <= MAX_IMAGES:
         raise TrustError(f"{printable(folder)}: a golden set of {len(images)} images; give 1 to {MAX_IMAGES}")
     with WholeFolder(folder) as draft:
-        entries, taken = [], {FILE.casefold()}  # without case, for systems that do not tell it
+        entries, taken = [], {FILE.casefold()}  # some file systems ignore case
         for done, path in enumerate(images):
             if progress is not None:
                 progress(done, len(images), path)
             name = path.name
             if not _plain(name):
                 name = f"{done:04d}{path.suffix if _plain(path.suffix) else ''}"
-            while name.casefold() in taken:  # a number may be another image's name
+            while name.casefold() in taken:  # the numbered name may be taken too
                 name = f"{done:04d}-{name}"
             taken.add(name.casefold())
             micrograph = load_microstructure_data(path)  # the original, so that errors name it
@@ -144,7 +144,7 @@ def read_golden(folder: Path) -> GoldenSet:
     """Read `golden.json` of a folder.
 
     Raises:
-        TrustError: it is missing, too large or malformed, or names a file outside of the folder.
+        TrustError: the file is missing, too large or malformed, or names a file outside of the folder.
     """
     file = folder / FILE
     content = read_bounded(file, MAX_BYTES, "golden set")
@@ -165,7 +165,7 @@ def read_golden(folder: Path) -> GoldenSet:
 
 
 def _plain(name: str) -> bool:
-    """Tell whether a name is that of a file beside the golden set, on any system."""
+    """Return whether a name is a plain file name on any system, and not the golden set's own."""
     return name not in ("", ".", "..", FILE) and name.isprintable() and not set(name) & set("/\\:")
 
 
@@ -190,19 +190,19 @@ def compare(
 ) -> tuple[GoldenSet, tuple[Comparison, ...]]:
     """Score a golden set again.
 
-    An image whose bytes are not the expected ones is not parsed.
+    An image with another sha256 than expected is not parsed.
 
     Args:
-        model: the model to be verified.
+        model: model to verify.
         folder: the golden set.
-        tolerance: scores may drift by so much.
+        tolerance: largest allowed change of a score.
         progress: called as `progress(done, total, path)` before each image.
 
     Returns:
-        The golden set and what became of each image, in order.
+        The golden set, and a comparison for each image, in order.
 
     Raises:
-        TrustError: the folder is no golden set.
+        TrustError: the folder is not a golden set.
     """
     golden = read_golden(folder)
     found = []

@@ -1,10 +1,10 @@
-"""Which model it was: what the ledger, golden sets and runs that are taken up again know it by."""
+"""Identity of a model, as recorded in ledgers, golden sets and resumable runs."""
 
 from __future__ import annotations
 
 
 def identity(model: object) -> dict[str, str | None]:
-    """Return the `name`, `sha256` and `references_sha256` of a model, as far as it has them."""
+    """Return the `name`, `sha256` and `references_sha256` of a model; None for each that it lacks."""
     enrolment = getattr(model, "enrolment", None)
     return {
         "name": getattr(model, "name", None),

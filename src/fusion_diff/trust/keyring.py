@@ -1,10 +1,11 @@
-"""Which keys are trusted: those named by the user, and those they endorse; but none that is revoked or has expired.
+"""Trusted keys: those named by the user and the keys that they endorse, without revoked and expired ones.
 
-Beside a public key `K.pub` may lie `K.pub.endorsed.json`, in which an older key says that K follows it, and
-`K.pub.revoked.json`, in which K says that it is to be trusted no more. Both are signed statements with the key in them,
-so it does not matter where they are kept: they are looked for in the folders of the trusted keys and of the signature.
-A signature holds no trustworthy time. So what an expired or revoked key endorsed is not trusted either: whoever has it
-could have done that after it was lost.
+Beside a public key `K.pub` there may be two files: `K.pub.endorsed.json`, in which an older key endorses K as its
+successor, and `K.pub.revoked.json`, in which K revokes itself. Both are signed statements that contain the key, so
+their location does not matter. They are searched for in the folders of the trusted keys and of the signature.
+
+A signature holds no trustworthy time. Endorsements by expired or revoked keys are therefore not trusted either: they
+could have been made after the key was lost.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ _MAX_REASON = 1000
 
 @dataclass(frozen=True)
 class Keyring:
-    """Keys that are trusted.
+    """Set of trusted keys.
 
     Attributes:
         keys: the keys.
-        revoked: why a key is revoked, by its id.
-        now: the time that expiry is judged by.
+        revoked: reason of each revocation, by the id of the key.
+        now: time at which expiry is checked.
     """
 
     keys: tuple[PublicKey, ...]
@@ -64,26 +65,26 @@ class Keyring:
         """Read public keys, with the endorsements and revocations in their folders.
 
         Args:
-            files: the public keys that are trusted.
-            beside: a signature; endorsements and revocations are looked for in its folder too.
-            now: the time it is; the system's when omitted.
+            files: the trusted public keys.
+            beside: a signature, whose folder is searched for endorsements and revocations too.
+            now: the current time; the system's if omitted.
 
         Raises:
-            TrustError: there is no key, a file cannot be read as what its name says, or a revocation is not signed by
-                the key it revokes.
+            TrustError: no key is given, a file is not what its name says, or a revocation is not signed by the key that
+                it revokes.
         """
         named = [files] if isinstance(files, str | Path) else list(files)
         if not named:
             raise TrustError("no key is trusted; name at least one public key")
         keys = [load_public(file) for file in named]
         places = [Path(file) for file in named] + ([beside] if beside else [])
-        # A key that is linked to may have its revocation beside the link or beside itself.
+        # A symbolic link to a key may have its revocation beside the link or beside the key.
         folders = {Path(os.path.realpath(place.parent)) for place in places}
         folders |= {Path(os.path.realpath(place)).parent for place in places}
         revoked = dict(_revocation(file) for file in _statements(folders, REVOKED))
         ring = cls(tuple(keys), revoked, now or datetime.now(UTC))
         endorsements = [(file, Sealed.read(file)) for file in _statements(folders, ENDORSED)]
-        while True:  # until nothing more is endorsed by what is trusted by now
+        while True:  # until no further key is endorsed by a trusted one
             known = {key.id for key in ring.keys}
             new = [key for key in ring._endorsed(endorsements) if key.id not in known]
             if not new:
@@ -91,13 +92,13 @@ class Keyring:
             ring = cls((*ring.keys, *{key.id: key for key in new}.values()), revoked, ring.now)
 
     def open(self, sealed: Sealed, predicate_type: str) -> tuple[dict[str, Any], PublicKey]:
-        """Check a signed statement against these keys.
+        """Verify a signed statement with these keys.
 
         Returns:
-            The statement and the key it is signed with.
+            The statement, and the key that signed it.
 
         Raises:
-            TrustError: it is signed with another key, or with one that is revoked or has expired; or it was altered.
+            TrustError: it is signed with another, a revoked or an expired key, or it was altered.
         """
         key = self._signer(sealed)
         if key is None:
@@ -112,7 +113,7 @@ class Keyring:
         return sealed.open(key, predicate_type), key
 
     def problem(self, key: PublicKey) -> str | None:
-        """Say why a key is not valid; None where it is."""
+        """Return why a key is not valid; None where it is valid."""
         if key.id in self.revoked:
             return f"which was revoked: {self.revoked[key.id]}"
         if key.expires is not None and key.expires <= self.now:
@@ -136,20 +137,20 @@ class Keyring:
 def rotate(
     old: str | Path, new: str | Path, *, kind: str | None = None, days: int | None = None, now: datetime | None = None
 ) -> Path:
-    """Make a key that follows another, and have the old one endorse it.
+    """Make a successor of a key, endorsed by it.
 
     Args:
-        old: the private key that is trusted so far.
-        new: where the new private key goes.
-        kind: kind of the new key; the old one's when omitted.
-        days: the new key is valid for so many days; None for ever.
-        now: the time it is; the system's when omitted.
+        old: private key that is trusted so far.
+        new: path of the new private key.
+        kind: kind of the new key; the old key's if omitted.
+        days: validity of the new key in days; None for no expiry.
+        now: the current time; the system's if omitted.
 
     Returns:
-        The endorsement, beside the new public key.
+        Path of the endorsement, beside the new public key.
 
     Raises:
-        TrustError: the old key cannot be read or is no longer valid, or a file is there already.
+        TrustError: the old key cannot be read or is no longer valid, or a file exists already.
     """
     signer = load_private(old)
     check_valid(signer, old, now)
@@ -163,14 +164,14 @@ def rotate(
 
 
 def revoke(file: str | Path, because: str) -> Path:
-    """Have a key say of itself that it is to be trusted no more.
+    """Revoke a key, with a statement signed by itself.
 
     Args:
         file: the private key.
-        because: the reason, which verifiers are told.
+        because: the reason, shown to verifiers.
 
     Returns:
-        The revocation, beside the public key. It has to reach whoever verifies.
+        Path of the revocation, beside the public key. It must be distributed to whoever verifies.
 
     Raises:
         TrustError: the key cannot be read, the reason is empty or too long, or the key is revoked already.
@@ -185,10 +186,10 @@ def revoke(file: str | Path, because: str) -> Path:
 
 
 def check_valid(key: PrivateKey, file: str | Path, now: datetime | None = None) -> None:
-    """Refuse to sign with a key that nobody would trust: it has expired, or its revocation lies beside it.
+    """Check that a key has not expired and has no revocation beside it, before it is used to sign.
 
     Raises:
-        TrustError: it is so.
+        TrustError: it has expired or is revoked.
     """
     beside = public_file(Path(file))
     revocation = beside.with_name(beside.name + REVOKED)
@@ -214,9 +215,9 @@ def _key_of(statement: dict[str, Any], name: str) -> PublicKey:
 
 
 def _revocation(file: Path) -> tuple[str, str]:
-    """Return the id of the key that a file revokes, and why."""
+    """Read a revocation; return the id of the revoked key and the reason."""
     sealed = Sealed.read(file)
-    # It holds the key that must have signed it, so that key is taken out first and believed only if it did.
+    # The file holds the key that must have signed it. The key is parsed first, and trusted only if it did.
     try:
         claimed = json.loads(sealed.payload)
         because = claimed["predicate"]["because"]
@@ -236,7 +237,7 @@ def _statements(folders: Iterable[Path], suffix: str) -> list[Path]:
             here = [folder / name for name in sorted(os.listdir(folder)) if name.endswith(suffix)]  # noqa: PTH208
         except FileNotFoundError:
             continue
-        except OSError as error:  # a revocation could be hidden there
+        except OSError as error:  # it could hide a revocation
             raise TrustError(
                 f"{printable(folder)}: cannot be listed ({error.strerror}); check its permissions"
             ) from error

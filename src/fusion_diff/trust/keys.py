@@ -1,9 +1,9 @@
-"""Keys: Ed25519 pairs (RFC 8032), or ECDSA ones (FIPS 186-5) for those who verify with OpenSSF's model-signing.
+"""Signing keys: Ed25519 (RFC 8032), or ECDSA (FIPS 186-5) to verify with OpenSSF's model-signing.
 
-A pair is two files in PEM: `K`, the private key (PKCS #8, readable by its owner alone, encrypted if the environment
-variable `FUSION_DIFF_KEY_PASSPHRASE` is set), and `K.pub`, the public key. Where a key expires, a line `Expires: TIME`
-stands before the PEM block, where RFC 7468 leaves room for text: whoever trusts the file trusts that line with it.
-A private key is in no message and no repr.
+A pair is two PEM files. `K` is the private key in PKCS #8, readable by its owner only, and encrypted if the environment
+variable `FUSION_DIFF_KEY_PASSPHRASE` is set. `K.pub` is the public key. A key that expires has a line `Expires: TIME`
+before the PEM block, where RFC 7468 allows text; whoever trusts the file trusts that line too. Private keys never
+appear in messages or reprs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.hashes import HashAlgorithm
 
 KINDS = ("ed25519", "ecdsa-p256")
-"""The kinds of key that can be made; ECDSA on P-384 and P-521 is verified too."""
+"""Kinds of key that can be made. ECDSA on P-384 and P-521 can be verified too."""
 PASSPHRASE = "FUSION_DIFF_KEY_PASSPHRASE"
 MAX_KEY_BYTES = 2**16
 MAX_DAYS = 36_500
@@ -43,9 +43,9 @@ class PublicKey:
     """A public key.
 
     Attributes:
-        name: the file it was read from.
-        pem: its PEM block, ending in a line break.
-        expires: when it ceases to be valid; None for never.
+        name: file that it was read from.
+        pem: PEM block, ending in a line break.
+        expires: time at which it expires; None for never.
     """
 
     name: str
@@ -80,24 +80,24 @@ class PublicKey:
 
     @cached_property
     def id(self) -> str:
-        """The sha256 of the key in DER (SubjectPublicKeyInfo), in hexadecimal."""
+        """Hexadecimal sha256 of the key in DER (SubjectPublicKeyInfo)."""
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
         return hashlib.sha256(self._key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
     @cached_property
     def hint(self) -> str:
-        """The sha256 of the key in PEM, in hexadecimal, by which a signature tells its key."""
+        """Hexadecimal sha256 of the key in PEM, by which a signature names its key."""
         from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
         return hashlib.sha256(self._key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
 
     def text(self) -> str:
-        """Return what its file holds."""
+        """Return the contents of its file."""
         return ("" if self.expires is None else f"Expires: {write_time(self.expires)}\n") + self.pem
 
     def has_signed(self, message: bytes, signature: bytes) -> bool:
-        """Tell whether a signature of a message was made with this key's private half."""
+        """Return whether a signature of a message was made with this key's private key."""
         from cryptography.exceptions import InvalidSignature
         from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePublicKey
 
@@ -114,13 +114,13 @@ class PublicKey:
 
 @dataclass(frozen=True)
 class PrivateKey:
-    """A private key with its public half; its repr tells the id only."""
+    """A private key with its public key; its repr does not show the private key."""
 
     public: PublicKey
     _key: Ed25519PrivateKey | EllipticCurvePrivateKey = field(repr=False)
 
     def sign(self, message: bytes) -> bytes:
-        """Return the signature of a message: 64 bytes of Ed25519, or ECDSA's in DER."""
+        """Return the signature of a message: 64 bytes for Ed25519, DER for ECDSA."""
         from cryptography.hazmat.primitives.asymmetric.ec import ECDSA, EllipticCurvePrivateKey
 
         if isinstance(self._key, EllipticCurvePrivateKey):
@@ -131,16 +131,16 @@ class PrivateKey:
 def new_key(
     file: str | Path, *, kind: str = "ed25519", days: int | None = None, now: datetime | None = None
 ) -> PrivateKey:
-    """Make a pair of keys and write it to `file` and `file.pub`, neither of which may be there yet.
+    """Make a pair of keys and write it to `file` and `file.pub`, neither of which may exist.
 
     Args:
-        file: where the private key goes; its permissions are 0600 from the first byte on.
+        file: path of the private key, which is created with permissions 0600.
         kind: one of `KINDS`.
-        days: valid for so many days; None for ever.
-        now: the time it is; the system's when omitted.
+        days: validity in days; None for no expiry.
+        now: the current time; the system's if omitted.
 
     Raises:
-        TrustError: a file is there already, or `kind` or `days` is not possible.
+        TrustError: a file exists already, or `kind` or `days` is not allowed.
     """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import (
@@ -160,7 +160,7 @@ def new_key(
     passphrase = os.environ.get(PASSPHRASE, "")
     encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
     before = "" if expires is None else f"Expires: {write_time(expires)}\n"
-    # The public half first: what is left after a failure between the two is no secret.
+    # The public key first, so that a failure between the two leaves no private key behind.
     write_new(beside, public.text().encode("ascii"), 0o644)
     try:
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption)
@@ -174,10 +174,10 @@ def new_key(
 def load_private(file: str | Path) -> PrivateKey:
     """Read a private key, with the passphrase from `FUSION_DIFF_KEY_PASSPHRASE` if it is encrypted.
 
-    Warns where others than its owner may read the file.
+    Warns where users other than its owner may read the file.
 
     Raises:
-        TrustError: it cannot be read, is no private key, or the passphrase is missing or wrong.
+        TrustError: it cannot be read, is not a private key, or the passphrase is missing or wrong.
     """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
@@ -192,7 +192,7 @@ def load_private(file: str | Path) -> PrivateKey:
     if os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
         warn(f"{name}: others may read this private key; say chmod 600 {name}")
     passphrase = os.environ.get(PASSPHRASE, "").encode() or None
-    # The errors of the library are not passed on: nothing of a key's content may come into a message.
+    # The library's errors are not chained, so that no part of a key gets into a message.
     try:
         try:
             key = load_pem_private_key(content, None)
@@ -218,17 +218,17 @@ def load_public(file: str | Path) -> PublicKey:
     """Read a public key.
 
     Raises:
-        TrustError: it cannot be read or is no public key of a known kind.
+        TrustError: it cannot be read, or is not a public key of a supported kind.
     """
     file = Path(file)
     return parse_public(read_bounded(_followed(file), MAX_KEY_BYTES, "key"), printable(file))
 
 
 def parse_public(content: bytes, name: str) -> PublicKey:
-    """Return the public key that a file's bytes hold.
+    """Parse the public key in a file's bytes.
 
     Raises:
-        TrustError: they hold none, a private one, more than one, or one of another kind.
+        TrustError: there is no key, a private key, more than one, or one of another kind.
     """
     if b"PRIVATE KEY-----" in content:
         raise TrustError(f"{name}: a private key; give its public half, the .pub file, and keep this one to yourself")
@@ -241,15 +241,15 @@ def parse_public(content: bytes, name: str) -> PublicKey:
 
 
 def public_file(file: Path) -> Path:
-    """Return where the public half of a private key lies."""
+    """Return the path of the public key that belongs to a private key."""
     return file.with_name(file.name + ".pub")
 
 
 def until(days: int | None, now: datetime | None = None) -> datetime | None:
-    """Return the time so many days from now, or None.
+    """Return the time `days` from now; None where `days` is None.
 
     Raises:
-        TrustError: not between 1 and `MAX_DAYS`.
+        TrustError: `days` is not between 1 and `MAX_DAYS`.
     """
     if days is None:
         return None
@@ -259,15 +259,15 @@ def until(days: int | None, now: datetime | None = None) -> datetime | None:
 
 
 def write_time(time: datetime) -> str:
-    """Return a time as in `2026-01-31T12:00:00Z`."""
+    """Return a time as text, such as `2026-01-31T12:00:00Z`."""
     return time.astimezone(UTC).strftime(_TIME)
 
 
 def read_time(text: object, name: str) -> datetime:
-    """Return the time that a text says.
+    """Parse a time; `name` is the file it comes from, for errors.
 
     Raises:
-        TrustError: it says none.
+        TrustError: it is not a time.
     """
     try:
         return datetime.strptime(str(text), _TIME).replace(tzinfo=UTC)
@@ -278,7 +278,7 @@ def read_time(text: object, name: str) -> datetime:
 
 
 def _followed(file: Path) -> Path:
-    # A key may be linked to from elsewhere, unlike what is signed.
+    # Keys may be symbolic links, unlike signed files.
     return Path(os.path.realpath(file)) if file.is_symlink() else file
 
 

@@ -1,9 +1,9 @@
-"""Reading only what was signed.
+"""Reading exactly the bytes that were signed.
 
-Between verifying a file and reading it, whoever may write there can put another in its place. Therefore what is parsed
-is never read a second time from there: `signed_copy` hashes the very bytes that it copies to a private folder, from
-which a model is loaded; and `SignedFiles` gives the sha256 that `load_microstructure_data` compares, before it decodes
-anything, with that of the bytes it has read.
+Between verifying and reading a file, anyone with write access could replace it. So verified files are not read again
+from there. `signed_copy` hashes the same bytes that it copies to a private folder, from which a model is loaded.
+`SignedFiles` gives the signed sha256, which `load_microstructure_data` compares with that of the bytes it has read
+before it decodes them.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ T = TypeVar("T")
 
 
 def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path) -> Path:
-    """Verify a folder and copy it, hashing the bytes that are copied; what the copy holds is what was signed.
+    """Verify a folder and copy it, hashing the copied bytes, so that the copy is exactly what was signed.
 
     Returns:
-        The copy, which has the folder's name; its parent is a new folder for its owner alone, to be removed when done.
+        The copy, which has the folder's name. Its parent is a new private folder, to be removed by the caller.
 
     Raises:
-        TrustError: as `verify`, or a file changed while it was being copied.
+        TrustError: as `verify`; or a file changed while it was copied.
     """
     folder = absolute(folder)
     verified = verify(folder, keys)
@@ -56,15 +56,15 @@ def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path) -> 
 
 
 def load_signed(folder: str | Path, keys: Sequence[str | Path] | str | Path, load: Callable[[Path], T]) -> T:
-    """Load something from a `signed_copy` of a folder, which stays for as long as what was loaded.
+    """Load an object from a `signed_copy` of a folder. The copy is removed with the object.
 
     Args:
         folder: the folder.
-        keys: the public keys that are trusted.
-        load: makes the thing of the copy.
+        keys: the trusted public keys.
+        load: loads the object from the copy.
 
     Raises:
-        TrustError: as `signed_copy`; then `load` was not called.
+        TrustError: as `signed_copy`; `load` is not called then.
     """
     copy = signed_copy(folder, keys)
     try:
@@ -77,31 +77,31 @@ def load_signed(folder: str | Path, keys: Sequence[str | Path] | str | Path, loa
 
 
 class SignedFiles:
-    """Tells which sha256 a file must have, by `<file>.sig` or by `<folder>.sig` of a folder that it lies in.
+    """Looks up the signed sha256 of files, in `<file>.sig` or in `<folder>.sig` of a folder above the file.
 
-    Signatures of folders are read once, those of files each time, for there may be as many of them as files. Nothing is
-    hashed here: who reads the file compares the digest of what was read, in memory or, of more than 32 MiB, into a
-    private copy, and decodes those very bytes.
+    Signatures of folders are cached; those of files are not, as there may be as many as files. Files are not hashed
+    here. The reader compares the sha256 of the bytes it has read, in memory or above 32 MiB in a private copy, and
+    decodes those bytes.
     """
 
     def __init__(self, keys: Sequence[str | Path] | str | Path, *, now: datetime | None = None) -> None:
-        """Check that the keys can be read.
+        """Read the keys.
 
         Raises:
-            TrustError: they cannot.
+            TrustError: they cannot be read.
         """
         self._keys = keys
         self._now = now or datetime.now(UTC)
-        self._read: dict[Path, Contents | str] = {}  # or what is wrong
+        self._read: dict[Path, Contents | str] = {}  # or the error
         Keyring.of(keys, now=now)
 
     def digest(self, file: str | Path) -> str:
-        """Return the sha256 that was signed for a file.
+        """Return the signed sha256 of a file.
 
-        Warns, once a folder, where files that were signed are gone: a batch may have been picked from.
+        Warns once for each folder from which signed files are missing: the batch may be a selection.
 
         Raises:
-            TrustError: the file is a link or not signed for, or its signature is refused.
+            TrustError: the file is a link, is not covered by a signature, or its signature is refused.
         """
         file = absolute(file)
         if file.is_symlink():
@@ -116,15 +116,15 @@ class SignedFiles:
         return contents.digests[name]
 
     def expect_covered(self, file: str | Path) -> None:
-        """Check the signature of a file, or of the folder it lies in, but not what it says of the file.
+        """Verify the signature of a file or of a folder above it, without looking up the file's sha256.
 
         Raises:
-            TrustError: there is none, or it is refused.
+            TrustError: there is no signature, or it is refused.
         """
         self._covering(absolute(file))
 
     def _covering(self, file: Path) -> tuple[Path, Contents]:
-        """Find what was signed, a file or the nearest folder above it, and read its signature."""
+        """Return the signed path, the file or the nearest folder above it, and the contents of its signature."""
         for signed in (file, *(folder for folder in file.parents if folder.name)):
             signature = signature_of(signed)
             if signature.is_symlink() or signature.exists():
