@@ -1,13 +1,12 @@
-"""Runs the Dockerfile's own steps without an engine, then what the image would start, and asks it for a verdict.
+"""Runs the Dockerfile's steps without a container engine, starts the result, and asks it for a verdict.
 
     python deploy/rehearse.py /tmp/rehearsal --target cpu --build-arg EXTRAS=service
 
-The steps of all stages that the target needs run in one folder in the place of the root file system: paths such as
-/opt/fusion-diff are taken to lie in it, and this Python, which the image's user has to be allowed to run, stands for
-that of the base image. Then the entry point starts as the image's user (where this runs as root), with the environment
-of the image alone and with nothing it may write to but /data and /tmp. It has to get ready, be healthy, judge a
-procedural micrograph, leave every file of the image as it was, and stop when told to. What this does not show: the
-base image, layers, and an engine's isolation.
+The steps of all stages that the target needs run in one folder, which replaces the root file system: paths such as
+/opt/fusion-diff are mapped into it. This Python replaces that of the base image; the image's user must be able to run
+it. Then the entry point starts as the image's user (if this runs as root), with only the environment of the image and
+write access only to /data and /tmp. It has to get ready, be healthy, judge a procedural micrograph, leave every file of
+the image unchanged, and stop on request. Not covered: the base image, layers, and the isolation by an engine.
 """
 
 from __future__ import annotations
@@ -41,7 +40,7 @@ write_micrographs(builtin_samples(1)[0][:1], ["sample"], Path(sys.argv[1]))
 
 
 class Image:
-    """What the steps leave: a root, an environment, a user and commands."""
+    """The state of a build: root folder, environment, user and commands."""
 
     def __init__(self, root: Path, arguments: dict[str, str]) -> None:
         self.root, self.given = root, arguments
@@ -51,23 +50,23 @@ class Image:
         self.commands: dict[str, list[str]] = {}
 
     def inside(self, text: str) -> str:
-        """Return a text with the image's paths as they are here."""
+        """Return a text with paths of the image mapped into the root folder."""
         return PLACES.sub(lambda found: f"{self.root}/{found[1]}", text)
 
     def expand(self, text: str) -> str:
-        """Return a text with variables filled in."""
+        """Return a text with variables expanded."""
         known = {**self.environment, **self.variables}
         return re.sub(r"\$\{?(\w+)\}?", lambda found: known.get(found[1], ""), text)
 
     def begin(self, base: str, stages: dict[str, tuple[dict[str, str], Path]]) -> None:
-        """Begin a stage: on another one with its environment, or on the base image."""
+        """Begin a stage on another stage or on the base image."""
         self.environment, self.folder = {"PATH": f"{self.root / 'base' / 'bin'}:{os.defpath}"}, self.root
         if base in stages:
             self.environment, self.folder = dict(stages[base][0]), stages[base][1]
         self.variables, self.user = {}, (0, 0)
 
     def step(self, instruction: str, value: str) -> None:
-        """Do one step."""
+        """Run one step."""
         if instruction == "ARG":
             name, _, default = value.partition("=")
             self.variables[name] = self.given.get(name, default.strip('"'))
@@ -104,7 +103,7 @@ class Image:
     def _run(self, value: str) -> None:
         value = self.inside(value)
         words = json.loads(value) if value.startswith("[") else ["/bin/sh", "-c", value]
-        # Settings of pip, such as its index, are the machine's own, as an engine's build would get them.
+        # Settings of pip, such as its index, come from the machine, as in a build by an engine.
         pip = {name: text for name, text in os.environ.items() if name.startswith("PIP_")}
         print("RUN", *words, flush=True)
         subprocess.run(words, cwd=self.folder, env={**pip, **self.environment, **self.variables}, check=True)
@@ -117,7 +116,7 @@ class Image:
 
 
 def build(work: Path, target: str, arguments: dict[str, str]) -> Image:
-    """Run the steps of a target and of the stages it needs."""
+    """Run the steps of a target and of the stages that it needs."""
     steps = [
         (step["instruction"], step["value"])
         for step in DockerfileParser(path=str(TOP / "deploy" / "Dockerfile")).structure
@@ -132,7 +131,7 @@ def build(work: Path, target: str, arguments: dict[str, str]) -> Image:
             uses[stage].add(base)
         elif instruction == "COPY" and value.startswith("--from="):
             uses[stage].add(value.split()[0].partition("=")[2])
-    for name in reversed(names):  # what a stage needs stands before it
+    for name in reversed(names):  # stages come after those they need
         if name in wanted:
             wanted |= uses[name]
     image = Image(work / "root", arguments)
@@ -152,7 +151,7 @@ def build(work: Path, target: str, arguments: dict[str, str]) -> Image:
 
 
 def listing(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return size and time of every file."""
+    """Return size and modification time of every file."""
     return {str(file): (file.stat().st_size, file.stat().st_mtime_ns) for file in folder.rglob("*") if file.is_file()}
 
 

@@ -1,14 +1,14 @@
-"""Starts a container: the model is verified, and only then the command runs, in the place of this process.
+"""Entry point of containers: verifies the model, then runs the command in place of this process.
 
-    start.py [--keys DIR] [--golden DIR] COMMAND…     fusion-diff COMMAND… once the model is what it has to be
-    start.py healthy                                  0 unless this container serves and does not answer
+    start.py [--keys DIR] [--golden DIR] COMMAND…     verify the model, then run fusion-diff COMMAND…
+    start.py healthy                                  health check: 0 unless this container serves and does not answer
 
 The model is the one that the command uses: that of --model or else FUSION_DIFF_MODEL (serve, inspect, batch, certify,
-audit), of --base (enroll), or the first word after the command (export, verify-model); if none is named, the embedded
-one. Every file of it is compared with its manifest. With --keys it has to be signed with one of DIR/*.pub, the command
-gets a private copy of what was signed, and a command that uses any other model is refused. With --golden it has to give
-the scores of that golden set, see `fusion-diff verify-model`. {model} in the command's words becomes the beginning of
-the model's digest, for the --out of batches: one output takes the rows of one model. No shell is needed.
+audit), of --base (enroll), or the first word after the command (export, verify-model); the embedded one if none is
+named. Every file of it is compared with its manifest. With --keys it has to be signed with one of DIR/*.pub, the
+command gets a private copy of what was signed, and commands that use any other model are refused. With --golden it has
+to give the scores of that golden set, see `fusion-diff verify-model`. {model} in the command's words becomes the first
+digits of the model's sha256, because the --out of a batch takes the rows of one model. No shell is needed.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from urllib.request import urlopen
 
 FAILED = 3
 DIGITS = 16
-"""Of a model's sha256 in hexadecimal, those that stand for {model}."""
+"""Number of hexadecimal digits of the model's sha256 that replace {model}."""
 PORT_FILE = Path(tempfile.gettempdir()) / "fusion-diff-port"
-"""Where the service of this container listens; there is no such file where another command runs."""
+"""File with the port of the service; missing if another command runs."""
 SIGNED = Path(tempfile.gettempdir()) / "fusion-diff-model"
-"""Where the copy of a signed model lies; a container that starts again replaces it."""
+"""Folder of the private copy of a signed model; replaced at each start."""
 USAGE = "start.py [--keys DIR] [--golden DIR] COMMAND…"
 BY_OPTION = ("serve", "inspect", "batch", "certify", "audit")
 """Commands that take their model from --model or FUSION_DIFF_MODEL."""
 BY_POSITION = ("export", "verify-model")
-"""Commands that take their model from a word of their own; here it has to come first."""
+"""Commands that take their model as an argument; here it has to come first."""
 WITHOUT_MODEL = ("policy", "keys", "sign", "verify", "service-keys")
 """Commands that use no model."""
 
 
 def healthy() -> int:
-    """Ask the service of this container, if that is what runs in it, whether it answers."""
+    """Check that the service answers; return 0 if it does or if another command runs, else 1."""
     try:
         port = PORT_FILE.read_text(encoding="ascii")
     except FileNotFoundError:
@@ -50,7 +50,7 @@ def healthy() -> int:
 
 
 def named(words: list[str], option: str, setting: str, default: str) -> str:
-    """Return what a command line gives an option last; or else the environment, or what holds if neither does."""
+    """Return the last value of an option, else that of the environment variable, else the default."""
     found = os.environ.get(setting) or default
     for index, word in enumerate(words):
         if word == option and index + 1 < len(words):
@@ -61,13 +61,13 @@ def named(words: list[str], option: str, setting: str, default: str) -> str:
 
 
 def naming(words: list[str], option: str, value: str) -> list[str]:
-    """Return a command line that gives an option this value wherever it gives one."""
+    """Return the command line with this value wherever the option is given."""
     changed = [f"{option}={value}" if word.startswith(f"{option}=") else word for word in words]
     return [value if previous == option else word for previous, word in zip(["", *changed], changed, strict=False)]
 
 
 def first(words: list[str]) -> str | None:
-    """Return the model that a command takes from its first word; None if it takes none from there."""
+    """Return the model argument of a command in `BY_POSITION`; None if it is not in first place."""
     return words[1] if words[0] in BY_POSITION and len(words) > 1 and not words[1].startswith("-") else None
 
 
@@ -79,7 +79,7 @@ def model_of(words: list[str], default: str) -> str:
 
 
 def using(words: list[str], model: str) -> list[str]:
-    """Return a command line that uses this model in the place of the one it names; the environment names it too."""
+    """Return the command line with this model in place of its own, and set FUSION_DIFF_MODEL to it."""
     os.environ["FUSION_DIFF_MODEL"] = model
     if words[0] == "enroll":
         return [words[0], f"--base={model}", *naming(words[1:], "--base", model)]
@@ -89,7 +89,7 @@ def using(words: list[str], model: str) -> list[str]:
 
 
 def refusal(words: list[str]) -> str | None:
-    """Say why a command cannot be held to a signed model; None if it can."""
+    """Return why a command is refused under --keys; None if it is not."""
     command = words[0]
     if command in (*BY_OPTION, *WITHOUT_MODEL, "enroll") or first(words) is not None:
         return None
@@ -99,10 +99,10 @@ def refusal(words: list[str]) -> str | None:
 
 
 def verify_model(model: str, keys: Path | None, golden: Path | None) -> tuple[Path, str]:
-    """Say that the model is what it has to be, and return its folder, or the copy of what was signed, and its sha256.
+    """Verify the model, and return its folder, or that of the private copy if keys are given, and its sha256.
 
     Raises:
-        FusionDiffError: it is not.
+        FusionDiffError: the model is altered, is not signed with a trusted key, or does not give the golden scores.
     """
     from fusion_diff.checkpoint import locate, verify
     from fusion_diff.errors import TrustError
@@ -111,7 +111,7 @@ def verify_model(model: str, keys: Path | None, golden: Path | None) -> tuple[Pa
     if keys is not None:
         from fusion_diff.trust.signed import signed_copy
 
-        # Clusters mount keys as links, which are not followed where keys are read.
+        # Clusters mount keys as symbolic links, which the reader of keys does not follow.
         trusted = sorted(key.resolve() for key in keys.glob("*.pub"))
         if not trusted:
             raise TrustError(f"{keys}: there is no public key *.pub; put the keys to trust there, or leave --keys out")
@@ -130,7 +130,7 @@ def verify_model(model: str, keys: Path | None, golden: Path | None) -> tuple[Pa
 
 
 def main(words: list[str]) -> int:
-    """Verify, then become the command; return an exit code where that does not come about."""
+    """Verify the model, then become the command; return an exit code if that fails."""
     if words == ["healthy"]:
         return healthy()
     folders: dict[str, Path] = {}

@@ -1,7 +1,7 @@
-"""The service as an application of Ray Serve, which runs as many replicas of it as there is work for.
+"""The service as a Ray Serve application, which scales the number of replicas with the load.
 
-Each replica is the whole service with a model of its own; they share the database, the store and the models' folder,
-which the environment names as it does for `fusion-diff serve`. Run it on a cluster: serve run serve_app:app
+Each replica is a whole service with its own copy of the model. Replicas share the database, the store and the folder of
+models, which the environment names as for `fusion-diff serve`. Run it on a cluster: serve run serve_app:app
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def build() -> FastAPI:
-    """Return the app with the settings of the environment; called in the replica, whose environment counts."""
+    """Return the app with the settings of the environment. Called in the replica, so its environment is used."""
     from fusion_diff.service import logs
     from fusion_diff.service.app import create_app
     from fusion_diff.service.settings import read_settings

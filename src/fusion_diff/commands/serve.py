@@ -1,4 +1,4 @@
-"""`fusion-diff serve`: the service, in this process, until it is told to stop."""
+"""`fusion-diff serve`: runs the service in this process until it is told to stop."""
 
 from __future__ import annotations
 
@@ -62,19 +62,19 @@ def serve_command(
     )
     logs.configure()
     try:
-        with heed_sigterm():  # else the first process of a container would load its model to the end
+        with heed_sigterm():  # else the first process of a container would ignore SIGTERM while it loads the model
             server = Server(_opened(settings))
     except Terminated:
         return TERMINATED
     try:
         server.run()
-    except SystemExit:  # the port is taken, as the log says
+    except SystemExit:  # the port is taken; the log says so
         return 3
     return 0 if server.started else 3
 
 
 def _opened(settings: Settings) -> Service:
-    """Open the service, and warn of what keeps it from judging as it is expected to."""
+    """Open the service, and warn if it has no API key, another default model, or is not ready."""
     from fusion_diff.errors import FusionDiffError
     from fusion_diff.service.keys import all_keys
     from fusion_diff.service.runtime import Service

@@ -23,7 +23,7 @@ service_keys_app = typer.Typer(
 
 
 class ScopeName(StrEnum):
-    """Scopes; those of `service.keys.Scope`, which is not imported before it is needed."""
+    """The scopes of `service.keys.Scope`, which is imported only when needed."""
 
     read = "read"
     inspect = "inspect"
