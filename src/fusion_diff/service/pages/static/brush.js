@@ -1,4 +1,4 @@
-// A flaw marked with a brush: strokes are kept, so that each can be taken back, and drawn at native size when saved.
+// Draws a flaw mask with a brush. Strokes are kept, so that each can be undone; they are drawn at native size when saved.
 import { explained, notify, tokens } from "./http.js";
 
 const PAINT = "#ff5a1f";
@@ -54,7 +54,7 @@ class Easel {
     this.draw();
   }
 
-  // Bring the keyboard's cursor into view, in the easel and in the window.
+  // Scroll the keyboard cursor into view, in the easel and in the window.
   follow() {
     const [left, top] = this.cursor.map((each) => Math.max(0, each - this.radius));
     const [right, bottom] = this.cursor.map((each, axis) => Math.min(axis ? this.paint.height : this.paint.width, each + this.radius));

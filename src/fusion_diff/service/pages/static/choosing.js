@@ -1,4 +1,4 @@
-// References chosen by ticking them, one by one or all of a class: what can be done with them comes into view.
+// Selects references by tick boxes, one by one or a whole class, and shows the actions for them.
 
 function show() {
   const form = document.getElementById("chosen");

@@ -1,4 +1,4 @@
-// What is done before the other scripts have come is kept and done then.
+// Keeps actions made before the other scripts are loaded, and runs them afterwards.
 (() => {
   // What is pressed before htmx has taken the page over. A browser that sends such a form by itself sends no token with
   // it, is refused and leaves the page.

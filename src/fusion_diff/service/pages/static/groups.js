@@ -1,4 +1,4 @@
-// Which images show one specimen, as a groups.csv among the chosen files tells it, read as strictly as the command line reads it.
+// Specimens of images from a groups.csv among the chosen files, read as strictly as on the command line.
 
 const NAME = "groups.csv";
 const MOST = 2 ** 24; // bytes

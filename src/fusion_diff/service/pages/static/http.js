@@ -1,4 +1,4 @@
-// What every request of ours carries, and what problems say.
+// Headers of every request, and the text of problems.
 
 export function tokens() {
   return JSON.parse(document.body.getAttribute("hx-headers"));

@@ -1,4 +1,4 @@
-// What folders say of the files in them: a folder for each class, and masks in masks/CLASS, as the command line reads them.
+// Classes and masks from folders: one folder per class, and masks in masks/CLASS, as on the command line.
 
 const LOSSLESS = /\.(png|tiff?|bmp)$/i;
 

@@ -1,5 +1,5 @@
-// The lot: what was inspected in this tab is still there after a look at one of its verdicts, or at other pages.
-// Verdicts are kept by their ids and asked for again, for one may be overruled by now; what was refused is kept in words.
+// The lot: keeps the list of inspected files of this tab while other pages are visited.
+// Verdicts are kept by id and fetched again, because they may have been overruled; refusals are kept as text.
 import { explained, notify } from "./http.js";
 
 const PLACE = "lot";
@@ -54,7 +54,7 @@ export async function keepLot(uploads) {
     try {
       sessionStorage.setItem(PLACE, JSON.stringify({ caller, entries: [...before, ...[...rows.children].map(entryOf)] }));
     } catch {
-      // this browser keeps nothing
+      // this browser has no storage
     }
   });
   if (!before.length) return;

@@ -1,8 +1,8 @@
-// On every page: what goes wrong is said where everybody can see and hear it.
+// Runs on every page: shows errors visibly and to screen readers.
 import { explained, notify } from "./http.js";
 
 document.addEventListener("htmx:beforeRequest", (event) => {
-  // What somebody does next replaces what is said; what a page asks by itself, as how far a job is, does not.
+  // The next action of the user clears the message; requests of the page itself, such as for progress, do not.
   if (event.detail.requestConfig.triggeringEvent?.isTrusted) document.getElementById("notice").replaceChildren();
 });
 

@@ -1,4 +1,4 @@
-// Files from inputs and drops, folders looked through; of folders only what may be a micrograph.
+// Files from inputs and drops. Folders are searched for files that may be micrographs.
 
 const mayBe = (name, suffixes) => suffixes.some((suffix) => name.toLowerCase().endsWith(suffix));
 const visible = (path) => !path.split("/").some((part) => part.startsWith("."));

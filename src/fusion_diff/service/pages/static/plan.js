@@ -1,4 +1,4 @@
-// What is about to be added to a set of references, told before it is: which class gets how many, of which specimens.
+// Shows what will be added to a reference set before it is: images and specimens of each class.
 import { isTable, specimens } from "./groups.js";
 import { laidOut } from "./layout.js";
 
@@ -36,7 +36,7 @@ export class Plan {
     if (images.length) this.section.scrollIntoView({ block: "nearest" });
   }
 
-  // What no table that can be read lists has no specimen, so that nothing is added until another way to tell is chosen.
+  // Images that no readable table lists have no specimen; nothing is added until another way is chosen.
   async read(tables) {
     if (!tables.length) return;
     this.mistaken = [];
@@ -76,7 +76,7 @@ export class Plan {
     document.querySelector(this.form.dataset.summary).focus();
   }
 
-  // The chosen images with their class, null where none can be told, and specimen, null where the name has none.
+  // The chosen images with class and specimen; null if unknown.
   planned() {
     const pattern = this.expression();
     const named = this.classes.value === "folder";
@@ -90,7 +90,7 @@ export class Plan {
     });
   }
 
-  // What finds the specimen in a name; null where the pattern is none.
+  // The expression that finds the specimen in a name; null if the pattern is invalid.
   expression() {
     if (this.by.value === "before") return /^([^_]+)_/;
     if (this.by.value !== "pattern") return null;
@@ -148,7 +148,7 @@ export class Plan {
   }
 }
 
-// A row for each class: how many images, and of which specimens.
+// One row per class: number of images, and their specimens.
 function rows(planned, authentic) {
   return [...new Set(planned.map(({ label }) => label))].map((label) => {
     const images = planned.filter((each) => each.label === label);

@@ -1,4 +1,4 @@
-// Files sent one by one, each with its progress and then its row from the service: none is lost when another fails.
+// Sends files one by one, each with its progress and then its row from the service. A failed file stops no other.
 import { explained, tokens } from "./http.js";
 import { keepLot } from "./lot.js";
 import { dropped, picked } from "./picking.js";
@@ -24,7 +24,7 @@ class Uploads {
     });
   }
 
-  // Each of the files with its path, the fields that go with it, and its mark where it has one.
+  // The files, each with its path, form fields and, if there is one, its mask.
   add(files) {
     for (const each of files) {
       const row = this.template.content.firstElementChild.cloneNode(true);
@@ -44,7 +44,7 @@ class Uploads {
     if (replaced) replaced.hidden = some;
   }
 
-  // Rows of before, as they were answered.
+  // Earlier rows, as answered.
   restore(rows) {
     for (const row of rows) this.outcome(row.dataset.outcome);
     this.total += rows.length;
@@ -52,7 +52,7 @@ class Uploads {
     this.count();
   }
 
-  // Forget what is done; so many files are still on their way.
+  // Forget finished files; this many are still being sent.
   begin(total) {
     this.outcomes.clear();
     this.total = total;

@@ -1,4 +1,4 @@
-// A micrograph to zoom into, down to its native pixels, with the evidence over it.
+// Viewer of a micrograph with its evidence, zoomable to native pixels.
 
 const TILE = 1024; // native pixels; a window is read from the whole file, so few large ones
 const MOST_TILES = 16;
