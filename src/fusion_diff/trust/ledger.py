@@ -1,11 +1,12 @@
-"""The ledger: every verdict as a line of JSON that names the line before it by its hash, and is only ever added to.
+"""The ledger: an append-only file of verdicts, one line of JSON each, chained by hashes.
 
 Each line is an object in canonical form (sorted keys, no spaces, ASCII) with "version" (of FusionDiff), "sequence",
 "time", "previous" and "hash". The hash is the sha256 of the line's canonical form without "hash", and "previous" is
 that of the line before (Haber and Stornetta 1991). The first line is a header with a random "id". `FILE.head` beside it
-holds the number of lines and the last hash, for a chain cannot tell that its end was cut off. Whoever may write both
-files can write another history: note the head's hash elsewhere now and then, and ask for it when checking
-(`ledger_check.check`).
+holds the number of lines and the last hash, since a chain alone does not show that its end was cut off.
+
+Anyone with write access to both files can write another history. So note the head's hash elsewhere now and then, and
+pass it to `ledger_check.check`.
 """
 
 from __future__ import annotations
@@ -31,33 +32,33 @@ FORMAT = "fusion-diff/ledger/1"
 HEAD_FORMAT = "fusion-diff/ledger-head/1"
 MAX_LINE_BYTES = 2**20
 NOTHING = "0" * 64
-"""What the header names as the line before it."""
+"""Hash of the line before the header."""
 
 _BACKWARDS_BYTES = 2**16
 _START = b'{"format":"fusion-diff/ledger/'
 
 
 def canonical(record: Mapping[str, Any]) -> bytes:
-    """Return the one way in which a record is written, without the line break.
+    """Return the canonical form of a record, without the line break.
 
     Raises:
-        ValueError: the record holds what JSON cannot say, such as NaN.
+        ValueError: the record holds a value that JSON lacks, such as NaN.
     """
     return json.dumps(record, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
 def chained(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a record with its hash."""
+    """Return a record with its "hash"."""
     bare = {key: value for key, value in record.items() if key != "hash"}
     return bare | {"hash": hashlib.sha256(canonical(bare)).hexdigest()}
 
 
 def following(record: Mapping[str, Any], sequence: int, previous: str) -> tuple[dict[str, Any], bytes]:
-    """Return a record as the line of that number, and the line as it is written, without its break.
+    """Return a record as the line of a given number, and the line's bytes without the line break.
 
     Args:
         record: JSON-ready values.
-        sequence: number of the line, the header being 0.
+        sequence: number of the line; the header is 0.
         previous: hash of the line before.
 
     Raises:
@@ -72,17 +73,17 @@ def following(record: Mapping[str, Any], sequence: int, previous: str) -> tuple[
 
 
 def header() -> dict[str, Any]:
-    """Return what the first line of a new ledger says."""
+    """Return the header of a new ledger, its first line."""
     return {"format": FORMAT, "id": secrets.token_hex(16)}
 
 
 def head_record(ledger_id: str, count: int, last_hash: str) -> dict[str, Any]:
-    """Return what `FILE.head` holds of a ledger of so many lines."""
+    """Return the contents of `FILE.head` for a ledger of `count` lines."""
     return {"format": HEAD_FORMAT, "id": ledger_id, "count": count, "hash": last_hash}
 
 
 def parse(line: bytes) -> dict[str, Any] | None:
-    """Return the record of a line without its line break; None where it is not exactly what the ledger wrote."""
+    """Parse a line without its line break; return None where it is not in canonical form or its hash is wrong."""
     try:
         record = json.loads(line)
         whole = isinstance(record, dict) and canonical(chained(record)) == line
@@ -94,23 +95,23 @@ def parse(line: bytes) -> dict[str, Any] | None:
 
 
 def may_start(line: bytes) -> bool:
-    """Tell whether a file whose first line this is, whole or torn, may be a ledger: altered, cut or of another version.
+    """Return whether a file with this first line may be a ledger, even one that is altered, torn or of another version.
 
-    A file that is none is not to be repaired.
+    Other files must not be repaired.
     """
     return parse(line.removesuffix(b"\n")) is not None or b"fusion-diff/ledger/" in line or _START.startswith(line)
 
 
 def _is_count(value: object) -> bool:
-    """Tell whether a value is a number of lines: Python parses numbers of thousands of digits that it cannot print."""
+    """Return whether a value is a plausible number of lines. Python parses integers that it cannot print."""
     return type(value) is int and 0 <= value < 2**63
 
 
 def read_head(path: Path) -> dict[str, Any] | None:
-    """Return the id, count and hash that `FILE.head` holds; None where there is no such file.
+    """Return the contents of `FILE.head` (id, count and hash); None where there is no such file.
 
     Raises:
-        TrustError: the file is not a head.
+        TrustError: the file is not the head of a ledger.
     """
     file = _beside(path, ".head")
     try:
@@ -127,22 +128,22 @@ def read_head(path: Path) -> dict[str, Any] | None:
 
 
 class Ledger:
-    """Adds lines to a ledger, each on disk before `append` returns. Use as a context manager.
+    """Appends lines to a ledger; each is on disk when `append` returns. Use as a context manager.
 
-    Several threads may add to one ledger, and several processes to one file, where the system has exclusive locks.
+    Several threads may share one ledger, and several processes one file, where the system has exclusive locks.
 
     Raises:
-        TrustError: the file is no ledger, its last line is torn or not that of the head, or it was replaced.
+        TrustError: the file is not a ledger, its last line is torn or does not match the head, or it was replaced.
         OSError: the file cannot be written.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open a ledger and check its end, or start one with a header."""
         self.path = Path(path)
-        self._adding = threading.Lock()  # the file's lock belongs to the open file, which threads share
+        self._adding = threading.Lock()  # threads share the open file and so its lock
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
-        self._end = -1  # size of the file after the last line that is known here
+        self._end = -1  # size of the file after the last line known to this object
         self._sequence, self._hash, self._id = -1, NOTHING, ""
         try:
             with locked(self._file):
@@ -156,14 +157,14 @@ class Ledger:
 
     @property
     def head(self) -> str:
-        """Hash of the last line: note it elsewhere, and cutting off or rewriting the ledger will show."""
+        """Hash of the last line. Noted elsewhere, it reveals truncation and rewriting."""
         return self._hash
 
     def append(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Add a line and return it, with its sequence number, time, previous hash and hash.
+        """Append a line and return it, with its version, sequence, time, previous hash and hash.
 
         Args:
-            record: JSON-ready values; `verdict` makes them of an outcome.
+            record: JSON-ready values, such as those of `inspection.ledger_entry.verdict`.
         """
         with self._adding, locked(self._file):
             self._catch_up()
@@ -194,7 +195,7 @@ class Ledger:
         self._write(first)
 
     def _write(self, record: Mapping[str, Any]) -> dict[str, Any]:
-        """Write one line at the end, and the head; under the lock."""
+        """Write one line and the head; call under the lock."""
         try:
             added, line = following(record, self._sequence + 1, self._hash)
         except TrustError as error:
@@ -202,20 +203,20 @@ class Ledger:
         line += b"\n"
         start = os.fstat(self._file).st_size
         written = os.write(self._file, line)
-        if written != len(line):  # the disk is full: leave the ledger as it was
+        if written != len(line):  # the disk is full: restore the ledger
             os.ftruncate(self._file, start)
             raise OSError(f"{self.path}: the line could not be written whole; make room on the disk")
         try:
             os.fsync(self._file)
             write_head(self.path, self._id, added["sequence"] + 1, added["hash"])
-        except OSError:  # a line that the head does not know would look like tampering
+        except OSError:  # a line that is missing in the head would look like tampering
             os.ftruncate(self._file, start)
             raise
         self._end, self._sequence, self._hash = start + len(line), added["sequence"], added["hash"]
         return added
 
     def _catch_up(self) -> None:
-        """Learn the end of the chain anew if another process added to it; under the lock."""
+        """Read the end of the chain again if another process has appended; call under the lock."""
         here = os.fstat(self._file)
         try:
             there = self.path.stat()
@@ -250,7 +251,7 @@ class Ledger:
 
 
 def _agrees(head: Mapping[str, Any] | None, first: Mapping[str, Any], last: Mapping[str, Any]) -> bool:
-    """Tell whether the head fits the last line; it may be one line behind, where a run was killed in between."""
+    """Return whether the head matches the last line, or the one before it where a run was killed in between."""
     if head is None:
         return bool(last["sequence"] == 0)
     same = (head["count"], head["hash"]) == (last["sequence"] + 1, last["hash"])
@@ -259,7 +260,7 @@ def _agrees(head: Mapping[str, Any] | None, first: Mapping[str, Any], last: Mapp
 
 
 def _last_line(stream: Any, size: int) -> bytes:
-    """Return the last line of a file of so many bytes, reading backwards, `MAX_LINE_BYTES` at most."""
+    """Return the last line of a file of `size` bytes, reading backwards, at most `MAX_LINE_BYTES`."""
     tail = b""
     while size > 0 and tail.count(b"\n", 0, -1) == 0 and len(tail) <= MAX_LINE_BYTES:
         step = min(_BACKWARDS_BYTES, size)
@@ -270,15 +271,15 @@ def _last_line(stream: Any, size: int) -> bytes:
 
 
 def write_head(path: Path, ledger_id: str, count: int, last_hash: str) -> None:
-    """Replace `FILE.head` in one step."""
+    """Replace `FILE.head` atomically."""
     write_whole(_beside(path, ".head"), canonical(head_record(ledger_id, count, last_hash)) + b"\n")
 
 
 def repair(path: str | os.PathLike[str]) -> Path | None:
-    """Set a torn last line aside, as `FILE.torn`, and cut it off the ledger; None where none is torn.
+    """Move a torn last line from the ledger to `FILE.torn`; return that path, or None where no line is torn.
 
     Raises:
-        TrustError: the file is no ledger; or the line was whole once: it was cut later. Then nothing is repaired.
+        TrustError: the file is not a ledger, or the line was complete once and was cut later. Nothing is changed.
     """
     path = Path(path)
     with path.open("r+b") as stream, locked(stream.fileno()):

@@ -1,4 +1,4 @@
-"""Checking a ledger line by line: what was altered, removed, inserted, reordered or cut off, and where."""
+"""Check of a ledger line by line: where lines were altered, removed, inserted, reordered or cut off."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ if TYPE_CHECKING:
 
 Kind = Literal["altered", "removed", "inserted", "reordered", "truncated", "torn"]
 MAX_BREAKS = 1000
-"""More breaks than this are counted but not listed, so that memory is bounded whatever the file holds."""
+"""Most breaks that are listed, which bounds the memory. Further breaks are only counted."""
 
 OTHER = "other"
-"""Counts the decisions that no version writes: what a file may hold has no end."""
+"""Key for the count of unknown decisions."""
 _DECISIONS = (*get_args(Decision), "overruled", "withdrawn", "error")
 
 
@@ -30,7 +30,7 @@ class Break:
     """A place where the chain does not hold.
 
     Attributes:
-        line: number of the line in the file, from 1; of the first line after what is missing.
+        line: number of the line in the file, from 1; for missing lines, that of the next line.
         kind: what happened there.
         message: the same in a sentence.
     """
@@ -42,16 +42,16 @@ class Break:
 
 @dataclass(frozen=True)
 class LedgerReport:
-    """What checking a ledger found.
+    """Result of checking a ledger.
 
     Attributes:
-        id: the ledger's own random name; empty where its header is damaged.
-        lines: complete lines, header included.
-        decisions: how many verdicts there are of each decision, how many errors, and how many of `OTHER` kinds.
-        head: hash of the last line that holds, to be noted elsewhere; empty where there is none.
-        breaks: in the order of lines, `MAX_BREAKS` at most.
-        found: breaks in all.
-        note: what is no break but worth knowing; may be empty.
+        id: random id of the ledger; empty where its header is damaged.
+        lines: number of complete lines, with the header.
+        decisions: number of lines of each decision, of errors, and of `OTHER` decisions.
+        head: hash of the last valid line, to be noted elsewhere; empty where there is none.
+        breaks: breaks sorted by line, at most `MAX_BREAKS`.
+        found: number of breaks in all.
+        note: a remark that is not a break; may be empty.
     """
 
     id: str
@@ -64,20 +64,20 @@ class LedgerReport:
 
     @property
     def intact(self) -> bool:
-        """Whether every line is as it was written, and none is missing that the head knows of."""
+        """True where every line is as it was written and no line is missing, as far as the head shows."""
         return self.found == 0
 
 
 @dataclass
 class _Checker:
-    """Follows the chain: `tips` are the lines that could be the last true one, more than one where a line is double."""
+    """Follows the chain. `tips` are candidates for the last true line; several where a number occurs twice."""
 
     breaks: list[Break] = field(default_factory=list)
     found: int = 0
     expected: int = 0
     tips: list[tuple[int, str]] = field(default_factory=lambda: [(0, NOTHING)])
     damaged: list[int] = field(default_factory=list)
-    gaps: dict[int, tuple[int, int]] = field(default_factory=dict)  # first sequence missing: last one, line after it
+    gaps: dict[int, tuple[int, int]] = field(default_factory=dict)  # first missing: (last missing, line after it)
 
     def add(self, line: int, kind: Kind, message: str) -> None:
         self.found += 1
@@ -85,14 +85,14 @@ class _Checker:
             self.breaks.append(Break(line, kind, f"line {line}: {message}"))
 
     def unreadable(self, line: int) -> None:
-        """Remember a line that is not as any was written: altered or inserted, the next good one tells which."""
+        """Remember an invalid line. Whether it was altered or inserted follows from the next valid line."""
         if len(self.damaged) < MAX_BREAKS:
             self.damaged.append(line)
         else:
             self.add(line, "altered", "not as it was written")
 
     def good(self, line: int, record: dict[str, Any]) -> None:
-        """Take a line whose hash holds."""
+        """Process a line whose hash is valid."""
         sequence = record["sequence"]
         if sequence < self.expected:
             self._late(line, sequence, record)
@@ -111,7 +111,7 @@ class _Checker:
         self.expected, self.tips = sequence + 1, [(line, record["hash"])]
 
     def _late(self, line: int, sequence: int, record: dict[str, Any]) -> None:
-        """Take a line whose number has passed: moved here, or one too many."""
+        """Process a line with a number below the expected one: it was moved here, or inserted."""
         for first, (last, after) in self.gaps.items():
             if first <= sequence <= last:
                 del self.gaps[first]
@@ -127,7 +127,7 @@ class _Checker:
             self.add(line, "inserted", f"number {sequence} again, which is not where it was written")
 
     def _settle(self, missing: int) -> None:
-        """Say of damaged lines what they were, now that it is known how many numbers they take up."""
+        """Classify the damaged lines, given how many sequence numbers are missing."""
         for index, line in enumerate(self.damaged):
             if index < missing:
                 self.add(line, "altered", "not as it was written: its hash does not hold")
@@ -135,7 +135,7 @@ class _Checker:
                 self.add(line, "inserted", "not a line of this ledger: the lines around it follow each other")
 
     def _join(self, previous: str) -> None:
-        """Find which of the last lines the next one follows; the others were put in."""
+        """Find the last line that the next line follows; the other candidates were inserted."""
         hashes = [each for _, each in self.tips]
         true = hashes.index(previous) if previous in hashes else 0
         if previous not in hashes:
@@ -146,7 +146,7 @@ class _Checker:
         self.tips = [self.tips[true]]
 
     def close(self, known: str | None) -> None:
-        """Settle what the end leaves open; `known` is the hash that the head has of the last line."""
+        """Classify what is open at the end of the file; `known` is the last hash according to the head."""
         self._settle(len(self.damaged))
         self.expected += len(self.damaged)
         if len(self.tips) > 1:
@@ -159,14 +159,14 @@ class _Checker:
 
 
 def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerReport:
-    """Check a ledger, reading it once, line by line.
+    """Check a ledger in one pass, line by line.
 
     Args:
         path: the ledger.
-        expect: hash of a line noted elsewhere, commonly of the last one at that time: it has to be in the ledger.
+        expect: hash of a line that was noted elsewhere, usually a former head. It must be in the ledger.
 
     Raises:
-        TrustError: the file is no ledger at all.
+        TrustError: the file is not a ledger.
         OSError: the file cannot be read.
     """
     path = Path(path)
@@ -219,9 +219,9 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
 def _compare(
     checker: _Checker, head: dict[str, Any], count: int, last: dict[str, Any] | None, behind: str, path: Path
 ) -> str:
-    """Compare the end of the chain with the head; return a note where it is one line behind."""
+    """Compare the end of the chain with the head; return a note where the head is one line behind."""
     known, name = head["count"], f"{path.name}.head"
-    reached = checker.expected  # lines there have been, whatever became of them
+    reached = checker.expected  # number of lines that were written, damaged ones included
     if known > reached:
         checker.add(
             max(1, count),
@@ -239,7 +239,7 @@ def _compare(
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
-    """Read numbered lines; of one longer than `MAX_LINE_BYTES` only so much and a byte is kept."""
+    """Yield numbered lines. Lines longer than `MAX_LINE_BYTES` are cut one byte above that."""
     with path.open("rb") as stream:
         number = 0
         while line := stream.readline(MAX_LINE_BYTES + 1):

@@ -1,12 +1,12 @@
-"""Poisoned references: which of a handful is labelled wrongly, double, foreign, or carries a patch that gives it away.
+"""Audit of references: wrong labels, duplicates, foreign images, and patches that give a class away.
 
-A few-shot model believes its references, so a single bad one moves every verdict. Nothing here decides: references are
-ranked by how suspicious they are, with the reason, for a person to look at. All thresholds are relative to what the
-references are to each other.
+A few-shot model trusts its references, so a single bad one affects every verdict. The audit ranks suspicious references
+with the reason, for a person to check; it changes nothing. All thresholds are relative to the distances between the
+references themselves.
 
-- label: heads that had not seen a reference's specimen contradict its label, and the others of its class would lie
-  farther from the other class without it (its influence on their margins; Koh and Liang 2017 ask the same of a loss).
-- duplicate: its tokens are far nearer to another's, or to those of the other's mirror image, than references are.
+- label: heads that had not seen a reference's specimen contradict its label, and without it the margins of the other
+  references would grow (its influence; Koh and Liang 2017 define influence on a loss).
+- duplicate: its tokens are far nearer to another reference's, or to their mirror image, than is common.
 - foreign: as a whole it is unlike every reference of another specimen.
 - trigger: see `fusion_diff.trust.triggers`.
 """
@@ -37,39 +37,40 @@ if TYPE_CHECKING:
     from fusion_diff.trust.triggers import Trigger
 
 EDITION = 1
-"""Raised with every change here or in `fusion_diff.trust.triggers` that changes findings: kept ones are then old."""
+"""Version of the findings. Raise it with every change here or in `fusion_diff.trust.triggers` that affects them, so
+that stored findings are recomputed."""
 ASKED = 64
-"""Tokens of each reference that are looked for in the others."""
+"""Number of tokens of each reference that are searched for in the others."""
 WIDTH = 64
-"""Random directions that tokens are compared in (Johnson and Lindenstrauss 1984): a hundred pairs in a moment."""
+"""Number of random projections in which tokens are compared, for speed (Johnson and Lindenstrauss 1984)."""
 STRANGEST_SHARE = 0.02
-"""A reference's influence is told by so many of its tokens, the strangest ones."""
+"""Share of tokens, the strangest ones, by which the influence of a reference is measured."""
 CONTRADICTION = 0.5
-"""Log-odds against its own label from which a reference is suspected."""
+"""Log-odds against its own label above which a reference is suspicious."""
 DUPLICATE = 0.6
-"""Two references are near-duplicates at this share of the distance that references commonly have, or less."""
+"""Two references are near-duplicates at this share of the common distance between references, or less."""
 FOREIGN = 3.0
-"""A reference so many deviations farther from the others than they are from each other is foreign."""
+"""A reference is foreign above this distance from the others, in standard deviations of such distances."""
 SMALLEST_DEVIATION = 0.1
-"""Few references can be alike by chance: their deviation counts for at least this share of their distance."""
+"""Lower bound of that standard deviation, as a share of the distance. Few references can be alike by chance."""
 
 Kind = Literal["label", "duplicate", "foreign", "trigger"]
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is suspicious about a reference.
+    """One suspicion about a reference.
 
     Attributes:
-        index: its place among the references.
+        index: index of the reference.
         reference: its name.
         label: its class, as enrolled.
-        kind: what it is suspected of.
-        strength: 1 where the finding just passes its threshold, and more the clearer it is.
+        kind: kind of suspicion.
+        strength: 1 at the threshold, larger for clearer findings.
         sentence: the reason.
-        figures: the numbers it rests on.
-        box: where (top, left, height, width) in native pixels; None for the whole reference.
-        grave: whether it should be looked into before the model is used; else it is a note.
+        figures: the numbers behind it.
+        box: (top, left, height, width) in native pixels; None for the whole reference.
+        grave: whether to check it before the model is used; otherwise it is a note.
     """
 
     index: int
@@ -86,11 +87,11 @@ class Finding:
 def audit_references(
     model: DiffusionModel, references: ReferenceSet, *, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Finding, ...]:
-    """Encode references and return what is suspicious about them, gravest first. The model is left as it is.
+    """Encode references and return the findings, the gravest first. The model is not changed.
 
     Args:
-        model: whose encoder looks at the references.
-        references: the set, as it would be enrolled.
+        model: the model whose encoder is used.
+        references: the set to audit.
         progress: called as `progress(done, total)` after each reference is encoded.
 
     Raises:
@@ -101,11 +102,11 @@ def audit_references(
 
 
 def audit_enrolment(enrolment: Enrolment, micrographs: Sequence[Micrograph] | None = None) -> tuple[Finding, ...]:
-    """Return what is suspicious about references that are encoded already, gravest first.
+    """Return the findings on references that are already encoded, the gravest first.
 
     Args:
-        enrolment: the references as tokens, with what was learned from them.
-        micrographs: the same references as images, in the same order; without them no triggers are searched.
+        enrolment: the encoded references and what was learned from them.
+        micrographs: the same references as images, in the same order; if omitted, triggers are not searched for.
     """
     tokens = [bag.tokens.cpu() for bag in enrolment.bags]
     distances = nearest_distances(tokens)
@@ -117,7 +118,7 @@ def audit_enrolment(enrolment: Enrolment, micrographs: Sequence[Micrograph] | No
 
 
 def nearest_distances(tokens: Sequence[Tensor]) -> NDArray[np.float32]:
-    """Return (n, `ASKED`, n): how far some tokens of each reference are from the nearest token of each reference.
+    """Return (n, `ASKED`, n) distances of some tokens of each reference to the nearest token of each reference.
 
     Args:
         tokens: (n_i, C) of each reference and its mirror image.
@@ -132,7 +133,7 @@ def nearest_distances(tokens: Sequence[Tensor]) -> NDArray[np.float32]:
 
 
 def strangest_means(tokens: Sequence[Tensor]) -> NDArray[np.float32]:
-    """Return the mean of the strangest tokens of each reference, (n, C): flaws are small, and a whole mean hides them.
+    """Return the mean of the strangest tokens of each reference, (n, C). A mean of all tokens would hide small flaws.
 
     Args:
         tokens: (n_i, C) of each reference.
@@ -147,15 +148,15 @@ def strangest_means(tokens: Sequence[Tensor]) -> NDArray[np.float32]:
 
 
 def margins(means: NDArray[np.float32], labels: NDArray[np.str_], without: int | None = None) -> NDArray[np.float64]:
-    """Return how much farther each reference is from the mean of the nearest other class than from that of its own.
+    """Return the margin of each reference: its distance to the mean of the nearest other class minus that to its own.
 
     Args:
         means: (n, C).
         labels: class of each reference.
-        without: leave this reference out.
+        without: index of a reference to leave out.
 
     Returns:
-        (n,), of means that leave the reference itself out too; NaN where a class has no other reference.
+        (n,) margins; each mean leaves out the reference itself. NaN where a class has no other reference.
     """
     names, own = np.unique(labels, return_inverse=True)
     points = means.astype(np.float64)
@@ -165,7 +166,7 @@ def margins(means: NDArray[np.float32], labels: NDArray[np.str_], without: int |
     away = np.full((len(names), len(labels)), np.nan)
     for index in range(len(names)):
         members = (own == index) & (counted > 0)
-        itself = members[:, None] * points  # of a mean that leaves the reference itself out
+        itself = members[:, None] * points  # subtracted from the mean
         others = members.sum() - members
         with np.errstate(invalid="ignore", divide="ignore"):
             away[index] = np.linalg.norm(points - (points[members].sum(axis=0) - itself) / others[:, None], axis=1)
@@ -176,7 +177,7 @@ def margins(means: NDArray[np.float32], labels: NDArray[np.str_], without: int |
 
 
 def influence(means: NDArray[np.float32], labels: NDArray[np.str_], index: int) -> float:
-    """Return by how much the margins of all others grow when a reference is left out: positive, it hurts them."""
+    """Return the growth of the margins of all others when a reference is left out. Positive: the reference hurts."""
     change = margins(means, labels, index) - margins(means, labels)
     return float(np.nansum(np.delete(change, index)))
 
@@ -185,7 +186,7 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
     verifier, labels = enrolment.verifier, np.asarray(enrolment.labels)
     authentic = labels == enrolment.authentic
     if len(verifier.inside) != authentic.sum() or len(verifier.outside) != (~authentic).sum() or authentic.all():
-        return []  # too few to cross-fit, or nothing to be mistaken for
+        return []  # too few to cross-fit, or only one side
     against = np.zeros(len(labels))
     against[authentic] = verifier.calibration.slope * verifier.inside + verifier.calibration.intercept
     against[~authentic] = -(verifier.calibration.slope * verifier.outside + verifier.calibration.intercept)
@@ -215,7 +216,7 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
 
 
 def _surface(enrolment: Enrolment, index: int) -> Match | None:
-    """Return the reference of another group whose surface this one shows, where surfaces tell the classes apart."""
+    """Return the reference of another group with the same surface, where surfaces are used as evidence."""
     surface = enrolment.bags[index].keypoints
     if enrolment.verifier.correspondence is None or surface is None:
         return None
@@ -252,7 +253,7 @@ def _duplicates(enrolment: Enrolment, distances: NDArray[np.float32]) -> list[Fi
 def _foreign(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
     groups = np.asarray(enrolment.groups)
     if len(set(enrolment.groups)) < 4:
-        return []  # nothing to say of what is common
+        return []  # too few to estimate the common distance
     scale = Scale.of(tokens)
     means = torch.stack([scale(sample_tokens([each], 1024)).mean(0) for each in tokens])
     apart = torch.cdist(means, means).numpy()

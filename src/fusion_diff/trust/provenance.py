@@ -1,8 +1,8 @@
-"""Provenance: sign a folder or file, and verify that it is, byte for byte, what the holder of a trusted key signed.
+"""Provenance: sign a folder or file, and verify that it is exactly what the holder of a trusted key signed.
 
-A signature lies beside what it signs (`line-7` and `line-7.sig`), so that a checkpoint keeps exactly the files that its
-own manifest lists. Links are refused, and `contents.IGNORED` and the signature itself are left out. What is verified
-can be changed a moment later: to read it too, use what `signed` offers.
+A signature lies beside the signed path (`line-7` and `line-7.sig`), so that a checkpoint contains exactly the files of
+its own manifest. Links are refused; `contents.IGNORED` and the signature itself are left out. Verified files can change
+right after: to read exactly the verified bytes, use `trust.signed`.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ SUFFIX = ".sig"
 
 @dataclass(frozen=True)
 class Verified:
-    """What a verified signature says.
+    """A verified signature.
 
     Attributes:
-        contents: the files' digests.
-        key: the key it is signed with.
-        signature: the signature's file.
+        contents: signed files with their digests.
+        key: key that signed.
+        signature: file of the signature.
     """
 
     contents: Contents
@@ -58,17 +58,17 @@ def sign(
     Args:
         path: a checkpoint, a folder of references or captures, or a file.
         key_file: the private key.
-        out: where the signature goes; `<path>.sig` when omitted. An older signature there is replaced.
-        days: valid for so many days, though not longer than the key; when omitted, as long as the key.
-        now: the time it is; the system's when omitted.
+        out: path of the signature; `<path>.sig` if omitted. An older signature there is replaced.
+        days: validity in days, limited by that of the key; the key's if omitted.
+        now: the current time; the system's if omitted.
 
     Returns:
-        What was signed, and where the signature is.
+        The signed contents, the key, and the path of the signature.
 
     Raises:
-        TrustError: there is a link or special file, a name that is unsafe elsewhere, or no file at all; the private key
-            lies in the folder; the key is not valid; `out` holds something else than a signature; or there are so many
-            files that their signature would be too large to be read.
+        TrustError: there is a link or special file, a name that is unsafe on some system, or no file at all. Or the
+            private key lies in the folder; the key is not valid; `out` exists and is not a signature; or there are so
+            many files that the signature would be too large.
     """
     path = absolute(path)
     key = load_private(key_file)
@@ -82,7 +82,7 @@ def sign(
     ignored = _ignored(path, target)
     expires = min(ends, default=None)
     files = _files(path, ignored)
-    # With digests of no meaning first: hashing may take hours.
+    # First with dummy digests, to check the size: hashing may take hours.
     _sealed(path, Contents(path.name, dict.fromkeys(files, "0" * 64), expires), ignored, key)
     contents = Contents(path.name, {name: digest_plain(file) for name, file in files.items()}, expires)
     write_whole(target, _sealed(path, contents, ignored, key))
@@ -96,20 +96,20 @@ def verify(
     signature: str | Path | None = None,
     now: datetime | None = None,
 ) -> Verified:
-    """Check that a file or folder is what was signed, no more, no less.
+    """Verify that a file or folder is exactly what was signed.
 
     Args:
         path: the file or folder.
-        keys: the public keys that are trusted; see `keyring` for what they vouch for.
-        signature: the signature; `<path>.sig` when omitted.
-        now: the time that expiry is judged by; the system's when omitted.
+        keys: the trusted public keys; see `keyring` for the keys that they endorse.
+        signature: path of the signature; `<path>.sig` if omitted.
+        now: time at which expiry is checked; the system's if omitted.
 
     Returns:
-        What was signed, and by which key.
+        The signed contents and the key.
 
     Raises:
-        TrustError: it is unsigned, or signed with another, a revoked or an expired key; the signature is malformed,
-            forged or has expired; or files were altered, removed or added: a line of the message for each of them.
+        TrustError: it is unsigned, or signed with another, a revoked or an expired key. Or the signature is malformed,
+            forged or expired; or files were altered, removed or added, with a line of the message for each.
     """
     path = absolute(path)
     verified = read_signature(absolute(signature) if signature is not None else signature_of(path), keys, now=now)
@@ -120,11 +120,10 @@ def verify(
 
 
 def read_signature(file: Path, keys: Sequence[str | Path] | str | Path, *, now: datetime | None = None) -> Verified:
-    """Check a signature by itself, without the files it speaks of.
+    """Verify a signature by itself, without the signed files.
 
     Raises:
-        TrustError: there is none; it is signed with another, a revoked or an expired key; or it is malformed, forged or
-            has expired.
+        TrustError: it is missing, malformed, forged or expired, or signed with another, a revoked or an expired key.
     """
     ring = Keyring.of(keys, beside=file, now=now)
     if not file.exists() and not file.is_symlink():
@@ -143,10 +142,10 @@ def read_signature(file: Path, keys: Sequence[str | Path] | str | Path, *, now: 
 
 
 def signature_of(path: Path) -> Path:
-    """Return where the signature of a file or folder lies by default.
+    """Return the default path of the signature of a file or folder.
 
     Raises:
-        TrustError: it is the root of the file system.
+        TrustError: the path is the root of the file system.
     """
     path = absolute(path)
     if not path.name:
@@ -155,12 +154,12 @@ def signature_of(path: Path) -> Path:
 
 
 def absolute(path: str | Path) -> Path:
-    """Return a path from the root on, with `..` taken out and no link followed."""
+    """Return an absolute path without `..`, following no links."""
     return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links, absolute leaves `..` in)
 
 
 def _differences(path: Path, verified: Verified) -> list[str]:
-    """Say, file by file, how what is there differs from what was signed."""
+    """Return the differences between a path and what was signed, one sentence per file."""
     signed = verified.contents.digests
     if path.is_symlink() or not path.exists():
         what = "a symbolic link, which is not followed" if path.is_symlink() else "there is no such file or folder"
@@ -170,7 +169,7 @@ def _differences(path: Path, verified: Verified) -> list[str]:
         return [f"{printable(path)}: a {now}, but a {was} was signed; give the {was}, or its own signature"]
     if ALONE in signed:
         return [] if digest_plain(path) == signed[ALONE] else [_altered(path)]
-    # What git keeps is left out, unless whoever signed did not leave it out.
+    # Files of git are left out, unless they were signed.
     ignored = [
         name
         for name in _ignored(path, verified.signature)
@@ -196,7 +195,7 @@ def _altered(file: Path) -> str:
 
 
 def _sealed(path: Path, contents: Contents, ignored: Sequence[str], key: PrivateKey) -> bytes:
-    """Return a signature, unless it is larger than what is read."""
+    """Return a signature; raise where it is larger than `MAX_SIGNATURE_BYTES`."""
     content = seal(contents.statement(ignored), key)
     if len(content) > MAX_SIGNATURE_BYTES:
         raise TrustError(
@@ -207,7 +206,7 @@ def _sealed(path: Path, contents: Contents, ignored: Sequence[str], key: Private
 
 
 def _files(path: Path, ignored: Sequence[str]) -> dict[str, Path]:
-    """List what is to be signed by the names it is signed under, refusing what could not be verified."""
+    """List the files to sign by the names to sign them under; refuse those that could not be verified."""
     if not path.is_dir() or path.is_symlink():
         return {ALONE: path}
     files, odd = walk(path, ignored)

@@ -1,9 +1,9 @@
-"""Triggers: a small patch that recurs, pixel for pixel, at several references of one class and in no other class.
+"""Triggers: small patches that recur, pixel for pixel, in several references of one class and in no other class.
 
-Such a patch (a stamp, a burned-in label, a speck on the sensor) is what a model learns in the place of the material
-(BadNets, Gu et al. 2017; "Clever Hans", Lapuschkin et al. 2019). It is searched for block by block, see
-`fusion_diff.trust.blocks`: equal blocks count only where several neighbours of them are shifted between two images by
-the same way. Blocks are coarsely rounded first, so that a patch is found again after lossy compression.
+A model learns such a patch (a stamp, a burned-in label, a speck on the sensor) instead of the material (BadNets, Gu et
+al. 2017; "Clever Hans", Lapuschkin et al. 2019). The search compares blocks of pixels, see `fusion_diff.trust.blocks`.
+Equal blocks count only where several neighbouring ones have the same shift between two images. Blocks are coarsely
+rounded, so that patches are found after lossy compression too.
 """
 
 from __future__ import annotations
@@ -25,28 +25,28 @@ if TYPE_CHECKING:
     from fusion_diff.trust.blocks import Copy
 
 LARGEST_SHARE = 1 / 16
-"""A copy that fills more of a reference than this is no small patch: the two show the same place."""
+"""Largest share of a reference that a patch fills; a larger copy means that both images show the same place."""
 CONTRAST_QUANTILE = 0.5
-"""Blocks count that have more contrast than this share of all blocks of the references: smooth ones are alike."""
+"""Quantile of the contrast of all blocks above which blocks are compared; smooth blocks are alike anyway."""
 LARGEST_DIFFERENCE = 0.12
-"""Blocks are equal where they differ by no more than this share of their contrast."""
+"""Blocks are equal where they differ by less than this share of their contrast."""
 FLAT = 4
-"""Grey levels within which a place is of one level."""
+"""Range of grey levels within which a place counts as flat."""
 RECTANGULAR = 0.95
-"""Share of its bounding box that a flat part fills at least to be a rectangle: pores and glare are not."""
+"""Share of its bounding box that a flat component must fill to count as a rectangle; pores and glare do not."""
 MAX_SIDE = 2048
-"""Of larger micrographs the middle is searched: time grows with the pixels."""
+"""Only the centre of larger micrographs is searched, up to this side in pixels, to bound the time."""
 
 _Box = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
 class Trigger:
-    """A patch that recurs.
+    """A recurring patch.
 
     Attributes:
-        places: of each reference that shows it, by index: the box (top, left, height, width) in native pixels.
-        same_place: whether it lies at the same position in all of them.
+        places: box (top, left, height, width) in native pixels, by the index of each reference that shows it.
+        same_place: whether it has the same position in all of them.
     """
 
     places: dict[int, tuple[int, int, int, int]]
@@ -55,7 +55,7 @@ class Trigger:
 
 @dataclass(frozen=True, eq=False)
 class _Window:
-    """Grey levels from 0 to 255 of the part of a micrograph that is searched, and where that lies."""
+    """The searched part of a micrograph, as grey levels from 0 to 255, and its position."""
 
     grey: NDArray[np.float32]
     top: int
@@ -63,12 +63,12 @@ class _Window:
 
 
 def find_triggers(micrographs: Sequence[Micrograph], labels: Sequence[str], groups: Sequence[str]) -> list[Trigger]:
-    """Return the patches that recur in `FEWEST` or more references of one class, of two specimens at least.
+    """Return the patches that recur in at least `FEWEST` references of one class, from at least two specimens.
 
     Args:
         micrographs: the references.
-        labels: class of each.
-        groups: specimen of each.
+        labels: class of each reference.
+        groups: specimen of each reference.
     """
     greatest = _greatest(micrographs)
     windows = [_window(micrograph, greatest) for micrograph in micrographs]
@@ -85,7 +85,7 @@ def find_triggers(micrographs: Sequence[Micrograph], labels: Sequence[str], grou
 
 
 def _gather(copies: Iterable[Copy], windows: Sequence[_Window], groups: Sequence[str]) -> list[Trigger]:
-    """Join copies between pairs of images that overlap into patches that several images show."""
+    """Merge overlapping copies between pairs of images into patches that several images share."""
     patches: list[_Patch] = []
     for copy in copies:
         one, other, down, right = copy.one, copy.other, copy.down, copy.right
@@ -105,24 +105,24 @@ def _gather(copies: Iterable[Copy], windows: Sequence[_Window], groups: Sequence
 
 
 def _equal(one: NDArray[np.float32], other: NDArray[np.float32], copy: Copy) -> bool:
-    """Tell whether a quarter or more of the blocks that are alike when rounded differ by little of their contrast."""
+    """Return whether at least a quarter of the rounded-equal blocks differ by less than `LARGEST_DIFFERENCE`."""
     rows, columns = (copy.corners[:MAX_ALIKE, axis, None, None] for axis in (0, 1))
     down, right = np.arange(BLOCK)[:, None], np.arange(BLOCK)
     first = one[rows + down, columns + right]
     second = other[rows + down + copy.down, columns + right + copy.right]
     differences = (first - second).std(axis=(1, 2)) / first.std(axis=(1, 2))
-    return float(np.quantile(differences, 0.25)) < LARGEST_DIFFERENCE  # those across the rim differ there
+    return float(np.quantile(differences, 0.25)) < LARGEST_DIFFERENCE  # blocks across the rim of a patch differ
 
 
 @dataclass(frozen=True)
 class _Patch:
-    """The boxes (top, left, bottom, right) that an image shares with each other image, and whether all are in place."""
+    """Boxes (top, left, bottom, right) of a patch in each image, and whether all have the same position."""
 
     boxes: dict[int, list[_Box]]
     same_place: bool
 
     def box(self, image: int) -> _Box:
-        """Return the box that most pairs agree on."""
+        """Return the median box over all pairs."""
         top, left, bottom, right = np.median(np.asarray(self.boxes[image]), axis=0).astype(int).tolist()
         return top, left, bottom, right
 
@@ -135,7 +135,7 @@ class _Patch:
         return _Patch(boxes, self.same_place and other.same_place)
 
     def trigger(self, windows: Sequence[_Window], groups: Sequence[str]) -> Trigger | None:
-        """Return what is reported of the patch; None where too few show it, or it is no small one."""
+        """Return the patch as a `Trigger`; None where too few references show it or it is too large."""
         boxes = {image: self.box(image) for image in sorted(self.boxes)}
         small = all((b - t) * (r - c) <= LARGEST_SHARE * windows[i].grey.size for i, (t, c, b, r) in boxes.items())
         if len(boxes) < FEWEST or len({groups[image] for image in boxes}) < 2 or not small:
@@ -148,7 +148,7 @@ class _Patch:
 
 
 def _squares(windows: Sequence[_Window], labels: Sequence[str], groups: Sequence[str]) -> list[Trigger]:
-    """Return rectangles of one grey level that recur: their blocks have no contrast, and those at their rim differ."""
+    """Return recurring flat rectangles. Block search misses them, as they have no contrast and their rims differ."""
     from scipy.ndimage import find_objects, label
 
     alike: dict[tuple[int, int, int], dict[int, _Box]] = defaultdict(dict)
@@ -175,7 +175,7 @@ def _squares(windows: Sequence[_Window], labels: Sequence[str], groups: Sequence
 
 
 def _around(pick: np.ufunc, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the largest or smallest value within a pixel of every position."""
+    """Return the maximum or minimum over the 3 x 3 neighbourhood of every position."""
     rows = values.copy()
     pick(rows[1:], values[:-1], out=rows[1:])
     pick(rows[:-1], values[1:], out=rows[:-1])
@@ -190,12 +190,12 @@ def _touch(a: _Box, b: _Box) -> bool:
 
 
 def _greatest(micrographs: Sequence[Micrograph]) -> dict[np.dtype[Any], float]:
-    """Return the full scale of each dtype of 8 or 16 bits: micrographs of 10, 12 or 14 bits come in 16."""
+    """Return the full scale of each dtype of 8 or 16 bits; 16-bit files may use only 10, 12 or 14 bits."""
     bits: dict[np.dtype[Any], int] = {}
     for micrograph in micrographs:
         if micrograph.dtype.kind in "ui" and micrograph.dtype.itemsize <= 2:
             level = int(micrograph.window(*_middle(micrograph)).max())
-            least = min(8, np.iinfo(micrograph.dtype).bits - (micrograph.dtype.kind == "i"))  # dark ones stay dark
+            least = min(8, np.iinfo(micrograph.dtype).bits - (micrograph.dtype.kind == "i"))  # dark images stay dark
             bits[micrograph.dtype] = max(bits.get(micrograph.dtype, least), level.bit_length())
     return {dtype: float(2**count - 1) for dtype, count in bits.items()}
 
@@ -206,10 +206,10 @@ def _middle(micrograph: Micrograph) -> _Box:
 
 
 def _window(micrograph: Micrograph, greatest: Mapping[np.dtype[Any], float]) -> _Window:
-    """Return a micrograph's grey levels from 0 to 255, the middle of a large one, and where that lies.
+    """Return the centre of a micrograph as grey levels from 0 to 255, and its position.
 
-    Levels are scaled by what is the greatest of all micrographs of a dtype, not by the image's own contrast: a stamp is
-    the same in all.
+    Levels are scaled by the greatest level of all micrographs of a dtype, not by the image's own contrast, since a
+    stamp has the same levels in all images.
     """
     top, left, height, width = _middle(micrograph)
     pixels = micrograph.window(top, left, height, width)
