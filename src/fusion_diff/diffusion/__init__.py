@@ -1,1 +1,1 @@
-"""The diffusion path: a frozen prior, and what it makes of a micrograph."""
+"""The diffusion path: a frozen prior, and the reconstruction and purification of micrographs with it."""

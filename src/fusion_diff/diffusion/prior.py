@@ -1,8 +1,8 @@
-"""The diffusion prior: a frozen latent diffusion model that knows what micrographs look like.
+"""The diffusion prior: a frozen latent diffusion model of micrographs.
 
-Any diffusers folder or hub id in the Stable Diffusion v1 layout serves: subfolders `vae` (AutoencoderKL), `unet`
+Any diffusers folder or hub id in the Stable Diffusion v1 layout can be used: subfolders `vae` (AutoencoderKL), `unet`
 (UNet2DConditionModel with cross-attention) and `scheduler`. The embedded prior has the same layout at a thousandth of
-the size. Text encoder, tokenizer and safety checker are not read: conditions come from the encoder.
+the size. Text encoder, tokenizer and safety checker are not read, because conditions come from the encoder.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from fusion_diff.errors import CheckpointError
 from fusion_diff.printable import paragraph
 
 LARGEST = 2**16
-"""Settings of a prior hold no larger number: not even noise levels are that many."""
+"""Upper limit of numbers in a prior's settings; even the number of noise levels is smaller."""
 MAX_LAYERS = 16
-"""Blocks, layers of a block and transformers of a layer: Stable Diffusion XL has ten at most."""
+"""Upper limit of blocks, of layers per block and of transformers per layer; Stable Diffusion XL has ten at most."""
 
 
 class DiffusionPrior(nn.Module):
-    """Latent diffusion: encode, noise, predict the noise, denoise, decode.
+    """Latent diffusion: encode, add noise, predict the noise, denoise, decode.
 
-    Pixels are (B, 3, H, W) floats in [0, 1], H and W multiples of `stride`; latents are (B, C, H/stride,
-    W/stride) in units of about unit variance; conditions are (B, tokens, `condition_width`), all-zero for none.
+    Pixels are (B, 3, H, W) floats in [0, 1], with H and W multiples of `stride`. Latents are (B, C, H/stride,
+    W/stride), with about unit variance. Conditions are (B, tokens, `condition_width`); zeros mean no condition.
     """
 
     def __init__(self, vae: AutoencoderKL, unet: UNet2DConditionModel, scheduler: DDIMScheduler) -> None:
@@ -46,10 +46,10 @@ class DiffusionPrior(nn.Module):
     def from_pretrained(cls, name_or_path: str | Path) -> DiffusionPrior:
         """Load a prior from a folder or hub id in the Stable Diffusion v1 layout, frozen.
 
-        Only safetensors weights are read; a pickle in their place is refused.
+        Only safetensors weights are read, never pickles.
 
         Raises:
-            CheckpointError: a part is missing or damaged, or is not of the layout.
+            CheckpointError: a part is missing or damaged, or does not follow the layout.
         """
         name = str(name_or_path)
         try:
@@ -65,13 +65,13 @@ class DiffusionPrior(nn.Module):
                 name, subfolder="unet", use_safetensors=True, output_loading_info=True
             )
             scheduler = DDIMScheduler.from_pretrained(name, subfolder="scheduler")
-        except Exception as error:  # diffusers, safetensors and the hub client each raise types of their own
+        except Exception as error:  # diffusers, safetensors and the hub client each raise their own types
             raise CheckpointError(
                 f"{name}: not a diffusion prior that can be loaded ({type(error).__name__}: {paragraph(error, 500)}); "
                 "it needs the subfolders vae, unet and scheduler of the Stable Diffusion v1 layout, with safetensors "
                 "weights"
             ) from error
-        # diffusers leaves a weight that is not in the file unset, and only logs it
+        # diffusers leaves missing weights uninitialised, and only logs them
         if missing := [*vae_report["missing_keys"], *unet_report["missing_keys"]]:
             raise CheckpointError(
                 f"{name}: {len(missing)} weights are missing from its files, {missing[0]} among them; "
@@ -93,19 +93,19 @@ class DiffusionPrior(nn.Module):
         """Write the prior to a folder in the Stable Diffusion v1 layout, weights as safetensors."""
         for name, part in (("vae", self.vae), ("unet", self.unet), ("scheduler", self.scheduler)):
             part.save_pretrained(f"{folder}/{name}")
-        for name in ("vae", "unet"):  # diffusers notes where a part was loaded from, which is nobody's business
+        for name in ("vae", "unet"):  # diffusers writes the path a part was loaded from; remove it
             file = Path(f"{folder}/{name}/config.json")
             config = json.loads(file.read_text(encoding="utf-8"))
             config.pop("_name_or_path", None)
             file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
     def freeze(self) -> Self:
-        """Switch to evaluation mode without gradients for any parameter, and return the prior."""
+        """Switch to evaluation mode, turn off gradients of all parameters, and return the prior."""
         return self.eval().requires_grad_(False)
 
     @property
     def stride(self) -> int:
-        """Pixels per latent along each side."""
+        """Pixels per latent, along each side."""
         return int(2 ** (len(self.vae.config.block_out_channels) - 1))
 
     @property
@@ -115,11 +115,11 @@ class DiffusionPrior(nn.Module):
 
     @property
     def timesteps(self) -> int:
-        """Number of noise levels the prior was trained on."""
+        """Number of noise levels that the prior was trained on."""
         return int(self.scheduler.config.num_train_timesteps)
 
     def encode(self, pixels: Tensor) -> Tensor:
-        """Return the latents (the mean of the autoencoder's posterior, scaled) of pixels in [0, 1]."""
+        """Return the latents of pixels in [0, 1]: the mean of the autoencoder's posterior, scaled."""
         latents: Tensor = self.vae.encode(pixels * 2 - 1).latent_dist.mode() * self.vae.config.scaling_factor
         return latents
 
@@ -129,16 +129,16 @@ class DiffusionPrior(nn.Module):
         return (decoded / 2 + 0.5).clamp(0, 1)
 
     def add_noise(self, latents: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
-        """Diffuse latents to the noise level of each timestep (Ho et al. 2020, eq. 4)."""
+        """Add noise to latents, to the noise level of each timestep (Ho et al. 2020, eq. 4)."""
         alpha = self.alphas_cumprod[timesteps].view(-1, 1, 1, 1).to(latents.dtype)
         return alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
 
     def noise_prediction_loss(
         self, latents: Tensor, condition: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Mean squared error of the predicted noise at random levels (Ho et al. 2020, eq. 14).
+        """Return the mean squared error of the predicted noise at random noise levels (Ho et al. 2020, eq. 14).
 
-        Gradients reach `condition`, and the U-Net where it is not frozen.
+        Gradients reach `condition`, and the U-Net unless it is frozen.
         """
         noise = torch.randn(latents.shape, generator=generator, dtype=latents.dtype).to(latents.device)
         timesteps = torch.randint(self.timesteps, (len(latents),), generator=generator).to(latents.device)
@@ -153,16 +153,15 @@ class DiffusionPrior(nn.Module):
     def repaint(
         self, pixels: Tensor, condition: Tensor, *, strength: float, steps: int, noise: Tensor | int | None
     ) -> Tensor:
-        """Return pixels (B, 3, H, W) as the prior gives them back, noised and denoised as by `denoise`.
+        """Encode pixels (B, 3, H, W), add noise, denoise them (see `denoise`), and return the decoded pixels.
 
         Args:
             pixels: (B, 3, H, W) in [0, 1].
-            condition: (tokens, condition width), the same for all.
+            condition: (tokens, condition width), the same for the whole batch.
             strength: how far to diffuse, in (0, 1].
             steps: denoising steps, at least 1.
-            noise: standard normal, of the shape of the latents or one that expands to it; or the seed of a noise that
-                is the same for all, for what becomes of pixels must not depend on their place in a batch; None adds
-                none.
+            noise: standard normal noise that expands to the shape of the latents; or a seed, for noise that is the same
+                for every image, so that results do not depend on the place in a batch; or None for no noise.
 
         Raises:
             ValueError: `strength` or `steps` is out of range.
@@ -184,12 +183,12 @@ class DiffusionPrior(nn.Module):
         return self.decode(denoised)
 
     def denoise(self, latents: Tensor, condition: Tensor, *, strength: float, steps: int, noise: Tensor) -> Tensor:
-        """Noise latents part of the way and denoise them again with DDIM (Song et al. 2021), towards `condition`.
+        """Add noise to latents up to `strength` and denoise them with DDIM (Song et al. 2021), given `condition`.
 
         Args:
             latents: (B, C, h, w) of the micrograph.
             condition: (B, tokens, condition width), for example the mean condition of the authentic references.
-            strength: how far to diffuse, in (0, 1]: 1 leaves nothing of the micrograph.
+            strength: how far to diffuse, in (0, 1]; 1 leaves nothing of the micrograph.
             steps: denoising steps, at least 1.
             noise: (B, C, h, w) standard normal.
 
@@ -207,7 +206,7 @@ class DiffusionPrior(nn.Module):
         for index in range(steps):
             level, following = int(levels[index]), int(levels[index + 1])
             alpha = self.alphas_cumprod[level]
-            # The last step goes all the way to the clean latents.
+            # The last step ends at noise level 0, the clean latents.
             alpha_next = self.alphas_cumprod[following] if index < steps - 1 else torch.ones_like(alpha)
             output = self.unet(x, level, encoder_hidden_states=condition).sample
             if self.scheduler.config.prediction_type == "v_prediction":
@@ -221,7 +220,7 @@ class DiffusionPrior(nn.Module):
 
 
 def _check_settings(settings: dict[str, Any], part: str) -> None:
-    """Refuse settings that would take endless time or memory: they may come from a stranger.
+    """Check that settings, which may be untrusted, cannot use unbounded time or memory.
 
     Raises:
         ValueError: a number or list is larger than in any prior of the layout.
@@ -240,7 +239,7 @@ def _check_settings(settings: dict[str, Any], part: str) -> None:
 
 
 def embedded_architecture() -> DiffusionPrior:
-    """Build the embedded prior's networks, untrained: 4× compression, since 8× blurs hairline cracks away."""
+    """Build the embedded prior's networks, untrained. Compression is 4×, because 8× blurs hairline cracks."""
     vae = AutoencoderKL(
         in_channels=3,
         out_channels=3,
@@ -252,7 +251,7 @@ def embedded_architecture() -> DiffusionPrior:
         norm_num_groups=8,
         sample_size=224,
         mid_block_add_attention=False,
-        scaling_factor=1.0,  # set after training from the latents' deviation
+        scaling_factor=1.0,  # set after training, from the standard deviation of the latents
     )
     unet = UNet2DConditionModel(
         sample_size=56,

@@ -1,12 +1,11 @@
-"""Purification: the prior repaints a micrograph lightly, and what an attacker wrote into its pixels is painted over.
+"""Purification: removes adversarial perturbations by adding a little noise and denoising with the prior.
 
-A perturbation made to move the score is small and finely tuned. Diffusing the micrograph's latents a little and
-denoising them again drowns and removes it, while what is really there comes back (DiffPure, Nie et al. 2022). A score
-that purification changes more than it changes those of the references is a sign that somebody tuned the micrograph
-(as feature squeezing tells, Xu et al. 2018).
+An adversarial perturbation is small and finely tuned. Adding noise to the latents and denoising them removes it, while
+the real content is restored (DiffPure, Nie et al. 2022). If purification changes a score more than it changes those of
+the references, the micrograph may have been attacked (as in feature squeezing, Xu et al. 2018).
 
-No proof goes with either: an attacker who knows of the purification can attack through it, and benchmarks/robustness.py
-does. What can be proven is in `trust.certificate`.
+Neither is a guarantee. An attacker who knows of the purification can attack through it, as benchmarks/robustness.py
+does (docs/robustness.md). Provable robustness is in `trust.certificate`.
 """
 
 from __future__ import annotations
@@ -22,23 +21,23 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.fusion import DualPathEncoder, Encoding
 
 STRENGTH = 0.1
-"""How far to diffuse. On real coatings the purified scores still rank as the plain ones do (correlation 0.93)."""
+"""How far to diffuse. On real coatings, purified scores keep the ranking of the plain ones (correlation 0.93)."""
 NOISE_SEED = 1
 
 
 class Purified(nn.Module):
-    """An encoder that looks at tiles after the prior has purified them.
+    """An encoder preceded by purification.
 
-    It has the encoder's `tile`, `paths` and forward signature, so whatever takes the one takes the other. Gradients
-    flow through the purification as well.
+    It can replace the encoder in `perception`, because it has the same `tile` and forward signature. Gradients flow
+    through the purification.
 
     Args:
-        encoder: what looks at the purified tiles.
+        encoder: encoder of the purified tiles.
         prior: the frozen diffusion prior.
         condition: (tokens, condition width), the mean condition of the authentic references.
         strength: how far to diffuse the latents, in (0, 1].
-        noise_seed: what the noise is drawn from, the same for every tile, so that a verdict can be repeated and does
-            not depend on a tile's place in a batch. None adds no noise: for tiles that are as noisy already.
+        noise_seed: seed of the noise. It is the same for every tile, so verdicts are reproducible and do not depend on
+            a tile's place in a batch. None adds no noise, for tiles that already have this level of noise.
     """
 
     def __init__(
@@ -68,8 +67,8 @@ class Purified(nn.Module):
 
         Args:
             pixels: (B, 3, T, T) in [0, 1].
-            noise: standard normal, of the shape of the latents or one that expands to it; drawn from `noise_seed`
-                where omitted.
+            noise: standard normal noise that expands to the shape of the latents; generated from `noise_seed` if
+                omitted.
 
         Returns:
             (B, 3, T, T) in [0, 1].
@@ -89,21 +88,21 @@ class Purified(nn.Module):
 
 
 class PurifiedReconstruction(ReconstructionPath):
-    """The diffusion path on purified tiles: an attacker must not reach it around the purification either."""
+    """The diffusion path on purified tiles, so that an attack cannot bypass purification through it."""
 
     def __init__(self, path: ReconstructionPath, purified: Purified) -> None:
         super().__init__(path.prior, path.encoder)
         self.purified = purified
 
     def residual(self, pixels: Tensor, condition: Tensor) -> Tensor:
-        """Return how far purified tiles are from their reconstruction, see `ReconstructionPath.residual`."""
+        """Return the residual of purified tiles, see `ReconstructionPath.residual`."""
         return super().residual(self.purified.purify(pixels), condition)
 
 
 def purified_paths(
     path: ReconstructionPath, condition: Tensor, *, residual: bool
 ) -> tuple[Purified, PurifiedReconstruction | None]:
-    """Return the encoder of a diffusion path with purification before it, and the path likewise if it is needed.
+    """Return the encoder of a diffusion path preceded by purification, and the path itself, too, if it is needed.
 
     Args:
         path: the encoder and the prior.

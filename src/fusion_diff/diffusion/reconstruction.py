@@ -1,4 +1,4 @@
-"""The diffusion path at inspection: noise a tile, denoise it towards the authentic references, and compare."""
+"""The diffusion path: add noise to a tile, denoise it given the authentic references, and measure the residual."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ CHANNELS = 2
 
 
 class ReconstructionPath:
-    """What the frozen prior makes of a tile when told what the authentic references look like."""
+    """Reconstructs tiles with the frozen prior, conditioned on the authentic references."""
 
     def __init__(self, prior: DiffusionPrior, encoder: DualPathEncoder) -> None:
         self.prior = prior
         self.encoder = encoder
 
     def reconstruct(self, pixels: Tensor, condition: Tensor) -> Tensor:
-        """Return tiles as the prior gives them back.
+        """Return the reconstruction of tiles by the prior.
 
         Args:
             pixels: (B, 3, T, T) in [0, 1].
             condition: (tokens, condition width), the mean condition of the authentic references.
 
         Returns:
-            (B, 3, T, T) in [0, 1]. The noise is the same at every call, so the result is repeatable.
+            (B, 3, T, T) in [0, 1]. The noise is the same at every call, so the result is reproducible.
         """
         return self.prior.repaint(pixels, condition, strength=STRENGTH, steps=STEPS, noise=NOISE_SEED)
 
     def residual(self, pixels: Tensor, condition: Tensor) -> Tensor:
-        """Return how far tiles are from their reconstruction, per token: (B, 2, T/8, T/8), 0 or more."""
+        """Return the absolute difference of tiles and their reconstruction per token, (B, 2, T/8, T/8)."""
         rebuilt = self.reconstruct(pixels, condition)
         norm = self.encoder.local_norm
         seen = self.encoder.local_path.texture(pixels)
