@@ -1,1 +1,1 @@
-"""Stage 1: train the prior, the encoder and what joins them, without labels."""
+"""Stage 1: pretraining of the prior, the encoder and the flaw detector, without labelled micrographs."""

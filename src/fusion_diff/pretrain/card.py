@@ -1,4 +1,4 @@
-"""The model card that pretraining writes beside the weights."""
+"""The model card that pretraining writes to the checkpoint."""
 
 from __future__ import annotations
 
@@ -54,16 +54,16 @@ Apache-2.0.
 def write_card(
     file: Path, run: Path, recipe: Recipe, name: str, *, prior: str | None, deit: str | None, contained: bool
 ) -> None:
-    """Write the card of a run from its recipe and its logs.
+    """Write the card of a run from its recipe and logs.
 
     Args:
         file: where to write it.
         run: folder of the run, with one folder per stage.
-        recipe: what was run.
+        recipe: recipe of the run.
         name: name of the checkpoint.
-        prior: the given prior, or None where it was trained by this run.
-        deit: the given DeiT, or None where it was distilled by this run.
-        contained: whether the checkpoint holds the prior, or only its name.
+        prior: the prior given, or None if this run trained it.
+        deit: the DeiT given, or None if this run distilled it.
+        contained: whether the checkpoint contains the prior or only its name.
     """
     lines = []
     for stage in STAGES:

@@ -1,4 +1,4 @@
-"""The stage that trains the flaw detector: tokens of procedural flaws, and of what is sound beside them."""
+"""The stage that trains the flaw detector, on tokens of procedural flaws and of sound surface."""
 
 from __future__ import annotations
 
@@ -24,30 +24,32 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.bags import Bag
 
 LOCAL = tuple(flaw for flaw in FLAWS if flaw != "counterfeit")
-"""Flaws that have a place."""
+"""Flaws with a location."""
 SIDE = 224
+"""Side of the generated micrographs in pixels."""
 REFERENCES = 3
-"""Sound specimens that tokens of a lot are standardised by."""
+"""Number of sound specimens that measure the mean and standard deviation for the tokens of a lot."""
 OF_A_SOUND, OF_A_FLAWED = 150, 60
-"""Tokens taken of a sound specimen, and of either sort of one with a flaw."""
+"""Tokens sampled from a sound specimen, and from each of the flawed and sound areas of a flawed specimen."""
 DROPPED = 0.2
+"""Share of channels dropped at random in training."""
 FIRST_LOT = 10_000
-"""Lots of the built-in task lie below and are never seen; each seed has so many of its own."""
+"""First lot number, and number of lots per seed. The built-in task uses lower lots, which are never trained on."""
 
 
 def gather(
     encoder: DualPathEncoder, lots: int, seed: int, file: Path, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return standardised tokens (n, C) of procedural ceramics, and which of them (n,) are of a flaw.
+    """Return standardised tokens (n, C) of procedural ceramics, and whether each (n,) shows a flaw.
 
-    Each lot is a ceramic of its own; half of the local flaws, by lot, are shown on it.
+    Each lot is a different ceramic, shown with a random half of the local flaws.
 
     Args:
-        encoder: whose tokens.
-        lots: how many ceramics.
-        seed: of the lots and of what is drawn from them.
-        file: where they are kept; read where it is there, as safetensors.
-        progress: called with lots done and their number.
+        encoder: the encoder.
+        lots: number of lots.
+        seed: seed of the lots and of sampling.
+        file: safetensors file to store the result in; if it exists, it is read instead.
+        progress: called with the lots done and their total.
     """
     from safetensors.torch import save_file
 
@@ -68,7 +70,7 @@ def gather(
 
 
 def _of_lot(encoder: DualPathEncoder, index: int, seed: int) -> list[tuple[bool, Tensor]]:
-    """Return samples of standardised tokens (n, C) of one lot, with whether they are of a flaw."""
+    """Return samples of standardised tokens (n, C) of one lot, each with whether it shows a flaw."""
     rng = np.random.default_rng([seed, index])
     material, lot = MATERIALS[index % len(MATERIALS)], FIRST_LOT * (1 + seed) + index
     first = int(rng.integers(2**40))
@@ -92,7 +94,7 @@ def _of_lot(encoder: DualPathEncoder, index: int, seed: int) -> list[tuple[bool,
 
 
 class FlawStage:
-    """The detector learns to tell the two sorts apart, both weighing alike."""
+    """Trains the detector to classify tokens as flawed or sound, with equal weight for both classes."""
 
     name = "flaws"
 
@@ -106,11 +108,11 @@ class FlawStage:
     def loss(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
         """Return the logistic loss of a batch of tokens."""
         chosen = torch.from_numpy(rng.integers(len(self.tokens), size=count))
-        # Channels left out at random: none of them may be all that a flaw is known by.
+        # Dropout of input channels, so that no flaw is recognised by a single channel.
         kept = torch.from_numpy(rng.random((count, self.tokens.shape[1])) >= DROPPED) / (1 - DROPPED)
         log_odds = self.trained((self.tokens[chosen] * kept).float().to(device))
         truth = self.flawed[chosen].to(device)
         return F.binary_cross_entropy_with_logits(log_odds, truth, pos_weight=self.balance.to(device))
 
     def sample(self, device: torch.device) -> None:
-        """Tokens make no picture."""
+        """Return None: this stage has no image to show."""

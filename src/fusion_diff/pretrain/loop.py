@@ -1,4 +1,4 @@
-"""The training loop every stage shares: accelerate underneath, resumable at any step, logged as it goes."""
+"""The training loop of all stages: built on accelerate, resumable, with a log."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ WARM_UP = 0.05
 
 
 class Stage(Protocol):
-    """What a stage gives the loop."""
+    """The interface between a stage and the training loop."""
 
     name: str
 
     @property
     def trained(self) -> nn.Module:
-        """The parameters this stage trains; those without gradient are left alone."""
+        """The module that this stage trains; parameters without gradient are not changed."""
 
     def loss(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
-        """Return the loss of a batch of `count` samples, all randomness drawn from `rng`."""
+        """Return the loss of a batch of `count` samples; `rng` is the only source of randomness."""
 
     def sample(self, device: torch.device) -> Tensor | None:
-        """Return a picture (3, H, W) in [0, 1] of what the stage can do by now, or None."""
+        """Return an image (3, H, W) in [0, 1] that shows the current state of training, or None."""
 
 
 class _Loss(nn.Module):
-    """The stage as one module, so that data-parallel wrappers see the forward pass they have to synchronise."""
+    """A stage as one module, so that data-parallel wrappers can synchronise its forward pass."""
 
     def __init__(self, stage: Stage) -> None:
         super().__init__()
@@ -65,14 +65,15 @@ def train(
     accelerator: Accelerator,
     progress: Callable[[str, int, int, float], None] | None = None,
 ) -> None:
-    """Train a stage to its last step, continuing from `folder` where an earlier run was cut off.
+    """Train a stage to its last step, continuing an interrupted run in `folder`.
 
     Writes `state.safetensors` (weights and optimiser moments) at least once a minute, `log.jsonl` and `samples/*.png`.
-    Batches and noise follow from (seed, stage, step, process) alone, so a resumed run sees what an uncut run would.
+    Batches and noise depend only on (seed, stage, step, process). So a resumed run sees the same data as an
+    uninterrupted one.
 
     Raises:
-        PretrainingError: the batch cannot be shared evenly among the processes, the state in `folder` belongs to
-            another recipe, or the loss is no longer finite.
+        PretrainingError: the batch cannot be split evenly among the processes, the state in `folder` belongs to another
+            recipe, or the loss is no longer finite.
     """
     if recipe.batch % accelerator.num_processes:
         raise PretrainingError(
@@ -134,7 +135,7 @@ def train(
 
 
 def _schedule(step: int, steps: int) -> float:
-    """Linear warm-up, then half a cosine to zero."""
+    """Return the learning-rate factor: linear warm-up, then cosine decay to zero."""
     warm = max(1, round(WARM_UP * steps))
     if step < warm:
         return (step + 1) / warm
@@ -155,7 +156,7 @@ def _save(
             tensors[f"optimiser.{key}.{name}"] = value.detach().cpu().contiguous()
     temporary = file.with_suffix(".partial")
     save_file(tensors, temporary, metadata={"step": str(step), "recipe": repr(recipe)})
-    temporary.replace(file)  # a kill leaves the old state or the new one, never half of one
+    temporary.replace(file)  # atomic: an interruption leaves the old state or the new one
 
 
 def _restore(
@@ -169,7 +170,7 @@ def _restore(
         with safe_open(file, framework="pt") as stored:
             metadata = stored.metadata() or {}
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
-    except Exception as error:  # safetensors raises a type of its own
+    except Exception as error:  # safetensors raises its own type
         raise PretrainingError(
             f"{file}: the saved state is damaged ({error}); delete it to begin this stage again"
         ) from error

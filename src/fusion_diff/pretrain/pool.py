@@ -1,4 +1,4 @@
-"""The pool: procedural micrographs generated once, from which every batch is cropped."""
+"""The pool: procedural micrographs that are generated once and cropped for every batch."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def _generate(seed: int) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
 def _read_stamp(file: Path) -> object:
     try:
         return json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:  # cut short while it was written
+    except ValueError:  # incomplete: writing was interrupted
         return None
 
 
@@ -41,7 +41,7 @@ def _single_thread() -> None:
 
 
 class Pool:
-    """Pooled micrographs (n, 256, 256) uint8 and their descriptors (n, d) float32, mapped from disk."""
+    """Micrographs (n, 256, 256) uint8, memory-mapped from disk, and their descriptors (n, d) float32."""
 
     def __init__(self, pixels: NDArray[np.uint8], descriptors: NDArray[np.float32]) -> None:
         self.pixels = pixels
@@ -51,15 +51,15 @@ class Pool:
     def open(
         cls, folder: Path, size: int, seed: int, workers: int, progress: Callable[[int, int], None] | None = None
     ) -> Pool:
-        """Open the pool in `folder`, generating it when it is not there or was made for another size or seed.
+        """Open the pool in `folder`; generate it if it does not exist or has another size or seed.
 
-        Micrograph i of a pool comes from generator seed `seed * 10**6 + i`, so pools of one seed share their beginning.
+        Micrograph i has the generator seed `seed * 10**6 + i`, so pools of the same seed start with the same images.
         """
         folder.mkdir(parents=True, exist_ok=True)
         stamp = {"size": size, "seed": seed, "side": SIDE, "descriptor": list(DESCRIPTOR_NAMES)}
         files = folder / "pixels.npy", folder / "descriptors.npy", folder / "pool.json"
         if not (all(file.exists() for file in files) and _read_stamp(files[2]) == stamp):
-            files[2].unlink(missing_ok=True)  # written last, so that a pool cut short is made again
+            files[2].unlink(missing_ok=True)  # written last, so that an incomplete pool is generated again
             pixels = np.lib.format.open_memmap(files[0], mode="w+", dtype=np.uint8, shape=(size, SIDE, SIDE))
             descriptors = np.zeros((size, len(DESCRIPTOR_NAMES)), dtype=np.float32)
             seeds = range(seed * 10**6, seed * 10**6 + size)
@@ -75,7 +75,7 @@ class Pool:
         return cls(np.load(files[0], mmap_mode="r"), np.load(files[1]))
 
     def batch(self, count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-        """Draw crops with random place, zoom (1 to 2), orientation, contrast, polarity and tint.
+        """Draw crops of random position, zoom (1 to 2), orientation, contrast, polarity and tint.
 
         Returns:
             Pixels (count, 3, side, side) float32 in [0, 1] and descriptors (count, d).

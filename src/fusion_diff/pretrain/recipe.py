@@ -1,4 +1,4 @@
-"""Recipes: how long and how fast each stage of pretraining runs."""
+"""Recipes: steps, batch size and learning rate of each stage of pretraining."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STAGES: tuple[StageName, ...] = ("autoencoder", "prior", "distil", "feedback", "
 
 @dataclass(frozen=True)
 class StageRecipe:
-    """One stage: optimiser steps, samples a step over all processes, peak learning rate (AdamW, cosine to zero)."""
+    """One stage: optimiser steps, samples per step over all processes, peak learning rate (AdamW, cosine to zero)."""
 
     steps: int
     batch: int
@@ -23,18 +23,18 @@ class Recipe:
     """A whole pretraining run.
 
     Attributes:
-        name: what the model card calls it.
-        pool: procedural micrographs to draw crops from.
+        name: name of the recipe in the model card.
+        pool: number of procedural micrographs that crops are taken from.
         seed: seed of the pool, the initial weights, the batches and the noise.
-        condition_tokens: global tokens the encoder hands to the prior.
-        lots: procedural ceramics whose flaws the detector learns from.
-        adapters: let feedback train the adapters, and so the tokens. Off: on real ceramics it cost accuracy
-            (docs/results.md).
-        autoencoder: pixels to latents, 4× smaller.
-        prior: denoising U-Net conditioned on the procedural descriptors.
-        distil: the CNN teaches the DeiT.
-        feedback: the frozen prior teaches gate and condition head.
-        flaws: the flaw detector learns on the finished encoder's tokens; its batches are of tokens.
+        condition_tokens: number of condition tokens from encoder to prior.
+        lots: number of procedural ceramics that the flaw detector learns from.
+        adapters: whether feedback trains the adapters, which changes the tokens. Off in all recipes, because it reduced
+            accuracy on real ceramics (docs/experiments.md).
+        autoencoder: trains the autoencoder, from pixels to latents of a quarter of the side.
+        prior: trains the denoising U-Net, conditioned on the procedural descriptors.
+        distil: distils the CNN into the DeiT.
+        feedback: trains gate and condition head with the frozen prior.
+        flaws: trains the flaw detector on tokens of the finished encoder; its batches consist of tokens.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Recipe:
         return stage
 
     def to_dict(self) -> dict[str, Any]:
-        """Return plain values for the model card and for checking a resumed run."""
+        """Return JSON-ready values, for the checkpoint and for checking a resumed run."""
         return asdict(self)
 
 
@@ -88,7 +88,7 @@ RECIPES = {
         feedback=StageRecipe(steps=10000, batch=64, learning_rate=3e-4),
         flaws=StageRecipe(steps=20000, batch=4096, learning_rate=1e-3),
     ),
-    # A few seconds: shows that every part runs, and nothing else.
+    # A few seconds: a test that every part runs.
     "smoke": Recipe(
         name="smoke",
         pool=8,

@@ -1,4 +1,4 @@
-"""The whole of pretraining, from nothing to a checkpoint."""
+"""A whole pretraining run, from recipe to checkpoint."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fusion_diff.pretrain.recipe import Recipe, StageName
 
 MEASURED = 128
-"""Crops that the channel statistics are taken from."""
+"""Number of crops that channel statistics are measured on."""
 
 
 def pretrain(
@@ -53,25 +53,25 @@ def pretrain(
     feedback: bool = True,
     progress: Callable[[str, int, int, float], None] | None = None,
 ) -> Path:
-    """Train prior and encoder by a recipe and write a checkpoint, continuing an earlier run in the same folder.
+    """Train prior, encoder and flaw detector by a recipe and write a checkpoint, continuing a run in the same folder.
 
     Args:
-        out: folder of the run: pool, one folder per stage with state, log and samples, and `checkpoint`. The
-            checkpoint is named after it.
+        out: folder of the run: pool, one folder per stage with state, log and samples, and `checkpoint`. The checkpoint
+            gets the name of this folder.
         recipe: steps, batches and learning rates.
         accelerator: device, processes and precision.
-        prior: a trained prior to use frozen, in place of training the embedded one: a folder or hub id, which the
-            checkpoint will name, or another checkpoint that contains a prior, which the new one will contain too.
-        deit: a folder or hub id of a trained DeiT to use, in place of distilling a small one.
-        feedback: run stage 1 proper; without it the encoder is left as distilled (for ablation).
+        prior: a trained prior to use frozen, instead of training the embedded one. If it is a folder or hub id, the
+            checkpoint refers to it. If it is a checkpoint with a prior, that prior is copied.
+        deit: folder or hub id of a trained DeiT to use, instead of distilling a small one.
+        feedback: run the feedback stage; without it, gate and condition head are not trained (for ablation).
         progress: called with stage, step, steps and loss.
 
     Returns:
         The checkpoint's folder.
 
     Raises:
-        PretrainingError: the run cannot start or go on.
-        CheckpointError: a given prior or DeiT cannot be loaded.
+        PretrainingError: the run cannot start or continue.
+        CheckpointError: the prior or DeiT given cannot be loaded.
     """
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
@@ -127,7 +127,7 @@ def pretrain(
 
 
 def _contained(prior: str) -> Path | None:
-    """Return the folder of the prior that a checkpoint contains, or None where `prior` names no such checkpoint."""
+    """Return the folder of the prior within a checkpoint, or None if `prior` is not a checkpoint with a prior."""
     if "/" in prior and not Path(prior).is_dir():
         return None  # a hub id
     try:
@@ -138,7 +138,7 @@ def _contained(prior: str) -> Path | None:
 
 
 def _claim(out: Path, recipe: Recipe, prior: str | None, deit: str | None, feedback: bool) -> None:
-    """Remember what the run in `out` is, and refuse to continue it as something else."""
+    """Store the settings of the run in `out`, or check that they match those of an earlier run there."""
     claim = json.loads(json.dumps({"recipe": recipe.to_dict(), "prior": prior, "deit": deit, "feedback": feedback}))
     file = out / "run.json"
     if file.exists():
@@ -153,11 +153,11 @@ def _claim(out: Path, recipe: Recipe, prior: str | None, deit: str | None, feedb
     else:
         temporary = file.with_suffix(".partial")
         write_json(temporary, claim)
-        temporary.replace(file)  # a kill must not leave half a claim
+        temporary.replace(file)  # atomic, in case of an interruption
 
 
 def _scale_latents(prior: DiffusionPrior, pool: Pool, device: torch.device) -> None:
-    """Choose the scaling factor that gives the latents unit variance, as in Rombach et al. 2022, appendix G."""
+    """Set the scaling factor that gives latents unit variance, as in Rombach et al. 2022, appendix G."""
     with torch.no_grad():
         pixels = pool.batch(64, CROP, np.random.default_rng(0))[0].to(device)
         latents = prior.vae.encode(pixels * 2 - 1).latent_dist.mode()
@@ -165,12 +165,12 @@ def _scale_latents(prior: DiffusionPrior, pool: Pool, device: torch.device) -> N
 
 
 def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device) -> None:
-    """Measure the channel statistics of both paths over a sample of the pool, and the global path's projection.
+    """Measure the channel statistics of both paths and the global path's projection, on a sample of the pool.
 
-    The sample is of `MEASURED` crops; of a pool that is smaller, hardly more than it has micrographs.
+    The sample has `MEASURED` crops, or about as many as the pool has micrographs if these are fewer.
 
-    The projection keeps the principal components of the standardised tokens, turned at random among themselves: no
-    channel of it stands for a minor component alone, which later standardisation would blow up to a major one's size.
+    The projection keeps the principal components of the standardised tokens and rotates them at random. Otherwise some
+    channels would hold only a minor component, which later standardisation would scale up to the size of a major one.
     """
     rng = np.random.default_rng(0)
     textures, patches = [], []

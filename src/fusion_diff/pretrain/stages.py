@@ -1,4 +1,4 @@
-"""The first four stages: what each trains, on what loss, and a picture of how far it is (`flaws` has the fifth)."""
+"""The first four stages, each with the module it trains, its loss and a sample image (the fifth is in `flaws`)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AUTOENCODER_CROP = 96
 CROP = 128
 """Sides in pixels of the crops that the autoencoder and the prior are trained on."""
 CONDITION_DROP = 0.15
-"""Share of prior samples whose condition is replaced by zeros, so that the prior also works without one."""
+"""Share of prior samples whose condition is set to zero, so that the prior also works without a condition."""
 KL_WEIGHT = 1e-6
 PERCEPTUAL_WEIGHT = 0.1
 
@@ -35,12 +35,12 @@ def torch_generator(rng: np.random.Generator) -> torch.Generator:
 
 
 def grid(*rows: Tensor) -> Tensor:
-    """Lay batches (n, 3, H, W) out as the rows of one picture (3, rows*H, n*W)."""
+    """Arrange batches (n, 3, H, W) as the rows of one image (3, rows*H, n*W)."""
     return torch.cat([torch.cat(list(row), dim=2) for row in rows], dim=1)
 
 
 class AutoencoderStage:
-    """Pixels to latents and back: absolute error, the CNN's view of it, and a light pull to a normal posterior."""
+    """Trains the autoencoder with absolute error, a perceptual loss by the CNN and a small KL term."""
 
     name = "autoencoder"
 
@@ -67,14 +67,14 @@ class AutoencoderStage:
         return F.l1_loss(rebuilt, pixels) + PERCEPTUAL_WEIGHT * perceptual + KL_WEIGHT * divergence
 
     def sample(self, device: torch.device) -> Tensor:
-        """Return crops above their reconstructions."""
+        """Return a row of crops above a row of their reconstructions."""
         pixels = self.pool.batch(6, CROP, np.random.default_rng(1))[0].to(device)
         rebuilt = self.trained.decode(self.trained.encode(pixels * 2 - 1).latent_dist.mode()).sample / 2 + 0.5
         return grid(pixels, rebuilt)
 
 
 class DescriptorEmbedding(nn.Module):
-    """Words the procedural descriptors (B, d) as one condition token (B, 1, width), the way a caption would."""
+    """Embeds procedural descriptors (B, d) as one condition token (B, 1, width), in place of a caption."""
 
     def __init__(self, descriptors: int, width: int) -> None:
         super().__init__()
@@ -87,7 +87,7 @@ class DescriptorEmbedding(nn.Module):
 
 
 class PriorStage:
-    """The denoising U-Net, told in descriptors what it is to restore."""
+    """Trains the denoising U-Net, conditioned on the procedural descriptors."""
 
     name = "prior"
 
@@ -107,7 +107,7 @@ class PriorStage:
         return self.prior.noise_prediction_loss(latents, condition, torch_generator(rng))
 
     def sample(self, device: torch.device) -> Tensor:
-        """Return crops, above the same half diffused and restored, above new ones made from noise."""
+        """Return a row of crops, a row of the same half diffused and denoised, and a row generated from noise."""
         rng = np.random.default_rng(1)
         pixels, descriptors = self.pool.batch(6, CROP, rng)
         condition = self.embedding(descriptors.to(device))
@@ -119,16 +119,16 @@ class PriorStage:
 
 
 class DistilStage:
-    """The CNN teaches the DeiT, token by token; the class token also learns the procedural descriptors.
+    """Distils the CNN into the DeiT, token by token; the class token learns to predict the procedural descriptors.
 
-    The distillation token predicts the teacher's pooled view, as in DeiT (Touvron et al. 2021, section 4).
+    The distillation token predicts the teacher's pooled features, as in DeiT (Touvron et al. 2021, section 4).
     """
 
     name = "distil"
 
     def __init__(self, student: GlobalPath, teacher: LocalPath, pool: Pool, device: torch.device) -> None:
         for parameter in student.adapters():
-            parameter.requires_grad_(False)  # they stay the identity until stage 1 proper
+            parameter.requires_grad_(False)  # they stay the identity until the feedback stage
         targets = COARSE_CHANNELS + LAST_CHANNELS
         self.student = student
         self.trained = nn.ModuleDict(
@@ -153,7 +153,7 @@ class DistilStage:
         return torch.cat([coarse, F.interpolate(last, size=size, mode="bilinear", align_corners=False)], dim=1)
 
     def loss(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
-        """Return the mismatch with the teacher on a batch of tiles, plus that of the descriptors."""
+        """Return the squared error against the teacher on a batch of tiles, plus that of the descriptors."""
         pixels, descriptors = self.pool.batch(count, TILE, rng)
         with torch.no_grad():
             meant = self.standardise(self._teach(pixels.to(device)))
@@ -164,14 +164,14 @@ class DistilStage:
         return tokens + pooled + described
 
     def sample(self, device: torch.device) -> None:
-        """Tokens make no picture."""
+        """Return None: this stage has no image to show."""
 
 
 class FeedbackStage:
-    """Stage 1 proper: the frozen prior's noise-prediction loss trains the encoder through its conditions.
+    """Trains the encoder through its conditions, with the frozen prior's noise-prediction loss.
 
-    Diffusion feedback after DIVA (Wang et al. 2024); one global token by default, after GenHancer (Ma et al. 2025).
-    Without `adapters` it teaches the encoder to word conditions and leaves its tokens as they are.
+    This is diffusion feedback after DIVA (Wang et al. 2024), by default with one global token after GenHancer (Ma et
+    al. 2025). Without `adapters`, it trains the conditions only and does not change the tokens.
     """
 
     name = "feedback"
@@ -185,7 +185,7 @@ class FeedbackStage:
         self.trained = encoder
         self.prior = prior.freeze().to(device)
         self.pool = pool
-        # The prior was trained on crops of this size; the encoder sees the whole tile around the crop.
+        # The prior was trained on crops of this size; the encoder takes the whole tile around the crop.
         self.margin = (encoder.tile - CROP) // 2
 
     def _crop(self, pixels: Tensor) -> Tensor:
@@ -199,7 +199,7 @@ class FeedbackStage:
         return self.prior.noise_prediction_loss(latents, self.trained(pixels).condition, torch_generator(rng))
 
     def sample(self, device: torch.device) -> Tensor:
-        """Return crops above what the prior restores from half-diffused ones, told by the encoder."""
+        """Return a row of crops, and a row of the same half diffused and denoised given the encoder's condition."""
         rng = np.random.default_rng(1)
         pixels = self.pool.batch(6, self.trained.tile, rng)[0].to(device)
         crop = self._crop(pixels)
