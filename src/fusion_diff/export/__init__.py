@@ -1,1 +1,1 @@
-"""Export: a model with its enrolled references as one graph, for machines without torch."""
+"""Export: a model and its enrolled references as one graph, for machines without torch."""

@@ -1,4 +1,4 @@
-"""The graph that is exported: encoder, evidence and the enrolled references in one network."""
+"""The exported graph: encoder, heads and enrolled references in one network."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
 
 
 class ScoringGraph(nn.Module):
-    """Tiles in, everything that a reading adds up out.
+    """Computes, per tile, everything that is summed over the tiles of a micrograph.
 
-    Tiles overlap, and the outer tokens of each repeat what lies inside of them (`perception`). So evidence is computed
-    for the inner ones alone, a quarter less, and repeated afterwards.
+    Tiles overlap, and the outer tokens of each repeat the inner ones (`perception`). So evidence is computed for the
+    inner tokens only, which saves a quarter, and repeated afterwards.
 
     Args:
         encoder: the dual-path encoder.
-        verifier: what was learned, without evidence from the diffusion path.
-        signatures: (references, C) mean standardised token of each reference, of unit length.
+        verifier: the verifier, which must not need the diffusion path.
+        signatures: (references, C) mean standardised token of each reference, scaled to unit length.
     """
 
     def __init__(self, encoder: DualPathEncoder, verifier: Verifier, signatures: Tensor) -> None:
@@ -48,16 +48,16 @@ class ScoringGraph(nn.Module):
         return (*self.kinds, EVIDENCE, STRANGENESS, *(f"class {name}" for name in classes))
 
     def forward(self, pixels: Tensor, keep: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Judge tiles.
+        """Compute the outputs of tiles.
 
         Args:
-            pixels: (N, 3, T, T) float in [0, 1], T the tile side.
-            keep: (N, s, s) float, 1 where a tile answers for a token and 0 elsewhere; s is T/8.
+            pixels: (N, 3, T, T) float in [0, 1]; T is the tile side.
+            keep: (N, s, s) float, 1 for tokens that are taken from this tile, else 0; s is T/8.
 
         Returns:
-            (N, channels, s, s): per token, each kind of evidence, their sum in log-odds, the distance to any reference,
-            and the product with the prototype of each class; (N, C) sums of the standardised tokens that are kept; and
-            (N, references) the product of these with each reference's signature.
+            Dense output (N, channels, s, s): per token, each kind of evidence, the evidence map in log-odds, the
+            distance to the nearest reference token, and the dot product with the prototype of each class. Sums (N, C)
+            of the standardised tokens that are kept. Dot products (N, references) of these sums with the signatures.
         """
         inner = self.side - 2 * MARGIN
         maps = self.encoder(pixels).tokens[..., MARGIN:-MARGIN, MARGIN:-MARGIN]

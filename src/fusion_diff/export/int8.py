@@ -1,8 +1,8 @@
-"""INT8: products in 8 bits, calibrated on the references, part by part.
+"""INT8 quantisation of a graph, group by group, calibrated on the references.
 
-Weights are rounded symmetrically per channel, activations to the range that they take on the references' tiles (static
-quantisation: Jacob et al. 2018). Adapters and the resampling before the DeiT stay in fp32: they lose as much as the
-layers beside them, and cost a hundredth.
+Weights are quantised symmetrically per channel. Activations are quantised to their range on the references' tiles
+(static quantisation, Jacob et al. 2018). Adapters and the resampling before the DeiT stay in fp32: quantising them
+costs as much accuracy as quantising the layers beside them, and they take a hundredth of the time.
 """
 
 from __future__ import annotations
@@ -28,21 +28,22 @@ if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph
 
 MAX_TILES = 64
-"""Tiles that ranges are taken from."""
+"""Largest number of tiles that activation ranges are measured on."""
 _BLOCK = re.compile(r"\.layers\.(\d+)\.(?:.*\.)?(attention|mlp|adapter)\b")
 _CONVOLUTIONS = 3
-"""In a block of the CNN; the stem goes with the first block, which has one less."""
+"""Convolutions per block of the CNN. The first block has one less, so the stem is counted with it."""
 
 
 @dataclass(frozen=True)
 class Quantiser:
-    """Rounds an ONNX file, group by group.
+    """Quantises an ONNX file, group by group.
 
     Attributes:
         source: the graph in fp32.
-        ranges: file that the activations' ranges are kept in, taken once.
-        groups: names of the nodes of each part that is rounded or not as a whole: a block of the CNN, the attention or
-            the MLP of a transformer block, the distances of the evidence.
+        ranges: file that caches the activation ranges.
+        tiles: (n, 3, T, T) tiles to calibrate on.
+        groups: node names by group. A group is quantised as a whole or not at all: a block of the CNN, the attention or
+            the MLP of a transformer block, or the distances of the evidence.
     """
 
     source: Path
@@ -52,7 +53,7 @@ class Quantiser:
 
     @classmethod
     def of(cls, source: Path, ranges: Path, micrographs: Sequence[Micrograph], *, tile: int) -> Quantiser:
-        """Prepare to round the graph in a file by what it computes on micrographs.
+        """Prepare to quantise the graph in a file, calibrated on micrographs.
 
         Raises:
             DependencyError: onnxruntime or onnx is not installed.
@@ -70,18 +71,18 @@ class Quantiser:
 
     @property
     def keep(self) -> NDArray[np.float32]:
-        """Let a tile answer for all of its tokens, (1, s, s)."""
+        """Ones (1, s, s): the graph's input that keeps all tokens of a tile."""
         side = self.tiles.shape[-1] // STRIDE
         return np.ones((1, side, side), dtype=np.float32)
 
     def write(self, target: Path, groups: Iterable[str]) -> None:
-        """Write the graph with the products of some groups in 8 bits."""
+        """Write the graph with the products of the given groups in 8 bits."""
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
         keep = self.keep
         noisy = logging.getLogger()
         level = noisy.level
-        noisy.setLevel(logging.ERROR)  # it advises on the root logger
+        noisy.setLevel(logging.ERROR)  # onnxruntime logs advice to the root logger
         try:
             quantize_static(
                 self.source,
@@ -100,7 +101,7 @@ class Quantiser:
 
 
 class _Reader:
-    """Feeds onnxruntime's calibration."""
+    """The data reader of onnxruntime's calibration."""
 
     def __init__(self, inputs: Iterable[dict[str, NDArray[np.float32]]]) -> None:
         self._inputs = iter(inputs)
@@ -110,7 +111,7 @@ class _Reader:
 
 
 def _groups(model: Any) -> dict[str, list[str]]:
-    """Return the nodes that multiply by weights, by the part that they lie in."""
+    """Return the names of nodes that multiply by weights, by group."""
     weights = {each.name for each in model.graph.initializer}
     groups: dict[str, list[str]] = {}
     convolutions = 0
@@ -122,7 +123,7 @@ def _groups(model: Any) -> dict[str, list[str]]:
             continue
         block = _BLOCK.search(scopes)
         if "encoder" not in scopes:
-            if node.op_type != "Gemm":  # sums and directions cost nothing
+            if node.op_type != "Gemm":  # the other products take almost no time
                 continue
             name = "distances"
         elif "encoder.global" not in scopes:

@@ -1,4 +1,4 @@
-"""Writing the graph as ONNX, and as OpenVINO reads it fastest."""
+"""Writes the graph as ONNX and as OpenVINO IR."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
     except ImportError as error:
         raise missing(error, "onnx") from error
     side, tile = graph.side, graph.encoder.tile
-    # Two tiles: what is traced with one would be taken for a constant.
+    # Two tiles: a dimension of size 1 would be traced as a constant.
     examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)
     count = torch.export.Dim("tiles")
     with warnings.catch_warnings(), _silenced(logging.getLogger("torch.onnx")), torch.no_grad():
-        warnings.simplefilter("ignore")  # of the exporter's own parts, as what it logs
+        warnings.simplefilter("ignore")  # they are about the exporter's internals
         torch.onnx.export(
             graph.eval(),
             examples,
@@ -51,7 +51,7 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
 
 @contextmanager
 def _silenced(logger: logging.Logger) -> Iterator[None]:
-    """Let only errors through."""
+    """Show only errors of a logger within the block."""
     before = logger.level
     logger.setLevel(logging.ERROR)
     try:
@@ -61,7 +61,7 @@ def _silenced(logger: logging.Logger) -> Iterator[None]:
 
 
 def convert_to_openvino(source: Path, target: Path) -> None:
-    """Write an ONNX graph as `target` (XML) and its weights beside it.
+    """Convert an ONNX graph to `target` (XML), with its weights in a file beside it.
 
     Raises:
         DependencyError: OpenVINO is not installed.
@@ -71,11 +71,11 @@ def convert_to_openvino(source: Path, target: Path) -> None:
     except ImportError as error:
         raise missing(error, "openvino") from error
     target.parent.mkdir(parents=True, exist_ok=True)
-    # Converted first: OpenVINO takes 8 bits wrongly (measured with 2026.4) where it compiles an ONNX file as it is.
+    # Convert first: OpenVINO 2026.4 gives wrong results with 8 bits when it compiles an ONNX file directly.
     openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
     target.with_suffix(".bin").replace(target.with_name(WEIGHTS))
 
 
 def missing(error: ImportError, extra: str) -> DependencyError:
-    """Return the error that says what to install."""
+    """Return the error that names the package to install."""
     return DependencyError(f"exporting needs {error.name}, which is not installed; pip install 'fusion-diff[{extra}]'")

@@ -1,4 +1,4 @@
-"""The gate at export: the exported model has to say what the model says."""
+"""The check at export: the exported model must agree with the model."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.result import Inspection
 
 FP32_TOLERANCE = 1e-3
-"""Difference of scores allowed in fp32."""
+"""Largest difference of scores allowed in fp32."""
 INT8_F1_LOSS = 0.01
-"""Macro F1 that 8 bits may cost."""
+"""Largest loss of macro F1 allowed in 8 bits."""
 
 
 @dataclass(frozen=True)
 class Parity:
-    """How an exported model compares with the model on the same micrographs.
+    """Comparison of an exported model with the model, on the same micrographs.
 
     Attributes:
-        micrographs: how many were compared.
-        difference: the greatest difference of scores.
-        reversed: names of those whose verdict turned from authentic to not authentic, or back.
-        rescoped: names of those that one takes for out of scope and the other does not.
-        f1: macro F1 of the model's forced choices; None where there are no labels.
-        exported_f1: that of the exported model.
+        micrographs: number of micrographs compared.
+        difference: the largest difference of scores.
+        reversed: names of micrographs whose decision changed between authentic and not authentic.
+        rescoped: names of micrographs that are in scope for only one of the two.
+        f1: macro F1 of the model's forced choices; None without labels.
+        exported_f1: macro F1 of the exported model's; None without labels.
     """
 
     micrographs: int
@@ -47,7 +47,7 @@ class Parity:
         names: Sequence[str],
         authentic: Sequence[bool] | None,
     ) -> Parity:
-        """Compare verdicts of the two on the same micrographs, whose truth may be known."""
+        """Compare the verdicts of the two on the same micrographs; `authentic` gives the truth, if it is known."""
         differences = [abs(one.score - other.score) for one, other in zip(model, exported, strict=True)]
         pairs = list(zip(names, model, exported, strict=True))
         turned = tuple(n for n, one, other in pairs if {one.decision, other.decision} == {"authentic", "not authentic"})
@@ -56,7 +56,7 @@ class Parity:
         return cls(len(differences), max(differences), turned, rescoped, *figures)
 
     def fault(self, precision: str) -> str | None:
-        """Say what keeps the exported model from being used; None where nothing does."""
+        """Return why the exported model cannot be used; None if it can."""
         if self.reversed:
             others = f" and {len(self.reversed) - 1} others" if len(self.reversed) > 1 else ""
             return f"it turns the verdict on {self.reversed[0]}{others}"
@@ -71,7 +71,7 @@ class Parity:
         return None
 
     def check(self, precision: str, runtime: str) -> None:
-        """Let pass what agrees.
+        """Check that the exported model agrees with the model.
 
         Raises:
             ExportError: it does not.

@@ -1,4 +1,4 @@
-"""The part of a model that can be exported: its enrolment without what needs more than one network."""
+"""The part of a model that can be exported: its enrolment without correspondence and the diffusion path."""
 
 from __future__ import annotations
 
@@ -22,12 +22,13 @@ UNRECOGNISED = (
 
 
 def portable(model: DiffusionModel) -> tuple[Enrolment, tuple[str, ...]]:
-    """Return a model's enrolment as it can be exported, and what that leaves out, in sentences.
+    """Return the exportable form of a model's enrolment, and sentences that describe what it lacks.
 
-    Where surfaces are evidence, the references' scores are those without it, for micrographs have no other at the edge.
+    Correspondence evidence is not exported. Its contribution is removed from the references' scores, too, so that
+    p-values compare like with like.
 
     Raises:
-        EnrolmentError: nothing is enrolled.
+        EnrolmentError: no references are enrolled.
         ExportError: the diffusion path has a weight in the verdict.
     """
     enrolment = model.enrolment
@@ -60,7 +61,7 @@ def describe(
     precision: str,
     notes: tuple[str, ...],
 ) -> Exported:
-    """Return what an exported model has to know beside its graph."""
+    """Return the description of an exported model: everything that a verdict needs in addition to the graph."""
     verifier = enrolment.verifier
     return Exported(
         runtime=runtime,

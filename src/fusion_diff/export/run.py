@@ -1,4 +1,4 @@
-"""Exporting a model: write its graph, compare what it says with what the model says, and only then keep it."""
+"""Exporting a model: write its graph, compare its verdicts with the model's, and keep it only if they agree."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
 
 ALPHA = 0.1
 PROCEDURAL = 2
-"""Procedural micrographs of each class that an fp32 export is compared on where no references are given."""
+"""Procedural micrographs per class that an fp32 export is compared on if no references are given."""
 
 
 @dataclass(frozen=True)
 class Export:
-    """What became of an export.
+    """The result of an export.
 
     Attributes:
-        folder: the exported model.
-        parity: how it compares with the model.
-        exact: parts that stay in fp32 where others do not; none of an fp32 export are listed.
-        losses: log-odds that rounding each part to 8 bits alone moved the evidence by.
-        notes: what is different from the model, in sentences.
+        folder: folder of the exported model.
+        parity: comparison with the model.
+        exact: groups that stay in fp32 in an int8 export; empty for an fp32 export.
+        losses: for each group, the change of the evidence, in log-odds, if it alone is quantised to 8 bits.
+        notes: sentences that describe differences from the model.
         seconds: time that exporting took.
     """
 
@@ -66,18 +66,18 @@ def export_model(
     """Write a model with its enrolled references to a folder that `EdgeSession.load` reads.
 
     Args:
-        model: enrolled; on the CPU.
+        model: the model, with enrolled references, on the CPU.
         folder: new or empty, or an exported model to replace.
         runtime: `onnx` or `openvino`.
-        int8: compute products in 8 bits where that loses little.
-        references: labelled micrographs to compare on, and to calibrate 8 bits with: those that are enrolled, for the
-            model keeps no images. Without them fp32 is compared on procedural micrographs.
-        progress: called with steps of the measurement done and their number.
+        int8: compute products in 8 bits where this changes the evidence little.
+        references: labelled micrographs to compare on, and to calibrate 8 bits with. Give those that are enrolled,
+            because the model keeps no images. Without them, fp32 is compared on procedural micrographs.
+        progress: called with the groups measured for 8 bits and their total.
 
     Raises:
-        ExportError: the exported model does not say what the model says, or its verdict cannot be exported, or 8 bits
-            are asked for without references.
-        EnrolmentError: nothing is enrolled.
+        ExportError: the exported model does not agree with the model, its verdict cannot be exported, or 8 bits are
+            requested without references.
+        EnrolmentError: no references are enrolled.
         DependencyError: a package that exporting needs is not installed.
         CheckpointError: the folder holds something else.
     """
@@ -125,10 +125,10 @@ def export_model(
 def _rounded(
     quantiser: Quantiser, lost: dict[str, float], file: Path, compared: Callable[[Path], Parity], runtime: str
 ) -> tuple[Parity, tuple[str, ...]]:
-    """Round as much as the gate lets pass, and return how that compares and what was left in fp32.
+    """Quantise as many groups as the check accepts; return the comparison and the groups left in fp32.
 
     Raises:
-        ExportError: nothing passes.
+        ExportError: no choice of groups is accepted.
     """
     tries = choices(lost)
     if not tries:
@@ -146,7 +146,7 @@ def _rounded(
 
 
 def _place(source: Path, draft: Path, runtime: str) -> None:
-    """Put an ONNX graph into an exported folder in the form its runtime reads."""
+    """Write an ONNX graph into an exported folder, in the format of its runtime."""
     if runtime == "onnx":
         (draft / GRAPHS["onnx"]).write_bytes(source.read_bytes())
     else:
@@ -154,7 +154,7 @@ def _place(source: Path, draft: Path, runtime: str) -> None:
 
 
 def _compared_on(references: ReferenceSet | None) -> tuple[Sequence[Micrograph], list[bool] | None]:
-    """Return micrographs, and which of them are authentic where that is known."""
+    """Return the micrographs to compare on, and whether each is authentic, if known."""
     if references is not None:
         return [each.micrograph for each in references], [each.label == references.authentic for each in references]
     from fusion_diff.synthetic import builtin_samples

@@ -1,4 +1,4 @@
-"""Which parts bear 8 bits: each is rounded by itself, and those that move the evidence most stay in fp32."""
+"""Selects the groups to quantise: each is quantised alone, and those that change the evidence most stay in fp32."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from fusion_diff.export.int8 import Quantiser
 
 BUDGETS = (0.2, 0.1, 0.05)
-"""Log-odds, root mean square over tokens, that rounding may move the evidence by; the next if one is too much."""
+"""Largest changes of the evidence by quantisation (root mean square over tokens, in log-odds), tried in order."""
 MAX_TILES = 16
-"""Tiles that it is measured on."""
+"""Largest number of tiles that the change is measured on."""
 
 
 def losses(
     quantiser: Quantiser, evidence: int, folder: Path, progress: Callable[[int, int], None] | None = None
 ) -> dict[str, float]:
-    """Return how far rounding each part alone moves the evidence: root mean square, in log-odds.
+    """Return the change of the evidence if each group alone is quantised: root mean square, in log-odds.
 
     Args:
-        quantiser: rounds parts.
-        evidence: the evidence's channel in the graph's dense output.
-        folder: for files that are written on the way.
-        progress: called with parts measured and their number.
+        quantiser: quantises groups.
+        evidence: channel of the evidence in the graph's dense output.
+        folder: folder for temporary files.
+        progress: called with the groups measured and their total.
     """
     tiles = quantiser.tiles[:: -(-len(quantiser.tiles) // MAX_TILES)]
     exact = _evidence(quantiser.source, tiles, quantiser.keep, evidence)
@@ -48,9 +48,9 @@ def losses(
 
 
 def choices(lost: dict[str, float]) -> list[list[str]]:
-    """Return which parts to round: as many as keep within each budget, those that lose least first.
+    """Return the groups to quantise for each budget: as many as fit, those with the smallest loss first.
 
-    Errors of different parts have nothing to do with each other, so their squares are added up.
+    Errors of different groups are taken as independent, so their squares are summed.
     """
     order = sorted(lost, key=lambda name: lost[name])
     total = np.sqrt(np.cumsum([lost[name] ** 2 for name in order]))
