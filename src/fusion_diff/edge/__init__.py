@@ -1,6 +1,6 @@
-"""The edge: exported models inspect with NumPy and one runtime alone, without torch.
+"""The edge: inspection with exported models, which needs NumPy and one runtime but no torch.
 
-`EdgeSession.load(folder)` gives what `inspect` can be asked of, as of a `DiffusionModel`.
+`EdgeSession.load(folder)` returns an object with `inspect`, like a `DiffusionModel`.
 """
 
 from fusion_diff.edge.session import EdgeSession

@@ -1,7 +1,7 @@
-"""The command line of a slim installation: `fusion-diff-edge inspect PATH… --model EXPORTED`.
+"""The command line of an edge installation: `fusion-diff-edge inspect PATH… --model EXPORTED`.
 
-It needs no more than NumPy, tifffile and the runtime. With the whole of FusionDiff, `fusion-diff inspect` does the same
-and writes a report.
+It needs only NumPy, tifffile and the runtime. In a full installation, `fusion-diff inspect` does the same and can write
+a report.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ ELSEWHERE = (
     "audit", "batch", "certify", "demo", "enroll", "export", "keys", "policy", "pretrain", "serve", "service-keys",
     "sign", "verify", "verify-model",
 )  # fmt: skip
-"""Commands that need the whole of FusionDiff."""
+"""Commands of the full installation only."""
 
 
 class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> None:  # type: ignore[override]  # argparse exits with 2, which means something here
+    def error(self, message: str) -> None:  # type: ignore[override]  # argparse would exit with 2, which has a meaning here
         self.print_usage(sys.stderr)
         self.exit(FAILED, f"Error: {paragraph(message)}\n")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line and return its exit code: that of `fusion-diff inspect`.
+    """Run the command line and return the exit code, which is the same as that of `fusion-diff inspect`.
 
     Args:
-        arguments: the words after the program's name; those of this process when omitted.
+        arguments: the arguments after the program's name; those of this process if omitted.
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in ELSEWHERE:
@@ -57,14 +57,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except KeyboardInterrupt:
             print("Stopped.", file=sys.stderr)
             return STOPPED
-        except BrokenPipeError:  # whoever read what is printed has gone, and the last flush would fail too
+        except BrokenPipeError:  # the reader of stdout is gone, and the flush at exit would fail, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except (FusionDiffError, OSError, MemoryError) as error:
             _complain(str(error) or "not enough memory; close other programs, or use smaller micrographs")
             return FAILED
         except Exception:
-            traceback.print_exc()  # a fault in the program; Python would exit with 1, "some are not authentic"
+            traceback.print_exc()  # a bug; Python would exit with 1, which means "some are not authentic"
             return FAILED
     return code
 
@@ -87,7 +87,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
-    """Print and record each outcome, and give it on: many are too large to keep."""
+    """Print, record and yield each outcome; they are not collected, because many would take too much memory."""
     from contextlib import nullcontext
 
     from fusion_diff.edge.session import EdgeSession

@@ -1,9 +1,9 @@
-"""What an exported model says of itself: everything that a verdict needs beside the graph.
+"""The description of an exported model: everything that a verdict needs in addition to the graph.
 
 An exported model is a folder of
 
     manifest.json             sha256 of every other file, see `checkpoint`
-    edge.json                 what this module reads and writes
+    edge.json                 the description, read and written by this module
     graph.onnx                or graph.xml and graph.weights, for OpenVINO
 """
 
@@ -34,9 +34,9 @@ if TYPE_CHECKING:
 FORMAT = "fusion-diff/edge/1"
 DESCRIPTION = "edge.json"
 GRAPHS = {"onnx": "graph.onnx", "openvino": "graph.xml"}
-"""The graph's file for each runtime."""
+"""The file of the graph, by runtime."""
 WEIGHTS = "graph.weights"
-"""Beside OpenVINO's; not called .bin, a name that pickles go by and no checkpoint may hold."""
+"""Weights of OpenVINO's graph. Its usual suffix .bin is not allowed in checkpoints, because pickles use it."""
 INPUTS = ("pixels", "keep")
 OUTPUTS = ("dense", "sums", "alike")
 EVIDENCE, STRANGENESS = "evidence", "strangeness"
@@ -46,35 +46,35 @@ MAX_NAMES = 100_000
 
 @dataclass(frozen=True, eq=False)
 class Exported:
-    """A verifier without its tensors, and how the graph is to be used.
+    """A verifier without its tensors, and the properties of the graph.
 
     Attributes:
-        runtime: what runs the graph: `onnx` or `openvino`.
+        runtime: runtime of the graph, `onnx` or `openvino`.
         precision: `fp32` or `int8`.
-        name: name of the model that was exported.
-        model_sha256: its digest.
+        name: name of the exported model.
+        model_sha256: digest of the exported model.
         references_sha256: digest of the enrolled references.
-        builtin: whether these are the procedural ones that come with the embedded model.
+        builtin: whether the references are the procedural ones of the embedded model.
         tile: side of a tile in working pixels.
         stride: working pixels per token.
         kinds: kinds of evidence, the first channels of the graph's dense output.
-        fusion: how readings are weighed.
+        fusion: weights of the readings.
         calibration: from fused score to log-odds.
         inside: (n,) cross-fitted scores of the authentic references.
-        outside: (m,) those of the others.
-        inside_shares: (n,) the part of its specimen's voice that each authentic reference has in p-values.
-        outside_shares: (m,) the same of the others.
-        scope_limit: strangeness above this is out of scope.
-        region_threshold: evidence (log-odds) above this is listed as a region.
+        outside: (m,) cross-fitted scores of the others.
+        inside_shares: (n,) weight of each authentic reference in p-values.
+        outside_shares: (m,) weight of each other reference in p-values.
+        scope_limit: strangeness above which a micrograph is out of scope.
+        region_threshold: evidence (log-odds) above which a region is listed.
         authentic: the class being verified.
         classes: the other classes.
-        class_norms: squared length of each one's prototype.
+        class_norms: squared length of each other class's prototype.
         references: names of the references.
-        labels: their classes.
-        notes: what is different from the model that was exported, in sentences.
-        specimens: how many specimens the references are of.
-        figures: their cross-fitted `auroc` and `macro_f1`.
-        pixel_sizes_um: side of a pixel of each reference in µm, None where it is unknown.
+        labels: classes of the references.
+        notes: sentences that describe differences from the exported model.
+        specimens: number of specimens of the references.
+        figures: cross-fitted `auroc` and `macro_f1` of the references.
+        pixel_sizes_um: pixel size of each reference in µm, None if unknown.
     """
 
     runtime: str
@@ -106,12 +106,12 @@ class Exported:
 
     @property
     def verifier(self) -> Exported:
-        """Itself, as an `Enrolment` has a verifier; see `reasons`."""
+        """The object itself, so that it can be used like an `Enrolment`, which has a verifier."""
         return self
 
     @cached_property
     def compared(self) -> Compared:
-        """The references in short, as verdicts give them."""
+        """Summary of the references for verdicts."""
         return Compared.of(
             self.authentic,
             self.labels,
@@ -128,7 +128,7 @@ class Exported:
 
     @property
     def channels(self) -> int:
-        """Channels of the graph's dense output: kinds, evidence, strangeness, and one a class."""
+        """Number of channels of the graph's dense output: kinds, evidence, strangeness, and one per other class."""
         return len(self.kinds) + 2 + len(self.classes)
 
     def p_values(self, fused: float) -> dict[str, float]:
@@ -139,15 +139,15 @@ class Exported:
         """Return the class of a micrograph.
 
         Args:
-            products: product of each class's prototype with the mean of the tokens of highest evidence.
-            score: the probability of being authentic.
+            products: dot product of each class's prototype with the mean of the tokens of highest evidence.
+            score: probability of being authentic.
         """
-        # Of the squared distance: the tokens' own square is the same for all.
+        # Squared distances up to a constant: the squared length of the mean token is the same for all classes.
         distances = np.asarray(self.class_norms) - 2 * np.asarray(products)
         return forced_class(score, self.authentic, self.classes, distances.tolist())
 
     def to_dict(self) -> dict[str, Any]:
-        """Return it as JSON-ready values, with its format."""
+        """Return JSON-ready values, with the format version."""
         plain = {"format": FORMAT} | {key: getattr(self, key) for key in self.__dataclass_fields__}
         for key in ("fusion", "calibration"):
             plain[key] = asdict(plain[key])
@@ -158,10 +158,10 @@ class Exported:
 
     @classmethod
     def read(cls, folder: Path) -> Exported:
-        """Read what an exported model says of itself.
+        """Read the description of an exported model from its folder.
 
         Raises:
-            CheckpointError: it is missing, of another version, or does not hold together.
+            CheckpointError: it is missing, of another version, or inconsistent.
         """
         file = folder / DESCRIPTION
         plain = read_json(file)

@@ -1,4 +1,4 @@
-"""A reading without torch: the sums over the tiles of one micrograph; `fusion_diff.verdict.reading` is its twin."""
+"""The evidence on one micrograph, gathered tile by tile without torch; the torch version is in `verdict.reading`."""
 
 from __future__ import annotations
 
@@ -33,11 +33,11 @@ class EdgeReading:
     Attributes:
         evidence: (rows, columns) log-odds per token.
         fused: the fused score.
-        log_odds: calibrated, of not being authentic.
-        contributions: each kind's part in the log-odds.
+        log_odds: calibrated log-odds of not being authentic.
+        contributions: contribution of each reading or kind to the log-odds.
         similarity: (references,) cosine similarity of mean tokens.
-        products: (classes,) product of each prototype with the mean of the tokens of highest evidence.
-        strangeness: mean distance of its tokens to those of any reference.
+        products: (classes,) dot product of each prototype with the mean of the tokens of highest evidence.
+        strangeness: mean distance of the tokens to their nearest reference token.
     """
 
     evidence: NDArray[np.float32]
@@ -50,10 +50,10 @@ class EdgeReading:
 
     @classmethod
     def of(cls, micrograph: Micrograph, grid: Grid, graph: Runtime, exported: Exported, batch: int) -> EdgeReading:
-        """Run a graph over the tiles of a micrograph, `batch` at a time, reading the next ones meanwhile.
+        """Run a graph over the tiles of a micrograph, `batch` at a time, while the next tiles are read.
 
         Raises:
-            CheckpointError: the graph cannot be run, or does not give what it should.
+            CheckpointError: the graph cannot be run, or its outputs are not valid.
         """
         kinds = len(exported.kinds)
         maps = np.zeros((kinds + 1, grid.rows, grid.columns), dtype=np.float32)
@@ -91,7 +91,7 @@ class EdgeReading:
 
 
 def _read_ahead(micrograph: Micrograph, grid: Grid, batch: int) -> Iterator[Batch]:
-    """Read and stretch tiles in a thread of its own, one batch ahead of who asks for them."""
+    """Read tiles and stretch their contrast in a separate thread, one batch ahead."""
     waiting = grid.tiles()
 
     def read() -> Batch | None:
@@ -103,7 +103,7 @@ def _read_ahead(micrograph: Micrograph, grid: Grid, batch: int) -> Iterator[Batc
             each[tile.inside] = 1
         return tiles, np.stack([grid.read(micrograph, tile) for tile in tiles]), keep
 
-    if grid.rows == grid.columns == grid.side:  # a single tile: no thread is worth its start
+    if grid.rows == grid.columns == grid.side:  # a single tile: a thread is not worth starting
         first = read()
         assert first is not None
         yield first

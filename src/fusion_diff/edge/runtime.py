@@ -1,4 +1,4 @@
-"""The runtimes that run exported graphs, chosen by the graph's format, and their devices, chosen by name."""
+"""The runtimes of exported graphs, selected by the graph's format, and their devices, selected by name."""
 
 from __future__ import annotations
 
@@ -28,20 +28,20 @@ _PROVIDERS = {
     ),
     "NPU": ("QNNExecutionProvider", "VitisAIExecutionProvider", "CANNExecutionProvider"),
 }
-"""onnxruntime's names for each kind of device, the fastest first."""
+"""Execution providers of onnxruntime for each kind of device, fastest first."""
 
 
 class Runtime(Protocol):
     """An exported graph, ready to run.
 
     Attributes:
-        device: where it runs, in the runtime's own word.
+        device: device it runs on, as named by the runtime.
     """
 
     device: str
 
     def __call__(self, pixels: NDArray[np.float32], keep: NDArray[np.float32], /) -> Arrays:
-        """Return dense (N, channels, s, s), sums (N, C) and alike (N, references) of tiles (N, 3, T, T).
+        """Return dense (N, channels, s, s), sums (N, C) and alike (N, references), given tiles (N, 3, T, T).
 
         Raises:
             CheckpointError: the graph cannot be run.
@@ -52,10 +52,10 @@ def open_graph(folder: Path, runtime: str, device: str, threads: int | None) -> 
     """Load the graph of an exported folder.
 
     Args:
-        folder: the folder, whose files were verified.
+        folder: the folder; its files must have been verified.
         runtime: `onnx` or `openvino`.
-        device: `AUTO`, `CPU`, `GPU`, `NPU`, or the runtime's own name of one.
-        threads: threads to compute with; as many as the runtime likes when omitted.
+        device: `AUTO`, `CPU`, `GPU`, `NPU`, or a device name of the runtime.
+        threads: number of threads; the runtime's default if omitted.
 
     Raises:
         DependencyError: the runtime is not installed.
@@ -67,7 +67,7 @@ def open_graph(folder: Path, runtime: str, device: str, threads: int | None) -> 
 
 
 class OnnxRuntime:
-    """onnxruntime, whose devices are execution providers."""
+    """A graph in onnxruntime. Its devices are execution providers."""
 
     def __init__(self, file: Path, device: str, threads: int | None) -> None:
         """Load a graph; see `open_graph`."""
@@ -90,10 +90,10 @@ class OnnxRuntime:
             options.intra_op_num_threads = threads
         try:
             self._session = onnxruntime.InferenceSession(file, options, providers=[*dict.fromkeys([*wanted, _CPU])])
-        except Exception as error:  # it has a type of its own for each way to fail
+        except Exception as error:  # onnxruntime raises many types of its own
             raise _unreadable(file, error) from error
         self.device = self._session.get_providers()[0]
-        if self.device != wanted[0] and device.upper() != "AUTO":  # it falls back by itself, and only logs it
+        if self.device != wanted[0] and device.upper() != "AUTO":  # onnxruntime falls back to the CPU and only logs it
             raise _absent(device, "onnxruntime", [name for name in here if name != wanted[0]])
         _check_names(file, [each.name for each in self._session.get_inputs()], INPUTS)
         _check_names(file, [each.name for each in self._session.get_outputs()], OUTPUTS)
@@ -110,7 +110,7 @@ class OnnxRuntime:
 
 
 class OpenVinoRuntime:
-    """OpenVINO, whose devices are plugins."""
+    """A graph in OpenVINO. Its devices are plugins."""
 
     def __init__(self, file: Path, device: str, threads: int | None) -> None:
         """Load a graph; see `open_graph`."""
@@ -126,7 +126,7 @@ class OpenVinoRuntime:
             wanted = here[0]
         if wanted != "AUTO" and not any(name == wanted or name.startswith(f"{wanted}.") for name in here):
             raise _absent(device, "openvino", here)
-        # Without the hint, a machine that can computes in bfloat16, and scores would differ between machines.
+        # Without the precision hint, some machines compute in bfloat16, and scores would differ between machines.
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None and wanted == "CPU":
             settings["INFERENCE_NUM_THREADS"] = threads
@@ -135,7 +135,7 @@ class OpenVinoRuntime:
             _check_names(file, [each.any_name for each in compiled.inputs], INPUTS)
             self._outputs = [compiled.output(name) for name in OUTPUTS]
             self._request = compiled.create_infer_request()
-        except RuntimeError as error:  # the one type that it raises
+        except RuntimeError as error:  # the only type that OpenVINO raises
             raise _unreadable(file, error) from error
         self.device = wanted
 

@@ -1,4 +1,4 @@
-"""A session: an exported model that inspects micrographs with the verdicts of the model it was exported from."""
+"""Inspection of micrographs with an exported model, which gives the verdicts of the original model."""
 
 from __future__ import annotations
 
@@ -30,22 +30,22 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.result import Inspection
 
 BATCH = 1
-"""Tiles computed at once: on a CPU more cost memory and gain nothing (docs/performance.md); a GPU may like more."""
+"""Tiles computed at once. More cost memory and save no time on a CPU (docs/performance.md); a GPU may profit."""
 
 
 def is_exported(folder: str | Path) -> bool:
-    """Tell whether a folder is an exported model."""
+    """Return whether a folder is an exported model."""
     return (Path(folder) / DESCRIPTION).is_file()
 
 
 class EdgeSession:
-    """Verifies micrographs by an exported model. Make one with `load`.
+    """Verifies micrographs with an exported model. Create one with `load`.
 
     Attributes:
-        name: name of the model that was exported.
-        sha256: its digest, as in its own verdicts.
-        enrolment: what was exported of the references and what was learned from them.
-        device: where the graph runs, in the runtime's own word.
+        name: name of the exported model.
+        sha256: digest of the exported model, the same as in its own verdicts.
+        enrolment: the exported part of the enrolment.
+        device: device that the graph runs on, as named by the runtime.
     """
 
     def __init__(self, exported: Exported, graph: Runtime, batch: int = BATCH) -> None:
@@ -63,16 +63,16 @@ class EdgeSession:
         """Load an exported model, after checking every file against its manifest.
 
         Args:
-            folder: what `fusion-diff export` wrote.
-            device: `AUTO`, `CPU`, `GPU`, `NPU`, or the runtime's own name of one: an execution provider of onnxruntime
-                such as `CUDAExecutionProvider`, a device of OpenVINO such as `GPU.1`.
-            threads: threads to compute with on a CPU; as many as the runtime likes when omitted.
+            folder: folder written by `fusion-diff export`.
+            device: `AUTO`, `CPU`, `GPU`, `NPU`, or a device name of the runtime: an execution provider of onnxruntime
+                such as `CUDAExecutionProvider`, or a device of OpenVINO such as `GPU.1`.
+            threads: number of threads on a CPU; the runtime's default if omitted.
             batch: tiles computed at once.
 
         Raises:
-            CheckpointError: it is no exported model, or one that is incomplete, altered or of another version.
-            DependencyError: the runtime it is for is not installed.
-            DeviceError: there is no such device here.
+            CheckpointError: this is not an exported model, or it is incomplete, altered or of another version.
+            DependencyError: the runtime of the exported model is not installed.
+            DeviceError: the device is not available.
             ValueError: `threads` or `batch` is less than 1.
         """
         folder = Path(folder)
@@ -89,23 +89,23 @@ class EdgeSession:
 
         Args:
             micrograph: any size; very large ones are read and judged tile by tile.
-            alpha: error rate on either side that the decision is made for, in (0, 1).
+            alpha: error rate of the decision on each side, in (0, 1).
 
         Raises:
             ValueError: `alpha` does not lie between 0 and 1.
-            MicrographError: it is something else than a micrograph.
-            CheckpointError: the graph cannot be run, or does not give what it should.
+            MicrographError: this is not a micrograph.
+            CheckpointError: the graph cannot be run, or its outputs are not valid.
         """
         check_alpha(alpha)
         self._warn_of_builtin_references()
         return self.judge(micrograph, alpha=alpha)
 
     def judge(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
-        """Return the verdict on a micrograph, without a word on what references it rests on; see `inspect`.
+        """Return the verdict on a micrograph, without the warning about built-in references; see `inspect`.
 
         Raises:
-            MicrographError: it is something else than a micrograph.
-            CheckpointError: the graph cannot be run, or does not give what it should.
+            MicrographError: this is not a micrograph.
+            CheckpointError: the graph cannot be run, or its outputs are not valid.
         """
         exported = self.enrolment
         started = time.perf_counter()
@@ -135,12 +135,12 @@ class EdgeSession:
             A float32 number in [0, 1] for one micrograph, (B,) float32 for several.
 
         Raises:
-            MicrographError: it is something else than a micrograph.
-            CheckpointError: the graph cannot be run, or does not give what it should.
+            MicrographError: this is not a micrograph.
+            CheckpointError: the graph cannot be run, or its outputs are not valid.
 
         Warns:
-            UserWarning: the references are the built-in procedural ones; or a micrograph is out of scope, and its score
-                means nothing.
+            UserWarning: the references are the built-in procedural ones; or a micrograph is out of scope, so that its
+                score is meaningless.
         """
         self._warn_of_builtin_references()
         micrographs = sample if isinstance(sample, Sequence) else [sample]
