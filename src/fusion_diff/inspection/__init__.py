@@ -1,1 +1,1 @@
-"""From paths to verdicts on paper: inspect many micrographs, record each as it is finished, write the report."""
+"""Inspection of many micrographs: from paths to verdicts, records, ledger entries, policies and reports."""

@@ -1,4 +1,4 @@
-"""The page of an audit of references: each suspicious one with its picture, where to look, and why."""
+"""HTML page of an audit of references: each suspicious one with its picture, boxes and reasons."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ if TYPE_CHECKING:
 
 
 def write_audit(findings: Sequence[Finding], references: ReferenceSet, folder: str | os.PathLike[str]) -> Path:
-    """Write `audit.html` into a folder and return its path; it holds its pictures and fetches nothing.
+    """Write `audit.html` to a folder and return its path. The page contains its pictures and loads nothing else.
 
     Args:
-        findings: gravest first.
-        references: the set that was audited.
-        folder: made where it does not exist.
+        findings: the findings, the gravest first.
+        references: the audited set.
+        folder: created where it does not exist.
 
     Raises:
         OSError: the folder or the file cannot be written.
@@ -47,7 +47,7 @@ def write_audit(findings: Sequence[Finding], references: ReferenceSet, folder: s
 
 
 def _card(reference: Reference, findings: list[Finding]) -> dict[str, Any]:
-    """Everything the template shows of one reference; boxes in hundredths of its sides."""
+    """Return the template's values for one reference; boxes are in percent of its sides."""
     from PIL import Image
 
     it = reference.micrograph

@@ -1,7 +1,6 @@
-"""Pictures for the report, drawn with NumPy and Pillow: the heat map, the outlines of regions, the scale bar.
+"""Pictures of the report, drawn with NumPy and Pillow: heat map, outlines of regions, and scale bar.
 
-Each is a transparent layer of its own over the plain micrograph, so that a reader can fade the heat map and
-see what lies beneath.
+Heat map and outlines are separate transparent layers over the micrograph, so that the heat map can be faded.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.result import EvidenceMap, Region
 
 HEAT_SIDE = 320
-"""Longest side of a heat map in pixels: evidence is smooth, and browsers enlarge it smoothly."""
+"""Longest side of a heat map in pixels. Evidence is smooth, and browsers enlarge it smoothly."""
 OUTLINE_SIDE = 960
-"""Longest side of the layer of outlines in pixels, however small the micrograph, so that lines and digits are crisp."""
+"""Longest side of the layer of outlines in pixels, also for small micrographs, so that lines and digits are crisp."""
 
 # Every 15th colour of "inferno" by Nathaniel J. Smith and Stéfan van der Walt (CC0, bids.github.io/colormap):
 # perceptually uniform, legible to the colour-blind and in grey print. Straight lines between these colours stay within
@@ -44,25 +43,25 @@ def _colormap() -> NDArray[np.uint8]:
 
 
 COLORMAP: NDArray[np.uint8] = _colormap()
-"""uint8 (256, 3): the perceptually uniform colours of the heat map, from black to pale yellow."""
+"""uint8 (256, 3) perceptually uniform colours, from black to pale yellow."""
 
-# The darkest colours would only dim the micrograph, so the scale starts at the violet; what is left is as uniform.
+# The darkest colours would only dim the micrograph, so the scale starts at violet; the rest is uniform too.
 _FIRST_COLOUR = 80
 
 
 def heat_colours() -> NDArray[np.uint8]:
-    """Return uint8 (256, 4), the RGBA colours for evidence from 0 (transparent) to the limit (opaque)."""
+    """Return uint8 (256, 4) RGBA colours for evidence from 0 (transparent) to the limit (opaque)."""
     index = np.rint(np.linspace(_FIRST_COLOUR, 255, 256)).astype(np.intp)
     alpha = np.rint(255 * np.minimum(1, np.linspace(0, 1, 256) * 2.5)).astype(np.uint8)
     return np.column_stack([COLORMAP[index], alpha])
 
 
 def heat_limit(maps: Sequence[EvidenceMap], thresholds: Sequence[float]) -> float:
-    """Return one limit, in log-odds, at which to clip the heat maps of a report so that their colours compare.
+    """Return the limit, in log-odds, at which all heat maps of a report are clipped, so that their colours compare.
 
-    The median peak of the maps that pass their threshold, so that no single outlier darkens the others; no less than 2
-    (odds of 7 to 1) nor than 1.5 times any threshold, so that chance alone never glows and regions differ from what
-    lies just below. Rounded up to a round number.
+    The limit is the median peak of the maps that exceed their threshold, so that no outlier darkens the others. It is
+    at least 2 (odds of 7 to 1), so that noise stays dark, and at least 1.5 times every threshold, so that regions stand
+    out. It is rounded up to a round number.
     """
     peaks = [float(evidence.values.max(initial=0.0)) for evidence in maps]
     passed = [peak for peak, threshold in zip(peaks, thresholds, strict=True) if threshold < peak < math.inf]
@@ -74,9 +73,9 @@ def heat_limit(maps: Sequence[EvidenceMap], thresholds: Sequence[float]) -> floa
 
 
 def heat_map(evidence: EvidenceMap, limit: float) -> Image.Image:
-    """Return the evidence as a transparent picture (palette of 256) with the micrograph's aspect.
+    """Return the evidence as a transparent palette image with the micrograph's aspect ratio.
 
-    Evidence is clipped to [-limit, limit]; where it is 0 or less the picture is fully transparent.
+    Evidence is clipped to the limit; at 0 or less the image is fully transparent.
     """
     height, width = fit(evidence.height, evidence.width, HEAT_SIDE)
     values = np.nan_to_num(evidence.resized(height, width), nan=0.0, posinf=limit, neginf=-limit)
@@ -90,11 +89,10 @@ def heat_map(evidence: EvidenceMap, limit: float) -> Image.Image:
 def outlines(
     evidence: EvidenceMap, threshold: float, regions: Sequence[Region], pixel_size_um: float | None
 ) -> Image.Image:
-    """Return a transparent grey picture of what is written over a micrograph.
+    """Return a transparent grey image of the outlines of regions, their numbers from 1, and a scale bar.
 
-    Evidence above the threshold is outlined, the regions are numbered from 1 as listed, and a scale bar stands in the
-    lower left corner. White with a dark rim, to be seen on any ground. A region too small to be outlined at this size
-    gets a small box.
+    Lines are white with a dark rim, visible on any background. The scale bar is in the lower left corner. A region that
+    is too small for an outline gets a small box.
     """
     from scipy.ndimage import binary_erosion
 
@@ -103,8 +101,8 @@ def outlines(
     above = evidence.resized(height, width) > threshold
     marked = np.zeros((height, width), dtype=bool)
     boxes = [_box(region, zoom, height, width) for region in regions]
-    tips = []  # the highest point of each region
-    for top, left, bottom, right in boxes:  # a region beyond those listed stays without an outline
+    tips = []  # topmost point of each region
+    for top, left, bottom, right in boxes:  # regions that are not listed have no outline
         part = above[top:bottom, left:right]
         part = part | ~part.any()
         marked[top:bottom, left:right] |= part
@@ -119,16 +117,16 @@ def outlines(
 
 @dataclass(frozen=True)
 class ScaleBar:
-    """A bar of round length: its length in native pixels, and its label."""
+    """A scale bar of round length: length in native pixels, and label."""
 
     pixels: float
     label: str
 
 
 def scale_bar(width: int, pixel_size_um: float | None) -> ScaleBar:
-    """Return a bar of 1, 2 or 5 times a power of ten, the longest that takes no more than 0.3 of the width.
+    """Return the longest bar of 1, 2 or 5 times a power of ten that is at most 0.3 of the width.
 
-    In nm, µm or mm where the pixel size is known, else in px (and then never less than one).
+    The unit is nm, µm or mm where the pixel size is known, else px, with a length of at least one pixel.
     """
     if pixel_size_um is None:
         length = max(1.0, _round_down(0.3 * width))
@@ -139,7 +137,7 @@ def scale_bar(width: int, pixel_size_um: float | None) -> ScaleBar:
 
 
 def fit(height: int, width: int, side: int, *, enlarge: bool = False) -> tuple[int, int]:
-    """Return (height, width) with the longer side at most `side`, or exactly so with `enlarge`; at least 1 each."""
+    """Return (height, width) scaled so that the longer is at most `side`, or just `side` with `enlarge`; at least 1."""
     factor = side / max(height, width)
     if not enlarge:
         factor = min(1.0, factor)
@@ -147,7 +145,7 @@ def fit(height: int, width: int, side: int, *, enlarge: bool = False) -> tuple[i
 
 
 def data_uri(picture: Image.Image, format: str) -> str:
-    """Return a picture as a `data:` address holding a JPEG or PNG file."""
+    """Return a picture as a `data:` URI of a JPEG or PNG file."""
     return f"data:image/{format.lower()};base64,{base64.b64encode(encoded(picture, format)).decode()}"
 
 
@@ -160,13 +158,13 @@ def encoded(picture: Image.Image, format: str) -> bytes:
 
 
 def _round_down(value: float) -> float:
-    """The largest of 1, 2, 5 times a power of ten that is not above `value`."""
+    """Return the largest of 1, 2 and 5 times a power of ten that is at most `value`."""
     power = 10.0 ** math.floor(math.log10(value))
     return power * max(times for times in (1, 2, 5) if times <= value / power * (1 + 1e-9) or times == 1)
 
 
 def _box(region: Region, zoom: float, height: int, width: int) -> tuple[int, int, int, int]:
-    """The region's box in the picture (top, left, bottom, right), at least 9 pixels a side and inside the picture."""
+    """Return a region's box in the picture (top, left, bottom, right), within it and at least 9 pixels per side."""
 
     def span(start: int, length: int, side: int) -> tuple[int, int]:
         low, high = math.floor(start * zoom), math.ceil((start + length) * zoom)
@@ -182,7 +180,7 @@ def _box(region: Region, zoom: float, height: int, width: int) -> tuple[int, int
 def _write_numbers(
     ink: Image.Image, tips: Sequence[tuple[int, int]], boxes: Sequence[tuple[int, int, int, int]]
 ) -> None:
-    """Write each region's number over its highest point or beside its box, clear of other numbers where possible."""
+    """Write each region's number above its topmost point or beside its box, without overlaps where possible."""
     draw = ImageDraw.Draw(ink)
     font = ImageFont.load_default(28)
     taken: list[tuple[float, float, float, float]] = []
@@ -209,7 +207,7 @@ def _draw_scale_bar(ink: Image.Image, bar: ScaleBar, zoom: float) -> None:
     wide = draw.textlength(text, font=font)
     x, baseline = round(margin + max(0.0, (length - wide) / 2)), bottom - 14
     draw.text((x, baseline), text, font=font, anchor="ls", fill=255, stroke_width=2, stroke_fill=0)
-    if "µ" in bar.label:  # the font that Pillow carries has no µ: lengthen the stem of the u
+    if "µ" in bar.label:  # Pillow's own font has no µ: lengthen the stem of a u
         stem = round(x + draw.textlength(text[: bar.label.index("µ")], font=font) + 0.07 * size)
         draw.rectangle((stem, baseline - size // 3, stem + 2, baseline + size // 5), fill=255)
     draw.rectangle((margin, bottom - 6, margin + max(1.0, length) - 1, bottom - 1), fill=255)

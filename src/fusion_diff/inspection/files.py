@@ -1,4 +1,4 @@
-"""Writing a report's file: the folder is made, and the file appears whole or not at all."""
+"""Writing text files of reports, with their folder, completely or not at all."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def write_text(file: Path, text: str) -> Path:
-    """Write a text in UTF-8, replacing an older file of that name in one step, and return the path.
+    """Write a text file in UTF-8, replacing an older one atomically, and return its path.
 
     Raises:
         OSError: the folder or the file cannot be written.

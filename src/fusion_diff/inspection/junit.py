@@ -1,7 +1,7 @@
-"""JUnit XML: one test case a micrograph, as continuous integration shows test results.
+"""JUnit XML with one test case per micrograph, for continuous integration.
 
-What fails by the policy is a `failure`, what it only warns of is `skipped`, what could not be inspected is an `error`.
-Names and sentences hold no control character, which XML has no word for: `printable` writes them as escapes.
+A micrograph that fails by the policy is a `failure`, one with a warning is `skipped`, one that could not be inspected
+is an `error`. `printable` escapes control characters in names and sentences, which XML cannot represent.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TAGS = {"fail": "failure", "warn": "skipped", "error": "error"}
 
 
 def to_junit(rulings: Sequence[Ruling]) -> str:
-    """Return rulings as a JUnit document, one test case each, in order."""
+    """Return rulings as a JUnit document, one test case each, in the same order."""
     counts = Counter(ruling.action for ruling in rulings)
     seconds = sum(ruling.outcome.inspection.seconds for ruling in rulings if ruling.outcome.inspection is not None)
     totals = {

@@ -1,4 +1,4 @@
-"""What the ledger keeps of a verdict: who judged what, by which references and settings, and with what result."""
+"""Ledger entries of verdicts (file, model, references, settings and result) and of overrulings."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 def verdict(
     outcome: Outcome, *, alpha: float, pixel_size_um: float | None, model: Mapping[str, str | None] | None = None
 ) -> dict[str, Any]:
-    """Return what the ledger keeps of an outcome.
+    """Return the ledger entry of an outcome.
 
     Args:
         outcome: an inspection, or an error.
-        alpha: error rate that decisions were asked for.
-        pixel_size_um: pixel size given for every file; None where each file spoke for itself.
-        model: `name`, `sha256` and `references_sha256`, for outcomes that are errors and so do not say.
+        alpha: error rate of the decisions.
+        pixel_size_um: pixel size given for every file; None where each file's own was used.
+        model: `name`, `sha256` and `references_sha256` of the model, used for outcomes that are errors.
     """
     told = to_record(outcome)
     record: dict[str, Any] = {"file": told["path"], "settings": {"alpha": alpha, "pixel_size_um": pixel_size_um}}
@@ -38,17 +38,17 @@ def verdict(
 def overruling(
     inspection: str, *, file: str, file_sha256: str, was: str, decision: str, reason: str, by: str, withdrawn: bool
 ) -> dict[str, Any]:
-    """Return what the ledger keeps where an expert overrules a verdict: the verdict itself stays as it was written.
+    """Return the ledger entry of an expert's overruling. The entry of the verdict itself is not changed.
 
     Args:
-        inspection: which inspection.
-        file: what the micrograph was called.
-        file_sha256: digest of its bytes.
-        was: the decision so far.
-        decision: the expert's.
-        reason: why.
-        by: whose key it was.
-        withdrawn: the decision is the model's own again.
+        inspection: id of the inspection.
+        file: name of the micrograph.
+        file_sha256: sha256 of its bytes.
+        was: decision before.
+        decision: the expert's decision.
+        reason: the expert's reason.
+        by: name of the key that was used.
+        withdrawn: whether this restores the model's own decision.
     """
     told = {"inspection": inspection, "was": was, "decision": decision, "reason": reason, "by": by}
     kind = "withdrawn" if withdrawn else "overruled"

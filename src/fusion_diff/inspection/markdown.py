@@ -1,7 +1,7 @@
-"""A summary in Markdown, short enough for a merge request and safe to post there.
+"""Summary in Markdown, short and safe enough to post to a merge request.
 
-Names are a stranger's: all but letters, digits and a few harmless signs become character references, which can neither
-end a table cell nor start a link, a tag, a mention or an emphasis.
+File and class names are untrusted. All characters but letters, digits and a few harmless signs are written as character
+references, which cannot end a table cell or start a link, tag, mention or emphasis.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from fusion_diff.inspection.policy import End, Ruling
 
 ROWS = 20
-"""Micrographs that are listed at most."""
+"""Most micrographs that are listed."""
 _NAME, _REASON = 80, 240
 _SIGNS: dict[End, str] = {"error": "!", "fail": "✗", "warn": "?", "pass": "✓"}
 
 
 def to_markdown(rulings: Sequence[Ruling]) -> str:
-    """Return rulings as a short text in Markdown: how many came to each end, and the gravest of those not passed."""
+    """Return rulings as short Markdown: the number of each action, and the gravest micrographs that did not pass."""
     counts = Counter(ruling.action for ruling in rulings)
     told = ", ".join(f"{counts[action]} {action}" for action in _SIGNS if counts[action])
     verdict = "nothing was inspected" if not rulings else told
@@ -66,7 +66,7 @@ def write_markdown(rulings: Sequence[Ruling], path: str | os.PathLike[str]) -> P
 def _row(ruling: Ruling) -> str:
     it = ruling.outcome.inspection
     name = printable(ruling.outcome.path)
-    if len(name) > _NAME:  # the end of a long path tells more than its beginning
+    if len(name) > _NAME:  # the end of a long path is more informative
         name = "…" + name[1 - _NAME :]
     said = " ".join(ruling.reasons)
     if it is None:
@@ -77,5 +77,5 @@ def _row(ruling: Ruling) -> str:
 
 
 def _code(text: str) -> str:
-    """What a stranger wrote: hosts look for mentions in the finished page, but not within this element."""
+    """Return untrusted text as a code element, in which hosts do not look for mentions."""
     return f"<code>{escaped(text)}</code>"

@@ -1,4 +1,4 @@
-"""Templates of the pages that are written: one way to escape and to format for all of them."""
+"""Jinja2 templates of HTML pages, with common escaping and formatting."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def environment(folder: Path) -> Environment:
-    """Return what finds Jinja2 templates in a folder: what is put into one is escaped, what is undefined an error."""
+    """Return a Jinja2 environment for the templates in a folder: values are escaped, undefined ones are errors."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     found = Environment(
@@ -30,5 +30,5 @@ def environment(folder: Path) -> Environment:
 
 
 def template(file: Path) -> Template:
-    """Return the template in a file, of the `environment` of its folder."""
+    """Return the template in a file, from the `environment` of its folder."""
     return environment(file.parent).get_template(file.name)

@@ -1,4 +1,4 @@
-"""A policy: what a production line asks of verdicts before it lets a job pass, kept as TOML under version control.
+"""Policies: rules by which a production line passes, warns of or fails verdicts, in a TOML file.
 
     format = "fusion-diff/policy/1"
     authentic_classes = ["sound"]
@@ -8,8 +8,8 @@
     out_of_scope = "fail"
     inconclusive = "warn"
 
-Only `format` has to be there. What is judged not authentic fails, whatever else stands in it; what is left open fails
-too, unless the policy says `warn` or `pass`.
+Only `format` is required. A micrograph that is judged not authentic always fails. An inconclusive one fails too, unless
+the policy says `warn` or `pass`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.result import Inspection, Region
 
 FORMAT = "fusion-diff/policy/1"
-"""Name and version of the file's schema."""
+"""Name and version of the file format."""
 Action = Literal["pass", "warn", "fail"]
 End = Literal["pass", "warn", "fail", "error"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
-"""What becomes of a micrograph, the gravest last."""
+"""Actions on a micrograph, the gravest last."""
 MAX_BYTES = 2**14
 MAX_LINES = 400
 MAX_CLASSES = 100
@@ -44,12 +44,12 @@ MAX_CLASSES = 100
 
 @dataclass(frozen=True)
 class Ruling:
-    """What a policy makes of one outcome.
+    """Result of applying a policy to one outcome.
 
     Attributes:
-        outcome: the inspection, or the error.
+        outcome: the inspection or the error.
         action: `pass`, `warn` or `fail`; `error` where the micrograph could not be inspected.
-        reasons: why it is not `pass`, in sentences; empty where it is.
+        reasons: reasons for any other action than `pass`, in sentences.
     """
 
     outcome: Outcome
@@ -59,18 +59,18 @@ class Ruling:
 
 @dataclass(frozen=True)
 class Policy:
-    """What is asked of verdicts. Without arguments, what is judged authentic passes: no gate opens by an omission.
+    """Rules for verdicts. The defaults are strict: only micrographs that are judged authentic pass.
 
     Attributes:
-        authentic_classes: a micrograph whose most likely class is none of these fails; any class where empty.
-        alpha: error rate on either side to decide at, in (0, 1); None leaves it to the command.
-        minimum_score: a score below this fails, in [0, 1].
-        maximum_region_um: a region whose longest side is longer than this, in µm, fails; None allows any.
-        out_of_scope: what becomes of a micrograph that is unlike every reference.
-        inconclusive: what becomes of any other verdict of inconclusive.
+        authentic_classes: allowed classes; a micrograph with another most likely class fails. Empty allows any class.
+        alpha: error rate on either side, in (0, 1); None leaves it to the command.
+        minimum_score: lowest allowed score, in [0, 1].
+        maximum_region_um: largest allowed side of a region's box, in µm; None allows any.
+        out_of_scope: action on a micrograph that is out of scope.
+        inconclusive: action on any other inconclusive verdict.
 
     Raises:
-        PolicyError: a value cannot be meant; the message names it and the cure.
+        PolicyError: a value is not allowed; the message names it and the cure.
     """
 
     authentic_classes: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ class Policy:
                 object.__setattr__(self, each.name, _CHECKS[each.name](each.name, value))
 
     def rule(self, outcome: Outcome) -> Ruling:
-        """Return what becomes of an outcome: the gravest of what its verdict, class, score and regions call for."""
+        """Return the ruling on an outcome: the gravest action that its decision, class, score and regions require."""
         it = outcome.inspection
         if it is None:
             return Ruling(outcome, "error", (outcome.error or "it could not be inspected",))
@@ -101,7 +101,7 @@ class Policy:
         return Ruling(outcome, action, tuple(reason for each, reason in found if each != "pass"))
 
     def rule_all(self, outcomes: Iterable[Outcome]) -> list[Ruling]:
-        """Return what becomes of each outcome."""
+        """Return the ruling on each outcome."""
         return [self.rule(outcome) for outcome in outcomes]
 
     def _of_the_decision(self, it: Inspection) -> list[tuple[Action, str]]:
@@ -125,7 +125,7 @@ class Policy:
         return [("fail", f"Its most likely class is {found}, none of those that the policy takes ({allowed}).")]
 
     def _of_the_score(self, it: Inspection) -> list[tuple[Action, str]]:
-        if it.score >= self.minimum_score:  # a score that is no number passes nothing
+        if it.score >= self.minimum_score:  # NaN never passes
             return []
         return [("fail", f"Its score is {number(it.score)}, less than the {number(self.minimum_score)} asked for.")]
 
@@ -146,7 +146,7 @@ class Policy:
         return [("fail", f"A region is {number(largest)} µm long, more than the {limit} µm allowed.")]
 
     def explain(self) -> list[str]:
-        """Return what the policy does, in plain sentences."""
+        """Return a description of the policy, in sentences."""
         becomes = {"pass": "passes", "warn": "passes with a warning", "fail": "fails"}
         alpha = "an alpha that the command names" if self.alpha is None else f"an alpha of {self.alpha:g}"
         said = [
@@ -171,12 +171,12 @@ class Policy:
 
 
 def warn_of_unknown_classes(policy: Policy, classes: Iterable[str], name: str) -> None:
-    """Warn of classes that a policy takes and a model does not have: a name mistyped lets nothing pass.
+    """Warn of classes that a policy allows and the model lacks, such as a mistyped name, with which nothing passes.
 
     Args:
-        policy: what is asked of verdicts.
-        classes: those of the model.
-        name: what warnings call the policy.
+        policy: the policy.
+        classes: classes of the model.
+        name: name of the policy in warnings.
     """
     from fusion_diff.references.reference import did_you_mean
 
@@ -192,7 +192,7 @@ def warn_of_unknown_classes(policy: Policy, classes: Iterable[str], name: str) -
 
 
 def exit_code(rulings: Sequence[Ruling]) -> int:
-    """Return the exit code of a run under a policy: 3 if any is an error or there is none, 1 if any fails, else 0."""
+    """Return the exit code of a run: 3 if there is an error or no ruling at all, else 1 if any fails, else 0."""
     actions = {ruling.action for ruling in rulings}
     return 3 if not actions or "error" in actions else int("fail" in actions)
 
@@ -209,8 +209,8 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
         path: a TOML file of at most 16 KiB and 400 lines.
 
     Raises:
-        PolicyError: it cannot be read, is not TOML, is of another format, or holds a key or a value that is not known;
-            the message names the line and the cure.
+        PolicyError: it cannot be read, is not TOML, has another format, or has an unknown key or a value that is not
+            allowed; the message names the line and the cure.
     """
     file = Path(path)
     name = printable(file)
@@ -223,7 +223,7 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
     if len(content) > MAX_BYTES or content.count(b"\n") > MAX_LINES:
         raise PolicyError(f"{name}: more than {MAX_BYTES} bytes or {MAX_LINES} lines, so no policy; check the path")
     try:
-        text = content.decode("utf-8-sig")  # some editors put a byte order mark first
+        text = content.decode("utf-8-sig")  # some editors write a byte order mark
         plain = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # the parser names the line itself
         raise PolicyError(f"{name}: not TOML in UTF-8 ({printable(error, 200)}); correct that line") from error
@@ -231,7 +231,7 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
 
 
 class _Problem(PolicyError):  # noqa: N818 (whoever is outside sees a PolicyError)
-    """What is wrong with a key, and what to do about it."""
+    """An error about one key, with the cure."""
 
     def __init__(self, key: str, problem: str) -> None:
         super().__init__(f"{printable(key, 80)} is {problem}")
@@ -253,13 +253,13 @@ def _parse(name: str, text: str, plain: dict[str, Any]) -> Policy:
 
 
 def _line_of(text: str, key: str) -> int:
-    """Return the line on which a top-level key of valid TOML is completed, counted from 1."""
+    """Return the line on which the value of a top-level key ends in valid TOML, counted from 1."""
     lines = text.splitlines(keepends=True)
     for count in range(1, len(lines)):
         try:
             if key in tomllib.loads("".join(lines[:count])):
                 return count
-        except ValueError:  # the text ends within a value of several lines
+        except ValueError:  # the lines so far end within a multi-line value
             continue
     return len(lines)
 
@@ -273,7 +273,7 @@ def _number(key: str, value: object, low: float, high: float, wanted: str) -> fl
 def _shown(value: object) -> str:
     try:
         return printable(repr(value), 40)
-    except ValueError:  # hexadecimal numbers are read that have more digits than Python prints
+    except ValueError:  # Python reads hexadecimal numbers with more digits than it prints
         return "a number of thousands of digits"
 
 
@@ -316,4 +316,4 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
 }
 
 NO_POLICY = Policy(out_of_scope="warn", inconclusive="warn")
-"""What is done without a policy: the model's verdicts are followed, and what they leave open is warned of."""
+"""Policy where none is given: authentic passes, not authentic fails, and inconclusive verdicts are warnings."""

@@ -1,8 +1,8 @@
-"""Inspections as JSON Lines: one line a micrograph, written the moment it is finished, for programs to read.
+"""Inspections as JSON Lines: one line per micrograph, written as soon as it is finished.
 
-Each line is an object with "format", "version" (of FusionDiff) and "path"; then all that `Inspection.to_dict` says, or
-"error". Only ASCII is written, so a hostile file name cannot break a line, and numbers that JSON does not know (NaN,
-infinity) become null. A golden file in tests/golden pins the format: a change that could mislead a reader takes a new
+Each line is an object with "format", "version" (of FusionDiff) and "path", followed by the values of
+`Inspection.to_dict`, or by "error". Lines are ASCII, so that a hostile file name cannot break a line. Numbers that JSON
+lacks (NaN, infinity) are null. A golden file in tests/golden fixes the format: an incompatible change needs a new
 number in `FORMAT`.
 """
 
@@ -26,9 +26,9 @@ if TYPE_CHECKING:
     from fusion_diff.inspection.run import Outcome
 
 FORMAT = "fusion-diff/inspection/1"
-"""Name and version of the lines' schema."""
+"""Name and version of the format of a line."""
 STDOUT = Path("-")
-"""Stands for standard output where a file is named."""
+"""File name that means standard output."""
 MAX_ERROR_CHARACTERS = 4000
 """Longest error that a ledger or a batch keeps."""
 
@@ -57,15 +57,14 @@ def digest_of_failed(file: Path | None) -> str | None:
 
 
 def finite(value: float | None) -> float | None:
-    """Return a number as JSON and Parquet know it; None where it is not finite."""
+    """Return a number as a float; None where it is not finite."""
     return float(value) if value is not None and math.isfinite(value) else None
 
 
 class RecordWriter:
-    """Writes outcomes to a file as they come; what was written stays, even if the run is cut off.
+    """Writes outcomes to a file as they come; lines that are written stay, even if the run is interrupted.
 
-    Use as a context manager. The folder is made, and an older file of that name is replaced; `STDOUT` is written to as
-    it is, and left open.
+    Use as a context manager. The folder is created, and an older file of that name is replaced. `STDOUT` is left open.
 
     Raises:
         OSError: the file cannot be written.
@@ -81,7 +80,7 @@ class RecordWriter:
         self._file = self.path.open("w", encoding="ascii", newline="\n")
 
     def write(self, outcome: Outcome) -> None:
-        """Add one line and hand it to the operating system."""
+        """Write one line and flush it to the operating system."""
         self._file.write(to_line(outcome) + "\n")
         self._file.flush()
 
@@ -95,12 +94,12 @@ class RecordWriter:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the file, whatever happened."""
+        """Close the file."""
         self.close()
 
 
 def _plain(value: Any) -> Any:
-    """Replace what JSON has no word for: NumPy numbers, numbers that are not finite, lone surrogates."""
+    """Convert values that JSON lacks: NumPy numbers, numbers that are not finite, lone surrogates."""
     if isinstance(value, dict):
         return {_plain(str(key)): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -109,6 +108,6 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if isinstance(value, float):
         return finite(value)
-    if isinstance(value, str):  # a file name's bytes that are not UTF-8 come from the system as lone surrogates
+    if isinstance(value, str):  # bytes of a file name that are not UTF-8 arrive as lone surrogates
         return value.encode("utf-8", "backslashreplace").decode("utf-8")
     return value

@@ -1,7 +1,7 @@
-"""The report: one HTML file with every picture inside it, to be read, printed and filed without a server.
+"""The report: one HTML file that contains its pictures and needs no server.
 
-Nothing in it is fetched, and a content security policy forbids any script but the one written here: file names are
-hostile, so they are escaped by Jinja2, and could still not run anything if that failed.
+The page loads nothing, and its content security policy allows no script but the one defined here. File names are
+untrusted: Jinja2 escapes them, and the policy keeps them from running anything if that failed.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ def write_report(
     *,
     title: str = "Inspection report",
 ) -> Path:
-    """Write `index.html` into a folder and return its path.
+    """Write `index.html` to a folder and return its path.
 
-    Micrographs come gravest first: not authentic, inconclusive, authentic, each by rising score; what could not be
-    inspected is listed before them. Where an expert overruled the model, that decision counts, and both are shown. Heat
-    maps share one scale over the whole report. The file is replaced in one step once it is complete, so a reader never
-    opens half of it; pictures are drawn one micrograph at a time, so hundreds fit in memory.
+    Micrographs are sorted by decision (not authentic, inconclusive, authentic) and then by rising score, after a list
+    of those that could not be inspected. Where an expert overruled the model, the expert's decision is used and both
+    are shown. All heat maps share one scale. The file is replaced atomically once it is complete. Pictures are drawn
+    one micrograph at a time, so that hundreds fit in memory.
 
     Args:
-        outcomes: as `inspect_paths` gives them.
-        folder: made where it does not exist.
+        outcomes: outcomes of `inspect_paths`.
+        folder: created where it does not exist.
         title: heading of the report.
 
     Raises:
@@ -97,19 +97,19 @@ def write_report(
 
 
 def _decision(outcome: Outcome, inspection: Inspection) -> Decision:
-    """The decision that holds: an expert's, where there is one."""
+    """Return the decision that is valid: the expert's where there is one."""
     return inspection.decision if outcome.overruled is None else outcome.overruled.decision
 
 
 def _below_common_folder(paths: Sequence[Path]) -> dict[Path, str]:
-    """How to show each path: without the folders that all have in common, so that no two look the same."""
-    levels = zip(*(path.parent.parts for path in paths), strict=False)  # the deeper ones are not common
+    """Return each path without the leading folders that all have in common, so that no two are the same."""
+    levels = zip(*(path.parent.parts for path in paths), strict=False)  # deeper levels are not common
     shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
     return {path: str(Path(*path.parts[shared:])) for path in paths}
 
 
 def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float) -> dict[str, Any]:
-    """Everything the template shows of one micrograph, its pictures drawn."""
+    """Return the template's values for one micrograph, with its pictures drawn."""
     from PIL import Image
 
     evidence, size, compared = inspection.evidence, inspection.pixel_size_um, inspection.compared_with
@@ -141,18 +141,18 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
 
 
 def _parts(inspection: Inspection) -> dict[str, float]:
-    """What the log-odds are the sum of: each kind's part, the greatest first, and what every micrograph starts from."""
+    """Return the summands of the log-odds: each contribution, the largest first, and the offset."""
     parts = dict(sorted(inspection.contributions.items(), key=lambda pair: -abs(pair[1])))
     return parts | {OFFSET: inspection.offset}
 
 
 def _similarity(value: float) -> str:
-    """A cosine with three decimals; zero has no sign."""
+    """Return a cosine with three decimals; zero has no sign."""
     return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _region_row(region: Any) -> tuple[float, float, float, float, float]:
-    """Area, x and y (in µm where known, else px), peak and mean evidence."""
+    """Return area, x and y (in µm where known, else in px), peak and mean evidence."""
     if region.area_um2 is None:
         where = (region.area_px, region.centroid_column, region.centroid_row)
     else:
@@ -161,6 +161,6 @@ def _region_row(region: Any) -> tuple[float, float, float, float, float]:
 
 
 def _gradient() -> str:
-    """The heat map's colours as CSS colour stops."""
+    """Return the heat map's colours as CSS colour stops."""
     colours = draw.heat_colours()[:: 255 // 15]
     return ", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in colours.tolist())

@@ -1,4 +1,4 @@
-"""Inspect many micrographs in turn: one that cannot be read is reported, and the rest goes on."""
+"""Inspection of many micrographs in turn. One that cannot be read is reported, and the run continues."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 THUMBNAIL_SIDE = 640
 """Longest side of a thumbnail, in pixels."""
 _EDGE_DEVICES = {"cpu": "CPU", "cuda": "GPU", "xpu": "GPU", "npu": "NPU"}
-"""What the runtimes of exported models call torch's devices."""
+"""Device names of exported models' runtimes, by those of torch."""
 
 
 class Inspector(Protocol):
@@ -40,7 +40,7 @@ class Inspector(Protocol):
 
 @dataclass(frozen=True)
 class Defended:
-    """A model that is asked for more than a verdict wherever it is asked for one; satisfies `Inspector`."""
+    """A model with purification or detection of attacks in every inspection; satisfies `Inspector`."""
 
     model: DiffusionModel
     purify: bool = False
@@ -53,13 +53,13 @@ class Defended:
 
 @dataclass(frozen=True)
 class Overruling:
-    """What an expert decided in place of a model.
+    """Decision of an expert that replaces the model's.
 
     Attributes:
-        decision: that holds instead.
-        by: who decided so.
-        at: when, in UTC.
-        reason: why.
+        decision: the expert's decision.
+        by: name of the expert.
+        at: time of the decision, in UTC.
+        reason: reason of the decision.
     """
 
     decision: Decision
@@ -70,16 +70,16 @@ class Overruling:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What became of one path: an inspection with a thumbnail, or an error.
+    """Result for one path: an inspection with a thumbnail, or an error.
 
     Attributes:
         path: the micrograph's file.
         inspection: the verdict; None where there is an error.
-        error: what went wrong and what to do about it; None where there is an inspection.
-        thumbnail: uint8 (h, w) or (h, w, 3), the micrograph with its contrast stretched and its longer side at most
-            `THUMBNAIL_SIDE`; None where there is an error, or none was asked for.
-        overruled: what an expert decided instead, where one did.
-        elsewhere: the error lies not with the file but with this machine or a share, and may be gone tomorrow.
+        error: error and cure, in a sentence; None where there is an inspection.
+        thumbnail: uint8 (h, w) or (h, w, 3), contrast-stretched, the longer side at most `THUMBNAIL_SIDE` pixels; None
+            where there is an error, or thumbnails were not requested.
+        overruled: decision of an expert; None where there is none.
+        elsewhere: whether the error lies with this machine or a share instead of the file, and may be temporary.
     """
 
     path: Path
@@ -94,15 +94,15 @@ def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathL
     """Load a model by name, folder or hub id onto a device, or an exported one by its folder.
 
     Args:
-        name: which.
-        device: what it computes on, in torch's words (an exported model takes its runtime's as well).
-        trusted_keys: public keys; where there are any, one of them must have signed the folder.
+        name: name, folder or hub id of the model.
+        device: device by torch's name; exported models take their runtime's names too.
+        trusted_keys: public keys. If any are given, one of them must have signed the folder.
 
     Raises:
-        CheckpointError: there is no such model, or it is incomplete, altered or of another format.
-        DependencyError: what an exported model runs on is not installed.
+        CheckpointError: there is no such model, or it is incomplete, altered or has another format.
+        DependencyError: the runtime of an exported model is not installed.
         DeviceError: there is no such device.
-        TrustError: it is not exactly what a trusted key signed; nothing of it was parsed.
+        TrustError: it is not exactly what a trusted key signed; nothing of it is parsed then.
     """
     from fusion_diff.edge.session import EdgeSession, is_exported
 
@@ -129,21 +129,21 @@ def inspect_paths(
     progress: Callable[[int, int, Path], None] | None = None,
     thumbnails: bool = True,
 ) -> Iterator[Outcome]:
-    """Inspect micrograph after micrograph, giving each outcome as soon as it is known.
+    """Inspect micrographs in turn, and yield each outcome as soon as it is known.
 
     Args:
-        model: an enrolled `DiffusionModel`, or anything like it.
-        paths: image files, in the order to inspect them.
+        model: an enrolled `DiffusionModel`, or another `Inspector`.
+        paths: image files, in the order of inspection.
         alpha: error rate on either side, in (0, 1).
-        pixel_size_um: pixel size for every file, in place of what the files say.
-        signed_sha256: gives the sha256 that was signed for a file, or raises `TrustError`; a file of another digest is
-            refused before it is parsed. `SignedFiles.digest` is one.
+        pixel_size_um: pixel size for every file, instead of the files' own.
+        signed_sha256: returns the signed sha256 of a file, or raises `TrustError`, such as `SignedFiles.digest`. A file
+            with another sha256 is refused before it is parsed.
         progress: called as `progress(done, total, path)` before each micrograph is read.
-        thumbnails: whether outcomes come with one.
+        thumbnails: whether outcomes have one.
 
     Yields:
-        One outcome a path, in order. A `FusionDiffError`, `OSError` or `MemoryError` becomes the outcome's error, and
-        so does torch's `OutOfMemoryError`; anything else is a fault in the program and is raised.
+        One outcome per path, in order. A `FusionDiffError`, `OSError`, `MemoryError` or torch's `OutOfMemoryError`
+        becomes the outcome's error. Other exceptions are faults of the program and are raised.
     """
     from fusion_diff.micrograph import load_microstructure_data
 
@@ -167,12 +167,11 @@ def inspect_paths(
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
-    """Return the exit code that sums up a run, so that a CI job can gate on it: only 0 lets everything pass.
+    """Return the exit code of a run, for CI jobs; 0 means that all micrographs are authentic.
 
-    The gravest outcome decides: 3 if any micrograph could not be inspected (or there was none at all), for then nothing
-    is known of it and the job itself needs mending; else 1 if any is not authentic; else 2 if any is inconclusive;
-    else 0. A job that wants to stop on counterfeits but let the inconclusive pass to a person accepts 0 and 2, and an
-    unreadable file cannot slip through that gate.
+    The gravest outcome decides: 3 if any micrograph could not be inspected or there was none, else 1 if any is not
+    authentic, else 2 if any is inconclusive, else 0. A job that stops on counterfeits but leaves inconclusive verdicts
+    to a person accepts 0 and 2; files that cannot be read still stop it.
     """
     decisions = {outcome.inspection and outcome.inspection.decision for outcome in outcomes}
     if not decisions or None in decisions:
@@ -183,12 +182,12 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
 
 
 def _out_of_memory(error: Exception) -> bool:
-    """Tell whether a GPU's memory did not suffice; torch, which may not be installed here, has a type of its own."""
+    """Return whether an error is torch's out-of-memory error; torch is not imported, as it may be missing."""
     return any((kind.__module__, kind.__name__) == ("torch", "OutOfMemoryError") for kind in type(error).__mro__)
 
 
 def _explain(path: Path, error: Exception) -> str:
-    """Say what is wrong with which file, and what to do about it."""
+    """Return a sentence that names the file, the error and the cure."""
     name = printable(path)
     if isinstance(error, MemoryError) or _out_of_memory(error):
         return f"{name}: not enough memory to inspect it; close other programs, or crop the micrograph and try again"

@@ -1,8 +1,8 @@
-"""SARIF 2.1.0 (OASIS, errata 01): what code-scanning services and editors show of an inspection.
+"""SARIF 2.1.0 (OASIS, errata 01) for code-scanning services and editors.
 
-Every micrograph that a policy does not pass is a result, and so is every region. SARIF counts in lines and columns from
-1; here a line is a row of pixels, and a column a column of pixels. The same box is given as the `rectangle` that the
-format has for images, and in µm among the properties, where the pixel size is known.
+Every micrograph that a policy does not pass is a result, and so is every region. SARIF counts lines and columns from 1;
+here a line is a row of pixels, and a column a column of pixels. Each box is also given as a `rectangle`, SARIF's form
+for images, and in µm among the properties where the pixel size is known.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ _LEVELS = {"error": "error", "fail": "error", "warn": "warning", "pass": "note"}
 
 
 def to_sarif(rulings: Sequence[Ruling]) -> dict[str, Any]:
-    """Return rulings as a SARIF log, in order: each micrograph's own result, then its regions."""
+    """Return rulings as a SARIF log, in order: the result of each micrograph, then its regions."""
     results: list[dict[str, Any]] = []
     for index, ruling in enumerate(rulings):
         where = {"uri": _uri(ruling.outcome.path), "index": index}
@@ -172,7 +172,7 @@ def _told(it: Inspection) -> dict[str, Any]:
 
 
 def _pixels(top: int, left: int, height: int, width: int) -> dict[str, int]:
-    """The box as SARIF counts: from 1, the last line included and the last column excluded."""
+    """Return a box in SARIF's counting: from 1, the last line included and the last column excluded."""
     return {
         "startLine": top + 1,
         "startColumn": left + 1,
@@ -182,14 +182,14 @@ def _pixels(top: int, left: int, height: int, width: int) -> dict[str, int]:
 
 
 def _uri(path: Path) -> str:
-    """A path as a URI reference; relative ones stay so, as code-scanning services want them."""
+    """Return a path as a URI reference. Relative paths stay relative, as code-scanning services require."""
     if path.is_absolute():
         return path.as_uri()
     return quote(os.fsencode(path.as_posix()), safe="/")
 
 
 def _plain_message(text: str) -> str:
-    """A message without what SARIF gives a meaning: placeholders in braces, and links in brackets."""
+    """Return a message with braces and brackets escaped, which mean placeholders and links in SARIF."""
     for sign, doubled in (("{", "{{"), ("}", "}}"), ("[", r"\["), ("]", r"\]")):
         text = text.replace(sign, doubled)
     return text

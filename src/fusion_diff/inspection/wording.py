@@ -1,4 +1,4 @@
-"""How verdicts, numbers and names are put into words, alike on the terminal and in the report."""
+"""Wording of numbers, p-values and decisions, common to the terminal and the report."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.compared import Compared
 
 SYMBOLS: dict[Decision, str] = {"authentic": "✓", "not authentic": "✗", "inconclusive": "?"}
-"""A sign for each decision, so that none is told by colour alone; in the order of the exit codes 0, 1 and 2."""
+"""Symbol of each decision, so that colour is not needed; in the order of the exit codes 0, 1 and 2."""
 
 OFFSET = "offset, the same for all"
-"""What the offset of the log-odds is called among the kinds of evidence."""
+"""Name of the offset of the log-odds, among the kinds of evidence."""
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """Return a number with so many significant digits and a true minus sign, without an exponent where it is short.
+    """Return a number with `digits` significant digits and a true minus sign; very small numbers have an exponent.
 
-    Large numbers keep all the digits before the point, in groups of three parted by narrow spaces; None and
-    NaN give a dash.
+    Large numbers keep all digits before the point, in groups of three separated by narrow spaces. None and NaN give a
+    dash.
     """
     if value is None or math.isnan(value):
         return "\N{EN DASH}"
@@ -37,19 +37,19 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def p_value_sentences(p_values: Mapping[str, float], compared: Compared) -> list[str]:
-    """Explain conformal p-values by the number of references that are as strange as the micrograph or stranger.
+    """Return sentences that explain p-values by the number of references at least as strange as the micrograph.
 
     Args:
-        p_values: of each side.
-        compared: the references that are counted.
+        p_values: p-value of each side.
+        compared: summary of the references.
     """
     return [f"p({kind}) = {number(p, 2)}: {_counted(kind, p, compared)}" for kind, p in p_values.items()]
 
 
 def _counted(kind: str, p: float, compared: Compared) -> str:
-    """Say of how many references a p-value tells: it is one more than these, over one more than all.
+    """Return the number of references behind a p-value, which is (that number + 1) / (all + 1), in a sentence.
 
-    Where specimens have several references each, their share is told: every specimen has one voice.
+    Where specimens have several references, the share is given instead, with each specimen counting once.
     """
     name, how = ("authentic", "unlike the others") if kind == "authentic" else ("other", "like the authentic ones")
     references = compared.sides[kind]
