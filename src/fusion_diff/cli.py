@@ -1,7 +1,7 @@
-"""The command line. To add a verb, write its module in `commands` and register it here in one line.
+"""The command line. To add a command, write its module in `commands` and register it here.
 
-Command functions return their exit code, and `main` turns every failure into 3: the codes 1 and 2, which command lines
-use for errors of usage, say something else here.
+Command functions return their exit code, and `main` turns every failure into 3. The codes 1 and 2, which command lines
+commonly use for errors, are verdicts here.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 FAILED = 3
-"""Exit code where a command could not do its work."""
+"""Exit code of a command that failed."""
 STOPPED = 130
-"""Exit code where somebody stopped it, as shells have it."""
+"""Exit code after Ctrl-C, as in shells."""
 
 app = typer.Typer(name="fusion-diff", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 app.command("audit")(audit_command)
@@ -76,7 +76,7 @@ def _options(
 
 
 def _print_to_nobody() -> None:
-    """Let what is still to be printed go nowhere, for the last flush would fail too."""
+    """Discard all further printing to stdout, as the final flush would fail too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -84,10 +84,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
     Args:
-        arguments: the words after the program's name; those of this process when omitted.
+        arguments: the arguments; those of this process if omitted.
     """
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal without Unicode shows escapes rather than stop the run
+        if hasattr(stream, "reconfigure"):  # a terminal without Unicode shows escapes instead of failing
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
         warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"Warning: {message}", err=True)
@@ -97,9 +97,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 args=None if arguments is None else list(arguments), prog_name="fusion-diff", standalone_mode=False
             )
             sys.stdout.flush()
-        except (typer.Abort, KeyboardInterrupt):  # typer's versions make either of Ctrl-C, or return its exit code
+        except (typer.Abort, KeyboardInterrupt):  # either, by typer's version, which may return the code too
             code = STOPPED
-        except (SystemExit, BrokenPipeError):  # whoever read what is printed has gone; rich and typer would exit with 1
+        except (SystemExit, BrokenPipeError):  # the reader of the pipe has closed it; rich and typer would exit with 1
             _print_to_nobody()
             return FAILED
         except (FusionDiffError, OSError, MemoryError) as error:
@@ -108,9 +108,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             complain(explained(error))
             return FAILED
         except Exception as error:
-            show = getattr(error, "show", None)  # an error of usage; its class depends on typer's version
+            show = getattr(error, "show", None)  # an error of usage, whose class depends on typer's version
             if show is None:
-                traceback.print_exc()  # a fault in the program; Python would exit with 1, "some are not authentic"
+                traceback.print_exc()  # a fault of the program; Python's own code 1 would mean "not authentic"
             else:
                 show()
             return FAILED

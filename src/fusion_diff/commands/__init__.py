@@ -1,1 +1,1 @@
-"""The verbs of the command line, one module each; what is heavy is imported inside them, so `--help` is quick."""
+"""Commands of the command line, one module each. Heavy imports are inside the functions, so that `--help` is fast."""

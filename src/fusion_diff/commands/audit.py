@@ -1,4 +1,4 @@
-"""`fusion-diff audit`: is a ledger whole, or are references poisoned? What PATH is tells which is asked."""
+"""`fusion-diff audit`: check a ledger, or audit references; PATH determines which."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def audit_command(
 
     The exit code is 0 if nothing is wrong, 1 if something is, and 3 if PATH could not be audited.
     """
-    if not path.exists() and not path.suffix:  # a mistyped folder, which must not be taken for a ledger
+    if not path.exists() and not path.suffix:  # a mistyped folder must not be taken for a ledger
         raise typer.BadParameter(f"{path}: there is no such file or folder; check the path")
     if path.is_dir() or path.suffix.lower() == ".csv":
         if expect is not None or repair:

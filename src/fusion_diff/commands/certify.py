@@ -1,4 +1,4 @@
-"""`fusion-diff certify`: how far pixels may be changed, by anybody and in any way, before the verdict changes."""
+"""`fusion-diff certify`: the radius within which no change of the pixels changes the smoothed choice."""
 
 from __future__ import annotations
 

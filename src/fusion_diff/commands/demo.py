@@ -1,4 +1,4 @@
-"""`fusion-diff demo`: the whole path on procedural ceramics, from TIFF files to the report, with the truth beside."""
+"""`fusion-diff demo`: enrol and inspect procedural ceramics, from TIFF files to a report, with the truth beside."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
     from fusion_diff.synthetic import SyntheticMicrograph
 
 ALPHA = 0.2
-"""Error rate of the demo's decisions: with five references of a class no p-value can fall below 1/6."""
+"""Error rate of the demo's decisions. With five references per class the smallest p-value is 1/6."""
 
 SAMPLES_PER_CLASS = 5
-"""How many unseen micrographs of each class the demo inspects."""
+"""Number of unseen micrographs of each class that the demo inspects."""
 
 
 def demo_command(
@@ -46,12 +46,12 @@ def demo_command(
     expect_folder("--out", out)
     drawn, labels = builtin_references(shots, lot=seed)
     files = write_micrographs(drawn, labels, out / "references")
-    table = out / "references.csv"  # lists just these, whatever an earlier demo left in the folder
+    table = out / "references.csv"  # lists only these files, whatever an earlier demo left in the folder
     with table.open("w", encoding="utf-8", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(("file", "label", "group", "mark"))
         for path, label, mark in zip(files, labels, write_marks(drawn, files), strict=True):
-            specimen = f"specimen of {path.stem}"  # each was drawn of its own
+            specimen = f"specimen of {path.stem}"  # each image is its own specimen
             writer.writerow((path.relative_to(out), label, specimen, mark.relative_to(out) if mark else ""))
     drawn, truths = builtin_samples(SAMPLES_PER_CLASS, lot=seed)
     files = write_micrographs(drawn, truths, out / "micrographs")
@@ -81,7 +81,7 @@ def demo_command(
 
 
 def write_micrographs(micrographs: Sequence[SyntheticMicrograph], labels: Sequence[str], folder: Path) -> list[Path]:
-    """Write micrographs as 16-bit TIFF files that carry their pixel size as ImageJ does; return the paths.
+    """Write micrographs as 16-bit TIFF files with the pixel size in ImageJ's metadata; return the paths.
 
     Files are named `<label>-<number>.tif`; older files of those names are replaced.
     """
@@ -100,7 +100,7 @@ def write_micrographs(micrographs: Sequence[SyntheticMicrograph], labels: Sequen
 
 
 def write_marks(micrographs: Sequence[SyntheticMicrograph], files: Sequence[Path]) -> list[Path | None]:
-    """Write the flaw of each micrograph as a mask beside its file; None where nothing or everything is a flaw."""
+    """Write the flaw mask of each micrograph beside its file; return paths, None where nothing or all is flawed."""
     import numpy as np
     from PIL import Image
 

@@ -1,4 +1,4 @@
-"""`fusion-diff enroll`: learn from a few labelled micrographs, and save what was learned."""
+"""`fusion-diff enroll`: learn from a few labelled micrographs, and save the model."""
 
 from __future__ import annotations
 
@@ -87,7 +87,11 @@ def enroll_command(
 
 
 def _without(references: ReferenceSet, suspicious: set[int], path: Path) -> ReferenceSet:
-    """Leave references out, but no class as a whole: then it is not single references that are wrong."""
+    """Return the set without the suspicious references.
+
+    Raises:
+        EnrolmentError: no reference of some class would be left.
+    """
     from fusion_diff.errors import EnrolmentError
 
     kept = [index for index in range(len(references)) if index not in suspicious]

@@ -1,4 +1,4 @@
-"""`fusion-diff export`: an enrolled model as one graph, for machines without torch."""
+"""`fusion-diff export`: export an enrolled model as one graph, for machines without torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fusion_diff.commands.options import load_model, read_references
 
 
 class Format(StrEnum):
-    """What runs the graph."""
+    """Runtime of the graph."""
 
     ONNX = "onnx"
     OPENVINO = "openvino"

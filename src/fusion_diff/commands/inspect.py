@@ -1,4 +1,4 @@
-"""`fusion-diff inspect`: verdicts on micrographs, as a table, a report and records; the exit code is a gate."""
+"""`fusion-diff inspect`: verdicts on micrographs as a table, records, reports and a gating exit code."""
 
 from __future__ import annotations
 
@@ -118,7 +118,8 @@ def inspect_command(
             pixel_size=pixel_size,
             signed_sha256=signed.digest if signed else None,
         )
-        # Files first: who reads the table may close the pipe. Yet what cannot be written must not cost the verdicts.
+        # Files are written before the table, as the reader of the table may close the pipe. A file that cannot be
+        # written does not lose the verdicts.
         rulings = asked.rule_all(outcomes)
         written, failed = [], []
         for what, file, write in outputs.pages(outcomes, rulings):
@@ -143,7 +144,7 @@ def inspect_command(
 
 
 def _policy(file: Path | None, alpha: float | None) -> tuple[Policy, float]:
-    """Return what is asked of verdicts, and the error rate they are made for."""
+    """Return the policy, the given or the default one, and the error rate of the decisions."""
     from fusion_diff.inspection.policy import NO_POLICY, read_policy
 
     asked = NO_POLICY if file is None else read_policy(file)
@@ -155,7 +156,7 @@ def _policy(file: Path | None, alpha: float | None) -> tuple[Policy, float]:
 def _load(
     name: str, device: str, trusted_keys: Sequence[Path], purify: bool, detect_attacks: bool
 ) -> tuple[Inspector, Mapping[str, str | None]]:
-    """Load the model, whole or exported, and put its defences around it; return it and what the ledger knows it by."""
+    """Load a whole or exported model, with its defences; return it and its identity for the ledger."""
     from fusion_diff.edge.session import is_exported
     from fusion_diff.inspection.run import Defended, load_inspector
     from fusion_diff.trust.identity import identity
@@ -173,7 +174,7 @@ def _load(
 
 
 def _classes(inspector: Inspector) -> tuple[str, ...]:
-    """Return the class of each reference; nothing where an inspector of another kind does not say."""
+    """Return the class of each reference; empty for inspectors without an enrolment."""
     enrolment = getattr(getattr(inspector, "model", inspector), "enrolment", None)
     return () if enrolment is None else tuple(enrolment.labels)
 
@@ -189,7 +190,7 @@ def _inspect(
     pixel_size: float | None,
     signed_sha256: Callable[[Path], str] | None,
 ) -> tuple[list[Outcome], list[str]]:
-    """Inspect with a progress bar, keeping each verdict as soon as it is known; return them, and say where they are."""
+    """Inspect with a progress bar, storing each verdict at once; return the outcomes, and lines on where they are."""
     from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.inspection.ledger_entry import verdict
     from fusion_diff.inspection.record import STDOUT
@@ -218,7 +219,7 @@ def _inspect(
                 if ledger is not None:
                     ledger.append(verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=names))
         except KeyboardInterrupt:
-            stack.close()  # the bar first, which would be drawn over what is said
+            stack.close()  # closes the progress bar, which would overwrite the message
             kept = ["stdout"] if len(files_kept) < len(writers) else []
             kept += [printable(each) for each in (*files_kept, outputs.record) if each]
             typer.echo(
@@ -239,7 +240,7 @@ def _inspect(
 
 @dataclass(frozen=True)
 class _Outputs:
-    """The files that the options ask for."""
+    """Output files requested by the options."""
 
     json: Path | None
     report: Path | None
@@ -250,7 +251,7 @@ class _Outputs:
 
     @property
     def records(self) -> list[Output]:
-        """The files that a line a micrograph goes into; one, where both options name the same."""
+        """Files of records, one line per micrograph; a single one where both options name the same file."""
         from fusion_diff.commands.outputs import Output, same_file
 
         records = [] if self.json is None else [Output("--json", self.json, in_place=True)]
@@ -261,7 +262,7 @@ class _Outputs:
         return records
 
     def check(self, inputs: Iterable[Path], model: str) -> None:
-        """Do nothing where all can be written and none overwrites what is asked about; see `check_outputs`."""
+        """Check that all outputs can be written and none overwrites an input; see `check_outputs`."""
         from fusion_diff.commands.outputs import Output, check_outputs
         from fusion_diff.inspection.record import STDOUT
 
@@ -277,7 +278,7 @@ class _Outputs:
 
     @contextmanager
     def recording(self) -> Iterator[list[RecordWriter]]:
-        """Open the records; while one of them is stdout, all else that is printed goes to stderr."""
+        """Open the files of records. If one of them is stdout, all other printing goes to stderr."""
         from fusion_diff.inspection.record import STDOUT, RecordWriter
 
         with ExitStack() as stack:
@@ -289,7 +290,7 @@ class _Outputs:
     def pages(
         self, outcomes: Sequence[Outcome], rulings: Sequence[Ruling]
     ) -> list[tuple[str, Path, Callable[[Path], Path]]]:
-        """Return what is written when all is inspected: its name, where, and what writes it."""
+        """Return the pages to write at the end: name, path, and a function that writes it."""
         from fusion_diff.inspection.junit import write_junit
         from fusion_diff.inspection.markdown import write_markdown
         from fusion_diff.inspection.report import write_report

@@ -1,4 +1,4 @@
-"""`fusion-diff keys`: make, show, replace and revoke the keys that `sign` and `verify` use."""
+"""`fusion-diff keys`: make, show, replace and revoke keys for `sign` and `verify`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ keys_app = typer.Typer(no_args_is_help=True, help="Make, show, replace and revok
 
 
 class Kind(StrEnum):
-    """Kinds of key; those of `trust.keys.KINDS`, which is not imported before it is needed."""
+    """Kinds of key; the same as `trust.keys.KINDS`, which is imported lazily."""
 
     ed25519 = "ed25519"
     ecdsa_p256 = "ecdsa-p256"

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that each is named, checked and explained once."""
+"""Options and loading functions that several commands share."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ Model = Annotated[
     str,
     typer.Option(
         "--model",
-        envvar="FUSION_DIFF_MODEL",  # as the service has it: a container verifies the model that it then uses
+        envvar="FUSION_DIFF_MODEL",  # the same as the service's: a container verifies the model that it uses
         help="The model that judges: a name, a folder or a hub id; for inspect and batch an exported one too.",
     ),
 ]
@@ -80,7 +80,7 @@ Device = Annotated[
     str,
     typer.Option(
         "--device",
-        envvar="FUSION_DIFF_DEVICE",  # as the service has it: an image for GPUs computes on them whatever it runs
+        envvar="FUSION_DIFF_DEVICE",  # the same as the service's: a GPU image sets it once for all commands
         help="Where to compute: cpu, cuda, npu, xpu or mps.",
     ),
 ]
@@ -123,10 +123,10 @@ def read_references(
 
 
 def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> DiffusionModel:
-    """Load a model by name, folder or hub id, onto a device; where keys are given, only if one of them signed it.
+    """Load a whole model by name, folder or hub id onto a device. If keys are given, one of them must have signed it.
 
     Raises:
-        CheckpointError: there is no such model, it is incomplete, altered or of another format, or it is exported.
+        CheckpointError: there is no such model; or it is incomplete, altered, exported, or has another format.
     """
     expect_whole(name)
     from fusion_diff.model import DiffusionModel
@@ -135,7 +135,7 @@ def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> Dif
 
 
 def expect_whole(name: str) -> None:
-    """Do nothing where a model is not an exported one; `load_model` looks too, which may be late.
+    """Check early that a model is not an exported one; `load_model` checks too.
 
     Raises:
         CheckpointError: it is exported.
@@ -152,7 +152,7 @@ def expect_whole(name: str) -> None:
 
 
 def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedFiles | None:
-    """Return what tells which files are signed, or None where that is not asked for."""
+    """Return the lookup of signed files; None where signatures are not required."""
     from fusion_diff.trust.signed import SignedFiles
 
     if required != bool(trusted_keys):
@@ -161,10 +161,10 @@ def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedF
 
 
 def service_installed() -> None:
-    """Do nothing where the service's packages are installed.
+    """Check that the service's packages are installed.
 
     Raises:
-        DependencyError: they are not.
+        DependencyError: some are missing.
     """
     from importlib.util import find_spec
 

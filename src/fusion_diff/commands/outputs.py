@@ -1,7 +1,6 @@
-"""What a command is to write, checked before the work: hours of inspecting must not end at a path mistyped.
+"""Checks of output paths before the work starts, so that hours of inspection do not end at a mistyped path.
 
-Shells expand patterns, so `--json new/*.png` names a micrograph as the file to write; what is asked about is not
-overwritten, whatever it was named for.
+Shells expand patterns, so `--json new/*.png` names a micrograph as the output. Inputs are therefore never overwritten.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Output:
-    """A file that is to be written.
+    """An output file.
 
     Attributes:
-        option: what named it, such as `--json`.
-        file: where it is to be.
-        in_place: whether a file that is there is opened and written to; else a new one takes its place in one step.
+        option: option that named it, such as `--json`.
+        file: path of the file.
+        in_place: whether an existing file is opened and written to; else it is replaced atomically.
     """
 
     option: str
@@ -41,15 +40,15 @@ class Output:
 
 
 def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], model: str) -> None:
-    """Do nothing where every output can be written, apart from the others, and overwrites nothing that is asked about.
+    """Check that every output can be written, differs from the others, and overwrites no input.
 
     Args:
-        outputs: the files to write.
-        inputs: the files that are read.
-        model: the model by name, folder or hub id; nothing is written into its folder.
+        outputs: files to write.
+        inputs: files that are read.
+        model: the model by name, folder or hub id; nothing may be written to its folder.
 
     Raises:
-        typer.BadParameter: one cannot or must not be written; the message names it and the cure.
+        typer.BadParameter: an output cannot or must not be written; the message names it and the cure.
     """
     from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
 
@@ -67,20 +66,20 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], model: str)
         expect_apart(output, model)
         if identity in taken:
             raise typer.BadParameter(f"{output.name}: is also what {taken[identity].name} writes; name another file")
-        if not file.exists() or file.is_file():  # several may write to one terminal
+        if not file.exists() or file.is_file():  # several outputs may be one terminal
             taken[identity] = output
         expect_writable(output)
 
 
 def expect_apart(output: Output, model: str) -> None:
-    """Do nothing where an output, a file or a folder, lies outside of the model's folder.
+    """Check that an output, a file or folder, lies outside of the model's folder.
 
     Args:
-        output: what to write.
+        output: the output.
         model: the model by name, folder or hub id.
 
     Raises:
-        typer.BadParameter: it lies in it, or is it; the message names it and the cure.
+        typer.BadParameter: it is the model's folder or lies in it; the message names it and the cure.
     """
     if Path(model).is_dir() and Path(os.path.realpath(output.file)).is_relative_to(os.path.realpath(model)):
         raise typer.BadParameter(
@@ -90,7 +89,7 @@ def expect_apart(output: Output, model: str) -> None:
 
 
 def expect_writable(output: Output) -> None:
-    """Do nothing where a file can be written, its folder being made where there is none.
+    """Check that a file can be written, with its folder created where it is missing.
 
     Raises:
         typer.BadParameter: it cannot; the message names it and the cure.
@@ -111,7 +110,7 @@ def expect_writable(output: Output) -> None:
 
 
 def expect_folder(option: str, folder: Path) -> None:
-    """Do nothing where a folder is there to be written to or can be made.
+    """Check that a folder exists and is writable, or can be created.
 
     Raises:
         typer.BadParameter: it cannot; the message names it and the cure.
@@ -123,16 +122,14 @@ def expect_folder(option: str, folder: Path) -> None:
 
 
 def _expect_room(name: str, path: Path) -> None:
-    """Tell whether something may be made at a path: the nearest of the folders above that is there decides."""
+    """Check that a path can be created, by writing to the nearest existing folder above it."""
     from fusion_diff.printable import printable
 
     above = next((each for each in path.parents if os.path.lexists(each)), None)
     if above is None or not above.is_dir():
         raise typer.BadParameter(f"{name}: {printable(above or path)} is not a folder; check the path")
     try:
-        with tempfile.TemporaryFile(
-            dir=above
-        ):  # permissions do not tell of folders where nothing can be made, as /proc
+        with tempfile.TemporaryFile(dir=above):  # permissions do not show that /proc and the like refuse new files
             pass
     except OSError as error:
         raise typer.BadParameter(
@@ -142,14 +139,14 @@ def _expect_room(name: str, path: Path) -> None:
 
 
 def same_file(one: Path, other: Path) -> bool:
-    """Tell whether two names are of one file, be it there or not."""
+    """Return whether two paths are the same file, existing or not."""
     return _identity(one) == _identity(other)
 
 
 def _identity(file: Path) -> object:
-    """What two names of one file have in common, be they links or spelt otherwise."""
+    """Return a value that is equal for all paths of one file, also through links."""
     try:
         found = file.stat()
-    except OSError:  # it is not there, or is told of later
+    except OSError:  # it is missing, or reported later
         return os.path.normcase(os.path.realpath(file))
     return found.st_dev, found.st_ino

@@ -1,4 +1,4 @@
-"""`fusion-diff policy`: what will a policy do?"""
+"""`fusion-diff policy`: check and explain a policy."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fusion-diff pretrain`: train the weights, without labels, from nothing to a checkpoint."""
+"""`fusion-diff pretrain`: train a checkpoint from scratch, without labels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fusion-diff sign`: vouch for a model, references or captures with a key."""
+"""`fusion-diff sign`: sign a model, references or captures."""
 
 from __future__ import annotations
 

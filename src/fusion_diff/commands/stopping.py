@@ -1,4 +1,4 @@
-"""Being told to stop from outside: what is done is kept then too."""
+"""Graceful stop on SIGTERM, so that finished work is kept."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 TERMINATED = 143
-"""Exit code of a command that SIGTERM stopped, as shells have it."""
+"""Exit code after SIGTERM, as in shells."""
 
 
 class Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
+    """The process received SIGTERM."""
 
 
 @contextmanager
 def heed_sigterm() -> Iterator[None]:
-    """Let SIGTERM end the block as Ctrl-C does: clusters send it before they take a machine away.
+    """Let SIGTERM end the block as Ctrl-C does; clusters send it before they remove a machine.
 
     Raises:
-        Terminated: it came.
+        Terminated: SIGTERM was received.
     """
 
     def stop(*_: object) -> None:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not disturb what keeps the work
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleanup
         raise Terminated
 
     before = signal.signal(signal.SIGTERM, stop)

@@ -1,4 +1,4 @@
-"""What the commands print: results on stdout, progress and errors on stderr."""
+"""Printing by commands: results on stdout, progress and errors on stderr."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
 
 
 class Advance(Protocol):
-    """Moves a progress bar: what is done, the total, and the file at hand if there is one."""
+    """Moves a progress bar, given the number done, the total, and the current file if there is one."""
 
     def __call__(self, done: int, total: int, path: Path | None = None, /) -> None:
         """Move the bar."""
 
 
 class StageAdvance(Protocol):
-    """Moves the bar of a training stage: its name, step, steps and loss."""
+    """Moves the progress bar of a training stage, given its name, step, number of steps and loss."""
 
     def __call__(self, stage: str, step: int, steps: int, loss: float, /) -> None:
         """Move the bar."""
@@ -48,21 +48,21 @@ _READINGS = {
     "pooled": "its level and spread",
     "reconstruction": "what the diffusion prior could not give back",
 }
-"""What readings are of, in a few words; one of a head that somebody added explains itself."""
+"""Meaning of the readings, in a few words; heads added by users have no entry."""
 
 
 _WIDE = 80
-"""Columns of a terminal, below which regions and seconds are left out so that there is room for names."""
+"""Terminal width below which the columns of regions and seconds are left out."""
 
 
 class Minutes:
-    """Counts minutes: where there is no terminal, progress is told once in each."""
+    """Minute timer, for progress that is printed once a minute where there is no terminal."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()
 
     def over(self) -> bool:
-        """Tell whether a minute is over, and begin the next if it is."""
+        """Return whether a minute has passed, and if so start the next."""
         now = time.monotonic()
         if now - self._began < 60:
             return False
@@ -71,12 +71,12 @@ class Minutes:
 
 
 def stdout() -> Console:
-    """Return a console that folds tables to a terminal's width, and leaves a line a row where the output is piped."""
+    """Return a console for stdout. Tables are folded to a terminal's width, and have one line per row in a pipe."""
     return Console(file=sys.stdout, width=None if sys.stdout.isatty() else 10_000, highlight=False)
 
 
 def say(text: str) -> None:
-    """Print a line of text as it is, on stdout."""
+    """Print a line of text on stdout, without markup."""
     stdout().print(Text(text), soft_wrap=True)
 
 
@@ -86,7 +86,7 @@ def complain(text: str) -> None:
 
 
 def explained(error: Exception) -> str:
-    """Say which file is wrong and what to do, where the system does not."""
+    """Return the text of an error, with file and cure for errors of the system and of memory."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         name = error.filename if error.filename2 is None else error.filename2
         return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the room on the disk"
@@ -95,11 +95,11 @@ def explained(error: Exception) -> str:
 
 @contextmanager
 def progress_bar(verb: str, then: str | None = None) -> Iterator[Advance]:
-    """Show on stderr how far the block is: a moving bar on a terminal, a line a minute elsewhere.
+    """Show progress on stderr: a progress bar on a terminal, a line per minute elsewhere.
 
     Args:
-        verb: what is done.
-        then: what is done when that is done and the block still runs.
+        verb: description of the work.
+        then: description after all steps are done, while the block still runs.
     """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -119,7 +119,7 @@ def progress_bar(verb: str, then: str | None = None) -> Iterator[Advance]:
 
 @contextmanager
 def stage_progress(*, enabled: bool) -> Iterator[StageAdvance]:
-    """Show a progress bar a stage on stderr: a moving one on a terminal, a line a minute elsewhere."""
+    """Show one progress bar per stage on stderr on a terminal, a line per minute elsewhere."""
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, disable=not enabled) as bar:
@@ -138,7 +138,7 @@ def stage_progress(*, enabled: bool) -> Iterator[StageAdvance]:
 
 
 def print_figures(title: str, figures: Mapping[str, float | str]) -> None:
-    """Print named figures as a table of two columns under a title."""
+    """Print named figures as a two-column table with a title."""
     say(title)
     table = Table(show_header=False)
     table.add_column(overflow="fold")
@@ -149,7 +149,7 @@ def print_figures(title: str, figures: Mapping[str, float | str]) -> None:
 
 
 def print_learned(title: str, enrolment: Enrolment) -> None:
-    """Print the figures of an enrolment and what they mean; or that there are none, where nothing is told apart."""
+    """Print the figures of an enrolment with explanations, or that there are none with a single class."""
     if len(enrolment.counts) == 1:
         say("References of one class: there is nothing to tell apart yet, so no cross-fitted figures.")
         return
@@ -169,7 +169,7 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
 
     Args:
         outcomes: in the order to list them.
-        truths: what each micrograph really is, where that is known.
+        truths: true class of each micrograph, where known.
     """
     console = stdout()
     wide = console.width >= _WIDE
@@ -198,7 +198,7 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
-    """Print what is suspicious about references as a table, if anything is."""
+    """Print findings on references as a table; nothing where there are none."""
     if not findings:
         return
     table = Table()
@@ -212,7 +212,7 @@ def print_findings(findings: Sequence[Finding]) -> None:
 
 
 def tally(outcomes: Sequence[Outcome]) -> str:
-    """Say how many micrographs came to each end."""
+    """Return the number of micrographs of each decision, as a sentence."""
     counts = Counter("error" if o.inspection is None else o.inspection.decision for o in outcomes)
     parts = [f"{counts[decision]} {decision}" for decision in SYMBOLS]
     if beyond := sum(o.inspection is not None and not o.inspection.in_scope for o in outcomes):

@@ -1,4 +1,4 @@
-"""`fusion-diff verify`: is this, byte for byte, what the holder of a trusted key signed?"""
+"""`fusion-diff verify`: verify that a path is exactly what the holder of a trusted key signed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def verify_command(
     from fusion_diff.trust.provenance import verify
 
     for file in trusted_key:
-        load_public(file)  # a mistake in the call, and not in what is verified
+        load_public(file)  # an error of usage, not of the verified path
     if not path.exists() and not path.is_symlink():
         raise TrustError(f"{path}: there is no such file or folder; check the path")
     try:

@@ -1,4 +1,4 @@
-"""`fusion-diff verify-model`: does a model still give the scores that it is known to give?"""
+"""`fusion-diff verify-model`: check that a model still gives the scores of a golden set."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def verify_model_command(
     folder = golden
     if trusted_key:
         for key in trusted_key:
-            load_public(key)  # a mistake in the call, and not in what is verified
+            load_public(key)  # an error of usage, not of the golden set
         try:
             folder = signed_copy(golden, trusted_key)
         except TrustError as error:
