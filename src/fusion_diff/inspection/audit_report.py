@@ -26,7 +26,7 @@ def write_audit(findings: Sequence[Finding], references: ReferenceSet, folder: s
     """Write `audit.html` to a folder and return its path. The page contains its pictures and loads nothing else.
 
     Args:
-        findings: the findings, the gravest first.
+        findings: the findings, the most severe first.
         references: the audited set.
         folder: created where it does not exist.
 

@@ -27,7 +27,7 @@ _SIGNS: dict[End, str] = {"error": "!", "fail": "✗", "warn": "?", "pass": "✓
 
 
 def to_markdown(rulings: Sequence[Ruling]) -> str:
-    """Return rulings as short Markdown: the number of each action, and the gravest micrographs that did not pass."""
+    """Return rulings as short Markdown: the number of each action, and the most severe cases that did not pass."""
     counts = Counter(ruling.action for ruling in rulings)
     told = ", ".join(f"{counts[action]} {action}" for action in _SIGNS if counts[action])
     verdict = "nothing was inspected" if not rulings else told

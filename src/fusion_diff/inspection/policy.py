@@ -36,7 +36,7 @@ FORMAT = "fusion-diff/policy/1"
 Action = Literal["pass", "warn", "fail"]
 End = Literal["pass", "warn", "fail", "error"]
 ACTIONS: tuple[Action, ...] = get_args(Action)
-"""Actions on a micrograph, the gravest last."""
+"""Actions on a micrograph, the most severe last."""
 MAX_BYTES = 2**14
 MAX_LINES = 400
 MAX_CLASSES = 100
@@ -87,7 +87,7 @@ class Policy:
                 object.__setattr__(self, each.name, _CHECKS[each.name](each.name, value))
 
     def rule(self, outcome: Outcome) -> Ruling:
-        """Return the ruling on an outcome: the gravest action that its decision, class, score and regions require."""
+        """Return the ruling on an outcome: the most severe action that decision, class, score and regions require."""
         it = outcome.inspection
         if it is None:
             return Ruling(outcome, "error", (outcome.error or "it could not be inspected",))
@@ -230,7 +230,7 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
     return _parse(name, text, plain)
 
 
-class _Problem(PolicyError):  # noqa: N818 (whoever is outside sees a PolicyError)
+class _Problem(PolicyError):  # noqa: N818 (raised as a PolicyError)
     """An error about one key, with the cure."""
 
     def __init__(self, key: str, problem: str) -> None:

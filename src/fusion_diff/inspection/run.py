@@ -169,7 +169,7 @@ def inspect_paths(
 def exit_code(outcomes: Iterable[Outcome]) -> int:
     """Return the exit code of a run, for CI jobs; 0 means that all micrographs are authentic.
 
-    The gravest outcome decides: 3 if any micrograph could not be inspected or there was none, else 1 if any is not
+    The most severe outcome decides: 3 if any micrograph could not be inspected or there was none, else 1 if any is not
     authentic, else 2 if any is inconclusive, else 0. A job that stops on counterfeits but leaves inconclusive verdicts
     to a person accepts 0 and 2; files that cannot be read still stop it.
     """

@@ -87,7 +87,7 @@ class Finding:
 def audit_references(
     model: DiffusionModel, references: ReferenceSet, *, progress: Callable[[int, int], None] | None = None
 ) -> tuple[Finding, ...]:
-    """Encode references and return the findings, the gravest first. The model is not changed.
+    """Encode references and return the findings, the most severe first. The model is not changed.
 
     Args:
         model: the model whose encoder is used.
@@ -102,7 +102,7 @@ def audit_references(
 
 
 def audit_enrolment(enrolment: Enrolment, micrographs: Sequence[Micrograph] | None = None) -> tuple[Finding, ...]:
-    """Return the findings on references that are already encoded, the gravest first.
+    """Return the findings on references that are already encoded, the most severe first.
 
     Args:
         enrolment: the encoded references and what was learned from them.
