@@ -141,7 +141,7 @@ def test_enroll_drops_what_is_suspicious_where_asked_to_and_says_what(run, tmp_p
 
 
 def test_no_class_is_dropped_as_a_whole(run, references, tmp_path):
-    for path in sorted((references / "sound").iterdir())[:2]:  # copies of the one class in the place of the other
+    for path in sorted((references / "sound").iterdir())[:2]:  # copies of one class labelled as the other
         (tmp_path / "refs" / "sound").mkdir(parents=True, exist_ok=True)
         (tmp_path / "refs" / "other").mkdir(parents=True, exist_ok=True)
         pixels = tifffile.imread(path)

@@ -1,4 +1,4 @@
-"""`fusion-diff certify`, `inspect --purify` and `--detect-attacks` as they are typed."""
+"""`fusion-diff certify`, `inspect --purify` and `--detect-attacks` from the command line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fusion-diff export` as it is typed, and `inspect` with what it wrote."""
+"""`fusion-diff export` from the command line, and `inspect` with the exported model."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ CONFIG = {
 
 @pytest.fixture(scope="module")
 def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder of fine grain, which is authentic, and coarse grain."""
+    """A folder of references: authentic fine grain and coarse grain."""
     folder = tmp_path_factory.mktemp("refs")
     for kind, grain in {"fine": 1.0, "coarse": 4.0}.items():
         (folder / kind).mkdir()
@@ -45,7 +45,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def small_model(references: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An enrolled model with a DeiT of two narrow blocks, so that its graph is written fast."""
+    """An enrolled model with a DeiT of two narrow blocks, for a fast export."""
     torch.manual_seed(0)
     encoder = DualPathEncoder(CONFIG, condition_width=8, bottleneck=4)
     encoder.local_path.load_state_dict(LocalPath.from_imagenet().state_dict())

@@ -1,4 +1,4 @@
-"""Which model and device a command takes: what its options name, or else the environment, or else what is built in."""
+"""Model and device of a command: from its options, else from the environment, else the defaults."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ ENROLL = ["enroll", "refs", "--authentic", "sound", "--out", "model"]
 
 @pytest.fixture
 def asked(monkeypatch, call_cli, tmp_path, save_micrograph):
-    """Runs a command until it loads its model, and gives the name and the device that it asks for."""
+    """Runs a command until it loads its model; returns the name and device that it requests."""
     calls = []
 
     def load(name, device, *_):

@@ -1,4 +1,4 @@
-"""What inspect, enroll, export and audit are to write: refused before the work where it cannot or must not be."""
+"""Outputs of inspect, enroll, export and audit: refused before the work where they cannot or must not be written."""
 
 from __future__ import annotations
 
@@ -158,7 +158,7 @@ def test_what_may_not_be_written_to_is_refused(tmp_path, monkeypatch, in_place):
     def denied(*_, **__):
         raise PermissionError(errno.EACCES, "Permission denied")
 
-    monkeypatch.setattr(os, "access", lambda *_: False)  # to root everything is allowed
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may do everything
     monkeypatch.setattr("tempfile.TemporaryFile", denied)
     for name in ("file", "new"):
         with pytest.raises(typer.BadParameter, match=r"written .*; check its permissions"):

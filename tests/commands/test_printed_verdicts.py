@@ -1,4 +1,4 @@
-"""The table of verdicts does not let a score pass for more than it is."""
+"""The table of verdicts marks scores that are out of scope or not calibrated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where there is no terminal, progress is a line a minute."""
+"""Progress without a terminal: one line per minute."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fusion_diff.commands.terminal import Minutes, progress_bar
 
 @pytest.fixture
 def clock(monkeypatch):
-    """What the time is, in seconds."""
+    """Current time in seconds."""
     clock = SimpleNamespace(now=0.0)
     monkeypatch.setattr(terminal, "time", SimpleNamespace(monotonic=lambda: clock.now))
     return clock

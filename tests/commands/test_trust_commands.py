@@ -1,4 +1,4 @@
-"""keys, sign, verify, and inspect of what is signed, from the command line."""
+"""keys, sign, verify, and inspect with signed files, from the command line."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def test_inspect_judges_what_is_signed_and_parses_nothing_else(run, batch, tmp_p
     assert run(*words)[0] == 0
     assert asked == [["K.pub"], ["K.pub"]]
 
-    # Not even the first bytes of these are looked at: as images they would get another message.
+    # These are refused before their first bytes are read: as images they would get another message.
     (batch / "added.png").write_bytes(b"no image")
     (batch / "bright.tif").write_bytes(b"no image")
     code, _, err = run(*words)

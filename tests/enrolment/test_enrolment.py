@@ -1,4 +1,4 @@
-"""What a model keeps of its references: shots, neighbours, figures, and the files it is stored in."""
+"""Enrolments: shots, nearest references, figures, and files."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def enrolment_of(
     surfaces: list[int] | None = None,
     images: int = 1,
 ) -> Enrolment:
-    """The first label is the authentic one; `surfaces` tells which surface each shows, `images` how many a specimen."""
+    """The first label is authentic. `surfaces`: the surface of each reference; `images`: images per specimen."""
     labels = tuple(label for label, count in counts.items() for _ in range(count))
     groups = tuple(f"specimen {index // images}" for index in range(len(labels)))
     authentic, *others = counts
@@ -74,7 +74,7 @@ def enrolment_of(
 
 
 def surface(seed: int) -> Keypoints:
-    """Return keypoints strewn at random."""
+    """Return random keypoints."""
     rng = np.random.default_rng(seed)
     return Keypoints(rng.uniform(0, 300, (60, 2)).astype(np.float32), rng.integers(0, 99, (60, 128)).astype(np.uint8))
 
@@ -500,7 +500,7 @@ def test_surfaces_that_tell_the_classes_apart_are_stored_and_recognised_again(tm
 
 
 def test_surfaces_that_do_not_tell_are_none_and_stay_none_with_fewer_shots_saved_or_not(tmp_path):
-    """Of one reference a class the surfaces would tell; all of them show that they do not."""
+    """Surfaces would be evidence with one reference per class; all references show that they are not."""
     enrolment = enrolment_of({"sound": 2, "crack": 2}, surfaces=[0, 1, 1, 2])
     assert enrolment.verifier.correspondence is None
     save_enrolment(enrolment, tmp_path)

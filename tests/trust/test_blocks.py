@@ -1,4 +1,4 @@
-"""Blocks that recur, against a search that knows no shortcuts."""
+"""Recurring blocks, compared with a brute-force search."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fusion_diff.trust.blocks import BLOCK, CELL, FEWEST, LEVELS, MAX_ALIKE, NEI
 
 
 def slowly(greys, keeps, classes):
-    """Return images, shift and corners of all copies, as the words of `find_copies` have it."""
+    """Return images, shift and corners of all copies, computed by brute force as `find_copies` documents."""
     seen = defaultdict(list)
     for image, (grey, keep) in enumerate(zip(greys, keeps, strict=True)):
         for row, column in zip(*np.nonzero(keep), strict=True):

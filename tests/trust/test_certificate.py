@@ -48,7 +48,7 @@ def test_of_a_half_space_the_radius_is_the_distance_and_never_more(sigma: float,
     assert found.radius_l2 <= distance * (1 + 1e-5)
     # The share of all copies is known here, and with it the radius is the distance.
     assert certified_radius(float(norm.cdf(share)), sigma) == pytest.approx(distance, rel=1e-9)
-    # Six deviations below what is expected, so many votes were still cast.
+    # The number of votes six standard deviations below the expected one.
     p = float(norm.cdf(share))
     fewest = int(2000 * (p - 6 * np.sqrt(p * (1 - p) / 2000)))
     least = certified_radius(lower_bound(fewest, 2000, 1 - 1e-7), sigma)
@@ -119,7 +119,7 @@ def test_the_timestep_grows_with_the_noise_and_knows_nothing_of_the_micrograph(e
     levels = [matching_timestep(prior, sigma) for sigma in (0.03, 0.06, 0.12, 0.25)]
     assert levels == sorted(set(levels))
     assert 0 < levels[0] < levels[-1] < prior.timesteps - 1
-    assert matching_timestep(prior, 0.01) < 20  # an even grey would say 300, and all that is fine would be repainted
+    assert matching_timestep(prior, 0.01) < 20  # a uniform grey image would give 300, which repaints all fine detail
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (160, 160), (160, 160, 3), (301, 230)])

@@ -1,4 +1,4 @@
-"""Golden sets are made, kept, altered and scored again by a model that really looks at the pixels."""
+"""Golden sets: made, altered and scored again, with a model that reads the pixels."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fusion_diff.trust.golden import FILE, compare, make_golden, read_golden
 
 
 class Darker:
-    """A model that sees less light than another."""
+    """A darkness model with darker input."""
 
     def __init__(self, model, change):
         self.model, self.change = model, change

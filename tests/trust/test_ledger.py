@@ -1,4 +1,4 @@
-"""The ledger is written by real processes, damaged in every way the check knows, and some it does not."""
+"""Ledgers written by real processes, and damaged in known and random ways."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Sets of references in which one thing is wrong, and sets in which nothing is."""
+"""Audit of reference sets with one fault, and of sets without faults."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ CHANNELS = 12
 
 
 def tokens(seed, *, kind="sound", shift=0.0):
-    """Tokens of a reference and its mirror image, a third of them moved along a channel for what is not sound."""
+    """Tokens of a reference and its mirror image; a third are shifted in a channel unless it is sound."""
     generator = torch.Generator().manual_seed(seed)
     found = torch.randn(80, CHANNELS, generator=generator) + 0.3 * torch.randn(CHANNELS, generator=generator) + shift
     if kind != "sound":
@@ -172,7 +172,7 @@ def test_distances_do_not_depend_on_the_order_of_tokens(order):
     mixed = [bags[0], bags[1][list(order)], bags[2]]
     np.testing.assert_allclose(
         nearest_distances(bags)[0], nearest_distances(mixed)[0], atol=2e-3
-    )  # of what is asked of the first, the second's order does not matter
+    )  # the order of the second reference's tokens does not matter
 
 
 def texture(seed, size=128, sigma=1.5):

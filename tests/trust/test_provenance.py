@@ -37,7 +37,7 @@ def keys(tmp_path):
 
 @pytest.fixture
 def batch(tmp_path):
-    """A folder with files below it, names that sort otherwise as text than as paths, and a .git."""
+    """A folder with subfolders, with names that sort differently as text and as paths, and with a .git."""
     folder = tmp_path / "batch"
     for name in ("a/b.tif", "a.tif", "ä ö.tif", ".git/config", ".gitignore", "a/.gitignore"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
@@ -50,7 +50,7 @@ def statement_of(signature):
 
 
 def put_names(path, keys, names, **changes):
-    """Signs for any names whatever, with a true key."""
+    """Signs arbitrary names with a valid key."""
     digest = hashlib.sha256(b"x").hexdigest()
     statement = Contents(path.name, dict.fromkeys(names, digest)).statement()
     statement["predicate"] |= changes
@@ -249,7 +249,7 @@ def test_an_endorsement_is_no_signature_of_files(batch, keys, tmp_path):
     ],
 )
 def test_a_name_that_could_lead_elsewhere_is_refused_though_truly_signed(keys, tmp_path, name, says):
-    put_names(tmp_path / "nowhere", keys, [name])  # there is no such folder: it is refused before it is looked for
+    put_names(tmp_path / "nowhere", keys, [name])  # no such folder exists: it is refused before it is read
     with pytest.raises(TrustError, match=says) as error:
         verify(tmp_path / "nowhere", keys / "K.pub")
     assert "\n" not in str(error.value)

@@ -1,4 +1,4 @@
-"""The references in short: their sides, their pixel sizes, and what magnification can be compared with theirs."""
+"""Summary of references: sides, pixel sizes, and comparable magnifications."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A reading gathers the parts of a micrograph into what all of it together would give."""
+"""A reading of parts equals one of the whole micrograph."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The verdict in sentences: the gravest thing first."""
+"""Reasons for verdicts, the most important first."""
 
 from __future__ import annotations
 

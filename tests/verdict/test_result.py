@@ -1,4 +1,4 @@
-"""Evidence maps in pixels: whole, in windows, and in any size."""
+"""Evidence maps in pixels: whole, in windows, and resized."""
 
 from __future__ import annotations
 
