@@ -9,6 +9,7 @@ from sqlalchemy import select
 from fusion_diff.errors import ServiceError
 from fusion_diff.service.tables import LedgerHead, LedgerLine
 from fusion_diff.trust.ledger import NOTHING, canonical, following, head_record, header, write_head
+from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -75,13 +76,8 @@ def export(database: Database, path: Path) -> dict[str, Any]:
     """
     with database.read() as session:
         known = head(session)
-    part = path.with_name(f".{path.name}.part")
-    try:
-        with part.open("wb") as file:
-            file.writelines(lines(database, known["count"]))
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(path) as part, part.open("wb") as file:
+        file.writelines(lines(database, known["count"]))
     write_head(path, known["id"], known["count"], known["hash"])
     return known
 
