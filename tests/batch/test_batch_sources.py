@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import itertools
 import os
 import sys
@@ -223,6 +224,19 @@ def test_a_store_that_stops_answering_is_told_from_a_file_that_is_not_there(stor
     assert "connection refused" in str(caught.value)
     with pytest.raises(BatchError, match="cannot be reached"):
         listed("failing://line")
+
+
+@pytest.mark.parametrize("code", [errno.EMFILE, errno.ENOMEM])
+def test_a_limit_of_this_machine_is_not_taken_for_a_fault_of_the_file(store, monkeypatch, code):
+    def limited(self, path, *args, **kwargs):
+        raise RuntimeError("the client failed") from OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(store, "_open", limited)
+    with (
+        pytest.raises(BatchError, match=rf"0\.tif: this machine cannot fetch it \({os.strerror(code)}\); free memory"),
+        local_file(Item("failing://line/0.tif")),
+    ):
+        pass
 
 
 def test_a_store_that_stumbles_is_asked_again(store, folder, monkeypatch):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fusion_diff.batch.needed import needed
-from fusion_diff.errors import BatchError, MicrographError, TrustError
+from fusion_diff.errors import BatchError, MicrographError, TrustError, machine_fault
 from fusion_diff.micrograph.limits import refusal
 from fusion_diff.printable import printable
 
@@ -26,6 +26,7 @@ PAUSE_S = 1.0
 """Seconds before a file is requested again; twice as long the next time."""
 
 _CHUNK_BYTES = 2**22
+_MACHINE_LIMITS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})
 _NOT_THERE = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 
 
@@ -147,6 +148,11 @@ def _fetch(item: Item, store: Any, path: str, file: Path) -> None:
         except Exception as error:  # each kind of store has its own errors
             if attempt < TRIES:
                 time.sleep(PAUSE_S * attempt)
+            elif isinstance(fault := machine_fault(error), OSError) and fault.errno in _MACHINE_LIMITS:
+                raise BatchError(
+                    f"{name}: this machine cannot fetch it ({fault.strerror}); free memory or raise the limit of open "
+                    "files, then run the same command again"
+                ) from error
             elif _knows(store, path):  # the store answers, so the fault is this file's
                 raise refusal(
                     name, f"cannot be read ({printable(error, 200)})", "put it into the store again"
