@@ -1,8 +1,8 @@
-"""What each part is worth: python benchmarks/ablation.py --data DIR --out RUN
+"""Ablation of the parts of the method: python benchmarks/ablation.py --data DIR --out RUN
 
-Each row is the full method with one part taken away or put in, on the same draws of the protocol in protocol.py.
-Queries are thinned to `--queries` a draw, the same for every row. Answers are kept in RUN/ablation.jsonl, so a run that
-was cut off goes on where it was. Differences are paired by draw; ± is one standard error.
+Each row is the full method with one part removed or added, on the same draws of the protocol in protocol.py. Each draw
+uses `--queries` random queries, the same for every row. Results are stored in RUN/ablation.jsonl, so an interrupted run
+continues. Differences are paired by draw; ± is one standard error.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ HEADS, READINGS, FIRST_ORDER = rooms.HEADS, dict(readings.READINGS), pooled._fea
 
 
 class PooledAlone(Fusion):
-    """All the weight to pooled evidence, nearly."""
+    """Gives nearly all the weight to pooled evidence."""
 
     @classmethod
     def fit(cls, scores: dict[str, np.ndarray], authentic: np.ndarray, *, crossfitted: bool = True) -> Fusion:
@@ -53,22 +53,22 @@ class PooledAlone(Fusion):
 
 @dataclass(frozen=True)
 class Row:
-    """What is left out of the full method, or put in.
+    """What is removed from the full method or added to it.
 
     Attributes:
-        view: the encoder that looks at references and queries.
-        path: index of the only path that is used; all of them when omitted.
-        joined: the paths' channels are learned from as if they were of one path.
-        heads: kinds of evidence that are learned.
-        readings: readings that are taken.
-        fusion: how readings are weighed.
-        second_order: pooled evidence of second moments too.
-        twins: references are enrolled with their mirror images.
-        surfaces: keypoints are looked for.
-        detector: the flaw detector tells where to look first, where its tokens are looked at.
-        marks: flaws are marked on the references.
-        imagined: every reference is joined by a variant that the prior made of it.
-        residuals: the diffusion path says what it could not give back.
+        view: name of the encoder of references and queries.
+        path: index of the only path used; all paths if omitted.
+        joined: whether the channels of all paths are treated as one path.
+        heads: heads that are learned.
+        readings: readings that are used.
+        fusion: class that weights the readings.
+        second_order: whether pooled evidence includes second moments.
+        twins: whether references are enrolled with their mirror images.
+        surfaces: whether correspondence evidence is used.
+        detector: whether the flaw detector is used, if the tokens have its number of channels.
+        marks: whether flaws are marked on the references.
+        imagined: whether a variant by the prior is added to every reference.
+        residuals: whether reconstruction evidence is used.
     """
 
     view: str = "shipped"
@@ -120,7 +120,7 @@ ROWS = {
 
 
 class Bench:
-    """The encoders, and the answers of every row."""
+    """The encoders of all rows, and the computation of a row on a draw."""
 
     def __init__(self, model: DiffusionModel, taught: dict[str, str]) -> None:
         self.model = model
@@ -136,7 +136,7 @@ class Bench:
             self.eyes[name] = Eye(DiffusionModel.from_pretrained(checkpoint))
 
     def forget(self, *kept: str) -> None:
-        """Drop the images that other encoders have seen."""
+        """Drop the encoded images of all encoders but those named."""
         for name, eye in self.eyes.items():
             if name not in kept:
                 eye.bags.clear()
@@ -179,7 +179,7 @@ class Bench:
     def _with_residuals(
         self, drawn: Draw, bags: list[Bag], queries: list[Image], asked: list[Bag]
     ) -> tuple[list[Bag], list[Bag]]:
-        """Return references and queries with what the prior, told of the authentic ones, could not give back."""
+        """Return references and queries with residuals of the diffusion path, conditioned on the authentic ones."""
         encoder, path = self.model.encoder, self.model.reconstruction
 
         def look(image: Image, **options: object) -> tuple[Bag, torch.Tensor]:
@@ -197,7 +197,7 @@ class Bench:
 
 
 def table(found: list[dict], sets: list[str]) -> str:
-    """Return figures of each row, and how far its AUROC is from that of the full method on the same draws."""
+    """Return a table of each row's figures, and its difference in AUROC from the full method on the same draws."""
     figures = defaultdict(dict)
     for entry in found:
         figures[entry["row"], entry["shots"], entry["set"]][entry["task"], entry["seed"]] = entry

@@ -1,4 +1,4 @@
-"""Answers of a benchmark, kept in a file as they come: a run that was cut off goes on where it was."""
+"""Results of a benchmark, stored in a file as they are computed, so that an interrupted run can continue."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ if TYPE_CHECKING:
 
 
 def read(file: Path) -> list[dict[str, Any]]:
-    """Return the answers in a file, those of no file being none; a run that was killed may leave half a line."""
+    """Return the results in a file, none if it does not exist; an incomplete last line is ignored."""
     text = file.read_text("utf-8") if file.exists() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
 
 
 def append(file: Path) -> TextIO:
-    """Open a file to add answers to, without half a line at its end."""
+    """Open a file for appending results, after removing an incomplete last line."""
     file.parent.mkdir(parents=True, exist_ok=True)
     content = file.read_bytes() if file.exists() else b""
     stream = file.open("a", encoding="utf-8")
@@ -27,14 +27,14 @@ def append(file: Path) -> TextIO:
 
 
 class Answers:
-    """What was found so far, a line of JSON each, by what was asked."""
+    """The results so far, one JSON line each, with the question as key."""
 
     def __init__(self, file: Path) -> None:
         self.rows: dict[str, dict[str, Any]] = {row["key"]: row for row in read(file)}
         self.file = append(file)
 
     def get(self, about: dict[str, Any], compute: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """Return the answer to what is asked, with what was asked in it; compute it unless it is known."""
+        """Return the result for a question, merged with the question; compute it unless it is stored."""
         key = json.dumps(about, sort_keys=True)
         if key not in self.rows:
             started = time.perf_counter()

@@ -1,14 +1,13 @@
-"""Attacks on FusionDiff by somebody who has the model, its references and all gradients; and by some who have less.
+"""Adversarial attacks on FusionDiff: with full access to the model, references and gradients, and with less.
 
-What is attacked is the forced choice: an attacker wants a flawed micrograph to score 0.5 or more, or a sound one less.
-Working pixels are changed (`trust.certificate.working_pixels`: stretched to [0, 1], grey, no more than `eps` away); the
-contrast range counts as fixed.
+The target is the forced choice: a flawed micrograph is to score 0.5 or more, or a sound one less. Attacks change the
+working pixels by at most `eps` (`trust.certificate.working_pixels`: grey, stretched to [0, 1]); the contrast range is
+fixed.
 
-Gradients are taken through everything that a verdict is computed from: both paths of the encoder, the strongest class
-of the multiple-instance evidence, nearest-neighbour distances, pooling of the strongest tokens, and the purifier. Where
-the method cuts gradients off they are let through: clipped token channels count as unclipped (Athalye et al. 2018).
-Pushing more than the strongest hundredth of tokens was tried and made attacks weaker. Whether an attack succeeded is
-judged by the product's own inspection.
+Gradients pass through the whole computation of a verdict: both paths of the encoder, the maximum over classes of the
+multiple-instance evidence, nearest-neighbour distances, pooling of the highest tokens, and the purifier. Clipped token
+channels pass gradients as if they were not clipped (Athalye et al. 2018). Attacking more than the highest hundredth of
+tokens was tried and made attacks weaker. Success is judged by the product's own inspection.
 """
 
 from __future__ import annotations
@@ -35,11 +34,11 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.verifier import Verifier
 
 Gradient = Callable[[Tensor], tuple[float, Tensor]]
-"""Margin of the true side at a point, and the direction in which it falls fastest."""
+"""Returns the margin of the true side at a point, and its negative gradient."""
 
 
 def features(encoder: DualPathEncoder, pixels: Tensor) -> Tensor:
-    """Return what `encoder(pixels).tokens` is, with gradients through the local path as well."""
+    """Return `encoder(pixels).tokens`, with gradients through the local path, too."""
     texture = encoder.local_norm(encoder.local_path.texture(pixels))
     structure = encoder.global_projection(encoder.global_norm(encoder.global_path(pixels)[0]))
     structure = F.interpolate(structure, size=texture.shape[-2:], mode="bilinear", align_corners=False)
@@ -51,7 +50,7 @@ class Victim(nn.Module):
 
     Args:
         encoder: the dual-path encoder.
-        verifier: what was learned from the references.
+        verifier: the verifier learned from the references.
         purified: the purifier, for purified log-odds.
     """
 
@@ -92,7 +91,7 @@ class Victim(nn.Module):
         return calibration.slope * self.verifier.fusion.fuse(scores) + calibration.intercept
 
     def forward(self, batch: Tensor) -> Tensor:
-        """Return logits (B, 2), authentic first, of working pixels (B, 1, H, W): what outside attackers ask for."""
+        """Return logits (B, 2), authentic first, of working pixels (B, 1, H, W), for attacks by other packages."""
         odds = torch.stack([self.log_odds(each[0]) for each in batch])
         return torch.stack([torch.zeros_like(odds), odds], dim=1)
 
@@ -106,8 +105,8 @@ class Victim(nn.Module):
 
         Args:
             flawed: the true side.
-            draws: noises of the purifier to average over (Athalye et al. 2018); 0 takes the one it really uses.
-            seed: what they are drawn from.
+            draws: number of purifier noises to average over (Athalye et al. 2018); 0 uses the purifier's own noise.
+            seed: seed of these noises.
         """
         sign = 1.0 if flawed else -1.0
         generator = torch.Generator().manual_seed(seed)
@@ -126,7 +125,7 @@ class Victim(nn.Module):
 
 
 def both(first: Gradient, second: Gradient) -> Gradient:
-    """Push two margins at once, the larger one counting: what has to fool a verdict and the test for attacks."""
+    """Attack two margins at once and report the larger one, to fool a verdict and the detection of attacks."""
 
     def at(pixels: Tensor) -> tuple[float, Tensor]:
         (one, down), (other, along) = first(pixels), second(pixels)
@@ -137,7 +136,7 @@ def both(first: Gradient, second: Gradient) -> Gradient:
 
 @dataclass(frozen=True, eq=False)
 class Ball:
-    """Pixels within `eps` of a centre by the norm `inf` or `2`, and in [0, 1]."""
+    """Pixels in [0, 1] within `eps` of a centre, by the norm `inf` or `2`."""
 
     centre: Tensor
     norm: str
@@ -161,7 +160,7 @@ class Ball:
 
 
 def pgd(gradient: Gradient, ball: Ball, steps: int, *, seed: int = 0, stop: bool = True) -> Tensor:
-    """Projected gradient descent from a random start (Madry et al. 2018); returns the lowest margin's pixels."""
+    """Return the pixels of lowest margin by projected gradient descent from a random start (Madry et al. 2018)."""
     pixels, best = ball.start(seed), (np.inf, ball.centre)
     for _ in range(steps):
         margin, direction = gradient(pixels)
@@ -174,7 +173,7 @@ def pgd(gradient: Gradient, ball: Ball, steps: int, *, seed: int = 0, stop: bool
 
 
 def apgd(gradient: Gradient, ball: Ball, steps: int, *, seed: int = 0, stop: bool = True) -> Tensor:
-    """Auto-PGD (Croce & Hein 2020): momentum, and a step that is halved, from the best point, when it earns nothing."""
+    """Auto-PGD (Croce & Hein 2020): uses momentum, and halves the step at the best point if progress stalls."""
     size, pixels = 2 * ball.eps, ball.start(seed)
     margin, direction = gradient(pixels)
     best, best_direction, before = (margin, pixels), direction, pixels
@@ -203,7 +202,7 @@ def _better(gradient: Gradient, best: tuple[float, Tensor], pixels: Tensor) -> T
 def toolbox(victim: Victim, ball: Ball, flawed: bool, *, black_box: bool, steps: int) -> Tensor:
     """Attack with the Adversarial Robustness Toolbox (Nicolae et al. 2018): its PGD, or its Square Attack.
 
-    Square Attack (Andriushchenko et al. 2020) sees scores alone, `steps` of them. In version 1.20.1 its form for the
+    Square Attack (Andriushchenko et al. 2020) uses only scores, `steps` of them. In version 1.20.1 its variant for the
     Euclidean norm can divide by zero, so it is used for the norm `inf` only.
     """
     from art.attacks.evasion import ProjectedGradientDescent, SquareAttack
@@ -225,7 +224,7 @@ def toolbox(victim: Victim, ball: Ball, flawed: bool, *, black_box: bool, steps:
 
 
 def probe(encoder: DualPathEncoder, weights: Tensor, flawed: bool) -> Gradient:
-    """Margin of a linear probe (153,) on the CNN's mean token: what somebody without the model would build."""
+    """Return the margin of a linear probe (153,) on the CNN's mean token, as an attacker without the model would."""
     sign = 1.0 if flawed else -1.0
 
     def at(pixels: Tensor) -> tuple[float, Tensor]:

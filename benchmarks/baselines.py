@@ -1,12 +1,12 @@
-"""Baselines of the few-shot benchmark, each a fair rendering of its method, none of them knowing FusionDiff.
+"""Baselines of the few-shot benchmark.
 
 Every baseline is a function from references, their truth, their groups and queries to scores (higher: less authentic)
-and verdicts (True: not authentic), with any threshold taken from the references alone.
+and verdicts (True: not authentic). Thresholds are learned from the references only.
 
-Networks that are trained see whole images resized to a square, with flips, quarter turns, random crops and changes of
-contrast and brightness; both sides weigh alike. Their learning rate is the best of `RATES` for the set and the shots,
-chosen on the draw of `TUNING_SEED` (which the table never uses) with the truth of that draw's queries: an advantage
-that FusionDiff is not given.
+Trained networks take whole images resized to a square, with flips, quarter turns, random crops and changes of contrast
+and brightness as augmentation. Both sides have the same weight. The learning rate is the best of `RATES` per set and
+number of shots. It is chosen with the truth of the queries of the draw `TUNING_SEED`, which the table never uses.
+FusionDiff has no such advantage.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ if TYPE_CHECKING:
     from protocol import Image
 
 SIDE = 128
-"""Pixels along each side of what the trained networks see."""
+"""Side in pixels of the input of the trained networks."""
 STEPS = 60
-"""Steps of training on 50 references or fewer; on more, as many as pass over all of them as often as over 50."""
+"""Training steps with up to 50 references; with more, the number of epochs is that of 50 references."""
 BATCH = 16
 RATES = (1e-4, 3e-4, 1e-3)
 TUNING_SEED = 1000
 TILE = 224
 BANK = 4096
-"""Authentic tokens that a nearest-neighbour baseline remembers."""
+"""Size of the bank of authentic tokens of a nearest-neighbour baseline."""
 
 
 @dataclass(frozen=True)
 class Sight:
-    """An image as the baselines see it."""
+    """The features of an image that the baselines use."""
 
     square: Tensor  # (3, SIDE, SIDE) in [0, 1]
     pooled: NDArray[np.float32]  # (432,) block 10 and last block of the ImageNet CNN, averaged over all tiles
@@ -53,7 +53,7 @@ class Sight:
 
 
 class Baselines:
-    """Looks at images once and answers for every baseline."""
+    """All baselines; each image is encoded once."""
 
     def __init__(self) -> None:
         self.cnn = LocalPath.from_imagenet().eval()
@@ -85,7 +85,7 @@ def _standardised(
 
 
 def linear_probe(references, truth, groups, queries, rate):
-    """Logistic regression on the frozen ImageNet CNN's averaged features; its penalty is chosen by cross-fitting."""
+    """Logistic regression on the frozen ImageNet CNN's averaged features, with the penalty chosen by cross-fitting."""
     features, asked = _standardised(references, queries)
     parts = folds(groups, ~truth)
     best, best_loss = 0.01, np.inf
@@ -116,9 +116,10 @@ def nearest_neighbour(references, truth, groups, queries, rate):
 
 
 def nearest_token(authentic: list[Tensor], queries: list[Tensor]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-    """Score by the mean distance of the strangest hundredth of tokens (n, C) to any authentic one, authentic only.
+    """Score by the mean distance of the highest hundredth of tokens (n, C) to the nearest authentic token.
 
-    The threshold, as ours, lies one deviation above the references' own scores, each left out of the bank in its turn.
+    It learns from authentic references only. The threshold, as in FusionDiff, is one standard deviation above the mean
+    of the references' scores, each computed with that reference left out of the bank.
     """
 
     def judge(known: list[Tensor], asked: list[Tensor]) -> list[float]:
@@ -131,13 +132,13 @@ def nearest_token(authentic: list[Tensor], queries: list[Tensor]) -> tuple[NDArr
 
     scores = np.asarray(judge(authentic, queries))
     if len(authentic) == 1:
-        return scores, np.zeros(len(scores), dtype=bool)  # one reference says nothing of how far others lie
+        return scores, np.zeros(len(scores), dtype=bool)  # one reference gives no spread, so no threshold
     own = [judge(authentic[:i] + authentic[i + 1 :], [each])[0] for i, each in enumerate(authentic)]
     return scores, scores > np.mean(own) + np.std(own, ddof=1)
 
 
 def augment(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """Flip, turn, crop and change contrast and brightness of each image of a batch (B, 3, S, S)."""
+    """Flip, rotate and crop each image of a batch (B, 3, S, S), and change its contrast and brightness."""
 
     def uniform(low: float, high: float) -> Tensor:
         return low + (high - low) * torch.rand(len(pixels), generator=rng)
@@ -155,7 +156,7 @@ def augment(pixels: Tensor, rng: torch.Generator) -> Tensor:
 
 
 class FineTuned(nn.Module):
-    """The ImageNet EfficientNet-Lite0, all of it trainable, its batch normalisation folded, under a new linear head."""
+    """The ImageNet EfficientNet-Lite0, fully trainable, with folded batch normalisation and a new linear head."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -194,7 +195,7 @@ def _trained(kind: type[nn.Module], references, truth, queries, rate):
     for _ in range(steps):
         drawn = torch.cat([side[torch.randint(len(side), (BATCH // 2,), generator=rng)] for side in sides])
         seen = augment(squares[drawn], rng).contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16, enabled=kind is FromScratch):  # twice as fast there, and only there
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind is FromScratch):  # twice as fast for the ResNet only
             logits = network(seen)
         loss = F.binary_cross_entropy_with_logits(logits.float(), target[drawn])
         optimiser.zero_grad()
@@ -214,7 +215,7 @@ def fine_tuned(references, truth, groups, queries, rate):
 
 
 def from_scratch(references, truth, groups, queries, rate):
-    """Train a ResNet-18 from random weights: the supervised CNN of the claim."""
+    """Train a ResNet-18 from random weights, as the supervised CNN to compare with."""
     return _trained(FromScratch, references, truth, queries, rate)
 
 

@@ -1,10 +1,11 @@
-"""Batches: rates, memory, and runs that are killed: python benchmarks/batch.py --json batch.json
+"""Throughput, memory and crash safety of batches: python benchmarks/batch.py --json batch.json
 
-Rates are of small procedural micrographs, in rows a second by the clock and by processor time: a plain loop of
-`inspect`, `fusion-diff batch`, and with --cluster ADDRESS the same on a Ray cluster with 1 and 2 workers, in turn,
---rounds times; the best of each counts. Models compute in one thread each. --memory 1000 100000 gives the peak memory
-of a process that runs a batch of so many files; --kills 50 kills a batch so often, at any moment, with SIGKILL, and
-checks that no row is lost or repeated. These two judge by brightness alone, so that the batch itself is measured.
+Throughput is measured on small procedural micrographs, in rows per second of wall-clock and processor time. Compared
+are a plain loop of `inspect`, `fusion-diff batch`, and with --cluster ADDRESS the same on a Ray cluster with 1 and 2
+workers. They run in turn, --rounds times, and the best of each counts. Each model computes in one thread.
+--memory 1000 100000 measures the peak memory of a batch of that many files. --kills 50 kills batches 50 times with
+SIGKILL at random moments, and checks that no row is lost or repeated. These two judge by brightness only, so that the
+batch itself is measured.
 Two nodes on one machine: ray start --head --port=26379 --num-cpus=1; ray start --address=127.0.0.1:26379 --num-cpus=1
 """
 
@@ -43,11 +44,11 @@ if TYPE_CHECKING:
 
 DRAWN = 20
 LINKS = 50_000
-"""Names that one file can have, on the file systems there are."""
+"""Hard links per file, within the limits of common file systems."""
 
 
 class Brightness:
-    """Judges by mean brightness: nothing to speak of beside reading the file and writing the row."""
+    """Judges by mean brightness, which takes almost no time compared with reading the file and writing the row."""
 
     name, sha256 = "brightness", "0" * 64
 
@@ -85,7 +86,7 @@ class Brightness:
 
 
 def make_images(folder: Path, count: int, side: int) -> Path:
-    """Write a few micrographs, and give them as many names as asked for; return the folder of the names."""
+    """Write a few micrographs, link them under `count` names, and return the folder of the links."""
     (folder / "drawn").mkdir(parents=True)
     names = folder / f"{count}"
     names.mkdir()
@@ -99,7 +100,7 @@ def make_images(folder: Path, count: int, side: int) -> Path:
 
 
 def timed(call: Callable[[], Any]) -> tuple[float, float]:
-    """Return what a call takes: seconds, and processor seconds of this process and of Ray's workers on this machine."""
+    """Return the seconds of a call, and the processor seconds of this process and Ray's workers on this machine."""
     started, used = time.perf_counter(), processor_s()
     call()
     return time.perf_counter() - started, processor_s() - used
@@ -115,7 +116,7 @@ def processor_s() -> float:
 
 
 class FullCluster(Cluster):
-    """A cluster that can wait for all of its workers; a batch begins with the first."""
+    """A cluster that can wait for all of its workers; a batch would start with the first."""
 
     def wait_for_all(self) -> None:
         """Wait until every worker has loaded the model."""
@@ -124,7 +125,7 @@ class FullCluster(Cluster):
 
 
 def rates(images: Path, folder: Path, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Measure rows a second of the plain loop, the batch and the cluster, in turn."""
+    """Measure rows per second of the plain loop, the batch and the cluster, in turn."""
     import torch
 
     torch.set_num_threads(1)
@@ -145,7 +146,7 @@ def rates(images: Path, folder: Path, options: argparse.Namespace) -> list[dict[
         for workers in (1, 2) if options.cluster else ():
             with FullCluster(options.cluster, options.model, settings, workers=workers) as cluster:
                 cluster.wait_for_all()
-                # Its first micrograph costs an actor more than the others.
+                # An actor's first micrograph takes longer than the others.
                 run_batch(str(images), folder / f"warm-{workers}-{turn}", cluster) if turn == 0 else None
                 out = folder / f"ray-{workers}-{turn}"
                 record(
@@ -160,7 +161,7 @@ def rates(images: Path, folder: Path, options: argparse.Namespace) -> list[dict[
 
 
 def in_child(call: Callable[[], Any], kill_when: Callable[[], bool] | None = None) -> tuple[bool, float]:
-    """Run a call in a forked process, killed when told; return whether it ended by itself, and its peak MiB."""
+    """Run a call in a forked process, optionally killed; return whether it ended by itself, and its peak MiB."""
     child = os.fork()
     if child == 0:
         code = 1
@@ -199,7 +200,7 @@ def memory(counts: list[int], folder: Path, side: int) -> list[dict[str, Any]]:
 
 
 def kills(wanted: int, images: Path, folder: Path, seed: int) -> dict[str, Any]:
-    """Kill batches at random moments; count rows that were lost or repeated, which there must be none of."""
+    """Kill batches at random moments, and count lost or repeated rows; there must be none."""
     draw = random.Random(seed)
     result: dict[str, Any] = dict.fromkeys(("kills", "amid_rows", "runs", "lost", "repeated"), 0)
     names = {str(path) for path in images.iterdir()}
@@ -211,7 +212,7 @@ def kills(wanted: int, images: Path, folder: Path, seed: int) -> dict[str, Any]:
 
     while True:
         last = result["kills"] >= wanted
-        # Somewhere after the next files are written: before the first of them, too, and while the last is written.
+        # A random moment within the next files written, from before the first to during the last.
         files = len(list(out.glob("part-*"))) + draw.randint(0, 3)
         pause = draw.uniform(0, 0.1)
 
@@ -236,7 +237,7 @@ def kills(wanted: int, images: Path, folder: Path, seed: int) -> dict[str, Any]:
 
 
 def paths_in(out: Path) -> list[str]:
-    """Return the paths of all rows; read by a forked process, as pyarrow's threads do not live through a fork."""
+    """Return the paths of all rows, read in a forked process, because pyarrow's threads do not survive a fork."""
     told = out.with_name("paths.json")
 
     def read() -> None:
@@ -273,7 +274,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         images = make_images(folder / "images", options.images, options.side)
-        # Forks first: a process that has computed with threads is not to be forked.
+        # Fork first: a process that has computed with threads cannot be forked safely.
         if options.kills:
             result["kills"] = kills(options.kills, images, folder, options.seed)
             table("Killed", [result["kills"]])

@@ -1,6 +1,6 @@
-"""Which flaws does each method see? python benchmarks/by_flaw.py --data DIR --run RUN
+"""AUROC of each method by kind of flaw: python benchmarks/by_flaw.py --data DIR --run RUN
 
-AUROC of each kind of flaw of `ferrite_tile` against flawless tiles, from the answers of a run of fewshot.py.
+Each kind of flaw of `ferrite_tile` against flawless tiles, from the results of a run of fewshot.py.
 """
 
 from __future__ import annotations

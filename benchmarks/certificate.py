@@ -1,11 +1,11 @@
-"""What certificates are worth: python benchmarks/certificate.py --data DIR --out RUN
+"""Certified accuracy under randomised smoothing: python benchmarks/certificate.py --data DIR --out RUN
 
-On draws of the few-shot protocol, `--images` unseen micrographs, half of them flawed, are certified as `fusion-diff
-certify` does at each `--sigmas`. A certificate says how far pixels may move before the smoothed choice changes, not
-that it is right; so its accuracy stands beside that of the choice without noise. Certified is what is right and has a
-radius; contradicted is what the smoothed choice says otherwise than the model itself.
+On draws of the few-shot protocol, `--images` unseen micrographs, half of them flawed, are certified as by `fusion-diff
+certify`, at each of `--sigmas`. A certificate gives the pixel change below which the smoothed choice stays the same; it
+does not show that the choice is correct. So accuracy is reported with and without noise. Certified are micrographs with
+a correct choice and a radius. Contradicted are those whose smoothed choice differs from the model's.
 
-Every answer is a line of answers.jsonl under --out; a run that is cut off is continued.
+Every result is a line of answers.jsonl under --out; an interrupted run continues.
 """
 
 from __future__ import annotations

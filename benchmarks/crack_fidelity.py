@@ -1,8 +1,9 @@
-"""Do hairline cracks survive the prior's autoencoder? python benchmarks/crack_fidelity.py --data DIR
+"""How well the prior's autoencoder preserves hairline cracks: python benchmarks/crack_fidelity.py --data DIR
 
 Real cracks of `ebc_micrographs` (marked by hand) are encoded and decoded, tile by tile. Reported is the contrast of the
-crack against its surroundings (mean level within 6 pixels of it less mean level on it) after the round trip, as a share
-of the contrast before; beside it the same for plain averaging 4 and 8 pixels wide, and the peak signal-to-noise ratio.
+crack after the round trip, as a share of the contrast before. Contrast is the mean level within 6 pixels of the crack
+minus the mean level on it. The same is reported for plain averaging over 4 and 8 pixels, with the peak signal-to-noise
+ratio.
 """
 
 from __future__ import annotations
@@ -62,7 +63,7 @@ def main() -> int:
                     }
                 contrast = float(image[window][beside].mean() - image[window][on].mean())
                 if contrast < 0.05:
-                    continue  # marked, but not darker than its surroundings: nothing to keep
+                    continue  # marked, but not darker than its surroundings: no contrast to preserve
                 before.append(contrast)
                 widths.append(2 * float(distance_transform_edt(on)[on].mean()))
                 for name, pixels in rebuilt.items():

@@ -1,9 +1,9 @@
-"""How enrolment and inspection grow on a CPU: python benchmarks/enrolment.py --counts 10 50 200 --json FILE
+"""Scaling of enrolment and inspection on a CPU: python benchmarks/enrolment.py --counts 10 50 200 --json FILE
 
-Procedural references, half of them authentic, ten to a group. In turn: more references, more classes (of 40 of them),
-larger references (10 of them). Enrolling counts encoding and learning; inspecting is of one unseen micrograph of 224 x
-224 pixels, by torch. Processor time beside seconds, which other programs of a busy machine have a part in; a line is
-fitted to each, by least squares on processor time.
+Uses procedural references, half of them authentic, ten per group. Varied are the number of references, the number of
+classes (with 40 references) and the size of references (with 10). Enrolment time includes encoding and learning.
+Inspection is of one unseen micrograph of 224 x 224 pixels, with torch. Processor time is reported with wall-clock time,
+because the latter depends on other programs. Lines are fitted to processor time by least squares.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def references(count: int, classes: int, side: int) -> ReferenceSet:
 
 
 def measure(model: DiffusionModel, case: dict[str, int], *, reconstruction: bool) -> dict[str, float]:
-    """Return seconds and processor time of enrolling, and the least processor time of an inspection."""
+    """Return the seconds and processor time of enrolment, and the lowest processor time of an inspection."""
     known, sample = references(**case), drawn(10**6, SIDE, "sound")
     started, processor = time.perf_counter(), time.process_time()
     model.enroll(known, reconstruction=reconstruction)
@@ -54,7 +54,7 @@ def measure(model: DiffusionModel, case: dict[str, int], *, reconstruction: bool
 
 
 def fitted(rows: list[dict[str, float]], over: str) -> str:
-    """Return the lines through the rows: what a run costs before the first, and what each one more adds."""
+    """Return the lines fitted to the rows: fixed cost, and cost per additional unit."""
     x = np.asarray([row[over] for row in rows], dtype=float)
     lines = []
     for figure, unit in (("processor_s", "s"), ("inspection_processor_ms", "ms")):

@@ -1,4 +1,4 @@
-"""FusionDiff as the benchmarks ask it: what `enroll` and `inspect` do, with every image encoded once only."""
+"""FusionDiff in the benchmarks: the same as `enroll` and `inspect`, but every image is encoded only once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 
 class Eye:
-    """An encoder that remembers what it has seen."""
+    """An encoder with a cache of encoded images."""
 
     def __init__(self, model: DiffusionModel) -> None:
         self.encoder = model.encoder
@@ -32,12 +32,12 @@ class Eye:
         weights = {k: v for k, v in self.encoder.own_state().items() if k.startswith(("global_", "local_norm"))}
         if self.detector is not None:
             weights |= self.detector.state_dict()
-        for _, value in sorted(weights.items()):  # what tokens depend on, and what is learned from them
+        for _, value in sorted(weights.items()):  # all weights that tokens and evidence depend on
             digest.update(value.numpy().tobytes())
         self.sha256 = digest.hexdigest()
 
     def look(self, image: Image, *, reference: bool = False) -> Bag:
-        """Return an image's tokens, with its mark where it has one; of references also those of its mirror image."""
+        """Return an image's tokens, with its mark if it has one; for references also those of its mirror image."""
         if (image, reference) not in self.bags:
             micrograph = load_microstructure_data(image.path, crop_data_bar=False)
             mark = image.read_mark(micrograph.height, micrograph.width)
@@ -46,7 +46,7 @@ class Eye:
         return self.bags[image, reference]
 
     def enrol(self, references: Sequence[Image], *, marks: bool = False) -> Verifier:
-        """Learn from references, from their labels alone unless `marks`."""
+        """Learn from references: from their labels only, or also from their marks if `marks`."""
         bags = [self.look(image, reference=True) for image in references]
         labels = ["authentic" if image.authentic else "other" for image in references]
         return Verifier.fit(
@@ -60,7 +60,7 @@ class Eye:
 
 
 def answer(verifier: Verifier, queries: Sequence[Bag]) -> dict[str, object]:
-    """Return log-odds of not being authentic, the forced choice, and the p-values of both sides."""
+    """Return the log-odds of not being authentic, the forced choices, and the p-values of both sides."""
     fused = [
         verifier.fused(verifier.heads.maps(bag.tokens, bag.residual), verifier.recognise(bag.keypoints))[0]
         for bag in queries

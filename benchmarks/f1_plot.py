@@ -1,4 +1,4 @@
-"""Macro-F1 against shots, as a table of fewshot.py has it: python benchmarks/f1_plot.py docs/results.md docs/f1.png"""
+"""Plot macro-F1 against shots, from a table of fewshot.py: python benchmarks/f1_plot.py docs/results.md docs/f1.png"""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _ROW = re.compile(
 
 
 def rows_of(markdown: str) -> list[dict]:
-    """Return the rows of the table of all methods and draws in a page; "all" shots have no place on the axis."""
+    """Return the rows of the table of all methods and draws in a page, except "all" shots, which have no number."""
     return [
         {
             "set": found["set"],
@@ -29,7 +29,7 @@ def rows_of(markdown: str) -> list[dict]:
 
 
 def plot(rows: list[dict], file: Path) -> None:
-    """Draw macro-F1 against shots, a panel a set."""
+    """Plot macro-F1 against shots, one panel per set."""
     import matplotlib
 
     matplotlib.use("Agg")

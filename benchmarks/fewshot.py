@@ -1,9 +1,8 @@
-"""Few-shot accuracy on real ceramics, on specimens never seen: python benchmarks/fewshot.py --data DIR --out RUN
+"""Few-shot accuracy on unseen specimens of real ceramics: python benchmarks/fewshot.py --data DIR --out RUN
 
-Every method gets the same draws (see protocol.py). Reported are macro-F1 at the decision each method itself makes
-(threshold from the references alone) and AUROC: mean over draws, with a 95 % interval of that mean. Answers are kept in
-RUN/answers.jsonl as they come, so a run that was cut off goes on where it was; RUN/table.md, RUN/table.json and
-RUN/f1.png are made of them.
+Every method gets the same draws (see protocol.py). Reported are macro-F1 of each method's own decisions (threshold from
+the references only) and AUROC: the mean over draws with its 95 % interval. Results are stored in RUN/answers.jsonl as
+they are computed, so an interrupted run continues. RUN/table.md, RUN/table.json and RUN/f1.png are made from them.
 """
 
 from __future__ import annotations
@@ -33,14 +32,14 @@ OURS = "FusionDiff"
 MARKED = "FusionDiff, flaws marked"
 ALONE = "FusionDiff, authentic only"
 ALONE_SHOTS = 10
-"""How many authentic references the methods get that learn from these alone."""
+"""Number of references for methods that learn from authentic references only."""
 ALPHAS = (0.1, 0.25)
-"""Error rates that decisions are tried at: the default, and one that three specimens can be enough for."""
+"""Error rates of the decisions: the default, and one that three specimens can be enough for."""
 SAME_TOKENS = "nearest neighbour, FusionDiff's tokens, authentic only"
 
 
 class Methods:
-    """Every method by name, asked by draw."""
+    """All methods by name, evaluated per draw."""
 
     def __init__(self, model: DiffusionModel) -> None:
         self.eye = Eye(model)
@@ -49,7 +48,7 @@ class Methods:
         self.names = [OURS, MARKED, ALONE, SAME_TOKENS, *FROZEN, *TRAINED]
 
     def ask(self, name: str, drawn: Draw) -> dict[str, object] | None:
-        """Return scores (higher: less authentic), verdicts and what else there is; None where it cannot answer."""
+        """Return scores (higher: less authentic), verdicts and other results; None if the method does not apply."""
         if name in (OURS, MARKED, ALONE):
             if name == MARKED and not any(image.mark for image in drawn.references):
                 return None
@@ -70,7 +69,7 @@ class Methods:
         return {"scores": scores, "verdicts": verdicts} | ({} if rate is None else {"rate": rate})
 
     def forget(self) -> None:
-        """Drop the images of the last set."""
+        """Drop the encoded images of the last set."""
         self.eye.bags.clear()
         self.baselines.sights.clear()
 
@@ -80,7 +79,7 @@ class Methods:
         return (FROZEN | TRAINED)[name](references, truth_of(drawn.references), groups, queries, rate)
 
     def _rate(self, name: str, drawn: Draw) -> float:
-        """Return the learning rate that was best on the tuning draw of this set and number of shots."""
+        """Return the best learning rate on the tuning draw of this set and number of shots."""
         shots = drawn.shots
         key = name, drawn.task.name, shots
         if key not in self.rates:
@@ -102,13 +101,13 @@ def said(shots: int) -> str:
 
 
 def interval(values: list[float]) -> float:
-    """Half of Student's 95 % interval of the mean, for draws are few."""
+    """Return half of Student's 95 % interval of the mean, because draws are few."""
     count = len(values)
     return float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
 
 
 def tables(answers: list[dict], skipped: Counter) -> list[dict]:
-    """Return a row for each set, number of shots and method."""
+    """Return one row per set, number of shots and method."""
     figures = defaultdict(lambda: defaultdict(list))
     for entry in answers:
         truth, scores = np.asarray(entry["truth"]), np.asarray(entry["scores"])
@@ -132,7 +131,7 @@ def tables(answers: list[dict], skipped: Counter) -> list[dict]:
 
 
 def side_by_side(answers: list[dict]) -> str:
-    """Return FusionDiff beside the trained networks, on the draws that all of them answered, and the mean over sets."""
+    """Return a comparison of FusionDiff with the trained networks on the draws they share, and the mean over sets."""
     names = [OURS, *TRAINED]
     figures = defaultdict(dict)
     for entry in answers:
@@ -157,7 +156,7 @@ def side_by_side(answers: list[dict]) -> str:
 
 
 def decisions(answers: list[dict]) -> list[dict]:
-    """Return how well probabilities are calibrated and what decisions come to, of methods that decide."""
+    """Return the calibration of probabilities and the rates of decisions, of methods that give p-values."""
     gathered = defaultdict(lambda: defaultdict(list))
     for entry in answers:
         if all(len(p) == 2 for p in entry.get("p_values", [{}])):
@@ -171,7 +170,7 @@ def decisions(answers: list[dict]) -> list[dict]:
         bins = np.minimum((p * 10).astype(int), 9)
         gaps = [abs(p[bins == b].mean() - truth[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())]
         for alpha in ALPHAS:
-            # Both sides have p-values here, so how many specimens stand behind them is in these.
+            # With p-values of both sides, the number of specimens is not used by `decide`.
             decision = np.asarray([decide(each, alpha, 0) for each in row["p_values"]])
             decided, wrong = (
                 decision != "inconclusive",
@@ -287,7 +286,7 @@ def main() -> int:
         json.dumps({"tokens_sha256": methods.eye.sha256, "rows": rows, "decisions": decided}, indent=1) + "\n",
         encoding="utf-8",
     )
-    plot([row for row in rows if row["shots"] != ALL], options.out / "f1.png")  # "all" has no place on the axis
+    plot([row for row in rows if row["shots"] != ALL], options.out / "f1.png")  # "all" has no number to plot
     print(report)
     return 0
 

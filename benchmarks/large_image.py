@@ -1,7 +1,7 @@
 """Memory and time of one very large micrograph: python benchmarks/large_image.py --side 20000
 
-Writes a 16-bit TIFF of procedural ceramic of that side, inspects it with the embedded model in a process of its own,
-and reports that process's peak resident memory as the operating system counted it.
+Writes a 16-bit TIFF of a procedural ceramic with that side, inspects it with the embedded model in a separate process,
+and reports the peak resident memory of that process as measured by the operating system.
 """
 
 from __future__ import annotations

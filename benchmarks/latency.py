@@ -1,10 +1,10 @@
-"""Latency on one tile, against the CNNs: python benchmarks/latency.py --json latency.json
+"""Latency on one tile, compared with CNNs: python benchmarks/latency.py --json latency.json
 
-Batch 1, 224 x 224 pixels, two threads. Every model, runtime and precision is called in turn, round after round in one
-run, so that a busy machine is busy for all of them alike; with --threads 1 processor time is counted, which other
-programs have no part in. The CNNs have random weights (their cost is that of any) and are exported and rounded to 8
-bits in the same way, on the same tiles. What is timed is the graph: encoder and evidence of FusionDiff, all of a CNN.
-The second table tells where the time of a whole inspection goes, in one thread.
+Batch 1, 224 x 224 pixels, two threads. All models, runtimes and precisions are called in turn, round after round, so
+that other load on the machine affects all of them alike. With --threads 1, processor time is measured, which other
+programs do not affect. The CNNs have random weights, which do not change their speed. They are exported and quantised
+to 8 bits in the same way, on the same tiles. Timed is the graph: encoder and evidence of FusionDiff, all of a CNN.
+The second table profiles a whole inspection in one thread.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ OURS = "fusion-diff"
 
 
 class Logits(nn.Module):
-    """A classifier as a graph of one input and one output."""
+    """A classifier as a graph with one input and one output."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Logits(nn.Module):
 
 
 class Tokens(nn.Module):
-    """The encoder alone, as far as the evidence needs it."""
+    """The encoder alone, without what only conditions need."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
@@ -78,7 +78,7 @@ class Tokens(nn.Module):
 
 
 def write(network: nn.Module, file: Path) -> None:
-    """Export a network of one input as the exporter does, for any number of tiles."""
+    """Export a network with one input in the same way as the product's exporter, for any number of tiles."""
     count = torch.export.Dim("tiles")
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -96,7 +96,7 @@ def write(network: nn.Module, file: Path) -> None:
 
 
 def round_cnn(source: Path, target: Path, tiles: NDArray[np.float32]) -> None:
-    """Round all of a CNN's products to 8 bits, by the same method as `export.int8`."""
+    """Quantise all products of a CNN to 8 bits, by the same method as `export.int8`."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     class Reader:
@@ -141,7 +141,7 @@ def cnn_call(file: Path, runtime: str, tile: NDArray[np.float32], threads: int) 
 
 
 def torch_calls(model: DiffusionModel, tile: NDArray[np.float32]) -> dict[tuple[str, str, str], Call]:
-    """Return the model's own calls: a score alone, and the reconstruction path beside it."""
+    """Return calls of the torch model: a score alone, and with the reconstruction path."""
     enrolment, _ = portable(model)
     graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.mean_tokens).eval()
     pixels = torch.from_numpy(tile).to(memory_format=torch.channels_last)
@@ -163,9 +163,9 @@ def torch_calls(model: DiffusionModel, tile: NDArray[np.float32]) -> dict[tuple[
 
 
 def interleaved(calls: dict[Any, Call], rounds: int, threads: int) -> dict[Any, list[float]]:
-    """Return the milliseconds of each call in each round, after two rounds that do not count.
+    """Return the milliseconds of each call in each round, after two warm-up rounds.
 
-    In one thread it is processor time, which is the time taken less what other programs of a busy machine took.
+    With one thread this is processor time, which excludes the time that other programs took.
     """
     clock = time.process_time if threads == 1 else time.perf_counter
     times: dict[Any, list[float]] = {key: [] for key in calls}
@@ -212,7 +212,7 @@ def prepare(model: DiffusionModel, folder: Path, threads: int, runtimes: list[st
 
 
 def profile(model: DiffusionModel, folder: Path, rounds: int) -> list[dict[str, float | str]]:
-    """Return where the time of an inspection of one tile goes, by onnxruntime in fp32 and one thread."""
+    """Return a profile of the inspection of one tile, in onnxruntime with fp32 and one thread."""
     threads = 1
     write(Tokens(model.encoder), folder / "encoder.onnx")
     pixels = np.rint(generate(7, size=TILE, material="alumina", flaw="crack").pixels * 65535).astype(np.uint16)

@@ -1,8 +1,9 @@
-"""Does the evidence map find the flaw? python benchmarks/localisation.py --data DIR --json FILE
+"""Localisation of flaws by the evidence map: python benchmarks/localisation.py --data DIR --json FILE
 
-On unseen specimens of the few-shot protocol whose flaws were marked by hand: AUPRO, the overlap with each marked region
-averaged over regions and integrated to a false positive rate of 0.3 (Bergmann et al. 2021), divided by 0.3; the share
-of marked micrographs where a listed region touches the mark; and intersection over union of listed regions and mark.
+Measured on unseen specimens of the few-shot protocol with flaws marked by hand. Reported are AUPRO (per-region overlap
+averaged over regions, integrated to a false positive rate of 0.3 and divided by 0.3; Bergmann et al. 2021), the share
+of marked micrographs with a listed region that overlaps the mark, and the intersection over union of listed regions and
+mark.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ LEVELS = 200
 
 
 def aupro(maps: list[np.ndarray], marks: list[np.ndarray]) -> float:
-    """Return the area under per-region overlap against false positive rate, up to LIMIT, in [0, 1]."""
+    """Return the area under the curve of per-region overlap against false positive rate up to LIMIT, in [0, 1]."""
     background = np.concatenate([values[~mark] for values, mark in zip(maps, marks, strict=True)])
     levels = np.quantile(background, 1 - np.linspace(0, LIMIT, LEVELS))
     overlaps = []
@@ -78,7 +79,7 @@ def main() -> int:
                         values = EvidenceMap(evidence.view(grid.rows, grid.columns).numpy(), grid.scale, *size).native()
                         mark = image.read_mark(*size)
                         if mark is None and not image.authentic:
-                            continue  # a flaw that nobody marked would count as background
+                            continue  # an unmarked flaw would count as background
                         maps.append(values)
                         marks.append(np.zeros(size, dtype=bool) if mark is None else mark)
                         if mark is not None:

@@ -1,9 +1,9 @@
-"""What is missed, and why? python benchmarks/misses.py --data DIR --run RUN
+"""Analysis of errors: python benchmarks/misses.py --data DIR --run RUN
 
-From the answers of a run of fewshot.py. The first table tells how much of macro-F1 is lost by the threshold: what it
-was, what it would be with as many rejected as there are flaws, and with the best threshold there is; neither of these
-is known to anybody who has only references. The second tells how much of what is ranked wrongly comes from few
-micrographs: those that are missed whatever the references were.
+Uses the results of a run of fewshot.py. The first table shows the macro-F1 lost by the threshold: with the actual
+threshold, with as many rejected as there are flaws, and with the best possible threshold. The latter two need the truth
+of the queries. The second table shows how many ranking errors are due to few micrographs, which are missed with any
+references.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def main() -> int:
         about = answer["set"], answer["shots"]
         truth, scores = np.asarray(answer["truth"]), np.asarray(answer["scores"])
         losses[about].append([f1_score(truth, each, average="macro") for each in _verdicts(answer, truth, scores)])
-        if len(tasks[answer["set"]]) == 1:  # else what is authentic in one task is not in another
+        if len(tasks[answer["set"]]) == 1:  # with several tasks, the authentic class differs between them
             queries = draw(tasks[answer["set"]][0], answer["shots"], answer["seed"]).queries
             for image, flawed, score in zip(queries, truth, scores, strict=True):
                 beyond = scores[~truth] >= score if flawed else scores[truth] <= score
@@ -60,7 +60,7 @@ def main() -> int:
 
 
 def _verdicts(answer: dict, truth: np.ndarray, scores: np.ndarray) -> list[np.ndarray]:
-    """Return what was called not authentic: as it was, as many as there are, and what would have been best."""
+    """Return the verdicts with the actual threshold, with the true number rejected, and with the best threshold."""
     steps = np.sort(scores)
     best = max((steps[1:] + steps[:-1]) / 2, key=lambda step: f1_score(truth, scores > step, average="macro"))
     return [np.asarray(answer["verdicts"]), scores > np.quantile(scores, 1 - truth.mean()), scores > best]

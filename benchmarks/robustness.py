@@ -1,14 +1,14 @@
-"""Under attack: python benchmarks/robustness.py --data DIR --out DIR --sets ebc_crack --images 20 --steps 20
+"""Adversarial robustness: python benchmarks/robustness.py --data DIR --out DIR --sets ebc_crack --images 20 --steps 20
 
-On draws of the few-shot protocol, `--images` unseen micrographs, half of them flawed, are attacked as `attacks.py`
-says, in both directions. A micrograph counts as robust at a size of attack where it is judged rightly as it is and
-after every attack of that size or less. Three defences are attacked, each with the gradients of its own computation:
-`plain` is the forced choice, `purified` that of `inspect --purify`, and `both` needs the two misled at once, which is
-how to get past `inspect --detect-attacks`. Detection is measured by the shift of the log-odds under purification, on
-attacks that succeeded against clean micrographs: `plain` knows nothing of the test, `both` does.
+On draws of the few-shot protocol, `--images` unseen micrographs, half of them flawed, are attacked in both directions
+(see `attacks.py`). A micrograph counts as robust at an attack size if it is judged correctly without attack and after
+every attack of that size or less. Three defences are attacked, each with its own gradients: `plain` is the forced
+choice, `purified` is that of `inspect --purify`, and `both` requires misleading the two at once, to evade `inspect
+--detect-attacks`. Detection is measured by the shift of the log-odds under purification, of successful attacks against
+clean micrographs. The attack on `plain` does not take detection into account; the attack on `both` does.
 
-Every answer is a line of answers.jsonl under --out; a run that is cut off is continued, and --table makes the table of
-the images that are finished so far.
+Every result is a line of answers.jsonl under --out; an interrupted run continues, and --table makes the table of the
+images that are finished so far.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ from fusion_diff.trust.certificate import working_pixels
 
 BALLS = [("inf", k / 255) for k in (1, 2, 4, 8)] + [("2", 0.5), ("2", 1.0)]
 CHECK = ("inf", 64 / 255)
-"""So large an attack must always succeed where nothing defends: else it is the attack that is weak."""
+"""Norm and size of an attack that must always succeed without a defence; otherwise the attack is too weak."""
 SAME = 2e-2
-"""Log-odds by which the differentiable computation may be off the product's (rounding, mostly of distances)."""
+"""Largest difference in log-odds of the differentiable computation from the product's (rounding of distances)."""
 
 
 class Bench:
-    """One enrolment and everything that is asked of it."""
+    """One enrolment and all computations on it."""
 
     def __init__(self, model: DiffusionModel, eye: Eye, references: list[Image]) -> None:
         self.encoder = model.encoder
@@ -67,7 +67,7 @@ class Bench:
         return {name: victim.judge(pixels) for name, victim in self.victims.items()}
 
     def clean(self, pixels: torch.Tensor) -> dict[str, Any]:
-        """Judge a micrograph as it is, and check that what is attacked is what the product computes."""
+        """Judge a micrograph without attack, and check that the differentiable computation matches the product's."""
         odds, milliseconds = {}, {}
         for name, victim in self.victims.items():
             started = time.perf_counter()
@@ -104,24 +104,24 @@ PLAN = {
     "purified": (("inf", "2"), ("apgd", "apgd-eot", "pgd", "square", "transfer")),
     "both": (("inf",), ("apgd",)),
 }
-"""Norms and attacks for each defence, the strongest attack first: an image that fell needs no other."""
+"""Norms and attacks for each defence, strongest attack first, because an image that fell needs no other attack."""
 
 
 def chosen(queries: list[Image], count: int, seed: int) -> list[Image]:
-    """Return so many queries, every other one flawed, drawn at random."""
+    """Return a random sample of queries, alternating between flawed and sound."""
     mixed = [queries[index] for index in np.random.default_rng(seed).permutation(len(queries))]
     sides = [i for i in mixed if i.authentic], [i for i in mixed if not i.authentic]
     return [image for pair in zip(*sides, strict=False) for image in pair][:count]
 
 
 def fell(odds: dict[str, float], flawed: bool, defence: str) -> bool:
-    """Say whether a verdict is wrong; of `both`, whether the two are."""
+    """Return whether a verdict is wrong; for `both`, whether both verdicts are."""
     wrong = {name: (value > 0) != flawed for name, value in odds.items()}
     return all(wrong.values()) if defence == "both" else wrong[defence]
 
 
 def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers, options: argparse.Namespace) -> None:
-    """Ask everything about one image."""
+    """Compute all results of one image."""
     flawed = not image.authentic
     array = working_pixels(load_microstructure_data(image.path, crop_data_bar=False), bench.encoder.tile)
     pixels = torch.from_numpy(array if array.ndim == 2 else array.mean(2))
@@ -133,7 +133,7 @@ def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers
             fallen = fell(clean["odds"], flawed, defence)
             for eps in sorted(e for n, e in BALLS if n == norm):
                 for attack in attacks:
-                    # Larger balls hold the smaller ones, and what fell to one attack need not be shown to fall again.
+                    # Larger balls contain the smaller ones, so an image that fell need not be attacked again.
                     if fallen or attack not in options.attacks or (attack == "square" and norm == "2"):
                         continue
                     ball = Ball(pixels, norm, eps)
@@ -157,7 +157,7 @@ def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers
 
 
 def finished(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the rows, asked with these options, of the images of which everything was asked."""
+    """Return the rows, computed with these options, of the images that are finished."""
     cost, model = cost_of(options), rows[-1]["model"] if rows else ""
     done = {(r["seed"], r["image"]) for r in rows if r["what"] == "finished" and cost.items() <= r.items()}
     asked = cost | {"model": model, "shots": options.shots}
@@ -200,7 +200,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _detection(clean: dict, attacks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return AUROC of the shift between plain and purified log-odds, of attacks that succeeded against clean images."""
+    """Return the AUROC of the shift between plain and purified log-odds, successful attacks against clean images."""
 
     def shift(row: dict[str, Any]) -> float:
         return abs(row["odds"]["plain"] - row["odds"]["purified"])
@@ -234,7 +234,7 @@ def markdown(figures: dict[str, dict[str, Any]]) -> str:
 
 
 def ask(name: str, answers: Answers, options: argparse.Namespace) -> None:
-    """Ask everything that is not answered yet about one set."""
+    """Compute all missing results of one set."""
     model = DiffusionModel.from_pretrained(options.model)
     eye = Eye(model)
     for seed in range(options.seeds):

@@ -1,8 +1,8 @@
-"""Is what was never enrolled told from what was? python benchmarks/scope.py --data DIR --json FILE
+"""Detection of micrographs out of scope: python benchmarks/scope.py --data DIR --json FILE
 
-References of the few-shot protocol; unseen specimens of the same set are in scope, and images of every other set and
-of `ceramic_sem_gallery` are strangers. Reported: AUROC of the strangeness, the share of strangers flagged out of scope,
-and the share of the set's own unseen specimens flagged by mistake.
+Uses references of the few-shot protocol. Unseen specimens of the same set are in scope; images of all other sets and of
+`ceramic_sem_gallery` are out of scope. Reported are the AUROC of the strangeness, the share of out-of-scope images that
+is flagged, and the share of the set's own unseen specimens that is flagged by mistake.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ ENDINGS = (".jpg", ".png", ".bmp", ".tif")
 
 
 def some(images: list[Image], count: int) -> list[Image]:
-    """Return some of the images, drawn at random, the same every time."""
+    """Return a reproducible random sample of the images."""
     order = np.random.default_rng(0).permutation(len(images))
     return [images[index] for index in order[:count]]
 
 
 def gallery(data: Path) -> list[Image]:
-    """Return pictures of ceramics that no set shows."""
+    """Return images of ceramics that are in no set."""
     found = sorted(p for p in (data / "ceramic_sem_gallery").rglob("*") if p.suffix.lower() in ENDINGS)
     return [Image(path, False, path.parent.name) for path in found]
 
@@ -68,7 +68,7 @@ def main() -> int:
                     try:
                         tokens = eye.look(image).tokens
                     except FusionDiffError:
-                        continue  # the gallery holds files that are not readable as micrographs
+                        continue  # some files of the gallery are not readable as micrographs
                     values.append(float(verifier.scope.distances(verifier.heads.scale(tokens)).mean()))  # noqa: B023
                 return np.asarray(values)
 

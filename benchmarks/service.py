@@ -1,10 +1,10 @@
 """The service under load: python benchmarks/service.py --json service.json
 
-Requests per second and latencies at 1, 8 and 32 clients, each beside the bare `inspect` loop of one process over the
-same files, measured before and after it in the same run, so that what else the machine does weighs on both; and the
-processor time that each takes for a micrograph, on which it does not. With --soak, memory over time; with --hostile,
-files made to break it among sound ones; with --kills, the process killed in the middle of writes: no accepted
-inspection may be lost, and the ledger has to verify.
+Measures requests per second and latencies with 1, 8 and 32 clients. Each is compared with a plain `inspect` loop of one
+process over the same files, measured before and after in the same run, so that other load on the machine affects both.
+Processor time per micrograph, which other load does not affect, is reported, too. --soak measures memory over time.
+--hostile mixes malformed files with valid ones. --kills kills the process during writes: no accepted inspection may be
+lost, and the ledger must verify.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ BARE = (
 
 
 class Server:
-    """The service in a process of its own."""
+    """The service in a separate process."""
 
     def __init__(self, model: str, data: Path, threads: int) -> None:
         with socket.socket() as free:
@@ -86,7 +86,7 @@ class Server:
 
 
 def draw(folder: Path, count: int, side: int) -> list[bytes]:
-    """Draw micrographs as 16-bit TIFFs, and return their bytes."""
+    """Return generated micrographs as the bytes of 16-bit TIFFs."""
     folder.mkdir()
     for seed in range(count):
         pixels = generate(seed, size=side, material="alumina").pixels
@@ -95,7 +95,7 @@ def draw(folder: Path, count: int, side: int) -> list[bytes]:
 
 
 def bare(model: str, folder: Path, seconds: float, threads: int) -> tuple[float, float]:
-    """Return the micrographs per second of the inspect loop, and the milliseconds of processor time that each takes."""
+    """Return the micrographs per second of the inspect loop, and the milliseconds of processor time per micrograph."""
     words = [sys.executable, "-c", BARE, model, str(folder), str(seconds)]
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
     done = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
@@ -114,7 +114,7 @@ def drive(
     pick: Callable[[int], bytes],
     seen: Callable[[httpx2.Response, float], None],
 ) -> None:
-    """Have so many clients post one micrograph after the other; each ends with the process that it talks to."""
+    """Run clients that post one micrograph after the other; each stops when the service does."""
 
     def run(first: int) -> None:
         with contextlib.suppress(httpx2.TransportError), httpx2.Client(timeout=300) as client:
@@ -133,7 +133,7 @@ def drive(
 
 
 def load(server: Server, clients: int, seconds: float, contents: list[bytes]) -> dict[str, float]:
-    """Return the rate and latencies at a number of clients."""
+    """Return the rate and latencies with a number of clients."""
     took: list[float] = []
 
     def seen(answer: httpx2.Response, seconds: float) -> None:
@@ -156,7 +156,7 @@ def load(server: Server, clients: int, seconds: float, contents: list[bytes]) ->
 
 
 def soak(server: Server, seconds: float, contents: list[bytes]) -> dict[str, Any]:
-    """Return the memory of the service while 8 clients use it: MB after a tenth of the time, at the end, at most."""
+    """Return the service's memory in MB under 8 clients: after a tenth of the time, at the end, and the maximum."""
     samples: list[tuple[float, float]] = []
     started, done = time.perf_counter(), threading.Event()
 
@@ -194,7 +194,7 @@ def hostile(contents: list[bytes], chance: random.Random) -> bytes:
 
 
 def attack(server: Server, count: int, contents: list[bytes]) -> dict[str, int]:
-    """Send hostile files, with a sound one after each ten, and count what became of them."""
+    """Send malformed files, with a valid one after every ten, and count the outcomes."""
     chance, lock = random.Random(0), threading.Lock()
     told = {"sent": 0, "inspected": 0, "refused": 0, "faults": 0}
 
@@ -219,7 +219,7 @@ def attack(server: Server, count: int, contents: list[bytes]) -> dict[str, int]:
 
 
 def recorded(data: Path) -> tuple[int, bool]:
-    """Return how many verdicts the ledger has, and whether it verifies."""
+    """Return the number of verdicts in the ledger, and whether it verifies."""
     database = Database(Settings(data=data).database)
     head = ledger.export(database, data / "verdicts.jsonl")
     database.close()
@@ -228,7 +228,7 @@ def recorded(data: Path) -> tuple[int, bool]:
 
 
 def kill(model: str, data: Path, times: int, contents: list[bytes], threads: int) -> dict[str, Any]:
-    """Kill the service so many times in the middle of writes, and count what was accepted and is not there."""
+    """Kill the service repeatedly during writes, and count accepted inspections that are lost."""
     accepted: list[str] = []
     chance = random.Random(0)
     for _ in range(times):

@@ -1,9 +1,9 @@
-"""Tiles per second against the machine's arithmetic: python benchmarks/throughput.py EXPORTED --json throughput.json
+"""Throughput compared with the machine's peak: python benchmarks/throughput.py EXPORTED --json throughput.json
 
-For each batch, the graph's rate in tiles and in multiply-adds (counted by torch on the graph as it is exported), as a
-share of the rate of one large matrix product in onnxruntime, taken in turn. Then whole TIFFs in 16 bits, end to end and
-each in a process of its own: seconds, processor time and peak memory, beside those of a ResNet-50 (random weights,
-fp32, onnxruntime) that classifies the same tiles.
+For each batch size, reports the graph's rate in tiles and in multiply-adds (counted by torch on the exported graph), as
+a share of the rate of one large matrix product in onnxruntime, measured in turn. Then whole 16-bit TIFFs are inspected
+end to end, each in a separate process. Seconds, processor time and peak memory are compared with those of a ResNet-50
+(random weights, fp32, onnxruntime) that classifies the same tiles.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ WHOLE_CNN = (
     "[session.run(None, {'pixels': grid.read(image, tile)[None]}) for tile in grid.tiles()];"
     "print(*(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"
 )
-"""The plain pipeline: every tile through the CNN, one by one."""
+"""The baseline pipeline: every tile through the CNN, one by one."""
 
 
 def peak_call(threads: int) -> Callable[[], Any]:
@@ -79,7 +79,7 @@ def peak_call(threads: int) -> Callable[[], Any]:
 
 
 def multiply_adds(model: DiffusionModel) -> float:
-    """Return the multiply-adds of one tile."""
+    """Return the number of multiply-adds for one tile."""
     enrolment, _ = portable(model)
     graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.mean_tokens).eval()
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
@@ -95,7 +95,7 @@ def write_tiff(path: Path, side: int) -> None:
 
 
 def whole(program: str, graph: Path, tiff: Path, threads: int) -> dict[str, float]:
-    """Inspect a TIFF in a process of its own, and return what that took."""
+    """Inspect a TIFF in a separate process, and return its time and memory."""
     started = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     words = [sys.executable, "-c", program, str(graph), str(tiff), str(threads)]
@@ -105,7 +105,7 @@ def whole(program: str, graph: Path, tiff: Path, threads: int) -> dict[str, floa
     return {
         "seconds": seconds,
         "processor_s": used.ru_utime + used.ru_stime - before.ru_utime - before.ru_stime,
-        "peak_mb": int(done.stdout) / 1024,  # the kernel's own figure for a child counts its parent too
+        "peak_mb": int(done.stdout) / 1024,  # the kernel's figure for a child process includes its parent
     }
 
 
@@ -131,7 +131,7 @@ def main() -> int:
         keep = np.ones((batch, exported.side, exported.side), dtype=np.float32)
         calls[batch] = lambda pixels=pixels, keep=keep: graph(pixels, keep)
     least = dict.fromkeys(calls, float("inf"))
-    # Processor time, which other programs of a busy machine do not count in; in one thread it is the time taken.
+    # Processor time, which other programs do not affect; with one thread it equals the time taken.
     clock = time.process_time if options.threads == 1 else time.perf_counter
     for _ in range(options.rounds):
         for key, call in calls.items():

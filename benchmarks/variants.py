@@ -1,4 +1,4 @@
-"""Other forms of the encoder and of pooled evidence, for the ablation: what was weighed against the shipped ones."""
+"""Variants of the encoder and of pooled evidence that the ablation compares with the shipped ones."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.fusion import DualPathEncoder
 
 STRENGTH, STEPS = 0.2, 4
-"""How far the prior diffuses a reference before it makes a variant of it: a fifth of the way keeps grains in place."""
+"""Strength and steps of the variants of references by the prior; a strength of 0.2 keeps grains in place."""
 PROJECTED = 24
-"""Directions whose products, two by two, are pooled as second-order statistics."""
+"""Number of random directions whose pairwise products are pooled as second-order statistics."""
 
 
 class Variant(nn.Module):
-    """An encoder around the shipped one."""
+    """A wrapper around the shipped encoder."""
 
     def __init__(self, encoder: DualPathEncoder) -> None:
         super().__init__()
@@ -29,7 +29,7 @@ class Variant(nn.Module):
 
 
 class Gated(Variant):
-    """The published form of the encoder: one gated mix of both paths."""
+    """The encoder with one gated mix of both paths as its tokens."""
 
     def __init__(self, encoder: DualPathEncoder) -> None:
         super().__init__(encoder)
@@ -56,7 +56,7 @@ class Dihedral(Variant):
 
 
 class Coarse(Variant):
-    """The same tokens from a tile seen at half its resolution."""
+    """The tokens of a tile at half its resolution."""
 
     def forward(self, pixels: Tensor) -> Encoding:
         small = F.interpolate(pixels, scale_factor=0.5, mode="bilinear", antialias=True)
@@ -64,7 +64,7 @@ class Coarse(Variant):
 
 
 class Imagined(Variant):
-    """The tokens of what the prior makes of a tile, told what the tile shows: a variant of a reference."""
+    """The tokens of a variant of a tile, which the prior makes given the tile's own condition."""
 
     def __init__(self, encoder: DualPathEncoder, prior: DiffusionPrior) -> None:
         super().__init__(encoder)
@@ -78,7 +78,7 @@ class Imagined(Variant):
 
 
 def second_order(tokens: Tensor) -> Tensor:
-    """Return per-token features (n, F) whose mean is level, spread and, of a random projection, the second moments."""
+    """Return per-token features (n, F) whose mean holds mean, spread, and second moments of a random projection."""
     directions = torch.randn(tokens.shape[1], PROJECTED, generator=torch.Generator().manual_seed(0))
     projected = tokens @ (directions / tokens.shape[1] ** 0.5)
     rows, columns = torch.triu_indices(PROJECTED, PROJECTED)
