@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all: written beside their place, and moved there in one step."""
+"""Atomic writing of files and folders: written to a temporary path beside the target, then moved in one step."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Yield a new, empty file beside `file` to write to, and move it to `file` when the block ends without an error.
+    """Yield a new, empty file beside `file`, and move it to `file` when the block ends without an error.
 
-    A file that was there is replaced. After an error it stays as it was, and what was written is removed.
+    An existing file is replaced. After an error it is unchanged, and the new file is removed.
 
     Raises:
-        OSError: it cannot be written; the error names `file`.
+        OSError: the file cannot be written; the error names `file`.
     """
     part = ""
     try:
@@ -40,26 +40,26 @@ def whole_file(file: Path) -> Iterator[Path]:
 
 
 def write_whole(file: Path, content: bytes) -> None:
-    """Write a file as `whole_file` does.
+    """Write a file atomically, see `whole_file`.
 
     Raises:
-        OSError: it cannot be written; the error names the file itself.
+        OSError: the file cannot be written; the error names `file`.
     """
     with whole_file(file) as part:
         part.write_bytes(content)
 
 
 class WholeFolder:
-    """Makes a new folder beside a place, and moves it there when the block ends without an error.
+    """Context manager that creates a folder beside a target and moves it there when the block ends without an error.
 
-    Use as a context manager. After an error the place stays as it was, and what was written is removed.
+    After an error, the target is unchanged and the new folder is removed.
 
     Args:
-        target: the place; the folders above it are made.
-        replace: whether a folder with something in it is replaced; else that is an error.
+        target: the target; its parent folders are created.
+        replace: whether to replace a target that is not empty; otherwise that is an error.
 
     Raises:
-        OSError: it cannot be made or moved.
+        OSError: the folder cannot be created or moved.
     """
 
     def __init__(self, target: Path, *, replace: bool = False) -> None:
@@ -72,7 +72,7 @@ class WholeFolder:
         return self.folder
 
     def complete(self) -> None:
-        """Write what depends on all other files; called before the folder is moved."""
+        """Write files that depend on all others; called before the folder is moved."""
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Complete the folder and move it into place, or clean up after an error."""
@@ -82,11 +82,11 @@ class WholeFolder:
                 self.folder.chmod(0o755)
                 self._move()
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)  # gone already where it was moved
+            shutil.rmtree(self.folder, ignore_errors=True)  # no longer there if it was moved
 
     def _move(self) -> None:
         if not self._replace:
-            self.folder.replace(self.target)  # takes the place of an empty folder too
+            self.folder.replace(self.target)  # also replaces an empty folder
             return
         old = self.folder.with_name(self.folder.name + ".old")
         try:

@@ -1,6 +1,6 @@
-"""Figures of how well scores tell authentic micrographs from others, with NumPy alone.
+"""AUROC and macro F1, computed with NumPy only.
 
-scikit-learn has them too, but every verdict gives them, and importing it would cost each command seconds.
+Every verdict reports them, and importing scikit-learn for them would add seconds to each command.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 
 def auroc(authentic: NDArray[np.float64], others: NDArray[np.float64]) -> float:
-    """Return the area under the ROC curve: how often an other scores higher than an authentic one, ties counting half.
+    """Return the area under the ROC curve: the share of pairs in which the other scores higher; ties count half.
 
     Args:
-        authentic: (n,) scores of the authentic, n at least 1; higher is less authentic.
+        authentic: (n,) scores of authentic micrographs, n at least 1; higher is less authentic.
         others: (m,) scores of the others, m at least 1.
     """
     gaps = others[:, None] - authentic
@@ -25,11 +25,11 @@ def auroc(authentic: NDArray[np.float64], others: NDArray[np.float64]) -> float:
 
 
 def macro_f1(truth: ArrayLike, said: ArrayLike) -> float:
-    """Return the mean F1 of the sides that the truth has, authentic and not authentic.
+    """Return the mean F1 of the two sides, authentic and not authentic; a side that is not in `truth` is left out.
 
     Args:
-        truth: (n,) whether each is authentic, n at least 1.
-        said: (n,) whether each was called so.
+        truth: (n,) whether each micrograph is authentic, n at least 1.
+        said: (n,) whether each was predicted to be authentic.
     """
     truth, said = np.asarray(truth, dtype=bool), np.asarray(said, dtype=bool)
     wrong = int((truth != said).sum())
