@@ -66,7 +66,7 @@ class Logits(nn.Module):
 
 
 class Tokens(nn.Module):
-    """The encoder alone, without what only conditions need."""
+    """The encoder's tokens only; the exported graph does not compute conditions."""
 
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()

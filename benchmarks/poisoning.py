@@ -56,7 +56,7 @@ class Poisoned:
         return replace(thin(self.eye.look(image, reference=reference), self.options.tokens), mark=None)
 
     def flip(self, count: int) -> None:
-        """Flip some labels."""
+        """Flip the labels of `count` references."""
         self.bad = set(np.random.default_rng(self.drawn.seed).permutation(len(self.labels))[:count].tolist())
         for index in self.bad:
             self.labels[index] = SIDES[self.labels[index] == SIDES[0]]

@@ -176,7 +176,7 @@ def soak(server: Server, seconds: float, contents: list[bytes]) -> dict[str, Any
 
 
 def hostile(contents: list[bytes], chance: random.Random) -> bytes:
-    """Return a file that is damaged in some way."""
+    """Return the bytes of a malformed file."""
     content = bytearray(chance.choice(contents))
     way = chance.randrange(5)
     if way == 0:

@@ -107,7 +107,7 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
             else:
                 if options.json != STDOUT:
                     print(f"{printable(outcome.path)}\t{it.score:.3f}\t{it.decision}\t{printable(it.predicted_class)}")
-                if not it.in_scope:  # the columns are for programs
+                if not it.in_scope:  # on stderr, because programs parse the columns of stdout
                     print(f"Warning: {printable(outcome.path)}: {paragraph(it.reasons[0])}", file=sys.stderr)
             yield outcome
 

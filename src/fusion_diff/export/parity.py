@@ -85,5 +85,5 @@ class Parity:
 
 
 def _f1(verdicts: Sequence[Inspection], authentic: Sequence[bool]) -> float:
-    """Return the macro F1 of forced choices over the sides that there are."""
+    """Return the macro F1 of forced choices, over the sides that occur in `authentic`."""
     return macro_f1(authentic, [each.score >= 0.5 for each in verdicts])
