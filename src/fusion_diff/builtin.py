@@ -23,7 +23,8 @@ def builtin_reference_set() -> ReferenceSet:
     """Generate the built-in references, `SHOTS` of each class."""
     drawn, labels = builtin_references(SHOTS)
     micrographs = [
-        Micrograph.from_array(each.pixels, pixel_size_um=each.pixel_size_um, name=f"built-in {label} {index}")
+        # Without a pixel size: any magnification may be tried out with them.
+        Micrograph.from_array(each.pixels, name=f"built-in {label} {index}")
         for index, (each, label) in enumerate(zip(drawn, labels, strict=True))
     ]
     names = [micrograph.name for micrograph in micrographs]

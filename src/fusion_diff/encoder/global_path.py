@@ -171,6 +171,7 @@ class GlobalPath(nn.Module):
     def skip_idle_adapters(self) -> None:
         """Skip adapters that are the identity, in a path that is not trained further."""
         for layer in self.deit.layers:
+            assert isinstance(layer, _AdaptedBlock)
             layer.adapted = not layer.adapter.idle
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
