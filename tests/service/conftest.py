@@ -118,7 +118,9 @@ def finished() -> Callable[[TestClient, str], dict[str, Any]]:
     """Waits for a job to end, and returns it."""
 
     def wait(client: TestClient, job_id: str) -> dict[str, Any]:
+        deadline = time.monotonic() + 300
         while (job := client.get(f"/v1/jobs/{job_id}").json())["state"] == "running":
+            assert time.monotonic() < deadline, job
             time.sleep(0.05)
         return job
 
