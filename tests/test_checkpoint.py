@@ -1,4 +1,4 @@
-"""A checkpoint is loaded whole and unaltered or not at all, and written whole or not at all."""
+"""Checkpoints are loaded only if complete and unaltered, and written atomically."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from fusion_diff.model import DiffusionModel
 
 @pytest.fixture
 def small(tmp_path) -> Path:
-    """A small folder with the form of a checkpoint."""
+    """A small folder in the format of a checkpoint."""
     with Writer(tmp_path / "small") as draft:
         save_file({"a": torch.arange(3.0), "flag": torch.tensor([True])}, draft / "encoder.safetensors")
         (draft / "prior" / "vae").mkdir(parents=True)
@@ -54,7 +54,7 @@ def real(checkpoint_folder, tmp_path) -> Path:
 
 
 class Trap:
-    """Leaves a folder behind where it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -228,7 +228,7 @@ def test_a_missing_tensor_file_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["no-such-model", "", ".", "..", "a/b/c", "./missing/x", "/nowhere/at-all"])
 def test_an_unknown_name_says_what_names_there_are(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
-    if name in ("", ".", ".."):  # folders, but no checkpoints
+    if name in ("", ".", ".."):  # folders, but not checkpoints
         with pytest.raises(CheckpointError):
             verify(locate(name))
     else:
@@ -533,7 +533,7 @@ def test_large_matrices_are_stored_in_a_byte_a_number_to_half_a_step(seed, colum
 )
 def test_what_was_expanded_compacts_to_the_same_bytes(seed, shape, sizes):
     weights = torch.randn(shape, generator=torch.Generator().manual_seed(seed))
-    if len(shape) > 1:  # rows of very different sizes, some of nothing but zeros
+    if len(shape) > 1:  # rows of very different magnitudes, some all zeros
         rows = torch.tensor(sizes).repeat(shape[0])[: shape[0]]
         weights = weights * (rows if weights.numel() >= COMPACT_FROM else rows.clamp_max(1e3)).view(
             -1, *[1] * (len(shape) - 1)

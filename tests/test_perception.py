@@ -1,4 +1,4 @@
-"""A micrograph as tokens: the same whatever the tiles and batches it was read in."""
+"""A micrograph as tokens: the result does not depend on tiles and batches."""
 
 from __future__ import annotations
 
@@ -104,9 +104,9 @@ def test_tokens_of_a_bag_are_rounded_as_they_are_stored(model):
 
 
 def test_marks_keep_to_their_tokens_across_tiles(model):
-    """The mark's tokens are the ones whose pixels changed."""
+    """The marked tokens are those whose pixels changed."""
     pixels = np.random.default_rng(0).integers(60, 200, (400, 400), dtype=np.uint8)
-    pixels[0, :8], pixels[1, :8] = 0, 255  # pins the contrast range down
+    pixels[0, :8], pixels[1, :8] = 0, 255  # fixes the contrast range
     mark = np.zeros((400, 400), dtype=bool)
     mark[200:232, 208:240] = True
     bag, _ = encode(Micrograph.from_array(pixels), model.encoder, mark=mark)
@@ -177,7 +177,7 @@ def test_thinning_keeps_some_marked_tokens_and_tokens_with_what_belongs_to_them(
 
 
 def test_a_flaw_has_the_share_of_a_thinned_reference_that_it_has_of_the_whole():
-    """What a new micrograph, which is not thinned, is compared with."""
+    """New micrographs are not thinned, so the share of flawed tokens must stay the same."""
     tokens = torch.arange(60_000.0)[:, None]
     mark = tokens[:, 0] < 600
     thinned = thin(Bag(tokens, torch.zeros(60_000, 0), mark), 8192)

@@ -1,4 +1,4 @@
-"""A stranger's text comes into ours without its control characters, and as short as asked for."""
+"""Untrusted text is printed without control characters and within a length limit."""
 
 from __future__ import annotations
 

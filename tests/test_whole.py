@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all."""
+"""Atomic writing of files and folders."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def test_two_that_write_one_file_at_once_do_not_disturb_each_other(tmp_path):
 @pytest.mark.parametrize("make", [False, True])
 def test_an_error_of_the_system_names_the_file_itself(tmp_path, make):
     file = tmp_path / "gone" / "a.txt"
-    if make:  # a folder is where the file would go
+    if make:  # the target of the file is a folder
         (file / "full").mkdir(parents=True)
     with pytest.raises(OSError, match=r"a\.txt") as caught:
         write_whole(file, b"content")
@@ -81,7 +81,7 @@ def test_after_an_error_the_place_of_a_folder_is_as_it_was(tmp_path, replace):
 def test_a_folder_with_something_in_it_is_replaced_only_where_that_is_wanted(tmp_path):
     place = tmp_path / "folder"
     place.mkdir()
-    with WholeFolder(place) as draft:  # an empty one is taken
+    with WholeFolder(place) as draft:  # an empty one is replaced
         (draft / "old.txt").write_text("old")
     with pytest.raises(OSError, match="not empty"), WholeFolder(place) as draft:
         (draft / "new.txt").write_text("new")

@@ -1,4 +1,4 @@
-"""The prior: the published equations, diffusers' own sampler as an oracle, and folders it must read or refuse."""
+"""The prior: published equations, comparison with diffusers' own sampler, and folders to read or refuse."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def predicting(prediction_type: str) -> DiffusionPrior:
-    """A small prior of random weights that predicts the noise, or the velocity."""
+    """A small prior with random weights that predicts the noise or the velocity."""
     torch.manual_seed(0)
     unet = UNet2DConditionModel(
         down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
@@ -100,7 +100,7 @@ def test_noise_is_added_as_diffusers_adds_it(prior):
 def test_denoising_takes_the_steps_of_the_ddim_scheduler(prediction_type):
     prior = predicting(prediction_type)
     latents, noise, condition = normal(2, 4, 8, 8), normal(2, 4, 8, 8, seed=1), normal(2, 3, 12, seed=2)
-    # strength 0.401 begins at timestep 400: four steps of 100, the last of them to the clean latents
+    # strength 0.401 begins at timestep 400: four steps of 100, the last to the clean latents
     ours = prior.denoise(latents, condition, strength=0.401, steps=4, noise=noise)
     oracle = DDIMScheduler.from_config(prior.scheduler.config, set_alpha_to_one=True)
     x = oracle.add_noise(latents, noise, torch.tensor([400, 400]))
@@ -113,7 +113,7 @@ def test_denoising_takes_the_steps_of_the_ddim_scheduler(prediction_type):
 
 
 class KnowsTheLatents(nn.Module):
-    """The perfect predictor for one image: what was added to `latents`, as noise or as velocity."""
+    """The perfect predictor for one image: returns the noise or velocity that was added to `latents`."""
 
     def __init__(self, prior: DiffusionPrior, latents: Tensor) -> None:
         super().__init__()
@@ -221,7 +221,7 @@ def test_a_prior_saved_in_half_precision_loads(prior, tmp_path):
 
 
 class Trap:
-    """Leaves a file behind where it is unpickled."""
+    """Creates a file when it is unpickled."""
 
     def __init__(self, file: str) -> None:
         self.file = file

@@ -70,7 +70,7 @@ def test_a_purified_tile_is_near_the_tile_and_the_same_every_time(purified: Puri
     assert torch.equal(first, again)
     assert 0 <= float(first.min()) <= float(first.max()) <= 1
     assert not torch.equal(first, tile)
-    coarse, given = (F.avg_pool2d(each, 8).flatten() for each in (first, tile))  # finest grain is painted anew
+    coarse, given = (F.avg_pool2d(each, 8).flatten() for each in (first, tile))  # the finest grain is changed
     assert float(torch.corrcoef(torch.stack([coarse, given]))[0, 1]) > 0.9
 
 
@@ -140,7 +140,7 @@ def test_an_untouched_micrograph_raises_no_alarm_and_a_tuned_one_does(defended: 
     assert plain.attacked is False
     assert any("No sign" in reason for reason in plain.reasons)
 
-    # A few steps along the gradient of the multiple-instance evidence, as an attacker with the model would take them.
+    # A few gradient steps on the multiple-instance evidence, as by an attacker with access to the model.
     low, high = micrograph.contrast_range
     pixels = torch.from_numpy((micrograph.pixels - low) / (high - low)).clamp(0, 1)
     changed = pixels.clone()
@@ -224,7 +224,7 @@ def test_an_alarm_withholds_the_decision_authentic_and_the_ledger_keeps_it(check
     micrograph = surface(15)
     plain = inspect(model, micrograph, alpha=0.2)
     assert plain.decision == "authentic"
-    model.enrolment = replace(model.enrolment, shifts=(0.0,) * 4)  # any shift at all raises the alarm now
+    model.enrolment = replace(model.enrolment, shifts=(0.0,) * 4)  # now any shift is detected as an attack
     alarmed = inspect(model, micrograph, alpha=0.2, detect_attacks=True)
     assert (alarmed.attacked, alarmed.decision, alarmed.score) == (True, "inconclusive", plain.score)
     assert alarmed.reasons[-1] == WITHHELD

@@ -14,7 +14,7 @@ from fusion_diff.edge.exported import DESCRIPTION
 
 @pytest.fixture
 def changed(exported_folder: Path, tmp_path: Path) -> Callable[..., Path]:
-    """Returns a copy of the exported model with other values in its description, and a manifest that fits."""
+    """Return a copy of the exported model with changed values in its description and a valid manifest."""
 
     def make(**values: Any) -> Path:
         folder = tmp_path / "changed"

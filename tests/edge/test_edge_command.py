@@ -1,4 +1,4 @@
-"""`fusion-diff-edge` as it is typed, and the slim distribution that it comes with."""
+"""The command `fusion-diff-edge`, and its slim distribution."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ def test_every_other_command_is_known():
 
 @pytest.fixture(scope="module")
 def slim(tmp_path_factory):
-    """The files of the slim distribution alone."""
+    """The files of the slim distribution only."""
     root = tmp_path_factory.mktemp("slim")
     build = tomllib.loads(PACKAGING.read_text())["tool"]["hatch"]["build"]["targets"]["wheel"]
     for source, target in build["force-include"].items():
@@ -131,7 +131,7 @@ def slim(tmp_path_factory):
 
 
 def run_slim(slim, program, *words):
-    """Run a program where nothing but the slim distribution, NumPy, tifffile and onnxruntime can be imported."""
+    """Run a program that can import only the slim distribution, NumPy, tifffile and onnxruntime."""
     heavy = ["torch", "scipy", "sklearn", "cv2", "transformers", "diffusers", "safetensors", "typer", "rich"]
     heavy += ["imagecodecs", "PIL", "onnx"]
     source = str(Path(fusion_diff.__file__).parents[1])

@@ -1,4 +1,4 @@
-"""The description beside the graph is hostile until it was checked."""
+"""The description of an exported model is untrusted until it is checked."""
 
 from __future__ import annotations
 

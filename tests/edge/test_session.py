@@ -1,4 +1,4 @@
-"""Exported models inspect as the model does, and refuse what they cannot answer for."""
+"""Exported models give the model's verdicts, and refuse damaged files and invalid input."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_truncated_graph_is_refused_before_it_is_parsed(exported_folder, tmp_p
     graph.write_bytes(graph.read_bytes()[:-100])
     with pytest.raises(CheckpointError, match=r"graph\.onnx: altered or truncated"):
         EdgeSession.load(folder)
-    seal(folder)  # whoever truncated it may have known of the manifest
+    seal(folder)  # truncated, and then the manifest updated
     with pytest.raises(CheckpointError, match=r"graph\.onnx: cannot be loaded .*export the model again"):
         EdgeSession.load(folder)
     graph.unlink()
@@ -171,7 +171,7 @@ def test_a_graph_that_does_not_fit_its_description_is_refused(changed):
 
 
 def graph(nodes, inputs, outputs):
-    """Return a graph of such nodes, with the sizes of its inputs and outputs."""
+    """Return a graph of the given nodes and sizes of inputs and outputs."""
     from onnx import TensorProto, helper
 
     ends = [
@@ -198,7 +198,7 @@ def test_a_graph_that_fails_while_it_runs_is_told_as_such(changed, runtime):
 
     from fusion_diff.export.onnx_file import convert_to_openvino
 
-    folder, tiny = changed(runtime=runtime), [1, 10, 10]  # of which no tile is
+    folder, tiny = changed(runtime=runtime), [1, 10, 10]  # the size of no tile
     nodes = [("pixels", "dense"), ("keep", "sums"), ("keep", "alike")]
     made = graph(
         nodes, {"pixels": [1, 3, 10, 10], "keep": tiny}, {"dense": [1, 3, 10, 10], "sums": tiny, "alike": tiny}

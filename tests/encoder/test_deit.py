@@ -1,4 +1,4 @@
-"""DeiT: what transformers computes of the same weights, read from published folders or refused."""
+"""DeiT: gives the same output as transformers, and reads or refuses published folders."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The flaw detector: what it learns from procedural ceramics, and how it is stored."""
+"""The flaw detector: training on procedural ceramics, and storage."""
 
 from __future__ import annotations
 

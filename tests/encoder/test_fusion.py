@@ -99,7 +99,7 @@ def test_gradients_of_the_condition_reach_what_is_adaptable_and_nothing_else(loc
 
 
 def test_everything_asked_to_learn_gets_a_gradient(local):
-    """A parameter without one would stop data-parallel training."""
+    """A parameter without a gradient would stop data-parallel training."""
     encoder = encoder_of(local).requires_grad_(False)
     for parameter in encoder.adaptable(adapters=True):
         parameter.requires_grad_(True)

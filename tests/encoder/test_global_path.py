@@ -1,4 +1,4 @@
-"""The global path: a DeiT that its adapters leave alone until they are taught."""
+"""The global path: a DeiT whose adapters are the identity before training."""
 
 from __future__ import annotations
 

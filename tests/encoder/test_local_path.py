@@ -1,4 +1,4 @@
-"""The local path against the published network: with the published head on top it names what ImageNet would."""
+"""The local path against the published network: with the published head it predicts the ImageNet class."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def published() -> dict[str, Tensor]:
 
 
 def classify(path: LocalPath, published: dict[str, Tensor], pixels: Tensor) -> Tensor:
-    """Apply the published head, which is no part of the path, to the last block's map."""
+    """Apply the published head, which is not part of the path, to the last block's map."""
     _, last = path(pixels)
     x = F.conv2d(last, published["_conv_head.weight"])
     x = F.batch_norm(
@@ -47,7 +47,7 @@ def test_with_the_imagenet_head_it_names_a_photograph(path, published, photograp
     with torch.no_grad():
         probabilities = classify(path, published, pixels)[0]
     assert int(probabilities.argmax()) == named
-    assert float(probabilities.max()) > 0.2  # of a thousand classes
+    assert float(probabilities.max()) > 0.2  # out of a thousand classes
 
 
 @pytest.mark.parametrize("side", [64, 224])

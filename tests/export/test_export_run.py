@@ -1,4 +1,4 @@
-"""What an export refuses, and what it leaves out."""
+"""Exports: which models are refused, and what is omitted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from fusion_diff.verdict.reading import Reading
 
 @pytest.fixture
 def enrolled(checkpoint_folder):
-    """The embedded model with its built-in references, to change."""
+    """The embedded model with its built-in references; tests may change it."""
     return DiffusionModel.from_pretrained(checkpoint_folder)
 
 
@@ -59,7 +59,7 @@ def test_a_graph_that_says_something_else_is_refused_and_nothing_is_left(
 ):
     heads = enrolled.enrolment.verifier.heads
     learned = heads.heads["multiple-instance"]
-    learned.weights[0] += 0.05  # what is enrolled now is not what the graph below was written from
+    learned.weights[0] += 0.05  # the enrolment now differs from that of the graph below
     stale = exported_folder / GRAPHS["onnx"]
     monkeypatch.setattr(run, "write_onnx", lambda graph, file: shutil.copy(stale, file))
     with pytest.raises(ExportError, match=r"not exported: in onnx at fp32, .*; try the other format"):
@@ -111,7 +111,7 @@ def test_surfaces_are_left_out_and_the_scores_of_references_with_them(enrolled):
     enrolment = enrolled.enrolment
     bags = []
     for index, bag in enumerate(enrolment.bags):
-        same = np.random.default_rng(0 if index < 2 else index)  # the first two show one surface
+        same = np.random.default_rng(0 if index < 2 else index)  # the first two show the same surface
         points = same.uniform(0, 200, (40, 2)).astype(np.float32)
         bags.append(replace(bag, keypoints=Keypoints(points, same.integers(0, 255, (40, 128)).astype(np.uint8))))
     whole = Verifier.fit(bags, enrolment.labels, enrolment.authentic, enrolment.groups, enrolment.paths)

@@ -1,4 +1,4 @@
-"""The gate at export."""
+"""The check at export."""
 
 from __future__ import annotations
 

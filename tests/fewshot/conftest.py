@@ -1,4 +1,4 @@
-"""Bags of made-up tokens in which it is known where the flaw is."""
+"""Bags of synthetic tokens with a known flaw."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fusion_diff.fewshot.keypoints import Keypoints
 
 @pytest.fixture
 def make_bag() -> Callable[..., Bag]:
-    """Returns a bag of standard normal tokens, some of them moved along a direction, perhaps marked."""
+    """Return a bag of standard normal tokens, some of them shifted along a direction, optionally marked."""
 
     def make(
         seed: int,

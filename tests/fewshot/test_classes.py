@@ -6,7 +6,7 @@ from fusion_diff.fewshot.classes import MAX_TOP_TOKENS, ClassHead, top_tokens
 
 
 def flawed(seed: int, channel: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Tokens of which five are moved along a channel, and evidence that is high on these."""
+    """Return tokens, five of them shifted along a channel, and evidence that is high on these five."""
     tokens = torch.randn(100, 8, generator=torch.Generator().manual_seed(seed))
     tokens[:5] += 8 * torch.eye(8)[channel]
     return tokens, tokens.norm(dim=1)

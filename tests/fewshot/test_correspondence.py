@@ -1,4 +1,4 @@
-"""Correspondence evidence: when surfaces tell, and what a recognised one adds to the verdict."""
+"""Correspondence evidence: when it is used, and what a recognised surface adds to the verdict."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cross-fitting never lets a specimen judge itself."""
+"""Cross-fitting never scores a specimen with heads that learned from it."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ SCORES = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30).map(lam
 def test_calibration_never_turns_the_evidence_upside_down(authentic, others, fused, more):
     calibration = Calibration.fit(authentic, others)
     low, high = probability(calibration.log_odds(fused + more)), probability(calibration.log_odds(fused))
-    assert 0 < low <= high <= 1  # beyond log-odds of 37 it is 1 to all digits
+    assert 0 < low <= high <= 1  # beyond log-odds of 37 it rounds to 1
     assert calibration.slope > 0
 
 
@@ -121,7 +121,7 @@ def test_more_images_of_the_same_specimens_change_no_p_value(references, score, 
 
 
 def test_p_values_hold_for_new_specimens_where_references_are_images_of_a_few():
-    """Images of a specimen are alike: counted one by one they would promise far more than they can keep."""
+    """Images of one specimen are alike: if each counted as a specimen, p-values would be far too small."""
     rng, trials, specimens, images = np.random.default_rng(0), 2000, 4, 10
     shares = shares_of(np.repeat(np.arange(specimens), images).astype(str))
     rejected, by_image = [], []

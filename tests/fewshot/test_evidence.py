@@ -1,4 +1,4 @@
-"""Each kind of evidence finds what it was made for."""
+"""Each kind of evidence detects the flaws it is designed for."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def planted(make_bag, *, marked: bool = False, **options):
 
 
 def value(head, tokens: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """Return all that a head says of each token, added up."""
+    """Return the sum of a head's maps per token."""
     return torch.stack(list(head.maps(tokens, residual).values())).sum(0)
 
 
@@ -155,7 +155,7 @@ def test_novelty_alone_is_the_brute_force_mahalanobis_distance_in_its_units(seed
     brute = torch.einsum("nmc,cd,nmd->nm", apart, precision, apart).sqrt().amin(1).float()
     mean, deviation = head.scales[0]
     expected = NOVELTY_WEIGHT * (brute - mean) / deviation
-    # Whitening and bank are kept in half precision.
+    # Whitening and bank are stored in float16.
     tolerance = NOVELTY_WEIGHT * (0.02 + 0.01 * float(brute.max())) / float(deviation)
     torch.testing.assert_close(value(head, tokens, NO_RESIDUAL), expected, rtol=1e-2, atol=tolerance)
 
@@ -186,7 +186,7 @@ def test_with_others_every_path_adds_how_much_nearer_they_are(seed, paths, sizes
         expected += (inside - outside - nearer) / other_spread
         if path == len(paths) - 1:
             expected += NOVELTY_WEIGHT * (inside - far) / spread
-        loosest += 0.02 * (NOVELTY_WEIGHT / float(spread) + 2 / float(other_spread))  # banks are in half precision
+        loosest += 0.02 * (NOVELTY_WEIGHT / float(spread) + 2 / float(other_spread))  # banks are stored in float16
     torch.testing.assert_close(value(head, tokens[0], NO_RESIDUAL), expected, rtol=1e-2, atol=loosest)
 
 
@@ -319,7 +319,7 @@ def test_kinds_that_need_no_other_class_learn_without_one(make_bag, kind):
 
 @pytest.fixture
 def detector():
-    """One that takes the first channel for a flaw."""
+    """Return a detector whose log-odds increase with the first channel."""
     torch.manual_seed(0)
     detector = FlawDetector(16)
     with torch.no_grad():

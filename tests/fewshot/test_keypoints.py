@@ -1,4 +1,4 @@
-"""Keypoints: one surface found again under another camera, two surfaces never taken for one."""
+"""Keypoints: one surface is recognised under another camera, and two surfaces never match."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def surface(seed: int, side: int = 420) -> np.ndarray:
 
 
 def photograph(picture: np.ndarray, *, turn: float = 0.0, zoom: float = 1.0, gain: float = 1.0) -> np.ndarray:
-    """Return the middle of a surface as another camera shows it, uint8 (256, 256)."""
+    """Return the middle of a surface as seen by another camera, uint8 (256, 256)."""
     middle = picture.shape[0] / 2
     matrix = cv2.getRotationMatrix2D((middle, middle), turn, zoom)
     matrix[:, 2] += 128 - middle

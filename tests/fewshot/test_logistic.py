@@ -13,7 +13,7 @@ from fusion_diff.fewshot.evidence.logistic import balanced, fit_logistic
 
 
 def sklearn_coefficients(features: torch.Tensor, labels: np.ndarray, weights: torch.Tensor, ridge: float) -> np.ndarray:
-    # sklearn minimises |w|²/2 + C * sum(weight * loss): the same where C is 1 / ridge
+    # sklearn minimises |w|²/2 + C * sum(weight * loss): the same if C is 1 / ridge
     oracle = LogisticRegression(C=1 / ridge, tol=1e-10, max_iter=10_000)
     oracle.fit(features.numpy().astype(float), labels, sample_weight=weights.numpy().astype(float))
     return np.r_[oracle.coef_[0], oracle.intercept_]

@@ -1,4 +1,4 @@
-"""What is of another kind than every reference is told so, whatever its score."""
+"""Micrographs unlike every reference are out of scope, whatever their score."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_strangeness_is_the_brute_force_distance_to_any_reference(seed, channels
     asked = torch.randn(15, 4 + channels, generator=generator)
     brute = (asked[:, None, 4:] - torch.cat(references)[None]).norm(dim=2).amin(1)
     distances = Scope.fit(references, list("abc")).distances(asked)
-    torch.testing.assert_close(distances, brute, rtol=1e-2, atol=1e-2)  # the bank is kept in half precision
+    torch.testing.assert_close(distances, brute, rtol=1e-2, atol=1e-2)  # the bank is stored in float16
 
 
 @pytest.mark.parametrize("groups", ["abcd", "aabb", "aaaa"])

@@ -1,4 +1,4 @@
-"""The verifier: what each kind of evidence earned on references it had not seen, and the verdict."""
+"""The verifier: weights of evidence from held-out references, and the verdict."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ def test_regions_are_rare_on_what_is_authentic(make_bag):
 
 
 def test_labels_that_mean_nothing_are_seen_through(make_bag):
-    """A head that had seen the references it is judged on would tell them apart without error."""
+    """A head scored on the references it learned from would separate them without error."""
     told_apart, rejected = [], []
     for repeat in range(12):
         bags = [make_bag(1000 * repeat + seed) for seed in range(20)]
@@ -169,7 +169,7 @@ def test_departures_keep_a_floor_that_others_have_to_earn():
     authentic = np.arange(20) < 10
     rng = np.random.default_rng(0)
     noise = rng.normal(size=20)
-    same = np.tile(noise[:10], 2)  # sets the sides apart by nothing
+    same = np.tile(noise[:10], 2)  # does not separate the sides
     fusion = Fusion.fit({DEPARTURES: same, "pooled": noise - 8 * authentic}, authentic)
     inside, outside = ((noise - 8 * authentic)[side] for side in (authentic, ~authentic))
     pooled = (outside.mean() - inside.mean()) / np.sqrt((inside.var(ddof=1) + outside.var(ddof=1)) / 2)
@@ -186,7 +186,7 @@ def test_kinds_that_agree_on_a_token_are_added_before_the_strongest_are_taken():
     one[:2], other[100:102] = 5.0, 5.0
     one[50:52], other[50:52] = 4.0, 4.0
     maps = {"multiple-instance": one, "likeness": other, "novelty": torch.ones(200)}
-    # The highest 1, 2, 6 and 20 of 200 added up: 9, 9 and twice 9 and four times 6, which one kind alone gives.
+    # Sums of the highest 1, 2, 6 and 20 of 200: 9, 9, and then 9 twice and 6 four times, which one kind alone gives.
     scores = reading_scores(maps)
     assert scores[TEXTURE] == pytest.approx(18 / 200)
     assert scores[DEPARTURES] == pytest.approx((9 + 9 + 42 / 6 + (42 + 14) / 20) / 4)
@@ -247,7 +247,7 @@ def test_a_texture_that_differs_as_a_whole_is_told_apart_and_named(make_bag):
 
 
 def test_of_few_specimens_single_references_set_the_threshold_too(make_bag):
-    """The p-values stay those of whole specimens left out."""
+    """The p-values still come from whole specimens left out."""
     bags = [make_bag(seed, flawed=10 * (seed >= 8), size=3.0) for seed in range(16)]
     labels, groups = ["sound"] * 8 + ["crack"] * 8, [str(seed % 3) for seed in range(16)]
     assert len(set(groups)) <= FEW_GROUPS
@@ -390,7 +390,7 @@ def test_neither_the_order_of_references_nor_the_names_of_specimens_change_anyth
     assert again == fused
     assert other.region_threshold == verifier.region_threshold
     assert other.scope_limit == verifier.scope_limit
-    # What belongs to single references stands in the order in which they were given.
+    # Values per reference are in the order the references were given.
     for name, side in (("inside", "sound"), ("outside", "cracked")):
         scores = dict(zip([i for i in range(8) if labels[i] == side], getattr(verifier, name), strict=True))
         assert getattr(other, name).tolist() == [scores[i] for i in order if labels[i] == side]

@@ -1,4 +1,4 @@
-"""References that are easy to tell apart: fine grain is authentic, coarse grain or a dark bar is not."""
+"""References that are easy to separate: fine grain is authentic, coarse grain or a dark bar is not."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Draw = Callable[..., NDArray[np.uint8]]
 
 @pytest.fixture(scope="session")
 def draw() -> Draw:
-    """Draws a grey surface of some class, 8 bits deep."""
+    """Return an 8-bit grey surface of a class."""
     from scipy.ndimage import gaussian_filter
 
     def make(kind: str, seed: int, *, size: tuple[int, int] = (224, 224)) -> NDArray[np.uint8]:
@@ -35,7 +35,7 @@ def draw() -> Draw:
 
 @pytest.fixture(scope="session")
 def make_references(draw: Draw) -> Callable[..., ReferenceSet]:
-    """Makes a reference set with so many of each class; bars are marked where asked for."""
+    """Return a reference set with the given number of each class; bars are optionally marked."""
 
     def make(counts: dict[str, int], *, marked: bool = False, size: tuple[int, int] = (224, 224)) -> ReferenceSet:
         images = [(kind, draw(kind, seed, size=size)) for kind, count in counts.items() for seed in range(count)]
@@ -51,7 +51,7 @@ def make_references(draw: Draw) -> Callable[..., ReferenceSet]:
 
 @pytest.fixture(scope="session")
 def enrolled(checkpoint_folder: Path, make_references: Callable[..., ReferenceSet]) -> DiffusionModel:
-    """A model enrolled with five fine and five coarse references. Not to be changed."""
+    """A model enrolled with five fine and five coarse references. Tests must not change it."""
     model = DiffusionModel.from_pretrained(checkpoint_folder)
     model.enroll(make_references({"fine": 5, "coarse": 5}), reconstruction=True)
     return model

@@ -1,4 +1,4 @@
-"""The embedded model for restricted hardware: it is built on the default, and whole when it is saved."""
+"""The embedded model for restricted hardware: based on the default model, and complete when saved."""
 
 from __future__ import annotations
 

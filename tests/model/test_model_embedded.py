@@ -88,7 +88,7 @@ def test_five_shots_of_a_lot_tell_unseen_specimens_apart_better_than_chance():
 
 
 def test_it_needs_no_network(tmp_path):
-    """In a process of its own, where opening any connection fails and nothing is cached."""
+    """Runs in a separate process without network and cache."""
     script = """
 import socket, sys
 def refuse(*args, **kwargs):

@@ -1,4 +1,4 @@
-"""Inspecting: a verdict whose parts agree with each other, on micrographs of every size and depth."""
+"""Inspecting: consistent verdicts on micrographs of every size and bit depth."""
 
 from __future__ import annotations
 
@@ -110,7 +110,7 @@ def test_grey_and_the_same_grey_in_three_channels_get_the_same_verdict(enrolled,
     grey = draw("fine", 72)
     one = enrolled.inspect(Micrograph.from_array(grey))
     three = enrolled.inspect(Micrograph.from_array(np.repeat(grey[..., None], 3, axis=2)))
-    assert three.score == pytest.approx(one.score, abs=5e-3)  # percentiles of thrice as many numbers differ a little
+    assert three.score == pytest.approx(one.score, abs=5e-3)  # percentiles of thrice the values differ slightly
 
 
 @pytest.mark.parametrize("subject", ["stripes", "disc"])
@@ -118,7 +118,7 @@ def test_another_subject_is_out_of_scope_and_nothing_is_decided(enrolled, subjec
     row, column = np.mgrid[:224, :224]
     pattern = column // 16 % 2 if subject == "stripes" else np.hypot(row - 112, column - 112) < 60
     verifier = enrolled.enrolment.verifier
-    lenient = replace(verifier, outside=verifier.inside - 1)  # anything stranger than that is like the others
+    lenient = replace(verifier, outside=verifier.inside - 1)  # anything stranger is consistent with the other side
     monkeypatch.setattr(enrolled, "enrolment", replace(enrolled.enrolment, verifier=lenient))
     inspection = enrolled.inspect(Micrograph.from_array((255 * pattern).astype(np.uint8)), alpha=0.2)
     assert inspection.in_scope is False

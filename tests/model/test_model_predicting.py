@@ -1,4 +1,4 @@
-"""Scores as tensors, with as many shots as wanted."""
+"""Scores as tensors, with any number of shots."""
 
 from __future__ import annotations
 

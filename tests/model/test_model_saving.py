@@ -135,7 +135,7 @@ def test_an_unknown_name_says_which_names_there_are(tmp_path, monkeypatch):
 def test_a_prior_in_the_stable_diffusion_layout_can_take_the_place_of_its_own(
     checkpoint_folder, stable_diffusion_folder, tmp_path, make_references, draw
 ):
-    """Only its condition width has to be the encoder's."""
+    """Only its condition width must equal the encoder's."""
     from diffusers import UNet2DConditionModel
 
     prior = shutil.copytree(stable_diffusion_folder, tmp_path / "sd")

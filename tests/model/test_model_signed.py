@@ -1,4 +1,4 @@
-"""Loading models that have to be signed."""
+"""Loading models that must be signed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from fusion_diff.trust.provenance import sign
 
 @pytest.fixture
 def folder(checkpoint_folder, tmp_path, monkeypatch):
-    """A checkpoint, signed; and copies are made in `tmp`."""
+    """A signed checkpoint; private copies are made in `tmp`."""
     (tmp_path / "tmp").mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "tmp"))
     folder = shutil.copytree(checkpoint_folder, tmp_path / "line-7")
@@ -73,7 +73,7 @@ def test_what_is_not_what_was_signed_is_refused_before_it_is_parsed(folder, key,
     elif what == "link":
         (folder / "config.json").rename(tmp_path / "config.json")
         (folder / "config.json").symlink_to(tmp_path / "config.json")
-    elif what == "resealed":  # the checkpoint's own manifest is right again
+    elif what == "resealed":  # the checkpoint's own manifest is valid again
         write_json(folder / "config.json", read_json(folder / "config.json") | {"name": "forged"})
         seal(folder)
         assert verify(folder)

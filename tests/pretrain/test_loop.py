@@ -1,4 +1,4 @@
-"""The training loop: a run that was cut off ends where an uncut one does."""
+"""The training loop: an interrupted run gives the same result as an uninterrupted one."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def weights(stage: Regression) -> Tensor:
 
 
 class CutError(Exception):
-    """Stands for a power failure."""
+    """Simulates a power failure."""
 
 
 def cut_at(wanted: int):
@@ -228,7 +228,7 @@ torch.save(weights(stage), Path({out!r}) / f"{{accelerator.process_index}}.pt")
 
 
 def test_two_processes_share_each_batch_and_end_with_the_same_weights(tmp_path):
-    """And with those of one process that takes the mean of both gradients."""
+    """They also equal those of one process with the mean of both gradients."""
     script = tmp_path / "script.py"
     script.write_text(TWO_PROCESSES.format(folder=str(Path(__file__).parent), out=str(tmp_path)))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", str(script)]

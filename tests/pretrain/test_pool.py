@@ -1,4 +1,4 @@
-"""The pool: generated once, the same every time, never half."""
+"""The pool: generated once, reproducible, and never incomplete."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def pool_folder(pretraining_run):
 
 @pytest.fixture(scope="module")
 def pool(pool_folder) -> Pool:
-    """The run's pool, which is there: workers that cannot be had would show that it is made again."""
+    """Open the existing pool with an invalid number of workers, so that generating it again would fail."""
     return Pool.open(pool_folder, 8, 0, workers=-1)
 
 
@@ -44,7 +44,7 @@ def test_a_pool_cut_short_or_damaged_is_made_again_and_comes_out_the_same(pool, 
     steps = []
     whole = Pool.open(tmp_path, 2, 0, 1, lambda *step: steps.append(step))
     assert steps == [(1, 2), (2, 2)]
-    np.testing.assert_array_equal(whole.pixels, pool.pixels[:2])  # pools of one seed share their beginning
+    np.testing.assert_array_equal(whole.pixels, pool.pixels[:2])  # pools of the same seed start with the same images
     np.testing.assert_array_equal(whole.descriptors, pool.descriptors[:2])
 
     (tmp_path / "pool.json").write_text('{"size": 2, "se')
@@ -58,7 +58,7 @@ def test_a_pool_of_another_size_or_seed_or_with_a_file_lost_is_not_taken(pool_fo
     copy = shutil.copytree(pool_folder, tmp_path / "pool")
     if lost:
         (copy / lost).unlink()
-    with pytest.raises(ValueError, match="max_workers"):  # it would be made again
+    with pytest.raises(ValueError, match="max_workers"):  # it would be generated again
         Pool.open(copy, size, seed, workers=-1)
     assert not (copy / "pool.json").exists(), "what is being made again is not whole"
 

@@ -22,7 +22,7 @@ ARGUMENTS = ["-m", "fusion_diff.cli", "pretrain", "--recipe", "smoke", "--cpu", 
 
 @pytest.fixture
 def out(pretraining_run, tmp_path) -> Path:
-    """A new run's folder with a pool in it, which takes long to make."""
+    """A folder for a new run with a pool, because generating one takes long."""
     shutil.copytree(pretraining_run / "pool", tmp_path / "run" / "pool")
     return tmp_path / "run"
 
@@ -51,12 +51,12 @@ def test_a_run_killed_in_the_middle_is_finished_by_the_next_with_the_same_weight
     assert (out / "autoencoder" / "state.safetensors").stat().st_mtime_ns == done_before, "what was done was kept"
     verify(out / "checkpoint")
     for name in ("encoder.safetensors", "prior/unet/diffusion_pytorch_model.safetensors"):
-        # Expanded: a number on the edge between two steps may fall to either side.
+        # Expanded: a value halfway between two integers may be rounded either way.
         resumed, uncut = (expand(load_file(run / "checkpoint" / name)) for run in (out, pretraining_run))
         assert resumed.keys() == uncut.keys()
         for key, value in uncut.items():
             if key == "global_projection.weight":
-                continue  # principal components are known but for their signs, which rounding decides
+                continue  # the signs of principal components are arbitrary and depend on rounding
             torch.testing.assert_close(resumed[key], value, rtol=1e-2, atol=1e-2, msg=key)
 
 

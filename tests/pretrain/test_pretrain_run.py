@@ -1,4 +1,4 @@
-"""The whole of pretraining: every stage really trains, and what comes out is a model."""
+"""A whole pretraining run: every stage trains, and the result is a model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def accelerator() -> Accelerator:
 
 @pytest.fixture
 def folder(pretraining_run, tmp_path):
-    """A new run's folder with a pool in it, which takes long to make."""
+    """A folder for a new run with a pool, because generating one takes long."""
     shutil.copytree(pretraining_run / "pool", tmp_path / "run" / "pool")
     return tmp_path / "run"
 
@@ -80,7 +80,7 @@ def test_the_checkpoint_has_the_weights_that_training_ended_with(pretraining_run
 
 
 def taught_adapters(before, after) -> set[str]:
-    """Names of the adapters that the last stage changed; fails where it changed a block."""
+    """Return the names of the adapters that the last stage changed; fail if it changed a block."""
     backbone = [name for name in before if name.startswith("weights.student.") and ".adapter." not in name]
     assert backbone
     for name in backbone:
@@ -153,7 +153,7 @@ def test_the_projection_keeps_the_most_of_the_standardised_tokens_that_so_many_c
     torch.testing.assert_close(weight @ weight.T, torch.eye(256), rtol=0, atol=1e-4)
 
     rng = np.random.default_rng(0)
-    with torch.no_grad():  # the sample that was measured
+    with torch.no_grad():  # the sample that statistics are measured on
         patches = wide(pool.batch(16, 224, rng)[0])[0]
         tokens = encoder.global_norm(patches).movedim(1, -1).flatten(0, 2)
     torch.testing.assert_close(tokens.mean(0), torch.zeros(384), rtol=0, atol=1e-2)
@@ -180,7 +180,7 @@ def test_latents_of_the_trained_autoencoder_are_scaled_to_unit_variance(pretrain
 def test_given_a_prior_and_a_deit_only_the_last_stages_are_run(
     folder, stable_diffusion_folder, deit_folder, references, tmp_path
 ):
-    """The study's own arrangement: a frozen Stable Diffusion teaches an adapted DeiT."""
+    """The setup of the study: a frozen Stable Diffusion trains a DeiT with adapters."""
     out = pretrain(folder, SMOKE, accelerator=accelerator(), prior=str(stable_diffusion_folder), deit=str(deit_folder))
     assert {path.name for path in folder.iterdir()} == {"pool", "run.json", "feedback", "flaws", "checkpoint"}
     model = DiffusionModel.from_pretrained(out)
@@ -229,7 +229,7 @@ def test_a_damaged_run_file_is_named(tmp_path):
 
 
 def test_a_finished_run_is_returned_as_it_is(pretraining_run, tmp_path):
-    """Every stage is restored without a step, and the same checkpoint comes out."""
+    """Every stage is restored without a step, and the checkpoint is the same."""
     copy = shutil.copytree(pretraining_run, tmp_path / "run")
     shutil.rmtree(copy / "checkpoint")
     steps = []

@@ -1,4 +1,4 @@
-"""The published transformer as a DeiT: the same function, once the distillation token is left out."""
+"""The published transformer as a DeiT: the same function without the distillation token."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fusion_diff.pretrain.published import (
 
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, torch.Tensor]:
-    """Random weights by the names that the published graph has."""
+    """Return random weights with the names of the published graph."""
     generator = torch.Generator().manual_seed(0)
 
     def draw(*shape: int, size: float = 0.05) -> torch.Tensor:
@@ -53,7 +53,7 @@ def tensors() -> dict[str, torch.Tensor]:
 
 
 def as_published(w: dict[str, torch.Tensor], pixels: torch.Tensor, blocks: int) -> torch.Tensor:
-    """The published graph, written out: patch tokens after block 6 and the last."""
+    """Reference implementation of the published graph: patch tokens after block 6 and the last."""
     x = F.conv2d(pixels, *(w[f"backbone.embeddings.patch_embeddings.projection.{k}"] for k in ("weight", "bias")), 14)
     positions = w["onnx::Reshape_1962"].view(1, 37, 37, WIDTH).permute(0, 3, 1, 2)
     positions = F.interpolate(positions, size=x.shape[-2:], mode="bicubic", align_corners=False)
@@ -142,7 +142,7 @@ def test_the_edge_checkpoint_holds_the_published_network():
 
 
 class Noise:
-    """A pool of nothing but noise."""
+    """A pool of noise images."""
 
     def batch(self, count: int, side: int, rng: np.random.Generator) -> tuple[torch.Tensor, None]:
         return torch.from_numpy(rng.random((count, 3, side, side), dtype=np.float32)), None
