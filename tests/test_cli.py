@@ -188,5 +188,5 @@ def test_help_shows_what_an_address_of_a_database_looks_like(run, monkeypatch):
 
 def test_help_says_what_a_certificate_costs(run):
     out = " ".join(word for word in run("certify", "--help")[1].split() if word != "│")
-    assert "as long as an `inspect --purify`" in out
+    assert "as long as one `inspect --purify`" in out
     assert "fast" not in out

@@ -34,7 +34,7 @@ def enrolled(checkpoint_folder):
 def test_the_graph_adds_up_to_the_reading_of_the_model(enrolled):
     micrograph = next(iter(builtin_reference_set())).micrograph
     verifier = enrolled.enrolment.verifier
-    graph = ScoringGraph(enrolled.encoder, verifier, enrolled.enrolment.signatures)
+    graph = ScoringGraph(enrolled.encoder, verifier, enrolled.enrolment.mean_tokens)
     grid = Grid.of(micrograph.height, micrograph.width, tile=graph.encoder.tile, stride=8)
     reading = Reading.of(*perceive(micrograph, enrolled.encoder), verifier)
     total, evidence = 0, np.zeros((grid.rows, grid.columns))
