@@ -52,9 +52,9 @@ class DiffusionModel:
     """Verifies micrographs against enrolled references. Make one with `from_pretrained`.
 
     Attributes:
-        sha256: identifies the exact weights. It is the digest of the manifest of the checkpoint that the model was
-            loaded from or last saved to, combined with that of its base model if it has one. Enrolling does not change
-            it before the model is saved; verdicts give the digest of the references separately.
+        sha256: identifies the exact weights. It is the digest of the manifest of the checkpoint that was last loaded
+            or saved, combined with that of the base model if there is one. Enrolling does not change it before the
+            model is saved. Verdicts give the digest of the references separately.
         enrolment: the enrolled references and what was learned from them; None before `enroll`.
         flaw_detector: gives enrolment a first guess of where flaws are; None in a checkpoint without one.
         card: the checkpoint's `config.json`: how the weights were made.

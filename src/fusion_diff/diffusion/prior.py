@@ -160,8 +160,8 @@ class DiffusionPrior(nn.Module):
             condition: (tokens, condition width), the same for the whole batch.
             strength: how far to diffuse, in (0, 1].
             steps: denoising steps, at least 1.
-            noise: standard normal noise that expands to the shape of the latents; or a seed, for noise that is the same
-                for every image, so that results do not depend on the place in a batch; or None for no noise.
+            noise: standard normal noise that expands to the shape of the latents, or a seed, or None for no noise. With
+                a seed, the noise is the same for every image, so results do not depend on the place in a batch.
 
         Raises:
             ValueError: `strength` or `steps` is out of range.

@@ -67,8 +67,8 @@ class Arrangement:
 def folds(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[NDArray[np.intp]] | None:
     """Split references into held-out parts that keep groups whole and spread the two sides evenly.
 
-    If no specimen is on both sides, a part holds one specimen of each side as far as possible, so that the rest keeps
-    the balance of the full set. Heads that lack only an authentic specimen would score it too high.
+    If no specimen is on both sides, a part holds one specimen of each side as far as possible. The rest then keeps the
+    balance of the full set. Heads that lack only an authentic specimen would score it too high.
 
     Args:
         groups: group of each reference.
