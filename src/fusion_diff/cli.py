@@ -60,9 +60,9 @@ app.command("verify-model")(verify_model_command)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        from fusion_diff.inspection.wording import package_version
+        from fusion_diff import __version__
 
-        typer.echo(f"fusion-diff {package_version()}")
+        typer.echo(f"fusion-diff {__version__}")
         raise typer.Exit
 
 

@@ -10,11 +10,11 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff import __version__
 from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.sources import expect_images, list_source
 from fusion_diff.counted import counted
 from fusion_diff.errors import BatchError, FusionDiffError
-from fusion_diff.inspection.wording import package_version
 from fusion_diff.micrograph.discover import warn_of_unread
 from fusion_diff.printable import printable
 from fusion_diff.trust.keys import load_public
@@ -95,7 +95,7 @@ def run_batch(
         "alpha": settings.alpha,
         "pixel_size_um": settings.pixel_size_um,
         "trusted_keys": sorted(load_public(key).id for key in settings.trusted_keys) or None,
-        "version": package_version(),
+        "version": __version__,
     }
     unread = Counter[str]()
     listed = list_source(source, Path(out), unread)

@@ -6,11 +6,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion_diff import __version__
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.pages import template
 from fusion_diff.inspection.run import THUMBNAIL_SIDE
-from fusion_diff.inspection.wording import package_version
 from fusion_diff.micrograph.thumbnail import thumbnail
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def write_audit(findings: Sequence[Finding], references: ReferenceSet, folder: s
     cards = [_card(references[index], [each for each in findings if each.index == index]) for index in listed]
     page = template(Path(__file__).with_name("audit.html.j2")).render(
         title="Audit of references",
-        version=package_version(),
+        version=__version__,
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         total=len(references),
         sha256=references.sha256,

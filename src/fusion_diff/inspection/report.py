@@ -14,9 +14,10 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion_diff import __version__
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.pages import template
-from fusion_diff.inspection.wording import OFFSET, SYMBOLS, number, p_value_sentences, package_version
+from fusion_diff.inspection.wording import OFFSET, SYMBOLS, number, p_value_sentences
 from fusion_diff.printable import paragraph
 from fusion_diff.whole import whole_file
 
@@ -69,7 +70,7 @@ def write_report(
     stream = template(Path(__file__).with_name("report.html.j2")).stream(
         title=paragraph(title),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
-        version=package_version(),
+        version=__version__,
         script=_SCRIPT,
         script_hash=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
         total=len(outcomes),

@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from fusion_diff import __version__
 from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.policy import exit_code, region_size_um
 from fusion_diff.inspection.record import finite
-from fusion_diff.inspection.wording import number, package_version
+from fusion_diff.inspection.wording import number
 from fusion_diff.printable import paragraph, printable
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def to_sarif(rulings: Sequence[Ruling]) -> dict[str, Any]:
     code = exit_code(rulings)
     driver = {
         "name": "FusionDiff",
-        "version": package_version(),
+        "version": __version__,
         "rules": [{"id": key, "shortDescription": {"text": text}} for key, text in _RULES.items()],
     }
     run = {

@@ -63,13 +63,3 @@ def _counted(kind: str, p: float, compared: Compared) -> str:
         return f"{number(100 * stranger / voices, 2)} % of {of} each specimen counting once, were at least as {how}."
     were = "was" if round(stranger) == 1 else "were"
     return f"{round(stranger)} of {of} {were} at least as {how}."
-
-
-def package_version() -> str:
-    """Return the version of FusionDiff; "unknown" when run from a source tree that was never installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    try:
-        return version("fusion-diff")
-    except PackageNotFoundError:
-        return "unknown"

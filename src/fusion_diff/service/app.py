@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from fastapi.middleware import Middleware
 from starlette.formparsers import MultiPartParser
 
+from fusion_diff import __version__
 from fusion_diff.errors import DependencyError
-from fusion_diff.inspection.wording import package_version
 from fusion_diff.references.reference import MAX_REFERENCES
 from fusion_diff.service import pages, problems
 from fusion_diff.service.observing import Observer
@@ -61,7 +61,7 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
     app = FastAPI(
         title="FusionDiff",
         summary="Verifies ceramic microstructures from a handful of labelled micrographs.",
-        version=package_version(),
+        version=__version__,
         lifespan=lifespan,
         docs_url=None,  # their scripts would be loaded from another host
         redoc_url=None,

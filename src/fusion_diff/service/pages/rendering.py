@@ -12,9 +12,10 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
+from fusion_diff import __version__
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.inspection import pages
-from fusion_diff.inspection.wording import SYMBOLS, package_version
+from fusion_diff.inspection.wording import SYMBOLS
 from fusion_diff.service import problems
 from fusion_diff.service.naming import told_apart
 from fusion_diff.service.problems import NotFoundError, UnauthorizedError, reported
@@ -90,7 +91,7 @@ def render(request: Request, name: str, status: int = 200, **told: object) -> HT
         "insecure": request.app.state.service.settings.insecure,
         "path": request.url.path,
         "symbols": SYMBOLS,
-        "version": package_version(),
+        "version": __version__,
     }
     return HTMLResponse(_environment().get_template(f"{name}.html.j2").render(**common, **told), status)
 
