@@ -105,7 +105,7 @@ def test_a_state_half_written_by_a_kill_is_passed_over(tmp_path, saving_every_st
     with pytest.raises(CutError):
         run(tmp_path / "cut", progress=cut_at(10))
     state = (tmp_path / "cut" / "state.safetensors").read_bytes()
-    (tmp_path / "cut" / "state.partial").write_bytes(state[: len(state) // 2])
+    (tmp_path / "cut" / ".state.safetensors.cut").write_bytes(state[: len(state) // 2])
     assert torch.equal(weights(run(tmp_path / "cut")), weights(uncut))
 
 

@@ -14,6 +14,7 @@ from fusion_diff.fewshot.bags import Scale
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.perception import encode
 from fusion_diff.synthetic import FLAWS, MATERIALS, generate
+from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -62,9 +63,8 @@ def gather(
             if progress:
                 progress(index + 1, lots)
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_suffix(".partial")
-        save_file({"tokens": torch.cat(tokens), "flawed": torch.cat(flawed)}, partial)
-        partial.replace(file)
+        with whole_file(file) as part:
+            save_file({"tokens": torch.cat(tokens), "flawed": torch.cat(flawed)}, part)
     kept = read_tensors(file)
     return kept["tokens"], kept["flawed"]
 

@@ -14,6 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fusion_diff.errors import PretrainingError
+from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -154,9 +155,8 @@ def _save(
     for name, parameter in parameters.items():
         for key, value in optimiser.state.get(parameter, {}).items():
             tensors[f"optimiser.{key}.{name}"] = value.detach().cpu().contiguous()
-    temporary = file.with_suffix(".partial")
-    save_file(tensors, temporary, metadata={"step": str(step), "recipe": repr(recipe)})
-    temporary.replace(file)  # atomic: an interruption leaves the old state or the new one
+    with whole_file(file) as part:  # an interruption leaves the old state or the new one
+        save_file(tensors, part, metadata={"step": str(step), "recipe": repr(recipe)})
 
 
 def _restore(

@@ -30,6 +30,7 @@ from fusion_diff.pretrain.stages import (
     FeedbackStage,
     PriorStage,
 )
+from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -151,9 +152,8 @@ def _claim(out: Path, recipe: Recipe, prior: str | None, deit: str | None, feedb
                 f"{out}: holds a run with other settings ({file.name} tells which); choose another folder"
             )
     else:
-        temporary = file.with_suffix(".partial")
-        write_json(temporary, claim)
-        temporary.replace(file)  # atomic, in case of an interruption
+        with whole_file(file) as part:
+            write_json(part, claim)
 
 
 def _scale_latents(prior: DiffusionPrior, pool: Pool, device: torch.device) -> None:
