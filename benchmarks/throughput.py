@@ -30,6 +30,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ResNetForImageClassification
 
 from fusion_diff import DiffusionModel
+from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge.exported import Exported
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.export.graph import ScoringGraph
@@ -121,7 +122,10 @@ def main() -> int:
     options = parser.parse_args()
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
-    work = multiply_adds(DiffusionModel.from_pretrained(options.model))
+    model = DiffusionModel.from_pretrained(options.model)
+    if model.enrolment is None:
+        model.enroll(builtin_reference_set())
+    work = multiply_adds(model)
     exported = Exported.read(options.exported)
     graph = open_graph(options.exported, exported.runtime, "CPU", options.threads)
     peak = peak_call(options.threads)
