@@ -24,6 +24,7 @@ from fusion_diff.checkpoint import (
     verify,
     write_json,
 )
+from fusion_diff.devices import available
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.encoder.fusion import DualPathEncoder
@@ -32,7 +33,7 @@ from fusion_diff.enrolment import Enrolment
 from fusion_diff.enrolment.card import enrolled_card
 from fusion_diff.enrolment.files import load_enrolment, save_enrolment
 from fusion_diff.enrolment.learning import learn
-from fusion_diff.errors import CheckpointError, DeviceError, EnrolmentError, TrustError
+from fusion_diff.errors import CheckpointError, EnrolmentError, TrustError
 from fusion_diff.fewshot.decision import check_alpha
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.printable import paragraph
@@ -173,15 +174,7 @@ class DiffusionModel:
         Raises:
             DeviceError: this is not the name of a device.
         """
-        # torch knows the name "npu" only if the vendor's package is installed
-        unknown = str(device).partition(":")[0] == "npu" and not hasattr(torch, "npu")
-        try:
-            wanted = torch.device("cpu" if unknown else device)
-        except (RuntimeError, TypeError) as error:
-            raise DeviceError(f"{device!r} is not a device; use cpu, cuda, npu, xpu or mps") from error
-        if unknown or (wanted.type != "cpu" and not _is_here(wanted)):
-            warn(f"device {device} is not available here; computing on the CPU instead")
-            wanted = torch.device("cpu")
+        wanted = available(device)
         self.encoder.to(wanted)
         if self.flaw_detector is not None:
             self.flaw_detector.to(wanted)
@@ -350,8 +343,3 @@ class DiffusionModel:
                 readme = enrolled_card(self.name, self.enrolment, readme)
             (draft / "README.md").write_text(readme, encoding="utf-8")
         self.sha256 = digest(Path(folder) / MANIFEST)  # a model loaded from there has the same
-
-
-def _is_here(device: torch.device) -> bool:
-    backend = getattr(torch, device.type, None)
-    return backend is not None and backend.is_available() and (device.index or 0) < backend.device_count()
