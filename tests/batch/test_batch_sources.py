@@ -86,7 +86,7 @@ def test_a_pattern_names_the_same_here_and_in_a_store(lots, pattern, names):
 def test_a_folder_of_other_kinds_alone_is_refused_with_what_it_holds(tmp_path):
     (tmp_path / "a.gif").write_bytes(b"")
     with (
-        pytest.warns(UserWarning, match=r"passed over 1 file of kinds that are not read \(1 .gif\)"),
+        pytest.warns(UserWarning, match=r"skipped 1 file of unsupported formats \(1 .gif\)"),
         pytest.raises(BatchError, match="it names no images"),
     ):
         check_source(str(tmp_path))

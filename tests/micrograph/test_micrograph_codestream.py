@@ -98,7 +98,7 @@ def test_a_tile_that_unfolds_to_far_more_than_its_place_is_refused(tmp_path, kin
     path = tmp_path / "bomb.tif"
     path.write_bytes(bomb(kind))
     with pytest.raises(
-        MicrographError, match=r"bomb\.tif: its strips or tiles claim [\d,]+ pixels of their own.*; export"
+        MicrographError, match=r"bomb\.tif: the headers of its strips or tiles claim [\d,]+ pixels, or parts .*; export"
     ):
         load_microstructure_data(path)
 
@@ -106,7 +106,7 @@ def test_a_tile_that_unfolds_to_far_more_than_its_place_is_refused(tmp_path, kin
 def test_tables_of_a_jpeg_that_hold_an_image_of_their_own_are_measured_too(tmp_path):
     path = tmp_path / "tables.tif"
     path.write_bytes(tiled(imagecodecs.jpeg_encode(TEXTURE[:, :64]), 7, tables=imagecodecs.jpeg_encode(BLANK)))
-    with pytest.raises(MicrographError, match="claim 36,000,000 pixels of their own"):
+    with pytest.raises(MicrographError, match="claim 36,000,000 pixels, or parts"):
         load_microstructure_data(path)
 
 
@@ -114,7 +114,7 @@ def test_many_tiles_that_are_one_large_stream_are_refused(tmp_path):
     path = tmp_path / "many.tif"
     stream = imagecodecs.png_encode(BLANK[:3000, :3000])
     path.write_bytes(tiled(stream, 34933, side=(256, 256), tile=(16, 16), number=256))
-    with pytest.raises(MicrographError, match="claim 18,000,000 pixels of their own"):
+    with pytest.raises(MicrographError, match="claim 18,000,000 pixels, or parts"):
         load_microstructure_data(path)
 
 
@@ -128,7 +128,7 @@ def test_tiles_of_which_next_to_nothing_lies_in_the_image_are_refused(tmp_path):
 def test_a_stream_without_a_size_is_refused(tmp_path):
     path = tmp_path / "none.tif"
     path.write_bytes(tiled(b"\xff\xd8" + bytes(100), 7))
-    with pytest.raises(MicrographError, match="its header tells no size"):
+    with pytest.raises(MicrographError, match="header of a strip or tile gives no reliable size"):
         load_microstructure_data(path)
 
 
@@ -162,7 +162,7 @@ def test_a_jpeg_of_thousands_of_scans_is_refused(tmp_path):
     path.write_bytes(tiled(progressive(MAX_JPEG_SCANS), 7, side=(64, 72), tile=(64, 72)))
     assert load_microstructure_data(path).shape == TEXTURE.shape
     path.write_bytes(progressive(MAX_JPEG_SCANS + 1))
-    with pytest.raises(MicrographError, match=r"scans\.jpg: a JPEG in it has more than 32 scans"):
+    with pytest.raises(MicrographError, match=r"scans\.jpg: its JPEG data have more than 32 scans"):
         load_microstructure_data(path)
     path.write_bytes(tiled(progressive(MAX_JPEG_SCANS + 1), 7, side=(64, 72), tile=(64, 72)))
     with pytest.raises(MicrographError, match="more than 32 scans"):
@@ -190,7 +190,7 @@ def test_a_jpeg_of_thousands_of_segments_is_refused(tmp_path, segment, most, kin
     path.write_bytes(after_start(data, segment * most))
     assert load_microstructure_data(path).shape == TEXTURE.shape
     path.write_bytes(after_start(data, segment * (most + 100)))
-    with pytest.raises(MicrographError, match=f"has more than {kind}; it was made"):
+    with pytest.raises(MicrographError, match=f"have more than {kind}, .*; get a fresh copy"):
         load_microstructure_data(path)
 
 

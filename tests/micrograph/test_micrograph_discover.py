@@ -37,7 +37,7 @@ def names(folder, files):
 def test_pictures_of_kinds_that_are_not_read_are_told_of(house, what):
     for name in ("a.gif", "sound/b.webp", "sound/c.WEBP", ".hidden.gif"):
         (house / name).write_bytes(b"x")
-    with pytest.warns(UserWarning, match=r"passed over 3 files of kinds that are not read \(1 .gif, 2 .webp\)"):
+    with pytest.warns(UserWarning, match=r"skipped 3 files of unsupported formats \(1 .gif, 2 .webp\)"):
         assert len(discover(house / what)) == 6
     assert names(house, discover(house / "a.gif")) == ["a.gif"], "a file that is named is tried"
 

@@ -39,13 +39,15 @@ def test_fei_metadata_give_pixel_size_instrument_and_the_true_height(tmp_path):
     assert micrograph.instrument == "Thermo/FEI Helios NanoLab"
     assert (micrograph.data_bar_px, micrograph.shape) == (16, (80, 128))
     np.testing.assert_array_equal(micrograph.pixels, TEXTURE[:80])
-    assert micrograph.notes == ("A data bar of 16 rows was cut off at the bottom.",)
+    assert micrograph.notes == ("A data bar of 16 rows was cropped from the bottom.",)
 
 
 def test_a_true_height_of_the_metadata_cuts_off_nothing_that_is_no_bar(tmp_path):
     micrograph = tagged(tmp_path / "fei.tif", 34682, FEI.format(width=2.5e-9, height=2.5e-9))
     assert (micrograph.data_bar_px, micrograph.shape) == (0, (96, 128))
-    assert micrograph.notes == ("Its metadata call the lowest 12 rows a data bar, which they do not look like.",)
+    assert micrograph.notes == (
+        "Its metadata claim that the lowest 12 rows are a data bar, but they do not look like one.",
+    )
 
 
 def test_the_true_height_of_the_metadata_is_left_alone_when_the_bar_is_to_stay(tmp_path):

@@ -31,7 +31,7 @@ def test_images_that_are_not_read_are_noted_as_well_as_warned_of(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", np.stack([GREY] * 3), photometric="minisblack")
     with pytest.warns(UserWarning, match="only the first was read"):
         notes = load_microstructure_data(tmp_path / "a.tif").notes
-    assert notes == ("The file holds 3 images of one size, and only the first was read.",)
+    assert notes == ("The file holds 3 images of the same size; only the first was read.",)
     assert load_microstructure_data(tmp_path / "a.tif", page=1).notes == ()
 
 
@@ -39,8 +39,8 @@ def test_images_that_are_not_read_are_noted_as_well_as_warned_of(tmp_path):
     ("sides", "size", "said"),
     [
         ((0.5, 0.5), 0.5, None),
-        ((0.4, 0.5), 0.2**0.5, "Its pixels are 0.4 by 0.5 µm, not square, and 0.4472 µm is taken for both sides"),
-        ((0.1, 0.5), None, "Its pixels are 0.1 by 0.5 µm, too far from square, so its pixel size is left unknown"),
+        ((0.4, 0.5), 0.2**0.5, "Its pixels are 0.4 by 0.5 µm, not square; 0.4472 µm is used for both sides"),
+        ((0.1, 0.5), None, "Its pixels are 0.1 by 0.5 µm, too far from square, so the pixel size is unknown"),
     ],
 )
 def test_pixels_that_are_not_square_are_noted(tmp_path, sides, size, said):
@@ -69,7 +69,7 @@ def test_transparent_pixels_are_noted(tmp_path, suffix, alpha, noted):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         micrograph = load_microstructure_data(path)
-    said = "25 % of its pixels are transparent to some degree; alpha was dropped."
+    said = "25 % of its pixels are fully or partly transparent; the alpha channel was dropped."
     assert micrograph.notes == ((said,) if noted else ())
     assert micrograph.shape == (64, 80, 3)
 
@@ -80,5 +80,5 @@ def test_a_data_bar_that_was_cut_off_is_noted(tmp_path):
     tifffile.imwrite(tmp_path / "a.tif", pixels.astype(np.uint8))
     micrograph = load_microstructure_data(tmp_path / "a.tif")
     assert micrograph.data_bar_px == 60
-    assert micrograph.notes == ("A data bar of 60 rows was cut off at the bottom.",)
+    assert micrograph.notes == ("A data bar of 60 rows was cropped from the bottom.",)
     assert load_microstructure_data(tmp_path / "a.tif", crop_data_bar=False).notes == ()

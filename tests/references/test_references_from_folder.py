@@ -29,7 +29,7 @@ def read(folder: Path, **options: object) -> ReferenceSet:
 def test_pictures_of_kinds_that_are_not_read_are_told_of(folder: Path) -> None:
     for name in ("sound/a.gif", "sound/b.GIF", "crack/c.webp", "crack/.d.gif", "crack/notes.txt"):
         (folder / name).write_bytes(b"x")
-    with pytest.warns(UserWarning, match=r"passed over 3 files of kinds that are not read \(2 .gif, 1 .webp\)"):
+    with pytest.warns(UserWarning, match=r"skipped 3 files of unsupported formats \(2 .gif, 1 .webp\)"):
         assert len(read(folder)) == 6
 
 

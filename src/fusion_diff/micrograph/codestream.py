@@ -64,8 +64,8 @@ def check_jpeg(name: str, data: bytes | mmap.mmap) -> None:
             if count > limits[kind]:
                 raise refusal(
                     name,
-                    f"a JPEG in it has more than {limits[kind]:,} {kind}",
-                    "it was made to keep a reader busy: get a fresh copy from the instrument",
+                    f"its JPEG data have more than {limits[kind]:,} {kind}, which would take too long to decode",
+                    "get a fresh copy from the instrument",
                 )
 
 

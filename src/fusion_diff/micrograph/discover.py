@@ -59,7 +59,7 @@ def _expand(path: str | Path) -> list[Path]:
             return _some(name, search, str(location), "the folder holds no images")
         if location.exists():
             if not location.is_file():
-                raise MicrographError(f"{name}: this is a device or a pipe, not a file; name an image file or a folder")
+                raise MicrographError(f"{name}: this is a device or a pipe, not a file; give an image file or a folder")
             return [location]
         if not glob.has_magic(str(path)):
             raise MicrographError(f"{name}: there is no such file or folder; check the path")
@@ -85,7 +85,7 @@ def warn_of_unread(where: str, unread: Counter[str]) -> None:
     if unread:
         told = ", ".join(f"{count:,} {suffix}" for suffix, count in sorted(unread.items()))
         many = counted(unread.total(), "file")
-        warn(f"{where}: passed over {many} of kinds that are not read ({told}); export them as TIFF or PNG")
+        warn(f"{where}: skipped {many} of unsupported formats ({told}); export them as TIFF or PNG")
 
 
 def match(pattern: str, unread: Counter[str] | None = None) -> Iterator[Path]:

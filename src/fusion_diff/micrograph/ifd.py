@@ -139,7 +139,7 @@ def _told(handle: BinaryIO, size: int, layout: _Layout, data: bytes) -> Director
 def _chain(name: str, handle: BinaryIO, size: int, layout: _Layout, offset: int) -> Iterator[int]:
     """Yield the positions of the directories. The chain ends before one that was seen already or leaves the file."""
     if not 8 <= offset < size:
-        raise truncated(name, f"its first directory should be at byte {offset:,} of {size:,}")
+        raise truncated(name, f"its first directory should start at byte {offset:,}, but the file has {size:,} bytes")
     seen: set[int] = set()
     while 0 < offset < size and offset not in seen and len(seen) < MAX_PAGES:
         following = _next_offset(handle, layout, offset)

@@ -79,9 +79,9 @@ def jpeg2000_pixels(data: bytes) -> int:
             elif marker == _POC:
                 progressions = _PROGRESSIONS
             if len(styles) > _MOST_STYLES:
-                raise ValueError("its coding differs from tile to tile")
+                raise ValueError("more coding styles than allowed")
     if not styles:
-        raise ValueError("nothing tells how it is coded")
+        raise ValueError("no coding style")
     parts = max(_parts(style, size, components, layers * progressions) for style in styles)
     return max((right - left) * (bottom - top) * -(-components // MAX_CHANNELS), parts)
 
@@ -102,9 +102,9 @@ def _codestream(data: bytes) -> int:
             position += length
         position += header
         if b"pclr" in data[:position]:
-            raise ValueError("a palette, which makes up to 255 channels of one")
+            raise ValueError("a palette, which can expand one channel to 255")
     if data[position : position + 4] != _SOC_SIZ:
-        raise ValueError("the size does not come first")
+        raise ValueError("the stream does not start with its size")
     return position
 
 
@@ -114,7 +114,7 @@ def _edges(low: int, high: int, first: int, step: int) -> NDArray[np.int64]:
         raise ValueError("the first tile is empty")
     number = -(-(high - first) // step)
     if number > _MOST_TILES:
-        raise ValueError("more tiles than the format has")
+        raise ValueError("more tiles than the format allows")
     edges = first + step * np.arange(number + 1, dtype=np.int64)
     return np.clip(edges, low, high)
 
@@ -136,7 +136,7 @@ def _style(content: bytes, flags: int) -> _Style:
     levels, block = content[0], (content[1] + 2, content[2] + 2)
     precincts = content[5 : 6 + levels] if flags & 1 else b"\xff" * (levels + 1)
     if levels > 32 or max(block) > 10 or len(precincts) <= levels:
-        raise ValueError("a coding that the format does not have")
+        raise ValueError("a coding style that the format does not allow")
     return _Style(levels, block, precincts)
 
 
@@ -150,7 +150,7 @@ def _parts(style: _Style, size: tuple[int, ...], components: int, layers: int) -
     columns, rows = _edges(left, right, tiles_left, width), _edges(top, bottom, tiles_top, height)
     tiles = (len(columns) - 1) * (len(rows) - 1)
     if tiles > _MOST_TILES:
-        raise ValueError("more tiles than the format has")
+        raise ValueError("more tiles than the format allows")
     blocks, most, step = 0, 0, [64, 64]
     for resolution, exponents in enumerate(style.precincts):
         down, half = style.levels - resolution, int(resolution > 0)  # all but the lowest have three bands, of half size

@@ -70,13 +70,13 @@ class PixelCalibration:
         lines = []
         if of_size and self.sides_um is not None and max(self.sides_um) > _SQUARE * min(self.sides_um):
             sides, size = " by ".join(f"{side:.4g}" for side in self.sides_um), self.pixel_size_um
-            taken = "too far from square, so its pixel size is left unknown; resample it to square pixels, or give one"
+            taken = "too far from square, so the pixel size is unknown; resample to square pixels, or give a pixel size"
             if size is not None:
-                taken = f"not square, and {size:.4g} µm is taken for both sides: areas are right, lengths are not"
+                taken = f"not square; {size:.4g} µm is used for both sides, so areas are right but lengths are not"
             lines.append(f"Its pixels are {sides} µm, {taken}.")
         if self.transparent:
             share = max(0.1, 100 * self.transparent)
-            lines.append(f"{share:.3g} % of its pixels are transparent to some degree; alpha was dropped.")
+            lines.append(f"{share:.3g} % of its pixels are fully or partly transparent; the alpha channel was dropped.")
         return tuple(lines)
 
 

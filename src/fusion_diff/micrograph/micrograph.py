@@ -104,7 +104,9 @@ class Micrograph:
             array = np.asarray(pixels)
         except (TypeError, ValueError) as error:
             raise refusal(
-                name, f"its pixels are no array ({printable(error, 200)})", "give each row as many values as the others"
+                name,
+                f"its pixels are not an array ({printable(error, 200)})",
+                "give all rows the same number of values",
             ) from error
         _check_unmasked(name, pixels)
         if array.dtype.kind not in "biuf":
@@ -115,7 +117,7 @@ class Micrograph:
         if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
             raise refusal(
                 name,
-                f"it has {array.shape[2]} channels, and a micrograph has 1 (grey) or 3 (colour, or 4 with alpha)",
+                f"it has {array.shape[2]} channels; only 1 (grey), 3 (colour) and 4 (with alpha) are supported",
                 "pass one grey or colour image, with the channels last",
             )
         array = np.array(array, order="C", copy=True)
@@ -244,7 +246,9 @@ def _checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
     except (TypeError, ValueError):
         value = math.nan
     if not (math.isfinite(value) and value > 0):
-        raise refusal(name, f"pixel_size_um is {pixel_size_um!r}", "give the side of a pixel in µm, a positive number")
+        raise refusal(
+            name, f"pixel_size_um is {pixel_size_um!r}", "give the side of a pixel in µm, as a positive number"
+        )
     return value
 
 
@@ -259,7 +263,7 @@ def checked_page(name: str, page: SupportsIndex) -> int:
     except TypeError:
         index = -1
     if index < 0:
-        raise refusal(name, f"page is {page!r}", "pages are counted from 0")
+        raise refusal(name, f"page is {page!r}", "give an integer from 0, the first page")
     return index
 
 
@@ -270,8 +274,8 @@ def _check_mode(name: str, pixels: object) -> None:
         said = "palette indices" if mode in ("P", "PA") else "neither grey nor RGB"
         raise refusal(
             name,
-            f"its pixels are of mode {mode}, {said}",
-            'read the file with load_microstructure_data, or convert the image first, with convert("RGB")',
+            f"its pixels are of mode {mode} ({said})",
+            'read the file with load_microstructure_data, or convert the image with convert("RGB")',
         )
 
 
@@ -282,7 +286,7 @@ def _check_unmasked(name: str, pixels: object) -> None:
         raise refusal(
             name,
             f"{masked:,} of its values are masked",
-            "fill them, with filled(), or crop the image to where it is valid",
+            "fill them with filled(), or crop the image to its valid part",
         )
 
 
@@ -309,15 +313,15 @@ def _check_values(name: str, levels: NDArray[Any]) -> None:
         raise refusal(
             name,
             f"{count} NaN or infinite, the first at row {first[0]}, column {first[1]}",
-            "replace them, or crop the image to where it is valid",
+            "replace them, or crop the image to its valid part",
         )
     if high - low > GREATEST_SPAN:
         raise refusal(
             name,
-            f"its levels span from {low:g} to {high:g}, more than single precision can tell apart",
-            "replace the values that mean 'nothing measured'",
+            f"its levels range from {low:g} to {high:g}, too far for single precision",
+            "replace the values that stand for missing measurements",
         )
     if not high - low >= LEAST_SPAN:
         raise refusal(
-            name, f"every pixel has the level {low:g}, so there is nothing to see", "check the exposure or the channel"
+            name, f"every pixel has the level {low:g}: the image has no contrast", "check the exposure or the channel"
         )

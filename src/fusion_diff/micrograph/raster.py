@@ -136,7 +136,7 @@ def read_bmp(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibr
         if decoder == "raw" and isinstance(arguments, tuple):  # (mode, bytes per row, direction)
             end = int(offset) + int(arguments[1]) * image.height
             if end > source.size:
-                raise truncated(source.name, f"its pixels should reach byte {end:,}, and it ends at {source.size:,}")
+                raise truncated(source.name, f"its pixels should end at byte {end:,}, but it has {source.size:,} bytes")
         check_expansion(source.name, raw, source.size, _BMP_RUN_EXPANSION)
         check_decoded(source.name, image.width * image.height, _BMP_BYTES)
         calibration = from_dots(image.info.get("dpi"))

@@ -33,18 +33,18 @@ _SINGLE_PAGE: tuple[tuple[bytes, str, Callable[[Source, int], tuple[NDArray[Any]
 
 # Unsupported formats that the error message names.
 _OTHERS = (
-    (b"GIF8", "a GIF"),
+    (b"GIF8", "a GIF file"),
     (b"RIFF", "a RIFF file (WebP or AVI)"),
-    (b"\x00\x00\x00\x0cjP", "a JPEG 2000"),
-    (b"%PDF", "a PDF"),
+    (b"\x00\x00\x00\x0cjP", "a JPEG 2000 file"),
+    (b"%PDF", "a PDF file"),
     (b"PK\x03\x04", "a ZIP archive or an office document"),
     (b"\x1f\x8b", "a gzip archive"),
     (b"\x89HDF", "an HDF5 file"),
     (b"\x93NUMPY", "a NumPy array"),
     (b"\x00\x00\x00\x03", "a DigitalMicrograph file"),
     (b"\x00\x00\x00\x04", "a DigitalMicrograph file"),
-    (b"\x80\x04", "a Python pickle, which is never opened"),
-    (b"\x80\x05", "a Python pickle, which is never opened"),
+    (b"\x80\x04", "a Python pickle"),
+    (b"\x80\x05", "a Python pickle"),
 )
 
 
@@ -106,9 +106,11 @@ def load_microstructure_data(
         rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
         claimed = claimed_rows(levels.shape[0], calibration.true_height) if crop_data_bar else 0
         if claimed not in (0, rows):
-            notes += (f"Its metadata call the lowest {claimed:,} rows a data bar, which they do not look like.",)
+            notes += (
+                f"Its metadata claim that the lowest {claimed:,} rows are a data bar, but they do not look like one.",
+            )
         if rows:
-            notes += (f"A data bar of {rows:,} rows was cut off at the bottom.",)
+            notes += (f"A data bar of {rows:,} rows was cropped from the bottom.",)
         return Micrograph(
             levels=levels[: levels.shape[0] - rows],
             name=source.name,
@@ -138,7 +140,7 @@ def read_levels(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any
             if page > 0:
                 raise refusal(source.name, f"a {kind} has 1 page, so there is no page {page}", "choose page 0")
             return _guarded(source, kind, lambda read=read: read(source, max_pixels))  # type: ignore[misc]
-    kind = next((kind for magic, kind in _OTHERS if head.startswith(magic)), "not an image that is known here")
+    kind = next((kind for magic, kind in _OTHERS if head.startswith(magic)), "not an image of a supported format")
     raise refusal(source.name, f"the file is {kind}", "export the image as TIFF or PNG, at full bit depth")
 
 
@@ -151,16 +153,14 @@ def _guarded(
     except MicrographError:
         raise
     except MemoryError as error:
-        raise refusal(
-            source.name, "there is not enough memory to decode it", "crop it, or free memory and try again"
-        ) from error
+        raise refusal(source.name, "not enough memory to decode it", "crop it, or free memory and try again") from error
     except Exception as error:  # decoders of hostile bytes may fail in any way
         said = printable(error, 200) or type(error).__name__
         if isinstance(error, ImportError) or "imagecodecs" in said:  # a slim installation may lack it
             raise refusal(
                 source.name,
                 f"reading this kind of {kind} needs a package that is not installed ({said})",
-                "pip install imagecodecs pillow, or save it as an uncompressed TIFF",
+                "run pip install imagecodecs pillow, or save it as an uncompressed TIFF",
             ) from error
         raise refusal(
             source.name,

@@ -70,7 +70,9 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
     try:
         location = Path(path)
     except TypeError as error:
-        raise MicrographError(f"a micrograph is read from a path, not from {type(path).__name__}") from error
+        raise MicrographError(
+            f"expected the path of a file, got {type(path).__name__}; pass a string or a Path"
+        ) from error
     name = printable(location)
     try:
         with _open_regular(location, name) as file:
@@ -97,7 +99,7 @@ def _unreadable(name: str, error: Exception, location: Path) -> MicrographError:
 def _open_regular(location: Path, name: str) -> BinaryIO:
     mode = location.stat().st_mode  # checked first: opening a pipe would wait for its writer
     if stat.S_ISDIR(mode):
-        raise refusal(name, "this is a folder, not an image", "name a file in it, or read the folder as references")
+        raise refusal(name, "this is a folder, not an image", "give a file in it, or read the folder as references")
     if not stat.S_ISREG(mode):
         raise refusal(name, "this is a device or a pipe, not a file", "save the image to a file first")
     return location.open("rb")
@@ -116,5 +118,5 @@ def _read(location: Path, name: str, file: BinaryIO) -> Source:
     after = os.fstat(file.fileno())
     if (before.st_size, before.st_mtime_ns) != (after.st_size, after.st_mtime_ns):
         handle.close()
-        raise refusal(name, "the file changed while it was being read", "wait until it is written, then retry")
+        raise refusal(name, "the file changed while it was being read", "wait until it is complete, then try again")
     return Source(location, before.st_size, sha256, handle)

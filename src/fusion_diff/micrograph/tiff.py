@@ -96,11 +96,11 @@ def read_tiff(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any],
 
 def _check_kind(name: str, page: Any) -> None:
     if page.compression not in _CODECS:
-        codec = _REFUSED_CODECS.get(page.compression, "a codec that microscopes do not write")
+        codec = _REFUSED_CODECS.get(page.compression, "an unknown codec")
         raise refusal(
             name,
-            f"its pixels are compressed by {codec} (TIFF compression {int(page.compression)}), which is not read",
-            "convert it: save it uncompressed, or compressed by LZW or deflate",
+            f"its pixels are compressed by {codec} (TIFF compression {int(page.compression)}), which is not supported",
+            "save it uncompressed, or compressed by LZW or deflate",
         )
     if page.sampleformat in (5, 6) or (page.dtype is not None and page.dtype.kind == "c"):
         raise refusal(name, "its pixels are complex numbers", "save the magnitude as a real image")
@@ -111,7 +111,7 @@ def _check_kind(name: str, page: Any) -> None:
             "save it with 8, 16 or 32 bits per sample",
         )
     if page.imagedepth != 1:
-        raise refusal(name, "the page holds a volume", "save its slices as pages")
+        raise refusal(name, "the page holds a volume", "save its slices as separate pages")
     photometric = _photometric(page)
     known = photometric in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE)
     if not known and not (photometric == _YCBCR and page.compression in _DECODED_TO_RGB):
@@ -158,7 +158,7 @@ def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
         counts = np.array([raw], dtype=np.uint64)  # simple writers store a wrong count here; it is not needed
     end = int(max(int(offset) + int(count) for offset, count in zip(offsets, counts, strict=True)))
     if end > source.size:
-        raise truncated(name, f"its pixels should reach byte {end:,}, and it ends at {source.size:,}")
+        raise truncated(name, f"its pixels should end at byte {end:,}, but it has {source.size:,} bytes")
     if page.compression == 1 and int(counts.sum()) < raw:
         raise truncated(name, f"it holds {int(counts.sum()):,} of the {raw:,} bytes of pixels it claims")
     stored = sum(map(int, counts))
@@ -187,14 +187,15 @@ def _check_codestreams(source: Source, page: Any, places: Iterable[tuple[int, in
         if not claimed[offset, count]:
             raise refusal(
                 source.name,
-                "a strip or tile is damaged or of an unusual kind: its header tells no size that can be relied on",
+                "the header of a strip or tile gives no reliable size, because it is damaged or of an unusual kind",
                 "copy it again, or export it as plain TIFF or PNG",
             )
         total += claimed[offset, count]
         if total > limit:
             raise refusal(
                 source.name,
-                f"its strips or tiles claim {total:,} pixels of their own, or parts that take as much to decode",
+                f"the headers of its strips or tiles claim {total:,} pixels, or parts that take as much to decode, "
+                f"more than the limit of {limit:,}",
                 "export it again as plain TIFF or PNG",
             )
 
@@ -224,7 +225,7 @@ def _grey_or_colour(name: str, levels: NDArray[Any], page: Any) -> NDArray[Any]:
     if samples in (2, 4) and not _has_alpha(page) and not colour_and_more:
         raise refusal(
             name,
-            f"it has {samples} channels that are neither grey nor colour with alpha",
+            f"it has {samples} channels, which are neither grey nor colour with alpha",
             "save the channel you want to inspect as a grey image",
         )
     if samples == 4:
