@@ -125,7 +125,7 @@ def test_shots_are_a_whole_number_from_one(shots):
 
 
 def test_more_shots_than_any_class_has_are_refused_with_the_counts():
-    with pytest.raises(ReferenceSetError, match=r"4 references per class were asked for.*\(sound 3, crack 2\)"):
+    with pytest.raises(ReferenceSetError, match=r"shots is 4, but no class has that many.*\(sound 3, crack 2\)"):
         enrolment_of({"sound": 3, "crack": 2}).shots(4)
 
 

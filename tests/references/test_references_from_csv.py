@@ -98,25 +98,25 @@ def test_absolute_paths_and_paths_above_the_csv_file_are_the_users_choice(folder
 @pytest.mark.parametrize(
     ("content", "complaint"),
     [
-        ("", "lists nothing"),
-        (HEADER, "lists nothing"),
+        ("", "lists no files"),
+        (HEADER, "lists no files"),
         ("file,class\n" + ROWS, r"line 1: the header lacks 'label'; it has file, class"),
         ("sound/p1_a.png,sound\n", r"line 1: the header lacks 'file' and 'label'"),
-        ("file,label,groups\na,b,c\n", r"'groups' is not known \(did you mean 'group'\?\)"),
+        ("file,label,groups\na,b,c\n", r"unknown column 'groups' \(did you mean 'group'\?\)"),
         ("file,label,label\na,b,c\n", "'label' occurs twice"),
         (HEADER + "sound/p1_a.png,sound,p1\n", "line 2: 3 fields, but the header has 2"),
         (HEADER + ROWS + "sound/p1_b.png\n", "line 4: 1 fields"),
         (HEADER + "sound/p1_a.png,\n", "line 2: the column 'label' is empty"),
-        (HEADER + "sound/absent.png,sound\n", r"line 2: there is no file .*absent.png"),
-        (HEADER + "sound,sound\n", "line 2: there is no file"),
-        (HEADER + "a\x00b.png,sound\n", "line 2: it holds a zero byte"),
-        ("file,label,mark\nsound/p1_a.png,sound,absent.png\n", r"line 2: there is no mark .*absent.png"),
+        (HEADER + "sound/absent.png,sound\n", r"line 2: the file .*absent.png does not exist"),
+        (HEADER + "sound,sound\n", "line 2: the file .*sound does not exist"),
+        (HEADER + "a\x00b.png,sound\n", "line 2: a zero byte"),
+        ("file,label,mark\nsound/p1_a.png,sound,absent.png\n", r"line 2: the mark .*absent.png does not exist"),
         (HEADER + '"sound/p1_a.png,sound\n', "line 2: not a readable CSV line"),
         (HEADER + "x" * 200_000 + ",sound\n", r"line 2: .*field larger"),
         (HEADER + "x" * 5_000 + ",sound\n", "line 2"),
-        (HEADER + "sound/p1_a.png,gut\n", "no authentic class 'sound'; its classes are gut"),
-        ("file,label\nsound/größe.png,sound\n".encode("latin-1"), "line 2: the text is not UTF-8"),
-        ((HEADER + ROWS).encode("utf-16"), "line 1: the text is not UTF-8"),
+        (HEADER + "sound/p1_a.png,gut\n", "has no class 'sound'; set authentic to one of its classes: gut"),
+        ("file,label\nsound/größe.png,sound\n".encode("latin-1"), "line 2: not UTF-8 text"),
+        ((HEADER + ROWS).encode("utf-16"), "line 1: not UTF-8 text"),
         *[
             (f"file,label,pixel_size_um\nsound/p1_a.png,sound,{size}\n", "line 2: pixel_size_um must be a positive")
             for size in ("0", "-1", "nan", "inf", "1e999", "small", '"0,5"')
@@ -130,7 +130,7 @@ def test_a_malformed_file_is_named_with_the_line(folder: Path, content: str | by
 
 
 def test_a_missing_or_enormous_csv_file_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ReferenceSetError, match=r"no CSV file .*absent.csv"):
+    with pytest.raises(ReferenceSetError, match=r"the CSV file .*absent.csv does not exist"):
         ReferenceSet.from_csv(folder / "absent.csv", authentic="sound")
     monkeypatch.setattr("fusion_diff.references.tables._MAX_BYTES", 2**20)
     with pytest.raises(ReferenceSetError, match="larger than 1 MiB"):
@@ -154,7 +154,7 @@ def test_a_stranger_s_header_comes_into_the_message_short_and_printable(folder: 
 
 
 def test_a_file_listed_under_two_labels_is_refused(folder: Path) -> None:
-    with pytest.raises(ReferenceSetError, match="same image under two labels"):
+    with pytest.raises(ReferenceSetError, match="same image with different labels"):
         read(folder, HEADER + "sound/p1_a.png,sound\n./sound/p1_a.png,crack\n")
 
 

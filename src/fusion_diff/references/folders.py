@@ -57,4 +57,6 @@ def _entries(folder: Path) -> list[Path]:
     try:
         return list(folder.iterdir())
     except OSError as error:
-        raise ReferenceSetError(f"the folder {folder} cannot be listed: {error.strerror or error}") from error
+        raise ReferenceSetError(
+            f"{folder}: the folder cannot be listed ({error.strerror or error}); check its permissions"
+        ) from error

@@ -47,16 +47,18 @@ def _from_table(names: list[str], path: Path) -> dict[str, str]:
         spellings = [spelling.removeprefix("./") for spelling in row.spellings("file")]
         name = next((spelling for spelling in spellings if spelling in wanted), spellings[-1])
         if listed.setdefault(name, group) != group:
-            raise ReferenceSetError(f"{row.where}: {name} is in group {group!r} here and in {listed[name]!r} above")
-        if label and label != name.split("/")[0]:
             raise ReferenceSetError(
-                f"{row.where}: the class of {name} is given as {label!r}; make folder and CSV agree"
+                f"{row.where}: {name} is in group {group!r} here, but in {listed[name]!r} above; keep one"
+            )
+        if label and label != (folder := name.split("/")[0]):
+            raise ReferenceSetError(
+                f"{row.where}: the class of {name} is {label!r}, but its folder is {folder!r}; correct one of them"
             )
     missing = [name for name in names if name not in listed]
     if missing:
         raise ReferenceSetError(
-            f"{path} gives no group for {len(missing)} of {len(names)} files (its column `file` must be relative to "
-            f"the reference folder, as {missing[0]}):{listing(missing)}"
+            f"{path} gives no group for {len(missing)} of {len(names)} files; add them, with paths relative to the "
+            f"reference folder in the column `file`, such as {missing[0]}:{listing(missing)}"
         )
     return {name: listed[name] for name in names}
 
@@ -65,11 +67,11 @@ def _from_pattern(names: list[str], groups: str | re.Pattern[str]) -> dict[str, 
     try:
         pattern = re.compile(groups)
     except re.error as error:
-        raise ReferenceSetError(f"groups {groups!r} is not a regular expression: {error}") from error
+        raise ReferenceSetError(f"groups {groups!r} is not a valid regular expression: {error}") from error
     if pattern.groups != 1 or not isinstance(pattern.pattern, str):
         raise ReferenceSetError(
-            f"groups {pattern.pattern!r} must have exactly one (...) around the specimen's name, as r'^([^_]+)_'; "
-            f"it has {pattern.groups}. A CSV file must end in .csv"
+            f"groups {pattern.pattern!r} must have exactly one (...) around the name of the specimen, such as "
+            f"r'^([^_]+)_', but it has {pattern.groups}; if it is a CSV file, its name must end in .csv"
         )
     found: dict[str, str] = {}
     missing: list[str] = []
@@ -92,6 +94,6 @@ def _from_function(names: list[str], groups: Callable[[str], str]) -> dict[str, 
     for name, group in found.items():
         if not isinstance(group, str) or not group.strip():
             raise ReferenceSetError(
-                f"the groups function must return a word for each file; for {name} it gave {group!r}"
+                f"the groups function must return a non-empty string for each file, but returned {group!r} for {name}"
             )
     return found

@@ -51,19 +51,23 @@ def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
             if not candidates:
                 continue
             if len(candidates) > 1:
-                raise ReferenceSetError(f"{path} has {len(candidates)} marks, keep one:{listing(candidates)}")
+                raise ReferenceSetError(f"{path} has {len(candidates)} marks; keep one:{listing(candidates)}")
             mark = candidates[0]
             if mark in used:
-                raise ReferenceSetError(f"the mark {mark} fits two images of {label}: give each image its own stem")
+                raise ReferenceSetError(
+                    f"the mark {mark} fits two images of {label} with the same stem; rename one image and its mark"
+                )
             if mark.suffix.lower() not in MARK_SUFFIXES:
-                raise ReferenceSetError(f"the mark {mark} must be lossless: save it as PNG or TIFF, not {mark.suffix}")
+                raise ReferenceSetError(
+                    f"the mark {mark} is not lossless; save it as PNG or TIFF, not as {mark.suffix}"
+                )
             used.add(mark)
             found[path] = mark
     everywhere = [folder, *visible_folders(folder)]
     stray = [path for inner in everywhere for path in image_files(inner) if path not in used]
     if stray:
         many = counted(len(stray), "mark belongs", "marks belong")
-        warn(f"{many} to no reference (a mark is <class>/<stem of the image>.png):{listing(stray)}")
+        warn(f"{many} to no reference; name each mark <class>/<stem of the image>.png:{listing(stray)}")
     return found
 
 

@@ -49,12 +49,14 @@ class Reference:
         if not isinstance(self.micrograph, Micrograph):
             kind = type(self.micrograph).__name__
             raise ReferenceSetError(
-                f"reference {self.name!r} holds {kind}, not a Micrograph: wrap arrays with Micrograph.from_array"
+                f"reference {self.name!r} contains a {kind}, not a Micrograph: wrap arrays with Micrograph.from_array"
             )
         for what in ("name", "label", "group"):
             value = getattr(self, what)
             if not isinstance(value, str) or not value.strip():
-                raise ReferenceSetError(f"the {what} of reference {self.name!r} must be a word, not {value!r}")
+                raise ReferenceSetError(
+                    f"the {what} of reference {self.name!r} must be a non-empty string, not {value!r}"
+                )
         if self.mark is not None:
             flaw = as_mark(self.mark, f"the mark of {self.name}")
             size = (self.micrograph.height, self.micrograph.width)
@@ -75,7 +77,7 @@ def as_mark(values: Any, what: str) -> NDArray[np.bool_]:
             f"{what} must be a 2-D array of numbers or booleans, not {array.dtype} of shape {array.shape}"
         )
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ReferenceSetError(f"{what} holds values that are not finite: use 0 for sound and 1 for flaw")
+        raise ReferenceSetError(f"{what} contains NaN or infinite values: use 0 for sound and 1 for flaw")
     return np.array(array != 0, order="C")
 
 
@@ -84,13 +86,13 @@ def check_authentic(authentic: str, labels: Iterable[str], where: str) -> None:
     found = sorted(set(labels))
     if not isinstance(authentic, str) or not authentic.strip():
         raise ReferenceSetError(
-            f"authentic must name one of the classes ({', '.join(found)}), and classes are words, not {authentic!r}: "
-            "give labels and authentic as text, such as 'sound'"
+            f"authentic must be the name of one of the classes ({', '.join(found)}), not {authentic!r}: "
+            "give labels and authentic as strings, such as 'sound'"
         )
     if authentic not in found:
         raise ReferenceSetError(
-            f"{where} has no authentic class {authentic!r}; its classes are {', '.join(found)}"
-            f"{did_you_mean(authentic, found)}. Say which one is authentic"
+            f"{where} has no class {authentic!r}{did_you_mean(authentic, found)}; "
+            f"set authentic to one of its classes: {', '.join(found)}"
         )
 
 

@@ -51,7 +51,7 @@ class ReferenceSet:
                 f"a reference set holds Reference objects, not {strangers[0]}: use from_micrographs"
             )
         if not self.references:
-            raise ReferenceSetError("a reference set needs at least one authentic reference, and was given none")
+            raise ReferenceSetError("the reference set is empty; give it at least one authentic reference")
         check_size(len(self.references), "the set")
         check_authentic(self.authentic, (reference.label for reference in self.references), "the set")
         seen: set[str] = set()
@@ -172,7 +172,7 @@ class ReferenceSet:
         """
         place = _whole(index)
         if place is None:
-            raise ReferenceSetError(f"a reference has a number in the set, not {index!r}; for several, use subset(…)")
+            raise ReferenceSetError(f"a reference index is a whole number, not {index!r}; for several, use subset(…)")
         return self.references[place]
 
     def __repr__(self) -> str:
@@ -248,8 +248,8 @@ def first_of_each(labels: Sequence[str], k: int) -> list[int]:
     if wanted > max(counts.values()):
         enrolled = ", ".join(f"{label} {count}" for label, count in counts.items())
         raise ReferenceSetError(
-            f"{wanted} references per class were asked for, but no class has that many ({enrolled}): "
-            "ask for fewer shots, or leave the number out to use all"
+            f"shots is {wanted}, but no class has that many references ({enrolled}): "
+            "use fewer shots, or omit shots to use all references"
         )
     taken: Counter[str] = Counter()
     kept = []

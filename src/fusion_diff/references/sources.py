@@ -56,13 +56,13 @@ def from_folder(
     """Read a folder that holds a folder per class; see `ReferenceSet.from_folder`."""
     root = Path(path)
     if not is_folder(root):
-        kind = "is a file; a CSV file is read with from_csv" if is_file(root) else "does not exist; check the path"
+        kind = "is a file; read a CSV file with from_csv" if is_file(root) else "does not exist; check the path"
         raise ReferenceSetError(f"the reference folder {root} {kind}")
     folders = [folder for folder in visible_folders(root) if folder.name != "masks"]
     images = {folder.name: image_files(folder) for folder in folders}
     if not images:
         raise ReferenceSetError(
-            f"{root} holds no class folders: put the images of each class into a folder of their own, "
+            f"{root} has no class folders: put the images of each class into a folder of their own, "
             f"such as {root / 'sound'} and {root / 'crack'}"
         )
     check_authentic(authentic, images, str(root))
@@ -71,8 +71,8 @@ def from_folder(
     if empty:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise ReferenceSetError(
-            f"no images lie directly in these class folders ({kinds} are read, sub-folders are not); fill or remove "
-            f"them:{listing(empty)}"
+            f"these class folders contain no images ({kinds}; subfolders are not searched); add images or remove "
+            f"the folders:{listing(empty)}"
         )
     check_size(sum(map(len, images.values())), str(root))
     if marks is not None and not is_folder(Path(marks)):
@@ -125,11 +125,11 @@ def from_micrographs(
     """Label micrographs in memory; see `ReferenceSet.from_micrographs`."""
     count = len(micrographs)
     if not count:
-        raise ReferenceSetError("there are no micrographs to label: give at least one authentic one")
+        raise ReferenceSetError("there are no micrographs to label: give at least one authentic micrograph")
     check_size(count, "the sequence")
     for what, values in (("labels", labels), ("groups", groups), ("marks", marks), ("names", names)):
         if values is not None and len(values) != count:
-            raise ReferenceSetError(f"there are {count} micrographs but {len(values)} {what}: give one of each")
+            raise ReferenceSetError(f"there are {count} micrographs but {len(values)} {what}: give as many")
     check_authentic(authentic, map(str, labels), "the sequence")
     named = list(names) if names is not None else _default_names(micrographs, labels)
     specimens = _default_groups(micrographs, named) if groups is None else groups
@@ -162,7 +162,7 @@ def _read(entries: list[_Entry], authentic: str, progress: Progress | None) -> l
         raise ReferenceSetError(faults[0])
     if faults:
         raise ReferenceSetError(
-            f"{len(faults)} of {len(entries)} references cannot be used; mend or remove them:{listing(faults)}"
+            f"{len(faults)} of {len(entries)} references cannot be used; correct or remove them:{listing(faults)}"
         )
     return _without_copies(references)
 
@@ -179,12 +179,12 @@ def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, aut
             )
         if mark.mean() > _MOST_MARKED:
             warn(
-                f"{what} covers {mark.mean():.0%} of {reference.name}, and is probably upside down; marks are white "
-                "where the flaw is and black elsewhere: if this one is the other way round, invert it"
+                f"{what} covers {mark.mean():.0%} of {reference.name} and is probably inverted; a mark must be white "
+                "on the flaw and black elsewhere"
             )
         return replace(reference, mark=mark)
     if reference.label != authentic:
-        warn(f"{what} is empty; {reference.name} is taken as unmarked")
+        warn(f"{what} is empty; {reference.name} is used without a mark")
     return reference
 
 
@@ -205,8 +205,8 @@ def _without_copies(references: list[Reference]) -> list[Reference]:
         first = kept[twin]
         if first.label != reference.label:
             raise ReferenceSetError(
-                f"{first.name} ({first.label!r}) and {reference.name} ({reference.label!r}) are the same image under "
-                "two labels: keep the right one"
+                f"{first.name} ({first.label!r}) and {reference.name} ({reference.label!r}) are the same image with "
+                "different labels: keep the correct one"
             )
         if first.mark is None and reference.mark is not None:
             kept[twin] = reference
@@ -246,7 +246,8 @@ def _existing(row: Row, column: str, folder: Path) -> str:
         if is_file(folder / name):
             return name
     raise ReferenceSetError(
-        f"{row.where}: there is no {column} {folder / spellings[-1]}; paths are relative to the CSV file's folder"
+        f"{row.where}: the {column} {folder / spellings[-1]} does not exist; "
+        "give paths relative to the folder of the CSV file"
     )
 
 

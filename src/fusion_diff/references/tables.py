@@ -77,7 +77,8 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
             if header is None:
                 if len(cells) > _MAX_COLUMNS:
                     raise ReferenceSetError(
-                        f"{where}: the header has {len(cells):,} columns, more than {_MAX_COLUMNS}: keep those needed"
+                        f"{where}: the header has {len(cells):,} columns, more than {_MAX_COLUMNS}: "
+                        "keep only the needed ones"
                     )
                 header = [cell.casefold() for cell in cells]
                 _check_header(header, where, required, optional)
@@ -85,10 +86,10 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
             if len(cells) != len(header):
                 raise ReferenceSetError(
                     f"{where}: {len(cells)} fields, but the header has {len(header)}: put quotes around a field that "
-                    "holds the separator"
+                    "contains the separator"
                 )
             if len(rows) == _MAX_ROWS:
-                raise ReferenceSetError(f"{where}: more than {_MAX_ROWS:,} files: list those of the references alone")
+                raise ReferenceSetError(f"{where}: more than {_MAX_ROWS:,} files: list only those of the references")
             named = dict(zip(header, values, strict=True))
             row = Row({column: named.get(column, "") for column in (*required, *optional)}, where, delimiter)
             for column in required:
@@ -99,29 +100,29 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
         raise ReferenceSetError(f"{path}, line {reader.line_num}: not a readable CSV line: {error}") from error
     if not rows:
         raise ReferenceSetError(
-            f"{path} lists nothing: it needs a header {','.join(required)} and a line for each file"
+            f"{path} lists no files: it needs a header {','.join(required)} and a line for each file"
         )
     return rows
 
 
 def _read_text(path: Path) -> str:
     if not is_file(path):
-        raise ReferenceSetError(f"there is no CSV file {path}: check the path")
+        raise ReferenceSetError(f"the CSV file {path} does not exist: check the path")
     try:
         with path.open("rb") as file:
             data = file.read(_MAX_BYTES + 1)
     except OSError as error:
-        raise ReferenceSetError(f"{path} cannot be read: {error.strerror or error}") from error
+        raise ReferenceSetError(f"{path} cannot be read ({error.strerror or error}): check its permissions") from error
     if len(data) > _MAX_BYTES:
         raise ReferenceSetError(f"{path} is larger than {_MAX_BYTES // 2**20} MiB: it is not a list of references")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ReferenceSetError(f"{path}, line {line}: the text is not UTF-8; save the file as CSV UTF-8") from error
+        raise ReferenceSetError(f"{path}, line {line}: not UTF-8 text; save the file as CSV UTF-8") from error
     if "\0" in text:
         line = text.count("\n", 0, text.index("\0")) + 1
-        raise ReferenceSetError(f"{path}, line {line}: it holds a zero byte and is not text; save it as CSV UTF-8")
+        raise ReferenceSetError(f"{path}, line {line}: a zero byte, so this is not text; save the file as CSV UTF-8")
     return text
 
 
@@ -130,7 +131,7 @@ def _check_header(header: list[str], where: str, required: Sequence[str], option
     if missing:
         raise ReferenceSetError(
             f"{where}: the header lacks {' and '.join(map(repr, missing))}; "
-            f"it has {printable(', '.join(header), _SHOWN)}, and needs {', '.join(required)}"
+            f"it has {printable(', '.join(header), _SHOWN)}, but needs {', '.join(required)}"
         )
     known = (*required, *optional)
     for column in header:
@@ -139,4 +140,4 @@ def _check_header(header: list[str], where: str, required: Sequence[str], option
         # Silently ignoring a misspelt `groups` would allow one specimen on both sides of a split.
         hint = "" if column in known else did_you_mean(column, set(known) - set(header))
         if hint:
-            raise ReferenceSetError(f"{where}: the column {column!r} is not known{hint}; rename or remove it")
+            raise ReferenceSetError(f"{where}: unknown column {column!r}{hint}; rename or remove it")
