@@ -305,6 +305,7 @@ def test_two_runs_on_one_output_refuse_each_other_and_a_dead_one_does_not(folder
     [
         ({"alpha": 0.2}, "alpha was 0.1, and is 0.2 now"),
         ({"pixel_size_um": 0.5}, "the pixel size given was None, and is 0.5 now"),
+        ({"page": 0}, "the page given was None, and is 0 now"),
         ({"sha256": "cd" * 32}, "the model was abab"),
     ],
 )

@@ -59,6 +59,15 @@ def test_inspect_has_the_options_told_below_the_table():
     assert told <= known
 
 
+@pytest.mark.parametrize("command", ["inspect", "batch", "certify"])
+def test_commands_that_read_files_have_the_options_told_below_the_table(command):
+    known = {option for parameter in THERE[command].params for option in parameter.opts}
+    (paragraph,) = re.findall(r"^`inspect`, `batch` and `certify` read.*?\n\n", TEXT, flags=re.MULTILINE | re.DOTALL)
+    told = set(re.findall(r"--[\w-]+", paragraph))
+    assert told == {"--pixel-size", "--page", "--max-pixels"}
+    assert told <= known
+
+
 def told(command: str) -> set[int]:
     """The exit codes that the page gives a command a meaning for."""
     return {code for code, meaning in enumerate(CODES.get(command, CODES["all others"])) if meaning}

@@ -33,12 +33,16 @@ class Settings:
         heatmaps: whether to draw a heat map of each micrograph.
         trusted_keys: files of public keys. If there are any, a micrograph signed by none of them is not parsed, and
             its row holds an error.
+        page: page to read of every file, from 0; None chooses it by file.
+        max_pixels: maximum size of a micrograph in pixels; None is the default of `load_microstructure_data`.
     """
 
     alpha: float = 0.1
     pixel_size_um: float | None = None
     heatmaps: bool = False
     trusted_keys: tuple[str, ...] = ()
+    page: int | None = None
+    max_pixels: int | None = None
 
 
 class Engine(Protocol):
@@ -91,6 +95,8 @@ class LocalEngine:
                     [file],
                     alpha=asked.alpha,
                     pixel_size_um=asked.pixel_size_um,
+                    page=asked.page,
+                    max_pixels=asked.max_pixels,
                     signed_sha256=self._signed.digest if self._signed else None,
                     thumbnails=False,
                 )

@@ -43,6 +43,7 @@ _SAID = {
     "references_sha256": "the enrolled references",
     "alpha": "alpha",
     "pixel_size_um": "the pixel size given",
+    "page": "the page given",
     "trusted_keys": "what is trusted (the ids of keys)",
 }
 
@@ -66,8 +67,8 @@ class ParquetOutput:
 
         Args:
             folder: the output folder.
-            run: `model_sha256`, `references_sha256`, `alpha`, `pixel_size_um`, `trusted_keys`, and anything else to
-                note in the files.
+            run: `model_sha256`, `references_sha256`, `alpha`, `pixel_size_um`, `page`, `trusted_keys`, and anything
+                else to note in the files.
             rows: maximum number of rows per file; they are held in memory until the file is written.
             retry: remove the rows of micrographs that could not be inspected.
 

@@ -59,7 +59,7 @@ def schema() -> Any:
     alpha               float64         error rate of the decision
     height, width       int32           in pixels
     pixel_size_um       float64         null if unknown
-    page                int32           page of the file, from 0, if it is not the first; else null
+    page                int32           page of the file, from 0, if it was chosen or is not the first; else null
     notes               list of string  remarks on how the file was read
     regions             list of struct  as `Region`: boxes and areas in pixels and µm, evidence in log-odds
     error               string          what is wrong with the file and what to do; null if there is a verdict

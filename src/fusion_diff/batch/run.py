@@ -94,6 +94,8 @@ def run_batch(
         "references_sha256": engine.model.get("references_sha256"),
         "alpha": settings.alpha,
         "pixel_size_um": settings.pixel_size_um,
+        "page": settings.page,
+        "max_pixels": settings.max_pixels,
         "trusted_keys": sorted(load_public(key).id for key in settings.trusted_keys) or None,
         "version": __version__,
     }

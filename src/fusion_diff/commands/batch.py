@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Alpha, Device, Model, PixelSize, RequireSigned, TrustedKeys, signed_files
+from fusion_diff.commands.options import (
+    Alpha,
+    Device,
+    MaxPixels,
+    Model,
+    Page,
+    PixelSize,
+    RequireSigned,
+    TrustedKeys,
+    signed_files,
+)
 from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
@@ -33,6 +43,8 @@ def batch_command(
     model: Model = EMBEDDED,
     alpha: Alpha = 0.1,
     pixel_size: PixelSize = None,
+    page: Page = None,
+    max_pixels: MaxPixels = None,
     heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write OUT/heatmaps, a PNG a micrograph.")] = False,
     rows: Annotated[
         int, typer.Option("--rows", min=1, max=1_000_000, help="Most rows of a Parquet file, and in memory.")
@@ -76,7 +88,7 @@ def batch_command(
     expect_apart(Output("--out", Path(out)), model)
     check_source(source, signed_files(require_signed, trusted_key), Path(out))
     keys = tuple(str(absolute(key)) for key in trusted_key or ())
-    settings = Settings(alpha, pixel_size, heatmaps, keys)
+    settings = Settings(alpha, pixel_size, heatmaps, keys, page, max_pixels)
     name = str(absolute(model)) if Path(model).is_dir() else model
     engine: AbstractContextManager[Engine]
     if cluster is None:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Device, Model, PixelSize, load_model
+from fusion_diff.commands.options import Device, MaxPixels, Model, Page, PixelSize, load_model
 
 
 def certify_command(
@@ -33,6 +33,8 @@ def certify_command(
     ] = 0.999,
     seed: Annotated[int, typer.Option(min=0, help="What the noise is drawn from.")] = 0,
     pixel_size: PixelSize = None,
+    page: Page = None,
+    max_pixels: MaxPixels = None,
     device: Device = "cpu",
 ) -> int:
     """Certify a micrograph: no change of its pixels within a radius changes the smoothed forced choice.
@@ -42,11 +44,13 @@ def certify_command(
     """
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.inspection.wording import number
-    from fusion_diff.micrograph import load_microstructure_data
+    from fusion_diff.micrograph import MAX_PIXELS, load_microstructure_data
     from fusion_diff.printable import printable
     from fusion_diff.trust.certificate import certify
 
-    micrograph = load_microstructure_data(path, pixel_size_um=pixel_size)
+    micrograph = load_microstructure_data(
+        path, pixel_size_um=pixel_size, page=page, max_pixels=max_pixels or MAX_PIXELS
+    )
     inspector = load_model(model, device)
     with progress_bar("Scoring noisy copies") as advance:
         found = certify(inspector, micrograph, sigma, samples, confidence, seed=seed, progress=advance)

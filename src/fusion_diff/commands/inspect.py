@@ -15,7 +15,9 @@ from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.commands.options import (
     AlphaOrPolicy,
     Device,
+    MaxPixels,
     Model,
+    Page,
     PixelSize,
     RequireSigned,
     TrustedKeys,
@@ -42,6 +44,8 @@ def inspect_command(
     ] = None,
     alpha: AlphaOrPolicy = None,
     pixel_size: PixelSize = None,
+    page: Page = None,
+    max_pixels: MaxPixels = None,
     device: Device = "cpu",
     json: Annotated[
         Path | None,
@@ -116,6 +120,8 @@ def inspect_command(
             writers,
             alpha=alpha,
             pixel_size=pixel_size,
+            page=page,
+            max_pixels=max_pixels,
             signed_sha256=signed.digest if signed else None,
         )
         # Files are written before the table, as the reader of the table may close the pipe. A file that cannot be
@@ -188,6 +194,8 @@ def _inspect(
     *,
     alpha: float,
     pixel_size: float | None,
+    page: int | None,
+    max_pixels: int | None,
     signed_sha256: Callable[[Path], str] | None,
 ) -> tuple[list[Outcome], list[str]]:
     """Inspect with a progress bar, storing each verdict at once; return the outcomes, and lines on where they are."""
@@ -209,6 +217,8 @@ def _inspect(
                 files,
                 alpha=alpha,
                 pixel_size_um=pixel_size,
+                page=page,
+                max_pixels=max_pixels,
                 signed_sha256=signed_sha256,
                 progress=advance,
                 thumbnails=outputs.report is not None,
@@ -217,7 +227,16 @@ def _inspect(
                 for writer in writers:
                     writer.write(outcome)
                 if ledger is not None:
-                    ledger.append(verdict(outcome, alpha=alpha, pixel_size_um=pixel_size, model=names))
+                    ledger.append(
+                        verdict(
+                            outcome,
+                            alpha=alpha,
+                            pixel_size_um=pixel_size,
+                            page=page,
+                            max_pixels=max_pixels,
+                            model=names,
+                        )
+                    )
         except KeyboardInterrupt:
             stack.close()  # closes the progress bar, which would overwrite the message
             kept = ["stdout"] if len(files_kept) < len(writers) else []

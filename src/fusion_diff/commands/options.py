@@ -33,6 +33,28 @@ PixelSize = Annotated[
         "--pixel-size", metavar="UM", callback=_positive, help="Pixel size in µm, in place of what the files say."
     ),
 ]
+Page = Annotated[
+    int | None,
+    typer.Option(
+        "--page",
+        min=0,
+        max=99_999,
+        metavar="N",
+        help="Page of multi-page TIFFs to read, counted from 0, for every file. If omitted, the first page, or the "
+        "largest if the first is a thumbnail.",
+    ),
+]
+MaxPixels = Annotated[
+    int | None,
+    typer.Option(
+        "--max-pixels",
+        min=32 * 32,
+        max=2**34,
+        metavar="N",
+        help="Refuse files of more than N pixels; 1,073,741,824 (2^30) if omitted. Raise it only for files that you "
+        "trust.",
+    ),
+]
 Alpha = Annotated[
     float,
     typer.Option(

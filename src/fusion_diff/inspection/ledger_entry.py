@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 
 
 def verdict(
-    outcome: Outcome, *, alpha: float, pixel_size_um: float | None, model: Mapping[str, str | None] | None = None
+    outcome: Outcome,
+    *,
+    alpha: float,
+    pixel_size_um: float | None,
+    page: int | None = None,
+    max_pixels: int | None = None,
+    model: Mapping[str, str | None] | None = None,
 ) -> dict[str, Any]:
     """Return the ledger entry of an outcome.
 
@@ -21,10 +27,14 @@ def verdict(
         outcome: an inspection, or an error.
         alpha: error rate of the decisions.
         pixel_size_um: pixel size given for every file; None where each file's own was used.
+        page: page given for every file, from 0; None where it was chosen by file, which adds no entry.
+        max_pixels: limit on the size given for every file; None where it was the default, which adds no entry.
         model: `name`, `sha256` and `references_sha256` of the model, used for outcomes that are errors.
     """
     told = to_record(outcome)
-    record: dict[str, Any] = {"file": told["path"], "settings": {"alpha": alpha, "pixel_size_um": pixel_size_um}}
+    settings: dict[str, Any] = {"alpha": alpha, "pixel_size_um": pixel_size_um}
+    settings |= {key: value for key, value in (("page", page), ("max_pixels", max_pixels)) if value is not None}
+    record: dict[str, Any] = {"file": told["path"], "settings": settings}
     if outcome.inspection is not None:
         names = {"name": "model_name", "sha256": "model_sha256", "references_sha256": "references_sha256"}
         kept = ("file_sha256", "pixel_size_um", "score", "decision", "p_values", "in_scope")

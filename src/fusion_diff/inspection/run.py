@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.errors import FusionDiffError, machine_fault
+from fusion_diff.micrograph.limits import MAX_PIXELS
 from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.printable import printable
 
@@ -125,6 +126,8 @@ def inspect_paths(
     *,
     alpha: float = 0.1,
     pixel_size_um: float | None = None,
+    page: int | None = None,
+    max_pixels: int | None = None,
     signed_sha256: Callable[[Path], str] | None = None,
     progress: Callable[[int, int, Path], None] | None = None,
     thumbnails: bool = True,
@@ -136,6 +139,8 @@ def inspect_paths(
         paths: image files, in the order of inspection.
         alpha: error rate on either side, in (0, 1).
         pixel_size_um: pixel size for every file, instead of the files' own.
+        page: page of every file, from 0; None chooses it by file, see `load_microstructure_data`.
+        max_pixels: maximum size of a micrograph in pixels; `MAX_PIXELS` if None.
         signed_sha256: returns the signed sha256 of a file, or raises `TrustError`, such as `SignedFiles.digest`. A file
             with another sha256 is refused before it is parsed.
         progress: called as `progress(done, total, path)` before each micrograph is read.
@@ -153,7 +158,9 @@ def inspect_paths(
             progress(done, len(files), path)
         try:
             sha256 = None if signed_sha256 is None else signed_sha256(path)
-            micrograph = load_microstructure_data(path, pixel_size_um=pixel_size_um, sha256=sha256)
+            micrograph = load_microstructure_data(
+                path, pixel_size_um=pixel_size_um, page=page, max_pixels=max_pixels or MAX_PIXELS, sha256=sha256
+            )
             inspection = model.inspect(micrograph, alpha=alpha)
             small = thumbnail(micrograph, THUMBNAIL_SIDE) if thumbnails else None
             outcome = Outcome(path, inspection=inspection, thumbnail=small)

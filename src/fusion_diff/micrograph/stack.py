@@ -23,6 +23,11 @@ _THUMBNAIL = 4
 
 _Kind = tuple[int, ...]  # values of the tags in _ALIKE
 
+_CHOOSE = (
+    "Split it into files, or choose a page: --page 0 for inspect, batch and certify, or "
+    "load_microstructure_data(path, page=0) in Python"
+)
+
 
 @dataclass(frozen=True)
 class PageChoice:
@@ -81,7 +86,7 @@ def choose_page(source: Source) -> PageChoice:
     if alike > 1:
         notes.append(f"The file holds {alike:,} images of one size, and only the first was read.")
     sure = not notes or (not whole and alike == 1)
-    cure = "" if sure else "Split it into files, or choose a page with load_microstructure_data(path, page=0)"
+    cure = "" if sure else _CHOOSE
     return PageChoice(page, tuple(notes), cure)
 
 
