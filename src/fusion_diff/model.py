@@ -122,7 +122,7 @@ class DiffusionModel:
         sha256 = verify(folder)
         card = read_json(folder / "config.json")
         try:
-            encoder = DualPathEncoder(**card["encoder"])
+            encoder = DualPathEncoder.from_config(**card["encoder"])
             prior, _ = str(card["prior"]), card["name"]
             source = str(folder / prior) if (folder / prior).is_dir() else prior
             readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
@@ -141,7 +141,7 @@ class DiffusionModel:
             if isinstance(error, CheckpointError):
                 raise
             raise CheckpointError(
-                f"{folder}: its configuration, card and weights do not belong together "
+                f"{folder}: its configuration, card and weights do not match "
                 f"({paragraph(error, 500)}); download or save it again"
             ) from error
         channels_last(encoder)
@@ -163,7 +163,7 @@ class DiffusionModel:
         prior = str(self.card["prior"])
         if unsafe(prior) or self._prior_source == prior:  # a path outside the folder, or a hub id
             raise TrustError(
-                f"{folder}: its prior {prior!r} lies outside of what was signed; put it into the folder and sign again"
+                f"{folder}: its prior {prior!r} is outside the signed folder; copy the prior into it and sign again"
             )
 
     def to(self, device: str | torch.device) -> DiffusionModel:
@@ -295,13 +295,13 @@ class DiffusionModel:
         """
         if self.enrolment is None:
             raise EnrolmentError(
-                f"{self.name} has no enrolled references; enrol some first, with `fusion-diff enroll` or "
+                f"{self.name} has no enrolled references; enrol references first, with `fusion-diff enroll` or "
                 "model.enroll(ReferenceSet.from_folder(...))"
             )
         if self.enrolment.builtin:
             warn(
-                "this model is enrolled on its built-in procedural references only: scores show that it runs, not what "
-                "your ware is; enrol your own with `fusion-diff enroll`, or in Python with "
+                "this model is enrolled on its built-in procedural references only, so its scores mean nothing for "
+                "your ware; enrol your own references with `fusion-diff enroll`, or in Python with "
                 "model.enroll(ReferenceSet.from_folder(..., authentic=...))"
             )
         if shots is None:
@@ -326,7 +326,7 @@ class DiffusionModel:
         own_prior = self.card["prior"] == "prior"
         if own_prior and not Path(self._prior_source).is_dir():
             raise CheckpointError(
-                f"{self._prior_source}: the diffusion prior is copied from there, and is gone; put back the folder "
+                f"{self._prior_source}: the diffusion prior to copy no longer exists; restore the folder "
                 f"that {self.name} was loaded from, then save again"
             )
 

@@ -47,7 +47,7 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def small_model(references: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An enrolled model with a DeiT of two narrow blocks, for a fast export."""
     torch.manual_seed(0)
-    encoder = DualPathEncoder(CONFIG, condition_width=8, bottleneck=4)
+    encoder = DualPathEncoder.from_config(CONFIG, condition_width=8, bottleneck=4)
     encoder.local_path.load_state_dict(LocalPath.from_imagenet().state_dict())
     card = {"name": "small", "prior": "owner/none", "encoder": encoder.config}
     model = DiffusionModel(encoder, "owner/none", card=card, readme="", sha256="ab" * 32, enrolment=None)

@@ -16,9 +16,7 @@ from fusion_diff.encoder.local_path import LocalPath
 def path(stable_diffusion_folder, deit_folder) -> ReconstructionPath:
     prior = DiffusionPrior.from_pretrained(stable_diffusion_folder)
     torch.manual_seed(0)
-    encoder = DualPathEncoder.with_paths(
-        LocalPath.from_imagenet(), GlobalPath.from_deit(str(deit_folder)), prior.condition_width
-    )
+    encoder = DualPathEncoder(LocalPath.from_imagenet(), GlobalPath.from_deit(str(deit_folder)), prior.condition_width)
     return ReconstructionPath(prior, encoder.eval())
 
 

@@ -24,7 +24,7 @@ def local() -> LocalPath:
 
 def encoder_of(local: LocalPath, tokens: int = 1) -> DualPathEncoder:
     torch.manual_seed(0)
-    return DualPathEncoder.with_paths(local, GlobalPath(TINY), condition_width=24, condition_tokens=tokens)
+    return DualPathEncoder(local, GlobalPath.from_config(TINY), condition_width=24, condition_tokens=tokens)
 
 
 def test_an_untaught_gate_mixes_evenly():
@@ -76,7 +76,7 @@ def test_tokens_are_the_paths_side_by_side(local):
 def test_structure_is_projected_to_a_bounded_width(local):
     torch.manual_seed(0)
     wide = TINY | {"hidden_size": 384, "num_attention_heads": 6}
-    encoder = DualPathEncoder.with_paths(local, GlobalPath(wide), condition_width=24)
+    encoder = DualPathEncoder(local, GlobalPath.from_config(wide), condition_width=24)
     assert encoder.global_path.channels == 384
     assert encoder.paths == (152, STRUCTURE_WIDTH)
     weight = encoder.global_projection.weight.flatten(1)
@@ -109,7 +109,7 @@ def test_everything_asked_to_learn_gets_a_gradient(local):
 
 def test_the_configuration_builds_the_same_encoder(local):
     encoder = encoder_of(local, tokens=2).eval()
-    again = DualPathEncoder(**encoder.config).eval()
+    again = DualPathEncoder.from_config(**encoder.config).eval()
     again.load_state_dict(encoder.own_state() | {f"local_path.{k}": v for k, v in local.state_dict().items()})
     assert again.config == encoder.config
     pixels = torch.rand(1, 3, 224, 224)

@@ -42,7 +42,7 @@ def test_only_the_first_blocks_of_a_deep_deit_are_kept(tmp_path):
 
 def test_a_taught_adapter_changes_the_tokens():
     torch.manual_seed(0)
-    path, pixels = GlobalPath(TINY).eval(), torch.rand(1, 3, TILE, TILE)
+    path, pixels = GlobalPath.from_config(TINY).eval(), torch.rand(1, 3, TILE, TILE)
     with torch.no_grad():
         before = path(pixels)[0]
         for parameter in path.adapters():
@@ -53,7 +53,7 @@ def test_a_taught_adapter_changes_the_tokens():
 
 def test_patches_lie_where_they_were_seen():
     torch.manual_seed(0)
-    path = GlobalPath(TINY).eval()
+    path = GlobalPath.from_config(TINY).eval()
     pixels = torch.full((1, 3, TILE, TILE), 0.5)
     spot = pixels.clone()
     spot[..., 96:128, 32:64] = 1.0  # row 3, column 1 of the 7 x 7 patches, each 32 pixels of the tile wide
@@ -64,7 +64,7 @@ def test_patches_lie_where_they_were_seen():
 
 def test_tokens_are_of_the_sixth_block_and_the_last():
     torch.manual_seed(0)
-    path = GlobalPath(TINY | {"num_hidden_layers": 7}).eval()
+    path = GlobalPath.from_config(TINY | {"num_hidden_layers": 7}).eval()
     pixels = torch.rand(1, 3, TILE, TILE)
     with torch.no_grad():
         patches = path(pixels)[0]
@@ -89,20 +89,20 @@ def test_what_is_finer_than_the_reduced_pixels_is_averaged_away():
 
 
 def test_a_tile_is_shown_as_it_is_to_a_deit_of_its_size():
-    path = GlobalPath(TINY | {"image_size": TILE, "num_hidden_layers": 1})
+    path = GlobalPath.from_config(TINY | {"image_size": TILE, "num_hidden_layers": 1})
     pixels = torch.rand(1, 3, TILE, TILE)
     assert path.resample(pixels) is pixels
 
 
 def test_shapes_follow_from_the_configuration():
-    path = GlobalPath(TINY)
+    path = GlobalPath.from_config(TINY)
     patches, class_token, distillation_token = path(torch.rand(2, 3, TILE, TILE))
     assert patches.shape == (2, 32, 7, 7)
     assert class_token.shape == distillation_token.shape == (2, 32)
 
 
 def test_adapters_are_the_only_parameters_adapters_returns():
-    path = GlobalPath(TINY, bottleneck=5)
+    path = GlobalPath.from_config(TINY, bottleneck=5)
     wanted = {id(p) for name, p in path.named_parameters() if "adapter" in name}
     assert {id(p) for p in path.adapters()} == wanted
     assert len(wanted) == 2 * 4  # two blocks, two layers with weight and bias each
@@ -110,7 +110,7 @@ def test_adapters_are_the_only_parameters_adapters_returns():
 
 
 def test_only_adapters_get_gradients_when_asked():
-    path = GlobalPath(TINY).requires_grad_(False)
+    path = GlobalPath.from_config(TINY).requires_grad_(False)
     for parameter in path.adapters():
         parameter.requires_grad_(True)
     patches, class_token, _ = path(torch.rand(1, 3, TILE, TILE))
@@ -122,7 +122,7 @@ def test_only_adapters_get_gradients_when_asked():
 
 
 def test_adapters_that_were_never_trained_are_skipped_and_trained_ones_are_not():
-    path, pixels = GlobalPath(TINY).eval(), torch.rand(1, 3, TILE, TILE)
+    path, pixels = GlobalPath.from_config(TINY).eval(), torch.rand(1, 3, TILE, TILE)
     torch.nn.init.normal_(path.deit.layers[1].adapter.up.weight)
     with torch.no_grad():
         before = path(pixels)
@@ -134,7 +134,7 @@ def test_adapters_that_were_never_trained_are_skipped_and_trained_ones_are_not()
 
 def test_the_configuration_makes_the_round_trip(deit_folder):
     path = GlobalPath.from_deit(str(deit_folder), bottleneck=7).eval()
-    again = GlobalPath(path.config, path.bottleneck).eval()
+    again = GlobalPath.from_config(path.config, path.bottleneck).eval()
     again.load_state_dict(path.state_dict())
     assert again.config == path.config
     pixels = torch.rand(1, 3, 224, 224)
@@ -144,4 +144,4 @@ def test_the_configuration_makes_the_round_trip(deit_folder):
 
 
 def test_the_distilled_shape_is_the_one_built():
-    assert GlobalPath(DISTILLED_CONFIG).config == DISTILLED_CONFIG
+    assert GlobalPath.from_config(DISTILLED_CONFIG).config == DISTILLED_CONFIG

@@ -145,8 +145,10 @@ def test_a_prior_given_by_its_folder_is_named_and_not_contained(pretraining_run,
 def test_the_projection_keeps_the_most_of_the_standardised_tokens_that_so_many_channels_can(pretraining_run):
     pool = Pool.open(pretraining_run / "pool", SMOKE.pool, SMOKE.seed, 1)
     torch.manual_seed(0)
-    wide = GlobalPath(DISTILLED_CONFIG | {"num_hidden_layers": 2, "hidden_size": 384, "num_attention_heads": 6}).eval()
-    encoder = DualPathEncoder.with_paths(LocalPath.from_imagenet(), wide, condition_width=8).eval()
+    wide = GlobalPath.from_config(
+        DISTILLED_CONFIG | {"num_hidden_layers": 2, "hidden_size": 384, "num_attention_heads": 6}
+    ).eval()
+    encoder = DualPathEncoder(LocalPath.from_imagenet(), wide, condition_width=8).eval()
     _measure_channels(encoder, pool, torch.device("cpu"))
     weight = encoder.global_projection.weight.flatten(1)
     assert weight.shape == (256, 384)

@@ -67,25 +67,20 @@ class DualPathEncoder(nn.Module):
     """CNN and DeiT, each standardised per channel, with a gated mix that is summarised as the prior's condition.
 
     Args:
-        global_config: shape of the DeiT, see `global_path.DISTILLED_CONFIG`.
+        local: the local path.
+        global_: the global path.
         condition_width: width of the prior's cross-attention.
         condition_tokens: number of condition tokens. One by default: with many local tokens the prior can copy the
             image, and the encoder learns nothing (GenHancer, Ma et al. 2025).
-        bottleneck: width of the adapters.
 
     Raises:
         ValueError: a size exceeds its limit.
     """
 
-    def __init__(
-        self, global_config: dict[str, Any], condition_width: int, condition_tokens: int = 1, bottleneck: int = 32
-    ) -> None:
+    def __init__(self, local: LocalPath, global_: GlobalPath, condition_width: int, condition_tokens: int = 1) -> None:
         super().__init__()
         bounded_size("condition_tokens", condition_tokens, MAX_CONDITION_TOKENS)
         bounded_size("condition_width", condition_width, MAX_CONDITION_WIDTH)
-        self._build(LocalPath(), GlobalPath(global_config, bottleneck), condition_width, condition_tokens)
-
-    def _build(self, local: LocalPath, global_: GlobalPath, condition_width: int, condition_tokens: int) -> None:
         self.local_path = local
         self.global_path = global_
         self.tile = TILE
@@ -111,14 +106,22 @@ class DualPathEncoder(nn.Module):
         )
 
     @classmethod
-    def with_paths(
-        cls, local: LocalPath, global_: GlobalPath, condition_width: int, condition_tokens: int = 1
+    def from_config(
+        cls, global_config: dict[str, Any], condition_width: int, condition_tokens: int = 1, bottleneck: int = 32
     ) -> DualPathEncoder:
-        """Build an encoder around two given paths, for example ImageNet's CNN and a hub DeiT."""
-        encoder = cls.__new__(cls)
-        nn.Module.__init__(encoder)
-        encoder._build(local, global_, condition_width, condition_tokens)
-        return encoder
+        """Build with random weights, except for the local path's; the arguments are those in `config`.
+
+        Args:
+            global_config: shape of the DeiT, see `global_path.DISTILLED_CONFIG`.
+            condition_width: width of the prior's cross-attention.
+            condition_tokens: number of condition tokens.
+            bottleneck: width of the adapters.
+
+        Raises:
+            ValueError: a size exceeds its limit.
+        """
+        global_ = GlobalPath.from_config(global_config, bottleneck)
+        return cls(LocalPath(), global_, condition_width, condition_tokens)
 
     @property
     def paths(self) -> tuple[int, int]:
@@ -127,7 +130,7 @@ class DualPathEncoder(nn.Module):
 
     @property
     def config(self) -> dict[str, Any]:
-        """The constructor's arguments for the same encoder."""
+        """The arguments of `from_config` for the same encoder."""
         return {
             "global_config": self.global_path.config,
             "condition_width": self.condition_width,

@@ -113,23 +113,18 @@ class GlobalPath(nn.Module):
     """DeiT with adapters; returns patch tokens as a map, and the two summary tokens.
 
     Args:
-        config: shape of the DeiT, `MAX_BLOCKS` blocks at most; see `DISTILLED_CONFIG`.
+        deit: the DeiT, which becomes part of the path; its first `MAX_BLOCKS` blocks are kept.
         bottleneck: width of the adapters.
 
     Raises:
-        ValueError: the shape exceeds its limits or is not valid.
+        ValueError: the bottleneck exceeds its limit.
     """
-
-    def __init__(self, config: dict[str, Any], bottleneck: int = 32) -> None:
-        super().__init__()
-        shape = DeiTShape.of(config)
-        bounded_size("num_hidden_layers", shape.num_hidden_layers, MAX_BLOCKS)
-        self._adopt(DeiT(shape), bottleneck)
 
     mean: Tensor
     std: Tensor
 
-    def _adopt(self, deit: DeiT, bottleneck: int) -> None:
+    def __init__(self, deit: DeiT, bottleneck: int = 32) -> None:
+        super().__init__()
         shape = replace(deit.shape, num_hidden_layers=min(MAX_BLOCKS, len(deit.layers)))
         bounded_size("bottleneck", bottleneck, MAX_BOTTLENECK)
         self.shape, self.bottleneck = shape, bottleneck
@@ -143,20 +138,32 @@ class GlobalPath(nn.Module):
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1), persistent=False)
 
     @classmethod
+    def from_config(cls, config: dict[str, Any], bottleneck: int = 32) -> GlobalPath:
+        """Build with random weights.
+
+        Args:
+            config: shape of the DeiT, `MAX_BLOCKS` blocks at most; see `DISTILLED_CONFIG`.
+            bottleneck: width of the adapters.
+
+        Raises:
+            ValueError: the shape exceeds its limits or is not valid.
+        """
+        shape = DeiTShape.of(config)
+        bounded_size("num_hidden_layers", shape.num_hidden_layers, MAX_BLOCKS)
+        return cls(DeiT(shape), bottleneck)
+
+    @classmethod
     def from_deit(cls, name_or_path: str, bottleneck: int = 32) -> GlobalPath:
         """Build from a published DeiT: a hub id such as `facebook/deit-small-distilled-patch16-224`, or a folder.
 
         Raises:
             CheckpointError: the weights cannot be found, are not those of a DeiT, or are incomplete.
         """
-        path = cls.__new__(cls)
-        nn.Module.__init__(path)
-        path._adopt(DeiT.from_published(name_or_path), bottleneck)
-        return path
+        return cls(DeiT.from_published(name_or_path), bottleneck)
 
     @property
     def config(self) -> dict[str, Any]:
-        """The shape of the DeiT, with which `GlobalPath(config)` builds the same network."""
+        """The shape of the DeiT, with which `from_config` builds the same network."""
         return asdict(self.shape)
 
     @property

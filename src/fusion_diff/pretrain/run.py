@@ -105,9 +105,9 @@ def pretrain(
         if deit is not None:
             global_ = GlobalPath.from_deit(deit).to(device)
         else:
-            global_ = GlobalPath(DISTILLED_CONFIG).to(device)
+            global_ = GlobalPath.from_config(DISTILLED_CONFIG).to(device)
             run(DistilStage(global_, local, pool, device), "distil")
-        built = DualPathEncoder.with_paths(local, global_, condition_width, recipe.condition_tokens).to(device)
+        built = DualPathEncoder(local, global_, condition_width, recipe.condition_tokens).to(device)
         _measure_channels(built, pool, device)
         return built
 
@@ -146,10 +146,10 @@ def _claim(out: Path, recipe: Recipe, prior: str | None, deit: str | None, feedb
         try:
             known = json.loads(file.read_text(encoding="utf-8"))
         except ValueError as error:
-            raise PretrainingError(f"{file}: damaged ({error}); choose another folder to begin anew") from error
+            raise PretrainingError(f"{file}: damaged ({error}); choose another folder for a new run") from error
         if known != claim:
             raise PretrainingError(
-                f"{out}: holds a run with other settings ({file.name} tells which); choose another folder"
+                f"{out}: holds a run with other settings (listed in {file.name}); choose another folder"
             )
     else:
         with whole_file(file) as part:
