@@ -74,13 +74,13 @@ def test_a_row_tells_of_the_file_and_whether_the_score_is_calibrated(tmp_path, e
     (row,) = read_rows(tmp_path / "out")
     assert (row["calibrated"], row["page"], row["height"]) == (True, 1, 80)
     assert row["notes"] == [
-        "The file begins with a thumbnail of 32x40 pixels, and page 1 (counted from 0) was read, of 64x80."
+        "The first page is a thumbnail of 32x40 pixels, so page 1 (counted from 0) of 64x80 pixels was read."
     ]
 
 
 def test_pictures_of_other_kinds_are_warned_of_once(folder, tmp_path, engine):
     (folder / "a.gif").write_bytes(b"")
-    with pytest.warns(UserWarning, match="passed over 1 file of kinds that are not read") as caught:
+    with pytest.warns(UserWarning, match="skipped 1 file of unsupported formats") as caught:
         run_batch(str(folder), tmp_path / "out", engine)
     assert len(caught) == 1
 

@@ -49,7 +49,7 @@ def test_other_shapes_are_refused(shape):
 def test_pillow_images_whose_numbers_mean_something_else_are_refused(mode):
     image = Image.fromarray(ramp((40, 50, 3), np.uint8))
     image = image.convert("P").convert("PA") if mode == "PA" else image.convert(mode)
-    with pytest.raises(MicrographError, match=f"odd: its pixels are of mode {mode}, .*load_microstructure_data"):
+    with pytest.raises(MicrographError, match=f"odd: its pixels are of mode {mode} .*load_microstructure_data"):
         Micrograph.from_array(image, name="odd")
 
 
@@ -127,7 +127,7 @@ def test_a_pixel_size_that_is_not_a_positive_number_is_refused(size):
 
 
 def test_rows_of_uneven_length_are_refused():
-    with pytest.raises(MicrographError, match=r"odd: its pixels are no array .*; give each row"):
+    with pytest.raises(MicrographError, match=r"odd: its pixels are not an array .*; give all rows"):
         Micrograph.from_array([[1, 2], [3]], name="odd")
 
 

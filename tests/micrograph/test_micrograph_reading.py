@@ -105,10 +105,10 @@ def test_compressed_tiffs_are_read_without_loss(tmp_path, compression):
         ("jpegxl", r"JPEG XL \(TIFF compression 50002\)"),
         ("jpegxr", r"JPEG XR \(TIFF compression 34934\)"),
         ("lerc", r"LERC \(TIFF compression 34887\)"),
-        (("pixtiff", 50013), r"a codec that microscopes do not write \(TIFF compression 50013\)"),
+        (("pixtiff", 50013), r"an unknown codec \(TIFF compression 50013\)"),
         (("ccitt", 4), r"CCITT Group 4 \(TIFF compression 4\)"),
-        (("eer", 65000), r"a codec .* \(TIFF compression 65000\)"),
-        (("unknown", 54321), r"a codec .* \(TIFF compression 54321\)"),
+        (("eer", 65000), r"an unknown codec \(TIFF compression 65000\)"),
+        (("unknown", 54321), r"an unknown codec \(TIFF compression 54321\)"),
     ],
     ids=str,
 )
@@ -343,7 +343,7 @@ def test_a_black_file_is_refused(tmp_path):
 @pytest.mark.parametrize("shape", [(1, 1), (31, 200), (200, 31)])
 def test_a_tiny_image_is_refused(tmp_path, shape):
     (tmp_path / "image.png").write_bytes(imagecodecs.png_encode(texture(shape)))
-    with pytest.raises(MicrographError, match=f"{shape[1]}x{shape[0]} pixels, and a micrograph needs at least 32"):
+    with pytest.raises(MicrographError, match=f"{shape[1]}x{shape[0]} pixels, but each side must have at least 32"):
         load_microstructure_data(tmp_path / "image.png")
 
 
@@ -367,7 +367,7 @@ def test_impossible_paths_are_refused(path):
 
 @pytest.mark.parametrize("path", [None, 3, Micrograph])
 def test_what_is_not_a_path_is_refused(path):
-    with pytest.raises(MicrographError, match="read from a path"):
+    with pytest.raises(MicrographError, match=r"expected the path of a file, got .*; pass a string or a Path"):
         load_microstructure_data(path)
 
 

@@ -46,7 +46,7 @@ def test_several_images_are_told_of_unless_one_was_chosen(tmp_path, options):
     path = tmp_path / "stack.tif"
     tifffile.imwrite(path, texture((4, 64, 50)), **options)
     (said,) = read(path)
-    assert said.startswith(f"{path}: The file holds 4 images of one size, and only the first was read. Split it")
+    assert said.startswith(f"{path}: The file holds 4 images of the same size; only the first was read. Split it")
     assert read(path, page=0) == read(path, page=2) == []
 
 
@@ -109,20 +109,18 @@ def in_turn(path, *images, **options):
 def test_the_largest_image_is_read_where_the_first_is_a_thumbnail(tmp_path):
     small, whole, other = texture((40, 32)), texture((80, 64), seed=1), texture((80, 64), seed=2)
     in_turn(tmp_path / "a.tif", small, whole)
-    with pytest.warns(
-        UserWarning, match=r"a\.tif: The file begins with a thumbnail of 32x40 .* Split it into files, or"
-    ):
+    with pytest.warns(UserWarning, match=r"a\.tif: The first page is a thumbnail of 32x40 .* Split it into files, or"):
         micrograph = load_microstructure_data(tmp_path / "a.tif")
     assert (micrograph.levels == whole).all()
     assert micrograph.page == 1
-    said = "The file begins with a thumbnail of 32x40 pixels, and page 1 (counted from 0) was read, of 64x80."
+    said = "The first page is a thumbnail of 32x40 pixels, so page 1 (counted from 0) of 64x80 pixels was read."
     assert micrograph.notes == (said,)
     first = load_microstructure_data(tmp_path / "a.tif", page=0)
     assert (first.levels == small).all()
     assert (first.page, first.notes) == (0, ())
     in_turn(tmp_path / "b.tif", small, whole, other)
     (warned,) = read(tmp_path / "b.tif")
-    assert "page 1 (counted from 0) was read, of 64x80. The file holds 2 images of one size" in warned
+    assert "page 1 (counted from 0) of 64x80 pixels was read. The file holds 2 images of the same size" in warned
 
 
 def test_a_thumbnail_that_says_so_is_noted_and_not_warned_of(tmp_path):
@@ -135,12 +133,14 @@ def test_a_thumbnail_that_says_so_is_noted_and_not_warned_of(tmp_path):
 def test_a_reduced_copy_without_its_original_is_told_of(tmp_path):
     in_turn(tmp_path / "a.tif", texture((60, 48)), subfiletype=1)
     (said,) = read(tmp_path / "a.tif")
-    assert "a reduced copy of another, which is not among the pages of the file. Export the whole one" in said
+    assert "a reduced copy of a larger one, but the file does not contain the larger one. Export the larger one" in said
 
 
 def test_a_somewhat_larger_image_is_told_of_and_not_read(tmp_path):
     in_turn(tmp_path / "a.tif", texture((64, 50)), texture((70, 50)))  # a copy with a data bar
-    with pytest.warns(UserWarning, match=r"Page 1 of the file .counted from 0. has 50x70 pixels, and the first was"):
+    with pytest.warns(
+        UserWarning, match=r"The first page was read \(50x64 .*page 1 .counted from 0. is larger \(50x70 pixels"
+    ):
         micrograph = load_microstructure_data(tmp_path / "a.tif")
     assert (micrograph.shape, micrograph.page, len(micrograph.notes)) == ((64, 50), None, 1)
 

@@ -36,7 +36,7 @@ def check_sides(name: str, width: int, height: int) -> None:
     if min(width, height) < MIN_SIDE:
         raise refusal(
             name,
-            f"the image is {width}x{height} pixels, and a micrograph needs at least {MIN_SIDE} on each side",
+            f"the image has {width}x{height} pixels, but each side must have at least {MIN_SIDE}",
             "use the original image instead of a thumbnail or a crop",
         )
 
@@ -70,7 +70,7 @@ def check_claim(name: str, width: int, height: int, channels: int, bits: int, ma
     if not 1 <= channels <= MAX_CHANNELS:
         raise refusal(
             name,
-            f"it has {channels} channels, and a micrograph has 1 (grey) or 3 (colour), alpha apart",
+            f"it has {channels} channels; only 1 (grey) and 3 (colour) are supported, with or without alpha",
             "save the channels you want to inspect as separate grey images",
         )
     return height * -(-width * channels * bits // 8)
@@ -90,8 +90,9 @@ def check_decoded(name: str, pixels: int, bytes_each: int) -> None:
     if pixels * bytes_each > MAX_DECODED_BYTES:
         raise refusal(
             name,
-            f"{pixels:,} pixels of its format have to be decoded in memory, {pixels * bytes_each:,} bytes of it",
-            "export it as TIFF or as PNG of 8 or 16 bits, which are read piece by piece",
+            f"decoding its {pixels:,} pixels in memory would take {pixels * bytes_each:,} bytes, "
+            f"more than the limit of {MAX_DECODED_BYTES:,}",
+            "export it as TIFF or as a grey or RGB PNG, which are decoded to a temporary file",
         )
 
 
@@ -110,7 +111,7 @@ def check_expansion(name: str, raw: int, stored: int, ratio: int) -> None:
     if raw > _EXPANSION_CHECKED_FROM and raw > stored * ratio:
         raise refusal(
             name,
-            f"its header claims {raw:,} bytes of pixels, but the {stored:,} bytes it holds cannot expand to that",
+            f"its header claims {raw:,} bytes of pixels, but the {stored:,} bytes stored cannot expand to that",
             "the file is truncated or was made to exhaust memory: get a fresh copy from the instrument",
         )
 

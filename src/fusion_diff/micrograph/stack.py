@@ -65,26 +65,24 @@ def choose_page(source: Source) -> PageChoice:
             found.setdefault(_kind(each), index)
             counts[_kind(each)] += 1
     if not found:
-        said = (
-            "The image says of itself that it is a reduced copy of another, which is not among the pages of the file."
-        )
-        return PageChoice(0, (said,), "Export the whole one as a plain TIFF or PNG")
+        said = "The image is marked as a reduced copy of a larger one, but the file does not contain the larger one."
+        return PageChoice(0, (said,), "Export the larger one as a plain TIFF or PNG")
     largest = max(found, key=_pixels)  # the first of several
     chosen = beginning if whole and _pixels(largest) < _THUMBNAIL * _pixels(beginning) else largest
     page, notes = found[chosen], []
     if page:
         notes.append(
-            f"The file begins with a thumbnail of {_size(beginning)} pixels, and page {page} (counted from 0) was "
-            f"read, of {_size(chosen)}."
+            f"The first page is a thumbnail of {_size(beginning)} pixels, so page {page} (counted from 0) of "
+            f"{_size(chosen)} pixels was read."
         )
     elif _pixels(largest) > _pixels(chosen):
         notes.append(
-            f"Page {found[largest]} of the file (counted from 0) has {_size(largest)} pixels, and the first was read, "
-            f"of {_size(chosen)}."
+            f"The first page was read ({_size(chosen)} pixels), although page {found[largest]} (counted from 0) is "
+            f"larger ({_size(largest)} pixels)."
         )
     alike = counts[chosen] if page else max(counts[chosen], _in_one_directory(first, source.size))
     if alike > 1:
-        notes.append(f"The file holds {alike:,} images of one size, and only the first was read.")
+        notes.append(f"The file holds {alike:,} images of the same size; only the first was read.")
     sure = not notes or (not whole and alike == 1)
     cure = "" if sure else _CHOOSE
     return PageChoice(page, tuple(notes), cure)
