@@ -52,7 +52,7 @@ def __getattr__(name: str) -> object:
         from fusion_diff.errors import DependencyError
 
         raise DependencyError(
-            f"{name} needs the whole of FusionDiff, and only its edge is installed here; pip install fusion-diff"
+            f"{name} needs the full FusionDiff, but only its edge package is installed; pip install fusion-diff"
         ) from error
 
 

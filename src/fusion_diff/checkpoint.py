@@ -56,11 +56,11 @@ def locate(name_or_path: str | Path) -> Path:
         return embedded / name
     why = "no such checkpoint"
     if name.startswith("~"):
-        why = "no such folder, for only a shell puts the home folder in the place of ~"
+        why = "no such folder (only a shell expands ~ to the home folder)"
     elif name.count("/") == 1 and not name.startswith((".", "/")):
         if not path.parent.is_dir():
             return _fetch(name)
-        why = f"the folder {path.parent} holds no {path.name}"  # a mistyped path, not a hub id
+        why = f"the folder {path.parent} does not contain {path.name}"  # a mistyped path, not a hub id
     raise CheckpointError(
         f"{name}: {why}; give a folder written by save_pretrained, a hub id such as owner/name, "
         f"or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
@@ -74,8 +74,8 @@ def _fetch(hub_id: str) -> Path:
         return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.md"]))
     except Exception as error:  # the hub client raises many types, network errors among them
         raise CheckpointError(
-            f"{hub_id}: neither a folder nor a checkpoint that could be fetched from the hub ({type(error).__name__}); "
-            "check the name and the connection, or download it and give its folder"
+            f"{hub_id}: there is no such folder, and the download from the hub failed ({type(error).__name__}); "
+            "check the name and the connection, or download it yourself and give its folder"
         ) from error
 
 
@@ -93,7 +93,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """
     try:
         if file.stat().st_size > MAX_JSON_BYTES:
-            raise CheckpointError(f"{file}: larger than {MAX_JSON_BYTES} bytes; this is not a checkpoint's file")
+            raise CheckpointError(f"{file}: larger than {MAX_JSON_BYTES:,} bytes; this is not a file of a checkpoint")
         value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error}); download or save the checkpoint again") from error
@@ -109,7 +109,7 @@ def bounded_size(name: str, value: object, most: int) -> int:
         ValueError: it is not a whole number from 1 to `most`.
     """
     if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ValueError(f"{name} is {value!r:.40}, and only whole numbers from 1 to {most} are built")
+        raise ValueError(f"{name} is {value!r:.40}, but must be a whole number from 1 to {most}")
     return value
 
 
@@ -138,22 +138,23 @@ def verify(folder: Path) -> str:
     for name in sorted(set(sums) | present):
         file, shown = folder / name, f"{folder}/{printable(name, 200)}"
         if name not in present:
-            raise CheckpointError(f"{shown}: missing from the checkpoint; copy or download it again, whole")
+            raise CheckpointError(f"{shown}: missing from the checkpoint; copy or download the whole checkpoint again")
         if name not in sums:
-            raise CheckpointError(
-                f"{shown}: not in the checkpoint's manifest; remove it, or sign for it by saving again"
-            )
+            raise CheckpointError(f"{shown}: not listed in the checkpoint's manifest; remove it from the folder")
         linked = file.is_symlink() or not file.resolve().is_relative_to(folder.resolve())
         if not file.is_file() or (linked and not _in_hub_cache(file, folder)):
             raise CheckpointError(
-                f"{shown}: a link or special file; checkpoints hold plain files only, copy it with its contents"
+                f"{shown}: a link or special file, but a checkpoint may contain only plain files; replace a link by a "
+                "copy of its target"
             )
         if digest(file) != sums[name]:
             raise CheckpointError(
                 f"{shown}: altered or truncated since the checkpoint was saved; restore it from its source"
             )
         if name.endswith((".bin", ".pt", ".pth", ".pkl", ".ckpt")):
-            raise CheckpointError(f"{shown}: a pickle, which is never loaded; convert its weights to safetensors")
+            raise CheckpointError(
+                f"{shown}: a pickle file, which is refused because it can run code; convert its weights to safetensors"
+            )
     return digest(folder / MANIFEST)
 
 
@@ -174,7 +175,7 @@ def read_tensors(file: Path) -> dict[str, Any]:
         return {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
     except Exception as error:  # safetensors raises a type of its own
         raise CheckpointError(
-            f"{file}: not a readable safetensors file ({error}); pickles are never loaded, restore it from its source"
+            f"{file}: not a readable safetensors file ({error}); restore it from its source (pickles are refused)"
         ) from error
 
 
@@ -231,7 +232,7 @@ def in_place(folder: Path) -> str:
     """Return why a finished folder cannot be moved to this path; empty if it can."""
     real = Path(os.path.realpath(folder))
     if real.is_symlink():  # still a link after resolving: a loop
-        return "a link that leads in circles"
+        return "a link that leads back to itself"
     if real.is_dir() and real.samefile(os.curdir):
         return "the current folder, which cannot be replaced while it is in use"
     if os.path.ismount(real):
@@ -258,8 +259,8 @@ class Writer(WholeFolder):
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             raise CheckpointError(
-                f"{folder}: no folder can be made there ({error.strerror}); check the path and the permissions of the "
-                "folder above, or choose another"
+                f"{folder}: the folder cannot be created ({error.strerror}); check the path and the permissions of "
+                "its parent folder, or choose another"
             ) from error
 
     def complete(self) -> None:

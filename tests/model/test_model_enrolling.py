@@ -23,7 +23,7 @@ def test_labels_alone_suffice(enrolled, draw):
 
 @pytest.mark.parametrize("references", ["references", [], None])
 def test_what_is_no_reference_set_is_refused_with_what_makes_one(model, references):
-    with pytest.raises(EnrolmentError, match=r"are a ReferenceSet, not a .*ReferenceSet\.from_folder"):
+    with pytest.raises(EnrolmentError, match=r"must be a ReferenceSet, not a .*ReferenceSet\.from_folder"):
         model.enroll(references)
 
 
@@ -72,7 +72,7 @@ def test_one_of_each_class_scores_and_leaves_every_decision_open(model, make_ref
 
 
 def test_one_authentic_reference_and_nothing_else_is_refused(model, make_references):
-    with pytest.raises(EnrolmentError, match="nothing to compare with"):
+    with pytest.raises(EnrolmentError, match="one authentic reference alone is not enough"):
         model.enroll(make_references({"fine": 1}))
     assert model.enrolment is None
 

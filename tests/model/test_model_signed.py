@@ -93,7 +93,7 @@ def test_a_prior_outside_of_what_was_signed_is_refused(folder, key, tmp_path, pr
     write_json(folder / "config.json", read_json(folder / "config.json") | {"prior": prior})
     seal(folder)
     sign(folder, tmp_path / "K")
-    with pytest.raises(TrustError, match=r"line-7: its prior .* lies outside of what was signed"):
+    with pytest.raises(TrustError, match=r"line-7: its prior .* is outside the signed folder"):
         DiffusionModel.from_pretrained(folder, trusted_keys=[key])
 
 
