@@ -130,7 +130,7 @@ def test_more_shots_than_any_class_has_are_refused_with_the_counts():
 
 
 def test_one_shot_of_authentic_references_alone_says_what_is_missing():
-    with pytest.raises(EnrolmentError, match="nothing to compare with"):
+    with pytest.raises(EnrolmentError, match="one authentic reference alone is not enough"):
         enrolment_of({"sound": 3}).shots(1)
 
 
@@ -138,7 +138,7 @@ def test_warnings_say_how_many_references_decisions_need():
     few = enrolment_of({"sound": 4, "crack": 3})
     assert len(few.warnings(alpha=0.1)) == 2
     assert "4 authentic references are too few" in few.warnings(alpha=0.1)[0]
-    assert "enrol 9" in few.warnings(alpha=0.1)[0]
+    assert "enrol at least 9" in few.warnings(alpha=0.1)[0]
     assert "3 other references are too few" in few.warnings(alpha=0.1)[1]
     assert few.warnings(alpha=0.25) == ()
     assert len(enrolment_of({"sound": 4}).warnings(alpha=0.1)) == 1
@@ -148,7 +148,7 @@ def test_warnings_say_where_each_image_counts_as_a_specimen():
     named = enrolment_of({"sound": 4, "crack": 4})
     nobody_said = replace(named, groups=named.names)
     assert not any("specimen of its own" in line for line in named.warnings())
-    assert any("each counts as a specimen of its own: if some show one" in line for line in nobody_said.warnings())
+    assert any("each image counts as a specimen of its own: if several" in line for line in nobody_said.warnings())
     assert replace(nobody_said, builtin=True).warnings() == named.warnings()
 
 
@@ -156,7 +156,7 @@ def test_images_of_a_specimen_count_once_in_what_decisions_need(tmp_path):
     enrolment = enrolment_of({"sound": 8, "crack": 12}, images=2)
     lines = enrolment.warnings(alpha=0.15)
     assert [line.split(" are too few")[0] for line in lines] == ["4 specimens of authentic references"]
-    assert "enrol 6" in lines[0]
+    assert "enrol at least 6" in lines[0]
     assert enrolment.verifier.p_values(1e6)["authentic"] == pytest.approx(1 / 5)
     save_enrolment(enrolment, tmp_path)
     loaded = load_enrolment(tmp_path, ENCODER)
@@ -170,7 +170,7 @@ def test_a_verifier_that_hardly_tells_the_sides_apart_says_so():
     assert not any("guessing" in line for line in enrolment.warnings())
     blind = replace(enrolment.verifier, inside=np.arange(6.0), outside=np.arange(6.0) + 0.5)
     lines = replace(enrolment, verifier=blind).warnings()
-    assert any("little better than guessing does (cross-fitted AUROC 0.583" in line for line in lines)
+    assert any("little better than chance (cross-fitted AUROC 0.583" in line for line in lines)
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan")])
@@ -279,13 +279,13 @@ def test_paths_that_are_not_those_of_the_tokens_are_refused(saved, paths):
 )
 def test_what_was_learned_with_another_encoder_is_refused(saved, field, value, said):
     other = SimpleNamespace(**vars(ENCODER) | {field: value})
-    with pytest.raises(CheckpointError, match=f"does not hold together .{said}"):
+    with pytest.raises(CheckpointError, match=f"is inconsistent .{said}"):
         load_enrolment(saved, other)
 
 
 def test_residuals_of_another_width_are_refused(tmp_path):
     save_enrolment(enrolment_of({"sound": 2, "crack": 2}, residuals=3), tmp_path)
-    with pytest.raises(CheckpointError, match="its residuals have 3 channels, and the diffusion path's 2"):
+    with pytest.raises(CheckpointError, match="its residuals have 3 channels, but the diffusion path's have 2"):
         load_enrolment(tmp_path, ENCODER)
 
 
@@ -326,7 +326,7 @@ def test_tensors_that_do_not_fit_each_other_are_refused(saved, name, value):
     tensors = load_file(saved / "enrolment.safetensors")
     tensors[name] = value
     save_file(tensors, saved / "enrolment.safetensors")
-    with pytest.raises(CheckpointError, match="does not hold together"):
+    with pytest.raises(CheckpointError, match="is inconsistent"):
         load_enrolment(saved, ENCODER)
 
 
@@ -422,7 +422,7 @@ def test_a_scope_that_does_not_fit_is_refused(saved, damage):
 def test_references_that_are_not_finite_numbers_in_rows_are_refused(saved, name, value):
     tensors = load_file(saved / "enrolment.safetensors") | {name: value}
     save_file(tensors, saved / "enrolment.safetensors")
-    with pytest.raises(CheckpointError, match="does not hold together"):
+    with pytest.raises(CheckpointError, match="is inconsistent"):
         load_enrolment(saved, ENCODER)
 
 
@@ -452,7 +452,7 @@ def test_learned_values_that_could_not_give_a_verdict_are_refused(saved, path, v
     assert last in inner
     inner[last] = value
     (saved / "enrolment.json").write_text(json.dumps(described))
-    with pytest.raises(CheckpointError, match="what it learned cannot be used"):
+    with pytest.raises(CheckpointError, match="its fitted coefficients cannot be used"):
         load_enrolment(saved, ENCODER)
 
 
@@ -471,7 +471,7 @@ def test_learned_tensors_that_could_not_give_a_verdict_are_refused(saved, name, 
     tensors = load_file(saved / "enrolment.safetensors")
     tensors[name] = change(tensors[name]).contiguous()
     save_file(tensors, saved / "enrolment.safetensors")
-    with pytest.raises(CheckpointError, match="what it learned cannot be used"):
+    with pytest.raises(CheckpointError, match="its fitted coefficients cannot be used"):
         load_enrolment(saved, ENCODER)
 
 
@@ -479,7 +479,7 @@ def test_a_stranger_s_words_come_into_the_message_short(saved):
     described = json.loads((saved / "enrolment.json").read_text())
     described["verifier"]["fusion"]["x" * 100_000] = 1
     (saved / "enrolment.json").write_text(json.dumps(described))
-    with pytest.raises(CheckpointError, match="what it learned cannot be used") as caught:
+    with pytest.raises(CheckpointError, match="its fitted coefficients cannot be used") as caught:
         load_enrolment(saved, ENCODER)
     assert len(str(caught.value)) < 1000
 
@@ -553,7 +553,7 @@ def test_keypoints_of_some_references_only_are_refused(tmp_path):
     tensors = load_file(tmp_path / "enrolment.safetensors")
     del tensors["points.2"], tensors["descriptors.2"]
     save_file(tensors, tmp_path / "enrolment.safetensors")
-    with pytest.raises(CheckpointError, match="some of its references have keypoints and some have none"):
+    with pytest.raises(CheckpointError, match="some of its references have keypoints and some do not"):
         load_enrolment(tmp_path, ENCODER)
 
 

@@ -172,7 +172,7 @@ def test_authentic_references_alone_decide_nothing_where_they_are_too_few_to_rej
 
 
 def test_nothing_follows_of_log_odds_that_are_no_number():
-    with pytest.raises(ValueError, match="no number"):
+    with pytest.raises(ValueError, match="not a number"):
         probability(float("nan"))
 
 

@@ -32,15 +32,15 @@ def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
     lines = [
         f"# {escaped(paragraph(name))}",
         "",
-        f"A model of FusionDiff, enrolled on {counted(len(enrolment.names), 'reference')} of "
+        f"A FusionDiff model, enrolled on {counted(len(enrolment.names), 'reference')} of "
         f"{counted(len(set(enrolment.groups)), 'specimen')} (sha256 {enrolment.references_sha256}).",
         "",
         "| class | references |",
         "|---|---|",
         *rows,
         "",
-        "Cross-fitted figures, each reference judged by heads that had not seen its specimen, and the share that each "
-        "kind of evidence has in a verdict:",
+        "Cross-fitted figures (each reference judged without the references of its specimen), and the weight of each "
+        "kind of evidence in a verdict:",
         "",
         "| figure | |",
         "|---|---|",

@@ -127,13 +127,15 @@ class Enrolment:
         needed, lines = specimens_needed(alpha), [*self.verifier.warnings, *self.compared.warnings()]
         if self.groups == self.names and not self.builtin:
             lines.append(
-                "nothing says which images show one specimen, so each counts as a specimen of its own: if some show "
-                "one, say so by their group (--groups, or a column group), for all figures are too good otherwise"
+                "no groups are given, so each image counts as a specimen of its own: if several images show one "
+                "specimen, give them one group (--groups, or the column group of a CSV file), because all figures "
+                "are too optimistic otherwise"
             )
         if (auroc := self.compared.figures.get("auroc", 1.0)) < LITTLE_SKILL:
             lines.append(
-                f"it tells the two sides apart little better than guessing does (cross-fitted AUROC {auroc:.3f}, 0.5 "
-                "is guessing): do not rely on its scores; enrol more references, mark flaws, or look for wrong labels"
+                "the model separates authentic references from the others little better than chance (cross-fitted "
+                f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark flaws, or "
+                "check the labels"
             )
         for (side, count), images, name in zip(
             self.compared.voices.items(), self.compared.sides.values(), ("authentic", "other"), strict=True
@@ -146,7 +148,7 @@ class Enrolment:
                 never = "not authentic" if side == "authentic" else "authentic"
                 few = f"{counted(count, noun, plural)} {'is' if count == 1 else 'are'} too few"
                 lines.append(
-                    f"{few} to ever decide {never!r} at alpha {alpha:g}: enrol {needed}, or accept a larger alpha"
+                    f"{few} to ever decide {never!r} at alpha {alpha:g}: enrol at least {needed}, or use a larger alpha"
                 )
         return tuple(lines)
 

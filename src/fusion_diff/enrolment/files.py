@@ -128,7 +128,7 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
             f"{folder}: its enrolment is incomplete ({error!r:.300}); enrol the references again"
         ) from error
     if fault := _fault(enrolment) or _misfit(enrolment, encoder):
-        raise CheckpointError(f"{folder}: its enrolment does not hold together ({fault}); enrol the references again")
+        raise CheckpointError(f"{folder}: its enrolment is inconsistent ({fault}); enrol the references again")
     with _learned_in(folder):
         _check_learned(enrolment.verifier, learned, enrolment.bags[0])
     return enrolment
@@ -145,7 +145,7 @@ def _learned_in(folder: Path) -> Iterator[None]:
         yield
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(
-            f"{folder}: what it learned cannot be used ({error!r:.300}); enrol the references again"
+            f"{folder}: its fitted coefficients cannot be used ({error!r:.300}); enrol the references again"
         ) from error
 
 
@@ -165,40 +165,40 @@ def _shares(scores: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.fl
 def _fault(enrolment: Enrolment) -> str | None:
     """Return why a stored enrolment is inconsistent; None where it is consistent."""
     if enrolment.authentic not in enrolment.labels:
-        return f"no reference is of the authentic class {enrolment.authentic!r}"
+        return f"no reference has the authentic class {enrolment.authentic!r}"
     if enrolment.condition.ndim != 2 or not enrolment.condition.is_floating_point():
-        return f"the condition has shape {tuple(enrolment.condition.shape)} and is of {enrolment.condition.dtype}"
+        return f"the condition has shape {tuple(enrolment.condition.shape)} and dtype {enrolment.condition.dtype}"
     if not enrolment.condition.isfinite().all():
         return "the condition is not finite"
     if enrolment.shifts and not (len(enrolment.shifts) == len(enrolment.names) and np.isfinite(enrolment.shifts).all()):
-        return "the shifts of its references are not one finite number for each"
+        return "it does not have one finite shift per reference"
     width = enrolment.bags[0].tokens.shape[-1:], enrolment.bags[0].residual.shape[-1:]
     if not enrolment.paths or min(enrolment.paths) < 1 or (sum(enrolment.paths),) != tuple(width[0]):
-        return f"its tokens have {width[0]} channels and its paths {enrolment.paths}"
+        return f"its tokens have {width[0]} channels, but its paths {enrolment.paths}"
     if len({bag.keypoints is None for bag in enrolment.bags}) > 1:
-        return "some of its references have keypoints and some have none"
+        return "some of its references have keypoints and some do not"
     for name, bag in zip(enrolment.names, enrolment.bags, strict=True):
         count = bag.tokens.shape[:1]
         mark = torch.zeros(count, dtype=torch.bool) if bag.mark is None else bag.mark
         shapes = bag.tokens.ndim, bag.residual.shape[:-1], mark.shape, mark.dtype
         if not (bag.tokens.is_floating_point() and bag.residual.is_floating_point()):
-            return f"the tokens of {name} are of {bag.tokens.dtype} and {bag.residual.dtype}"
+            return f"the tokens of {name} have the dtypes {bag.tokens.dtype} and {bag.residual.dtype}"
         if shapes != (2, count, count, torch.bool) or (bag.tokens.shape[1:], bag.residual.shape[1:]) != width:
-            return f"the tensors of {name} do not fit each other"
+            return f"the tensors of {name} have inconsistent shapes or dtypes"
         if not (len(bag.tokens) and bag.tokens.isfinite().all() and bag.residual.isfinite().all()):
-            return f"the tokens of {name} are none or not finite"
+            return f"the tokens of {name} are missing or not finite"
     return None
 
 
 def _misfit(enrolment: Enrolment, encoder: DualPathEncoder) -> str | None:
     """Return why a stored enrolment does not fit this encoder; None where it fits."""
     if enrolment.paths != encoder.paths:
-        return f"its tokens have {enrolment.paths} channels, and the encoder's {encoder.paths}"
+        return f"its tokens have {enrolment.paths} channels, but the encoder's have {encoder.paths}"
     words = encoder.condition_tokens, encoder.condition_width
     if tuple(enrolment.condition.shape) != words:
-        return f"its condition has shape {tuple(enrolment.condition.shape)}, and the encoder's {words}"
+        return f"its condition has shape {tuple(enrolment.condition.shape)}, but the encoder's has {words}"
     if (residual := enrolment.bags[0].residual.shape[1]) not in (0, CHANNELS):
-        return f"its residuals have {residual} channels, and the diffusion path's {CHANNELS}"
+        return f"its residuals have {residual} channels, but the diffusion path's have {CHANNELS}"
     return None
 
 
@@ -232,7 +232,7 @@ def _check_learned(verifier: Verifier, learned: dict[str, Tensor], bag: Bag) -> 
     maps = verifier.heads.maps(tokens, residual)
     evidence = verifier.evidence(maps)
     if any(values.shape != (1,) for values in (evidence, *maps.values())) or not evidence.isfinite().all():
-        raise ValueError("its evidence is not finite, or not one value a token")
+        raise ValueError("its evidence is not finite, or not one value per token")
     scaled = verifier.heads.scale(tokens)
     strange = verifier.scope.distances(scaled)
     if strange.shape != (1,) or not (strange.isfinite().all() and np.isfinite(verifier.scope.limit)):
@@ -240,13 +240,13 @@ def _check_learned(verifier: Verifier, learned: dict[str, Tensor], bag: Bag) -> 
     fused, parts = verifier.fused(maps)
     numbers = [fused, *parts.values(), verifier.calibration.log_odds(fused), verifier.region_threshold]
     if [len(verifier.inside), len(verifier.outside)] != [len(verifier.inside_shares), len(verifier.outside_shares)]:
-        raise ValueError("its scores are not those of its references")
+        raise ValueError("the number of its scores does not match its references")
     if not np.isfinite([*numbers, *verifier.inside, *verifier.outside]).all():
         raise ValueError("its scores are not finite")
     if not (verifier.fusion.holds and verifier.calibration.slope > 0):
-        raise ValueError("its evidence is turned upside down, or has no weight")
+        raise ValueError("its evidence has the wrong sign or no weight")
     classes, texts = verifier.classes, (*verifier.classes.names, verifier.classes.authentic, *verifier.warnings)
     if classes.prototypes.shape != (len(classes.names), tokens.shape[1]):
-        raise ValueError(f"it has {len(classes.names)} other classes and prototypes {tuple(classes.prototypes.shape)}")
+        raise ValueError(f"it has {len(classes.names)} other classes, but prototypes {tuple(classes.prototypes.shape)}")
     if not all(isinstance(text, str) for text in texts):
-        raise TypeError("its names and warnings are not texts")
+        raise TypeError("its class names and warnings are not all strings")

@@ -38,8 +38,8 @@ def learn(
     started = time.perf_counter()
     if not isinstance(references, ReferenceSet):
         raise EnrolmentError(
-            f"references are a ReferenceSet, not a {type(references).__name__}; make one by ReferenceSet.from_folder, "
-            "from_csv or from_micrographs"
+            f"references must be a ReferenceSet, not a {type(references).__name__}; make one with "
+            "ReferenceSet.from_folder, from_csv or from_micrographs"
         )
     if len(references) == 1:
         raise EnrolmentError(ALONE_MESSAGE)

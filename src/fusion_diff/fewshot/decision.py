@@ -65,7 +65,7 @@ def probability(log_odds: float) -> float:
         ValueError: the log-odds are NaN.
     """
     if math.isnan(log_odds):
-        raise ValueError("the log-odds are no number")
+        raise ValueError("the log-odds are not a number")
     return 1 / (1 + math.exp(min(50.0, max(-50.0, log_odds))))
 
 

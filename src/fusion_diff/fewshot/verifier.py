@@ -37,7 +37,7 @@ OF_THE_SEEN = 0.9
 """Score of a new flawed specimen, as an estimated share of the score of one that the heads learned from."""
 REGION_QUANTILE = 0.995
 """Quantile of the evidence on authentic references' tokens above which regions are listed."""
-ALONE_MESSAGE = "one authentic reference alone gives nothing to compare with; use a second one, or one of another class"
+ALONE_MESSAGE = "one authentic reference alone is not enough; add a second one, or one of another class"
 
 
 def learner(authentic: NDArray[np.bool_], paths: Paths, detector: FlawDetector | None) -> Callable[..., Heads]:
