@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in ELSEWHERE:
-        _complain(f"{words[0]} needs the whole of FusionDiff, and this is its edge; pip install fusion-diff")
+        _complain(f"{words[0]} needs the full FusionDiff, not only its edge package; pip install fusion-diff")
         return FAILED
     options = _parser().parse_args(words)
     with warnings.catch_warnings():
@@ -70,18 +70,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="fusion-diff-edge", description="Verify ceramic microstructures by an exported model.")
+    parser = _Parser(prog="fusion-diff-edge", description="Verify ceramic microstructures with an exported model.")
     inspect = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
-        "inspect", help="inspect micrographs; the exit code is 0 if all are authentic, 1, 2 or 3 if not"
+        "inspect",
+        help="inspect micrographs (exit code: 0 all authentic, 1 some not, 2 some inconclusive, 3 failed)",
     )
     inspect.add_argument("paths", nargs="+", metavar="PATH", help="image files, folders or patterns")
-    inspect.add_argument("--model", required=True, metavar="EXPORTED", help="what `fusion-diff export` wrote")
-    inspect.add_argument("--alpha", type=_fraction, default=0.1, help="error rate on either side (0.1)")
-    inspect.add_argument("--pixel-size", type=_positive, metavar="UM", help="pixel size in µm, for every file")
-    inspect.add_argument("--device", default="AUTO", help="AUTO, CPU, GPU, NPU, or the runtime's own name of one")
-    inspect.add_argument("--threads", type=_count, help="threads to compute with")
+    inspect.add_argument("--model", required=True, metavar="EXPORTED", help="folder written by `fusion-diff export`")
+    inspect.add_argument("--alpha", type=_fraction, default=0.1, help="error rate on each side (default: 0.1)")
     inspect.add_argument(
-        "--json", type=Path, metavar="FILE", help="write the records here, a line a micrograph; - is stdout"
+        "--pixel-size", type=_positive, metavar="UM", help="pixel size of all files in µm (default: from each file)"
+    )
+    inspect.add_argument(
+        "--device", default="AUTO", help="AUTO (default), CPU, GPU, NPU, or a device name of the runtime"
+    )
+    inspect.add_argument("--threads", type=_count, help="number of CPU threads (default: chosen by the runtime)")
+    inspect.add_argument(
+        "--json", type=Path, metavar="FILE", help="write one JSON record per micrograph to this file; - for stdout"
     )
     return parser
 

@@ -186,28 +186,28 @@ class Exported:
         weighed = {name for name, weight in fusion["weight"].items() if weight > 0}
         texts = {key: _text(plain[key]) for key in ("name", "model_sha256", "references_sha256", "authentic")}
         if plain["runtime"] not in GRAPHS or plain["precision"] not in ("fp32", "int8"):
-            raise ValueError(f"it is for {plain['runtime']!r:.40} in {plain['precision']!r:.40}")
+            raise ValueError(f"unknown runtime {plain['runtime']!r:.40} or precision {plain['precision']!r:.40}")
         if len(norms) != len(classes) or len(references) != len(labels):
-            raise ValueError("its classes or references are not of one number")
+            raise ValueError("its lists of classes or references differ in length")
         sizes = tuple(stored_pixel_size(size) for size in _listed(plain["pixel_sizes_um"]))
         if len(sizes) != len(references):
-            raise ValueError("its references and their pixel sizes are not of one number")
+            raise ValueError("its lists of references and of their pixel sizes differ in length")
         calibration = Calibration(*(_number(plain["calibration"][key]) for key in ("slope", "intercept")))
         if not weighed <= set(READINGS) or not Fusion(**fusion).holds or not calibration.slope > 0:
-            raise ValueError("its readings are not known, have no weight, or are turned upside down")
+            raise ValueError("its readings are unknown, have no weight, or have the wrong sign")
         if not all(set(READINGS[name].kinds) & set(kinds) for name in weighed):
-            raise ValueError("it has no evidence for its readings")
+            raise ValueError("it lacks the evidence that its readings use")
         if not any(READINGS[name].dense for name in weighed):
-            raise ValueError("none of its readings points to places")
+            raise ValueError("none of its readings gives an evidence map")
         inside, outside = (_numbers(plain[side]) for side in ("inside", "outside"))
         shares = [_numbers(plain[name]) for name in ("inside_shares", "outside_shares")]
         if [len(each) for each in shares] != [len(inside), len(outside)] or any(
             ((each <= 0) | (each > 1)).any() for each in shares
         ):
-            raise ValueError("the shares of its references are not one number in (0, 1] for each")
+            raise ValueError("it does not have one share in (0, 1] per reference")
         tile, stride = bounded_size("tile", plain["tile"], MAX_TILE), bounded_size("stride", plain["stride"], MAX_TILE)
         if tile % stride or tile // stride < 8:
-            raise ValueError(f"its tiles of {tile} pixels have no tokens of {stride}")
+            raise ValueError(f"its tiles of {tile} pixels cannot be divided into 8 or more tokens of {stride} a side")
         return cls(
             runtime=plain["runtime"],
             precision=plain["precision"],
@@ -237,7 +237,7 @@ class Exported:
 
 def _number(value: object) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise ValueError(f"{value!r:.40} is no finite number")
+        raise ValueError(f"{value!r:.40} is not a finite number")
     return float(value)
 
 
@@ -247,13 +247,13 @@ def _numbers(value: object) -> NDArray[np.float64]:
 
 def _text(value: object) -> str:
     if not isinstance(value, str):
-        raise TypeError(f"{value!r:.40} is no text")
+        raise TypeError(f"{value!r:.40} is not a string")
     return value
 
 
 def _listed(value: object) -> list[Any]:
     if not isinstance(value, list) or len(value) > MAX_NAMES:
-        raise TypeError(f"{value!r:.40} is no list of at most {MAX_NAMES}")
+        raise TypeError(f"{value!r:.40} is not a list of at most {MAX_NAMES} items")
     return value
 
 

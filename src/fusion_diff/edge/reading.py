@@ -121,6 +121,6 @@ def _check(exported: Exported, count: int, *arrays: NDArray[np.float32]) -> None
     shapes = dense.shape == shape and sums.shape[:-1] == (count,) and alike.shape == (count, len(exported.references))
     if not shapes or not all(np.isfinite(each).all() for each in arrays):
         raise CheckpointError(
-            f"{exported.name}: the graph gives {dense.shape}, {sums.shape} and {alike.shape}, or numbers that are not "
-            f"finite, where {shape} was expected; export the model again"
+            f"{exported.name}: the graph returned the shapes {dense.shape}, {sums.shape} and {alike.shape} where "
+            f"{shape} was expected first, or values that are not finite; export the model again"
         )

@@ -159,7 +159,7 @@ def _missing(package: str, extra: str) -> DependencyError:
 def _absent(device: str, package: str, here: list[str]) -> DeviceError:
     return DeviceError(
         f"{paragraph(device, 80)}: {package} has no such device here, only {', '.join(here)}; use AUTO or one of "
-        f"these, or install the driver and the build of {package} for it"
+        f"these, or install the driver and the {package} build for the device"
     )
 
 
@@ -169,14 +169,13 @@ def _unreadable(file: Path, error: Exception) -> CheckpointError:
 
 def _not_run(file: Path, error: Exception) -> CheckpointError:
     return CheckpointError(
-        f"{file}: cannot be run ({paragraph(error, 300)}); see that memory is left, try the device CPU, or export the "
-        "model again"
+        f"{file}: cannot be run ({paragraph(error, 300)}); free memory, use the device CPU, or export the model again"
     )
 
 
 def _check_names(file: Path, found: list[str], expected: tuple[str, ...]) -> None:
     if sorted(found) != sorted(expected):
         raise CheckpointError(
-            f"{file}: has {paragraph(', '.join(found), 200)} where {', '.join(expected)} should be; "
+            f"{file}: expected the inputs or outputs {', '.join(expected)}, got {paragraph(', '.join(found), 200)}; "
             "export the model again"
         )

@@ -150,8 +150,8 @@ class EdgeSession:
     def _warn_of_builtin_references(self) -> None:
         if self.enrolment.builtin:
             warn(
-                "this model was exported with its built-in procedural references only: scores show that it runs, not "
-                "what your ware is; enrol your own, and export again"
+                "this model was exported with its built-in procedural references only, so its scores mean nothing for "
+                "your ware; enrol your own references and export the model again"
             )
 
     def _grid(self, micrograph: Micrograph) -> Grid:
