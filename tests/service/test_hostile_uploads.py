@@ -170,7 +170,7 @@ def test_a_micrograph_of_more_pixels_than_are_taken_is_refused(serve, micrograph
 def test_references_that_are_none_are_problems(client, micrograph):
     body = {"name": "hostile", "authentic": "fine"}
     made = client.post("/v1/reference-sets", json=body).json()["id"]
-    assert "already" in is_problem(client.post("/v1/reference-sets", json=body), 409)
+    assert "is taken" in is_problem(client.post("/v1/reference-sets", json=body), 409)
     at = f"/v1/reference-sets/{made}"
     files = [("files", ("a.tif", each)) for each in HOSTILE.values()]
     refused = client.post(f"{at}/images", files=files, data={"label": "crack"}).json()["results"]
@@ -178,15 +178,17 @@ def test_references_that_are_none_are_problems(client, micrograph):
     marked = {"files": ("a.tif", micrograph("coarse", 124)), "mark": ("m.png", b"nothing")}
     told = client.post(f"{at}/images", files=marked, data={"label": "crack"}).json()["results"][0]
     assert "the mark" in told["problem"]["detail"]
+    assert "m.png: " in told["problem"]["detail"]
     small = io.BytesIO()
     Image.new("L", (40, 40), 255).save(small, "PNG")
     told = client.post(
         f"{at}/images", files=marked | {"mark": ("m.png", small.getvalue())}, data={"label": "crack"}
     ).json()["results"][0]
     assert "40x40" in told["problem"]["detail"]
+    assert "the mark m.png is" in told["problem"]["detail"]
     is_problem(client.post(f"{at}/images", files=files, data={"label": "a\nb"}), 422)
     for refused in (client.post(f"{at}/enrol", json={"name": "none"}), client.post(f"{at}/audit")):
-        assert "at least one authentic" in is_problem(refused, 409)
+        assert "no authentic reference" in is_problem(refused, 409)
     is_problem(client.post(f"{at}/enrol", json={"name": "x", "unknown": 1}), 422)
     for body in (b'{"name": "\\ud800", "authentic": "x"}', b'{"name": "\\u0000", "authentic": "x"}', b"[" * 60_000):
         headers = {"content-type": "application/json"}

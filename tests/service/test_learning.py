@@ -81,7 +81,10 @@ def test_a_service_that_stops_gives_up_what_it_learns_and_says_so(serve, collect
         job = client.post(f"/v1/reference-sets/{collect(client)}/enrol", json={"name": "x"}).json()
     with serve() as client:
         told = client.get(f"/v1/jobs/{job['id']}").json()
-        assert (told["state"], told["problem"]["detail"]) == ("failed", "the service was shut down; start it again")
+        assert (told["state"], told["problem"]["detail"]) == (
+            "failed",
+            "the service was shut down before this was done; start it again",
+        )
         assert "x" not in [each["name"] for each in client.get("/v1/models").json()["items"]]
 
 
@@ -142,7 +145,7 @@ def test_references_without_an_authentic_one_keep_no_others_waiting(client, coll
     client.post(f"/v1/reference-sets/{made}/images", files=files, data={"label": "crack"})
     for what, body in (("audit", None), ("enrol", {"name": "x"})):
         refused = client.post(f"/v1/reference-sets/{made}/{what}", json=body)
-        assert (refused.status_code, "at least one authentic" in refused.json()["detail"]) == (409, True)
+        assert (refused.status_code, "no authentic reference" in refused.json()["detail"]) == (409, True)
     assert learn(client, collect(client, "free"))["state"] == "done"
 
 
@@ -185,7 +188,7 @@ def test_a_model_that_was_learned_while_the_records_are_away_is_recorded_when_th
 
         monkeypatch.setattr(service.shelf, "save", save_and_lose)
         job = client.post(f"/v1/reference-sets/{collect(client)}/enrol", json={"name": "line 7"}).json()
-        while not any(each.message == "not recorded yet" for each in caplog.records):
+        while not any(each.message == "result of a job not recorded yet; trying again" for each in caplog.records):
             service.learning._thread.join(0.05)
             assert service.learning._thread.is_alive()
         answer(True)
@@ -209,11 +212,11 @@ def test_a_service_that_stops_while_the_records_are_away_says_where_the_model_is
 
         monkeypatch.setattr(service.shelf, "save", save_and_lose)
         client.post(f"/v1/reference-sets/{collect(client)}/enrol", json={"name": "line 7"})
-        while not any(each.message == "not recorded yet" for each in caplog.records):
+        while not any(each.message == "result of a job not recorded yet; trying again" for each in caplog.records):
             service.learning._thread.join(0.05)
     folder = saved[0][1]
     assert (folder / "manifest.json").is_file()
-    assert f"{folder}: learned, and not known to be recorded" in [each.message for each in caplog.records]
+    assert f"{folder}: this model is saved, but may not be recorded" in [each.message for each in caplog.records]
 
 
 def test_a_model_that_cannot_be_entered_into_the_records_leaves_no_folder(client, collect, learn, monkeypatch):

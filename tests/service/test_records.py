@@ -295,7 +295,7 @@ def test_references_are_collected_once_each_under_names_of_their_own(database):
     assert (first.name, first.group, second.name, second.group) == ("a.tif", "a.tif", "a.tif (2)", "A12")
     with pytest.raises(ConflictError, match=r"as a\.tif"), database.write() as session:
         collecting.add_image(session, made.id, name="b.tif", label="crack", group=None, sha256="1" * 64)
-    with pytest.raises(ConflictError, match="already"), database.write() as session:
+    with pytest.raises(ConflictError, match="is taken by another reference set"), database.write() as session:
         collecting.new_set(session, "lot", "fine")
     with database.write() as session:
         session.delete(collecting.get_image(session, made.id, first.id))

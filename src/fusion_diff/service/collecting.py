@@ -32,7 +32,7 @@ def new_set(session: Session, name: str, authentic: str) -> ReferenceSet:
     """
     row = ReferenceSet(name=name, authentic=authentic)
     session.add(row)
-    _flush(session, f"a set of references is named {name!r} already; choose another name")
+    _flush(session, f"the name {name!r} is taken by another reference set; choose another name")
     return row
 
 
@@ -49,7 +49,7 @@ def get_set(session: Session, set_id: str) -> ReferenceSet:
     """
     row = session.scalar(select(ReferenceSet).where(ReferenceSet.id == set_id))
     if row is None:
-        raise NotFoundError("there is no such set of references; GET /v1/reference-sets lists them")
+        raise NotFoundError(f"no reference set has the id {set_id}; GET /v1/reference-sets lists all")
     _ = row.images  # load now, while the session is open
     return row
 
@@ -63,7 +63,9 @@ def get_image(session: Session, set_id: str, image_id: str) -> ReferenceImage:
     query = select(ReferenceImage).where(ReferenceImage.id == image_id, ReferenceImage.reference_set_id == set_id)
     row = session.scalar(query)
     if row is None:
-        raise NotFoundError("there is no such reference in this set; GET /v1/reference-sets/… lists them")
+        raise NotFoundError(
+            f"no reference of this set has the id {image_id}; GET /v1/reference-sets/{set_id} lists all"
+        )
     return row
 
 
@@ -99,10 +101,12 @@ def add_image(
     session.execute(select(ReferenceSet.id).where(ReferenceSet.id == set_id).with_for_update())
     collected = get_set(session, set_id)
     if len(collected.images) >= MAX_REFERENCES:
-        raise ReferenceSetError(f"{collected.name} holds {MAX_REFERENCES} references, and takes no more")
+        raise ReferenceSetError(
+            f"{collected.name}: the set is full with {MAX_REFERENCES} references; remove some first"
+        )
     twin = next((image for image in collected.images if image.sha256 == sha256), None)
     if twin is not None:
-        raise ConflictError(f"{name}: this very image is in the set already, as {twin.name}, labelled {twin.label}")
+        raise ConflictError(f"{name}: the set has this image already, as {twin.name} of class {twin.label}")
     _check_mark(collected, label, mark_sha256, name)
     row = ReferenceImage(
         name=naming.free(name, {image.name for image in collected.images}),
@@ -114,7 +118,7 @@ def add_image(
     )
     row.group = group or row.name
     collected.images.append(row)
-    _flush(session, f"{name}: this very image is in the set already")
+    _flush(session, f"{name}: the set has this image already")
     return row
 
 
@@ -129,7 +133,7 @@ def store_image(
     """
     micrograph = read(upload.path, upload.name, upload.sha256, pixel_size_um, settings.max_pixels)
     if mark is not None:
-        read_flaw(mark.path, mark.sha256, micrograph, upload.name)
+        read_flaw(mark.path, mark.sha256, micrograph, upload.name, mark.name)
         store.put_file(mark.path, mark.sha256)
     del micrograph
     store.put_file(upload.path, upload.sha256)
@@ -178,8 +182,8 @@ def set_mark(session: Session, set_id: str, image_id: str, mark_sha256: str | No
 def _check_mark(collected: ReferenceSet, label: str, mark_sha256: str | None, name: str) -> None:
     if mark_sha256 is not None and label == collected.authentic:
         raise ReferenceSetError(
-            f"{name} is authentic ({label!r}), and a flaw is marked on it: leave the mark out, or give it the class of "
-            "the flaw that it shows"
+            f"{name}: an authentic reference ({label!r}) cannot have a flaw mask; leave the mask out, or give the "
+            "reference the class of its flaw"
         )
 
 

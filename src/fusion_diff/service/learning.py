@@ -141,10 +141,10 @@ class Learning:
     ) -> tables.Job:
         if not any(image.label == collected.authentic for image in collected.images):
             raise ConflictError(
-                f"{collected.name}: at least one authentic reference ({collected.authentic!r}) is needed; add it first"
+                f"{collected.name}: the set has no authentic reference ({collected.authentic!r}); add at least one"
             )
         if not self._turn.acquire(blocking=False):
-            raise BusyError("other references are being learned; try again in a moment", retry_after=10)
+            raise BusyError("another audit or enrolment is running; try again when it is done", retry_after=10)
         try:
             with self._database.write() as session:
                 job = jobs.begin(session, kind, collected.id, self._subject(collected), len(collected.images))
@@ -165,7 +165,9 @@ class Learning:
                 def progress(done: int, total: int) -> None:
                     pulse.done, pulse.total = done, total
                     if self._closed.is_set():
-                        raise StoppingError("the service was shut down; start it again", retry_after=5)
+                        raise StoppingError(
+                            "the service was shut down before this was done; start it again", retry_after=5
+                        )
 
                 try:
                     learned = work(progress)
@@ -187,10 +189,10 @@ class Learning:
                         learned.write(session, job_id)
                 return
             except (OperationalError, InterfaceError) as error:
-                _log.warning("not recorded yet", exc_info=error)
+                _log.warning("result of a job not recorded yet; trying again", exc_info=error)
                 if self._closed.wait(_AGAIN_SECONDS):
                     if learned.folder is not None:  # the commit may have succeeded; that is unknown now
-                        _log.error("%s: learned, and not known to be recorded", learned.folder)
+                        _log.error("%s: this model is saved, but may not be recorded", learned.folder)
                     raise
             except BaseException:
                 if learned.folder is not None:
@@ -207,7 +209,7 @@ class Learning:
             )
             self._write_down(job_id, told_so)
         except Exception as unrecorded:  # without heartbeat the job counts as lost
-            _log.error("not recorded", exc_info=unrecorded, extra={"request_id": request_id})
+            _log.error("failure of a job not recorded", exc_info=unrecorded, extra={"request_id": request_id})
 
     def _subject(self, collected: tables.ReferenceSet) -> str:
         """Return a digest of the references, the base model and the edition of the audit."""
@@ -266,8 +268,12 @@ def read(path: Path, name: str, sha256: str, pixel_size_um: float | None, max_pi
         raise MicrographError(renamed(error, path, name)) from error
 
 
-def read_flaw(path: Path, sha256: str, micrograph: Micrograph, name: str) -> NDArray[np.bool_]:
-    """Read the flaw mask of a reference and compare its digest. Errors refer to the reference by `name`.
+def read_flaw(
+    path: Path, sha256: str, micrograph: Micrograph, name: str, mask_name: str | None = None
+) -> NDArray[np.bool_]:
+    """Read the flaw mask of a reference and compare its digest.
+
+    Errors refer to the reference by `name`, and to the mask by `mask_name` or its digest.
 
     Raises:
         ReferenceSetError: the mask cannot be read, or does not fit the micrograph.
@@ -280,14 +286,14 @@ def read_flaw(path: Path, sha256: str, micrograph: Micrograph, name: str) -> NDA
     try:
         return read_mark(path, micrograph, name, sha256)
     except TrustError:
-        raise _altered(f"the mark of {name}", sha256) from None
+        raise _altered(f"the flaw mask of {name}", sha256) from None
     except FusionDiffError as error:
         raise_fault(error)
-        raise ReferenceSetError(renamed(error, path, "the mark")) from error
+        raise ReferenceSetError(renamed(error, path, mask_name or sha256)) from error
 
 
 def _altered(name: str, sha256: str) -> ServiceError:
-    return ServiceError(f"{name}: {sha256} was altered in the store; restore it from a copy")
+    return ServiceError(f"{name}: its file {sha256} was altered in the store; restore it from a backup")
 
 
 def _plain(found: Finding) -> dict[str, Any]:

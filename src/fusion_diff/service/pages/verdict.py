@@ -39,6 +39,7 @@ def verdict(request: Request, service: ServiceDep, caller: Reader, inspection_id
         row = records.get_inspection(session, inspection_id)
         it = InspectionOut.of(row)
         sets = [ReferenceSetSummary.of(row) for row in collecting.all_sets(session)]
+        model = _model(session, it)
         return render(
             request,
             "verdict",
@@ -50,9 +51,10 @@ def verdict(request: Request, service: ServiceDep, caller: Reader, inspection_id
             contributions=_contributions(
                 it.contributions if it.offset is None else it.contributions | {OFFSET: it.offset}
             ),
-            nearest=_nearest(session, it),
+            nearest=_nearest(session, it, model),
             heat_scale=_heat_scale(pictures.evidence(row, service.store), it.threshold),
             sets=sets,
+            own_set=None if model is None else model.reference_set_id,
             labels=sorted({label for each in sets for label in (each.authentic, *each.counts)}),
         )
 
@@ -121,9 +123,13 @@ def _contributions(parts: dict[str, float | None]) -> list[dict[str, Any]]:
     ]
 
 
-def _nearest(session: Session, it: InspectionOut) -> list[dict[str, Any]]:
+def _model(session: Session, it: InspectionOut) -> Model | None:
+    """Return the row of the model that judged; None if it is gone."""
+    return session.scalar(select(Model).where(Model.sha256 == it.model_sha256).order_by(Model.number.desc()).limit(1))
+
+
+def _nearest(session: Session, it: InspectionOut, model: Model | None) -> list[dict[str, Any]]:
     """Return the nearest references, each with the address of its picture if the service still has it."""
-    model = session.scalar(select(Model).where(Model.sha256 == it.model_sha256).order_by(Model.number.desc()).limit(1))
     kept: dict[str, ReferenceImage] = {}
     if model is not None and model.reference_set_id is not None:
         query = select(ReferenceImage).where(

@@ -79,18 +79,21 @@ async def add_images(
     caller: Enrolling,
     set_id: Id,
     files: Annotated[list[UploadFile], File(min_length=1, description="Micrographs of one class.")],
-    label: Annotated[Name, Form(description="Their class.")],
-    group: Annotated[Name | None, Form(description="Their specimen; each its own when omitted.")] = None,
-    mark: Annotated[UploadFile | None, File(description="Where the flaw is: not black there; for one file.")] = None,
+    label: Annotated[Name, Form(description="Class of all of them.")],
+    group: Annotated[Name | None, Form(description="Specimen of all of them; each its own if omitted.")] = None,
+    mark: Annotated[
+        UploadFile | None, File(description="Flaw mask: not black where the flaw is; for one file.")
+    ] = None,
     pixel_size_um: Annotated[PixelSize | None, Form()] = None,
 ) -> References:
     """Add references. A file that cannot be used has a problem in its place in the results."""
     if len(files) > service.settings.max_files:
         raise TooLargeError(
-            f"{len(files)} files in one request, and {service.settings.max_files} is the most; send them in several"
+            f"{len(files)} files in one request, but at most {service.settings.max_files} are allowed; send them in "
+            "several requests"
         )
     if mark is not None and len(files) != 1:
-        raise TooLargeError("a mark belongs to one file; send each marked reference by itself")
+        raise TooLargeError("a flaw mask belongs to one file; send each marked reference in a request of its own")
     await to_thread.run_sync(_check_set, service, set_id)
     entries = []
     for file in files:
@@ -146,7 +149,9 @@ async def put_mark(
     caller: Enrolling,
     set_id: Id,
     image_id: Id,
-    mark: Annotated[UploadFile, File(description="PNG or TIFF of the micrograph's size, not black where the flaw is.")],
+    mark: Annotated[
+        UploadFile, File(description="PNG or TIFF in the size of the micrograph, not black where the flaw is.")
+    ],
 ) -> ReferenceImageOut:
     """Set the flaw mask of a reference; an existing one is replaced."""
     return await service.slots.decode(partial(_mark, service, set_id, image_id, mark))
@@ -161,7 +166,7 @@ def remove_mark(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id
 
 @router.post("/{set_id}/audit", status_code=202, responses=documented(404, 409))
 def audit(request: Request, response: Response, service: ServiceDep, caller: Enrolling, set_id: Id) -> JobOut:
-    """Start an audit for wrong labels, duplicates, strangers and recurring patches. It takes as long as enrolling.
+    """Start an audit for wrong labels, duplicates, strange images and recurring patches. It takes as long as enrolling.
 
     `Location` is the address of the job. The job is done at once if exactly these references were audited before.
     """
@@ -176,7 +181,7 @@ def enrol(
 ) -> JobOut:
     """Start an enrolment. `Location` is the address of the job, which has the model once it is done."""
     if body.default and not caller.may(Scope.admin):
-        raise ForbiddenError("to have a model judge from now on takes the scope admin; leave `default` out")
+        raise ForbiddenError("making a model the default needs the scope admin; leave `default` out")
     with service.database.read() as session:
         collected = collecting.get_set(session, set_id)
     job = service.learning.enrol(
@@ -232,7 +237,7 @@ def _mark(service: Service, set_id: str, image_id: str, mark: UploadFile) -> Ref
         row = collecting.get_image(session, set_id, image_id)
     upload = receive(mark.file, mark.filename, service.settings.incoming, service.settings.max_upload_bytes)
     try:
-        read_flaw(upload.path, upload.sha256, _read(service, row), row.name)
+        read_flaw(upload.path, upload.sha256, _read(service, row), row.name, upload.name)
         service.store.put_file(upload.path, upload.sha256)
     finally:
         upload.discard()
