@@ -206,7 +206,7 @@ def rehearse(image: Image) -> None:
                 break
             except URLError as error:
                 if service.poll() is not None or time.monotonic() - started > READY_SECONDS:
-                    raise SystemExit(f"the service did not get ready: {error}") from error
+                    raise SystemExit(f"the service did not become ready: {error}") from error
                 time.sleep(0.5)
         told(image.commands["HEALTHCHECK"])
         print("healthy")
@@ -218,7 +218,7 @@ def rehearse(image: Image) -> None:
         inspection = result["inspection"]
         print("verdict:", inspection["decision"], inspection["score"], len(inspection["regions"]), "regions")
         if b"fusion_diff_queue_depth" not in ask(f"{url}/metrics", key):
-            raise SystemExit("the queue's depth is not counted")
+            raise SystemExit("/metrics has no fusion_diff_queue_depth")
     finally:
         service.terminate()
         code = service.wait(timeout=60)
@@ -232,7 +232,7 @@ def rehearse(image: Image) -> None:
 def main() -> int:
     """Build and rehearse."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("work", type=Path, help="a new folder that the image's user may enter")
+    parser.add_argument("work", type=Path, help="New folder that the image's user may enter.")
     parser.add_argument("--target", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--build-arg", action="append", default=[], metavar="NAME=VALUE")
     words = parser.parse_args()

@@ -94,7 +94,7 @@ def refusal(words: list[str]) -> str | None:
     if command in (*BY_OPTION, *WITHOUT_MODEL, "enroll") or first(words) is not None:
         return None
     if command in BY_POSITION:
-        return f"with --keys the model comes first: write {command} MODEL, and the options after it"
+        return f"with --keys the model comes first; write {command} MODEL and then the options"
     return f"{command} uses models that --keys does not verify; run it without --keys, or outside of this container"
 
 
@@ -114,7 +114,9 @@ def verify_model(model: str, keys: Path | None, golden: Path | None) -> tuple[Pa
         # Clusters mount keys as symbolic links, which the reader of keys does not follow.
         trusted = sorted(key.resolve() for key in keys.glob("*.pub"))
         if not trusted:
-            raise TrustError(f"{keys}: there is no public key *.pub; put the keys to trust there, or leave --keys out")
+            raise TrustError(
+                f"{keys}: the folder has no public key *.pub; put the trusted keys there, or leave --keys out"
+            )
         copy = signed_copy(folder, trusted)
         shutil.rmtree(SIGNED, ignore_errors=True)
         shutil.move(copy.parent, SIGNED)
@@ -125,7 +127,9 @@ def verify_model(model: str, keys: Path | None, golden: Path | None) -> tuple[Pa
         from fusion_diff.cli import main as cli
 
         if cli(["verify-model", str(folder), "--golden", str(golden)]) != 0:
-            raise TrustError(f"{golden}: the model does not give the scores of this golden set; see above")
+            raise TrustError(
+                f"{golden}: the model does not reproduce the scores of this golden set; see the lines above"
+            )
     return folder, sha256
 
 
@@ -153,7 +157,7 @@ def main(words: list[str]) -> int:
         if words[0] == "serve":
             PORT_FILE.write_text(named(words, "--port", "FUSION_DIFF_PORT", "8000"), encoding="ascii")
     except (FusionDiffError, OSError) as error:
-        print(f"Error: the model is not used: {error}", file=sys.stderr)
+        print(f"Error: the model cannot be used: {error}", file=sys.stderr)
         return FAILED
     if "--keys" in folders:
         words = using(words, str(folder))

@@ -69,7 +69,7 @@ def test_an_altered_model_starts_nothing(start, signed, how):
     words = words.get(how, [])
     code, out, err = start("batch", "nowhere", *words, FUSION_DIFF_MODEL=str(signed) if how == "setting" else "")
     assert (code, out) == (3, "")
-    assert err.startswith("Error: the model is not used: ")
+    assert err.startswith("Error: the model cannot be used: ")
     assert "README.md: altered" in err
 
 
@@ -132,7 +132,7 @@ def test_commands_that_name_their_model_otherwise_are_held_to_the_keys_too(start
 
     code, out, err = run(unsigned)
     assert (code, out) == (3, "")
-    assert err.startswith("Error: the model is not used: ")
+    assert err.startswith("Error: the model cannot be used: ")
     assert "line-8" in err
     code, out, err = run(signed, "--help")
     assert (code, f"Usage: fusion-diff {words[0]}" in out) == (0, True)

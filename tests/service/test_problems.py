@@ -101,7 +101,7 @@ def test_no_room_for_what_is_sent_is_a_fault_of_ours_and_not_of_the_request(
         answer = send(client, "a.tif", bytes(2**17))
         assert answer.status_code == 500
         assert answer.headers["content-type"] == problems.MEDIA_TYPE
-        assert "log has the details" in answer.json()["detail"]
+        assert "look up the request id in the service's log" in answer.json()["detail"]
         assert is_logged(caplog, answer)
         assert 'fusion_diff_faults_total{kind="fault"} 1.0' in client.get("/metrics").text
 

@@ -121,7 +121,7 @@ def test_a_full_queue_takes_all_of_a_request_or_nothing(make_queue, make_task, h
     queue = make_queue(queue_length=3)
     first = [make_task(0), make_task(1)]
     queue.submit(first)
-    with pytest.raises(BusyError, match="3 is the most") as refused:
+    with pytest.raises(BusyError, match="2 of at most 3 micrographs, and no room for 2 more") as refused:
         queue.submit([make_task(2), make_task(3)])
     assert refused.value.retry_after is not None
     third = make_task(4)

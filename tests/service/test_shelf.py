@@ -69,7 +69,7 @@ def test_a_request_that_names_a_model_is_not_answered_by_another_in_its_place(se
         answer = client.post("/v1/inspections", files=files(micrograph), data={"model": old["id"]})
         told = answer.json()["results"][0]["problem"]
         assert (told["status"], told["type"]) == (409, "urn:fusion-diff:problem:conflict")
-        assert "there is another model in its place by now; choose another" in told["detail"]
+        assert "another model has been put in its place; choose another one" in told["detail"]
         assert client.put(f"/v1/models/{old['id']}/default").status_code == 409
         answer = client.post("/v1/inspections", files=files(micrograph))
         assert answer.json()["results"][0]["inspection"]["model_sha256"] == shown[0]["sha256"]
@@ -79,11 +79,11 @@ def test_a_model_that_is_replaced_under_a_service_does_not_teach(shelf, put):
     put("first")
     running = shelf()
     put("second")
-    with pytest.raises(ConflictError, match="another model in its place"):
+    with pytest.raises(ConflictError, match="another model has been put in its place"):
         running.base()
     running.check()  # it judges on with what it holds
     running._held.clear()
-    with pytest.raises(ConflictError, match="another model in its place"):
+    with pytest.raises(ConflictError, match="another model has been put in its place"):
         running.check()
 
 

@@ -60,7 +60,7 @@ def test_the_data_are_for_their_owner_alone(enrolled_folder, tmp_path):
 @pytest.mark.parametrize("value", ["", " "])
 def test_a_variable_that_is_set_to_nothing_is_refused_by_its_name(monkeypatch, name, value):
     monkeypatch.setenv(f"FUSION_DIFF_{name}", value)
-    with pytest.raises(ServiceError, match=f"is empty; give FUSION_DIFF_{name} a value, or do not set it"):
+    with pytest.raises(ServiceError, match=f"is empty; give FUSION_DIFF_{name} a value, or unset it"):
         read_settings()
 
 
@@ -81,7 +81,9 @@ def test_records_that_a_newer_version_has_used_are_refused_and_left_as_they_are(
     engine = create_engine(database_url)
     with engine.begin() as connection:
         connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
-    with pytest.raises(ServiceError, match=r"'9999'.*: a newer version .* install that version, or restore the copy"):
+    with pytest.raises(
+        ServiceError, match=r"'9999'.*: it was used by a newer version .* install that version, or restore the backup"
+    ):
         Database(database_url)
     with engine.connect() as connection:
         assert connection.scalar(text("SELECT version_num FROM alembic_version")) == "9999"
@@ -92,7 +94,7 @@ def test_records_that_a_newer_version_has_used_are_refused_and_left_as_they_are(
 def test_what_is_no_database_is_refused_by_its_name_and_left_as_it_is(tmp_path, content):
     file = tmp_path / "records.db"
     file.write_bytes(content)
-    with pytest.raises(ServiceError, match=r"records\.db cannot be opened .*restore it from a copy"):
+    with pytest.raises(ServiceError, match=r"records\.db cannot be opened .*restore it from a backup"):
         Database(f"sqlite:///{file}")
     assert file.read_bytes() == content
 
@@ -101,7 +103,7 @@ def test_a_database_of_something_else_is_refused(tmp_path):
     with sqlite3.connect(tmp_path / "records.db") as connection:
         connection.execute("CREATE TABLE models (id INTEGER)")
     connection.close()
-    with pytest.raises(ServiceError, match=r"records\.db cannot be opened .*holds the records of this service"):
+    with pytest.raises(ServiceError, match=r"records\.db cannot be opened .*is one of this service"):
         Database(f"sqlite:///{tmp_path / 'records.db'}")
 
 

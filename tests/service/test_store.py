@@ -61,7 +61,7 @@ def test_a_file_on_another_disk_is_copied(tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["", "../../etc/passwd", "0" * 63, "G" * 64, "0" * 62 + "/x"])
 def test_what_is_no_digest_is_not_looked_for(store, name):
     for ask in (store.get, lambda name: store.file(name).__enter__(), lambda name: store.put_file(None, name)):
-        with pytest.raises(ServiceError, match="no sha256"):
+        with pytest.raises(ServiceError, match="not a hexadecimal SHA-256 digest"):
             ask(name)
 
 

@@ -43,14 +43,14 @@ class Database:
         except DatabaseError as error:
             self.close()
             raise ServiceError(
-                f"the database at {self.where} cannot be opened ({paragraph(error.orig, 200)}); check its URL, that it "
-                "runs, and that it holds the records of this service; restore it from a copy where it is damaged"
+                f"the database at {self.where} cannot be opened ({paragraph(error.orig, 200)}); check the URL, that "
+                "the database runs, and that it is one of this service; if it is damaged, restore it from a backup"
             ) from None
         except CommandError as error:
             self.close()
             raise ServiceError(
-                f"the database at {self.where} cannot be brought up to date ({paragraph(error, 200)}): a newer "
-                "version of FusionDiff has used it; install that version, or restore the copy made before the upgrade"
+                f"the database at {self.where} cannot be migrated ({paragraph(error, 200)}): it was used by a "
+                "newer version of FusionDiff; install that version, or restore the backup made before the upgrade"
             ) from None
         except BaseException:
             self.close()
@@ -123,7 +123,7 @@ def _engine(url: str) -> Engine:
             return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
         if parsed.get_backend_name() != "sqlite":
             raise ServiceError(
-                f"databases of kind {parsed.get_backend_name()!r} are not supported: use SQLite or PostgreSQL"
+                f"databases of kind {parsed.get_backend_name()!r} are not supported; use SQLite or PostgreSQL"
             )
         if parsed.database and parsed.database != ":memory:" and not parsed.database.startswith("file:"):
             private_file(Path(parsed.database))
@@ -136,7 +136,7 @@ def _engine(url: str) -> Engine:
         if isinstance(error, ServiceError):
             raise
         raise ServiceError(
-            "the database's URL is not one; give sqlite:///FILE or postgresql://USER@HOST/NAME"
+            "the database URL is not valid; give sqlite:///FILE or postgresql://USER@HOST/NAME"
         ) from None  # the URL may contain a password
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)

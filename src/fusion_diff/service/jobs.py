@@ -56,7 +56,7 @@ class Pulse:
                     values = {"done": self.done, "total": self.total, "heard": now()}
                     session.execute(update(Job).where(Job.id == self._job_id).values(values))
             except Exception as error:  # the database may answer again before the job ends
-                _log.warning("progress not recorded", exc_info=error)
+                _log.warning("progress of a job not recorded yet; trying again", exc_info=error)
 
 
 def begin(
@@ -90,7 +90,9 @@ def get_job(session: Session, job_id: str) -> Job:
     """
     row = session.scalar(select(Job).where(Job.id == job_id))
     if row is None:
-        raise NotFoundError("there is no such job; audits and enrolments are answered with the address of theirs")
+        raise NotFoundError(
+            f"no job has the id {job_id}; the answer to an audit or enrolment has its address in Location"
+        )
     return row
 
 

@@ -69,7 +69,9 @@ def new_key(session: Session, name: str, scopes: Iterable[str]) -> str:
     """
     wanted = sorted({Scope(scope) for scope in scopes})
     if not name.strip() or len(name) > NAME_LENGTH or printable(name) != name:
-        raise ServiceError(f"{printable(name, 80)!r}: name a key in one line of 1 to {NAME_LENGTH} characters")
+        raise ServiceError(
+            f"{printable(name, 80)!r}: the name of a key is one line of 1 to {NAME_LENGTH} printable characters"
+        )
     if not wanted:
         raise ServiceError(f"{name}: a key without a scope allows nothing; give one or more of {', '.join(Scope)}")
     key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(_KEY_BYTES)
@@ -114,7 +116,7 @@ def revoke(session: Session, key_id: str) -> ApiKey:
     """
     row = session.get(ApiKey, key_id)
     if row is None:
-        raise ServiceError(f"{printable(key_id, 80)}: there is no such key; see fusion-diff service-keys list")
+        raise ServiceError(f"{printable(key_id, 80)}: no key has this id; fusion-diff service-keys list shows all")
     row.revoked = row.revoked or now()
     return row
 

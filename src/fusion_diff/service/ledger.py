@@ -41,7 +41,7 @@ def append(session: Session, records: Iterable[Mapping[str, Any]]) -> list[int]:
     session.flush()
     head = session.scalar(select(LedgerHead).where(LedgerHead.only == _ONLY).with_for_update())
     if head is None:
-        raise ServiceError("the database holds no ledger; restore it from a copy")
+        raise ServiceError("the database has no ledger; restore it from a backup")
     numbers = []
     for record in records:
         added, line = following(record, head.count, head.hash)

@@ -13,14 +13,14 @@ class Metrics:
         seconds = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
         self.requests = Histogram(
             "fusion_diff_request_seconds",
-            "Time taken to answer, by route.",
+            "Seconds to answer a request, by route.",
             ("method", "route", "status"),
             registry=self.registry,
             buckets=seconds,
         )
         self.inspecting = Histogram(
             "fusion_diff_inspection_seconds",
-            "From being queued to being judged, waiting included.",
+            "Seconds from queue to verdict, waiting included.",
             registry=self.registry,
             buckets=seconds,
         )
@@ -40,12 +40,12 @@ class Metrics:
             registry=self.registry,
         )
         self.database_up = Gauge(
-            "fusion_diff_database_up", "Whether the records answered when this was asked.", registry=self.registry
+            "fusion_diff_database_up", "1 if the database answers, else 0.", registry=self.registry
         )
         self.overruled = Counter("fusion_diff_overruled", "Verdicts overruled by an expert.", registry=self.registry)
         self.faults = Counter(
             "fusion_diff_faults",
-            "Errors of the service's own, each of them in the log, by kind.",
+            "Internal errors of the service, by kind; each is in the log.",
             ("kind",),
             registry=self.registry,
         )

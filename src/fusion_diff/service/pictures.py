@@ -45,7 +45,7 @@ def window(micrograph: Micrograph, top: int, left: int, height: int, width: int)
     height, width = min(height, micrograph.height - top), min(width, micrograph.width - left)
     if height < 1 or width < 1:
         raise NotFoundError(
-            f"the micrograph has {micrograph.height} x {micrograph.width} pixels; choose a window in it"
+            f"the window is outside the micrograph of {micrograph.width} x {micrograph.height} pixels; choose another"
         )
     low, high = micrograph.contrast_range
     level = ((micrograph.window(top, left, height, width) - low) / (high - low)).clip(0, 1)

@@ -99,10 +99,10 @@ class Problem(BaseModel):
     """A problem as defined in RFC 9457."""
 
     type: str = Field(description="URN of the kind of problem.")
-    title: str = Field(description="The kind in words.")
+    title: str = Field(description="Name of the HTTP status.")
     status: int = Field(description="HTTP status.")
-    detail: str = Field(description="What is wrong here, and what to do about it.")
-    request_id: str | None = Field(default=None, description="Under which the service's log has it.")
+    detail: str = Field(description="What is wrong, and what to do about it.")
+    request_id: str | None = Field(default=None, description="Id of the request, as in the service's log.")
 
 
 _STATUS: dict[type[errors.FusionDiffError], int] = {
@@ -120,20 +120,22 @@ def problem(error: BaseException, request_id: str | None = None) -> Problem:
     if isinstance(error, RefusedError):
         return _said(error, error.status, request_id)
     if isinstance(error, errors.CheckpointError):
-        told = "the model cannot be loaded or saved; the service's log has the details under the request id"
+        told = "the model cannot be loaded or saved; look up the request id in the service's log"
         return _problem("checkpoint", 500, told, request_id)
     if isinstance(error, errors.FusionDiffError):
         status = next((each for kind, each in _STATUS.items() if isinstance(error, kind)), 422)
         return _said(error, status, request_id)
     if isinstance(error, MemoryError):
-        told = "there is not enough memory for this; send a smaller micrograph, or try again later"
+        told = "not enough memory; send a smaller micrograph, or try again later"
         return _problem("memory", 507, told, request_id)
     if _disk_full(error):
-        told = "the service's disk is full, so that nothing can be kept; make room there, then try again"
+        told = "the service's disk is full; free some space on it, then try again"
         return _problem("disk", 507, told, request_id)
     if isinstance(error, exc.OperationalError | exc.TimeoutError):
-        return _problem("database", 503, "the records cannot be reached; try again later", request_id)
-    return _problem("fault", 500, "a fault in the service; its log has the details under the request id", request_id)
+        return _problem("database", 503, "the database cannot be reached; try again later", request_id)
+    return _problem(
+        "fault", 500, "internal error of the service; look up the request id in the service's log", request_id
+    )
 
 
 def is_fault(error: BaseException) -> bool:

@@ -108,8 +108,8 @@ class Queue:
             if self.depth + len(tasks) > self._settings.queue_length:
                 seconds = self.depth * (sum(self._times) / len(self._times) if self._times else 0.1)
                 raise BusyError(
-                    f"{self.depth} micrographs are waiting and {self._settings.queue_length} is the most; "
-                    "try again later",
+                    f"the queue has {self.depth} of at most {self._settings.queue_length} micrographs, and no room for "
+                    f"{len(tasks)} more; try again later",
                     retry_after=seconds,
                 )
             if any(task.late(self._least_wait()) for task in tasks):
@@ -256,5 +256,5 @@ def _stopping() -> StoppingError:
 
 def _late() -> LateError:
     return LateError(
-        "the verdict would come after the deadline that was asked for; allow more time, or try again later"
+        "the verdict cannot be ready before the deadline of the request; allow more time, or try again later"
     )

@@ -82,7 +82,7 @@ def bounded(
             with fail_after(left):
                 message = await receive()
         except TimeoutError:
-            told = f"the body comes too slowly, at less than {SLOWEST} bytes a second; send it over a better line"
+            told = f"the body arrives too slowly, below {SLOWEST} bytes per second; use a faster connection"
             raise HTTPException(408, told, {"Connection": "close"}) from None
         came = len(message.get("body", b""))
         size += came
@@ -102,4 +102,4 @@ def _has_files(request: Request) -> bool:
 
 
 def _too_large(limit: int) -> str:
-    return f"the request has more than {limit} bytes; send fewer files at once, and nothing long beside them"
+    return f"the request is larger than {limit} bytes; send fewer files at once, and shorter fields"

@@ -89,7 +89,7 @@ def get_inspection(session: Session, inspection_id: str) -> Inspection:
     """
     row = session.scalar(select(Inspection).where(Inspection.id == inspection_id))
     if row is None:
-        raise NotFoundError("there is no such inspection; GET /v1/inspections lists them")
+        raise NotFoundError(f"no inspection has the id {inspection_id}; GET /v1/inspections lists all")
     return row
 
 
@@ -112,7 +112,7 @@ def overrule(session: Session, inspection_id: str, decision: Decision, reason: s
     session.refresh(row, with_for_update=True)  # else one of two concurrent overrulings would be lost
     withdrawn = decision == row.decision
     if withdrawn and row.overruled_decision is None:
-        raise ConflictError(f"the model itself decided {decision}, so that there is nothing to overrule")
+        raise ConflictError(f"the model's own decision is {decision} already; there is nothing to overrule")
     reason, at = paragraph(reason, MAX_REASON), now()
     line = overruling(
         row.id,
@@ -141,5 +141,5 @@ def _number(cursor: str) -> int:
     except ValueError:
         number = -1
     if not 0 <= number < 2**63:
-        raise RefusedError("the cursor is not one that was given out; leave it out to begin with the newest")
+        raise RefusedError("the cursor is not valid; leave it out to begin with the newest")
     return number

@@ -135,11 +135,11 @@ def _secret(file: Path) -> bytes:
                 Path(part).replace(file)
         finally:
             Path(part).unlink(missing_ok=True)
-    secret = read_bounded(file, SECRET_BYTES, "secret of sessions")
+    secret = read_bounded(file, SECRET_BYTES, "session secret")
     if len(secret) != SECRET_BYTES:
         raise ServiceError(
-            f"{printable(file)}: {len(secret)} bytes, and the secret of sessions is {SECRET_BYTES} random ones, which "
-            "nobody guesses; remove the file to have one made, or put such a secret there"
+            f"{printable(file)}: {len(secret)} bytes, but a session secret has {SECRET_BYTES} random bytes; remove the "
+            "file to have one made, or put such a secret there"
         )
     return secret
 

@@ -80,7 +80,7 @@ class Gate:
         address = (scope.get("client") or ("unknown",))[0]
         wait = service.rates.wait(caller.id if caller is not None and caller.id else f"from {address}")
         if wait > 0:
-            raise BusyError("too many requests; wait as long as Retry-After says", retry_after=wait)
+            raise BusyError("too many requests; try again after the number of seconds in Retry-After", retry_after=wait)
         if refusal is not None:
             raise refusal
         if caller is None and _GUARDED.match(scope["path"]):
@@ -92,13 +92,15 @@ def _check_site(headers: Headers, method: str, *, insecure: bool) -> None:
     """Refuse requests from pages of other sites, and without API keys any host name but loopback."""
     host = headers.get("host", "")
     if insecure and _hostname(host) not in LOOPBACK:
-        raise ForbiddenError(f"without API keys the service answers as {LOOPBACK[0]} only")
+        raise ForbiddenError(f"a service without API keys (--insecure) answers only at {LOOPBACK[0]}; use that address")
     if method in _SAFE:
         return
     origin = headers.get("origin")
     elsewhere = origin is not None and origin.partition("://")[2] != host
     if elsewhere or headers.get("sec-fetch-site", "none") not in ("none", "same-origin"):
-        raise ForbiddenError("requests from pages of other sites are refused; a proxy has to pass the header Host on")
+        raise ForbiddenError(
+            "requests from pages of other sites are refused; a proxy has to pass the Host header on unchanged"
+        )
 
 
 def _hostname(host: str) -> str | None:
@@ -122,7 +124,7 @@ def _caller(headers: Headers, method: str, service: Service) -> Caller | None:
     if signed is None:
         return None
     if method not in _SAFE and not service.sessions.is_csrf_token(headers.get(CSRF_HEADER, ""), cookie):
-        raise ForbiddenError("the header X-CSRF-Token is missing or of another session; load the page again")
+        raise ForbiddenError("the X-CSRF-Token header is missing or belongs to another session; reload the page")
     with service.database.read() as session:
         return None if is_ended(session, signed) else keys.caller_by_id(session, signed.key_id)
 
@@ -207,7 +209,7 @@ class Needs:
             raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
         if not any(caller.may(scope) for scope in self._scopes):
             lacking = " or ".join(self._scopes)
-            raise ForbiddenError(f"the API key {caller.name} lacks the scope {lacking}; ask for one that has it")
+            raise ForbiddenError(f"the API key {caller.name} lacks the scope {lacking}; use a key that has it")
         return caller
 
 

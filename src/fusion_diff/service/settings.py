@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     @classmethod
     def _not_empty(cls, value: object, info: ValidationInfo) -> object:
         if isinstance(value, str) and not value.strip():
-            raise ValueError(f"is empty; give FUSION_DIFF_{str(info.field_name).upper()} a value, or do not set it")
+            raise ValueError(f"is empty; give FUSION_DIFF_{str(info.field_name).upper()} a value, or unset it")
         return value
 
     @field_validator("trusted_proxies")
@@ -79,15 +79,17 @@ class Settings(BaseSettings):
             try:
                 ip_network(each.strip())
             except ValueError as error:
-                raise ValueError(f"{error}; give addresses or networks with commas between, as 10.0.0.0/8") from None
+                raise ValueError(
+                    f"{error}; give addresses or networks separated by commas, such as 10.0.0.0/8"
+                ) from None
         return value
 
     @model_validator(mode="after")
     def _loopback_only(self) -> Self:
         if self.insecure and self.host not in LOOPBACK:
             raise ValueError(
-                f"without API keys the service listens on {LOOPBACK[0]} only, not on {self.host}: make keys with "
-                "fusion-diff service-keys new, and leave --insecure out"
+                f"a service without API keys (--insecure) listens on {LOOPBACK[0]} only, not on {self.host}; make keys "
+                "with fusion-diff service-keys new, and leave --insecure out"
             )
         return self
 

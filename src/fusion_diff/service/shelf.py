@@ -129,7 +129,7 @@ class Shelf:
             model_id = self._base_id
         row = session.scalar(select(Model).where(Model.id == model_id))
         if row is None:
-            raise NotFoundError("there is no such model; GET /v1/models lists them")
+            raise NotFoundError(f"no model has the id {model_id}; GET /v1/models lists all models")
         return row
 
     def named(self, session: Session, model_id: str | None) -> Model:
@@ -142,7 +142,7 @@ class Shelf:
         row = self.get(session, model_id)
         if row.retired and row.id != self.get(session, None).id:
             raise ConflictError(
-                f"{printable(row.name)}: is retired; name another model, or bring it back with "
+                f"{printable(row.name)}: the model is retired; use another one, or bring it back with "
                 f"DELETE /v1/models/{row.id}/retired"
             )
         return row
@@ -156,7 +156,7 @@ class Shelf:
         """
         row = self.get(session, model_id)
         if retired and row.id == self.get(session, None).id:
-            raise ConflictError(f"{printable(row.name)}: judges by default; have another do so, then retire it")
+            raise ConflictError(f"{printable(row.name)}: this is the default model; make another one the default first")
         row.retired = retired
         return row
 
@@ -175,7 +175,7 @@ class Shelf:
         row = self.named(session, model_id)
         if row.id != self._base_id and not row.folder.startswith(_ENROLLED):
             raise ConflictError(
-                f"{printable(row.name)}: the service was started with it once and is not now; start it with --model "
+                f"{printable(row.name)}: the service no longer runs with this model; start it with --model "
                 f"{printable(row.folder)} again, or choose a model that was enrolled here"
             )
         choose_enrolled(session, row.id)
@@ -190,8 +190,8 @@ class Shelf:
         row = self.judge()
         if self.find(row.id).enrolment is None:
             raise EnrolmentError(
-                f"{printable(row.name)}: has no references, so that it judges nothing; enrol some here and have that "
-                "model judge, or start the service with --model and a folder that fusion-diff enroll wrote"
+                f"{printable(row.name)}: the model has no references and cannot judge; enrol references here and make "
+                "that model the default, or start the service with --model and a folder written by fusion-diff enroll"
             )
 
     def _load(self, place: str | Path, sha256: str, name: str) -> DiffusionModel:
@@ -201,8 +201,8 @@ class Shelf:
         model = DiffusionModel.from_pretrained(place)
         if model.sha256 != sha256:
             raise ConflictError(
-                f"{printable(name)}: there is another model in its place by now; choose another (GET /v1/models lists "
-                "them), or start the service again, where what is there is to judge"
+                f"{printable(name)}: another model has been put in its place; choose another one (GET /v1/models lists "
+                "them), or restart the service to use what is there now"
             )
         return model.to(self._settings.device)
 
@@ -229,9 +229,7 @@ def described(model: DiffusionModel, name: str, folder: str) -> Model:
         row.counts, row.figures = dict(enrolment.counts), dict(enrolment.figures)
         row.warnings = list(enrolment.warnings())
         if enrolment.builtin:
-            row.warnings.insert(
-                0, "enrolled on procedural references only: its scores show that it runs, not what your ware is"
-            )
+            row.warnings.insert(0, "enrolled on procedural references only: its scores say nothing about your own ware")
     return row
 
 

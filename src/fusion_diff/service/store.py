@@ -39,7 +39,7 @@ class Store:
             # No listings cache: other processes write into the store, and content may disappear.
             self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except ImportError as error:
-            raise DependencyError(f"the store's protocol is not installed: {error}") from None
+            raise DependencyError(f"the store's protocol needs a package that is not installed: {error}") from None
         except ValueError as error:
             raise ServiceError(f"the store's URL cannot be used ({error}); give a folder or an fsspec URL") from None
         self._root = str(root).rstrip("/")
@@ -98,7 +98,7 @@ class Store:
         except FileNotFoundError:
             raise _gone(sha256) from None
         if hashlib.sha256(content).hexdigest() != sha256:
-            raise ServiceError(f"{sha256}: altered in the store; restore it from a copy")
+            raise ServiceError(f"{sha256}: the file was altered in the store; restore it from a backup")
         return content
 
     @contextmanager
@@ -143,12 +143,12 @@ class Store:
 
     def _place(self, sha256: str) -> str:
         if len(sha256) != 64 or not _DIGITS.issuperset(sha256):
-            raise ServiceError(f"{sha256!r:.80} is no sha256 in hexadecimal")
+            raise ServiceError(f"{sha256!r:.80} is not a hexadecimal SHA-256 digest")
         return f"{self._root}/{sha256[:2]}/{sha256[2:]}"
 
 
 def _gone(sha256: str) -> ServiceError:
-    return ServiceError(f"{sha256}: not in the store; restore it from a copy")
+    return ServiceError(f"{sha256}: the file is not in the store; restore it from a backup")
 
 
 def unpacked(stored: bytes) -> Any:

@@ -72,7 +72,9 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
             while chunk := stream.read(_CHUNK_BYTES):
                 size += len(chunk)
                 if size > limit:
-                    raise TooLargeError(f"{shown}: more than {limit} bytes; crop it, or compress it without loss")
+                    raise TooLargeError(
+                        f"{shown}: the file is larger than {limit} bytes; crop it or compress it losslessly"
+                    )
                 digest.update(chunk)
                 file.write(chunk)
             if size == 0:

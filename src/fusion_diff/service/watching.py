@@ -71,7 +71,7 @@ class Watchers:
                 return known
             if isinstance(error, SQLAlchemyError):
                 raise
-            raise StoppingError("the records do not answer; try again later", retry_after=5) from None
+            raise StoppingError("the database does not answer; try again later", retry_after=5) from None
         if authorization and found is not None:
             self._known[key] = (found, time.monotonic())
         return found

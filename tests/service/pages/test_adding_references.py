@@ -36,7 +36,7 @@ def new_set(address, open_page):
     page.goto("/references")
     page.get_by_label("Name").fill("line 7")
     page.get_by_label("Authentic class").fill("sound")
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Create").click()
     page.wait_for_url("**/references/*")
     return page
 
@@ -64,8 +64,8 @@ def test_a_folder_of_folders_gives_each_image_the_class_of_its_own_and_says_so_b
     page.get_by_label("Choose a folder").set_input_files(references)
     assert planned(page) == ["crack | 3, 1 with a mask | each its own", "sound (authentic) | 3 | each its own"]
     remarks = page.locator("[data-remarks]").inner_text()
-    assert "1 image left out, for a class is told by a folder" in remarks
-    assert "1 mask left out" in remarks
+    assert "1 image skipped: not directly in a folder named after a class" in remarks
+    assert "1 mask skipped" in remarks
     assert "C99_1.png" in remarks
     assert shown(page) == {}, "nothing is sent before it was looked at"
     page.get_by_role("button", name="Add 6 references").click()
@@ -86,7 +86,7 @@ def test_a_folder_of_folders_has_one_class_where_that_is_asked_for(new_set, refe
     assert page.evaluate("document.activeElement.id") == "label", "the class is missing"
     page.get_by_label("Class", exact=True).fill("pore")
     assert planned(page) == ["pore | 6, 1 with a mask | each its own"]
-    page.get_by_role("button", name="Leave them out").click()
+    page.get_by_role("button", name="Discard").click()
     assert not page.locator("[data-plan]").is_visible()
 
 
@@ -100,7 +100,7 @@ def test_specimens_are_taken_from_names_and_seen_before(new_set, references):
     page.get_by_label("Pattern").fill("([")
     assert "one (…) around the specimen" in page.locator("[data-remarks]").inner_text()
     page.get_by_label("Pattern").fill("^(A.*)_")
-    assert "No specimen in 1 of 3 names: B03_1.tif" in page.locator("[data-remarks]").inner_text()
+    assert "No specimen found in 1 of 3 names: B03_1.tif" in page.locator("[data-remarks]").inner_text()
     page.get_by_role("button", name="Add 3 references").click()
     assert page.evaluate("document.activeElement.id") == "pattern", "it is not taken"
     page.get_by_label("Pattern").fill(r"_(\d)\.")
@@ -126,11 +126,11 @@ def test_a_table_in_the_folder_tells_the_specimens(new_set, references):
     assert planned(page)[1] == 'sound (authentic) | 3 | 1: plate "A12"'
     assert page.get_by_label("Specimen", exact=True).input_value() == "table"
     assert (
-        "names no specimen of 2 of 6 images: references/crack/B03_1.tif" in page.locator("[data-remarks]").inner_text()
+        "has no specimen for 2 of 6 images: references/crack/B03_1.tif" in page.locator("[data-remarks]").inner_text()
     )
     page.get_by_role("button", name="Add 6 references").click()
     assert shown(page) == {}, "what names no specimen is not guessed"
-    page.get_by_role("button", name="Leave them out").click()
+    page.get_by_role("button", name="Discard").click()
     rows += [f"{label}\\B03_1.tif;B03" for label in ("sound", "crack")]
     (references / "groups.csv").write_text("\n".join(["file;group", *rows]), encoding="utf-8")
     page.get_by_label("Choose a folder").set_input_files(references)
@@ -143,27 +143,27 @@ def test_a_table_in_the_folder_tells_the_specimens(new_set, references):
 def test_a_table_that_tells_no_specimens_is_said_to_be_wrong(new_set, references):
     page = new_set
     told = {
-        b"name,what\nA12_1.tif,A12\n": "references/Groups.csv needs the columns file and group; it has: name, what.",
-        "file,group\nsound/A12_1.tif,Öfen\n".encode("cp1252"): "is not UTF-8; save it as CSV UTF-8.",
-        b"file,group\n\n": "lists nothing: it needs a line for each file.",
-        b"file,group,Group\nsound/A12_1.tif,A,B\n": "the column group occurs twice; keep one.",
+        b"name,what\nA12_1.tif,A12\n": "Groups.csv: the columns file and group are required, but it has name, what.",
+        "file,group\nsound/A12_1.tif,Öfen\n".encode("cp1252"): "the encoding is not UTF-8; save the table as",
+        b"file,group\n\n": "the table is empty; add a line for each file.",
+        b"file,group,Group\nsound/A12_1.tif,A,B\n": "the column group occurs twice; keep one of them.",
         b"\nfile,group\nsound/A12_1.tif,A,B\n": "line 3: 3 fields, but the header has 2",
         b"file,group\nsound/A12_1.tif,\n": "line 2: the column group is empty; fill it in or remove the line.",
-        b'file,group\nsound/A12_1.tif,"A\n': "line 2: a quote is not closed.",
+        b'file,group\nsound/A12_1.tif,"A\n': "line 2: a quote is not closed; add the closing quote.",
         b'file,group\nsound/A12_1.tif,"A"12\n': "line 2: a quote ends in the middle of a field",
-        b"file,group,class\nsound/A12_1.tif,A,crack\n": "the class of references/sound/A12_1.tif is given as crack",
-        b"file,group\nsound/A12_1.tif,A\n./sound/A12_1.tif,B\n": "A12_1.tif is of specimen B here and of A above.",
+        b"file,group,class\nsound/A12_1.tif,A,crack\n": "A12_1.tif has the class crack, but lies in the folder sound",
+        b"file,group\nsound/A12_1.tif,A\n./sound/A12_1.tif,B\n": "has the specimen B here but A above; keep one.",
     }
     for content, wrong in told.items():
         (references / "Groups.csv").write_bytes(content)
         page.get_by_label("Choose a folder").set_input_files(references)
-        assert planned(page)[1] == "sound (authentic) | 3 | not told"
+        assert planned(page)[1] == "sound (authentic) | 3 | unknown"
         remarks = page.locator("[data-remarks]").inner_text()
         assert wrong in remarks
         assert remarks.count(wrong) == 1
         page.get_by_role("button", name="Add 6 references").click()
         assert shown(page) == {}, "what names no specimen is not guessed"
-        page.get_by_role("button", name="Leave them out").click()
+        page.get_by_role("button", name="Discard").click()
     page.get_by_label("Choose a folder").set_input_files(references)
     page.get_by_label("Specimen", exact=True).select_option("before")
     page.get_by_role("button", name="Add 6 references").click()
@@ -177,7 +177,7 @@ def test_a_table_that_was_mended_tells_the_specimens_and_another_way_that_was_ch
     files = sorted((references / "sound").iterdir())
     table.write_text("file\n", encoding="utf-8")
     page.get_by_label("Choose files").set_input_files([*files, table])
-    assert "GROUPS.csv needs the columns" in page.locator("[data-remarks]").inner_text()
+    assert "GROUPS.csv: the columns file and group are required" in page.locator("[data-remarks]").inner_text()
     rows = [f"sound,{name},'{name[:3]};" for name in names]
     table.write_text("\n \n".join([" Class,FILE ,group", *rows]), encoding="utf-8")
     page.get_by_label("Choose files").set_input_files([table])
@@ -186,7 +186,7 @@ def test_a_table_that_was_mended_tells_the_specimens_and_another_way_that_was_ch
     page.get_by_label("Specimen", exact=True).select_option("before")
     table.write_text("file\n", encoding="utf-8")
     page.get_by_label("Choose files").set_input_files([table])
-    page.get_by_text("GROUPS.csv needs the columns").wait_for()
+    page.get_by_text("GROUPS.csv: the columns file and group are required").wait_for()
     assert page.get_by_label("Specimen", exact=True).input_value() == "before"
     page.get_by_role("button", name="Add 3 references").click()
     page.get_by_text("3 of 3 done · 3 added").wait_for()

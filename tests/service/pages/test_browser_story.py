@@ -90,7 +90,7 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     page.goto("/references")
     page.get_by_label("Name").fill("line 7")
     page.get_by_label("Authentic class").fill("sound")
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Create").click()
     page.wait_for_url("**/references/*")
     for label in ("sound", "crack"):
         page.get_by_label("Class", exact=True).fill(label)
@@ -102,7 +102,7 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     mask = np.asarray(Image.open(pictures / "mask 0.png")) > 0
     brush(page, mask)
     shoot(page, "brush")
-    page.get_by_role("button", name="Save the mark").click()
+    page.get_by_role("button", name="Save mark").click()
     page.wait_for_url("**/references/*")
     for index in range(1, SHOTS):
         page.get_by_label(f"Mark flaw: crack/crack {index}.tif").click()
@@ -115,11 +115,11 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     assert painted[mask].mean() > 0.9
     assert painted.mean() < 0.5
 
-    page.get_by_role("button", name="Look for mistakes").click()
+    page.get_by_role("button", name="Start audit").click()
     page.locator("#audit .ok, #audit .findings").wait_for(timeout=PATIENCE)
-    page.get_by_label("have it judge by default").check()
+    page.get_by_label("make it the default model").check()
     page.get_by_role("button", name="Enrol", exact=True).click()
-    page.locator("#enrolled").get_by_text(f"of {2 * SHOTS} looks at references").wait_for()
+    page.locator("#enrolled").get_by_text(f"of {2 * SHOTS}").wait_for()
     page.reload()
     # Where learning has ended meanwhile, its model is in the list.
     learned = page.locator("#enrolled, [aria-labelledby=enrolled-title]")
@@ -129,7 +129,7 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     page.get_by_role("link", name="Inspect", exact=True).click()
     page.get_by_label("Error rate").fill("0.3")
     page.get_by_label("Choose a folder").set_input_files(pictures / "lot 7")
-    page.get_by_text("1 file that is no image was left out").wait_for()
+    page.get_by_text("1 file that is not an image was skipped").wait_for()
     page.get_by_label("Choose files").set_input_files(pictures / "deep.tif")
     page.get_by_text("26 of 26 done").wait_for(timeout=PATIENCE)
     failed = page.locator("#rows tr[data-outcome=failed]")
@@ -199,18 +199,18 @@ def test_whoever_signs_in_marks_by_keyboard_and_has_every_file_inspected_however
 
         page.get_by_label("Name").fill("line 8")
         page.get_by_label("Authentic class").fill("fine")
-        page.get_by_role("button", name="Begin").click()
+        page.get_by_role("button", name="Create").click()
         page.get_by_label("Class", exact=True).fill("coarse")
         page.get_by_label("Choose files").set_input_files(files[0])
         page.get_by_role("button", name="Add 1 reference").click()
         page.get_by_label("Mark flaw: 0.tif").click()
         page.locator("#easel.ready").wait_for()
-        page.get_by_role("button", name="Save the mark").click()
+        page.get_by_role("button", name="Save mark").click()
         page.get_by_text("nothing is marked yet").wait_for()
         page.locator("canvas.paint").focus()
         for stroke in (" ", "ArrowLeft", " ", "ArrowDown", " ", "Control+z"):
             page.keyboard.press(stroke)
-        page.get_by_role("button", name="Save the mark").click()
+        page.get_by_role("button", name="Save mark").click()
         page.get_by_text("flaw marked").wait_for()
         mark = np.asarray(
             Image.open(fetched(page, page.locator("img.marked").get_attribute("src"), tmp_path / "m.png"))
@@ -235,7 +235,7 @@ def test_what_is_pressed_before_the_scripts_have_come_is_done_when_they_have(add
     page.goto("/references", wait_until="commit")
     page.get_by_label("Name").fill("line 9")
     page.get_by_label("Authentic class").fill("sound")
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Create").click()
     assert page.url.endswith("/references"), "the browser sent the form by itself"
     release()
     page.wait_for_url("**/references/*")
@@ -310,7 +310,7 @@ def test_the_list_of_a_lot_is_there_after_a_look_at_its_verdicts_until_it_is_cle
         assert "overruled" in page.locator("#rows tr", has_text="1.tif").inner_text()
         page.get_by_label("Choose files").set_input_files(files[:1])
         page.get_by_text("5 of 5 done").wait_for(timeout=PATIENCE)
-        page.get_by_role("button", name="Clear the list").click()
+        page.get_by_role("button", name="Clear list").click()
         page.get_by_role("heading", name="Latest").wait_for()
         page.reload()
         page.get_by_role("heading", name="Latest").wait_for()

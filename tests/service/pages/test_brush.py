@@ -39,7 +39,7 @@ def test_strokes_that_are_not_saved_are_not_left_without_a_question(easel):
     page.get_by_label("Mark flaw: a.tif").click()
     page.locator("#easel.ready").wait_for()
     page.locator("canvas.paint").click()
-    page.get_by_role("button", name="Save the mark").click()
+    page.get_by_role("button", name="Save mark").click()
     page.get_by_text("flaw marked").wait_for()
     assert asked == ["beforeunload"]
 

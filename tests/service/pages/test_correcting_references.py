@@ -17,7 +17,7 @@ def collected(address, open_page, micrograph):
     page.goto("/references")
     page.get_by_label("Name").fill("line 7")
     page.get_by_label("Authentic class").fill("fine")
-    page.get_by_role("button", name="Begin").click()
+    page.get_by_role("button", name="Create").click()
     page.wait_for_url("**/references/*")
     files = [{"name": name, "mimeType": "image/tiff", "buffer": micrograph("fine", int(name[0]))} for name in NAMES]
     page.get_by_label("Class", exact=True).fill("crack")
@@ -39,8 +39,8 @@ def expect_focus(page, beginning: str) -> None:
 
 def test_all_of_a_class_are_moved_to_another_at_once_and_some_removed(collected):
     page = collected
-    page.get_by_label("Choose all of class crack").check()
-    page.get_by_text("3 references chosen").wait_for()
+    page.get_by_label("Select all of class crack").check()
+    page.get_by_text("3 references selected").wait_for()
     page.get_by_label("Move to class").fill("fine")
     page.get_by_role("button", name="Move", exact=True).click()
     of_class(page, "fine").nth(2).wait_for()
@@ -49,9 +49,9 @@ def test_all_of_a_class_are_moved_to_another_at_once_and_some_removed(collected)
     assert not page.locator("#chosen").is_visible()
     for name in NAMES[:2]:
         page.get_by_role("checkbox", name=name).check()
-    assert page.get_by_label("Choose all of class fine").evaluate("box => box.indeterminate")
+    assert page.get_by_label("Select all of class fine").evaluate("box => box.indeterminate")
     with page.expect_event("dialog") as asked:
-        page.get_by_role("button", name="Remove them").click()
+        page.get_by_role("button", name="Remove selected").click()
     assert asked.value.message == "Remove 2 references from the set?"
     of_class(page, "fine").filter(has_text="1.tif").wait_for(state="detached")
     assert of_class(page, "fine").count() == 1
@@ -69,7 +69,7 @@ def test_class_specimen_and_pixel_size_of_one_are_corrected_and_taken_back(colle
         page.locator("summary:focus[aria-label='Edit: 2.tif']").wait_for()
         told = of_class(page, "pore").inner_text()
         assert ("specimen A12" in told) == bool(specimen)
-        assert ("0.240 µm a pixel" in told) == bool(pixel_size)
+        assert ("0.240 µm/pixel" in told) == bool(pixel_size)
 
 
 def test_the_focus_stays_among_the_references_when_one_is_removed(collected):

@@ -115,10 +115,10 @@ def test_charts_show_the_scores_of_the_newest_model_with_limits_and_level(filled
     assert "2 scores" not in answer.text
     few = filled.get("/history/charts?name=coarse").text
     assert "1 score," in few
-    assert "Of all the model&#39;s scores" in few
+    assert "All scores of the model are averaged" in few
     drift = re.search(r'class="average" points="([^"]+)"', few)
     assert len(drift[1].split()) == 10, "an average of picked scores is none"
-    assert "Of all the model&#39;s scores" not in answer.text
+    assert "All scores of the model are averaged" not in answer.text
 
 
 def test_the_level_of_a_model_that_could_not_be_read_is_looked_for_again(filled, enrolled_folder):

@@ -137,13 +137,13 @@ def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Leve
         for place, (each, value) in enumerate(zip(shown, values, strict=True))
     ]
     if baseline is None:
-        told = f"{_count(len(shown), 'score')}; limits are drawn from {FEWEST} on."
+        told = f"{_count(len(shown), 'score')}; limits are drawn once there are {FEWEST}."
     else:
         low, high = baseline.limits
         beyond = sum(not low <= value <= high for value in values)
         told = (
-            f"{_count(len(shown), 'score')}, {beyond} of them beyond the limits that the model's first "
-            f"{baseline.count} scores set."
+            f"{_count(len(shown), 'score')}, {beyond} of them outside the limits set by the model's first "
+            f"{baseline.count} scores."
         )
     return Chart(
         "scores",
@@ -187,7 +187,8 @@ def drift_chart(
     return Chart(
         "drift",
         "Drift: moving average of the scores",
-        _drifted(averages, beyond, baseline) + more * " Of all the model's scores, whatever the filters leave out.",
+        _drifted(averages, beyond, baseline)
+        + more * " All scores of the model are averaged, also those that the filters leave out.",
         scale.ticks,
         _dates(shown, scale),
         out,
@@ -203,11 +204,11 @@ def drift_chart(
 
 def _drifted(averages: Sequence[float], beyond: Sequence[int], baseline: Baseline) -> str:
     if not beyond:
-        return "The average has stayed within its limits: no drift is seen."
+        return "The average has stayed within its limits: no drift."
     if beyond[-1] == len(averages) - 1:
         side = "below" if averages[-1] < baseline.mean else "above"
-        return f"The average is {side} its limits now: look at the instrument, the preparation or the ware."
-    return f"The average was beyond its limits at {_count(len(beyond), 'inspection')}, and is within them now."
+        return f"The average is now {side} its limits: check the instrument, the preparation and the ware."
+    return f"The average was outside its limits at {_count(len(beyond), 'inspection')}, and is now within them."
 
 
 def _title(each: Scored) -> str:

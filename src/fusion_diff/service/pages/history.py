@@ -14,6 +14,7 @@ from starlette.responses import Response, StreamingResponse
 
 from fusion_diff.fewshot.decision import Decision
 from fusion_diff.inspection.wording import SYMBOLS
+from fusion_diff.printable import printable
 from fusion_diff.service import records
 from fusion_diff.service.pages import sheet
 from fusion_diff.service.pages.charts import HEIGHT, LEFT, RIGHT, WIDTH, Scored, drift_chart, score_chart
@@ -157,11 +158,11 @@ def _day(text: str) -> dt.datetime | None:
     try:
         return dt.datetime.combine(dt.date.fromisoformat(text), dt.time(), dt.UTC)
     except ValueError:
-        raise RefusedError("a day is written as 2026-03-31; choose it again") from None
+        raise RefusedError(f"{printable(text)!r} is not a day; write it as 2026-03-31") from None
 
 
 def _decision(text: str) -> Decision | None:
     found = next((decision for decision in SYMBOLS if decision == text), None)
     if text and found is None:
-        raise RefusedError("there is no such decision; choose one of those offered")
+        raise RefusedError(f"{printable(text)!r} is not a decision; choose one of {', '.join(SYMBOLS)}")
     return found

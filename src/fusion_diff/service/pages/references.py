@@ -164,7 +164,7 @@ def mark_page(request: Request, service: ServiceDep, caller: Enrolling, set_id: 
     shown = _shown(service, set_id)
     if image.label == shown["collected"].authentic:
         raise ConflictError(
-            f"{image.name} is authentic, and has no flaw to mark; give it the class of the flaw it shows"
+            f"{image.name}: an authentic reference has no flaw to mark; give it the class of its flaw first"
         )
     return render(request, "mark", image=image, **shown)
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 TEMPLATES = Path(__file__).with_name("templates")
-_NO_PAGE = "there is no page of this address; it may be mistyped, or what was here was removed"
+_NO_PAGE = "There is no page at this address. It may be mistyped, or its subject was removed."
 
 
 class PageRoute(Route):

@@ -40,14 +40,16 @@ async def health() -> Health:
 def ready(service: ServiceDep) -> Health:
     """Confirm that inspections can be made: database and store answer, the model is loaded, the queue runs."""
     if not service.queue.running:
-        raise StoppingError("the queue does not run", retry_after=5)
+        raise StoppingError("the queue is not running; restart the service", retry_after=5)
     try:
         service.database.check()
         service.store.check()
         service.shelf.check()
     except (SQLAlchemyError, OSError, FusionDiffError) as error:
         _log.warning("not ready", exc_info=error)
-        raise StoppingError("the records, the store or the model do not answer; see the log", retry_after=5) from None
+        raise StoppingError(
+            "the database, the store or the model is not available; see the log", retry_after=5
+        ) from None
     return Health()
 
 

@@ -50,11 +50,13 @@ async def inspect(
     service: ServiceDep,
     caller: Inspecting,
     files: Annotated[list[UploadFile], File(min_length=1, description="Micrographs: TIFF, PNG, JPEG or BMP.")],
-    alpha: Annotated[Alpha, Form(description="Error rate on either side.")] = 0.1,
+    alpha: Annotated[
+        Alpha, Form(description="Error rate alpha: accepted share of wrong decisions on either side.")
+    ] = 0.1,
     pixel_size_um: Annotated[PixelSize | None, Form()] = None,
-    model: Annotated[Id | None, Form(description="Which model judges.")] = None,
+    model: Annotated[Id | None, Form(description="Id of the model that judges; the default model if omitted.")] = None,
     x_deadline_ms: Annotated[
-        int | None, Header(ge=0, le=10**9, description="Milliseconds that an answer is worth waiting for.")
+        int | None, Header(ge=0, le=10**9, description="Longest wait for the answer, in milliseconds.")
     ] = None,
     request_timeout: Annotated[
         float | None, Header(ge=0, le=10**6, allow_inf_nan=False, description="The same in seconds.")
@@ -67,7 +69,9 @@ async def inspect(
     deadline = started + min(waits) if waits else None
     most = min(service.settings.max_files, service.settings.queue_length)
     if len(files) > most:
-        raise TooLargeError(f"{len(files)} files in one request, and {most} is the most; send them in several")
+        raise TooLargeError(
+            f"{len(files)} files in one request, but at most {most} are allowed; send them in several requests"
+        )
     judge = await to_thread.run_sync(_model_id, service, model)
     received: list[Upload | Exception] = []
     try:
@@ -106,13 +110,13 @@ async def inspect(
 def find(
     service: ServiceDep,
     caller: Reader,
-    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the page before.")] = None,
+    cursor: Annotated[str | None, Query(max_length=100, description="`next_cursor` of the previous page.")] = None,
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
-    decision: Annotated[Decision | None, Query(description="As made, or as overruled.")] = None,
+    decision: Annotated[Decision | None, Query(description="Decision in force: the expert's if overruled.")] = None,
     model_sha256: Annotated[str | None, Query(pattern=r"^[0-9a-f]{64}$")] = None,
-    since: Annotated[Moment | None, Query(description="Made then or later; in UTC where it names no zone.")] = None,
-    until: Annotated[Moment | None, Query(description="Made before.")] = None,
-    name: Annotated[str | None, Query(max_length=NAME_LENGTH, description="Contained in the name.")] = None,
+    since: Annotated[Moment | None, Query(description="Earliest time, inclusive; UTC if it has no zone.")] = None,
+    until: Annotated[Moment | None, Query(description="Latest time, exclusive; UTC if it has no zone.")] = None,
+    name: Annotated[str | None, Query(max_length=NAME_LENGTH, description="Part of the name, ignoring case.")] = None,
     overruled: Annotated[bool | None, Query()] = None,
 ) -> InspectionPage:
     """List inspections, newest first."""
@@ -142,7 +146,7 @@ async def micrograph(
     service: ServiceDep,
     caller: Reader,
     inspection_id: Id,
-    top: Annotated[int | None, Query(ge=0, le=2**31, description="First row of a window at native size.")] = None,
+    top: Annotated[int | None, Query(ge=0, le=2**31, description="First row of a window in native pixels.")] = None,
     left: Annotated[int | None, Query(ge=0, le=2**31)] = None,
     height: Annotated[int, Query(ge=1, le=pictures.WINDOW_SIDE)] = 512,
     width: Annotated[int, Query(ge=1, le=pictures.WINDOW_SIDE)] = 512,
@@ -174,7 +178,7 @@ def report(service: ServiceDep, caller: Reader, inspection_id: Id) -> Response:
 
 @router.post("/{inspection_id}/overrule", responses=documented(404, 409))
 def overrule(service: ServiceDep, caller: Enrolling, inspection_id: Id, body: OverruleIn) -> InspectionOut:
-    """Overrule a verdict with a reason. Giving the model's own decision withdraws that. Both stay in the record."""
+    """Overrule a verdict with a reason. The model's own decision withdraws an overruling. Both stay in the record."""
     with service.database.write() as session:
         row = records.overrule(session, inspection_id, body.decision, body.reason, caller.name)
     service.metrics.overruled.inc()

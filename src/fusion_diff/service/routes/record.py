@@ -20,7 +20,7 @@ def lines(
     service: ServiceDep,
     caller: Reader,
     through: Annotated[
-        int | None, Query(ge=1, le=2**62, description="Only so many lines: the `count` of a head got before.")
+        int | None, Query(ge=1, le=2**62, description="Number of lines: the `count` of a head fetched before.")
     ] = None,
 ) -> StreamingResponse:
     """Return the ledger as JSON Lines: FILE of `fusion-diff audit FILE`."""

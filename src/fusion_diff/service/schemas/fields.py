@@ -15,14 +15,14 @@ from fusion_diff.service.tables import NAME_LENGTH
 def _one_line(value: str) -> str:
     plain = _plain_spaces(value)
     if not plain.isprintable():
-        raise ValueError("invisible characters and line breaks have no place in it")
+        raise ValueError("contains invisible characters or line breaks; remove them")
     return plain
 
 
 def _text(value: str) -> str:
     plain = _plain_spaces(value)
     if not all(character.isprintable() or character in "\n\r\t" for character in plain):
-        raise ValueError("invisible characters have no place in it")
+        raise ValueError("contains invisible characters; remove them")
     return plain
 
 
@@ -35,7 +35,7 @@ def _utc(value: datetime) -> datetime:
     try:
         return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
     except OverflowError:
-        raise ValueError("it lies outside of the years 1 to 9999") from None
+        raise ValueError("is outside the years 1 to 9999 in UTC") from None
 
 
 Name = Annotated[
@@ -46,7 +46,9 @@ Reason = Annotated[
 ]
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
 Alpha = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-PixelSize = Annotated[float, Field(ge=1e-6, le=1e6, allow_inf_nan=False, description="Side of a pixel in µm.")]
+PixelSize = Annotated[
+    float, Field(ge=1e-6, le=1e6, allow_inf_nan=False, description="Pixel size in µm; overrides that in the file.")
+]
 Moment = Annotated[datetime, AfterValidator(_utc)]
 
 

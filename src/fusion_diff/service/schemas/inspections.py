@@ -51,17 +51,17 @@ class InspectionOut(InspectionSummary):
     p_values: dict[str, float]
     references_sha256: str
     threshold: float
-    regions: list[dict[str, Any]] = Field(description="In native pixels, and in µm where the pixel size is known.")
+    regions: list[dict[str, Any]] = Field(description="Regions in native pixels, and in µm if the pixel size is known.")
     nearest: list[dict[str, Any]]
     recognised: dict[str, Any] | None = None
     contributions: dict[str, float | None]
-    offset: float | None = Field(default=None, description="The log-odds that contributions are added to.")
+    offset: float | None = Field(default=None, description="Log-odds to which the contributions are added.")
     calibrated: bool = Field(
-        default=True, description="False where there were too few references to cross-fit, or authentic ones alone."
+        default=True, description="False if there are too few references to cross-fit, or only authentic ones."
     )
-    compared_with: dict[str, Any] = Field(description="The references in short.")
-    notes: list[str] = Field(default=[], description="What reading did to the file, or could not tell of it.")
-    page: int | None = Field(default=None, description="Of the file, from 0, where another than the first was judged.")
+    compared_with: dict[str, Any] = Field(description="Summary of the references.")
+    notes: list[str] = Field(default=[], description="How the file was read, and what is uncertain about it.")
+    page: int | None = Field(default=None, description="Page of the file, from 0; null for the first.")
     reasons: list[str]
     evidence: dict[str, Any]
     height: int
@@ -71,7 +71,7 @@ class InspectionOut(InspectionSummary):
     seconds: float
     ledger_sequence: int
     overrulings: list[Overruled] = Field(
-        description="All of them, oldest first; one that decides as the model did took back what was decided before."
+        description="All overrulings, oldest first. One with the model's own decision withdrew those before it."
     )
 
     @classmethod
@@ -99,7 +99,7 @@ class InspectionPage(BaseModel):
     """A page of inspections, newest first."""
 
     items: list[InspectionSummary]
-    next_cursor: str | None = Field(default=None, description="Give it as `cursor` for those after; absent at the end.")
+    next_cursor: str | None = Field(default=None, description="Pass it as `cursor` for the next page; null at the end.")
 
 
 class OverruleIn(Body):
@@ -114,7 +114,7 @@ class AddToReferencesIn(Body):
 
     reference_set: Id
     label: Name
-    group: Name | None = Field(default=None, description="Its specimen; its own name when omitted.")
+    group: Name | None = Field(default=None, description="Specimen; its own if omitted.")
 
 
 def _summary(row: tables.Inspection) -> dict[str, Any]:

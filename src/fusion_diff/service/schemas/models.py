@@ -12,19 +12,20 @@ from fusion_diff.service.jobs import lost
 from fusion_diff.service.problems import Problem, StoppingError, problem
 from fusion_diff.service.schemas.fields import Body, Id, Name
 
-_LOST = "the service ended while it worked on this; start it again"
+_LOST = "the service stopped before this was done; start it again"
 
 
 class EnrolIn(Body):
     """Options of an enrolment."""
 
-    name: Name = Field(description="What the model is called.")
-    reconstruction: bool = Field(default=False, description="Consider the diffusion path as evidence too; slower.")
+    name: Name = Field(description="Name of the model.")
+    reconstruction: bool = Field(default=False, description="Also use the diffusion path as evidence; slower.")
     detect_attacks: bool = Field(
         default=False,
-        description="Prepare for the detection of attacks; slower. Only `fusion-diff inspect` and Python detect them.",
+        description="Prepare the model to detect adversarial attacks; slower. "
+        "Only `fusion-diff inspect` and Python detect them.",
     )
-    default: bool = Field(default=False, description="Have it judge from now on; takes the scope `admin`.")
+    default: bool = Field(default=False, description="Make it the default model; needs the scope `admin`.")
 
 
 class ModelOut(BaseModel):
@@ -36,11 +37,11 @@ class ModelOut(BaseModel):
     references_sha256: str | None
     authentic: str | None
     counts: dict[str, int] = Field(description="Enrolled references of each class.")
-    figures: dict[str, float] = Field(description="Cross-fitted figures, and the weight of each reading.")
+    figures: dict[str, float] = Field(description="Cross-fitted figures, and the weight of each kind of evidence.")
     warnings: list[str]
     reference_set: Id | None
-    is_default: bool = Field(description="Whether it judges, unless another is named.")
-    retired: bool = Field(description="Whether it is no longer offered, and refused where it is named.")
+    is_default: bool = Field(description="Whether it judges requests that name no model.")
+    retired: bool = Field(description="Whether it is retired: no longer offered, and refused in requests.")
     created: datetime
 
     @classmethod
@@ -79,11 +80,13 @@ class JobOut(BaseModel):
     id: Id
     kind: Literal["audit", "enrolment"]
     state: Literal["running", "done", "failed"]
-    done: int = Field(description="Looks at references so far; what is learned from all of them comes after.")
-    total: int = Field(description="Looks in all: one at each reference, and one more with each option.")
+    done: int = Field(description="Steps done so far; learning from all references comes after the last.")
+    total: int = Field(
+        description="Number of steps: one for each reference, and one more for each reference with each option."
+    )
     reference_set: Id | None
-    findings: list[FindingOut] | None = Field(default=None, description="Of an audit that is done, gravest first.")
-    model: ModelOut | None = Field(default=None, description="Of an enrolment that is done.")
+    findings: list[FindingOut] | None = Field(default=None, description="Findings of a finished audit, gravest first.")
+    model: ModelOut | None = Field(default=None, description="Model of a finished enrolment.")
     problem: Problem | None = Field(default=None, description="Why it failed.")
     created: datetime
 

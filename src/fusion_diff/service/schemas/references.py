@@ -16,7 +16,7 @@ class ReferenceSetIn(Body):
     """A new set of references."""
 
     name: Name
-    authentic: Name = Field(description="The class that is verified.")
+    authentic: Name = Field(description="Class to verify; all others count as not authentic.")
 
 
 class ReferenceImageOut(BaseModel):
@@ -49,9 +49,9 @@ class ReferenceImageOut(BaseModel):
 class ReferenceImageIn(Body):
     """Corrections of a reference. Omitted fields and the flaw mask stay."""
 
-    label: Name | None = Field(default=None, description="Its class; null leaves it as it is.")
-    group: Name | None = Field(default=None, description="Its specimen; null for one of its own.")
-    pixel_size_um: PixelSize | None = Field(default=None, description="Null for what the file says.")
+    label: Name | None = Field(default=None, description="Class; null keeps the current one.")
+    group: Name | None = Field(default=None, description="Specimen; null for its own.")
+    pixel_size_um: PixelSize | None = Field(default=None, description="Pixel size in µm; null for that in the file.")
 
 
 class ReferenceSetSummary(BaseModel):

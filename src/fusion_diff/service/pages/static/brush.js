@@ -129,7 +129,7 @@ class Easel {
     canvas.width = this.width;
     canvas.height = this.height;
     const context = canvas.getContext("2d");
-    if (!context) throw new Error("the micrograph is too large to be marked here; upload a mask instead");
+    if (!context) throw new Error("the micrograph is too large to mark it here; upload a mask instead");
     this.render(context, this.width, this.height, this.width / this.paint.width);
     const strip = Math.max(1, Math.floor(2 ** 24 / this.width));
     let marked = 0;
@@ -143,9 +143,9 @@ class Easel {
       }
       context.putImageData(part, 0, top);
     }
-    if (!marked) throw new Error("nothing is marked yet: paint over the flaw first");
+    if (!marked) throw new Error("nothing is marked yet; paint over the flaw first");
     return new Promise((done, failed) => {
-      canvas.toBlob((blob) => (blob ? done(blob) : failed(new Error("the mark cannot be written; upload a mask instead"))), "image/png");
+      canvas.toBlob((blob) => (blob ? done(blob) : failed(new Error("the mark cannot be saved; upload a mask instead"))), "image/png");
     });
   }
 

@@ -6,7 +6,7 @@ function show() {
   const count = boxes.filter((box) => box.checked).length;
   const told = count === 1 ? "1 reference" : `${count} references`;
   form.hidden = !count;
-  form.querySelector("[data-count]").textContent = `${told} chosen`;
+  form.querySelector("[data-count]").textContent = `${told} selected`;
   form.querySelector("[data-remove]").setAttribute("hx-confirm", `Remove ${told} from the set?`);
   for (const all of document.querySelectorAll("[data-all]")) {
     const own = inSection(all);

@@ -13,40 +13,40 @@ export async function specimens({ file, path }, chosen) {
   const [header, ...rows] = table(await text(file, path), path);
   const names = (header?.cells || []).map((name) => name.toLowerCase());
   checkHeader(names, path);
-  if (!rows.length) throw new Error(`${path} lists nothing: it needs a line for each file.`);
+  if (!rows.length) throw new Error(`${path}: the table is empty; add a line for each file.`);
   const folder = path.slice(0, -NAME.length);
   const found = new Map();
   for (const { cells, written, line } of rows) {
     const where = `${path}, line ${line}`;
-    if (cells.length !== names.length) throw new Error(`${where}: ${cells.length} fields, but the header has ${names.length}: put quotes around a field that holds the separator.`);
+    if (cells.length !== names.length) throw new Error(`${where}: ${cells.length} fields, but the header has ${names.length}; put quotes around a field that contains the separator.`);
     const [named, specimen, label] = [...NEEDED, "class"].map((name) => cells[names.indexOf(name)] || "");
     if (!named || !specimen) throw new Error(`${where}: the column ${named ? "group" : "file"} is empty; fill it in or remove the line.`);
     const spellings = [written[names.indexOf("file")], named, named.replaceAll("\\", "/")].map((each) => folder + each.replace(/^\.\//, ""));
     const key = spellings.find((each) => chosen.has(each)) || spellings.at(-1);
-    if (found.has(key) && found.get(key) !== specimen) throw new Error(`${where}: ${key} is of specimen ${specimen} here and of ${found.get(key)} above.`);
+    if (found.has(key) && found.get(key) !== specimen) throw new Error(`${where}: ${key} has the specimen ${specimen} here but ${found.get(key)} above; keep one.`);
     const [own, ...inner] = key.slice(folder.length).split("/");
-    if (label && inner.length && label !== own) throw new Error(`${where}: the class of ${key} is given as ${label}; make folder and table agree.`);
+    if (label && inner.length && label !== own) throw new Error(`${where}: ${key} has the class ${label}, but lies in the folder ${own}; make table and folder agree.`);
     found.set(key, specimen);
   }
   return found;
 }
 
 async function text(file, path) {
-  if (file.size > MOST) throw new Error(`${path} is no table of specimens: it is too large.`);
+  if (file.size > MOST) throw new Error(`${path}: too large for a table of specimens (more than 16 MiB).`);
   const bytes = await file.arrayBuffer().catch(() => {
-    throw new Error(`${path} cannot be read; choose it again.`);
+    throw new Error(`${path}: the file cannot be read; choose it again.`);
   });
   try {
     return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
-    throw new Error(`${path} is not UTF-8; save it as CSV UTF-8.`);
+    throw new Error(`${path}: the encoding is not UTF-8; save the table as CSV UTF-8.`);
   }
 }
 
 function checkHeader(names, path) {
-  if (NEEDED.some((name) => !names.includes(name))) throw new Error(`${path} needs the columns file and group; it has: ${names.join(", ")}.`);
+  if (NEEDED.some((name) => !names.includes(name))) throw new Error(`${path}: the columns file and group are required, but it has ${names.join(", ")}.`);
   const twice = [...NEEDED, "class"].find((name) => names.indexOf(name) !== names.lastIndexOf(name));
-  if (twice) throw new Error(`${path}: the column ${twice} occurs twice; keep one.`);
+  if (twice) throw new Error(`${path}: the column ${twice} occurs twice; keep one of them.`);
 }
 
 // Rows that are not blank, with the line that each begins on (RFC 4180), separated by what the first of them holds most of.
@@ -72,13 +72,13 @@ function table(whole, path) {
       if (state === "after") cell += sign; // a doubled one
       state = "quoted";
     } else if (state === "after") {
-      throw new Error(`${path}, line ${line}: a quote ends in the middle of a field; double those that belong to it.`);
+      throw new Error(`${path}, line ${line}: a quote ends in the middle of a field; double quotes that belong to the text.`);
     } else {
       cell += sign;
       state = "plain";
     }
     if (sign === "\n") line += 1;
   }
-  if (state === "quoted") throw new Error(`${path}, line ${begun}: a quote is not closed.`);
+  if (state === "quoted") throw new Error(`${path}, line ${begun}: a quote is not closed; add the closing quote.`);
   return rows;
 }

@@ -5,11 +5,11 @@ export function tokens() {
 }
 
 export function explained(status, text) {
-  if (status === 401) return "the session has ended: load this page again to sign in; what was done before is kept";
+  if (status === 401) return "the session has expired; reload this page to sign in again (finished work is kept)";
   try {
-    return JSON.parse(text).detail || "the service answered " + status;
+    return JSON.parse(text).detail || "the service answered with status " + status;
   } catch {
-    return status ? "the service answered " + status : "the service cannot be reached; check that it runs";
+    return status ? "the service answered with status " + status : "the service cannot be reached; check that it runs";
   }
 }
 

@@ -17,7 +17,7 @@ function kept(caller) {
 function entryOf(row) {
   if (row.dataset.inspection) return { id: row.dataset.inspection };
   const why = row.dataset.outcome ? row.querySelector(".why") : row.matches(".stuck") && row.querySelector(".state");
-  return { name: row.querySelector("bdi").textContent, why: why ? why.textContent : "it was not done when the page was left: look for it in the history, or send it again" };
+  return { name: row.querySelector("bdi").textContent, why: why ? why.textContent : "not finished when the page was closed; look for it in the history or send it again" };
 }
 
 function refused({ name, why }) {

@@ -48,7 +48,7 @@ export class Plan {
         this.mistaken.push(error.message);
       }
     }
-    if (!this.by.querySelector("[value=table]")) this.by.add(new Option("as groups.csv says", "table"));
+    if (!this.by.querySelector("[value=table]")) this.by.add(new Option("from groups.csv", "table"));
     if (this.by.value === "own") this.by.value = "table";
   }
 
@@ -120,8 +120,8 @@ export class Plan {
     this.tell([
       wrong,
       ...this.mistaken.filter((each) => each !== wrong),
-      homeless && `${counted(homeless, "image")} left out, for a class is told by a folder with its images directly in it`,
-      this.strays.length && `${counted(this.strays.length, "mask")} left out, for no single image of a class other than ${this.form.dataset.authentic} is named alike: ${listed(this.strays)}`,
+      homeless && `${counted(homeless, "image")} skipped: not directly in a folder named after a class`,
+      this.strays.length && `${counted(this.strays.length, "mask")} skipped, without exactly one image of the same name in a class other than ${this.form.dataset.authentic}: ${listed(this.strays)}`,
     ]);
     this.section.querySelector("tbody").replaceChildren(...rows(added, this.form.dataset.authentic));
     this.section.querySelector("[data-add]").textContent = `Add ${counted(added.length, "reference")}`;
@@ -131,10 +131,10 @@ export class Plan {
 
   wrong(nameless, count) {
     if (!this.chosen.length) return "";
-    if (this.by.value === "pattern" && !this.expression()) return "The pattern has to be a regular expression with one (…) around the specimen.";
+    if (this.by.value === "pattern" && !this.expression()) return "The pattern must be a regular expression with one (…) around the specimen.";
     if (this.by.value === "table" && this.mistaken.length) return this.mistaken[0];
-    if (nameless.length && this.by.value === "table") return `groups.csv names no specimen of ${nameless.length} of ${counted(count, "image")}: ${listed(nameless)}`;
-    if (nameless.length) return `No specimen in ${nameless.length} of ${counted(count, "name")}: ${listed(nameless)}`;
+    if (nameless.length && this.by.value === "table") return `groups.csv has no specimen for ${nameless.length} of ${counted(count, "image")}: ${listed(nameless)}`;
+    if (nameless.length) return `No specimen found in ${nameless.length} of ${counted(count, "name")}: ${listed(nameless)}`;
     return "";
   }
 
@@ -154,9 +154,9 @@ function rows(planned, authentic) {
     const images = planned.filter((each) => each.label === label);
     const marked = images.filter(({ mark }) => mark).length;
     const specimens = [...new Set(images.map(({ specimen }) => specimen).filter(Boolean))];
-    const untold = images.some(({ specimen }) => specimen === null) ? "not told" : "each its own";
+    const untold = images.some(({ specimen }) => specimen === null) ? "unknown" : "each its own";
     const row = document.createElement("tr");
-    const told = [label === authentic ? `${label} (authentic)` : label || "(type it above)", images.length + (marked ? `, ${marked} with a mask` : ""), specimens.length ? `${specimens.length}: ${listed(specimens)}` : untold];
+    const told = [label === authentic ? `${label} (authentic)` : label || "(enter it above)", images.length + (marked ? `, ${marked} with a mask` : ""), specimens.length ? `${specimens.length}: ${listed(specimens)}` : untold];
     for (const words of told) {
       const isolated = document.createElement("bdi");
       isolated.textContent = words;

@@ -111,7 +111,7 @@ class Uploads {
     if (busy && job.tries < PATIENCE) {
       job.tries += 1;
       const seconds = Number(request.getResponseHeader("Retry-After")) || 2;
-      this.say(job, "the service is busy; trying again soon", 0);
+      this.say(job, "the service is busy; retrying soon", 0);
       this.running += 1; // its place is kept
       setTimeout(() => {
         this.running -= 1;
@@ -158,7 +158,7 @@ for (const form of document.querySelectorAll("[data-uploads]")) {
   const place = form.querySelector("[data-drop]");
 
   function take({ files, skipped }) {
-    const left = skipped === 1 ? "1 file that is no image was left out" : `${skipped} files that are no images were left out`;
+    const left = skipped === 1 ? "1 file that is not an image was skipped" : `${skipped} files that are not images were skipped`;
     form.querySelector("[data-skipped]").textContent = skipped ? left : "";
     if (plan) plan.take(files);
     else if (files.length && form.reportValidity()) {
