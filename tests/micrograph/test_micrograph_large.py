@@ -13,7 +13,7 @@ import tifffile
 
 import fusion_diff.micrograph.source as source
 import fusion_diff.micrograph.storage as storage
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import MicrographError, NoRoomError
 from fusion_diff.micrograph import Micrograph, load_microstructure_data
 
 SIDE = 6000
@@ -220,6 +220,16 @@ def test_no_room_for_the_copy_of_a_large_file_is_told_with_the_cure(tmp_path, mo
     file = tmp_path / "image.tif"
     tifffile.imwrite(file, np.zeros((64, 80), dtype=np.uint8))
     with pytest.raises(MicrographError, match=r"copy of .*image\.tif in .*TMPDIR"):
+        load_microstructure_data(file)
+
+
+def test_a_machine_without_a_temporary_folder_is_not_told_as_a_missing_file(tmp_path, monkeypatch):
+    monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
+    file = tmp_path / "image.tif"
+    tifffile.imwrite(file, np.zeros((64, 80), dtype=np.uint8))
+    with pytest.raises(NoRoomError, match=r"image\.tif in the temporary folder .*No usable temporary .*TMPDIR"):
         load_microstructure_data(file)
 
 

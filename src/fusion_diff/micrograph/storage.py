@@ -81,9 +81,16 @@ def _room(size: int, content: str) -> Iterator[None]:
         yield
     except OSError as error:
         raise NoRoomError(
-            f"no room for {size:,} bytes of {content} in {tempfile.gettempdir()} ({error}); "
+            f"no room for {size:,} bytes of {content} in {_temporary_folder()} ({error}); "
             "free space there, or set TMPDIR to a folder on a larger disk"
         ) from error
+
+
+def _temporary_folder() -> str:
+    try:
+        return tempfile.gettempdir()
+    except FileNotFoundError:  # no folder can be written to
+        return "the temporary folder"
 
 
 def _reserved(size: int) -> BinaryIO:
