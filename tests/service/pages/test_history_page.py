@@ -59,6 +59,7 @@ def test_filters_find_what_they_say(filled):
     assert names(filled.get("/history?until=2020-01-01")) == []
     today = f"{now():%Y-%m-%d}"
     assert len(names(filled.get(f"/history?since={today}&until={today}&decision=&model="))) == 10
+    assert len(names(filled.get("/history?until=9999-12-31"))) == 10, "the last day of the calendar"
     authentic = filled.get("/v1/inspections?decision=authentic").json()["items"]
     assert names(filled.get("/history?decision=authentic")) == [
         each["name"].replace('"', "&#34;") for each in authentic

@@ -60,12 +60,11 @@ class Asked:
     @property
     def filter(self) -> records.Filter:
         """The filter for inspections."""
-        until = _day(self.until)
         return records.Filter(
             decision=_decision(self.decision),
             model_sha256=self.model or None,
             since=_day(self.since),
-            until=until and until + dt.timedelta(days=1),
+            until=_day_after(_day(self.until)),
             name=shown_name(self.name) if self.name else None,
             overruled={"yes": True, "no": False}.get(self.overruled),
         )
@@ -159,6 +158,14 @@ def _day(text: str) -> dt.datetime | None:
         return dt.datetime.combine(dt.date.fromisoformat(text), dt.time(), dt.UTC)
     except ValueError:
         raise RefusedError(f"{printable(text)!r} is not a day; write it as 2026-03-31") from None
+
+
+def _day_after(day: dt.datetime | None) -> dt.datetime | None:
+    """Return the following day; None, for no limit, after the last day of the calendar."""
+    try:
+        return None if day is None else day + dt.timedelta(days=1)
+    except OverflowError:
+        return None
 
 
 def _decision(text: str) -> Decision | None:
