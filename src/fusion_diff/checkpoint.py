@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import CheckpointError
-from fusion_diff.printable import printable
+from fusion_diff.printable import paragraph, printable
 from fusion_diff.whole import WholeFolder
 
 if TYPE_CHECKING:
@@ -73,9 +73,10 @@ def _fetch(hub_id: str) -> Path:
     try:
         return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.md"]))
     except Exception as error:  # the hub client raises many types, network errors among them
+        cause = f"{type(error).__name__}: {paragraph(error, 300)}"
         raise CheckpointError(
-            f"{hub_id}: there is no such folder, and the download from the hub failed ({type(error).__name__}); "
-            "check the name and the connection, or download it yourself and give its folder"
+            f"{hub_id}: there is no such folder, and the download from the hub failed ({cause}); check the name and "
+            "the connection, or download it yourself and give its folder"
         ) from error
 
 

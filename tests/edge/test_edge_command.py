@@ -58,6 +58,24 @@ def test_out_of_scope_is_warned_of_beside_the_columns(changed, sample, capsys):
     assert f"Warning: {sample}: Out of scope: as a whole it is unlike every reference" in said.err
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [
+        ("--alpha", "abc", "argument --alpha: must be a number, not 'abc'"),
+        ("--alpha", "1", "argument --alpha: must lie between 0 and 1, not 1"),
+        ("--alpha", "nan", "argument --alpha: must lie between 0 and 1, not nan"),
+        ("--pixel-size", "inf", "argument --pixel-size: must be a finite number greater than 0, not inf"),
+        ("--threads", "0", "argument --threads: must be a whole number from 1 to 1024, not '0'"),
+        ("--threads", "99999999999", "argument --threads: must be a whole number from 1 to 1024, not '99999999999'"),
+    ],
+)
+def test_a_value_that_an_option_does_not_take_is_named_with_what_it_takes(option, value, says, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["inspect", "a", "--model", "b", option, value])
+    assert stopped.value.code == 3
+    assert capsys.readouterr().err.endswith(f"Error: {says}\n")
+
+
 def test_what_cannot_be_inspected_is_said_and_exits_with_3(exported_folder, sample, tmp_path, capsys):
     (tmp_path / "broken.tif").write_bytes(b"nothing")
     assert main(["inspect", str(tmp_path / "broken.tif"), "--model", str(exported_folder)]) == 3

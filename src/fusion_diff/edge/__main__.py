@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 FAILED = 3
 STOPPED = 130
+MAX_THREADS = 1024
 ELSEWHERE = (
     "audit", "batch", "certify", "demo", "enroll", "export", "keys", "policy", "pretrain", "serve", "service-keys",
     "sign", "verify", "verify-model",
@@ -122,24 +123,30 @@ def _complain(text: str) -> None:
 
 
 def _fraction(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < 1:
-        raise argparse.ArgumentTypeError("must lie between 0 and 1")
+        raise argparse.ArgumentTypeError(f"must lie between 0 and 1, not {value:g}")
     return value
 
 
 def _positive(text: str) -> float:
-    value = float(text)
+    value = _number(text)
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError("must be greater than 0")
+        raise argparse.ArgumentTypeError(f"must be a finite number greater than 0, not {value:g}")
     return value
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return value
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:10]) <= MAX_THREADS):
+        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_THREADS}, not {text[:40]!r}")
+    return int(text)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:  # argparse would name this function in its message
+        raise argparse.ArgumentTypeError(f"must be a number, not {text[:40]!r}") from None
 
 
 if __name__ == "__main__":
