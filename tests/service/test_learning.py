@@ -76,6 +76,21 @@ def test_a_job_whose_process_was_killed_has_failed_and_another_can_begin(serve, 
         assert learn(client, set_id, name="again")["state"] == "done"
 
 
+def test_a_job_that_cannot_begin_has_failed_and_leaves_its_turn_to_another(
+    client, collect, learn, finished, monkeypatch
+):
+    set_id = collect(client, name="no threads")
+
+    def exhausted(pulse):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs.Pulse, "__enter__", exhausted)
+        job = client.post(f"/v1/reference-sets/{set_id}/enrol", json={"name": "none"}).json()
+        assert finished(client, job["id"])["state"] == "failed"
+    assert learn(client, set_id, name="after no threads")["state"] == "done"
+
+
 def test_a_service_that_stops_gives_up_what_it_learns_and_says_so(serve, collect):
     with serve() as client:
         job = client.post(f"/v1/reference-sets/{collect(client)}/enrol", json={"name": "x"}).json()

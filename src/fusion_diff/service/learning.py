@@ -159,8 +159,10 @@ class Learning:
 
     def _run(self, job_id: str, total: int, work: Callable[[Progress], Learned], request_id: str | None) -> None:
         """Run a job. The next one may start as soon as this one is recorded as ended."""
+        turn = ExitStack()
+        turn.callback(self._turn.release)
         try:
-            with jobs.Pulse(self._database, job_id, total) as pulse:
+            with turn, jobs.Pulse(self._database, job_id, total) as pulse:
 
                 def progress(done: int, total: int) -> None:
                     pulse.done, pulse.total = done, total
@@ -172,7 +174,7 @@ class Learning:
                 try:
                     learned = work(progress)
                 finally:
-                    self._turn.release()
+                    turn.close()
                 self._write_down(job_id, learned)
         except BaseException as error:
             self._fail(job_id, error, request_id)
