@@ -156,6 +156,9 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     page.get_by_label("Reason").fill("a scratch from polishing, not a crack")
     page.get_by_role("button", name="Overrule").click()
     page.locator("#decided").get_by_text("a scratch from polishing").wait_for()
+    colour = page.locator("#decided .big .badge").evaluate("badge => getComputedStyle(badge).color")
+    card = page.locator(".sheet.tone").evaluate("card => getComputedStyle(card).borderTopColor")
+    assert card == colour, "the colour of the decision in force"
     page.get_by_label("Class", exact=True).fill("sound")
     page.get_by_role("button", name="Add to references").click()
     page.locator("#added").get_by_role("link", name="line 7").click()

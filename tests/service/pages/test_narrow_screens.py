@@ -54,6 +54,8 @@ def test_what_matters_is_inside_of_a_narrow_screen(phone):
     shoot(page, "narrow-history")
     badge = box(page, "section[aria-label=Inspections] .badge")
     assert badge["x"] + badge["width"] <= WIDE, "the decision in the history"
+    score = box(page, "section[aria-label=Inspections] td.n .n")
+    assert score["x"] + score["width"] <= WIDE, "and the score"
     chart = box(page, ".chart svg")
     assert chart["width"] >= 480, "it can be read"
     assert abs(chart["x"] + chart["width"] - WIDE) < 60, "and shows the newest first"
