@@ -48,6 +48,15 @@ def test_a_key_is_known_for_a_while_when_the_records_do_not_answer():
     go.set()
 
 
+def test_one_key_is_remembered_once_however_its_header_is_written():
+    watchers = Watchers()
+    for authorization in ("Bearer a", "bearer  a", "BEARER a   "):
+        ask(watchers, authorization, lambda: ANYBODY)
+    assert len(watchers._known) == 1
+    with pytest.raises(OperationalError):
+        ask(watchers, "Bearer b", fail)
+
+
 def test_a_key_that_was_revoked_is_not_known_any_more():
     watchers = Watchers()
     ask(watchers, "Bearer a", lambda: ANYBODY)

@@ -59,7 +59,8 @@ class Watchers:
             StoppingError: the database does not answer in time, and the key is not remembered.
             sqlalchemy.exc.SQLAlchemyError: the database reports an error, and the key is not remembered.
         """
-        key = hashlib.sha256(authorization.encode()).digest()
+        # One entry for each key, however its header is spaced and its scheme is written.
+        key = hashlib.sha256(authorization.partition(" ")[2].strip().encode()).digest()
         try:
             found = await in_time(ask, seconds)
         except UnauthorizedError:
