@@ -254,7 +254,7 @@ def test_a_micrograph_that_takes_every_worker_with_it_becomes_a_row_with_that_er
     (row,) = read_rows(tmp_path / "out")
     assert len(killed) == 3
     assert row["decision"] is None
-    assert "poison.tif: 3 workers were lost while they had it in hand" in row["error"]
+    assert "poison.tif: 3 workers were lost while inspecting it" in row["error"]
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:1", "ray://127.0.0.1:1", "nowhere", "127.0.0.1:x", "auto"])

@@ -152,7 +152,7 @@ def test_where_it_is_the_machine_and_not_the_file_the_run_ends_and_takes_it_up_a
 def test_a_temporary_folder_that_cannot_be_made_ends_the_run_with_what_to_do(folder, tmp_path, engine, monkeypatch):
     fsspec.filesystem("memory").put(str(folder), "/no-folder", recursive=True)
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
-    with pytest.raises(BatchError, match=r"gone: a micrograph cannot be kept there .*; make room, or let TMPDIR name"):
+    with pytest.raises(BatchError, match=r"gone: a micrograph cannot be stored there .*; free space, or set TMPDIR to"):
         run_batch("memory://no-folder", tmp_path / "out", engine)
 
 
@@ -229,7 +229,7 @@ def test_a_run_that_is_told_to_stop_keeps_what_is_done(tmp_path, save_micrograph
     run.send_signal(sent)
     _, said = run.communicate()
     assert run.returncode == code
-    assert said.endswith(f"What is done is kept in {out}; the same command goes on from there\nStopped.\n")
+    assert said.endswith(f"Finished rows are saved in {out}; run the same command again to continue\nStopped.\n")
     assert 1 <= len(read_rows(out)) < 200
 
 
@@ -303,9 +303,9 @@ def test_two_runs_on_one_output_refuse_each_other_and_a_dead_one_does_not(folder
 @pytest.mark.parametrize(
     ("changed", "says"),
     [
-        ({"alpha": 0.2}, "alpha was 0.1, and is 0.2 now"),
-        ({"pixel_size_um": 0.5}, "the pixel size given was None, and is 0.5 now"),
-        ({"page": 0}, "the page given was None, and is 0 now"),
+        ({"alpha": 0.2}, "alpha was 0.1 and is now 0.2"),
+        ({"pixel_size_um": 0.5}, "--pixel-size was None and is now 0.5"),
+        ({"page": 0}, "--page was None and is now 0"),
         ({"sha256": "cd" * 32}, "the model was abab"),
     ],
 )
@@ -325,15 +325,17 @@ def test_a_parquet_of_another_version_or_damaged_is_refused(folder, tmp_path, en
     monkeypatch.setattr(parts_module, "FORMAT", "fusion-diff/batch/0")
     run_batch(str(folder), tmp_path / "out", engine)
     monkeypatch.undo()
-    with pytest.raises(BatchError, match=r"of the format 'fusion-diff/batch/0'.*go on with the version that wrote it"):
+    with pytest.raises(
+        BatchError, match=r"has the format 'fusion-diff/batch/0'.*continue with the version that wrote it"
+    ):
         run_batch(str(folder), tmp_path / "out", engine)
     whole = part.read_bytes()
     for content in (b"", whole[:-20], b"PAR1" + b"\0" * 50 + b"PAR1"):
         part.write_bytes(content)
-        with pytest.raises(BatchError, match=r"part-000001\.parquet: damaged, or no Parquet file"):
+        with pytest.raises(BatchError, match=r"part-000001\.parquet: damaged, or not a Parquet file"):
             run_batch(str(folder), tmp_path / "out", engine)
     parquet.write_table(pa.table({"a": [1]}), part)
-    with pytest.raises(BatchError, match="of the format ''"):
+    with pytest.raises(BatchError, match="has the format ''"):
         run_batch(str(folder), tmp_path / "out", engine)
 
 

@@ -107,10 +107,10 @@ def test_an_object_that_is_gone_is_an_error_in_its_row(bucket, tmp_path, engine,
 @pytest.mark.parametrize(
     ("source", "says"),
     [
-        ("s3://nobodys", "there is nothing of that name in the store"),
-        ("s3://nobodys/list.csv", "there is nothing of that name in the store"),
-        ("s3://lots/line-8", "there is nothing of that name in the store"),
-        ("s3://lots/line-8/*.tif", "it names no images"),
+        ("s3://nobodys", "does not exist in the store"),
+        ("s3://nobodys/list.csv", "does not exist in the store"),
+        ("s3://lots/line-8", "does not exist in the store"),
+        ("s3://lots/line-8/*.tif", "contains no images"),
     ],
 )
 def test_a_bucket_or_folder_that_is_not_there_is_named(bucket, source, says):

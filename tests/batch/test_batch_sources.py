@@ -87,7 +87,7 @@ def test_a_folder_of_other_kinds_alone_is_refused_with_what_it_holds(tmp_path):
     (tmp_path / "a.gif").write_bytes(b"")
     with (
         pytest.warns(UserWarning, match=r"skipped 1 file of unsupported formats \(1 .gif\)"),
-        pytest.raises(BatchError, match="it names no images"),
+        pytest.raises(BatchError, match="contains no images"),
     ):
         check_source(str(tmp_path))
 
@@ -111,17 +111,17 @@ def test_a_table_names_files_from_its_own_folder_and_addresses(folder):
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"file\na.tif\n", "needs one column path"),
-        (b"", "needs one column path"),
-        (b"path,path\na,b\n", "needs one column path"),
-        (b"path,class\na.tif,x\nb.tif\n", "line 3: 1 fields under a header of 2"),
-        (b"path,class\n,x\n", "line 2: 2 fields"),
-        (b"\n\npath,class\na.tif,x\n\n,x\n", "line 6: 2 fields"),
-        (b'\npath\n"a" b.tif\n', "line 3: not a line of CSV"),
-        (b"path\n\xff.tif\n", "line 2: not UTF-8"),
-        (b"path\na\0.tif\n", "line 2: it holds a zero byte"),
-        (b"path\n" + b"a" * 70_000, "line 2: longer than 65536 bytes"),
-        (b'path\n"a" b.tif\n', "line 2: not a line of CSV"),
+        (b"file\na.tif\n", "exactly one column path"),
+        (b"", "exactly one column path"),
+        (b"path,path\na,b\n", "exactly one column path"),
+        (b"path,class\na.tif,x\nb.tif\n", "line 3: it has 1 fields under a header of 2"),
+        (b"path,class\n,x\n", "line 2: it has 2 fields"),
+        (b"\n\npath,class\na.tif,x\n\n,x\n", "line 6: it has 2 fields"),
+        (b'\npath\n"a" b.tif\n', "line 3: it is not valid CSV"),
+        (b"path\n\xff.tif\n", "line 2: it is not UTF-8"),
+        (b"path\na\0.tif\n", "line 2: it contains a zero byte"),
+        (b"path\n" + b"a" * 70_000, "line 2: it is longer than 65536 bytes"),
+        (b'path\n"a" b.tif\n', "line 2: it is not valid CSV"),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused_with_its_line(tmp_path, content, says):
@@ -197,7 +197,7 @@ def test_a_batch_without_its_packages_says_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize(
     ("source", "says"),
-    [("nowhere", "no such file or folder"), ("empty", "names no images"), ("*.bmp", "names no images")],
+    [("nowhere", "no such file or folder"), ("empty", "contains no images"), ("*.bmp", "contains no images")],
 )
 def test_a_source_without_micrographs_is_refused(tmp_path, monkeypatch, source, says):
     monkeypatch.chdir(tmp_path)
@@ -207,7 +207,7 @@ def test_a_source_without_micrographs_is_refused(tmp_path, monkeypatch, source, 
 
 
 def test_an_empty_place_in_a_store_is_refused():
-    with pytest.raises(BatchError, match=r"nothing of that name|names no images"):
+    with pytest.raises(BatchError, match=r"does not exist in the store|contains no images"):
         check_source("memory://nothing-there")
 
 

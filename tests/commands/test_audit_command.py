@@ -38,7 +38,7 @@ def test_inspect_records_every_outcome_and_audit_finds_the_ledger_whole(run, led
     code, out, err = run("audit", ledger, "--expect", records[-1]["hash"])
     assert (code, err) == (0, "")
     assert "Intact" in out
-    assert ["lines, with the header", "4"] in [
+    assert ["lines, including the header", "4"] in [
         [cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines()
     ]
 

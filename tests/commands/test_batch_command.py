@@ -46,10 +46,10 @@ def test_a_batch_ends_well_when_every_micrograph_has_its_row(run, tmp_path):
         (["batch", "missing", "--out", "out"], "missing: there is no such file or folder"),
         (["batch", "in"], "--out"),
         (["batch", "in", "--out", "out", "--rows", "0"], "--rows"),
-        (["batch", "in", "--out", "out", "--workers", "2"], "name one with --cluster"),
+        (["batch", "in", "--out", "out", "--workers", "2"], "give its address with --cluster"),
         (["batch", "in", "--out", "in/a.tif"], "in/a.tif: cannot be written"),
         (["batch", "x::y://z", "--out", "out"], "chained address"),
-        (["batch", "in", "--out", "s3://bucket/out"], "s3://bucket/out: rows are written to a folder"),
+        (["batch", "in", "--out", "s3://bucket/out"], "s3://bucket/out: --out must be a folder on this machine"),
         (["batch", "in", "--out", "out", "--require-signed"], "go together"),
         (["batch", "in", "--out", "out", "--require-signed", "--trusted-key", "K"], "K: cannot be read"),
     ],
@@ -77,7 +77,7 @@ def errors_of(out):
 def test_a_batch_judges_what_is_signed_and_parses_nothing_else(run, signed, tmp_path):
     code, out, err = run(*signed)
     assert (code, out) == (3, "")
-    assert "a.tif: unsigned" in err
+    assert "a.tif: it is unsigned" in err
     assert not (tmp_path / "out").exists()
     run("sign", "in", "--key", "lab")
     (tmp_path / "in" / "b.tif").write_bytes(b"no image")
@@ -86,11 +86,11 @@ def test_a_batch_judges_what_is_signed_and_parses_nothing_else(run, signed, tmp_
     errors = errors_of(tmp_path / "out")
     assert errors["a.tif"] is None
     assert "b.tif: altered since it was signed" in errors["b.tif"]
-    assert "added.png: not in the signature" in errors["added.png"]
+    assert "added.png: it is not in the signature" in errors["added.png"]
     assert "signed" not in errors["c.tif"]  # signed as it is, and no image
     code, _, err = run("batch", "in", "--out", "out")
     assert code == 3
-    assert "what is trusted (the ids of keys) was ['" in err
+    assert "the set of trusted keys (ids) was ['" in err
 
 
 @pytest.mark.parametrize("source", ["in/[ab].tif", "list.csv", "in/a.tif"])
@@ -103,15 +103,15 @@ def test_patterns_lists_and_files_are_verified_too(run, signed, tmp_path, source
     errors = errors_of(tmp_path / "out")
     assert errors["a.tif"] is None
     if source == "list.csv":
-        assert "x.tif: in a store, where no signature is looked for" in errors["x.tif"]
+        assert "x.tif: it is in a store, where signatures are not supported" in errors["x.tif"]
 
 
 @pytest.mark.parametrize(
     ("signer", "revoked", "source", "says"),
     [
-        ("other", False, "in", "in.sig: signed with another key"),
+        ("other", False, "in", "in.sig: it is signed with another key"),
         ("lab", True, "in", "revoked: lost"),
-        ("lab", False, "memory://line", "memory://line: in a store, where no signature is looked for"),
+        ("lab", False, "memory://line", "memory://line: it is in a store, where signatures are not supported"),
     ],
 )
 def test_a_batch_of_what_cannot_be_trusted_does_not_start(run, signed, tmp_path, signer, revoked, source, says):
@@ -138,9 +138,9 @@ def test_a_batch_loads_only_a_signed_model_also_on_the_workers_of_a_cluster(
     words = ["batch", "in", "--out", "out", "--model", "model", "--require-signed", "--trusted-key", "lab.pub"]
     code, _, err = call_cli(*words)
     assert code == 3
-    assert "model: unsigned" in err
+    assert "model: it is unsigned" in err
     worker = Worker(str(tmp_path / "model"), "cpu", Settings(trusted_keys=(str(tmp_path / "lab.pub"),)))
-    with pytest.raises(TrustError, match="model: unsigned"):
+    with pytest.raises(TrustError, match="model: it is unsigned"):
         worker.start()
     call_cli("sign", "model", "--key", "lab")
     assert call_cli(*words)[0] == 0

@@ -46,7 +46,7 @@ def test_enroll_prints_counts_and_figures_and_saves_a_model_that_loads(reference
     out = capsys.readouterr().out
     for text in ("sound", "counterfeit", "auroc", "0.5 is guessing", "too few to ever decide", str(tmp_path / "m")):
         assert text in out
-    assert "departures is what is strange in single places, texture is" in out
+    assert "departures is places unlike the authentic references, texture is" in out
     assert "specimen of its own" not in out
     enrolment = DiffusionModel.from_pretrained(tmp_path / "m").enrolment
     assert enrolment.counts == {"sound": 3, "counterfeit": 3}
@@ -59,7 +59,7 @@ def test_enroll_prints_no_figures_of_one_class(references, tmp_path, capsys):
     words = ["enroll", str(tmp_path / "refs"), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]
     assert cli.main(words) == 0
     out = capsys.readouterr().out
-    assert "nothing to tell apart yet, so no cross-fitted figures" in out
+    assert "so there are no cross-fitted figures yet" in out
     assert "weight of" not in out
 
 
@@ -69,7 +69,7 @@ def test_inspect_warns_of_classes_that_the_model_does_not_have(enrolled, referen
     words = ["inspect", sample, "--model", str(enrolled), "--policy", str(tmp_path / "p.toml")]
     for options in ([], ["--purify"]):
         assert cli.main([*words, *options]) == 1
-        assert "did you mean 'sound'?), and the model has no such class" in capsys.readouterr().err
+        assert "did you mean 'sound'?), but the classes of the model are" in capsys.readouterr().err
 
 
 def test_an_enrolled_model_has_the_name_of_its_folder_and_a_card_of_its_own(enrolled, tmp_path):
@@ -98,7 +98,7 @@ def test_enroll_looks_first_whether_the_model_can_be_saved(references, tmp_path,
         assert f"{out}: holds something that is not a checkpoint" in said.err
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert cli.main(["enroll", str(tmp_path / "notes.txt"), "--authentic", "sound", "--out", str(tmp_path / "m")]) == 3
-    assert "a folder with a folder per class, or a CSV file" in " ".join(capsys.readouterr().err.split())
+    assert "a folder with one sub-folder per class, or a CSV file" in " ".join(capsys.readouterr().err.split())
 
 
 def test_enroll_reads_a_csv_file_and_marks(references, tmp_path):
@@ -155,7 +155,7 @@ def test_the_demo_writes_everything_and_sets_the_truth_beside(tmp_path, capsys, 
     assert cli.main(["demo", "--out", str(out), "--shots", "2", "--seed", "3"]) == 0
     said = capsys.readouterr().out
     assert str(out / "index.html") in said
-    assert "Against the truth:" in said
+    assert "Compared with the truth:" in said
     assert "Note: 2 authentic references are too few to ever decide 'not authentic' at alpha 0.2" in said
     assert "counterfeit-02.tif" in said
     with (out / "references.csv").open(newline="") as file:

@@ -44,7 +44,7 @@ def test_a_pattern_that_the_shell_expanded_overwrites_no_micrograph(run, new, no
     before = (new / "a.tif").read_bytes()
     code, out, err = run("inspect", option, "new/a.tif", "new/b.tif")
     assert (code, out) == (3, "")
-    assert f"{option} new/a.tif: is an image that is there already" in err
+    assert f"{option} new/a.tif: is an existing image" in err
     assert (new / "a.tif").read_bytes() == before
 
 
@@ -57,7 +57,7 @@ def test_an_input_is_not_overwritten_by_any_of_its_names(run, new, no_model, tmp
     for name in ("micrograph", "new/../micrograph", "other", "link"):
         code, _, err = run("inspect", "micrograph", option, name)
         assert code == 3
-        assert f"{option} {name}: is one of the inputs and is not overwritten" in err
+        assert f"{option} {name}: is one of the inputs, which are not overwritten" in err
     assert (tmp_path / "micrograph").read_bytes() == before
 
 
@@ -106,7 +106,7 @@ def test_batch_and_audit_write_nothing_into_it_either(run, new, no_model, tmp_pa
 def test_two_outputs_are_not_one_file(run, new, no_model, tmp_path, words):
     code, _, err = run("inspect", "new", *words)
     assert code == 3
-    assert "is also what --" in err
+    assert "is also written by --" in err
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
@@ -142,9 +142,9 @@ def test_export_takes_no_folder_that_holds_something_else(run, new):
 
 def test_a_folder_is_no_file_and_a_file_no_folder(tmp_path):
     (tmp_path / "file").write_text("mine")
-    with pytest.raises(typer.BadParameter, match="is a folder, and a file is to be written"):
+    with pytest.raises(typer.BadParameter, match="is a folder, but must be a file"):
         expect_writable(Output("--json", tmp_path, in_place=True))
-    with pytest.raises(typer.BadParameter, match="is a file, and a folder is to be written"):
+    with pytest.raises(typer.BadParameter, match="is a file, but must be a folder"):
         expect_folder("--out", tmp_path / "file")
     expect_writable(Output("--json", tmp_path / "file", in_place=True))
     expect_folder("--out", tmp_path / "new" / "folder")
@@ -161,7 +161,7 @@ def test_what_may_not_be_written_to_is_refused(tmp_path, monkeypatch, in_place):
     monkeypatch.setattr(os, "access", lambda *_: False)  # root may do everything
     monkeypatch.setattr("tempfile.TemporaryFile", denied)
     for name in ("file", "new"):
-        with pytest.raises(typer.BadParameter, match=r"written .*; check its permissions"):
+        with pytest.raises(typer.BadParameter, match=r"(is not writable|cannot be written to); check its permissions"):
             expect_writable(Output("--json", tmp_path / name, in_place))
 
 
@@ -182,7 +182,7 @@ def test_what_may_not_be_written_to_is_refused(tmp_path, monkeypatch, in_place):
 def test_a_folder_where_nothing_can_be_made_is_found_before_the_work_whatever_its_permissions(run, new, words):
     code, out, err = run(*words)
     assert (code, out) == (3, "")
-    assert "nothing can be written in the folder /proc;" in err
+    assert "the folder /proc cannot be written to;" in err
 
 
 @pytest.mark.skipif(not Path("/dev/null").exists(), reason="the system has no devices among its files")
@@ -237,9 +237,9 @@ def stopped_at_b(darkness_model, monkeypatch):
 def test_what_was_inspected_before_a_stop_is_kept_and_said(run, new, stopped_at_b, tmp_path):
     code, out, err = run("inspect", "new", "--json", "F", "--record", "L")
     assert (code, out) == (130, "")
-    assert err == "Inspected 1 of 2 micrographs; their verdicts are kept in F and L\nStopped.\n"
+    assert err == "Inspected 1 of 2 micrographs; their verdicts are saved in F and L\nStopped.\n"
     assert len((tmp_path / "F").read_text().splitlines()) == 1
-    assert run("inspect", "new")[2] == "Inspected 1 of 2 micrographs; nothing of it is kept\nStopped.\n"
+    assert run("inspect", "new")[2] == "Inspected 1 of 2 micrographs; no verdict was saved\nStopped.\n"
 
 
 def test_records_go_to_stdout_alone_and_the_table_to_stderr(run, new, tmp_path):
@@ -257,20 +257,20 @@ def test_records_go_to_stdout_alone_and_the_table_to_stderr(run, new, tmp_path):
 def test_stdout_is_for_records_alone(run, new, no_model, tmp_path, option):
     code, out, err = run("inspect", "new", option, "-")
     assert (code, out) == (3, "")
-    assert f"{option} -: stands for stdout" in " ".join(err.replace("│", " ").split())
+    assert f"{option} -: is stdout" in " ".join(err.replace("│", " ").split())
     assert not (tmp_path / "-").exists()
 
 
 def test_records_on_stdout_are_kept_there_after_a_stop(run, new, stopped_at_b):
     code, out, err = run("inspect", "new", "--json", "-")
     assert (code, len(out.splitlines())) == (130, 1)
-    assert "their verdicts are kept in stdout" in err
+    assert "their verdicts are saved in stdout" in err
 
 
 def test_a_stop_leaves_a_report_of_what_is_done_that_says_so(run, new, stopped_at_b, tmp_path):
     code, _, err = run("inspect", "new", "--report", "D", "--junit", "j.xml")
     assert code == 130
-    assert "Report of these: D/index.html; other pages are not written" in err
+    assert "Report on these: D/index.html; no other page was written" in err
     page = (tmp_path / "D" / "index.html").read_text(encoding="utf-8")
     assert "stopped after 1 of 2 micrographs" in page
     assert "new/a.tif" in page

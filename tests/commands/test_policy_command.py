@@ -60,7 +60,7 @@ def test_decisions_are_made_at_the_policys_alpha_and_no_other(run, write, tmp_pa
     assert run("inspect", "grey.tif", "--policy", "policy.toml", "--alpha", "0.45")[0] in (0, 1, 2)
     code, _, err = run("inspect", "grey.tif", "--policy", "policy.toml", "--alpha", "0.1")
     assert code == 3
-    assert "the policy asks for 0.45" in err
+    assert "the policy requires 0.45" in err
 
 
 def test_a_policy_that_cannot_be_meant_stops_before_anything_is_inspected(run, write, tmp_path, save_micrograph):

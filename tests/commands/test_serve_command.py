@@ -36,7 +36,7 @@ def test_keys_are_made_listed_and_revoked(call_cli, tmp_path):
 def test_a_key_that_is_not_there_cannot_be_revoked(call_cli, tmp_path):
     code, _, err = call_cli("service-keys", "revoke", "0123", "--data", tmp_path)
     assert code == 3
-    assert "no such key" in err
+    assert "no key has this id" in err
 
 
 def test_a_key_needs_a_scope_that_is_one(call_cli, tmp_path):

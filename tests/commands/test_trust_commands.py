@@ -50,7 +50,8 @@ def test_what_was_signed_is_verified_and_what_was_changed_is_refused_file_by_fil
     assert (code, out) == (1, "Refused: batch\n")
     lines = err.splitlines()
     assert len(lines) == 3
-    for line, name, what in zip(lines, ("bright", "brighter", "new"), ("altered", "missing", "added"), strict=True):
+    wrong = ("it was altered", "it is missing", "it was added")
+    for line, name, what in zip(lines, ("bright", "brighter", "new"), wrong, strict=True):
         assert line.startswith("Error: ")
         assert f"{name}.tif: {what}" in line
 
@@ -145,7 +146,7 @@ def test_inspect_judges_what_is_signed_and_parses_nothing_else(run, batch, tmp_p
     words = ["inspect", "batch", "--require-signed", "--trusted-key", "K.pub", "--json", "r.jsonl"]
     code, _, err = run(*words)
     assert code == 3
-    assert "bright.tif: unsigned" in err
+    assert "bright.tif: it is unsigned" in err
     run("sign", "batch", "--key", "K")
     assert run(*words)[0] == 0
     assert asked == [["K.pub"], ["K.pub"]]
@@ -157,9 +158,9 @@ def test_inspect_judges_what_is_signed_and_parses_nothing_else(run, batch, tmp_p
     assert code == 3
     records = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert [record.get("decision") for record in records] == [None, None, "authentic"]
-    assert "added.png: not in the signature" in records[0]["error"]
+    assert "added.png: it is not in the signature" in records[0]["error"]
     assert "bright.tif: altered since it was signed" in records[1]["error"]
-    assert "added.png: not in the signature" in err
+    assert "added.png: it is not in the signature" in err
 
 
 def test_a_file_swapped_between_the_signature_and_the_reading_is_refused(batch, tmp_path, run, darkness_model):
@@ -193,7 +194,7 @@ def test_inspect_loads_only_a_signed_model(run, batch, checkpoint_folder, tmp_pa
     words = ["inspect", "batch/bright.tif", "--model", "model", "--require-signed", "--trusted-key", "K.pub"]
     code, out, err = run(*words)
     assert (code, out) == (3, "")
-    assert "model: unsigned" in err
+    assert "model: it is unsigned" in err
     run("sign", "model", "--key", "K")
     code, out, err = run(*words)
     assert code in (0, 1, 2)

@@ -207,7 +207,7 @@ def test_of_exchangeable_micrographs_no_more_than_the_stated_share_raise_it(valu
 
 
 def test_few_references_are_said_to_be_few() -> None:
-    assert "false alarms come at 25 of 100; 19 would" in each_its_own((1.0, 2.0, 3.0)).judge(0.0)[1]
+    assert "the false-alarm rate is 25 %; 19 would" in each_its_own((1.0, 2.0, 3.0)).judge(0.0)[1]
     assert "of 100" not in each_its_own(range(19)).judge(0.0)[1]
 
 
@@ -215,7 +215,7 @@ def test_images_of_a_specimen_have_one_voice_in_the_alarm() -> None:
     test = AttackTest(tuple(map(float, range(40))), ["A"] * 20 + ["B"] * 20)
     assert test.false_alarms == pytest.approx(1 / 3)
     assert test.threshold == 39.0
-    assert "With 2 specimens false alarms come at 33 of 100" in test.judge(0.0)[1]
+    assert "With 2 specimens the false-alarm rate is 33 %" in test.judge(0.0)[1]
 
 
 def test_an_alarm_withholds_the_decision_authentic_and_the_ledger_keeps_it(checkpoint_folder: Path) -> None:

@@ -89,9 +89,9 @@ def test_a_model_of_authentic_references_alone_is_exported_and_gives_its_verdict
 
 
 def test_every_verdict_says_what_the_export_left_out(changed):
-    folder = changed(notes=["surfaces of references are not recognised"])
+    folder = changed(notes=["does not recognise the surfaces of references"])
     inspection = EdgeSession.load(folder, device="CPU", threads=1).judge(micrograph(), alpha=0.1)
-    assert inspection.reasons[-1] == "surfaces of references are not recognised"
+    assert inspection.reasons[-1] == "does not recognise the surfaces of references"
 
 
 def test_scores_alone_are_those_of_the_model(session, whole_model):
@@ -255,7 +255,7 @@ def test_another_magnification_is_out_of_scope_as_for_the_model(changed, exporte
     far = replace(micrograph("sound", 290), pixel_size_um=24.0)
     it = session.judge(far, alpha=0.1)
     assert (it.in_scope, it.decision) == (False, "inconclusive")
-    assert it.reasons[0].startswith("Out of scope: its pixels are 24 µm wide, and those of the references 0.24 µm")
+    assert it.reasons[0].startswith("Out of scope: its pixels are 24 µm wide, but those of the references 0.24 µm")
     with pytest.warns(UserWarning, match="Out of scope: its pixels are 24 µm wide"):
         score = session.predict_authenticity(far)
     assert score == pytest.approx(it.score)

@@ -88,15 +88,17 @@ def test_a_verdict_that_rests_on_the_diffusion_path_is_refused_with_the_cure(enr
     weights = verifier.fusion.weight | {"departures": 0.75, "reconstruction": 0.25}
     verifier = replace(verifier, fusion=replace(verifier.fusion, weight=weights))
     enrolled.enrolment = replace(enrolled.enrolment, verifier=verifier)
-    with pytest.raises(ExportError, match=r"25% of its verdict is the diffusion path's.*without --reconstruction"):
+    with pytest.raises(
+        ExportError, match=r"25% of its verdict comes from the diffusion path.*without --reconstruction"
+    ):
         export_model(enrolled, tmp_path / "out")
 
 
 def test_a_model_is_never_overwritten_by_what_is_exported_of_it(enrolled, checkpoint_folder, tmp_path):
     shutil.copytree(checkpoint_folder, tmp_path / "model")
-    with pytest.raises(ExportError, match="holds a model, not an exported one"):
+    with pytest.raises(ExportError, match="contains a model that is not an exported one"):
         export_model(enrolled, tmp_path / "model")
-    with pytest.raises(ExportError, match="'tflite' is no format; export as onnx or openvino"):
+    with pytest.raises(ExportError, match="format is 'tflite'; use onnx or openvino"):
         export_model(enrolled, tmp_path / "out", runtime="tflite")
 
 
@@ -119,7 +121,7 @@ def test_surfaces_are_left_out_and_the_scores_of_references_with_them(enrolled):
     exported, notes = portable(enrolled)
     assert whole.correspondence is not None
     assert exported.verifier.correspondence is None
-    assert "not recognised" in notes[0]
+    assert "does not recognise" in notes[0]
     authentic = [label == changed.authentic for label in changed.labels]
     assert authentic[:2] == [True, True]
     moved = exported.verifier.inside - whole.inside

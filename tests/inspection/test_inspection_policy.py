@@ -77,9 +77,9 @@ def test_out_of_scope_and_inconclusive_have_actions_of_their_own(make_inspection
 @pytest.mark.parametrize(
     ("policy", "says"),
     [
-        (Policy(authentic_classes=("sound",)), "class is crack, none of those that the policy takes (sound)"),
-        (Policy(minimum_score=0.99), "0.969, less than the 0.990"),
-        (Policy(maximum_region_um=11.9), "12.0 µm long, more than the 11.9"),
+        (Policy(authentic_classes=("sound",)), "class is crack, but the policy allows only sound"),
+        (Policy(minimum_score=0.99), "0.969, below the required 0.990"),
+        (Policy(maximum_region_um=11.9), "12.0 µm long, more than the allowed 11.9"),
     ],
 )
 def test_an_authentic_verdict_may_not_be_enough(policy, says, make_inspection):
@@ -93,11 +93,11 @@ def test_an_authentic_verdict_may_not_be_enough(policy, says, make_inspection):
 def test_classes_that_a_model_does_not_have_are_warned_of():
     classes = ("sound", "crack", "sound")
     with pytest.warns(
-        UserWarning, match=r"p.toml: the policy takes Sound \(did you mean 'sound'\?\), and the model"
+        UserWarning, match=r"p.toml: the policy allows Sound \(did you mean 'sound'\?\), but the classes of the model"
     ) as told:
         warn_of_unknown_classes(Policy(("Sound",)), classes, "p.toml")
-    assert "its classes are crack, sound; nothing will pass" in str(told[0].message)
-    with pytest.warns(UserWarning, match="takes glaze, and") as told:
+    assert "but the classes of the model are crack, sound; nothing will pass" in str(told[0].message)
+    with pytest.warns(UserWarning, match="allows glaze, but") as told:
         warn_of_unknown_classes(Policy(("sound", "glaze")), classes, "p.toml")
     assert "nothing will pass" not in str(told[0].message)
     warn_of_unknown_classes(Policy(("sound",)), classes, "p.toml")
@@ -173,9 +173,9 @@ def test_a_policy_in_python_takes_classes_as_any_list():
     ("text", "says"),
     [
         ("alpha = 0.1", 'write format = "fusion-diff/policy/1"'),
-        ("\nformat = 'fusion-diff/policy/2'", "line 2: this version reads policies of one format"),
-        ("#" * 20_000, "no policy"),
-        ("#\n" * 500, "no policy"),
+        ("\nformat = 'fusion-diff/policy/2'", "line 2: the format of the policy is missing or not supported"),
+        ("#" * 20_000, "too many for a policy"),
+        ("#\n" * 500, "too many for a policy"),
         ("a = " + "[" * 5000, "not TOML"),
     ],
 )

@@ -165,7 +165,7 @@ def test_a_card_says_that_a_micrograph_is_out_of_scope(make_inspection, tmp_path
     assert OUT_OF_SCOPE in page.text
     assert page.text.count("? out of scope") == 2, "in the summary and on the card, in place of the decision"
     assert "1 ? inconclusive, 1 out of scope" in page.text
-    assert "0.031 means nothing here" in page.text
+    assert "0.031 to be ignored: out of scope" in page.text
     assert "0.031 probability of being authentic" not in page.text
     assert [attrs["class"] for attrs in page.all("article")] == ["card inconclusive beyond"]
 
@@ -195,7 +195,7 @@ def test_the_report_says_what_it_compares_with(make_inspection, tmp_path):
         "authentic. Of the verdicts that are decided, more may be wrong.",
     ):
         assert words in top
-    assert "where exactly one kind can be ruled out" in page.text
+    assert "if exactly one of the two can be ruled out" in page.text
     assert "not bounded" not in page.text
     assert top.count("Authentic class") == 1
     assert "none of the 10 authentic references was as unlike" in page.text
@@ -229,7 +229,7 @@ def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, tmp_p
 
 def test_parts_and_offset_add_up_to_the_log_odds(make_inspection, tmp_path):
     text = Page(write_report([Outcome(Path("a.tif"), make_inspection(offset=0.25))], tmp_path)).text
-    assert "dense +2.5 residual \u22120.50 offset, the same for all +0.25 together +2.2" in text
+    assert "dense +2.5 residual \u22120.50 offset, the same for all +0.25 total +2.2" in text
 
 
 def test_notes_of_reading_are_told(make_inspection, tmp_path):

@@ -196,7 +196,7 @@ def test_another_magnification_is_out_of_scope_and_its_score_as_it_was(enrolled,
     assert (there.in_scope, there.decision) == (True, "authentic")
     assert (inspection.in_scope, inspection.decision) == (False, "inconclusive")
     assert inspection.reasons[0].startswith(
-        f"Out of scope: its pixels are {size:g} µm wide, and those of the references 0.5 µm"
+        f"Out of scope: its pixels are {size:g} µm wide, but those of the references 0.5 µm"
     )
     assert inspection.score == there.score
 
@@ -205,5 +205,5 @@ def test_a_pixel_size_that_is_unknown_is_noted(enrolled, draw):
     inspection = enrolled.inspect(Micrograph.from_array(draw("fine", 60)))
     assert inspection.in_scope
     assert inspection.notes == (
-        "Its pixel size is unknown, and could not be compared with that of the references, 0.5 µm.",
+        "Its pixel size is unknown, so it could not be compared with that of the references, 0.5 µm.",
     )

@@ -143,7 +143,7 @@ def test_working_pixels_are_what_the_encoder_is_shown(embedded: DiffusionModel, 
 
 def test_a_micrograph_of_many_tiles_is_refused_with_a_word_on_what_to_do() -> None:
     wide = Micrograph.from_array(np.random.default_rng(0).random((224, 3000)), name="wide.png")
-    with pytest.raises(MicrographError, match=r"wide\.png: 224x3000 pixels take more than 12 tiles.*crop it"):
+    with pytest.raises(MicrographError, match=r"wide\.png: its 224x3000 pixels make more than 12 tiles.*crop it"):
         working_pixels(wide, 224)
 
 

@@ -62,7 +62,7 @@ def test_the_model_that_made_a_golden_set_passes_it(golden, darkness_model):
 def test_a_score_that_drifts_is_told_only_beyond_the_tolerance(golden, darkness_model):
     darker = Darker(darkness_model, 0.01)
     assert problems(darker, golden, tolerance=0.02) == ["", "", ""]
-    assert all("was expected" in each for each in problems(darker, golden, tolerance=0.001))
+    assert all(", expected " in each for each in problems(darker, golden, tolerance=0.001))
     assert all(problems(Darker(darkness_model, float("nan")), golden, tolerance=1))
 
 
@@ -71,7 +71,7 @@ def test_a_changed_decision_is_told_whatever_the_tolerance(golden, darkness_mode
     value["images"][0]["decision"] = "not authentic"
     (golden / FILE).write_text(json.dumps(value))
     first, second, third = problems(darkness_model, golden, tolerance=1)
-    assert "decided authentic, and not authentic was expected" in first
+    assert "the decision is authentic, expected not authentic" in first
     assert (second, third) == ("", "")
 
 

@@ -58,7 +58,7 @@ def test_only_its_owner_may_read_a_private_key_even_with_a_lax_umask(tmp_path):
     (tmp_path / "K").chmod(0o644)
     (tmp_path / "file").write_text("x")
     for use in (load_private, lambda key: sign(tmp_path / "file", key)):
-        with pytest.warns(UserWarning, match="others may read this private key") as caught:
+        with pytest.warns(UserWarning, match="other users may read this private key") as caught:
             use(tmp_path / "K")
         assert caught[0].filename == __file__, "the line that called the package"
 
@@ -107,16 +107,16 @@ def test_a_damaged_private_key_is_refused_without_quoting_it(tmp_path):
     new_key(tmp_path / "K")
     content = (tmp_path / "K").read_text()
     (tmp_path / "K").write_text(content.replace("MC", "XX", 1))
-    with pytest.raises(TrustError, match="K: not a private key") as error:
+    with pytest.raises(TrustError, match="K: it is not a private key") as error:
         load_private(tmp_path / "K")
     assert content.splitlines()[1][4:] not in str(error.value)
 
 
 def test_either_half_in_the_place_of_the_other_is_told(tmp_path):
     new_key(tmp_path / "K")
-    with pytest.raises(TrustError, match=r"K: a private key; give its public half"):
+    with pytest.raises(TrustError, match=r"K: it is a private key; give its public key"):
         load_public(tmp_path / "K")
-    with pytest.raises(TrustError, match=r"K\.pub: a public key, which cannot sign"):
+    with pytest.raises(TrustError, match=r"K\.pub: it is a public key, which cannot sign"):
         load_private(tmp_path / "K.pub")
 
 
@@ -129,14 +129,14 @@ def test_an_expiry_is_kept_with_both_halves(tmp_path):
         None
     )
     said = Keyring.of(tmp_path / "K.pub", now=ends).problem(load_public(tmp_path / "K.pub"))
-    assert said == "which expired at 2026-01-31T12:00:00Z"
+    assert said == "expired at 2026-01-31T12:00:00Z"
 
 
 def test_an_expiry_that_cannot_be_read_is_refused(tmp_path):
     new_key(tmp_path / "K", days=30)
     text = (tmp_path / "K.pub").read_text()
     (tmp_path / "K.pub").write_text("Expires: next year\n" + text)
-    with pytest.raises(TrustError, match="time of expiry is unreadable"):
+    with pytest.raises(TrustError, match="expiry time is unreadable"):
         load_public(tmp_path / "K.pub")
 
 
@@ -156,20 +156,20 @@ def test_keys_of_other_kinds_are_refused(tmp_path):
         (tmp_path / "K").chmod(0o600)
         with pytest.raises(TrustError, match="of another kind"):
             load_private(tmp_path / "K")
-    with pytest.raises(TrustError, match="'dsa' is no kind of key"):
+    with pytest.raises(TrustError, match="kind is 'dsa'"):
         new_key(tmp_path / "L", kind="dsa")
 
 
 def test_two_keys_in_one_file_are_refused(tmp_path):
     pem = new_key(tmp_path / "K").public.pem + new_key(tmp_path / "L").public.pem
-    with pytest.raises(TrustError, match="not one public key"):
+    with pytest.raises(TrustError, match="not a single public key"):
         parse_public(pem.encode(), "K.pub")
 
 
 def test_a_file_that_is_far_too_large_for_a_key_is_not_read_whole(tmp_path):
     with (tmp_path / "K.pub").open("wb") as stream:
         stream.truncate(2**33)
-    with pytest.raises(TrustError, match="so this is no key"):
+    with pytest.raises(TrustError, match="too large for a key"):
         load_public(tmp_path / "K.pub")
 
 
@@ -205,7 +205,9 @@ def test_an_endorsement_by_a_stranger_or_an_altered_one_does_not_count(tmp_path)
     claimed = json.loads(made.read_text())
     claimed["verificationMaterial"]["publicKey"]["hint"] = load_public(tmp_path / "a" / "ours.pub").hint
     (tmp_path / "a" / made.name).write_text(json.dumps(claimed))
-    with pytest.raises(TrustError, match=r"theirs\.pub\.endorsed\.json: its signature is not one of its content"):
+    with pytest.raises(
+        TrustError, match=r"theirs\.pub\.endorsed\.json: its signature by .* does not match its content"
+    ):
         Keyring.of(tmp_path / "a" / "ours.pub")
 
 
@@ -215,8 +217,8 @@ def test_a_revoked_key_and_what_it_endorsed_are_not_valid(tmp_path):
     assert revoke(tmp_path / "old", " stolen\n") == tmp_path / "old.pub.revoked.json"
     ring = Keyring.of(tmp_path / "old.pub")
     assert len(ring.keys) == 1
-    assert ring.problem(ring.keys[0]) == "which was revoked: stolen"
-    with pytest.raises(TrustError, match="a key which was revoked: stolen"):
+    assert ring.problem(ring.keys[0]) == "was revoked: stolen"
+    with pytest.raises(TrustError, match="the key was revoked: stolen"):
         rotate(tmp_path / "old", tmp_path / "newer")
     assert not (tmp_path / "newer").exists()
     with pytest.raises(TrustError, match="is not overwritten"):
@@ -255,7 +257,7 @@ def test_nobody_can_revoke_the_key_of_another(tmp_path):
     statement["predicate"]["publicKey"] = (tmp_path / "ours.pub").read_text()
     bundle["dsseEnvelope"]["payload"] = base64.b64encode(json.dumps(statement).encode()).decode()
     file.write_text(json.dumps(bundle))
-    with pytest.raises(TrustError, match=r"theirs\.pub\.revoked\.json: its signature is not one of its content"):
+    with pytest.raises(TrustError, match=r"theirs\.pub\.revoked\.json: its signature by .* does not match its content"):
         Keyring.of(tmp_path / "ours.pub")
 
 
@@ -271,7 +273,7 @@ def test_a_revocation_that_cannot_be_read_is_not_passed_over(tmp_path):
     new_key(tmp_path / "K")
     file = revoke(tmp_path / "K", "lost")
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(TrustError, match=r"revoked\.json: malformed or cut off"):
+    with pytest.raises(TrustError, match=r"revoked\.json: it is malformed or cut off"):
         Keyring.of(tmp_path / "K.pub")
 
 
@@ -283,5 +285,5 @@ def test_a_revocation_has_a_reason(tmp_path, because):
 
 
 def test_without_a_key_nothing_is_trusted():
-    with pytest.raises(TrustError, match="name at least one public key"):
+    with pytest.raises(TrustError, match="give at least one public key"):
         Keyring.of([])

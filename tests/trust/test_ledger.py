@@ -241,7 +241,7 @@ def test_a_file_that_is_no_ledger_is_neither_added_to_nor_repaired(tmp_path, con
     notes = tmp_path / "notes.txt"
     notes.write_bytes(content)
     for use in (Ledger, check, repair):
-        with pytest.raises(TrustError, match=r"notes\.txt: not a ledger"):
+        with pytest.raises(TrustError, match=r"notes\.txt: it is not a ledger"):
             use(notes)
     assert notes.read_bytes() == content
     assert list(tmp_path.iterdir()) == [notes]
@@ -264,7 +264,7 @@ def test_a_line_cut_after_it_was_whole_is_not_repaired(file):
     file.write_bytes(file.read_bytes()[:-5])
     before = file.read_bytes()
     assert {kind for kind, _ in found(file)} == {"torn", "truncated"}
-    with pytest.raises(TrustError, match="nothing is repaired"):
+    with pytest.raises(TrustError, match="nothing was repaired"):
         repair(file)
     assert file.read_bytes() == before
 

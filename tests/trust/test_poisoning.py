@@ -120,7 +120,7 @@ def test_a_flipped_reference_that_shows_a_surface_of_the_other_class_is_named_wi
     first, *others = audit_enrolment(enrolment_of(bags, labels, surfaces=surfaces))
     assert (first.index, first.kind, first.grave) == (flipped, "label", True)
     assert first.figures["keypoints"] >= ENOUGH
-    assert f"the very surface of {labels[8 if flipped > 4 else 4]}/" in first.sentence
+    assert f"the same surface as {labels[8 if flipped > 4 else 4]}/" in first.sentence
     assert not [each for each in others if each.kind == "label" and each.grave]
 
 
@@ -297,7 +297,7 @@ def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(model, tmp_
     assert kinds_of == {"trigger": {4, 5, 6}, "duplicate": {3, 7}}
     assert all(each.figures["distance (commonly 1)"] < DUPLICATE for each in findings if each.kind == "duplicate")
     page = write_audit(findings, references, tmp_path / "report").read_text(encoding="utf-8")
-    assert "Strength is 1 where a finding just passes" in page
+    assert "A strength of 1 just passes" in page
     assert "8 references" in page
     assert page.count("<article") == len({each.index for each in findings})
     assert page.count("<i style") == 3

@@ -45,8 +45,8 @@ def test_what_is_unknown_is_taken_to_be_comparable(sizes, size):
         ((0.2, 0.3), []),
         ((None, None), []),
         ((0.24, 0.24, 24.0), ["the pixel sizes of the references differ, from 0.24 to 24 µm"]),
-        ((0.24, None, 0.24), ["the pixel size is known for 2 of 3 references"]),
-        ((0.2, 0.4, None), ["differ, from 0.2 to 0.4 µm", "known for 2 of 3 references"]),
+        ((0.24, None, 0.24), ["the pixel size is known for only 2 of 3 references"]),
+        ((0.2, 0.4, None), ["differ, from 0.2 to 0.4 µm", "known for only 2 of 3 references"]),
     ],
 )
 def test_references_of_several_magnifications_or_of_unknown_ones_are_warned_of(sizes, said):
@@ -57,5 +57,5 @@ def test_references_of_several_magnifications_or_of_unknown_ones_are_warned_of(s
 
 @pytest.mark.parametrize("wrong", [0, -1.0, float("nan"), float("inf"), True, "0.5", [0.5]])
 def test_a_stored_size_that_is_none_is_refused(wrong):
-    with pytest.raises(ValueError, match="no pixel size"):
+    with pytest.raises(ValueError, match="not a pixel size"):
         stored_pixel_size(wrong)

@@ -48,15 +48,15 @@ def reasons(make_inspection: Callable[..., Inspection]) -> Callable[..., tuple[s
 
 def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part(reasons):
     against = reasons()[0]
-    assert against.startswith("The strongest evidence against it is the texture as a whole (texture, +1.50")
+    assert against.startswith("The strongest evidence against authenticity is the texture as a whole (texture, +1.50")
     authentic = reasons(score=0.9, contributions={"multiple-instance": -2.0, "texture": 0.3})[0]
-    assert authentic.startswith("The strongest evidence for it is that hardly any part resembles")
+    assert authentic.startswith("The strongest evidence for authenticity is that hardly any part looks like")
     assert "multiple-instance, -2.00" in authentic
 
 
 def test_a_kind_that_somebody_added_is_named(reasons):
     (first, *_) = reasons(score=0.1, contributions={"distance": 1.5})
-    assert first == "The strongest evidence against it is of a kind of its own (distance, +1.50 log-odds)."
+    assert first == "The strongest evidence against authenticity is of an unknown kind (distance, +1.50 log-odds)."
 
 
 def test_evidence_that_speaks_the_other_way_is_not_given_as_the_reason(reasons):
@@ -83,9 +83,9 @@ def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision(re
 @pytest.mark.parametrize(
     ("references", "p", "alpha", "said"),
     [
-        ((0, 0), (1.0, 1.0), 0.1, "too few references to tell how far a score can be trusted"),
-        ((5, 9), (0.5, 0.5), 0.1, "needs 9 references of a side, and there are 5 authentic."),
-        ((5, 3), (0.5, 0.5), 0.1, "and there are 5 authentic and 3 not authentic."),
+        ((0, 0), (1.0, 1.0), 0.1, "too few references to calibrate the score"),
+        ((5, 9), (0.5, 0.5), 0.1, "needs 9 references on each side, but there are 5 authentic."),
+        ((5, 3), (0.5, 0.5), 0.1, "but there are 5 authentic and 3 not authentic."),
         ((9, 9), (0.5, 0.5), 0.1, "it fits both"),
         ((9, 9), (0.1, 0.1), 0.1, "it fits neither"),
         ((9, 9), (0.10000000000000003, 0.10000000000000003), 0.1, "it fits neither"),  # a sum of thirds, rounded
@@ -99,7 +99,7 @@ def test_an_open_decision_says_why_it_is_open(reasons, references, p, alpha, sai
 @pytest.mark.parametrize(
     ("specimens", "said"),
     [
-        ((4, 9), "alpha 0.1 needs 9 specimens of references of a side, and there are 4 authentic."),
+        ((4, 9), "alpha 0.1 needs 9 specimens of references on each side, but there are 4 authentic."),
         ((20, 9), "it fits neither the authentic nor the other references at alpha 0.1."),
     ],
 )
@@ -142,9 +142,10 @@ def test_a_surface_that_was_recognised_is_told_with_its_reference(reasons):
         recognised=RecognisedSurface("bowl/1.tif", "authentic", 87),
     )
     assert lines[0].startswith(
-        "The strongest evidence for it is its very surface, recognised as an authentic one (correspondence, -6.00"
+        "The strongest evidence for authenticity is its surface, recognised from an authentic reference "
+        "(correspondence, -6.00"
     )
-    assert lines[1] == "It shows the surface of reference bowl/1.tif (authentic): 87 keypoints lie alike on both."
+    assert lines[1] == "It shows the surface of reference bowl/1.tif (authentic): 87 keypoints match."
 
 
 def test_another_magnification_is_told_with_both_sizes_in_place_of_another_subject(reasons):
@@ -158,7 +159,7 @@ def test_another_magnification_is_told_with_both_sizes_in_place_of_another_subje
         largest_pixel_um=0.3,
     )
     first, *_ = reasons(decision="inconclusive", in_scope=False, pixel_size_um=24.0, compared_with=compared)
-    assert first.startswith("Out of scope: its pixels are 24 µm wide, and those of the references 0.24 to 0.3 µm")
+    assert first.startswith("Out of scope: its pixels are 24 µm wide, but those of the references 0.24 to 0.3 µm")
     strange, *_ = reasons(decision="inconclusive", in_scope=False, pixel_size_um=0.3, compared_with=compared)
     assert strange == OUT_OF_SCOPE
 
@@ -166,5 +167,5 @@ def test_another_magnification_is_told_with_both_sizes_in_place_of_another_subje
 def test_no_kind_speaks_for_a_micrograph_in_the_words_that_are_against_it(reasons):
     for kind in set(MEANING) - {"texture", "pooled", CORRESPONDENCE}:
         against, in_favour = (reasons(score=s, contributions={kind: v})[0] for s, v in ((0.1, 1.0), (0.9, -1.0)))
-        assert against.startswith(f"The strongest evidence against it is {MEANING[kind]} (")
-        assert in_favour.startswith("The strongest evidence for it is that ")
+        assert against.startswith(f"The strongest evidence against authenticity is {MEANING[kind]} (")
+        assert in_favour.startswith("The strongest evidence for authenticity is that ")

@@ -211,8 +211,9 @@ class Cluster:
             self._reach()  # without a head, Ray ends this process after a minute
             if not self._at_work and time.monotonic() - since > START_S:
                 raise BatchError(
-                    f"{self._name}: no worker could start on the cluster within {START_S:.0f} s; it may have no free "
-                    f"core, or none with what a worker needs: {printable(self._ray.available_resources(), 300)}"
+                    f"{self._name}: no worker started on the cluster within {START_S:.0f} s; make sure "
+                    "that it has a free core or GPU for one. Free resources: "
+                    f"{printable(self._ray.available_resources(), 300)}"
                 )
         for ref in ready:
             if ref in self._starting:
@@ -228,8 +229,8 @@ class Cluster:
             return
         if self.model and dict(model) != dict(self.model):
             raise BatchError(
-                f"a worker loaded another model than the first: {model.get('sha256')} and not {self.model['sha256']}; "
-                "put the same model onto every machine of the cluster"
+                f"a worker loaded a different model: {model.get('sha256')} instead of "
+                f"{self.model['sha256']}; install the same model on every machine of the cluster"
             )
         self.model = model
         self._free.extend([member] * IN_HAND)
@@ -251,14 +252,14 @@ class Cluster:
         self._losses += 1
         if self._losses > 3 * self.workers:
             raise BatchError(
-                f"worker after worker is lost before it has judged anything ({_first(error)}); see the cluster's logs"
+                f"workers are lost repeatedly before they finish a micrograph ({_first(error)}); see the cluster's logs"
             )
         self._start()
 
     def _given_up(self, job: _Job, error: Exception) -> FinishedRow:
         said = (
-            f"{printable(job.item.path)}: {job.losses} workers were lost while they had it in hand ({_first(error)}); "
-            "inspect it by itself, with more memory"
+            f"{printable(job.item.path)}: {job.losses} workers were lost while inspecting it "
+            f"({_first(error)}); inspect it on its own, with more memory"
         )
         return failed(job.item, self.settings, self.model, said)
 

@@ -59,8 +59,8 @@ def expect_signable(item: Item) -> None:
     """
     if item.remote:
         raise TrustError(
-            f"{printable(item.path)}: in a store, where no signature is looked for; copy it and its signature to this "
-            "machine, and name it there"
+            f"{printable(item.path)}: it is in a store, where signatures are not supported; copy it and "
+            "its signature to this machine, and inspect it there"
         )
 
 
@@ -74,7 +74,7 @@ def file_system(address: str) -> tuple[Any, str]:
     core = needed("fsspec.core", "batch")
     name = printable(address)
     if "::" in address:
-        raise BatchError(f"{name}: a chained address, which is not followed; name the store itself")
+        raise BatchError(f"{name}: a chained address is not supported; give the address of the store itself")
     try:
         store, path = core.url_to_fs(address, use_listings_cache=False)
     except ImportError as error:
@@ -86,7 +86,7 @@ def file_system(address: str) -> tuple[Any, str]:
         ) from error
     except Exception as error:  # each kind of store has its own errors
         raise BatchError(
-            f"{name}: no address of a store ({printable(error, 200)}); s3://bucket/folder is one"
+            f"{name}: not the address of a store ({printable(error, 200)}); use one such as s3://bucket/folder"
         ) from error
     return store, str(path)
 
@@ -135,7 +135,9 @@ def _fetch(item: Item, store: Any, path: str, file: Path) -> None:
                     size += len(chunk)
                     if size > MAX_FETCH_BYTES:
                         raise refusal(
-                            name, f"larger than {MAX_FETCH_BYTES:,} bytes", "crop it, or inspect it by itself"
+                            name,
+                            f"the file is larger than {MAX_FETCH_BYTES:,} bytes",
+                            "crop it, or copy it to this machine and inspect it there",
                         )
                     _write(copy, chunk, file)
             return
@@ -155,7 +157,7 @@ def _fetch(item: Item, store: Any, path: str, file: Path) -> None:
                 ) from error
             elif _knows(store, path):  # the store answers, so the fault is this file's
                 raise refusal(
-                    name, f"cannot be read ({printable(error, 200)})", "put it into the store again"
+                    name, f"cannot be read ({printable(error, 200)})", "upload it to the store again"
                 ) from error
             else:
                 raise unreachable(item.path, error) from error
@@ -190,8 +192,9 @@ def _write(stream: BinaryIO, chunk: bytes, file: Path) -> None:
 
 def _no_room(file: Path, error: OSError) -> BatchError:
     return BatchError(
-        f"{printable(file.parent)}: a micrograph cannot be kept there while it is judged ({unwritten(error)}); make "
-        "room, or let TMPDIR name another folder, then run the same command again"
+        f"{printable(file.parent)}: a micrograph cannot be stored there while it is inspected "
+        f"({unwritten(error)}); free space, or set TMPDIR to another folder, then run the same command "
+        "again"
     )
 
 

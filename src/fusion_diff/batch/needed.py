@@ -19,5 +19,5 @@ def needed(module: str, extra: str) -> Any:
     except ImportError as error:
         package = module.partition(".")[0]
         raise DependencyError(
-            f"batches need {package} for this, which is not installed; pip install 'fusion-diff[{extra}]'"
+            f"this batch needs {package}, which is not installed; pip install 'fusion-diff[{extra}]'"
         ) from error

@@ -42,9 +42,9 @@ _SAID = {
     "model_sha256": "the model",
     "references_sha256": "the enrolled references",
     "alpha": "alpha",
-    "pixel_size_um": "the pixel size given",
-    "page": "the page given",
-    "trusted_keys": "what is trusted (the ids of keys)",
+    "pixel_size_um": "--pixel-size",
+    "page": "--page",
+    "trusted_keys": "the set of trusted keys (ids)",
 }
 
 
@@ -158,7 +158,8 @@ class ParquetOutput:
             write_whole(file, content)
         except OSError as error:
             raise BatchError(
-                f"{printable(file)}: cannot be written ({unwritten(error)}); make room, then run the same command again"
+                f"{printable(file)}: cannot be written ({unwritten(error)}); free space, then run the "
+                "same command again"
             ) from error
 
     def _hold(self) -> None:
@@ -203,7 +204,7 @@ class ParquetOutput:
                 keys = opened.read(columns=["key"]).column("key").combine_chunks()
                 size = opened.metadata.num_rows
             if keys.type != pa.binary(KEY_BYTES) or keys.null_count or len(keys) != size:
-                raise ValueError("its keys are not of this format")
+                raise ValueError("its keys do not have this format")
             buffer = keys.buffers()[1]
             start = keys.offset * KEY_BYTES
             return (
@@ -213,8 +214,8 @@ class ParquetOutput:
             if isinstance(error, BatchError):
                 raise
             raise BatchError(
-                f"{name}: damaged, or no Parquet file of a batch ({printable(error, 200)}); move it elsewhere, and its "
-                "micrographs are inspected again"
+                f"{name}: damaged, or not a Parquet file of a batch ({printable(error, 200)}); move it "
+                "elsewhere, and its micrographs will be inspected again"
             ) from error
 
     def _forget_errors(self, file: Path) -> bool:
@@ -230,14 +231,15 @@ class ParquetOutput:
         found = metadata.get(b"fusion_diff.format", b"").decode("utf-8", "replace")
         if found != FORMAT:
             raise BatchError(
-                f"{name}: of the format {printable(found, 80)!r}, and this version writes {FORMAT!r}; choose another "
-                "--out, or go on with the version that wrote it"
+                f"{name}: has the format {printable(found, 80)!r}, but this version writes {FORMAT!r}; "
+                "choose another --out, or continue with the version that wrote it"
             )
         run = dict(json.loads(metadata.get(b"fusion_diff.run", b"")))
         for key, said in _SAID.items():
             was, now = run.get(key), self._run.get(key)
             if was != now:
                 raise BatchError(
-                    f"{name}: made with another setting: {said} was {printable(was, 80)}, and is {printable(now, 80)} "
-                    "now; rows of both do not belong together: choose another --out, or run as before"
+                    f"{name}: was made with another setting ({said} was {printable(was, 80)} and is now "
+                    f"{printable(now, 80)}), and rows of both must not be mixed; choose another --out, or "
+                    "run with the earlier setting"
                 )

@@ -90,7 +90,7 @@ def expect_images(source: str, listed: Iterator[Item], unread: Counter[str]) -> 
     if first is None:
         warn_of_unread(printable(source), unread)
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
-        raise BatchError(f"{printable(source)}: it names no images; images are files ending in {kinds}")
+        raise BatchError(f"{printable(source)}: contains no images; images are files ending in {kinds}")
     return first
 
 
@@ -158,9 +158,7 @@ def _of_a_store(source: str, unread: Counter[str] | None) -> Iterator[Item]:
     except FusionDiffError:
         raise
     except FileNotFoundError as error:
-        raise BatchError(
-            f"{printable(source)}: there is nothing of that name in the store; check the address"
-        ) from error
+        raise BatchError(f"{printable(source)}: does not exist in the store; check the address") from error
     except Exception as error:  # each kind of store has its own errors
         raise unreachable(source, error) from error
 

@@ -34,7 +34,7 @@ def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
     if header.count(COLUMN) != 1:
         shown = printable(", ".join(header), 200)
         raise BatchError(
-            f"{name}: its header is {shown!r}, and needs one column {COLUMN}; add the header, or rename it"
+            f"{name}: its header is {shown!r}, but must contain exactly one column {COLUMN}; add or rename it"
         )
     column = header.index(COLUMN)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
@@ -45,12 +45,15 @@ def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
             path = row[column].strip() if column < len(row) else ""
             if not path or len(row) != len(header):
                 raise BatchError(
-                    f"{name}, line {above + reader.line_num}: {len(row)} fields under a header of {len(header)}, or no "
-                    "path; complete the line, with quotes around a field that holds the separator"
+                    f"{name}, line {above + reader.line_num}: it has {len(row)} fields under a header of "
+                    f"{len(header)}, or no path; complete the line, and put quotes around fields that "
+                    "contain the separator"
                 )
             yield path
     except csv.Error as error:
-        raise BatchError(f"{name}, line {above + reader.line_num}: not a line of CSV ({error}); correct it") from error
+        raise BatchError(
+            f"{name}, line {above + reader.line_num}: it is not valid CSV ({error}); correct it"
+        ) from error
 
 
 def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
@@ -58,11 +61,13 @@ def _lines(stream: BinaryIO, name: str) -> Iterator[str]:
     while line := stream.readline(MAX_LINE_BYTES):
         count += 1
         if len(line) == MAX_LINE_BYTES:
-            raise BatchError(f"{name}, line {count}: longer than {MAX_LINE_BYTES} bytes; a list has a path a line")
+            raise BatchError(f"{name}, line {count}: it is longer than {MAX_LINE_BYTES} bytes; write one path per line")
         try:
             text = line.decode("utf-8-sig" if count == 1 else "utf-8")
         except UnicodeDecodeError as error:
-            raise BatchError(f"{name}, line {count}: not UTF-8; save the file as CSV UTF-8") from error
+            raise BatchError(f"{name}, line {count}: it is not UTF-8; save the file as CSV UTF-8") from error
         if "\0" in text:
-            raise BatchError(f"{name}, line {count}: it holds a zero byte and is not text; save the file as CSV UTF-8")
+            raise BatchError(
+                f"{name}, line {count}: it contains a zero byte, so the file is not text; save the file as CSV UTF-8"
+            )
         yield text

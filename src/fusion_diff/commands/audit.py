@@ -16,22 +16,26 @@ def audit_command(
     path: Annotated[
         Path,
         typer.Argument(
-            metavar="PATH", help="A ledger; or references, as for enroll: a folder with one per class, or a CSV file."
+            metavar="PATH",
+            help=("A ledger; or references, as for enroll: a folder with one sub-folder per class, or a CSV file."),
         ),
     ],
     expect: Annotated[
-        str | None, typer.Option(metavar="HASH", help="Ledger: a head noted elsewhere, which has to be in it.")
+        str | None,
+        typer.Option(metavar="HASH", help="Ledger: a head that was noted elsewhere and must be in the ledger."),
     ] = None,
     repair: Annotated[
-        bool, typer.Option("--repair", help="Ledger: set a torn last line aside as FILE.torn, then audit.")
+        bool, typer.Option("--repair", help="Ledger: move a torn last line to FILE.torn, then audit.")
     ] = False,
     authentic: Annotated[
-        str | None, typer.Option(metavar="NAME", help="References: the class that is verified.")
+        str | None, typer.Option(metavar="NAME", help="References: name of the authentic class.")
     ] = None,
     report: Annotated[
         Path | None,
         typer.Option(
-            metavar="DIR", file_okay=False, help="References: write DIR/audit.html, with pictures and reasons."
+            metavar="DIR",
+            file_okay=False,
+            help="References: write a report with pictures and reasons to DIR/audit.html.",
         ),
     ] = None,
     model: Model = EMBEDDED,
@@ -40,7 +44,7 @@ def audit_command(
     pixel_size: PixelSize = None,
     device: Device = "cpu",
 ) -> int:
-    """Check a ledger for breaks, or references for wrong labels, duplicates, strangers and recurring patches.
+    """Check a ledger for breaks, or references for wrong labels, duplicates, outliers and recurring patches.
 
     The exit code is 0 if nothing is wrong, 1 if something is, and 3 if PATH could not be audited.
     """
@@ -48,14 +52,18 @@ def audit_command(
         raise typer.BadParameter(f"{path}: there is no such file or folder; check the path")
     if path.is_dir() or path.suffix.lower() == ".csv":
         if expect is not None or repair:
-            raise typer.BadParameter("--expect and --repair are for a ledger, and PATH holds references")
+            raise typer.BadParameter(
+                "--expect and --repair apply to a ledger, but PATH holds references; leave them out"
+            )
         if authentic is None:
-            raise typer.BadParameter("to audit references, name the class that is verified with --authentic")
+            raise typer.BadParameter(
+                "auditing references needs the name of the authentic class; give it with --authentic"
+            )
         return _audit_references(path, authentic, report, model, groups, marks, pixel_size, device)
     if any(each is not None for each in (authentic, report, groups, marks, pixel_size)):
         raise typer.BadParameter(
-            "--authentic, --report, --groups, --marks and --pixel-size are for references, and PATH is a file, so a "
-            "ledger"
+            "--authentic, --report, --groups, --marks and --pixel-size apply to references, but PATH is "
+            "a file and is read as a ledger; leave them out"
         )
     return _audit_ledger(path, expect, repair)
 
@@ -69,7 +77,7 @@ def _audit_ledger(path: Path, expect: str | None, repair: bool) -> int:
         aside = set_aside(path)
         say(f"The torn last line was set aside: {aside}" if aside else "The last line is whole: nothing to repair.")
     report = check(path, expect=expect)
-    figures = {"ledger": report.id, "lines, with the header": str(report.lines)}
+    figures = {"ledger": report.id, "lines, including the header": str(report.lines)}
     print_figures(str(path), figures | {each: str(count) for each, count in sorted(report.decisions.items())})
     for each in report.breaks:
         complain(f"{path}: {each.kind}: {each.message}")
@@ -107,7 +115,7 @@ def _audit_references(
     grave = len({each.index for each in findings if each.grave})
     say(f"{counted(len(references), 'reference')}: {grave} to look into, {counted(len(findings), 'finding')} in all.")
     if findings:
-        say("Strength is 1 where a finding just passes its threshold, and more the clearer it is.")
+        say("A strength of 1 just passes the threshold of a finding; a larger one is clearer.")
     if report is not None:
         say(f"Report: {write_audit(findings, references, report)}")
     return 1 if grave else 0

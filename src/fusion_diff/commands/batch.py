@@ -39,18 +39,27 @@ def batch_command(
             help="A folder, a pattern, a CSV file with a column path, or an address such as s3://bucket/folder.",
         ),
     ],
-    out: Annotated[str, typer.Option(metavar="OUT", help="Folder for the Parquet files; one begun before goes on.")],
+    out: Annotated[
+        str, typer.Option(metavar="OUT", help="Folder for the Parquet files; a run that was interrupted is continued.")
+    ],
     model: Model = EMBEDDED,
     alpha: Alpha = 0.1,
     pixel_size: PixelSize = None,
     page: Page = None,
     max_pixels: MaxPixels = None,
-    heatmaps: Annotated[bool, typer.Option("--heatmaps", help="Write OUT/heatmaps, a PNG a micrograph.")] = False,
+    heatmaps: Annotated[
+        bool, typer.Option("--heatmaps", help="Write a heat map of each micrograph to OUT/heatmaps, as PNG.")
+    ] = False,
     rows: Annotated[
-        int, typer.Option("--rows", min=1, max=1_000_000, help="Most rows of a Parquet file, and in memory.")
+        int,
+        typer.Option("--rows", min=1, max=1_000_000, help="Maximum number of rows per Parquet file, and in memory."),
     ] = 2000,
     retry: Annotated[
-        bool, typer.Option("--retry", help="Inspect again what an earlier run could not inspect; its rows go.")
+        bool,
+        typer.Option(
+            "--retry",
+            help="Inspect again the micrographs that an earlier run could not inspect, and replace their rows.",
+        ),
     ] = False,
     device: Device = "cpu",
     cluster: Annotated[
@@ -59,15 +68,19 @@ def batch_command(
     ] = None,
     workers: Annotated[
         int | None,
-        typer.Option(min=1, max=100_000, help="With --cluster: workers, of a core or GPU each; all if omitted."),
+        typer.Option(
+            min=1,
+            max=100_000,
+            help="With --cluster: number of workers, each on one core or GPU; all of them if omitted.",
+        ),
     ] = None,
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,
 ) -> int:
-    """Inspect any number of micrographs; write one row of Parquet for each, those that cannot be read among them.
+    """Inspect any number of micrographs, and write one Parquet row for each, also for those that cannot be read.
 
-    The exit code is 0 once every micrograph has its row, whatever the verdicts, and 3 if the command could not finish;
-    130 after Ctrl-C and 143 after SIGTERM, which keep the rows that are done.
+    The exit code is 0 once every micrograph has its row, whatever the verdicts; 3 if the command could not finish; 130
+    after Ctrl-C and 143 after SIGTERM, with the finished rows saved.
     """
     from contextlib import nullcontext
 
@@ -82,9 +95,9 @@ def batch_command(
     from fusion_diff.trust.provenance import absolute
 
     if workers is not None and cluster is None:
-        raise typer.BadParameter("--workers is for a cluster; name one with --cluster")
+        raise typer.BadParameter("--workers needs a cluster; give its address with --cluster")
     if "://" in out:
-        raise typer.BadParameter(f"{out}: rows are written to a folder of this machine; name one with --out")
+        raise typer.BadParameter(f"{out}: --out must be a folder on this machine; choose one")
     expect_apart(Output("--out", Path(out)), model)
     check_source(source, signed_files(require_signed, trusted_key), Path(out))
     keys = tuple(str(absolute(key)) for key in trusted_key or ())
@@ -103,7 +116,7 @@ def batch_command(
         with engine as judging, heed_sigterm(), _progress() as progress:
             done = run_batch(source, out, judging, rows=rows, retry=retry, progress=progress)
     except KeyboardInterrupt as error:
-        typer.echo(f"What is done is kept in {printable(out)}; the same command goes on from there", err=True)
+        typer.echo(f"Finished rows are saved in {printable(out)}; run the same command again to continue", err=True)
         if isinstance(error, Terminated):
             return TERMINATED
         raise

@@ -13,7 +13,7 @@ from fusion_diff.commands.options import Device, MaxPixels, Model, Page, PixelSi
 
 def certify_command(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="An image file; more pixels than 224 by 224 take longer.")
+        Path, typer.Argument(metavar="PATH", help="An image file. More than 224 by 224 pixels take longer.")
     ],
     model: Model = EMBEDDED,
     sigma: Annotated[
@@ -21,17 +21,23 @@ def certify_command(
         typer.Option(
             min=0.01,
             max=2.0,
-            help="Strength of the noise. More noise allows a larger radius but hides fine flaws.",
+            help=(
+                "Standard deviation of the noise, for pixels in [0, 1]. More noise allows a larger radius "
+                "but hides fine flaws."
+            ),
         ),
     ] = 0.06,
     samples: Annotated[
         int,
-        typer.Option(min=10, help="More copies allow a larger radius; each takes as long as one `inspect --purify`."),
+        typer.Option(
+            min=10,
+            help=("Number of noisy copies. More allow a larger radius; each takes as long as one `inspect --purify`."),
+        ),
     ] = 200,
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.999999, help="Probability that the certificate holds.")
     ] = 0.999,
-    seed: Annotated[int, typer.Option(min=0, help="What the noise is drawn from.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
     pixel_size: PixelSize = None,
     page: Page = None,
     max_pixels: MaxPixels = None,
@@ -60,9 +66,9 @@ def certify_command(
         "side": found.decision,
         "the model's own choice, without noise": f"{own} (score {score:.3f})",
         "radius (L2, working pixels in [0, 1])": number(found.radius_l2),
-        "pixels it is over": str(found.numbers),
-        "votes": f"{found.votes} of {found.asked}, the other {found.samples - found.asked} picked the side",
-        "share of all copies, at least": number(found.bound),
+        "working pixels": str(found.numbers),
+        "votes": f"{found.votes} of {found.asked}; the other {found.samples - found.asked} selected the side",
+        "share of all copies, lower bound": number(found.bound),
         "confidence": f"{found.confidence:g}",
     }
     print_figures(f"Certificate of {printable(path)}", figures)
@@ -70,13 +76,13 @@ def certify_command(
         say("Abstained: no side could be shown to have the majority. Try more samples, or less noise.")
     else:
         say(
-            f"No change of its working pixels shorter than {number(found.radius_l2)} makes the smoothed choice other "
-            f"than {found.decision}."
+            f"No change of its working pixels with an L2 norm below {number(found.radius_l2)} changes the "
+            f"smoothed choice, {found.decision}."
         )
         if found.decision != own:
             say(
-                f"Without noise the model finds it {own}: the noise hides what it sees, and this certificate is worth "
-                "nothing for its verdict. Use less noise (--sigma)."
+                f"Without noise the model chooses {own}: the noise hides what the model sees, and this "
+                "certificate says nothing about its verdict. Use less noise (--sigma)."
             )
             return 2
     return {"authentic": 0, "not authentic": 1, "abstain": 2}[found.decision]

@@ -31,7 +31,7 @@ def demo_command(
         Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the images and the report.")
     ] = Path("report/demo"),
     shots: Annotated[int, typer.Option(min=1, max=25, metavar="K", help="References per class.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Which lot of procedural ceramic to draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the procedural ceramics.")] = 0,
     device: Device = "cpu",
 ) -> int:
     """Enrol a few procedural ceramics, inspect unseen ones, and write the report."""
@@ -122,4 +122,4 @@ def _against_the_truth(outcomes: Sequence[Outcome], truths: Sequence[str], authe
     ]
     open_ = sum(decision == "inconclusive" for decision, _ in decisions)
     right = sum(decision == ("authentic" if is_authentic else "not authentic") for decision, is_authentic in decisions)
-    return f"Against the truth: {right} right, {len(decisions) - right - open_} wrong, {open_} left open."
+    return f"Compared with the truth: {right} right, {len(decisions) - right - open_} wrong, {open_} inconclusive."

@@ -20,11 +20,13 @@ def enroll_command(
         Path,
         typer.Argument(
             metavar="REFS",
-            help="A folder with a folder per class, or a CSV file of columns file,label and, if wanted, "
-            "group,mark,pixel_size_um.",
+            help=(
+                "A folder with one sub-folder per class, or a CSV file with the columns file and label and, "
+                "optionally, group, mark and pixel_size_um."
+            ),
         ),
     ],
-    authentic: Annotated[str, typer.Option(metavar="NAME", help="The class that is verified.")],
+    authentic: Annotated[str, typer.Option(metavar="NAME", help="Name of the authentic class.")],
     out: Annotated[Path, typer.Option(metavar="MODEL", help="Folder to save the enrolled model in.")],
     base: Annotated[
         str, typer.Option(help=f"Model to start from: a name, a folder or a hub id. {EMBEDDED_EDGE} is faster.")
@@ -32,14 +34,18 @@ def enroll_command(
     groups: Groups = None,
     marks: Marks = None,
     reconstruction: Annotated[
-        bool, typer.Option("--reconstruction", help="Consider the diffusion path as evidence too; slower.")
+        bool,
+        typer.Option("--reconstruction", help="Also use the diffusion path as evidence, as far as it helps; slower."),
     ] = False,
     detect_attacks: Annotated[
-        bool, typer.Option("--detect-attacks", help="Prepare for `inspect --detect-attacks`; slower.")
+        bool, typer.Option("--detect-attacks", help="Prepare the model for `inspect --detect-attacks`; slower.")
     ] = False,
     drop_suspicious: Annotated[
         bool,
-        typer.Option("--drop-suspicious", help="Leave out what the audit suspects, and say what; look at it yourself."),
+        typer.Option(
+            "--drop-suspicious",
+            help="Leave out the references that the audit finds suspicious, and list them; check them yourself.",
+        ),
     ] = False,
     shots: Annotated[int | None, typer.Option(min=1, metavar="K", help="Use at most K references per class.")] = None,
     pixel_size: PixelSize = None,
@@ -97,7 +103,7 @@ def _without(references: ReferenceSet, suspicious: set[int], path: Path) -> Refe
     kept = [index for index in range(len(references)) if index not in suspicious]
     if lost := set(references.labels) - {references[index].label for index in kept}:
         raise EnrolmentError(
-            f"{path}: every reference of {' and of '.join(sorted(lost))} is suspicious, and none would be left; look "
-            "at them (`fusion-diff audit --report`), or enrol without --drop-suspicious"
+            f"{path}: every reference of {' and of '.join(sorted(lost))} is suspicious, so none would be "
+            "left; check them (`fusion-diff audit --report`), or enrol without --drop-suspicious"
         )
     return references.subset(kept)

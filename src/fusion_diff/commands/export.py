@@ -22,22 +22,25 @@ class Format(StrEnum):
 def export_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An enrolled model: a name, a folder or a hub id.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write the exported model to.")],
-    format: Annotated[Format, typer.Option("--format", help="The runtime it is for.")] = Format.ONNX,
+    format: Annotated[Format, typer.Option("--format", help="Runtime to export for.")] = Format.ONNX,
     int8: Annotated[
-        bool, typer.Option("--int8", help="Compute in 8 bits where that loses little. Needs --references.")
+        bool, typer.Option("--int8", help="Quantise to 8 bits where that costs little accuracy. Needs --references.")
     ] = False,
     references: Annotated[
         Path | None,
         typer.Option(
             metavar="REFS",
-            help="The enrolled references, a folder with a folder per class or a CSV file: to calibrate 8 bits with, "
-            "and to compare on. Without them, procedural micrographs are compared on.",
+            help=(
+                "The enrolled references: a folder with one sub-folder per class, or a CSV file. They "
+                "calibrate 8 bits, and the exported model is compared with the original on them. If omitted, "
+                "procedural micrographs are used to compare."
+            ),
         ),
     ] = None,
 ) -> int:
-    """Export a model with its references inside: inspecting then needs neither torch nor diffusers.
+    """Export a model together with its references, to inspect without torch and diffusers.
 
-    What was exported is compared with the model before it is kept; where it says something else, it is refused.
+    The exported model is compared with the original first, and nothing is written if they disagree.
     """
     from fusion_diff.commands.outputs import expect_folder
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
@@ -51,19 +54,25 @@ def export_command(
     known = None
     if references is not None:
         if loaded.enrolment is None:
-            raise EnrolmentError(f"{model} has no enrolled references to export; enrol some first")
+            raise EnrolmentError(f"{model}: it has no enrolled references to export; enrol some first")
         known = read_references(references, loaded.enrolment.authentic)
-    typer.echo("Writing the graph and comparing it with the model; this takes a minute or so …", err=True)
-    with progress_bar("Measuring 8 bits") as advance:
+    typer.echo("Writing the graph and comparing it with the model; this takes about a minute …", err=True)
+    with progress_bar("Measuring the effect of 8 bits") as advance:
         done = export_model(loaded, out, runtime=format.value, int8=int8, references=known, progress=advance)
     parity = done.parity
-    figures = {"micrographs": str(parity.micrographs), "greatest difference of scores": f"{parity.difference:.2g}"}
+    figures = {
+        "micrographs": str(parity.micrographs),
+        "largest difference of scores": f"{parity.difference:.2g}",
+    }
     if parity.f1 is not None and parity.exported_f1 is not None:
-        figures |= {"macro F1 of the model": number(parity.f1), "macro F1 of the exported": number(parity.exported_f1)}
+        figures |= {
+            "macro F1 of the model": number(parity.f1),
+            "macro F1 of the exported model": number(parity.exported_f1),
+        }
     print_figures("Compared with the model", figures)
     if done.losses:
-        print_figures("Evidence moved by 8 bits in one part (log-odds)", done.losses)
-        say(f"In fp32: {', '.join((*done.exact, 'the evidence'))}")
+        print_figures("Change of the evidence by 8 bits in one part (log-odds)", done.losses)
+        say(f"Kept in fp32: {', '.join((*done.exact, 'the evidence'))}")
     for note in done.notes:
         say(f"Note: {note}")
     say(f"Exported in {done.seconds:.0f} s to {done.folder}")

@@ -40,7 +40,11 @@ def inspect_command(
     model: Model = EMBEDDED,
     report: Annotated[
         Path | None,
-        typer.Option(metavar="DIR", file_okay=False, help="Write DIR/index.html, a report, and DIR/inspections.jsonl."),
+        typer.Option(
+            metavar="DIR",
+            file_okay=False,
+            help="Write a report to DIR/index.html, and the records to DIR/inspections.jsonl.",
+        ),
     ] = None,
     alpha: AlphaOrPolicy = None,
     pixel_size: PixelSize = None,
@@ -50,7 +54,9 @@ def inspect_command(
     json: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", dir_okay=False, help="Write the records here, one line of JSON a micrograph; - is stdout."
+            metavar="FILE",
+            dir_okay=False,
+            help="Write the records to FILE as JSON Lines, one per micrograph; - is stdout.",
         ),
     ] = None,
     record: Annotated[
@@ -58,43 +64,51 @@ def inspect_command(
         typer.Option(
             metavar="FILE",
             dir_okay=False,
-            help="Add every outcome to this ledger, which `fusion-diff audit FILE` checks.",
+            help="Append every outcome to this ledger, which `fusion-diff audit FILE` checks.",
         ),
     ] = None,
     purify: Annotated[
-        bool, typer.Option("--purify", help="Judge each micrograph as the diffusion prior repaints it; slower.")
+        bool,
+        typer.Option(
+            "--purify", help="Purify each micrograph with the diffusion prior before it is inspected; slower."
+        ),
     ] = False,
     detect_attacks: Annotated[
         bool,
         typer.Option(
             "--detect-attacks",
-            help="Judge each micrograph as it is and purified, and mark it where the two differ too much. Needs a "
-            "model enrolled with --detect-attacks.",
+            help=(
+                "Inspect each micrograph with and without purification, and mark it where the two differ too "
+                "much. Needs a model enrolled with --detect-attacks."
+            ),
         ),
     ] = False,
     policy: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What is asked of verdicts, in TOML; see `fusion-diff policy check FILE`."),
+        typer.Option(
+            metavar="FILE", help="Policy that verdicts must meet, in TOML; `fusion-diff policy check FILE` explains it."
+        ),
     ] = None,
     junit: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Write JUnit XML here, one test case a micrograph."),
+        typer.Option(metavar="FILE", dir_okay=False, help="Write JUnit XML to FILE, one test case per micrograph."),
     ] = None,
     sarif: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Write SARIF 2.1.0 here, with every region as a result."),
+        typer.Option(metavar="FILE", dir_okay=False, help="Write SARIF 2.1.0 to FILE, with every region as a result."),
     ] = None,
     markdown: Annotated[
-        Path | None, typer.Option(metavar="FILE", dir_okay=False, help="Write a summary here, fit for a merge request.")
+        Path | None,
+        typer.Option(metavar="FILE", dir_okay=False, help="Write a summary in Markdown to FILE, for a merge request."),
     ] = None,
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,
 ) -> int:
     """Inspect micrographs.
 
-    The exit code is 3 if any could not be inspected, an output could not be written, or the command could not run;
-    else 1 if any is not authentic; else 2 if any is inconclusive;
-    else 0: all are authentic. With a policy it is 3 as before, else 1 if any fails by the policy, else 0.
+    The exit code is 3 if a micrograph could not be inspected, an output could not be written or the command could not
+    run; else 1 if any micrograph is not authentic; else 2 if any is inconclusive; else 0. With a policy it is 3 in the
+    same cases, else 1 if any micrograph fails the policy, else 0.
     """
     from fusion_diff.commands.terminal import complain, explained, print_outcomes, say
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
@@ -155,7 +169,7 @@ def _policy(file: Path | None, alpha: float | None) -> tuple[Policy, float]:
 
     asked = NO_POLICY if file is None else read_policy(file)
     if alpha is not None and asked.alpha is not None and alpha != asked.alpha:
-        raise typer.BadParameter(f"--alpha is {alpha:g}, and the policy asks for {asked.alpha:g}; leave --alpha out")
+        raise typer.BadParameter(f"--alpha is {alpha:g}, but the policy requires {asked.alpha:g}; leave --alpha out")
     return asked, alpha or asked.alpha or 0.1
 
 
@@ -172,7 +186,9 @@ def _load(
         inspector = load_inspector(name, device, trusted_keys)
         return inspector, identity(inspector)
     if is_exported(name):
-        raise typer.BadParameter("--purify and --detect-attacks need the model itself; this one is exported")
+        raise typer.BadParameter(
+            "--purify and --detect-attacks do not work with an exported model; give the model that it was exported from"
+        )
     model = load_model(name, device, trusted_keys)
     if detect_attacks and model.enrolment is not None:  # refused here, before any micrograph is read
         AttackTest.of(model.name, model.enrolment.shifts, model.enrolment.groups)
@@ -243,17 +259,17 @@ def _inspect(
             kept += [printable(each) for each in (*files_kept, outputs.record) if each]
             typer.echo(
                 f"Inspected {len(outcomes)} of {counted(len(files), 'micrograph')}; "
-                + (f"their verdicts are kept in {' and '.join(kept)}" if kept else "nothing of it is kept"),
+                + (f"their verdicts are saved in {' and '.join(kept)}" if kept else "no verdict was saved"),
                 err=True,
             )
             if outcomes and outputs.report is not None:
                 title = f"Inspection report, stopped after {len(outcomes)} of {counted(len(files), 'micrograph')}"
                 page = write_report(outcomes, outputs.report, title=title)
-                typer.echo(f"Report of these: {printable(page)}; other pages are not written", err=True)
+                typer.echo(f"Report on these: {printable(page)}; no other page was written", err=True)
             raise
     said = [f"Records: {each}" for each in files_kept]
     if ledger is not None:
-        said.append(f"Ledger: {outputs.record}, whose head is now {ledger.head}")
+        said.append(f"Ledger: {outputs.record}; its head is now {ledger.head}")
     return outcomes, said
 
 

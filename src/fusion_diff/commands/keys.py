@@ -19,20 +19,25 @@ class Kind(StrEnum):
 
 
 Days = Annotated[
-    int | None, typer.Option("--days", min=1, max=36_500, metavar="N", help="Valid for N days; for ever if omitted.")
+    int | None,
+    typer.Option(
+        "--days", min=1, max=36_500, metavar="N", help="Number of days that the key is valid; no limit if omitted."
+    ),
 ]
 KindOption = Annotated[
-    Kind | None, typer.Option("--kind", help="ecdsa-p256 is what OpenSSF's model-signing verifies too.")
+    Kind | None, typer.Option("--kind", help="Kind of key; ecdsa-p256 is also supported by OpenSSF's model-signing.")
 ]
 
 
 @keys_app.command("new")
 def new_command(
-    key: Annotated[Path, typer.Argument(metavar="K", help="Where the private key goes; the public one is K.pub.")],
+    key: Annotated[
+        Path, typer.Argument(metavar="K", help="File for the private key; the public key is written to K.pub.")
+    ],
     kind: KindOption = None,
     days: Days = None,
 ) -> int:
-    """Make a pair of keys: K, to sign with and keep to yourself, and K.pub, to give to whoever verifies.
+    """Make a key pair: K, to sign with and keep secret, and K.pub, to give to verifiers.
 
     K is encrypted if the environment variable FUSION_DIFF_KEY_PASSPHRASE holds a passphrase.
     """
@@ -40,7 +45,7 @@ def new_command(
     from fusion_diff.trust.keys import new_key
 
     made = new_key(key, kind=(kind or Kind.ed25519).value, days=days)
-    say(f"Private key: {key}; keep it to yourself")
+    say(f"Private key: {key}; keep it secret")
     say(f"Public key: {made.public.name}")
     say(f"Key id: {made.public.id}")
     return 0
@@ -48,7 +53,7 @@ def new_command(
 
 @keys_app.command("show")
 def show_command(key: Annotated[Path, typer.Argument(metavar="K.pub", help="A public key.")]) -> int:
-    """Tell what a public key is, and whether it is valid."""
+    """Show a public key, and whether it is valid."""
     from fusion_diff.commands.terminal import say
     from fusion_diff.trust.keyring import Keyring
     from fusion_diff.trust.keys import load_public, write_time
@@ -59,7 +64,7 @@ def show_command(key: Annotated[Path, typer.Argument(metavar="K.pub", help="A pu
     say(f"Kind: {public.kind}")
     say(f"Expires: {'never' if public.expires is None else write_time(public.expires)}")
     problem = ring.problem(public)
-    say(f"Not valid: a key {problem}" if problem else "Valid")
+    say(f"Not valid: the key {problem}" if problem else "Valid")
     for other in ring.keys[1:]:
         say(f"Endorses: {other.name}, {other.id}")
     return 1 if problem else 0
@@ -67,30 +72,30 @@ def show_command(key: Annotated[Path, typer.Argument(metavar="K.pub", help="A pu
 
 @keys_app.command("rotate")
 def rotate_command(
-    old: Annotated[Path, typer.Argument(metavar="OLD", help="The private key so far.")],
-    new: Annotated[Path, typer.Argument(metavar="NEW", help="Where the new private key goes.")],
+    old: Annotated[Path, typer.Argument(metavar="OLD", help="The current private key.")],
+    new: Annotated[Path, typer.Argument(metavar="NEW", help="File for the new private key.")],
     kind: KindOption = None,
     days: Days = None,
 ) -> int:
-    """Make a new key and have the old one endorse it, so that who trusts the old one can trust the new one."""
+    """Make a new key that the old one endorses, so that whoever trusts the old key can trust the new one."""
     from fusion_diff.commands.terminal import say
     from fusion_diff.trust.keyring import rotate
 
     endorsement = rotate(old, new, kind=kind.value if kind else None, days=days)
-    say(f"Private key: {new}; keep it to yourself")
+    say(f"Private key: {new}; keep it secret")
     say(f"Public key: {new}.pub")
-    say(f"Endorsement: {endorsement}; hand it on with the public key")
+    say(f"Endorsement: {endorsement}; send it along with the public key")
     return 0
 
 
 @keys_app.command("revoke")
 def revoke_command(
-    key: Annotated[Path, typer.Argument(metavar="K", help="The private key.")],
-    because: Annotated[str, typer.Option("--because", metavar="TEXT", help="Why; verifiers are told.")],
+    key: Annotated[Path, typer.Argument(metavar="K", help="The private key to revoke.")],
+    because: Annotated[str, typer.Option("--because", metavar="TEXT", help="Reason, which verifiers are shown.")],
 ) -> int:
-    """Declare that a key is to be trusted no more. Hand the revocation to everybody who has the public key."""
+    """Revoke a key. Send the revocation to everyone who has the public key."""
     from fusion_diff.commands.terminal import say
     from fusion_diff.trust.keyring import revoke
 
-    say(f"Revocation: {revoke(key, because)}; hand it to everybody who has the public key")
+    say(f"Revocation: {revoke(key, because)}; send it to everyone who has the public key")
     return 0

@@ -30,7 +30,10 @@ def _fraction(value: float | None) -> float | None:
 PixelSize = Annotated[
     float | None,
     typer.Option(
-        "--pixel-size", metavar="UM", callback=_positive, help="Pixel size in µm, in place of what the files say."
+        "--pixel-size",
+        metavar="UM",
+        callback=_positive,
+        help="Pixel size in µm of every file, instead of the size in the files.",
     ),
 ]
 Page = Annotated[
@@ -60,7 +63,7 @@ Alpha = Annotated[
     typer.Option(
         "--alpha",
         callback=_fraction,
-        help="Error rate on either side; smaller abstains more often.",
+        help="Error rate on either side, between 0 and 1. A smaller one leaves more micrographs inconclusive.",
     ),
 ]
 AlphaOrPolicy = Annotated[
@@ -68,13 +71,18 @@ AlphaOrPolicy = Annotated[
     typer.Option(
         "--alpha",
         callback=_fraction,
-        help="Error rate on either side; smaller abstains more often. The policy's, or else 0.1.",
+        help=(
+            "Error rate on either side, between 0 and 1. A smaller one leaves more micrographs inconclusive. "
+            "If omitted, the policy's, or 0.1."
+        ),
     ),
 ]
 AlphaOfGolden = Annotated[
     float | None,
     typer.Option(
-        "--alpha", callback=_fraction, help="With --make: error rate on either side, kept in the set; 0.1 if omitted."
+        "--alpha",
+        callback=_fraction,
+        help="With --make: error rate on either side, saved in the golden set; 0.1 if omitted.",
     ),
 ]
 Model = Annotated[
@@ -82,7 +90,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         envvar="FUSION_DIFF_MODEL",  # the same as the service's: a container verifies the model that it uses
-        help="The model that judges: a name, a folder or a hub id; for inspect and batch an exported one too.",
+        help="Model to use: a name, a folder or a hub id. inspect and batch also take an exported model.",
     ),
 ]
 Groups = Annotated[
@@ -90,20 +98,27 @@ Groups = Annotated[
     typer.Option(
         "--groups",
         metavar="REGEX|CSV",
-        help="Which references of a folder show one specimen: an expression with one (…) for file names, such as "
-        "'^([^_]+)_'; or a CSV file of columns file,group. FOLDER/groups.csv if omitted and there.",
+        help=(
+            "Which images of a folder show the same specimen: a regular expression with one group (…) for "
+            "the file names, such as '^([^_]+)_', or a CSV file with the columns file and group. If omitted, "
+            "REFS/groups.csv is used if it exists."
+        ),
     ),
 ]
 Marks = Annotated[
     Path | None,
-    typer.Option("--marks", metavar="FOLDER", help="Flaw masks, as CLASS/NAME.png; REFS/masks if omitted and there."),
+    typer.Option(
+        "--marks",
+        metavar="FOLDER",
+        help="Folder of flaw masks, named CLASS/NAME.png. If omitted, REFS/masks is used if it exists.",
+    ),
 ]
 Device = Annotated[
     str,
     typer.Option(
         "--device",
         envvar="FUSION_DIFF_DEVICE",  # the same as the service's: a GPU image sets it once for all commands
-        help="Where to compute: cpu, cuda, npu, xpu or mps.",
+        help="Device to compute on: cpu, cuda, npu, xpu or mps.",
     ),
 ]
 
@@ -111,12 +126,12 @@ Device = Annotated[
 RequireSigned = Annotated[
     bool,
     typer.Option(
-        "--require-signed", help="Parse no model and no micrograph but those signed with one of the --trusted-key."
+        "--require-signed", help="Read only models and micrographs that are signed with one of the --trusted-key."
     ),
 ]
 TrustedKeys = Annotated[
     list[Path] | None,
-    typer.Option("--trusted-key", metavar="K.pub", help="A public key to trust, with --require-signed; repeatable."),
+    typer.Option("--trusted-key", metavar="K.pub", help="Public key to trust, with --require-signed; repeatable."),
 ]
 
 
@@ -133,14 +148,19 @@ def read_references(
     from fusion_diff.references import ReferenceSet
 
     if path.is_file() and path.suffix.lower() != ".csv":
-        raise typer.BadParameter(f"{path}: references are a folder with a folder per class, or a CSV file (.csv)")
+        raise typer.BadParameter(
+            f"{path}: not a set of references; give a folder with one sub-folder per class, or a CSV file (.csv)"
+        )
     with progress_bar("Reading references") as advance:
         if path.is_dir() or path.suffix.lower() != ".csv":
             return ReferenceSet.from_folder(
                 path, authentic=authentic, groups=groups, marks=marks, pixel_size_um=pixel_size, progress=advance
             )
         if groups is not None or marks is not None or pixel_size is not None:
-            raise typer.BadParameter("a CSV file holds its own columns group, mark and pixel_size_um; leave those out")
+            raise typer.BadParameter(
+                "a CSV file gives groups, marks and pixel sizes in its columns group, mark and "
+                "pixel_size_um; leave out --groups, --marks and --pixel-size"
+            )
         return ReferenceSet.from_csv(path, authentic=authentic, progress=advance)
 
 
@@ -168,8 +188,7 @@ def expect_whole(name: str) -> None:
 
     if is_exported(name):
         raise CheckpointError(
-            f"{printable(name)}: an exported model, which can only inspect; this command needs the model that it was "
-            "exported from"
+            f"{printable(name)}: an exported model can only inspect; give the model that it was exported from"
         )
 
 
@@ -203,4 +222,7 @@ def service_installed() -> None:
     )
     missing = [name for name in (*needed, "uvicorn") if find_spec(name) is None]
     if missing:
-        raise DependencyError(f"the service needs {', '.join(missing)}; pip install 'fusion-diff[service]'")
+        raise DependencyError(
+            f"the service needs packages that are not installed ({', '.join(missing)}); pip install "
+            "'fusion-diff[service]'"
+        )

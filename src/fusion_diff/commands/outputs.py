@@ -57,15 +57,17 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], model: str)
     for output in outputs:
         file, identity = output.file, _identity(output.file)
         if identity in read:
-            raise typer.BadParameter(f"{output.name}: is one of the inputs and is not overwritten; name another file")
+            raise typer.BadParameter(
+                f"{output.name}: is one of the inputs, which are not overwritten; name another file"
+            )
         if file.suffix.lower() in IMAGE_SUFFIXES and file.exists():
             raise typer.BadParameter(
-                f"{output.name}: is an image that is there already and is not overwritten; name another file, and "
-                f"give the images apart from {output.option}"
+                f"{output.name}: is an existing image, which is not overwritten; name another file, and "
+                f"list the images apart from {output.option}"
             )
         expect_apart(output, model)
         if identity in taken:
-            raise typer.BadParameter(f"{output.name}: is also what {taken[identity].name} writes; name another file")
+            raise typer.BadParameter(f"{output.name}: is also written by {taken[identity].name}; name another file")
         if not file.exists() or file.is_file():  # several outputs may be one terminal
             taken[identity] = output
         expect_writable(output)
@@ -83,8 +85,7 @@ def expect_apart(output: Output, model: str) -> None:
     """
     if Path(model).is_dir() and Path(os.path.realpath(output.file)).is_relative_to(os.path.realpath(model)):
         raise typer.BadParameter(
-            f"{output.name}: lies in the folder of the model, which would no longer be what was saved; choose another "
-            "folder"
+            f"{output.name}: lies in the folder of the model, which must stay as it was saved; choose another folder"
         )
 
 
@@ -95,17 +96,15 @@ def expect_writable(output: Output) -> None:
         typer.BadParameter: it cannot; the message names it and the cure.
     """
     if output.file == Path("-"):
-        raise typer.BadParameter(
-            f"{output.name}: stands for stdout, where only records (--json) are written; name a file"
-        )
+        raise typer.BadParameter(f"{output.name}: is stdout, to which only records (--json) are written; name a file")
     if output.file.is_dir():
-        raise typer.BadParameter(f"{output.name}: is a folder, and a file is to be written; name a file in it")
+        raise typer.BadParameter(f"{output.name}: is a folder, but must be a file; name a file in it")
     if output.in_place and output.file.exists():
         if not os.access(output.file, os.W_OK):
-            raise typer.BadParameter(f"{output.name}: may not be written to; check its permissions, or name another")
+            raise typer.BadParameter(f"{output.name}: is not writable; check its permissions, or name another file")
         return
     if output.file.exists() and not output.file.is_file():
-        raise typer.BadParameter(f"{output.name}: is a device or a pipe, which no file replaces; name a file")
+        raise typer.BadParameter(f"{output.name}: is a device or a pipe, which cannot be replaced; name a file")
     _expect_room(output.name, output.file)
 
 
@@ -117,7 +116,7 @@ def expect_folder(option: str, folder: Path) -> None:
     """
     name = Output(option, folder).name
     if folder.exists() and not folder.is_dir():
-        raise typer.BadParameter(f"{name}: is a file, and a folder is to be written; choose a new one")
+        raise typer.BadParameter(f"{name}: is a file, but must be a folder; choose a new one")
     _expect_room(name, folder / "file")
 
 
@@ -133,8 +132,8 @@ def _expect_room(name: str, path: Path) -> None:
             pass
     except OSError as error:
         raise typer.BadParameter(
-            f"{name}: nothing can be written in the folder {printable(above)}; check its permissions and the room on "
-            "the disk, or choose another"
+            f"{name}: the folder {printable(above)} cannot be written to; check its permissions and the "
+            "free disk space, or choose another"
         ) from error
 
 

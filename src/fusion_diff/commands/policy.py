@@ -7,14 +7,14 @@ from typing import Annotated
 
 import typer
 
-policy_app = typer.Typer(no_args_is_help=True, help="Check what a line asks of verdicts.")
+policy_app = typer.Typer(no_args_is_help=True, help="Check and explain policies.")
 
 
 @policy_app.command("check")
 def check_command(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy, as `inspect --policy` takes it.")],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy, as for `inspect --policy`.")],
 ) -> int:
-    """Explain a policy in plain sentences; refuse one that does not say what it could mean."""
+    """Explain a policy in plain sentences, or say what is wrong with it."""
     from fusion_diff.commands.terminal import say
     from fusion_diff.inspection.policy import read_policy
 
@@ -25,4 +25,4 @@ def check_command(
 
 @policy_app.callback()
 def _group() -> None:
-    """Check what a line asks of verdicts."""
+    """Check and explain policies."""

@@ -14,20 +14,22 @@ def pretrain_command(
         Path,
         typer.Option(metavar="DIR", file_okay=False, help="Folder of the run; an interrupted run in it is continued."),
     ],
-    recipe: Annotated[str, typer.Option(help="cpu (under an hour on 2 cores), full (for a GPU) or smoke.")] = "cpu",
+    recipe: Annotated[
+        str, typer.Option(help="Recipe: cpu (under an hour on 2 cores), full (for a GPU) or smoke (a quick test).")
+    ] = "cpu",
     prior: Annotated[
         str | None,
         typer.Option(
             metavar="MODEL",
-            help="Trained prior to use frozen: a Stable Diffusion v1 folder or hub id, or a checkpoint's own.",
+            help="Trained prior to use frozen: a Stable Diffusion v1 folder or hub id, or a checkpoint with a prior.",
         ),
     ] = None,
     deit: Annotated[
-        str | None, typer.Option(metavar="MODEL", help="Trained DeiT to use for the global path: a folder or hub id.")
+        str | None, typer.Option(metavar="MODEL", help="Trained DeiT for the global path: a folder or hub id.")
     ] = None,
-    no_feedback: Annotated[bool, typer.Option("--no-feedback", help="Leave stage 1 out, for comparison.")] = False,
+    no_feedback: Annotated[bool, typer.Option("--no-feedback", help="Skip stage 1, for comparison.")] = False,
     adapters: Annotated[
-        bool, typer.Option("--adapters", help="Let stage 1 train the adapters, for comparison.")
+        bool, typer.Option("--adapters", help="Train the adapters in stage 1 too, for comparison.")
     ] = False,
     condition_tokens: Annotated[
         int,
@@ -35,15 +37,17 @@ def pretrain_command(
             min=1,
             max=77,
             metavar="N",
-            help="Tokens by which the encoder tells the prior of a tile; more for comparison.",
+            help="Number of condition tokens per tile that the encoder gives the prior; more than 1 for comparison.",
         ),
     ] = 1,
     precision: Annotated[
         str | None,
-        typer.Option(help="no, bf16 or fp16; when omitted bf16, on a CPU no: most compute bf16 far slower."),
+        typer.Option(
+            help="Precision: no, bf16 or fp16. If omitted, bf16, or no on a CPU, as most compute bf16 far slower."
+        ),
     ] = None,
-    cpu: Annotated[bool, typer.Option("--cpu", help="Compute on the CPU even where there is a GPU.")] = False,
-    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="CPU threads.")] = None,
+    cpu: Annotated[bool, typer.Option("--cpu", help="Compute on the CPU even if there is a GPU.")] = False,
+    threads: Annotated[int | None, typer.Option(min=1, metavar="N", help="Number of CPU threads.")] = None,
 ) -> int:
     """Train prior and encoder without labels, and write a checkpoint.
 
@@ -60,7 +64,7 @@ def pretrain_command(
     from fusion_diff.pretrain.run import pretrain
 
     if recipe not in RECIPES:
-        raise PretrainingError(f"no recipe is called {recipe!r}; use one of {', '.join(RECIPES)}")
+        raise PretrainingError(f"recipe is {recipe!r}; use one of {', '.join(RECIPES)}")
     if precision not in (None, "no", "bf16", "fp16"):
         raise PretrainingError(f"precision is {precision!r}; use no, bf16 or fp16")
     expect_folder("--out", out)

@@ -17,12 +17,17 @@ _log = logging.getLogger("fusion_diff.service")
 Data = Annotated[
     Path | None,
     typer.Option(
-        "--data", metavar="DIR", file_okay=False, help="Folder of everything kept; fusion-diff-data if omitted."
+        "--data",
+        metavar="DIR",
+        file_okay=False,
+        help="Folder for all data of the service; fusion-diff-data if omitted.",
     ),
 ]
 DatabaseUrl = Annotated[
     str | None,
-    typer.Option("--database-url", metavar="URL", help="postgresql://HOST/NAME; SQLite in the data folder if omitted."),
+    typer.Option(
+        "--database-url", metavar="URL", help="Database: postgresql://HOST/NAME; SQLite in the data folder if omitted."
+    ),
 ]
 
 
@@ -30,18 +35,18 @@ def serve_command(
     host: Annotated[str | None, typer.Option(help="Address to listen on; 127.0.0.1 if omitted.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="Port to listen on; 8000 if omitted.")] = None,
     model: Annotated[
-        str | None, typer.Option(help="The model that judges, unless one that was enrolled here does.")
+        str | None, typer.Option(help="Default model, unless a model enrolled in the service was made the default.")
     ] = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
-    device: Annotated[str | None, typer.Option(help="Where to compute: cpu, cuda, npu, xpu or mps.")] = None,
+    device: Annotated[str | None, typer.Option(help="Device to compute on: cpu, cuda, npu, xpu or mps.")] = None,
     insecure: Annotated[
-        bool, typer.Option("--insecure", help="Ask for no API key: on this machine alone, for whoever uses it.")
+        bool, typer.Option("--insecure", help="Require no API key; only on this machine, for anyone who uses it.")
     ] = False,
 ) -> int:
     """Serve inspections, references, models and their records over HTTP.
 
-    Every setting is an environment variable too, FUSION_DIFF_ and its name: FUSION_DIFF_MAX_UPLOAD_BYTES and others.
+    Every setting can also be an environment variable, FUSION_DIFF_ and its name, such as FUSION_DIFF_MAX_UPLOAD_BYTES.
     """
     from fusion_diff.commands.options import service_installed
     from fusion_diff.commands.stopping import TERMINATED, Terminated, heed_sigterm
@@ -86,8 +91,8 @@ def _opened(settings: Settings) -> Service:
                 _log.warning("there is no API key yet; make one with fusion-diff service-keys new")
     judge = service.shelf.judge()
     if judge.sha256 != service.shelf.base_sha256:
-        told = f"{judge.name}, enrolled here, judges, and not {settings.model}"
-        _log.warning("%s; PUT /v1/models/ID/default, or the page of references, makes another judge", told)
+        told = f"the default model is {judge.name}, enrolled in the service, not {settings.model}"
+        _log.warning("%s; choose another with PUT /v1/models/ID/default or on the page of references", told)
     try:
         service.shelf.check()
     except FusionDiffError as error:

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
 
 service_keys_app = typer.Typer(
     no_args_is_help=True,
-    help="Make, list and revoke the API keys of the service. As when it starts, its database is brought up to date.",
+    help=(
+        "Make, list and revoke the API keys of the service. Its database is migrated to this version first, "
+        "as when it starts."
+    ),
 )
 
 
@@ -48,15 +51,15 @@ def _opened(data: Path | None, database_url: str | None) -> Iterator[Database]:
 
 @service_keys_app.command("new")
 def new_command(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="Who gets it; records name it so.")],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key's holder, as shown in records.")],
     scope: Annotated[
         list[ScopeName],
-        typer.Option("--scope", help="What it allows: to look, to inspect, to teach, or all of it; repeatable."),
+        typer.Option("--scope", help="What the key allows: reading, inspecting, teaching, or everything; repeatable."),
     ],
     data: Data = None,
     database_url: DatabaseUrl = None,
 ) -> int:
-    """Make an API key and print it. It is kept as a hash and cannot be shown again."""
+    """Make an API key and print it. Only its hash is stored, so it cannot be shown again."""
     from fusion_diff.commands.terminal import say
 
     with _opened(data, database_url) as database:
@@ -70,7 +73,7 @@ def new_command(
 
 @service_keys_app.command("list")
 def list_command(data: Data = None, database_url: DatabaseUrl = None) -> int:
-    """List the API keys: id, name, scopes, when they were made, and whether they were revoked."""
+    """List the API keys with id, name, scopes, time of creation and time of revocation."""
     from fusion_diff.commands.terminal import say
     from fusion_diff.printable import printable
 
@@ -89,11 +92,11 @@ def list_command(data: Data = None, database_url: DatabaseUrl = None) -> int:
 
 @service_keys_app.command("revoke")
 def revoke_command(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="The key's id, as `list` shows it.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as shown by `list`.")],
     data: Data = None,
     database_url: DatabaseUrl = None,
 ) -> int:
-    """Let an API key allow nothing from now on; a service that runs takes note at once."""
+    """Revoke an API key. A running service refuses it at once."""
     from fusion_diff.commands.terminal import say
     from fusion_diff.printable import printable
 

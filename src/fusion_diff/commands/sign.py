@@ -11,10 +11,12 @@ from fusion_diff.commands.keys import Days
 
 
 def sign_command(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="A model, a folder of references or captures, a file.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="PATH", help="A model, a folder of references or captures, or a file.")
+    ],
     key: Annotated[Path, typer.Option("--key", metavar="K", help="The private key, made by `fusion-diff keys new`.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="The signature; PATH.sig if omitted.")
+        Path | None, typer.Option("--out", metavar="FILE", help="File for the signature; PATH.sig if omitted.")
     ] = None,
     days: Days = None,
 ) -> int:

@@ -43,10 +43,10 @@ class StageAdvance(Protocol):
 
 _STYLES = {"authentic": "green", "not authentic": "red", "inconclusive": "yellow"}
 _READINGS = {
-    "departures": "what is strange in single places",
+    "departures": "places unlike the authentic references",
     "texture": "the texture as a whole",
     "pooled": "its level and spread",
-    "reconstruction": "what the diffusion prior could not give back",
+    "reconstruction": "what the diffusion prior could not reconstruct",
 }
 """Meaning of the readings, in a few words; heads added by users have no entry."""
 
@@ -89,7 +89,7 @@ def explained(error: Exception) -> str:
     """Return the text of an error, with file and cure for errors of the system and of memory."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         name = error.filename if error.filename2 is None else error.filename2
-        return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the room on the disk"
+        return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the free disk space"
     return str(error) or "not enough memory; close other programs, or use fewer or smaller micrographs"
 
 
@@ -151,14 +151,14 @@ def print_figures(title: str, figures: Mapping[str, float | str]) -> None:
 def print_learned(title: str, enrolment: Enrolment) -> None:
     """Print the figures of an enrolment with explanations, or that there are none with a single class."""
     if len(enrolment.counts) == 1:
-        say("References of one class: there is nothing to tell apart yet, so no cross-fitted figures.")
+        say("All references are of one class, so there are no cross-fitted figures yet.")
         return
     figures = enrolment.figures
     print_figures(title, figures)
     if "auroc" in figures:
         say(
-            "auroc, macro_f1: how well models that had not seen a reference's specimen told the authentic ones from "
-            "the others; 1 is without a mistake, 0.5 is guessing."
+            "auroc, macro_f1: how well models that had not seen a reference's specimen separated the "
+            "authentic references from the others; 1 is perfect, 0.5 is guessing."
         )
     told = ", ".join(f"{name} is {what}" for name, what in _READINGS.items() if f"weight of {name}" in figures)
     say(f"weight of …: its share in a verdict; {told}.")
@@ -191,7 +191,7 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
     console.print(table)
     say(tally(outcomes))
     if any(outcome.inspection is not None and not outcome.inspection.calibrated for outcome in outcomes):
-        say("The scores are not calibrated: there were too few references to cross-fit, or authentic ones alone.")
+        say("The scores are not calibrated: there are too few references to cross-fit, or only authentic ones.")
     for outcome in outcomes:
         if outcome.error is not None:
             complain(outcome.error)

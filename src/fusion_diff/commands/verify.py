@@ -11,15 +11,15 @@ import typer
 def verify_command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The signed folder or file.")],
     trusted_key: Annotated[
-        list[Path], typer.Option("--trusted-key", metavar="K.pub", help="A public key to trust; repeatable.")
+        list[Path], typer.Option("--trusted-key", metavar="K.pub", help="Public key to trust; repeatable.")
     ],
     signature: Annotated[
-        Path | None, typer.Option("--signature", metavar="FILE", help="The signature; PATH.sig if omitted.")
+        Path | None, typer.Option("--signature", metavar="FILE", help="Signature file; PATH.sig if omitted.")
     ] = None,
 ) -> int:
     """Verify that a folder or file is what was signed: nothing altered, missing or added.
 
-    The exit code is 0 if it is; 1 if it is refused; 3 if the command could not run, for want of a key or of PATH.
+    The exit code is 0 if it is; 1 if it is refused; 3 if the command could not run, as when a key or PATH is missing.
     """
     from fusion_diff.commands.terminal import complain, say
     from fusion_diff.errors import TrustError

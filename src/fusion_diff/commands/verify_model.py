@@ -13,30 +13,34 @@ from fusion_diff.counted import counted
 
 def verify_model_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An enrolled model: a name, a folder or a hub id.")],
-    golden: Annotated[Path, typer.Option("--golden", metavar="DIR", help="The golden set: images and golden.json.")],
+    golden: Annotated[
+        Path, typer.Option("--golden", metavar="DIR", help="Folder of the golden set: images and golden.json.")
+    ],
     images: Annotated[
-        list[str] | None, typer.Argument(metavar="[IMAGES]...", help="With --make: files, folders or patterns.")
+        list[str] | None, typer.Argument(metavar="[IMAGES]...", help="With --make: image files, folders or patterns.")
     ] = None,
-    make: Annotated[bool, typer.Option("--make", help="Make a golden set of IMAGES, scored by MODEL.")] = False,
+    make: Annotated[bool, typer.Option("--make", help="Make a golden set from IMAGES, scored by MODEL.")] = False,
     tolerance: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Scores may drift by so much; by 0.001 if omitted.")
+        float | None, typer.Option(min=0, max=1, help="Largest accepted drift of a score; 0.001 if omitted.")
     ] = None,
     trusted_key: Annotated[
         list[Path] | None,
         typer.Option(
             "--trusted-key",
             metavar="K.pub",
-            help="Use the golden set only if this key signed it (DIR.sig); repeatable. It says nothing of MODEL, whose "
-            "signature `fusion-diff verify` verifies.",
+            help=(
+                "Use the golden set only if this key signed it (DIR.sig); repeatable. The signature of MODEL "
+                "is not checked; `fusion-diff verify` does that."
+            ),
         ),
     ] = None,
     alpha: AlphaOfGolden = None,
     device: Device = "cpu",
 ) -> int:
-    """Score a golden set again, and tell whether anything changed.
+    """Score a golden set again and report changes, or make one.
 
-    The exit code is 0 if nothing did; 1 if a score drifted, a decision changed, or an image or the signature is not as
-    it was; 3 if the command could not run.
+    The exit code is 0 if nothing changed; 1 if a score drifted, a decision changed, or an image or the signature was
+    altered; 3 if the command could not run.
     """
     import shutil
 
@@ -53,7 +57,7 @@ def verify_model_command(
         for option, given in (("--tolerance", tolerance is not None), ("--trusted-key", bool(trusted_key))):
             if given:
                 raise typer.BadParameter(
-                    f"{option} is for scoring a golden set again, and --make makes a new one; leave {option} out"
+                    f"{option} applies to scoring a golden set, but --make makes a new one; leave {option} out"
                 )
         from fusion_diff.commands.outputs import expect_folder
         from fusion_diff.micrograph import discover
@@ -68,8 +72,7 @@ def verify_model_command(
         return 0
     if alpha is not None:
         raise typer.BadParameter(
-            "--alpha is for making a golden set, which keeps it, and this one is scored again at its own; leave "
-            "--alpha out"
+            "--alpha applies to --make; a golden set is always scored at its own error rate; leave --alpha out"
         )
     allowed = TOLERANCE if tolerance is None else tolerance
     folder = golden
@@ -90,9 +93,9 @@ def verify_model_command(
         if folder != golden:
             shutil.rmtree(folder.parent, ignore_errors=True)
     now = identity(inspector)
-    for name, what in (("sha256", "model is"), ("references_sha256", "references are")):
+    for name, what in (("sha256", "model differs from the one"), ("references_sha256", "references differ from those")):
         if now[name] != expected.model[name]:
-            say(f"Note: the {what} not what made the golden set.")
+            say(f"Note: the {what} that made the golden set.")
     problems = [each.problem for each in found if each.problem]
     for problem in problems:
         complain(problem)

@@ -59,14 +59,15 @@ class Parity:
         """Return why the exported model cannot be used; None if it can."""
         if self.reversed:
             others = f" and {len(self.reversed) - 1} others" if len(self.reversed) > 1 else ""
-            return f"it turns the verdict on {self.reversed[0]}{others}"
+            return f"the verdict on {self.reversed[0]}{others} is reversed"
         if self.rescoped:
-            return f"it differs on whether {self.rescoped[0]} is in scope"
+            return f"the two disagree on whether {self.rescoped[0]} is in scope"
         if precision == "fp32" and self.difference > FP32_TOLERANCE:
-            return f"a score differs by {self.difference:.2g}, and {FP32_TOLERANCE:g} is allowed"
+            return f"a score differs by {self.difference:.2g}, more than the allowed {FP32_TOLERANCE:g}"
         if self.f1 is not None and self.exported_f1 is not None and self.f1 - self.exported_f1 > INT8_F1_LOSS:
             return (
-                f"it costs {100 * (self.f1 - self.exported_f1):.1f} points of F1, and {100 * INT8_F1_LOSS:g} is allowed"
+                f"macro F1 drops by {100 * (self.f1 - self.exported_f1):.1f} points, more than the "
+                f"allowed {100 * INT8_F1_LOSS:g}"
             )
         return None
 

@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from fusion_diff.model import DiffusionModel
 
 UNRECOGNISED = (
-    "surfaces of references are not recognised by an exported model: what shows the very surface of one is judged by "
-    "its texture, as any other"
+    "an exported model does not recognise the surfaces of references; a micrograph that shows one is "
+    "judged by its texture, like any other"
 )
 
 
@@ -33,12 +33,12 @@ def portable(model: DiffusionModel) -> tuple[Enrolment, tuple[str, ...]]:
     """
     enrolment = model.enrolment
     if enrolment is None:
-        raise EnrolmentError(f"{model.name} has no enrolled references to export; enrol some first")
+        raise EnrolmentError(f"{model.name}: it has no enrolled references to export; enrol some first")
     verifier = enrolment.verifier
     if verifier.needs_residual:
         raise ExportError(
-            f"{model.name}: {verifier.fusion.weight[RECONSTRUCTION]:.0%} of its verdict is the diffusion path's, which "
-            "is not exported; enrol the references again without --reconstruction"
+            f"{model.name}: {verifier.fusion.weight[RECONSTRUCTION]:.0%} of its verdict comes from the "
+            "diffusion path, which is not exported; enrol the references again without --reconstruction"
         )
     if verifier.correspondence is None:
         return enrolment, ()

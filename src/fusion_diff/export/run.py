@@ -83,14 +83,15 @@ def export_model(
     """
     started, folder = time.perf_counter(), Path(folder)
     if runtime not in GRAPHS:
-        raise ExportError(f"{runtime!r} is no format; export as {' or '.join(GRAPHS)}")
+        raise ExportError(f"format is {runtime!r}; use {' or '.join(GRAPHS)}")
     if int8 and references is None:
         raise ExportError(
-            "8 bits are calibrated on the references' images, which a model does not keep; give them with --references"
+            "8 bits are calibrated on the references' images, which a model does not contain; give them "
+            "with --references"
         )
     expect_free(folder)
     if (folder / MANIFEST).is_file() and not is_exported(folder):
-        raise ExportError(f"{folder}: holds a model, not an exported one; choose another folder")
+        raise ExportError(f"{folder}: contains a model that is not an exported one; choose another folder")
     enrolment, notes = portable(model)
     micrographs, authentic = _compared_on(references)
     expected = [judge(model, enrolment, each, alpha=ALPHA, purify=False, detect_attacks=False) for each in micrographs]

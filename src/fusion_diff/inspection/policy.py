@@ -122,12 +122,12 @@ class Policy:
             return []
         allowed = ", ".join(map(printable, self.authentic_classes))
         found = printable(it.predicted_class, 80)
-        return [("fail", f"Its most likely class is {found}, none of those that the policy takes ({allowed}).")]
+        return [("fail", f"Its most likely class is {found}, but the policy allows only {allowed}.")]
 
     def _of_the_score(self, it: Inspection) -> list[tuple[Action, str]]:
         if it.score >= self.minimum_score:  # NaN never passes
             return []
-        return [("fail", f"Its score is {number(it.score)}, less than the {number(self.minimum_score)} asked for.")]
+        return [("fail", f"Its score is {number(it.score)}, below the required {number(self.minimum_score)}.")]
 
     def _of_the_regions(self, it: Inspection) -> list[tuple[Action, str]]:
         if self.maximum_region_um is None or not it.regions:
@@ -136,23 +136,26 @@ class Policy:
             return [
                 (
                     "fail",
-                    "It has regions whose size in µm is unknown, for its pixel size is; give it with --pixel-size.",
+                    (
+                        "It has regions of unknown size in µm, because its pixel size is unknown; give it "
+                        "with --pixel-size."
+                    ),
                 )
             ]
         largest = max(region_size_um(region, it.pixel_size_um) for region in it.regions)
         if largest <= self.maximum_region_um:
             return []
         limit = number(self.maximum_region_um)
-        return [("fail", f"A region is {number(largest)} µm long, more than the {limit} µm allowed.")]
+        return [("fail", f"A region is {number(largest)} µm long, more than the allowed {limit} µm.")]
 
     def explain(self) -> list[str]:
         """Return a description of the policy, in sentences."""
         becomes = {"pass": "passes", "warn": "passes with a warning", "fail": "fails"}
-        alpha = "an alpha that the command names" if self.alpha is None else f"an alpha of {self.alpha:g}"
+        alpha = "the alpha of the command" if self.alpha is None else f"an alpha of {self.alpha:g}"
         said = [
             f"Decisions are made at {alpha}.",
-            "A micrograph that is judged not authentic fails, always.",
-            "A micrograph that cannot be inspected is an error, always.",
+            "A micrograph that is judged not authentic always fails.",
+            "A micrograph that cannot be inspected is always an error.",
             f"A micrograph that is out of scope, unlike every reference, {becomes[self.out_of_scope]}.",
             f"A micrograph whose verdict is inconclusive for another reason {becomes[self.inconclusive]}.",
         ]
@@ -186,7 +189,7 @@ def warn_of_unknown_classes(policy: Policy, classes: Iterable[str], name: str) -
         nothing = "; nothing will pass" if len(unknown) == len(policy.authentic_classes) else ""
         hints = ", ".join(f"{printable(each)}{printable(did_you_mean(each, known))}" for each in unknown)
         warn(
-            f"{name}: the policy takes {hints}, and the model has no such class: its classes are "
+            f"{name}: the policy allows {hints}, but the classes of the model are "
             f"{', '.join(map(printable, known))}{nothing}"
         )
 
@@ -221,12 +224,14 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise PolicyError(f"{name}: cannot be read ({reason}); check the path") from error
     if len(content) > MAX_BYTES or content.count(b"\n") > MAX_LINES:
-        raise PolicyError(f"{name}: more than {MAX_BYTES} bytes or {MAX_LINES} lines, so no policy; check the path")
+        raise PolicyError(
+            f"{name}: has more than {MAX_BYTES} bytes or {MAX_LINES} lines, too many for a policy; check the path"
+        )
     try:
         text = content.decode("utf-8-sig")  # some editors write a byte order mark
         plain = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # the parser names the line itself
-        raise PolicyError(f"{name}: not TOML in UTF-8 ({printable(error, 200)}); correct that line") from error
+        raise PolicyError(f"{name}: is not TOML in UTF-8 ({printable(error, 200)}); correct that line") from error
     return _parse(name, text, plain)
 
 
@@ -242,7 +247,9 @@ def _parse(name: str, text: str, plain: dict[str, Any]) -> Policy:
     known = [each.name for each in fields(Policy)]
     if plain.get("format") != FORMAT:
         where = f", line {_line_of(text, 'format')}" if "format" in plain else ""
-        raise PolicyError(f'{name}{where}: this version reads policies of one format; write format = "{FORMAT}"')
+        raise PolicyError(
+            f'{name}{where}: the format of the policy is missing or not supported; write format = "{FORMAT}"'
+        )
     try:
         for key in plain:
             if key not in known and key != "format":

@@ -33,7 +33,7 @@ _RULES = {
     "not-authentic": "A micrograph is judged not authentic.",
     "inconclusive": "The evidence on a micrograph does not suffice for a decision.",
     "out-of-scope": "A micrograph as a whole is unlike every reference, authentic or not, or of another magnification.",
-    "against-policy": "A micrograph is judged authentic, but the policy asks for more.",
+    "against-policy": "A micrograph is judged authentic, but does not meet the policy.",
     "could-not-inspect": "A micrograph could not be inspected.",
     "region": "A region of a micrograph departs from the authentic references.",
 }

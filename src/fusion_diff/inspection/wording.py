@@ -58,7 +58,7 @@ def _counted(kind: str, p: float, compared: Compared) -> str:
     of = f"the {references} {name} references" + ("" if voices == references else f", of {voices} specimens,")
     if stranger < 1e-6:
         many = "so many" if voices == references else f"{voices} specimens"
-        return f"none of {of} was as {how} as this micrograph; with {many} it can be no smaller than 1/{voices + 1}."
+        return f"none of {of} was as {how} as this micrograph; with {many} it cannot be smaller than 1/{voices + 1}."
     if voices < references:
         return f"{number(100 * stranger / voices, 2)} % of {of} each specimen counting once, were at least as {how}."
     were = "was" if round(stranger) == 1 else "were"

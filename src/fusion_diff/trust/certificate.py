@@ -159,8 +159,8 @@ def smooth(
     """
     if not 0 < sigma < np.inf or samples < 10 or not 0 < confidence < 1:
         raise ValueError(
-            f"sigma must be above 0, samples at least 10 and confidence between 0 and 1, not {sigma}, {samples} and "
-            f"{confidence}"
+            f"sigma must be above 0, samples at least 10 and confidence between 0 and 1, not {sigma}, "
+            f"{samples} and {confidence}"
         )
     rng = np.random.default_rng(seed)
     answers = []
@@ -229,8 +229,9 @@ def working_pixels(micrograph: Micrograph, tile: int) -> Pixels:
     tiles = list(islice(grid.tiles(), MAX_TILES + 1))
     if len(tiles) > MAX_TILES:
         raise MicrographError(
-            f"{micrograph.name}: {micrograph.height}x{micrograph.width} pixels take more than {MAX_TILES} tiles, all "
-            f"of them scored for every noisy copy; crop it, for example to {tile}x{tile} pixels"
+            f"{micrograph.name}: its {micrograph.height}x{micrograph.width} pixels make more than "
+            f"{MAX_TILES} tiles, and every noisy copy needs all of them scored; crop it, for example to "
+            f"{tile}x{tile} pixels"
         )
     pixels = np.empty((3, grid.rows * STRIDE, grid.columns * STRIDE), dtype=np.float32)
     for each in tiles:

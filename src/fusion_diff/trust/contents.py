@@ -87,39 +87,42 @@ class Contents:
             method, hash_type = serialization["method"], serialization["hash_type"]
             if (method, hash_type) != ("files", "sha256"):
                 raise TrustError(
-                    f"{source}: files hashed as {printable(method, 80)} with {printable(hash_type, 80)}, but this "
-                    "version verifies whole files with sha256; sign again so"
+                    f"{source}: its files are hashed as {printable(method, 80)} with "
+                    f"{printable(hash_type, 80)}, but this version verifies whole files with sha256; sign "
+                    "it again"
                 )
             for resource in predicate["resources"]:
                 name, digest = resource["name"], resource["digest"]
                 problem = unsafe(name) if name != ALONE else None
                 if problem:
-                    raise TrustError(f"{source}: names the file {printable(repr(name))}, {problem}; do not trust it")
+                    raise TrustError(f"{source}: it names the file {printable(repr(name))}, {problem}; do not trust it")
                 if name in digests:
-                    raise TrustError(f"{source}: names the file {printable(name)} twice; do not trust it")
+                    raise TrustError(f"{source}: it names the file {printable(name)} twice; do not trust it")
                 if resource["algorithm"] != "sha256" or not re.fullmatch("[0-9a-f]{64}", digest):
-                    raise TrustError(f"{source}: gives {printable(name)} a digest that is no sha256; sign again")
+                    raise TrustError(f"{source}: its digest of {printable(name)} is not a sha256; sign it again")
                 digests[name] = digest
             if not digests or (ALONE in digests and len(digests) > 1):
-                raise TrustError(f"{source}: signs for no file, or for a file and a folder at once; sign again")
+                raise TrustError(f"{source}: it covers no file, or both a file and a folder; sign it again")
             if _root(digests.values()) != subject["digest"]["sha256"]:
-                raise TrustError(f"{source}: the files' digests do not add up to the whole's; sign again")
+                raise TrustError(
+                    f"{source}: the digests of the files do not add up to the digest of the whole; sign it again"
+                )
             expires = read_time(predicate["expires"], source) if "expires" in predicate else None
             return cls(printable(subject["name"]), digests, expires)
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             if isinstance(error, TrustError):
                 raise
-            raise TrustError(f"{source}: what was signed is no list of files; sign again") from error
+            raise TrustError(f"{source}: the signed content is not a list of files; sign it again") from error
 
 
 def unsafe(name: object) -> str | None:
     """Return why a name is unsafe; None where it is a relative path within the folder."""
     if not isinstance(name, str) or not name or len(name) > _MAX_NAME:
-        return "which is no name"
+        return "which is not a name"
     if any(unicodedata.category(character) in ("Cc", "Cs", "Zl", "Zp") for character in name):
-        return "which holds control characters or is not Unicode"
+        return "which contains control characters or is not Unicode"
     if "\\" in name:
-        return "which holds a backslash"
+        return "which contains a backslash"
     if name.startswith("/"):
         return "an absolute path"
     if re.match("[A-Za-z]:", name):

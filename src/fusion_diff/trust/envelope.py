@@ -63,15 +63,15 @@ class Sealed:
         Raises:
             TrustError: it is cut off, or not a bundle with one signature by a key.
         """
-        bundle = _json_object(content, f"{name}: malformed or cut off, not a signature in JSON; sign again")
+        bundle = _json_object(content, f"{name}: it is malformed or cut off, and not a signature in JSON; sign again")
         if bundle.get("mediaType") != MEDIA_TYPE:
-            raise TrustError(f"{name}: not a Sigstore bundle of type {MEDIA_TYPE}; sign again")
+            raise TrustError(f"{name}: it is not a Sigstore bundle of type {MEDIA_TYPE}; sign again")
         try:
             envelope, material = bundle["dsseEnvelope"], bundle["verificationMaterial"]
             if "publicKey" not in material:
                 raise TrustError(
-                    f"{name}: signed with a certificate or an identity, and only signatures by keys are verified here; "
-                    "sign with `fusion-diff sign --key`"
+                    f"{name}: it is signed with a certificate or an identity, but only signatures by keys "
+                    "can be verified; sign with `fusion-diff sign --key`"
                 )
             hint = material["publicKey"].get("hint") or None
             payload, kind, signatures = envelope["payload"], envelope["payloadType"], envelope["signatures"]
@@ -87,7 +87,7 @@ class Sealed:
             if isinstance(error, TrustError):
                 raise
             raise TrustError(
-                f"{name}: malformed, not an envelope with one statement and one signature; sign again"
+                f"{name}: it is malformed, and not an envelope with one statement and one signature; sign again"
             ) from error
 
     def open(self, key: PublicKey, predicate_type: str) -> dict[str, Any]:
@@ -102,14 +102,17 @@ class Sealed:
         """
         if not key.has_signed(encoding(self.payload), self.signature):
             raise TrustError(
-                f"{self.name}: its signature is not one of its content by {key.name}; it was altered or forged, get it "
-                "again from whoever signed"
+                f"{self.name}: its signature by {key.name} does not match its content; it was altered or "
+                "forged, get it again from the signer"
             )
-        statement = _json_object(self.payload, f"{self.name}: what was signed is no statement in JSON; sign again")
+        statement = _json_object(
+            self.payload, f"{self.name}: the signed content is not a statement in JSON; sign again"
+        )
         if statement.get("_type") != STATEMENT_TYPE or statement.get("predicateType") != predicate_type:
             raise TrustError(
-                f"{self.name}: a statement of type {printable(statement.get('predicateType'), 200)}, but "
-                f"{predicate_type} is wanted; give the right file"
+                f"{self.name}: it is a statement of type "
+                f"{printable(statement.get('predicateType'), 200)}, but {predicate_type} is required; "
+                "give the right file"
             )
         return statement
 

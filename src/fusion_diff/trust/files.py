@@ -30,13 +30,13 @@ def open_plain(file: Path) -> Iterator[BinaryIO]:
         stream = open(file, "rb", opener=lambda name, flags: os.open(name, flags | _PLAIN))  # noqa: SIM115
     except (OSError, ValueError) as error:
         if file.is_symlink():
-            message = f"{printable(file)}: a symbolic link, which is not followed; put the file itself there"
+            message = f"{printable(file)}: it is a symbolic link, which is not followed; put the file itself there"
             raise TrustError(message) from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise TrustError(f"{printable(file)}: cannot be read ({reason}); check the path and its permissions") from error
     with stream:
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
-            raise TrustError(f"{printable(file)}: a folder, pipe or device and no plain file; name a file")
+            raise TrustError(f"{printable(file)}: it is a folder, pipe or device, not a plain file; name a file")
         yield stream
 
 
@@ -49,7 +49,7 @@ def read_bounded(file: Path, limit: int, what: str) -> bytes:
     with open_plain(file) as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
-        raise TrustError(f"{printable(file)}: larger than {limit} bytes, so this is no {what}; check the path")
+        raise TrustError(f"{printable(file)}: it is larger than {limit} bytes, too large for a {what}; check the path")
     return content
 
 
@@ -120,7 +120,7 @@ def write_new(file: Path, content: bytes, mode: int) -> None:
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     except FileExistsError as error:
-        raise TrustError(f"{printable(file)}: is there already and is not overwritten; choose another name") from error
+        raise TrustError(f"{printable(file)}: it exists already and is not overwritten; choose another name") from error
     try:
         with os.fdopen(handle, "wb") as stream:
             stream.write(content)

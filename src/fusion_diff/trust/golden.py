@@ -113,9 +113,11 @@ def make_golden(
         raise TrustError(f"{printable(folder)}: {why}; choose a new folder, such as {printable(folder / 'golden')}")
     folder = Path(os.path.realpath(folder))
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise TrustError(f"{printable(folder)}: there is something there already; choose a new folder for a golden set")
+        raise TrustError(
+            f"{printable(folder)}: it exists already and is not empty; choose a new folder for the golden set"
+        )
     if not 0 < len(images) <= MAX_IMAGES:
-        raise TrustError(f"{printable(folder)}: a golden set of {len(images)} images; give 1 to {MAX_IMAGES}")
+        raise TrustError(f"{printable(folder)}: a golden set cannot have {len(images)} images; give 1 to {MAX_IMAGES}")
     with WholeFolder(folder) as draft:
         entries, taken = [], {FILE.casefold()}  # some file systems ignore case
         for done, path in enumerate(images):
@@ -130,7 +132,7 @@ def make_golden(
             micrograph = load_microstructure_data(path)  # the original, so that errors name it
             shutil.copyfile(path, draft / name)
             if digest_plain(draft / name) != micrograph.sha256:
-                raise TrustError(f"{printable(path)}: it changed while it was copied; wait until it is written")
+                raise TrustError(f"{printable(path)}: it changed while it was copied; try again once it is written")
             it = model.inspect(micrograph, alpha=alpha)
             entries.append(GoldenImage(name, micrograph.sha256, float(it.score), it.decision))
         golden = GoldenSet(alpha, identity(model), tuple(entries))
@@ -151,16 +153,16 @@ def read_golden(folder: Path) -> GoldenSet:
     try:
         value = json.loads(content)
         if value["format"] != FORMAT:
-            raise ValueError(f"its format is {str(value['format'])[:80]!r}, and this version reads {FORMAT!r}")
+            raise ValueError(f"its format is {str(value['format'])[:80]!r}, but this version reads {FORMAT!r}")
         alpha, images = float(value["alpha"]), tuple(_image(each) for each in value["images"])
         model = {key: value["model"].get(key) for key in ("name", "sha256", "references_sha256")}
         if not (0 < alpha < 1 and 0 < len(images) <= MAX_IMAGES):
             raise ValueError(f"an alpha of {alpha} and {len(images)} images")
         if not all(item is None or isinstance(item, str) for item in model.values()):
-            raise ValueError("its model is not described by texts")
+            raise ValueError("its model is not described by text")
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = printable(repr(error), 200)
-        raise TrustError(f"{printable(file)}: no golden set that can be used ({reason}); make it again") from error
+        raise TrustError(f"{printable(file)}: it is not a usable golden set ({reason}); make it again") from error
     return GoldenSet(alpha, model, images)
 
 
@@ -172,7 +174,7 @@ def _plain(name: str) -> bool:
 def _image(value: Any) -> GoldenImage:
     name, sha256, decision = value["file"], value["sha256"], value["decision"]
     if not isinstance(name, str) or not _plain(name):
-        raise ValueError(f"{str(name)[:80]!r} is no name of a file beside it")
+        raise ValueError(f"{str(name)[:80]!r} is not the name of a file beside it")
     if not isinstance(sha256, str) or len(sha256) != 64 or decision not in get_args(Decision):
         raise ValueError(f"the digest or decision of {name[:80]!r}")
     score = value["score"]
@@ -225,7 +227,7 @@ def _compare(model: Inspector, file: Path, image: GoldenImage, alpha: float, tol
     problems = []
     drift = abs(it.score - image.score)
     if not (math.isfinite(drift) and drift <= tolerance):
-        problems.append(f"scored {it.score:.6f}, and {image.score:.6f} was expected")
+        problems.append(f"the score is {it.score:.6f}, expected {image.score:.6f}")
     if it.decision != image.decision:
-        problems.append(f"decided {it.decision}, and {image.decision} was expected")
+        problems.append(f"the decision is {it.decision}, expected {image.decision}")
     return Comparison(image, it.score, it.decision, f"{image.file}: {'; '.join(problems)}" if problems else "")

@@ -75,7 +75,7 @@ class Keyring:
         """
         named = [files] if isinstance(files, str | Path) else list(files)
         if not named:
-            raise TrustError("no key is trusted; name at least one public key")
+            raise TrustError("no key is trusted; give at least one public key")
         keys = [load_public(file) for file in named]
         places = [Path(file) for file in named] + ([beside] if beside else [])
         # A symbolic link to a key may have its revocation beside the link or beside the key.
@@ -104,20 +104,23 @@ class Keyring:
         if key is None:
             hint = "" if sealed.hint is None else f" (its PEM has sha256 {printable(sealed.hint[:12])}…)"
             raise TrustError(
-                f"{sealed.name}: signed with another key{hint} than {', '.join(key.name for key in self.keys)}; get "
-                "the signer's public key from a source you trust, or do not use this"
+                f"{sealed.name}: it is signed with another key{hint} than "
+                f"{', '.join(key.name for key in self.keys)}; get the signer's public key from a source "
+                "you trust, or do not use it"
             )
         problem = self.problem(key)
         if problem:
-            raise TrustError(f"{sealed.name}: signed with {key.name}, {problem}; have it signed again with a valid key")
+            raise TrustError(
+                f"{sealed.name}: it is signed with {key.name}, which {problem}; have it signed again with a valid key"
+            )
         return sealed.open(key, predicate_type), key
 
     def problem(self, key: PublicKey) -> str | None:
         """Return why a key is not valid; None where it is valid."""
         if key.id in self.revoked:
-            return f"which was revoked: {self.revoked[key.id]}"
+            return f"was revoked: {self.revoked[key.id]}"
         if key.expires is not None and key.expires <= self.now:
-            return f"which expired at {write_time(key.expires)}"
+            return f"expired at {write_time(key.expires)}"
         return None
 
     def _signer(self, sealed: Sealed) -> PublicKey | None:
@@ -157,7 +160,7 @@ def rotate(
     beside = public_file(Path(new))
     endorsement = beside.with_name(beside.name + ENDORSED)
     if endorsement.exists() or endorsement.is_symlink():
-        raise TrustError(f"{printable(endorsement)}: is there already and is not overwritten; choose another name")
+        raise TrustError(f"{printable(endorsement)}: it exists already and is not overwritten; choose another name")
     key = new_key(new, kind=kind or signer.public.kind, days=days, now=now).public
     write_new(endorsement, seal(_about(key, ENDORSEMENT, {}), signer), 0o644)
     return endorsement
@@ -196,7 +199,7 @@ def check_valid(key: PrivateKey, file: str | Path, now: datetime | None = None) 
     revoked = dict([_revocation(revocation)]) if revocation.exists() else {}
     problem = Keyring((key.public,), revoked, now or datetime.now(UTC)).problem(key.public)
     if problem:
-        raise TrustError(f"{printable(file)}: a key {problem}; make another with `fusion-diff keys new`")
+        raise TrustError(f"{printable(file)}: the key {problem}; make another with `fusion-diff keys new`")
 
 
 def _about(key: PublicKey, predicate_type: str, more: dict[str, str]) -> dict[str, Any]:
@@ -211,7 +214,9 @@ def _key_of(statement: dict[str, Any], name: str) -> PublicKey:
     try:
         return parse_public(statement["predicate"]["publicKey"].encode("ascii"), printable(name))
     except (KeyError, TypeError, AttributeError, UnicodeEncodeError) as error:
-        raise TrustError(f"{printable(name)}: a statement about a key, without the key; get it again") from error
+        raise TrustError(
+            f"{printable(name)}: it is a statement about a key, but does not contain the key; get it again"
+        ) from error
 
 
 def _revocation(file: Path) -> tuple[str, str]:
@@ -223,7 +228,8 @@ def _revocation(file: Path) -> tuple[str, str]:
         because = claimed["predicate"]["because"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise TrustError(
-            f"{printable(file)}: not a revocation; get it again, or remove it if you know better"
+            f"{printable(file)}: it is not a revocation; get it again, or remove it if you are sure that "
+            "no key was revoked"
         ) from error
     key = _key_of(claimed, str(file).removesuffix(REVOKED))
     sealed.open(key, REVOCATION)
@@ -243,7 +249,8 @@ def _statements(folders: Iterable[Path], suffix: str) -> list[Path]:
             ) from error
         if len(here) > MAX_STATEMENTS:
             raise TrustError(
-                f"{printable(folder)}: more than {MAX_STATEMENTS} files *{suffix}; keep keys in a folder by themselves"
+                f"{printable(folder)}: it has more than {MAX_STATEMENTS} files *{suffix}; keep keys in a "
+                "folder of their own"
             )
         found += here
     return found

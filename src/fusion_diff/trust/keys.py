@@ -63,13 +63,13 @@ class PublicKey:
             key = load_pem_public_key(self.pem.encode("ascii"))
         except (ValueError, TypeError, UnsupportedAlgorithm) as error:
             raise TrustError(
-                f"{self.name}: not a public key in PEM; give the .pub file of `fusion-diff keys new`"
+                f"{self.name}: it is not a public key in PEM; give the .pub file made by `fusion-diff keys new`"
             ) from error
         if isinstance(key, Ed25519PublicKey) or (isinstance(key, EllipticCurvePublicKey) and key.curve.name in _CURVES):
             return key
         raise TrustError(
-            f"{self.name}: a key of another kind than Ed25519 or ECDSA on P-256, P-384 or P-521; make one with "
-            "`fusion-diff keys new`"
+            f"{self.name}: the key is of another kind than Ed25519 or ECDSA on P-256, P-384 or P-521; "
+            "make one with `fusion-diff keys new`"
         )
 
     @property
@@ -151,7 +151,7 @@ def new_key(
     )
 
     if kind not in KINDS:
-        raise TrustError(f"{kind!r} is no kind of key that can be made; choose {' or '.join(KINDS)}")
+        raise TrustError(f"kind is {kind!r}; choose {' or '.join(KINDS)}")
     file = Path(file)
     beside = public_file(file)
     expires = until(days, now)
@@ -188,9 +188,9 @@ def load_private(file: str | Path) -> PrivateKey:
     content = read_bounded(_followed(file), MAX_KEY_BYTES, "key")
     name = printable(file)
     if b"PUBLIC KEY-----" in content:
-        raise TrustError(f"{name}: a public key, which cannot sign; give the private key, the file without .pub")
+        raise TrustError(f"{name}: it is a public key, which cannot sign; give the private key, the file without .pub")
     if os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
-        warn(f"{name}: others may read this private key; say chmod 600 {name}")
+        warn(f"{name}: other users may read this private key; run chmod 600 {name}")
     passphrase = os.environ.get(PASSPHRASE, "").encode() or None
     # The library's errors are not chained, so that no part of a key gets into a message.
     try:
@@ -198,17 +198,19 @@ def load_private(file: str | Path) -> PrivateKey:
             key = load_pem_private_key(content, None)
         except TypeError:  # it is encrypted
             if passphrase is None:
-                raise TrustError(f"{name}: encrypted; set {PASSPHRASE} to its passphrase") from None
+                raise TrustError(f"{name}: it is encrypted; set {PASSPHRASE} to its passphrase") from None
             key = load_pem_private_key(content, passphrase)
     except TrustError:
         raise
     except (ValueError, TypeError, UnsupportedAlgorithm):
         raise TrustError(
-            f"{name}: not a private key in PEM, or {PASSPHRASE} is not its passphrase; restore it, or make another "
-            "with `fusion-diff keys new`"
+            f"{name}: it is not a private key in PEM, or {PASSPHRASE} is not its passphrase; restore it, "
+            "or make another with `fusion-diff keys new`"
         ) from None
     if not isinstance(key, Ed25519PrivateKey | EllipticCurvePrivateKey):
-        raise TrustError(f"{name}: a key of another kind than Ed25519 or ECDSA; make one with `fusion-diff keys new`")
+        raise TrustError(
+            f"{name}: the key is of another kind than Ed25519 or ECDSA; make one with `fusion-diff keys new`"
+        )
     public = PublicKey(printable(public_file(file)), _pem(key), _expiry(content, name))
     public.kind  # noqa: B018 - refuses other curves
     return PrivateKey(public, key)
@@ -231,10 +233,12 @@ def parse_public(content: bytes, name: str) -> PublicKey:
         TrustError: there is no key, a private key, more than one, or one of another kind.
     """
     if b"PRIVATE KEY-----" in content:
-        raise TrustError(f"{name}: a private key; give its public half, the .pub file, and keep this one to yourself")
+        raise TrustError(f"{name}: it is a private key; give its public key, the .pub file, and keep this one secret")
     match = re.search(rb"-----BEGIN PUBLIC KEY-----[A-Za-z0-9+/=\s]*-----END PUBLIC KEY-----", content)
     if match is None or content.count(b"-----BEGIN") != 1:
-        raise TrustError(f"{name}: not one public key in PEM; give the .pub file of `fusion-diff keys new`")
+        raise TrustError(
+            f"{name}: it is not a single public key in PEM; give the .pub file made by `fusion-diff keys new`"
+        )
     key = PublicKey(name, match.group().decode("ascii") + "\n", _expiry(content, name))
     key.kind  # noqa: B018 - parses it
     return key
@@ -254,7 +258,7 @@ def until(days: int | None, now: datetime | None = None) -> datetime | None:
     if days is None:
         return None
     if not 1 <= days <= MAX_DAYS:
-        raise TrustError(f"{days} days is no time to be valid for; give 1 to {MAX_DAYS}")
+        raise TrustError(f"a key cannot be valid for {days} days; give 1 to {MAX_DAYS}")
     return ((now or datetime.now(UTC)) + timedelta(days=days)).replace(microsecond=0)
 
 
@@ -273,7 +277,8 @@ def read_time(text: object, name: str) -> datetime:
         return datetime.strptime(str(text), _TIME).replace(tzinfo=UTC)
     except ValueError as error:
         raise TrustError(
-            f"{name}: its time of expiry is unreadable, so it is taken as expired; it must read YYYY-MM-DDThh:mm:ssZ"
+            f"{name}: its expiry time is unreadable, so it counts as expired; it must be written as "
+            "YYYY-MM-DDThh:mm:ssZ"
         ) from error
 
 

@@ -68,7 +68,7 @@ def following(record: Mapping[str, Any], sequence: int, previous: str) -> tuple[
     added = chained({**record, "version": __version__, "sequence": sequence, "time": now, "previous": previous})
     line = canonical(added)
     if len(line) >= MAX_LINE_BYTES:
-        raise TrustError(f"a line of {len(line)} bytes, and the ledger takes less than {MAX_LINE_BYTES}; record less")
+        raise TrustError(f"the line has {len(line)} bytes, but must have less than {MAX_LINE_BYTES}; record less")
     return added, line
 
 
@@ -124,7 +124,7 @@ def read_head(path: Path) -> dict[str, Any] | None:
             return dict(head)
     except (ValueError, KeyError, TypeError, RecursionError):
         pass
-    raise TrustError(f"{file}: not the head of a ledger; restore it from a copy, or start a new ledger")
+    raise TrustError(f"{file}: it is not the head of a ledger; restore it from a copy, or start a new ledger")
 
 
 class Ledger:
@@ -187,8 +187,8 @@ class Ledger:
     def _start(self) -> None:
         if read_head(self.path) is not None:
             raise TrustError(
-                f"{self.path}: the file is empty, but {self.path.name}.head knows lines of it; restore it from a copy, "
-                "or choose another file"
+                f"{self.path}: the file is empty, but {self.path.name}.head lists lines in it; restore it "
+                "from a copy, or choose another file"
             )
         first = header()
         self._id = first["id"]
@@ -205,7 +205,7 @@ class Ledger:
         written = os.write(self._file, line)
         if written != len(line):  # the disk is full: restore the ledger
             os.ftruncate(self._file, start)
-            raise OSError(f"{self.path}: the line could not be written whole; make room on the disk")
+            raise OSError(f"{self.path}: the line could not be written completely; free space on the disk")
         try:
             os.fsync(self._file)
             write_head(self.path, self._id, added["sequence"] + 1, added["hash"])
@@ -223,7 +223,7 @@ class Ledger:
         except FileNotFoundError:
             there = None
         if there is None or (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
-            raise TrustError(f"{self.path}: the ledger was moved or replaced while it was added to; start again")
+            raise TrustError(f"{self.path}: the ledger was moved or replaced during the run; start again")
         if here.st_size == self._end:
             return
         with os.fdopen(os.dup(self._file), "rb") as stream:
@@ -231,20 +231,21 @@ class Ledger:
             start = stream.readline(MAX_LINE_BYTES)
             last = _last_line(stream, here.st_size)
         if not may_start(start):
-            raise TrustError(f"{self.path}: not a ledger of format {FORMAT}; choose another file")
+            raise TrustError(f"{self.path}: it is not a ledger of format {FORMAT}; choose another file")
         if not last.endswith(b"\n"):
             raise TrustError(
-                f"{self.path}: the last line is torn, as by a run that was killed while writing it; "
+                f"{self.path}: the last line is torn, as after a run that was killed while writing it; "
                 f"set it aside with fusion-diff audit {self.path} --repair"
             )
         first, record = parse(start.removesuffix(b"\n")), parse(last.removesuffix(b"\n"))
         if first is None or first.get("format") != FORMAT or not isinstance(first.get("id"), str):
-            raise TrustError(f"{self.path}: not a ledger of format {FORMAT}; choose another file")
+            raise TrustError(f"{self.path}: it is not a ledger of format {FORMAT}; choose another file")
         head = read_head(self.path)
         if record is None or not _agrees(head, first, record):
             raise TrustError(
-                f"{self.path}: its end is not what {self.path.name}.head says it is; nothing is added to a ledger that "
-                f"may have been tampered with: see fusion-diff audit {self.path}, and restore it or start a new one"
+                f"{self.path}: its end does not match {self.path.name}.head, and nothing is added to a "
+                f"ledger that may have been tampered with; see fusion-diff audit {self.path}, and restore "
+                "it or start a new one"
             )
         self._end, self._id = here.st_size, first["id"]
         self._sequence, self._hash = record["sequence"], record["hash"]
@@ -288,17 +289,17 @@ def repair(path: str | os.PathLike[str]) -> Path | None:
         if not torn or torn.endswith(b"\n"):
             return None
         if len(torn) > MAX_LINE_BYTES:
-            raise TrustError(f"{path}: its end is no line of a ledger, but longer than any; restore it from a copy")
+            raise TrustError(f"{path}: its last line is longer than any line of a ledger; restore it from a copy")
         stream.seek(0)
         if not may_start(stream.readline(MAX_LINE_BYTES)):
-            raise TrustError(f"{path}: not a ledger of format {FORMAT}, so nothing is repaired; check the path")
+            raise TrustError(f"{path}: it is not a ledger of format {FORMAT}, so nothing was repaired; check the path")
         stream.seek(0)
         whole = sum(block.count(b"\n") for block in iter(lambda: stream.read(_BACKWARDS_BYTES), b""))
         head = read_head(path)
         if head is not None and head["count"] > whole:
             raise TrustError(
-                f"{path}: {path.name}.head knows line {whole + 1} as whole, so it was cut off after it was written; "
-                "nothing is repaired, restore the ledger from a copy"
+                f"{path}: {path.name}.head lists line {whole + 1} as complete, so it was cut off after it "
+                "was written; nothing was repaired, restore the ledger from a copy"
             )
         aside = _free(_beside(path, ".torn"))
         with aside.open("xb") as kept:

@@ -89,7 +89,7 @@ class _Checker:
         if len(self.damaged) < MAX_BREAKS:
             self.damaged.append(line)
         else:
-            self.add(line, "altered", "not as it was written")
+            self.add(line, "altered", "it was altered")
 
     def good(self, line: int, record: dict[str, Any]) -> None:
         """Process a line whose hash is valid."""
@@ -104,7 +104,7 @@ class _Checker:
             if len(self.gaps) < MAX_BREAKS:
                 self.gaps[first] = (sequence - 1, line)
             else:
-                self.add(line, "removed", f"lines of number {first} to {sequence - 1} are missing before it")
+                self.add(line, "removed", f"lines with the numbers {first} to {sequence - 1} are missing before it")
         elif missing == 0:
             self._join(record["previous"])
         self.damaged.clear()
@@ -119,30 +119,32 @@ class _Checker:
                     self.gaps[first] = (sequence - 1, after)
                 if sequence < last:
                     self.gaps[sequence + 1] = (last, after)
-                self.add(line, "reordered", f"number {sequence} stands here, but was written before line {after}")
+                self.add(line, "reordered", f"number {sequence} is here, but was written before line {after}")
                 return
         if sequence == self.expected - 1 and len(self.tips) < MAX_BREAKS:
             self.tips.append((line, record["hash"]))
         else:
-            self.add(line, "inserted", f"number {sequence} again, which is not where it was written")
+            self.add(line, "inserted", f"number {sequence} is repeated, in another place than it was written")
 
     def _settle(self, missing: int) -> None:
         """Classify the damaged lines, given how many sequence numbers are missing."""
         for index, line in enumerate(self.damaged):
             if index < missing:
-                self.add(line, "altered", "not as it was written: its hash does not hold")
+                self.add(line, "altered", "it was altered: its hash does not match")
             else:
-                self.add(line, "inserted", "not a line of this ledger: the lines around it follow each other")
+                self.add(line, "inserted", "it is not a line of this ledger: the lines around it follow each other")
 
     def _join(self, previous: str) -> None:
         """Find the last line that the next line follows; the other candidates were inserted."""
         hashes = [each for _, each in self.tips]
         true = hashes.index(previous) if previous in hashes else 0
         if previous not in hashes:
-            self.add(self.tips[0][0] or 1, "altered", "rewritten: the line after it remembers another hash of it")
+            self.add(self.tips[0][0] or 1, "altered", "it was rewritten: the line after it holds another hash of it")
         for index, (line, _) in enumerate(self.tips):
             if index != true:
-                self.add(line, "inserted", "a second line of that number: the line after it follows the other one")
+                self.add(
+                    line, "inserted", "it repeats a number: the line after it follows the other line of that number"
+                )
         self.tips = [self.tips[true]]
 
     def close(self, known: str | None) -> None:
@@ -153,7 +155,9 @@ class _Checker:
             hashes = [each for _, each in self.tips]
             self._join(known if known is not None and known in hashes else hashes[0])
         for first, (last, after) in self.gaps.items():
-            what = f"line of number {first} is" if first == last else f"lines of number {first} to {last} are"
+            what = (
+                f"line with the number {first} is" if first == last else f"lines with the numbers {first} to {last} are"
+            )
             self.add(after, "removed", f"the {what} missing before it")
         self.breaks.sort(key=lambda each: each.line)
 
@@ -175,7 +179,7 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
     behind = ""  # hash of the line before the last
     for number, line in _lines(path):
         if number == 1 and not may_start(line):
-            raise TrustError(f"{path}: not a ledger, which starts with a line of format {FORMAT}; check the path")
+            raise TrustError(f"{path}: it is not a ledger, which starts with a line of format {FORMAT}; check the path")
         if not line.endswith(b"\n") and len(line) <= MAX_LINE_BYTES:
             torn = True
             break
@@ -193,23 +197,23 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
             decision = record.get("decision", "error")
             decisions[decision if decision in _DECISIONS else OTHER] += 1
     if count == 0 and not torn:
-        raise TrustError(f"{path}: the file is empty, so it is no ledger; check the path")
+        raise TrustError(f"{path}: the file is empty, so it is not a ledger; check the path")
     try:
         head = read_head(path)
     except TrustError as error:
         head, note = None, str(error)
     else:
-        note = "" if head else f"{path.name}.head is missing: lines cut off the end would not show"
+        note = "" if head else f"{path.name}.head is missing: lines cut off the end would not be noticed"
     checker.close(head["hash"] if head else None)
     if torn:
-        checker.add(count + 1, "torn", f"cut off within; set it aside with fusion-diff audit {path} --repair")
+        checker.add(count + 1, "torn", f"it is cut off; set it aside with fusion-diff audit {path} --repair")
     if head is None and note and count > 1:
         checker.add(count, "truncated", note)
     elif head is not None:
         note = _compare(checker, head, count, last, behind, path)
     if not pinned:
         checker.add(
-            max(1, count), "truncated", f"no line has the hash {expect}: the ledger was cut off or written anew since"
+            max(1, count), "truncated", f"no line has the hash {expect}: the ledger was cut off or rewritten since"
         )
     return LedgerReport(
         ledger_id, count, dict(decisions), last["hash"] if last else "", tuple(checker.breaks), checker.found, note
@@ -226,15 +230,15 @@ def _compare(
         checker.add(
             max(1, count),
             "truncated",
-            f"the last one, but {name} knows {counted(known, 'line')}: {known - reached} cut off",
+            f"it is the last one, but {name} lists {counted(known, 'line')}: {known - reached} cut off",
         )
     elif last is not None and known == reached:
         if last["hash"] != head["hash"] and checker.found == 0:
-            checker.add(count, "altered", f"rewritten: {name} knows another hash of it")
+            checker.add(count, "altered", f"it was rewritten: {name} holds another hash of it")
     elif known == reached - 1 and last is not None and head["hash"] in (last["previous"], behind):
-        return f"{name} is one line behind, as after a run that was killed; the next verdict mends it"
+        return f"{name} is one line behind, as after a run that was killed; the next verdict corrects it"
     else:
-        checker.add(known + 1, "inserted", f"{name} knows {counted(known, 'line')}, and the file holds {reached}")
+        checker.add(known + 1, "inserted", f"{name} lists {counted(known, 'line')}, but the file holds {reached}")
     return ""
 
 

@@ -197,18 +197,18 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
         hurts = harm > 0
         surface = _surface(enrolment, index)
         other = f"not {enrolment.authentic}" if authentic[index] else enrolment.authentic
-        effect = "the other references are told apart better without it" if hurts else "it does no harm to the others"
+        effect = "it does not harm the others" if hurts else "the other references are separated better without it"
         sentence = (
-            f"labelled {labels[index]}, but heads that had not seen its specimen take it for {other} "
-            f"(odds {np.exp(min(against[index], 20)):.1f} to 1), and {effect}: check its label"
+            f"labelled {labels[index]}, but classifiers that had not seen its specimen take it for "
+            f"{other} (odds {np.exp(min(against[index], 20)):.1f} to 1), and {effect}: check its label"
         )
         figures = {"log-odds against its label": float(against[index]), "what the others gain without it": harm}
         if surface is not None and authentic[surface.reference] != authentic[index]:
             name, label = enrolment.names[surface.reference], enrolment.labels[surface.reference]
             hurts = True
             sentence = (
-                f"labelled {labels[index]}, but it shows the very surface of {name}, which is labelled {label} "
-                f"({surface.points} keypoints lie alike): one of the two labels is wrong"
+                f"labelled {labels[index]}, but it shows the same surface as {name}, which is labelled "
+                f"{label} ({surface.points} keypoints match): one of the two labels is wrong"
             )
             figures["keypoints"] = float(surface.points)
         findings.append(_finding(enrolment, index, "label", against[index] / CONTRADICTION, sentence, figures, hurts))
@@ -241,9 +241,11 @@ def _duplicates(enrolment: Enrolment, distances: NDArray[np.float32]) -> list[Fi
             if grave:
                 sentence += f", which is labelled {enrolment.labels[twin]}: one of the two labels is wrong"
             elif apart:
-                sentence += ", which is of another group: figures will flatter; give both one group, or remove one"
+                sentence += (
+                    ", which is of another group: the figures will be too good; put both in one group, or remove one"
+                )
             else:
-                sentence += " of the same group: it teaches nothing new"
+                sentence += ", of the same group: it adds nothing new"
             figures = {"distance (commonly 1)": float(share[one, other])}
             strength = DUPLICATE / max(float(share[one, other]), 0.01)
             findings.append(_finding(enrolment, int(index), "duplicate", strength, sentence, figures, grave))

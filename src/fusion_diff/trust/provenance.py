@@ -75,9 +75,11 @@ def sign(
     check_valid(key, key_file, now)
     target = absolute(out) if out is not None else signature_of(path)
     if target == path or target.is_symlink() or (target.exists() and not _is_signature(target)):
-        raise TrustError(f"{printable(target)}: holds something that is not a signature; choose another --out")
+        raise TrustError(f"{printable(target)}: it exists and is not a signature; choose another --out")
     if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(path)):
-        raise TrustError(f"{printable(key_file)}: the private key lies in what is to be signed; keep it elsewhere")
+        raise TrustError(
+            f"{printable(key_file)}: the private key lies in the folder or file to be signed; keep it elsewhere"
+        )
     ends = [time for time in (until(days, now), key.public.expires) if time is not None]
     ignored = _ignored(path, target)
     expires = min(ends, default=None)
@@ -129,8 +131,8 @@ def read_signature(file: Path, keys: Sequence[str | Path] | str | Path, *, now: 
     if not file.exists() and not file.is_symlink():
         signed = file.with_name(file.name.removesuffix(SUFFIX))
         raise TrustError(
-            f"{printable(signed)}: unsigned, there is no {printable(file)}; have it signed with `fusion-diff sign`, or "
-            "name its signature"
+            f"{printable(signed)}: it is unsigned, as there is no {printable(file)}; sign it with "
+            "`fusion-diff sign`, or name its signature"
         )
     statement, key = ring.open(Sealed.read(file), PREDICATE_TYPE)
     contents = Contents.parse(statement, printable(file))
@@ -149,7 +151,9 @@ def signature_of(path: Path) -> Path:
     """
     path = absolute(path)
     if not path.name:
-        raise TrustError(f"{path}: nothing can lie beside it; name a file or folder, or say where the signature is")
+        raise TrustError(
+            f"{path}: no signature can lie beside it; name a file or folder, or say where the signature is"
+        )
     return path.with_name(path.name + SUFFIX)
 
 
@@ -162,11 +166,15 @@ def _differences(path: Path, verified: Verified) -> list[str]:
     """Return the differences between a path and what was signed, one sentence per file."""
     signed = verified.contents.digests
     if path.is_symlink() or not path.exists():
-        what = "a symbolic link, which is not followed" if path.is_symlink() else "there is no such file or folder"
+        what = (
+            "it is a symbolic link, which is not followed" if path.is_symlink() else "there is no such file or folder"
+        )
         return [f"{printable(path)}: {what}; name the file or folder itself"]
     if path.is_dir() == (ALONE in signed):
         was, now = ("file", "folder") if path.is_dir() else ("folder", "file")
-        return [f"{printable(path)}: a {now}, but a {was} was signed; give the {was}, or its own signature"]
+        return [
+            (f"{printable(path)}: it is a {now}, but a {was} was signed; give the {was}, or the signature of this one")
+        ]
     if ALONE in signed:
         return [] if digest_plain(path) == signed[ALONE] else [_altered(path)]
     # Files of git are left out, unless they were signed.
@@ -180,18 +188,18 @@ def _differences(path: Path, verified: Verified) -> list[str]:
     for name in sorted(signed.keys() | files.keys() | odd.keys()):
         file = path / name
         if name in odd:
-            problems.append(f"{printable(file)}: {odd[name]}, and only plain files are signed; remove it")
+            problems.append(f"{printable(file)}: it is {odd[name]}, but only plain files can be signed; remove it")
         elif name not in files:
-            problems.append(f"{printable(file)}: missing, it was signed and is gone; restore it from its source")
+            problems.append(f"{printable(file)}: it is missing, but was signed; restore it from its source")
         elif name not in signed:
-            problems.append(f"{printable(file)}: added, it is not in the signature; remove it, or have it signed")
+            problems.append(f"{printable(file)}: it was added after signing; remove it, or have it signed")
         elif digest_plain(file) != signed[name]:
             problems.append(_altered(file))
     return problems
 
 
 def _altered(file: Path) -> str:
-    return f"{printable(file)}: altered since it was signed; restore it from its source"
+    return f"{printable(file)}: it was altered after it was signed; restore it from its source"
 
 
 def _sealed(path: Path, contents: Contents, ignored: Sequence[str], key: PrivateKey) -> bytes:
@@ -200,7 +208,7 @@ def _sealed(path: Path, contents: Contents, ignored: Sequence[str], key: Private
     if len(content) > MAX_SIGNATURE_BYTES:
         raise TrustError(
             f"{printable(path)}: its {len(contents.digests):,} files make a signature larger than "
-            f"{MAX_SIGNATURE_BYTES:,} bytes, which nobody would read; sign folders in it, each by itself"
+            f"{MAX_SIGNATURE_BYTES:,} bytes, which could not be verified; sign its sub-folders one by one"
         )
     return content
 
@@ -210,13 +218,15 @@ def _files(path: Path, ignored: Sequence[str]) -> dict[str, Path]:
     if not path.is_dir() or path.is_symlink():
         return {ALONE: path}
     files, odd = walk(path, ignored)
-    problems = [f"{printable(path / name)}: {what}, which cannot be signed; remove it" for name, what in odd.items()]
+    problems = [
+        f"{printable(path / name)}: it is {what}, which cannot be signed; remove it" for name, what in odd.items()
+    ]
     for name in files:
         problem = unsafe(name)
         if problem:
-            problems.append(f"{printable(path / name)}: a name {problem}; rename the file")
+            problems.append(f"{printable(path / name)}: it has a name {problem}; rename the file")
     if not files and not problems:
-        problems.append(f"{printable(path)}: holds no files to sign")
+        problems.append(f"{printable(path)}: it contains no files to sign")
     if problems:
         raise TrustError("\n".join(sorted(problems)))
     return files

@@ -105,13 +105,15 @@ class SignedFiles:
         """
         file = absolute(file)
         if file.is_symlink():
-            raise TrustError(f"{printable(file)}: a symbolic link, which no signature covers; name the file itself")
+            raise TrustError(
+                f"{printable(file)}: it is a symbolic link, which no signature covers; name the file itself"
+            )
         signed, contents = self._covering(file)
         name = ALONE if signed == file else file.relative_to(signed).as_posix()
         if name not in contents.digests:
             raise TrustError(
-                f"{printable(file)}: not in the signature {printable(signature_of(signed))}, so it was added since; "
-                "leave it out, or have it signed"
+                f"{printable(file)}: it is not in the signature {printable(signature_of(signed))}, so it "
+                "was added later; leave it out, or have it signed"
             )
         return contents.digests[name]
 
@@ -130,8 +132,8 @@ class SignedFiles:
             if signature.is_symlink() or signature.exists():
                 return signed, self._contents(signed, signature)
         raise TrustError(
-            f"{printable(file)}: unsigned, there is no {printable(signature_of(file))}, nor one of a folder it lies "
-            "in; have it signed with `fusion-diff sign`"
+            f"{printable(file)}: it is unsigned: there is no {printable(signature_of(file))}, and no "
+            "signature of a folder above it; sign it with `fusion-diff sign`"
         )
 
     def _contents(self, signed: Path, signature: Path) -> Contents:
@@ -142,8 +144,8 @@ class SignedFiles:
                 gone = [name for name in known.digests if not (signed / name).exists()]
                 if gone:
                     warn(
-                        f"{printable(signed)}: {len(gone)} of {len(known.digests)} signed files are not there, "
-                        f"{printable(gone[0])} the first"
+                        f"{printable(signed)}: {len(gone)} of {len(known.digests)} signed files are "
+                        f"missing, the first is {printable(gone[0])}"
                     )
             except TrustError as error:
                 known = str(error)

@@ -13,7 +13,7 @@ from fusion_diff.fewshot.decision import ROUNDING, p_value, shares_of
 
 FALSE_ALARMS = 0.05
 """False-alarm rate: share of untouched micrographs that may be marked as attacked."""
-WITHHELD = "Inconclusive: it would be authentic, but for that."
+WITHHELD = "Inconclusive: without this sign of an attack it would be authentic."
 PURIFIED = "The score is that of the micrograph after purification by the diffusion prior."
 
 
@@ -38,8 +38,9 @@ class AttackTest:
         """
         if not shifts:
             raise EnrolmentError(
-                f"{name} was enrolled without measuring what purification does to its references, so attacks "
-                "cannot be told; enrol them again with detect_attacks=True (fusion-diff enroll --detect-attacks)"
+                f"{name} was enrolled without measuring the effect of purification on its references, so "
+                "attacks cannot be detected; enrol again with detect_attacks=True (fusion-diff enroll "
+                "--detect-attacks)"
             )
         return cls(shifts, groups)
 
@@ -71,8 +72,9 @@ class AttackTest:
         if self.false_alarms > FALSE_ALARMS:
             noun = "reference" if self.specimens == len(self.shifts) else "specimen"
             text += (
-                f" With {counted(self.specimens, noun)} false alarms come at {100 * self.false_alarms:.0f} of 100; "
-                f"{round(1 / FALSE_ALARMS) - 1} would bring them down to {100 * FALSE_ALARMS:.0f}."
+                f"With {counted(self.specimens, noun)} the false-alarm rate is "
+                f"{100 * self.false_alarms:.0f} %; {round(1 / FALSE_ALARMS) - 1} would bring it down to "
+                f"{100 * FALSE_ALARMS:.0f} %."
             )
         return attacked, text
 

@@ -90,13 +90,13 @@ class Compared:
         if self.smallest_pixel_um is not None and self.largest_pixel_um is not None:
             if self.largest_pixel_um > self.smallest_pixel_um * SIZE_FACTOR * _ROUNDING:
                 lines.append(
-                    f"the pixel sizes of the references differ, from {self.pixel_sizes}: what is learned is in "
-                    "pixels, so enrol references of one magnification, or correct the pixel sizes"
+                    f"the pixel sizes of the references differ, from {self.pixel_sizes}, but the model "
+                    "works in pixels; enrol references of one magnification, or correct the pixel sizes"
                 )
             if self.sized < total:
                 lines.append(
-                    f"the pixel size is known for {self.sized} of {total} references: nothing tells whether the "
-                    "others are of the same magnification; give it for all"
+                    f"the pixel size is known for only {self.sized} of {total} references, so it cannot "
+                    "be checked that all have the same magnification; give it for all"
                 )
         return tuple(lines)
 
@@ -110,5 +110,5 @@ def stored_pixel_size(value: object) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"{value!r:.40} is no pixel size")
+        raise ValueError(f"{value!r:.40} is not a pixel size")
     return float(value)

@@ -121,7 +121,7 @@ def _notes(micrograph: Micrograph, compared: Compared) -> tuple[str, ...]:
     if micrograph.pixel_size_um is not None or compared.pixel_sizes is None:
         return micrograph.notes
     unknown = (
-        f"Its pixel size is unknown, and could not be compared with that of the references, {compared.pixel_sizes}."
+        f"Its pixel size is unknown, so it could not be compared with that of the references, {compared.pixel_sizes}."
     )
     return (*micrograph.notes, unknown)
 

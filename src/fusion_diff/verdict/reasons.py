@@ -11,31 +11,31 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.result import Inspection, Region
 
 OUT_OF_SCOPE = (
-    "Out of scope: as a whole it is unlike every reference, authentic or not (another material, magnification or "
-    "subject?). Its score means nothing; enrol references of its kind."
+    "Out of scope: as a whole it is unlike every reference, authentic or not (another material, "
+    "magnification or subject?). Ignore its score; enrol references of its kind."
 )
 MEANING = {
-    "multiple-instance": "parts that resemble what set the other references apart",
-    "novelty": "parts unlike anything authentic",
-    "likeness": "parts nearer to what is not authentic than to what is",
+    "multiple-instance": "parts that look like the references that are not authentic",
+    "novelty": "parts unlike the authentic references",
+    "likeness": "parts closer to the references that are not authentic than to the authentic ones",
     "suspicion": "parts that look like flaws of ceramics in general",
-    "departures": "parts unlike anything authentic",
+    "departures": "parts unlike the authentic references",
     "texture": "the texture as a whole",
     "pooled": "the level and spread of its texture",
-    "correspondence": "its very surface, recognised",
-    "reconstruction": "parts that the diffusion prior could not give back",
+    "correspondence": "its surface, recognised from a reference",
+    "reconstruction": "parts that the diffusion prior could not reconstruct",
 }
 """What each kind of evidence means where it speaks against a micrograph; keys include readings of a single kind."""
 IN_FAVOUR = {
-    "multiple-instance": "that hardly any part resembles what set the other references apart",
-    "novelty": "that hardly any part is unlike what is authentic",
-    "likeness": "that its parts are nearer to what is authentic than to what is not",
+    "multiple-instance": "that hardly any part looks like the references that are not authentic",
+    "novelty": "that hardly any part is unlike the authentic references",
+    "likeness": "that its parts are closer to the authentic references than to the others",
     "suspicion": "that hardly any part looks like a flaw of ceramics in general",
-    "departures": "that hardly any part is unlike what is authentic",
+    "departures": "that hardly any part is unlike the authentic references",
     "texture": "the texture as a whole, like that of authentic references",
     "pooled": "the level and spread of its texture, like those of authentic references",
-    "correspondence": "its very surface, recognised as an authentic one",
-    "reconstruction": "that the diffusion prior could give back nearly all of it",
+    "correspondence": "its surface, recognised from an authentic reference",
+    "reconstruction": "that the diffusion prior could reconstruct nearly all of it",
 }
 """What each means where it speaks for a micrograph."""
 
@@ -45,9 +45,9 @@ def beyond(pixel_size_um: float | None, compared: Compared) -> str:
     if compared.comparable(pixel_size_um):
         return OUT_OF_SCOPE
     return (
-        f"Out of scope: its pixels are {pixel_size_um:.4g} µm wide, and those of the references "
-        f"{compared.pixel_sizes}: another magnification. Its score means nothing; take it at theirs, enrol references "
-        "of its own, or correct its pixel size."
+        f"Out of scope: its pixels are {pixel_size_um:.4g} µm wide, but those of the references "
+        f"{compared.pixel_sizes}: another magnification. Ignore its score; take the image at their "
+        "magnification, enrol references of this one, or correct the pixel size."
     )
 
 
@@ -64,12 +64,12 @@ def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
     name, value = max(it.contributions.items(), key=lambda item: item[1] if against else -item[1])
     if (value > 0) == against:
         side = "against" if against else "for"
-        meaning = (MEANING if against else IN_FAVOUR).get(name, "of a kind of its own")  # of a head added by a user
-        lines.append(f"The strongest evidence {side} it is {meaning} ({name}, {value:+.2f} log-odds).")
+        meaning = (MEANING if against else IN_FAVOUR).get(name, "of an unknown kind")  # of a head added by a user
+        lines.append(f"The strongest evidence {side} authenticity is {meaning} ({name}, {value:+.2f} log-odds).")
     if it.recognised is not None:
         lines.append(
             f"It shows the surface of reference {it.recognised.name} ({it.recognised.label}): "
-            f"{it.recognised.points} keypoints lie alike on both."
+            f"{it.recognised.points} keypoints match."
         )
     if it.regions:
         many = f"{len(it.regions)} regions depart" if len(it.regions) > 1 else "One region departs"
@@ -96,9 +96,7 @@ def _place(region: Region) -> str:
 
 def _why_open(it: Inspection, inside: int, outside: int) -> str:
     if not inside:
-        return (
-            "Inconclusive: there are too few references to tell how far a score can be trusted; it is not calibrated."
-        )
+        return "Inconclusive: there are too few references to calibrate the score and to decide."
     alpha, needed = it.alpha, specimens_needed(it.alpha)
     # Without groups each image is its own specimen, so "references" is exact.
     shared = sum(it.compared_with.sides.values()) > inside + outside
@@ -106,7 +104,7 @@ def _why_open(it: Inspection, inside: int, outside: int) -> str:
     sides = ("authentic", inside), ("not authentic", outside)
     few = [f"{count} {side}" for side, count in sides if 0 < count < needed]
     if few:
-        return f"Inconclusive: alpha {alpha:g} needs {needed} {what} of a side, and there are {' and '.join(few)}."
+        return f"Inconclusive: alpha {alpha:g} needs {needed} {what} on each side, but there are {' and '.join(few)}."
     if all(p > alpha + ROUNDING for p in it.p_values.values()):
         return f"Inconclusive: it fits both the authentic and the other references at alpha {alpha:g}."
     return f"Inconclusive: it fits neither the authentic nor the other references at alpha {alpha:g}."
