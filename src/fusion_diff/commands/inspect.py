@@ -264,8 +264,8 @@ def _inspect(
             )
             if outcomes and outputs.report is not None:
                 title = f"Inspection report, stopped after {len(outcomes)} of {counted(len(files), 'micrograph')}"
-                page = write_report(outcomes, outputs.report, title=title)
-                typer.echo(f"Report on these: {printable(page)}; no other page was written", err=True)
+                index = write_report(outcomes, outputs.report, title=title)
+                typer.echo(f"Report on these: {printable(index)}; no other page was written", err=True)
             raise
     said = [f"Records: {each}" for each in files_kept]
     if ledger is not None:
