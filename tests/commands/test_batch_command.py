@@ -85,7 +85,7 @@ def test_a_batch_judges_what_is_signed_and_parses_nothing_else(run, signed, tmp_
     assert run(*signed)[0] == 0
     errors = errors_of(tmp_path / "out")
     assert errors["a.tif"] is None
-    assert "b.tif: altered since it was signed" in errors["b.tif"]
+    assert "b.tif: it was altered after it was signed" in errors["b.tif"]
     assert "added.png: it is not in the signature" in errors["added.png"]
     assert "signed" not in errors["c.tif"]  # signed as it is, and no image
     code, _, err = run("batch", "in", "--out", "out")

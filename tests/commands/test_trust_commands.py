@@ -159,7 +159,7 @@ def test_inspect_judges_what_is_signed_and_parses_nothing_else(run, batch, tmp_p
     records = [json.loads(line) for line in (tmp_path / "r.jsonl").read_text().splitlines()]
     assert [record.get("decision") for record in records] == [None, None, "authentic"]
     assert "added.png: it is not in the signature" in records[0]["error"]
-    assert "bright.tif: altered since it was signed" in records[1]["error"]
+    assert "bright.tif: it was altered after it was signed" in records[1]["error"]
     assert "added.png: it is not in the signature" in err
 
 
@@ -175,13 +175,13 @@ def test_a_file_swapped_between_the_signature_and_the_reading_is_refused(batch, 
 
     (outcome,) = inspect_paths(darkness_model, [batch / "bright.tif"], signed_sha256=asked_and_swapped)
     assert outcome.inspection is None
-    assert "bright.tif: altered since it was signed" in outcome.error
+    assert "bright.tif: it was altered after it was signed" in outcome.error
 
 
 def test_a_micrograph_is_read_where_it_has_the_digest_it_should(batch):
     sha256 = load_microstructure_data(batch / "bright.tif").sha256
     assert load_microstructure_data(batch / "bright.tif", sha256=sha256).sha256 == sha256
-    with pytest.raises(TrustError, match=r"bright\.tif: altered since it was signed"):
+    with pytest.raises(TrustError, match=r"bright\.tif: it was altered after it was signed"):
         load_microstructure_data(batch / "bright.tif", sha256="0" * 64)
 
 

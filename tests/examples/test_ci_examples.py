@@ -187,4 +187,4 @@ def test_the_hook_lets_signed_references_be_committed_and_no_others(line, tmp_pa
     shutil.copy(tmp_path / "references" / "a.tif", tmp_path / "references" / "b.tif")
     code, _, err = line(words)
     assert code == 1
-    assert "b.tif: added" in err
+    assert "b.tif: it was added after signing" in err

@@ -63,7 +63,7 @@ def test_one_of_each_class_scores_and_leaves_every_decision_open(model, make_ref
     inspection = model.inspect(Micrograph.from_array(make_references({"fine": 2})[1].micrograph.levels))
     assert inspection.calibrated is False
     assert inspection.p_values == {}
-    assert "it is not calibrated" in inspection.reasons[-1]
+    assert "too few references to calibrate the score" in inspection.reasons[-1]
     assert any("too few references" in warning for warning in enrolment.warnings())
     fine, coarse = (model.inspect(Micrograph.from_array(draw(kind, 99))) for kind in ("fine", "coarse"))
     assert fine.score > coarse.score

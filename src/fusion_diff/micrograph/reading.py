@@ -93,7 +93,7 @@ def load_microstructure_data(
     """
     with open_source(path) as source:
         if sha256 is not None and source.sha256 != sha256:
-            raise TrustError(f"{source.name}: altered since it was signed; restore it from its source")
+            raise TrustError(f"{source.name}: it was altered after it was signed; restore it from its source")
         choice = (
             choose_page(source)
             if page is None and _is_tiff(source)

@@ -88,7 +88,7 @@ def read_mark(path: Path, micrograph: Micrograph, name: str, sha256: str | None 
     try:
         with open_source(path) as source:
             if sha256 is not None and source.sha256 != sha256:
-                raise TrustError(f"the mark of {name}: altered since it was drawn; restore it from its source")
+                raise TrustError(f"the mark of {name}: it was altered after it was drawn; restore it from its source")
             # Not read as a micrograph, which must have contrast: a mark may have a single level.
             fitting = (micrograph.height + micrograph.data_bar_px) * micrograph.width
             levels, _ = read_levels(source, 0, max(fitting, _DECODED_TO_COMPARE))
