@@ -147,7 +147,7 @@ def test_a_batch_loads_only_a_signed_model_also_on_the_workers_of_a_cluster(
     assert errors_of(tmp_path / "out") == {"a.tif": None}
     assert len(worker.start()["sha256"]) == 64
     (tmp_path / "in" / "a.tif").write_bytes(b"no image")
-    assert "a.tif: altered" in worker.judge(Item(str(tmp_path / "in" / "a.tif"))).row["error"]
+    assert "a.tif: it was altered" in worker.judge(Item(str(tmp_path / "in" / "a.tif"))).row["error"]
 
 
 def test_a_batch_without_its_packages_says_what_to_install(run, monkeypatch):
