@@ -137,9 +137,13 @@ def _positive(text: str) -> float:
 
 
 def _count(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text[:10]) <= MAX_THREADS):
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if not 1 <= value <= MAX_THREADS:
         raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_THREADS}, not {text[:40]!r}")
-    return int(text)
+    return value
 
 
 def _number(text: str) -> float:
