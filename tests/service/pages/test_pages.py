@@ -132,7 +132,7 @@ def test_rows_of_a_lot_are_given_again_as_they_are_by_now(client, micrograph):
 
 def test_a_row_of_what_was_not_decided_says_why(client, micrograph):
     row = looked_at(client.post("/inspect", files={"file": ("a.tif", micrograph("fine", 162))}, data={"alpha": "0.01"}))
-    assert "Inconclusive: alpha 0.01 needs 99 references" in row.text
+    assert "Inconclusive: alpha 0.01 needs 99 references on each side" in row.text
 
 
 def test_what_cannot_be_inspected_is_told_in_words_in_its_row(client, micrograph):
