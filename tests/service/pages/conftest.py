@@ -24,6 +24,8 @@ FLAGS = (
     "--disable-sync",
 )
 
+PATIENCE = 120_000  # milliseconds, for a busy machine
+
 
 @contextmanager
 def _served(**settings: object) -> Iterator[str]:
@@ -62,6 +64,7 @@ def browser() -> Iterator[object]:
     executable = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if executable is None:
         pytest.skip("Chromium is not installed")
+    playwright.expect.set_options(timeout=PATIENCE)
     with playwright.sync_playwright() as driver:
         chromium = driver.chromium.launch(executable_path=executable, args=list(FLAGS))
         yield chromium
@@ -78,7 +81,7 @@ def open_page(browser) -> Iterator[Callable]:
             base_url=address, viewport={"width": 1360, "height": 900}, accept_downloads=True, **options
         )
         contexts.append(context)
-        context.set_default_timeout(120_000)  # for a busy machine
+        context.set_default_timeout(PATIENCE)
         page = context.new_page()
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+expect = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed").expect
 pytestmark = pytest.mark.slow
 
 
@@ -41,10 +41,15 @@ def new_set(address, open_page):
     return page
 
 
-def planned(page) -> list[str]:
-    """Return what the plan tells, class by class."""
-    page.locator("[data-plan]").wait_for()
-    return [" | ".join(row.locator("td").all_inner_texts()) for row in page.locator("[data-plan] tbody tr").all()]
+def expect_plan(page, *classes: str) -> None:
+    """Wait until the plan tells this, class by class: a table in a folder is read after the files were chosen."""
+    cells = [cell for row in classes for cell in row.split(" | ")]
+    expect(page.locator("[data-plan] tbody td")).to_have_text(cells)
+
+
+def expect_remark(page, remark: str) -> None:
+    """Wait until this is remarked on what was chosen."""
+    expect(page.locator("[data-remarks]")).to_contain_text(remark)
 
 
 def shown(page) -> dict[str, list[dict]]:
@@ -62,32 +67,30 @@ def test_a_folder_of_folders_gives_each_image_the_class_of_its_own_and_says_so_b
     page.get_by_label("Class", exact=True).fill("sound")
     (references / "loose.tif").write_bytes((references / "sound" / "A12_1.tif").read_bytes())
     page.get_by_label("Choose a folder").set_input_files(references)
-    assert planned(page) == ["crack | 3, 1 with a mask | each its own", "sound (authentic) | 3 | each its own"]
-    remarks = page.locator("[data-remarks]").inner_text()
-    assert "1 image skipped: not directly in a folder named after a class" in remarks
-    assert "1 mask skipped" in remarks
-    assert "C99_1.png" in remarks
+    expect_plan(page, "crack | 3, 1 with a mask | each its own", "sound (authentic) | 3 | each its own")
+    for remark in ("1 image skipped: not directly in a folder named after a class", "1 mask skipped", "C99_1.png"):
+        expect_remark(page, remark)
     assert shown(page) == {}, "nothing is sent before it was looked at"
     page.get_by_role("button", name="Add 6 references").click()
     page.get_by_text("6 of 6 done · 6 added").wait_for()
     found = shown(page)
     assert {label: len(images) for label, images in found.items()} == {"crack": 3, "sound": 3}
     assert [image["marked"] for image in found["crack"]] == [True, False, False]
-    assert not page.locator("[data-plan]").is_visible()
+    expect(page.locator("[data-plan]")).to_be_hidden()
 
 
 def test_a_folder_of_folders_has_one_class_where_that_is_asked_for(new_set, references):
     page = new_set
     page.get_by_label("Class", exact=True).fill("")
     page.get_by_label("Choose a folder").set_input_files(references)
-    assert len(planned(page)) == 2
+    expect(page.locator("[data-plan] tbody tr")).to_have_count(2)
     page.get_by_label("Class of each").select_option("typed")
     page.get_by_role("button", name="Add 6 references").click()
-    assert page.evaluate("document.activeElement.id") == "label", "the class is missing"
+    expect(page.locator("#label"), "the class is missing").to_be_focused()
     page.get_by_label("Class", exact=True).fill("pore")
-    assert planned(page) == ["pore | 6, 1 with a mask | each its own"]
+    expect_plan(page, "pore | 6, 1 with a mask | each its own")
     page.get_by_role("button", name="Discard").click()
-    assert not page.locator("[data-plan]").is_visible()
+    expect(page.locator("[data-plan]")).to_be_hidden()
 
 
 def test_specimens_are_taken_from_names_and_seen_before(new_set, references):
@@ -95,16 +98,16 @@ def test_specimens_are_taken_from_names_and_seen_before(new_set, references):
     files = sorted((references / "sound").iterdir())
     page.get_by_label("Choose files").set_input_files(files)
     page.get_by_label("Specimen", exact=True).select_option("before")
-    assert planned(page) == ["sound (authentic) | 3 | 2: A12, B03"]
+    expect_plan(page, "sound (authentic) | 3 | 2: A12, B03")
     page.get_by_label("Specimen", exact=True).select_option("pattern")
     page.get_by_label("Pattern").fill("([")
-    assert "one (…) around the specimen" in page.locator("[data-remarks]").inner_text()
+    expect_remark(page, "one (…) around the specimen")
     page.get_by_label("Pattern").fill("^(A.*)_")
-    assert "No specimen found in 1 of 3 names: B03_1.tif" in page.locator("[data-remarks]").inner_text()
+    expect_remark(page, "No specimen found in 1 of 3 names: B03_1.tif")
     page.get_by_role("button", name="Add 3 references").click()
-    assert page.evaluate("document.activeElement.id") == "pattern", "it is not taken"
+    expect(page.locator("#pattern"), "it is not taken").to_be_focused()
     page.get_by_label("Pattern").fill(r"_(\d)\.")
-    assert planned(page) == ["sound (authentic) | 3 | 2: 1, 2"]
+    expect_plan(page, "sound (authentic) | 3 | 2: 1, 2")
     page.get_by_role("button", name="Add 3 references").click()
     page.get_by_text("3 of 3 done · 3 added").wait_for()
     assert [image["group"] for image in shown(page)["sound"]] == ["1", "2", "1"]
@@ -112,7 +115,7 @@ def test_specimens_are_taken_from_names_and_seen_before(new_set, references):
     page.get_by_label("Class", exact=True).fill("crack")
     page.get_by_label("Specimen", exact=True).select_option("one")
     page.get_by_label("Name of the specimen").fill("C07")
-    assert planned(page) == ["crack | 3 | 1: C07"]
+    expect_plan(page, "crack | 3 | 1: C07")
     page.get_by_role("button", name="Add 3 references").click()
     page.get_by_text("6 of 6 done · 6 added").wait_for()
     assert {image["group"] for image in shown(page)["crack"]} == {"C07"}
@@ -123,18 +126,16 @@ def test_a_table_in_the_folder_tells_the_specimens(new_set, references):
     rows = [f'{label}/{name}.tif;"plate ""{name[:3]}"""' for label in ("sound", "crack") for name in ("A12_1", "A12_2")]
     (references / "groups.csv").write_text("\ufeff" + "\r\n".join(["file;group", *rows, ""]), encoding="utf-8")
     page.get_by_label("Choose a folder").set_input_files(references)
-    assert planned(page)[1] == 'sound (authentic) | 3 | 1: plate "A12"'
-    assert page.get_by_label("Specimen", exact=True).input_value() == "table"
-    assert (
-        "has no specimen for 2 of 6 images: references/crack/B03_1.tif" in page.locator("[data-remarks]").inner_text()
-    )
+    expect_plan(page, 'crack | 3, 1 with a mask | 1: plate "A12"', 'sound (authentic) | 3 | 1: plate "A12"')
+    expect(page.get_by_label("Specimen", exact=True)).to_have_value("table")
+    expect_remark(page, "has no specimen for 2 of 6 images: references/crack/B03_1.tif")
     page.get_by_role("button", name="Add 6 references").click()
     assert shown(page) == {}, "what names no specimen is not guessed"
     page.get_by_role("button", name="Discard").click()
     rows += [f"{label}\\B03_1.tif;B03" for label in ("sound", "crack")]
     (references / "groups.csv").write_text("\n".join(["file;group", *rows]), encoding="utf-8")
     page.get_by_label("Choose a folder").set_input_files(references)
-    assert planned(page)[1] == 'sound (authentic) | 3 | 2: plate "A12", B03'
+    expect_plan(page, 'crack | 3, 1 with a mask | 2: plate "A12", B03', 'sound (authentic) | 3 | 2: plate "A12", B03')
     page.get_by_role("button", name="Add 6 references").click()
     page.get_by_text("6 of 6 done · 6 added").wait_for()
     assert [image["group"] for image in shown(page)["crack"]] == ['plate "A12"', 'plate "A12"', "B03"]
@@ -157,10 +158,8 @@ def test_a_table_that_tells_no_specimens_is_said_to_be_wrong(new_set, references
     for content, wrong in told.items():
         (references / "Groups.csv").write_bytes(content)
         page.get_by_label("Choose a folder").set_input_files(references)
-        assert planned(page)[1] == "sound (authentic) | 3 | unknown"
-        remarks = page.locator("[data-remarks]").inner_text()
-        assert wrong in remarks
-        assert remarks.count(wrong) == 1
+        expect_plan(page, "crack | 3, 1 with a mask | unknown", "sound (authentic) | 3 | unknown")
+        expect(page.locator("[data-remarks] p").filter(has_text=wrong)).to_have_count(1)
         page.get_by_role("button", name="Add 6 references").click()
         assert shown(page) == {}, "what names no specimen is not guessed"
         page.get_by_role("button", name="Discard").click()
@@ -177,17 +176,17 @@ def test_a_table_that_was_mended_tells_the_specimens_and_another_way_that_was_ch
     files = sorted((references / "sound").iterdir())
     table.write_text("file\n", encoding="utf-8")
     page.get_by_label("Choose files").set_input_files([*files, table])
-    assert "GROUPS.csv: the columns file and group are required" in page.locator("[data-remarks]").inner_text()
+    expect_remark(page, "GROUPS.csv: the columns file and group are required")
     rows = [f"sound,{name},'{name[:3]};" for name in names]
     table.write_text("\n \n".join([" Class,FILE ,group", *rows]), encoding="utf-8")
     page.get_by_label("Choose files").set_input_files([table])
     page.get_by_text("2: 'A12;, 'B03;").wait_for()
-    assert page.locator("[data-remarks]").inner_text() == ""
+    expect(page.locator("[data-remarks]")).to_be_empty()
     page.get_by_label("Specimen", exact=True).select_option("before")
     table.write_text("file\n", encoding="utf-8")
     page.get_by_label("Choose files").set_input_files([table])
     page.get_by_text("GROUPS.csv: the columns file and group are required").wait_for()
-    assert page.get_by_label("Specimen", exact=True).input_value() == "before"
+    expect(page.get_by_label("Specimen", exact=True)).to_have_value("before")
     page.get_by_role("button", name="Add 3 references").click()
     page.get_by_text("3 of 3 done · 3 added").wait_for()
     assert [image["group"] for image in shown(page)["sound"]] == ["A12", "A12", "B03"]

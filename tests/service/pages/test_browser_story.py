@@ -133,24 +133,24 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     page.get_by_label("Choose files").set_input_files(pictures / "deep.tif")
     page.get_by_text("26 of 26 done").wait_for(timeout=PATIENCE)
     failed = page.locator("#rows tr[data-outcome=failed]")
-    assert failed.count() == 1
-    assert "broken.tif" in failed.inner_text()
+    expect(failed).to_have_count(1)
+    expect(failed).to_contain_text("broken.tif")
     shoot(page, "inspect")
 
     page.locator("#rows").get_by_role("link", name="deep.tif").click()
     page.locator("#viewer.ready").wait_for()
-    assert page.locator(".scalebar .label").inner_text().endswith("µm")
+    expect(page.locator(".scalebar .label")).to_contain_text("µm")
     shoot(page, "verdict")
     if page.locator("[data-go]").count():
         page.locator("[data-go]").first.click()
-        assert page.locator(".outlines .chosen").count() == 1
+        expect(page.locator(".outlines .chosen")).to_have_count(1)
     page.get_by_role("button", name="Native pixels").click()
-    assert page.locator("#zoom").inner_text() == "100 %"
+    expect(page.locator("#zoom")).to_have_text("100 %")
     page.locator(".tiles img").first.wait_for()
     expect(page.locator(".tiles img").first).to_have_js_property("naturalWidth", 656)
     page.locator("#viewer").focus()
     page.keyboard.press("0")
-    assert page.locator("#zoom").inner_text() != "100 %"
+    expect(page.locator("#zoom")).not_to_have_text("100 %")
 
     page.get_by_role("radio", name="authentic", exact=True).check()
     page.get_by_label("Reason").fill("a scratch from polishing, not a crack")
@@ -165,7 +165,7 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
     page.locator("section[aria-label='Class sound'] li").nth(SHOTS).wait_for()
     page.get_by_role("button", name="Enrol", exact=True).click()
     page.locator("#enrolled").get_by_text("AUROC, cross-fitted").wait_for(timeout=PATIENCE)
-    assert f"sound {SHOTS + 1}" in " ".join(page.locator("#enrolled").inner_text().split())
+    expect(page.locator("#enrolled")).to_contain_text(f"sound {SHOTS + 1}")
 
     page.get_by_role("link", name="History", exact=True).click()
     page.locator("figure.chart").nth(1).wait_for(timeout=PATIENCE)
@@ -226,8 +226,8 @@ def test_whoever_signs_in_marks_by_keyboard_and_has_every_file_inspected_however
         page.get_by_label("Choose files").set_input_files(files)
         drop(page, "dropped.tif")
         page.get_by_text("7 of 7 done").wait_for(timeout=PATIENCE)
-        assert page.locator("#rows tr[data-outcome]:not([data-outcome=failed])").count() == 6
-        assert "dropped.tif: " in page.locator("#rows tr[data-outcome=failed]").inner_text()
+        expect(page.locator("#rows tr[data-outcome]:not([data-outcome=failed])")).to_have_count(6)
+        expect(page.locator("#rows tr[data-outcome=failed]")).to_contain_text("dropped.tif: ")
         page.get_by_role("button", name="Sign out").click()
         page.wait_for_url("**/sign-in")
 
@@ -250,10 +250,10 @@ def test_what_is_dropped_before_the_scripts_have_come_is_inspected_when_they_hav
     release = hold(page, "uploads.js")
     page.goto("/", wait_until="commit")
     drop(page, "early.tif")
-    assert page.locator("#rows tr").count() == 0
+    expect(page.locator("#rows tr")).to_have_count(0)
     release()
     page.get_by_text("1 of 1 done").wait_for()
-    assert "early.tif: " in page.locator("#rows tr[data-outcome=failed]").inner_text()
+    expect(page.locator("#rows tr[data-outcome=failed]")).to_contain_text("early.tif: ")
 
 
 def hold(page, script: str) -> Callable[[], None]:
@@ -296,7 +296,7 @@ def test_the_list_of_a_lot_is_there_after_a_look_at_its_verdicts_until_it_is_cle
         page.locator("#rows").get_by_role("link", name="0.tif").click()
         lot = page.get_by_role("navigation", name="The lot")
         lot.get_by_text("1 of 3").wait_for()
-        assert not lot.get_by_role("link", name="Previous").is_visible()
+        expect(lot.get_by_role("link", name="Previous")).to_be_hidden()
         lot.get_by_role("link", name="Next").click()
         lot.get_by_text("2 of 3").wait_for()
         page.get_by_role("heading", name="1.tif").wait_for()
@@ -307,14 +307,15 @@ def test_the_list_of_a_lot_is_there_after_a_look_at_its_verdicts_until_it_is_cle
         page.go_back()
         page.go_back()
         page.get_by_text("4 of 4 done").wait_for()
+        expect(page.locator("#rows tr .name")).to_have_count(4)
         names = page.locator("#rows tr .name").all_inner_texts()
         assert sorted(names) == ["0.tif", "1.tif", "2.tif", "broken.tif"]
-        assert "broken.tif: " in page.locator("#rows tr[data-outcome=failed] .why").inner_text()
-        assert "overruled" in page.locator("#rows tr", has_text="1.tif").inner_text()
+        expect(page.locator("#rows tr[data-outcome=failed] .why")).to_contain_text("broken.tif: ")
+        expect(page.locator("#rows tr", has_text="1.tif")).to_contain_text("overruled")
         page.get_by_label("Choose files").set_input_files(files[:1])
         page.get_by_text("5 of 5 done").wait_for(timeout=PATIENCE)
         page.get_by_role("button", name="Clear list").click()
         page.get_by_role("heading", name="Latest").wait_for()
         page.reload()
         page.get_by_role("heading", name="Latest").wait_for()
-        assert page.locator("#rows tr").count() == 0
+        expect(page.locator("#rows tr")).to_have_count(0)

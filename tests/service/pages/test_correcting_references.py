@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+expect = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed").expect
 pytestmark = pytest.mark.slow
 NAMES = ("1.tif", "2.tif", "3.tif")
 
@@ -44,9 +44,9 @@ def test_all_of_a_class_are_moved_to_another_at_once_and_some_removed(collected)
     page.get_by_label("Move to class").fill("fine")
     page.get_by_role("button", name="Move", exact=True).click()
     of_class(page, "fine").nth(2).wait_for()
-    assert of_class(page, "crack").count() == 0
+    expect(of_class(page, "crack")).to_have_count(0)
     expect_focus(page, "fine")  # the heading of the class that they are in
-    assert not page.locator("#chosen").is_visible()
+    expect(page.locator("#chosen")).to_be_hidden()
     for name in NAMES[:2]:
         page.get_by_role("checkbox", name=name).check()
     assert page.get_by_label("Select all of class fine").evaluate("box => box.indeterminate")
@@ -54,7 +54,7 @@ def test_all_of_a_class_are_moved_to_another_at_once_and_some_removed(collected)
         page.get_by_role("button", name="Remove selected").click()
     assert asked.value.message == "Remove 2 references from the set?"
     of_class(page, "fine").filter(has_text="1.tif").wait_for(state="detached")
-    assert of_class(page, "fine").count() == 1
+    expect(of_class(page, "fine")).to_have_count(1)
 
 
 def test_class_specimen_and_pixel_size_of_one_are_corrected_and_taken_back(collected):

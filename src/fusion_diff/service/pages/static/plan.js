@@ -29,21 +29,22 @@ export class Plan {
 
   async take(files) {
     const { images, strays } = laidOut(files.filter((each) => !isTable(each)), this.form.dataset.authentic);
+    // Images wait for their table: until it is read, none can be added without the specimen that it names.
+    await this.read(files.filter(isTable), [...this.chosen, ...images]);
     this.chosen.push(...images);
     this.strays.push(...strays);
-    await this.read(files.filter(isTable));
     this.show();
     if (images.length) this.section.scrollIntoView({ block: "nearest" });
   }
 
   // Images that no readable table lists have no specimen; nothing is added until another way is chosen.
-  async read(tables) {
+  async read(tables, images) {
     if (!tables.length) return;
     this.mistaken = [];
-    const chosen = new Set(this.chosen.map(({ path }) => path));
+    const paths = new Set(images.map(({ path }) => path));
     for (const each of tables) {
       try {
-        for (const [path, specimen] of await specimens(each, chosen)) this.listed.set(path, specimen);
+        for (const [path, specimen] of await specimens(each, paths)) this.listed.set(path, specimen);
       } catch (error) {
         this.mistaken.push(error.message);
       }
