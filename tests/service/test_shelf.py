@@ -160,6 +160,36 @@ def test_without_references_a_service_is_not_ready_until_a_model_that_has_some_j
         assert client.get("/readyz").status_code == 200
 
 
+def test_models_in_memory_are_found_while_another_is_loaded(shelf, put, saved, monkeypatch):
+    put("first")
+    running = shelf()
+    row, _ = running.save(running.base(), "line 8")
+    with running._database.write() as session:
+        enter(session, row, None, default=False)
+    begun, go_on, load = threading.Event(), threading.Event(), DiffusionModel.from_pretrained
+
+    def slowly(place):
+        begun.set()
+        assert go_on.wait(60)
+        return load(place)
+
+    monkeypatch.setattr(DiffusionModel, "from_pretrained", slowly)
+    found = []
+    loading = [threading.Thread(target=lambda: found.append(running.find(row.id))) for _ in range(2)]
+    quick = threading.Thread(target=running.find, args=(running.judge().id,), daemon=True)
+    for thread in loading:
+        thread.start()
+    assert begun.wait(60)
+    quick.start()
+    quick.join(30)
+    stalled = quick.is_alive()
+    go_on.set()
+    for thread in loading:
+        thread.join(60)
+    assert not stalled
+    assert found[0] is found[1], "two requests load it once"
+
+
 def test_a_model_that_was_removed_is_told_as_before(shelf, put, tmp_path):
     put("first")
     running = shelf()

@@ -50,7 +50,7 @@ class Shelf:
 
         self._settings, self._database = settings, database
         self._held: OrderedDict[str, DiffusionModel] = OrderedDict()
-        self._lock = Lock()
+        self._lock, self._loading = Lock(), Lock()
         settings.models.mkdir(parents=True, exist_ok=True)
         model = DiffusionModel.from_pretrained(settings.model).to(settings.device)
         self.base_sha256 = model.sha256
@@ -75,23 +75,31 @@ class Shelf:
         return self._load(self._settings.model, self.base_sha256, self._settings.model)
 
     def find(self, model_id: str) -> DiffusionModel:
-        """Return a model, and load it if it is not in memory.
+        """Return a model, and load it if it is not in memory. Models in memory are found while another is loaded.
 
         Raises:
             NotFoundError: no model has that id.
             ConflictError: another model lies in its place by now.
             CheckpointError: the model was altered or removed.
         """
-        with self._lock:
-            model = self._held.get(model_id)
-            if model is None:
-                with self._database.read() as session:
-                    row = self.get(session, model_id)
-                model = self._load(self._place(row), row.sha256, row.name)
+        if (model := self._in_memory(model_id)) is not None:
+            return model
+        with self._loading:
+            if (model := self._in_memory(model_id)) is not None:  # loaded while this call waited
+                return model
+            with self._database.read() as session:
+                row = self.get(session, model_id)
+            model = self._load(self.place(row), row.sha256, row.name)
+            with self._lock:
                 self._held[model_id] = model
                 if len(self._held) > _HELD:
                     self._held.popitem(last=False)
-            self._held.move_to_end(model_id)
+        return model
+
+    def _in_memory(self, model_id: str) -> DiffusionModel | None:
+        with self._lock:
+            if (model := self._held.get(model_id)) is not None:
+                self._held.move_to_end(model_id)
         return model
 
     def save(self, model: DiffusionModel, name: str) -> tuple[Model, Path]:
@@ -206,7 +214,12 @@ class Shelf:
             )
         return model.to(self._settings.device)
 
-    def _place(self, row: Model) -> Path:
+    def place(self, row: Model) -> Path:
+        """Return the folder of a model.
+
+        Raises:
+            CheckpointError: it was removed.
+        """
         if row.folder.startswith(_ENROLLED):
             return self._settings.models / row.folder.removeprefix(_ENROLLED)
         return locate(row.folder)

@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE
+from fusion_diff.fewshot.decision import probability
 from fusion_diff.model import DiffusionModel
 from fusion_diff.service.pages import history, levels
 from fusion_diff.service.pages.charts import HEIGHT, WIDTH, Scored, drift_chart, score_chart
@@ -19,7 +21,7 @@ from fusion_diff.service.pages.levels import Level
 from fusion_diff.service.pages.sheet import COLUMNS, harmless, lines
 from fusion_diff.service.pages.trend import FALSE_ALARMS, FEWEST, Baseline, log_odds
 from fusion_diff.service.records import Filter
-from fusion_diff.service.shelf import enter
+from fusion_diff.service.shelf import described, enter
 from fusion_diff.service.tables import now
 
 scores = st.floats(0, 1)
@@ -128,11 +130,42 @@ def test_the_level_of_a_model_that_could_not_be_read_is_looked_for_again(filled,
     with service.database.write() as session:
         enter(session, model, None, default=False)
     levels._known.clear()
-    service.shelf._held.clear()
     gone = folder.rename(folder.with_suffix(".gone"))
     assert levels.reference_level(service.shelf, model) is None
     gone.rename(folder)
     assert levels.reference_level(service.shelf, model) is not None
+
+
+def test_a_level_is_that_of_the_loaded_model_and_loads_none(filled, enrolled_folder):
+    service = filled.app.state.service
+    model, folder = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 9")
+    with service.database.write() as session:
+        enter(session, model, None, default=False)
+    levels._known.clear()
+    held = list(service.shelf._held)
+    level = levels.reference_level(service.shelf, model)
+    assert list(service.shelf._held) == held
+    verifier = DiffusionModel.from_pretrained(folder).enrolment.verifier
+    middle = [log_odds(probability(verifier.calibration.log_odds(fused))) for fused in verifier.inside]
+    assert (level.middle, level.count) == (pytest.approx(np.median(middle)), len(verifier.inside))
+
+
+def test_the_embedded_model_has_a_level_and_its_edge_version_has_none(filled):
+    service = filled.app.state.service
+    levels._known.clear()
+    for name, known in ((EMBEDDED, True), (EMBEDDED_EDGE, False)):
+        model = DiffusionModel.from_pretrained(name)
+        assert (levels.reference_level(service.shelf, described(model, name, name)) is not None) == known
+        assert model.sha256 in levels._known
+
+
+@pytest.mark.parametrize("file", ["enrolment.json", "manifest.json"])
+def test_an_altered_checkpoint_has_no_level(filled, enrolled_folder, file):
+    service = filled.app.state.service
+    model, folder = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 10")
+    levels._known.clear()
+    (folder / file).write_text((folder / file).read_text().replace("{", "{ ", 1))
+    assert levels.reference_level(service.shelf, model) is None
 
 
 def test_what_was_overruled_is_drawn_as_it_is_listed_with_a_mark_of_its_own(filled):

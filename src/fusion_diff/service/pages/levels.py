@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import OrderedDict
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusion_diff.errors import FusionDiffError
+from fusion_diff.checkpoint import EMBEDDED, MANIFEST, digest, locate, read_json
+from fusion_diff.errors import CheckpointError, FusionDiffError
 from fusion_diff.service.pages.trend import log_odds
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from fusion_diff.service.shelf import Shelf
     from fusion_diff.service.tables import Model
 
@@ -35,26 +40,49 @@ class Level:
 
 
 def reference_level(shelf: Shelf, model: Model) -> Level | None:
-    """Return the level of a model's references; None if it cannot be loaded or has too few to cross-fit."""
-    if model.sha256 not in _known:
-        try:
-            _known[model.sha256] = _measured(shelf, model.id)
-        except (FusionDiffError, OSError):  # not remembered, because it may be readable the next time
-            return None
-        if len(_known) > _REMEMBERED:
+    """Return the level of a model's references; None if it cannot be read or has too few to cross-fit.
+
+    It is read from the small files of the checkpoint, so no model is loaded.
+    """
+    with suppress(KeyError):  # another request may forget it at any time
+        return _known[model.sha256]
+    try:
+        level = _read(shelf.place(model), model.sha256)
+    except (FusionDiffError, OSError, KeyError, TypeError, ValueError):  # it may be readable the next time
+        return None
+    _known[model.sha256] = level
+    if len(_known) > _REMEMBERED:
+        with suppress(KeyError):
             _known.popitem(last=False)
-    return _known[model.sha256]
+    return level
 
 
-def _measured(shelf: Shelf, model_id: str) -> Level | None:
+def _read(folder: Path, sha256: str) -> Level | None:
+    """Read the level from a checkpoint.
+
+    Raises:
+        CheckpointError: another model lies in the folder, or a file is altered or cannot be read.
+        OSError: a file is missing.
+        KeyError, TypeError, ValueError: the enrolment is damaged.
+    """
     import numpy as np
 
-    from fusion_diff.fewshot.decision import probability
+    from fusion_diff.fewshot.decision import Calibration, probability
 
-    enrolment = shelf.find(model_id).enrolment
-    if enrolment is None or not len(enrolment.verifier.inside):
+    manifest, enrolment = folder / MANIFEST, folder / "enrolment.json"
+    own = digest(manifest)
+    based = f"{own} {digest(locate(EMBEDDED) / MANIFEST)}"  # as `DiffusionModel.sha256` is made
+    if sha256 not in (own, hashlib.sha256(based.encode()).hexdigest()):
+        raise CheckpointError(f"{folder}: another model has been put in its place")
+    listed = read_json(manifest)["sha256"]
+    if enrolment.name not in listed:
         return None
-    verifier = enrolment.verifier
-    scores = [log_odds(probability(verifier.calibration.log_odds(float(fused)))) for fused in verifier.inside]
+    if digest(enrolment) != listed[enrolment.name]:
+        raise CheckpointError(f"{enrolment}: altered since the checkpoint was saved")
+    verifier = read_json(enrolment)["verifier"]
+    calibration = Calibration(**verifier["calibration"])
+    scores = [log_odds(probability(calibration.log_odds(float(fused)))) for fused in verifier["inside"]]
+    if not scores:
+        return None
     low, middle, high = np.quantile(scores, (0.1, 0.5, 0.9)).tolist()
     return Level(low, middle, high, len(scores))
