@@ -76,6 +76,27 @@ def test_what_is_not_there_or_was_altered_is_an_error(store, tmp_path):
         store.get(sha256)
 
 
+@pytest.mark.parametrize("damaged", [b"whale", b"who", b"", None])
+def test_what_was_damaged_or_removed_is_mended_by_storing_it_again(store, tmp_path, damaged):
+    sha256 = hashlib.sha256(b"whole").hexdigest()
+
+    def put_file():
+        (tmp_path / "upload").write_bytes(b"whole")
+        store.put_file(tmp_path / "upload", sha256)
+
+    for put in (lambda: store.put(b"whole"), put_file):
+        put()
+        if damaged is None:
+            store.remove(sha256)
+            store.remove(sha256)
+        else:
+            store._files.pipe_file(f"{store._root}/{sha256[:2]}/{sha256[2:]}", damaged)
+        with pytest.raises(ServiceError):
+            store.get(sha256)
+        put()
+        assert store.get(sha256) == b"whole"
+
+
 def test_a_url_that_cannot_be_used_is_an_error():
     with pytest.raises((ServiceError, DependencyError)):
         Store("nothing://anywhere")

@@ -49,7 +49,12 @@ def test_an_empty_bucket_is_ready_and_keeps_what_is_put(server, url):
     empty("lab")
     assert store.put(b"evidence") == sha256, "what is no longer there is put again"
     assert store.get(sha256) == b"evidence"
-    empty("lab")
+    store._files.pipe_file(store._place(sha256), b"evidenze")
+    store.put(b"evidence")
+    assert store.get(sha256) == b"evidence", "what is damaged is mended"
+    for _ in range(2):
+        store.remove(sha256)
+        assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="lab")
 
 
 def test_a_bucket_that_is_not_there_is_named_and_not_made(server):

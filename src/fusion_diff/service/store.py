@@ -1,6 +1,7 @@
 """Content-addressed store of images and evidence: bytes under their sha256, in a folder or at any fsspec URL.
 
-Stored content never changes, so storing it twice has no effect. Its name does not depend on the sender.
+Stored content never changes, so storing it twice has no effect, except that a damaged file is replaced. Its name does
+not depend on the sender.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -53,7 +54,7 @@ class Store:
         """Store bytes atomically, and return their sha256."""
         sha256 = hashlib.sha256(content).hexdigest()
         place = self._place(sha256)
-        if self._files.exists(place):
+        if self._holds(place, sha256):
             return sha256
         self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
         if self._local:
@@ -65,7 +66,7 @@ class Store:
     def put_file(self, file: Path, sha256: str) -> None:
         """Store a file of known sha256. The file may be moved away."""
         place = self._place(sha256)
-        if self._files.exists(place):
+        if self._holds(place, sha256):
             return
         self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
         if not self._local:
@@ -122,6 +123,11 @@ class Store:
                 raise _gone(sha256) from None
             yield copy
 
+    def remove(self, sha256: str) -> None:
+        """Remove what is stored under a digest; it may be gone already."""
+        with suppress(FileNotFoundError):
+            self._files.rm_file(self._place(sha256))
+
     def check(self) -> None:
         """Check that the store answers. A bucket may be empty, because its folders appear with their files.
 
@@ -140,6 +146,14 @@ class Store:
                 f"the store at {printable(self._root)} does not answer ({type(error).__name__}: "
                 f"{printable(error, 300)}); check that the folder or bucket is there, and its credentials"
             ) from error
+
+    def _holds(self, place: str, sha256: str) -> bool:
+        """Tell whether the content of a digest is stored, whole and readable."""
+        try:
+            with self._files.open(place, "rb") as stream:
+                return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+        except OSError:
+            return False
 
     def _place(self, sha256: str) -> str:
         if len(sha256) != 64 or not _DIGITS.issuperset(sha256):
