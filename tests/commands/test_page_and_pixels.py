@@ -1,4 +1,4 @@
-"""`--page` and `--max-pixels` of inspect, batch and certify, on real multi-page TIFFs."""
+"""`--page` and `--max-pixels` of all commands that read micrographs, on real multi-page TIFFs."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ import pytest
 import tifffile
 import typer
 
-from fusion_diff import cli
+from fusion_diff import DiffusionModel, cli
+from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE
 from fusion_diff.micrograph import MAX_PIXELS
 from fusion_diff.micrograph.ifd import MAX_PAGES
-from fusion_diff.synthetic import builtin_samples
+from fusion_diff.synthetic import builtin_references, builtin_samples
 
 LEVELS = (0.8, 0.05, 0.3)
 """Mean level of each page: the darkness model calls them authentic, not authentic and inconclusive."""
@@ -84,7 +85,19 @@ def test_a_page_that_is_not_there_is_the_error_of_that_file_alone(call_with_dark
     assert f"no page {MAX_PAGES - 1}" in json.loads(records.read_text("ascii"))["error"]
 
 
-@pytest.mark.parametrize("command", ["inspect", "batch", "certify"])
+OPTIONS = {
+    "inspect": [],
+    "batch": ["--out", "out"],
+    "certify": [],
+    "enroll": ["--authentic", "sound", "--out", "out"],
+    "audit": ["--authentic", "sound"],
+    "export": ["--references", "refs", "--out", "out"],
+    "verify-model": ["--make", "--golden", "out"],
+}
+"""Commands that read micrographs or references, and the options that they need."""
+
+
+@pytest.mark.parametrize("command", OPTIONS)
 @pytest.mark.parametrize(
     "words",
     [
@@ -96,13 +109,23 @@ def test_a_page_that_is_not_there_is_the_error_of_that_file_alone(call_with_dark
         ["--max-pixels", "1e9"],
     ],
 )
-def test_values_that_cannot_be_meant_are_errors_of_usage(call_with_darkness, tmp_path, stack, command, words):
-    out = ["--out", tmp_path / "out"] if command == "batch" else []
-    code, printed, err = call_with_darkness(command, stack, *words, *out)
+def test_values_that_cannot_be_meant_are_errors_of_usage(
+    call_with_darkness, tmp_path, monkeypatch, stack, command, words
+):
+    monkeypatch.chdir(tmp_path)
+    code, printed, err = call_with_darkness(command, stack, *words, *OPTIONS[command])
     assert (code, printed) == (3, "")
     assert words[0] in err
     assert "Traceback" not in err
     assert not (tmp_path / "out").exists()
+
+
+def test_every_command_that_takes_a_pixel_size_or_references_takes_a_page_and_a_limit():
+    """Errors recommend the two options wherever a file is read."""
+    commands = typer.main.get_command(cli.app).commands
+    options = {name: {each for option in command.params for each in option.opts} for name, command in commands.items()}
+    assert {name for name, has in options.items() if has >= {"--page", "--max-pixels"}} == set(OPTIONS)
+    assert {name for name, has in options.items() if has & {"--pixel-size", "--references"}} <= set(OPTIONS)
 
 
 def test_the_default_limit_is_the_one_that_help_names():
@@ -168,3 +191,99 @@ def test_certify_reads_the_page_within_the_limit(call_cli, tmp_path):
     code, _, err = call_cli(*words, "--max-pixels", 64 * 64)
     assert code == 3
     assert "more than the limit of 4,096" in flat(err)
+
+
+@pytest.fixture
+def stacks(tmp_path: Path) -> Path:
+    """References of two pages: the first is of procedural ceramics, the second of noise."""
+    folder = tmp_path / "refs"
+    drawn, labels = builtin_references(4, size=96)
+    rng = np.random.default_rng(0)
+    for index, (micrograph, label) in enumerate(zip(drawn, labels, strict=True)):
+        path = folder / label / f"{label}_{index}.tif"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tifffile.TiffWriter(path) as tif:
+            for pixels in (micrograph.pixels, rng.uniform(0, 1, (96, 96))):
+                tif.write(np.rint(pixels * 65535).astype(np.uint16), contiguous=False)
+    return folder
+
+
+def test_enroll_learns_from_the_page_that_was_asked_for_and_keeps_which_it_was(call_cli, tmp_path, stacks):
+    found = {}
+    for page in (0, 1, None):
+        out = tmp_path / f"model-{page}"
+        words = ["enroll", stacks, "--authentic", "sound", "--out", out, "--base", EMBEDDED_EDGE, "--shots", 2]
+        code, _, err = call_cli(*words, *(() if page is None else ("--page", page)))
+        assert code == 0
+        assert ("--page 0" in flat(err)) == (page is None), "the warning names the option where it was not used"
+        found[page] = json.loads((out / "enrolment.json").read_text("utf-8"))
+        assert [each.get("page") for each in found[page]["references"]] == [page] * len(found[page]["references"])
+    assert found[0]["references_sha256"] == found[None]["references_sha256"] != found[1]["references_sha256"]
+    assert DiffusionModel.from_pretrained(tmp_path / "model-1").enrolment.pages == (1,) * 6
+
+
+@pytest.mark.parametrize("command", ["enroll", "audit", "export"])
+def test_references_above_the_limit_are_refused_by_name_with_the_option(call_cli, tmp_path, stacks, command):
+    words = {
+        "enroll": [stacks, "--authentic", "sound", "--out", tmp_path / "out"],
+        "audit": [stacks, "--authentic", "sound"],
+        "export": [EMBEDDED, "--references", stacks, "--out", tmp_path / "out"],
+    }[command]
+    code, _, err = call_cli(command, *words, "--page", 0, "--max-pixels", 96 * 96 - 1)
+    assert code == 3
+    assert "more than the limit of 9,215" in flat(err)
+    assert "--max-pixels on the command line" in flat(err)
+    code, _, err = call_cli(command, *words, "--page", 2)
+    assert code == 3
+    assert "no page 2" in flat(err)
+
+
+def test_audit_reads_references_of_a_table_at_the_page_that_was_asked_for(call_cli, tmp_path, stacks):
+    """On the second page two references of different classes are the same picture."""
+    table = tmp_path / "refs.csv"
+    files = sorted(stacks.glob("*/*.tif"))
+    table.write_text("\n".join(["file,label", *(f"{each},{each.parent.name}" for each in files)]), "utf-8")
+    first, other = next(stacks.glob("sound/*.tif")), next(stacks.glob("crack/*.tif"))
+    pages = [tifffile.imread(other, key=0), tifffile.imread(first, key=1)]
+    with tifffile.TiffWriter(other) as tif:
+        for pixels in pages:
+            tif.write(pixels, contiguous=False)
+    words = ["audit", table, "--authentic", "sound", "--model", EMBEDDED_EDGE]
+    code, _, err = call_cli(*words, "--page", 0)
+    assert code in (0, 1)
+    assert "holds 2 images" not in flat(err)
+    code, out, _ = call_cli(*words, "--page", 1)
+    assert code == 1
+    assert "duplicate" in flat(out)
+
+
+def test_the_options_are_refused_where_no_reference_is_read(call_cli, tmp_path):
+    ledger = tmp_path / "ledger.jsonl"
+    for option in (["--page", 0], ["--max-pixels", 4096]):
+        code, _, err = call_cli("audit", ledger, *option)
+        assert code == 3
+        assert "--page and --max-pixels apply to references" in flat(err)
+        code, _, err = call_cli("export", EMBEDDED_EDGE, "--out", tmp_path / "out", *option)
+        assert code == 3
+        assert "--page and --max-pixels apply to --references" in flat(err)
+
+
+def test_a_golden_set_is_scored_again_at_its_page_and_within_the_limit(
+    call_cli, monkeypatch, darkness_model, tmp_path, stack
+):
+    monkeypatch.setattr("fusion_diff.commands.verify_model.load_model", lambda *_: darkness_model)
+    golden = tmp_path / "golden"
+    assert call_cli("verify-model", "m", stack, "--golden", golden, "--make", "--max-pixels", 64 * 64 - 1)[0] == 3
+    assert call_cli("verify-model", "m", stack, "--golden", golden, "--make", "--page", 1)[0] == 0
+    held = json.loads((golden / "golden.json").read_text("ascii"))
+    assert (held["page"], held["images"][0]["decision"]) == (1, "not authentic")
+    assert call_cli("verify-model", "m", "--golden", golden)[0] == 0
+    code, _, err = call_cli("verify-model", "m", "--golden", golden, "--max-pixels", 64 * 64 - 1)
+    assert code == 1
+    assert "more than the limit of 4,095" in flat(err)
+    code, _, err = call_cli("verify-model", "m", "--golden", golden, "--page", 1)
+    assert code == 3
+    assert "leave --page out" in flat(err)
+    for page in (-1, True, "0", 1.0):
+        (golden / "golden.json").write_text(json.dumps(held | {"page": page}), "ascii")
+        assert call_cli("verify-model", "m", "--golden", golden)[0] == 3

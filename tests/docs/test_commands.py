@@ -59,13 +59,19 @@ def test_inspect_has_the_options_told_below_the_table():
     assert told <= known
 
 
-@pytest.mark.parametrize("command", ["inspect", "batch", "certify"])
+@pytest.mark.parametrize("command", ["inspect", "batch", "certify", "enroll", "audit"])
 def test_commands_that_read_files_have_the_options_told_below_the_table(command):
     known = {option for parameter in THERE[command].params for option in parameter.opts}
-    (paragraph,) = re.findall(r"^`inspect`, `batch` and `certify` read.*?\n\n", TEXT, flags=re.MULTILINE | re.DOTALL)
+    (paragraph,) = re.findall(
+        r"^`inspect`, `batch`, `certify`, `enroll` and `audit` read.*?\n\n", TEXT, flags=re.MULTILINE | re.DOTALL
+    )
     told = set(re.findall(r"--[\w-]+", paragraph))
-    assert told == {"--pixel-size", "--page", "--max-pixels"}
-    assert told <= known
+    assert told == {"--pixel-size", "--page", "--max-pixels", "--references", "--make"}
+    assert told - {"--references", "--make"} <= known
+    assert "`export --references`" in paragraph
+    assert "`verify-model --make`" in paragraph
+    for name in ("export", "verify-model"):
+        assert {"--page", "--max-pixels"} <= {option for parameter in THERE[name].params for option in parameter.opts}
 
 
 def told(command: str) -> set[int]:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import tomllib
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -16,9 +17,12 @@ import tifffile
 
 import fusion_diff
 from fusion_diff.cli import app
+from fusion_diff.commands.options import MaxPixels, Page
 from fusion_diff.edge import EdgeSession
-from fusion_diff.edge.__main__ import ELSEWHERE, main
+from fusion_diff.edge.__main__ import ELSEWHERE, MOST_PIXELS, main
 from fusion_diff.inspection import run
+from fusion_diff.micrograph import MIN_SIDE
+from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.synthetic import generate
 
 PACKAGING = Path(__file__).parents[2] / "packaging" / "edge" / "pyproject.toml"
@@ -65,6 +69,10 @@ def test_out_of_scope_is_warned_of_beside_the_columns(changed, sample, capsys):
         ("--alpha", "1", "argument --alpha: must lie between 0 and 1, not 1"),
         ("--alpha", "nan", "argument --alpha: must lie between 0 and 1, not nan"),
         ("--pixel-size", "inf", "argument --pixel-size: must be a finite number greater than 0, not inf"),
+        ("--page", "-1", "argument --page: must be a whole number from 0 to 99999, not '-1'"),
+        ("--page", "100000", "argument --page: must be a whole number from 0 to 99999, not '100000'"),
+        ("--max-pixels", "1023", f"argument --max-pixels: must be a whole number from 1024 to {2**34}, not '1023'"),
+        ("--max-pixels", "1e9", f"argument --max-pixels: must be a whole number from 1024 to {2**34}, not '1e9'"),
         ("--threads", "0", "argument --threads: must be a whole number from 1 to 1024, not '0'"),
         ("--threads", "99999999999", "argument --threads: must be a whole number from 1 to 1024, not '99999999999'"),
     ],
@@ -86,6 +94,33 @@ def test_what_cannot_be_inspected_is_said_and_exits_with_3(exported_folder, samp
         with pytest.raises(SystemExit) as stopped:
             main(words)
         assert stopped.value.code == 3
+
+
+def test_the_page_and_the_limit_are_those_that_errors_recommend(exported_folder, sample, tmp_path, capsys):
+    stack, records = tmp_path / "stack.tif", tmp_path / "r.jsonl"
+    pixels = tifffile.imread(sample)
+    with tifffile.TiffWriter(stack) as tif:
+        for levels in (np.random.default_rng(0).integers(0, 2**16, pixels.shape, np.uint16), pixels):
+            tif.write(levels, contiguous=False)
+    words = ["inspect", str(stack), "--model", str(exported_folder), "--threads", "1", "--json", str(records)]
+    main(words)
+    assert "--page 0 on the command line" in capsys.readouterr().err
+    first = json.loads(records.read_text())
+    main([*words, "--page", "1"])
+    assert "--page" not in capsys.readouterr().err
+    second = json.loads(records.read_text())
+    main(["inspect", str(sample), *words[2:]])
+    assert ("page" in first, second["page"]) == (False, 1)
+    assert second["score"] == json.loads(records.read_text())["score"] != first["score"]
+    assert main([*words, "--page", "1", "--max-pixels", str(224 * 224 - 1)]) == 3
+    assert "more than the limit of 50,175" in capsys.readouterr().err
+    assert main([*words, "--page", "1", "--max-pixels", str(224 * 224)]) in (1, 2)
+
+
+def test_the_page_and_the_limit_have_the_bounds_of_the_whole_installation():
+    page, limit = (get_args(option)[1] for option in (Page, MaxPixels))
+    assert (page.min, page.max) == (0, MAX_PAGES - 1)
+    assert (limit.min, limit.max) == (MIN_SIDE**2, MOST_PIXELS)
 
 
 def test_a_fault_or_a_stop_is_no_verdict(sample, monkeypatch, capsys):

@@ -213,10 +213,12 @@ def test_a_reference_is_its_own_nearest_reference():
 def test_what_is_saved_and_loaded_gives_the_same_verdicts(tmp_path, counts, marked):
     enrolment = enrolment_of(counts, marked=marked)
     sizes = (None, *(0.1 * count for count in range(1, len(enrolment.names))))
-    enrolment = replace(enrolment, builtin=True, pixel_sizes_um=sizes)
+    pages = (None, *range(len(enrolment.names) - 1))
+    enrolment = replace(enrolment, builtin=True, pixel_sizes_um=sizes, pages=pages)
     save_enrolment(enrolment, tmp_path)
     loaded = load_enrolment(tmp_path, ENCODER)
-    for field in ("authentic", "names", "labels", "groups", "paths", "references_sha256", "builtin", "pixel_sizes_um"):
+    fields = ("authentic", "names", "labels", "groups", "paths", "references_sha256", "builtin")
+    for field in (*fields, "pixel_sizes_um", "pages"):
         assert getattr(loaded, field) == getattr(enrolment, field)
     assert torch.equal(loaded.condition, enrolment.condition)
     for ours, theirs in zip(loaded.bags, enrolment.bags, strict=True):
@@ -573,6 +575,21 @@ def test_a_pixel_size_that_is_none_is_refused(saved, size):
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="its enrolment is incomplete"):
         load_enrolment(saved, ENCODER)
+
+
+@pytest.mark.parametrize("page", [-1, 1.0, "0", True, [0]])
+def test_a_page_that_is_none_is_refused(saved, page):
+    described = json.loads((saved / "enrolment.json").read_text())
+    assert not any("page" in reference for reference in described["references"])
+    described["references"][1]["page"] = page
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=r"its enrolment is incomplete .*is not a page"):
+        load_enrolment(saved, ENCODER)
+
+
+def test_pages_follow_their_references():
+    enrolment = replace(enrolment_of({"sound": 3, "crack": 3}), pages=(0, 1, 2) * 2)
+    assert enrolment.shots(2).pages == (0, 1, 0, 1)
 
 
 def test_pixel_sizes_follow_their_references_and_are_warned_of(tmp_path):

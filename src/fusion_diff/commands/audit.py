@@ -2,14 +2,30 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Device, Groups, Marks, Model, PixelSize, load_model, read_references
+from fusion_diff.commands.options import (
+    Device,
+    Groups,
+    Marks,
+    MaxPixels,
+    Model,
+    Page,
+    PixelSize,
+    load_model,
+    read_references,
+)
 from fusion_diff.counted import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from fusion_diff.references import ReferenceSet
 
 
 def audit_command(
@@ -42,6 +58,8 @@ def audit_command(
     groups: Groups = None,
     marks: Marks = None,
     pixel_size: PixelSize = None,
+    page: Page = None,
+    max_pixels: MaxPixels = None,
     device: Device = "cpu",
 ) -> int:
     """Check a ledger for breaks, or references for wrong labels, duplicates, outliers and recurring patches.
@@ -59,11 +77,21 @@ def audit_command(
             raise typer.BadParameter(
                 "auditing references needs the name of the authentic class; give it with --authentic"
             )
-        return _audit_references(path, authentic, report, model, groups, marks, pixel_size, device)
-    if any(each is not None for each in (authentic, report, groups, marks, pixel_size)):
+        reading = partial(
+            read_references,
+            path,
+            authentic,
+            groups=groups,
+            marks=marks,
+            pixel_size=pixel_size,
+            page=page,
+            max_pixels=max_pixels,
+        )
+        return _audit_references(reading, report, model, device)
+    if any(each is not None for each in (authentic, report, groups, marks, pixel_size, page, max_pixels)):
         raise typer.BadParameter(
-            "--authentic, --report, --groups, --marks and --pixel-size apply to references, but PATH is "
-            "a file and is read as a ledger; leave them out"
+            "--authentic, --report, --groups, --marks, --pixel-size, --page and --max-pixels apply to references, but "
+            "PATH is a file and is read as a ledger; leave them out"
         )
     return _audit_ledger(path, expect, repair)
 
@@ -90,13 +118,9 @@ def _audit_ledger(path: Path, expect: str | None, repair: bool) -> int:
 
 
 def _audit_references(
-    path: Path,
-    authentic: str,
+    read: Callable[[], ReferenceSet],
     report: Path | None,
     model: str,
-    groups: str | None,
-    marks: Path | None,
-    pixel_size: float | None,
     device: str,
 ) -> int:
     from fusion_diff.commands.outputs import Output, expect_apart, expect_writable
@@ -108,7 +132,7 @@ def _audit_references(
         page = Output("--report", report / "audit.html")
         expect_apart(page, model)
         expect_writable(page)
-    references = read_references(path, authentic, groups=groups, marks=marks, pixel_size=pixel_size)
+    references = read()
     with progress_bar("Encoding") as advance:
         findings = audit_references(load_model(model, device), references, progress=advance)
     print_findings(findings)

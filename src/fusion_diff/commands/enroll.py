@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, expect_free
-from fusion_diff.commands.options import Device, Groups, Marks, PixelSize, expect_whole, load_model, read_references
+from fusion_diff.commands.options import (
+    Device,
+    Groups,
+    Marks,
+    MaxPixels,
+    Page,
+    PixelSize,
+    expect_whole,
+    load_model,
+    read_references,
+)
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
@@ -49,6 +59,8 @@ def enroll_command(
     ] = False,
     shots: Annotated[int | None, typer.Option(min=1, metavar="K", help="Use at most K references per class.")] = None,
     pixel_size: PixelSize = None,
+    page: Page = None,
+    max_pixels: MaxPixels = None,
     device: Device = "cpu",
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
@@ -60,7 +72,15 @@ def enroll_command(
     expect_free(out)
     expect_folder("--out", out)
     expect_whole(base)
-    enrolled = read_references(references, authentic, groups=groups, marks=marks, pixel_size=pixel_size)
+    enrolled = read_references(
+        references,
+        authentic,
+        groups=groups,
+        marks=marks,
+        pixel_size=pixel_size,
+        page=page,
+        max_pixels=max_pixels,
+    )
     if shots is not None:
         enrolled = enrolled.shots(shots)
     counts = {label: str(count) for label, count in enrolled.counts.items()}

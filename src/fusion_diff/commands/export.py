@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.checkpoint import expect_free
-from fusion_diff.commands.options import load_model, read_references
+from fusion_diff.commands.options import MaxPixels, Page, load_model, read_references
 
 
 class Format(StrEnum):
@@ -37,6 +37,8 @@ def export_command(
             ),
         ),
     ] = None,
+    page: Page = None,
+    max_pixels: MaxPixels = None,
 ) -> int:
     """Export a model together with its references, to inspect without torch and diffusers.
 
@@ -48,6 +50,8 @@ def export_command(
     from fusion_diff.export.run import export_model
     from fusion_diff.inspection.wording import number
 
+    if references is None and (page is not None or max_pixels is not None):
+        raise typer.BadParameter("--page and --max-pixels apply to --references; give these, or leave the two out")
     expect_free(out)
     expect_folder("--out", out)
     loaded = load_model(model, "cpu")
@@ -55,7 +59,7 @@ def export_command(
     if references is not None:
         if loaded.enrolment is None:
             raise EnrolmentError(f"{model}: it has no enrolled references to export; enrol some first")
-        known = read_references(references, loaded.enrolment.authentic)
+        known = read_references(references, loaded.enrolment.authentic, page=page, max_pixels=max_pixels)
     typer.echo("Writing the graph and comparing it with the model; this takes about a minute …", err=True)
     with progress_bar("Measuring the effect of 8 bits") as advance:
         done = export_model(loaded, out, runtime=format.value, int8=int8, references=known, progress=advance)

@@ -93,6 +93,16 @@ Model = Annotated[
         help="Model to use: a name, a folder or a hub id. inspect and batch also take an exported model.",
     ),
 ]
+PageOfGolden = Annotated[
+    int | None,
+    typer.Option(
+        "--page",
+        min=0,
+        max=99_999,
+        metavar="N",
+        help="With --make: page of multi-page TIFFs to read, counted from 0, for every file; saved in the golden set.",
+    ),
+]
 Groups = Annotated[
     str | None,
     typer.Option(
@@ -142,6 +152,8 @@ def read_references(
     groups: str | None = None,
     marks: Path | None = None,
     pixel_size: float | None = None,
+    page: int | None = None,
+    max_pixels: int | None = None,
 ) -> ReferenceSet:
     """Read labelled references from a folder or a CSV file, with a progress bar."""
     from fusion_diff.commands.terminal import progress_bar
@@ -154,14 +166,21 @@ def read_references(
     with progress_bar("Reading references") as advance:
         if path.is_dir() or path.suffix.lower() != ".csv":
             return ReferenceSet.from_folder(
-                path, authentic=authentic, groups=groups, marks=marks, pixel_size_um=pixel_size, progress=advance
+                path,
+                authentic=authentic,
+                groups=groups,
+                marks=marks,
+                pixel_size_um=pixel_size,
+                page=page,
+                max_pixels=max_pixels,
+                progress=advance,
             )
         if groups is not None or marks is not None or pixel_size is not None:
             raise typer.BadParameter(
                 "a CSV file gives groups, marks and pixel sizes in its columns group, mark and "
                 "pixel_size_um; leave out --groups, --marks and --pixel-size"
             )
-        return ReferenceSet.from_csv(path, authentic=authentic, progress=advance)
+        return ReferenceSet.from_csv(path, authentic=authentic, page=page, max_pixels=max_pixels, progress=advance)
 
 
 def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> DiffusionModel:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.options import AlphaOfGolden, Device, load_model
+from fusion_diff.commands.options import AlphaOfGolden, Device, MaxPixels, PageOfGolden, load_model
 from fusion_diff.counted import counted
 
 
@@ -35,6 +35,8 @@ def verify_model_command(
         ),
     ] = None,
     alpha: AlphaOfGolden = None,
+    page: PageOfGolden = None,
+    max_pixels: MaxPixels = None,
     device: Device = "cpu",
 ) -> int:
     """Score a golden set again and report changes, or make one.
@@ -66,13 +68,23 @@ def verify_model_command(
         files = discover(images or [])
         with progress_bar("Scoring") as advance:
             made = make_golden(
-                load_model(model, device), files, golden, alpha=0.1 if alpha is None else alpha, progress=advance
+                load_model(model, device),
+                files,
+                golden,
+                alpha=0.1 if alpha is None else alpha,
+                page=page,
+                max_pixels=max_pixels,
+                progress=advance,
             )
         say(f"Golden set of {counted(len(made.images), 'image')}: {golden}")
         return 0
     if alpha is not None:
         raise typer.BadParameter(
             "--alpha applies to --make; a golden set is always scored at its own error rate; leave --alpha out"
+        )
+    if page is not None:
+        raise typer.BadParameter(
+            "--page applies to --make; a golden set is always read at the pages it was made with; leave --page out"
         )
     allowed = TOLERANCE if tolerance is None else tolerance
     folder = golden
@@ -88,7 +100,7 @@ def verify_model_command(
     try:
         inspector = load_model(model, device)
         with progress_bar("Scoring") as advance:
-            expected, found = compare(inspector, folder, tolerance=allowed, progress=advance)
+            expected, found = compare(inspector, folder, tolerance=allowed, max_pixels=max_pixels, progress=advance)
     finally:
         if folder != golden:
             shutil.rmtree(folder.parent, ignore_errors=True)

@@ -11,11 +11,14 @@ import os
 import sys
 import traceback
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.inspection.run import exit_code, inspect_paths
+from fusion_diff.micrograph.ifd import MAX_PAGES
+from fusion_diff.micrograph.limits import MAX_PIXELS, MIN_SIDE
 from fusion_diff.printable import paragraph, printable
 
 if TYPE_CHECKING:
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
 FAILED = 3
 STOPPED = 130
 MAX_THREADS = 1024
+MOST_PIXELS = 2**34
+"""Largest value of `--max-pixels`, the same as that of `fusion-diff`."""
 ELSEWHERE = (
     "audit", "batch", "certify", "demo", "enroll", "export", "keys", "policy", "pretrain", "serve", "service-keys",
     "sign", "verify", "verify-model",
@@ -83,9 +88,26 @@ def _parser() -> argparse.ArgumentParser:
         "--pixel-size", type=_positive, metavar="UM", help="pixel size of all files in µm (default: from each file)"
     )
     inspect.add_argument(
+        "--page",
+        type=partial(_whole, least=0, most=MAX_PAGES - 1),
+        metavar="N",
+        help="page of multi-page TIFFs to read, counted from 0, for every file (default: the first page, or the "
+        "largest if the first is a thumbnail)",
+    )
+    inspect.add_argument(
+        "--max-pixels",
+        type=partial(_whole, least=MIN_SIDE**2, most=MOST_PIXELS),
+        metavar="N",
+        help=f"refuse files of more than N pixels (default: {MAX_PIXELS:,}); raise it only for files that you trust",
+    )
+    inspect.add_argument(
         "--device", default="AUTO", help="AUTO (default), CPU, GPU, NPU, or a device name of the runtime"
     )
-    inspect.add_argument("--threads", type=_count, help="number of CPU threads (default: chosen by the runtime)")
+    inspect.add_argument(
+        "--threads",
+        type=partial(_whole, least=1, most=MAX_THREADS),
+        help="number of CPU threads (default: chosen by the runtime)",
+    )
     inspect.add_argument(
         "--json", type=Path, metavar="FILE", help="write one JSON record per micrograph to this file; - for stdout"
     )
@@ -104,7 +126,13 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
     files = discover(options.paths)
     with RecordWriter(options.json) if options.json else nullcontext() as writer:
         for outcome in inspect_paths(
-            session, files, alpha=options.alpha, pixel_size_um=options.pixel_size, thumbnails=False
+            session,
+            files,
+            alpha=options.alpha,
+            pixel_size_um=options.pixel_size,
+            page=options.page,
+            max_pixels=options.max_pixels,
+            thumbnails=False,
         ):
             if writer is not None:
                 writer.write(outcome)
@@ -136,13 +164,13 @@ def _positive(text: str) -> float:
     return value
 
 
-def _count(text: str) -> int:
+def _whole(text: str, *, least: int, most: int) -> int:
     try:
         value = int(text)
     except ValueError:
-        value = 0
-    if not 1 <= value <= MAX_THREADS:
-        raise argparse.ArgumentTypeError(f"must be a whole number from 1 to {MAX_THREADS}, not {text[:40]!r}")
+        value = -1
+    if not least <= value <= most:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {least} to {most}, not {text[:40]!r}")
     return value
 
 

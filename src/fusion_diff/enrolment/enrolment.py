@@ -49,6 +49,8 @@ class Enrolment:
         shifts: absolute change of the log-odds of each reference under purification, see `enrolment.shifts`; empty
             where it was not measured.
         pixel_sizes_um: pixel size of each reference in µm, None where unknown; empty where all are unknown.
+        pages: page of each reference in its file, from 0, if it was requested or is not the first, else None; empty in
+            enrolments that were made without.
         seconds: duration of the enrolment in seconds.
     """
 
@@ -65,6 +67,7 @@ class Enrolment:
     builtin: bool = False
     shifts: tuple[float, ...] = ()
     pixel_sizes_um: tuple[float | None, ...] = ()
+    pages: tuple[int | None, ...] = ()
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -173,6 +176,7 @@ class Enrolment:
             verifier=Verifier.fit(bags, labels, self.authentic, groups, self.paths, self.detector),
             shifts=tuple(self.shifts[i] for i in keep) if self.shifts else (),
             pixel_sizes_um=tuple(self.pixel_sizes_um[i] for i in keep) if self.pixel_sizes_um else (),
+            pages=tuple(self.pages[i] for i in keep) if self.pages else (),
         )
 
     @cached_property

@@ -63,12 +63,15 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
             "verifier": values,
             **({"shifts": list(enrolment.shifts)} if enrolment.shifts else {}),
             "references": [
-                {"name": name, "label": label, "group": group} | ({} if size is None else {"pixel_size_um": size})
-                for name, label, group, size in zip(
+                {"name": name, "label": label, "group": group}
+                | ({} if size is None else {"pixel_size_um": size})
+                | ({} if page is None else {"page": page})
+                for name, label, group, size, page in zip(
                     enrolment.names,
                     enrolment.labels,
                     enrolment.groups,
                     enrolment.pixel_sizes_um or (None,) * len(enrolment.names),
+                    enrolment.pages or (None,) * len(enrolment.names),
                     strict=True,
                 )
             ],
@@ -122,6 +125,7 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
             builtin=bool(described["builtin"]),
             shifts=tuple(float(shift) for shift in described.get("shifts", ())),
             pixel_sizes_um=tuple(stored_pixel_size(reference.get("pixel_size_um")) for reference in references),
+            pages=tuple(_page(reference.get("page")) for reference in references),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise CheckpointError(
@@ -132,6 +136,19 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
     with _learned_in(folder):
         _check_learned(enrolment.verifier, learned, enrolment.bags[0])
     return enrolment
+
+
+def _page(value: object) -> int | None:
+    """Check a stored page and return it; None stays None.
+
+    Raises:
+        ValueError: it is not a whole number of at least 0.
+    """
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"{value!r:.40} is not a page")
+    return value
 
 
 @contextmanager

@@ -64,8 +64,8 @@ def check_claim(name: str, width: int, height: int, channels: int, bits: int, ma
         raise refusal(
             name,
             f"its header claims {width}x{height} = {width * height:,} pixels, more than the limit of {max_pixels:,}",
-            "crop it, or, if you trust the file and have the memory, raise the limit: --max-pixels for inspect, batch "
-            "and certify, max_pixels in Python, FUSION_DIFF_MAX_PIXELS for a service",
+            "crop it, or, if you trust the file and have the memory, raise the limit: --max-pixels on the command "
+            "line, max_pixels in Python, FUSION_DIFF_MAX_PIXELS for a service",
         )
     if not 1 <= channels <= MAX_CHANNELS:
         raise refusal(

@@ -23,10 +23,7 @@ _THUMBNAIL = 4
 
 _Kind = tuple[int, ...]  # values of the tags in _ALIKE
 
-_CHOOSE = (
-    "Split it into files, or choose a page: --page 0 for inspect, batch and certify, or "
-    "load_microstructure_data(path, page=0) in Python"
-)
+_CHOOSE = "Split it into files, or choose a page: --page 0 on the command line, or page=0 in Python"
 
 
 @dataclass(frozen=True)

@@ -74,6 +74,8 @@ class ReferenceSet:
         groups: Groups | None = None,
         marks: str | Path | None = None,
         pixel_size_um: float | None = None,
+        page: int | None = None,
+        max_pixels: int | None = None,
         progress: Callable[[int, int], None] | None = None,
     ) -> ReferenceSet:
         r"""Read references from a folder that holds one folder of images per class.
@@ -95,6 +97,9 @@ class ReferenceSet:
                 arrays, every pixel that is not stored as white is flaw. A mask has the size of its micrograph, with or
                 without the data bar.
             pixel_size_um: pixel size of all images in micrometres; overrides the files' metadata.
+            page: page of every image, from 0; None chooses it by file, see `load_microstructure_data`. Marks have one
+                page.
+            max_pixels: maximum size of an image in pixels; `MAX_PIXELS` if None.
             progress: called with (files read, total files) after each file.
 
         Raises:
@@ -106,11 +111,18 @@ class ReferenceSet:
             UserWarning: a mark is empty, covers more than half of its micrograph or belongs to no image, an image
                 occurs twice in a class (kept once), or image files of unsupported kinds were skipped.
         """
-        return cls(tuple(sources.from_folder(path, authentic, groups, marks, pixel_size_um, progress)), authentic)
+        found = sources.from_folder(path, authentic, groups, marks, pixel_size_um, page, max_pixels, progress)
+        return cls(tuple(found), authentic)
 
     @classmethod
     def from_csv(
-        cls, path: str | Path, *, authentic: str, progress: Callable[[int, int], None] | None = None
+        cls,
+        path: str | Path,
+        *,
+        authentic: str,
+        page: int | None = None,
+        max_pixels: int | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> ReferenceSet:
         """Read references listed in a UTF-8 CSV file, in the order of its lines.
 
@@ -120,12 +132,14 @@ class ReferenceSet:
                 relative to the folder of the CSV file; absolute paths and `..` are allowed. The separator is a comma,
                 semicolon or tab; with semicolons, numbers may have a decimal comma.
             authentic: label of the class to verify.
+            page: page of every image, as in `from_folder`.
+            max_pixels: maximum size of an image in pixels; `MAX_PIXELS` if None.
             progress: called with (files read, total files) after each file.
 
         Raises:
             ReferenceSetError: as `from_folder`, or the CSV file is malformed; the message names the line.
         """
-        return cls(tuple(sources.from_csv(path, authentic, progress)), authentic)
+        return cls(tuple(sources.from_csv(path, authentic, page, max_pixels, progress)), authentic)
 
     @classmethod
     def from_micrographs(

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_diff.errors import MicrographError, ReferenceSetError
-from fusion_diff.micrograph import Micrograph, load_microstructure_data
+from fusion_diff.micrograph import MAX_PIXELS, Micrograph, load_microstructure_data
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, warn_of_unread
 from fusion_diff.printable import printable
 from fusion_diff.references.folders import image_files, is_file, is_folder, unread_files, visible_folders
@@ -51,6 +51,8 @@ def from_folder(
     groups: Groups | None,
     marks: str | Path | None,
     pixel_size_um: float | None,
+    page: int | None,
+    max_pixels: int | None,
     progress: Progress | None,
 ) -> list[Reference]:
     """Read a folder that holds a folder per class; see `ReferenceSet.from_folder`."""
@@ -88,10 +90,12 @@ def from_folder(
         _Entry(file, label, group_of[name], name, found.get(file), pixel_size_um)
         for name, (label, file) in files.items()
     ]
-    return _read(entries, authentic, progress)
+    return _read(entries, authentic, page, max_pixels, progress)
 
 
-def from_csv(path: str | Path, authentic: str, progress: Progress | None) -> list[Reference]:
+def from_csv(
+    path: str | Path, authentic: str, page: int | None, max_pixels: int | None, progress: Progress | None
+) -> list[Reference]:
     """Read the references that a CSV file lists; see `ReferenceSet.from_csv`."""
     table = Path(path)
     rows = read_table(table, required=("file", "label"), optional=("group", "mark", "pixel_size_um"))
@@ -111,7 +115,7 @@ def from_csv(path: str | Path, authentic: str, progress: Progress | None) -> lis
                 pixel_size_um=_pixel_size(row),
             )
         )
-    return _read(entries, authentic, progress)
+    return _read(entries, authentic, page, max_pixels, progress)
 
 
 def from_micrographs(
@@ -142,13 +146,17 @@ def from_micrographs(
     return _without_copies(references)
 
 
-def _read(entries: list[_Entry], authentic: str, progress: Progress | None) -> list[Reference]:
+def _read(
+    entries: list[_Entry], authentic: str, page: int | None, max_pixels: int | None, progress: Progress | None
+) -> list[Reference]:
     """Read every entry. All unreadable files are collected into one error."""
     references: list[Reference] = []
     faults: list[str] = []
     for done, entry in enumerate(entries, start=1):
         try:
-            micrograph = load_microstructure_data(entry.path, pixel_size_um=entry.pixel_size_um)
+            micrograph = load_microstructure_data(
+                entry.path, pixel_size_um=entry.pixel_size_um, page=page, max_pixels=max_pixels or MAX_PIXELS
+            )
             reference = Reference(micrograph, entry.label, entry.group, entry.name)
             mark = None if entry.mark is None else read_mark(entry.mark, micrograph, str(entry.path))
             references.append(_marked(reference, mark, f"the mark {entry.mark}", authentic))

@@ -60,11 +60,13 @@ class GoldenSet:
         alpha: error rate of the decisions.
         model: `name`, `sha256` and `references_sha256` of the model that gave the scores.
         images: the images.
+        page: page of every image, from 0; None chooses it by file.
     """
 
     alpha: float
     model: dict[str, str | None]
     images: tuple[GoldenImage, ...]
+    page: int | None = None
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,8 @@ def make_golden(
     folder: Path,
     *,
     alpha: float = 0.1,
+    page: int | None = None,
+    max_pixels: int | None = None,
     progress: Callable[[int, int, Path], None] | None = None,
 ) -> GoldenSet:
     """Score images, and write them with their scores to a new folder, completely or not at all.
@@ -100,6 +104,8 @@ def make_golden(
             characters that are not portable.
         folder: a new or empty folder, not the current one.
         alpha: error rate of the decisions.
+        page: page of every image, from 0; None chooses it by file, see `load_microstructure_data`.
+        max_pixels: maximum size of an image in pixels; `MAX_PIXELS` if None.
         progress: called as `progress(done, total, path)` before each image.
 
     Raises:
@@ -107,7 +113,7 @@ def make_golden(
             meanwhile.
         MicrographError: an image cannot be read.
     """
-    from fusion_diff.micrograph import load_microstructure_data
+    from fusion_diff.micrograph import MAX_PIXELS, load_microstructure_data
 
     if why := in_place(folder):
         raise TrustError(f"{printable(folder)}: {why}; choose a new folder, such as {printable(folder / 'golden')}")
@@ -129,14 +135,16 @@ def make_golden(
             while name.casefold() in taken:  # the numbered name may be taken too
                 name = f"{done:04d}-{name}"
             taken.add(name.casefold())
-            micrograph = load_microstructure_data(path)  # the original, so that errors name it
+            # The original is read, so that errors name it.
+            micrograph = load_microstructure_data(path, page=page, max_pixels=max_pixels or MAX_PIXELS)
             shutil.copyfile(path, draft / name)
             if digest_plain(draft / name) != micrograph.sha256:
                 raise TrustError(f"{printable(path)}: it changed while it was copied; try again once it is written")
             it = model.inspect(micrograph, alpha=alpha)
             entries.append(GoldenImage(name, micrograph.sha256, float(it.score), it.decision))
-        golden = GoldenSet(alpha, identity(model), tuple(entries))
+        golden = GoldenSet(alpha, identity(model), tuple(entries), page)
         value = {"format": FORMAT, "alpha": alpha, "model": golden.model, "images": [vars(each) for each in entries]}
+        value |= {} if page is None else {"page": page}
         text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
         (draft / FILE).write_text(text, encoding="ascii")
     return golden
@@ -156,6 +164,9 @@ def read_golden(folder: Path) -> GoldenSet:
             raise ValueError(f"its format is {str(value['format'])[:80]!r}, but this version reads {FORMAT!r}")
         alpha, images = float(value["alpha"]), tuple(_image(each) for each in value["images"])
         model = {key: value["model"].get(key) for key in ("name", "sha256", "references_sha256")}
+        page = value.get("page")
+        if page is not None and (isinstance(page, bool) or not isinstance(page, int) or page < 0):
+            raise ValueError(f"the page {str(page)[:80]!r}")
         if not (0 < alpha < 1 and 0 < len(images) <= MAX_IMAGES):
             raise ValueError(f"an alpha of {alpha} and {len(images)} images")
         if not all(item is None or isinstance(item, str) for item in model.values()):
@@ -163,7 +174,7 @@ def read_golden(folder: Path) -> GoldenSet:
     except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         reason = printable(repr(error), 200)
         raise TrustError(f"{printable(file)}: it is not a usable golden set ({reason}); make it again") from error
-    return GoldenSet(alpha, model, images)
+    return GoldenSet(alpha, model, images, page)
 
 
 def _plain(name: str) -> bool:
@@ -188,6 +199,7 @@ def compare(
     folder: Path,
     *,
     tolerance: float = TOLERANCE,
+    max_pixels: int | None = None,
     progress: Callable[[int, int, Path], None] | None = None,
 ) -> tuple[GoldenSet, tuple[Comparison, ...]]:
     """Score a golden set again.
@@ -198,6 +210,7 @@ def compare(
         model: model to verify.
         folder: the golden set.
         tolerance: largest allowed change of a score.
+        max_pixels: maximum size of an image in pixels; `MAX_PIXELS` if None.
         progress: called as `progress(done, total, path)` before each image.
 
     Returns:
@@ -211,17 +224,22 @@ def compare(
     for done, image in enumerate(golden.images):
         if progress is not None:
             progress(done, len(golden.images), folder / image.file)
-        found.append(_compare(model, folder / image.file, image, golden.alpha, tolerance))
+        found.append(_compare(model, folder / image.file, image, golden, tolerance, max_pixels))
     return golden, tuple(found)
 
 
-def _compare(model: Inspector, file: Path, image: GoldenImage, alpha: float, tolerance: float) -> Comparison:
-    from fusion_diff.micrograph import load_microstructure_data
+def _compare(
+    model: Inspector, file: Path, image: GoldenImage, golden: GoldenSet, tolerance: float, max_pixels: int | None
+) -> Comparison:
+    from fusion_diff.micrograph import MAX_PIXELS, load_microstructure_data
 
     try:
         if digest_plain(file) != image.sha256:
             return Comparison(image, None, None, f"{image.file}: the image was altered; restore it from a copy")
-        it = model.inspect(load_microstructure_data(file, sha256=image.sha256), alpha=alpha)
+        micrograph = load_microstructure_data(
+            file, page=golden.page, max_pixels=max_pixels or MAX_PIXELS, sha256=image.sha256
+        )
+        it = model.inspect(micrograph, alpha=golden.alpha)
     except (FusionDiffError, OSError, MemoryError) as error:
         return Comparison(image, None, None, f"{image.file}: missing or unreadable ({error})")
     problems = []
