@@ -34,17 +34,22 @@ def codestream_pixels(data: bytes, compression: int) -> int:
 
     Args:
         data: the strip or tile as stored.
-        compression: the TIFF's compression code.
+        compression: the TIFF's compression code, one of `IMAGE_CODECS`.
 
     Returns:
-        Columns times rows; more for a JPEG 2000 stream of more than `MAX_CHANNELS` components, or whose parts cost more
-        than its pixels. 0 if no size is found.
+        Columns times rows, at least 1; more for a JPEG 2000 stream of more than `MAX_CHANNELS` components, or whose
+        parts cost more than its pixels.
+
+    Raises:
+        ValueError: the header gives no reliable size; the message says why.
     """
-    reader = _READERS.get(compression)
     try:
-        return 0 if reader is None else int(reader(data))
-    except (IndexError, ValueError, struct.error):
-        return 0
+        pixels = int(_READERS[compression](data))
+    except (IndexError, struct.error) as error:
+        raise ValueError("it is truncated") from error
+    if not pixels:
+        raise ValueError("it claims no pixels")
+    return pixels
 
 
 def check_jpeg(name: str, data: bytes | mmap.mmap) -> None:

@@ -56,7 +56,7 @@ def jpeg2000_pixels(data: bytes) -> int:
         Columns times rows, multiplied by the number of components over `MAX_CHANNELS`, rounded up.
 
     Raises:
-        ValueError: the stream has no size, or an unusual layout.
+        ValueError: the stream has no size, or an unusual layout; the message is a clause on "it", the header.
         IndexError: a segment is truncated.
         struct.error: likewise.
     """
@@ -79,9 +79,9 @@ def jpeg2000_pixels(data: bytes) -> int:
             elif marker == _POC:
                 progressions = _PROGRESSIONS
             if len(styles) > _MOST_STYLES:
-                raise ValueError("more coding styles than allowed")
+                raise ValueError(f"it has more than {_MOST_STYLES} coding styles")
     if not styles:
-        raise ValueError("no coding style")
+        raise ValueError("it has no coding style")
     parts = max(_parts(style, size, components, layers * progressions) for style in styles)
     return max((right - left) * (bottom - top) * -(-components // MAX_CHANNELS), parts)
 
@@ -89,7 +89,7 @@ def jpeg2000_pixels(data: bytes) -> int:
 def _codestream(data: bytes) -> int:
     """Return the position of the codestream that OpenJPEG would decode."""
     position = 0
-    if data[:4] != _SOC_SIZ:
+    if data[:2] != _SOC_SIZ[:2]:  # in boxes
         while True:
             length, kind = struct.unpack_from(">I4s", data, position)
             header = 8
@@ -98,23 +98,23 @@ def _codestream(data: bytes) -> int:
             if kind == b"jp2c":
                 break
             if not header <= length < 2**32:
-                raise ValueError("a box without a length")
+                raise ValueError("it has a box without a length")
             position += length
         position += header
         if b"pclr" in data[:position]:
-            raise ValueError("a palette, which can expand one channel to 255")
+            raise ValueError("it has a palette, which can expand one channel to 255")
     if data[position : position + 4] != _SOC_SIZ:
-        raise ValueError("the stream does not start with its size")
+        raise ValueError("it does not start with the size")
     return position
 
 
 def _edges(low: int, high: int, first: int, step: int) -> NDArray[np.int64]:
     """Return the starts of the tiles along one side of the image, and the end of the last tile."""
     if not first <= low < min(high, first + step):
-        raise ValueError("the first tile is empty")
+        raise ValueError("its first tile is empty")
     number = -(-(high - first) // step)
     if number > _MOST_TILES:
-        raise ValueError("more tiles than the format allows")
+        raise ValueError("it has more tiles than the format allows")
     edges = first + step * np.arange(number + 1, dtype=np.int64)
     return np.clip(edges, low, high)
 
@@ -127,7 +127,7 @@ def _segments(data: bytes, position: int, end: int, *, first: bool = False) -> I
             return
         # The first segment of the first header, and of no other, is the size.
         if length < 2 or not (first or marker in _SKIPPED or marker in (_COD, _COC, _POC)):
-            raise ValueError("a segment of an unknown kind")
+            raise ValueError("it has a segment of an unknown kind")
         yield marker, data[position + 4 : position + 2 + length]
         position, first = position + 2 + length, False
 
@@ -136,7 +136,7 @@ def _style(content: bytes, flags: int) -> _Style:
     levels, block = content[0], (content[1] + 2, content[2] + 2)
     precincts = content[5 : 6 + levels] if flags & 1 else b"\xff" * (levels + 1)
     if levels > 32 or max(block) > 10 or len(precincts) <= levels:
-        raise ValueError("a coding style that the format does not allow")
+        raise ValueError("it has a coding style that the format does not allow")
     return _Style(levels, block, precincts)
 
 
@@ -150,7 +150,7 @@ def _parts(style: _Style, size: tuple[int, ...], components: int, layers: int) -
     columns, rows = _edges(left, right, tiles_left, width), _edges(top, bottom, tiles_top, height)
     tiles = (len(columns) - 1) * (len(rows) - 1)
     if tiles > _MOST_TILES:
-        raise ValueError("more tiles than the format allows")
+        raise ValueError("it has more tiles than the format allows")
     blocks, most, step = 0, 0, [64, 64]
     for resolution, exponents in enumerate(style.precincts):
         down, half = style.levels - resolution, int(resolution > 0)  # all but the lowest have three bands, of half size

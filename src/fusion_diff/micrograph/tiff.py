@@ -174,22 +174,23 @@ def _check_codestreams(source: Source, page: Any, places: Iterable[tuple[int, in
     """Refuse strips or tiles whose own headers, which decoders follow, claim far more than their place in the image."""
     # JPEG markers may be stored apart from the strips: in shared tables, or in the header of old-style JPEG.
     shared = [part for part in (page.jpegtables, page.jpegheader) if part] if page.compression in JPEG else []
-    common = max((codestream_pixels(part, page.compression) for part in shared), default=0)
+    common = max((_claimed(part, page.compression)[0] for part in shared), default=0)
     claimed: dict[tuple[int, int], int] = {}
     total = 0
     for offset, count in places:
         if (offset, count) not in claimed:
             source.handle.seek(offset)
             data = source.handle.read(count)
-            claimed[offset, count] = max(codestream_pixels(data, page.compression), common)
+            pixels, why = _claimed(data, page.compression)
             if page.compression in JPEG:
                 check_jpeg(source.name, data)
-        if not claimed[offset, count]:
-            raise refusal(
-                source.name,
-                "the header of a strip or tile gives no reliable size, because it is damaged or of an unusual kind",
-                "copy it again, or export it as plain TIFF or PNG",
-            )
+            if not (pixels or common):
+                raise refusal(
+                    source.name,
+                    f"the header of a strip or tile gives no reliable size ({why})",
+                    "copy it again, or export it as plain TIFF or PNG",
+                )
+            claimed[offset, count] = max(pixels, common)
         total += claimed[offset, count]
         if total > limit:
             raise refusal(
@@ -198,6 +199,14 @@ def _check_codestreams(source: Source, page: Any, places: Iterable[tuple[int, in
                 f"more than the limit of {limit:,}",
                 "export it again as plain TIFF or PNG",
             )
+
+
+def _claimed(data: bytes, compression: int) -> tuple[int, str]:
+    """Return the number of pixels that a strip or tile claims, or 0 and the reason why it cannot be told."""
+    try:
+        return codestream_pixels(data, compression), ""
+    except ValueError as error:
+        return 0, str(error)
 
 
 def _decode(tif: Any, page: Any) -> NDArray[Any]:
