@@ -40,7 +40,7 @@ from fusion_diff.printable import paragraph
 from fusion_diff.verdict.concluding import predict
 from fusion_diff.verdict.judging import judge, read
 from fusion_diff.verdict.result import Inspection
-from fusion_diff.warn import warn
+from fusion_diff.warn import warn_of_builtin_references
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -299,11 +299,7 @@ class DiffusionModel:
                 "model.enroll(ReferenceSet.from_folder(...))"
             )
         if self.enrolment.builtin:
-            warn(
-                "this model is enrolled on its built-in procedural references only, so its scores mean nothing for "
-                "your ware; enrol your own references with `fusion-diff enroll`, or in Python with "
-                "model.enroll(ReferenceSet.from_folder(..., authentic=...))"
-            )
+            warn_of_builtin_references()
         if shots is None:
             return self.enrolment
         key = repr(shots)  # True and 1.0 equal 1 as keys, but are not valid numbers of shots

@@ -12,3 +12,17 @@ def warn(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
+
+
+def warn_of_builtin_references(*, exported: bool = False) -> None:
+    """Warn that only the built-in procedural references are enrolled.
+
+    Args:
+        exported: the model is an exported one, in which references cannot be enrolled.
+    """
+    then = ", then export the model again" if exported else ""
+    warn(
+        "this model has its built-in procedural references only, so its scores mean nothing for your ware; enrol your "
+        "own references with `fusion-diff enroll`, or in Python with "
+        f"model.enroll(ReferenceSet.from_folder(..., authentic=...)){then}"
+    )

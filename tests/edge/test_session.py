@@ -101,9 +101,13 @@ def test_scores_alone_are_those_of_the_model(session, whole_model):
     assert session.predict_authenticity(samples[0]) == pytest.approx(float(expected[0]), abs=1e-4)
 
 
-def test_built_in_references_are_warned_of_as_the_model_does(session):
-    with pytest.warns(UserWarning, match="enrol your own references and export the model again"):
-        session.inspect(micrograph())
+def test_built_in_references_are_warned_of_as_the_model_does_with_one_step_more(session, whole_model):
+    said = []
+    for inspector in (whole_model, session):
+        with pytest.warns(UserWarning, match="built-in procedural references only") as caught:
+            inspector.inspect(micrograph())
+        said.append(str(caught.list[0].message))
+    assert said[1] == f"{said[0]}, then export the model again"
 
 
 def test_openvino_gives_the_same_verdict(exported_folder, changed, whole_model):

@@ -20,7 +20,7 @@ from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.verdict.concluding import conclude, predict
 from fusion_diff.verdict.result import NEAREST, EvidenceMap, NearestReference
-from fusion_diff.warn import warn
+from fusion_diff.warn import warn_of_builtin_references
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -97,7 +97,8 @@ class EdgeSession:
             CheckpointError: the graph cannot be run, or its outputs are not valid.
         """
         check_alpha(alpha)
-        self._warn_of_builtin_references()
+        if self.enrolment.builtin:
+            warn_of_builtin_references(exported=True)
         return self.judge(micrograph, alpha=alpha)
 
     def judge(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
@@ -142,17 +143,11 @@ class EdgeSession:
             UserWarning: the references are the built-in procedural ones; or a micrograph is out of scope, so that its
                 score is meaningless.
         """
-        self._warn_of_builtin_references()
+        if self.enrolment.builtin:
+            warn_of_builtin_references(exported=True)
         micrographs = sample if isinstance(sample, Sequence) else [sample]
         scores = [predict(each, self.enrolment, self._read(each)) for each in micrographs]
         return np.asarray(scores, dtype=np.float32) if isinstance(sample, Sequence) else np.float32(scores[0])
-
-    def _warn_of_builtin_references(self) -> None:
-        if self.enrolment.builtin:
-            warn(
-                "this model was exported with its built-in procedural references only, so its scores mean nothing for "
-                "your ware; enrol your own references and export the model again"
-            )
 
     def _grid(self, micrograph: Micrograph) -> Grid:
         exported = self.enrolment
