@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from functools import partial
 from pathlib import Path
 
 import fsspec
@@ -222,7 +223,12 @@ def test_a_run_that_is_told_to_stop_keeps_what_is_done(tmp_path, save_micrograph
     out = tmp_path / "out"
     words = ["-m", "fusion_diff.cli", "batch", str(tmp_path / "in"), "--out", str(out), "--heatmaps"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    run = subprocess.Popen([sys.executable, *words], env=environment, stderr=subprocess.PIPE, text=True)
+    heed = partial(
+        signal.signal, sent, signal.SIG_DFL
+    )  # what runs in the background may inherit that SIGINT is ignored
+    run = subprocess.Popen(
+        [sys.executable, *words], env=environment, stderr=subprocess.PIPE, text=True, preexec_fn=heed
+    )
     while len(list(out.glob("heatmaps/*/*.png"))) < 2:  # the second is drawn after the first row was added
         assert run.poll() is None, run.stderr.read()
         time.sleep(0.01)
