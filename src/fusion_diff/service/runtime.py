@@ -16,6 +16,7 @@ from fusion_diff.errors import ServiceError
 from fusion_diff.printable import printable
 from fusion_diff.service import ledger
 from fusion_diff.service.database import Database, take_turn
+from fusion_diff.service.discarding import Sweeper
 from fusion_diff.service.learning import Learning
 from fusion_diff.service.metrics import Metrics
 from fusion_diff.service.queue import Queue
@@ -44,6 +45,7 @@ class Service:
         shelf: the models.
         queue: inspections under way.
         learning: audits and enrolments.
+        sweeper: deletes files that nothing refers to any more.
         metrics: the Prometheus metrics.
         rates: the rate limit.
         sessions: signs session cookies.
@@ -57,6 +59,7 @@ class Service:
     shelf: Shelf
     queue: Queue
     learning: Learning
+    sweeper: Sweeper
     metrics: Metrics
     rates: RateLimit
     sessions: Sessions
@@ -88,6 +91,7 @@ class Service:
                 shelf,
                 Queue(settings, shelf.find, database, store, metrics),
                 Learning(settings, shelf, store, database, metrics),
+                Sweeper(database, store),
                 metrics,
                 RateLimit(settings.rate_limit),
                 sessions,
@@ -108,6 +112,7 @@ class Service:
         self.stop()
         self.queue.close()
         self.learning.close(max(0.0, self.queue.until - time.monotonic()))
+        self.sweeper.close()
         self.database.close()
         self.claimed.close()
 
