@@ -15,7 +15,7 @@ from fusion_diff.service import keys
 from fusion_diff.service.app import create_app
 from fusion_diff.service.database import Database
 from fusion_diff.service.logs import JsonFormatter
-from fusion_diff.service.rates import RateLimit
+from fusion_diff.service.rates import Owners, RateLimit, network
 from fusion_diff.service.sessions import COOKIE, LASTS_SECONDS, Sessions
 from fusion_diff.service.settings import Settings, read_settings
 from fusion_diff.service.tables import ApiKey
@@ -174,6 +174,93 @@ def test_who_asks_too_often_has_to_wait(serve):
         assert [client.get("/v1/models").status_code for _ in range(4)] == [200, 200, 200, 429]
         assert int(client.get("/v1/models").headers["retry-after"]) >= 1
         assert client.get("/healthz").status_code == 200
+
+
+@pytest.fixture
+def counted(tmp_path, enrolled_folder, monkeypatch):
+    """A service that allows three requests a minute, a way to ask it, and the look-ups of keys that it made."""
+    settings = Settings(data=tmp_path / "data", model=str(enrolled_folder), rate_limit=3)
+    looked_up, caller_of, caller_by_id = [], keys.caller_of, keys.caller_by_id
+    monkeypatch.setattr(keys, "caller_of", lambda session, key: looked_up.append(key) or caller_of(session, key))
+    monkeypatch.setattr(keys, "caller_by_id", lambda session, id_: looked_up.append(id_) or caller_by_id(session, id_))
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+
+        def ask(key, times=1):
+            return [client.get("/v1/models", headers=bearer(key)).status_code for _ in range(times)]
+
+        yield client, ask, looked_up
+
+
+def make(client, *names):
+    with client.app.state.service.database.write() as session:
+        return [keys.new_key(session, name, ["read"]) for name in names]
+
+
+def test_whoever_has_no_valid_key_does_not_make_the_database_work(counted):
+    client, ask, looked_up = counted
+    wrong = [f"fdk_{'0' * 12}_{'a' * 42}{last}" for last in "abcdef"]
+    assert [ask(key)[0] for key in wrong] == [401, 401, 401, 429, 429, 429]
+    assert looked_up == wrong[:3]
+    assert client.get("/v1/models").status_code == 429, "the address is counted, however it asks"
+
+
+def test_valid_keys_have_limits_of_their_own_at_one_address(counted):
+    client, ask, looked_up = counted
+    made = make(client, *map(str, range(5)))
+    for key in made:
+        assert ask(key, 4) == [200, 200, 200, 429]
+    assert len(looked_up) == 15, "what is refused is not looked up"
+    client.cookies.set(COOKIE, client.app.state.service.sessions.begin(made[0][4:16]))
+    assert client.get("/v1/models").status_code == 429, "a session is counted with the key that signed in"
+    client.cookies.clear()
+    assert ask("x", 4) == [401, 401, 401, 429], "and at no cost to the address"
+
+
+def test_a_key_that_was_used_before_is_let_in_whatever_its_neighbours_do(counted):
+    client, ask, _ = counted
+    (key,) = make(client, "line 7")
+    assert ask(key) == [200]
+    assert ask("x", 4) == [401, 401, 401, 429]
+    assert ask(f" {key} ", 3) == [200, 200, 429], "however it is spaced"
+
+
+def test_a_revoked_key_is_counted_at_its_address(counted):
+    client, ask, looked_up = counted
+    (key,) = make(client, "line 7")
+    assert ask(key) == [200]
+    with client.app.state.service.database.write() as session:
+        keys.revoke(session, key[4:16])
+    assert ask(key, 5) == [401, 401, 401, 401, 429]
+    assert len(looked_up) == 5
+    assert ask("x") == [429]
+
+
+def test_owners_of_credentials_are_remembered_in_limited_number(monkeypatch):
+    monkeypatch.setattr("fusion_diff.service.rates._CALLERS", 2)
+    owners = Owners()
+    owners.remember(b"a", "A")
+    owners.remember(b"b", "B")
+    assert owners.get(b"a") == "A"
+    owners.remember(b"c", "C")
+    assert [owners.get(each) for each in (b"a", b"b", b"c")] == ["A", None, "C"]
+    owners.forget(b"a")
+    assert owners.get(b"a") is None
+
+
+@pytest.mark.parametrize(
+    ("address", "counted_as"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("testclient", "testclient"),
+        ("", ""),
+    ],
+)
+def test_an_address_is_counted_with_what_one_host_may_use(address, counted_as):
+    assert network(address) == counted_as
 
 
 @given(st.lists(st.floats(0, 100), max_size=60), st.integers(1, 100))

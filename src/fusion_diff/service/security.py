@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import partial
 from http.cookies import CookieError, SimpleCookie
@@ -23,6 +24,7 @@ from fusion_diff.service.problems import (
     problem,
     respond,
 )
+from fusion_diff.service.rates import Owners, network
 from fusion_diff.service.sessions import COOKIE, CSRF_HEADER, LASTS_SECONDS, end, is_ended
 from fusion_diff.service.settings import LOOPBACK
 from fusion_diff.service.watching import Watchers
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp, Receive, Send
     from starlette.types import Scope as Connection
 
+    from fusion_diff.service.rates import RateLimit
     from fusion_diff.service.runtime import Service
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
@@ -46,7 +49,7 @@ class Gate:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app, self._watchers = app, Watchers()
+        self.app, self._watchers, self._owners = app, Watchers(), Owners()
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a problem."""
@@ -64,28 +67,51 @@ class Gate:
         await self.app(scope, receive, send)
 
     async def _admitted(self, scope: Connection, service: Service) -> Caller | None:
+        """Return the caller; None for a page without one.
+
+        The rate limit holds before the database is asked: that of the key if the credential was valid the last time,
+        else that of the address. So unknown keys cannot use up the limit of a key, nor make the database work.
+        """
         headers = Headers(scope=scope)
         _check_site(headers, scope["method"], insecure=service.settings.insecure)
-        caller: Caller | None = ANYBODY
-        refusal: RefusedError | None = None
-        if not service.settings.insecure:
-            try:
-                ask = partial(_caller, headers, scope["method"], service)
-                if scope["path"] == watching.PATH:
-                    caller = await self._watchers.caller(headers.get("authorization", ""), ask)
-                else:
-                    caller = await to_thread.run_sync(ask)
-            except RefusedError as error:
-                caller, refusal = None, error
-        address = (scope.get("client") or ("unknown",))[0]
-        wait = service.rates.wait(caller.id if caller is not None and caller.id else f"from {address}")
-        if wait > 0:
-            raise BusyError("too many requests; try again after the number of seconds in Retry-After", retry_after=wait)
-        if refusal is not None:
-            raise refusal
-        if caller is None and _GUARDED.match(scope["path"]):
-            raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
+        origin = f"from {network((scope.get('client') or ('unknown',))[0])}"
+        if service.settings.insecure:
+            _take(service.rates, origin)
+            return ANYBODY
+        credential = _credential(headers)
+        owner = self._owners.get(credential)
+        _take(service.rates, owner or origin)
+        try:
+            ask = partial(_caller, headers, scope["method"], service)
+            if scope["path"] == watching.PATH:
+                caller = await self._watchers.caller(headers.get("authorization", ""), ask)
+            else:
+                caller = await to_thread.run_sync(ask)
+        except UnauthorizedError:
+            self._owners.forget(credential)
+            raise
+        if caller is None:
+            self._owners.forget(credential)
+            if _GUARDED.match(scope["path"]):
+                raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
+        elif owner is None:
+            self._owners.remember(credential, caller.id)
+            service.rates.give_back(origin)
+            _take(service.rates, caller.id)
         return caller
+
+
+def _take(rates: RateLimit, caller: str) -> None:
+    wait = rates.wait(caller)
+    if wait > 0:
+        raise BusyError("too many requests; try again after the number of seconds in Retry-After", retry_after=wait)
+
+
+def _credential(headers: Headers) -> bytes:
+    """Return the digest of the API key or the session cookie; the same however the header is spaced."""
+    kind, _, key = headers.get("authorization", "").partition(" ")
+    told = f"{kind.lower()} {key.strip()}" if kind else session_cookie(headers)
+    return hashlib.sha256(told.encode()).digest()
 
 
 def _check_site(headers: Headers, method: str, *, insecure: bool) -> None:
