@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fusion_diff.edge.exported import GRAPHS, INPUTS, OUTPUTS, WEIGHTS
+from fusion_diff.edge.operators import check_operators
 from fusion_diff.errors import CheckpointError, DependencyError, DeviceError
 from fusion_diff.printable import paragraph
 
@@ -60,9 +61,10 @@ def open_graph(folder: Path, runtime: str, device: str, threads: int | None) -> 
     Raises:
         DependencyError: the runtime is not installed.
         DeviceError: there is no such device here.
-        CheckpointError: the graph cannot be loaded.
+        CheckpointError: the graph cannot be loaded, or contains an operator that exports do not.
     """
     file = folder / GRAPHS[runtime]
+    check_operators(file, runtime)
     return OnnxRuntime(file, device, threads) if runtime == "onnx" else OpenVinoRuntime(file, device, threads)
 
 
