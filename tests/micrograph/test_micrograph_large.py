@@ -1,6 +1,8 @@
+import errno
 import hashlib
 import io
 import mmap
+import os
 import struct
 import tempfile
 import tracemalloc
@@ -229,7 +231,7 @@ def test_a_machine_without_a_temporary_folder_is_not_told_as_a_missing_file(tmp_
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
     file = tmp_path / "image.tif"
     tifffile.imwrite(file, np.zeros((64, 80), dtype=np.uint8))
-    with pytest.raises(NoRoomError, match=r"image\.tif in the temporary folder .*No usable temporary .*TMPDIR"):
+    with pytest.raises(NoRoomError, match=r"^cannot store .*image\.tif in the temporary folder .*No usable temporary .*TMPDIR"):
         load_microstructure_data(file)
 
 
@@ -243,3 +245,23 @@ def test_a_disk_that_fills_up_while_a_file_is_copied_is_told_with_the_cure(monke
     with pytest.raises(MicrographError, match=r"no room for 5 bytes of a copy in .*TMPDIR"):
         storage.copied(io.BytesIO(b"bytes"), 5, "a copy")
     assert copy.closed
+
+
+@pytest.mark.parametrize(
+    ("number", "told"),
+    [
+        (errno.ENOSPC, "no room for 5 bytes of a copy in .*free space there"),
+        (errno.EDQUOT, "no room for 5 bytes of a copy in .*free space there"),
+        (errno.EACCES, "^cannot store 5 bytes of a copy in .*Permission denied.*can be written to, or set TMPDIR"),
+        (errno.EMFILE, "^cannot store 5 bytes of a copy in .*Too many open files"),
+        (errno.EIO, "^cannot store 5 bytes of a copy in .*Input/output error"),
+    ],
+)
+def test_only_a_full_disk_is_called_full(monkeypatch, number, told):
+    def fail(*_arguments, **_options):
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
+    with pytest.raises(NoRoomError, match=told) as raised:
+        storage.copied(io.BytesIO(b"bytes"), 5, "a copy")
+    assert raised.value.__cause__.errno == number, "by which the service tells its status"

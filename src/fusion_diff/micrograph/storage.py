@@ -34,7 +34,7 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     """Return a zeroed array to decode into. Large arrays are backed by an unnamed temporary file.
 
     Raises:
-        NoRoomError: the temporary folder lacks the space.
+        NoRoomError: the temporary folder lacks the space, or cannot be used.
     """
     dtype = np.dtype(dtype)
     if math.prod(shape) <= IN_MEMORY_PIXELS:
@@ -56,7 +56,7 @@ def copied(file: BinaryIO, size: int, content: str) -> tuple[BinaryIO, str]:
         The temporary file, and the sha256 of the bytes in hexadecimal.
 
     Raises:
-        NoRoomError: the temporary folder lacks the space.
+        NoRoomError: the temporary folder lacks the space, or cannot be used.
         OSError: the file cannot be read.
     """
     with _room(size, content):
@@ -76,14 +76,16 @@ def copied(file: BinaryIO, size: int, content: str) -> tuple[BinaryIO, str]:
 
 @contextlib.contextmanager
 def _room(size: int, content: str) -> Iterator[None]:
-    """Convert an OSError to a NoRoomError that names the content and the cure."""
+    """Convert an OSError to a NoRoomError that names the content, the cause and the cure."""
     try:
         yield
     except OSError as error:
-        raise NoRoomError(
-            f"no room for {size:,} bytes of {content} in {_temporary_folder()} ({error}); "
-            "free space there, or set TMPDIR to a folder on a larger disk"
-        ) from error
+        what = f"{size:,} bytes of {content} in {_temporary_folder()} ({error})"
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            told = f"no room for {what}; free space there, or set TMPDIR to a folder on a larger disk"
+        else:
+            told = f"cannot store {what}; make sure that the folder can be written to, or set TMPDIR to another one"
+        raise NoRoomError(told) from error
 
 
 def _temporary_folder() -> str:
