@@ -24,7 +24,7 @@ class MicrographError(FusionDiffError, ValueError):
 
 
 class NoRoomError(MicrographError):
-    """A micrograph cannot be decoded because the temporary folder is full or not usable; the micrograph may be valid."""
+    """A micrograph cannot be decoded because the temporary folder is full or unusable; the micrograph may be valid."""
 
 
 class ReferenceSetError(FusionDiffError, ValueError):

@@ -231,7 +231,9 @@ def test_a_machine_without_a_temporary_folder_is_not_told_as_a_missing_file(tmp_
     monkeypatch.setattr(tempfile, "_candidate_tempdir_list", lambda: [str(tmp_path / "absent")])
     file = tmp_path / "image.tif"
     tifffile.imwrite(file, np.zeros((64, 80), dtype=np.uint8))
-    with pytest.raises(NoRoomError, match=r"^cannot store .*image\.tif in the temporary folder .*No usable temporary .*TMPDIR"):
+    with pytest.raises(
+        NoRoomError, match=r"^cannot store .*image\.tif in the temporary folder .*No usable temporary .*TMPDIR"
+    ):
         load_microstructure_data(file)
 
 
