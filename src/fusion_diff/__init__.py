@@ -49,10 +49,11 @@ def __getattr__(name: str) -> object:
     except ModuleNotFoundError as error:
         if error.name is None or not error.name.startswith(__name__):
             raise
+        from fusion_diff.dependencies import WHOLE
         from fusion_diff.errors import DependencyError
 
         raise DependencyError(
-            f"{name} needs the full FusionDiff, but only its edge package is installed; pip install fusion-diff"
+            f"{name} needs the full FusionDiff, but only its edge package is installed; {WHOLE}"
         ) from error
 
 

@@ -154,14 +154,14 @@ def test_a_batch_without_its_packages_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "pyarrow", None)
     code, _, err = run("batch", "in", "--out", "out")
     assert code == 3
-    assert "pip install 'fusion-diff[batch]'" in err
+    assert "run pip install pyarrow (part of the extra 'batch')" in err
 
 
 def test_a_cluster_without_ray_says_what_to_install(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     code, _, err = run("batch", "in", "--out", "out", "--cluster", "127.0.0.1:9")
     assert code == 3
-    assert "pip install 'fusion-diff[ray]'" in err
+    assert "run pip install 'ray[client]' (part of the extra 'ray')" in err
 
 
 def test_progress_tells_the_rate_and_the_time_left():

@@ -69,12 +69,13 @@ def test_a_port_that_is_taken_is_a_failure_and_no_verdict(call_cli, tmp_path, mo
 
 
 def test_without_its_packages_the_error_names_what_to_install(call_cli, tmp_path, monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "fastapi" else find(name))
+    find, absent = importlib.util.find_spec, ("fastapi", "python_multipart")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in absent else find(name))
     for words in (("serve",), ("service-keys", "list")):
         code, _, err = call_cli(*words, "--data", tmp_path)
         assert code == 3
-        assert "pip install 'fusion-diff[service]'" in err
+        assert "needs fastapi, python-multipart, which are not installed" in err
+        assert "run pip install fastapi python-multipart (part of the extra 'service')" in err
 
 
 def test_the_command_line_loads_nothing_of_the_service():

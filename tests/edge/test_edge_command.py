@@ -159,7 +159,8 @@ def test_no_thumbnail_is_drawn_for_nobody(exported_folder, sample, monkeypatch):
 def test_other_commands_say_what_to_install(command, capsys):
     assert main([command, "x"]) == 3
     assert capsys.readouterr().err == (
-        f"Error: {command} needs the full FusionDiff, not only its edge package; pip install fusion-diff\n"
+        f"Error: {command} needs the full FusionDiff, not only its edge package; "
+        "install fusion-diff from its checkout or wheel in place of fusion-diff-edge\n"
     )
 
 
@@ -210,7 +211,10 @@ def test_the_slim_distribution_inspects_by_itself(slim, exported_folder, sample)
 
 def test_the_slim_distribution_says_what_it_lacks(slim, tmp_path):
     done = run_slim(slim, "from fusion_diff import DiffusionModel")
-    assert "DiffusionModel needs the full FusionDiff, but only its edge package is installed" in done.stderr
+    assert (
+        "DiffusionModel needs the full FusionDiff, but only its edge package is installed; install fusion-diff"
+        in done.stderr
+    )
     tifffile.imwrite(tmp_path / "packed.tif", np.eye(64, dtype=np.uint16), compression="lzw")
     (tmp_path / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(60))
     program = "from fusion_diff import load_microstructure_data as load; load(sys.argv[1])"

@@ -225,7 +225,10 @@ def test_what_is_no_micrograph_is_refused(session):
 
 def test_a_missing_runtime_is_said_with_what_to_install(exported_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    with pytest.raises(DependencyError, match=r"needs onnxruntime.*pip install 'fusion-diff\[onnx\]'"):
+    with pytest.raises(
+        DependencyError,
+        match=r"needs onnxruntime, which is not .*; run pip install onnxruntime \(part of the extra 'onnx'\)",
+    ):
         EdgeSession.load(exported_folder)
 
 

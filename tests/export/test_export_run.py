@@ -104,7 +104,7 @@ def test_a_model_is_never_overwritten_by_what_is_exported_of_it(enrolled, checkp
 
 def test_a_missing_exporter_is_said_with_what_to_install(enrolled, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
-    with pytest.raises(DependencyError, match=r"onnxscript, which is not installed; pip install 'fusion-diff\[onnx\]'"):
+    with pytest.raises(DependencyError, match="onnxscript, which is not installed; run pip install onnxscript"):
         export_model(enrolled, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

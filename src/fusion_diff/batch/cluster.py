@@ -105,7 +105,7 @@ class Cluster:
         """
         self.settings = settings
         self.model: Mapping[str, str | None] = {}
-        self._ray = needed("ray", "ray")
+        self._ray = needed("ray", "ray", "ray[client]")
         self._gone = (
             self._ray.exceptions.RayActorError,
             self._ray.exceptions.ObjectLostError,

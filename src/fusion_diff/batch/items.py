@@ -78,11 +78,12 @@ def file_system(address: str) -> tuple[Any, str]:
     try:
         store, path = core.url_to_fs(address, use_listings_cache=False)
     except ImportError as error:
+        from fusion_diff.dependencies import install
         from fusion_diff.errors import DependencyError
 
         raise DependencyError(
             f"{name}: this kind of store needs a package that is not installed ({printable(error, 200)}); for S3, "
-            "pip install 'fusion-diff[s3]'"
+            f"{install('s3fs', extra='s3')}"
         ) from error
     except Exception as error:  # each kind of store has its own errors
         raise BatchError(

@@ -228,7 +228,7 @@ def service_installed() -> None:
     """
     from importlib.util import find_spec
 
-    from fusion_diff.errors import DependencyError
+    from fusion_diff.dependencies import missing
 
     needed = (
         "alembic",
@@ -239,9 +239,6 @@ def service_installed() -> None:
         "python_multipart",
         "sqlalchemy",
     )
-    missing = [name for name in (*needed, "uvicorn") if find_spec(name) is None]
-    if missing:
-        raise DependencyError(
-            f"the service needs packages that are not installed ({', '.join(missing)}); pip install "
-            "'fusion-diff[service]'"
-        )
+    absent = [name.replace("_", "-") for name in (*needed, "uvicorn") if find_spec(name) is None]
+    if absent:
+        raise missing("the service", *absent, extra="service")

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff.dependencies import WHOLE
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.inspection.run import exit_code, inspect_paths
 from fusion_diff.micrograph.ifd import MAX_PAGES
@@ -52,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in ELSEWHERE:
-        _complain(f"{words[0]} needs the full FusionDiff, not only its edge package; pip install fusion-diff")
+        _complain(f"{words[0]} needs the full FusionDiff, not only its edge package; {WHOLE}")
         return FAILED
     options = _parser().parse_args(words)
     with warnings.catch_warnings():

