@@ -216,5 +216,20 @@ def test_a_service_deletes_by_itself(database, store, monkeypatch):
         if not files(store):
             break
         threading.Event().wait(0.05)
-    sweeper.close()
     assert not files(store)
+    sweeper.close(60)
+    assert not sweeper._thread.is_alive()
+
+
+def test_a_store_that_hangs_does_not_keep_the_service_from_ending(database, store, monkeypatch):
+    monkeypatch.setattr(discarding, "_EVERY_SECONDS", 0.01)
+    old(database, b"same")
+    begun, go_on = threading.Event(), threading.Event()
+    store.remove = lambda _: (begun.set(), go_on.wait(60))
+    sweeper = Sweeper(database, store)
+    assert begun.wait(60)
+    sweeper.close(0)
+    assert sweeper._thread.is_alive()
+    go_on.set()
+    sweeper.close(60)
+    assert not sweeper._thread.is_alive()

@@ -176,6 +176,14 @@ def test_who_asks_too_often_has_to_wait(serve):
         assert client.get("/healthz").status_code == 200
 
 
+def test_readiness_is_limited_for_each_address_by_itself(serve):
+    with serve(rate_limit=3) as client:
+        assert [client.get("/v1/models").status_code for _ in range(4)] == [200, 200, 200, 429]
+        assert [client.get("/readyz").status_code for _ in range(4)] == [200, 200, 200, 429]
+        assert client.get("/readyz").headers["content-type"] == "application/problem+json"
+        assert [client.get("/healthz").status_code for _ in range(4)] == [200] * 4
+
+
 @pytest.fixture
 def counted(tmp_path, enrolled_folder, monkeypatch):
     """A service that allows three requests a minute, a way to ask it, and the look-ups of keys that it made."""

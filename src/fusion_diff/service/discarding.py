@@ -98,10 +98,10 @@ class Sweeper:
         self._thread = Thread(target=self._run, name="fusion-diff-sweep", daemon=True)
         self._thread.start()
 
-    def close(self) -> None:
-        """Stop, after the file that is being deleted."""
+    def close(self, seconds: float) -> None:
+        """Stop after the file that is being deleted, and wait at most this many seconds for that."""
         self._closed.set()
-        self._thread.join()
+        self._thread.join(seconds)
 
     def _run(self) -> None:
         while not self._closed.wait(_EVERY_SECONDS):

@@ -105,6 +105,7 @@ class Service:
     def stop(self) -> None:
         """Abort the running job, accept no more micrographs, and return at once. Accepted ones are finished."""
         self.learning.close(0)
+        self.sweeper.close(0)
         self.queue.stop(self.settings.drain_seconds)
 
     def close(self) -> None:
@@ -112,7 +113,7 @@ class Service:
         self.stop()
         self.queue.close()
         self.learning.close(max(0.0, self.queue.until - time.monotonic()))
-        self.sweeper.close()
+        self.sweeper.close(max(0.0, self.queue.until - time.monotonic()))
         self.database.close()
         self.claimed.close()
 

@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
 _GUARDED = re.compile(r"/v1(/|$)|/metrics$")
-_FREE = ("/healthz", "/readyz")
+_ALIVE = "/healthz"
+_READY = "/readyz"
 
 
 class Gate:
@@ -53,7 +54,7 @@ class Gate:
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a problem."""
-        if scope["type"] != "http" or scope["path"] in _FREE:
+        if scope["type"] != "http" or scope["path"] == _ALIVE:
             await self.app(scope, receive, send)
             return
         state = scope.setdefault("state", {})
@@ -72,9 +73,12 @@ class Gate:
         The rate limit holds before the database is asked: that of the key if the credential was valid the last time,
         else that of the address. So unknown keys cannot use up the limit of a key, nor make the database work.
         """
+        origin = f"from {network((scope.get('client') or ('unknown',))[0])}"
+        if scope["path"] == _READY:  # it asks database and store; by itself, so that no other request refuses probes
+            _take(service.rates, f"ready {origin}")
+            return None
         headers = Headers(scope=scope)
         _check_site(headers, scope["method"], insecure=service.settings.insecure)
-        origin = f"from {network((scope.get('client') or ('unknown',))[0])}"
         if service.settings.insecure:
             _take(service.rates, origin)
             return ANYBODY

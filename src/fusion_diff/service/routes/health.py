@@ -36,7 +36,7 @@ async def health() -> Health:
 
 
 @router.head("/readyz", include_in_schema=False)
-@router.get("/readyz", responses={503: documented()[503]})
+@router.get("/readyz", responses={status: documented()[status] for status in (429, 503)})
 def ready(service: ServiceDep) -> Health:
     """Confirm that inspections can be made: database and store answer, the model is loaded, the queue runs."""
     if not service.queue.running:
