@@ -194,8 +194,8 @@ def test_a_device_is_written_to_and_never_replaced(tmp_path):
 
 
 def test_the_verdicts_are_printed_even_where_the_pages_cannot_be_written(run, new, tmp_path, monkeypatch):
-    def full(rulings, path):
-        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+    def full(*given):
+        raise OSError(errno.ENOSPC, "No space left on device", str(given[-1]))
 
     monkeypatch.setattr("fusion_diff.inspection.junit.write_junit", full)
     monkeypatch.setattr("fusion_diff.inspection.sarif.write_sarif", full)

@@ -48,7 +48,9 @@ def test_a_policy_decides_the_exit_code_and_every_output(run, write, tmp_path, s
 
 def test_outputs_without_a_policy_leave_the_exit_code_as_it_was(run, tmp_path, save_micrograph):
     save_micrograph(tmp_path / "grey.tif", 0.3)
-    assert run("inspect", "grey.tif", "--junit", "j.xml")[0] == 2
+    assert run("inspect", "grey.tif", "--junit", "j.xml", "--sarif", "s.sarif")[0] == 2
+    (invocation,) = json.loads((tmp_path / "s.sarif").read_text(encoding="utf-8"))["runs"][0]["invocations"]
+    assert invocation == {"executionSuccessful": True, "exitCode": 2}
     assert ElementTree.parse("j.xml").getroot().get("skipped") == "1"
 
 

@@ -207,7 +207,10 @@ def test_of_exchangeable_micrographs_no_more_than_the_stated_share_raise_it(valu
 
 
 def test_few_references_are_said_to_be_few() -> None:
-    assert "the false-alarm rate is 25 %; 19 would" in each_its_own((1.0, 2.0, 3.0)).judge(0.0)[1]
+    assert (
+        "raises the alarm. With 3 references the false-alarm rate is 25 %; 19 would"
+        in each_its_own((1.0, 2.0, 3.0)).judge(0.0)[1]
+    )
     assert "of 100" not in each_its_own(range(19)).judge(0.0)[1]
 
 

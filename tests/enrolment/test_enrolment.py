@@ -107,6 +107,10 @@ def test_shots_keep_the_first_of_each_class():
     assert fewer.groups == ("specimen 0", "specimen 1", "specimen 4", "specimen 5", "specimen 7")
     assert fewer.bags == tuple(enrolment.bags[index] for index in (0, 1, 4, 5, 7))
     assert fewer.verifier is not enrolment.verifier
+    assert fewer.references_sha256 == enrolment.shots(2).references_sha256
+    assert len({each.references_sha256 for each in (enrolment, fewer, enrolment.shots(1))}) == 3
+    assert len(fewer.references_sha256) == 64
+    assert fewer.seconds > 0
 
 
 def test_shots_may_be_a_number_of_numpy_s():
@@ -138,7 +142,8 @@ def test_warnings_say_how_many_references_decisions_need():
     few = enrolment_of({"sound": 4, "crack": 3})
     assert len(few.warnings(alpha=0.1)) == 2
     assert "4 authentic references are too few" in few.warnings(alpha=0.1)[0]
-    assert "enrol at least 9" in few.warnings(alpha=0.1)[0]
+    assert "enrol at least 9, or use an alpha of 0.2 or more" in few.warnings(alpha=0.1)[0]
+    assert "an alpha of 0.25 or more" in few.warnings(alpha=0.1)[1]
     assert "3 other references are too few" in few.warnings(alpha=0.1)[1]
     assert few.warnings(alpha=0.25) == ()
     assert len(enrolment_of({"sound": 4}).warnings(alpha=0.1)) == 1

@@ -118,6 +118,13 @@ def test_with_enough_references_decisions_are_made(make_bag):
     assert decisions[True].count("not authentic") >= 6
 
 
+@given(st.dictionaries(st.sampled_from("abc"), st.floats(-9, 9), min_size=1), st.floats(-9, 9), st.floats(0.1, 5))
+def test_contributions_add_up_where_two_readings_share_a_kind(shared, of_its_own, slope):
+    fusion = Fusion({"one": 1.0, "two": -2.0}, {"one": 0.5, "two": 4.0}, {"one": 0.25, "two": 0.75})
+    fused, parts = fusion.judge({"one": shared, "two": shared | {"d": of_its_own}}, slope)
+    assert sum(parts.values()) == pytest.approx(slope * fused, abs=1e-9)
+
+
 def test_contributions_and_intercept_add_up_to_the_log_odds(make_bag):
     verifier, bag = enrolled(make_bag, 6, 6, residuals=2), make_bag(6001, flawed=10, residuals=2)
     _, contributions = verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))

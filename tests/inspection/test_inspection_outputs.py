@@ -45,7 +45,7 @@ def test_markdown_is_that_of_the_golden_file(rulings, tmp_path):
 
 
 def test_sarif_is_that_of_the_golden_file_and_of_the_official_schema(rulings, tmp_path, schema):
-    log = json.loads(write_sarif(rulings, tmp_path / "new" / "log.sarif").read_text(encoding="utf-8"))
+    log = json.loads(write_sarif(rulings, 3, tmp_path / "new" / "log.sarif").read_text(encoding="utf-8"))
     schema.validate(log)
     log["runs"][0]["tool"]["driver"]["version"] = "any"
     assert log == json.loads((GOLDEN / "inspection.sarif").read_text(encoding="utf-8"))
@@ -64,7 +64,7 @@ def test_every_micrograph_is_a_test_case_with_its_own_end(rulings):
 
 
 def test_a_region_is_a_result_with_its_pixels_counted_from_1_and_its_size_in_um(rulings):
-    (region,) = [result for result in to_sarif(rulings)["runs"][0]["results"] if result["ruleId"] == "region"]
+    (region,) = [result for result in to_sarif(rulings, 0)["runs"][0]["results"] if result["ruleId"] == "region"]
     (location,) = region["locations"]
     box = {"startLine": 5, "startColumn": 21, "endLine": 28, "endColumn": 45}  # 24 by 24 at row 4, column 20
     assert location["physicalLocation"]["region"] == box
@@ -75,15 +75,15 @@ def test_a_region_is_a_result_with_its_pixels_counted_from_1_and_its_size_in_um(
 
 
 def test_a_run_that_could_not_inspect_all_was_not_successful(rulings):
-    assert to_sarif(rulings)["runs"][0]["invocations"] == [{"executionSuccessful": False, "exitCode": 3}]
-    assert to_sarif(rulings[:3])["runs"][0]["invocations"] == [{"executionSuccessful": True, "exitCode": 1}]
-    assert to_sarif([])["runs"][0]["invocations"][0]["exitCode"] == 3
+    for code in range(4):
+        (invocation,) = to_sarif(rulings, code)["runs"][0]["invocations"]
+        assert invocation == {"executionSuccessful": code != 3, "exitCode": code}
 
 
 def test_fingerprints_follow_the_file_and_not_its_name(make_inspection):
     def prints(name):
         rulings = [Policy().rule(Outcome(Path(name), make_inspection()))]
-        return [result["partialFingerprints"] for result in to_sarif(rulings)["runs"][0]["results"]]
+        return [result["partialFingerprints"] for result in to_sarif(rulings, 0)["runs"][0]["results"]]
 
     assert prints("a.tif") == prints("b.tif")
     assert len({json.dumps(each) for each in prints("a.tif")}) == 2
@@ -97,7 +97,7 @@ def test_no_name_gets_out_of_its_place(name, label, error, make_inspection):
     rulings = Policy(authentic_classes=("sound",)).rule_all(outcomes)
     suite = ElementTree.fromstring(to_junit(rulings).encode("utf-8")).find("testsuite")
     assert [case.get("name") for case in suite] == [printable(path)] * 2
-    log = to_sarif(rulings)
+    log = to_sarif(rulings, 0)
     json.dumps(log, allow_nan=False).encode("utf-8")
     uri = log["runs"][0]["artifacts"][0]["location"]["uri"]
     assert re.fullmatch(r"[A-Za-z0-9._~/%:-]+", uri)
@@ -117,7 +117,7 @@ def test_no_name_gets_out_of_its_place(name, label, error, make_inspection):
 @pytest.mark.parametrize("name", ["\x1b[31m\udcff.tif", "/a b/{0}[x](y).tif", "https://x.test/@all", "..\\c:\n&"])
 def test_a_log_with_hostile_names_is_still_of_the_official_schema(name, make_inspection, schema):
     outcomes = [Outcome(Path(name), make_inspection(predicted_class=name)), Outcome(Path(name), error=name)]
-    schema.validate(to_sarif(Policy().rule_all(outcomes)))
+    schema.validate(to_sarif(Policy().rule_all(outcomes), 0))
 
 
 def test_a_long_list_is_cut_and_the_gravest_come_first(rulings):

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,6 +53,28 @@ def test_a_page_is_named_where_one_was_chosen(make_inspection):
     assert [record.get("page", "absent") for record in records] == ["absent", 0, 1]
     kept = [verdict(outcome, alpha=0.1, pixel_size_um=None) for outcome in outcomes]
     assert [record.get("page", "absent") for record in kept] == ["absent", 0, 1]
+
+
+def test_an_older_file_stays_until_the_first_line_of_the_new_run(make_inspection, tmp_path):
+    path = tmp_path / "records.jsonl"
+    outcome = Outcome(Path("a.tif"), make_inspection())
+    path.write_text("of an earlier run\n")
+
+    def interrupted_after(lines):
+        with RecordWriter(path) as writer:
+            for _ in range(lines):
+                writer.write(outcome)
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_after(0)
+    assert path.read_text() == "of an earlier run\n"
+    with pytest.raises(KeyboardInterrupt):
+        interrupted_after(2)
+    assert path.read_text() == 2 * (to_line(outcome) + "\n")
+    with RecordWriter(path):
+        pass
+    assert path.read_text() == ""
 
 
 def test_what_was_written_stays_when_the_run_is_cut_off(make_inspection, tmp_path):

@@ -141,8 +141,9 @@ def inspect_command(
         # Files are written before the table, as the reader of the table may close the pipe. A file that cannot be
         # written does not lose the verdicts.
         rulings = asked.rule_all(outcomes)
+        code = exit_code(outcomes) if policy is None else exit_code_of_rulings(rulings)
         written, failed = [], []
-        for what, file, write in outputs.pages(outcomes, rulings):
+        for what, file, write in outputs.pages(outcomes, rulings, code):
             try:
                 written.append(f"{what}: {write(file)}")
             except (OSError, MemoryError) as error:
@@ -155,12 +156,10 @@ def inspect_command(
             say(line)
         for problem in failed:
             complain(problem)
-        if policy is None:
-            return 3 if failed else exit_code(outcomes)
-        for ruling in rulings:
+        for ruling in rulings if policy else ():
             if ruling.action in ("warn", "fail"):
                 say(f"Policy: {ruling.action}: {printable(ruling.outcome.path)}: {' '.join(ruling.reasons)}")
-        return 3 if failed else exit_code_of_rulings(rulings)
+        return 3 if failed else code
 
 
 def _policy(file: Path | None, alpha: float | None) -> tuple[Policy, float]:
@@ -323,7 +322,7 @@ class _Outputs:
             yield writers
 
     def pages(
-        self, outcomes: Sequence[Outcome], rulings: Sequence[Ruling]
+        self, outcomes: Sequence[Outcome], rulings: Sequence[Ruling], code: int
     ) -> list[tuple[str, Path, Callable[[Path], Path]]]:
         """Return the pages to write at the end: name, path, and a function that writes it."""
         from fusion_diff.inspection.junit import write_junit
@@ -333,7 +332,7 @@ class _Outputs:
 
         pages = (
             ("JUnit", self.junit, partial(write_junit, rulings)),
-            ("SARIF", self.sarif, partial(write_sarif, rulings)),
+            ("SARIF", self.sarif, partial(write_sarif, rulings, code)),
             ("Summary", self.markdown, partial(write_markdown, rulings)),
             ("Report", self.report, partial(write_report, outcomes)),
         )

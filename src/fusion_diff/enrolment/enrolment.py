@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
+import math
+import time
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -150,30 +153,38 @@ class Enrolment:
             if 0 < count < needed:
                 never = "not authentic" if side == "authentic" else "authentic"
                 few = f"{counted(count, noun, plural)} {'is' if count == 1 else 'are'} too few"
+                enough = math.ceil(100 / (count + 1)) / 100  # the smallest alpha, rounded up, that needs no more
                 lines.append(
-                    f"{few} to ever decide {never!r} at alpha {alpha:g}: enrol at least {needed}, or use a larger alpha"
+                    f"{few} to ever decide {never!r} at alpha {alpha:g}: enrol at least {needed}, or use an alpha of "
+                    f"{enough:g} or more"
                 )
         return tuple(lines)
 
     def shots(self, k: int) -> Enrolment:
         """Return an enrolment learned from the first `k` references of each class, or from all of a class with fewer.
 
+        Its `references_sha256` is of this one's and of the places of the references that are kept.
+
         Raises:
             ReferenceSetError: `k` is not a whole number of at least 1, or exceeds the count of every class.
             EnrolmentError: one authentic reference alone would be left.
         """
+        began = time.perf_counter()
         keep = first_of_each(self.labels, k)
         if len(keep) == len(self.labels):
             return self
         bags = tuple(self.bags[i] for i in keep)
         labels, groups = (tuple(each[i] for i in keep) for each in (self.labels, self.groups))
+        verifier = Verifier.fit(bags, labels, self.authentic, groups, self.paths, self.detector)
         return replace(
             self,
             names=tuple(self.names[i] for i in keep),
             labels=labels,
             groups=groups,
             bags=bags,
-            verifier=Verifier.fit(bags, labels, self.authentic, groups, self.paths, self.detector),
+            references_sha256=hashlib.sha256(f"{self.references_sha256}, {list(keep)}".encode()).hexdigest(),
+            verifier=verifier,
+            seconds=time.perf_counter() - began,
             shifts=tuple(self.shifts[i] for i in keep) if self.shifts else (),
             pixel_sizes_um=tuple(self.pixel_sizes_um[i] for i in keep) if self.pixel_sizes_um else (),
             pages=tuple(self.pages[i] for i in keep) if self.pages else (),

@@ -90,12 +90,13 @@ class Fusion:
             scores: score of each kind within each reading.
             slope: log-odds per unit of the fused score.
         """
-        parts = {}
+        parts: dict[str, float] = {}
         for name, kinds in scores.items():
             if self.weight.get(name, 0) > 0:
                 factor = slope * self.weight[name] / self.spread[name]
                 for kind, value in kinds.items():
-                    parts[kind if len(kinds) > 1 else name] = factor * (value - self.centre[name] / len(kinds))
+                    part = kind if len(kinds) > 1 else name
+                    parts[part] = parts.get(part, 0.0) + factor * (value - self.centre[name] / len(kinds))
         return float(self.fuse({name: sum(kinds.values()) for name, kinds in scores.items()})), parts
 
 

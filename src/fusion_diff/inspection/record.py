@@ -13,7 +13,7 @@ import json
 import math
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 import numpy as np
 
@@ -64,7 +64,8 @@ def finite(value: float | None) -> float | None:
 class RecordWriter:
     """Writes outcomes to a file as they come; lines that are written stay, even if the run is interrupted.
 
-    Use as a context manager. The folder is created, and an older file of that name is replaced. `STDOUT` is left open.
+    Use as a context manager. The folder is created. An older file of that name is replaced when the first line is
+    written or the run ends, so that a run that is interrupted before loses none of it. `STDOUT` is left open.
 
     Raises:
         OSError: the file cannot be written.
@@ -73,16 +74,24 @@ class RecordWriter:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open the file."""
         self.path = Path(path)
+        self._old = self.path != STDOUT
         if self.path == STDOUT:
-            self._file = sys.stdout
+            self._file: TextIO = sys.stdout
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("w", encoding="ascii", newline="\n")
+        self._file = self.path.open("a", encoding="ascii", newline="\n")
 
     def write(self, outcome: Outcome) -> None:
         """Write one line and flush it to the operating system."""
+        self._replace()
         self._file.write(to_line(outcome) + "\n")
         self._file.flush()
+
+    def _replace(self) -> None:
+        """Drop the lines of an older file, once."""
+        if self._old and self._file.seekable():  # a pipe is not
+            self._file.truncate(0)
+        self._old = False
 
     def close(self) -> None:
         """Close the file."""
@@ -93,8 +102,10 @@ class RecordWriter:
         """Return the writer."""
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Close the file."""
+        if kind is None:
+            self._replace()
         self.close()
 
 

@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from fusion_diff import __version__
 from fusion_diff.inspection.files import write_text
-from fusion_diff.inspection.policy import exit_code, region_size_um
+from fusion_diff.inspection.policy import region_size_um
 from fusion_diff.inspection.record import finite
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import paragraph, printable
@@ -40,8 +40,13 @@ _RULES = {
 _LEVELS = {"error": "error", "fail": "error", "warn": "warning", "pass": "note"}
 
 
-def to_sarif(rulings: Sequence[Ruling]) -> dict[str, Any]:
-    """Return rulings as a SARIF log, in order: the result of each micrograph, then its regions."""
+def to_sarif(rulings: Sequence[Ruling], code: int) -> dict[str, Any]:
+    """Return rulings as a SARIF log, in order: the result of each micrograph, then its regions.
+
+    Args:
+        rulings: rulings on micrographs.
+        code: exit code of the run.
+    """
     results: list[dict[str, Any]] = []
     for index, ruling in enumerate(rulings):
         where = {"uri": _uri(ruling.outcome.path), "index": index}
@@ -53,7 +58,6 @@ def to_sarif(rulings: Sequence[Ruling]) -> dict[str, Any]:
                 _of_a_region(it, number_, region, where, _LEVELS[ruling.action])
                 for number_, region in enumerate(it.regions, start=1)
             ]
-    code = exit_code(rulings)
     driver = {
         "name": "FusionDiff",
         "version": __version__,
@@ -69,13 +73,13 @@ def to_sarif(rulings: Sequence[Ruling]) -> dict[str, Any]:
     return {"$schema": SCHEMA, "version": VERSION, "runs": [run]}
 
 
-def write_sarif(rulings: Sequence[Ruling], path: str | os.PathLike[str]) -> Path:
-    """Write rulings as a SARIF log and return its path.
+def write_sarif(rulings: Sequence[Ruling], code: int, path: str | os.PathLike[str]) -> Path:
+    """Write rulings as a SARIF log, with the exit code of the run, and return its path.
 
     Raises:
         OSError: the file cannot be written.
     """
-    return write_text(Path(path), json.dumps(to_sarif(rulings), indent=1, allow_nan=False) + "\n")
+    return write_text(Path(path), json.dumps(to_sarif(rulings, code), indent=1, allow_nan=False) + "\n")
 
 
 def _of_the_micrograph(ruling: Ruling, where: dict[str, Any]) -> dict[str, Any]:

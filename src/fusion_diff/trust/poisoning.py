@@ -197,7 +197,7 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
         hurts = harm > 0
         surface = _surface(enrolment, index)
         other = f"not {enrolment.authentic}" if authentic[index] else enrolment.authentic
-        effect = "it does not harm the others" if hurts else "the other references are separated better without it"
+        effect = "the other references are separated better without it" if hurts else "it does not harm the others"
         sentence = (
             f"labelled {labels[index]}, but classifiers that had not seen its specimen take it for "
             f"{other} (odds {np.exp(min(against[index], 20)):.1f} to 1), and {effect}: check its label"

@@ -72,7 +72,7 @@ class AttackTest:
         if self.false_alarms > FALSE_ALARMS:
             noun = "reference" if self.specimens == len(self.shifts) else "specimen"
             text += (
-                f"With {counted(self.specimens, noun)} the false-alarm rate is "
+                f" With {counted(self.specimens, noun)} the false-alarm rate is "
                 f"{100 * self.false_alarms:.0f} %; {round(1 / FALSE_ALARMS) - 1} would bring it down to "
                 f"{100 * FALSE_ALARMS:.0f} %."
             )

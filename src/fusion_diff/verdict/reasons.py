@@ -104,7 +104,8 @@ def _why_open(it: Inspection, inside: int, outside: int) -> str:
     sides = ("authentic", inside), ("not authentic", outside)
     few = [f"{count} {side}" for side, count in sides if 0 < count < needed]
     if few:
-        return f"Inconclusive: alpha {alpha:g} needs {needed} {what} on each side, but there are {' and '.join(few)}."
+        where = " on each side" if outside else ""
+        return f"Inconclusive: alpha {alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}."
     if all(p > alpha + ROUNDING for p in it.p_values.values()):
         return f"Inconclusive: it fits both the authentic and the other references at alpha {alpha:g}."
     return f"Inconclusive: it fits neither the authentic nor the other references at alpha {alpha:g}."
