@@ -156,7 +156,8 @@ class Policy:
             f"Decisions are made at {alpha}.",
             "A micrograph that is judged not authentic always fails.",
             "A micrograph that cannot be inspected is always an error.",
-            f"A micrograph that is out of scope, unlike every reference or of another magnification, {becomes[self.out_of_scope]}.",
+            "A micrograph that is out of scope, unlike every reference or of another magnification, "
+            f"{becomes[self.out_of_scope]}.",
             f"A micrograph whose verdict is inconclusive for another reason {becomes[self.inconclusive]}.",
         ]
         if self.authentic_classes:
