@@ -96,6 +96,23 @@ def test_files_of_removed_references_are_deleted_unless_something_refers_to_them
             assert session.scalars(select(Discarded)).all() == []
 
 
+@pytest.mark.parametrize("page", [False, True])
+def test_whichever_way_references_are_removed_their_files_are_deleted(serve, micrograph, page):
+    with serve() as client:
+        service = client.app.state.service
+        at = new_set(client, "line 7")
+        shown = f"/references/{at.rpartition('/')[2]}"
+        one, two, _ = (add(client, at, micrograph("coarse", seed))["reference"]["id"] for seed in (185, 186, 187))
+        if page:
+            chosen = {"image": [one, two, one]}
+            assert client.post(f"{shown}/images/chosen/remove", data=chosen).is_success
+        else:
+            assert all(client.delete(f"{at}/images/{each}").is_success for each in (one, two))
+        assert sweep(service) == {digest(micrograph("coarse", 187))}
+        client.delete(shown if page else at)
+        assert sweep(service) == set()
+
+
 def test_a_thumbnail_that_was_also_a_reference_stays(serve, micrograph):
     with serve() as client:
         service = client.app.state.service

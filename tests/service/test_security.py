@@ -65,7 +65,7 @@ def test_a_key_allows_what_its_scopes_say_and_nothing_else(guarded, make_key, mi
         assert guarded.get("/v1/inspections", headers=bearer(admin)).json()["items"][0]["by"] == "somebody"
     text = "\n".join(map(JsonFormatter().format, caplog.records))
     assert key[4:16] in text, "the log knows a key by its id"
-    assert key.rpartition("_")[2] not in text
+    assert key.split("_", 2)[2] not in text
     assert "Bearer" not in text
 
 
@@ -121,7 +121,7 @@ def test_a_key_is_kept_as_a_hash_only(tmp_path):
     database.close()
     content = b"".join(file.read_bytes() for file in tmp_path.iterdir())
     assert key[4:16].encode() in content
-    assert key.rpartition("_")[2].encode() not in content
+    assert key.split("_", 2)[2].encode() not in content
 
 
 @pytest.mark.parametrize(("name", "scopes"), [("", ["read"]), ("a\nb", ["read"]), ("a", []), ("x" * 300, ["read"])])
@@ -180,7 +180,6 @@ def test_readiness_is_limited_for_each_address_by_itself(serve):
     with serve(rate_limit=3) as client:
         assert [client.get("/v1/models").status_code for _ in range(4)] == [200, 200, 200, 429]
         assert [client.get("/readyz").status_code for _ in range(4)] == [200, 200, 200, 429]
-        assert client.get("/readyz").headers["content-type"] == "application/problem+json"
         assert [client.get("/healthz").status_code for _ in range(4)] == [200] * 4
 
 
@@ -209,7 +208,7 @@ def test_whoever_has_no_valid_key_does_not_make_the_database_work(counted):
     wrong = [f"fdk_{'0' * 12}_{'a' * 42}{last}" for last in "abcdef"]
     assert [ask(key)[0] for key in wrong] == [401, 401, 401, 429, 429, 429]
     assert looked_up == wrong[:3]
-    assert client.get("/v1/models").status_code == 429, "the address is counted, however it asks"
+    assert client.get("/v1/models").status_code == 429, "without a key too"
 
 
 def test_valid_keys_have_limits_of_their_own_at_one_address(counted):

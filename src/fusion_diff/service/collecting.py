@@ -135,15 +135,17 @@ def add_image(
     return row
 
 
-def remove_image(session: Session, set_id: str, image_id: str) -> None:
-    """Remove a reference. Its files are deleted later unless something else refers to them.
+def remove_images(session: Session, set_id: str, image_ids: Sequence[str]) -> list[ReferenceImage]:
+    """Remove references, all or none, and return them. Their files are deleted later unless something refers to them.
 
     Raises:
         NotFoundError: the set has no such reference.
     """
-    row = get_image(session, set_id, image_id)
-    discard(session, (row.sha256, row.mark_sha256))
-    session.delete(row)
+    rows = [get_image(session, set_id, each) for each in dict.fromkeys(image_ids)]
+    discard(session, (digest for row in rows for digest in (row.sha256, row.mark_sha256)))
+    for row in rows:
+        session.delete(row)
+    return rows
 
 
 def store_image(

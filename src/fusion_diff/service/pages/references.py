@@ -125,10 +125,8 @@ def remove_chosen(
 ) -> Response:
     """Remove several references, all or none, and return the others."""
     with service.database.write() as session:
-        for each in image:
-            row = collecting.get_image(session, set_id, each)
-            session.delete(row)
-    return _images(request, service, set_id, f"class {row.label}")
+        removed = collecting.remove_images(session, set_id, image)
+    return _images(request, service, set_id, f"class {removed[-1].label}")
 
 
 @router.post("/{set_id}/images/{image_id}")

@@ -123,7 +123,7 @@ def change_image(
 def remove_image(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id) -> None:
     """Remove a reference from its set. Files that nothing else refers to are deleted a day later."""
     with service.database.write() as session:
-        collecting.remove_image(session, set_id, image_id)
+        collecting.remove_images(session, set_id, [image_id])
 
 
 @router.get(
