@@ -27,6 +27,19 @@ class NoRoomError(MicrographError):
     """A micrograph cannot be decoded because the temporary folder is full or unusable; the micrograph may be valid."""
 
 
+class TooManyPixelsError(MicrographError):
+    """The header of a file claims more pixels than the limit.
+
+    Attributes:
+        width: width that the header claims.
+        height: height that the header claims.
+    """
+
+    def __init__(self, message: str, width: int = 0, height: int = 0) -> None:
+        super().__init__(message)
+        self.width, self.height = width, height
+
+
 class ReferenceSetError(FusionDiffError, ValueError):
     """A set of references, a mark or a choice of shots cannot be used."""
 

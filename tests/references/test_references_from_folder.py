@@ -182,10 +182,13 @@ def test_a_mark_of_another_size_is_refused_with_both_files_and_sizes(folder: Pat
 
 def test_a_mark_far_larger_than_its_micrograph_is_refused_undecoded(folder: Path, draw_mark: Writer) -> None:
     mark = draw_mark("refs/masks/crack/p1_c.png", size=(4200, 4000), level=1)
-    with pytest.raises(ReferenceSetError, match="4000x4200 = 16,800,000 pixels, more than the limit") as caught:
+    mark.write_bytes(mark.read_bytes()[:200])  # the header is whole, the pixels are not
+    with pytest.raises(ReferenceSetError) as caught:
         read(folder)
-    assert str(mark) in str(caught.value)
-    assert str(folder / "crack" / "p1_c.png") in str(caught.value)
+    assert str(caught.value) == (
+        f"the mark {mark} is 4200x4000 pixels (height x width), but {folder / 'crack' / 'p1_c.png'} is 40x48; "
+        "draw the mark on the micrograph itself"
+    )
 
 
 def test_a_mark_too_small_to_read_is_named_with_its_reference(folder: Path, draw_mark: Writer) -> None:

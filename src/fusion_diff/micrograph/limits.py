@@ -6,7 +6,7 @@ bytes, so that a few hostile bytes cannot make the reader allocate gigabytes.
 
 from __future__ import annotations
 
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import MicrographError, TooManyPixelsError
 
 MIN_SIDE = 32
 """Shortest side of a micrograph in pixels; smaller images show too little texture."""
@@ -56,16 +56,17 @@ def check_claim(name: str, width: int, height: int, channels: int, bits: int, ma
         The size of the uncompressed pixels in bytes, with rows padded to whole bytes.
 
     Raises:
-        MicrographError: a side is under `MIN_SIDE`, there are more than `max_pixels` pixels, or the number of channels
-            is not supported.
+        TooManyPixelsError: there are more than `max_pixels` pixels.
+        MicrographError: a side is under `MIN_SIDE`, or the number of channels is not supported.
     """
     check_sides(name, width, height)
     if width * height > max_pixels:
-        raise refusal(
-            name,
-            f"its header claims {width}x{height} = {width * height:,} pixels, more than the limit of {max_pixels:,}",
-            "crop it, or, if you trust the file and have the memory, raise the limit: --max-pixels on the command "
-            "line, max_pixels in Python, FUSION_DIFF_MAX_PIXELS for a service",
+        raise TooManyPixelsError(
+            f"{name}: its header claims {width}x{height} = {width * height:,} pixels, more than the limit of "
+            f"{max_pixels:,}; crop it, or, if you trust the file and have the memory, raise the limit: --max-pixels on "
+            "the command line, max_pixels in Python, FUSION_DIFF_MAX_PIXELS for a service",
+            width,
+            height,
         )
     if not 1 <= channels <= MAX_CHANNELS:
         raise refusal(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_diff.counted import counted
-from fusion_diff.errors import MicrographError, ReferenceSetError, TrustError
+from fusion_diff.errors import MicrographError, ReferenceSetError, TooManyPixelsError, TrustError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.reading import read_levels
 from fusion_diff.micrograph.source import open_source
@@ -21,9 +21,6 @@ if TYPE_CHECKING:
 
 MARK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 """Lossless formats only: JPEG leaves grey noise around a mask, and every non-zero pixel counts as flaw."""
-
-_DECODED_TO_COMPARE = 2**24
-"""Pixel limit for decoding a mark larger than its micrograph, only to report its size."""
 
 
 def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
@@ -91,8 +88,10 @@ def read_mark(path: Path, micrograph: Micrograph, name: str, sha256: str | None 
                 raise TrustError(f"the mark of {name}: it was altered after it was drawn; restore it from its source")
             # Not read as a micrograph, which must have contrast: a mark may have a single level.
             fitting = (micrograph.height + micrograph.data_bar_px) * micrograph.width
-            levels, _ = read_levels(source, 0, max(fitting, _DECODED_TO_COMPARE))
+            levels, _ = read_levels(source, 0, fitting)
             flaw = levels != 0
+    except TooManyPixelsError as error:  # its own cure, a higher limit, would not help
+        raise _unfit((error.height, error.width), micrograph, f"the mark {path}", name) from error
     except MicrographError as error:
         raise ReferenceSetError(f"the mark of {name} cannot be read: {error}") from error
     return fit_mark(flaw if flaw.ndim == 2 else flaw.any(axis=2), micrograph, f"the mark {path}", name)
@@ -110,9 +109,14 @@ def fit_mark(values: Any, micrograph: Micrograph, what: str, name: str) -> NDArr
     mark = as_mark(values, what)
     height, width, bar = micrograph.height, micrograph.width, micrograph.data_bar_px
     if mark.shape not in ((height, width), (height + bar, width)):
-        cropped = f" ({height + bar}x{width} with its data bar)" if bar else ""
-        raise ReferenceSetError(
-            f"{what} is {mark.shape[0]}x{mark.shape[1]} pixels (height x width), but {name} is "
-            f"{height}x{width}{cropped}: draw the mark on the micrograph itself"
-        )
+        raise _unfit(mark.shape, micrograph, what, name)
     return mark[:height]
+
+
+def _unfit(shape: tuple[int, ...], micrograph: Micrograph, what: str, name: str) -> ReferenceSetError:
+    height, width, bar = micrograph.height, micrograph.width, micrograph.data_bar_px
+    cropped = f" ({height + bar}x{width} with its data bar)" if bar else ""
+    return ReferenceSetError(
+        f"{what} is {shape[0]}x{shape[1]} pixels (height x width), but {name} is {height}x{width}{cropped}; draw the "
+        "mark on the micrograph itself"
+    )

@@ -63,7 +63,7 @@ class Reference:
             if flaw.shape != size:
                 raise ReferenceSetError(
                     f"the mark of {self.name} is {flaw.shape[0]}x{flaw.shape[1]} pixels (height x width), "
-                    f"but the micrograph is {size[0]}x{size[1]}: draw the mark on the micrograph itself"
+                    f"but the micrograph is {size[0]}x{size[1]}; draw the mark on the micrograph itself"
                 )
             flaw.setflags(write=False)
             object.__setattr__(self, "mark", flaw)
