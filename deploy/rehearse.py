@@ -32,8 +32,7 @@ PLACES = re.compile(r"(?<![\w./])/(source|wheel|opt/fusion-diff|data|tmp)(?=[/\s
 READY_SECONDS = 180
 DRAW = """
 import sys
-from fusion_diff.commands.demo import write_micrographs
-from fusion_diff.synthetic import builtin_samples
+from fusion_diff.synthetic import builtin_samples, write_micrographs
 from pathlib import Path
 write_micrographs(builtin_samples(1)[0][:1], ["sample"], Path(sys.argv[1]))
 """

@@ -41,8 +41,7 @@ def example() -> str:
 
 def draw() -> None:
     """Write five references a class and a sample that is none of them, as 16-bit TIFF."""
-    from fusion_diff.commands.demo import write_micrographs
-    from fusion_diff.synthetic import builtin_references, builtin_samples
+    from fusion_diff.synthetic import builtin_references, builtin_samples, write_micrographs
 
     drawn, labels = builtin_references(5)
     for label in dict.fromkeys(labels):

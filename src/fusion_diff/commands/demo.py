@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.inspection.run import Outcome
-    from fusion_diff.synthetic import SyntheticMicrograph
 
 ALPHA = 0.2
 """Error rate of the demo's decisions. With five references per class the smallest p-value is 1/6."""
@@ -41,7 +40,13 @@ def demo_command(
     from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import inspect_paths
     from fusion_diff.references import ReferenceSet
-    from fusion_diff.synthetic import BUILTIN_AUTHENTIC, builtin_references, builtin_samples
+    from fusion_diff.synthetic import (
+        BUILTIN_AUTHENTIC,
+        builtin_references,
+        builtin_samples,
+        write_marks,
+        write_micrographs,
+    )
 
     expect_folder("--out", out)
     drawn, labels = builtin_references(shots, lot=seed)
@@ -78,42 +83,6 @@ def demo_command(
         "--reconstruction --out MODEL"
     )
     return 0
-
-
-def write_micrographs(micrographs: Sequence[SyntheticMicrograph], labels: Sequence[str], folder: Path) -> list[Path]:
-    """Write micrographs as 16-bit TIFF files with the pixel size in ImageJ's metadata; return the paths.
-
-    Files are named `<label>-<number>.tif`; older files of those names are replaced.
-    """
-    import numpy as np
-    import tifffile
-
-    folder.mkdir(parents=True, exist_ok=True)
-    files = []
-    for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=True)):
-        path = folder / f"{label}-{index - labels.index(label) + 1:02d}.tif"
-        levels = np.rint(np.clip(micrograph.pixels, 0, 1) * 65535).astype(np.uint16)
-        per_um = 1 / micrograph.pixel_size_um
-        tifffile.imwrite(path, levels, imagej=True, resolution=(per_um, per_um), metadata={"unit": "um"})
-        files.append(path)
-    return files
-
-
-def write_marks(micrographs: Sequence[SyntheticMicrograph], files: Sequence[Path]) -> list[Path | None]:
-    """Write the flaw mask of each micrograph beside its file; return paths, None where nothing or all is flawed."""
-    import numpy as np
-    from PIL import Image
-
-    marks: list[Path | None] = []
-    for micrograph, file in zip(micrographs, files, strict=True):
-        flaw = micrograph.mask > 0
-        if flaw.all() or not flaw.any():
-            marks.append(None)
-            continue
-        mark = file.with_name(f"{file.stem}-mark.png")
-        Image.fromarray(flaw.astype(np.uint8) * 255).save(mark)
-        marks.append(mark)
-    return marks
 
 
 def _against_the_truth(outcomes: Sequence[Outcome], truths: Sequence[str], authentic: str) -> str:

@@ -9,6 +9,7 @@ from fusion_diff.synthetic.builtin import (
     builtin_references,
     builtin_samples,
 )
+from fusion_diff.synthetic.files import write_marks, write_micrographs
 from fusion_diff.synthetic.generate import DESCRIPTOR_NAMES, FLAWS, SyntheticMicrograph, generate
 from fusion_diff.synthetic.materials import MATERIALS
 
@@ -23,4 +24,6 @@ __all__ = [
     "builtin_references",
     "builtin_samples",
     "generate",
+    "write_marks",
+    "write_micrographs",
 ]
