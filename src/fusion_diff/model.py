@@ -82,6 +82,7 @@ class DiffusionModel:
         self._prior_source = prior_source
         self._device = torch.device("cpu")
         self._by_shots: dict[str, Enrolment] = {}
+        self._name_was_set = False
 
     def __repr__(self) -> str:
         """Return the name, the enrolment and the device."""
@@ -90,12 +91,16 @@ class DiffusionModel:
 
     @property
     def name(self) -> str:
-        """Name of the model in verdicts and records; stored in `config.json`."""
+        """Name of the model in verdicts and records; stored in `config.json`.
+
+        A model with references of its own takes the name of the folder it is saved to, unless you set another name.
+        """
         return str(self.card["name"])
 
     @name.setter
     def name(self, name: str) -> None:
         self.card["name"] = name
+        self._name_was_set = True
 
     @classmethod
     def from_pretrained(
@@ -123,7 +128,11 @@ class DiffusionModel:
         card = read_json(folder / "config.json")
         try:
             encoder = DualPathEncoder.from_config(**card["encoder"])
-            prior, _ = str(card["prior"]), card["name"]
+            if "name" not in card:
+                raise CheckpointError(
+                    f"{folder}: its config.json has no name; add one, or download or save the model again"
+                )
+            prior = str(card["prior"])
             source = str(folder / prior) if (folder / prior).is_dir() else prior
             readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
             own = expand(read_tensors(folder / "encoder.safetensors"))
@@ -310,6 +319,8 @@ class DiffusionModel:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model with its enrolment to a folder that `from_pretrained` reads, and update `sha256`.
 
+        If references of your own are enrolled, the model takes the name of the folder, unless you set `name`.
+
         Raises:
             CheckpointError: the folder holds something else or cannot be created; or the diffusion prior, which is
                 copied from where the model was loaded, is no longer there.
@@ -319,6 +330,7 @@ class DiffusionModel:
 
         from safetensors.torch import save_file
 
+        name = self._name_saved_in(Path(folder))
         own_prior = self.card["prior"] == "prior"
         if own_prior and not Path(self._prior_source).is_dir():
             raise CheckpointError(
@@ -332,10 +344,17 @@ class DiffusionModel:
                 shutil.copytree(self._prior_source, draft / "prior")
             if self.flaw_detector is not None:
                 self.flaw_detector.save(draft)
-            write_json(draft / "config.json", self.card)
+            write_json(draft / "config.json", self.card | {"name": name})
             readme = self.readme
             if self.enrolment is not None:
                 save_enrolment(self.enrolment, draft)
-                readme = enrolled_card(self.name, self.enrolment, readme)
+                readme = enrolled_card(name, self.enrolment, readme)
             (draft / "README.md").write_text(readme, encoding="utf-8")
+        self.card["name"] = name
         self.sha256 = digest(Path(folder) / MANIFEST)  # a model loaded from there has the same
+
+    def _name_saved_in(self, folder: Path) -> str:
+        """Return the name that the model gets when it is saved to a folder."""
+        if self._name_was_set or self.enrolment is None or self.enrolment.builtin:
+            return self.name
+        return folder.resolve().name or self.name

@@ -101,6 +101,19 @@ def test_enroll_looks_first_whether_the_model_can_be_saved(references, tmp_path,
     assert "a folder with one sub-folder per class, or a CSV file" in " ".join(capsys.readouterr().err.split())
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "says"),
+    [("--device", "gpu7", "gpu7"), ("--base", "no-such-model", "no-such-model"), ("--base", "{out}", "{out}")],
+)
+def test_enroll_looks_at_device_and_base_before_it_reads_a_reference(tmp_path, capsys, option, value, says):
+    value, says = (text.format(out=tmp_path / "missing") for text in (value, says))
+    words = ["enroll", str(tmp_path / "refs"), "--authentic", "sound", "--out", str(tmp_path / "m")]
+    assert cli.main([*words, option, value]) == 3  # REFS is missing too, which is found later
+    said = " ".join(capsys.readouterr().err.split())
+    assert says in said
+    assert "refs" not in said
+
+
 def test_enroll_reads_a_csv_file_and_marks(references, tmp_path):
     table = references / "table.csv"
     names = sorted(path.relative_to(references).as_posix() for path in references.rglob("*.tif"))

@@ -43,7 +43,7 @@ def test_a_saved_model_is_a_checkpoint_with_what_it_was_made_of(enrolled, saved,
     for part in ("unet", "vae"):
         file = f"prior/{part}/diffusion_pytorch_model.safetensors"
         assert (saved / file).read_bytes() == (checkpoint_folder / file).read_bytes()
-    assert read_json(saved / "config.json") == read_json(checkpoint_folder / "config.json")
+    assert read_json(saved / "config.json") == read_json(checkpoint_folder / "config.json") | {"name": "line-7"}
 
 
 def test_a_model_signs_its_verdicts_with_one_digest_saved_and_loaded(model, make_references, draw, tmp_path):
@@ -83,6 +83,59 @@ def test_a_model_that_is_not_enrolled_is_saved_without_an_enrolment(model, tmp_p
     model.save_pretrained(str(tmp_path / "bare"))
     assert not (tmp_path / "bare" / "enrolment.json").exists()
     assert DiffusionModel.from_pretrained(tmp_path / "bare").enrolment is None
+
+
+def test_a_model_with_references_of_its_own_takes_the_name_of_its_folder(
+    model, make_references, draw, tmp_path, monkeypatch
+):
+    base = model.name
+    model.enroll(make_references({"fine": 2, "coarse": 2}))
+    assert model.name == base
+    (tmp_path / "kiln").mkdir()
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("kiln/../line-7/")
+    model.save_pretrained(tmp_path / "line-8")
+    micrograph = Micrograph.from_array(draw("fine", 93))
+    assert model.inspect(micrograph).model_name == "line-8"
+    for name in ("line-7", "line-8"):
+        loaded = DiffusionModel.from_pretrained(tmp_path / name)
+        assert loaded.name == loaded.inspect(micrograph).model_name == name
+        assert loaded.readme.startswith(f"# {name}\n")
+
+
+def test_a_name_that_was_set_is_kept_as_is_that_of_a_model_without_references_of_its_own(
+    model, make_references, tmp_path
+):
+    base = model.name
+    model.save_pretrained(tmp_path / "bare")
+    references = make_references({"fine": 2, "coarse": 2})
+    model.enrolment = replace(model.enroll(references), builtin=True)
+    model.save_pretrained(tmp_path / "built-in")
+    for name in ("bare", "built-in"):
+        assert DiffusionModel.from_pretrained(tmp_path / name).name == model.name == base
+    model.enroll(references)
+    for model.name in ("kiln 3", base):
+        model.save_pretrained(tmp_path / "line-7")
+        assert DiffusionModel.from_pretrained(tmp_path / "line-7").name == model.name
+
+
+def test_a_model_that_could_not_be_saved_keeps_its_name(model, make_references, tmp_path):
+    base = model.name
+    model.enroll(make_references({"fine": 2, "coarse": 2}))
+    (tmp_path / "notes.txt").write_text("mine")
+    with pytest.raises(CheckpointError):
+        model.save_pretrained(tmp_path)
+    assert model.name == base
+
+
+def test_a_model_without_a_name_is_refused(checkpoint_folder, tmp_path):
+    folder = shutil.copytree(checkpoint_folder, tmp_path / "nameless")
+    card = read_json(folder / "config.json")
+    del card["name"]
+    write_json(folder / "config.json", card)
+    seal(folder)
+    with pytest.raises(CheckpointError, match=r"nameless: its config\.json has no name; add one, or download"):
+        DiffusionModel.from_pretrained(folder)
 
 
 def test_a_folder_of_something_else_is_not_replaced(model, tmp_path):

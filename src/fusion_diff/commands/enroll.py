@@ -15,7 +15,6 @@ from fusion_diff.commands.options import (
     MaxPixels,
     Page,
     PixelSize,
-    expect_whole,
     load_model,
     read_references,
 )
@@ -71,7 +70,7 @@ def enroll_command(
 
     expect_free(out)
     expect_folder("--out", out)
-    expect_whole(base)
+    model = load_model(base, device)  # before the references, whose reading may take long
     enrolled = read_references(
         references,
         authentic,
@@ -85,8 +84,6 @@ def enroll_command(
         enrolled = enrolled.shots(shots)
     counts = {label: str(count) for label, count in enrolled.counts.items()}
     print_figures("References", counts | {"specimens": str(len(enrolled.groups))})
-
-    model = load_model(base, device)
 
     def learn(chosen: ReferenceSet) -> Enrolment:
         with progress_bar("Encoding", then="Learning") as advance:
@@ -106,7 +103,6 @@ def enroll_command(
     print_learned("Cross-fitted on the references", enrolment)
     for warning in enrolment.warnings():
         say(f"Note: {warning}")
-    model.name = out.resolve().name
     model.save_pretrained(out)
     say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}")
     return 0
