@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def test_every_micrograph_has_one_row_and_a_bad_file_has_its_error(folder, tmp_p
     bad = by_name["broken.tif"]
     assert "broken.tif" in bad["error"]
     assert (bad["score"], bad["decision"], bad["regions"], bad["model_sha256"]) == (None, None, None, "ab" * 32)
+    assert done.errors == [bad["error"]]
     assert len(bad["sha256"]) == 64
     spot = by_name["spot.tif"]
     assert (spot["decision"], spot["class"], spot["alpha"], spot["error"]) == ("not authentic", "dark", 0.1, None)
@@ -77,6 +79,16 @@ def test_a_row_tells_of_the_file_and_whether_the_score_is_calibrated(tmp_path, e
     assert row["notes"] == [
         "The first page is a thumbnail of 32x40 pixels, so page 1 (counted from 0) of 64x80 pixels was read."
     ]
+
+
+def test_a_row_has_the_reasons_of_its_verdict(folder, tmp_path, engine, darkness_model, read_rows, monkeypatch):
+    judge = darkness_model.inspect
+    told = ("Out of scope: it is darker than every reference.", "The score is not calibrated.")
+    monkeypatch.setattr(
+        darkness_model, "inspect", lambda micrograph, alpha: replace(judge(micrograph, alpha=alpha), reasons=told)
+    )
+    run_batch([str(folder / "0.tif"), str(folder / "broken.tif")], tmp_path / "out", engine)
+    assert [row["reasons"] for row in read_rows(tmp_path / "out")] == [list(told), None]
 
 
 def test_pictures_of_other_kinds_are_warned_of_once(folder, tmp_path, engine):
@@ -142,7 +154,8 @@ def test_where_it_is_the_machine_and_not_the_file_the_run_ends_and_takes_it_up_a
             raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(storage, "_reserve", fails)
-    with pytest.raises(BatchError, match=r"no room for .*; then run the same command again; \d+ rows? (is|are) kept"):
+    said = "no room for" if code == errno.ENOSPC else "cannot store"
+    with pytest.raises(BatchError, match=rf"{said} .*; then run the same command again; \d+ rows? (is|are) kept"):
         run_batch(source, tmp_path / "out", engine)
     monkeypatch.undo()
     run_batch(source, tmp_path / "out", engine)
@@ -328,11 +341,12 @@ def test_rows_of_another_setting_or_model_are_not_added_to(folder, tmp_path, eng
 
 def test_a_parquet_of_another_version_or_damaged_is_refused(folder, tmp_path, engine, monkeypatch):
     part = tmp_path / "out" / "part-000001.parquet"
-    monkeypatch.setattr(parts_module, "FORMAT", "fusion-diff/batch/0")
+    monkeypatch.setattr(parts_module, "FORMAT", "fusion-diff/batch/2")  # had no reasons
     run_batch(str(folder), tmp_path / "out", engine)
     monkeypatch.undo()
     with pytest.raises(
-        BatchError, match=r"has the format 'fusion-diff/batch/0'.*continue with the version that wrote it"
+        BatchError,
+        match=r"has the format 'fusion-diff/batch/2', .* writes 'fusion-diff/batch/3'; .*the version that wrote it",
     ):
         run_batch(str(folder), tmp_path / "out", engine)
     whole = part.read_bytes()

@@ -11,7 +11,7 @@ import pytest
 from fusion_diff.batch.cluster import Worker
 from fusion_diff.batch.items import Item
 from fusion_diff.batch.judging import Settings
-from fusion_diff.commands.batch import progress_text
+from fusion_diff.commands.batch import progress_text, rate_text
 from fusion_diff.errors import TrustError
 
 
@@ -29,15 +29,65 @@ def run(monkeypatch, call_cli, darkness_model, tmp_path, save_micrograph):
 
 def test_a_batch_ends_well_when_every_micrograph_has_its_row(run, tmp_path):
     code, out, err = run("batch", "in", "--out", "out", "--heatmaps", "--rows", "2")
-    assert (code, err) == (0, "")
+    assert code == 0
+    assert err.startswith(f"Error: {tmp_path / 'in' / 'c.tif'}: ")
+    assert err.count("\n") == 1
     assert "3 micrographs inspected: 1 authentic, 1 not authentic, 1 could not be inspected; " in out
     assert "Rows: 3, in out" in out
     assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 2
     assert len(list((tmp_path / "out").glob("heatmaps/*/*.png"))) == 2
-    code, out, _ = run("batch", "in", "--out", "out", "--heatmaps")
-    assert code == 0
+    code, out, err = run("batch", "in", "--out", "out", "--heatmaps")
+    assert (code, err) == (0, "")
     assert "inspected" not in out
     assert "3 micrographs were done already." in out
+
+
+def test_the_first_files_that_could_not_be_inspected_are_named_with_what_is_wrong(run, tmp_path):
+    for index in range(6):
+        (tmp_path / "in" / f"torn-{index}.png").write_bytes(b"nothing")
+    code, out, err = run("batch", "in", "--out", "out", "--rows", "3")
+    assert code == 0
+    assert "7 could not be inspected" in out
+    *named, last = err.splitlines()
+    assert last == "and 2 more; see the column error of the rows"
+    assert len(named) == 5
+    errors = set(errors_of(tmp_path / "out").values())
+    assert {line.removeprefix("Error: ") for line in named} <= errors
+
+
+def test_several_sources_go_into_one_output_and_a_micrograph_of_two_has_one_row(run, tmp_path, save_micrograph):
+    (tmp_path / "other").mkdir()
+    save_micrograph(tmp_path / "other" / "a.tif", 0.5)
+    code, out, _ = run("batch", "in/a.tif", "in/b.tif", "other", "in/[ab].tif", "in/a.tif", "--out", "out")
+    assert code == 0
+    assert "3 micrographs inspected: " in out
+    paths = sorted(
+        row["path"] for part in (tmp_path / "out").glob("*.parquet") for row in parquet.read_table(part).to_pylist()
+    )
+    assert paths == [str(tmp_path / name) for name in ("in/a.tif", "in/b.tif", "other/a.tif")]
+
+
+def test_each_of_several_sources_is_checked_before_the_model_is_loaded(run, tmp_path, monkeypatch):
+    def load(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", load)
+    (tmp_path / "empty").mkdir()
+    for source, says in (("missing", "missing: there is no such file"), ("empty", "empty: contains no images")):
+        code, out, err = run("batch", "in", source, "--out", "out")
+        assert (code, out) == (3, "")
+        assert says in err
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_output_that_cannot_be_written_is_told_before_the_model_is_loaded(run, monkeypatch):
+    def load(*_):
+        raise AssertionError
+
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", load)
+    code, out, err = run("batch", "in", "--out", "/proc/rows")
+    assert (code, out) == (3, "")
+    assert "--out /proc/rows: the folder /proc cannot be written to; check its permissions" in err
 
 
 @pytest.mark.parametrize(
@@ -47,7 +97,7 @@ def test_a_batch_ends_well_when_every_micrograph_has_its_row(run, tmp_path):
         (["batch", "in"], "--out"),
         (["batch", "in", "--out", "out", "--rows", "0"], "--rows"),
         (["batch", "in", "--out", "out", "--workers", "2"], "give its address with --cluster"),
-        (["batch", "in", "--out", "in/a.tif"], "in/a.tif: cannot be written"),
+        (["batch", "in", "--out", "in/a.tif"], "--out in/a.tif: is a file, but must be a folder"),
         (["batch", "x::y://z", "--out", "out"], "chained address"),
         (["batch", "in", "--out", "s3://bucket/out"], "s3://bucket/out: --out must be a folder on this machine"),
         (["batch", "in", "--out", "out", "--require-signed"], "go together"),
@@ -162,6 +212,20 @@ def test_a_cluster_without_ray_says_what_to_install(run, monkeypatch):
     code, _, err = run("batch", "in", "--out", "out", "--cluster", "127.0.0.1:9")
     assert code == 3
     assert "run pip install 'ray[client]' (part of the extra 'ray')" in err
+
+
+@pytest.mark.parametrize(
+    ("rate", "says"),
+    [
+        (12.34, "12.3 a second"),
+        (1, "1.0 a second"),
+        (0.9, "54.0 a minute"),
+        (1 / 60, "1.0 a minute"),
+        (0.01, "36.0 an hour"),
+    ],
+)
+def test_a_rate_is_told_by_the_unit_of_time_that_shows_it(rate, says):
+    assert rate_text(rate) == says
 
 
 def test_progress_tells_the_rate_and_the_time_left():

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fusion_diff.batch.items import Item
     from fusion_diff.inspection.run import Outcome
 
-FORMAT = "fusion-diff/batch/2"
+FORMAT = "fusion-diff/batch/3"
 _REGION_INTEGERS = ("top", "left", "height", "width", "area_px")
 _REGION_NUMBERS = (
     "centroid_row",
@@ -60,6 +60,7 @@ def schema() -> Any:
     height, width       int32           in pixels
     pixel_size_um       float64         null if unknown
     page                int32           page of the file, from 0, if it was chosen or is not the first; else null
+    reasons             list of string  the verdict in sentences, the gravest reason first; null if there is an error
     notes               list of string  remarks on how the file was read
     regions             list of struct  as `Region`: boxes and areas in pixels and µm, evidence in log-odds
     error               string          what is wrong with the file and what to do; null if there is a verdict
@@ -94,6 +95,7 @@ def schema() -> Any:
             pa.field("width", pa.int32()),
             pa.field("pixel_size_um", pa.float64()),
             pa.field("page", pa.int32()),
+            pa.field("reasons", pa.list_(pa.string())),
             pa.field("notes", pa.list_(pa.string())),
             pa.field("regions", pa.list_(region)),
             pa.field("error", pa.string()),
@@ -137,6 +139,7 @@ def to_row(
         "width": it.width,
         "pixel_size_um": it.pixel_size_um,
         "page": it.page,
+        "reasons": [_text(reason) for reason in it.reasons],
         "notes": [_text(note) for note in it.notes],
         "regions": [asdict(region) for region in it.regions],
         "model_sha256": it.model_sha256,

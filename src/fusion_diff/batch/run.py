@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff import __version__
+from fusion_diff.batch import ROWS
 from fusion_diff.batch.parts import ParquetOutput
-from fusion_diff.batch.sources import expect_images, list_source
+from fusion_diff.batch.sources import list_source, list_sources
 from fusion_diff.counted import counted
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.micrograph.discover import warn_of_unread
@@ -21,15 +22,15 @@ from fusion_diff.trust.keys import load_public
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from fusion_diff.batch.items import Item
     from fusion_diff.batch.judging import Engine
 
-ROWS = 2000
-"""Maximum number of rows per file, and so in memory."""
 FLUSH_S = 120.0
 """Seconds after which a file is written with the rows so far. A run that is killed loses no more work than this."""
+ERRORS_KEPT = 5
+"""Number of errors that a summary holds, so that memory is bounded."""
 
 
 @dataclass
@@ -40,12 +41,14 @@ class Summary:
         listed: micrographs listed by the source.
         skipped: micrographs done before, or listed twice.
         decisions: number of the other micrographs by decision, or `error`.
+        errors: what was wrong with the first `ERRORS_KEPT` micrographs that could not be inspected.
         kept: rows in the output, including those of earlier runs.
     """
 
     listed: int = 0
     skipped: int = 0
     decisions: Counter[str] = field(default_factory=Counter)
+    errors: list[str] = field(default_factory=list)
     kept: int = 0
 
     @property
@@ -55,7 +58,7 @@ class Summary:
 
 
 def run_batch(
-    source: str,
+    sources: str | Sequence[str],
     out: str | os.PathLike[str],
     engine: Engine,
     *,
@@ -64,23 +67,23 @@ def run_batch(
     retry: bool = False,
     progress: Callable[[Summary, int | None], None] | None = None,
 ) -> Summary:
-    """Inspect the micrographs of a source that are not done yet, and add their rows to the output.
+    """Inspect the micrographs of one or more sources that are not done yet, and add their rows to the output.
 
     A run that is killed at any moment and started again neither loses nor repeats a row, because files are written
     atomically.
 
     Args:
-        source: see `list_source`.
+        sources: a source or several, see `list_source`. A micrograph of several sources gets one row.
         out: the output folder, see `parts`.
         engine: inspects the micrographs.
         rows: maximum number of rows per file, and in memory.
         flush_s: seconds after which a file is written even with fewer rows.
         retry: inspect again what could not be inspected before; the old rows are removed.
-        progress: called after every row with the summary so far, and the number of micrographs in the source or None.
-            The source is listed a second time, in the background, to find that number.
+        progress: called after every row with the summary so far, and the number of micrographs in the sources or None.
+            The sources are listed a second time, in the background, to find that number.
 
     Raises:
-        BatchError: the source, the output or the cluster cannot be used, or no longer; finished rows are kept.
+        BatchError: a source, the output or the cluster cannot be used, or no longer; finished rows are kept.
         DependencyError: a package is not installed.
         TrustError: a trusted key cannot be read.
 
@@ -99,24 +102,30 @@ def run_batch(
         "trusted_keys": sorted(load_public(key).id for key in settings.trusted_keys) or None,
         "version": __version__,
     }
-    unread = Counter[str]()
-    listed = list_source(source, Path(out), unread)
-    first = expect_images(source, listed, unread)
+    named = [sources] if isinstance(sources, str) else list(dict.fromkeys(sources))
+    unread: dict[str, Counter[str]] = {}
+    listed = list_sources(named, Path(out), unread)
+    first = next(listed, None)
+    if first is None:
+        raise BatchError("no source is given; name at least one")
     summary = Summary()
     with ParquetOutput(Path(out), noted, rows, retry=retry) as parts:
-        count = None if progress is None else _SourceCounter(source, Path(out))
+        count = None if progress is None else _SourceCounter(named, Path(out))
         try:
             written = time.monotonic()
             for finished in engine.judge(_not_done(chain([first], listed), parts, summary)):
                 parts.add(finished)
                 summary.decisions[finished.row.get("decision") or "error"] += 1
+                if (error := finished.row.get("error")) and len(summary.errors) < ERRORS_KEPT:
+                    summary.errors.append(error)
                 if time.monotonic() - written > flush_s:
                     parts.flush()
                     written = time.monotonic()
                 if progress is not None and count is not None:
                     progress(summary, count.total)
             parts.flush()
-            warn_of_unread(printable(source), unread)
+            for source, skipped in unread.items():
+                warn_of_unread(printable(source), skipped)
         except BaseException as error:
             _keep(parts)
             if isinstance(error, FusionDiffError):
@@ -149,12 +158,12 @@ def _keep(parts: ParquetOutput) -> None:
 
 
 class _SourceCounter:
-    """Counts the micrographs of a source in the background. `total` is None until the count is complete."""
+    """Counts the micrographs of sources in the background. `total` is None until the count is complete."""
 
-    def __init__(self, source: str, out: Path) -> None:
+    def __init__(self, sources: Sequence[str], out: Path) -> None:
         self.total: int | None = None
         self._stopped = False
-        self._thread = threading.Thread(target=self._count, args=(source, out), daemon=True)
+        self._thread = threading.Thread(target=self._count, args=(sources, out), daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
@@ -162,10 +171,10 @@ class _SourceCounter:
         self._stopped = True
         self._thread.join(timeout=5)
 
-    def _count(self, source: str, out: Path) -> None:
+    def _count(self, sources: Sequence[str], out: Path) -> None:
         count = 0
         try:
-            for _ in list_source(source, out):
+            for _ in chain.from_iterable(list_source(source, out) for source in sources):
                 count += 1
                 if self._stopped:
                     return

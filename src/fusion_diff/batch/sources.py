@@ -20,9 +20,32 @@ from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, count_unread, match,
 from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from fusion_diff.trust.signed import SignedFiles
+
+
+def list_sources(
+    sources: Iterable[str], out: Path | None = None, unread: dict[str, Counter[str]] | None = None
+) -> Iterator[Item]:
+    """Yield the micrographs of several sources, one source after the other. A micrograph may be yielded repeatedly.
+
+    Args:
+        sources: see `list_source`.
+        out: see `list_source`.
+        unread: is filled with the counter of skipped files of each source, see `list_source`.
+
+    Raises:
+        BatchError: as `list_source`, or a source has no micrographs.
+        DependencyError: as `list_source`.
+    """
+    for source in sources:
+        counter = Counter[str]()
+        if unread is not None:
+            unread[source] = counter
+        listed = list_source(source, out, counter)
+        yield expect_images(source, listed, counter)
+        yield from listed
 
 
 def list_source(source: str, out: Path | None = None, unread: Counter[str] | None = None) -> Iterator[Item]:

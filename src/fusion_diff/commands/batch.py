@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fusion_diff.batch import ROWS
 from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.commands.options import (
     Alpha,
@@ -32,11 +33,13 @@ if TYPE_CHECKING:
 
 
 def batch_command(
-    source: Annotated[
-        str,
+    sources: Annotated[
+        list[str],
         typer.Argument(
             metavar="SOURCE",
-            help="A folder, a pattern, a CSV file with a column path, or an address such as s3://bucket/folder.",
+            help=(
+                "Folders, patterns, image files, CSV files with a column path, or addresses such as s3://bucket/folder."
+            ),
         ),
     ],
     out: Annotated[
@@ -53,7 +56,7 @@ def batch_command(
     rows: Annotated[
         int,
         typer.Option("--rows", min=1, max=1_000_000, help="Maximum number of rows per Parquet file, and in memory."),
-    ] = 2000,
+    ] = ROWS,
     retry: Annotated[
         bool,
         typer.Option(
@@ -87,9 +90,9 @@ def batch_command(
     from fusion_diff.batch.judging import LocalEngine, Settings
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
-    from fusion_diff.commands.outputs import Output, expect_apart
+    from fusion_diff.commands.outputs import Output, expect_apart, expect_folder
     from fusion_diff.commands.stopping import TERMINATED, Terminated, heed_sigterm
-    from fusion_diff.commands.terminal import say
+    from fusion_diff.commands.terminal import complain, say
     from fusion_diff.inspection.run import load_inspector
     from fusion_diff.printable import printable
     from fusion_diff.trust.provenance import absolute
@@ -99,7 +102,10 @@ def batch_command(
     if "://" in out:
         raise typer.BadParameter(f"{out}: --out must be a folder on this machine; choose one")
     expect_apart(Output("--out", Path(out)), model)
-    check_source(source, signed_files(require_signed, trusted_key), Path(out))
+    expect_folder("--out", Path(out))
+    signed = signed_files(require_signed, trusted_key)
+    for source in sources:
+        check_source(source, signed, Path(out))
     keys = tuple(str(absolute(key)) for key in trusted_key or ())
     settings = Settings(alpha, pixel_size, heatmaps, keys, page, max_pixels)
     name = str(absolute(model)) if Path(model).is_dir() else model
@@ -114,7 +120,7 @@ def batch_command(
     try:
         # Set after the engine starts, because Ray sets its own signal handler when it joins a cluster.
         with engine as judging, heed_sigterm(), _progress() as progress:
-            done = run_batch(source, out, judging, rows=rows, retry=retry, progress=progress)
+            done = run_batch(sources, out, judging, rows=rows, retry=retry, progress=progress)
     except KeyboardInterrupt as error:
         typer.echo(f"Finished rows are saved in {printable(out)}; run the same command again to continue", err=True)
         if isinstance(error, Terminated):
@@ -125,10 +131,14 @@ def batch_command(
     if done.decisions["error"]:
         parts.append(f"{done.decisions['error']} could not be inspected")
     if done.finished:
-        say(f"{counted(done.finished, 'micrograph')} inspected: {', '.join(parts)}; {rate:.1f} a second.")
+        say(f"{counted(done.finished, 'micrograph')} inspected: {', '.join(parts)}; {rate_text(rate)}.")
     if done.skipped:
         say(f"{counted(done.skipped, 'micrograph was', 'micrographs were')} done already.")
     say(f"Rows: {done.kept}, in {out}")
+    for error in done.errors:
+        complain(error)
+    if more := done.decisions["error"] - len(done.errors):
+        typer.echo(f"and {more:,} more; see the column error of the rows", err=True)
     return 0
 
 
@@ -164,13 +174,13 @@ def progress_text(seen: int, total: int | None, finished: int, errors: int, seco
 
     Args:
         seen: micrographs done, by this run or before.
-        total: micrographs in the source; None while unknown.
+        total: micrographs in the sources; None while unknown.
         finished: micrographs done by this run.
         errors: those of them that could not be inspected.
         seconds: time since this run started.
     """
     rate = finished / max(seconds, 1e-9)
-    parts = [f"{seen:,}" if total is None else f"{seen:,} of {total:,}", f"{rate:.1f} a second"]
+    parts = [f"{seen:,}" if total is None else f"{seen:,} of {total:,}", rate_text(rate)]
     if total is not None and rate > 0:
         minutes = max(0, total - seen) / rate / 60
         hours, minutes = divmod(round(minutes), 60)
@@ -178,3 +188,10 @@ def progress_text(seen: int, total: int | None, finished: int, errors: int, seco
     if errors:
         parts.append(f"{errors:,} could not be inspected")
     return ", ".join(parts)
+
+
+def rate_text(rate: float) -> str:
+    """Return a rate, given per second, in the shortest unit of time in which it is at least 1."""
+    if rate >= 1:
+        return f"{rate:.1f} a second"
+    return f"{60 * rate:.1f} a minute" if 60 * rate >= 1 else f"{3600 * rate:.1f} an hour"
