@@ -56,7 +56,7 @@ class Server:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.address, self.data = f"http://127.0.0.1:{port}", data
-        words = [sys.executable, "-m", "fusion_diff.cli", "serve", "--insecure", "--port", str(port)]
+        words = [sys.executable, "-m", "fusion_diff", "serve", "--insecure", "--port", str(port)]
         environment = os.environ | {"OMP_NUM_THREADS": str(threads), "FUSION_DIFF_RATE_LIMIT": "1000000"}
         data.mkdir(parents=True, exist_ok=True)
         with (data / "log").open("a") as log:

@@ -183,7 +183,7 @@ def rehearse(image: Image) -> None:
         port = str(free.getsockname()[1])
     environment = image.environment | {"TMPDIR": str(image.root / "tmp"), "FUSION_DIFF_HOST": "127.0.0.1"}
     environment["FUSION_DIFF_PORT"] = port
-    cli = ["python", "-m", "fusion_diff.cli"]
+    cli = ["python", "-m", "fusion_diff"]
 
     def told(words: list[str]) -> str:
         process = image.start(words, environment, stdout=subprocess.PIPE)

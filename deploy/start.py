@@ -162,7 +162,7 @@ def main(words: list[str]) -> int:
     if "--keys" in folders:
         words = using(words, str(folder))
     words = [word.replace("{model}", sha256[:DIGITS]) for word in words]
-    os.execv(sys.executable, [sys.executable, "-m", "fusion_diff.cli", *words])
+    os.execv(sys.executable, [sys.executable, "-m", "fusion_diff", *words])
 
 
 if __name__ == "__main__":

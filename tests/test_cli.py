@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -158,7 +159,7 @@ def test_the_version_is_printed(run):
 def test_a_reader_that_has_gone_is_no_verdict(tmp_path):
     """`inspect … | head` must not end as if a micrograph were not authentic."""
     (tmp_path / "policy.toml").write_text('format = "fusion-diff/policy/1"\n', encoding="utf-8")
-    words = [sys.executable, "-m", "fusion_diff.cli", "policy", "check", str(tmp_path / "policy.toml")]
+    words = [sys.executable, "-m", "fusion_diff", "policy", "check", str(tmp_path / "policy.toml")]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         process.stdout.close()
         said = process.stderr.read()
@@ -184,6 +185,23 @@ def test_help_shows_what_an_address_of_a_database_looks_like(run, monkeypatch):
         code, out, _ = run(*words, "--help")
         assert code == 0
         assert "postgresql://HOST/NAME;" in out
+
+
+def test_help_shows_no_type_behind_flags(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "120")
+    monkeypatch.setenv("TERMINAL_WIDTH", "120")
+    for words in ([], ["keys", "new"], ["batch"]):
+        code, out, _ = run(*words, "--help")
+        assert code == 0
+        assert "bool" not in out.lower()
+    assert re.search(r"--alpha +\S*float", out.lower())  # other types are shown
+
+
+def test_the_package_runs_as_the_command_line_does(tmp_path):
+    words = [sys.executable, "-m", "fusion_diff", "inspect", "missing.tif"]
+    done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "Error: missing.tif: there is no such file or folder; check the path\n"
 
 
 def test_help_says_what_a_certificate_costs(run):

@@ -1,4 +1,5 @@
-"""The command line. To add a command, write its module in `commands` and register it here.
+"""The command line. To add a command, write its module in `commands`, register it here, and name it in `ELSEWHERE` of
+`edge.__main__`, which a test compares with what is registered here.
 
 Command functions return their exit code, and `main` turns every failure into 3. The codes 1 and 2, which command lines
 commonly use for errors, are verdicts here.
@@ -10,7 +11,7 @@ import os
 import sys
 import traceback
 import warnings
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -75,6 +76,15 @@ def _options(
     """Verify ceramic microstructures from a handful of labelled micrographs."""
 
 
+def _hide_types_of_flags(command: Any) -> None:
+    """Leave out the type, `<bool>`, that the help of some versions of typer shows behind flags, also below a group."""
+    flags = (each for each in command.params if getattr(each, "is_flag", False))
+    for flag in (*flags, command.get_help_option(typer.Context(command))):
+        flag.metavar = ""
+    for below in getattr(command, "commands", {}).values():
+        _hide_types_of_flags(below)
+
+
 def _print_to_nobody() -> None:
     """Discard all further printing to stdout, as the final flush would fail too."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -93,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"Warning: {message}", err=True)
         try:
             command = typer.main.get_command(app)
+            _hide_types_of_flags(command)
             code = command.main(
                 args=None if arguments is None else list(arguments), prog_name="fusion-diff", standalone_mode=False
             )

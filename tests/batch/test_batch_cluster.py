@@ -216,7 +216,7 @@ def test_a_worker_asks_for_the_kind_of_device_that_it_computes_on(device, accele
 def test_a_run_that_is_told_to_stop_keeps_what_is_done(two_nodes, images, tmp_path, read_rows):
     out = tmp_path / "out"
     words = ["batch", str(images), "--out", str(out), "--heatmaps", "--cluster", two_nodes[0], "--workers", "2"]
-    run = subprocess.Popen([sys.executable, "-m", "fusion_diff.cli", *words], stderr=subprocess.PIPE, text=True)
+    run = subprocess.Popen([sys.executable, "-m", "fusion_diff", *words], stderr=subprocess.PIPE, text=True)
     while len(list(out.glob("heatmaps/*/*.png"))) < 2:
         assert run.poll() is None, run.stderr.read()
         time.sleep(0.05)

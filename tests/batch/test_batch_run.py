@@ -234,7 +234,7 @@ def test_a_run_that_is_told_to_stop_keeps_what_is_done(tmp_path, save_micrograph
     for index in range(200):
         save_micrograph(tmp_path / "in" / f"{index}.tif", 0.8)
     out = tmp_path / "out"
-    words = ["-m", "fusion_diff.cli", "batch", str(tmp_path / "in"), "--out", str(out), "--heatmaps"]
+    words = ["-m", "fusion_diff", "batch", str(tmp_path / "in"), "--out", str(out), "--heatmaps"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     heed = partial(
         signal.signal, sent, signal.SIG_DFL

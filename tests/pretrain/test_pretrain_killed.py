@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 from fusion_diff.checkpoint import expand, verify
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
-ARGUMENTS = ["-m", "fusion_diff.cli", "pretrain", "--recipe", "smoke", "--cpu", "--threads", "1"]
+ARGUMENTS = ["-m", "fusion_diff", "pretrain", "--recipe", "smoke", "--cpu", "--threads", "1"]
 
 
 @pytest.fixture

@@ -238,7 +238,8 @@ def service_installed() -> None:
         "pydantic_settings",
         "python_multipart",
         "sqlalchemy",
+        "uvicorn",
     )
-    absent = [name.replace("_", "-") for name in (*needed, "uvicorn") if find_spec(name) is None]
+    absent = [name.replace("_", "-") for name in needed if find_spec(name) is None]
     if absent:
         raise missing("the service", *absent, extra="service")

@@ -51,7 +51,7 @@ def pretrain_command(
 ) -> int:
     """Train prior and encoder without labels, and write a checkpoint.
 
-    On several GPUs or hosts: torchrun --nproc_per_node N -m fusion_diff.cli pretrain --out DIR --recipe full
+    On several GPUs or hosts: torchrun --nproc_per_node N -m fusion_diff pretrain --out DIR --recipe full
     """
     import torch
     from accelerate import Accelerator, PartialState
