@@ -114,7 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _print_to_nobody()
             return FAILED
         except (FusionDiffError, OSError, MemoryError) as error:
-            from fusion_diff.commands.terminal import complain, explained
+            from fusion_diff.commands.terminal import complain
+            from fusion_diff.printable import explained
 
             complain(explained(error))
             return FAILED

@@ -1,4 +1,4 @@
-"""Escaping of untrusted text (file names, file contents, library messages) for output."""
+"""Untrusted text (file names, file contents, library messages) and errors, made fit for output."""
 
 from __future__ import annotations
 
@@ -34,3 +34,11 @@ def escaped(text: str) -> str:
     """Return text with all markup escaped, so that Markdown and HTML show it literally."""
     safe = re.sub(r"[^\w ./,µ²%-]|_", lambda match: f"&#{ord(match[0])};", text)
     return re.sub(r"(?i)www\.", lambda match: f"{match[0][:-1]}&#46;", safe)
+
+
+def explained(error: Exception) -> str:
+    """Return the text of an error, with file and cure for errors of the system and of memory."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        name = error.filename if error.filename2 is None else error.filename2
+        return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the free disk space"
+    return str(error) or "not enough memory; close other programs, or use fewer or smaller micrographs"

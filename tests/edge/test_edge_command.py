@@ -96,6 +96,15 @@ def test_what_cannot_be_inspected_is_said_and_exits_with_3(exported_folder, samp
         assert stopped.value.code == 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_record_that_cannot_be_written_is_told_as_the_whole_installation_tells_it(exported_folder, sample, capsys):
+    assert main(["inspect", str(sample), "--model", str(exported_folder), "--json", "/proc/r.jsonl"]) == 3
+    assert capsys.readouterr().err == (
+        "Error: /proc/r.jsonl: cannot be used (No such file or directory); check the path, its permissions and the "
+        "free disk space\n"
+    )
+
+
 def test_the_page_and_the_limit_are_those_that_errors_recommend(exported_folder, sample, tmp_path, capsys):
     stack, records = tmp_path / "stack.tif", tmp_path / "r.jsonl"
     pixels = tifffile.imread(sample)

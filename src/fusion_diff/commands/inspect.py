@@ -110,12 +110,12 @@ def inspect_command(
     run; else 1 if any micrograph is not authentic; else 2 if any is inconclusive; else 0. With a policy it is 3 in the
     same cases, else 1 if any micrograph fails the policy, else 0.
     """
-    from fusion_diff.commands.terminal import complain, explained, print_outcomes, say
+    from fusion_diff.commands.terminal import complain, print_outcomes, say
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
     from fusion_diff.inspection.policy import warn_of_unknown_classes
     from fusion_diff.inspection.run import exit_code
     from fusion_diff.micrograph import discover
-    from fusion_diff.printable import printable
+    from fusion_diff.printable import explained, printable
 
     asked, alpha = _policy(policy, alpha)
     signed = signed_files(require_signed, trusted_key)

@@ -85,14 +85,6 @@ def complain(text: str) -> None:
     Console(stderr=True, highlight=False, soft_wrap=True).print(Text.assemble(("Error: ", "bold red"), paragraph(text)))
 
 
-def explained(error: Exception) -> str:
-    """Return the text of an error, with file and cure for errors of the system and of memory."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        name = error.filename if error.filename2 is None else error.filename2
-        return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the free disk space"
-    return str(error) or "not enough memory; close other programs, or use fewer or smaller micrographs"
-
-
 @contextmanager
 def progress_bar(verb: str, then: str | None = None) -> Iterator[Advance]:
     """Show progress on stderr: a progress bar on a terminal, a line per minute elsewhere.

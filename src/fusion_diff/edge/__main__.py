@@ -20,7 +20,7 @@ from fusion_diff.errors import FusionDiffError
 from fusion_diff.inspection.run import exit_code, inspect_paths
 from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.micrograph.limits import MAX_PIXELS, MIN_SIDE
-from fusion_diff.printable import paragraph, printable
+from fusion_diff.printable import explained, paragraph, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except (FusionDiffError, OSError, MemoryError) as error:
-            _complain(str(error) or "not enough memory; close other programs, or use smaller micrographs")
+            _complain(explained(error))
             return FAILED
         except Exception:
             traceback.print_exc()  # a bug; Python would exit with 1, which means "some are not authentic"
