@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from fusion_diff.fewshot.correspondence import CORRESPONDENCE
+from fusion_diff.fewshot.readings import READINGS
+from fusion_diff.inspection.ledger_entry import verdict
+from fusion_diff.inspection.policy import Ruling
 from fusion_diff.inspection.record import to_line
 from fusion_diff.inspection.run import Outcome
+from fusion_diff.inspection.sarif import to_sarif
 from fusion_diff.verdict.compared import Compared
+from fusion_diff.verdict.reasons import MEANING
 from fusion_diff.verdict.result import Inspection, RecognisedSurface, Region
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "records.md"
@@ -55,3 +61,54 @@ def test_http():
 def test_what_fields_are_made_of(heading, kind):
     listed = {name for row in rows(heading) for name in re.findall(r"`(\w+)`", row[0])}
     assert listed == {field.name for field in dataclasses.fields(kind)}
+
+
+def names_in(column: int) -> set[str]:
+    """All names in backquotes that a column of the table of names has."""
+    return {name for row in rows("Names in each output") for name in re.findall(r"`([^`]+)`", row[column])}
+
+
+def keys_of(value: object) -> set[str]:
+    """All keys of nested objects."""
+    if isinstance(value, dict):
+        return set(value) | {key for each in value.values() for key in keys_of(each)}
+    return {key for each in value for key in keys_of(each)} if isinstance(value, list) else set()
+
+
+def test_the_names_in_each_output_are_those_of_the_outputs(make_inspection, tmp_path):
+    judged, failed = Outcome(Path("a.tif"), make_inspection()), Outcome(Path("b.tif"), error="it is damaged")
+    records = [json.loads(to_line(each)) for each in (judged, failed)]
+    assert names_in(1) <= keys_of(records)
+    ledger = [verdict(each, alpha=0.1, pixel_size_um=None, model={"name": "line-7"}) for each in (judged, failed)]
+    assert names_in(5) <= keys_of(ledger)
+    rulings = [Ruling(judged, "fail", ("It is cracked.",)), Ruling(failed, "error", ("it is damaged",))]
+    sarif = to_sarif(rulings, 3)
+    assert {part for name in names_in(3) for part in name.split(".")} <= keys_of(sarif) | {
+        rule["id"] for rule in sarif["runs"][0]["tool"]["driver"]["rules"]
+    }
+
+
+def test_the_names_in_parquet_are_those_of_its_columns():
+    pytest.importorskip("pyarrow")
+    from fusion_diff.batch.rows import schema
+
+    assert names_in(2) - {"batch"} <= set(schema().names)
+
+
+def test_the_names_over_http_are_those_of_the_answers():
+    pytest.importorskip("fastapi")
+    from fusion_diff.service.schemas.inspections import InspectionEntry, InspectionOut
+
+    known = set(InspectionOut.model_fields) | set(InspectionEntry.model_fields)
+    assert names_in(4) - {"authentic", "not authentic"} <= known
+
+
+def test_every_kind_of_contribution_is_told_with_its_reading():
+    listed = {row[0].strip("`"): row[1] for row in rows("Contributions")}
+    assert listed.keys() == MEANING.keys()
+    expected = {CORRESPONDENCE: "none"}
+    for reading, rule in READINGS.items():
+        expected[reading] = reading
+        if len(rule.kinds) > 1:
+            expected |= dict.fromkeys(rule.kinds, reading)
+    assert listed == expected
