@@ -135,8 +135,8 @@ def batch_command(
     if done.skipped:
         say(f"{counted(done.skipped, 'micrograph was', 'micrographs were')} done already.")
     say(f"Rows: {done.kept}, in {out}")
-    for error in done.errors:
-        complain(error)
+    for failure in done.errors:
+        complain(failure)
     if more := done.decisions["error"] - len(done.errors):
         typer.echo(f"and {more:,} more; see the column error of the rows", err=True)
     return 0
