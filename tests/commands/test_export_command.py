@@ -49,10 +49,10 @@ def small_model(references: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     torch.manual_seed(0)
     encoder = DualPathEncoder.from_config(CONFIG, condition_width=8, bottleneck=4)
     encoder.local_path.load_state_dict(LocalPath.from_imagenet().state_dict())
-    card = {"name": "small", "prior": "owner/none", "encoder": encoder.config}
+    card = {"name": "base", "prior": "owner/none", "encoder": encoder.config}
     model = DiffusionModel(encoder, "owner/none", card=card, readme="", sha256="ab" * 32, enrolment=None)
     model.enroll(ReferenceSet.from_folder(references, authentic="fine"))
-    folder = tmp_path_factory.mktemp("small") / "model"
+    folder = tmp_path_factory.mktemp("enrolled") / "small"
     model.save_pretrained(folder)
     return folder
 
