@@ -3,13 +3,14 @@
 Uses procedural references, half of them authentic, ten per group. Varied are the number of references, the number of
 classes (with 40 references) and the size of references (with 10). Enrolment time includes encoding and learning.
 Inspection is of one unseen micrograph of 224 x 224 pixels, with torch. Processor time is reported with wall-clock time,
-because the latter depends on other programs. Lines are fitted to processor time by least squares.
+because the latter depends on other programs; --busy starts some. Lines are fitted to processor time by least squares.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import multiprocessing
 import sys
 import time
 import warnings
@@ -63,17 +64,26 @@ def fitted(rows: list[dict[str, float]], over: str) -> str:
     return f"over {over}: enrolling {lines[0]}; inspecting {lines[1]}"
 
 
+def compute() -> None:
+    """Use one processor until terminated."""
+    while True:
+        sum(range(10**6))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--counts", nargs="*", type=int, default=[10, 50, 200], help="references")
     parser.add_argument("--classes", nargs="*", type=int, default=[2, 4, 7], help="the authentic one among them")
     parser.add_argument("--sides", nargs="*", type=int, default=[224, 448, 672], help="of the references, in pixels")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--busy", type=int, default=0, help="other processes that compute meanwhile")
     parser.add_argument("--reconstruction", action="store_true", help="with the diffusion path")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     warnings.simplefilter("ignore")
+    for _ in range(options.busy):
+        multiprocessing.get_context("spawn").Process(target=compute, daemon=True).start()
     model = DiffusionModel.from_pretrained()
     measure(model, {"count": 4, "classes": 2, "side": SIDE}, reconstruction=options.reconstruction)  # warm up
     plans = {

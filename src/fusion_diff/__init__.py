@@ -5,6 +5,7 @@ Names load on first use, so that importing the package costs nothing.
 
 from __future__ import annotations
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.result import Inspection
 
 __version__ = "0.1.0"
+
+# Threads of torch that wait for others shall sleep. If they spin, as is their default, and other programs use the
+# processors, then work takes several times as long. OpenMP reads this when torch is loaded.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {
     "DiffusionModel": "model",
