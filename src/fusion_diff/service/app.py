@@ -12,7 +12,7 @@ from fastapi.middleware import Middleware
 from starlette.formparsers import MultiPartParser
 
 from fusion_diff import __version__
-from fusion_diff.errors import DependencyError
+from fusion_diff.dependencies import missing
 from fusion_diff.references.reference import MAX_REFERENCES
 from fusion_diff.service import pages, problems
 from fusion_diff.service.observing import Observer
@@ -88,7 +88,7 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
 def _telemetry(settings: Settings) -> TelemetryConfig:
     """Return the telemetry configuration: times and routes of requests, without their content."""
     if settings.telemetry and find_spec("opentelemetry.sdk") is None:
-        raise DependencyError("telemetry needs OpenTelemetry; pip install 'fusion-diff[telemetry]'")
+        raise missing("telemetry", "fastapi[opentelemetry]", extra="telemetry")
     return {
         "auto_configure": settings.telemetry,
         "tracing": settings.telemetry,

@@ -16,7 +16,8 @@ from sqlalchemy import Connection, Engine, create_engine, event, make_url, selec
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
-from fusion_diff.errors import DependencyError, ServiceError
+from fusion_diff.dependencies import missing
+from fusion_diff.errors import ServiceError
 from fusion_diff.printable import paragraph
 
 if TYPE_CHECKING:
@@ -128,10 +129,8 @@ def _engine(url: str) -> Engine:
         if parsed.database and parsed.database != ":memory:" and not parsed.database.startswith("file:"):
             private_file(Path(parsed.database))
         engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
-    except ModuleNotFoundError as error:
-        raise DependencyError(
-            f"the database's driver is not installed ({error}); pip install 'fusion-diff[postgresql]'"
-        ) from None
+    except ModuleNotFoundError:
+        raise missing("the database", "psycopg[binary]", extra="postgresql") from None
     except (ArgumentError, NoSuchModuleError, ValueError) as error:
         if isinstance(error, ServiceError):
             raise
