@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Threads of torch that wait for others shall sleep. If they spin, as is their default, and other programs use the
-# processors, then work takes several times as long. OpenMP reads this when torch is loaded.
+# processors, then work takes several times as long. It is too late where torch was imported before.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 _HOMES = {

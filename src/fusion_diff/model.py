@@ -82,7 +82,7 @@ class DiffusionModel:
         self._prior_source = prior_source
         self._device = torch.device("cpu")
         self._by_shots: dict[str, Enrolment] = {}
-        self._name_was_set = False
+        self._name_was_set = self._enrolled_anew = False
 
     def __repr__(self) -> str:
         """Return the name, the enrolment and the device."""
@@ -93,7 +93,7 @@ class DiffusionModel:
     def name(self) -> str:
         """Name of the model in verdicts and records; stored in `config.json`.
 
-        A model with references of its own takes the name of the folder it is saved to, unless you set another name.
+        A model that has enrolled references takes the name of the folder it is saved to, unless you set another name.
         """
         return str(self.card["name"])
 
@@ -239,6 +239,7 @@ class DiffusionModel:
             self, references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
         )
         self._by_shots.clear()
+        self._enrolled_anew = True
         return self.enrolment
 
     def inspect(
@@ -319,7 +320,7 @@ class DiffusionModel:
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model with its enrolment to a folder that `from_pretrained` reads, and update `sha256`.
 
-        If references of your own are enrolled, the model takes the name of the folder, unless you set `name`.
+        After `enroll` the model takes the name of the folder, unless you set `name`. A copy keeps its name.
 
         Raises:
             CheckpointError: the folder holds something else or cannot be created; or the diffusion prior, which is
@@ -350,11 +351,11 @@ class DiffusionModel:
                 save_enrolment(self.enrolment, draft)
                 readme = enrolled_card(name, self.enrolment, readme)
             (draft / "README.md").write_text(readme, encoding="utf-8")
-        self.card["name"] = name
+        self.card["name"], self._enrolled_anew = name, False
         self.sha256 = digest(Path(folder) / MANIFEST)  # a model loaded from there has the same
 
     def _name_saved_in(self, folder: Path) -> str:
         """Return the name that the model gets when it is saved to a folder."""
-        if self._name_was_set or self.enrolment is None or self.enrolment.builtin:
-            return self.name
-        return folder.resolve().name or self.name
+        if self._enrolled_anew and not self._name_was_set and self.enrolment and not self.enrolment.builtin:
+            return folder.resolve().name or self.name
+        return self.name

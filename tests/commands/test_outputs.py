@@ -198,17 +198,18 @@ def test_the_verdicts_are_printed_even_where_the_pages_cannot_be_written(run, ne
         raise OSError(errno.ENOSPC, "No space left on device", str(given[-1]))
 
     monkeypatch.setattr("fusion_diff.inspection.junit.write_junit", full)
-    monkeypatch.setattr("fusion_diff.inspection.sarif.write_sarif", full)
+    monkeypatch.setattr("fusion_diff.inspection.markdown.write_markdown", full)
     code, out, err = run("inspect", "new", "--junit", "j.xml", "--sarif", "s.sarif", "--markdown", "m.md")
     assert code == 3
     assert "2 micrographs: 2 authentic" in out
-    assert "Summary: m.md" in out
+    assert "SARIF: s.sarif" in out
     assert "JUnit" not in out
     assert [line.partition(" (")[0] for line in err.splitlines()] == [
         "Error: j.xml: cannot be used",
-        "Error: s.sarif: cannot be used",
+        "Error: m.md: cannot be used",
     ]
-    assert (tmp_path / "m.md").is_file()
+    (invocation,) = json.loads((tmp_path / "s.sarif").read_text(encoding="utf-8"))["runs"][0]["invocations"]
+    assert invocation == {"executionSuccessful": False, "exitCode": 3}, "the exit code of the run"
 
 
 def test_the_report_holds_its_records_wherever_else_they_go(run, new, tmp_path):

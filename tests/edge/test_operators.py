@@ -298,6 +298,15 @@ def test_ir_in_another_encoding_hides_nothing(tmp_path):
             check_operators(file, "openvino")
 
 
+def test_a_description_of_any_size_is_not_parsed(tmp_path):
+    file = tmp_path / "graph.xml"
+    with file.open("wb") as handle:
+        handle.write(b"<net a='")
+        handle.truncate(operators.MAX_XML_BYTES + 1)
+    with pytest.raises(CheckpointError, match="it has 16,777,217 bytes; at most 16,777,216 are read"):
+        check_operators(file, "openvino")
+
+
 def test_a_loop_of_openvino_is_refused_before_it_runs(changed):
     folder = changed(runtime="openvino")
     source = folder.parent / "loop.onnx"

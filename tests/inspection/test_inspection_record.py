@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,11 @@ def test_an_older_file_stays_until_the_first_line_of_the_new_run(make_inspection
     with RecordWriter(path):
         pass
     assert path.read_text() == ""
+
+
+def test_a_device_is_written_to(make_inspection):
+    with RecordWriter(os.devnull) as writer:
+        writer.write(Outcome(Path("a.tif"), make_inspection()))
 
 
 def test_what_was_written_stays_when_the_run_is_cut_off(make_inspection, tmp_path):

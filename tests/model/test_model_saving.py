@@ -94,6 +94,7 @@ def test_a_model_with_references_of_its_own_takes_the_name_of_its_folder(
     (tmp_path / "kiln").mkdir()
     monkeypatch.chdir(tmp_path)
     model.save_pretrained("kiln/../line-7/")
+    model.enroll(make_references({"fine": 3, "coarse": 2}))
     model.save_pretrained(tmp_path / "line-8")
     micrograph = Micrograph.from_array(draw("fine", 93))
     assert model.inspect(micrograph).model_name == "line-8"
@@ -117,6 +118,17 @@ def test_a_name_that_was_set_is_kept_as_is_that_of_a_model_without_references_of
     for model.name in ("kiln 3", base):
         model.save_pretrained(tmp_path / "line-7")
         assert DiffusionModel.from_pretrained(tmp_path / "line-7").name == model.name
+
+
+def test_a_copy_keeps_its_name_and_a_model_saved_where_it_was_its_digest(model, make_references, tmp_path):
+    model.enroll(make_references({"fine": 2, "coarse": 2}))
+    model.name = "kiln 3"
+    model.save_pretrained(tmp_path / "first")
+    loaded = DiffusionModel.from_pretrained(tmp_path / "first")
+    loaded.save_pretrained(tmp_path / "copy")
+    loaded.save_pretrained(tmp_path / "first")
+    assert {DiffusionModel.from_pretrained(tmp_path / each).name for each in ("first", "copy")} == {"kiln 3"}
+    assert verify(tmp_path / "first") == verify(tmp_path / "copy") == model.sha256
 
 
 def test_a_model_that_could_not_be_saved_keeps_its_name(model, make_references, tmp_path):

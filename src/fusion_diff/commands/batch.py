@@ -133,7 +133,7 @@ def batch_command(
     if done.finished:
         say(f"{counted(done.finished, 'micrograph')} inspected: {', '.join(parts)}; {rate_text(rate)}.")
     if done.skipped:
-        say(f"{counted(done.skipped, 'micrograph was', 'micrographs were')} done already.")
+        say(f"{counted(done.skipped, 'micrograph was', 'micrographs were')} skipped: done already or named twice.")
     say(f"Rows: {done.kept}, in {out}")
     for failure in done.errors:
         complain(failure)

@@ -142,8 +142,8 @@ def inspect_command(
         # written does not lose the verdicts.
         rulings = asked.rule_all(outcomes)
         code = exit_code(outcomes) if policy is None else exit_code_of_rulings(rulings)
-        written, failed = [], []
-        for what, file, write in outputs.pages(outcomes, rulings, code):
+        written, failed = list[str](), list[str]()
+        for what, file, write in outputs.pages(outcomes, rulings, lambda: 3 if failed else code):
             try:
                 written.append(f"{what}: {write(file)}")
             except (OSError, MemoryError) as error:
@@ -322,9 +322,15 @@ class _Outputs:
             yield writers
 
     def pages(
-        self, outcomes: Sequence[Outcome], rulings: Sequence[Ruling], code: int
+        self, outcomes: Sequence[Outcome], rulings: Sequence[Ruling], code: Callable[[], int]
     ) -> list[tuple[str, Path, Callable[[Path], Path]]]:
-        """Return the pages to write at the end: name, path, and a function that writes it."""
+        """Return the pages to write at the end, in order: name, path, and a function that writes it.
+
+        Args:
+            outcomes: of each micrograph.
+            rulings: on each outcome.
+            code: gives the exit code of the run, which depends on whether the pages before could be written.
+        """
         from fusion_diff.inspection.junit import write_junit
         from fusion_diff.inspection.markdown import write_markdown
         from fusion_diff.inspection.report import write_report
@@ -332,8 +338,8 @@ class _Outputs:
 
         pages = (
             ("JUnit", self.junit, partial(write_junit, rulings)),
-            ("SARIF", self.sarif, partial(write_sarif, rulings, code)),
             ("Summary", self.markdown, partial(write_markdown, rulings)),
             ("Report", self.report, partial(write_report, outcomes)),
+            ("SARIF", self.sarif, lambda file: write_sarif(rulings, code(), file)),
         )
         return [(what, file, write) for what, file, write in pages if file is not None]

@@ -46,6 +46,8 @@ _MODEL_GRAPH, _MODEL_FUNCTIONS, _GRAPH_NODE = 7, 25, 1
 _NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN, _ATTRIBUTE_GRAPHS = 4, 5, 7, (6, 11)
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which ONNX does not use
 _LONGEST = 256
+MAX_XML_BYTES = 2**24
+"""Largest description of a graph for OpenVINO, whose weights are in a file of their own; exports take 1 MB."""
 _CHUNK = 2**16
 
 
@@ -175,9 +177,13 @@ def _openvino_operators(file: BinaryIO) -> Iterator[str]:
     """Yield the type of each layer of OpenVINO's IR, whatever it is nested in.
 
     Raises:
-        ValueError: there is a document type, which could declare entities.
+        ValueError: the file is too large, or there is a document type, which could declare entities.
         ExpatError: this is not XML in UTF-8.
     """
+    size = file.seek(0, 2)
+    if size > MAX_XML_BYTES:
+        raise ValueError(f"it has {size:,} bytes; at most {MAX_XML_BYTES:,} are read")
+    file.seek(0)
     found: list[str] = []
 
     def start(tag: str, attributes: dict[str, str]) -> None:

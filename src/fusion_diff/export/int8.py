@@ -62,7 +62,9 @@ class Quantiser:
             import onnx
             import onnxruntime  # noqa: F401
         except ImportError as error:
-            raise missing("exporting", error.name or "onnxruntime", extra="onnx") from error
+            raise missing(
+                "exporting", error.name if error.name in ("onnx", "onnxruntime") else "onnxruntime", extra="onnx"
+            ) from error
         grids = [Grid.of(each.height, each.width, tile=tile, stride=STRIDE) for each in micrographs]
         places = [(each, grid, cut) for each, grid in zip(micrographs, grids, strict=True) for cut in grid.tiles()]
         chosen = places[:: -(-len(places) // MAX_TILES)]

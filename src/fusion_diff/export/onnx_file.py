@@ -29,7 +29,9 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise missing("exporting", error.name or "onnx", extra="onnx") from error
+        raise missing(
+            "exporting", error.name if error.name in ("onnx", "onnxscript") else "onnx", extra="onnx"
+        ) from error
     side, tile = graph.side, graph.encoder.tile
     # Two tiles: a dimension of size 1 would be traced as a constant.
     examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)

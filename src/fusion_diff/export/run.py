@@ -12,7 +12,7 @@ from fusion_diff.checkpoint import MANIFEST, Writer, expect_free, write_json
 from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import EdgeSession, is_exported
-from fusion_diff.errors import ExportError
+from fusion_diff.errors import CheckpointError, ExportError
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.int8 import Quantiser
 from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
@@ -108,7 +108,13 @@ def export_model(
 
         def compared(source: Path) -> Parity:
             _place(source, draft, runtime)
-            session = EdgeSession(exported, open_graph(draft, runtime, "CPU", None))
+            try:
+                session = EdgeSession(exported, open_graph(draft, runtime, "CPU", None))
+            except CheckpointError as error:
+                raise ExportError(
+                    f"the exported graph cannot be run: {error}. Install torch, onnxscript, onnxruntime and openvino "
+                    "in the versions that constraints.txt names, and export again"
+                ) from error
             found = [session.judge(each, alpha=ALPHA) for each in micrographs]
             return Parity.of(expected, found, [each.name for each in micrographs], authentic)
 

@@ -11,6 +11,8 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
+import stat
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -21,8 +23,6 @@ from fusion_diff import __version__
 from fusion_diff.checkpoint import digest
 
 if TYPE_CHECKING:
-    import os
-
     from fusion_diff.inspection.run import Outcome
 
 FORMAT = "fusion-diff/inspection/1"
@@ -89,7 +89,7 @@ class RecordWriter:
 
     def _replace(self) -> None:
         """Drop the lines of an older file, once."""
-        if self._old and self._file.seekable():  # a pipe is not
+        if self._old and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):  # a pipe or device cannot be cut
             self._file.truncate(0)
         self._old = False
 
