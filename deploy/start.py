@@ -32,7 +32,7 @@ BY_OPTION = ("serve", "inspect", "batch", "certify", "audit")
 """Commands that take their model from --model or FUSION_DIFF_MODEL."""
 BY_POSITION = ("export", "verify-model")
 """Commands that take their model as an argument; here it has to come first."""
-WITHOUT_MODEL = ("policy", "keys", "sign", "verify", "service-keys")
+WITHOUT_MODEL = ("policy", "keys", "sign", "verify", "service-keys", "service-prune")
 """Commands that use no model."""
 
 

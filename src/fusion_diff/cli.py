@@ -27,6 +27,7 @@ from fusion_diff.commands.policy import policy_app
 from fusion_diff.commands.pretrain import pretrain_command
 from fusion_diff.commands.serve import serve_command
 from fusion_diff.commands.service_keys import service_keys_app
+from fusion_diff.commands.service_prune import service_prune_command
 from fusion_diff.commands.sign import sign_command
 from fusion_diff.commands.stopping import TERMINATED
 from fusion_diff.commands.verify import verify_command
@@ -54,6 +55,7 @@ app.add_typer(policy_app, name="policy")
 app.command("pretrain")(pretrain_command)
 app.command("serve")(serve_command)
 app.add_typer(service_keys_app, name="service-keys")
+app.command("service-prune")(service_prune_command)
 app.command("sign")(sign_command)
 app.command("verify")(verify_command)
 app.command("verify-model")(verify_model_command)

@@ -232,11 +232,6 @@ def test_overrulings_of_before_are_kept_by_the_upgrade(database):
     with database.engine.begin() as connection:
         connection.execute(text("ALTER TABLE inspections DROP COLUMN overrulings"))
         connection.execute(text("ALTER TABLE models DROP COLUMN retired"))
-        connection.execute(text("DROP TABLE discarded"))
-        for column in ("evidence_sha256", "thumbnail_sha256"):
-            connection.execute(text(f"DROP INDEX ix_inspections_{column}"))
-        for column in ("mark_sha256", "sha256"):
-            connection.execute(text(f"DROP INDEX ix_reference_images_{column}"))
         connection.execute(text("UPDATE alembic_version SET version_num = '0003'"))
         migrate(connection)
     with database.read() as session:

@@ -10,7 +10,6 @@ from sqlalchemy.exc import IntegrityError
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.references.reference import MAX_REFERENCES
 from fusion_diff.service import naming
-from fusion_diff.service.discarding import discard, store_uploads
 from fusion_diff.service.learning import read, read_flaw
 from fusion_diff.service.problems import ConflictError, NotFoundError
 from fusion_diff.service.tables import ReferenceImage, ReferenceSet
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
-    from fusion_diff.service.database import Database
     from fusion_diff.service.settings import Settings
     from fusion_diff.service.store import Store
     from fusion_diff.service.uploads import Upload
@@ -54,17 +52,6 @@ def get_set(session: Session, set_id: str) -> ReferenceSet:
         raise NotFoundError(f"no reference set has the id {set_id}; GET /v1/reference-sets lists all")
     _ = row.images  # load now, while the session is open
     return row
-
-
-def remove_set(session: Session, set_id: str) -> None:
-    """Remove a set with its references. Their files are deleted later unless something else refers to them.
-
-    Raises:
-        NotFoundError: no set has that id.
-    """
-    row = get_set(session, set_id)
-    discard(session, (digest for image in row.images for digest in (image.sha256, image.mark_sha256)))
-    session.delete(row)
 
 
 def get_image(session: Session, set_id: str, image_id: str) -> ReferenceImage:
@@ -135,26 +122,8 @@ def add_image(
     return row
 
 
-def remove_images(session: Session, set_id: str, image_ids: Sequence[str]) -> list[ReferenceImage]:
-    """Remove references, all or none, and return them. Their files are deleted later unless something refers to them.
-
-    Raises:
-        NotFoundError: the set has no such reference.
-    """
-    rows = [get_image(session, set_id, each) for each in dict.fromkeys(image_ids)]
-    discard(session, (digest for row in rows for digest in (row.sha256, row.mark_sha256)))
-    for row in rows:
-        session.delete(row)
-    return rows
-
-
 def store_image(
-    upload: Upload,
-    pixel_size_um: float | None,
-    mark: Upload | None,
-    settings: Settings,
-    database: Database,
-    store: Store,
+    upload: Upload, pixel_size_um: float | None, mark: Upload | None, settings: Settings, store: Store
 ) -> str | None:
     """Check that an upload is a micrograph and that its flaw mask fits, store both, and return the mask's digest.
 
@@ -165,8 +134,9 @@ def store_image(
     micrograph = read(upload.path, upload.name, upload.sha256, pixel_size_um, settings.max_pixels)
     if mark is not None:
         read_flaw(mark.path, mark.sha256, micrograph, upload.name, mark.name)
+        store.put_file(mark.path, mark.sha256)
     del micrograph
-    store_uploads(database, store, [upload] if mark is None else [upload, mark])
+    store.put_file(upload.path, upload.sha256)
     return None if mark is None else mark.sha256
 
 
@@ -205,7 +175,6 @@ def set_mark(session: Session, set_id: str, image_id: str, mark_sha256: str | No
     """
     row = get_image(session, set_id, image_id)
     _check_mark(get_set(session, set_id), row.label, mark_sha256, row.name)
-    discard(session, [row.mark_sha256])
     row.mark_sha256 = mark_sha256
     return row
 

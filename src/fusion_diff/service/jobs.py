@@ -108,11 +108,6 @@ def running(session: Session, set_id: str) -> Sequence[Job]:
     return [row for row in rows if not lost(row)]
 
 
-def any_running(session: Session) -> bool:
-    """Tell whether any process works on a job."""
-    return not all(map(lost, session.scalars(select(Job).where(Job.state == "running"))))
-
-
 def lost(row: Job) -> bool:
     """Tell whether a job is marked running but has lost its process."""
     return row.state == "running" and now() - row.heard > timedelta(seconds=SILENT_SECONDS)

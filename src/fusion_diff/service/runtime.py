@@ -16,7 +16,6 @@ from fusion_diff.errors import ServiceError
 from fusion_diff.printable import printable
 from fusion_diff.service import ledger
 from fusion_diff.service.database import Database, take_turn
-from fusion_diff.service.discarding import Sweeper
 from fusion_diff.service.learning import Learning
 from fusion_diff.service.metrics import Metrics
 from fusion_diff.service.queue import Queue
@@ -45,7 +44,6 @@ class Service:
         shelf: the models.
         queue: inspections under way.
         learning: audits and enrolments.
-        sweeper: deletes files that nothing refers to any more.
         metrics: the Prometheus metrics.
         rates: the rate limit.
         sessions: signs session cookies.
@@ -59,7 +57,6 @@ class Service:
     shelf: Shelf
     queue: Queue
     learning: Learning
-    sweeper: Sweeper
     metrics: Metrics
     rates: RateLimit
     sessions: Sessions
@@ -91,7 +88,6 @@ class Service:
                 shelf,
                 Queue(settings, shelf.find, database, store, metrics),
                 Learning(settings, shelf, store, database, metrics),
-                Sweeper(database, store),
                 metrics,
                 RateLimit(settings.rate_limit),
                 sessions,
@@ -105,7 +101,6 @@ class Service:
     def stop(self) -> None:
         """Abort the running job, accept no more micrographs, and return at once. Accepted ones are finished."""
         self.learning.close(0)
-        self.sweeper.close(0)
         self.queue.stop(self.settings.drain_seconds)
 
     def close(self) -> None:
@@ -113,7 +108,6 @@ class Service:
         self.stop()
         self.queue.close()
         self.learning.close(max(0.0, self.queue.until - time.monotonic()))
-        self.sweeper.close(max(0.0, self.queue.until - time.monotonic()))
         self.database.close()
         self.claimed.close()
 

@@ -128,6 +128,20 @@ class Store:
         with suppress(FileNotFoundError):
             self._files.rm_file(self._place(sha256))
 
+    def sizes(self) -> dict[str, int]:
+        """Return the bytes of each stored file by its digest; files of other names are passed over.
+
+        Raises:
+            ServiceError: the store does not answer.
+        """
+        self.check()
+        found = {}
+        for path, about in self._files.find(self._root, detail=True).items():
+            sha256 = "".join(path.split("/")[-2:])
+            if _is_digest(sha256) and path == self._place(sha256):
+                found[sha256] = int(about["size"] or 0)
+        return found
+
     def check(self) -> None:
         """Check that the store answers. A bucket may be empty, because its folders appear with their files.
 
@@ -156,9 +170,13 @@ class Store:
             return False
 
     def _place(self, sha256: str) -> str:
-        if len(sha256) != 64 or not _DIGITS.issuperset(sha256):
+        if not _is_digest(sha256):
             raise ServiceError(f"{sha256!r:.80} is not a hexadecimal SHA-256 digest")
         return f"{self._root}/{sha256[:2]}/{sha256[2:]}"
+
+
+def _is_digest(text: str) -> bool:
+    return len(text) == 64 and _DIGITS.issuperset(text)
 
 
 def _gone(sha256: str) -> ServiceError:

@@ -127,8 +127,8 @@ class ReferenceImage(Base):
     name: Mapped[str] = mapped_column(String(NAME_LENGTH))
     label: Mapped[str] = mapped_column(String(NAME_LENGTH))
     group: Mapped[str] = mapped_column("specimen", String(NAME_LENGTH))
-    sha256: Mapped[str] = mapped_column(String(64), index=True)
-    mark_sha256: Mapped[str | None] = mapped_column(String(64), index=True)
+    sha256: Mapped[str] = mapped_column(String(64))
+    mark_sha256: Mapped[str | None] = mapped_column(String(64))
     pixel_size_um: Mapped[float | None] = mapped_column(Float)
     created: Mapped[datetime] = mapped_column(default=now)
     reference_set: Mapped[ReferenceSet] = relationship(back_populates="images")
@@ -155,9 +155,9 @@ class Inspection(Base):
     references_sha256: Mapped[str] = mapped_column(String(64))
     result: Mapped[dict[str, Any]]
     """The values of `Inspection.to_dict`: p-values, regions, nearest references, reasons."""
-    evidence_sha256: Mapped[str] = mapped_column(String(64), index=True)
+    evidence_sha256: Mapped[str] = mapped_column(String(64))
     evidence_scale: Mapped[float] = mapped_column(Float)
-    thumbnail_sha256: Mapped[str] = mapped_column(String(64), index=True)
+    thumbnail_sha256: Mapped[str] = mapped_column(String(64))
     ledger_sequence: Mapped[int] = mapped_column(ForeignKey("ledger.sequence"))
     by: Mapped[str] = mapped_column("made_by", String(NAME_LENGTH))
     created: Mapped[datetime] = mapped_column(default=now)
@@ -167,15 +167,6 @@ class Inspection(Base):
     overruled_at: Mapped[datetime | None]
     overrulings: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     """All overrulings, oldest first; kept after a withdrawal, which empties the columns above."""
-
-
-class Discarded(Base):
-    """A digest whose file is deleted later if nothing refers to it then; see `discarding`."""
-
-    __tablename__ = "discarded"
-
-    sha256: Mapped[str] = mapped_column(String(64), primary_key=True)
-    since: Mapped[datetime] = mapped_column(index=True)
 
 
 class Job(Base):

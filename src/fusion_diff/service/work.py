@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass, field, replace
@@ -14,7 +13,6 @@ from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.record import to_record
 from fusion_diff.inspection.run import THUMBNAIL_SIDE, Inspector, Outcome
 from fusion_diff.service import ledger
-from fusion_diff.service.discarding import renew
 from fusion_diff.service.pictures import png
 from fusion_diff.service.store import packed
 from fusion_diff.service.tables import Inspection
@@ -70,7 +68,6 @@ class Finished:
         record: the ledger line.
         verdict: the verdict; None on error.
         result: the verdict as JSON-ready values.
-        evidence: the evidence as it is stored.
         thumbnail: the thumbnail as PNG.
         error: the error; None if there is a verdict.
     """
@@ -79,7 +76,6 @@ class Finished:
     record: dict[str, Any]
     verdict: Verdict | None = None
     result: dict[str, Any] = field(default_factory=dict)
-    evidence: bytes = b""
     thumbnail: bytes = b""
     error: MicrographError | None = None
 
@@ -119,7 +115,6 @@ def judge(task: Task, model: Inspector, micrograph: Micrograph, thumbnail: bytes
         verdict(outcome, alpha=task.alpha, pixel_size_um=task.pixel_size_um),
         verdict=it,
         result=plain(outcome),
-        evidence=packed(it.evidence.values),
         thumbnail=thumbnail,
     )
 
@@ -138,20 +133,12 @@ def plain(outcome: Outcome) -> dict[str, Any]:
 
 
 def record(finished: Sequence[Finished], database: Database, store: Store) -> list[Inspection | None]:
-    """Record outcomes: images are stored, then rows and ledger lines are added in one transaction.
+    """Record outcomes in one transaction: images first, then rows and ledger lines.
 
     Returns:
         The row of each outcome; None for those without a verdict.
     """
-    kept = [_row(each) for each in finished]
-    rows = [row for row in kept if row is not None]
-    with database.write() as session:
-        renew(session, (each for row in rows for each in (row.sha256, row.evidence_sha256, row.thumbnail_sha256)))
-    for each in finished:
-        if each.verdict is not None:
-            store.put_file(each.task.upload.path, each.task.upload.sha256)
-            store.put(each.evidence)
-            store.put(each.thumbnail)
+    kept = [_stored(each, store) for each in finished]
     with database.write() as session:
         numbers = ledger.append(session, [each.record for each in finished])
         for row, number in zip(kept, numbers, strict=True):
@@ -161,11 +148,12 @@ def record(finished: Sequence[Finished], database: Database, store: Store) -> li
     return kept
 
 
-def _row(finished: Finished) -> Inspection | None:
-    """Return the row of an outcome; None without a verdict."""
+def _stored(finished: Finished, store: Store) -> Inspection | None:
+    """Store a micrograph, its evidence and its thumbnail, and return its row; None without a verdict."""
     it, task = finished.verdict, finished.task
     if it is None:
         return None
+    store.put_file(task.upload.path, task.upload.sha256)
     return Inspection(
         name=task.upload.name,
         sha256=task.upload.sha256,
@@ -175,8 +163,8 @@ def _row(finished: Finished) -> Inspection | None:
         model_sha256=it.model_sha256,
         references_sha256=it.references_sha256,
         result=finished.result,
-        evidence_sha256=hashlib.sha256(finished.evidence).hexdigest(),
+        evidence_sha256=store.put(packed(it.evidence.values)),
         evidence_scale=it.evidence.scale,
-        thumbnail_sha256=hashlib.sha256(finished.thumbnail).hexdigest(),
+        thumbnail_sha256=store.put(finished.thumbnail),
         by=task.by,
     )

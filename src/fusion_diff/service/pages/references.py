@@ -125,8 +125,10 @@ def remove_chosen(
 ) -> Response:
     """Remove several references, all or none, and return the others."""
     with service.database.write() as session:
-        removed = collecting.remove_images(session, set_id, image)
-    return _images(request, service, set_id, f"class {removed[-1].label}")
+        for each in image:
+            row = collecting.get_image(session, set_id, each)
+            session.delete(row)
+    return _images(request, service, set_id, f"class {row.label}")
 
 
 @router.post("/{set_id}/images/{image_id}")

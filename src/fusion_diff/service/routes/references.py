@@ -10,7 +10,6 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.service import collecting, pictures, tables
-from fusion_diff.service.discarding import store_uploads
 from fusion_diff.service.keys import Scope
 from fusion_diff.service.learning import read, read_flaw
 from fusion_diff.service.problems import (
@@ -68,9 +67,9 @@ def get_set(service: ServiceDep, caller: Reader, set_id: Id) -> ReferenceSetOut:
 
 @router.delete("/{set_id}", status_code=204, responses=documented(404))
 def remove_set(service: ServiceDep, caller: Enrolling, set_id: Id) -> None:
-    """Remove a set. Models enrolled on it stay. Files that nothing else refers to are deleted a day later."""
+    """Remove a set. Models enrolled on it stay."""
     with service.database.write() as session:
-        collecting.remove_set(session, set_id)
+        session.delete(collecting.get_set(session, set_id))
 
 
 @router.post("/{set_id}/images", responses=documented(404, 507))
@@ -121,9 +120,9 @@ def change_image(
 
 @router.delete("/{set_id}/images/{image_id}", status_code=204, responses=documented(404))
 def remove_image(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: Id) -> None:
-    """Remove a reference from its set. Files that nothing else refers to are deleted a day later."""
+    """Remove a reference from its set."""
     with service.database.write() as session:
-        collecting.remove_images(session, set_id, [image_id])
+        session.delete(collecting.get_image(session, set_id, image_id))
 
 
 @router.get(
@@ -239,7 +238,7 @@ def _mark(service: Service, set_id: str, image_id: str, mark: UploadFile) -> Ref
     upload = receive(mark.file, mark.filename, service.settings.incoming, service.settings.max_upload_bytes)
     try:
         read_flaw(upload.path, upload.sha256, _read(service, row), row.name, upload.name)
-        store_uploads(service.database, service.store, [upload])
+        service.store.put_file(upload.path, upload.sha256)
     finally:
         upload.discard()
     with service.database.write() as session:
@@ -262,7 +261,7 @@ def _add(
             if each is not None:
                 uploads.append(receive(each.file, each.filename, settings.incoming, settings.max_upload_bytes))
         upload, flaw = uploads[0], (uploads[1] if mark is not None else None)
-        mark_sha256 = collecting.store_image(upload, pixel_size_um, flaw, settings, service.database, service.store)
+        mark_sha256 = collecting.store_image(upload, pixel_size_um, flaw, settings, service.store)
         with service.database.write() as session:
             image = collecting.add_image(
                 session,

@@ -1,0 +1,51 @@
+"""`fusion-diff service-prune`: delete files in the service's store that no record names."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fusion_diff.commands.serve import Data, DatabaseUrl
+
+
+def service_prune_command(
+    delete: Annotated[
+        bool, typer.Option("--delete", help="Delete the files. Stop every service that uses the store first.")
+    ] = False,
+    data: Data = None,
+    database_url: DatabaseUrl = None,
+) -> int:
+    """Count files in the service's store that no reference and no inspection names; with --delete, delete them.
+
+    They are of references, flaw masks and reference sets that were removed. The store is that of the setting
+    FUSION_DIFF_STORE_URL, or in the data folder.
+    """
+    from fusion_diff.commands.options import service_installed
+    from fusion_diff.commands.terminal import progress_bar, say
+    from fusion_diff.counted import counted
+
+    service_installed()
+    from fusion_diff.service.database import Database
+    from fusion_diff.service.pruning import unused
+    from fusion_diff.service.settings import read_settings
+    from fusion_diff.service.store import Store
+
+    settings = read_settings(data=data, database_url=database_url)
+    database = Database(settings.database)
+    try:
+        store = Store(settings.store)
+        with database.read() as session:
+            found = unused(session, store)
+        told = f"{counted(len(found), 'file')} of {sum(found.values()) / 2**20:,.1f} MiB"
+        if not delete:
+            say(f"No record names {told}. To delete them, stop the service and add --delete")
+            return 0
+        with progress_bar("Deleting") as advance:
+            for done, digest in enumerate(found, start=1):
+                store.remove(digest)
+                advance(done, len(found))
+        say(f"Deleted: {told} that no record named")
+    finally:
+        database.close()
+    return 0

@@ -1,0 +1,50 @@
+"""Finds files in the store that no record names: those of references, marks and sets that were removed.
+
+The service itself never deletes a file: another process may just be storing the same content, and a copy of the
+database knows nothing of what came after it. So this is for an operator, while no service uses the store.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import select
+
+from fusion_diff.counted import counted
+from fusion_diff.errors import ServiceError
+from fusion_diff.service.tables import Inspection, ReferenceImage
+
+if TYPE_CHECKING:
+    from sqlalchemy.orm import Session
+
+    from fusion_diff.service.store import Store
+
+_USES = (
+    ReferenceImage.sha256,
+    ReferenceImage.mark_sha256,
+    Inspection.sha256,
+    Inspection.evidence_sha256,
+    Inspection.thumbnail_sha256,
+)
+
+
+def unused(session: Session, store: Store) -> dict[str, int]:
+    """Return the bytes of each file in the store, by its digest, that no reference and no inspection names.
+
+    Raises:
+        ServiceError: the store does not answer, or it and the database do not belong together.
+    """
+    found = store.sizes()
+    stored, named = len(found), set[str]()
+    for column in _USES:
+        named.update(session.scalars(select(column).where(column.is_not(None))))
+    gone = sum(digest not in found for digest in named)
+    if gone or (stored and not named):
+        told = f"names {counted(gone, 'file')} that the store does not have" if gone else "names no file at all"
+        raise ServiceError(
+            f"the database {told}, so it may belong to another store; check --data, --database-url and "
+            "FUSION_DIFF_STORE_URL, or restore the files first"
+        )
+    for digest in named:
+        del found[digest]
+    return found
