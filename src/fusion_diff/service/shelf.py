@@ -214,15 +214,26 @@ class Shelf:
             )
         return model.to(self._settings.device)
 
-    def place(self, row: Model) -> Path:
+    def place(self, row: Model, *, fetch: bool = True) -> Path:
         """Return the folder of a model.
 
+        Args:
+            row: row of the model.
+            fetch: whether a model of the hub is downloaded. If not, its folder is one that does not exist.
+
         Raises:
-            CheckpointError: it was removed.
+            CheckpointError: it was removed, or the download failed.
         """
         if row.folder.startswith(_ENROLLED):
             return self._settings.models / row.folder.removeprefix(_ENROLLED)
+        if not fetch and "/" in row.folder:  # a folder or a hub id; embedded names have no slash
+            return Path(row.folder)
         return locate(row.folder)
+
+    def held(self, sha256: str) -> DiffusionModel | None:
+        """Return the model with this digest if it is in memory."""
+        with self._lock:
+            return next((model for model in self._held.values() if model.sha256 == sha256), None)
 
 
 _ENROLLED = "enrolled:"

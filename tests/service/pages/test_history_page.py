@@ -6,6 +6,8 @@ import csv
 import io
 import math
 import re
+import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -148,6 +150,33 @@ def test_a_level_is_that_of_the_loaded_model_and_loads_none(filled, enrolled_fol
     verifier = DiffusionModel.from_pretrained(folder).enrolment.verifier
     middle = [log_odds(probability(verifier.calibration.log_odds(fused))) for fused in verifier.inside]
     assert (level.middle, level.count) == (pytest.approx(np.median(middle)), len(verifier.inside))
+
+
+def test_a_model_in_memory_has_a_level_wherever_its_files_are(serve, enrolled_folder, tmp_path):
+    folder = shutil.copytree(enrolled_folder, tmp_path / "model")
+    with serve(model=str(folder)) as client:
+        shelf = client.app.state.service.shelf
+        row = shelf.judge()
+        levels._known.clear()
+        read = levels.reference_level(SimpleNamespace(held=lambda sha256: None, place=shelf.place), row)
+        shutil.rmtree(folder)
+        levels._known.clear()
+        assert levels.reference_level(shelf, row) == read is not None
+        row.sha256 = "0" * 64
+        assert levels.reference_level(shelf, row) is None, "not in memory, and no files"
+
+
+def test_no_level_is_fetched_from_the_hub(filled, enrolled_folder, monkeypatch):
+    fetched = []
+    monkeypatch.setattr("fusion_diff.checkpoint._fetch", lambda hub_id: fetched.append(hub_id) or enrolled_folder)
+    shelf = filled.app.state.service.shelf
+    row = described(DiffusionModel.from_pretrained(enrolled_folder), "hub", "laboratory/line-7")
+    levels._known.clear()
+    assert levels.reference_level(shelf, row) is not None, "it is in memory"
+    row.sha256 = "0" * 64
+    assert levels.reference_level(shelf, row) is None
+    assert fetched == []
+    assert shelf.place(row) == enrolled_folder, "judging with it fetches it"
 
 
 def test_the_embedded_model_has_a_level_and_its_edge_version_has_none(filled):

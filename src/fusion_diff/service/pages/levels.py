@@ -13,8 +13,11 @@ from fusion_diff.errors import CheckpointError, FusionDiffError
 from fusion_diff.service.pages.trend import log_odds
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
+    from fusion_diff.fewshot.decision import Calibration
+    from fusion_diff.model import DiffusionModel
     from fusion_diff.service.shelf import Shelf
     from fusion_diff.service.tables import Model
 
@@ -42,12 +45,14 @@ class Level:
 def reference_level(shelf: Shelf, model: Model) -> Level | None:
     """Return the level of a model's references; None if it cannot be read or has too few to cross-fit.
 
-    It is read from the small files of the checkpoint, so no model is loaded.
+    It is that of the model in memory, or read from the small files of a checkpoint on this machine. No model is loaded
+    or downloaded.
     """
     with suppress(KeyError):  # another request may forget it at any time
         return _known[model.sha256]
     try:
-        level = _read(shelf.place(model), model.sha256)
+        held = shelf.held(model.sha256)
+        level = _read(shelf.place(model, fetch=False), model.sha256) if held is None else _of(held)
     except (FusionDiffError, OSError, KeyError, TypeError, ValueError):  # it may be readable the next time
         return None
     _known[model.sha256] = level
@@ -55,6 +60,13 @@ def reference_level(shelf: Shelf, model: Model) -> Level | None:
         with suppress(KeyError):
             _known.popitem(last=False)
     return level
+
+
+def _of(model: DiffusionModel) -> Level | None:
+    if model.enrolment is None:
+        return None
+    verifier = model.enrolment.verifier
+    return _level(verifier.calibration, verifier.inside.tolist())
 
 
 def _read(folder: Path, sha256: str) -> Level | None:
@@ -65,9 +77,7 @@ def _read(folder: Path, sha256: str) -> Level | None:
         OSError: a file is missing.
         KeyError, TypeError, ValueError: the enrolment is damaged.
     """
-    import numpy as np
-
-    from fusion_diff.fewshot.decision import Calibration, probability
+    from fusion_diff.fewshot.decision import Calibration
 
     manifest, enrolment = folder / MANIFEST, folder / "enrolment.json"
     own = digest(manifest)
@@ -80,8 +90,15 @@ def _read(folder: Path, sha256: str) -> Level | None:
     if digest(enrolment) != listed[enrolment.name]:
         raise CheckpointError(f"{enrolment}: altered since the checkpoint was saved")
     verifier = read_json(enrolment)["verifier"]
-    calibration = Calibration(**verifier["calibration"])
-    scores = [log_odds(probability(calibration.log_odds(float(fused)))) for fused in verifier["inside"]]
+    return _level(Calibration(**verifier["calibration"]), verifier["inside"])
+
+
+def _level(calibration: Calibration, inside: Sequence[float]) -> Level | None:
+    import numpy as np
+
+    from fusion_diff.fewshot.decision import probability
+
+    scores = [log_odds(probability(calibration.log_odds(float(fused)))) for fused in inside]
     if not scores:
         return None
     low, middle, high = np.quantile(scores, (0.1, 0.5, 0.9)).tolist()
