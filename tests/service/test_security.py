@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import http.cookies
 import json
 import logging
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.exc import OperationalError
 from starlette.testclient import TestClient
 
 from fusion_diff.errors import ServiceError
@@ -169,14 +172,53 @@ def test_pages_of_other_sites_cannot_have_a_browser_change_anything(client, head
     assert client.post("/v1/reference-sets", json=body | {"name": str(headers)}, headers=own).status_code == 201
 
 
-def test_who_asks_too_often_has_to_wait(serve):
+@pytest.mark.parametrize("path", ["/healthz", "/readyz", "/v1/models", "/sign-in", "/static/nothing.css"])
+@pytest.mark.parametrize("name", [COOKIE, "other"])
+def test_no_long_cookie_is_unquoted(guarded, monkeypatch, path, name):
+    parsed, unquote = [], http.cookies._unquote  # takes seconds for what follows in Python 3.11.9 and before
+    monkeypatch.setattr(http.cookies, "_unquote", lambda text: parsed.append(text) or unquote(text))
+    usual = guarded.get(path).status_code
+    hostile = name + '="' + "\\" * 60_000 + '"'
+    assert guarded.get(path, headers={"Cookie": hostile}).status_code == usual
+    assert guarded.get(path, headers={"Cookie": f"a=1; {hostile}; b=2"}).status_code == usual
+    assert max(map(len, parsed), default=0) < 400
+
+
+def test_a_session_is_found_among_other_cookies(guarded, make_key):
+    cookie = guarded.app.state.service.sessions.begin(make_key("read")[4:16])
+    for header, status in {
+        f"{COOKIE}={cookie}": 200,
+        f'a="x;y"; {COOKIE}={cookie} ;b': 200,
+        f";{COOKIE}={cookie};": 200,
+        f"a={COOKIE}={cookie}": 401,
+        f"a{COOKIE}={cookie}": 401,
+        f"{COOKIE}={cookie}{'0' * 300}": 401,
+        f"{COOKIE}={cookie} x": 401,
+        f"{COOKIE}=": 401,
+    }.items():
+        assert guarded.get("/v1/models", headers={"Cookie": header}).status_code == status, header
+    split = [("Cookie", "a=1"), ("Cookie", f"{COOKIE}={cookie}")]
+    assert guarded.get("/v1/models", headers=split).status_code == 200, "in a header of its own"
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The clock of the limits, which stands still unless a test sets it."""
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("fusion_diff.service.rates.time", SimpleNamespace(monotonic=lambda: clock.now))
+    return clock
+
+
+def test_who_asks_too_often_has_to_wait(serve, clock):
     with serve(rate_limit=3) as client:
         assert [client.get("/v1/models").status_code for _ in range(4)] == [200, 200, 200, 429]
-        assert int(client.get("/v1/models").headers["retry-after"]) >= 1
+        assert int(client.get("/v1/models").headers["retry-after"]) == 20
         assert client.get("/healthz").status_code == 200
+        clock.now += 20
+        assert [client.get("/v1/models").status_code for _ in range(2)] == [200, 429]
 
 
-def test_readiness_is_limited_for_each_address_by_itself(serve):
+def test_readiness_is_limited_for_each_address_by_itself(serve, clock):
     with serve(rate_limit=3) as client:
         assert [client.get("/v1/models").status_code for _ in range(4)] == [200, 200, 200, 429]
         assert [client.get("/readyz").status_code for _ in range(4)] == [200, 200, 200, 429]
@@ -184,7 +226,7 @@ def test_readiness_is_limited_for_each_address_by_itself(serve):
 
 
 @pytest.fixture
-def counted(tmp_path, enrolled_folder, monkeypatch):
+def counted(tmp_path, enrolled_folder, monkeypatch, clock):
     """A service that allows three requests a minute, a way to ask it, and the look-ups of keys that it made."""
     settings = Settings(data=tmp_path / "data", model=str(enrolled_folder), rate_limit=3)
     looked_up, caller_of, caller_by_id = [], keys.caller_of, keys.caller_by_id
@@ -242,6 +284,59 @@ def test_a_revoked_key_is_counted_at_its_address(counted):
     assert ask("x") == [429]
 
 
+def test_a_key_not_seen_yet_is_let_in_whatever_its_neighbours_do(counted):
+    client, ask, looked_up = counted
+    key, another = make(client, "line 7", "line 8")
+    cookie = client.app.state.service.sessions.begin(another[4:16])
+    assert ask("x", 4) == [401, 401, 401, 429]
+    assert ask(key, 4) == [200, 200, 200, 429]
+    client.cookies.set(COOKIE, cookie)
+    assert client.get("/v1/models").status_code == 200, "nor is a session locked out"
+    client.cookies.set(COOKIE, cookie[:-1] + ("0" if cookie[-1] != "0" else "1"))
+    assert client.get("/v1/models").status_code == 429, "a forged one is not looked up"
+    assert looked_up == ["x"] * 3 + [key] * 3 + [another[4:16]]
+
+
+def test_who_knows_the_id_of_a_key_guesses_as_seldom_and_locks_out_that_key_alone(counted):
+    client, ask, looked_up = counted
+    key, another = make(client, "line 7", "line 8")
+    guesses = [f"{key[:17]}{'a' * 42}{last}" for last in "abcdefgh"]
+    assert [ask(guess)[0] for guess in guesses] == [401] * 6 + [429] * 2
+    assert looked_up == guesses[:6], "three for the address, three for the key"
+    assert ask(key) == [429]
+    assert ask(another) == [200]
+    elsewhere = TestClient(client.app, base_url="http://127.0.0.1", client=("192.0.2.7", 1))
+    for wrong in ("x", "x", "x"):
+        assert elsewhere.get("/v1/models", headers=bearer(wrong)).status_code == 401
+    assert elsewhere.get("/v1/models", headers=bearer(key)).status_code == 200, "from another address"
+
+
+def test_made_up_ids_are_not_looked_up_and_a_key_made_since_is_known_soon(counted, clock, monkeypatch):
+    client, ask, looked_up = counted
+    reads, valid_ids = [], keys.valid_ids
+    monkeypatch.setattr(keys, "valid_ids", lambda session: reads.append(clock.now) or valid_ids(session))
+    made_up = [f"fdk_{number:012x}_{'a' * 43}" for number in range(20)]
+    assert [ask(key)[0] for key in made_up] == [401] * 3 + [429] * 17
+    assert (looked_up, reads) == (made_up[:3], [1000.0]), "what exists is read once, not for each"
+    (key,) = make(client, "line 7")
+    assert ask(key) == [429]
+    clock.now += 10
+    assert ask(key) == [200]
+    assert reads == [1000.0, 1010.0]
+
+
+def test_while_the_database_fails_keys_not_seen_yet_are_refused_like_others_at_their_address(counted, monkeypatch):
+    client, ask, _ = counted
+    (key,) = make(client, "line 7")
+
+    def fail(session):
+        raise OperationalError("SELECT", {}, Exception("gone"))
+
+    assert ask("x", 4) == [401, 401, 401, 429]
+    monkeypatch.setattr(keys, "valid_ids", fail)
+    assert ask(key) == [429]
+
+
 def test_owners_of_credentials_are_remembered_in_limited_number(monkeypatch):
     monkeypatch.setattr("fusion_diff.service.rates._CALLERS", 2)
     owners = Owners()
@@ -262,8 +357,12 @@ def test_owners_of_credentials_are_remembered_in_limited_number(monkeypatch):
         ("2001:db8:1:2::1", "2001:db8:1:2::/64"),
         ("::ffff:192.0.2.7", "192.0.2.7"),
         ("fe80::1%eth0", "fe80::/64"),
-        ("testclient", "testclient"),
-        ("", ""),
+        ("2001:0DB8:1:2::1", "2001:db8:1:2::/64"),
+        ("fe80::1%" + "x" * 60_000, "fe80::/64"),
+        ("testclient", "unknown"),
+        ("", "unknown"),
+        ("192.0.2.7" + " " * 200, "unknown"),
+        ("a" * 60_000, "unknown"),
     ],
 )
 def test_an_address_is_counted_with_what_one_host_may_use(address, counted_as):

@@ -79,6 +79,17 @@ def new_key(session: Session, name: str, scopes: Iterable[str]) -> str:
     return f"fdk_{key_id}_{secret}"
 
 
+def id_of(key: str) -> str | None:
+    """Return the id written in a key; None if the key is malformed. The key need not be valid."""
+    form = _FORM.fullmatch(key)
+    return None if form is None else form[1]
+
+
+def valid_ids(session: Session) -> frozenset[str]:
+    """Return the ids of all keys that are not revoked."""
+    return frozenset(session.scalars(select(ApiKey.id).where(ApiKey.revoked.is_(None))))
+
+
 def caller_of(session: Session, key: str) -> Caller | None:
     """Return the caller of a key; None if the key is malformed, unknown or revoked."""
     form = _FORM.fullmatch(key)

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import OrderedDict
 from ipaddress import IPv6Address, ip_address, ip_network
 from threading import Lock
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 _CALLERS = 10_000
 """Number of callers remembered. The least recent one is forgotten first, and starts again with a full bucket."""
+_IDS_SECONDS = 10.0
+"""Shortest time between two readings of the ids of all keys."""
+_LONGEST_ADDRESS = 100
+_NO_ADDRESS = "unknown"
 
 
 class RateLimit:
@@ -70,12 +79,36 @@ class Owners:
         self._known.pop(credential, None)
 
 
+class KeyIds:
+    """Remembers which key ids exist, so that a made-up id is told from a real one without a look-up of each."""
+
+    def __init__(self) -> None:
+        self._ids: frozenset[str] = frozenset()
+        self._read_at = -math.inf
+
+    async def include(self, key_id: str, read: Callable[[], Awaitable[frozenset[str]]]) -> bool:
+        """Tell whether a key id exists.
+
+        Args:
+            key_id: the id.
+            read: reads all ids from the database. It is called for an id that is not remembered, at most once in
+                `_IDS_SECONDS`, however often this is asked.
+        """
+        if key_id not in self._ids and time.monotonic() - self._read_at >= _IDS_SECONDS:
+            self._read_at = time.monotonic()  # before the wait, so that requests meanwhile do not read too
+            self._ids = await read()
+        return key_id in self._ids
+
+
 def network(address: str) -> str:
-    """Return the address by which a caller is counted: of IPv6 its /64, because one host may use any address of it."""
+    """Return the address by which a caller is counted: of IPv6 its /64, because one host may use any address of it.
+
+    What is not an IP address has one name for all: a socket without addresses, or any text from a proxy's header.
+    """
     try:
-        found = ip_address(address)
-    except ValueError:  # a socket without addresses
-        return address
+        found = ip_address(address[:_LONGEST_ADDRESS])
+    except ValueError:
+        return _NO_ADDRESS
     if not isinstance(found, IPv6Address):
-        return address
+        return str(found)
     return str(found.ipv4_mapped or ip_network((int(found), 64), strict=False))

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from functools import partial
-from http.cookies import CookieError, SimpleCookie
 from typing import TYPE_CHECKING, Annotated, cast
 from urllib.parse import urlsplit
 
 from anyio import to_thread
 from fastapi import Depends, Request
 from fastapi.security import HTTPBearer
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 
 from fusion_diff.service import keys, watching
@@ -24,7 +25,7 @@ from fusion_diff.service.problems import (
     problem,
     respond,
 )
-from fusion_diff.service.rates import Owners, network
+from fusion_diff.service.rates import KeyIds, Owners, network
 from fusion_diff.service.sessions import COOKIE, CSRF_HEADER, LASTS_SECONDS, end, is_ended
 from fusion_diff.service.settings import LOOPBACK
 from fusion_diff.service.watching import Watchers
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from fusion_diff.service.runtime import Service
 
 _SAFE = ("GET", "HEAD", "OPTIONS")
+_COOKIE = re.compile(rf"(?:^|;)[ \t]*{COOKIE}=([0-9A-Za-z._-]{{1,300}})[ \t]*(?:;|$)".encode())
 _GUARDED = re.compile(r"/v1(/|$)|/metrics$")
 _ALIVE = "/healthz"
 _READY = "/readyz"
@@ -50,10 +52,12 @@ class Gate:
     """
 
     def __init__(self, app: ASGIApp) -> None:
-        self.app, self._watchers, self._owners = app, Watchers(), Owners()
+        self.app, self._watchers, self._owners, self._ids = app, Watchers(), Owners(), KeyIds()
 
     async def __call__(self, scope: Connection, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer it with a problem."""
+        if scope["type"] == "http":
+            scope["headers"] = _with_own_cookie_only(scope["headers"])
         if scope["type"] != "http" or scope["path"] == _ALIVE:
             await self.app(scope, receive, send)
             return
@@ -71,7 +75,9 @@ class Gate:
         """Return the caller; None for a page without one.
 
         The rate limit holds before the database is asked: that of the key if the credential was valid the last time,
-        else that of the address. So unknown keys cannot use up the limit of a key, nor make the database work.
+        else that of the address. So unknown keys cannot use up the limit of a key, nor make the database work. Where
+        others have used up the limit of the address, a key or session that this process has not seen yet has one of
+        its own there, if it names a key that exists: made-up keys do not lock out others at their address.
         """
         origin = f"from {network((scope.get('client') or ('unknown',))[0])}"
         if scope["path"] == _READY:  # it asks database and store; by itself, so that no other request refuses probes
@@ -84,7 +90,9 @@ class Gate:
             return ANYBODY
         credential = _credential(headers)
         owner = self._owners.get(credential)
-        _take(service.rates, owner or origin)
+        bucket = owner or await self._take_unseen(headers, service, origin)
+        if owner is not None:
+            _take(service.rates, owner)
         try:
             ask = partial(_caller, headers, scope["method"], service)
             if scope["path"] == watching.PATH:
@@ -100,15 +108,48 @@ class Gate:
                 raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
         elif owner is None:
             self._owners.remember(credential, caller.id)
-            service.rates.give_back(origin)
+            service.rates.give_back(bucket)
             _take(service.rates, caller.id)
         return caller
+
+    async def _take_unseen(self, headers: Headers, service: Service, origin: str) -> str:
+        """Take a token for a credential that is not remembered, and return the bucket it was taken from."""
+        try:
+            _take(service.rates, origin)
+        except BusyError:
+            key_id = await self._existing_id(headers, service)
+            if key_id is None:
+                raise
+        else:
+            return origin
+        bucket = f"{key_id} {origin}"  # with the origin, so that who knows the id cannot use it up from elsewhere
+        _take(service.rates, bucket)
+        return bucket
+
+    async def _existing_id(self, headers: Headers, service: Service) -> str | None:
+        """Return the id of the key that a request names; None if no such key exists. The secret is not checked."""
+        kind, _, key = headers.get("authorization", "").partition(" ")
+        if not kind:
+            signed = service.sessions.read(session_cookie(headers))  # its signature is checked without the database
+            return None if signed is None else signed.key_id
+        key_id = keys.id_of(key.strip()) if kind.lower() == "bearer" else None
+        if key_id is None:
+            return None
+        with suppress(SQLAlchemyError, TimeoutError):
+            if await self._ids.include(key_id, partial(watching.in_time, partial(_valid_ids, service))):
+                return key_id
+        return None
 
 
 def _take(rates: RateLimit, caller: str) -> None:
     wait = rates.wait(caller)
     if wait > 0:
         raise BusyError("too many requests; try again after the number of seconds in Retry-After", retry_after=wait)
+
+
+def _valid_ids(service: Service) -> frozenset[str]:
+    with service.database.read() as session:
+        return keys.valid_ids(session)
 
 
 def _credential(headers: Headers) -> bytes:
@@ -159,13 +200,24 @@ def _caller(headers: Headers, method: str, service: Service) -> Caller | None:
         return None if is_ended(session, signed) else keys.caller_by_id(session, signed.key_id)
 
 
+def _with_own_cookie_only(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """Return the headers of a request with no cookie but the session's, and that only if it has a cookie's form.
+
+    The framework parses all cookies of a request, those of other programs on the host too, and takes seconds for
+    some of 60 KB (CVE-2024-7592).
+    """
+    kept = [(name, value) for name, value in headers if name != b"cookie"]
+    if len(kept) == len(headers):
+        return headers
+    for name, value in headers:
+        if name == b"cookie" and (found := _COOKIE.search(value)) is not None:
+            return [*kept, (name, COOKIE.encode() + b"=" + found[1])]
+    return kept
+
+
 def session_cookie(headers: Headers) -> str:
-    """Return the session cookie; empty if there is none."""
-    try:
-        found = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return ""
-    return "" if found is None else found.value
+    """Return the session cookie; empty if there is none. The gate has left no other."""
+    return headers.get("cookie", "").removeprefix(f"{COOKIE}=")
 
 
 def csrf_token(request: Request) -> str:
