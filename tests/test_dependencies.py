@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from fusion_diff.dependencies import install, missing
+from fusion_diff.dependencies import install, missing, one_missing
 from fusion_diff.errors import DependencyError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -21,7 +21,9 @@ RECOMMENDED = {
     found
     for text in SOURCES.values()
     for pattern in (
-        r"missing\(\s*\"[^\"]+\", (?:error\.name or )?\"([^\"]+)\", extra=\"(\w+)\"\)",
+        r"missing\(\s*\"[^\"]+\", \"([^\"]+)\", extra=\"(\w+)\"\)",
+        r"one_missing\(\s*\"[^\"]+\", error, \"([^\"]+)\", \"[^\"]+\", extra=\"(\w+)\"\)",
+        r"one_missing\(\s*\"[^\"]+\", error, \"[^\"]+\", \"([^\"]+)\", extra=\"(\w+)\"\)",
         r"needed\(\"([^\"]+)\", \"(\w+)\"\)",
         r"needed\(\"\w+\", \"(\w+)\", \"([^\"]+)\"\)",
         r"install\(\'([^\']+)\', extra=\'(\w+)\'\)",
@@ -50,6 +52,12 @@ def test_a_missing_package_is_named_with_its_extra():
     assert "fastapi, uvicorn, which are not installed" in str(missing("it", "fastapi", "uvicorn", extra="service"))
 
 
+def test_of_several_packages_the_one_that_is_missing_is_named():
+    for failed, named in (("onnxscript", "onnxscript"), ("onnx", "onnx"), ("google.protobuf", "onnx"), (None, "onnx")):
+        error = one_missing("exporting", ImportError(name=failed), "onnx", "onnxscript", extra="onnx")
+        assert str(error).startswith(f"exporting needs {named}, which is not installed")
+
+
 def test_the_command_can_be_pasted_into_a_shell():
     assert install("imagecodecs", "pillow") == "run pip install imagecodecs pillow"
     assert install("ray[client]") == "run pip install 'ray[client]'"
@@ -67,6 +75,7 @@ def test_a_package_is_named_with_an_extra_that_asks_for_it(first, second):
 
 
 def test_the_calls_were_found():
+    assert {("onnxscript", "onnx"), ("onnx", "onnx")} <= RECOMMENDED
     assert {("pyarrow", "batch"), ("ray", "ray[client]"), ("s3fs", "s3"), ("onnxruntime", "onnx")} <= RECOMMENDED
 
 

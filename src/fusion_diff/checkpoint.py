@@ -80,6 +80,11 @@ def _fetch(hub_id: str) -> Path:
         ) from error
 
 
+def based_on(own: str, base: str) -> str:
+    """Return the digest of a checkpoint that takes some of its weights from another, given the digests of both."""
+    return hashlib.sha256(f"{own} {base}".encode()).hexdigest()
+
+
 def digest(file: Path) -> str:
     """Return the sha256 of a file in hexadecimal."""
     with file.open("rb") as stream:

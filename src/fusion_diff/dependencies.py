@@ -20,6 +20,11 @@ def install(*packages: str, extra: str = "") -> str:
     return f"{command} (part of the extra {extra!r})" if extra else command
 
 
+def one_missing(what: str, error: ImportError, *packages: str, extra: str) -> DependencyError:
+    """Return the error for that of several packages whose import failed; the first where it is none of them."""
+    return missing(what, error.name if error.name in packages else packages[0], extra=extra)
+
+
 def missing(what: str, *packages: str, extra: str) -> DependencyError:
     """Return the error for packages that are not installed.
 

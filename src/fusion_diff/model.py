@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Sequence
 from functools import cached_property
@@ -15,6 +14,7 @@ from fusion_diff.checkpoint import (
     EMBEDDED,
     MANIFEST,
     Writer,
+    based_on,
     compact,
     digest,
     expand,
@@ -140,7 +140,7 @@ class DiffusionModel:
                 # Based on the embedded model: uses its prior, and its weights where the folder has none of its own.
                 # Saving writes a complete checkpoint.
                 base = locate(EMBEDDED)
-                sha256 = hashlib.sha256(f"{sha256} {verify(base)}".encode()).hexdigest()
+                sha256 = based_on(sha256, verify(base))
                 source, card["prior"] = str(base / "prior"), "prior"
                 shared, wanted = expand(read_tensors(base / "encoder.safetensors")), encoder.state_dict().keys()
                 own = {name: shared[name] for name in shared.keys() & wanted} | own

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_diff.dependencies import missing
+from fusion_diff.dependencies import one_missing
 from fusion_diff.edge.exported import INPUTS
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.micrograph.tiles import Grid
@@ -62,9 +62,7 @@ class Quantiser:
             import onnx
             import onnxruntime  # noqa: F401
         except ImportError as error:
-            raise missing(
-                "exporting", error.name if error.name in ("onnx", "onnxruntime") else "onnxruntime", extra="onnx"
-            ) from error
+            raise one_missing("exporting", error, "onnxruntime", "onnx", extra="onnx") from error
         grids = [Grid.of(each.height, each.width, tile=tile, stride=STRIDE) for each in micrographs]
         places = [(each, grid, cut) for each, grid in zip(micrographs, grids, strict=True) for cut in grid.tiles()]
         chosen = places[:: -(-len(places) // MAX_TILES)]

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fusion_diff.dependencies import missing
+from fusion_diff.dependencies import missing, one_missing
 from fusion_diff.edge.exported import INPUTS, OUTPUTS, WEIGHTS
 
 if TYPE_CHECKING:
@@ -29,9 +29,7 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
         import onnx  # noqa: F401
         import onnxscript  # noqa: F401
     except ImportError as error:
-        raise missing(
-            "exporting", error.name if error.name in ("onnx", "onnxscript") else "onnx", extra="onnx"
-        ) from error
+        raise one_missing("exporting", error, "onnx", "onnxscript", extra="onnx") from error
     side, tile = graph.side, graph.encoder.tile
     # Two tiles: a dimension of size 1 would be traced as a constant.
     examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)

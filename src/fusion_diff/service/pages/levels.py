@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from fusion_diff.checkpoint import EMBEDDED, MANIFEST, digest, locate, read_json
+from fusion_diff.checkpoint import EMBEDDED, MANIFEST, based_on, digest, locate, read_json
 from fusion_diff.errors import CheckpointError, FusionDiffError
 from fusion_diff.service.pages.trend import log_odds
 
@@ -81,8 +80,7 @@ def _read(folder: Path, sha256: str) -> Level | None:
 
     manifest, enrolment = folder / MANIFEST, folder / "enrolment.json"
     own = digest(manifest)
-    based = f"{own} {digest(locate(EMBEDDED) / MANIFEST)}"  # as `DiffusionModel.sha256` is made
-    if sha256 not in (own, hashlib.sha256(based.encode()).hexdigest()):
+    if sha256 not in (own, based_on(own, digest(locate(EMBEDDED) / MANIFEST))):
         raise CheckpointError(f"{folder}: another model has been put in its place")
     listed = read_json(manifest)["sha256"]
     if enrolment.name not in listed:
