@@ -17,6 +17,7 @@ from PIL import Image
 
 from fusion_diff.checkpoint import EMBEDDED, verify
 from fusion_diff.cli import app
+from fusion_diff.trust.keyring import revoke
 from fusion_diff.trust.keys import new_key
 from fusion_diff.trust.provenance import sign
 
@@ -80,6 +81,15 @@ def test_a_model_has_to_be_signed_where_keys_are_given(start, signed, tmp_path):
     code, out, err = start(*asked, FUSION_DIFF_MODEL=str(signed))
     assert (code, out) == (3, "")
     assert "line-7" in err
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_key_with_its_revocation_beside_the_mounted_link_is_not_trusted(start, signed, tmp_path, linked):
+    revocation, mounted = revoke(tmp_path / "lab.key", "lost"), tmp_path / "keys" / "lab.pub.revoked.json"
+    mounted.symlink_to(revocation.rename(tmp_path / "revoked")) if linked else revocation.rename(mounted)
+    code, out, err = start("--keys", tmp_path / "keys", "policy", "--help", FUSION_DIFF_MODEL=str(signed))
+    assert (code, out) == (3, "")
+    assert "which was revoked: lost" in err
 
 
 @pytest.mark.parametrize("how", ["option", "joined", "setting"])

@@ -9,14 +9,28 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
-from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    PublicFormat,
+    load_pem_private_key,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.errors import TrustError
 from fusion_diff.trust.keyring import ENDORSEMENT, REVOCATION, Keyring, revoke, rotate
-from fusion_diff.trust.keys import KINDS, PASSPHRASE, load_private, load_public, new_key, parse_public
-from fusion_diff.trust.provenance import sign
+from fusion_diff.trust.keys import (
+    KINDS,
+    MAX_PASSPHRASE_BYTES,
+    PASSPHRASE,
+    load_private,
+    load_public,
+    new_key,
+    parse_public,
+)
+from fusion_diff.trust.provenance import read_signature, sign
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 
@@ -94,6 +108,29 @@ def test_a_key_that_is_not_encrypted_is_read_whatever_the_passphrase(tmp_path, m
     new_key(tmp_path / "K")
     monkeypatch.setenv(PASSPHRASE, "open sesame")
     assert load_private(tmp_path / "K").public.kind == "ed25519"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="an environment of bytes is POSIX's")
+def test_a_passphrase_need_not_be_text(tmp_path, monkeypatch):
+    monkeypatch.setenv(PASSPHRASE, os.fsdecode(b"\xff" * MAX_PASSPHRASE_BYTES))
+    made = new_key(tmp_path / "K")
+    assert load_private(tmp_path / "K").public.id == made.public.id
+    pem = (tmp_path / "K").read_bytes()
+    load_pem_private_key(pem, b"\xff" * MAX_PASSPHRASE_BYTES)
+    monkeypatch.setenv(PASSPHRASE, os.fsdecode(b"\xfe"))
+    with pytest.raises(TrustError, match="is not its passphrase"):
+        load_private(tmp_path / "K")
+
+
+def test_a_passphrase_that_is_too_long_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    monkeypatch.setenv(PASSPHRASE, "x")
+    new_key(tmp_path / "K")
+    before = sorted(tmp_path.iterdir())
+    monkeypatch.setenv(PASSPHRASE, "x" * (MAX_PASSPHRASE_BYTES + 1))
+    for use in (lambda: new_key(tmp_path / "L"), lambda: load_private(tmp_path / "K")):
+        with pytest.raises(TrustError, match=f"{PASSPHRASE}: it is longer than 1023 bytes; set a shorter"):
+            use()
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -247,6 +284,32 @@ def test_a_revocation_beside_a_key_that_is_linked_to_counts(tmp_path):
     assert list(Keyring.of(tmp_path / "links" / "K.pub").revoked.values()) == ["lost"]
 
 
+def test_statements_may_be_links_as_clusters_mount_them(tmp_path):
+    new_key(tmp_path / "old")
+    statements = rotate(tmp_path / "old", tmp_path / "new"), revoke(tmp_path / "new", "lost")
+    (tmp_path / "mounted" / "..data").mkdir(parents=True)
+    for file in (tmp_path / "old.pub", *statements):
+        (tmp_path / "mounted" / file.name).symlink_to(file.rename(tmp_path / "mounted" / "..data" / file.name))
+    ring = Keyring.of(tmp_path / "mounted" / "old.pub")
+    assert [ring.problem(key) for key in ring.keys] == [None, "was revoked: lost"]
+    (tmp_path / "mounted" / "..data" / statements[1].name).unlink()
+    with pytest.raises(TrustError, match=r"new\.pub\.revoked\.json: cannot be read"):
+        Keyring.of(tmp_path / "mounted" / "old.pub")
+
+
+def test_the_revocation_of_the_key_that_endorsed_the_signer_is_told(tmp_path):
+    new_key(tmp_path / "a")
+    rotate(tmp_path / "a", tmp_path / "b")
+    new_key(tmp_path / "c", days=1, now=NOON)
+    (tmp_path / "file").write_text("x")
+    made = sign(tmp_path / "file", tmp_path / "b")
+    revoke(tmp_path / "a", "stolen")
+    with pytest.raises(TrustError, match=r"another key .* than \S*a\.pub \(which was revoked: stolen\), \S*c\.pub;"):
+        read_signature(made.signature, [tmp_path / "a.pub", tmp_path / "c.pub"], now=NOON)
+    with pytest.raises(TrustError, match=r"than \S*c\.pub \(which expired at 2026-01-02T12:00:00Z\);"):
+        read_signature(made.signature, [tmp_path / "c.pub"], now=NOON + timedelta(days=1))
+
+
 def test_nobody_can_revoke_the_key_of_another(tmp_path):
     new_key(tmp_path / "ours")
     new_key(tmp_path / "theirs")
@@ -273,8 +336,10 @@ def test_a_revocation_that_cannot_be_read_is_not_passed_over(tmp_path):
     new_key(tmp_path / "K")
     file = revoke(tmp_path / "K", "lost")
     file.write_bytes(file.read_bytes()[:-40])
-    with pytest.raises(TrustError, match=r"revoked\.json: it is malformed or cut off"):
+    cure = "restore this revocation from a copy, or remove it"
+    with pytest.raises(TrustError, match=rf"revoked\.json: it is malformed or cut off.*; {cure}") as refused:
         Keyring.of(tmp_path / "K.pub")
+    assert "sign again" not in str(refused.value)
 
 
 @pytest.mark.parametrize("because", ["", "  ", "x" * 1001])

@@ -57,15 +57,20 @@ class Sealed:
         return cls.parse(read_bounded(file, MAX_SIGNATURE_BYTES, "signature"), printable(file))
 
     @classmethod
-    def parse(cls, content: bytes, name: str) -> Sealed:
+    def parse(cls, content: bytes, name: str, cure: str = "sign again") -> Sealed:
         """Parse a bundle.
+
+        Args:
+            content: the file's bytes.
+            name: the file, for messages.
+            cure: what errors advise.
 
         Raises:
             TrustError: it is cut off, or not a bundle with one signature by a key.
         """
-        bundle = _json_object(content, f"{name}: it is malformed or cut off, and not a signature in JSON; sign again")
+        bundle = _json_object(content, f"{name}: it is malformed or cut off, and not a signature in JSON; {cure}")
         if bundle.get("mediaType") != MEDIA_TYPE:
-            raise TrustError(f"{name}: it is not a Sigstore bundle of type {MEDIA_TYPE}; sign again")
+            raise TrustError(f"{name}: it is not a Sigstore bundle of type {MEDIA_TYPE}; {cure}")
         try:
             envelope, material = bundle["dsseEnvelope"], bundle["verificationMaterial"]
             if "publicKey" not in material:
@@ -87,7 +92,7 @@ class Sealed:
             if isinstance(error, TrustError):
                 raise
             raise TrustError(
-                f"{name}: it is malformed, and not an envelope with one statement and one signature; sign again"
+                f"{name}: it is malformed, and not an envelope with one statement and one signature; {cure}"
             ) from error
 
     def open(self, key: PublicKey, predicate_type: str) -> dict[str, Any]:

@@ -40,6 +40,11 @@ def open_plain(file: Path) -> Iterator[BinaryIO]:
         yield stream
 
 
+def followed(file: Path) -> Path:
+    """Return what a symbolic link leads to, or the file itself. Keys, and statements about them, may be links."""
+    return Path(os.path.realpath(file)) if file.is_symlink() else file
+
+
 def read_bounded(file: Path, limit: int, what: str) -> bytes:
     """Return the bytes of a plain file of at most `limit` bytes; `what` names its kind in errors.
 

@@ -2,7 +2,8 @@
 
 Beside a public key `K.pub` there may be two files: `K.pub.endorsed.json`, in which an older key endorses K as its
 successor, and `K.pub.revoked.json`, in which K revokes itself. Both are signed statements that contain the key, so
-their location does not matter. They are searched for in the folders of the trusted keys and of the signature.
+their location does not matter. They are searched for in the folders of the trusted keys and of the signature. Where a
+key is a symbolic link, that is the folder of the link and that of the key. They may be links themselves.
 
 A signature holds no trustworthy time. Endorsements by expired or revoked keys are therefore not trusted either: they
 could have been made after the key was lost.
@@ -19,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import TrustError
 from fusion_diff.printable import printable
-from fusion_diff.trust.envelope import Sealed, encoding, seal
-from fusion_diff.trust.files import write_new
+from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, Sealed, encoding, seal
+from fusion_diff.trust.files import followed, read_bounded, write_new
 from fusion_diff.trust.keys import (
     PrivateKey,
     PublicKey,
@@ -42,6 +43,7 @@ MAX_STATEMENTS = 1000
 """Most endorsements and revocations to read from one folder."""
 
 _MAX_REASON = 1000
+_WITHOUT_REVOCATION = "restore this revocation from a copy, or remove it if you are sure that no key was revoked"
 
 
 @dataclass(frozen=True)
@@ -78,12 +80,13 @@ class Keyring:
             raise TrustError("no key is trusted; give at least one public key")
         keys = [load_public(file) for file in named]
         places = [Path(file) for file in named] + ([beside] if beside else [])
-        # A symbolic link to a key may have its revocation beside the link or beside the key.
         folders = {Path(os.path.realpath(place.parent)) for place in places}
         folders |= {Path(os.path.realpath(place)).parent for place in places}
         revoked = dict(_revocation(file) for file in _statements(folders, REVOKED))
         ring = cls(tuple(keys), revoked, now or datetime.now(UTC))
-        endorsements = [(file, Sealed.read(file)) for file in _statements(folders, ENDORSED)]
+        endorsements = [
+            (file, _read(file, "get this endorsement again, or remove it")) for file in _statements(folders, ENDORSED)
+        ]
         while True:  # until no further key is endorsed by a trusted one
             known = {key.id for key in ring.keys}
             new = [key for key in ring._endorsed(endorsements) if key.id not in known]
@@ -103,10 +106,11 @@ class Keyring:
         key = self._signer(sealed)
         if key is None:
             hint = "" if sealed.hint is None else f" (its PEM has sha256 {printable(sealed.hint[:12])}…)"
+            problems = [(key.name, self.problem(key)) for key in self.keys]  # one may have endorsed the signer
+            known = ", ".join(f"{name} (which {problem})" if problem else name for name, problem in problems)
             raise TrustError(
-                f"{sealed.name}: it is signed with another key{hint} than "
-                f"{', '.join(key.name for key in self.keys)}; get the signer's public key from a source "
-                "you trust, or do not use it"
+                f"{sealed.name}: it is signed with another key{hint} than {known}; get the signer's public key from a "
+                "source you trust, or do not use it"
             )
         problem = self.problem(key)
         if problem:
@@ -196,10 +200,15 @@ def check_valid(key: PrivateKey, file: str | Path, now: datetime | None = None) 
     """
     beside = public_file(Path(file))
     revocation = beside.with_name(beside.name + REVOKED)
-    revoked = dict([_revocation(revocation)]) if revocation.exists() else {}
+    revoked = dict([_revocation(revocation)]) if os.path.lexists(revocation) else {}
     problem = Keyring((key.public,), revoked, now or datetime.now(UTC)).problem(key.public)
     if problem:
         raise TrustError(f"{printable(file)}: the key {problem}; make another with `fusion-diff keys new`")
+
+
+def _read(file: Path, cure: str) -> Sealed:
+    """Read a statement about a key, also through a symbolic link; `cure` is what errors advise."""
+    return Sealed.parse(read_bounded(followed(file), MAX_SIGNATURE_BYTES, "statement"), printable(file), cure)
 
 
 def _about(key: PublicKey, predicate_type: str, more: dict[str, str]) -> dict[str, Any]:
@@ -221,16 +230,13 @@ def _key_of(statement: dict[str, Any], name: str) -> PublicKey:
 
 def _revocation(file: Path) -> tuple[str, str]:
     """Read a revocation; return the id of the revoked key and the reason."""
-    sealed = Sealed.read(file)
+    sealed = _read(file, _WITHOUT_REVOCATION)
     # The file holds the key that must have signed it. The key is parsed first, and trusted only if it did.
     try:
         claimed = json.loads(sealed.payload)
         because = claimed["predicate"]["because"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise TrustError(
-            f"{printable(file)}: it is not a revocation; get it again, or remove it if you are sure that "
-            "no key was revoked"
-        ) from error
+        raise TrustError(f"{printable(file)}: it is not a revocation; {_WITHOUT_REVOCATION}") from error
     key = _key_of(claimed, str(file).removesuffix(REVOKED))
     sealed.open(key, REVOCATION)
     return key.id, printable(str(because)[:_MAX_REASON])

@@ -16,11 +16,12 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 from fusion_diff.errors import TrustError
 from fusion_diff.printable import printable
-from fusion_diff.trust.files import read_bounded, write_new
+from fusion_diff.trust.files import followed, read_bounded, write_new
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 KINDS = ("ed25519", "ecdsa-p256")
 """Kinds of key that can be made. ECDSA on P-384 and P-521 can be verified too."""
 PASSPHRASE = "FUSION_DIFF_KEY_PASSPHRASE"
+MAX_PASSPHRASE_BYTES = 1023
+"""Longest passphrase that keys can be encrypted with, a limit of OpenSSL."""
 MAX_KEY_BYTES = 2**16
 MAX_DAYS = 36_500
 
@@ -140,7 +143,7 @@ def new_key(
         now: the current time; the system's if omitted.
 
     Raises:
-        TrustError: a file exists already, or `kind` or `days` is not allowed.
+        TrustError: a file exists already, `kind` or `days` is not allowed, or the passphrase is too long.
     """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import (
@@ -157,8 +160,8 @@ def new_key(
     expires = until(days, now)
     key = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
     public = PublicKey(printable(beside), _pem(key), expires)
-    passphrase = os.environ.get(PASSPHRASE, "")
-    encryption = BestAvailableEncryption(passphrase.encode()) if passphrase else NoEncryption()
+    passphrase = _passphrase()
+    encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     before = "" if expires is None else f"Expires: {write_time(expires)}\n"
     # The public key first, so that a failure between the two leaves no private key behind.
     write_new(beside, public.text().encode("ascii"), 0o644)
@@ -185,19 +188,19 @@ def load_private(file: str | Path) -> PrivateKey:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     file = Path(file)
-    content = read_bounded(_followed(file), MAX_KEY_BYTES, "key")
+    content = read_bounded(followed(file), MAX_KEY_BYTES, "key")
     name = printable(file)
     if b"PUBLIC KEY-----" in content:
         raise TrustError(f"{name}: it is a public key, which cannot sign; give the private key, the file without .pub")
     if os.name == "posix" and stat.S_IMODE(file.stat().st_mode) & 0o077:
-        warn(f"{name}: other users may read this private key; run chmod 600 {name}")
-    passphrase = os.environ.get(PASSPHRASE, "").encode() or None
+        warn(f"{name}: other users may read this private key; run chmod 600 {quote(name)}")
     # The library's errors are not chained, so that no part of a key gets into a message.
     try:
         try:
             key = load_pem_private_key(content, None)
         except TypeError:  # it is encrypted
-            if passphrase is None:
+            passphrase = _passphrase()
+            if not passphrase:
                 raise TrustError(f"{name}: it is encrypted; set {PASSPHRASE} to its passphrase") from None
             key = load_pem_private_key(content, passphrase)
     except TrustError:
@@ -223,7 +226,7 @@ def load_public(file: str | Path) -> PublicKey:
         TrustError: it cannot be read, or is not a public key of a supported kind.
     """
     file = Path(file)
-    return parse_public(read_bounded(_followed(file), MAX_KEY_BYTES, "key"), printable(file))
+    return parse_public(read_bounded(followed(file), MAX_KEY_BYTES, "key"), printable(file))
 
 
 def parse_public(content: bytes, name: str) -> PublicKey:
@@ -258,7 +261,7 @@ def until(days: int | None, now: datetime | None = None) -> datetime | None:
     if days is None:
         return None
     if not 1 <= days <= MAX_DAYS:
-        raise TrustError(f"a key cannot be valid for {days} days; give 1 to {MAX_DAYS}")
+        raise TrustError(f"days is {days}; give 1 to {MAX_DAYS}")
     return ((now or datetime.now(UTC)) + timedelta(days=days)).replace(microsecond=0)
 
 
@@ -282,9 +285,12 @@ def read_time(text: object, name: str) -> datetime:
         ) from error
 
 
-def _followed(file: Path) -> Path:
-    # Keys may be symbolic links, unlike signed files.
-    return Path(os.path.realpath(file)) if file.is_symlink() else file
+def _passphrase() -> bytes:
+    """Return the bytes of the passphrase, which need not be text; empty where none is set."""
+    passphrase = os.fsencode(os.environ.get(PASSPHRASE, ""))
+    if len(passphrase) > MAX_PASSPHRASE_BYTES:
+        raise TrustError(f"{PASSPHRASE}: it is longer than {MAX_PASSPHRASE_BYTES} bytes; set a shorter passphrase")
+    return passphrase
 
 
 def _expiry(content: bytes, name: str) -> datetime | None:
