@@ -1,10 +1,12 @@
 import copy
 import dataclasses
 import hashlib
+import io
 import pickle
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -12,7 +14,7 @@ from PIL import Image
 
 import fusion_diff.micrograph.storage as storage
 from fusion_diff.errors import MicrographError
-from fusion_diff.micrograph import MIN_SIDE, Micrograph
+from fusion_diff.micrograph import MIN_SIDE, Micrograph, load_microstructure_data
 
 
 def ramp(shape=(40, 50), dtype=np.uint16):
@@ -53,12 +55,47 @@ def test_pillow_images_whose_numbers_mean_something_else_are_refused(mode):
         Micrograph.from_array(image, name="odd")
 
 
-@pytest.mark.parametrize("mode", ["1", "L", "I", "I;16", "F", "RGB", "RGBA"])
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "I", "I;16", "F", "RGB", "RGBA"])
 def test_pillow_images_of_grey_and_rgb_are_taken(mode):
     image = Image.fromarray(ramp((40, 50), np.uint8))
     image = image.convert("I").convert(mode) if mode == "I;16" else image.convert(mode)
-    expected = np.asarray(image)[..., :3] if mode == "RGBA" else np.asarray(image)
+    expected = np.asarray(image)
+    if mode in ("LA", "RGBA"):
+        expected = expected[..., 0] if mode == "LA" else expected[..., :3]
     np.testing.assert_array_equal(Micrograph.from_array(image).pixels, expected)
+
+
+def test_a_pillow_image_whose_file_is_cut_off_is_refused(tmp_path):
+    file = io.BytesIO()
+    Image.fromarray(ramp((200, 200), np.uint8)).save(file, "PNG")
+    (tmp_path / "cut.png").write_bytes(file.getvalue()[: len(file.getvalue()) // 2])
+    with Image.open(tmp_path / "cut.png") as image, pytest.raises(MicrographError, match=r"cut: .*; copy the file"):
+        Micrograph.from_array(image, name="cut")
+
+
+@pytest.mark.parametrize("kind", [torch.uint8, torch.float32, torch.float16, torch.bfloat16])
+def test_a_tensor_is_taken_whatever_its_kind_and_whether_it_has_gradients(kind):
+    tensor = torch.arange(2000).reshape(40, 50).remainder(200).to(kind)
+    for each in (tensor, tensor.clone().requires_grad_()) if kind.is_floating_point else (tensor,):
+        np.testing.assert_array_equal(Micrograph.from_array(each).pixels, tensor.float().numpy())
+
+
+def test_what_gives_no_values_is_told_to_be_made_an_array():
+    class Locked:
+        def __array__(self, *_args, **_options):
+            raise RuntimeError("the device is gone")
+
+    for pixels in (torch.zeros((40, 50), device="meta"), torch.eye(40).to_sparse(), Locked()):
+        with pytest.raises(MicrographError, match=r"odd: its pixels are not an array .*; convert it to a NumPy array"):
+            Micrograph.from_array(pixels, name="odd")
+
+
+@pytest.mark.parametrize("sample", ["a.tif", b"II*", "micrograph", "path"])
+def test_what_is_no_pixels_is_told_where_it_belongs(sample, tmp_path):
+    sample = {"micrograph": Micrograph.from_array(ramp()), "path": tmp_path}.get(sample, sample)
+    cure = "use it as it is" if isinstance(sample, Micrograph) else "load_microstructure_data"
+    with pytest.raises(MicrographError, match=f"odd: expected pixels, got {type(sample).__name__}; .*{cure}"):
+        Micrograph.from_array(sample, name="odd")
 
 
 @pytest.mark.parametrize("dtype", [complex, object, "U3", "datetime64[s]"])
@@ -118,7 +155,7 @@ def test_a_single_differing_pixel_in_the_last_band_is_contrast(monkeypatch):
     assert Micrograph.from_array(levels).contrast_range == (0.0, 9.0)
 
 
-@pytest.mark.parametrize("size", [0, -1.0, float("nan"), float("inf"), "large", [1]])
+@pytest.mark.parametrize("size", [0, -1.0, float("nan"), float("inf"), "large", [1], True, np.bool_(True)])
 def test_a_pixel_size_that_is_not_a_positive_number_is_refused(size):
     with pytest.raises(MicrographError, match="pixel_size_um"):
         Micrograph.from_array(ramp(), pixel_size_um=size)
@@ -168,6 +205,8 @@ def test_a_micrograph_survives_pickling_and_copying():
     for other in (pickle.loads(pickle.dumps(micrograph)), copy.deepcopy(micrograph)):
         np.testing.assert_array_equal(other.pixels, micrograph.pixels)
         assert (other.sha256, other.pixel_size_um) == (micrograph.sha256, 2.0)
+        with pytest.raises(ValueError, match="read-only"):
+            other.levels[0, 0] = 5
 
 
 def test_its_repr_says_what_it_is_and_holds_no_pixels():
@@ -223,3 +262,23 @@ def test_the_contrast_range_always_has_its_ends_in_order(levels):
     assert low < high
     assert levels.min() <= low
     assert high <= levels.max()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float64])
+def test_display_is_stretched_by_the_contrast_range_for_programs_that_show_floats_from_0_to_1(dtype):
+    levels = np.random.default_rng(0).integers(40, 200, (40, 50, 3)).astype(dtype)
+    micrograph = Micrograph.from_array(levels)
+    low, high = micrograph.contrast_range
+    shown = micrograph.display()
+    assert (shown.dtype, shown.min(), shown.max()) == (np.float32, 0, 1)
+    np.testing.assert_allclose(shown, ((levels.astype(float) - low) / (high - low)).clip(0, 1), atol=1e-6)
+
+
+def test_an_array_keeps_its_data_bar_and_a_file_does_not(tmp_path):
+    levels = np.random.default_rng(0).integers(20, 200, (240, 200)).astype(np.uint8)
+    levels[200:] = 0
+    levels[210:230:2, 20:180:3] = 255
+    Image.fromarray(levels).save(tmp_path / "bar.png")
+    assert load_microstructure_data(tmp_path / "bar.png").data_bar_px == 40
+    whole = Micrograph.from_array(levels)
+    assert (whole.height, whole.data_bar_px, whole.notes) == (240, 0, ())

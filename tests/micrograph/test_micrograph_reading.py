@@ -1,4 +1,5 @@
 import hashlib
+import io
 import os
 import struct
 import zlib
@@ -8,12 +9,13 @@ import imagecodecs
 import numpy as np
 import pytest
 import tifffile
+import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.micrograph import Micrograph, load_microstructure_data
+from fusion_diff.micrograph import Micrograph, discover, load_microstructure_data
 
 REPEATED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 ANY_DTYPE = [np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32, np.float16, np.float32, np.float64]
@@ -369,6 +371,47 @@ def test_impossible_paths_are_refused(path):
 def test_what_is_not_a_path_is_refused(path):
     with pytest.raises(MicrographError, match=r"expected the path of a file, got .*; pass a string or a Path"):
         load_microstructure_data(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "cure"),
+    [
+        (texture(), r"Micrograph\.from_array"),
+        (Image.fromarray(texture()), r"Micrograph\.from_array"),
+        (torch.zeros(40, 50), r"Micrograph\.from_array"),
+        (b"II*", "save it to a file first"),
+        (io.BytesIO(b"II*"), "save it to a file first"),
+    ],
+)
+def test_an_image_in_memory_is_told_how_it_becomes_a_micrograph(content, cure):
+    with pytest.raises(MicrographError, match=f"expected the path of a file, got .*; .*{cure}"):
+        load_microstructure_data(content)
+
+
+def test_a_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    tifffile.imwrite(tmp_path / "good.tif", texture())
+    assert load_microstructure_data("~/good.tif").source == tmp_path / "good.tif"
+    assert discover(["~/*.tif", Path("~")]) == [tmp_path / "good.tif"]
+    for path in ("~nobody-here/good.tif", "~nobody\0here"):
+        with pytest.raises(MicrographError):
+            load_microstructure_data(path)
+        with pytest.raises(MicrographError):
+            discover(path)
+
+
+@pytest.mark.parametrize("limit", [0, -1, 1e9, "many"])
+def test_a_limit_of_pixels_that_is_no_number_of_them_is_refused(tmp_path, limit):
+    tifffile.imwrite(tmp_path / "good.tif", texture())
+    with pytest.raises(MicrographError, match=r"good\.tif: max_pixels is .*; give an integer from 1, or None"):
+        load_microstructure_data(tmp_path / "good.tif", max_pixels=limit)
+
+
+@pytest.mark.parametrize("suffix", ["png", "tif", "jpg", "bmp"])
+def test_no_limit_of_pixels_is_the_default_one(tmp_path, suffix):
+    Image.fromarray(texture()).save(tmp_path / f"good.{suffix}")
+    assert load_microstructure_data(tmp_path / f"good.{suffix}", max_pixels=None).pixels.size
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")

@@ -30,11 +30,11 @@ def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
     """Return the image files named by `paths`.
 
     Args:
-        paths: each a file, a folder or a glob pattern. A file is taken whatever its suffix. A folder is searched with
-            its subfolders for files with one of `IMAGE_SUFFIXES`. In a pattern, `**` matches any number of folders.
-            Matched files are filtered by `IMAGE_SUFFIXES` unless the pattern ends in a suffix, and matched folders are
-            searched. Searches skip hidden files and folders, and enter a folder once even if several links lead to it.
-            Broken links count as files, so that reading them raises an error.
+        paths: each a file, a folder or a glob pattern; `~` stands for the home folder. A file is taken whatever its
+            suffix. A folder is searched with its subfolders for files with one of `IMAGE_SUFFIXES`. In a pattern, `**`
+            matches any number of folders. Matched files are filtered by `IMAGE_SUFFIXES` unless the pattern ends in a
+            suffix, and matched folders are searched. Searches skip hidden files and folders, and enter a folder once
+            even if several links lead to it. Broken links count as files, so that reading them raises an error.
 
     Returns:
         The files in the order of `paths`, sorted within each, each file once.
@@ -53,17 +53,19 @@ def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
 
 
 def _expand(path: str | Path) -> list[Path]:
-    location, name = Path(path), printable(path)
+    name = printable(path)
     try:
+        pattern = os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises where there is no such user)
+        location = Path(pattern)
         if location.is_dir():
             return _some(name, search, str(location), "the folder holds no images")
         if location.exists():
             if not location.is_file():
                 raise MicrographError(f"{name}: this is a device or a pipe, not a file; give an image file or a folder")
             return [location]
-        if not glob.has_magic(str(path)):
+        if not glob.has_magic(pattern):
             raise MicrographError(f"{name}: there is no such file or folder; check the path")
-        return _some(name, match, str(path), "the pattern matches no images")
+        return _some(name, match, pattern, "the pattern matches no images")
     except (OSError, ValueError) as error:
         if isinstance(error, MicrographError):
             raise

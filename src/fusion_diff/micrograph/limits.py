@@ -6,6 +6,8 @@ bytes, so that a few hostile bytes cannot make the reader allocate gigabytes.
 
 from __future__ import annotations
 
+import operator
+
 from fusion_diff.errors import MicrographError, TooManyPixelsError
 
 MIN_SIDE = 32
@@ -39,6 +41,23 @@ def check_sides(name: str, width: int, height: int) -> None:
             f"the image has {width}x{height} pixels, but each side must have at least {MIN_SIDE}",
             "use the original image instead of a thumbnail or a crop",
         )
+
+
+def checked_limit(name: str, max_pixels: int | None) -> int:
+    """Return the maximum number of pixels: the one given, or `MAX_PIXELS` if None.
+
+    Raises:
+        MicrographError: it is not an integer of at least 1.
+    """
+    if max_pixels is None:
+        return MAX_PIXELS
+    try:
+        limit = operator.index(max_pixels)
+    except TypeError:
+        limit = 0
+    if limit < 1:
+        raise refusal(name, f"max_pixels is {max_pixels!r}", "give an integer from 1, or None for the default limit")
+    return limit
 
 
 def check_claim(name: str, width: int, height: int, channels: int, bits: int, max_pixels: int) -> int:

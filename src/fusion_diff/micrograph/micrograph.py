@@ -13,6 +13,7 @@ import numpy as np
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import storage
+from fusion_diff.micrograph.arrays import numbers
 from fusion_diff.micrograph.limits import check_sides, refusal
 from fusion_diff.printable import printable
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 LEAST_SPAN, GREATEST_SPAN = 1e-30, 1e30
 """Range of the difference between the highest and lowest level. Outside it, single precision under- or overflows."""
-_MODES = frozenset({"1", "L", "LA", "I", "F", "RGB", "RGBA"})  # modes of Pillow whose arrays are grey levels or RGB
 _CONTRAST_PIXELS = 2**22
 _CONTRAST_PERCENTILES = (0.5, 99.5)
 
@@ -78,15 +78,22 @@ class Micrograph:
         check_sides(self.name, self.width, self.height)
         _check_values(self.name, levels)
 
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled or copied micrograph, whose levels would be writeable otherwise."""
+        self.__dict__.update(state)
+        self.levels.flags.writeable = False
+
     @classmethod
     def from_array(
         cls, pixels: ArrayLike, *, pixel_size_um: float | None = None, name: str | None = None
     ) -> Micrograph:
         """Make a micrograph from a copy of an array.
 
+        Unlike a file, an array keeps its data bar, and no note says how it was read.
+
         Args:
             pixels: (H, W), (H, W, 1), (H, W, 3), or (H, W, 4), where alpha is the last channel and is dropped; any
-                integer, floating or boolean dtype. A grey or RGB Pillow image is accepted too.
+                integer, floating or boolean dtype. A torch tensor and a grey or RGB Pillow image are accepted too.
             pixel_size_um: side of a pixel in µm.
             name: its name in errors and reports.
 
@@ -99,28 +106,9 @@ class Micrograph:
                 number.
         """
         name = printable(name) if name else "array"
-        _check_mode(name, pixels)
-        try:
-            array = np.asarray(pixels)
-        except (TypeError, ValueError) as error:
-            raise refusal(
-                name,
-                f"its pixels are not an array ({printable(error, 200)})",
-                "give all rows the same number of values",
-            ) from error
-        _check_unmasked(name, pixels)
-        if array.dtype.kind not in "biuf":
-            cure = (
-                "pass its magnitude" if array.dtype.kind == "c" else "convert it to integers or floating-point numbers"
-            )
-            raise refusal(name, f"its pixels have dtype {array.dtype}", cure)
-        if array.ndim == 3 and array.shape[2] not in (1, 3, 4):
-            raise refusal(
-                name,
-                f"it has {array.shape[2]} channels; only 1 (grey), 3 (colour) and 4 (with alpha) are supported",
-                "pass one grey or colour image, with the channels last",
-            )
-        array = np.array(array, order="C", copy=True)
+        if isinstance(pixels, Micrograph):
+            raise refusal(name, "expected pixels, got Micrograph", "use it as it is, or pass its levels")
+        array = numbers(name, pixels)
         digest = hashlib.sha256(array.data).hexdigest()
         # Converted instead of viewed, because Pillow stores true as 255.
         levels = array.astype(np.uint8) if array.dtype == np.bool_ else array
@@ -187,6 +175,11 @@ class Micrograph:
         storage.release(self.levels)
         return converted
 
+    def display(self) -> NDArray[np.float32]:
+        """Return the whole image as `plt.imshow` shows it: float32 in [0, 1], stretched by `contrast_range`."""
+        low, high = self.contrast_range
+        return np.clip((self.pixels - np.float32(low)) / np.float32(high - low), 0, 1)
+
     @cached_property
     def contrast_range(self) -> tuple[float, float]:
         """The 0.5 and 99.5 percentiles of the levels over all channels; the first is less than the second.
@@ -242,7 +235,7 @@ def _checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
     if pixel_size_um is None:
         return None
     try:
-        value = float(pixel_size_um)
+        value = math.nan if isinstance(pixel_size_um, bool | np.bool_) else float(pixel_size_um)
     except (TypeError, ValueError):
         value = math.nan
     if not (math.isfinite(value) and value > 0):
@@ -265,29 +258,6 @@ def checked_page(name: str, page: SupportsIndex) -> int:
     if index < 0:
         raise refusal(name, f"page is {page!r}", "give an integer from 0, the first page")
     return index
-
-
-def _check_mode(name: str, pixels: object) -> None:
-    """Refuse a Pillow image whose numbers are neither grey levels nor RGB. An array would no longer show this."""
-    mode = getattr(pixels, "mode", None)
-    if isinstance(mode, str) and mode not in _MODES and not mode.startswith("I;16"):
-        said = "palette indices" if mode in ("P", "PA") else "neither grey nor RGB"
-        raise refusal(
-            name,
-            f"its pixels are of mode {mode} ({said})",
-            'read the file with load_microstructure_data, or convert the image with convert("RGB")',
-        )
-
-
-def _check_unmasked(name: str, pixels: object) -> None:
-    """Refuse a masked array with masked values, as these were not measured."""
-    masked = np.count_nonzero(pixels.mask) if isinstance(pixels, np.ma.MaskedArray) else 0
-    if masked:
-        raise refusal(
-            name,
-            f"{masked:,} of its values are masked",
-            "fill them with filled(), or crop the image to its valid part",
-        )
 
 
 def _check_values(name: str, levels: NDArray[Any]) -> None:

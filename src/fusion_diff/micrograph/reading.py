@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_diff.dependencies import install
 from fusion_diff.errors import MicrographError, TrustError
 from fusion_diff.micrograph.databar import claimed_rows, data_bar_rows
-from fusion_diff.micrograph.limits import MAX_PIXELS, refusal
+from fusion_diff.micrograph.limits import checked_limit, refusal
 from fusion_diff.micrograph.micrograph import Micrograph, checked_page
 from fusion_diff.micrograph.raster import read_bmp, read_jpeg, read_png
 from fusion_diff.micrograph.source import Source, open_source
@@ -55,7 +55,7 @@ def load_microstructure_data(
     pixel_size_um: float | None = None,
     page: int | None = None,
     crop_data_bar: bool = True,
-    max_pixels: int = MAX_PIXELS,
+    max_pixels: int | None = None,
     sha256: str | None = None,
 ) -> Micrograph:
     """Read a micrograph from a TIFF, PNG, JPEG or BMP.
@@ -71,13 +71,14 @@ def load_microstructure_data(
     TIFFs may be uncompressed or compressed by LZW, deflate, PackBits, Zstandard, LZMA, JPEG, JPEG 2000 or PNG.
 
     Args:
-        path: the file.
+        path: the file; `~` stands for the home folder.
         pixel_size_um: side of a pixel in µm; overrides the metadata.
         page: page of a multi-page TIFF, from 0. None takes the first page, or the largest if the first is a thumbnail
             (marked as a reduced copy, or with at most a quarter of the pixels). A warning and a note report other
             pages that are at least as large.
         crop_data_bar: remove the information bar that electron microscopes write below the image, if one is found.
-        max_pixels: maximum number of pixels according to the header, checked before anything is decoded.
+        max_pixels: maximum number of pixels according to the header, checked before anything is decoded; `MAX_PIXELS`
+            if None.
         sha256: expected digest of the bytes of a signed file, compared before anything is decoded.
 
     Returns:
@@ -100,7 +101,7 @@ def load_microstructure_data(
             if page is None and _is_tiff(source)
             else PageChoice(checked_page(source.name, page or 0))
         )
-        levels, calibration = read_levels(source, choice.page, max_pixels)
+        levels, calibration = read_levels(source, choice.page, checked_limit(source.name, max_pixels))
         notes = calibration.notes(of_size=pixel_size_um is None) + choice.notes
         if choice.cure:
             warn(f"{source.name}: {' '.join(choice.notes)} {choice.cure}")

@@ -58,7 +58,7 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
     """Read and hash a regular file.
 
     Args:
-        path: the file.
+        path: the file; `~` stands for the home folder.
 
     Yields:
         Its bytes. The handle is closed on exit; memory maps of it stay valid.
@@ -70,11 +70,10 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
     try:
         location = Path(path)
     except TypeError as error:
-        raise MicrographError(
-            f"expected the path of a file, got {type(path).__name__}; pass a string or a Path"
-        ) from error
+        raise MicrographError(f"expected the path of a file, got {type(path).__name__}; {_cure(path)}") from error
     name = printable(location)
     try:
+        location = Path(os.path.expanduser(location))  # noqa: PTH111 (Path.expanduser raises where there is no such user)
         with _open_regular(location, name) as file:
             source = _read(location, name, file)
     except MicrographError:
@@ -83,6 +82,14 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
         raise _unreadable(name, error, location) from error
     with source.handle:
         yield source
+
+
+def _cure(content: object) -> str:
+    if hasattr(content, "__array__") or hasattr(content, "__array_interface__"):
+        return "make a micrograph of an image in memory with Micrograph.from_array(…)"
+    if isinstance(content, bytes | bytearray | memoryview) or hasattr(content, "read"):
+        return "save it to a file first, and pass the file's path as a string or a Path"
+    return "pass a string or a Path"
 
 
 def _unreadable(name: str, error: Exception, location: Path) -> MicrographError:
