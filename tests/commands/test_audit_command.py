@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -41,6 +42,24 @@ def test_inspect_records_every_outcome_and_audit_finds_the_ledger_whole(run, led
     assert ["lines, including the header", "4"] in [
         [cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines()
     ]
+
+
+def test_a_head_that_is_none_accuses_nobody(run, ledger):
+    for noted in ("abc", "A" * 64, f"{'a' * 64}\n", ""):
+        code, out, err = run("audit", ledger, "--expect", noted)
+        assert (code, out) == (3, "")
+        assert "'--expect'" in err
+        assert "64 hexadecimal digits" in err
+    code, _, err = run("audit", ledger, "--expect", "a" * 64)
+    assert (code, "cut off or rewritten since" in err) == (1, True)
+
+
+def test_a_pipe_is_no_ledger_and_nothing_is_inspected(run, tmp_path, save_micrograph):
+    save_micrograph(tmp_path / "bright.tif", 0.8)
+    os.mkfifo(tmp_path / "pipe")
+    code, out, err = run("inspect", tmp_path / "bright.tif", "--record", tmp_path / "pipe")
+    assert (code, out) == (3, "")
+    assert "pipe: it is a device or pipe, which keeps no ledger; name a file" in err
 
 
 def test_a_second_run_continues_the_ledger(run, ledger, tmp_path):

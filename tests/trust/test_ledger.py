@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import shlex
 import subprocess
 import sys
 import threading
@@ -267,6 +268,53 @@ def test_a_line_cut_after_it_was_whole_is_not_repaired(file):
     with pytest.raises(TrustError, match="nothing was repaired"):
         repair(file)
     assert file.read_bytes() == before
+
+
+@pytest.mark.parametrize("whole", [3, 8])
+def test_a_ledger_cut_in_the_middle_is_not_said_to_be_repairable(file, whole):
+    all_ = lines(file)
+    file.write_bytes(b"".join(all_[:whole]) + all_[whole][:30])
+    torn, cut = check(file).breaks
+    assert (torn.kind, cut.kind) == ("torn", "truncated")
+    assert torn.message == f"line {whole + 1}: it was cut off after it was written; restore the ledger from a copy"
+    assert f"{9 - whole} cut off" in cut.message
+
+
+def test_the_command_that_mends_a_ledger_can_be_copied_whatever_its_path(tmp_path):
+    path = tmp_path / "of line 7" / "it's.jsonl"
+    Ledger(path).close()
+    with path.open("ab") as stream:
+        stream.write(b"torn")
+    (torn,) = check(path).breaks
+    with pytest.raises(TrustError) as refused:
+        Ledger(path)
+    for said in (torn.message, str(refused.value)):
+        assert shlex.split(said.split("with ")[1]) == ["fusion-diff", "audit", str(path), "--repair"]
+
+
+def test_converted_line_ends_are_told_once_and_what_they_enclose_is_still_checked(file):
+    damage(file, lambda all_: [line.replace(b"\n", b"\r\n") for line in all_])
+    report = check(file)
+    assert [(each.kind, each.line) for each in report.breaks] == [("altered", 1)]
+    assert "converted to CR LF, as git and mail do, in 9 lines" in report.breaks[0].message
+    assert "convert them back to LF" in report.breaks[0].message
+    assert report.decisions == {"authentic": 8}
+    with pytest.raises(TrustError, match=r"damaged .* audit"):
+        Ledger(file)
+    damage(file, lambda all_: [*all_[:3], all_[3].replace(b"authentic", b"authentik"), *all_[4:6], *all_[7:]])
+    assert found(file) == [("altered", 1), ("altered", 4), ("removed", 7)]
+    damage(file, lambda all_: [line.replace(b"\r\n", b"\n") for line in all_])
+    assert found(file) == [("altered", 4), ("removed", 7)]
+
+
+def test_of_a_ledger_with_every_line_altered_none_is_said_to_be_inserted(file):
+    damage(file, lambda all_: [line.replace(b":", b": ") for line in all_])
+    assert found(file) == [("altered", line) for line in range(1, 10)]
+
+
+def test_a_device_keeps_no_ledger():
+    with pytest.raises(TrustError, match=f"{os.devnull}: it is a device or pipe, .*; name a file"):
+        Ledger(os.devnull)
 
 
 def test_a_run_killed_between_line_and_head_is_mended_by_the_next(file):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -28,6 +29,12 @@ if TYPE_CHECKING:
     from fusion_diff.references import ReferenceSet
 
 
+def _head(value: str | None) -> str | None:
+    if value is not None and not re.fullmatch("[0-9a-f]{64}", value):
+        raise typer.BadParameter("must be a head as `inspect` prints it, of 64 hexadecimal digits in lower case")
+    return value
+
+
 def audit_command(
     path: Annotated[
         Path,
@@ -38,7 +45,11 @@ def audit_command(
     ],
     expect: Annotated[
         str | None,
-        typer.Option(metavar="HASH", help="Ledger: a head that was noted elsewhere and must be in the ledger."),
+        typer.Option(
+            metavar="HASH",
+            callback=_head,
+            help="Ledger: a head that was noted elsewhere and must be in the ledger.",
+        ),
     ] = None,
     repair: Annotated[
         bool, typer.Option("--repair", help="Ledger: move a torn last line to FILE.torn, then audit.")

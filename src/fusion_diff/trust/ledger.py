@@ -15,9 +15,11 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Self
 
 from fusion_diff import __version__
@@ -133,7 +135,8 @@ class Ledger:
     Several threads may share one ledger, and several processes one file, where the system has exclusive locks.
 
     Raises:
-        TrustError: the file is not a ledger, its last line is torn or does not match the head, or it was replaced.
+        TrustError: the file is a device or not a ledger, its first or last line is damaged or does not match the head,
+            or it was replaced.
         OSError: the file cannot be written.
     """
 
@@ -146,6 +149,8 @@ class Ledger:
         self._end = -1  # size of the file after the last line known to this object
         self._sequence, self._hash, self._id = -1, NOTHING, ""
         try:
+            if not stat.S_ISREG(os.fstat(self._file).st_mode):
+                raise TrustError(f"{self.path}: it is a device or pipe, which keeps no ledger; name a file")
             with locked(self._file):
                 if os.fstat(self._file).st_size == 0:
                     self._start()
@@ -235,17 +240,17 @@ class Ledger:
         if not last.endswith(b"\n"):
             raise TrustError(
                 f"{self.path}: the last line is torn, as after a run that was killed while writing it; "
-                f"set it aside with fusion-diff audit {self.path} --repair"
+                f"set it aside with fusion-diff audit {quote(str(self.path))} --repair"
             )
         first, record = parse(start.removesuffix(b"\n")), parse(last.removesuffix(b"\n"))
-        if first is None or first.get("format") != FORMAT or not isinstance(first.get("id"), str):
+        if first is not None and (first.get("format") != FORMAT or not isinstance(first.get("id"), str)):
             raise TrustError(f"{self.path}: it is not a ledger of format {FORMAT}; choose another file")
         head = read_head(self.path)
-        if record is None or not _agrees(head, first, record):
+        if first is None or record is None or not _agrees(head, first, record):
             raise TrustError(
-                f"{self.path}: its end does not match {self.path.name}.head, and nothing is added to a "
-                f"ledger that may have been tampered with; see fusion-diff audit {self.path}, and restore "
-                "it or start a new one"
+                f"{self.path}: its start or end is damaged or does not match {self.path.name}.head, and nothing is "
+                "added to a ledger that may have been tampered with; see fusion-diff audit "
+                f"{quote(str(self.path))}, and restore it or start a new one"
             )
         self._end, self._id = here.st_size, first["id"]
         self._sequence, self._hash = record["sequence"], record["hash"]

@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fusion_diff.counted import counted
@@ -177,6 +178,7 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
     checker, decisions = _Checker(), Counter[str]()
     ledger_id, last, torn, count, pinned = "", None, False, 0, expect is None
     behind = ""  # hash of the line before the last
+    converted, first = 0, 0  # lines that are whole but for their line end
     for number, line in _lines(path):
         if number == 1 and not may_start(line):
             raise TrustError(f"{path}: it is not a ledger, which starts with a line of format {FORMAT}; check the path")
@@ -185,6 +187,8 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
             break
         count = number
         record = parse(line.removesuffix(b"\n"))
+        if record is None and (record := parse(line.removesuffix(b"\r\n"))):
+            converted, first = converted + 1, first or number
         if number == 1:
             ledger_id = str(record.get("id", "")) if record else ""
         if record is None:
@@ -204,9 +208,16 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
         head, note = None, str(error)
     else:
         note = "" if head else f"{path.name}.head is missing: lines cut off the end would not be noticed"
+    if converted:
+        where = f"line ends were converted to CR LF, as git and mail do, in {counted(converted, 'line')}"
+        checker.add(first, "altered", f"{where}; convert them back to LF, or restore the ledger from a copy")
     checker.close(head["hash"] if head else None)
     if torn:
-        checker.add(count + 1, "torn", f"it is cut off; set it aside with fusion-diff audit {path} --repair")
+        if head is not None and head["count"] > count:
+            how = "after it was written; restore the ledger from a copy"
+        else:
+            how = f"as by a run that was killed; set it aside with fusion-diff audit {quote(str(path))} --repair"
+        checker.add(count + 1, "torn", f"it was cut off {how}")
     if head is None and note and count > 1:
         checker.add(count, "truncated", note)
     elif head is not None:
@@ -232,8 +243,8 @@ def _compare(
             "truncated",
             f"it is the last one, but {name} lists {counted(known, 'line')}: {known - reached} cut off",
         )
-    elif last is not None and known == reached:
-        if last["hash"] != head["hash"] and checker.found == 0:
+    elif known == reached:
+        if last is not None and last["hash"] != head["hash"] and checker.found == 0:
             checker.add(count, "altered", f"it was rewritten: {name} holds another hash of it")
     elif known == reached - 1 and last is not None and head["hash"] in (last["previous"], behind):
         return f"{name} is one line behind, as after a run that was killed; the next verdict corrects it"
