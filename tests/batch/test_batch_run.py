@@ -41,21 +41,28 @@ def test_every_micrograph_has_one_row_and_a_bad_file_has_its_error(folder, tmp_p
     done = run_batch(str(folder), tmp_path / "out", engine, rows=4)
     rows = read_rows(tmp_path / "out")
     assert sorted(row["path"] for row in rows) == sorted(str(path) for path in folder.rglob("*.tif"))
-    assert (done.listed, done.finished, done.kept, done.decisions["error"]) == (11, 11, 11, 1)
+    assert (done.finished, done.kept, done.decisions["error"]) == (11, 11, 1)
     assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 3
     by_name = {Path(row["path"]).name: row for row in rows}
     bad = by_name["broken.tif"]
     assert "broken.tif" in bad["error"]
     assert (bad["score"], bad["decision"], bad["regions"], bad["model_sha256"]) == (None, None, None, "ab" * 32)
     assert done.errors == [bad["error"]]
-    assert len(bad["sha256"]) == 64
+    assert len(bad["file_sha256"]) == 64
     spot = by_name["spot.tif"]
-    assert (spot["decision"], spot["class"], spot["alpha"], spot["error"]) == ("not authentic", "dark", 0.1, None)
+    assert (spot["decision"], spot["predicted_class"], spot["alpha"], spot["error"]) == (
+        "not authentic",
+        "dark",
+        0.1,
+        None,
+    )
     assert spot["p_authentic"] == pytest.approx(spot["score"])
     assert 100 < spot["regions"][0]["area_px"] < 256
     assert spot["regions"][0]["area_um2"] is None
     assert spot["key"] == Item(spot["path"]).key
-    assert all(row["seconds"] > 0 and row["heatmap"] is None for row in rows)
+    assert {row["seconds"] for row in rows if row["error"] is None} == {0.01}, "as its verdict has it"
+    assert bad["seconds"] is None
+    assert all(row["heatmap"] is None for row in rows)
 
 
 def test_a_file_says_its_format_and_what_its_rows_were_made_with(folder, tmp_path, darkness_model):
@@ -187,7 +194,7 @@ def test_a_store_is_listed_a_second_time_for_the_total_alone(folder, tmp_path, e
 def test_a_micrograph_that_is_named_twice_has_one_row(folder, tmp_path, engine, read_rows):
     (tmp_path / "list.csv").write_text("path\nin/0.tif\nin/1.tif\nin/../in/0.tif\n")
     done = run_batch(str(tmp_path / "list.csv"), tmp_path / "out", engine)
-    assert (done.listed, done.skipped) == (3, 1)
+    assert (done.finished, done.skipped) == (2, 1)
     assert len(read_rows(tmp_path / "out")) == 2
 
 
@@ -212,7 +219,7 @@ def test_what_comes_from_a_store_is_named_by_its_address(folder, tmp_path, engin
     assert spot["decision"] == "not authentic"
     bad = rows["memory:///batch-run/broken.tif"]
     assert bad["error"].startswith("memory:///batch-run/broken.tif: ")
-    assert len(bad["sha256"]) == 64
+    assert len(bad["file_sha256"]) == 64
 
 
 def test_runs_that_are_killed_at_any_moment_lose_and_repeat_nothing(tmp_path):
@@ -286,7 +293,7 @@ def test_a_batch_does_not_inspect_its_own_heat_maps(folder, tmp_path, engine, re
     engine.settings = Settings(heatmaps=True)
     for _ in range(2):
         done = run_batch(f"{folder}{pattern}", tmp_path / out, engine)
-        assert (done.listed, done.kept) == (12, 12)
+        assert (done.finished + done.skipped, done.kept) == (12, 12)
     assert len(list((tmp_path / out / "heatmaps").glob("*/*.png"))) == 11
     assert not [row["path"] for row in read_rows(tmp_path / out) if row["path"].endswith(".png")]
 
@@ -341,12 +348,12 @@ def test_rows_of_another_setting_or_model_are_not_added_to(folder, tmp_path, eng
 
 def test_a_parquet_of_another_version_or_damaged_is_refused(folder, tmp_path, engine, monkeypatch):
     part = tmp_path / "out" / "part-000001.parquet"
-    monkeypatch.setattr(parts_module, "FORMAT", "fusion-diff/batch/2")  # had no reasons
+    monkeypatch.setattr(parts_module, "FORMAT", "fusion-diff/batch/3")
     run_batch(str(folder), tmp_path / "out", engine)
     monkeypatch.undo()
     with pytest.raises(
         BatchError,
-        match=r"has the format 'fusion-diff/batch/2', .* writes 'fusion-diff/batch/3'; .*the version that wrote it",
+        match=r"has the format 'fusion-diff/batch/3', .* writes 'fusion-diff/batch/4'; .*the version that wrote it",
     ):
         run_batch(str(folder), tmp_path / "out", engine)
     whole = part.read_bytes()

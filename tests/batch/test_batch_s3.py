@@ -87,7 +87,7 @@ def test_a_batch_judges_a_bucket_as_it_judges_the_folder_and_goes_on(bucket, fol
 
     def verdicts(out, root):
         return {
-            row["path"].removeprefix(root): (row["sha256"], row["score"], row["decision"], row["error"] is None)
+            row["path"].removeprefix(root): (row["file_sha256"], row["score"], row["decision"], row["error"] is None)
             for row in read_rows(out)
         }
 

@@ -210,8 +210,10 @@ def test_a_policy_is_explained_by_what_it_does(write):
 
 
 def test_another_magnification_is_not_called_another_subject(make_inspection):
-    voices = {"authentic": 9, "not authentic": 0}
-    compared = Compared("sound", {"sound": 9}, 9, voices, sized=9, smallest_pixel_um=0.01, largest_pixel_um=0.01)
+    sides = {"authentic": 9, "not authentic": 0}
+    compared = Compared(
+        "sound", {"sound": 9}, 9, sides, with_pixel_size=9, smallest_pixel_um=0.01, largest_pixel_um=0.01
+    )
     beyond = make_inspection(decision="inconclusive", in_scope=False, compared_with=compared)
     assert "of another magnification than the references" in rule(Policy(), beyond).reasons[0]
     assert "unlike every reference" in rule(Policy(), replace(beyond, pixel_size_um=0.01)).reasons[0]

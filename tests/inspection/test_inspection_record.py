@@ -14,7 +14,7 @@ from fusion_diff.inspection.record import FORMAT, RecordWriter, to_line
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.verdict.compared import Compared
 
-GOLDEN = Path(__file__).parents[1] / "golden" / "inspection-1.jsonl"
+GOLDEN = Path(__file__).parents[1] / "golden" / "inspection-2.jsonl"
 
 
 def test_records_are_those_of_the_golden_file(make_inspection, tmp_path):

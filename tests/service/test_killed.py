@@ -100,7 +100,11 @@ def test_a_service_that_is_killed_loses_nothing_that_it_accepted(started, databa
     assert len(accepted) >= 3 * KILLS
     for each in accepted:
         row = kept[each["id"]]
-        assert (row.sha256, row.score, row.ledger_sequence) == (each["sha256"], each["score"], each["ledger_sequence"])
+        assert (row.sha256, row.score, row.ledger_sequence) == (
+            each["file_sha256"],
+            each["score"],
+            each["ledger_sequence"],
+        )
     for row in kept.values():
         assert all(store.get(sha256) for sha256 in (row.sha256, row.evidence_sha256, row.thumbnail_sha256))
     head = ledger.export(database, tmp_path / "verdicts.jsonl")

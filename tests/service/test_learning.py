@@ -148,7 +148,7 @@ def test_what_was_altered_in_the_store_is_neither_learned_nor_shown(client, coll
 def test_a_window_of_what_was_altered_in_the_store_is_not_shown(client, micrograph):
     files = {"files": ("a.tif", micrograph("fine", 193))}
     it = client.post("/v1/inspections", files=files).json()["results"][0]["inspection"]
-    with client.app.state.service.store.file(it["sha256"]) as path:
+    with client.app.state.service.store.file(it["file_sha256"]) as path:
         path.write_bytes(micrograph("fine", 194))
     answer = client.get(f"/v1/inspections/{it['id']}/micrograph.png?top=0")
     assert (answer.status_code, "was altered" in answer.json()["detail"]) == (500, True)

@@ -88,7 +88,7 @@ def test_an_inspection_has_its_pictures_and_its_report(client, micrograph):
     assert heat.size == (96, 96)
     report = client.get(f"/v1/inspections/{it['id']}/report.html")
     assert "lot 7/0.tif" in report.text
-    assert it["sha256"][:12] in report.text or it["model_sha256"][:12] in report.text
+    assert it["file_sha256"][:12] in report.text or it["model_sha256"][:12] in report.text
     assert "sandbox" in report.headers["content-security-policy"]
 
 
@@ -101,15 +101,15 @@ def test_a_verdict_is_that_of_the_model_called_from_python(client, micrograph, e
     assert it["score"] == expected.score
     assert it["p_values"] == expected.p_values
     assert it["reasons"] == list(expected.reasons)
-    assert it["sha256"] == expected.file_sha256
+    assert it["file_sha256"] == expected.file_sha256
 
 
 def test_the_same_file_sent_twice_is_stored_once_and_inspected_twice(client, micrograph):
     first, second = send(client, micrograph("fine", 112), micrograph("fine", 112))
     assert first["inspection"]["id"] != second["inspection"]["id"]
-    assert first["inspection"]["sha256"] == second["inspection"]["sha256"]
+    assert first["inspection"]["file_sha256"] == second["inspection"]["file_sha256"]
     stored = client.app.state.service.settings.data / "blobs"
-    sha256 = first["inspection"]["sha256"]
+    sha256 = first["inspection"]["file_sha256"]
     assert (stored / sha256[:2] / sha256[2:]).read_bytes() == micrograph("fine", 112)
     assert list(client.app.state.service.settings.incoming.iterdir()) == []
 

@@ -13,15 +13,15 @@ SIZES = st.floats(1e-4, 100)
 
 def compared(*sizes: float | None, others: int = 0) -> Compared:
     labels = ["sound"] * (len(sizes) - others) + ["crack"] * others
-    voices = {"authentic": len(sizes) - others, "not authentic": others}
-    return Compared.of("sound", labels, specimens=len(sizes), figures={}, pixel_sizes_um=sizes, voices=voices)
+    sides = {"authentic": len(sizes) - others, "not authentic": others}
+    return Compared.of("sound", labels, specimens=len(sizes), figures={}, pixel_sizes_um=sizes, specimens_by_side=sides)
 
 
 def test_classes_are_counted_the_authentic_one_first():
     it = compared(0.5, 0.5, None, others=2)
     assert list(it.counts.items()) == [("sound", 1), ("crack", 2)]
     assert it.sides == {"authentic": 1, "not authentic": 2}
-    assert (it.sized, it.pixel_sizes) == (2, "0.5 µm")
+    assert (it.with_pixel_size, it.pixel_sizes) == (2, "0.5 µm")
 
 
 @given(st.lists(SIZES, min_size=1, max_size=4), SIZES)

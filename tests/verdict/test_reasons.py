@@ -155,7 +155,7 @@ def test_another_magnification_is_told_with_both_sizes_in_place_of_another_subje
         {"sound": 9},
         9,
         {"authentic": 9, "not authentic": 0},
-        sized=9,
+        with_pixel_size=9,
         smallest_pixel_um=0.24,
         largest_pixel_um=0.3,
     )

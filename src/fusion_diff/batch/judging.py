@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -84,7 +83,6 @@ class LocalEngine:
         Raises:
             BatchError: the store or share does not answer, or this machine has no room for the file.
         """
-        started = time.perf_counter()
         asked = self.settings
         try:
             if self._signed is not None:
@@ -104,17 +102,17 @@ class LocalEngine:
                     outcome = replace(outcome, error=outcome.error.replace(str(file), printable(item.path)))
                 if outcome.elsewhere:
                     raise BatchError(f"{outcome.error}; then run the same command again")
-                row = to_row(item, outcome, file, self.model, asked.alpha, time.perf_counter() - started)
+                row = to_row(item, outcome, file, self.model, asked.alpha)
         except (MicrographError, TrustError) as error:  # the store lacks the file, or cannot hold a signature
             outcome = Outcome(Path(item.path), error=str(error))
-            row = to_row(item, outcome, None, self.model, asked.alpha, time.perf_counter() - started)
-        drawn = asked.heatmaps and outcome.inspection is not None
-        return FinishedRow(row, _heatmap(outcome.inspection) if drawn and outcome.inspection else None)
+            row = to_row(item, outcome, None, self.model, asked.alpha)
+        it = outcome.inspection
+        return FinishedRow(row, _heatmap(it) if asked.heatmaps and it is not None else None)
 
 
 def failed(item: Item, settings: Settings, model: Mapping[str, str | None], error: str) -> FinishedRow:
     """Return the row of a micrograph that could not be inspected for a reason other than its file."""
-    return FinishedRow(to_row(item, Outcome(Path(item.path), error=error), None, model, settings.alpha, 0.0))
+    return FinishedRow(to_row(item, Outcome(Path(item.path), error=error), None, model, settings.alpha))
 
 
 def _heatmap(inspection: Inspection) -> bytes:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fusion_diff.batch.items import Item
     from fusion_diff.inspection.run import Outcome
 
-FORMAT = "fusion-diff/batch/3"
+FORMAT = "fusion-diff/batch/4"
 _REGION_INTEGERS = ("top", "left", "height", "width", "area_px")
 _REGION_NUMBERS = (
     "centroid_row",
@@ -48,11 +48,11 @@ def schema() -> Any:
     ==================  ==============  ================================================================================
     path                string          absolute path or address; bytes that are not Unicode as escapes
     key                 16 bytes        BLAKE2b of the unescaped path; identifies the micrograph across runs
-    sha256              string          of the file's bytes; null if they could not be read
+    file_sha256         string          of the file's bytes; null if they could not be read
     score               float64         probability of being authentic
     calibrated          bool            false if the score only ranks
     decision            string          authentic, not authentic or inconclusive; null if there is an error
-    class               string          the most likely class
+    predicted_class     string          the most likely class
     in_scope            bool            false if the micrograph is unlike every reference
     p_authentic         float64         conformal p-value of being authentic
     p_not_authentic     float64         conformal p-value of not being authentic; null with authentic references alone
@@ -66,7 +66,7 @@ def schema() -> Any:
     error               string          what is wrong with the file and what to do; null if there is a verdict
     model_sha256        string          digest of the model
     references_sha256   string          digest of the enrolled references
-    seconds             float64         time for reading and inspecting it
+    seconds             float64         time taken, reading excluded; null if there is an error
     heatmap             string          the heat map's file, relative to the folder; null if not requested
     ==================  ==============  ================================================================================
 
@@ -82,11 +82,11 @@ def schema() -> Any:
         [
             pa.field("path", pa.string(), nullable=False),
             pa.field("key", pa.binary(16), nullable=False),
-            pa.field("sha256", pa.string()),
+            pa.field("file_sha256", pa.string()),
             pa.field("score", pa.float64()),
             pa.field("calibrated", pa.bool_()),
             pa.field("decision", pa.string()),
-            pa.field("class", pa.string()),
+            pa.field("predicted_class", pa.string()),
             pa.field("in_scope", pa.bool_()),
             pa.field("p_authentic", pa.float64()),
             pa.field("p_not_authentic", pa.float64()),
@@ -108,7 +108,7 @@ def schema() -> Any:
 
 
 def to_row(
-    item: Item, outcome: Outcome, file: Path | None, model: Mapping[str, str | None], alpha: float, seconds: float
+    item: Item, outcome: Outcome, file: Path | None, model: Mapping[str, str | None], alpha: float
 ) -> dict[str, Any]:
     """Return the row of an outcome.
 
@@ -118,20 +118,19 @@ def to_row(
         file: local file with its bytes; None if they could not be fetched.
         model: `sha256` and `references_sha256` of the model, which outcomes with an error do not hold.
         alpha: requested error rate.
-        seconds: time taken.
     """
-    row: dict[str, Any] = {"path": _text(item.path), "key": item.key, "alpha": alpha, "seconds": seconds}
+    row: dict[str, Any] = {"path": _text(item.path), "key": item.key, "alpha": alpha}
     it = outcome.inspection
     if it is None:
         error = _text(outcome.error or "it could not be inspected")[:MAX_ERROR_CHARACTERS]
         names = {"model_sha256": model.get("sha256"), "references_sha256": model.get("references_sha256")}
-        return row | names | {"sha256": digest_of_failed(file), "error": error}
+        return row | names | {"file_sha256": digest_of_failed(file), "error": error}
     return row | {
-        "sha256": it.file_sha256,
+        "file_sha256": it.file_sha256,
         "score": finite(it.score),
         "calibrated": bool(it.calibrated),
         "decision": it.decision,
-        "class": _text(it.predicted_class),
+        "predicted_class": _text(it.predicted_class),
         "in_scope": bool(it.in_scope),
         "p_authentic": finite(it.p_values.get("authentic")),
         "p_not_authentic": finite(it.p_values.get("not authentic")),
@@ -144,6 +143,7 @@ def to_row(
         "regions": [asdict(region) for region in it.regions],
         "model_sha256": it.model_sha256,
         "references_sha256": it.references_sha256,
+        "seconds": it.seconds,
     }
 
 

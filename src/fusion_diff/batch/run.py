@@ -38,14 +38,12 @@ class Summary:
     """Counts of a run.
 
     Attributes:
-        listed: micrographs listed by the source.
         skipped: micrographs done before, or listed twice.
         decisions: number of the other micrographs by decision, or `error`.
         errors: what was wrong with the first `ERRORS_KEPT` micrographs that could not be inspected.
         kept: rows in the output, including those of earlier runs.
     """
 
-    listed: int = 0
     skipped: int = 0
     decisions: Counter[str] = field(default_factory=Counter)
     errors: list[str] = field(default_factory=list)
@@ -142,7 +140,6 @@ def run_batch(
 
 def _not_done(listed: Iterable[Item], parts: ParquetOutput, summary: Summary) -> Iterator[Item]:
     for item in listed:
-        summary.listed += 1
         if parts.done.add(item.key):
             yield item
         else:

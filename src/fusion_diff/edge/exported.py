@@ -118,7 +118,10 @@ class Exported:
             specimens=self.specimens,
             figures=self.figures,
             pixel_sizes_um=self.pixel_sizes_um,
-            voices={"authentic": specimens_of(self.inside_shares), "not authentic": specimens_of(self.outside_shares)},
+            specimens_by_side={
+                "authentic": specimens_of(self.inside_shares),
+                "not authentic": specimens_of(self.outside_shares),
+            },
         )
 
     @property

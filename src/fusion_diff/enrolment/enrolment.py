@@ -102,11 +102,11 @@ class Enrolment:
             specimens=len(set(self.groups)),
             figures=_cross_fitted(self.verifier),
             pixel_sizes_um=self.pixel_sizes_um,
-            voices=self._voices,
+            specimens_by_side=self._specimens_by_side,
         )
 
     @property
-    def _voices(self) -> dict[str, int]:
+    def _specimens_by_side(self) -> dict[str, int]:
         """Number of specimens of each side, keyed as the p-values are."""
         sides: dict[str, set[str]] = {"authentic": set(), "not authentic": set()}
         for label, group in zip(self.labels, self.groups, strict=True):
@@ -144,7 +144,7 @@ class Enrolment:
                 "check the labels"
             )
         for (side, count), images, name in zip(
-            self.compared.voices.items(), self.compared.sides.values(), ("authentic", "other"), strict=True
+            self.compared.specimens_by_side.items(), self.compared.sides.values(), ("authentic", "other"), strict=True
         ):
             # Without groups each image is its own specimen, so "references" is exact.
             noun, plural = f"{name} reference", None

@@ -25,7 +25,7 @@ from fusion_diff.checkpoint import digest
 if TYPE_CHECKING:
     from fusion_diff.inspection.run import Outcome
 
-FORMAT = "fusion-diff/inspection/1"
+FORMAT = "fusion-diff/inspection/2"
 """Name and version of the format of a line."""
 STDOUT = Path("-")
 """File name that means standard output."""

@@ -169,7 +169,7 @@ def _told(it: Inspection) -> dict[str, Any]:
     return {
         "decision": it.decision,
         "score": finite(it.score),
-        "class": printable(it.predicted_class),
+        "predicted_class": printable(it.predicted_class),
         "alpha": it.alpha,
         "model_sha256": it.model_sha256,
         "references_sha256": it.references_sha256,

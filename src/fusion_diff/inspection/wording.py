@@ -53,13 +53,13 @@ def _counted(kind: str, p: float, compared: Compared) -> str:
     """
     name, how = ("authentic", "unlike the others") if kind == "authentic" else ("other", "like the authentic ones")
     references = compared.sides[kind]
-    voices = compared.voices[kind]
-    stranger = p * (voices + 1) - 1
-    of = f"the {references} {name} references" + ("" if voices == references else f", of {voices} specimens,")
+    specimens = compared.specimens_by_side[kind]
+    stranger = p * (specimens + 1) - 1
+    of = f"the {references} {name} references" + ("" if specimens == references else f", of {specimens} specimens,")
     if stranger < 1e-6:
-        many = "so many" if voices == references else f"{voices} specimens"
-        return f"none of {of} was as {how} as this micrograph; with {many} it cannot be smaller than 1/{voices + 1}."
-    if voices < references:
-        return f"{number(100 * stranger / voices, 2)} % of {of} each specimen counting once, were at least as {how}."
+        many = "so many" if specimens == references else f"{specimens} specimens"
+        return f"none of {of} was as {how} as this micrograph; with {many} it cannot be smaller than 1/{specimens + 1}."
+    if specimens < references:
+        return f"{number(100 * stranger / specimens, 2)} % of {of} each specimen counting once, were at least as {how}."
     were = "was" if round(stranger) == 1 else "were"
     return f"{round(stranger)} of {of} {were} at least as {how}."

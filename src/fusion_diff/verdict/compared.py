@@ -22,9 +22,9 @@ class Compared:
         authentic: the class being verified.
         counts: number of references of each class, the authentic class first.
         specimens: number of specimens among them.
-        voices: number of specimens of each side, keyed as the p-values are. Each specimen counts once in a p-value.
+        specimens_by_side: number of specimens of each side, keyed as the p-values are. Each counts once in a p-value.
         figures: cross-fitted `auroc` and `macro_f1`, in [0, 1]; empty where there are none.
-        sized: number of references with a known pixel size.
+        with_pixel_size: number of references with a known pixel size.
         smallest_pixel_um: smallest of these pixel sizes, in µm; None where none is known.
         largest_pixel_um: largest of them, likewise.
     """
@@ -32,9 +32,9 @@ class Compared:
     authentic: str
     counts: dict[str, int]
     specimens: int
-    voices: dict[str, int]
+    specimens_by_side: dict[str, int]
     figures: dict[str, float] = field(default_factory=dict)
-    sized: int = 0
+    with_pixel_size: int = 0
     smallest_pixel_um: float | None = None
     largest_pixel_um: float | None = None
 
@@ -47,7 +47,7 @@ class Compared:
         specimens: int,
         figures: dict[str, float],
         pixel_sizes_um: Sequence[float | None],
-        voices: dict[str, int],
+        specimens_by_side: dict[str, int],
     ) -> Self:
         """Summarise references, given the class and pixel size of each."""
         names = sorted(set(labels), key=lambda label: (label != authentic, label))
@@ -56,7 +56,7 @@ class Compared:
             authentic,
             {name: list(labels).count(name) for name in names},
             specimens,
-            voices,
+            specimens_by_side,
             figures,
             len(sizes),
             min(sizes, default=None),
@@ -93,9 +93,9 @@ class Compared:
                     f"the pixel sizes of the references differ, from {self.pixel_sizes}, but the model "
                     "works in pixels; enrol references of one magnification, or correct the pixel sizes"
                 )
-            if self.sized < total:
+            if self.with_pixel_size < total:
                 lines.append(
-                    f"the pixel size is known for only {self.sized} of {total} references, so it cannot "
+                    f"the pixel size is known for only {self.with_pixel_size} of {total} references, so it cannot "
                     "be checked that all have the same magnification; give it for all"
                 )
         return tuple(lines)

@@ -20,7 +20,7 @@ COLUMNS = (
     "id",
     "created",
     "name",
-    "sha256",
+    "file_sha256",
     "decision",
     "score",
     "alpha",
@@ -67,6 +67,7 @@ def _cells(row: Inspection) -> Iterator[object]:
     told = row.result
     values = {
         "created": row.created.isoformat(timespec="seconds"),
+        "file_sha256": row.sha256,
         "p_authentic": told["p_values"].get("authentic"),
         "p_not_authentic": told["p_values"].get("not authentic"),
         "regions": len(told["regions"]),

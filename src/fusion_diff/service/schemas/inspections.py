@@ -27,7 +27,7 @@ class InspectionSummary(BaseModel):
 
     id: Id
     name: str
-    sha256: str
+    file_sha256: str
     score: float = Field(description="Calibrated probability of being authentic.")
     decision: Decision
     alpha: float
@@ -118,8 +118,9 @@ class AddToReferencesIn(Body):
 
 
 def _summary(row: tables.Inspection) -> dict[str, Any]:
-    names = ("id", "name", "sha256", "score", "decision", "alpha", "model_sha256", "created", "by")
-    told = {name: getattr(row, name) for name in names} | {"model_name": row.result["model_name"]}
+    names = ("id", "name", "score", "decision", "alpha", "model_sha256", "created", "by")
+    told = {name: getattr(row, name) for name in names}
+    told |= {"file_sha256": row.sha256, "model_name": row.result["model_name"]}
     if row.overruled_decision is not None:
         told["overruled"] = {
             "decision": row.overruled_decision,
