@@ -15,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
+from fusion_diff import whole
 from fusion_diff.checkpoint import (
     COMPACT_FROM,
     EMBEDDED,
@@ -331,6 +332,13 @@ def test_an_error_while_writing_leaves_the_old_checkpoint_as_it_was(small):
     assert [path.name for path in small.parent.iterdir()] == ["small"]
 
 
+@pytest.fixture
+def no_exchange(monkeypatch):
+    """A file system on which two folders cannot trade places in one step."""
+    monkeypatch.setattr(whole, "_exchange", lambda *_: False)
+
+
+@pytest.mark.usefixtures("no_exchange")
 def test_an_error_while_moving_into_place_leaves_the_old_checkpoint_and_no_draft(small):
     before, drafts = files_in(small), []
 
@@ -345,6 +353,7 @@ def test_an_error_while_moving_into_place_leaves_the_old_checkpoint_and_no_draft
     assert files_in(small) == before
 
 
+@pytest.mark.usefixtures("no_exchange")
 def test_a_draft_that_cannot_take_the_place_leaves_the_old_checkpoint_there(small, monkeypatch):
     before, drafts, rename = files_in(small), [], Path.rename
 
@@ -364,7 +373,10 @@ def test_a_draft_that_cannot_take_the_place_leaves_the_old_checkpoint_there(smal
     assert [path.name for path in small.parent.iterdir()] == ["small"]
 
 
-def test_a_checkpoint_is_replaced_whole(small):
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_checkpoint_is_replaced_whole(small, exchange, request):
+    if not exchange:
+        request.getfixturevalue("no_exchange")
     old = verify(small)
     with Writer(small) as draft:
         write_json(draft / "config.json", {"name": "other"})
@@ -374,9 +386,16 @@ def test_a_checkpoint_is_replaced_whole(small):
     assert [path.name for path in small.parent.iterdir()] == ["small"]
 
 
-def test_anyone_may_read_a_checkpoint(small):
-    assert small.stat().st_mode & 0o777 == 0o755
-    assert all(file.stat().st_mode & 0o444 == 0o444 for file in small.rglob("*") if file.is_file())
+@pytest.mark.parametrize(("mask", "folders", "files"), [(0o022, 0o755, 0o644), (0o077, 0o700, 0o600)])
+def test_who_may_read_a_checkpoint_is_decided_by_the_umask(tmp_path, umask, mask, folders, files):
+    umask(mask)
+    with Writer(tmp_path / "model") as draft:
+        save_file({"a": torch.arange(3.0)}, draft / "encoder.safetensors")
+        (draft / "prior").mkdir()
+        write_json(draft / "prior" / "config.json", {})
+    model = tmp_path / "model"
+    modes = {path: path.stat().st_mode & 0o777 for path in (model, *model.rglob("*"))}
+    assert modes == {path: folders if path.is_dir() else files for path in modes}
 
 
 def test_an_empty_folder_is_written_into(tmp_path):
@@ -431,6 +450,65 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     with pytest.raises(CheckpointError, match="holds something that is not a checkpoint"):
         Writer(tmp_path / "thesis" / "chapter-1.tex")
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+@pytest.mark.parametrize(
+    "manifest", ['{"name": "my web app"}', '{"format": "fusion-diff/checkpoint/1"}', "not JSON", None]
+)
+def test_a_folder_with_some_other_manifest_is_not_replaced(tmp_path, manifest):
+    app = tmp_path / "app"
+    app.mkdir()
+    if manifest is None:
+        (app / MANIFEST).symlink_to("nothing")
+    else:
+        (app / MANIFEST).write_text(manifest)
+    (app / "index.html").write_text("work")
+    for write in (expect_free, Writer):
+        with pytest.raises(CheckpointError, match="app: holds something that is not a checkpoint; choose an empty"):
+            write(app)
+    assert {path.name for path in app.iterdir()} == {MANIFEST, "index.html"}
+    assert [path.name for path in tmp_path.iterdir()] == ["app"]
+
+
+def test_files_that_were_put_into_a_checkpoint_are_named_and_not_lost(small):
+    (small / "photos").mkdir()
+    (small / "photos" / "a.tif").write_bytes(b"irreplaceable")
+    (small / "link").symlink_to(small.parent)
+    before = files_in(small)
+    for write in (expect_free, Writer):
+        with pytest.raises(
+            CheckpointError,
+            match=r"small: holds 2 files that are not part of the checkpoint there and would be lost "
+            r"\(link, photos/a\.tif\); move them elsewhere, or choose another folder",
+        ):
+            write(small)
+    assert files_in(small) == before
+    assert [path.name for path in small.parent.iterdir()] == ["small"]
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+def test_a_file_that_comes_while_a_checkpoint_is_written_is_not_lost(small, exchange, request):
+    if not exchange:
+        request.getfixturevalue("no_exchange")
+
+    def add() -> None:
+        with Writer(small) as draft:
+            write_json(draft / "config.json", {"name": "other"})
+            (small / "notes.txt").write_text("mine")
+
+    before = files_in(small)
+    with pytest.raises(CheckpointError, match=r"holds 1 file that is not part of .* \(notes\.txt\)"):
+        add()
+    assert files_in(small) == before | {"notes.txt": b"mine"}
+    assert [path.name for path in small.parent.iterdir()] == ["small"]
+
+
+def test_an_incomplete_checkpoint_is_replaced(small):
+    (small / "encoder.safetensors").unlink()
+    (small / "config.json").write_text("edited")
+    with Writer(small) as draft:
+        write_json(draft / "config.json", {})
+    verify(small)
 
 
 @pytest.mark.parametrize(

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import errno
+import os
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from fusion_diff import whole
 from fusion_diff.whole import WholeFolder, whole_file, write_whole
 
 
@@ -23,8 +27,19 @@ def test_a_file_is_there_when_it_is_complete_and_replaces_the_one_before(tmp_pat
         assert file.read_text() == "old"
         assert part.parent == tmp_path, "on the same disk"
     assert file.read_text() == "new"
-    assert stat.S_IMODE(file.stat().st_mode) == 0o644
     assert names(tmp_path) == {"a.txt"}
+
+
+@pytest.mark.parametrize(("mask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0, 0o666, 0o777)])
+def test_permissions_are_those_that_the_umask_leaves(tmp_path, umask, mask, file, folder):
+    umask(mask)
+    with whole_file(tmp_path / "a.txt") as part:
+        part.unlink()  # safetensors puts a file there that only its owner may read
+        os.close(os.open(part, os.O_CREAT | os.O_WRONLY, 0o600))
+    with WholeFolder(tmp_path / "folder"):
+        pass
+    assert stat.S_IMODE((tmp_path / "a.txt").stat().st_mode) == file
+    assert stat.S_IMODE((tmp_path / "folder").stat().st_mode) == folder
 
 
 def test_after_an_error_the_file_is_as_it_was(tmp_path):
@@ -67,7 +82,6 @@ def test_a_folder_is_there_when_it_is_complete(tmp_path, replace):
         (draft / "a.txt").write_text("a")
         assert not place.exists()
     assert names(place) == {"a.txt"}
-    assert stat.S_IMODE(place.stat().st_mode) == 0o755
     assert names(tmp_path / "new") == {"folder"}
 
 
@@ -88,5 +102,36 @@ def test_a_folder_with_something_in_it_is_replaced_only_where_that_is_wanted(tmp
     assert names(place) == {"old.txt"}
     with WholeFolder(place, replace=True) as draft:
         (draft / "new.txt").write_text("new")
+    assert names(place) == {"new.txt"}
+    assert names(tmp_path) == {"folder"}
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="folders trade places on Linux only")
+def test_a_kill_at_any_rename_leaves_a_folder_at_the_place(tmp_path):
+    """The process ends right after each rename in turn, as if it were killed."""
+    program = (
+        "import os, sys; from pathlib import Path; from fusion_diff.whole import WholeFolder\n"
+        "rename, left = Path.rename, [int(sys.argv[2])]\n"
+        "def killed(self, target):\n"
+        "    rename(self, target)\n"
+        "    left[0] -= 1\n"
+        "    if not left[0]: os._exit(9)\n"
+        "Path.rename = killed\n"
+        "with WholeFolder(Path(sys.argv[1]), replace=True) as draft: (draft / 'a.txt').write_text('new')"
+    )
+    for at in (1, 2):
+        place = tmp_path / str(at)
+        place.mkdir()
+        (place / "a.txt").write_text("old")
+        subprocess.run([sys.executable, "-c", program, str(place), str(at)], check=False)
+        assert (place / "a.txt").read_text() in ("old", "new")
+
+
+def test_where_folders_cannot_trade_places_one_is_moved_aside(tmp_path, monkeypatch):
+    monkeypatch.setattr(whole, "_exchange", lambda *_: False)
+    place = tmp_path / "folder"
+    for text in ("old", "new"):
+        with WholeFolder(place, replace=True) as draft:
+            (draft / f"{text}.txt").write_text(text)
     assert names(place) == {"new.txt"}
     assert names(tmp_path) == {"folder"}

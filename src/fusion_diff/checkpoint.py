@@ -18,10 +18,12 @@ import errno
 import hashlib
 import json
 import os
+import stat
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion_diff.counted import counted
 from fusion_diff.errors import CheckpointError
 from fusion_diff.printable import paragraph, printable
 from fusion_diff.whole import WholeFolder
@@ -137,10 +139,7 @@ def verify(folder: Path) -> str:
             f"{folder / MANIFEST}: format {manifest.get('format')!r:.80}, but this version reads {FORMAT!r}; "
             "use a checkpoint and a fusion-diff of the same format"
         )
-    # Everything but plain folders counts as a file, including links to folders and named pipes.
-    present = {
-        file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()
-    } - {MANIFEST}
+    present = _present(folder)
     for name in sorted(set(sums) | present):
         file, shown = folder / name, f"{folder}/{printable(name, 200)}"
         if name not in present:
@@ -176,6 +175,15 @@ def read_tensors(file: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or not safetensors, for example a renamed pickle.
     """
     from safetensors.torch import load_file
+
+def _present(folder: Path) -> set[str]:
+    """Return the files in a checkpoint's folder, without the manifest.
+
+    Everything but plain folders counts as a file, including links to folders and named pipes.
+    """
+    files = (file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
+    return {file.relative_to(folder).as_posix() for file in files} - {MANIFEST}
+
 
     try:
         return {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
@@ -223,14 +231,17 @@ def expand(stored: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def expect_free(folder: Path) -> None:
-    """Check that a checkpoint may be written to a folder: it is new or empty, or holds a checkpoint to replace.
+    """Check that a checkpoint may be written to a folder: it is new or empty, or holds a checkpoint and nothing else.
 
     Raises:
-        CheckpointError: it holds something else, or cannot be replaced.
+        CheckpointError: it holds something else, which would be lost, or cannot be replaced.
     """
     if why := in_place(folder):
         raise CheckpointError(f"{folder}: {why}; choose a new folder, such as {folder / 'model'}")
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / MANIFEST).exists())):
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    listed = _listed(folder / MANIFEST) if folder.is_dir() else None
+    if listed is None:
         raise CheckpointError(f"{folder}: holds something that is not a checkpoint; choose an empty or new folder")
 
 
@@ -245,12 +256,28 @@ def in_place(folder: Path) -> str:
         return "the root of a disk or volume, which cannot be replaced"
     return ""
 
+    if added := sorted(_present(folder) - listed):
+        named = ", ".join(printable(name, 100) for name in added[:5]) + (", …" if len(added) > 5 else "")
+        raise CheckpointError(
+            f"{folder}: holds {counted(len(added), 'file')} that {'is' if len(added) == 1 else 'are'} not part of the "
+            f"checkpoint there and would be lost ({named}); move them elsewhere, or choose another folder"
+        )
+
+
+def _listed(manifest: Path) -> set[str] | None:
+    """Return the names of the files of a checkpoint by its manifest; None if this is no manifest of a checkpoint."""
+    try:
+        value = read_json(manifest)
+    except CheckpointError:
+        return None
+    sums = value.get("sha256")
+    return set(sums) if value.get("format") == FORMAT and isinstance(sums, dict) else None
 
 class Writer(WholeFolder):
     """Writes a checkpoint to a temporary folder beside its target and moves it there when complete.
 
-    So the target is replaced as a whole or not at all. If it is a link to a folder, the linked folder is replaced and
-    the link stays.
+    If it is a link to a folder, the linked folder is replaced and the link stays. What a kill between two steps may
+    leave is said at `WholeFolder`.
 
     Raises:
         CheckpointError: the target holds something else, or cannot be written.
@@ -270,19 +297,21 @@ class Writer(WholeFolder):
             ) from error
 
     def complete(self) -> None:
-        """Write the manifest."""
+        """Write the manifest, and check the target again: files may have been added to it meanwhile."""
         seal(self.folder)
 
 
 def seal(folder: Path) -> None:
-    """Write the manifest for the current files of a checkpoint."""
+    """Write the manifest for the current files of a checkpoint, and give all of them its permissions."""
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / MANIFEST]
-    for file in files:
-        file.chmod(0o644)  # safetensors writes files that only their owner can read
     sums = {file.relative_to(folder).as_posix(): digest(file) for file in files}
     write_json(folder / MANIFEST, {"format": FORMAT, "sha256": sums})
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
     """Write a JSON object, indented and with sorted keys."""
+        expect_free(self.target)
     file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
+    for file in files:
+        file.chmod(mode)  # safetensors writes files that only their owner can read

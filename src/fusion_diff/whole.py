@@ -1,10 +1,17 @@
-"""Atomic writing of files and folders: written to a temporary path beside the target, then moved in one step."""
+"""Files and folders that appear at their path when they are complete: written beside it, then moved there.
+
+They get the permissions that the umask leaves, as other new files and folders do. The umask itself is not read: asking
+for it changes it for all threads.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import secrets
 import shutil
-import tempfile
+import stat
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,26 +22,27 @@ if TYPE_CHECKING:
 
 @contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
-    """Yield a new, empty file beside `file`, and move it to `file` when the block ends without an error.
+    """Yield a new, empty file beside `file`, and move it to `file` in one step when the block ends without an error.
 
     An existing file is replaced. After an error it is unchanged, and the new file is removed.
 
     Raises:
         OSError: the file cannot be written; the error names `file`.
     """
-    part = ""
+    part = _beside(file)
     try:
-        handle, part = tempfile.mkstemp(prefix=f".{file.name}.", dir=file.parent)
-        os.close(handle)
-        yield Path(part)
-        with Path(part).open("rb+") as stream:
-            os.fsync(stream.fileno())
-        Path(part).chmod(0o644)
-        Path(part).replace(file)
+        part.touch(exist_ok=False)
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
+    try:
+        mode = stat.S_IMODE(part.stat().st_mode)
+        yield part
+        _flush(part)
+        part.chmod(mode)  # libraries may have put another file there
+        part.replace(file)
     except BaseException as error:
-        if part:
-            Path(part).unlink(missing_ok=True)
-        if isinstance(error, OSError) and (not part or error.filename in (None, part)):
+        part.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename in (None, str(part)):
             raise OSError(error.errno, error.strerror, str(file)) from error
         raise
 
@@ -52,7 +60,9 @@ def write_whole(file: Path, content: bytes) -> None:
 class WholeFolder:
     """Context manager that creates a folder beside a target and moves it there when the block ends without an error.
 
-    After an error, the target is unchanged and the new folder is removed.
+    After an error, the target is unchanged and the new folder is removed. A folder takes the place of another in one
+    step on Linux, on most file systems. Elsewhere, the old folder is moved aside first: if the process is killed
+    between the two steps, the target is missing, and the old folder remains beside it as `.NAME.….old`.
 
     Args:
         target: the target; its parent folders are created.
@@ -65,7 +75,8 @@ class WholeFolder:
     def __init__(self, target: Path, *, replace: bool = False) -> None:
         self.target, self._replace = target, replace
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        self.folder = _beside(target)
+        self.folder.mkdir()
 
     def __enter__(self) -> Path:
         """Return the folder to write the files to."""
@@ -79,22 +90,48 @@ class WholeFolder:
         try:
             if kind is None:
                 self.complete()
-                self.folder.chmod(0o755)
+                for file in self.folder.rglob("*"):
+                    if file.is_file():
+                        _flush(file)
                 self._move()
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)  # no longer there if it was moved
+            shutil.rmtree(self.folder, ignore_errors=True)  # the replaced folder, if they were exchanged
 
     def _move(self) -> None:
         if not self._replace:
             self.folder.replace(self.target)  # also replaces an empty folder
-            return
+        elif not self.target.exists():
+            self.folder.rename(self.target)
+        elif not _exchange(self.folder, self.target):
+            self._move_in_two_steps()
+
+    def _move_in_two_steps(self) -> None:
         old = self.folder.with_name(self.folder.name + ".old")
+        self.target.rename(old)
         try:
-            if self.target.exists():
-                self.target.rename(old)
             self.folder.rename(self.target)
         except BaseException:
-            if old.exists() and not self.target.exists():
+            if not self.target.exists():
                 old.rename(self.target)
             raise
         shutil.rmtree(old, ignore_errors=True)
+
+
+def _beside(target: Path) -> Path:
+    """Return a new hidden path in the folder of a target."""
+    return target.parent / f".{target.name}.{secrets.token_hex(4)}"
+
+
+def _flush(file: Path) -> None:
+    """Wait until a file is on the disk, so that a power cut does not leave an empty file where an older one was."""
+    with file.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two paths trade places in one step; return False where the system or the file system cannot."""
+    if sys.platform != "linux":
+        return False
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)  # older C libraries lack it
+    here, exchange = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    return renameat2 is not None and renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0
