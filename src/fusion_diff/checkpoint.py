@@ -163,6 +163,15 @@ def verify(folder: Path) -> str:
     return digest(folder / MANIFEST)
 
 
+def _present(folder: Path) -> set[str]:
+    """Return the files in a checkpoint's folder, without the manifest.
+
+    Everything but plain folders counts as a file, including links to folders and named pipes.
+    """
+    files = (file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
+    return {file.relative_to(folder).as_posix() for file in files} - {MANIFEST}
+
+
 def _in_hub_cache(file: Path, folder: Path) -> bool:
     """Return whether a link is the hub client's, which stores snapshots as links to `blobs` beside `snapshots`."""
     return folder.parent.name == "snapshots" and file.resolve().parent == folder.parent.with_name("blobs").resolve()
@@ -175,15 +184,6 @@ def read_tensors(file: Path) -> dict[str, Any]:
         CheckpointError: the file is missing or not safetensors, for example a renamed pickle.
     """
     from safetensors.torch import load_file
-
-def _present(folder: Path) -> set[str]:
-    """Return the files in a checkpoint's folder, without the manifest.
-
-    Everything but plain folders counts as a file, including links to folders and named pipes.
-    """
-    files = (file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
-    return {file.relative_to(folder).as_posix() for file in files} - {MANIFEST}
-
 
     try:
         return {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
@@ -243,19 +243,6 @@ def expect_free(folder: Path) -> None:
     listed = _listed(folder / MANIFEST) if folder.is_dir() else None
     if listed is None:
         raise CheckpointError(f"{folder}: holds something that is not a checkpoint; choose an empty or new folder")
-
-
-def in_place(folder: Path) -> str:
-    """Return why a finished folder cannot be moved to this path; empty if it can."""
-    real = Path(os.path.realpath(folder))
-    if real.is_symlink():  # still a link after resolving: a loop
-        return "a link that leads back to itself"
-    if real.is_dir() and real.samefile(os.curdir):
-        return "the current folder, which cannot be replaced while it is in use"
-    if os.path.ismount(real):
-        return "the root of a disk or volume, which cannot be replaced"
-    return ""
-
     if added := sorted(_present(folder) - listed):
         named = ", ".join(printable(name, 100) for name in added[:5]) + (", …" if len(added) > 5 else "")
         raise CheckpointError(
@@ -272,6 +259,19 @@ def _listed(manifest: Path) -> set[str] | None:
         return None
     sums = value.get("sha256")
     return set(sums) if value.get("format") == FORMAT and isinstance(sums, dict) else None
+
+
+def in_place(folder: Path) -> str:
+    """Return why a finished folder cannot be moved to this path; empty if it can."""
+    real = Path(os.path.realpath(folder))
+    if real.is_symlink():  # still a link after resolving: a loop
+        return "a link that leads back to itself"
+    if real.is_dir() and real.samefile(os.curdir):
+        return "the current folder, which cannot be replaced while it is in use"
+    if os.path.ismount(real):
+        return "the root of a disk or volume, which cannot be replaced"
+    return ""
+
 
 class Writer(WholeFolder):
     """Writes a checkpoint to a temporary folder beside its target and moves it there when complete.
@@ -299,6 +299,7 @@ class Writer(WholeFolder):
     def complete(self) -> None:
         """Write the manifest, and check the target again: files may have been added to it meanwhile."""
         seal(self.folder)
+        expect_free(self.target)
 
 
 def seal(folder: Path) -> None:
@@ -306,12 +307,11 @@ def seal(folder: Path) -> None:
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / MANIFEST]
     sums = {file.relative_to(folder).as_posix(): digest(file) for file in files}
     write_json(folder / MANIFEST, {"format": FORMAT, "sha256": sums})
+    mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
+    for file in files:
+        file.chmod(mode)  # safetensors writes files that only their owner can read
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
     """Write a JSON object, indented and with sorted keys."""
-        expect_free(self.target)
     file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
-    mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
-    for file in files:
-        file.chmod(mode)  # safetensors writes files that only their owner can read
