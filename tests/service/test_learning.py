@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import re
+import time
 import uuid
 from datetime import timedelta
+from threading import Event
 
 import numpy as np
 import pytest
@@ -89,6 +91,45 @@ def test_a_job_that_cannot_begin_has_failed_and_leaves_its_turn_to_another(
         job = client.post(f"/v1/reference-sets/{set_id}/enrol", json={"name": "none"}).json()
         assert finished(client, job["id"])["state"] == "failed"
     assert learn(client, set_id, name="after no threads")["state"] == "done"
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_no_job_begins_before_the_last_one_is_recorded_as_ended(client, collect, finished, monkeypatch, fault):
+    learning = client.app.state.service.learning
+    write_down, recording, go = learning._write_down, Event(), Event()
+
+    def write_down_when_told(*what):
+        recording.set()
+        assert go.wait(60)
+        write_down(*what)
+
+    monkeypatch.setattr(learning, "_write_down", write_down_when_told)
+    if fault:
+        monkeypatch.setattr(client.app.state.service.shelf, "base", None)
+    at = f"/v1/reference-sets/{collect(client, f'recorded {fault}')}"
+    job = client.post(f"{at}/enrol", json={"name": "x"}).json()
+    assert recording.wait(60)
+    thread = learning._thread
+    try:
+        assert client.post(f"{at}/enrol", json={"name": "y"}).status_code == 429
+        assert learning._thread is thread, "the service that stops waits for the job that still writes"
+    finally:
+        go.set()
+    assert finished(client, job["id"])["state"] == ("failed" if fault else "done")
+
+
+def test_another_job_begins_as_soon_as_callers_see_that_the_last_one_ended(client, collect, learn, monkeypatch):
+    set_id = collect(client, "at once")
+    leave = jobs.Pulse.__exit__
+
+    def leave_late(*what):
+        time.sleep(0.3)
+        leave(*what)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(jobs.Pulse, "__exit__", leave_late)
+        assert learn(client, set_id, name="x")["state"] == "done"
+        assert learn(client, set_id, name="y")["state"] == "done"
 
 
 def test_a_service_that_stops_gives_up_what_it_learns_and_says_so(serve, collect):

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     Progress = Callable[[int, int], None]
 
 _AGAIN_SECONDS = 1.0
+_HANDOVER_SECONDS = 1.0
+"""Longest wait for a job that callers may already have seen as ended: its thread ends a moment later."""
 _log = logging.getLogger("fusion_diff.service")
 
 
@@ -143,7 +145,7 @@ class Learning:
             raise ConflictError(
                 f"{collected.name}: the set has no authentic reference ({collected.authentic!r}); add at least one"
             )
-        if not self._turn.acquire(blocking=False):
+        if not self._turn.acquire(timeout=_HANDOVER_SECONDS):
             raise BusyError("another audit or enrolment is running; try again when it is done", retry_after=10)
         try:
             with self._database.write() as session:
@@ -158,11 +160,9 @@ class Learning:
         return job
 
     def _run(self, job_id: str, total: int, work: Callable[[Progress], Learned], request_id: str | None) -> None:
-        """Run a job. The next one may start as soon as this one is recorded as ended."""
-        turn = ExitStack()
-        turn.callback(self._turn.release)
+        """Run a job. The next one may start as soon as this one is recorded as ended, and its thread is done."""
         try:
-            with turn, jobs.Pulse(self._database, job_id, total) as pulse:
+            with jobs.Pulse(self._database, job_id, total) as pulse:
 
                 def progress(done: int, total: int) -> None:
                     pulse.done, pulse.total = done, total
@@ -171,13 +171,11 @@ class Learning:
                             "the service was shut down before this was done; start it again", retry_after=5
                         )
 
-                try:
-                    learned = work(progress)
-                finally:
-                    turn.close()
-                self._write_down(job_id, learned)
+                self._write_down(job_id, work(progress))
         except BaseException as error:
             self._fail(job_id, error, request_id)
+        finally:
+            self._turn.release()  # last, because `close` waits for the newest thread alone
 
     def _write_down(self, job_id: str, learned: Learned) -> None:
         """Record the result of a job, and retry while the database does not answer; see `jobs.Pulse`.
