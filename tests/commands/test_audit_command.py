@@ -8,6 +8,7 @@ import os
 import numpy as np
 import pytest
 import tifffile
+from PIL import Image
 
 from fusion_diff import DiffusionModel
 from fusion_diff.synthetic import builtin_references
@@ -157,6 +158,60 @@ def test_enroll_drops_what_is_suspicious_where_asked_to_and_says_what(run, tmp_p
     enrolment = DiffusionModel.from_pretrained(tmp_path / "model").enrolment
     assert len(enrolment.names) == len(made) + 1 - 2
     assert not twins & set(enrolment.names)
+
+
+@pytest.fixture
+def poisoned(tmp_path):
+    """Three sound and three counterfeit, and two images of each class in the other class too."""
+    made = [pair for pair in zip(*builtin_references(3, size=96), strict=True) if pair[1] != "crack"]
+    for index, (micrograph, label) in enumerate(made):
+        pixels = np.rint(np.array(micrograph.pixels) * 65535).astype(np.uint16)
+        other = "counterfeit" if label == "sound" else "sound"
+        for folder in (label, other) if index == 0 else (label,):
+            (tmp_path / "refs" / folder).mkdir(parents=True, exist_ok=True)
+            tifffile.imwrite(tmp_path / "refs" / folder / f"{index}.tif", pixels)
+        if index == 4:  # in another format
+            Image.fromarray(pixels).save(tmp_path / "refs" / other / f"{index}.png")
+    return tmp_path / "refs"
+
+
+TWICE = {"sound/0.tif", "counterfeit/0.tif", "sound/4.png", "counterfeit/4.tif"}
+
+
+def test_audit_finds_every_image_that_is_in_two_classes(run, poisoned, tmp_path):
+    code, out, _ = run("audit", poisoned, "--authentic", "sound", "--report", tmp_path / "report")
+    assert code == 1
+    assert "8 references: " in out
+    page = (tmp_path / "report" / "audit.html").read_text(encoding="utf-8")
+    for name in TWICE:
+        (twin,) = (other for other in TWICE if other != name and other.split("/")[1][0] == name.split("/")[1][0])
+        assert f"the same image as {twin}, which is labelled {twin.split('/')[0]}: one of the two labels" in page
+    assert page.count("data:image/jpeg") >= len(TWICE)
+
+
+def test_audit_of_one_image_under_two_labels_alone_finds_it(run, poisoned):
+    for path in poisoned.glob("*/*"):
+        if path.stem != "0":
+            path.unlink()
+    code, out, _ = run("audit", poisoned, "--authentic", "sound")
+    assert code == 1
+    assert "2 references: 2 to look into" in out
+
+
+def test_enroll_refuses_images_that_are_in_two_classes_and_drops_them_where_asked_to(run, poisoned, tmp_path):
+    words = ["enroll", poisoned, "--authentic", "sound", "--out", tmp_path / "model"]
+    code, _, err = run(*words)
+    assert code == 3
+    assert "2 images have different labels" in err
+    assert all(name in err for name in TWICE)
+    code, out, _ = run(*words, "--drop-suspicious")
+    assert code == 0
+    dropped = {
+        line.removeprefix("Dropped: ").split(",")[0] for line in out.splitlines() if line.startswith("Dropped: ")
+    }
+    assert dropped >= TWICE
+    enrolment = DiffusionModel.from_pretrained(tmp_path / "model").enrolment
+    assert not TWICE & set(enrolment.names)
 
 
 def test_no_class_is_dropped_as_a_whole(run, references, tmp_path):

@@ -80,7 +80,7 @@ def test_the_tables_of_the_manual_are_read(tmp_path, save_micrograph):
     )
     for name in ("2024", "returns", "marks"):
         shutil.rmtree(tmp_path / name)
-    assert ReferenceSet.from_folder(tmp_path, authentic="sound").groups == ("A12", "C07")
+    assert ReferenceSet.from_folder(tmp_path, authentic="sound").specimens == ("A12", "C07")
 
 
 def test_the_manual_names_every_key_of_a_policy(tmp_path):

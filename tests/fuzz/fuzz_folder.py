@@ -66,7 +66,7 @@ def check(data: bytes) -> None:
         except ReferenceSetError as error:
             check_message(error)
             return
-    if "sound" not in references.labels:
+    if "sound" not in references.classes:
         raise FindingError("no authentic reference")
 
 

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tifffile
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -14,6 +19,7 @@ from PIL import Image
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.micrograph import Micrograph, load_microstructure_data
 from fusion_diff.references import MAX_REFERENCES, Reference, ReferenceSet
+from fusion_diff.references.copies import alike
 
 
 def picture(seed: int, **options: object) -> Micrograph:
@@ -35,15 +41,40 @@ labellings = st.lists(st.sampled_from(["sound", "crack", "blowhole", "fake"]), m
 
 
 @given(labellings, st.data())
-def test_shots_are_the_first_k_of_every_class_in_order(labels: list[str], data: st.DataObject) -> None:
+def test_shots_without_groups_are_the_first_k_of_every_class_in_order(labels: list[str], data: st.DataObject) -> None:
     references = build(labels)
     k = data.draw(st.integers(1, max(references.counts.values())))
     few = references.shots(k)
     assert few.counts == {label: min(k, count) for label, count in references.counts.items()}
-    assert few.labels == references.labels
+    assert few.classes == references.classes
     expected = [r.name for i, r in enumerate(references) if labels[: i + 1].count(r.label) <= k]
     assert [reference.name for reference in few] == expected
     assert few.shots(k).sha256 == few.sha256
+
+
+@given(labellings, st.data())
+def test_shots_take_the_specimens_of_a_class_in_turn(labels: list[str], data: st.DataObject) -> None:
+    groups = data.draw(st.lists(st.sampled_from("abc"), min_size=len(labels), max_size=len(labels)))
+    references = build(labels, groups=groups)
+    k = data.draw(st.integers(1, max(references.counts.values())))
+    few = references.shots(k)
+    names = [reference.name for reference in references]
+    assert [r.name for r in few] == sorted((r.name for r in few), key=names.index), "in the order of the set"
+    assert few.shots(k).sha256 == few.sha256
+    for label in references.classes:
+        own = [r for r in references if r.label == label]
+        taken = Counter(r.group for r in few if r.label == label)
+        assert taken.total() == min(k, len(own))
+        for group, count in Counter(r.group for r in own).items():
+            first = [r.name for r in own if r.group == group][: taken[group]]
+            assert [r.name for r in few if (r.label, r.group) == (label, group)] == first
+            assert taken[group] == count or taken[group] >= max(taken.values()) - 1, "no specimen is taken twice early"
+
+
+def test_five_shots_of_five_specimens_are_of_all_five() -> None:
+    references = build(["sound"] * 20, groups=[f"specimen {place // 4}" for place in range(20)])
+    assert references.shots(5).groups == tuple(f"specimen {index}" for index in range(5))
+    assert [references.references.index(each) for each in references.shots(7)] == [0, 1, 4, 5, 8, 12, 16]
 
 
 @given(labellings, st.integers(1, 1000))
@@ -87,17 +118,19 @@ def test_a_subset_refuses_places_that_are_not_distinct_indices(indices: list[obj
 
 
 @given(labellings)
-def test_labels_put_the_authentic_class_first_and_sort_the_others(labels: list[str]) -> None:
+def test_classes_put_the_authentic_one_first_and_sort_the_others(labels: list[str]) -> None:
     references = build(labels)
-    assert references.labels[0] == references.authentic == "sound"
-    assert list(references.labels[1:]) == sorted(set(labels) - {"sound"})
+    assert references.classes[0] == references.authentic == "sound"
+    assert list(references.classes[1:]) == sorted(set(labels) - {"sound"})
+    assert references.labels == tuple(labels)
+    assert references.groups == tuple(reference.group for reference in references)
     assert sum(references.counts.values()) == len(references) == len(list(references))
-    assert list(references.counts) == list(references.labels)
+    assert list(references.counts) == list(references.classes)
 
 
 def test_authentic_references_alone_are_a_set() -> None:
     references = build(["sound", "sound"])
-    assert references.labels == ("sound",)
+    assert references.classes == ("sound",)
     assert build(["sound"]).counts == {"sound": 1}
 
 
@@ -231,8 +264,8 @@ def test_one_name_for_two_references_is_refused() -> None:
 
 def test_without_groups_every_reference_is_its_own() -> None:
     references = build(["sound", "crack", "sound"])
-    assert len(references.groups) == 3
-    assert build(["sound", "crack", "sound"], groups=["p2", "p1", "p2"]).groups == ("p1", "p2")
+    assert len(references.specimens) == 3
+    assert build(["sound", "crack", "sound"], groups=["p2", "p1", "p2"]).specimens == ("p1", "p2")
 
 
 def test_the_same_image_under_two_labels_is_refused_and_named() -> None:
@@ -240,6 +273,66 @@ def test_the_same_image_under_two_labels_is_refused_and_named() -> None:
         ReferenceSet.from_micrographs(
             [PICTURES[0], PICTURES[0]], ["sound", "crack"], authentic="sound", names=["a", "b"]
         )
+
+
+def test_one_image_is_told_from_others_by_its_pixels_whatever_the_file(tmp_path: Path) -> None:
+    levels = np.random.default_rng(0).integers(0, 2**16, (40, 50), dtype=np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "a.tif", levels, byteorder=">")
+    Image.fromarray(levels[::-1].copy()).save(tmp_path / "b.png")
+    forms = [load_microstructure_data(tmp_path / name) for name in ("a.png", "a.tif")]
+    forms += [Micrograph.from_array(levels), Micrograph.from_array(levels.astype(np.float32))]
+    other = load_microstructure_data(tmp_path / "b.png")
+    assert len({form.sha256 for form in forms}) == 4
+    for form in forms[1:]:
+        images = [other, forms[0], form]
+        with pytest.raises(ReferenceSetError, match="are the same image with different labels"):
+            ReferenceSet.from_micrographs(images, ["sound", "sound", "crack"], authentic="sound")
+        with pytest.warns(UserWarning, match="is a copy of"):
+            once = ReferenceSet.from_micrographs(images, ["crack", "sound", "sound"], authentic="sound")
+        assert once.counts == {"sound": 1, "crack": 1}
+
+
+def test_images_that_differ_in_one_pixel_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusion_diff.micrograph.storage.BAND_PIXELS", 500)  # several bands
+    levels = np.random.default_rng(0).integers(0, 256, (150, 90), dtype=np.uint8)
+    for row, column in ((149, 89), (77, 1), (0, 0)):
+        changed = levels.copy()
+        changed[row, column] ^= 1
+        images = [Micrograph.from_array(each) for each in (levels, changed, levels.T, levels)]
+        assert alike(images) == [[0, 3]]
+
+
+def test_a_set_made_of_references_refuses_two_labels_too_and_names_every_such_image() -> None:
+    members = [
+        Reference(PICTURES[place], label, "g", f"{label}/{place}")
+        for label in ("sound", "crack", "hole")
+        for place in ((0, 1, 2) if label != "hole" else (2,))
+    ]
+    with pytest.raises(ReferenceSetError, match="3 images have different labels") as caught:
+        ReferenceSet(tuple(members), "sound")
+    assert str(caught.value).splitlines()[1:] == [
+        "  sound/0 ('sound') and crack/0 ('crack')",
+        "  sound/1 ('sound') and crack/1 ('crack')",
+        "  sound/2 ('sound') and crack/2 ('crack') and hole/2 ('hole')",
+    ]
+    allowed = ReferenceSet(tuple(members), "sound", allow_conflicts=True)
+    assert allowed.subset([0, 3]).counts == {"sound": 1, "crack": 1}
+    assert allowed.shots(1).counts == {"sound": 1, "crack": 1, "hole": 1}
+
+
+def test_looking_for_copies_reads_whole_images_only_where_they_may_be_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+    window = Micrograph.window
+
+    def counted(self: Micrograph, *place: int) -> np.ndarray:
+        read.append(self.name)
+        return window(self, *place)
+
+    monkeypatch.setattr(Micrograph, "window", counted)
+    images = [Micrograph.from_array(each.pixels, name=str(index)) for index, each in enumerate(PICTURES)]
+    assert alike([*images, images[3]]) == [[3, len(images)]]
+    assert set(read) == {"3"}
 
 
 def test_a_copy_within_a_class_is_kept_once_and_keeps_the_mark() -> None:
@@ -254,6 +347,62 @@ def test_a_copy_within_a_class_is_kept_once_and_keeps_the_mark() -> None:
     assert references[1].mark is not None
 
 
+class Series:
+    """Values under labels, as a pandas Series has them after sorting or filtering."""
+
+    def __init__(self, values: list[object], index: list[object]) -> None:
+        self._values, self._places = values, dict(zip(index, values, strict=True))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __iter__(self) -> Iterator[object]:
+        return iter(self._values)
+
+    def __getitem__(self, label: object) -> object:
+        return self._places[label]
+
+
+@pytest.mark.parametrize("index", [[2, 0, 1], ["x", "y", "z"]])
+def test_values_belong_to_micrographs_by_their_order_alone(index: list[object]) -> None:
+    given = {
+        "micrographs": PICTURES[:3],
+        "labels": ["sound", "crack", "crack"],
+        "groups": ["a", "b", "c"],
+        "marks": [None, FLAW, FLAW[::-1]],
+        "names": ["n0", "n1", "n2"],
+    }
+    expected = ReferenceSet.from_micrographs(**given, authentic="sound")  # type: ignore[arg-type]
+    for form in (lambda values: Series(values, index), iter, np.array, tuple):
+        values = {what: form(each) if what != "marks" or form is not np.array else each for what, each in given.items()}
+        found = ReferenceSet.from_micrographs(**values, authentic="sound")
+        assert [r.name for r in found] == ["n0", "n1", "n2"]
+        assert (found.labels, found.groups) == (expected.labels, expected.groups)
+        assert found.sha256 == expected.sha256
+
+
+def test_words_of_numpy_are_shown_as_words() -> None:
+    words = np.array(["sound", "crack"])
+    references = build(words, groups=words, names=words, authentic=words[0])  # type: ignore[arg-type]
+    assert "np.str_" not in repr(references) + repr(references[0])
+    with pytest.raises(ReferenceSetError, match="has no class 'hole'"):
+        build(words, authentic=np.str_("hole"))  # type: ignore[arg-type]
+
+
+def test_what_has_no_value_per_micrograph_is_refused() -> None:
+    for wrong in ({"groups": "ab"}, {"names": 3}, {"micrographs": PICTURES[0]}, {"labels": None}):
+        arguments = {"micrographs": PICTURES[:2], "labels": ["sound", "crack"], **wrong}
+        with pytest.raises(ReferenceSetError, match=f"{next(iter(wrong))} must have one value per micrograph"):
+            ReferenceSet.from_micrographs(**arguments, authentic="sound")  # type: ignore[arg-type]
+
+
+def test_a_mark_cannot_be_changed_after_copying_either() -> None:
+    reference = build(["sound", "crack"], marks=[None, FLAW])[1]
+    for other in (pickle.loads(pickle.dumps(reference)), copy.deepcopy(reference)):
+        with pytest.raises(ValueError, match="read-only"):
+            other.mark[0, 0] = False
+
+
 def test_pages_of_one_file_are_different_images(tmp_path: Path) -> None:
     pages = [Image.fromarray(page.pixels) for page in PICTURES[:2]]
     pages[0].save(tmp_path / "stack.tif", save_all=True, append_images=pages[1:])
@@ -263,9 +412,14 @@ def test_pages_of_one_file_are_different_images(tmp_path: Path) -> None:
     assert [reference.name for reference in references] == ["sound/stack.tif", "crack/stack.tif"]
     together = ReferenceSet.from_micrographs(stack, ["sound", "sound"], authentic="sound")
     assert [reference.name for reference in together] == ["sound/stack.tif", "sound/stack.tif#1"]
-    assert together.groups == ("sound/stack.tif",), "they show one specimen"
+    assert together.specimens == ("sound/stack.tif",), "they show one specimen"
+    (tmp_path / "below").mkdir()
+    spelt = load_microstructure_data(tmp_path / "below" / ".." / "stack.tif", page=0)
+    assert spelt.source != stack[1].source
+    spelt_apart = ReferenceSet.from_micrographs([spelt, stack[1]], ["sound", "sound"], authentic="sound")
+    assert len(spelt_apart.specimens) == 1, "however the path is spelt"
     apart = ReferenceSet.from_micrographs(stack, ["sound", "sound"], authentic="sound", groups=["a", "b"])
-    assert apart.groups == ("a", "b")
+    assert apart.specimens == ("a", "b")
     alone = [ReferenceSet.from_micrographs([page], ["sound"], authentic="sound") for page in stack]
     assert alone[0].sha256 != alone[1].sha256
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -29,8 +30,8 @@ def read(folder: Path, content: str | bytes) -> ReferenceSet:
 def test_the_order_is_that_of_the_lines(folder: Path) -> None:
     references = read(folder, HEADER + "crack/p3_a.png,crack\n" + ROWS)
     assert [reference.name for reference in references] == ["crack/p3_a.png", "sound/p1_a.png", "crack/p1_c.png"]
-    assert references.labels == ("sound", "crack")
-    assert len(references.groups) == 3
+    assert references.classes == ("sound", "crack")
+    assert len(references.specimens) == 3
 
 
 def test_groups_marks_and_pixel_sizes_are_read_where_given(folder: Path, draw_mark: Writer) -> None:
@@ -135,6 +136,21 @@ def test_a_missing_or_enormous_csv_file_is_refused(folder: Path, monkeypatch: py
     monkeypatch.setattr("fusion_diff.references.tables._MAX_BYTES", 2**20)
     with pytest.raises(ReferenceSetError, match="larger than 1 MiB"):
         read(folder, b"x" * (2**20 + 1))
+
+
+def test_what_is_no_csv_file_is_told_so(folder: Path) -> None:
+    with pytest.raises(ReferenceSetError, match=r"refs is a folder, not a CSV file: .*from_folder"):
+        ReferenceSet.from_csv(folder, authentic="sound")
+    for path in (io.StringIO("file,label\n"), None, ["refs.csv"]):
+        with pytest.raises(ReferenceSetError, match="expected the path of a CSV file of references, got"):
+            ReferenceSet.from_csv(path, authentic="sound")  # type: ignore[arg-type]
+
+
+def test_a_tilde_is_the_home_folder(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder))
+    monkeypatch.setenv("USERPROFILE", str(folder))
+    (folder / "list.csv").write_text(HEADER + ROWS)
+    assert len(ReferenceSet.from_csv("~/list.csv", authentic="sound")) == 2
 
 
 def test_a_table_of_endless_columns_or_rows_is_refused(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import shutil
@@ -35,7 +36,7 @@ def test_pictures_of_kinds_that_are_not_read_are_told_of(folder: Path) -> None:
 
 def test_a_folder_per_class_is_read_in_a_fixed_order(folder: Path) -> None:
     references = read(folder)
-    assert references.labels == ("sound", "blowhole", "crack")
+    assert references.classes == ("sound", "blowhole", "crack")
     assert references.counts == {"sound": 3, "blowhole": 1, "crack": 2}
     assert [reference.name for reference in references] == [
         "sound/p1_a.png", "sound/p1_b.png", "sound/p2_a.png", "blowhole/p4_a.png", "crack/p1_c.png", "crack/p3_a.png",
@@ -73,13 +74,13 @@ def test_progress_is_told_after_each_file(folder: Path) -> None:
 
 
 def test_without_groups_every_file_is_its_own_group(folder: Path) -> None:
-    assert len(read(folder).groups) == 6
+    assert len(read(folder).specimens) == 6
 
 
 @pytest.mark.parametrize("groups", [r"^([^_]+)_", re.compile(r"^(?P<specimen>p\d)"), lambda name: name.split("_")[0]])
 def test_groups_come_from_the_file_name_and_span_classes(folder: Path, groups: object) -> None:
     references = read(folder, groups=groups)
-    assert references.groups == ("p1", "p2", "p3", "p4")
+    assert references.specimens == ("p1", "p2", "p3", "p4")
     assert {reference.label for reference in references if reference.group == "p1"} == {"sound", "crack"}
 
 
@@ -151,7 +152,7 @@ def test_a_name_in_a_groups_file_is_first_taken_as_it_is_written(folder: Path, d
 def test_marks_are_found_in_the_masks_folder(folder: Path, draw_mark: Writer, level: int) -> None:
     draw_mark("refs/masks/crack/p1_c.png", level=level)
     references = read(folder)
-    assert references.labels == ("sound", "blowhole", "crack")
+    assert references.classes == ("sound", "blowhole", "crack")
     marks = {reference.name: reference.mark for reference in references if reference.mark is not None}
     assert list(marks) == ["crack/p1_c.png"]
     expected = np.zeros((40, 48), dtype=bool)
@@ -357,6 +358,42 @@ def test_one_image_in_two_classes_is_refused_and_twice_in_a_class_kept_once(fold
         pytest.raises(ReferenceSetError, match=r"sound/p1_a.png \('sound'\) and crack/p7.png \('crack'\)"),
     ):
         read(folder)
+
+
+def test_every_image_in_two_classes_is_named_or_kept_where_that_is_allowed(folder: Path) -> None:
+    for name in ("p1_a", "p2_a"):
+        Image.open(folder / "sound" / f"{name}.png").save(folder / "crack" / f"{name}.tif")
+    with pytest.raises(ReferenceSetError, match=r"(?s)2 images .*sound/p1_a.png .*crack/p1_a.tif .*crack/p2_a.tif"):
+        read(folder)
+    assert read(folder, allow_conflicts=True).counts == {"sound": 3, "blowhole": 1, "crack": 4}
+
+
+@pytest.mark.parametrize("limit", [0, -5, 1e6])
+def test_a_limit_of_pixels_that_is_no_number_of_them_is_refused(folder: Path, limit: object) -> None:
+    with pytest.raises(ReferenceSetError, match=r"max_pixels is .*; give an integer from 1"):
+        read(folder, max_pixels=limit)
+
+
+def test_a_tilde_is_the_home_folder(folder: Path, draw_mark: Writer, monkeypatch: pytest.MonkeyPatch) -> None:
+    home = folder.parent
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    draw_mark("drawn/crack/p1_c.png")
+    names = [reference.name for reference in read(folder)]
+    (home / "pieces.csv").write_text("file,group\n" + "".join(f"{name},one\n" for name in names))
+    references = read("~/refs", marks="~/drawn", groups="~/pieces.csv")  # type: ignore[arg-type]
+    assert [reference.name for reference in references] == names
+    assert references.specimens == ("one",)
+    assert sum(reference.mark is not None for reference in references) == 1
+
+
+@pytest.mark.parametrize("path", [None, ["refs"], 3, io.BytesIO()])
+def test_what_is_not_a_path_is_refused(folder: Path, path: object) -> None:
+    with pytest.raises(ReferenceSetError, match=r"expected the path of a folder .*, got .*; pass a string or a Path"):
+        read(path)  # type: ignore[arg-type]
+    if path is not None:
+        with pytest.raises(ReferenceSetError, match="expected the path of a folder of marks, got"):
+            read(folder, marks=path)
 
 
 def test_too_many_files_are_refused_before_any_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,6 +97,7 @@ def audit_command(
             pixel_size=pixel_size,
             page=page,
             max_pixels=max_pixels,
+            allow_conflicts=True,
         )
         return _audit_references(reading, report, model, device)
     if any(each is not None for each in (authentic, report, groups, marks, pixel_size, page, max_pixels)):

@@ -63,11 +63,15 @@ def enroll_command(
     device: Device = "cpu",
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
-    from fusion_diff.commands.outputs import expect_folder
+    from fusion_diff.commands.outputs import Output, expect_apart, expect_away, expect_folder
     from fusion_diff.commands.terminal import print_figures, print_learned, progress_bar, say
+    from fusion_diff.inspection.files import place
     from fusion_diff.printable import paragraph, printable
     from fusion_diff.trust.poisoning import audit_enrolment
 
+    expect_away("--out", out, [references, marks])
+    if place(out) != place(Path(base)):  # a model may be saved over itself
+        expect_apart(Output("--out", out), base)
     expect_free(out)
     expect_folder("--out", out)
     model = load_model(base, device)  # before the references, whose reading may take long
@@ -79,11 +83,12 @@ def enroll_command(
         pixel_size=pixel_size,
         page=page,
         max_pixels=max_pixels,
+        allow_conflicts=drop_suspicious,
     )
     if shots is not None:
         enrolled = enrolled.shots(shots)
     counts = {label: str(count) for label, count in enrolled.counts.items()}
-    print_figures("References", counts | {"specimens": str(len(enrolled.groups))})
+    print_figures("References", counts | {"specimens": str(len(enrolled.specimens))})
 
     def learn(chosen: ReferenceSet) -> Enrolment:
         with progress_bar("Encoding", then="Learning") as advance:
@@ -103,6 +108,7 @@ def enroll_command(
     print_learned("Cross-fitted on the references", enrolment)
     for warning in enrolment.warnings():
         say(f"Note: {warning}")
+    model.name = out.resolve().name
     model.save_pretrained(out)
     say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}")
     return 0
@@ -117,7 +123,7 @@ def _without(references: ReferenceSet, suspicious: set[int], path: Path) -> Refe
     from fusion_diff.errors import EnrolmentError
 
     kept = [index for index in range(len(references)) if index not in suspicious]
-    if lost := set(references.labels) - {references[index].label for index in kept}:
+    if lost := set(references.classes) - {references[index].label for index in kept}:
         raise EnrolmentError(
             f"{path}: every reference of {' and of '.join(sorted(lost))} is suspicious, so none would be "
             "left; check them (`fusion-diff audit --report`), or enrol without --drop-suspicious"

@@ -154,8 +154,9 @@ def read_references(
     pixel_size: float | None = None,
     page: int | None = None,
     max_pixels: int | None = None,
+    allow_conflicts: bool = False,
 ) -> ReferenceSet:
-    """Read labelled references from a folder or a CSV file, with a progress bar."""
+    """Read labelled references from a folder or a CSV file, with a progress bar; see `ReferenceSet.from_folder`."""
     from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.references import ReferenceSet
 
@@ -173,6 +174,7 @@ def read_references(
                 pixel_size_um=pixel_size,
                 page=page,
                 max_pixels=max_pixels,
+                allow_conflicts=allow_conflicts,
                 progress=advance,
             )
         if groups is not None or marks is not None or pixel_size is not None:
@@ -180,7 +182,14 @@ def read_references(
                 "a CSV file gives groups, marks and pixel sizes in its columns group, mark and "
                 "pixel_size_um; leave out --groups, --marks and --pixel-size"
             )
-        return ReferenceSet.from_csv(path, authentic=authentic, page=page, max_pixels=max_pixels, progress=advance)
+        return ReferenceSet.from_csv(
+            path,
+            authentic=authentic,
+            page=page,
+            max_pixels=max_pixels,
+            allow_conflicts=allow_conflicts,
+            progress=advance,
+        )
 
 
 def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> DiffusionModel:

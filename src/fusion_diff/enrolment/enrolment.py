@@ -161,7 +161,9 @@ class Enrolment:
         return tuple(lines)
 
     def shots(self, k: int) -> Enrolment:
-        """Return an enrolment learned from the first `k` references of each class, or from all of a class with fewer.
+        """Return an enrolment learned from `k` references of each class, or from all of a class with fewer.
+
+        They are chosen as by `ReferenceSet.shots`.
 
         Its `references_sha256` is of this one's and of the places of the references that are kept.
 
@@ -170,7 +172,7 @@ class Enrolment:
             EnrolmentError: one authentic reference alone would be left.
         """
         began = time.perf_counter()
-        keep = first_of_each(self.labels, k)
+        keep = first_of_each(self.labels, self.groups, k)
         if len(keep) == len(self.labels):
             return self
         bags = tuple(self.bags[i] for i in keep)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from fusion_diff.errors import ReferenceSetError
+from fusion_diff.references.folders import as_path
 from fusion_diff.references.reference import listing
 from fusion_diff.references.tables import read_table
 
@@ -29,7 +30,7 @@ def group_names(names: list[str], groups: Groups | None) -> dict[str, str]:
     if groups is None:
         return {name: name for name in names}
     if isinstance(groups, Path) or (isinstance(groups, str) and groups.lower().endswith(".csv")):
-        return _from_table(names, Path(groups))
+        return _from_table(names, as_path(groups, "a CSV file of groups"))
     if isinstance(groups, str | re.Pattern):
         return _from_pattern(names, groups)
     if callable(groups):

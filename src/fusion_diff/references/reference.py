@@ -57,6 +57,7 @@ class Reference:
                 raise ReferenceSetError(
                     f"the {what} of reference {self.name!r} must be a non-empty string, not {value!r}"
                 )
+            object.__setattr__(self, what, str(value))  # NumPy's strings show their type in messages
         if self.mark is not None:
             flaw = as_mark(self.mark, f"the mark of {self.name}")
             size = (self.micrograph.height, self.micrograph.width)
@@ -67,6 +68,12 @@ class Reference:
                 )
             flaw.setflags(write=False)
             object.__setattr__(self, "mark", flaw)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled or copied reference, whose mark would be writeable otherwise."""
+        self.__dict__.update(state)
+        if self.mark is not None:
+            self.mark.setflags(write=False)
 
 
 def as_mark(values: Any, what: str) -> NDArray[np.bool_]:
@@ -91,7 +98,7 @@ def check_authentic(authentic: str, labels: Iterable[str], where: str) -> None:
         )
     if authentic not in found:
         raise ReferenceSetError(
-            f"{where} has no class {authentic!r}{did_you_mean(authentic, found)}; "
+            f"{where} has no class {str(authentic)!r}{did_you_mean(authentic, found)}; "
             f"set authentic to one of its classes: {', '.join(found)}"
         )
 

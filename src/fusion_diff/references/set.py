@@ -7,7 +7,7 @@ import json
 import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,9 @@ import numpy as np
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.references import sources
+from fusion_diff.references.copies import alike
 from fusion_diff.references.groups import Groups
-from fusion_diff.references.reference import Reference, check_authentic, check_size
+from fusion_diff.references.reference import Reference, check_authentic, check_size, listing
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -33,14 +34,16 @@ class ReferenceSet:
     Attributes:
         references: the references, in order.
         authentic: the label of the class being verified.
+        allow_conflicts: whether one image may have several labels, as in a set to audit.
 
     Raises:
-        ReferenceSetError: there are no references or more than 5,000, none is authentic, a name occurs twice, or an
-            authentic reference has a flaw marked on it.
+        ReferenceSetError: there are no references or more than 5,000, none is authentic, a name occurs twice, an
+            authentic reference has a flaw marked on it, or one image has several labels.
     """
 
     references: tuple[Reference, ...]
     authentic: str
+    allow_conflicts: bool = False
 
     def __post_init__(self) -> None:
         """Check the set as a whole. Each reference has checked its own fields."""
@@ -54,6 +57,7 @@ class ReferenceSet:
             raise ReferenceSetError("the reference set is empty; give it at least one authentic reference")
         check_size(len(self.references), "the set")
         check_authentic(self.authentic, (reference.label for reference in self.references), "the set")
+        object.__setattr__(self, "authentic", str(self.authentic))  # NumPy's strings show their type in messages
         seen: set[str] = set()
         for reference in self.references:
             if reference.name in seen:
@@ -64,6 +68,21 @@ class ReferenceSet:
                     f"{reference.name} is authentic ({self.authentic!r}) but has a flaw marked on it: "
                     "remove the mark, or label the reference as the flaw it shows"
                 )
+        if not self.allow_conflicts:
+            self._expect_one_label_each()
+
+    def _expect_one_label_each(self) -> None:
+        found = []
+        for places in alike([reference.micrograph for reference in self.references]):
+            copies = [self.references[place] for place in places]
+            if len({copy.label for copy in copies}) > 1:
+                found.append(" and ".join(f"{copy.name} ({copy.label!r})" for copy in copies))
+        if len(found) == 1:
+            raise ReferenceSetError(f"{found[0]} are the same image with different labels: keep the correct one")
+        if found:
+            raise ReferenceSetError(
+                f"{len(found)} images have different labels: keep the correct one of each:{listing(found)}"
+            )
 
     @classmethod
     def from_folder(
@@ -76,6 +95,7 @@ class ReferenceSet:
         pixel_size_um: float | None = None,
         page: int | None = None,
         max_pixels: int | None = None,
+        allow_conflicts: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> ReferenceSet:
         r"""Read references from a folder that holds one folder of images per class.
@@ -84,7 +104,7 @@ class ReferenceSet:
         authentic class comes first, then the others by name. Within a class the order is by file name.
 
         Args:
-            path: the folder, for example with `sound/` and `crack/` in it.
+            path: the folder, for example with `sound/` and `crack/` in it. In paths, `~` stands for the home folder.
             authentic: name of the class to verify.
             groups: the groups of files that show the same specimen. Files of one specimen must share a group;
                 otherwise cross-fitting has a specimen on both sides of a split and every error estimate is too
@@ -100,6 +120,7 @@ class ReferenceSet:
             page: page of every image, from 0; None chooses it by file, see `load_microstructure_data`. Marks have one
                 page.
             max_pixels: maximum size of an image in pixels; `MAX_PIXELS` if None.
+            allow_conflicts: whether one image may be in several classes, as in a set to audit.
             progress: called with (files read, total files) after each file.
 
         Raises:
@@ -112,7 +133,7 @@ class ReferenceSet:
                 occurs twice in a class (kept once), or image files of unsupported kinds were skipped.
         """
         found = sources.from_folder(path, authentic, groups, marks, pixel_size_um, page, max_pixels, progress)
-        return cls(tuple(found), authentic)
+        return cls(tuple(found), authentic, allow_conflicts)
 
     @classmethod
     def from_csv(
@@ -122,6 +143,7 @@ class ReferenceSet:
         authentic: str,
         page: int | None = None,
         max_pixels: int | None = None,
+        allow_conflicts: bool = False,
         progress: Callable[[int, int], None] | None = None,
     ) -> ReferenceSet:
         """Read references listed in a UTF-8 CSV file, in the order of its lines.
@@ -130,29 +152,33 @@ class ReferenceSet:
             path: CSV file with a header and the columns `file` and `label`, optionally `group` (as in `from_folder`;
                 a row without one is its own group), `mark` (file of the flaw mask) and `pixel_size_um`. Files are
                 relative to the folder of the CSV file; absolute paths and `..` are allowed. The separator is a comma,
-                semicolon or tab; with semicolons, numbers may have a decimal comma.
+                semicolon or tab; with semicolons, numbers may have a decimal comma. In `path` itself, `~` stands for
+                the home folder.
             authentic: label of the class to verify.
             page: page of every image, as in `from_folder`.
             max_pixels: maximum size of an image in pixels; `MAX_PIXELS` if None.
+            allow_conflicts: as in `from_folder`.
             progress: called with (files read, total files) after each file.
 
         Raises:
             ReferenceSetError: as `from_folder`, or the CSV file is malformed; the message names the line.
         """
-        return cls(tuple(sources.from_csv(path, authentic, page, max_pixels, progress)), authentic)
+        found = sources.from_csv(path, authentic, page, max_pixels, progress)
+        return cls(tuple(found), authentic, allow_conflicts)
 
     @classmethod
     def from_micrographs(
         cls,
-        micrographs: Sequence[Micrograph],
-        labels: Sequence[str],
+        micrographs: Iterable[Micrograph],
+        labels: Iterable[str],
         *,
         authentic: str,
-        groups: Sequence[str] | None = None,
-        marks: Sequence[ArrayLike | None] | None = None,
-        names: Sequence[str] | None = None,
+        groups: Iterable[str] | None = None,
+        marks: Iterable[ArrayLike | None] | None = None,
+        names: Iterable[str] | None = None,
+        allow_conflicts: bool = False,
     ) -> ReferenceSet:
-        """Label micrographs in memory. All sequences have one entry per micrograph.
+        """Label micrographs in memory. All arguments with several values have one per micrograph, in their order.
 
         Args:
             micrographs: the images; wrap arrays with `Micrograph.from_array`.
@@ -162,12 +188,13 @@ class ReferenceSet:
                 share a group.
             marks: (height, width) flaw mask of each, non-zero at the flaw, or None.
             names: a unique name for each; derived from the source file or the position when omitted.
+            allow_conflicts: as in `from_folder`.
 
         Raises:
             ReferenceSetError: the lengths differ, a mark does not fit, or one image has two labels.
         """
         found = sources.from_micrographs(micrographs, labels, authentic, groups, marks, names)
-        return cls(tuple(found), authentic)
+        return cls(tuple(found), authentic, allow_conflicts)
 
     def __len__(self) -> int:
         """Return the number of references."""
@@ -192,32 +219,43 @@ class ReferenceSet:
     def __repr__(self) -> str:
         """Return the classes and their counts."""
         counts = ", ".join(f"{label}: {count}" for label, count in self.counts.items())
-        return f"ReferenceSet({counts}; authentic={self.authentic!r}, {len(self.groups)} groups)"
+        return f"ReferenceSet({counts}; authentic={self.authentic!r}, {len(self.specimens)} groups)"
 
     @property
     def labels(self) -> tuple[str, ...]:
-        """The class labels: the authentic one first, then the others, sorted."""
-        return (self.authentic, *sorted({reference.label for reference in self.references} - {self.authentic}))
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """Number of references per class, in the order of `labels`."""
-        counted = Counter(reference.label for reference in self.references)
-        return {label: counted[label] for label in self.labels}
+        """The class of each reference, in order."""
+        return tuple(reference.label for reference in self.references)
 
     @property
     def groups(self) -> tuple[str, ...]:
-        """The distinct groups (specimens), sorted."""
-        return tuple(sorted({reference.group for reference in self.references}))
+        """The group (specimen) of each reference, in order."""
+        return tuple(reference.group for reference in self.references)
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The distinct labels: the authentic one first, then the others, sorted."""
+        return (self.authentic, *sorted(set(self.labels) - {self.authentic}))
+
+    @property
+    def specimens(self) -> tuple[str, ...]:
+        """The distinct groups, sorted."""
+        return tuple(sorted(set(self.groups)))
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of references per class, in the order of `classes`."""
+        counted = Counter(self.labels)
+        return {label: counted[label] for label in self.classes}
 
     def shots(self, k: int) -> ReferenceSet:
-        """Return the first `k` references of each class, in order, or all of a class with fewer.
+        """Return `k` references of each class, or all of a class with fewer, in the order of this set.
+
+        They are of as many specimens as possible: first the first reference of each specimen, then the second of each.
 
         Raises:
             ReferenceSetError: `k` is not an integer of at least 1, or exceeds the count of every class.
         """
-        kept = first_of_each([reference.label for reference in self.references], k)
-        return ReferenceSet(tuple(self.references[place] for place in kept), self.authentic)
+        return self._chosen(first_of_each(self.labels, self.groups, k))
 
     def subset(self, indices: Iterable[int]) -> ReferenceSet:
         """Return the references at these indices (0 to len - 1), in the given order.
@@ -234,7 +272,10 @@ class ReferenceSet:
         if len(set(places)) != len(places):
             repeated = Counter(places).most_common(1)[0][0]
             raise ReferenceSetError(f"reference index {repeated} is given twice: a subset takes each reference once")
-        return ReferenceSet(tuple(self.references[place] for place in places), self.authentic)
+        return self._chosen(places)
+
+    def _chosen(self, places: Iterable[int]) -> ReferenceSet:
+        return replace(self, references=tuple(self.references[place] for place in places))
 
     @cached_property
     def sha256(self) -> str:
@@ -250,8 +291,10 @@ class ReferenceSet:
         return digest.hexdigest()
 
 
-def first_of_each(labels: Sequence[str], k: int) -> list[int]:
-    """Return the indices of the first `k` of each label, in order, or all of a label with fewer.
+def first_of_each(labels: Sequence[str], groups: Sequence[str], k: int) -> list[int]:
+    """Return the indices of `k` references of each label, in order, or all of a label with fewer.
+
+    The groups of a label are taken in turn: the first reference of each, then the second of each, and so on.
 
     Raises:
         ReferenceSetError: `k` is not an integer of at least 1, or exceeds the count of every label.
@@ -265,13 +308,12 @@ def first_of_each(labels: Sequence[str], k: int) -> list[int]:
             f"shots is {wanted}, but no class has that many references ({enrolled}): "
             "use fewer shots, or omit shots to use all references"
         )
-    taken: Counter[str] = Counter()
-    kept = []
-    for place, label in enumerate(labels):
-        taken[label] += 1
-        if taken[label] <= wanted:
-            kept.append(place)
-    return kept
+    seen: Counter[tuple[str, str]] = Counter()
+    of_label: dict[str, list[tuple[int, int]]] = {label: [] for label in counts}
+    for place, (label, group) in enumerate(zip(labels, groups, strict=True)):
+        of_label[label].append((seen[label, group], place))
+        seen[label, group] += 1
+    return sorted(place for turns in of_label.values() for _, place in sorted(turns)[:wanted])
 
 
 def _whole(value: Any) -> int | None:

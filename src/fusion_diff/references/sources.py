@@ -6,18 +6,17 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from fusion_diff.errors import MicrographError, ReferenceSetError
-from fusion_diff.micrograph import MAX_PIXELS, Micrograph, load_microstructure_data
+from fusion_diff.micrograph import Micrograph, load_microstructure_data
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, warn_of_unread
 from fusion_diff.printable import printable
-from fusion_diff.references.folders import image_files, is_file, is_folder, unread_files, visible_folders
+from fusion_diff.references.copies import alike
+from fusion_diff.references.folders import as_path, image_files, is_file, is_folder, unread_files, visible_folders
 from fusion_diff.references.groups import Groups, group_names
 from fusion_diff.references.marks import find_marks, fit_mark, read_mark
 from fusion_diff.references.reference import Reference, check_authentic, check_size, listing
@@ -25,6 +24,7 @@ from fusion_diff.references.tables import Row, read_table
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
 Progress = Callable[[int, int], None]
@@ -56,7 +56,7 @@ def from_folder(
     progress: Progress | None,
 ) -> list[Reference]:
     """Read a folder that holds a folder per class; see `ReferenceSet.from_folder`."""
-    root = Path(path)
+    root = as_path(path, "a folder with a folder of images per class")
     if not is_folder(root):
         kind = "is a file; read a CSV file with from_csv" if is_file(root) else "does not exist; check the path"
         raise ReferenceSetError(f"the reference folder {root} {kind}")
@@ -77,9 +77,9 @@ def from_folder(
             f"the folders:{listing(empty)}"
         )
     check_size(sum(map(len, images.values())), str(root))
-    if marks is not None and not is_folder(Path(marks)):
-        raise ReferenceSetError(f"the folder of marks {marks} does not exist: check the path")
-    mark_folder = root / "masks" if marks is None else Path(marks)
+    mark_folder = root / "masks" if marks is None else as_path(marks, "a folder of marks")
+    if marks is not None and not is_folder(mark_folder):
+        raise ReferenceSetError(f"the folder of marks {mark_folder} does not exist: check the path")
     found = find_marks(mark_folder, images) if is_folder(mark_folder) else {}
     order = sorted(images, key=lambda label: (label != authentic, label))
     files = {f"{label}/{file.name}": (label, file) for label in order for file in images[label]}
@@ -97,7 +97,7 @@ def from_csv(
     path: str | Path, authentic: str, page: int | None, max_pixels: int | None, progress: Progress | None
 ) -> list[Reference]:
     """Read the references that a CSV file lists; see `ReferenceSet.from_csv`."""
-    table = Path(path)
+    table = as_path(path, "a CSV file of references")
     rows = read_table(table, required=("file", "label"), optional=("group", "mark", "pixel_size_um"))
     check_size(len(rows), str(table))
     check_authentic(authentic, (row.cells["label"] for row in rows), str(table))
@@ -119,31 +119,42 @@ def from_csv(
 
 
 def from_micrographs(
-    micrographs: Sequence[Micrograph],
-    labels: Sequence[str],
+    micrographs: Iterable[Micrograph],
+    labels: Iterable[str],
     authentic: str,
-    groups: Sequence[str] | None,
-    marks: Sequence[Any] | None,
-    names: Sequence[str] | None,
+    groups: Iterable[str] | None,
+    marks: Iterable[Any] | None,
+    names: Iterable[str] | None,
 ) -> list[Reference]:
     """Label micrographs in memory; see `ReferenceSet.from_micrographs`."""
-    count = len(micrographs)
+    # Lists, because indices into a pandas Series are labels instead of positions, and generators have none.
+    images, classes = _listed("micrographs", micrographs), _listed("labels", labels)
+    count = len(images)
     if not count:
         raise ReferenceSetError("there are no micrographs to label: give at least one authentic micrograph")
     check_size(count, "the sequence")
-    for what, values in (("labels", labels), ("groups", groups), ("marks", marks), ("names", names)):
-        if values is not None and len(values) != count:
+    named = _default_names(images, classes) if names is None else _listed("names", names)
+    specimens = _default_groups(images, named) if groups is None else _listed("groups", groups)
+    drawn = [None] * count if marks is None else _listed("marks", marks)
+    for what, values in (("labels", classes), ("names", named), ("groups", specimens), ("marks", drawn)):
+        if len(values) != count:
             raise ReferenceSetError(f"there are {count} micrographs but {len(values)} {what}: give as many")
-    check_authentic(authentic, map(str, labels), "the sequence")
-    named = list(names) if names is not None else _default_names(micrographs, labels)
-    specimens = _default_groups(micrographs, named) if groups is None else groups
+    check_authentic(authentic, map(str, classes), "the sequence")
     references: list[Reference] = []
-    for index, (micrograph, label, name) in enumerate(zip(micrographs, labels, named, strict=True)):
-        reference = Reference(micrograph, label, specimens[index], name)
-        values = None if marks is None else marks[index]
+    for micrograph, label, group, name, values in zip(images, classes, specimens, named, drawn, strict=True):
+        reference = Reference(micrograph, label, group, name)
         mark = None if values is None else fit_mark(values, micrograph, f"the mark of {name}", name)
         references.append(_marked(reference, mark, f"the mark of {name}", authentic))
     return _without_copies(references)
+
+
+def _listed(what: str, values: Any) -> list[Any]:
+    try:
+        if not isinstance(values, str):
+            return list(values)
+    except TypeError:
+        pass
+    raise ReferenceSetError(f"{what} must have one value per micrograph, not be a {type(values).__name__}: give a list")
 
 
 def _read(
@@ -155,7 +166,7 @@ def _read(
     for done, entry in enumerate(entries, start=1):
         try:
             micrograph = load_microstructure_data(
-                entry.path, pixel_size_um=entry.pixel_size_um, page=page, max_pixels=max_pixels or MAX_PIXELS
+                entry.path, pixel_size_um=entry.pixel_size_um, page=page, max_pixels=max_pixels
             )
             reference = Reference(micrograph, entry.label, entry.group, entry.name)
             mark = None if entry.mark is None else read_mark(entry.mark, micrograph, str(entry.path))
@@ -197,40 +208,31 @@ def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, aut
 
 
 def _without_copies(references: list[Reference]) -> list[Reference]:
-    """Keep one copy of each image: the first, or the one with a mark.
+    """Keep one copy of each image of a class, at the place of the first: the first, or the one with a mark.
 
-    Copies on both sides of a split would make the error estimates too optimistic. Copies with two labels are an error.
+    Copies on both sides of a split would make the error estimates too optimistic.
     """
-    kept: list[Reference] = []
-    places: dict[str, list[int]] = {}
-    for reference in references:
-        same = places.setdefault(reference.micrograph.sha256, [])
-        twin = next((place for place in same if _same_pixels(kept[place].micrograph, reference.micrograph)), None)
-        if twin is None:
-            same.append(len(kept))
-            kept.append(reference)
-            continue
-        first = kept[twin]
-        if first.label != reference.label:
-            raise ReferenceSetError(
-                f"{first.name} ({first.label!r}) and {reference.name} ({reference.label!r}) are the same image with "
-                "different labels: keep the correct one"
-            )
-        if first.mark is None and reference.mark is not None:
-            kept[twin] = reference
-        dropped = first if kept[twin] is reference else reference
-        warn(f"{reference.name} is a copy of {first.name}; {dropped.name} is left out of the set")
-    return kept
-
-
-def _same_pixels(first: Micrograph, second: Micrograph) -> bool:
-    # Pages of one file, or one file with and without its data bar, have the same digest but are different images.
-    return np.array_equal(first.levels, second.levels)
+    kept: dict[int, Reference] = dict(enumerate(references))
+    for places in alike([reference.micrograph for reference in references]):
+        first_of: dict[str, int] = {}
+        for place in places:
+            reference = references[place]
+            first = first_of.setdefault(reference.label, place)
+            if first == place:
+                continue
+            del kept[place]
+            twin = dropped = kept[first]
+            if twin.mark is None and reference.mark is not None:
+                kept[first] = reference
+            else:
+                dropped = reference
+            warn(f"{reference.name} is a copy of {twin.name}; {dropped.name} is left out of the set")
+    return list(kept.values())
 
 
 def _default_names(micrographs: Sequence[Micrograph], labels: Sequence[str]) -> list[str]:
     names: dict[str, None] = {}
-    for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=True)):
+    for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=False)):  # lengths are checked later
         source = getattr(micrograph, "source", None)  # objects other than micrographs are refused later
         name = f"{label}/{index:04d}" if source is None else f"{label}/{source.name}"
         names[name if name not in names else f"{name}#{index}"] = None
@@ -239,11 +241,11 @@ def _default_names(micrographs: Sequence[Micrograph], labels: Sequence[str]) -> 
 
 def _default_groups(micrographs: Sequence[Micrograph], names: Sequence[str]) -> list[str]:
     """Return a separate group for each micrograph, except that all pages of a file (slices of a stack) share one."""
-    first: dict[object, str] = {}
+    first: dict[str, str] = {}
     groups = []
-    for micrograph, name in zip(micrographs, names, strict=True):
+    for micrograph, name in zip(micrographs, names, strict=False):  # lengths are checked later
         source = getattr(micrograph, "source", None)  # objects other than micrographs are refused later
-        groups.append(name if source is None else first.setdefault((source, micrograph.sha256), name))
+        groups.append(name if source is None else first.setdefault(micrograph.sha256, name))
     return groups
 
 

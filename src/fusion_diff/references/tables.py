@@ -10,7 +10,7 @@ from pathlib import Path
 
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.printable import printable
-from fusion_diff.references.folders import is_file
+from fusion_diff.references.folders import is_file, is_folder
 from fusion_diff.references.reference import did_you_mean
 
 _MAX_BYTES = 16 * 2**20
@@ -106,6 +106,8 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
 
 
 def _read_text(path: Path) -> str:
+    if is_folder(path):
+        raise ReferenceSetError(f"{path} is a folder, not a CSV file: give a file, or read the folder with from_folder")
     if not is_file(path):
         raise ReferenceSetError(f"the CSV file {path} does not exist: check the path")
     try:

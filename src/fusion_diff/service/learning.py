@@ -88,7 +88,7 @@ class Learning:
             return known
 
         def look(progress: Progress) -> Learned:
-            with self._references(collected) as references:
+            with self._references(collected, allow_conflicts=True) as references:
                 found = audit_references(self._shelf.base(), references, progress=progress)
             result = {"findings": [_plain(each) for each in found]}
             return Learned(lambda session, job_id: jobs.finish(session, job_id, result=result))
@@ -225,7 +225,7 @@ class Learning:
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
     @contextmanager
-    def _references(self, collected: tables.ReferenceSet) -> Iterator[ReferenceSet]:
+    def _references(self, collected: tables.ReferenceSet, *, allow_conflicts: bool = False) -> Iterator[ReferenceSet]:
         """Give the references as a set. Their files stay available until the end of the block."""
         with ExitStack() as files:
             micrographs, marks = [], []
@@ -245,6 +245,7 @@ class Learning:
                 groups=[image.group for image in collected.images],
                 marks=marks,
                 names=[image.name for image in collected.images],
+                allow_conflicts=allow_conflicts,
             )
 
 

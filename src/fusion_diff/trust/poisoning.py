@@ -6,7 +6,8 @@ references themselves.
 
 - label: heads that had not seen a reference's specimen contradict its label, and without it the margins of the other
   references would grow (its influence; Koh and Liang 2017 define influence on a loss).
-- duplicate: its tokens are far nearer to another reference's, or to their mirror image, than is common.
+- duplicate: it has the pixels of another reference, or its tokens are far nearer to that one's, or to their mirror
+  image, than is common.
 - foreign: as a whole it is unlike every reference of another specimen.
 - trigger: see `fusion_diff.trust.triggers`.
 """
@@ -21,6 +22,7 @@ import torch
 
 from fusion_diff.enrolment.learning import learn
 from fusion_diff.fewshot.bags import Scale, sample_tokens, top_count
+from fusion_diff.references.copies import alike
 from fusion_diff.trust.triggers import find_triggers
 
 if TYPE_CHECKING:
@@ -36,7 +38,7 @@ if TYPE_CHECKING:
     from fusion_diff.references import ReferenceSet
     from fusion_diff.trust.triggers import Trigger
 
-EDITION = 1
+EDITION = 2
 """Version of the findings. Raise it with every change here or in `fusion_diff.trust.triggers` that affects them, so
 that stored findings are recomputed."""
 ASKED = 64
@@ -106,11 +108,13 @@ def audit_enrolment(enrolment: Enrolment, micrographs: Sequence[Micrograph] | No
 
     Args:
         enrolment: the encoded references and what was learned from them.
-        micrographs: the same references as images, in the same order; if omitted, triggers are not searched for.
+        micrographs: the same references as images, in the same order; if omitted, triggers and copies by pixels are not
+            searched for.
     """
     tokens = [bag.tokens.cpu() for bag in enrolment.bags]
     distances = nearest_distances(tokens)
-    findings = _labels(enrolment, tokens) + _duplicates(enrolment, distances) + _foreign(enrolment, tokens)
+    copies = [] if micrographs is None else alike(micrographs)
+    findings = _labels(enrolment, tokens) + _duplicates(enrolment, distances, copies) + _foreign(enrolment, tokens)
     if micrographs is not None:
         for trigger in find_triggers(micrographs, enrolment.labels, enrolment.groups):
             findings += _triggers(enrolment, trigger)
@@ -224,20 +228,25 @@ def _surface(enrolment: Enrolment, index: int) -> Match | None:
     return enrolment.verifier.correspondence.match(surface, groups != groups[index])
 
 
-def _duplicates(enrolment: Enrolment, distances: NDArray[np.float32]) -> list[Finding]:
+def _duplicates(enrolment: Enrolment, distances: NDArray[np.float32], copies: list[list[int]]) -> list[Finding]:
     count = len(enrolment.labels)
-    if count < 3:
+    if count < 2:
         return []
     median = np.median(distances, axis=1)
     common = np.median(median[~np.eye(count, dtype=bool)].reshape(count, count - 1), axis=1)
     share = median / np.maximum(common, 1e-6)[:, None]
-    share = np.maximum(share, share.T)
+    share = np.maximum(share, share.T)  # of two references it is 1, unless they are copies
+    copied = np.zeros((count, count), dtype=bool)
+    for places in copies:
+        copied[np.ix_(places, places)] = True
+    share[copied] = 0
     findings = []
     for one, other in zip(*np.nonzero(np.triu(share < DUPLICATE, 1)), strict=True):
         grave = enrolment.labels[one] != enrolment.labels[other]
         apart = enrolment.groups[one] != enrolment.groups[other]
         for index, twin in ((one, other), (other, one)):
-            sentence = f"nearly the same image as {enrolment.names[twin]}"
+            same = "the same image" if copied[one, other] else "nearly the same image"
+            sentence = f"{same} as {enrolment.names[twin]}"
             if grave:
                 sentence += f", which is labelled {enrolment.labels[twin]}: one of the two labels is wrong"
             elif apart:
