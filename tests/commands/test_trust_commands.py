@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
 import pytest
 
+from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.checkpoint import verify as checked
 from fusion_diff.commands.keys import Kind
 from fusion_diff.errors import TrustError
 from fusion_diff.inspection.run import inspect_paths
@@ -63,6 +66,65 @@ def test_a_signature_elsewhere_is_named(run, batch):
     code, _, err = run("verify", batch, "--trusted-key", "K.pub")
     assert code == 1
     assert "unsigned" in err
+
+
+@pytest.mark.parametrize("option", ["--trusted-key", "--key"])
+def test_the_key_to_trust_is_named_either_way(run, batch, option, monkeypatch, darkness_model):
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: darkness_model)
+    run("keys", "new", "K")
+    run("sign", "batch", "--key", "K")
+    assert run("verify", "batch", option, "K.pub")[0] == 0
+    assert run("inspect", "batch", "--require-signed", option, "K.pub")[0] == 0
+    (batch / "bright.tif").write_bytes(b"other")
+    assert run("verify", "batch", option, "K.pub")[0] == 1
+    assert run("inspect", "batch", "--require-signed", option, "K.pub")[0] == 3
+
+
+def test_days_of_a_signature_are_told_apart_from_those_of_a_key(run):
+    for words, what in ((["sign"], "signature"), (["keys", "new"], "key"), (["keys", "rotate"], "key")):
+        assert f"Number of days that the {what} is valid" in " ".join(run(*words, "--help")[1].replace("│", "").split())
+
+
+def test_where_a_signature_elsewhere_is_looked_for_is_said(run, batch, tmp_path):
+    run("keys", "new", "K")
+    expected = (
+        f"Note: --require-signed looks for {tmp_path / 'batch.sig'}; only `verify --signature` reads it elsewhere"
+    )
+    assert expected in run("sign", "batch", "--key", "K", "--out", "s.json")[1]
+    for words in ([], ["--out", "batch.sig"]):
+        assert "Note" not in run("sign", "batch", "--key", "K", *words)[1]
+
+
+def test_a_signature_is_not_put_into_the_model_that_it_signs(run, checkpoint_folder, tmp_path):
+    shutil.copytree(checkpoint_folder, tmp_path / "model")
+    (tmp_path / "link").symlink_to(tmp_path / "model")
+    run("keys", "new", "K")
+    for out in ("model/x.sig", "link/x.sig"):
+        code, _, err = run("sign", "model", "--key", "K", "--out", out)
+        assert (code, "x.sig: the signature would lie in the folder of the model" in err) == (3, True)
+    checked(tmp_path / "model")
+    assert run("sign", "model", "--key", "K", "--out", "x.sig")[0] == 0
+
+
+def test_the_embedded_model_is_said_to_be_unsigned_and_not_to_be_signed_where_it_is(run, batch):
+    run("keys", "new", "K")
+    run("sign", "batch", "--key", "K")
+    code, _, err = run("inspect", "batch", "--require-signed", "--trusted-key", "K.pub")
+    assert code == 3
+    assert err == (
+        f"Error: {EMBEDDED}: the embedded model is unsigned; save it or a model that you enrolled, sign that folder, "
+        "and name it as the model\n"
+    )
+
+
+def test_a_name_too_long_for_a_signature_of_its_own_is_covered_by_that_of_the_folder(run, batch):
+    longest = batch / f"{'x' * 249}.tif"
+    (batch / "bright.tif").rename(longest)
+    run("keys", "new", "K")
+    run("sign", "batch", "--key", "K")
+    assert SignedFiles("K.pub").digest(longest) == load_microstructure_data(longest).sha256
+    code, _, err = run("verify", longest, "--trusted-key", "K.pub")
+    assert (code, "it is unsigned" in err) == (1, True)
 
 
 def test_keys_are_shown_rotated_and_revoked(run, batch):
@@ -186,8 +248,6 @@ def test_a_micrograph_is_read_where_it_has_the_digest_it_should(batch):
 
 
 def test_inspect_loads_only_a_signed_model(run, batch, checkpoint_folder, tmp_path):
-    import shutil
-
     shutil.copytree(checkpoint_folder, tmp_path / "model")
     run("keys", "new", "K")
     run("sign", "batch", "--key", "K")

@@ -141,7 +141,9 @@ RequireSigned = Annotated[
 ]
 TrustedKeys = Annotated[
     list[Path] | None,
-    typer.Option("--trusted-key", metavar="K.pub", help="Public key to trust, with --require-signed; repeatable."),
+    typer.Option(
+        "--trusted-key", "--key", metavar="K.pub", help="Public key to trust, with --require-signed; repeatable."
+    ),
 ]
 
 

@@ -7,8 +7,6 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.keys import Days
-
 
 def sign_command(
     path: Annotated[
@@ -18,13 +16,22 @@ def sign_command(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="File for the signature; PATH.sig if omitted.")
     ] = None,
-    days: Days = None,
+    days: Annotated[
+        int | None,
+        typer.Option(
+            "--days",
+            min=1,
+            max=36_500,
+            metavar="N",
+            help="Number of days that the signature is valid, at most as long as the key; the key's if omitted.",
+        ),
+    ] = None,
 ) -> int:
     """Sign a folder with all its files, or a single file."""
     from fusion_diff.commands.outputs import Output, expect_writable
     from fusion_diff.commands.terminal import say
     from fusion_diff.trust.keys import write_time
-    from fusion_diff.trust.provenance import sign
+    from fusion_diff.trust.provenance import sign, signature_of
 
     if out is not None:
         expect_writable(Output("--out", out))
@@ -32,4 +39,6 @@ def sign_command(
     until = "" if made.contents.expires is None else f", until {write_time(made.contents.expires)}"
     say(f"Signed: {path}, files: {len(made.contents.digests)}{until}")
     say(f"Signature: {made.signature}")
+    if out is not None and made.signature != (expected := signature_of(path)):
+        say(f"Note: --require-signed looks for {expected}; only `verify --signature` reads it elsewhere.")
     return 0

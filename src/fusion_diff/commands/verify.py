@@ -11,7 +11,7 @@ import typer
 def verify_command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The signed folder or file.")],
     trusted_key: Annotated[
-        list[Path], typer.Option("--trusted-key", metavar="K.pub", help="Public key to trust; repeatable.")
+        list[Path], typer.Option("--trusted-key", "--key", metavar="K.pub", help="Public key to trust; repeatable.")
     ],
     signature: Annotated[
         Path | None, typer.Option("--signature", metavar="FILE", help="Signature file; PATH.sig if omitted.")

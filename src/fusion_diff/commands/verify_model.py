@@ -27,6 +27,7 @@ def verify_model_command(
         list[Path] | None,
         typer.Option(
             "--trusted-key",
+            "--key",
             metavar="K.pub",
             help=(
                 "Use the golden set only if this key signed it (DIR.sig); repeatable. The signature of MODEL "

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff.checkpoint import MANIFEST
 from fusion_diff.errors import TrustError
 from fusion_diff.printable import printable
 from fusion_diff.trust.contents import ALONE, IGNORED, PREDICATE_TYPE, Contents, unsafe
@@ -67,8 +68,8 @@ def sign(
 
     Raises:
         TrustError: there is a link or special file, a name that is unsafe on some system, or no file at all. Or the
-            private key lies in the folder; the key is not valid; `out` exists and is not a signature; or there are so
-            many files that the signature would be too large.
+            private key lies in the folder; the key is not valid; `out` exists and is not a signature, or lies in the
+            checkpoint to be signed; or there are so many files that the signature would be too large.
     """
     path = absolute(path)
     key = load_private(key_file)
@@ -76,6 +77,11 @@ def sign(
     target = absolute(out) if out is not None else signature_of(path)
     if target == path or target.is_symlink() or (target.exists() and not _is_signature(target)):
         raise TrustError(f"{printable(target)}: it exists and is not a signature; choose another --out")
+    if (path / MANIFEST).is_file() and Path(os.path.realpath(target)).is_relative_to(os.path.realpath(path)):
+        raise TrustError(
+            f"{printable(target)}: the signature would lie in the folder of the model, which must stay as it was "
+            "saved; choose another --out"
+        )
     if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(path)):
         raise TrustError(
             f"{printable(key_file)}: the private key lies in the folder or file to be signed; keep it elsewhere"
@@ -128,7 +134,7 @@ def read_signature(file: Path, keys: Sequence[str | Path] | str | Path, *, now: 
         TrustError: it is missing, malformed, forged or expired, or signed with another, a revoked or an expired key.
     """
     ring = Keyring.of(keys, beside=file, now=now)
-    if not file.exists() and not file.is_symlink():
+    if not os.path.lexists(file):
         signed = file.with_name(file.name.removesuffix(SUFFIX))
         raise TrustError(
             f"{printable(signed)}: it is unsigned, as there is no {printable(file)}; sign it with "

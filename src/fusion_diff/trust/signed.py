@@ -8,10 +8,12 @@ before it decodes them.
 
 from __future__ import annotations
 
+import os
 import shutil
 import tempfile
 import weakref
 from datetime import UTC, datetime
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -39,6 +41,12 @@ def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path) -> 
         TrustError: as `verify`; or a file changed while it was copied.
     """
     folder = absolute(folder)
+    embedded = absolute(str(files("fusion_diff") / "checkpoints"))
+    if folder.parent == embedded and not os.path.lexists(signature_of(folder)):
+        raise TrustError(
+            f"{folder.name}: the embedded model is unsigned; save it or a model that you enrolled, sign that folder, "
+            "and name it as the model"
+        )
     verified = verify(folder, keys)
     private = Path(tempfile.mkdtemp(prefix="fusion-diff-"))
     try:
@@ -129,7 +137,7 @@ class SignedFiles:
         """Return the signed path, the file or the nearest folder above it, and the contents of its signature."""
         for signed in (file, *(folder for folder in file.parents if folder.name)):
             signature = signature_of(signed)
-            if signature.is_symlink() or signature.exists():
+            if os.path.lexists(signature):  # false too for a name that is too long for a file
                 return signed, self._contents(signed, signature)
         raise TrustError(
             f"{printable(file)}: it is unsigned: there is no {printable(signature_of(file))}, and no "
@@ -141,7 +149,7 @@ class SignedFiles:
         if known is None:
             try:
                 known = read_signature(signature, self._keys, now=self._now).contents
-                gone = [name for name in known.digests if not (signed / name).exists()]
+                gone = [name for name in known.digests if not os.path.exists(signed / name)]  # noqa: PTH110
                 if gone:
                     warn(
                         f"{printable(signed)}: {len(gone)} of {len(known.digests)} signed files are "
