@@ -56,6 +56,10 @@ def test_certify_refuses_what_it_cannot_do(sample: Path, tmp_path: Path, capsys:
     assert "crop it, for example to 224x224" in " ".join(capsys.readouterr().err.split())
     assert main(["certify", str(sample), "--sigma", "0"]) == 3
     assert main(["certify", str(sample), "--samples", "3"]) == 3
+    capsys.readouterr()
+    assert main(["certify", str(tmp_path / "not even looked for"), "--samples", "10"]) == 3
+    said = " ".join(capsys.readouterr().err.replace("│", " ").split())
+    assert "nothing can be certified at a confidence of 0.999; give at least 12, or lower --confidence" in said
 
 
 @pytest.mark.parametrize(

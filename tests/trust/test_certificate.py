@@ -19,9 +19,11 @@ from fusion_diff.model import DiffusionModel
 from fusion_diff.perception import perceive
 from fusion_diff.synthetic import builtin_samples
 from fusion_diff.trust.certificate import (
+    FEWEST,
     as_micrograph,
     certified_radius,
     certify,
+    fewest_samples,
     lower_bound,
     matching_timestep,
     smooth,
@@ -105,6 +107,16 @@ def test_samples_that_pick_the_side_do_not_bound_it() -> None:
 
     found = smooth(first_fifth_only, np.zeros(1, np.float32), sigma=0.1, samples=100, confidence=0.99)
     assert (found.decision, found.votes, found.asked) == ("abstain", 0, 80)
+
+
+@pytest.mark.parametrize("confidence", [0.5, 0.9, 0.97, 0.999, 0.999999])
+def test_with_the_fewest_samples_votes_of_one_mind_certify_and_with_fewer_they_do_not(confidence: float) -> None:
+    def decided(samples: int) -> str:
+        return smooth(lambda _: True, np.zeros(1), sigma=0.1, samples=samples, confidence=confidence).decision
+
+    fewest = fewest_samples(confidence)
+    assert {decided(samples) for samples in range(fewest, fewest + 30)} == {"not authentic"}
+    assert {decided(samples) for samples in range(FEWEST, fewest)} <= {"abstain"}
 
 
 @pytest.mark.parametrize("changed", [{"sigma": 0}, {"sigma": np.inf}, {"samples": 9}, {"confidence": 1.0}])

@@ -52,8 +52,13 @@ def certify_command(
     from fusion_diff.inspection.wording import number
     from fusion_diff.micrograph import MAX_PIXELS, load_microstructure_data
     from fusion_diff.printable import printable
-    from fusion_diff.trust.certificate import certify
+    from fusion_diff.trust.certificate import certify, fewest_samples
 
+    if samples < (fewest := fewest_samples(confidence)):
+        raise typer.BadParameter(
+            f"--samples is {samples}, with which nothing can be certified at a confidence of {confidence:g}; "
+            f"give at least {fewest}, or lower --confidence"
+        )
     micrograph = load_microstructure_data(
         path, pixel_size_um=pixel_size, page=page, max_pixels=max_pixels or MAX_PIXELS
     )

@@ -40,6 +40,8 @@ if TYPE_CHECKING:
 
 Side = Literal["authentic", "not authentic", "abstain"]
 
+FEWEST = 10
+"""Fewest samples that are taken. Whether so few can certify anything depends on the confidence."""
 SELECTION = 0.2
 """Share of the samples that select the side. The others bound its share, and must be independent of these."""
 TEXTURES = 8
@@ -157,9 +159,9 @@ def smooth(
     Raises:
         ValueError: an argument is out of range.
     """
-    if not 0 < sigma < np.inf or samples < 10 or not 0 < confidence < 1:
+    if not 0 < sigma < np.inf or samples < FEWEST or not 0 < confidence < 1:
         raise ValueError(
-            f"sigma must be above 0, samples at least 10 and confidence between 0 and 1, not {sigma}, "
+            f"sigma must be above 0, samples at least {FEWEST} and confidence between 0 and 1, not {sigma}, "
             f"{samples} and {confidence}"
         )
     rng = np.random.default_rng(seed)
@@ -169,13 +171,26 @@ def smooth(
         answers.append(bool(against(pixels + np.float32(sigma) * noise)))
         if progress is not None:
             progress(index + 1, samples)
-    first = round(SELECTION * samples)
+    first = _selecting(samples)
     side = 2 * sum(answers[:first]) > first
     votes = sum(answer == side for answer in answers[first:])
     bound = lower_bound(votes, samples - first, confidence)
     radius = certified_radius(bound, sigma)
     named: Side = "abstain" if radius <= 0 else "not authentic" if side else "authentic"
     return Certificate(named, max(0.0, radius), sigma, samples, votes, samples - first, bound, confidence, pixels.size)
+
+
+def fewest_samples(confidence: float) -> int:
+    """Return the fewest samples that can certify a side, if all of them fall on it; with fewer, all are in vain."""
+    samples = FEWEST
+    while lower_bound(asked := samples - _selecting(samples), asked, confidence) <= 0.5:
+        samples += 1
+    return samples
+
+
+def _selecting(samples: int) -> int:
+    """Return how many of the samples select the side."""
+    return round(SELECTION * samples)
 
 
 def lower_bound(votes: int, count: int, confidence: float) -> float:
