@@ -300,14 +300,14 @@ def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(model, tmp_
     )
     model.enroll(references)
     enrolment, before = model.enrolment, model.predict_authenticity(references[0].micrograph, shots=3)
-    few = model._by_shots.copy()
+    few = enrolment.shots(3)
     findings = audit_references(model, references)
     assert model.enrolment is enrolment
-    assert few
-    assert model._by_shots == few, "what was learned of fewer shots stays"
+    assert enrolment.shots(3) is few, "what was learned of fewer shots stays"
     assert torch.equal(model.predict_authenticity(references[0].micrograph, shots=3), before)
     kinds_of = {kind: {each.index for each in findings if each.kind == kind} for kind in ("trigger", "duplicate")}
     assert kinds_of == {"trigger": {4, 5, 6}, "duplicate": {3, 7}}
+    assert {each.strength for each in findings if each.kind == "trigger"} == {1.0}, "three just pass"
     assert all(each.figures["distance (commonly 1)"] < DUPLICATE for each in findings if each.kind == "duplicate")
     page = write_audit(findings, references, tmp_path / "report").read_text(encoding="utf-8")
     assert "A strength of 1 just passes" in page

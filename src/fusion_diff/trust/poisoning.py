@@ -23,6 +23,7 @@ import torch
 from fusion_diff.enrolment.learning import learn
 from fusion_diff.fewshot.bags import Scale, sample_tokens, top_count
 from fusion_diff.references.copies import alike
+from fusion_diff.trust.blocks import FEWEST
 from fusion_diff.trust.triggers import find_triggers
 
 if TYPE_CHECKING:
@@ -295,7 +296,7 @@ def _triggers(enrolment: Enrolment, trigger: Trigger) -> list[Finding]:
             "in no other class: a model would learn it instead of the material; crop it away, or use other images"
         )
         figures = {"references that show it": float(count)}
-        finding = _finding(enrolment, index, "trigger", count / 2, sentence, figures, box=box)
+        finding = _finding(enrolment, index, "trigger", count / FEWEST, sentence, figures, box=box)
         findings.append(finding)
     return findings
 
