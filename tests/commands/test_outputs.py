@@ -61,6 +61,22 @@ def test_an_input_is_not_overwritten_by_any_of_its_names(run, new, no_model, tmp
     assert (tmp_path / "micrograph").read_bytes() == before
 
 
+@pytest.mark.parametrize("option", OPTIONS)
+def test_a_key_is_not_overwritten(run, new, no_model, tmp_path, option):
+    assert run("keys", "new", "lab.key", "--days", "9")[0] == 0
+    before = {name: (tmp_path / name).read_bytes() for name in ("lab.key", "lab.key.pub")}
+    for name in before:
+        code, _, err = run("inspect", "new", option, name)
+        assert code == 3
+        assert f"{option} {name}: is a key or a certificate, which is not overwritten; name another file" in err
+    assert {name: (tmp_path / name).read_bytes() for name in before} == before
+
+
+def test_records_that_speak_of_keys_are_no_key(tmp_path):
+    (tmp_path / "r.jsonl").write_text('{"path": "-----BEGIN PRIVATE KEY-----"}\n')
+    check_outputs([Output("--json", tmp_path / "r.jsonl", in_place=True)], [], "model")
+
+
 def test_a_policy_is_an_input_too(run, new, no_model, tmp_path):
     (tmp_path / "policy.toml").write_text('format = "fusion-diff/policy/1"\n')
     code, _, err = run("inspect", "new", "--policy", "policy.toml", "--markdown", "policy.toml")
@@ -132,6 +148,31 @@ def test_enroll_export_and_audit_look_first_too(run, new, tmp_path):
         code, out, err = run(*words)
         assert (code, out) == (3, "")
         assert "file is not a folder; check the path" in err
+
+
+@pytest.mark.parametrize("out", ["refs", "refs/sound", ".", "refs/sound/deep", "link"])
+@pytest.mark.parametrize(
+    "words", [["enroll", "refs", "--authentic", "sound"], ["export", "no", "--references", "refs"]]
+)
+def test_a_model_is_not_saved_over_the_references(run, new, tmp_path, words, out):
+    (tmp_path / "refs").mkdir()
+    new.rename(tmp_path / "refs" / "sound")
+    (tmp_path / "link").symlink_to("refs")
+    if out == ".":
+        out = str(tmp_path)
+    code, said, err = run(*words, "--out", out)
+    assert (code, said) == (3, "")
+    assert f"--out {out}: is, contains or lies in refs, which is read; choose a folder apart from it" in err
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.tif", "b.tif", "link", "refs", "sound"]
+
+
+@pytest.mark.parametrize("words", [["enroll", "new", "--authentic", "sound", "--base"], ["export"]])
+def test_a_model_is_not_saved_into_the_folder_of_another(run, new, tmp_path, words):
+    (tmp_path / "line-7").mkdir()
+    code, said, err = run(*words, "line-7", "--out", "line-7/new")
+    assert (code, said) == (3, "")
+    assert "--out line-7/new: lies in the folder of the model" in err
+    assert list((tmp_path / "line-7").iterdir()) == []
 
 
 def test_export_takes_no_folder_that_holds_something_else(run, new):

@@ -96,6 +96,35 @@ def test_what_cannot_be_inspected_is_said_and_exits_with_3(exported_folder, samp
         assert stopped.value.code == 3
 
 
+@pytest.mark.parametrize("named", ["input", "link", "image", "model", "new in model", "key"])
+def test_records_overwrite_no_input_image_model_or_key(exported_folder, sample, tmp_path, capsys, named):
+    model = tmp_path / "model"
+    shutil.copytree(exported_folder, model)
+    shutil.copy(sample, tmp_path / "a.tif")
+    shutil.copy(sample, tmp_path / "b.tif")
+    (tmp_path / "link").symlink_to("a.tif")
+    (tmp_path / "lab.key").write_text("Expires: 2030-01-01T00:00:00Z\n-----BEGIN PRIVATE KEY-----\nsecret\n")
+    output, why = {
+        "input": (tmp_path / "a.tif", "is one of the inputs"),
+        "link": (tmp_path / "link", "is one of the inputs"),
+        "image": (tmp_path / "b.tif", "is an existing image"),
+        "model": (model / "edge.json", "lies in the folder of the model"),
+        "new in model": (model / "r.jsonl", "lies in the folder of the model"),
+        "key": (tmp_path / "lab.key", "is a key or a certificate, which is not overwritten; name another file"),
+    }[named]
+    before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
+    assert main(["inspect", str(tmp_path / "a.tif"), "--model", str(model), "--json", str(output)]) == 3
+    assert f"Error: --json {output}: {why}" in capsys.readouterr().err
+    assert {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()} == before
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    with pytest.raises(SystemExit) as stopped:
+        main(["--version"])
+    assert stopped.value.code == 0
+    assert capsys.readouterr().out == f"fusion-diff-edge {fusion_diff.__version__}\n"
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_record_that_cannot_be_written_is_told_as_the_whole_installation_tells_it(exported_folder, sample, capsys):
     assert main(["inspect", str(sample), "--model", str(exported_folder), "--json", "/proc/r.jsonl"]) == 3

@@ -44,7 +44,7 @@ def export_command(
 
     The exported model is compared with the original first, and nothing is written if they disagree.
     """
-    from fusion_diff.commands.outputs import expect_folder
+    from fusion_diff.commands.outputs import Output, expect_apart, expect_away, expect_folder
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.errors import EnrolmentError
     from fusion_diff.export.run import export_model
@@ -52,6 +52,8 @@ def export_command(
 
     if references is None and (page is not None or max_pixels is not None):
         raise typer.BadParameter("--page and --max-pixels apply to --references; give these, or leave the two out")
+    expect_away("--out", out, [references])
+    expect_apart(Output("--out", out), model)
     expect_free(out)
     expect_folder("--out", out)
     loaded = load_model(model, "cpu")

@@ -286,12 +286,13 @@ class _Outputs:
     @property
     def records(self) -> list[Output]:
         """Files of records, one line per micrograph; a single one where both options name the same file."""
-        from fusion_diff.commands.outputs import Output, same_file
+        from fusion_diff.commands.outputs import Output
+        from fusion_diff.inspection.files import place
 
         records = [] if self.json is None else [Output("--json", self.json, in_place=True)]
         if self.report is not None:
             file = self.report / "inspections.jsonl"
-            if self.json is None or not same_file(self.json, file):
+            if self.json is None or place(self.json) != place(file):
                 records.append(Output("--report", file, in_place=True))
         return records
 

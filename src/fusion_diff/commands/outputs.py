@@ -1,7 +1,4 @@
-"""Checks of output paths before the work starts, so that hours of inspection do not end at a mistyped path.
-
-Shells expand patterns, so `--json new/*.png` names a micrograph as the output. Inputs are therefore never overwritten.
-"""
+"""Checks of output paths before the work starts, so that hours of inspection do not end at a mistyped path."""
 
 from __future__ import annotations
 
@@ -50,22 +47,14 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], model: str)
     Raises:
         typer.BadParameter: an output cannot or must not be written; the message names it and the cure.
     """
-    from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
+    from fusion_diff.inspection.files import place, refusal
 
-    read = {_identity(file) for file in inputs}
+    read = {place(file) for file in inputs}
     taken: dict[object, Output] = {}
     for output in outputs:
-        file, identity = output.file, _identity(output.file)
-        if identity in read:
-            raise typer.BadParameter(
-                f"{output.name}: is one of the inputs, which are not overwritten; name another file"
-            )
-        if file.suffix.lower() in IMAGE_SUFFIXES and file.exists():
-            raise typer.BadParameter(
-                f"{output.name}: is an existing image, which is not overwritten; name another file, and "
-                f"list the images apart from {output.option}"
-            )
-        expect_apart(output, model)
+        file, identity = output.file, place(output.file)
+        if why := refusal(file, read, model):
+            raise typer.BadParameter(f"{output.name}: {why}")
         if identity in taken:
             raise typer.BadParameter(f"{output.name}: is also written by {taken[identity].name}; name another file")
         if not file.exists() or file.is_file():  # several outputs may be one terminal
@@ -83,22 +72,43 @@ def expect_apart(output: Output, model: str) -> None:
     Raises:
         typer.BadParameter: it is the model's folder or lies in it; the message names it and the cure.
     """
-    if Path(model).is_dir() and Path(os.path.realpath(output.file)).is_relative_to(os.path.realpath(model)):
-        raise typer.BadParameter(
-            f"{output.name}: lies in the folder of the model, which must stay as it was saved; choose another folder"
-        )
+    from fusion_diff.inspection.files import IN_MODEL, lies_in
+
+    if lies_in(output.file, Path(model)):
+        raise typer.BadParameter(f"{output.name}: {IN_MODEL}")
+
+
+def expect_away(option: str, folder: Path, inputs: Iterable[Path | None]) -> None:
+    """Check that a folder that is replaced as a whole neither is nor contains nor lies in any of the inputs.
+
+    Raises:
+        typer.BadParameter: it does; the message names both and the cure.
+    """
+    from fusion_diff.inspection.files import lies_in
+    from fusion_diff.printable import printable
+
+    for each in inputs:
+        if each is not None and (lies_in(each, folder) or lies_in(folder, each)):
+            raise typer.BadParameter(
+                f"{Output(option, folder).name}: is, contains or lies in {printable(each)}, which is read; choose a "
+                "folder apart from it"
+            )
 
 
 def expect_writable(output: Output) -> None:
-    """Check that a file can be written, with its folder created where it is missing.
+    """Check that a file can be written, with its folder created where it is missing, and is no image or key.
 
     Raises:
-        typer.BadParameter: it cannot; the message names it and the cure.
+        typer.BadParameter: it cannot or must not; the message names it and the cure.
     """
+    from fusion_diff.inspection.files import refusal
+
     if output.file == Path("-"):
         raise typer.BadParameter(f"{output.name}: is stdout, to which only records (--json) are written; name a file")
     if output.file.is_dir():
         raise typer.BadParameter(f"{output.name}: is a folder, but must be a file; name a file in it")
+    if why := refusal(output.file):
+        raise typer.BadParameter(f"{output.name}: {why}")
     if output.in_place and output.file.exists():
         if not os.access(output.file, os.W_OK):
             raise typer.BadParameter(f"{output.name}: is not writable; check its permissions, or name another file")
@@ -135,17 +145,3 @@ def _expect_room(name: str, path: Path) -> None:
             f"{name}: the folder {printable(above)} cannot be written to; check its permissions and the "
             "free disk space, or choose another"
         ) from error
-
-
-def same_file(one: Path, other: Path) -> bool:
-    """Return whether two paths are the same file, existing or not."""
-    return _identity(one) == _identity(other)
-
-
-def _identity(file: Path) -> object:
-    """Return a value that is equal for all paths of one file, also through links."""
-    try:
-        found = file.stat()
-    except OSError:  # it is missing, or reported later
-        return os.path.normcase(os.path.realpath(file))
-    return found.st_dev, found.st_ino

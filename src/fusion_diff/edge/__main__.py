@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff import __version__
 from fusion_diff.dependencies import WHOLE
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.inspection.run import exit_code, inspect_paths
@@ -78,6 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="fusion-diff-edge", description="Verify ceramic microstructures with an exported model.")
+    parser.add_argument("--version", action="version", version=f"fusion-diff-edge {__version__}")
     inspect = parser.add_subparsers(required=True, metavar="COMMAND").add_parser(
         "inspect",
         help="inspect micrographs (exit code: 0 all authentic, 1 some not, 2 some inconclusive, 3 failed)",
@@ -120,12 +122,15 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
     from contextlib import nullcontext
 
     from fusion_diff.edge.session import EdgeSession
+    from fusion_diff.inspection.files import place, refusal
     from fusion_diff.inspection.record import STDOUT, RecordWriter
     from fusion_diff.micrograph import discover
 
+    files, records = discover(options.paths), options.json
+    if records not in (None, STDOUT) and (why := refusal(records, {place(file) for file in files}, options.model)):
+        raise FusionDiffError(f"--json {printable(records)}: {why}")
     session = EdgeSession.load(options.model, device=options.device, threads=options.threads)
-    files = discover(options.paths)
-    with RecordWriter(options.json) if options.json else nullcontext() as writer:
+    with RecordWriter(records) if records else nullcontext() as writer:
         for outcome in inspect_paths(
             session,
             files,
@@ -140,7 +145,7 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
             if (it := outcome.inspection) is None:
                 _complain(str(outcome.error))
             else:
-                if options.json != STDOUT:
+                if records != STDOUT:
                     print(f"{printable(outcome.path)}\t{it.score:.3f}\t{it.decision}\t{printable(it.predicted_class)}")
                 if not it.in_scope:  # on stderr, because programs parse the columns of stdout
                     print(f"Warning: {printable(outcome.path)}: {paragraph(it.reasons[0])}", file=sys.stderr)
