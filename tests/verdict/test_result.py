@@ -51,6 +51,12 @@ def test_a_map_can_have_any_size_and_stays_within_its_values(height, width):
     assert EVIDENCE.values.min() - 1e-6 <= resized.min() <= resized.max() <= EVIDENCE.values.max() + 1e-6
 
 
+@pytest.mark.parametrize("size", [(0, 0), (10.5, 10), (10, -1), ("10", 10), (None, 10)])
+def test_a_size_that_no_map_can_have_is_refused(size):
+    with pytest.raises(MicrographError, match=r"cannot be resized to .*; give integers from 1"):
+        EVIDENCE.resized(*size)
+
+
 def test_a_map_in_the_size_of_the_micrograph_is_the_native_one():
     np.testing.assert_allclose(EVIDENCE.resized(HEIGHT, WIDTH), EVIDENCE.native(), atol=1e-5)
 

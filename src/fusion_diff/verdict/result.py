@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -71,7 +72,14 @@ class EvidenceMap:
         return out
 
     def resized(self, height: int, width: int) -> NDArray[np.float32]:
-        """Return the whole map bilinearly interpolated to another size: float32 (height, width)."""
+        """Return the whole map bilinearly interpolated to another size: float32 (height, width).
+
+        Raises:
+            MicrographError: a side is not an integer of at least 1.
+        """
+        for side in (height, width):
+            if not isinstance(side, Integral) or side < 1:
+                raise MicrographError(f"a map cannot be resized to {height!r} x {width!r}; give integers from 1")
         rows = (np.arange(height) + 0.5) * (self.height * self.scale / height) - 0.5
         columns = (np.arange(width) + 0.5) * (self.width * self.scale / width) - 0.5
         return interpolate(self.values, rows, columns)
