@@ -50,7 +50,7 @@ def certify_command(
     """
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.inspection.wording import number
-    from fusion_diff.micrograph import MAX_PIXELS, load_microstructure_data
+    from fusion_diff.micrograph import load_microstructure_data
     from fusion_diff.printable import printable
     from fusion_diff.trust.certificate import certify, fewest_samples
 
@@ -59,9 +59,7 @@ def certify_command(
             f"--samples is {samples}, with which nothing can be certified at a confidence of {confidence:g}; "
             f"give at least {fewest}, or lower --confidence"
         )
-    micrograph = load_microstructure_data(
-        path, pixel_size_um=pixel_size, page=page, max_pixels=max_pixels or MAX_PIXELS
-    )
+    micrograph = load_microstructure_data(path, pixel_size_um=pixel_size, page=page, max_pixels=max_pixels)
     inspector = load_model(model, device)
     with progress_bar("Scoring noisy copies") as advance:
         found = certify(inspector, micrograph, sigma, samples, confidence, seed=seed, progress=advance)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.errors import FusionDiffError, machine_fault
-from fusion_diff.micrograph.limits import MAX_PIXELS
 from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.printable import printable
 
@@ -159,7 +158,7 @@ def inspect_paths(
         try:
             sha256 = None if signed_sha256 is None else signed_sha256(path)
             micrograph = load_microstructure_data(
-                path, pixel_size_um=pixel_size_um, page=page, max_pixels=max_pixels or MAX_PIXELS, sha256=sha256
+                path, pixel_size_um=pixel_size_um, page=page, max_pixels=max_pixels, sha256=sha256
             )
             inspection = model.inspect(micrograph, alpha=alpha)
             small = thumbnail(micrograph, THUMBNAIL_SIDE) if thumbnails else None

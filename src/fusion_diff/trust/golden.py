@@ -113,7 +113,7 @@ def make_golden(
             meanwhile.
         MicrographError: an image cannot be read.
     """
-    from fusion_diff.micrograph import MAX_PIXELS, load_microstructure_data
+    from fusion_diff.micrograph import load_microstructure_data
 
     if why := in_place(folder):
         raise TrustError(f"{printable(folder)}: {why}; choose a new folder, such as {printable(folder / 'golden')}")
@@ -136,7 +136,7 @@ def make_golden(
                 name = f"{done:04d}-{name}"
             taken.add(name.casefold())
             # The original is read, so that errors name it.
-            micrograph = load_microstructure_data(path, page=page, max_pixels=max_pixels or MAX_PIXELS)
+            micrograph = load_microstructure_data(path, page=page, max_pixels=max_pixels)
             shutil.copyfile(path, draft / name)
             if digest_plain(draft / name) != micrograph.sha256:
                 raise TrustError(f"{printable(path)}: it changed while it was copied; try again once it is written")
@@ -231,14 +231,12 @@ def compare(
 def _compare(
     model: Inspector, file: Path, image: GoldenImage, golden: GoldenSet, tolerance: float, max_pixels: int | None
 ) -> Comparison:
-    from fusion_diff.micrograph import MAX_PIXELS, load_microstructure_data
+    from fusion_diff.micrograph import load_microstructure_data
 
     try:
         if digest_plain(file) != image.sha256:
             return Comparison(image, None, None, f"{image.file}: the image was altered; restore it from a copy")
-        micrograph = load_microstructure_data(
-            file, page=golden.page, max_pixels=max_pixels or MAX_PIXELS, sha256=image.sha256
-        )
+        micrograph = load_microstructure_data(file, page=golden.page, max_pixels=max_pixels, sha256=image.sha256)
         it = model.inspect(micrograph, alpha=golden.alpha)
     except (FusionDiffError, OSError, MemoryError) as error:
         return Comparison(image, None, None, f"{image.file}: missing or unreadable ({error})")
