@@ -108,10 +108,18 @@ def test_a_table_names_files_from_its_own_folder_and_addresses(folder):
     assert paths == [str(folder / "0.tif"), "/elsewhere/x.png", "memory:///bucket/y.tif", str(folder / "1.tif")]
 
 
+def test_a_list_of_references_is_a_table_too_and_path_counts_before_file(folder):
+    (folder / "list.csv").write_text("label,file\nsound,0.tif\n")
+    (folder / "both.csv").write_text("file,path\nx.tif,1.tif\n")
+    assert listed(folder / "list.csv") == [str(folder / "0.tif")]
+    assert listed(folder / "both.csv") == [str(folder / "1.tif")]
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        (b"file\na.tif\n", "exactly one column path"),
+        (b"name\na.tif\n", "exactly one column path or file"),
+        (b"file,file\na,b\n", "exactly one column path or file"),
         (b"", "exactly one column path"),
         (b"path,path\na,b\n", "exactly one column path"),
         (b"path,class\na.tif,x\nb.tif\n", "line 3: it has 1 fields under a header of 2"),

@@ -52,9 +52,9 @@ def list_source(source: str, out: Path | None = None, unread: Counter[str] | Non
     """Yield the micrographs of a source as they are found, in no particular order.
 
     Args:
-        source: a folder, searched like in `discover`; a glob pattern; a CSV file with a column `path`, whose relative
-            paths start at its folder; an image; or the address of any of these in a store that fsspec supports, such
-            as `s3://bucket/folder`.
+        source: a folder, searched like in `discover`; a glob pattern; a CSV file with a column `path` or `file`, whose
+            relative paths start at its folder; an image; or the address of any of these in a store that fsspec
+            supports, such as `s3://bucket/folder`.
         out: the output folder. Its heat maps are skipped if a local folder or pattern includes them.
         unread: counter of skipped image files of other kinds in a folder or pattern, by suffix.
 

@@ -11,12 +11,13 @@ from fusion_diff.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-COLUMN = "path"
+COLUMNS = ("path", "file")
+"""Names of the column of paths; the first that a table has counts. Lists of references name it `file`."""
 MAX_LINE_BYTES = 2**16
 
 
 def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
-    """Yield the cells of the column `path` of a CSV file in UTF-8. Empty lines are skipped.
+    """Yield the cells of the column `path`, or else `file`, of a CSV file in UTF-8. Empty lines are skipped.
 
     The separator may be a comma, semicolon or tab, as spreadsheets write them.
 
@@ -31,12 +32,14 @@ def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
     above, first = next(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), (1, ""))
     delimiter = max(",;\t", key=first.count)
     header = [cell.strip().casefold() for cell in next(csv.reader([first], delimiter=delimiter), [])]
-    if header.count(COLUMN) != 1:
+    named = next((column for column in COLUMNS if column in header), "")
+    if header.count(named) != 1:
         shown = printable(", ".join(header), 200)
         raise BatchError(
-            f"{name}: its header is {shown!r}, but must contain exactly one column {COLUMN}; add or rename it"
+            f"{name}: its header is {shown!r}, but must contain exactly one column {' or '.join(COLUMNS)}; "
+            "add or rename it"
         )
-    column = header.index(COLUMN)
+    column = header.index(named)
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     try:
         for row in reader:
