@@ -121,7 +121,7 @@ def test_where_nothing_can_be_written_is_told_before_a_micrograph_is_read(run, f
 
 def test_an_error_about_the_model_is_said_without_a_traceback(run, folder, monkeypatch):
     def refuse(name, device, trusted_keys):
-        raise CheckpointError(f"{name}: there is no such model;\ncheck the name")
+        raise CheckpointError(f"{name}: there is no such model; check the name")
 
     monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", refuse)
     code, _, err = run("inspect", folder, "--model", "nowhere[/red]")
@@ -208,3 +208,17 @@ def test_help_says_what_a_certificate_costs(run):
     out = " ".join(word for word in run("certify", "--help")[1].split() if word != "│")
     assert "as long as one `inspect --purify`" in out
     assert "fast" not in out
+
+
+def test_what_is_wrong_with_several_files_is_told_line_by_line(call_cli, save_micrograph, tmp_path):
+    (tmp_path / "refs" / "sound").mkdir(parents=True)
+    for name in ("a", "b"):
+        save_micrograph(tmp_path / "refs" / "sound" / f"{name}.tif", 0.5)
+    words = ("enroll", tmp_path / "refs", "--authentic", "sound", "--page", "7", "--out", tmp_path / "out")
+    code, _, err = call_cli(*words)
+    assert code == 3
+    told = [line.partition(": it has 1 page")[0] for line in err.splitlines() if line.startswith("Error: ")]
+    assert told == [
+        "Error: 2 of 2 references cannot be used; correct or remove them:",
+        *(f"Error: {tmp_path / 'refs' / 'sound' / name}.tif" for name in ("a", "b")),
+    ]

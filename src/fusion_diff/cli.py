@@ -119,7 +119,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from fusion_diff.commands.terminal import complain
             from fusion_diff.printable import explained
 
-            complain(explained(error))
+            for line in explained(error).split("\n"):  # one for each file that is wrong
+                complain(line)
             return FAILED
         except Exception as error:
             show = getattr(error, "show", None)  # an error of usage, whose class depends on typer's version

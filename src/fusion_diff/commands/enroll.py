@@ -18,12 +18,14 @@ from fusion_diff.commands.options import (
     load_model,
     read_references,
 )
+from fusion_diff.commands.stopping import stoppable
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.references import ReferenceSet
 
 
+@stoppable
 def enroll_command(
     references: Annotated[
         Path,

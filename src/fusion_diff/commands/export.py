@@ -10,6 +10,7 @@ import typer
 
 from fusion_diff.checkpoint import expect_free
 from fusion_diff.commands.options import MaxPixels, Page, load_model, read_references
+from fusion_diff.commands.stopping import stoppable
 
 
 class Format(StrEnum):
@@ -19,6 +20,7 @@ class Format(StrEnum):
     OPENVINO = "openvino"
 
 
+@stoppable
 def export_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An enrolled model: a name, a folder or a hub id.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write the exported model to.")],

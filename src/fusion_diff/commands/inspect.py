@@ -24,6 +24,7 @@ from fusion_diff.commands.options import (
     load_model,
     signed_files,
 )
+from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from fusion_diff.inspection.run import Inspector, Outcome
 
 
+@stoppable
 def inspect_command(
     paths: Annotated[list[str], typer.Argument(metavar="PATH", help="Image files, folders or patterns.")],
     model: Model = EMBEDDED,

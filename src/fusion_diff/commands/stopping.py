@@ -1,14 +1,17 @@
-"""Graceful stop on SIGTERM, so that finished work is kept."""
+"""Graceful stop on SIGTERM, so that finished work is kept and temporary files are removed."""
 
 from __future__ import annotations
 
 import signal
+import threading
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, ParamSpec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
+Options = ParamSpec("Options")
 TERMINATED = 143
 """Exit code after SIGTERM, as in shells."""
 
@@ -25,6 +28,10 @@ def heed_sigterm() -> Iterator[None]:
         Terminated: SIGTERM was received.
     """
 
+    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+        yield
+        return
+
     def stop(*_: object) -> None:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a second one must not interrupt the cleanup
         raise Terminated
@@ -34,3 +41,17 @@ def heed_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+
+def stoppable(command: Callable[Options, int]) -> Callable[Options, int]:
+    """Let SIGTERM end a command as Ctrl-C does, but with the exit code `TERMINATED`."""
+
+    @wraps(command)
+    def run(*args: Options.args, **kwargs: Options.kwargs) -> int:
+        try:
+            with heed_sigterm():
+                return command(*args, **kwargs)
+        except Terminated:
+            return TERMINATED
+
+    return run

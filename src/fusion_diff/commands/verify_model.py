@@ -8,9 +8,11 @@ from typing import Annotated
 import typer
 
 from fusion_diff.commands.options import AlphaOfGolden, Device, MaxPixels, PageOfGolden, load_model
+from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
 
 
+@stoppable
 def verify_model_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An enrolled model: a name, a folder or a hub id.")],
     golden: Annotated[
