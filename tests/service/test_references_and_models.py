@@ -225,13 +225,13 @@ def test_the_model_that_a_service_is_started_with_judges_unless_one_enrolled_her
     line = DiffusionModel.from_pretrained(enrolled_folder)
     line.name = "line 7"
     line.save_pretrained(tmp_path / "line-7")
-    first = shelf(enrolled_folder).judge().name
+    first = shelf(enrolled_folder).default().name
     assert first != "line 7"
-    assert shelf(tmp_path / "line-7").judge().name == "line 7"
+    assert shelf(tmp_path / "line-7").default().name == "line 7"
     again = shelf(enrolled_folder)
-    assert again.judge().name == first
+    assert again.default().name == first
     row, _ = again.save(line, "line 8")
     with database.write() as session:
         enter(session, row, None, default=True)
-    assert shelf(tmp_path / "line-7").judge().name == "line 8"
+    assert shelf(tmp_path / "line-7").default().name == "line 8"
     database.close()

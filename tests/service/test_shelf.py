@@ -92,17 +92,17 @@ def test_in_a_rolling_update_each_process_judges_with_what_it_was_started_with(s
     old = shelf()
     put("second")
     new = shelf()
-    assert (old.judge().name, new.judge().name) == ("first", "second")
+    assert (old.default().name, new.default().name) == ("first", "second")
     old.check()
     new.check()
     row, _ = new.save(new.base(), "line 8")
     with new._database.write() as session:
         enter(session, row, None, default=True)
-    assert old.judge().name == new.judge().name == "line 8"
+    assert old.default().name == new.default().name == "line 8"
     old.check()
     with old._database.write() as session:
         assert old.choose(session, old._base_id).name == "first"
-    assert (old.judge().name, new.judge().name) == ("first", "second")
+    assert (old.default().name, new.default().name) == ("first", "second")
     with new._database.write() as session, pytest.raises(ConflictError, match=r"start it with --model .*line again"):
         new.choose(session, old._base_id)
 
@@ -113,7 +113,7 @@ def test_a_default_that_an_earlier_version_left_on_a_model_it_was_started_with_i
     with old._database.write() as session:
         session.get_one(Model, 1).is_default = True
     put("second")
-    assert shelf().judge().name == "second"
+    assert shelf().default().name == "second"
 
 
 def test_processes_that_start_together_enter_their_model_once(enrolled_folder, database_url, tmp_path, at_once):
@@ -176,7 +176,7 @@ def test_models_in_memory_are_found_while_another_is_loaded(shelf, put, saved, m
     monkeypatch.setattr(DiffusionModel, "from_pretrained", slowly)
     found = []
     loading = [threading.Thread(target=lambda: found.append(running.find(row.id))) for _ in range(2)]
-    quick = threading.Thread(target=running.find, args=(running.judge().id,), daemon=True)
+    quick = threading.Thread(target=running.find, args=(running.default().id,), daemon=True)
     for thread in loading:
         thread.start()
     assert begun.wait(60)

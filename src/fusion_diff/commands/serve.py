@@ -89,9 +89,9 @@ def _opened(settings: Settings) -> Service:
         with service.database.read() as session:
             if not all_keys(session):
                 _log.warning("there is no API key yet; make one with fusion-diff service-keys new")
-    judge = service.shelf.judge()
-    if judge.sha256 != service.shelf.base_sha256:
-        told = f"the default model is {judge.name}, enrolled in the service, not {settings.model}"
+    default = service.shelf.default()
+    if default.sha256 != service.shelf.base_sha256:
+        told = f"the default model is {default.name}, enrolled in the service, not {settings.model}"
         _log.warning("%s; choose another with PUT /v1/models/ID/default or on the page of references", told)
     try:
         service.shelf.check()

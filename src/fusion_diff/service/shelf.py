@@ -168,7 +168,7 @@ class Shelf:
         row.retired = retired
         return row
 
-    def judge(self) -> Model:
+    def default(self) -> Model:
         """Return the row of the default model."""
         with self._database.read() as session:
             return self.get(session, None)
@@ -195,7 +195,7 @@ class Shelf:
         Raises:
             FusionDiffError: it cannot be loaded, or has no references.
         """
-        row = self.judge()
+        row = self.default()
         if self.find(row.id).enrolment is None:
             raise EnrolmentError(
                 f"{printable(row.name)}: the model has no references and cannot judge; enrol references here and make "

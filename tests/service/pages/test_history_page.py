@@ -21,7 +21,7 @@ from fusion_diff.service.pages import history, levels
 from fusion_diff.service.pages.charts import HEIGHT, WIDTH, Scored, drift_chart, score_chart
 from fusion_diff.service.pages.levels import Level
 from fusion_diff.service.pages.sheet import COLUMNS, harmless, lines
-from fusion_diff.service.pages.trend import FALSE_ALARMS, FEWEST, Baseline, log_odds
+from fusion_diff.service.pages.trend import FALSE_ALARMS, FEWEST, Baseline, logit
 from fusion_diff.service.records import Filter
 from fusion_diff.service.shelf import described, enter
 from fusion_diff.service.tables import now
@@ -148,7 +148,7 @@ def test_a_level_is_that_of_the_loaded_model_and_loads_none(filled, enrolled_fol
     level = levels.reference_level(service.shelf, model)
     assert list(service.shelf._held) == held
     verifier = DiffusionModel.from_pretrained(folder).enrolment.verifier
-    middle = [log_odds(probability(verifier.calibration.log_odds(fused))) for fused in verifier.inside]
+    middle = [logit(probability(verifier.calibration.log_odds(fused))) for fused in verifier.inside]
     assert (level.middle, level.count) == (pytest.approx(np.median(middle)), len(verifier.inside))
 
 
@@ -156,7 +156,7 @@ def test_a_model_in_memory_has_a_level_wherever_its_files_are(serve, enrolled_fo
     folder = shutil.copytree(enrolled_folder, tmp_path / "model")
     with serve(model=str(folder)) as client:
         shelf = client.app.state.service.shelf
-        row = shelf.judge()
+        row = shelf.default()
         levels._known.clear()
         read = levels.reference_level(SimpleNamespace(held=lambda sha256: None, place=shelf.place), row)
         shutil.rmtree(folder)
@@ -213,9 +213,9 @@ def test_charts_of_nothing_are_nothing(filled):
 
 
 @given(scores)
-def test_log_odds_are_finite_and_turn_with_the_score(score):
-    assert abs(log_odds(score)) <= math.log(999) + 1e-9
-    assert log_odds(score) == pytest.approx(-log_odds(1 - score), abs=1e-6)
+def test_logits_are_finite_and_turn_with_the_score(score):
+    assert abs(logit(score)) <= math.log(999) + 1e-9
+    assert logit(score) == pytest.approx(-logit(1 - score), abs=1e-6)
 
 
 def test_a_baseline_takes_some_scores_and_is_their_mean_and_moving_range():
@@ -265,7 +265,7 @@ def test_the_moving_average_sees_a_lasting_shift_that_single_scores_hide():
 @given(st.lists(scores, min_size=1, max_size=300), st.booleans())
 def test_charts_keep_every_mark_inside_whatever_the_scores(values, known):
     scored = [Scored(f"{place:032x}", "a.tif", now(), value, "authentic") for place, value in enumerate(values)]
-    baseline = Baseline.of([log_odds(value) for value in values[:50]])
+    baseline = Baseline.of([logit(value) for value in values[:50]])
     level = Level(0.5, 1.0, 2.0, 5) if known else None
     single, drift = score_chart(scored, baseline, level), drift_chart(scored, baseline, level)
     assert len(single.points) == min(200, len(values))

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from fusion_diff.inspection.wording import number
-from fusion_diff.service.pages.trend import FEWEST, Baseline, log_odds
+from fusion_diff.service.pages.trend import FEWEST, Baseline, logit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -103,10 +103,10 @@ class _Scale:
 
     @property
     def ticks(self) -> list[tuple[float, str]]:
-        inside = [score for score in _TICKS if self._low < log_odds(score) < self._high]
+        inside = [score for score in _TICKS if self._low < logit(score) < self._high]
         found: list[tuple[float, str]] = []
-        for score in sorted(inside, key=lambda each: abs(log_odds(each))):  # labels near 0.5 come first
-            height = self.y(log_odds(score))
+        for score in sorted(inside, key=lambda each: abs(logit(each))):  # labels near 0.5 come first
+            height = self.y(logit(score))
             if all(abs(height - other) >= 16 for other, _ in found):
                 found.append((height, f"{score:g}"))
         return found
@@ -127,7 +127,7 @@ def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Leve
         level: level of its references; None if unknown.
     """
     shown = scored[-SHOWN:]
-    values = [log_odds(each.score) for each in shown]
+    values = [logit(each.score) for each in shown]
     limits: tuple[float, ...] = () if baseline is None else baseline.limits
     scale = _Scale(len(shown), [*values, *limits, *_ends(level)])
     points = [
@@ -171,7 +171,7 @@ def drift_chart(
     """
     if baseline is None:
         return None
-    values = [log_odds(each.score) for each in scored]
+    values = [logit(each.score) for each in scored]
     averages, beyond = baseline.averages(values), baseline.beyond(values)
     first = max(0, len(scored) - SHOWN)
     shown = scored[first:]

@@ -20,7 +20,7 @@ from fusion_diff.service.pages import sheet
 from fusion_diff.service.pages.charts import HEIGHT, LEFT, RIGHT, WIDTH, Scored, drift_chart, score_chart
 from fusion_diff.service.pages.levels import reference_level
 from fusion_diff.service.pages.rendering import PageRoute, render
-from fusion_diff.service.pages.trend import BASELINE, Baseline, log_odds
+from fusion_diff.service.pages.trend import BASELINE, Baseline, logit
 from fusion_diff.service.problems import RefusedError
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.inspections import InspectionSummary
@@ -122,7 +122,7 @@ def charts(request: Request, service: ServiceDep, caller: Reader, asked: AskedDe
         picked = any((asked.decision, asked.name, asked.overruled))
         followed = _newest(session, asked.between.apply(mine)) if picked else scored
         query = mine.order_by(Inspection.number).limit(BASELINE)
-        first = [log_odds(row.score) for row in session.scalars(query.options(load_only(*_CHARTED)))]
+        first = [logit(row.score) for row in session.scalars(query.options(load_only(*_CHARTED)))]
         model = session.scalar(select(Model).where(Model.sha256 == judge).order_by(Model.number.desc()).limit(1))
     level = None if model is None else reference_level(service.shelf, model)
     baseline = Baseline.of(first)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from fusion_diff.checkpoint import EMBEDDED, MANIFEST, based_on, digest, locate, read_json
 from fusion_diff.errors import CheckpointError, FusionDiffError
-from fusion_diff.service.pages.trend import log_odds
+from fusion_diff.service.pages.trend import logit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -96,7 +96,7 @@ def _level(calibration: Calibration, inside: Sequence[float]) -> Level | None:
 
     from fusion_diff.fewshot.decision import probability
 
-    scores = [log_odds(probability(calibration.log_odds(float(fused)))) for fused in inside]
+    scores = [logit(probability(calibration.log_odds(float(fused)))) for fused in inside]
     if not scores:
         return None
     low, middle, high = np.quantile(scores, (0.1, 0.5, 0.9)).tolist()

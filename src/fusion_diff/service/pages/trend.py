@@ -32,8 +32,8 @@ _SPREAD_OF_RANGE = 1.128  # mean range of two normal values, in deviations
 _SMALLEST = 1e-3
 
 
-def log_odds(score: float) -> float:
-    """Return the log-odds of a score, clipped to those of 0.001 and 0.999."""
+def logit(score: float) -> float:
+    """Return the log-odds of being authentic, clipped to those of 0.001 and 0.999."""
     if score <= 0 or score >= 1:
         return math.copysign(_FARTHEST, score - 0.5)
     return min(_FARTHEST, max(-_FARTHEST, math.log(score / (1 - score))))
