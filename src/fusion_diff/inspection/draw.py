@@ -149,11 +149,12 @@ def data_uri(picture: Image.Image, format: str) -> str:
     return f"data:image/{format.lower()};base64,{base64.b64encode(encoded(picture, format)).decode()}"
 
 
-def encoded(picture: Image.Image, format: str) -> bytes:
-    """Return a picture as the bytes of a JPEG or PNG file."""
+def encoded(picture: Image.Image, format: str, *, fast: bool = False) -> bytes:
+    """Return a picture as the bytes of a JPEG or PNG file. A fast PNG takes half the time, and a fifth more bytes."""
     buffer = io.BytesIO()
-    options = {"quality": 82} if format == "JPEG" else {}
-    picture.save(buffer, format, optimize=True, **options)
+    # Pillow's `optimize` makes a heat map 1 % smaller, but takes nine times as long.
+    options = {"quality": 82, "optimize": True} if format == "JPEG" else {"compress_level": 1 if fast else 6}
+    picture.save(buffer, format, **options)
     return buffer.getvalue()
 
 

@@ -20,16 +20,15 @@ if TYPE_CHECKING:
 
 WINDOW_SIDE = 2048
 """Longest side of a window in native pixels."""
-_FAST = 1
 
 
 def png(pixels: NDArray[np.uint8]) -> bytes:
     """Return grey (h, w) or colour (h, w, 3) pixels as a PNG file, compressed fast."""
     from PIL import Image
 
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "PNG", compress_level=_FAST)
-    return buffer.getvalue()
+    from fusion_diff.inspection import draw
+
+    return draw.encoded(Image.fromarray(pixels), "PNG", fast=True)
 
 
 def window(micrograph: Micrograph, top: int, left: int, height: int, width: int) -> bytes:

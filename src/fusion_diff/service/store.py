@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.errors import DependencyError, ServiceError
 from fusion_diff.printable import printable
-from fusion_diff.whole import write_whole
+from fusion_diff.whole import whole_file, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -77,16 +78,8 @@ class Store:
         try:
             file.replace(place)
         except OSError:  # the store is on another disk
-            beside, name = tempfile.mkstemp(prefix=".part.", dir=Path(place).parent)
-            try:
-                with os.fdopen(beside, "wb") as copy, file.open("rb") as stream:
-                    while chunk := stream.read(2**20):
-                        copy.write(chunk)
-                    copy.flush()
-                    os.fsync(copy.fileno())
-                Path(name).replace(place)
-            finally:
-                Path(name).unlink(missing_ok=True)
+            with whole_file(Path(place)) as part:
+                shutil.copyfile(file, part)
 
     def get(self, sha256: str) -> bytes:
         """Return the bytes stored under a digest.
