@@ -38,7 +38,8 @@ def batch_command(
         typer.Argument(
             metavar="SOURCE",
             help=(
-                "Folders, patterns, image files, CSV files with a column path, or addresses such as s3://bucket/folder."
+                "Folders, patterns, image files, CSV files with a column path or file, or addresses such as "
+                "s3://bucket/folder."
             ),
         ),
     ],
