@@ -113,6 +113,12 @@ def test_shots_keep_the_first_of_each_class():
     assert fewer.seconds > 0
 
 
+def test_shots_take_the_specimens_of_a_class_in_turn():
+    enrolment = replace(enrolment_of({"sound": 6, "crack": 2}), groups=("a", "a", "a", "b", "b", "c", "d", "d"))
+    assert enrolment.shots(3).groups == ("a", "b", "c", "d", "d")
+    assert enrolment.shots(4).names == tuple(enrolment.names[index] for index in (0, 1, 3, 5, 6, 7))
+
+
 def test_shots_may_be_a_number_of_numpy_s():
     assert enrolment_of({"sound": 4, "crack": 3}).shots(np.int64(2)).counts == {"sound": 2, "crack": 2}
 
