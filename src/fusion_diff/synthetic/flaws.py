@@ -24,16 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class PaintedFlaw:
-    """The area and extent of a painted flaw.
+    """The area of a painted flaw.
 
     Attributes:
         cover: float32 (S, S) in [0, 1], covered share of each pixel.
-        extent_px: longest extent in pixels (the length of a crack, the diameter of a hole).
         solid: whether the whole covered area counts as flaw, even where its grey equals the sound grey.
     """
 
     cover: Field
-    extent_px: float
     solid: bool = False
 
 
@@ -64,7 +62,7 @@ def _crack(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedF
     target = np.minimum(canvas.grey - np.float32(0.12), np.float32(floor))
     blend(canvas, cover * np.float32(depth), target)
     canvas.streaks *= 1 - cover
-    return PaintedFlaw(cover, path.length)
+    return PaintedFlaw(cover)
 
 
 def _delamination(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
@@ -87,7 +85,7 @@ def _delamination(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> P
     canvas.grey += np.float32(rng.uniform(0.0, 0.2)) * shine * (1 - cover)
     blend(canvas, cover * np.float32(rng.uniform(0.5, 1.0)), np.minimum(canvas.grey - 0.12, np.float32(0.06)), -1.5)
     canvas.streaks *= 1 - cover
-    return PaintedFlaw(cover, length)
+    return PaintedFlaw(cover)
 
 
 def _blowhole(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
@@ -106,7 +104,7 @@ def _blowhole(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Paint
     inner = np.float32(0.06) + np.float32(0.05) * smooth_noise(rng, size, 3.0)
     blend(canvas, cover * depth, np.minimum(canvas.grey - np.float32(0.12), inner), -2.0)
     canvas.streaks *= 1 - cover
-    return PaintedFlaw(cover, float(2 * radius.max()), solid=True)
+    return PaintedFlaw(cover, solid=True)
 
 
 def _pore_cluster(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
@@ -122,7 +120,7 @@ def _pore_cluster(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> P
     cover = coverage(distance, 1.2)
     blend(canvas, cover * np.float32(rng.uniform(0.45, 0.95)), np.minimum(canvas.grey - 0.1, np.float32(0.08)), -1.5)
     canvas.streaks *= 1 - cover
-    return PaintedFlaw(cover, 4 * reach)
+    return PaintedFlaw(cover)
 
 
 def _polygon(
@@ -163,7 +161,7 @@ def _abnormal_grain(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) ->
         blend(canvas, dots, 0.12)
     edge = np.clip(np.float32(1.2) - np.abs(distance), 0, 1)
     blend(canvas, edge, canvas.grey + np.float32(recipe.boundary_contrast), -0.3)
-    return PaintedFlaw(np.maximum(cover, edge), 2 * radius * aspect**0.5, solid=True)
+    return PaintedFlaw(np.maximum(cover, edge), solid=True)
 
 
 def _inclusion(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
@@ -185,7 +183,7 @@ def _inclusion(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Pain
         blend(canvas, gap, np.minimum(canvas.grey - 0.1, np.float32(0.1)))
         cover = np.maximum(cover, gap)
     canvas.streaks *= 1 - cover
-    return PaintedFlaw(cover, 2 * radius, solid=True)
+    return PaintedFlaw(cover, solid=True)
 
 
 def _scratch(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
@@ -207,7 +205,7 @@ def _scratch(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Painte
     cover = coverage(distance)
     tone = float(rng.choice([-1.0, 1.0])) * float(rng.uniform(0.12, 0.35))
     blend(canvas, cover, canvas.grey + np.float32(tone), -0.8)
-    return PaintedFlaw(cover, max(path.length for path in lines))
+    return PaintedFlaw(cover)
 
 
 def _fray(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
@@ -226,7 +224,7 @@ def _fray(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFl
     blend(canvas, cover * np.float32(rng.uniform(0.5, 0.9)), np.float32(mean + tone) + rough)
     canvas.height *= 1 - cover * np.float32(0.8)
     canvas.streaks *= 1 - cover * np.float32(0.8)
-    return PaintedFlaw(cover, 2 * radius, solid=True)
+    return PaintedFlaw(cover, solid=True)
 
 
 def _break(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
@@ -247,7 +245,7 @@ def _break(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedF
     blend(canvas, cover, body)
     canvas.height += cover * (np.float32(1.5) * cloud_noise(rng, size, 10.0, 3) - canvas.height - 3)
     canvas.streaks *= 1 - cover
-    return PaintedFlaw(np.ascontiguousarray(cover), 2 * width, solid=True)
+    return PaintedFlaw(np.ascontiguousarray(cover), solid=True)
 
 
 def _uneven(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> PaintedFlaw:
@@ -264,7 +262,7 @@ def _uneven(canvas: Canvas, recipe: Recipe, rng: np.random.Generator) -> Painted
     tone = float(rng.choice([-1.0, 1.0])) * float(rng.uniform(0.06, 0.2))
     canvas.grey += cover * np.float32(tone)
     canvas.streaks *= 1 + cover * np.float32(rng.choice([-0.8, -0.4, 0.6]))
-    return PaintedFlaw(cover, min(width, float(size)), solid=True)
+    return PaintedFlaw(cover, solid=True)
 
 
 PAINTERS: dict[str, Callable[[Canvas, Recipe, np.random.Generator], PaintedFlaw]] = {

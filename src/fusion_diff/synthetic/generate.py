@@ -70,7 +70,6 @@ class SyntheticMicrograph:
         descriptor: float32 (D,) physical and imaging parameters in [-1, 1], named by `DESCRIPTOR_NAMES`.
         pixel_size_um: side of a pixel in micrometres.
         material: one of `MATERIALS`.
-        flaw_size_um: longest extent of the flaw in micrometres; 0 if sound.
     """
 
     pixels: NDArray[np.float32]
@@ -79,7 +78,6 @@ class SyntheticMicrograph:
     descriptor: NDArray[np.float32]
     pixel_size_um: float
     material: str
-    flaw_size_um: float = 0.0
 
 
 def generate(
@@ -136,12 +134,10 @@ def _draw(
     canvas = paint(recipe, size, base)
     surface = light(canvas, recipe, angle)
     mask = np.zeros((size, size), dtype=np.uint8)
-    extent = 0.0
     if flaw == "counterfeit":
         mask[:] = FLAWS.index(flaw) + 1
-        extent = float(size)
     elif flaw != "sound":
-        surface, marked, extent = _flawed(canvas, surface, recipe, angle, flaw, flaws)
+        surface, marked = _flawed(canvas, surface, recipe, angle, flaw, flaws)
         mask[marked] = FLAWS.index(flaw) + 1
     pixels = expose(surface, recipe, imaging, noisy=noisy)
     area = float(np.count_nonzero(mask)) / mask.size
@@ -152,17 +148,16 @@ def _draw(
         descriptor=_describe(recipe, flaw, area),
         pixel_size_um=recipe.pixel_size_um,
         material=material,
-        flaw_size_um=extent * recipe.pixel_size_um,
     )
 
 
 def _flawed(
     canvas: Canvas, sound: NDArray[np.float32], recipe: Recipe, angle: float, flaw: str, rng: np.random.Generator
-) -> tuple[NDArray[np.float32], NDArray[np.bool_], float]:
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
     """Paint the flaw. If it is invisible at its place, try other places and keep the most visible one."""
     # Faint flaws are wanted, but a flaw hidden by noise and grains would make the label wrong.
     clutter = 0.5 * recipe.noise + 0.7 * float(sound.std())
-    best: tuple[float, NDArray[np.float32], NDArray[np.bool_], float] | None = None
+    best: tuple[float, NDArray[np.float32], NDArray[np.bool_]] | None = None
     for _ in range(_TRIES):
         trial = Canvas(
             canvas.grey.copy(), canvas.height.copy(), canvas.streaks.copy(), canvas.boundary, canvas.interface
@@ -175,12 +170,12 @@ def _flawed(
         seen = marked & (change > _LEAST_VISIBLE)
         plain = float(change[seen].sum()) / pixels * min(1.0, float(np.count_nonzero(seen)) / _LEAST_PIXELS)
         if best is None or plain > best[0]:
-            best = plain, surface, marked if stroke.solid else seen, stroke.extent_px
+            best = plain, surface, marked if stroke.solid else seen
         # A large flaw is visible at lower contrast, so a solid one may differ less.
         if plain > 0.03 + (0.35 if stroke.solid else 1.0) * clutter:
             break
     assert best is not None
-    return best[1], best[2], best[3]
+    return best[1], best[2]
 
 
 def _describe(recipe: Recipe, flaw: str, area: float) -> NDArray[np.float32]:

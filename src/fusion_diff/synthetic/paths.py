@@ -22,13 +22,11 @@ class FlawPath:
         y: rows of the points, (N,).
         x: columns of the points, (N,).
         taper: relative width at each point in (0, 1], (N,).
-        length: length of the main path in pixels.
     """
 
     y: NDArray[np.float64]
     x: NDArray[np.float64]
     taper: NDArray[np.float64]
-    length: float
 
 
 def curved_path(rng: np.random.Generator, size: int, heading: float, length: float) -> FlawPath:
@@ -41,7 +39,7 @@ def curved_path(rng: np.random.Generator, size: int, heading: float, length: flo
     middle = rng.uniform(0.25 * size, 0.75 * size, 2)
     y, x = y - y.mean() + middle[0], x - x.mean() + middle[1]
     fade = np.minimum(1, 4 * (0.5 - np.abs(t / count)) + 0.1)
-    return FlawPath(y, x, fade, length)
+    return FlawPath(y, x, fade)
 
 
 def branching_path(
@@ -84,7 +82,7 @@ def branching_path(
         walks.append(walk)
         tapers.append(0.7 * _taper(len(walk), 1.0))
     points = np.asarray([point for walk in walks for point in walk])
-    return FlawPath(points[:, 0], points[:, 1], np.concatenate(tapers), float(len(trunk)))
+    return FlawPath(points[:, 0], points[:, 1], np.concatenate(tapers))
 
 
 def _taper(count: int, start: float) -> NDArray[np.float64]:
