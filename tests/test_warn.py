@@ -22,7 +22,7 @@ def where(call):
 def test_a_warning_points_at_the_caller_however_deep_it_comes_from(tmp_path):
     for label in ("sound", "crack"):
         (tmp_path / label).mkdir()
-        levels = np.random.default_rng(len(label)).integers(0, 256, (2, 40, 48), dtype=np.uint8)
+        levels = np.random.default_rng(ord(label[0])).integers(0, 256, (2, 40, 48), dtype=np.uint8)
         tifffile.imwrite(
             tmp_path / label / "1.tif", levels[0] if label == "sound" else levels, photometric="minisblack"
         )

@@ -178,7 +178,8 @@ class Micrograph:
     def display(self) -> NDArray[np.float32]:
         """Return the whole image as `plt.imshow` shows it: float32 in [0, 1], stretched by `contrast_range`."""
         low, high = self.contrast_range
-        return np.clip((self.pixels - np.float32(low)) / np.float32(high - low), 0, 1)
+        shown: NDArray[np.float32] = np.clip((self.pixels - np.float32(low)) / np.float32(high - low), 0, 1)
+        return shown
 
     @cached_property
     def contrast_range(self) -> tuple[float, float]:
