@@ -35,6 +35,18 @@ def test_every_name_it_offers_is_there(name):
     assert name in dir(fusion_diff)
 
 
+@pytest.mark.parametrize("name", ["errors", "synthetic"])
+def test_its_modules_for_users_are_there_before_anything_imports_them(name):
+    script = f"import fusion_diff; print(fusion_diff.{name}.__name__, {name!r} in dir(fusion_diff))"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [f"fusion_diff.{name}", "True"]
+
+
+def test_it_lists_nothing_that_it_only_uses():
+    listed = {name for name in dir(fusion_diff) if not name.startswith("__")}
+    assert listed == {*fusion_diff.__all__, "errors", "synthetic"}
+
+
 def test_a_name_it_does_not_offer_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'Diffusion'"):
         fusion_diff.Diffusion  # noqa: B018

@@ -10,12 +10,14 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from fusion_diff import errors as errors
+    from fusion_diff import synthetic as synthetic
     from fusion_diff.enrolment import Enrolment
-    from fusion_diff.errors import FusionDiffError
+    from fusion_diff.errors import EnrolmentError, FusionDiffError, MicrographError, ReferenceSetError
     from fusion_diff.micrograph import Micrograph, load_microstructure_data
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import Reference, ReferenceSet
-    from fusion_diff.verdict.result import Inspection
+    from fusion_diff.verdict.result import EvidenceMap, Inspection, Region
 
 __version__ = "0.1.0"
 
@@ -26,27 +28,40 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 _HOMES = {
     "DiffusionModel": "model",
     "Enrolment": "enrolment",
+    "EnrolmentError": "errors",
+    "EvidenceMap": "verdict.result",
     "FusionDiffError": "errors",
     "Inspection": "verdict.result",
     "Micrograph": "micrograph",
+    "MicrographError": "errors",
     "Reference": "references",
     "ReferenceSet": "references",
+    "ReferenceSetError": "errors",
+    "Region": "verdict.result",
     "load_microstructure_data": "micrograph",
 }
+_MODULES = ("errors", "synthetic")
 
 __all__ = [
     "DiffusionModel",
     "Enrolment",
+    "EnrolmentError",
+    "EvidenceMap",
     "FusionDiffError",
     "Inspection",
     "Micrograph",
+    "MicrographError",
     "Reference",
     "ReferenceSet",
+    "ReferenceSetError",
+    "Region",
     "load_microstructure_data",
 ]
 
 
 def __getattr__(name: str) -> object:
+    if name in _MODULES:
+        return import_module(f"{__name__}.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     try:
@@ -63,4 +78,5 @@ def __getattr__(name: str) -> object:
 
 
 def __dir__() -> list[str]:
-    return [*globals(), *__all__]
+    own = (name for name in globals() if name.startswith("__"))
+    return sorted({*own, *__all__, *_MODULES})

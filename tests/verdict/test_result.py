@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
+import re
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.verdict.result import EvidenceMap
+from fusion_diff.verdict.result import EvidenceMap, Inspection, Region
 
 HEIGHT, WIDTH = 32, 45
 EVIDENCE = EvidenceMap(np.random.default_rng(0).normal(size=(4, 6)).astype(np.float32), 1 / 8, HEIGHT, WIDTH)
@@ -59,6 +62,21 @@ def test_a_size_that_no_map_can_have_is_refused(size):
 
 def test_a_map_in_the_size_of_the_micrograph_is_the_native_one():
     np.testing.assert_allclose(EVIDENCE.resized(HEIGHT, WIDTH), EVIDENCE.native(), atol=1e-5)
+
+
+def test_a_map_is_shown_in_a_line_and_cannot_be_changed():
+    values = np.asarray([[-1.25, 0.5], [2, 3]], dtype=np.float32)
+    evidence = EvidenceMap(values, 1 / 8, 16, 15)
+    assert repr(evidence) == "EvidenceMap(2 x 2 tokens of 16 x 15 pixels, -1.25 to 3.00 log-odds)"
+    with pytest.raises(ValueError, match="read-only"):
+        evidence.values[0, 0] = 9
+    values[0, 0] = -2  # the array that was given is the caller's
+
+
+def test_every_field_of_a_verdict_is_explained_where_help_looks():
+    for kind in (Inspection, EvidenceMap, Region):
+        explained = set(re.findall(r"^        (\w+): ", kind.__doc__, flags=re.MULTILINE))
+        assert explained == {field.name for field in dataclasses.fields(kind)}
 
 
 def test_a_verdict_is_shown_in_a_line(make_inspection):

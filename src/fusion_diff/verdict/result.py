@@ -22,13 +22,13 @@ NEAREST = 3
 """Number of nearest references that a verdict names."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class EvidenceMap:
     """Map of the evidence against authenticity, one value per token.
 
     Attributes:
         values: float32 (rows, columns) log-odds of each token; positive where the micrograph looks unlike the authentic
-            references, 0 at even odds.
+            references, 0 at even odds. Read-only.
         scale: tokens per native pixel along each side (1/8 where the micrograph was read at native resolution).
         height: native height of the micrograph in pixels.
         width: native width of the micrograph in pixels.
@@ -38,6 +38,18 @@ class EvidenceMap:
     scale: float
     height: int
     width: int
+
+    def __post_init__(self) -> None:
+        """Take a read-only view of the values."""
+        values = self.values.view()
+        values.flags.writeable = False
+        object.__setattr__(self, "values", values)
+
+    def __repr__(self) -> str:
+        """Return the sizes and the range in a line."""
+        rows, columns = self.values.shape
+        span = f", {self.values.min():.2f} to {self.values.max():.2f}" if self.values.size else ""
+        return f"EvidenceMap({rows} x {columns} tokens of {self.height} x {self.width} pixels{span} log-odds)"
 
     def native(
         self, top: int = 0, left: int = 0, height: int | None = None, width: int | None = None
@@ -153,74 +165,82 @@ class RecognisedSurface:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Inspection:
-    """Verdict on one micrograph, with everything needed to explain and repeat it."""
+    """Verdict on one micrograph, with everything needed to explain and repeat it.
+
+    Attributes:
+        source: path of the micrograph's file as it was given; None for an array.
+        file_sha256: hexadecimal sha256 of the file's bytes, or of the array's.
+        model_name: name of the model.
+        model_sha256: `sha256` of the model, which identifies the exact weights.
+        references_sha256: sha256 of the enrolled references.
+        score: probability of being authentic, in [0, 1]; calibrated only where `calibrated` is True.
+        decision: decision at the error rate `alpha`; `inconclusive` where the p-values allow neither answer.
+        in_scope: False where the micrograph as a whole is unlike every reference, or its pixel size differs by more
+            than a factor of 1.5 from the range of theirs. The decision is then `inconclusive`, and the score has no
+            meaning.
+        predicted_class: most likely class, without abstention: the authentic class at a score of 0.5 or more, else the
+            nearest other class (`not …` where no other class is enrolled).
+        p_values: conformal p-values of `authentic` and `not authentic`, in (0, 1]. One key where only authentic
+            references are enrolled; empty where there are too few references to cross-fit.
+        alpha: error rate of the decision, in (0, 1). At most this share of authentic micrographs is called not
+            authentic, and at most this share of others authentic. Among decided verdicts more may be wrong.
+        evidence: map of the evidence against authenticity, in log-odds.
+        threshold: threshold of evidence, in log-odds, above which regions are listed.
+        regions: connected regions above the threshold, the strongest first.
+        nearest: most similar references, the nearest first.
+        contributions: contribution of each kind of evidence. With `offset` they sum to the log-odds of not being
+            authentic, `log(1 / score - 1)`.
+        reasons: reasons for the verdict in sentences, the most important first.
+        height: height of the micrograph in native pixels, without the data bar.
+        width: width of the micrograph in native pixels.
+        pixel_size_um: side of a native pixel in µm; None where unknown.
+        instrument: instrument named in the file; None where it names none.
+        seconds: duration of the inspection in seconds, without reading the file.
+        offset: intercept of the log-odds, the same for every micrograph; see `contributions`.
+        compared_with: summary of the references.
+        purified: whether the micrograph was purified by the diffusion prior before it was judged. The score is then
+            commonly lower than without.
+        attacked: whether purification moves the log-odds more than those of untouched micrographs; None where not
+            tested.
+        recognised: reference that shows the same surface; None where none was recognised or surfaces are not used as
+            evidence.
+        calibrated: False where the score only ranks micrographs: there are fewer than two specimens of a side, so that
+            even odds were not set by specimens that were left out. How well the two sides are told apart is another
+            question, which `figures` of `compared_with` answers.
+        notes: what was changed or unknown when the file was read, in sentences.
+        page: index of the page in the file, from 0; None where the first was read without being asked for.
+    """
 
     source: str | None
-    """Path of the micrograph's file as it was given; None for an array."""
     file_sha256: str | None
-    """Hexadecimal sha256 of the file's bytes, or of the array's."""
     model_name: str
-    """Name of the model."""
     model_sha256: str
-    """`sha256` of the model, which identifies the exact weights."""
     references_sha256: str
-    """sha256 of the enrolled references."""
     score: float
-    """Probability of being authentic, in [0, 1]; calibrated only where `calibrated` is True."""
     decision: Decision
-    """Decision at the error rate `alpha`; `inconclusive` where the p-values allow neither answer."""
     in_scope: bool
-    """False where the micrograph as a whole is unlike every reference, or its pixel size differs by more than a factor
-    of 1.5 from the range of theirs. The decision is then `inconclusive`, and the score has no meaning."""
     predicted_class: str
-    """Most likely class, without abstention: the authentic class at a score of 0.5 or more, else the nearest other
-    class (`not …` where no other class is enrolled)."""
     p_values: dict[str, float]
-    """Conformal p-values of `authentic` and `not authentic`, in (0, 1]. One key where only authentic references are
-    enrolled; empty where there are too few references to cross-fit."""
     alpha: float
-    """Error rate of the decision, in (0, 1). At most this share of authentic micrographs is called not authentic, and
-    at most this share of others authentic. Among decided verdicts more may be wrong."""
     evidence: EvidenceMap
-    """Map of the evidence against authenticity, in log-odds."""
     threshold: float
-    """Threshold of evidence, in log-odds, above which regions are listed."""
     regions: tuple[Region, ...]
-    """Connected regions above the threshold, the strongest first."""
     nearest: tuple[NearestReference, ...]
-    """Most similar references, the nearest first."""
     contributions: dict[str, float]
-    """Contribution of each kind of evidence. With `offset` they sum to the log-odds of not being authentic,
-    `log(1 / score - 1)`."""
     reasons: tuple[str, ...]
-    """Reasons for the verdict in sentences, the most important first."""
     height: int
-    """Height of the micrograph in native pixels, without the data bar."""
     width: int
-    """Width of the micrograph in native pixels."""
     pixel_size_um: float | None
-    """Side of a native pixel in µm; None where unknown."""
     instrument: str | None
-    """Instrument named in the file; None where it names none."""
     seconds: float
-    """Duration of the inspection in seconds, without reading the file."""
     offset: float
-    """Intercept of the log-odds, the same for every micrograph; see `contributions`."""
     compared_with: Compared
-    """Summary of the references."""
     purified: bool = False
-    """Whether the micrograph was purified by the diffusion prior before it was judged."""
     attacked: bool | None = None
-    """Whether purification moves the log-odds more than those of untouched micrographs; None where not tested."""
     recognised: RecognisedSurface | None = None
-    """Reference that shows the same surface; None where none was recognised or surfaces are not used as evidence."""
     calibrated: bool = True
-    """False where the score only ranks micrographs. Either there are too few references to cross-fit, and nothing is
-    decided; or only authentic ones, and even odds lie one standard deviation from them by convention."""
     notes: tuple[str, ...] = ()
-    """What was changed or unknown when the file was read, in sentences."""
     page: int | None = None
-    """Index of the page in the file, from 0; None where the first was read without being asked for."""
 
     def __repr__(self) -> str:
         """Return a one-line summary."""
