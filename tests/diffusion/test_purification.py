@@ -23,8 +23,9 @@ from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
 from fusion_diff.perception import perceive
 from fusion_diff.references import ReferenceSet
-from fusion_diff.synthetic import generate
+from fusion_diff.synthetic import builtin_samples, generate
 from fusion_diff.verdict.attacked import PURIFIED, WITHHELD, AttackTest
+from fusion_diff.verdict.judging import read, strangeness
 
 
 def surface(seed: int, *, size: int = 224) -> Micrograph:
@@ -121,6 +122,27 @@ def test_a_purified_inspection_says_so_and_differs(embedded: DiffusionModel) -> 
     assert PURIFIED in repainted.reasons
     assert PURIFIED not in plain.reasons
     assert repainted.score == inspect(embedded, micrograph, purify=True).score
+
+
+def test_purification_leaves_the_scope_as_it_is_and_says_what_its_score_is_compared_with(
+    embedded: DiffusionModel, defended: DiffusionModel
+) -> None:
+    """The limit of the scope is set on references that were not purified; repainted, all of these were beyond it."""
+    enrolment = embedded.enrolment
+    drawn, _ = builtin_samples(1)
+    for each in drawn:
+        micrograph = Micrograph.from_array(each.pixels)
+        assert strangeness(embedded, enrolment, micrograph) == read(embedded, enrolment, micrograph).strangeness
+        assert inspect(embedded, micrograph, purify=True).in_scope == inspect(embedded, micrograph).in_scope is True
+    assert read(embedded, enrolment, micrograph, purify=True).strangeness > enrolment.verifier.scope_limit
+    for options in ({"purify": True}, {"purify": True, "detect_attacks": True}):
+        assert inspect(defended, surface(71), **options).in_scope
+        assert not inspect(defended, noise(), **options).in_scope
+    assert "compared with references that were not purified" in PURIFIED
+
+
+def noise() -> Micrograph:
+    return Micrograph.from_array(np.random.default_rng(0).integers(0, 256, (224, 224), dtype=np.uint8))
 
 
 def test_records_have_the_fields_only_where_they_were_asked_for(make_inspection: Callable) -> None:

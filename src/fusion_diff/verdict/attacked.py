@@ -14,7 +14,10 @@ from fusion_diff.fewshot.decision import ROUNDING, p_value, shares_of
 FALSE_ALARMS = 0.05
 """False-alarm rate: share of untouched micrographs that may be marked as attacked."""
 WITHHELD = "Inconclusive: without this sign of an attack it would be authentic."
-PURIFIED = "The score is that of the micrograph after purification by the diffusion prior."
+PURIFIED = (
+    "The score is that of the micrograph after purification by the diffusion prior, compared with references that were "
+    "not purified: it is commonly lower than it would be otherwise, and the error rate of the decision does not hold."
+)
 
 
 @dataclass(frozen=True)

@@ -181,7 +181,7 @@ def conclude(
         instrument=micrograph.instrument,
         seconds=0.0,
         recognised=recognised,
-        calibrated=len(verifier.inside) > 0 and len(verifier.outside) > 0,
+        calibrated=min(specimens_of(verifier.inside_shares), specimens_of(verifier.outside_shares)) > 1,
         offset=verifier.calibration.intercept,
         compared_with=enrolment.compared,
         notes=_notes(micrograph, enrolment.compared),

@@ -11,7 +11,7 @@ from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.perception import Networks, perceive, surface
 from fusion_diff.verdict.attacked import PURIFIED, WITHHELD, AttackTest
 from fusion_diff.verdict.concluding import Named, conclude
-from fusion_diff.verdict.reading import Reading
+from fusion_diff.verdict.reading import Reading, mean_strangeness
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
@@ -42,6 +42,10 @@ def judge(
     started = time.perf_counter()
     test = AttackTest.of(model.name, enrolment.shifts, enrolment.groups) if detect_attacks else None
     reading = read(model, enrolment, micrograph, purify=purify)
+    other = None if test is None else read(model, enrolment, micrograph, purify=not purify)
+    if purify:  # the limit of the scope is set on references as they are, so it is asked of the micrograph as it is
+        plain = strangeness(model, enrolment, micrograph) if other is None else other.strangeness
+        reading = replace(reading, strangeness=plain)
     it = conclude(
         micrograph,
         model,
@@ -55,8 +59,7 @@ def judge(
     )
     if purify or detect_attacks:
         reasons, decision, attacked = it.reasons + ((PURIFIED,) if purify else ()), it.decision, None
-        if test is not None:
-            other = read(model, enrolment, micrograph, purify=not purify)
+        if test is not None and other is not None:
             attacked, sentence = test.judge(reading.log_odds - other.log_odds)
             reasons += (sentence,)
             if attacked and decision == "authentic":
@@ -85,3 +88,9 @@ def read(model: Networks, enrolment: Enrolment, micrograph: Micrograph, *, purif
     )
     recognises = enrolment.verifier.correspondence is not None
     return Reading.of(grid, parts, enrolment.verifier, surface(micrograph) if recognises else None)
+
+
+def strangeness(model: Networks, enrolment: Enrolment, micrograph: Micrograph) -> float:
+    """Return the strangeness of a micrograph as it is, without any other evidence."""
+    grid, parts = perceive(micrograph, model.encoder)
+    return mean_strangeness(grid, parts, enrolment.verifier)

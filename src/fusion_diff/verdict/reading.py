@@ -96,3 +96,10 @@ class Reading:
         """Return the evidence as a map over the micrograph."""
         values = self.evidence.numpy().astype(np.float32, copy=False)
         return EvidenceMap(values, self.grid.scale, micrograph.height, micrograph.width)
+
+
+@torch.inference_mode()
+def mean_strangeness(grid: Grid, parts: Iterable[Part], verifier: Verifier) -> float:
+    """Return the strangeness alone, see `Reading`."""
+    scale, scope = verifier.heads.scale, verifier.scope
+    return sum(float(scope.distances(scale(part.tokens)).sum()) for part in parts) / (grid.rows * grid.columns)
