@@ -259,8 +259,8 @@ def test_a_hub_id_out_of_reach_says_what_to_do(monkeypatch, tmp_path):
     ("name", "says"),
     [
         ("models/line7", "models/line7: the folder models does not contain line7; give a folder"),
-        ("~/line7", "~/line7: no such folder (only a shell expands ~"),
-        ("~", "~: no such folder (only a shell"),
+        ("~/line7", "~/line7: no such folder; give a folder"),
+        ("~nobody-of-this-name", "~nobody-of-this-name: no such folder; give a folder"),
     ],
 )
 def test_a_folder_that_was_mistyped_is_not_asked_of_a_hub(tmp_path, monkeypatch, name, says):

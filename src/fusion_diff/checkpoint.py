@@ -49,7 +49,12 @@ def locate(name_or_path: str | Path) -> Path:
     Raises:
         CheckpointError: there is no such checkpoint.
     """
-    path = Path(name_or_path)
+    if not isinstance(name_or_path, str | os.PathLike) or name_or_path == "":
+        raise CheckpointError(
+            f"{name_or_path!r:.80}: neither a name nor a folder; give a folder written by save_pretrained, a hub id "
+            f"such as owner/name, or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
+        )
+    path = at_home(name_or_path)
     if path.is_dir():
         return path
     name = str(name_or_path)
@@ -58,7 +63,7 @@ def locate(name_or_path: str | Path) -> Path:
         return embedded / name
     why = "no such checkpoint"
     if name.startswith("~"):
-        why = "no such folder (only a shell expands ~ to the home folder)"
+        why = "no such folder"
     elif name.count("/") == 1 and not name.startswith((".", "/")):
         if not path.parent.is_dir():
             return _fetch(name)
@@ -67,6 +72,14 @@ def locate(name_or_path: str | Path) -> Path:
         f"{name}: {why}; give a folder written by save_pretrained, a hub id such as owner/name, "
         f"or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
     )
+
+
+def at_home(path: str | os.PathLike[str]) -> Path:
+    """Return a path in which a leading `~` stands for the home folder; unchanged where there is none."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:  # the home folder is unknown
+        return Path(path)
 
 
 def _fetch(hub_id: str) -> Path:

@@ -33,6 +33,7 @@ from fusion_diff.commands.stopping import TERMINATED
 from fusion_diff.commands.verify import verify_command
 from fusion_diff.commands.verify_model import verify_model_command
 from fusion_diff.errors import FusionDiffError
+from fusion_diff.warn import EnrolmentWarning
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if hasattr(stream, "reconfigure"):  # a terminal without Unicode shows escapes instead of failing
             stream.reconfigure(errors="backslashreplace")
     with warnings.catch_warnings():
+        warnings.simplefilter("ignore", EnrolmentWarning)  # the commands that enrol print all of them, as notes
         warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"Warning: {message}", err=True)
         try:
             command = typer.main.get_command(app)

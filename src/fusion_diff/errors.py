@@ -19,6 +19,10 @@ class FusionDiffError(Exception):
     """Base of all errors raised on purpose; catch it to handle any of them."""
 
 
+class ArgumentError(FusionDiffError, ValueError):
+    """An argument of a call lies outside of what is allowed, such as an `alpha` of 2."""
+
+
 class MicrographError(FusionDiffError, ValueError):
     """A file or array cannot be used as a micrograph."""
 

@@ -2,41 +2,28 @@
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Sequence
+import os
+from collections.abc import Iterable
 from functools import cached_property
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from fusion_diff.checkpoint import (
-    EMBEDDED,
-    MANIFEST,
-    Writer,
-    based_on,
-    compact,
-    digest,
-    expand,
-    locate,
-    read_json,
-    read_tensors,
-    verify,
-    write_json,
-)
-from fusion_diff.devices import available
+from fusion_diff.checkpoint import EMBEDDED, MANIFEST, Writer, at_home, compact, digest, locate, write_json
+from fusion_diff.devices import available, own_settings
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
-from fusion_diff.encoder.flaw_detector import FlawDetector
-from fusion_diff.encoder.fusion import DualPathEncoder
-from fusion_diff.encoder.local_path import LocalPath, channels_last
+from fusion_diff.diffusion.source import PriorSource
+from fusion_diff.encoder.local_path import channels_last
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.enrolment.card import enrolled_card
-from fusion_diff.enrolment.files import load_enrolment, save_enrolment
+from fusion_diff.enrolment.files import save_enrolment
 from fusion_diff.enrolment.learning import learn
-from fusion_diff.errors import CheckpointError, EnrolmentError, TrustError
+from fusion_diff.errors import ArgumentError, CheckpointError, EnrolmentError, TrustError
 from fusion_diff.fewshot.decision import check_alpha
+from fusion_diff.loading import parts_of
 from fusion_diff.micrograph import Micrograph
-from fusion_diff.printable import paragraph
 from fusion_diff.verdict.concluding import predict
 from fusion_diff.verdict.judging import judge, read
 from fusion_diff.verdict.result import Inspection
@@ -44,8 +31,9 @@ from fusion_diff.warn import warn_of_builtin_references
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+    from fusion_diff.encoder.flaw_detector import FlawDetector
+    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.references import ReferenceSet
 
 
@@ -65,7 +53,7 @@ class DiffusionModel:
     def __init__(
         self,
         encoder: DualPathEncoder,
-        prior_source: str,
+        prior_source: str | PriorSource,
         *,
         card: dict[str, Any],
         readme: str,
@@ -79,10 +67,8 @@ class DiffusionModel:
         self.sha256 = sha256
         self.enrolment = enrolment
         self.flaw_detector = flaw_detector
-        self._prior_source = prior_source
+        self._prior_source = PriorSource(prior_source) if isinstance(prior_source, str) else prior_source
         self._device = torch.device("cpu")
-        self._by_shots: dict[str, Enrolment] = {}
-        self._name_was_set = self._enrolled_anew = False
 
     def __repr__(self) -> str:
         """Return the name, the enrolment and the device."""
@@ -91,89 +77,53 @@ class DiffusionModel:
 
     @property
     def name(self) -> str:
-        """Name of the model in verdicts and records; stored in `config.json`.
-
-        A model that has enrolled references takes the name of the folder it is saved to, unless you set another name.
-        """
+        """Name of the model in verdicts and records; stored in `config.json`. It is its base's until you set it."""
         return str(self.card["name"])
 
     @name.setter
     def name(self, name: str) -> None:
-        self.card["name"] = name
-        self._name_was_set = True
+        if not isinstance(name, str) or not name.strip():
+            raise ArgumentError(f"name: {name!r:.80} is no name; give a text that is not empty")
+        self.card = self.card | {"name": name}  # a copy of the model keeps its own
 
     @classmethod
     def from_pretrained(
-        cls, name_or_path: str | Path = EMBEDDED, *, trusted_keys: Sequence[str | Path] = ()
+        cls,
+        name_or_path: str | Path = EMBEDDED,
+        *,
+        trusted_keys: Iterable[str | Path] | str | Path | None = None,
     ) -> DiffusionModel:
         """Load a model by embedded name, folder or hub id, after checking every file against its manifest.
 
         Args:
             name_or_path: embedded name, folder or hub id.
-            trusted_keys: public keys. If any are given, one of them must have signed the folder (`<folder>.sig`), and
-                the model is loaded from a private copy of the verified bytes.
+            trusted_keys: public keys. If they are given, one of them must have signed the folder (`<folder>.sig`), and
+                the model is loaded from a private copy of the verified bytes. None, the default, asks for no signature.
 
         Raises:
             CheckpointError: there is no such checkpoint, or it is incomplete, altered or of another format.
-            TrustError: it is unsigned, or differs from what a trusted key signed; nothing of it was parsed.
+            TrustError: it is unsigned, or differs from what a trusted key signed, and nothing of it was parsed; or
+                `trusted_keys` is empty.
         """
-        folder = locate(name_or_path)
-        if trusted_keys:
-            from fusion_diff.trust.signed import load_signed
+        if trusted_keys is None:
+            with own_settings():
+                return cls(**parts_of(locate(name_or_path)))
+        from fusion_diff.trust.signed import load_signed
 
-            model = load_signed(folder, trusted_keys, cls.from_pretrained)
-            model._refuse_prior_from_elsewhere(folder)
-            return model
-        sha256 = verify(folder)
-        card = read_json(folder / "config.json")
-        try:
-            encoder = DualPathEncoder.from_config(**card["encoder"])
-            if "name" not in card:
-                raise CheckpointError(
-                    f"{folder}: its config.json has no name; add one, or download or save the model again"
-                )
-            prior = str(card["prior"])
-            source = str(folder / prior) if (folder / prior).is_dir() else prior
-            readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
-            own = expand(read_tensors(folder / "encoder.safetensors"))
-            if prior == EMBEDDED:
-                # Based on the embedded model: uses its prior, and its weights where the folder has none of its own.
-                # Saving writes a complete checkpoint.
-                base = locate(EMBEDDED)
-                sha256 = based_on(sha256, verify(base))
-                source, card["prior"] = str(base / "prior"), "prior"
-                shared, wanted = expand(read_tensors(base / "encoder.safetensors")), encoder.state_dict().keys()
-                own = {name: shared[name] for name in shared.keys() & wanted} | own
-            published = {f"local_path.{name}": value for name, value in LocalPath.from_imagenet().state_dict().items()}
-            encoder.load_state_dict(own | published)
-        except Exception as error:  # a malformed configuration can raise many types
-            if isinstance(error, CheckpointError):
-                raise
-            raise CheckpointError(
-                f"{folder}: its configuration, card and weights do not match "
-                f"({paragraph(error, 500)}); download or save it again"
-            ) from error
-        channels_last(encoder)
-        encoder.global_path.skip_idle_adapters()
-        detector = FlawDetector.load(folder, sum(encoder.paths))
-        return cls(
-            encoder,
-            source,
-            card=card,
-            readme=readme,
-            sha256=sha256,
-            enrolment=load_enrolment(folder, encoder, detector),
-            flaw_detector=detector,
-        )
-
-    def _refuse_prior_from_elsewhere(self, folder: Path) -> None:
-        from fusion_diff.trust.contents import unsafe
-
-        prior = str(self.card["prior"])
-        if unsafe(prior) or self._prior_source == prior:  # a path outside the folder, or a hub id
+        keys = [trusted_keys] if isinstance(trusted_keys, str | os.PathLike) else list(trusted_keys)
+        if not keys or not all(map(str, keys)):
             raise TrustError(
-                f"{folder}: its prior {prior!r} is outside the signed folder; copy the prior into it and sign again"
+                f"trusted_keys: {trusted_keys!r:.80} names no key; give public keys, or leave it out to load the model "
+                "whoever made it"
             )
+        folder = locate(name_or_path)
+        model = load_signed(folder, keys, cls.from_pretrained)
+        if model._prior_source.sums is None:
+            raise TrustError(
+                f"{folder}: its prior {model.card['prior']!r} is outside the signed folder; copy the prior into it and "
+                "sign again"
+            )
+        return model
 
     def to(self, device: str | torch.device) -> DiffusionModel:
         """Move the model to `cpu`, `cuda`, `npu`, `xpu` or `mps` and return it.
@@ -191,7 +141,6 @@ class DiffusionModel:
             self.reconstruction.prior.to(wanted)
         if self.enrolment is not None:
             self.enrolment = self.enrolment.to(wanted)
-        self._by_shots.clear()
         self._device = wanted
         return self
 
@@ -205,7 +154,8 @@ class DiffusionModel:
         """The diffusion path, loaded on first use."""
         from fusion_diff.diffusion.prior import DiffusionPrior
 
-        prior = DiffusionPrior.from_pretrained(self._prior_source).to(self._device)
+        self._prior_source.check()
+        prior = DiffusionPrior.from_pretrained(self._prior_source.path).to(self._device)
         channels_last(prior.vae)
         return ReconstructionPath(prior, self.encoder)
 
@@ -234,16 +184,25 @@ class DiffusionModel:
         Raises:
             EnrolmentError: the references do not allow any verdict.
             CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
+
+        Warns:
+            UserWarning: the scores are not calibrated or mean little; `warnings()` of the enrolment has more to say.
         """
-        self.enrolment = learn(
-            self, references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
-        )
-        self._by_shots.clear()
-        self._enrolled_anew = True
+        with own_settings():
+            self.enrolment = learn(
+                self, references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
+            )
+        self.enrolment.warn()
         return self.enrolment
 
     def inspect(
-        self, micrograph: Micrograph, *, alpha: float = 0.1, purify: bool = False, detect_attacks: bool = False
+        self,
+        micrograph: Micrograph,
+        *,
+        alpha: float = 0.1,
+        shots: int | None = None,
+        purify: bool = False,
+        detect_attacks: bool = False,
     ) -> Inspection:
         """Return the verdict on a micrograph: score, decision, class, evidence map, regions, nearest references.
 
@@ -251,27 +210,30 @@ class DiffusionModel:
             micrograph: any size; very large ones are read and encoded tile by tile.
             alpha: error rate of the decision, in (0, 1). At most this share of authentic micrographs is called not
                 authentic, and at most this share of the others authentic.
-            purify: judge the micrograph after purification by the diffusion prior, see `diffusion.purification`.
-                Calibration and p-values still use the references without purification.
+            shots: use at most this many of the enrolled references per class; all if omitted.
+            purify: judge the micrograph after purification by the diffusion prior, see `diffusion.purification`. It is
+                compared with references that were not purified, so that its score is commonly lower than it would be
+                otherwise, and `alpha` does not bound the errors. Whether it is in scope does not change.
             detect_attacks: judge it with and without purification, and report whether the scores differ more than
                 those of the references. If they do, the decision is `inconclusive` instead of `authentic`.
 
         Raises:
-            ValueError: `alpha` does not lie between 0 and 1.
+            ArgumentError: `alpha` does not lie between 0 and 1.
             EnrolmentError: no references are enrolled, or they were enrolled without `detect_attacks`.
+            ReferenceSetError: `shots` is no whole number of at least 1.
             MicrographError: this is not a micrograph, or its file can no longer be read.
             CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
         """
         check_alpha(alpha)
-        return judge(
-            self, self.expect_enrolled(), micrograph, alpha=alpha, purify=purify, detect_attacks=detect_attacks
-        )
+        with own_settings():
+            enrolment = self.expect_enrolled(shots)
+            return judge(self, enrolment, micrograph, alpha=alpha, purify=purify, detect_attacks=detect_attacks)
 
-    def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph], shots: int | None = None) -> Tensor:
-        """Return the probability of being authentic, calibrated if there are at least two references on each side.
+    def predict_authenticity(self, sample: Micrograph | Iterable[Micrograph], shots: int | None = None) -> Tensor:
+        """Return the probability of being authentic, calibrated if there are at least two specimens on each side.
 
         Args:
-            sample: a micrograph, or several.
+            sample: a micrograph, or any iterable of several.
             shots: use at most this many of the enrolled references per class; all if omitted.
 
         Returns:
@@ -279,29 +241,31 @@ class DiffusionModel:
 
         Raises:
             EnrolmentError: no references are enrolled, or `shots` leaves one authentic reference alone.
-            ReferenceSetError: `shots` is no whole number of at least 1, or exceeds the references of every class.
+            ReferenceSetError: `shots` is no whole number of at least 1.
             MicrographError: these are not micrographs, or a file can no longer be read.
             CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
 
         Warns:
-            UserWarning: a micrograph is out of scope, so that its score is meaningless; or only built-in references
-                are enrolled.
+            UserWarning: a micrograph is out of scope, so that its score is meaningless; only built-in references are
+                enrolled; no class has as many references as `shots`; or what is learned of `shots` means little.
         """
-        enrolment = self.expect_enrolled(shots)
-        several = isinstance(sample, Sequence)
-        micrographs = sample if isinstance(sample, Sequence) else [sample]
-        scores = [predict(each, enrolment, read(self, enrolment, each)) for each in micrographs]
-        return torch.tensor(scores if several else scores[0], dtype=torch.float32)
+        several = isinstance(sample, Iterable) and not isinstance(sample, str)
+        with own_settings():
+            enrolment = self.expect_enrolled(shots)
+            scores = [
+                predict(each, enrolment, read(self, enrolment, each)) for each in (sample if several else [sample])
+            ]
+            return torch.tensor(scores if several else scores[0], dtype=torch.float32, device="cpu")
 
     def expect_enrolled(self, shots: int | None = None) -> Enrolment:
         """Return the enrolment of all references, or one learned from at most `shots` of each class.
 
         Raises:
             EnrolmentError: no references are enrolled, or `shots` leaves one authentic reference alone.
-            ReferenceSetError: `shots` is no whole number of at least 1, or exceeds the references of every class.
+            ReferenceSetError: `shots` is no whole number of at least 1.
 
         Warns:
-            UserWarning: only built-in references are enrolled.
+            UserWarning: only built-in references are enrolled; or as `Enrolment.shots`.
         """
         if self.enrolment is None:
             raise EnrolmentError(
@@ -310,52 +274,30 @@ class DiffusionModel:
             )
         if self.enrolment.builtin:
             warn_of_builtin_references()
-        if shots is None:
-            return self.enrolment
-        key = repr(shots)  # True and 1.0 equal 1 as keys, but are not valid numbers of shots
-        if key not in self._by_shots:
-            self._by_shots[key] = self.enrolment.shots(shots)
-        return self._by_shots[key]
+        return self.enrolment if shots is None else self.enrolment.shots(shots)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model with its enrolment to a folder that `from_pretrained` reads, and update `sha256`.
 
-        After `enroll` the model takes the name of the folder, unless you set `name`. A copy keeps its name.
-
         Raises:
             CheckpointError: the folder holds something else or cannot be created; or the diffusion prior, which is
-                copied from where the model was loaded, is no longer there.
+                copied from where the model was loaded, is no longer there or no longer the same.
             OSError: there is no room on the disk.
         """
-        from pathlib import Path
-
         from safetensors.torch import save_file
 
-        name = self._name_saved_in(Path(folder))
-        own_prior = self.card["prior"] == "prior"
-        if own_prior and not Path(self._prior_source).is_dir():
-            raise CheckpointError(
-                f"{self._prior_source}: the diffusion prior to copy no longer exists; restore the folder "
-                f"that {self.name} was loaded from, then save again"
-            )
-
-        with Writer(Path(folder)) as draft:
+        if not isinstance(folder, str | os.PathLike) or not str(folder):
+            raise CheckpointError(f"{folder!r:.80}: not a folder; give the path of one to save the model in")
+        folder = at_home(folder)
+        with Writer(folder) as draft:
             save_file(compact(self.encoder.own_state()), draft / "encoder.safetensors")
-            if own_prior:  # copied as it is; a prior given by path or hub id is only referred to
-                shutil.copytree(self._prior_source, draft / "prior")
+            self._prior_source.save(draft)
             if self.flaw_detector is not None:
                 self.flaw_detector.save(draft)
-            write_json(draft / "config.json", self.card | {"name": name})
+            write_json(draft / "config.json", self.card)
             readme = self.readme
             if self.enrolment is not None:
                 save_enrolment(self.enrolment, draft)
-                readme = enrolled_card(name, self.enrolment, readme)
+                readme = enrolled_card(self.name, self.enrolment, readme)
             (draft / "README.md").write_text(readme, encoding="utf-8")
-        self.card["name"], self._enrolled_anew = name, False
-        self.sha256 = digest(Path(folder) / MANIFEST)  # a model loaded from there has the same
-
-    def _name_saved_in(self, folder: Path) -> str:
-        """Return the name that the model gets when it is saved to a folder."""
-        if self._enrolled_anew and not self._name_was_set and self.enrolment and not self.enrolment.builtin:
-            return folder.resolve().name or self.name
-        return self.name
+        self.sha256 = digest(folder / MANIFEST)  # a model loaded from there has the same

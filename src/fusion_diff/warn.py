@@ -6,12 +6,16 @@ import sys
 import warnings
 
 
-def warn(message: str) -> None:
-    """Issue a UserWarning located at the line that called the package."""
+class EnrolmentWarning(UserWarning):
+    """The references do not bear out the scores."""
+
+
+def warn(message: str, category: type[UserWarning] = UserWarning) -> None:
+    """Issue a warning located at the line that called the package."""
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
-    warnings.warn(message, stacklevel=level)
+    warnings.warn(message, category, stacklevel=level)
 
 
 def warn_of_builtin_references(*, exported: bool = False) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import numpy as np
 import pytest
 import torch
@@ -69,6 +71,54 @@ def test_one_of_each_class_scores_and_leaves_every_decision_open(model, make_ref
     assert fine.score > coarse.score
     assert fine.decision == coarse.decision == "inconclusive"
     assert any("too few references" in reason for reason in fine.reasons)
+
+
+def told(call):
+    """Return the texts of the warnings that a call gives, all of which point here."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        call()
+    assert {each.filename for each in caught} <= {__file__}
+    return [str(each.message) for each in caught]
+
+
+def test_what_makes_scores_mean_little_is_warned_of_once_when_it_is_learned(model, make_references, draw):
+    few = make_references({"fine": 1, "coarse": 1})
+    (text,) = told(lambda: model.enroll(few))
+    assert text.startswith("too few references to cross-fit")
+    images = [Micrograph.from_array(draw("fine", seed)) for seed in range(8)]
+    by_chance = ReferenceSet.from_micrographs(images, ["a", "b"] * 4, authentic="a")
+    (text,) = told(lambda: model.enroll(by_chance))
+    assert text.startswith("the model separates authentic references from the others little better than chance")
+    assert text in model.enrolment.warnings()
+    groups = ["piece", "piece", "1", "2", "3", "4"]
+    one = ReferenceSet.from_micrographs(
+        [each.micrograph for each in make_references({"fine": 2, "coarse": 4})],
+        ["fine"] * 2 + ["coarse"] * 4,
+        authentic="fine",
+        groups=groups,
+    )
+    (text,) = told(lambda: model.enroll(one))
+    assert text.startswith("the references of one side come from a single group")
+    micrograph = Micrograph.from_array(draw("fine", 99))
+    assert told(lambda: model.inspect(micrograph)) == []
+    (text,) = told(lambda: model.inspect(micrograph, shots=1))
+    assert text.startswith("too few references to cross-fit")
+    assert told(lambda: model.inspect(micrograph, shots=1)) == []
+    assert told(lambda: model.enroll(make_references({"fine": 3, "coarse": 3}))) == []
+
+
+def test_a_score_is_calibrated_by_two_specimens_of_each_side_or_more(model, make_references):
+    references = [each.micrograph for each in make_references({"fine": 2, "coarse": 2})]
+    for groups, calibrated in ((["a", "b", "c", "d"], True), (["a", "a", "c", "d"], False), (["a"] * 4, False)):
+        model.enroll(
+            ReferenceSet.from_micrographs(
+                references, ["fine", "fine", "coarse", "coarse"], authentic="fine", groups=groups
+            )
+        )
+        inspection = model.inspect(references[0])
+        assert inspection.calibrated is calibrated
+        assert set(inspection.p_values) == {"authentic", "not authentic"}
 
 
 def test_one_authentic_reference_and_nothing_else_is_refused(model, make_references):

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 import torch
 
 from fusion_diff.errors import EnrolmentError, MicrographError, ReferenceSetError
+from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.micrograph import Micrograph
 
 
@@ -79,10 +83,50 @@ def test_enrolling_anew_forgets_shots_of_the_old_references(model, make_referenc
     assert model.predict_authenticity(samples[2], shots=2) == fresh.predict_authenticity(samples[2], shots=2)
 
 
-@pytest.mark.parametrize("shots", [6, 100])
-def test_more_shots_than_were_enrolled_are_refused(enrolled, samples, shots):
-    with pytest.raises(ReferenceSetError, match=rf"shots is {shots}, but no class has that many.*\(fine 5, coarse 5\)"):
-        enrolled.predict_authenticity(samples[0], shots=shots)
+@pytest.mark.parametrize("shots", [6, np.int64(100)])
+def test_more_shots_than_were_enrolled_are_all_of_them_and_a_warning(enrolled, samples, shots):
+    with pytest.warns(UserWarning, match=f"shots is {shots}, but no class has more than 5 references") as caught:
+        score = enrolled.predict_authenticity(samples[0], shots=shots)
+    assert score == enrolled.predict_authenticity(samples[0])
+    assert [each.filename for each in caught] == [__file__]
+
+
+def test_shots_are_those_of_the_enrolment_that_the_model_has_now(model, make_references, samples):
+    first = model.enroll(make_references({"fine": 3, "coarse": 3}))
+    expected = model.predict_authenticity(samples[2], shots=2)
+    other = copy.copy(model)
+    model.enroll(make_references({"fine": 3, "bar": 3}))
+    different = model.predict_authenticity(samples[2], shots=2)
+    assert different != expected
+    model.enrolment = first
+    assert model.predict_authenticity(samples[2], shots=2) == expected
+    other.enroll(make_references({"fine": 3, "bar": 3}))
+    assert model.predict_authenticity(samples[2], shots=2) == expected
+    assert other.predict_authenticity(samples[2], shots=2) == different
+
+
+def test_shots_are_learned_once_whatever_type_and_however_many_threads_ask(model, make_references, monkeypatch):
+    enrolment = model.enroll(make_references({"fine": 3, "coarse": 3}))
+    fit, fitted = Verifier.fit, []
+    monkeypatch.setattr(Verifier, "fit", lambda *given: (fitted.append(len(given[0])), fit(*given))[1])
+    with ThreadPoolExecutor(4) as pool:
+        learned = list(pool.map(enrolment.shots, [2, np.int64(2), 2, np.uint8(2)]))
+    assert fitted == [4]
+    assert len({id(each) for each in learned}) == 1
+    assert pickle.loads(pickle.dumps(enrolment)).shots(2).names == learned[0].names
+
+
+def test_an_inspection_can_use_fewer_shots(enrolled, samples):
+    it = enrolled.inspect(samples[0], shots=2)
+    assert it.compared_with.counts == {"fine": 2, "coarse": 2}
+    assert it.score == pytest.approx(enrolled.predict_authenticity(samples[0], shots=2).item(), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "kind", [iter, lambda given: (each for each in given), lambda given: dict(enumerate(given)).values()]
+)
+def test_any_iterable_of_micrographs_is_a_batch(enrolled, samples, kind):
+    assert torch.equal(enrolled.predict_authenticity(kind(samples)), enrolled.predict_authenticity(samples))
 
 
 @pytest.mark.parametrize("shots", [0, -1, 1.5, "3", True])
@@ -97,7 +141,7 @@ def test_a_model_without_references_says_to_enrol(model, samples):
         model.predict_authenticity(samples[0])
 
 
-@pytest.mark.parametrize("wrong", ["sample.tif", None, 3, np.zeros((64, 64)), ["sample.tif"], [None]])
+@pytest.mark.parametrize("wrong", ["sample.tif", "", None, 3, np.zeros((64, 64)), ["sample.tif"], [None]])
 def test_what_is_not_a_micrograph_is_refused_with_a_hint(enrolled, wrong):
     with pytest.raises(MicrographError, match="load_microstructure_data"):
         enrolled.predict_authenticity(wrong)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import warnings
 from dataclasses import replace
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from fusion_diff.checkpoint import EMBEDDED, read_json, seal, verify, write_json
-from fusion_diff.errors import CheckpointError, DeviceError
+from fusion_diff.errors import ArgumentError, CheckpointError, DeviceError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
 
@@ -43,7 +44,7 @@ def test_a_saved_model_is_a_checkpoint_with_what_it_was_made_of(enrolled, saved,
     for part in ("unet", "vae"):
         file = f"prior/{part}/diffusion_pytorch_model.safetensors"
         assert (saved / file).read_bytes() == (checkpoint_folder / file).read_bytes()
-    assert read_json(saved / "config.json") == read_json(checkpoint_folder / "config.json") | {"name": "line-7"}
+    assert read_json(saved / "config.json") == read_json(checkpoint_folder / "config.json")
 
 
 def test_a_model_signs_its_verdicts_with_one_digest_saved_and_loaded(model, make_references, draw, tmp_path):
@@ -85,42 +86,22 @@ def test_a_model_that_is_not_enrolled_is_saved_without_an_enrolment(model, tmp_p
     assert DiffusionModel.from_pretrained(tmp_path / "bare").enrolment is None
 
 
-def test_a_model_with_references_of_its_own_takes_the_name_of_its_folder(
-    model, make_references, draw, tmp_path, monkeypatch
-):
+def test_a_name_never_changes_by_itself(model, make_references, draw, tmp_path):
     base = model.name
     model.enroll(make_references({"fine": 2, "coarse": 2}))
-    assert model.name == base
-    (tmp_path / "kiln").mkdir()
-    monkeypatch.chdir(tmp_path)
-    model.save_pretrained("kiln/../line-7/")
-    model.enroll(make_references({"fine": 3, "coarse": 2}))
-    model.save_pretrained(tmp_path / "line-8")
-    micrograph = Micrograph.from_array(draw("fine", 93))
-    assert model.inspect(micrograph).model_name == "line-8"
-    for name in ("line-7", "line-8"):
-        loaded = DiffusionModel.from_pretrained(tmp_path / name)
-        assert loaded.name == loaded.inspect(micrograph).model_name == name
-        assert loaded.readme.startswith(f"# {name}\n")
+    model.save_pretrained(tmp_path / "line-7")
+    assert DiffusionModel.from_pretrained(tmp_path / "line-7").name == model.name == base
+    model.name = "kiln 3"
+    model.save_pretrained(tmp_path / "line-7")
+    loaded = DiffusionModel.from_pretrained(tmp_path / "line-7")
+    loaded.enroll(make_references({"fine": 3, "coarse": 2}))
+    loaded.save_pretrained(tmp_path / "line-8")
+    again = DiffusionModel.from_pretrained(tmp_path / "line-8")
+    assert again.name == again.inspect(Micrograph.from_array(draw("fine", 93))).model_name == "kiln 3"
+    assert again.readme.startswith("# kiln 3\n")
 
 
-def test_a_name_that_was_set_is_kept_as_is_that_of_a_model_without_references_of_its_own(
-    model, make_references, tmp_path
-):
-    base = model.name
-    model.save_pretrained(tmp_path / "bare")
-    references = make_references({"fine": 2, "coarse": 2})
-    model.enrolment = replace(model.enroll(references), builtin=True)
-    model.save_pretrained(tmp_path / "built-in")
-    for name in ("bare", "built-in"):
-        assert DiffusionModel.from_pretrained(tmp_path / name).name == model.name == base
-    model.enroll(references)
-    for model.name in ("kiln 3", base):
-        model.save_pretrained(tmp_path / "line-7")
-        assert DiffusionModel.from_pretrained(tmp_path / "line-7").name == model.name
-
-
-def test_a_copy_keeps_its_name_and_a_model_saved_where_it_was_its_digest(model, make_references, tmp_path):
+def test_a_copy_on_disk_or_in_memory_keeps_its_name_and_its_digest(model, make_references, tmp_path):
     model.enroll(make_references({"fine": 2, "coarse": 2}))
     model.name = "kiln 3"
     model.save_pretrained(tmp_path / "first")
@@ -129,15 +110,17 @@ def test_a_copy_keeps_its_name_and_a_model_saved_where_it_was_its_digest(model, 
     loaded.save_pretrained(tmp_path / "first")
     assert {DiffusionModel.from_pretrained(tmp_path / each).name for each in ("first", "copy")} == {"kiln 3"}
     assert verify(tmp_path / "first") == verify(tmp_path / "copy") == model.sha256
+    other = copy.copy(model)
+    other.name = "kiln 4"
+    assert model.name == "kiln 3"
 
 
-def test_a_model_that_could_not_be_saved_keeps_its_name(model, make_references, tmp_path):
-    base = model.name
-    model.enroll(make_references({"fine": 2, "coarse": 2}))
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError):
-        model.save_pretrained(tmp_path)
-    assert model.name == base
+@pytest.mark.parametrize("name", ["", "  ", None, 7])
+def test_what_is_no_name_is_refused(model, name):
+    before = model.name
+    with pytest.raises(ArgumentError, match="is no name; give a text"):
+        model.name = name
+    assert model.name == before
 
 
 def test_a_model_without_a_name_is_refused(checkpoint_folder, tmp_path):
@@ -168,9 +151,73 @@ def test_a_prior_that_is_gone_is_named_and_nothing_is_left_behind(saved, tmp_pat
     folder = shutil.copytree(saved, tmp_path / "line-7")
     model = DiffusionModel.from_pretrained(folder)
     shutil.rmtree(folder)
-    with pytest.raises(CheckpointError, match=rf"{folder}/prior: the diffusion prior to copy no longer exists"):
+    with pytest.raises(CheckpointError, match=rf"{folder}/prior: the diffusion prior no longer exists"):
         model.save_pretrained(tmp_path / "copy")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("what", ["altered", "added", "removed"])
+def test_a_prior_that_changed_since_the_model_was_loaded_is_neither_used_nor_saved(saved, tmp_path, what):
+    folder = shutil.copytree(saved, tmp_path / "line-7")
+    model, file = DiffusionModel.from_pretrained(folder), folder / "prior" / "unet" / "config.json"
+    if what == "altered":
+        file.write_text(file.read_text() + " ")
+        seal(folder)
+    elif what == "added":
+        file = file.with_name("more.json")
+        file.write_text("{}")
+    else:
+        file.unlink()
+    with pytest.raises(CheckpointError, match=rf"{file}: altered, removed or added since the model was loaded"):
+        model.reconstruction  # noqa: B018
+    with pytest.raises(CheckpointError, match=rf"{file}: altered, removed or added since the model was loaded"):
+        model.save_pretrained(tmp_path / "copy")
+    assert [path.name for path in tmp_path.iterdir()] == ["line-7"]
+
+
+def test_a_prior_of_another_name_in_the_folder_is_saved_with_the_model(checkpoint_folder, tmp_path, monkeypatch):
+    folder = shutil.copytree(checkpoint_folder, tmp_path / "model")
+    (folder / "parts").mkdir()
+    (folder / "prior").rename(folder / "parts" / "diffusion")
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"prior": "parts/diffusion"})
+    seal(folder)
+    monkeypatch.chdir(tmp_path)
+    model = DiffusionModel.from_pretrained("model")
+    monkeypatch.chdir("/")
+    model.save_pretrained(tmp_path / "copy")
+    shutil.rmtree(folder)
+    assert DiffusionModel.from_pretrained(tmp_path / "copy").reconstruction.prior.stride == 4
+
+
+def test_a_prior_beside_the_folder_is_still_found_from_where_a_copy_is(checkpoint_folder, tmp_path):
+    folder = shutil.copytree(checkpoint_folder, tmp_path / "model")
+    (folder / "prior").rename(tmp_path / "shared")
+    write_json(folder / "config.json", read_json(folder / "config.json") | {"prior": "../shared"})
+    seal(folder)
+    DiffusionModel.from_pretrained(folder).save_pretrained(tmp_path / "far" / "copy")
+    assert not (tmp_path / "far" / "copy" / "prior").exists()
+    assert DiffusionModel.from_pretrained(tmp_path / "far" / "copy").reconstruction.prior.stride == 4
+
+
+def test_the_home_folder_can_be_written_as_a_tilde(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model.save_pretrained("~/line-7")
+    assert [path.name for path in tmp_path.iterdir()] == ["line-7"]
+    assert DiffusionModel.from_pretrained("~/line-7").sha256 == model.sha256
+
+
+@pytest.mark.parametrize("wrong", [None, 7, ""])
+def test_what_is_no_folder_is_refused_as_a_checkpoint_is(model, wrong):
+    with pytest.raises(CheckpointError, match=r"not a folder; give the path"):
+        model.save_pretrained(wrong)
+    with pytest.raises(CheckpointError, match=r"give a folder written by save_pretrained"):
+        DiffusionModel.from_pretrained(wrong)
+
+
+def test_an_exported_model_is_said_to_be_one(exported_folder):
+    with pytest.raises(CheckpointError, match=r"an exported model, which fusion_diff\.edge\.EdgeSession\.load loads"):
+        DiffusionModel.from_pretrained(exported_folder)
 
 
 def test_a_model_and_its_enrolment_are_shown_in_a_line(model, enrolled):

@@ -203,7 +203,7 @@ def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> Dif
     expect_whole(name)
     from fusion_diff.model import DiffusionModel
 
-    return DiffusionModel.from_pretrained(name, trusted_keys=trusted_keys).to(device)
+    return DiffusionModel.from_pretrained(name, trusted_keys=trusted_keys or None).to(device)
 
 
 def expect_whole(name: str) -> None:

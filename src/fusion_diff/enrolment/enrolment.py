@@ -7,6 +7,8 @@ import math
 import time
 from dataclasses import dataclass, replace
 from functools import cached_property
+from numbers import Integral
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,12 +26,15 @@ from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.references.set import first_of_each
 from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.result import NEAREST, NearestReference, RecognisedSurface
+from fusion_diff.warn import EnrolmentWarning, warn
 
 if TYPE_CHECKING:
     from fusion_diff.encoder.flaw_detector import FlawDetector
 
 LITTLE_SKILL = 0.65
 """Cross-fitted AUROC below which a warning is issued."""
+_LEARNING = Lock()
+"""Held while an enrolment of fewer shots is learned, so that threads that ask for the same one learn it once."""
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -130,18 +135,12 @@ class Enrolment:
             ValueError: `alpha` does not lie between 0 and 1.
         """
         check_alpha(alpha)
-        needed, lines = specimens_needed(alpha), [*self.verifier.warnings, *self.compared.warnings()]
+        needed, lines = specimens_needed(alpha), [*self._doubts(), *self.compared.warnings()]
         if self.groups == self.names and not self.builtin:
             lines.append(
                 "no groups are given, so each image counts as a specimen of its own: if several images show one "
                 "specimen, give them one group (--groups, or the column group of a CSV file), because all figures "
                 "are too optimistic otherwise"
-            )
-        if (auroc := self.compared.figures.get("auroc", 1.0)) < LITTLE_SKILL:
-            lines.append(
-                "the model separates authentic references from the others little better than chance (cross-fitted "
-                f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark flaws, or "
-                "check the labels"
             )
         for (side, count), images, name in zip(
             self.compared.specimens_by_side.items(), self.compared.sides.values(), ("authentic", "other"), strict=True
@@ -160,21 +159,64 @@ class Enrolment:
                 )
         return tuple(lines)
 
+    def _doubts(self) -> tuple[str, ...]:
+        """Return those of the warnings that say that scores are not calibrated or mean little."""
+        lines = list(self.verifier.warnings)
+        if (auroc := self.compared.figures.get("auroc", 1.0)) < LITTLE_SKILL:
+            lines.append(
+                "the model separates authentic references from the others little better than chance (cross-fitted "
+                f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark flaws, or "
+                "check the labels"
+            )
+        return tuple(lines)
+
+    def warn(self) -> None:
+        """Warn of what keeps scores from being calibrated or from meaning much; see `warnings` for all that is to say.
+
+        Warns:
+            EnrolmentWarning: there are too few references or specimens, or little skill.
+        """
+        for line in self._doubts():
+            warn(line, EnrolmentWarning)
+
     def shots(self, k: int) -> Enrolment:
         """Return an enrolment learned from `k` references of each class, or from all of a class with fewer.
 
         They are chosen as by `ReferenceSet.shots`.
 
-        Its `references_sha256` is of this one's and of the places of the references that are kept.
+        It is learned once and kept. Its `references_sha256` is of this one's and of the places of the references that
+        are kept.
 
         Raises:
-            ReferenceSetError: `k` is not a whole number of at least 1, or exceeds the count of every class.
+            ReferenceSetError: `k` is not a whole number of at least 1.
             EnrolmentError: one authentic reference alone would be left.
+
+        Warns:
+            UserWarning: no class has `k` references, so that all are used.
+            EnrolmentWarning: as `warn`, when it is learned.
         """
-        began = time.perf_counter()
-        keep = first_of_each(self.labels, self.groups, k)
+        most = max(self.counts.values())
+        if isinstance(k, Integral) and k > most:
+            warn(f"shots is {k}, but no class has more than {counted(most, 'reference')} enrolled; all are used")
+            return self
+        keep = tuple(first_of_each(self.labels, self.groups, k))
         if len(keep) == len(self.labels):
             return self
+        with _LEARNING:
+            if new := keep not in self._fewer:
+                self._fewer[keep] = self._learned_from(keep)
+            fewer = self._fewer[keep]
+        if new:
+            fewer.warn()
+        return fewer
+
+    @cached_property
+    def _fewer(self) -> dict[tuple[int, ...], Enrolment]:
+        """What was learned of fewer shots, by the places of the references that are kept."""
+        return {}
+
+    def _learned_from(self, keep: tuple[int, ...]) -> Enrolment:
+        began = time.perf_counter()
         bags = tuple(self.bags[i] for i in keep)
         labels, groups = (tuple(each[i] for i in keep) for each in (self.labels, self.groups))
         verifier = Verifier.fit(bags, labels, self.authentic, groups, self.paths, self.detector)

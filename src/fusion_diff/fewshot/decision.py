@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from fusion_diff.errors import ArgumentError
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -146,10 +148,10 @@ def check_alpha(alpha: float) -> None:
     """Check that alpha is an error rate.
 
     Raises:
-        ValueError: it is not a number between 0 and 1.
+        ArgumentError: it is not a number between 0 and 1.
     """
     if not isinstance(alpha, Real) or not 0 < alpha < 1:
-        raise ValueError(f"alpha must lie between 0 and 1, not {alpha!r}")
+        raise ArgumentError(f"alpha must lie between 0 and 1, not {alpha!r}")
 
 
 def specimens_needed(alpha: float) -> int:

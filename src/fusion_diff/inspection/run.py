@@ -110,7 +110,7 @@ def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathL
     if not is_exported(name):
         from fusion_diff.model import DiffusionModel
 
-        return DiffusionModel.from_pretrained(name, trusted_keys=keys).to(device)
+        return DiffusionModel.from_pretrained(name, trusted_keys=keys or None).to(device)
     load = partial(EdgeSession.load, device=_EDGE_DEVICES.get(device.lower(), device))
     if not keys:
         return load(name)

@@ -1,0 +1,92 @@
+"""What the caller has set for torch does not reach into the model, and is as it was afterwards."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+import torch
+
+from fusion_diff.devices import own_settings
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.model import DiffusionModel
+
+
+@contextmanager
+def double():
+    torch.set_default_dtype(torch.float64)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+SETTINGS = {
+    "double": double,
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "device": lambda: torch.device("meta"),
+}
+
+
+@pytest.mark.parametrize("kind", SETTINGS)
+def test_a_model_is_loaded_enrolled_and_asked_as_without_settings(checkpoint_folder, make_references, draw, kind):
+    references, micrograph = make_references({"fine": 2, "coarse": 2}), Micrograph.from_array(draw("fine", 7))
+
+    def scores() -> tuple[float, ...]:
+        model = DiffusionModel.from_pretrained(checkpoint_folder)
+        model.enroll(references, reconstruction=True)
+        it = model.inspect(micrograph, purify=True)
+        return float(model.predict_authenticity(micrograph)), it.score
+
+    expected = scores()
+    with SETTINGS[kind]():
+        assert scores() == expected
+        found = torch.get_default_dtype(), torch.is_autocast_enabled("cpu"), torch.get_default_device().type
+    assert found == (
+        torch.float64 if kind == "double" else torch.float32,
+        kind == "autocast",
+        "meta" if kind == "device" else "cpu",
+    )
+
+
+def test_the_default_type_comes_back_when_the_last_of_several_threads_is_done():
+    def work(number: int) -> torch.dtype:
+        with own_settings():
+            return torch.zeros(1).dtype
+
+    with double(), ThreadPoolExecutor(4) as pool:
+        assert set(pool.map(work, range(200))) == {torch.float32}
+        assert torch.get_default_dtype() == torch.float64
+    with double(), pytest.raises(RuntimeError), own_settings():
+        raise RuntimeError
+    assert torch.get_default_dtype() == torch.float32
+
+
+@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
+def test_a_forked_child_predicts_after_its_parent_has():
+    """With threads of its own it would wait for its parent's for ever."""
+    script = """
+import multiprocessing, warnings
+import numpy as np, torch
+from fusion_diff import DiffusionModel, Micrograph
+warnings.simplefilter("ignore")
+torch.set_num_threads(2)
+model = DiffusionModel.from_pretrained()
+micrograph = Micrograph.from_array(np.random.default_rng(0).integers(0, 256, (224, 224), dtype=np.uint8))
+
+def score(_):
+    return float(model.predict_authenticity(micrograph)), torch.get_num_threads()
+
+here = score(0)[0]
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    ((there, threads),) = pool.map_async(score, [0]).get(60)
+    assert threads == 1 and abs(there - here) < 1e-4, (here, there, threads)
+"""
+    environment = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr
