@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff import __version__
-from fusion_diff.inspection import draw
+from fusion_diff.inspection import draw, shown
 from fusion_diff.inspection.pages import template
-from fusion_diff.inspection.wording import OFFSET, SYMBOLS, number, p_value_sentences
+from fusion_diff.inspection.wording import SYMBOLS, p_value_sentences
 from fusion_diff.printable import paragraph
 from fusion_diff.whole import whole_file
 
@@ -35,7 +35,6 @@ _SCRIPT = (
     'e.target.closest("figure").style.setProperty("--heat",e.target.value/100)})'
 )
 _GRAVEST_FIRST = ("not authentic", "inconclusive", "authentic")
-_TIMES = "\N{MULTIPLICATION SIGN}"
 
 
 def write_report(
@@ -64,7 +63,7 @@ def write_report(
     inspected.sort(key=lambda pair: (_GRAVEST_FIRST.index(_decision(*pair)), pair[1].score))
     inspections = [inspection for _, inspection in inspected]
     limit = draw.heat_limit([i.evidence for i in inspections], [i.threshold for i in inspections])
-    longest = max((abs(value) for i in inspections for value in _parts(i).values()), default=0.0) or 1.0
+    longest = max((abs(value) for i in inspections for value in shown.summands(i).values()), default=0.0)
 
     counts = Counter[str](_decision(*pair) for pair in inspected)
     stream = template(Path(__file__).with_name("report.html.j2")).stream(
@@ -85,7 +84,7 @@ def write_report(
         failures=[outcome for outcome in outcomes if outcome.inspection is None],
         judges=list({(i.model_sha256, i.references_sha256, i.alpha): i for i in inspections}.values()),
         limit=limit,
-        gradient=_gradient(),
+        gradient=", ".join(f"rgb({r} {g} {b} / {a:.2f})" for r, g, b, a in shown.heat_stops()),
         cards=(_card(outcome, inspection, limit, longest) for outcome, inspection in inspected),
     )
     folder = Path(folder)
@@ -115,9 +114,6 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
 
     evidence, size, compared = inspection.evidence, inspection.pixel_size_um, inspection.compared_with
     notes = draw.outlines(evidence, inspection.threshold, inspection.regions, size)
-    field = f"{inspection.width} {_TIMES} {inspection.height} px"
-    if size is not None:
-        field += f", {number(inspection.width * size)} {_TIMES} {number(inspection.height * size)} µm"
     return {
         "path": outcome.path,
         "it": inspection,
@@ -128,40 +124,16 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
         "notes": draw.data_uri(notes, "PNG"),
         "scale_bar": draw.scale_bar(inspection.width, size).label,
         "peak": float(evidence.values.max()),
-        "threshold_at": min(100.0, max(0.0, 100 * inspection.threshold / limit)),
-        "field": field,
-        "regions": [_region_row(region) for region in inspection.regions],
+        "threshold_at": shown.threshold_at(inspection, limit),
+        "field": shown.field_of_view(inspection),
+        "regions": [shown.measures(region) for region in inspection.regions],
         "p_values": p_value_sentences(inspection.p_values, compared),
-        "contributions": [
-            {"name": name, "value": value, "share": 50 * min(1.0, abs(value) / longest)}
-            for name, value in _parts(inspection).items()
-        ],
-        "log_odds": sum(_parts(inspection).values()),
+        "contributions": shown.bars(inspection, longest),
+        "log_odds": sum(shown.summands(inspection).values()),
         "nearest": [(each.name, each.label, _similarity(each.similarity)) for each in inspection.nearest],
     }
-
-
-def _parts(inspection: Inspection) -> dict[str, float]:
-    """Return the summands of the log-odds: each contribution, the largest first, and the offset."""
-    parts = dict(sorted(inspection.contributions.items(), key=lambda pair: -abs(pair[1])))
-    return parts | {OFFSET: inspection.offset}
 
 
 def _similarity(value: float) -> str:
     """Return a cosine with three decimals; zero has no sign."""
     return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}")
-
-
-def _region_row(region: Any) -> tuple[float, float, float, float, float]:
-    """Return area, x and y (in µm where known, else in px), peak and mean evidence."""
-    if region.area_um2 is None:
-        where = (region.area_px, region.centroid_column, region.centroid_row)
-    else:
-        where = (region.area_um2, region.centroid_x_um, region.centroid_y_um)
-    return (*where, region.peak_evidence, region.mean_evidence)
-
-
-def _gradient() -> str:
-    """Return the heat map's colours as CSS colour stops."""
-    colours = draw.heat_colours()[:: 255 // 15]
-    return ", ".join(f"rgb({r} {g} {b} / {a / 255:.2f})" for r, g, b, a in colours.tolist())
