@@ -95,6 +95,24 @@ def test_a_hostile_file_name_reason_and_class_are_text_on_the_verdict_and_in_the
     assert "not inspected" in failed.text
 
 
+def test_the_bars_of_a_verdict_are_its_contributions_and_those_of_its_report(client, micrograph):
+    address = f"/inspections/{id_of(inspected(client, micrograph('coarse', 164)))}"
+    it = client.get(f"/v1{address}").json()
+    expected = [*sorted(it["contributions"].values(), key=lambda value: -abs(value)), it["offset"]]
+    longest = max(map(abs, expected))
+    bars = re.findall(
+        r'<rect(?: x="(-[\d.]+)")? width="([\d.]+)" height="10" class="(against|for)"', client.get(address).text
+    )
+    assert len(bars) == len(expected) > 1
+    for (left, width, side), value in zip(bars, expected, strict=True):
+        assert float(width) == pytest.approx(120 * abs(value) / longest, abs=0.06)
+        assert (float(left or 0), side) == ((0, "against") if value > 0 else (-float(width), "for"))
+    shares = re.findall(r"(left|right): 50%; width: ([\d.]+)%", client.get(f"/v1{address}/report.html").text)
+    assert [(side == "left", float(share)) for side, share in shares] == [
+        (value > 0, pytest.approx(50 * abs(value) / longest, abs=0.06)) for value in expected
+    ]
+
+
 def test_an_overruling_is_on_the_page_and_in_the_report_until_it_is_taken_back(client, micrograph):
     address = f"/inspections/{id_of(inspected(client, micrograph('fine', 163)))}"
     model = client.get(f"/v1{address}").json()["decision"]
