@@ -14,10 +14,10 @@ from starlette.testclient import TestClient
 
 from fusion_diff.service import keys, slots
 from fusion_diff.service.app import create_app
-from fusion_diff.service.keys import Scope
 from fusion_diff.service.pages import router as pages
 from fusion_diff.service.receiving import MAX_PLAIN_BYTES, SLOWEST, Route, bounded
 from fusion_diff.service.routes import health, inspections, jobs, models, record, references
+from fusion_diff.service.scopes import Scope
 from fusion_diff.service.security import Needs
 from fusion_diff.service.settings import Settings
 

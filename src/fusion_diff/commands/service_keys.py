@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusion_diff.commands.serve import Data, DatabaseUrl
+from fusion_diff.service.scopes import Scope
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -23,15 +23,6 @@ service_keys_app = typer.Typer(
         "as when it starts."
     ),
 )
-
-
-class ScopeName(StrEnum):
-    """The scopes of `service.keys.Scope`, which is imported only when needed."""
-
-    read = "read"
-    inspect = "inspect"
-    enrol = "enrol"
-    admin = "admin"
 
 
 @contextmanager
@@ -53,7 +44,7 @@ def _opened(data: Path | None, database_url: str | None) -> Iterator[Database]:
 def new_command(
     name: Annotated[str, typer.Argument(metavar="NAME", help="Name of the key's holder, as shown in records.")],
     scope: Annotated[
-        list[ScopeName],
+        list[Scope],
         typer.Option("--scope", help="What the key allows: reading, inspecting, teaching, or everything; repeatable."),
     ],
     data: Data = None,
@@ -66,7 +57,7 @@ def new_command(
         from fusion_diff.service.keys import new_key
 
         with database.write() as session:
-            key = new_key(session, name, [each.value for each in scope])
+            key = new_key(session, name, scope)
     say(key)
     return 0
 

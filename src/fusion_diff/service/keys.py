@@ -11,13 +11,13 @@ import hmac
 import re
 import secrets
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
 from fusion_diff.errors import ServiceError
 from fusion_diff.printable import printable
+from fusion_diff.service.scopes import Scope
 from fusion_diff.service.tables import NAME_LENGTH, ApiKey, now
 
 if TYPE_CHECKING:
@@ -27,15 +27,6 @@ if TYPE_CHECKING:
 
 _FORM = re.compile(r"fdk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
 _KEY_BYTES = 32
-
-
-class Scope(StrEnum):
-    """What a key allows: to read, to inspect, to enrol; `admin` allows all of these and the choice of models."""
-
-    read = "read"
-    inspect = "inspect"
-    enrol = "enrol"
-    admin = "admin"
 
 
 @dataclass(frozen=True)

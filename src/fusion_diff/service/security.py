@@ -16,7 +16,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 
 from fusion_diff.service import keys, watching
-from fusion_diff.service.keys import ANYBODY, Caller, Scope
+from fusion_diff.service.keys import ANYBODY, Caller
 from fusion_diff.service.problems import (
     BusyError,
     ForbiddenError,
@@ -26,6 +26,7 @@ from fusion_diff.service.problems import (
     respond,
 )
 from fusion_diff.service.rates import KeyIds, Owners, network
+from fusion_diff.service.scopes import Scope
 from fusion_diff.service.sessions import COOKIE, CSRF_HEADER, LASTS_SECONDS, end, is_ended
 from fusion_diff.service.settings import LOOPBACK
 from fusion_diff.service.watching import Watchers

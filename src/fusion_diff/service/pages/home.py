@@ -9,13 +9,13 @@ from starlette.responses import Response
 
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
 from fusion_diff.service import records
-from fusion_diff.service.keys import Scope
 from fusion_diff.service.pages.rendering import PageRoute, render
 from fusion_diff.service.problems import UnauthorizedError
 from fusion_diff.service.routes import inspections, models
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.fields import Alpha, Id, PixelSize
 from fusion_diff.service.schemas.inspections import InspectionEntry, InspectionOut, InspectionSummary
+from fusion_diff.service.scopes import Scope
 from fusion_diff.service.security import Inspecting, Reader, caller_of
 
 router = APIRouter(route_class=PageRoute)

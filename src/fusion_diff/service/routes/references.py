@@ -10,7 +10,6 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.service import collecting, pictures, tables
-from fusion_diff.service.keys import Scope
 from fusion_diff.service.learning import read, read_flaw
 from fusion_diff.service.problems import (
     ForbiddenError,
@@ -35,6 +34,7 @@ from fusion_diff.service.schemas.references import (
     ReferenceSets,
     ReferenceSetSummary,
 )
+from fusion_diff.service.scopes import Scope
 from fusion_diff.service.security import Enrolling, Reader
 from fusion_diff.service.uploads import Upload, receive, shown_name
 
