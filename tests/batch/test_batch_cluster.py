@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -189,6 +190,19 @@ def test_as_many_workers_start_as_there_are_devices(two_nodes, device):
     with Cluster(address, EMBEDDED, Settings(), device=device) as cluster:
         assert cluster.workers == 1
         assert (len(head.workers()), len(other.workers())) == (0, 1)
+
+
+def test_a_worker_that_loads_an_export_of_the_model_ends_the_run(
+    two_nodes, tmp_path, checkpoint_folder, exported_folder
+):
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint_folder, model)
+    with Cluster(two_nodes[0], str(model), Settings(), workers=1) as cluster:
+        shutil.rmtree(model)
+        shutil.copytree(exported_folder, model)
+        cluster._start()
+        with pytest.raises(BatchError, match=r"a worker loaded a different model: [0-9a-f]{64} instead of"):
+            cluster._wait()
 
 
 @pytest.mark.parametrize(

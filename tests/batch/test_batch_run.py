@@ -31,7 +31,9 @@ from fusion_diff.batch.judging import LocalEngine, Settings
 from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.rows import FORMAT, schema
 from fusion_diff.batch.run import run_batch
+from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.errors import BatchError
+from fusion_diff.inspection.run import load_inspector
 from fusion_diff.micrograph import storage
 
 BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "batch.py"
@@ -344,6 +346,15 @@ def test_rows_of_another_setting_or_model_are_not_added_to(folder, tmp_path, eng
     assert says in str(caught.value)
     assert "choose another --out" in str(caught.value)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
+
+
+def test_rows_of_a_model_are_not_added_to_by_an_export_of_it_nor_the_other_way_round(folder, tmp_path, exported_folder):
+    model, export = (LocalEngine(load_inspector(str(name), "cpu"), Settings()) for name in (EMBEDDED, exported_folder))
+    for number, (first, second) in enumerate([(model, export), (export, model)]):
+        out = tmp_path / f"out {number}"
+        assert run_batch(str(folder / "[0-1].tif"), out, first).kept == 2
+        with pytest.raises(BatchError, match=r"the model was .* and is now .*, and rows of both must not be mixed"):
+            run_batch(str(folder), out, second)
 
 
 def test_a_parquet_of_another_version_or_damaged_is_refused(folder, tmp_path, engine, monkeypatch):

@@ -227,9 +227,9 @@ class Cluster:
         except self._gone as error:
             self._lose(member, error)
             return
-        if self.model and dict(model) != dict(self.model):
+        if self.model and model["sha256"] != self.model["sha256"]:
             raise BatchError(
-                f"a worker loaded a different model: {model.get('sha256')} instead of "
+                f"a worker loaded a different model: {model['sha256']} instead of "
                 f"{self.model['sha256']}; install the same model on every machine of the cluster"
             )
         self.model = model
