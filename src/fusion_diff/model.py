@@ -212,7 +212,7 @@ class DiffusionModel:
                 authentic, and at most this share of the others authentic.
             shots: use at most this many of the enrolled references per class; all if omitted.
             purify: judge the micrograph after purification by the diffusion prior, see `diffusion.purification`. It is
-                compared with references that were not purified, so that its score is commonly lower than it would be
+                compared with references that were not purified, so that authentic ones commonly score lower than
                 otherwise, and `alpha` does not bound the errors. Whether it is in scope does not change.
             detect_attacks: judge it with and without purification, and report whether the scores differ more than
                 those of the references. If they do, the decision is `inconclusive` instead of `authentic`.
@@ -249,13 +249,12 @@ class DiffusionModel:
             UserWarning: a micrograph is out of scope, so that its score is meaningless; only built-in references are
                 enrolled; no class has as many references as `shots`; or what is learned of `shots` means little.
         """
-        several = isinstance(sample, Iterable) and not isinstance(sample, str)
+        micrographs = [sample] if isinstance(sample, Micrograph | str) or not isinstance(sample, Iterable) else sample
         with own_settings():
             enrolment = self.expect_enrolled(shots)
-            scores = [
-                predict(each, enrolment, read(self, enrolment, each)) for each in (sample if several else [sample])
-            ]
-            return torch.tensor(scores if several else scores[0], dtype=torch.float32, device="cpu")
+            scores = [predict(each, enrolment, read(self, enrolment, each)) for each in micrographs]
+            given = scores if micrographs is sample else scores[0]
+            return torch.tensor(given, dtype=torch.float32, device="cpu")
 
     def expect_enrolled(self, shots: int | None = None) -> Enrolment:
         """Return the enrolment of all references, or one learned from at most `shots` of each class.

@@ -183,7 +183,7 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
     console.print(table)
     say(tally(outcomes))
     if any(outcome.inspection is not None and not outcome.inspection.calibrated for outcome in outcomes):
-        say("The scores are not calibrated: there are too few references to cross-fit, or only authentic ones.")
+        say("The scores are not calibrated: one side has fewer than two specimens.")
     for outcome in outcomes:
         if outcome.error is not None:
             complain(outcome.error)

@@ -198,8 +198,8 @@ class Inspection:
         seconds: duration of the inspection in seconds, without reading the file.
         offset: intercept of the log-odds, the same for every micrograph; see `contributions`.
         compared_with: summary of the references.
-        purified: whether the micrograph was purified by the diffusion prior before it was judged. The score is then
-            commonly lower than without.
+        purified: whether the micrograph was purified by the diffusion prior before it was judged. Authentic ones then
+            commonly score lower than otherwise.
         attacked: whether purification moves the log-odds more than those of untouched micrographs; None where not
             tested.
         recognised: reference that shows the same surface; None where none was recognised or surfaces are not used as

@@ -57,7 +57,7 @@ class InspectionOut(InspectionSummary):
     contributions: dict[str, float | None]
     offset: float | None = Field(default=None, description="Log-odds to which the contributions are added.")
     calibrated: bool = Field(
-        default=True, description="False if there are too few references to cross-fit, or only authentic ones."
+        default=True, description="False if the references of a side are of fewer than two specimens."
     )
     compared_with: dict[str, Any] = Field(description="Summary of the references.")
     notes: list[str] = Field(default=[], description="How the file was read, and what is uncertain about it.")
