@@ -16,7 +16,7 @@ FALSE_ALARMS = 0.05
 WITHHELD = "Inconclusive: without this sign of an attack it would be authentic."
 PURIFIED = (
     "The score is that of the micrograph after purification by the diffusion prior, compared with references that were "
-    "not purified: authentic ones commonly score lower than otherwise, and the error rate of the decision does not hold."
+    "not purified: authentic ones commonly score lower than otherwise, and the error rate does not hold."
 )
 
 
