@@ -21,10 +21,9 @@ def field_of_view(it: Inspection) -> str:
 
 def measures(region: Region) -> tuple[float | None, ...]:
     """Return area, x and y (in µm where known, else in px), peak and mean evidence of a region."""
+    where: tuple[float | None, ...] = (region.area_um2, region.centroid_x_um, region.centroid_y_um)
     if region.area_um2 is None:
         where = (region.area_px, region.centroid_column, region.centroid_row)
-    else:
-        where = (region.area_um2, region.centroid_x_um, region.centroid_y_um)
     return (*where, region.peak_evidence, region.mean_evidence)
 
 
