@@ -204,7 +204,8 @@ def main() -> int:
     for name in () if options.table else options.sets:
         ask(name, answers, options)
     rows = [row for row in answers.rows.values() if row["set"] in options.sets]
-    rows = [row for row in rows if row["model"] == rows[-1]["model"] and row["shots"] == options.shots]
+    asked = {key: getattr(options, key) for key in ("shots", "queries", "tokens")}
+    rows = [row for row in rows if row["model"] == rows[-1]["model"] and asked.items() <= row.items()]
     (options.out / "table.md").write_text(table(rows), encoding="utf-8")
     (options.out / "table.json").write_text(
         json.dumps([{k: row[k] for k in ("set", "task", "seed", "poisoned")} | figures(row) for row in rows], indent=1)

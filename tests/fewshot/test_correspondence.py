@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -91,3 +93,17 @@ def test_without_keypoints_there_is_no_such_evidence(make_bag, view):
     verifier = Verifier.fit(bags, ["true"] * 2 + ["false"] * 2, "true", list("abcd"))
     assert verifier.correspondence is None
     assert verifier.recognise(view(0)) is None
+
+
+def test_scores_without_recognising_are_those_of_references_without_keypoints(make_bag, view):
+    views = [view(bowl, left) for left in (460, 0, 400, 60) for bowl in (1, 0)]
+    bags = [make_bag(seed, keypoints=each) for seed, each in enumerate(views)]
+    labels, groups = ["false", "true"] * 4, [str(index) for index in range(8)]
+    whole = Verifier.fit(bags, labels, "true", groups)
+    plain = Verifier.fit([replace(bag, keypoints=None) for bag in bags], labels, "true", groups)
+    assert whole.correspondence is not None
+    assert np.abs(whole.inside - plain.inside).max() > 0.1, "some were recognised"
+    without = whole.unrecognising(bags, labels, groups)
+    assert without.correspondence is None
+    np.testing.assert_allclose(without.inside, plain.inside, atol=1e-9)
+    np.testing.assert_allclose(without.outside, plain.outside, atol=1e-9)

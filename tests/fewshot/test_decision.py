@@ -49,6 +49,12 @@ def test_sides_the_wrong_way_round_are_not_believed():
     assert 0.45 < probability(calibration.log_odds(3.0)) <= probability(calibration.log_odds(-3.0)) < 0.55
 
 
+def test_even_odds_lie_between_the_sides_where_one_is_rare_and_nothing_tells_them_apart():
+    calibration = Calibration.fit(np.full(20, 2.0), np.array([-2.0, -2.0]))
+    assert calibration.slope == 0.05
+    assert calibration.log_odds(0.0) == pytest.approx(0.0)
+
+
 def test_a_rare_side_is_not_outvoted():
     few, many = np.array([1.0, 1.2]), np.tile([-1.0, -1.2], 50)
     assert probability(Calibration.fit(many, few).log_odds(1.1)) < 0.4

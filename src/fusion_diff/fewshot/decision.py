@@ -45,7 +45,7 @@ class Calibration:
         weights = torch.cat([torch.full((m,), 0.5 / m), torch.full((n,), 0.5 / n)])
         slope, intercept = fit_logistic(scores, targets, weights, CALIBRATION_RIDGE).tolist()
         # Cross-fitted scores may not separate the sides at all. The slope stays positive even then.
-        return cls(slope, intercept) if slope > 0.05 else cls(0.05, -0.05 * float(scores.mean()))
+        return cls(slope, intercept) if slope > 0.05 else cls(0.05, -0.05 * float(authentic.mean() + others.mean()) / 2)
 
     @classmethod
     def one_class(cls) -> Calibration:

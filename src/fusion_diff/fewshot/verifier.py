@@ -268,6 +268,24 @@ class Verifier:
         """Return the reference that shows this surface; None if there is none or correspondence is off."""
         return None if self.correspondence is None or surface is None else self.correspondence.match(surface)
 
+    def unrecognising(self, bags: Sequence[Bag], labels: Sequence[str], groups: Sequence[str]) -> Verifier:
+        """Return a copy that recognises no surface, with the references' scores as if none had been recognised.
+
+        Args:
+            bags: tokens and keypoints of each reference, as given to `fit`; so are labels and groups.
+            labels: class of each reference.
+            groups: specimen of each reference.
+        """
+        arranged = Arrangement.of(bags, labels, groups, self.classes.authentic)
+        _, recognised = _surfaces(arranged.bags, arranged.authentic, arranged.groups)
+        given = recognised[np.argsort(arranged.order)] / self.calibration.slope
+        authentic = arranged.authentic[np.argsort(arranged.order)]
+        inside, outside = (
+            scores - given[side] if len(scores) else scores
+            for scores, side in ((self.inside, authentic), (self.outside, ~authentic))
+        )
+        return replace(self, correspondence=None, inside=inside, outside=outside)
+
     def fused(self, maps: dict[str, Tensor], match: Match | None = None) -> tuple[float, dict[str, float]]:
         """Return a micrograph's fused score, and the contribution of each reading or kind to its log-odds.
 
