@@ -73,7 +73,8 @@ def test_a_model_is_exported_in_eight_bits_and_inspects(
         assert words in said
     assert "Kept in fp32: " in said
     description = json.loads((out / "edge.json").read_text())
-    assert (description["precision"], description["name"]) == ("int8", "small")
+    name = json.loads((small_model / "config.json").read_text())["name"]
+    assert (description["precision"], description["name"]) == ("int8", name)
 
     import onnx
 
@@ -90,7 +91,7 @@ def test_a_model_is_exported_in_eight_bits_and_inspects(
     assert len(records["exported"]) == 8
     for exported, whole in zip(records["exported"], records["whole"], strict=True):
         assert exported["path"] == whole["path"]
-        assert exported["model_sha256"] == whole["model_sha256"]
+        assert exported["model_sha256"] != whole["model_sha256"] == description["exported_from"]
         assert exported["predicted_class"] == whole["predicted_class"]
 
     capsys.readouterr()

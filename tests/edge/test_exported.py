@@ -65,7 +65,9 @@ def test_what_does_not_hold_together_is_refused_with_the_reason(described, tmp_p
         Exported.read(tmp_path)
 
 
-@pytest.mark.parametrize("key", ["specimens", "figures", "pixel_sizes_um", "inside_shares", "outside_shares", "notes"])
+@pytest.mark.parametrize(
+    "key", ["exported_from", "specimens", "figures", "pixel_sizes_um", "inside_shares", "outside_shares", "notes"]
+)
 def test_every_entry_is_needed(described, tmp_path, key):
     (tmp_path / DESCRIPTION).write_text(json.dumps({k: v for k, v in described.items() if k != key}))
     with pytest.raises(CheckpointError, match=f"damaged .*{key}"):

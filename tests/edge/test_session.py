@@ -12,12 +12,14 @@ import numpy as np
 import pytest
 
 from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
-from fusion_diff.checkpoint import seal
-from fusion_diff.edge import EdgeSession
-from fusion_diff.edge.exported import GRAPHS, Exported
+from fusion_diff.checkpoint import MANIFEST, digest, read_json, seal, write_json
+from fusion_diff.edge import EdgeSession, runtime
+from fusion_diff.edge.exported import DESCRIPTION, GRAPHS, Exported
 from fusion_diff.errors import CheckpointError, DependencyError, DeviceError, MicrographError
 from fusion_diff.export.run import export_model
+from fusion_diff.inspection.run import load_inspector
 from fusion_diff.synthetic import generate
+from fusion_diff.trust.identity import identity
 
 pytestmark = pytest.mark.filterwarnings("ignore:this model")
 
@@ -49,7 +51,6 @@ def assert_same_verdict(edge, model):
         "in_scope",
         "predicted_class",
         "p_values",
-        "model_sha256",
         "references_sha256",
         "calibrated",
         "notes",
@@ -76,6 +77,22 @@ def test_an_exported_model_gives_the_verdict_of_the_model(session, whole_model, 
     assert edge.to_dict().keys() == model.to_dict().keys()
     if len(edge.regions) == 0:
         assert edge.reasons == model.reasons
+
+
+def test_an_export_is_told_from_its_model_and_from_other_exports(session, whole_model, exported_folder, changed):
+    assert session.inspect(micrograph()).model_sha256 == session.sha256 == digest(exported_folder / MANIFEST)
+    assert session.enrolment.exported_from == whole_model.sha256 == whole_model.inspect(micrograph()).model_sha256
+    other = EdgeSession.load(changed(precision="int8"), threads=1)
+    assert other.enrolment.exported_from == whole_model.sha256
+    assert len({session.sha256, other.sha256, whole_model.sha256}) == 3
+    assert identity(session) == identity(whole_model) | {"sha256": session.sha256}
+
+
+def test_an_older_export_in_which_that_has_another_name_is_read(exported_folder, tmp_path):
+    described = read_json(exported_folder / DESCRIPTION)
+    described["model_sha256"] = described.pop("exported_from")
+    write_json(tmp_path / DESCRIPTION, described)
+    assert Exported.read(tmp_path).exported_from == described["model_sha256"]
 
 
 def test_a_model_of_authentic_references_alone_is_exported_and_gives_its_verdict(tmp_path):
@@ -119,27 +136,41 @@ def test_openvino_gives_the_same_verdict(exported_folder, changed, whole_model):
     seal(folder)
     session = EdgeSession.load(folder, device="CPU", threads=1)
     assert_same_verdict(session.inspect(micrograph()), whole_model.inspect(micrograph()))
-    with pytest.raises(DeviceError, match=r"openvino has no such device here, only .*CPU"):
-        EdgeSession.load(folder, device="GPU.7")
+    for device in ("GPU.7", "AUTO:GPU.7,CPU", "MULTI", "GPU:CPU"):
+        with pytest.raises(DeviceError, match=rf"{device}: openvino has no such device here, only .*CPU"):
+            EdgeSession.load(folder, device=device)
+    for device in ("AUTO:CPU", "MULTI:CPU", "hetero:cpu", "cpu"):
+        assert EdgeSession.load(folder, device=device, threads=1).device == "CPU"
     (folder / "graph.weights").write_bytes((folder / "graph.weights").read_bytes()[:1000])
     seal(folder)
     with pytest.raises(CheckpointError, match="cannot be loaded"):
         EdgeSession.load(folder)
 
 
-@pytest.mark.parametrize("device", ["NPU", "CUDAExecutionProvider", "quantum"])
-def test_a_device_that_is_absent_is_said_with_those_that_are_there(exported_folder, device):
+@pytest.mark.parametrize("device", ["NPU", "cuda", "xpu", "mps", "CUDAExecutionProvider", "quantum"])
+def test_a_device_that_is_absent_is_said_as_it_was_typed_with_those_that_are_there(exported_folder, device):
     import onnxruntime
 
-    if device in onnxruntime.get_available_providers():
+    here = onnxruntime.get_available_providers()
+    if device in here or (device in ("cuda", "xpu") and set(here) & set(runtime._PROVIDERS["GPU"])):
         pytest.skip("it is here")
-    with pytest.raises(DeviceError, match=rf"{device}: .*only .*CPUExecutionProvider; use AUTO"):
+    with pytest.raises(DeviceError, match=rf"^{device}: .*only .*CPUExecutionProvider; use AUTO"):
+        load_inspector(str(exported_folder), device)
+
+
+@pytest.mark.parametrize("device", ["cpu", "CPUExecutionProvider", "cpuexecutionprovider", "auto"])
+def test_devices_can_be_named_as_the_runtime_does_in_any_case(exported_folder, device):
+    import onnxruntime
+
+    if device == "auto" and set(onnxruntime.get_available_providers()) & set(runtime._PROVIDERS["GPU"]):
+        pytest.skip("there is a GPU here")
+    assert load_inspector(str(exported_folder), device).device == "CPUExecutionProvider"
+
+
+@pytest.mark.parametrize("device", [None, "", 3])
+def test_what_is_no_device_is_refused(exported_folder, device):
+    with pytest.raises(DeviceError, match="is not a device; use AUTO, CPU, GPU, NPU"):
         EdgeSession.load(exported_folder, device=device)
-
-
-def test_devices_can_be_named_as_the_runtime_does(exported_folder):
-    assert EdgeSession.load(exported_folder, device="cpu").device == "CPUExecutionProvider"
-    assert EdgeSession.load(exported_folder, device="CPUExecutionProvider").device == "CPUExecutionProvider"
 
 
 def test_a_folder_that_is_no_exported_model_is_refused(tmp_path, checkpoint_folder):

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import torch
 
-from fusion_diff import DiffusionModel
+from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
 from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge.exported import GRAPHS
 from fusion_diff.errors import CheckpointError, DependencyError, EnrolmentError, ExportError
 from fusion_diff.export import run
+from fusion_diff.export.enrolled import others_than_enrolled
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.portable import portable
 from fusion_diff.export.run import export_model
@@ -70,6 +71,35 @@ def test_a_graph_that_says_something_else_is_refused_and_nothing_is_left(
 def test_eight_bits_without_references_are_refused_with_the_cure(enrolled, tmp_path):
     with pytest.raises(ExportError, match=r"calibrated on the references' images.*give them with --references"):
         export_model(enrolled, tmp_path / "out", int8=True)
+
+
+def test_references_other_than_the_enrolled_ones_are_warned_of_and_refused_in_eight_bits(
+    enrolled, exported_folder, tmp_path, monkeypatch
+):
+    graph = exported_folder / GRAPHS["onnx"]
+    monkeypatch.setattr(run, "write_onnx", lambda _, file: shutil.copy(graph, file))  # the same, written before
+    enrolment, builtin = enrolled.enrolment, builtin_reference_set()
+    assert others_than_enrolled(enrolled, enrolment, builtin) is None
+    few = enrolment.shots(2)
+    assert others_than_enrolled(enrolled, few, builtin) is None, "some may have been left out on enrolling"
+    others = "13 of 15 enrolled references are not among those given, such as built-in sound 1"
+    some = builtin.subset([0, 5])
+    assert others_than_enrolled(enrolled, enrolment, some) == others
+    with pytest.raises(ExportError, match=f"{others}; 8 bits are calibrated on these: give the references that"):
+        export_model(enrolled, tmp_path / "out", int8=True, references=some)
+    with pytest.warns(UserWarning, match=f"{others}; the exported model is compared with the model on other"):
+        export_model(enrolled, tmp_path / "out", references=some)
+
+
+def test_a_reference_moved_by_a_pixel_is_another(enrolled):
+    micrographs = [each.micrograph for each in builtin_reference_set()][:4]
+    moved = [Micrograph.from_array(np.roll(each.pixels, 1, axis=1)) for each in micrographs]
+    given, other = (
+        ReferenceSet.from_micrographs(each, ["sound"] * 4, authentic="sound") for each in (micrographs, moved)
+    )
+    enrolment = enrolled.enroll(given)
+    assert others_than_enrolled(enrolled, enrolment, given) is None
+    assert others_than_enrolled(enrolled, enrolment, other).startswith("4 of 4 enrolled references")
 
 
 def test_a_model_that_is_not_enrolled_is_refused(model, tmp_path):

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths, load_inspector
+from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths
 from fusion_diff.micrograph import source
 from fusion_diff.printable import printable
 
@@ -104,28 +104,6 @@ def test_torch_still_calls_that_error_so():
 
     assert _out_of_memory(torch.cuda.OutOfMemoryError())
     assert not _out_of_memory(RuntimeError("out of memory"))
-
-
-@pytest.mark.parametrize(
-    ("device", "asked"),
-    [
-        ("cpu", "CPU"),
-        ("cuda", "GPU"),
-        ("xpu", "GPU"),
-        ("npu", "NPU"),
-        ("CUDA", "GPU"),
-        ("AUTO", "AUTO"),
-        ("GPU.1",) * 2,
-    ],
-)
-def test_an_exported_model_takes_the_names_of_devices_that_the_whole_one_takes(tmp_path, monkeypatch, device, asked):
-    from fusion_diff.edge.session import EdgeSession
-
-    (tmp_path / "edge.json").write_text("{}")
-    told = []
-    monkeypatch.setattr(EdgeSession, "load", lambda folder, *, device: told.append((folder, device)))
-    load_inspector(str(tmp_path), device)
-    assert told == [(str(tmp_path), asked)]
 
 
 def test_a_fault_in_the_program_is_not_hidden(files):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -27,6 +27,15 @@ def _fraction(value: float | None) -> float | None:
     return value
 
 
+def _page(words: str) -> Any:
+    return typer.Option("--page", min=0, max=99_999, metavar="N", help=words)
+
+
+def _alpha(words: str) -> Any:
+    return typer.Option("--alpha", callback=_fraction, help=words)
+
+
+_ERROR_RATE = "Error rate on either side, between 0 and 1. A smaller one leaves more micrographs inconclusive."
 PixelSize = Annotated[
     float | None,
     typer.Option(
@@ -38,14 +47,14 @@ PixelSize = Annotated[
 ]
 Page = Annotated[
     int | None,
-    typer.Option(
-        "--page",
-        min=0,
-        max=99_999,
-        metavar="N",
-        help="Page of multi-page TIFFs to read, counted from 0, for every file. If omitted, the first page, or the "
-        "largest if the first is a thumbnail.",
+    _page(
+        "Page of multi-page TIFFs to read, counted from 0, for every file. If omitted, the first page, or the "
+        "largest if the first is a thumbnail."
     ),
+]
+PageOfGolden = Annotated[
+    int | None,
+    _page("With --make: page of multi-page TIFFs to read, counted from 0, for every file; saved in the golden set."),
 ]
 MaxPixels = Annotated[
     int | None,
@@ -58,32 +67,10 @@ MaxPixels = Annotated[
         "trust.",
     ),
 ]
-Alpha = Annotated[
-    float,
-    typer.Option(
-        "--alpha",
-        callback=_fraction,
-        help="Error rate on either side, between 0 and 1. A smaller one leaves more micrographs inconclusive.",
-    ),
-]
-AlphaOrPolicy = Annotated[
-    float | None,
-    typer.Option(
-        "--alpha",
-        callback=_fraction,
-        help=(
-            "Error rate on either side, between 0 and 1. A smaller one leaves more micrographs inconclusive. "
-            "If omitted, the policy's, or 0.1."
-        ),
-    ),
-]
+Alpha = Annotated[float, _alpha(_ERROR_RATE)]
+AlphaOrPolicy = Annotated[float | None, _alpha(f"{_ERROR_RATE} If omitted, the policy's, or 0.1.")]
 AlphaOfGolden = Annotated[
-    float | None,
-    typer.Option(
-        "--alpha",
-        callback=_fraction,
-        help="With --make: error rate on either side, saved in the golden set; 0.1 if omitted.",
-    ),
+    float | None, _alpha("With --make: error rate on either side, saved in the golden set; 0.1 if omitted.")
 ]
 Model = Annotated[
     str,
@@ -91,16 +78,6 @@ Model = Annotated[
         "--model",
         envvar="FUSION_DIFF_MODEL",  # the same as the service's: a container verifies the model that it uses
         help="Model to use: a name, a folder or a hub id. inspect and batch also take an exported model.",
-    ),
-]
-PageOfGolden = Annotated[
-    int | None,
-    typer.Option(
-        "--page",
-        min=0,
-        max=99_999,
-        metavar="N",
-        help="With --make: page of multi-page TIFFs to read, counted from 0, for every file; saved in the golden set.",
     ),
 ]
 Groups = Annotated[
@@ -128,7 +105,8 @@ Device = Annotated[
     typer.Option(
         "--device",
         envvar="FUSION_DIFF_DEVICE",  # the same as the service's: a GPU image sets it once for all commands
-        help="Device to compute on: cpu, cuda, npu, xpu or mps.",
+        help="Device to compute on: cpu, cuda, npu, xpu or mps. With an exported model also AUTO or a device name of "
+        "its runtime, such as CUDAExecutionProvider or GPU.1.",
     ),
 ]
 

@@ -104,7 +104,9 @@ def _parser() -> argparse.ArgumentParser:
         help=f"refuse files of more than N pixels (default: {MAX_PIXELS:,}); raise it only for files that you trust",
     )
     inspect.add_argument(
-        "--device", default="AUTO", help="AUTO (default), CPU, GPU, NPU, or a device name of the runtime"
+        "--device",
+        default="AUTO",
+        help="AUTO (default), CPU, GPU, NPU, or a device name of the runtime, such as CUDAExecutionProvider or GPU.1",
     )
     inspect.add_argument(
         "--threads",

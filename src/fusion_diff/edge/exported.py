@@ -51,8 +51,8 @@ class Exported:
     Attributes:
         runtime: runtime of the graph, `onnx` or `openvino`.
         precision: `fp32` or `int8`.
-        name: name of the exported model.
-        model_sha256: digest of the exported model.
+        name: name of the model that was exported.
+        exported_from: digest of the model that was exported.
         references_sha256: digest of the enrolled references.
         builtin: whether the references are the procedural ones of the embedded model.
         tile: side of a tile in working pixels.
@@ -80,7 +80,7 @@ class Exported:
     runtime: str
     precision: str
     name: str
-    model_sha256: str
+    exported_from: str
     references_sha256: str
     builtin: bool
     tile: int
@@ -187,7 +187,9 @@ class Exported:
             key: {str(k): _number(v) for k, v in plain["fusion"][key].items()} for key in ("centre", "spread", "weight")
         }
         weighed = {name for name, weight in fusion["weight"].items() if weight > 0}
-        texts = {key: _text(plain[key]) for key in ("name", "model_sha256", "references_sha256", "authentic")}
+        if "model_sha256" in plain:  # its name in older exports
+            plain.setdefault("exported_from", plain["model_sha256"])
+        texts = {key: _text(plain[key]) for key in ("name", "exported_from", "references_sha256", "authentic")}
         if plain["runtime"] not in GRAPHS or plain["precision"] not in ("fp32", "int8"):
             raise ValueError(f"unknown runtime {plain['runtime']!r:.40} or precision {plain['precision']!r:.40}")
         if len(norms) != len(classes) or len(references) != len(labels):

@@ -31,6 +31,9 @@ _PROVIDERS = {
     "NPU": ("QNNExecutionProvider", "VitisAIExecutionProvider", "CANNExecutionProvider"),
 }
 """Execution providers of onnxruntime for each kind of device, fastest first."""
+_NAMES_OF_TORCH = {"CUDA": "GPU", "XPU": "GPU"}
+_VIRTUAL = ("AUTO", "MULTI", "HETERO")
+"""Devices of OpenVINO that stand for others, named after a colon."""
 
 
 class Runtime(Protocol):
@@ -56,7 +59,7 @@ def open_graph(folder: Path, runtime: str, device: str, threads: int | None) -> 
     Args:
         folder: the folder; its files must have been verified.
         runtime: `onnx` or `openvino`.
-        device: `AUTO`, `CPU`, `GPU`, `NPU`, or a device name of the runtime.
+        device: `AUTO`, `CPU`, `GPU`, `NPU`, a device name of the runtime, or `cuda` or `xpu` as torch calls a GPU.
         threads: number of threads; the runtime's default if omitted.
 
     Raises:
@@ -64,6 +67,8 @@ def open_graph(folder: Path, runtime: str, device: str, threads: int | None) -> 
         DeviceError: there is no such device here.
         CheckpointError: the graph cannot be loaded, or contains an operator that exports do not.
     """
+    if not isinstance(device, str) or not device:
+        raise DeviceError(f"{device!r:.80} is not a device; use AUTO, CPU, GPU, NPU, or a device name of the runtime")
     file = folder / GRAPHS[runtime]
     check_operators(file, runtime)
     return OnnxRuntime(file, device, threads) if runtime == "onnx" else OpenVinoRuntime(file, device, threads)
@@ -80,10 +85,12 @@ class OnnxRuntime:
             raise missing("this exported model", "onnxruntime", extra="onnx") from error
         self._file = file
         here = onnxruntime.get_available_providers()
-        if device.upper() == "AUTO":
+        kind = _kind(device)
+        if kind == "AUTO":
             wanted = [name for name in _PROVIDERS["GPU"] if name in here][:1] or [_CPU]
         else:
-            wanted = [name for name in _PROVIDERS.get(device.upper(), (device,)) if name in here][:1]
+            named = {name.upper(): name for name in here}
+            wanted = [named[name.upper()] for name in _PROVIDERS.get(kind, (kind,)) if name.upper() in named][:1]
         if not wanted:
             raise _absent(device, "onnxruntime", here)
         options = onnxruntime.SessionOptions()
@@ -96,7 +103,7 @@ class OnnxRuntime:
         except Exception as error:  # onnxruntime raises many types of its own
             raise _unreadable(file, error) from error
         self.device = self._session.get_providers()[0]
-        if self.device != wanted[0] and device.upper() != "AUTO":  # onnxruntime falls back to the CPU and only logs it
+        if self.device != wanted[0] and kind != "AUTO":  # onnxruntime falls back to the CPU and only logs it
             raise _absent(device, "onnxruntime", [name for name in here if name != wanted[0]])
         _check_names(file, [each.name for each in self._session.get_inputs()], INPUTS)
         _check_names(file, [each.name for each in self._session.get_outputs()], OUTPUTS)
@@ -124,14 +131,16 @@ class OpenVinoRuntime:
         self._file = file
         core = openvino.Core()
         here = core.available_devices
-        wanted = device.upper()
-        if wanted == "AUTO" and len(here) == 1:
-            wanted = here[0]
-        if wanted != "AUTO" and not any(name == wanted or name.startswith(f"{wanted}.") for name in here):
+        wanted = _kind(device)
+        virtual, _, listed = wanted.partition(":")
+        names = listed.split(",") if virtual in _VIRTUAL and listed else here if wanted == "AUTO" else [wanted]
+        if not all(any(each == name or each.startswith(f"{name}.") for each in here) for name in names):
             raise _absent(device, "openvino", here)
+        if len(names) == 1:
+            wanted = names[0]
         # Without the precision hint, some machines compute in bfloat16, and scores would differ between machines.
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
-        if threads is not None and wanted == "CPU":
+        if threads is not None and "CPU" in names:
             settings["INFERENCE_NUM_THREADS"] = threads
         try:
             compiled = core.compile_model(core.read_model(file, file.with_name(WEIGHTS)), wanted, settings)
@@ -150,6 +159,10 @@ class OpenVinoRuntime:
             raise _not_run(self._file, error) from error
         dense, sums, alike = (results[output] for output in self._outputs)
         return dense, sums, alike
+
+
+def _kind(device: str) -> str:
+    return _NAMES_OF_TORCH.get(device.upper(), device.upper())
 
 
 def _absent(device: str, package: str, here: list[str]) -> DeviceError:

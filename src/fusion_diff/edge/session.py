@@ -42,16 +42,17 @@ class EdgeSession:
     """Verifies micrographs with an exported model. Create one with `load`.
 
     Attributes:
-        name: name of the exported model.
-        sha256: digest of the exported model, the same as in its own verdicts.
+        name: name of the model that was exported.
+        sha256: digest of this export, which differs from that of the model and from those of its other exports; the
+            model's is `enrolment.exported_from`. Empty if the session was not loaded from a folder.
         enrolment: the exported part of the enrolment.
         device: device that the graph runs on, as named by the runtime.
     """
 
-    def __init__(self, exported: Exported, graph: Runtime, batch: int = BATCH) -> None:
+    def __init__(self, exported: Exported, graph: Runtime, batch: int = BATCH, sha256: str = "") -> None:
         self.enrolment = exported
         self.name = exported.name
-        self.sha256 = exported.model_sha256
+        self.sha256 = sha256
         self.device = graph.device
         self._graph = graph
         self._batch = batch
@@ -65,7 +66,7 @@ class EdgeSession:
         Args:
             folder: folder written by `fusion-diff export`.
             device: `AUTO`, `CPU`, `GPU`, `NPU`, or a device name of the runtime: an execution provider of onnxruntime
-                such as `CUDAExecutionProvider`, or a device of OpenVINO such as `GPU.1`.
+                such as `CUDAExecutionProvider`, or a device of OpenVINO such as `GPU.1` or `AUTO:GPU,CPU`.
             threads: number of threads on a CPU; the runtime's default if omitted.
             batch: tiles computed at once.
 
@@ -80,9 +81,9 @@ class EdgeSession:
             raise CheckpointError(f"{folder}: not an exported model; give a folder written by `fusion-diff export`")
         if batch < 1 or (threads is not None and threads < 1):
             raise ValueError(f"batch {batch} and threads {threads} must be at least 1")
-        verify(folder)
+        sha256 = verify(folder)
         exported = Exported.read(folder)
-        return cls(exported, open_graph(folder, exported.runtime, device, threads), batch)
+        return cls(exported, open_graph(folder, exported.runtime, device, threads), batch, sha256)
 
     def inspect(self, micrograph: Micrograph, *, alpha: float = 0.1) -> Inspection:
         """Return the verdict on a micrograph, as `DiffusionModel.inspect` does.

@@ -67,7 +67,7 @@ def describe(
         runtime=runtime,
         precision=precision,
         name=model.name,
-        model_sha256=model.sha256,
+        exported_from=model.sha256,
         references_sha256=enrolment.references_sha256,
         builtin=enrolment.builtin,
         tile=model.encoder.tile,

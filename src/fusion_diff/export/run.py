@@ -13,6 +13,7 @@ from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import EdgeSession, is_exported
 from fusion_diff.errors import CheckpointError, ExportError
+from fusion_diff.export.enrolled import others_than_enrolled
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.int8 import Quantiser
 from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
@@ -21,6 +22,7 @@ from fusion_diff.export.portable import describe, portable
 from fusion_diff.export.selection import choices, losses
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.verdict.judging import judge
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -76,10 +78,13 @@ def export_model(
 
     Raises:
         ExportError: the exported model does not agree with the model, its verdict cannot be exported, or 8 bits are
-            requested without references.
+            requested without the enrolled references.
         EnrolmentError: no references are enrolled.
         DependencyError: a package that exporting needs is not installed.
         CheckpointError: the folder holds something else.
+
+    Warns:
+        UserWarning: enrolled references are not among those given, so fp32 is compared on others.
     """
     started, folder = time.perf_counter(), Path(folder)
     if runtime not in GRAPHS:
@@ -93,6 +98,13 @@ def export_model(
     if (folder / MANIFEST).is_file() and not is_exported(folder):
         raise ExportError(f"{folder}: contains a model that is not an exported one; choose another folder")
     enrolment, notes = portable(model)
+    if references is not None and (others := others_than_enrolled(model, enrolment, references)):
+        if int8:
+            raise ExportError(
+                f"{model.name}: {others}; 8 bits are calibrated on these: give the references that it was enrolled "
+                "with, or export in fp32"
+            )
+        warn(f"{model.name}: {others}; the exported model is compared with the model on other micrographs")
     micrographs, authentic = _compared_on(references)
     expected = [judge(model, enrolment, each, alpha=ALPHA, purify=False, detect_attacks=False) for each in micrographs]
     graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.mean_tokens)

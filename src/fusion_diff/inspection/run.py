@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 THUMBNAIL_SIDE = 640
 """Longest side of a thumbnail, in pixels."""
-_EDGE_DEVICES = {"cpu": "CPU", "cuda": "GPU", "xpu": "GPU", "npu": "NPU"}
-"""Device names of exported models' runtimes, by those of torch."""
 
 
 class Inspector(Protocol):
@@ -111,7 +109,7 @@ def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathL
         from fusion_diff.model import DiffusionModel
 
         return DiffusionModel.from_pretrained(name, trusted_keys=keys or None).to(device)
-    load = partial(EdgeSession.load, device=_EDGE_DEVICES.get(device.lower(), device))
+    load = partial(EdgeSession.load, device=device)
     if not keys:
         return load(name)
     from fusion_diff.trust.signed import load_signed
