@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from fusion_diff.edge.exported import Exported
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.errors import EnrolmentError, ExportError
-from fusion_diff.fewshot.correspondence import Correspondence
 from fusion_diff.fewshot.readings import RECONSTRUCTION
 
 if TYPE_CHECKING:
@@ -42,14 +41,8 @@ def portable(model: DiffusionModel) -> tuple[Enrolment, tuple[str, ...]]:
         )
     if verifier.correspondence is None:
         return enrolment, ()
-    surfaces, authentic = verifier.correspondence.surfaces, verifier.correspondence.authentic
-    recognised = Correspondence.fit(surfaces, authentic, enrolment.groups)[1] / verifier.calibration.slope
-    inside, outside = (
-        scores - recognised[side] if len(scores) else scores
-        for scores, side in ((verifier.inside, authentic), (verifier.outside, ~authentic))
-    )
-    verifier = replace(verifier, correspondence=None, inside=inside, outside=outside)
-    return replace(enrolment, verifier=verifier), (UNRECOGNISED,)
+    unrecognising = verifier.unrecognising(enrolment.bags, enrolment.labels, enrolment.groups)
+    return replace(enrolment, verifier=unrecognising), (UNRECOGNISED,)
 
 
 def describe(

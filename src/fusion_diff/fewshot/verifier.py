@@ -157,7 +157,8 @@ class Verifier:
         if arranged.single:
             warnings.append(
                 "the references of one side come from a single group, so cross-fitting left out single references "
-                "instead of whole groups: the figures are optimistic; add references from other specimens"
+                "instead of whole groups: the figures are optimistic and the score is not calibrated; add references "
+                "from other specimens"
             )
         learn = learner(authentic, paths, detector)
         heads = learn(bags, authentic)
