@@ -71,6 +71,7 @@ class Learning:
         self._metrics = metrics
         self._turn = Lock()
         self._thread: Thread | None = None
+        self._job_id: str | None = None
         self._closed = Event()
 
     def audit(self, collected: tables.ReferenceSet, request_id: str | None) -> tables.Job:
@@ -145,11 +146,12 @@ class Learning:
             raise ConflictError(
                 f"{collected.name}: the set has no authentic reference ({collected.authentic!r}); add at least one"
             )
-        if not self._turn.acquire(timeout=_HANDOVER_SECONDS):
+        if not self._take_turn():
             raise BusyError("another audit or enrolment is running; try again when it is done", retry_after=10)
         try:
             with self._database.write() as session:
                 job = jobs.begin(session, kind, collected.id, self._subject(collected), len(collected.images))
+            self._job_id = job.id
             self._thread = Thread(
                 target=self._run, args=(job.id, job.total, work, request_id), name="fusion-diff-learn", daemon=True
             )
@@ -158,6 +160,14 @@ class Learning:
             self._turn.release()
             raise
         return job
+
+    def _take_turn(self) -> bool:
+        """Take the turn if nobody has it, or wait for a job that is recorded as ended and about to give it up."""
+        if self._turn.acquire(blocking=False):
+            return True
+        with self._database.read() as session:
+            ended = self._job_id is not None and jobs.get_job(session, self._job_id).state != "running"
+        return ended and self._turn.acquire(timeout=_HANDOVER_SECONDS)
 
     def _run(self, job_id: str, total: int, work: Callable[[Progress], Learned], request_id: str | None) -> None:
         """Run a job. The next one may start as soon as this one is recorded as ended, and its thread is done."""
