@@ -503,6 +503,27 @@ def test_a_file_that_comes_while_a_checkpoint_is_written_is_not_lost(small, exch
     assert [path.name for path in small.parent.iterdir()] == ["small"]
 
 
+@pytest.mark.parametrize("exchange", [True, False])
+def test_nor_is_one_that_comes_while_the_files_are_flushed(small, exchange, request, monkeypatch):
+    if not exchange:
+        request.getfixturevalue("no_exchange")
+    before, flush = files_in(small), whole._flush
+
+    def slow(file):
+        (small / "notes.txt").write_text("mine")
+        flush(file)
+
+    def write() -> None:
+        with Writer(small) as draft:
+            write_json(draft / "config.json", {"name": "other"})
+
+    monkeypatch.setattr(whole, "_flush", slow)
+    with pytest.raises(CheckpointError, match=r"holds 1 file that is not part of .* \(notes\.txt\)"):
+        write()
+    assert files_in(small) == before | {"notes.txt": b"mine"}
+    assert [path.name for path in small.parent.iterdir()] == ["small"]
+
+
 def test_an_incomplete_checkpoint_is_replaced(small):
     (small / "encoder.safetensors").unlink()
     (small / "config.json").write_text("edited")

@@ -106,25 +106,83 @@ def test_a_folder_with_something_in_it_is_replaced_only_where_that_is_wanted(tmp
     assert names(tmp_path) == {"folder"}
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="folders trade places on Linux only")
-def test_a_kill_at_any_rename_leaves_a_folder_at_the_place(tmp_path):
-    """The process ends right after each rename in turn, as if it were killed."""
-    program = (
-        "import os, sys; from pathlib import Path; from fusion_diff.whole import WholeFolder\n"
-        "rename, left = Path.rename, [int(sys.argv[2])]\n"
-        "def killed(self, target):\n"
-        "    rename(self, target)\n"
-        "    left[0] -= 1\n"
-        "    if not left[0]: os._exit(9)\n"
-        "Path.rename = killed\n"
-        "with WholeFolder(Path(sys.argv[1]), replace=True) as draft: (draft / 'a.txt').write_text('new')"
-    )
-    for at in (1, 2):
-        place = tmp_path / str(at)
-        place.mkdir()
-        (place / "a.txt").write_text("old")
-        subprocess.run([sys.executable, "-c", program, str(place), str(at)], check=False)
-        assert (place / "a.txt").read_text() in ("old", "new")
+KILLED = """
+import os, sys
+from pathlib import Path
+from fusion_diff import whole
+
+left, exchange, rename = int(sys.argv[2]), whole._exchange, Path.rename
+
+def killed(move):
+    def moved(*paths):
+        global left
+        done = move(*paths)
+        left -= 1
+        if not left:
+            os._exit(9)
+        return done
+    return moved
+
+whole._exchange = killed(exchange) if sys.argv[3] == "exchange" else lambda *_: False
+Path.rename = killed(rename)
+with whole.WholeFolder(Path(sys.argv[1]), replace=True) as draft:
+    (draft / "a.txt").write_text("new")
+"""
+"""Replaces a folder, and ends right after one of the moves as if it were killed."""
+
+
+@pytest.fixture
+def replaced(tmp_path):
+    """A folder whose file a.txt says "old"."""
+    place = tmp_path / "folder"
+    place.mkdir()
+    (place / "a.txt").write_text("old")
+    return place
+
+
+def killed_at(move, way, place):
+    done = subprocess.run([sys.executable, "-c", KILLED, str(place), str(move), way], check=False)
+    assert done.returncode == 9, "the process was killed"
+
+
+def test_a_kill_after_two_folders_traded_places_leaves_the_new_one(replaced, tmp_path):
+    other = tmp_path / "other"
+    other.mkdir()
+    if not whole._exchange(other, replaced):
+        pytest.skip("folders cannot trade places here")
+    whole._exchange(other, replaced)
+    killed_at(1, "exchange", replaced)
+    assert (replaced / "a.txt").read_text() == "new"
+
+
+def test_a_kill_between_two_steps_leaves_the_old_folder_beside_the_place(replaced, tmp_path):
+    killed_at(1, "two steps", replaced)
+    assert not replaced.exists()
+    (old,) = tmp_path.glob(".folder.*.old")
+    assert (old / "a.txt").read_text() == "old"
+
+
+def test_a_kill_after_two_steps_leaves_the_new_folder(replaced):
+    killed_at(2, "two steps", replaced)
+    assert (replaced / "a.txt").read_text() == "new"
+
+
+@pytest.mark.parametrize(("move", "left"), [(1, "old"), (2, "new")])
+def test_a_stop_right_after_a_step_leaves_a_folder_at_the_place(replaced, monkeypatch, move, left):
+    """Ctrl-C and SIGTERM come between two instructions."""
+    rename, moves = Path.rename, []
+
+    def stopped(self, target):
+        rename(self, target)
+        moves.append(target)
+        if len(moves) == move:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(whole, "_exchange", lambda *_: False)
+    monkeypatch.setattr(Path, "rename", stopped)
+    with pytest.raises(KeyboardInterrupt), WholeFolder(replaced, replace=True) as draft:
+        (draft / "a.txt").write_text("new")
+    assert (replaced / "a.txt").read_text() == left
 
 
 def test_where_folders_cannot_trade_places_one_is_moved_aside(tmp_path, monkeypatch):

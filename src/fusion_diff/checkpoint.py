@@ -290,7 +290,8 @@ class Writer(WholeFolder):
     """Writes a checkpoint to a temporary folder beside its target and moves it there when complete.
 
     If it is a link to a folder, the linked folder is replaced and the link stays. What a kill between two steps may
-    leave is said at `WholeFolder`.
+    leave is said at `WholeFolder`. Files that others put into the target meanwhile are an error, up to the last check
+    right before the move; a file that comes between the two, within milliseconds, is lost with the old checkpoint.
 
     Raises:
         CheckpointError: the target holds something else, or cannot be written.
@@ -310,8 +311,11 @@ class Writer(WholeFolder):
             ) from error
 
     def complete(self) -> None:
-        """Write the manifest, and check the target again: files may have been added to it meanwhile."""
+        """Write the manifest."""
         seal(self.folder)
+
+    def check(self) -> None:
+        """Check the target again: files may have been added to it meanwhile."""
         expect_free(self.target)
 
 

@@ -85,6 +85,9 @@ class WholeFolder:
     def complete(self) -> None:
         """Write files that depend on all others; called before the folder is moved."""
 
+    def check(self) -> None:
+        """Raise an error if the target must not be replaced; called right before the folder is moved."""
+
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Complete the folder and move it into place, or clean up after an error."""
         try:
@@ -93,6 +96,7 @@ class WholeFolder:
                 for file in self.folder.rglob("*"):
                     if file.is_file():
                         _flush(file)
+                self.check()
                 self._move()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)  # the replaced folder, if they were exchanged
@@ -107,11 +111,11 @@ class WholeFolder:
 
     def _move_in_two_steps(self) -> None:
         old = self.folder.with_name(self.folder.name + ".old")
-        self.target.rename(old)
         try:
+            self.target.rename(old)
             self.folder.rename(self.target)
         except BaseException:
-            if not self.target.exists():
+            if old.exists() and not self.target.exists():
                 old.rename(self.target)
             raise
         shutil.rmtree(old, ignore_errors=True)
