@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.errors import TrustError
-from fusion_diff.trust.keyring import ENDORSEMENT, REVOCATION, Keyring, revoke, rotate
+from fusion_diff.trust.keyring import ENDORSEMENT, REVOCATION, Keyring, check_valid, revoke, rotate
 from fusion_diff.trust.keys import (
     KINDS,
     MAX_PASSPHRASE_BYTES,
@@ -282,6 +282,60 @@ def test_a_revocation_beside_a_key_that_is_linked_to_counts(tmp_path):
     assert list(Keyring.of(tmp_path / "links" / "K.pub").revoked.values()) == ["lost"]
     made.rename(tmp_path / "links" / made.name)
     assert list(Keyring.of(tmp_path / "links" / "K.pub").revoked.values()) == ["lost"]
+
+
+@pytest.mark.parametrize("folder", ["h1", "h2", "h3"])
+def test_a_revocation_beside_any_link_on_the_way_to_a_key_counts(tmp_path, folder):
+    for each in ("h1", "h2", "h3"):
+        (tmp_path / each).mkdir()
+    new_key(tmp_path / "h3" / "b")
+    (tmp_path / "h2" / "b.pub").symlink_to("../h3/b.pub")
+    (tmp_path / "h1" / "b.pub").symlink_to(tmp_path / "h2" / "b.pub")
+    revoke(tmp_path / "h3" / "b", "lost").rename(tmp_path / folder / "b.pub.revoked.json")
+    assert list(Keyring.of(tmp_path / "h1" / "b.pub").revoked.values()) == ["lost"]
+
+
+@pytest.mark.parametrize("beside", ["K", "d/L", "d/e/M"])
+def test_a_revoked_key_does_not_sign_through_a_link(tmp_path, beside):
+    (tmp_path / "d" / "e").mkdir(parents=True)
+    new_key(tmp_path / "K")
+    (tmp_path / "d" / "L").symlink_to("../K")
+    (tmp_path / "d" / "e" / "M").symlink_to(tmp_path / "d" / "L")
+    (tmp_path / "file").write_text("x")
+    revoke(tmp_path / "K", "lost").rename(tmp_path / f"{beside}.pub.revoked.json")
+    with pytest.raises(TrustError, match="the key was revoked: lost"):
+        sign(tmp_path / "file", tmp_path / "d" / "e" / "M")
+    assert not (tmp_path / "file.sig").exists()
+
+
+def test_a_link_that_leads_back_to_itself_is_told(tmp_path):
+    new_key(tmp_path / "K")
+    (tmp_path / "to").symlink_to("fro")
+    (tmp_path / "fro").symlink_to("to")
+    (tmp_path / "x.pub").symlink_to("x.pub")
+    says = "it is a symbolic link that leads back to itself"
+    for read, file in ((load_private, "to"), (load_public, "x.pub"), (Keyring.of, "x.pub")):
+        with pytest.raises(TrustError, match=says):
+            read(tmp_path / file)
+    (tmp_path / "K.pub.revoked.json").symlink_to("K.pub.revoked.json")
+    with pytest.raises(TrustError, match=rf"K\.pub\.revoked\.json: {says}"):
+        Keyring.of(tmp_path / "K.pub")
+
+
+def test_keys_are_found_in_the_home_folder_with_their_revocations(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    made = new_key("~/a").public
+    assert load_private("~/a").public.id == load_public("~/a.pub").id == made.id
+    assert rotate("~/a", "~/b") == tmp_path / "b.pub.endorsed.json"
+    assert len(Keyring.of("~/a.pub").keys) == 2
+    check_valid(load_private("~/a"), "~/a")
+    assert revoke("~/a", "lost") == tmp_path / "a.pub.revoked.json"
+    assert list(Keyring.of("~/a.pub").revoked.values()) == ["lost"]
+    with pytest.raises(TrustError, match="the key was revoked: lost"):
+        check_valid(load_private("~/a"), "~/a")
+    with pytest.raises(TrustError, match=r"~nobody-of-that-name/b\.pub: cannot be read"):
+        load_public("~nobody-of-that-name/b.pub")
 
 
 def test_statements_may_be_links_as_clusters_mount_them(tmp_path):

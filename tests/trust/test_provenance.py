@@ -411,6 +411,24 @@ def test_signing_replaces_a_signature_and_nothing_else(batch, keys):
     assert sorted(path.name for path in batch.parent.iterdir()) == ["batch", "batch.sig", "keys"]
 
 
+def test_signing_replaces_no_statement_about_a_key(batch, keys):
+    rotate(keys / "K", keys / "L")
+    for statement in (revoke(keys / "L", "stolen"), keys / "L.pub.endorsed.json"):
+        before = statement.read_bytes()
+        with pytest.raises(TrustError, match="it exists and is not a signature of files"):
+            sign(batch, keys / "K", out=statement)
+        assert statement.read_bytes() == before
+
+
+@pytest.mark.parametrize("payload", [b"[]", b"\xff", b"[" * 100_000])
+def test_signing_replaces_no_bundle_that_is_not_about_files(batch, keys, payload):
+    bundle = json.loads(seal({}, load_private(keys / "K")))
+    bundle["dsseEnvelope"]["payload"] = base64.b64encode(payload).decode()
+    signature_of(batch).write_text(json.dumps(bundle))
+    with pytest.raises(TrustError, match="it exists and is not a signature of files"):
+        sign(batch, keys / "K")
+
+
 def test_what_could_not_be_verified_is_not_signed(batch, keys, tmp_path):
     (batch / "link").symlink_to(tmp_path)
     (batch / "back\\slash").write_bytes(b"x")
@@ -449,6 +467,13 @@ def test_neither_a_linked_file_nor_a_linked_signature_is_followed(batch, keys, t
 def test_a_private_key_is_not_handed_on_with_what_it_signs(keys):
     with pytest.raises(TrustError, match="the private key lies in the folder or file to be signed"):
         sign(keys, keys / "K")
+
+
+def test_a_private_key_in_the_home_folder_is_not_handed_on_either(keys, monkeypatch):
+    monkeypatch.setenv("HOME", str(keys))
+    monkeypatch.setenv("USERPROFILE", str(keys))
+    with pytest.raises(TrustError, match="the private key lies in the folder or file to be signed"):
+        sign(keys, "~/K")
 
 
 def test_a_signed_copy_holds_what_was_signed_and_nothing_else(batch, keys):

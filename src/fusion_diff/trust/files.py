@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
 
 _CHUNK_BYTES = 2**20
+_MAX_LINKS = 40  # as many as Linux follows
 _PLAIN = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
 
 
@@ -41,8 +42,29 @@ def open_plain(file: Path) -> Iterator[BinaryIO]:
 
 
 def followed(file: Path) -> Path:
-    """Return what a symbolic link leads to, or the file itself. Keys, and statements about them, may be links."""
-    return Path(os.path.realpath(file)) if file.is_symlink() else file
+    """Return what a symbolic link leads to, or the file itself. Keys, and statements about them, may be links.
+
+    Raises:
+        TrustError: as `hops`.
+    """
+    return hops(file)[-1]
+
+
+def hops(file: Path) -> list[Path]:
+    """Return a file, and what it leads to link by link where it is a symbolic link.
+
+    Raises:
+        TrustError: it leads back to itself, or through too many links.
+    """
+    found = [file]
+    while os.path.islink(found[-1]):  # noqa: PTH114 (Path.is_symlink raises where the name is too long)
+        if len(found) > _MAX_LINKS:
+            raise TrustError(
+                f"{printable(file)}: it is a symbolic link that leads back to itself, or through more than "
+                f"{_MAX_LINKS} others; put the file itself there"
+            )
+        found.append(found[-1].parent / found[-1].readlink())
+    return found
 
 
 def read_bounded(file: Path, limit: int, what: str) -> bytes:

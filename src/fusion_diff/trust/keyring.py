@@ -3,7 +3,8 @@
 Beside a public key `K.pub` there may be two files: `K.pub.endorsed.json`, in which an older key endorses K as its
 successor, and `K.pub.revoked.json`, in which K revokes itself. Both are signed statements that contain the key, so
 their location does not matter. They are searched for in the folders of the trusted keys and of the signature. Where a
-key is a symbolic link, that is the folder of the link and that of the key. They may be links themselves.
+key is a symbolic link, those are the folders of the link, of every further link on the way, and of the key. The
+statements may be links themselves.
 
 A signature holds no trustworthy time. Endorsements by expired or revoked keys are therefore not trusted either: they
 could have been made after the key was lost.
@@ -18,10 +19,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion_diff.checkpoint import at_home
 from fusion_diff.errors import TrustError
 from fusion_diff.printable import printable
 from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, Sealed, encoding, seal
-from fusion_diff.trust.files import followed, read_bounded, write_new
+from fusion_diff.trust.files import followed, hops, read_bounded, write_new
 from fusion_diff.trust.keys import (
     PrivateKey,
     PublicKey,
@@ -79,9 +81,8 @@ class Keyring:
         if not named:
             raise TrustError("no key is trusted; give at least one public key")
         keys = [load_public(file) for file in named]
-        places = [Path(file) for file in named] + ([beside] if beside else [])
-        folders = {Path(os.path.realpath(place.parent)) for place in places}
-        folders |= {Path(os.path.realpath(place)).parent for place in places}
+        places = [at_home(file) for file in named] + ([beside] if beside else [])
+        folders = {Path(os.path.realpath(hop.parent)) for place in places for hop in hops(place)}
         revoked = dict(_revocation(file) for file in _statements(folders, REVOKED))
         ring = cls(tuple(keys), revoked, now or datetime.now(UTC))
         endorsements = [
@@ -161,7 +162,7 @@ def rotate(
     """
     signer = load_private(old)
     check_valid(signer, old, now)
-    beside = public_file(Path(new))
+    beside = public_file(at_home(new))
     endorsement = beside.with_name(beside.name + ENDORSED)
     if endorsement.exists() or endorsement.is_symlink():
         raise TrustError(f"{printable(endorsement)}: it exists already and is not overwritten; choose another name")
@@ -186,7 +187,7 @@ def revoke(file: str | Path, because: str) -> Path:
     if not 0 < len(because.strip()) <= _MAX_REASON:
         raise TrustError(f"a revocation needs a reason of at most {_MAX_REASON} characters")
     key = load_private(file)
-    beside = public_file(Path(file))
+    beside = public_file(at_home(file))
     revocation = beside.with_name(beside.name + REVOKED)
     write_new(revocation, seal(_about(key.public, REVOCATION, {"because": because.strip()}), key), 0o644)
     return revocation
@@ -195,12 +196,14 @@ def revoke(file: str | Path, because: str) -> Path:
 def check_valid(key: PrivateKey, file: str | Path, now: datetime | None = None) -> None:
     """Check that a key has not expired and has no revocation beside it, before it is used to sign.
 
+    Where the file is a symbolic link, the revocation may lie beside any link on the way, or beside the key itself.
+
     Raises:
         TrustError: it has expired or is revoked.
     """
-    beside = public_file(Path(file))
-    revocation = beside.with_name(beside.name + REVOKED)
-    revoked = dict([_revocation(revocation)]) if os.path.lexists(revocation) else {}
+    besides = [public_file(hop) for hop in hops(at_home(file))]
+    revocations = [beside.with_name(beside.name + REVOKED) for beside in besides]
+    revoked = dict(_revocation(revocation) for revocation in revocations if os.path.lexists(revocation))
     problem = Keyring((key.public,), revoked, now or datetime.now(UTC)).problem(key.public)
     if problem:
         raise TrustError(f"{printable(file)}: the key {problem}; make another with `fusion-diff keys new`")

@@ -19,6 +19,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
+from fusion_diff.checkpoint import at_home
 from fusion_diff.errors import TrustError
 from fusion_diff.printable import printable
 from fusion_diff.trust.files import followed, read_bounded, write_new
@@ -155,7 +156,7 @@ def new_key(
 
     if kind not in KINDS:
         raise TrustError(f"kind is {kind!r}; choose {' or '.join(KINDS)}")
-    file = Path(file)
+    file = at_home(file)
     beside = public_file(file)
     expires = until(days, now)
     key = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
@@ -187,7 +188,7 @@ def load_private(file: str | Path) -> PrivateKey:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
-    file = Path(file)
+    file = at_home(file)
     content = read_bounded(followed(file), MAX_KEY_BYTES, "key")
     name = printable(file)
     if b"PUBLIC KEY-----" in content:
@@ -225,7 +226,7 @@ def load_public(file: str | Path) -> PublicKey:
     Raises:
         TrustError: it cannot be read, or is not a public key of a supported kind.
     """
-    file = Path(file)
+    file = at_home(file)
     return parse_public(read_bounded(followed(file), MAX_KEY_BYTES, "key"), printable(file))
 
 

@@ -7,12 +7,13 @@ right after: to read exactly the verified bytes, use `trust.signed`.
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.checkpoint import MANIFEST
+from fusion_diff.checkpoint import MANIFEST, at_home
 from fusion_diff.errors import TrustError
 from fusion_diff.printable import printable
 from fusion_diff.trust.contents import ALONE, IGNORED, PREDICATE_TYPE, Contents, unsafe
@@ -68,21 +69,21 @@ def sign(
 
     Raises:
         TrustError: there is a link or special file, a name that is unsafe on some system, or no file at all. Or the
-            private key lies in the folder; the key is not valid; `out` exists and is not a signature, or lies in the
-            checkpoint to be signed; or there are so many files that the signature would be too large.
+            private key lies in the folder; the key is not valid; `out` exists and is not a signature of files, or lies
+            in the checkpoint to be signed; or there are so many files that the signature would be too large.
     """
     path = absolute(path)
     key = load_private(key_file)
     check_valid(key, key_file, now)
     target = absolute(out) if out is not None else signature_of(path)
     if target == path or target.is_symlink() or (target.exists() and not _is_signature(target)):
-        raise TrustError(f"{printable(target)}: it exists and is not a signature; choose another --out")
+        raise TrustError(f"{printable(target)}: it exists and is not a signature of files; choose another --out")
     if (path / MANIFEST).is_file() and Path(os.path.realpath(target)).is_relative_to(os.path.realpath(path)):
         raise TrustError(
             f"{printable(target)}: the signature would lie in the folder of the model, which must stay as it was "
             "saved; choose another --out"
         )
-    if Path(os.path.realpath(key_file)).is_relative_to(os.path.realpath(path)):
+    if Path(os.path.realpath(at_home(key_file))).is_relative_to(os.path.realpath(path)):
         raise TrustError(
             f"{printable(key_file)}: the private key lies in the folder or file to be signed; keep it elsewhere"
         )
@@ -244,8 +245,9 @@ def _ignored(path: Path, signature: Path) -> tuple[str, ...]:
 
 
 def _is_signature(file: Path) -> bool:
+    """Return whether a file claims to be a signature of files, not a statement about a key, such as a revocation."""
     try:
-        Sealed.read(file)
-    except TrustError:
+        statement = json.loads(Sealed.read(file).payload)
+    except (TrustError, ValueError, RecursionError):
         return False
-    return True
+    return isinstance(statement, dict) and statement.get("predicateType") == PREDICATE_TYPE
