@@ -37,6 +37,7 @@ def unheeded():
     ("words", "busy"),
     [
         (["inspect", "a.tif"], "fusion_diff.inspection.run.load_inspector"),
+        (["batch", "a.tif", "--out", "o"], "fusion_diff.inspection.run.load_inspector"),
         (["export", "m", "--out", "o"], "fusion_diff.commands.export.load_model"),
         (["enroll", "refs", "--authentic", "sound", "--out", "o"], "fusion_diff.commands.enroll.load_model"),
         (["verify-model", "m", "--golden", "g"], "fusion_diff.commands.verify_model.load_model"),
@@ -51,7 +52,8 @@ def test_commands_with_temporary_files_end_in_order(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == "Stopped.\n"
 
 
-def test_inspect_leaves_no_private_copy_of_a_signed_model(checkpoint_folder, tmp_path, save_micrograph):
+@pytest.mark.parametrize("words", [["inspect"], ["batch", "--out", "o"]], ids=lambda words: words[0])
+def test_no_private_copy_of_a_signed_model_is_left(checkpoint_folder, tmp_path, save_micrograph, words):
     model, temporary = tmp_path / "model", tmp_path / "temporary"
     shutil.copytree(checkpoint_folder, model)
     temporary.mkdir()
@@ -59,9 +61,10 @@ def test_inspect_leaves_no_private_copy_of_a_signed_model(checkpoint_folder, tmp
     save_micrograph(tmp_path / "a.tif", 0.5)
     for each in (model, tmp_path / "a.tif"):
         sign(each, tmp_path / "k")
-    words = [tmp_path / "a.tif", "--model", model, "--require-signed", "--trusted-key", tmp_path / "k.pub"]
+    words = [*words, tmp_path / "a.tif", "--model", model, "--require-signed", "--trusted-key", tmp_path / "k.pub"]
     command = subprocess.Popen(
-        [sys.executable, "-m", "fusion_diff", "inspect", *words],
+        [sys.executable, "-m", "fusion_diff", *words],
+        cwd=tmp_path,
         env=os.environ | {"TMPDIR": str(temporary)},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

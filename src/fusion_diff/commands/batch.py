@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.batch import ROWS
-from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.checkpoint import EMBEDDED, at_home
 from fusion_diff.commands.options import (
     Alpha,
     Device,
@@ -22,6 +22,7 @@ from fusion_diff.commands.options import (
     TrustedKeys,
     signed_files,
 )
+from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fusion_diff.batch.run import Summary
 
 
+@stoppable
 def batch_command(
     sources: Annotated[
         list[str],
@@ -92,7 +94,7 @@ def batch_command(
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
     from fusion_diff.commands.outputs import Output, expect_apart, expect_folder
-    from fusion_diff.commands.stopping import TERMINATED, Terminated, heed_sigterm
+    from fusion_diff.commands.stopping import heed_sigterm
     from fusion_diff.commands.terminal import complain, say
     from fusion_diff.inspection.run import load_inspector
     from fusion_diff.printable import printable
@@ -107,7 +109,7 @@ def batch_command(
     signed = signed_files(require_signed, trusted_key)
     for source in sources:
         check_source(source, signed, Path(out))
-    keys = tuple(str(absolute(key)) for key in trusted_key or ())
+    keys = tuple(str(absolute(at_home(key))) for key in trusted_key or ())
     settings = Settings(alpha, pixel_size, heatmaps, keys, page, max_pixels)
     name = str(absolute(model)) if Path(model).is_dir() else model
     engine: AbstractContextManager[Engine]
@@ -119,13 +121,11 @@ def batch_command(
         engine = Cluster(cluster, name, settings, workers=workers, device=device)
     started = time.monotonic()
     try:
-        # Set after the engine starts, because Ray sets its own signal handler when it joins a cluster.
+        # Set again after the engine starts, because Ray sets its own signal handler when it joins a cluster.
         with engine as judging, heed_sigterm(), _progress() as progress:
             done = run_batch(sources, out, judging, rows=rows, retry=retry, progress=progress)
-    except KeyboardInterrupt as error:
+    except KeyboardInterrupt:
         typer.echo(f"Finished rows are saved in {printable(out)}; run the same command again to continue", err=True)
-        if isinstance(error, Terminated):
-            return TERMINATED
         raise
     rate = done.finished / max(time.monotonic() - started, 1e-9)
     parts = [f"{count} {decision}" for decision, count in sorted(done.decisions.items()) if decision != "error"]
