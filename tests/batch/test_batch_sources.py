@@ -120,6 +120,7 @@ def test_a_list_of_references_is_a_table_too_and_path_counts_before_file(folder)
     [
         (b"name\na.tif\n", "exactly one column path or file"),
         (b"file,file\na,b\n", "exactly one column path or file"),
+        (b",filename\n0,a.tif\n", "exactly one column path or file"),
         (b"", "exactly one column path"),
         (b"path,path\na,b\n", "exactly one column path"),
         (b"path,class\na.tif,x\nb.tif\n", "line 3: it has 1 fields under a header of 2"),

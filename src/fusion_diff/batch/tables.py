@@ -33,7 +33,7 @@ def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
     delimiter = max(",;\t", key=first.count)
     header = [cell.strip().casefold() for cell in next(csv.reader([first], delimiter=delimiter), [])]
     named = next((column for column in COLUMNS if column in header), "")
-    if header.count(named) != 1:
+    if not named or header.count(named) != 1:
         shown = printable(", ".join(header), 200)
         raise BatchError(
             f"{name}: its header is {shown!r}, but must contain exactly one column {' or '.join(COLUMNS)}; "
