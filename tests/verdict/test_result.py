@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
+import pickle
 import re
 
 import numpy as np
@@ -68,9 +70,11 @@ def test_a_map_is_shown_in_a_line_and_cannot_be_changed():
     values = np.asarray([[-1.25, 0.5], [2, 3]], dtype=np.float32)
     evidence = EvidenceMap(values, 1 / 8, 16, 15)
     assert repr(evidence) == "EvidenceMap(2 x 2 tokens of 16 x 15 pixels, -1.25 to 3.00 log-odds)"
-    with pytest.raises(ValueError, match="read-only"):
-        evidence.values[0, 0] = 9
+    for each in (evidence, copy.deepcopy(evidence), pickle.loads(pickle.dumps(evidence))):
+        with pytest.raises(ValueError, match="read-only"):
+            each.values[0, 0] = 9
     values[0, 0] = -2  # the array that was given is the caller's
+    assert evidence.values[0, 0] == -1.25
 
 
 def test_every_field_of_a_verdict_is_explained_where_help_looks():

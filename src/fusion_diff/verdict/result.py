@@ -40,10 +40,15 @@ class EvidenceMap:
     width: int
 
     def __post_init__(self) -> None:
-        """Take a read-only view of the values."""
-        values = self.values.view()
+        """Take a read-only copy of the values."""
+        values = self.values.copy()
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restore a pickled or copied map, whose values would be writeable otherwise."""
+        self.__dict__.update(state)
+        self.values.flags.writeable = False
 
     def __repr__(self) -> str:
         """Return the sizes and the range in a line."""
