@@ -13,7 +13,7 @@ import time
 import pytest
 
 from fusion_diff.cli import main
-from fusion_diff.commands.stopping import heed_sigterm
+from fusion_diff.commands.stopping import Terminated, heed_sigterm
 from fusion_diff.trust.keys import new_key
 from fusion_diff.trust.provenance import sign
 
@@ -89,3 +89,32 @@ def test_other_threads_cannot_heed_it_and_need_not():
     thread.start()
     thread.join()
     assert done == [True]
+
+
+def test_one_that_the_parent_ignores_stays_ignored():
+    """`trap '' TERM` in a shell protects what it starts."""
+    program = (
+        "import os, signal; from fusion_diff.commands.stopping import heed_sigterm\n"
+        "with heed_sigterm(): os.kill(os.getpid(), signal.SIGTERM); print('went on')"
+    )
+    words = ["sh", "-c", 'trap \'\' TERM; exec "$0" -c "$1"', sys.executable, program]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
+
+
+def test_the_first_process_of_a_container_heeds_it_all_the_same(monkeypatch):
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    own = os.getpid()
+    monkeypatch.setattr(os, "getpid", lambda: 1)
+
+    def stopped():
+        with heed_sigterm():
+            os.kill(own, signal.SIGTERM)
+            time.sleep(9)
+
+    try:
+        with pytest.raises(Terminated):
+            stopped()
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, before)

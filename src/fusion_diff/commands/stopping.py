@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 from contextlib import contextmanager
@@ -24,11 +25,15 @@ class Terminated(KeyboardInterrupt):
 def heed_sigterm() -> Iterator[None]:
     """Let SIGTERM end the block as Ctrl-C does; clusters send it before they remove a machine.
 
+    It stays ignored where the parent had it ignored, as `trap '' TERM` does; not in a container's first process, which
+    clusters have to be able to stop.
+
     Raises:
         Terminated: SIGTERM was received.
     """
 
-    if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+    ignored = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN and os.getpid() != 1
+    if ignored or threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield
         return
 
