@@ -103,6 +103,7 @@ def verify_model(model: str, keys: Path | None, golden: Path | None) -> tuple[Pa
 
     Raises:
         FusionDiffError: the model is altered, is not signed with a trusted key, or does not give the golden scores.
+        SystemExit: the golden scores could not be computed.
     """
     from fusion_diff.checkpoint import locate, verify
     from fusion_diff.errors import TrustError
@@ -125,10 +126,13 @@ def verify_model(model: str, keys: Path | None, golden: Path | None) -> tuple[Pa
     if golden is not None:
         from fusion_diff.cli import main as cli
 
-        if cli(["verify-model", str(folder), "--golden", str(golden)]) != 0:
+        code = cli(["verify-model", str(folder), "--golden", str(golden)])
+        if code == 1:
             raise TrustError(
                 f"{golden}: the model does not reproduce the scores of this golden set; see the lines above"
             )
+        if code != 0:  # it was stopped, or has said what is wrong
+            sys.exit(code)
     return folder, sha256
 
 

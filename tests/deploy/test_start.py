@@ -5,10 +5,13 @@ from __future__ import annotations
 import http.server
 import importlib.util
 import os
+import re
 import shutil
+import signal
 import subprocess
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -194,6 +197,40 @@ def test_a_folder_without_keys_trusts_nobody(start, tmp_path):
     code, _, err = start("--keys", tmp_path, "policy", "--help")
     assert code == 3
     assert "no public key" in err
+
+
+@pytest.mark.parametrize("code", [130, 143])
+def test_a_stop_while_the_golden_set_is_scored_accuses_no_model(starter, monkeypatch, capsys, tmp_path, code):
+    def stop(*_):
+        os.kill(os.getpid(), signal.SIGTERM if code == 143 else signal.SIGINT)
+        time.sleep(9)
+
+    monkeypatch.setattr("fusion_diff.commands.verify_model.load_model", stop)
+    with pytest.raises(SystemExit) as stopped:
+        starter.main(["--golden", str(tmp_path), "policy", "--help"])
+    assert stopped.value.code == code
+    assert capsys.readouterr().err.splitlines()[1:] == ["Stopped."]
+
+
+@pytest.mark.parametrize("drifted", [False, True])
+def test_a_golden_set_has_to_be_reproduced(start, checkpoint_folder, tmp_path, drifted):
+    golden = tmp_path / "golden"
+    Image.fromarray(np.arange(224 * 224, dtype=np.uint8).reshape(224, 224)).save(tmp_path / "new.png")
+    made = start("verify-model", checkpoint_folder, "--golden", golden, "--make", tmp_path / "new.png")
+    assert made[0] == 0, made
+    if drifted:
+        scores = golden / "golden.json"
+        scores.write_text(re.sub(r'"score": [0-9.e-]+', '"score": 0.123', scores.read_text()))
+    code, _, err = start("--golden", golden, "policy", "--help")
+    assert code == (3 if drifted else 0), err
+    assert ("does not reproduce the scores of this golden set" in err) == drifted
+
+
+def test_a_golden_set_that_is_missing_accuses_no_model(start, tmp_path):
+    code, _, err = start("--golden", tmp_path / "missing", "policy", "--help")
+    assert code == 3
+    assert "Error: " in err
+    assert "does not reproduce" not in err
 
 
 @pytest.mark.parametrize("words", [[], ["--help"], ["--keys", "x"]])
