@@ -72,8 +72,49 @@ def test_a_key_is_not_overwritten(run, new, no_model, tmp_path, option):
     assert {name: (tmp_path / name).read_bytes() for name in before} == before
 
 
-def test_records_that_speak_of_keys_are_no_key(tmp_path):
-    (tmp_path / "r.jsonl").write_text('{"path": "-----BEGIN PRIVATE KEY-----"}\n')
+@pytest.fixture
+def evidence(run, new, tmp_path):
+    """What is signed and recorded: (its files, the words that say what each is)."""
+    assert run("inspect", "new", "--record", "v.jsonl")[0] == 0
+    assert run("keys", "new", "K")[0] == 0
+    assert run("sign", "new/a.tif", "--key", "K", "--out", "line-7.sig")[0] == 0
+    assert run("keys", "revoke", "K", "--because", "lost")[0] == 0
+    ledger, signature = "a ledger or its head", "a signature or a signed statement"
+    kinds = {"v.jsonl": ledger, "v.jsonl.head": ledger, "line-7.sig": signature, "K.pub.revoked.json": signature}
+    return {tmp_path / name: kind for name, kind in kinds.items()}
+
+
+@pytest.mark.parametrize("option", OPTIONS[:-1])
+def test_a_ledger_and_what_is_signed_are_not_overwritten(run, new, evidence, option):
+    before = {file: file.read_bytes() for file in evidence}
+    for file, kind in evidence.items():
+        code, _, err = run("inspect", "new", option, file.name)
+        assert code == 3
+        assert f"{option} {file.name}: is {kind}, which is not overwritten; name another file" in err
+    assert {file: file.read_bytes() for file in evidence} == before
+
+
+def test_a_ledger_goes_on_and_a_signature_is_renewed(run, new, evidence, tmp_path):
+    assert run("inspect", "new", "--record", "line-7.sig")[0] == 3
+    assert run("inspect", "new", "--record", "v.jsonl")[0] == 0
+    assert len((tmp_path / "v.jsonl").read_text().splitlines()) == 5, "a header and two lots"
+    assert run("keys", "new", "L")[0] == 0
+    before = (tmp_path / "line-7.sig").read_bytes()
+    assert run("sign", "new/a.tif", "--key", "L", "--out", "v.jsonl")[0] == 3
+    assert run("sign", "new/a.tif", "--key", "L", "--out", "line-7.sig")[0] == 0
+    assert (tmp_path / "line-7.sig").read_bytes() != before
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "-----BEGIN PRIVATE KEY-----",
+        '"format":"fusion-diff/ledger/1"',
+        '{"mediaType":"application/vnd.dev.sigstore.bundle.v0.3+json"',
+    ],
+)
+def test_records_that_speak_of_such_files_are_none(tmp_path, path):
+    (tmp_path / "r.jsonl").write_text(json.dumps({"path": path}) + "\n")
     check_outputs([Output("--json", tmp_path / "r.jsonl", in_place=True)], [], "model")
 
 
@@ -96,6 +137,23 @@ def test_nothing_is_written_into_the_folder_of_the_model(run, new, no_model, tmp
         assert code == 3
         assert "lies in the folder of the model" in err
     assert [path.name for path in model.iterdir()] == ["config.json"]
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_nor_where_the_model_is_named_from_the_home_folder(run, new, no_model, tmp_path, monkeypatch, option):
+    """Bash leaves the tilde of --model=~/line-7 as it is."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "line-7").mkdir()
+    (tmp_path / "line-7" / "config.json").write_text("{}")
+    for words in (["inspect", "new", option, "line-7/config.json"], ["batch", "new", "--out", "line-7/new"]):
+        code, _, err = run(*words, "--model=~/line-7")
+        assert code == 3
+        assert "lies in the folder of the model" in err
+    code, _, err = run("enroll", "new", "--authentic", "sound", "--base=~/line-7", "--out", "line-7/new")
+    assert code == 3
+    assert "lies in the folder of the model" in err
+    assert [path.name for path in (tmp_path / "line-7").iterdir()] == ["config.json"]
 
 
 @pytest.mark.parametrize("name", ["line-7", "line-7/new", "link"])

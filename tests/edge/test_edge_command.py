@@ -24,6 +24,7 @@ from fusion_diff.inspection import run
 from fusion_diff.micrograph import MIN_SIDE
 from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.synthetic import generate
+from fusion_diff.trust.ledger import Ledger
 
 PACKAGING = Path(__file__).parents[2] / "packaging" / "edge" / "pyproject.toml"
 
@@ -96,14 +97,15 @@ def test_what_cannot_be_inspected_is_said_and_exits_with_3(exported_folder, samp
         assert stopped.value.code == 3
 
 
-@pytest.mark.parametrize("named", ["input", "link", "image", "model", "new in model", "key"])
-def test_records_overwrite_no_input_image_model_or_key(exported_folder, sample, tmp_path, capsys, named):
+@pytest.mark.parametrize("named", ["input", "link", "image", "model", "new in model", "key", "ledger"])
+def test_records_overwrite_no_input_image_model_key_or_ledger(exported_folder, sample, tmp_path, capsys, named):
     model = tmp_path / "model"
     shutil.copytree(exported_folder, model)
     shutil.copy(sample, tmp_path / "a.tif")
     shutil.copy(sample, tmp_path / "b.tif")
     (tmp_path / "link").symlink_to("a.tif")
     (tmp_path / "lab.key").write_text("Expires: 2030-01-01T00:00:00Z\n-----BEGIN PRIVATE KEY-----\nsecret\n")
+    Ledger(tmp_path / "v.jsonl").append({"a": 1})
     output, why = {
         "input": (tmp_path / "a.tif", "is one of the inputs"),
         "link": (tmp_path / "link", "is one of the inputs"),
@@ -111,6 +113,7 @@ def test_records_overwrite_no_input_image_model_or_key(exported_folder, sample, 
         "model": (model / "edge.json", "lies in the folder of the model"),
         "new in model": (model / "r.jsonl", "lies in the folder of the model"),
         "key": (tmp_path / "lab.key", "is a key or a certificate, which is not overwritten; name another file"),
+        "ledger": (tmp_path / "v.jsonl", "is a ledger or its head, which is not overwritten; name another file"),
     }[named]
     before = {file: file.read_bytes() for file in tmp_path.rglob("*") if file.is_file()}
     assert main(["inspect", str(tmp_path / "a.tif"), "--model", str(model), "--json", str(output)]) == 3

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, expect_free
+from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, at_home, expect_free
 from fusion_diff.commands.options import (
     Device,
     Groups,
@@ -71,8 +71,9 @@ def enroll_command(
     from fusion_diff.printable import paragraph, printable
     from fusion_diff.trust.poisoning import audit_enrolment
 
+    out = at_home(out)  # `--out=~/x`, which shells leave as it is
     expect_away("--out", out, [references, marks])
-    if place(out) != place(Path(base)):  # a model may be saved over itself
+    if place(out) != place(at_home(base)):  # a model may be saved over itself
         expect_apart(Output("--out", out), base)
     expect_free(out)
     expect_folder("--out", out)

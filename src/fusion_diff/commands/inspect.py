@@ -301,6 +301,7 @@ class _Outputs:
     def check(self, inputs: Iterable[Path], model: str) -> None:
         """Check that all outputs can be written and none overwrites an input; see `check_outputs`."""
         from fusion_diff.commands.outputs import Output, check_outputs
+        from fusion_diff.inspection.files import LEDGER
         from fusion_diff.inspection.record import STDOUT
 
         pages = {"--junit": self.junit, "--sarif": self.sarif, "--markdown": self.markdown}
@@ -308,8 +309,8 @@ class _Outputs:
         if self.report is not None:
             others.append(Output("--report", self.report / "index.html"))
         if self.record is not None:
-            head = Output("--record", self.record.with_name(f"{self.record.name}.head"))
-            others += [Output("--record", self.record, in_place=True), head]
+            head = Output("--record", self.record.with_name(f"{self.record.name}.head"), own=LEDGER)
+            others += [Output("--record", self.record, in_place=True, own=LEDGER), head]
         records = [each for each in self.records if each.file != STDOUT]
         check_outputs([*records, *others], inputs, model)
 

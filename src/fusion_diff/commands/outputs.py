@@ -22,11 +22,13 @@ class Output:
         option: option that named it, such as `--json`.
         file: path of the file.
         in_place: whether an existing file is opened and written to; else it is replaced atomically.
+        own: what the file may be although others must not overwrite it, see `inspection.files.refusal`.
     """
 
     option: str
     file: Path
     in_place: bool = False
+    own: str = ""
 
     @property
     def name(self) -> str:
@@ -53,7 +55,7 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], model: str)
     taken: dict[object, Output] = {}
     for output in outputs:
         file, identity = output.file, place(output.file)
-        if why := refusal(file, read, model):
+        if why := refusal(file, read, model, output.own):
             raise typer.BadParameter(f"{output.name}: {why}")
         if identity in taken:
             raise typer.BadParameter(f"{output.name}: is also written by {taken[identity].name}; name another file")
@@ -72,9 +74,10 @@ def expect_apart(output: Output, model: str) -> None:
     Raises:
         typer.BadParameter: it is the model's folder or lies in it; the message names it and the cure.
     """
+    from fusion_diff.checkpoint import at_home
     from fusion_diff.inspection.files import IN_MODEL, lies_in
 
-    if lies_in(output.file, Path(model)):
+    if lies_in(output.file, at_home(model)):
         raise typer.BadParameter(f"{output.name}: {IN_MODEL}")
 
 
@@ -96,7 +99,7 @@ def expect_away(option: str, folder: Path, inputs: Iterable[Path | None]) -> Non
 
 
 def expect_writable(output: Output) -> None:
-    """Check that a file can be written, with its folder created where it is missing, and is no image or key.
+    """Check that a file can be written, with its folder created where it is missing, and is no image, key or the like.
 
     Raises:
         typer.BadParameter: it cannot or must not; the message names it and the cure.
@@ -107,7 +110,7 @@ def expect_writable(output: Output) -> None:
         raise typer.BadParameter(f"{output.name}: is stdout, to which only records (--json) are written; name a file")
     if output.file.is_dir():
         raise typer.BadParameter(f"{output.name}: is a folder, but must be a file; name a file in it")
-    if why := refusal(output.file):
+    if why := refusal(output.file, own=output.own):
         raise typer.BadParameter(f"{output.name}: {why}")
     if output.in_place and output.file.exists():
         if not os.access(output.file, os.W_OK):

@@ -30,11 +30,12 @@ def sign_command(
     """Sign a folder with all its files, or a single file."""
     from fusion_diff.commands.outputs import Output, expect_writable
     from fusion_diff.commands.terminal import say
+    from fusion_diff.inspection.files import SIGNATURE
     from fusion_diff.trust.keys import write_time
     from fusion_diff.trust.provenance import sign, signature_of
 
     if out is not None:
-        expect_writable(Output("--out", out))
+        expect_writable(Output("--out", out, own=SIGNATURE))
     made = sign(path, key, out=out, days=days)
     until = "" if made.contents.expires is None else f", until {write_time(made.contents.expires)}"
     say(f"Signed: {path}, files: {len(made.contents.digests)}{until}")

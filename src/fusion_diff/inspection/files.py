@@ -10,6 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff.checkpoint import at_home
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
 from fusion_diff.whole import write_whole
 
@@ -18,7 +19,14 @@ if TYPE_CHECKING:
 
 IN_MODEL = "lies in the folder of the model, which must stay as it was saved; choose another folder"
 _HEAD = 4096
-"""Bytes of a file that are searched for a key."""
+"""Bytes of a file that are searched for what it is."""
+LEDGER, SIGNATURE = "a ledger or its head", "a signature or a signed statement"
+_KEPT = {
+    "a key or a certificate": rb"^-----BEGIN [A-Z]",  # text such as `Expires:` may stand before it
+    LEDGER: rb'\A\s*\{[^{}]*"format"\s*:\s*"fusion-diff/ledger',
+    SIGNATURE: rb'\A\s*\{[^{}]*"mediaType"\s*:\s*"application/vnd\.dev\.sigstore\.',
+}
+"""Start of files that cannot be made again, by what they are."""
 
 
 def write_text(file: Path, text: str) -> Path:
@@ -32,21 +40,22 @@ def write_text(file: Path, text: str) -> Path:
     return file
 
 
-def refusal(file: Path, read: Collection[object] = (), model: str | None = None) -> str | None:
+def refusal(file: Path, read: Collection[object] = (), model: str | None = None, own: str = "") -> str | None:
     """Return why a file must not be written to, with the cure; None if it may.
 
     Args:
         file: the output.
         read: the `place` of each file that is read.
         model: the model by name, folder or hub id.
+        own: `LEDGER` or `SIGNATURE` if the command continues or renews such a file.
     """
     if place(file) in read:
         return "is one of the inputs, which are not overwritten; name another file"
     if file.suffix.lower() in IMAGE_SUFFIXES and file.exists():
         return "is an existing image, which is not overwritten; name another file, and list the images apart from it"
-    if _is_key(file):
-        return "is a key or a certificate, which is not overwritten; name another file"
-    if model is not None and lies_in(file, Path(model)):
+    if (kind := _kept(file)) and kind != own:
+        return f"is {kind}, which is not overwritten; name another file"
+    if model is not None and lies_in(file, at_home(model)):
         return IN_MODEL
     return None
 
@@ -66,12 +75,13 @@ def place(file: Path) -> object:
     return found.st_dev, found.st_ino
 
 
-def _is_key(file: Path) -> bool:
-    """Return whether an existing file is PEM: a key, or a certificate. Text such as `Expires:` may stand before it."""
+def _kept(file: Path) -> str | None:
+    """Return what an existing file is if it is one of `_KEPT`, else None."""
     if not file.is_file():  # a pipe would be waited for
-        return False
+        return None
     try:
         with file.open("rb") as stream:
-            return re.search(rb"^-----BEGIN [A-Z]", stream.read(_HEAD), re.MULTILINE) is not None
+            head = stream.read(_HEAD)
     except OSError:  # reported on writing
-        return False
+        return None
+    return next((kind for kind, start in _KEPT.items() if re.search(start, head, re.MULTILINE)), None)
