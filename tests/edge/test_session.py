@@ -91,8 +91,18 @@ def test_an_export_is_told_from_its_model_and_from_other_exports(session, whole_
 def test_an_older_export_in_which_that_has_another_name_is_read(exported_folder, tmp_path):
     described = read_json(exported_folder / DESCRIPTION)
     described["model_sha256"] = described.pop("exported_from")
+    assert described["format"] != "fusion-diff/edge/1", "whose readers need model_sha256"
+    described["format"] = "fusion-diff/edge/1"
     write_json(tmp_path / DESCRIPTION, described)
     assert Exported.read(tmp_path).exported_from == described["model_sha256"]
+
+
+def test_an_export_is_found_in_the_home_folder(exported_folder, monkeypatch, session):
+    """Bash leaves the tilde of --model=~/exp as it is."""
+    for variable in ("HOME", "USERPROFILE"):
+        monkeypatch.setenv(variable, str(exported_folder.parent))
+    assert load_inspector(f"~/{exported_folder.name}", "cpu").sha256 == session.sha256
+    assert EdgeSession.load(f"~/{exported_folder.name}").sha256 == session.sha256
 
 
 def test_a_model_of_authentic_references_alone_is_exported_and_gives_its_verdict(tmp_path):

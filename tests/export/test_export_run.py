@@ -124,10 +124,15 @@ def test_a_verdict_that_rests_on_the_diffusion_path_is_refused_with_the_cure(enr
         export_model(enrolled, tmp_path / "out")
 
 
-def test_a_model_is_never_overwritten_by_what_is_exported_of_it(enrolled, checkpoint_folder, tmp_path):
+def test_a_model_is_never_overwritten_by_what_is_exported_of_it(enrolled, checkpoint_folder, tmp_path, monkeypatch):
     shutil.copytree(checkpoint_folder, tmp_path / "model")
     with pytest.raises(ExportError, match="contains a model that is not an exported one"):
         export_model(enrolled, tmp_path / "model")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ExportError, match="contains a model that is not an exported one"):
+        export_model(enrolled, "~/model")
     with pytest.raises(ExportError, match="format is 'tflite'; use onnx or openvino"):
         export_model(enrolled, tmp_path / "out", runtime="tflite")
 

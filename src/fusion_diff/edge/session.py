@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion_diff.checkpoint import verify
+from fusion_diff.checkpoint import at_home, verify
 from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.reading import EdgeReading
 from fusion_diff.edge.runtime import open_graph
@@ -35,7 +35,7 @@ BATCH = 1
 
 def is_exported(folder: str | Path) -> bool:
     """Return whether a folder is an exported model."""
-    return (Path(folder) / DESCRIPTION).is_file()
+    return (at_home(folder) / DESCRIPTION).is_file()
 
 
 class EdgeSession:
@@ -76,7 +76,7 @@ class EdgeSession:
             DeviceError: the device is not available.
             ValueError: `threads` or `batch` is less than 1.
         """
-        folder = Path(folder)
+        folder = at_home(folder)
         if not is_exported(folder):
             raise CheckpointError(f"{folder}: not an exported model; give a folder written by `fusion-diff export`")
         if batch < 1 or (threads is not None and threads < 1):

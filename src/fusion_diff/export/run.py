@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.checkpoint import MANIFEST, Writer, expect_free, write_json
+from fusion_diff.checkpoint import MANIFEST, Writer, at_home, expect_free, write_json
 from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import EdgeSession, is_exported
@@ -86,7 +86,7 @@ def export_model(
     Warns:
         UserWarning: enrolled references are not among those given, so fp32 is compared on others.
     """
-    started, folder = time.perf_counter(), Path(folder)
+    started, folder = time.perf_counter(), at_home(folder)
     if runtime not in GRAPHS:
         raise ExportError(f"format is {runtime!r}; use {' or '.join(GRAPHS)}")
     if int8 and references is None:
