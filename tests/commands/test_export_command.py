@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -101,11 +102,20 @@ def test_a_model_is_exported_in_eight_bits_and_inspects(
     assert "no such device here" in " ".join(capsys.readouterr().err.split())
 
 
+def test_references_of_which_some_were_dropped_as_suspicious_are_compared_on(
+    small_model: Path, references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`enroll --drop-suspicious` takes a set with one image in two classes, so the export of its model does too."""
+    shutil.copytree(references, tmp_path / "refs")
+    shutil.copy(references / "fine" / "0.tif", tmp_path / "refs" / "coarse" / "same.tif")
+    asked = ["--references", str(tmp_path / "refs"), "--out", str(tmp_path / "edge")]
+    assert main(["export", str(small_model), *asked]) == 0, capsys.readouterr().err
+    assert (tmp_path / "edge" / "edge.json").is_file()
+
+
 def test_only_a_signed_export_is_read_where_that_is_required(
     exported_folder: Path, references: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    import shutil
-
     copy, key = tmp_path / "edge", tmp_path / "lab.key"
     shutil.copytree(exported_folder, copy)
     assert main(["keys", "new", str(key)]) == 0

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.checkpoint import expect_free
+from fusion_diff.checkpoint import at_home, expect_free
 from fusion_diff.commands.options import MaxPixels, Page, load_model, read_references
 from fusion_diff.commands.stopping import stoppable
 
@@ -54,6 +54,7 @@ def export_command(
 
     if references is None and (page is not None or max_pixels is not None):
         raise typer.BadParameter("--page and --max-pixels apply to --references; give these, or leave the two out")
+    out = at_home(out)  # `--out=~/x`, which shells leave as it is
     expect_away("--out", out, [references])
     expect_apart(Output("--out", out), model)
     expect_free(out)
@@ -63,7 +64,9 @@ def export_command(
     if references is not None:
         if loaded.enrolment is None:
             raise EnrolmentError(f"{model}: it has no enrolled references to export; enrol some first")
-        known = read_references(references, loaded.enrolment.authentic, page=page, max_pixels=max_pixels)
+        known = read_references(  # --drop-suspicious allows conflicts too
+            references, loaded.enrolment.authentic, page=page, max_pixels=max_pixels, allow_conflicts=True
+        )
     typer.echo("Writing the graph and comparing it with the model; this takes about a minute …", err=True)
     with progress_bar("Measuring the effect of 8 bits") as advance:
         done = export_model(loaded, out, runtime=format.value, int8=int8, references=known, progress=advance)
