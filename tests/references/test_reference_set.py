@@ -293,6 +293,21 @@ def test_one_image_is_told_from_others_by_its_pixels_whatever_the_file(tmp_path:
         assert once.counts == {"sound": 1, "crack": 1}
 
 
+def test_an_image_is_the_same_in_colour_and_in_other_units(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("fusion_diff.micrograph.storage.BAND_PIXELS", 500)  # several bands
+    levels = np.random.default_rng(0).integers(0, 256, (150, 90), dtype=np.uint8)
+    tinted = np.stack([levels] * 3, axis=2)
+    Image.fromarray(levels).save(tmp_path / "grey.png")
+    Image.fromarray(tinted).save(tmp_path / "colour.png")
+    Image.fromarray(levels.astype(np.uint16) * 257).save(tmp_path / "deep.png")
+    same = [load_microstructure_data(tmp_path / f"{name}.png") for name in ("grey", "colour", "deep")]
+    tinted[149, 89, 2] ^= 1
+    deep = levels.astype(np.uint16) * 257
+    deep[149, 89] ^= 1
+    others = [Micrograph.from_array(each) for each in (tinted, deep, levels.T, 255 - levels)]
+    assert alike([*others, *same]) == [[4, 5, 6]]
+
+
 def test_images_that_differ_in_one_pixel_are_two(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("fusion_diff.micrograph.storage.BAND_PIXELS", 500)  # several bands
     levels = np.random.default_rng(0).integers(0, 256, (150, 90), dtype=np.uint8)

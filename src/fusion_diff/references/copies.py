@@ -12,6 +12,8 @@ import numpy as np
 from fusion_diff.micrograph import storage
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from fusion_diff.micrograph import Micrograph
 
 _GRID = 32
@@ -19,9 +21,10 @@ _GRID = 32
 
 
 def alike(micrographs: Sequence[Micrograph]) -> list[list[int]]:
-    """Return the indices of micrographs with equal shape and pixels, in order, for each image that occurs repeatedly.
+    """Return the indices of micrographs that show the same pixels, in order, for each image that occurs repeatedly.
 
-    Most images already differ in a coarse grid of pixels, so the others are hashed only where it agrees.
+    Grey in three equal channels is grey, and levels in other units, as of 8 bits in 16, are the same levels. Most
+    images already differ in a coarse grid of pixels, so the others are hashed only where it agrees.
     """
     found = [list(range(len(micrographs)))]
     for key in (_coarse, _whole):
@@ -39,13 +42,25 @@ def _split(
 
 
 def _coarse(micrograph: Micrograph) -> Hashable:
-    step = max(1, math.isqrt(micrograph.height * micrograph.width) // _GRID)
-    return micrograph.shape, storage.sampled(micrograph.levels, step).astype(np.float32).tobytes()
+    grid = _grid(micrograph)
+    return micrograph.shape[:2], _plain(grid, grid)
 
 
 def _whole(micrograph: Micrograph) -> Hashable:
-    digest = hashlib.sha256()
-    for rows in storage.bands(micrograph.shape):
-        # As float32, in which they are judged: stored dtypes and byte orders may differ.
-        digest.update(micrograph.window(rows.start, 0, rows.stop - rows.start, micrograph.width).tobytes())
+    digest, grid = hashlib.sha256(), _grid(micrograph)
+    for rows in storage.bands(micrograph.shape[:2]):
+        digest.update(_plain(micrograph.window(rows.start, 0, rows.stop - rows.start, micrograph.width), grid))
     return digest.digest()
+
+
+def _grid(micrograph: Micrograph) -> NDArray[np.float32]:
+    # As float32, in which they are judged: stored dtypes and byte orders may differ.
+    step = max(1, math.isqrt(micrograph.height * micrograph.width) // _GRID)
+    return storage.sampled(micrograph.levels, step).astype(np.float32)
+
+
+def _plain(pixels: NDArray[np.float32], grid: NDArray[np.float32]) -> bytes:
+    """Return pixels as bytes: in one channel if all are equal, and in units of the span of the coarse grid."""
+    if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+        pixels = pixels[..., 0]
+    return ((pixels - grid.min()) / (np.ptp(grid) or np.float32(1))).tobytes()
