@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from contextlib import ExitStack, contextmanager
-from threading import Lock
+from threading import Lock, local
 from typing import TYPE_CHECKING
 
 import torch
@@ -13,34 +13,56 @@ from fusion_diff.errors import DeviceError
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-if hasattr(os, "register_at_fork"):
-    # A forked child has no threads but waits for those that its parent computed with. With a single one it needs none.
-    os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
+    from collections.abc import Callable, Iterator
 
 
 class _Settings:
-    """Torch's default type, which is one for all threads: the last call to end gives back what the first one found."""
+    """Torch's default type, which is one for all threads: the last call to end gives back the caller's."""
 
     def __init__(self) -> None:
         self.lock, self.calls, self.found = Lock(), 0, torch.float32
+        self.of_thread = local()
 
     def enter(self) -> None:
         with self.lock:
-            if not self.calls:
-                self.found = torch.get_default_dtype()
+            default = torch.get_default_dtype()
+            if not self.calls or default != torch.float32:  # during other calls, the caller has set another one
+                self.found = default
                 torch.set_default_dtype(torch.float32)
-            self.calls += 1
+            self._count(1)
 
     def leave(self) -> None:
         with self.lock:
-            self.calls -= 1
-            if not self.calls:
-                torch.set_default_dtype(self.found)
+            self._count(-1)
+            self._give_back()
+
+    def of_child(self) -> None:
+        """Forget the calls of the parent's other threads, which a forked child does not have."""
+        before, self.calls, self.lock = self.calls, getattr(self.of_thread, "calls", 0), Lock()
+        if before:
+            self._give_back()
+
+    def _count(self, change: int) -> None:
+        self.calls += change
+        self.of_thread.calls = getattr(self.of_thread, "calls", 0) + change
+
+    def _give_back(self) -> None:
+        if not self.calls and torch.get_default_dtype() == torch.float32:  # or else the caller has set it since
+            torch.set_default_dtype(self.found)
 
 
 _SETTINGS = _Settings()
+
+
+def in_forked_child(do: Callable[[], object]) -> None:
+    """Have this done in every forked child, where systems fork."""
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(after_in_child=do)
+
+
+# A forked child has no threads but waits for those that its parent computed with. With a single one it needs none.
+in_forked_child(lambda: torch.set_num_threads(1))
+in_forked_child(_SETTINGS.of_child)
 
 
 @contextmanager

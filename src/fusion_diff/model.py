@@ -155,9 +155,10 @@ class DiffusionModel:
         from fusion_diff.diffusion.prior import DiffusionPrior
 
         self._prior_source.check()
-        prior = DiffusionPrior.from_pretrained(self._prior_source.path).to(self._device)
-        channels_last(prior.vae)
-        return ReconstructionPath(prior, self.encoder)
+        with own_settings():
+            prior = DiffusionPrior.from_pretrained(self._prior_source.path).to(self._device)
+            channels_last(prior.vae)
+            return ReconstructionPath(prior, self.encoder)
 
     def enroll(
         self,
@@ -186,12 +187,12 @@ class DiffusionModel:
             CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
 
         Warns:
-            UserWarning: the scores are not calibrated or mean little; `warnings()` of the enrolment has more to say.
+            UserWarning: a side has a single specimen, there are too few references to cross-fit, or the scores mean
+                little; `warnings()` of the enrolment has more to say.
         """
-        with own_settings():
-            self.enrolment = learn(
-                self, references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
-            )
+        self.enrolment = learn(
+            self, references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
+        )
         self.enrolment.warn()
         return self.enrolment
 
@@ -223,6 +224,10 @@ class DiffusionModel:
             ReferenceSetError: `shots` is no whole number of at least 1.
             MicrographError: this is not a micrograph, or its file can no longer be read.
             CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
+
+        Warns:
+            UserWarning: the micrograph is out of scope, so that its score is meaningless; only built-in references are
+                enrolled; no class has as many references as `shots`; or what is learned of `shots` means little.
         """
         check_alpha(alpha)
         with own_settings():
@@ -250,11 +255,12 @@ class DiffusionModel:
                 enrolled; no class has as many references as `shots`; or what is learned of `shots` means little.
         """
         micrographs = [sample] if isinstance(sample, Micrograph | str) or not isinstance(sample, Iterable) else sample
-        with own_settings():
-            enrolment = self.expect_enrolled(shots)
-            scores = [predict(each, enrolment, read(self, enrolment, each)) for each in micrographs]
-            given = scores if micrographs is sample else scores[0]
-            return torch.tensor(given, dtype=torch.float32, device="cpu")
+        enrolment, scores = self.expect_enrolled(shots), []
+        for each in micrographs:  # a generator runs with the caller's own settings
+            with own_settings():
+                scores.append(predict(each, enrolment, read(self, enrolment, each)))
+        given = scores if micrographs is sample else scores[0]
+        return torch.tensor(given, dtype=torch.float32, device="cpu")
 
     def expect_enrolled(self, shots: int | None = None) -> Enrolment:
         """Return the enrolment of all references, or one learned from at most `shots` of each class.

@@ -6,15 +6,19 @@ import multiprocessing
 import os
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
 import torch
 
+from fusion_diff import devices
 from fusion_diff.devices import own_settings
+from fusion_diff.enrolment import enrolment
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
+from fusion_diff.trust.poisoning import audit_references
 
 
 @contextmanager
@@ -33,15 +37,19 @@ SETTINGS = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:too few references")
 @pytest.mark.parametrize("kind", SETTINGS)
 def test_a_model_is_loaded_enrolled_and_asked_as_without_settings(checkpoint_folder, make_references, draw, kind):
     references, micrograph = make_references({"fine": 2, "coarse": 2}), Micrograph.from_array(draw("fine", 7))
 
-    def scores() -> tuple[float, ...]:
+    def scores() -> tuple[object, ...]:
         model = DiffusionModel.from_pretrained(checkpoint_folder)
-        model.enroll(references, reconstruction=True)
+        audited = audit_references(model, references)
+        dtype = next(model.reconstruction.prior.vae.parameters()).dtype  # loaded by the caller
+        enrolment = model.enroll(references, reconstruction=True)
         it = model.inspect(micrograph, purify=True)
-        return float(model.predict_authenticity(micrograph)), it.score
+        few = enrolment.shots(1).figures  # learned by the caller
+        return float(model.predict_authenticity(micrograph)), it.score, few, audited, dtype
 
     expected = scores()
     with SETTINGS[kind]():
@@ -67,7 +75,79 @@ def test_the_default_type_comes_back_when_the_last_of_several_threads_is_done():
     assert torch.get_default_dtype() == torch.float32
 
 
-@pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
+def test_what_is_set_during_a_call_is_the_callers_and_stays():
+    with double():
+        with own_settings():
+            torch.set_default_dtype(torch.bfloat16)
+        assert torch.get_default_dtype() == torch.bfloat16
+        with own_settings():
+            torch.set_default_dtype(torch.float64)
+            with own_settings():
+                assert torch.get_default_dtype() == torch.float32
+            assert torch.get_default_dtype() == torch.float32, "that of the call around it"
+        assert torch.get_default_dtype() == torch.float64
+
+
+def test_a_generator_of_micrographs_runs_with_the_callers_settings(checkpoint_folder, make_references, draw):
+    model = DiffusionModel.from_pretrained(checkpoint_folder)
+    model.enroll(make_references({"fine": 2, "coarse": 2}))
+    found = []
+
+    def micrographs():
+        for seed in (7, 8):
+            found.append(torch.get_default_dtype())
+            yield Micrograph.from_array(draw("fine", seed))
+
+    with double():
+        model.predict_authenticity(micrographs())
+    assert found == [torch.float64] * 2
+
+
+forks = pytest.mark.skipif("fork" not in multiprocessing.get_all_start_methods(), reason="there is no fork here")
+
+
+@forks
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of forking with several threads
+def test_a_child_that_is_forked_during_the_calls_of_other_threads_has_the_callers_type_and_no_lock():
+    inside, done = threading.Event(), threading.Event()
+
+    def work() -> None:
+        with enrolment._LEARNING, own_settings(), devices._SETTINGS.lock:
+            inside.set()
+            done.wait()
+
+    def child(pipe, own: int) -> None:
+        with enrolment._LEARNING:
+            before = torch.get_default_dtype()
+            with own_settings():
+                during = torch.get_default_dtype()
+            pipe.send((before, during, torch.get_default_dtype(), devices._SETTINGS.calls == own))
+
+    def forked(own: int):
+        here, there = multiprocessing.Pipe()
+        process = multiprocessing.get_context("fork").Process(target=child, args=(there, own))
+        process.start()
+        try:
+            assert here.poll(30), "the child waits for a lock"
+            return here.recv()
+        finally:
+            process.kill()
+            process.join()
+
+    with double():
+        thread = threading.Thread(target=work)
+        thread.start()
+        inside.wait()
+        try:
+            assert forked(0) == (torch.float64, torch.float32, torch.float64, True)
+        finally:
+            done.set()
+            thread.join()
+        with own_settings():
+            assert forked(1) == (torch.float32, torch.float32, torch.float32, True), "the call goes on in the child"
+
+
+@forks
 def test_a_forked_child_predicts_after_its_parent_has():
     """With threads of its own it would wait for its parent's for ever."""
     script = """

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fusion_diff.counted import counted
+from fusion_diff.devices import in_forked_child, own_settings
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
 from fusion_diff.fewshot.decision import check_alpha, specimens_needed
@@ -35,6 +36,14 @@ LITTLE_SKILL = 0.65
 """Cross-fitted AUROC below which a warning is issued."""
 _LEARNING = Lock()
 """Held while an enrolment of fewer shots is learned, so that threads that ask for the same one learn it once."""
+
+
+def _free_lock() -> None:
+    global _LEARNING
+    _LEARNING = Lock()  # the thread that held it is not in the child
+
+
+in_forked_child(_free_lock)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -160,7 +169,7 @@ class Enrolment:
         return tuple(lines)
 
     def _doubts(self) -> tuple[str, ...]:
-        """Return those of the warnings that say that scores are not calibrated or mean little."""
+        """Return those of the warnings that are issued without being asked for; see `warn`."""
         lines = list(self.verifier.warnings)
         if (auroc := self.compared.figures.get("auroc", 1.0)) < LITTLE_SKILL:
             lines.append(
@@ -171,7 +180,9 @@ class Enrolment:
         return tuple(lines)
 
     def warn(self) -> None:
-        """Warn of what keeps scores from being calibrated or from meaning much; see `warnings` for all that is to say.
+        """Warn of too few references or specimens of a side, and of little skill; see `warnings` for all else.
+
+        Authentic references alone do not calibrate the score either, which is no cause for a warning.
 
         Warns:
             EnrolmentWarning: there are too few references or specimens, or little skill.
@@ -215,6 +226,7 @@ class Enrolment:
         """What was learned of fewer shots, by the places of the references that are kept."""
         return {}
 
+    @own_settings()
     def _learned_from(self, keep: tuple[int, ...]) -> Enrolment:
         began = time.perf_counter()
         bags = tuple(self.bags[i] for i in keep)

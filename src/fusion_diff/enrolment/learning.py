@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from fusion_diff.devices import own_settings
 from fusion_diff.enrolment.enrolment import Enrolment
 from fusion_diff.enrolment.shifts import reference_shifts
 from fusion_diff.errors import EnrolmentError
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from fusion_diff.perception import Networks
 
 
+@own_settings()
 def learn(
     model: Networks,
     references: ReferenceSet,

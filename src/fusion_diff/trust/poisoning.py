@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from fusion_diff.devices import own_settings
 from fusion_diff.enrolment.learning import learn
 from fusion_diff.fewshot.bags import Scale, sample_tokens, top_count
 from fusion_diff.references.copies import alike
@@ -104,6 +105,7 @@ def audit_references(
     return audit_enrolment(enrolment, [reference.micrograph for reference in references])
 
 
+@own_settings()
 def audit_enrolment(enrolment: Enrolment, micrographs: Sequence[Micrograph] | None = None) -> tuple[Finding, ...]:
     """Return the findings on references that are already encoded, the most severe first.
 
