@@ -242,26 +242,6 @@ def test_overrulings_of_before_are_kept_by_the_upgrade(database):
     assert second.overrulings == []
 
 
-def test_the_references_in_short_have_their_present_names_after_the_upgrade(database):
-    rows = [row(number) for number in range(501)]  # more than are renamed at once
-    for number, each in enumerate(rows):
-        each.result |= {"compared_with": {"counts": {"fine": 3}, "voices": {"authentic": number}, "sized": 2}}
-    made = add(database, rows)
-    with database.engine.begin() as connection:
-        connection.execute(text("UPDATE alembic_version SET version_num = '0005'"))
-        migrate(connection)
-    with database.read() as session:
-        for number, each in enumerate(made):
-            told = records.get_inspection(session, each.id).result
-            assert told == each.result | {
-                "compared_with": {
-                    "counts": {"fine": 3},
-                    "specimens_by_side": {"authentic": number},
-                    "with_pixel_size": 2,
-                }
-            }
-
-
 def test_a_line_that_is_altered_in_the_database_is_found(database, tmp_path):
     add(database, [row(number) for number in range(3)])
     with database.write() as session:

@@ -7,6 +7,8 @@ import io
 import numpy as np
 from PIL import Image
 
+from fusion_diff.service import records
+
 
 def send(client, *contents, **form):
     """Inspect files named by their place, and return the results."""
@@ -90,6 +92,19 @@ def test_an_inspection_has_its_pictures_and_its_report(client, micrograph):
     assert "lot 7/0.tif" in report.text
     assert it["file_sha256"][:12] in report.text or it["model_sha256"][:12] in report.text
     assert "sandbox" in report.headers["content-security-policy"]
+
+
+def test_an_inspection_that_a_replica_of_an_earlier_version_wrote_is_shown(client, micrograph):
+    it = send(client, micrograph("coarse", 111))[0]["inspection"]
+    former = {"specimens_by_side": "voices", "with_pixel_size": "sized"}
+    with client.app.state.service.database.write() as session:
+        row = records.get_inspection(session, it["id"])
+        compared = {former.get(name, name): value for name, value in row.result["compared_with"].items()}
+        assert {"voices", "sized"} <= compared.keys()
+        row.result = row.result | {"compared_with": compared}
+    assert client.get(f"/v1/inspections/{it['id']}").json() == it
+    for address in (f"/v1/inspections/{it['id']}/report.html", f"/inspections/{it['id']}"):
+        assert client.get(address).status_code == 200
 
 
 def test_a_verdict_is_that_of_the_model_called_from_python(client, micrograph, enrolled_folder, tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from fusion_diff.service.problems import NotFoundError
 from fusion_diff.service.store import unpacked
@@ -73,7 +73,7 @@ def verdict(row: Row, store: Store) -> Inspection:
     from fusion_diff.verdict.compared import Compared
     from fusion_diff.verdict.result import Inspection, NearestReference, RecognisedSurface, Region
 
-    told: dict[str, Any] = dict(row.result)
+    told = row.verdict
     recognised = told.pop("recognised", None)
     return Inspection(
         **told

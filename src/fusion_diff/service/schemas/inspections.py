@@ -78,7 +78,7 @@ class InspectionOut(InspectionSummary):
     def of(cls, row: tables.Inspection) -> InspectionOut:
         """Return a row as the API shows it."""
         own = {"ledger_sequence": row.ledger_sequence, "overrulings": row.overrulings}
-        return cls(**row.result | _summary(row) | own)
+        return cls(**row.verdict | _summary(row) | own)
 
 
 class InspectionEntry(BaseModel):
