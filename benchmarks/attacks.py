@@ -215,7 +215,11 @@ def toolbox(victim: Victim, ball: Ball, flawed: bool, *, black_box: bool, steps:
     )
     norm = np.inf if ball.norm == "inf" else 2
     if black_box:
-        attack = SquareAttack(wrapped, norm=norm, max_iter=steps, eps=ball.eps, nb_restarts=1, verbose=False)
+        height, width = ball.centre.shape
+        share = min(0.8, (min(height, width) - 1) ** 2 / (height * width))  # its first square has to fit inside
+        attack = SquareAttack(
+            wrapped, norm=norm, max_iter=steps, eps=ball.eps, p_init=share, nb_restarts=1, verbose=False
+        )
     else:
         step = 2.5 * ball.eps / steps
         attack = ProjectedGradientDescent(wrapped, norm, ball.eps, step, max_iter=steps, verbose=False)
