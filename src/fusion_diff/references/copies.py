@@ -63,4 +63,5 @@ def _plain(pixels: NDArray[np.float32], grid: NDArray[np.float32]) -> bytes:
     """Return pixels as bytes: in one channel if all are equal, and in units of the span of the coarse grid."""
     if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
         pixels = pixels[..., 0]
-    return ((pixels - grid.min()) / (np.ptp(grid) or np.float32(1))).tobytes()
+    plain: NDArray[np.float32] = (pixels - grid.min()) / (np.ptp(grid) or np.float32(1))
+    return plain.tobytes()
