@@ -16,6 +16,7 @@ from fusion_diff.inspection.policy import Ruling
 from fusion_diff.inspection.record import to_line
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.inspection.sarif import to_sarif
+from fusion_diff.trust.ledger import following, header
 from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.reasons import MEANING
 from fusion_diff.verdict.result import Inspection, RecognisedSurface, Region
@@ -75,36 +76,57 @@ def keys_of(value: object) -> set[str]:
     return {key for each in value for key in keys_of(each)} if isinstance(value, list) else set()
 
 
-def test_the_names_in_each_output_are_those_of_the_outputs(make_inspection):
-    judged, failed = Outcome(Path("a.tif"), make_inspection()), Outcome(Path("b.tif"), error="it is damaged")
-    records = [json.loads(to_line(each)) for each in (judged, failed)]
-    assert names_in(0) <= records[0].keys() | records[1].keys()
-    ledger = [verdict(each, alpha=0.1, pixel_size_um=None, model={"name": "line-7"}) for each in (judged, failed)]
-    assert names_in(4) <= keys_of(ledger)
-    rulings = [Ruling(judged, "fail", ("It is cracked.",)), Ruling(failed, "error", ("it is damaged",))]
-    run = to_sarif(rulings, 3)["runs"][0]
-    assert {part for name in names_in(2) for part in name.split(".")} <= keys_of(run) | {
-        rule["id"] for rule in run["tool"]["driver"]["rules"]
-    }
-    told = {key for artifact in run["artifacts"] for key in artifact["properties"]}
-    assert told - {"action"} <= records[0].keys(), "properties have the names of JSON"
+def told_truly(column: int, given: set[str], every: set[str]) -> None:
+    """An output has each value by its own name, unless the table says that it lacks it or has it elsewhere."""
+    cells = {name: row[column] for row in rows("Names in each output") for name in re.findall(r"`(\w+)`", row[0])}
+    assert cells.keys() <= every
+    assert {name for name in every if cells.get(name, "") == ""} <= given
+    assert not {name for name, cell in cells.items() if cell == "—"} & given
+    assert {part for name in names_in(column) for part in name.split(".")} <= given
 
 
-def test_columns_of_parquet_have_the_names_of_json_or_those_that_the_page_tells():
+@pytest.fixture
+def outcomes(make_inspection) -> list[Outcome]:
+    """A verdict with every value, and an error."""
+    whole = make_inspection(recognised=RecognisedSurface("a.tif", "crack", 9), page=1, purified=True, attacked=False)
+    return [Outcome(Path("a.tif"), whole), Outcome(Path("b.tif"), error="it is damaged")]
+
+
+@pytest.fixture
+def every(outcomes) -> set[str]:
+    """The names of all values of a line of JSON."""
+    return {name for each in outcomes for name in json.loads(to_line(each))}
+
+
+def test_the_ledger_has_the_names_that_the_page_tells(outcomes, every):
+    told = [verdict(each, alpha=0.1, pixel_size_um=None, model={"name": "line-7"}) for each in outcomes]
+    lines = [header(), *(following(each, number, "0" * 64)[0] for number, each in enumerate(told, start=1))]
+    told_truly(4, keys_of(lines), every)
+
+
+def test_sarif_has_the_names_that_the_page_tells(outcomes, every):
+    judged, failed = outcomes
+    run = to_sarif([Ruling(judged, "fail", ("It is cracked.",)), Ruling(failed, "error", ("it is damaged",))], 3)
+    run = run["runs"][0]
+    told_truly(2, keys_of(run) | {rule["id"] for rule in run["tool"]["driver"]["rules"]}, every)
+    told = {key for artifact in run["artifacts"] for key in artifact["properties"]} - {"action"}
+    assert told == set(re.findall(r"`(\w+)`", PAGE.read_text().split("SARIF has ")[1].split(" in the ")[0]))
+
+
+def test_parquet_has_the_names_that_the_page_tells(every):
     pytest.importorskip("pyarrow")
     from fusion_diff.batch.rows import schema
 
-    own = {"key", "heatmap"}  # there are no such values in other outputs
-    special = names_in(1) & set(schema().names)
-    assert special == {"p_authentic", "p_not_authentic"}
-    assert set(schema().names) == special | own | (set(schema().names) & fields(2))
+    names, own = set(schema().names), {"key", "heatmap"}  # there are no such values in other outputs
+    told_truly(1, names | {"fusion_diff", "run", "format"}, every)
+    assert names - own - every == {"p_authentic", "p_not_authentic"}
 
 
-def test_the_names_over_http_are_those_of_the_answers():
+def test_http_has_the_names_that_the_page_tells(every):
     pytest.importorskip("fastapi")
     from fusion_diff.service.schemas.inspections import InspectionEntry, InspectionOut
 
-    assert names_in(3) <= set(InspectionOut.model_fields) | set(InspectionEntry.model_fields)
+    told_truly(3, set(InspectionOut.model_fields) | set(InspectionEntry.model_fields), every)
 
 
 def test_every_kind_of_contribution_is_told_with_its_reading():
