@@ -152,7 +152,7 @@ def verify(folder: Path) -> str:
             f"{folder / MANIFEST}: format {manifest.get('format')!r:.80}, but this version reads {FORMAT!r}; "
             "use a checkpoint and a fusion-diff of the same format"
         )
-    present = _present(folder)
+    present = files_in(folder) - {MANIFEST}
     for name in sorted(set(sums) | present):
         file, shown = folder / name, f"{folder}/{printable(name, 200)}"
         if name not in present:
@@ -176,13 +176,13 @@ def verify(folder: Path) -> str:
     return digest(folder / MANIFEST)
 
 
-def _present(folder: Path) -> set[str]:
-    """Return the files in a checkpoint's folder, without the manifest.
+def files_in(folder: Path) -> set[str]:
+    """Return the paths, relative to a folder, of all files in it and in its folders.
 
     Everything but plain folders counts as a file, including links to folders and named pipes.
     """
     files = (file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
-    return {file.relative_to(folder).as_posix() for file in files} - {MANIFEST}
+    return {file.relative_to(folder).as_posix() for file in files}
 
 
 def _in_hub_cache(file: Path, folder: Path) -> bool:
@@ -256,7 +256,7 @@ def expect_free(folder: Path) -> None:
     listed = _listed(folder / MANIFEST) if folder.is_dir() else None
     if listed is None:
         raise CheckpointError(f"{folder}: holds something that is not a checkpoint; choose an empty or new folder")
-    if added := sorted(_present(folder) - listed):
+    if added := sorted(files_in(folder) - {MANIFEST} - listed):
         named = ", ".join(printable(name, 100) for name in added[:5]) + (", …" if len(added) > 5 else "")
         raise CheckpointError(
             f"{folder}: holds {counted(len(added), 'file')} that {'is' if len(added) == 1 else 'are'} not part of the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import os
 import shutil
 import warnings
 from dataclasses import replace
@@ -156,7 +157,7 @@ def test_a_prior_that_is_gone_is_named_and_nothing_is_left_behind(saved, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("what", ["altered", "added", "removed"])
+@pytest.mark.parametrize("what", ["altered", "added", "a pipe", "a linked folder", "removed"])
 def test_a_prior_that_changed_since_the_model_was_loaded_is_neither_used_nor_saved(saved, tmp_path, what):
     folder = shutil.copytree(saved, tmp_path / "line-7")
     model, file = DiffusionModel.from_pretrained(folder), folder / "prior" / "unet" / "config.json"
@@ -166,6 +167,12 @@ def test_a_prior_that_changed_since_the_model_was_loaded_is_neither_used_nor_sav
     elif what == "added":
         file = file.with_name("more.json")
         file.write_text("{}")
+    elif what == "a pipe":
+        file = file.with_name("more.json")
+        os.mkfifo(file)
+    elif what == "a linked folder":
+        file = file.with_name("more")
+        file.symlink_to(saved)
     else:
         file.unlink()
     with pytest.raises(CheckpointError, match=rf"{file}: altered, removed or added since the model was loaded"):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from fusion_diff.checkpoint import MANIFEST, digest, read_json
+from fusion_diff.checkpoint import MANIFEST, digest, files_in, read_json
 from fusion_diff.errors import CheckpointError
 from fusion_diff.printable import printable
 
@@ -58,9 +58,10 @@ class PriorSource:
             raise CheckpointError(
                 f"{folder}: the diffusion prior no longer exists; restore the folder that the model was loaded from"
             )
-        present = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
+        present = files_in(folder)
         for name in sorted(present | set(self.sums)):
-            if name not in present or digest(folder / name) != self.sums.get(name):
+            # What was added is not read: it may be a pipe, which would be waited for.
+            if name not in present or name not in self.sums or digest(folder / name) != self.sums[name]:
                 raise CheckpointError(
                     f"{printable(folder / name, 200)}: altered, removed or added since the model was loaded; restore "
                     "the folder from its source, or load the model again"
