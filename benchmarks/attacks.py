@@ -63,8 +63,8 @@ class Victim(nn.Module):
         self.purified = purified
 
     def tokens(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Return the tokens (n, C) of working pixels."""
-        side = self.encoder.tile
+        """Return the tokens (n, C) of working pixels, on the encoder's device."""
+        side, pixels = self.encoder.tile, pixels.to(next(self.encoder.parameters()).device)
         grid = Grid.of(*pixels.shape, tile=side, stride=8)
         tiles = list(grid.tiles())
         cut = [pixels[t.top * 8 : t.top * 8 + side, t.left * 8 : t.left * 8 + side] for t in tiles]
@@ -233,10 +233,10 @@ def probe(encoder: DualPathEncoder, weights: Tensor, flawed: bool) -> Gradient:
 
     def at(pixels: Tensor) -> tuple[float, Tensor]:
         pixels = pixels.detach().requires_grad_()
-        shown = pixels[None, None].expand(1, 3, -1, -1)
+        shown = pixels[None, None].expand(1, 3, -1, -1).to(next(encoder.parameters()).device)
         height, width = (side // 32 * 32 for side in pixels.shape)
         tokens = encoder.local_norm(encoder.local_path.texture(shown[..., :height, :width]))
-        margin = sign * (tokens.mean((0, 2, 3)) @ weights[:-1] + weights[-1])
+        margin = sign * (tokens.mean((0, 2, 3)).cpu() @ weights[:-1] + weights[-1])
         return float(margin.detach()), -torch.autograd.grad(margin, pixels)[0]
 
     return at

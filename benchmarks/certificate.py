@@ -39,7 +39,9 @@ def certificates(name: str, answers: Answers, options: argparse.Namespace) -> li
     drawn = draw_task(SETS[name](options.data)[0], options.shots, options.seed)
     if drawn is None:
         return []
-    bench = Bench(model, Eye(model), drawn.references)
+    eye = Eye(model)
+    model.to(options.device)
+    bench = Bench(model, eye, drawn.references)
     encoders = {
         sigma: denoising(model.encoder, bench.prior, bench.condition, sigma) for sigma in sorted(options.sigmas)
     }
@@ -101,6 +103,7 @@ def main() -> int:
     parser.add_argument("--shots", type=int, default=10)
     parser.add_argument("--seed", type=int, default=0, help="of the draw")
     parser.add_argument("--model", default="fusion-diff-v1-ceramic")
+    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)

@@ -59,7 +59,7 @@ class Bench:
             "purified": Victim(self.encoder, self.verifier, purified),
         }
         width = self.encoder.paths[0]
-        pooled = np.stack([eye.look(i, reference=True).tokens[:, :width].mean(0).numpy() for i in references])
+        pooled = np.stack([eye.look(i, reference=True).tokens[:, :width].mean(0).cpu().numpy() for i in references])
         fitted = LogisticRegression(max_iter=2000).fit(pooled, [not i.authentic for i in references])
         self.probe = torch.from_numpy(np.r_[fitted.coef_[0], fitted.intercept_]).float()
 
@@ -237,13 +237,15 @@ def ask(name: str, answers: Answers, options: argparse.Namespace) -> None:
     """Compute all missing results of one set."""
     model = DiffusionModel.from_pretrained(options.model)
     eye = Eye(model)
+    model.to(options.device)
+    part, parts = (int(number) for number in options.part.split("/"))
     for seed in range(options.seeds):
         drawn = draw(SETS[name](options.data)[0], options.shots, seed)
         if drawn is None:
             continue
         bench = Bench(model, eye, drawn.references)
         about = {"set": name, "seed": seed, "shots": options.shots, "model": model.sha256}
-        for image in track(chosen(drawn.queries, options.images, seed), f"{name}, draw {seed}"):
+        for image in track(chosen(drawn.queries, options.images, seed)[part - 1 :: parts], f"{name}, draw {seed}"):
             question(bench, image, about, answers, options)
 
 
@@ -260,6 +262,8 @@ def main() -> int:
     parser.add_argument("--shots", type=int, default=10)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--model", default="fusion-diff-v1-ceramic")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--part", default="1/1", help="2/4: every fourth image from the second; one run for each part")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="ask nothing more, and print what there is")
     options = parser.parse_args()

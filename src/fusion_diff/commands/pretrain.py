@@ -27,6 +27,14 @@ def pretrain_command(
     deit: Annotated[
         str | None, typer.Option(metavar="MODEL", help="Trained DeiT for the global path: a folder or hub id.")
     ] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="Checkpoint whose tokens and flaw detector are kept: only the prior and the condition for it are "
+            "trained.",
+        ),
+    ] = None,
     no_feedback: Annotated[bool, typer.Option("--no-feedback", help="Skip stage 1, for comparison.")] = False,
     adapters: Annotated[
         bool, typer.Option("--adapters", help="Train the adapters in stage 1 too, for comparison.")
@@ -80,6 +88,7 @@ def pretrain_command(
             accelerator=accelerator,
             prior=prior,
             deit=deit,
+            encoder=encoder,
             feedback=not no_feedback,
             progress=progress,
         )

@@ -138,10 +138,10 @@ class DiffusionPrior(nn.Module):
     ) -> Tensor:
         """Return the mean squared error of the predicted noise at random noise levels (Ho et al. 2020, eq. 14).
 
-        Gradients reach `condition`, and the U-Net unless it is frozen.
+        Gradients reach `condition`, and the U-Net unless it is frozen. `generator` has to be on their device.
         """
-        noise = torch.randn(latents.shape, generator=generator, dtype=latents.dtype).to(latents.device)
-        timesteps = torch.randint(self.timesteps, (len(latents),), generator=generator).to(latents.device)
+        noise = torch.randn(latents.shape, generator=generator, dtype=latents.dtype, device=latents.device)
+        timesteps = torch.randint(self.timesteps, (len(latents),), generator=generator, device=latents.device)
         noised = self.add_noise(latents, noise, timesteps)
         target = noise
         if self.scheduler.config.prediction_type == "v_prediction":

@@ -37,7 +37,8 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 Data: {pool} procedural micrographs of eight ceramics (`fusion_diff.synthetic.generate`, seeds from {first}), cropped,
 turned, tinted and stretched at random; for the flaw detector {lots} lots with flaws that are known to the pixel. No
 photograph or real micrograph was used, labelled or not. Seed {seed}.
-The CNN was trained on ImageNet before. If a DeiT or a prior was given to this run, its own card names its data.
+The CNN was trained on ImageNet before. If a DeiT, an encoder or a prior was given to this run, its own card names its
+data, and what it was made by.
 
 ## What it is for
 
@@ -52,7 +53,7 @@ Apache-2.0.
 
 
 def write_card(
-    file: Path, run: Path, recipe: Recipe, name: str, *, prior: str | None, deit: str | None, contained: bool
+    file: Path, run: Path, recipe: Recipe, name: str, *, prior: str | None, origin: str | None, contained: bool
 ) -> None:
     """Write the card of a run from its recipe and logs.
 
@@ -62,7 +63,7 @@ def write_card(
         recipe: recipe of the run.
         name: name of the checkpoint.
         prior: the prior given, or None if this run trained it.
-        deit: the DeiT given, or None if this run distilled it.
+        origin: the DeiT given, or the checkpoint whose encoder was given, or None if this run distilled a DeiT.
         contained: whether the checkpoint contains the prior or only its name.
     """
     lines = []
@@ -84,7 +85,9 @@ def write_card(
     file.write_text(
         CARD.format(
             name=name,
-            global_path="a DeiT of 8 blocks, 192 wide, distilled from the local path" if deit is None else f"`{deit}`",
+            global_path="a DeiT of 8 blocks, 192 wide, distilled from the local path"
+            if origin is None
+            else f"that of `{origin}`",
             prior=trained
             if prior is None
             else f"that of `{prior}`, used as it is and {'' if contained else 'not '}contained in this folder",

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from fusion_diff.pretrain.recipe import StageRecipe
 
 SAVE_EVERY_SECONDS = 60.0
+LOOK_EVERY = 5
+"""Steps between looks at the loss on an accelerator, which has to finish all its work before each."""
+LOG_EVERY = 25
 SAMPLE_EVERY = 250
 WARM_UP = 0.05
 
@@ -92,7 +95,8 @@ def train(
     module, optimiser = accelerator.prepare(_Loss(stage).to(accelerator.device), optimiser)
     stage_key = int.from_bytes(stage.name.encode()[:8], "big")
     saved = logged = time.monotonic()
-    window: list[float] = []
+    window: list[Tensor] = []
+    look_every = 1 if accelerator.device.type == "cpu" else LOOK_EVERY
     while step < recipe.steps:
         for group in optimiser.param_groups:
             group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
@@ -104,28 +108,27 @@ def train(
         optimiser.step()
         optimiser.zero_grad()
         step += 1
-        window.append(float(loss.detach()))
-        if not math.isfinite(window[-1]):
-            raise PretrainingError(
-                f"{stage.name}: the loss is no longer finite at step {step} (the last good state is in {folder}); "
-                "start a new run with a recipe of a lower learning rate"
-            )
-        if not accelerator.is_main_process:
+        window.append(loss.detach())
+        if step % look_every and step != recipe.steps:
             continue
+        latest = _finite(window[-look_every:], stage.name, step, folder)
         now = time.monotonic()
-        if progress:
-            progress(stage.name, step, recipe.steps, window[-1])
-        if step % 25 == 0 or step == recipe.steps:
+        if progress and accelerator.is_main_process:
+            progress(stage.name, step, recipe.steps, latest)
+        if step % LOG_EVERY == 0 or step == recipe.steps:
             rate = len(window) * recipe.batch / max(now - logged, 1e-9)
             entry = {
                 "stage": stage.name,
                 "step": step,
-                "loss": float(np.mean(window)),
+                "loss": float(torch.stack(window).mean()),
                 "samples_per_second": round(rate, 2),
             }
-            with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
-                log.write(json.dumps(entry) + "\n")
             window, logged = [], now
+            if accelerator.is_main_process:
+                with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+                    log.write(json.dumps(entry) + "\n")
+        if not accelerator.is_main_process:
+            continue
         if step % SAMPLE_EVERY == 0 or step == recipe.steps:
             _write_sample(stage, folder, step, accelerator)
         if now - saved > SAVE_EVERY_SECONDS or step == recipe.steps:
@@ -133,6 +136,22 @@ def train(
             saved = now
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+
+
+def _finite(losses: list[Tensor], stage: str, step: int, folder: Path) -> float:
+    """Return the last of the losses of the steps up to `step`, after checking all.
+
+    Raises:
+        PretrainingError: one is not finite.
+    """
+    values = torch.stack(losses).tolist()
+    for index, value in enumerate(values, step - len(values) + 1):
+        if not math.isfinite(value):
+            raise PretrainingError(
+                f"{stage}: the loss is no longer finite at step {index} (the last good state is in {folder}); "
+                "start a new run with a recipe of a lower learning rate"
+            )
+    return float(values[-1])
 
 
 def _schedule(step: int, steps: int) -> float:

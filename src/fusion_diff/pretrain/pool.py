@@ -43,9 +43,13 @@ def _single_thread() -> None:
 class Pool:
     """Micrographs (n, 256, 256) uint8, memory-mapped from disk, and their descriptors (n, d) float32."""
 
-    def __init__(self, pixels: NDArray[np.uint8], descriptors: NDArray[np.float32]) -> None:
+    def __init__(self, pixels: Tensor, descriptors: Tensor) -> None:
         self.pixels = pixels
         self.descriptors = descriptors
+
+    def to(self, device: torch.device) -> Pool:
+        """Return the pool on a device; an accelerator takes all of it into its memory, 64 KB a micrograph."""
+        return Pool(self.pixels.to(device), self.descriptors.to(device))
 
     @classmethod
     def open(
@@ -72,30 +76,40 @@ class Pool:
             pixels.flush()
             np.save(files[1], descriptors)
             files[2].write_text(json.dumps(stamp), encoding="utf-8")
-        return cls(np.load(files[0], mmap_mode="r"), np.load(files[1]))
+        # copy on write: torch wants memory that it could write to
+        return cls(torch.from_numpy(np.load(files[0], mmap_mode="c")), torch.from_numpy(np.load(files[1])))
 
     def batch(self, count: int, side: int, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Draw crops of random position, zoom (1 to 2), orientation, contrast, polarity and tint.
 
         Returns:
-            Pixels (count, 3, side, side) float32 in [0, 1] and descriptors (count, d).
+            Pixels (count, 3, side, side) float32 in [0, 1] and descriptors (count, d), on the device of the pool.
         """
-        chosen = rng.integers(len(self.pixels), size=count)
-        crops = []
-        for index in chosen:
-            span = int(rng.integers(max(32, side // 2), min(side, SIDE) + 1))
-            top, left = rng.integers(0, SIDE - span + 1, size=2)
-            crop = torch.from_numpy(self.pixels[index, top : top + span, left : left + span].astype(np.float32) / 255)
-            crop = torch.rot90(crop, int(rng.integers(4)))
-            if rng.random() < 0.5:
-                crop = crop.flip(0)
-            crop = F.interpolate(crop[None, None], size=(side, side), mode="bilinear", align_corners=False)[0]
-            crop = crop.clamp(0, 1) ** float(np.exp(rng.normal(0, 0.25)))
-            crop = (crop - 0.5) * float(rng.uniform(0.7, 1.2)) + 0.5 + float(rng.normal(0, 0.05))
-            if rng.random() < 0.15:
-                crop = 1 - crop
-            tint = torch.from_numpy(
-                rng.normal(0, 0.08 if rng.random() < 0.3 else 0.0, size=(3, 1, 1)).astype(np.float32)
-            )
-            crops.append((crop + tint * crop).clamp(0, 1).expand(3, side, side))
-        return torch.stack(crops), torch.from_numpy(self.descriptors[chosen])
+        chosen = torch.from_numpy(rng.integers(len(self.pixels), size=count)).to(self.pixels.device)
+        shown = self.pixels[chosen][:, None].float() / 255
+        where = F.affine_grid(self._numbers(_crops(count, side, rng)), [count, 1, side, side], align_corners=False)
+        crops = F.grid_sample(shown, where, mode="bilinear", padding_mode="border", align_corners=False)
+
+        def each(values: NDArray[np.floating]) -> Tensor:
+            return self._numbers(values).reshape(count, -1, 1, 1)
+
+        crops = crops ** each(np.exp(rng.normal(0, 0.25, count)))
+        crops = (crops - 0.5) * each(rng.uniform(0.7, 1.2, count)) + 0.5 + each(rng.normal(0, 0.05, count))
+        crops = torch.where(each(rng.random(count)) < 0.15, 1 - crops, crops)
+        tinted = (rng.random((count, 1)) < 0.3) * rng.normal(0, 0.08, (count, 3))
+        return (crops * (1 + each(tinted))).clamp(0, 1), self.descriptors[chosen]
+
+    def _numbers(self, values: NDArray[np.floating]) -> Tensor:
+        return torch.from_numpy(values).float().to(self.pixels.device)
+
+
+def _crops(count: int, side: int, rng: np.random.Generator) -> NDArray[np.floating]:
+    """Return random affine maps (count, 2, 3) from a crop's coordinates to a micrograph's, both in [-1, 1]."""
+    span = rng.integers(max(32, side // 2), min(side, SIDE) + 1, size=count)
+    corner = rng.integers(0, SIDE - span + 1, size=(2, count))
+    quarter = rng.integers(4, size=count) * np.pi / 2
+    turn = np.stack([np.cos(quarter), -np.sin(quarter), np.sin(quarter), np.cos(quarter)], axis=1).round()
+    turn = turn.reshape(count, 2, 2)
+    turn[:, 1] *= np.where(rng.random(count) < 0.5, -1, 1)[:, None]
+    shift = (2 * corner + span) / SIDE - 1
+    return np.concatenate([turn * (span / SIDE)[:, None, None], shift.T[..., None]], axis=2)

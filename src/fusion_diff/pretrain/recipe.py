@@ -77,16 +77,16 @@ RECIPES = {
     # For a data-centre GPU.
     "full": Recipe(
         name="full",
-        pool=60000,
+        pool=20000,
         seed=0,
         condition_tokens=1,
-        lots=10000,
+        lots=1000,
         adapters=False,
-        autoencoder=StageRecipe(steps=20000, batch=64, learning_rate=5e-4),
-        prior=StageRecipe(steps=60000, batch=128, learning_rate=3e-4),
-        distil=StageRecipe(steps=40000, batch=128, learning_rate=5e-4),
-        feedback=StageRecipe(steps=10000, batch=64, learning_rate=3e-4),
-        flaws=StageRecipe(steps=20000, batch=4096, learning_rate=1e-3),
+        autoencoder=StageRecipe(steps=3000, batch=128, learning_rate=1e-3),
+        prior=StageRecipe(steps=6000, batch=512, learning_rate=8e-4),
+        distil=StageRecipe(steps=10000, batch=128, learning_rate=5e-4),
+        feedback=StageRecipe(steps=1000, batch=64, learning_rate=5e-4),
+        flaws=StageRecipe(steps=5000, batch=4096, learning_rate=1e-3),
     ),
     # A few seconds: a test that every part runs.
     "smoke": Recipe(

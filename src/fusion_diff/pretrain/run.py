@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.global_path import DISTILLED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.errors import CheckpointError, PretrainingError
+from fusion_diff.loading import parts_of
 from fusion_diff.pretrain.card import write_card
 from fusion_diff.pretrain.flaws import FlawStage, gather
 from fusion_diff.pretrain.loop import train
@@ -51,6 +52,7 @@ def pretrain(
     accelerator: Accelerator,
     prior: str | None = None,
     deit: str | None = None,
+    encoder: str | None = None,
     feedback: bool = True,
     progress: Callable[[str, int, int, float], None] | None = None,
 ) -> Path:
@@ -64,6 +66,8 @@ def pretrain(
         prior: a trained prior to use frozen, instead of training the embedded one. If it is a folder or hub id, the
             checkpoint refers to it. If it is a checkpoint with a prior, that prior is copied.
         deit: folder or hub id of a trained DeiT to use, instead of distilling a small one.
+        encoder: a checkpoint whose paths, tokens and flaw detector are kept, instead of making new ones. What makes
+            conditions for the prior is trained anew. If the recipe trains the adapters, tokens and detector change.
         feedback: run the feedback stage; without it, gate and condition head are not trained (for ablation).
         progress: called with stage, step, steps and loss.
 
@@ -72,15 +76,22 @@ def pretrain(
 
     Raises:
         PretrainingError: the run cannot start or continue.
-        CheckpointError: the prior or DeiT given cannot be loaded.
+        CheckpointError: the prior, DeiT or encoder given cannot be loaded.
     """
+    if deit is not None and encoder is not None:
+        raise PretrainingError(
+            "a DeiT and an encoder were given, but an encoder contains its DeiT; give one of the two"
+        )
+    known = parts_of(locate(encoder)) if encoder is not None else None
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     device = accelerator.device
     with accelerator.main_process_first():
-        _claim(out, recipe, prior, deit, feedback)
+        _claim(
+            out, {"recipe": recipe.to_dict(), "prior": prior, "deit": deit, "encoder": encoder, "feedback": feedback}
+        )
         report = (lambda done, total: progress("pool", done, total, 0.0)) if progress else None
-        pool = Pool.open(out / "pool", recipe.pool, recipe.seed, os.cpu_count() or 1, report)
+        pool = Pool.open(out / "pool", recipe.pool, recipe.seed, os.cpu_count() or 1, report).to(device)
     local = LocalPath.from_imagenet().to(device)
     channels_last(local)
 
@@ -102,6 +113,8 @@ def pretrain(
         return built.freeze()
 
     def build_encoder(condition_width: int) -> DualPathEncoder:
+        if known is not None:
+            return _continued(known["encoder"], local, condition_width, recipe.condition_tokens).to(device)
         if deit is not None:
             global_ = GlobalPath.from_deit(deit).to(device)
         else:
@@ -111,18 +124,25 @@ def pretrain(
         _measure_channels(built, pool, device)
         return built
 
+    def build_detector() -> FlawDetector:
+        kept = known["flaw_detector"] if known is not None and not recipe.adapters else None
+        if isinstance(kept, FlawDetector):
+            return kept
+        with accelerator.main_process_first():
+            report = (lambda done, total: progress("lots", done, total, 0.0)) if progress else None
+            tokens, flawed = gather(built, recipe.lots, recipe.seed, out / "flaws" / "tokens.safetensors", report)
+        detector = FlawDetector(tokens.shape[1]).to(device)
+        run(FlawStage(detector, tokens, flawed), "flaws")
+        return detector
+
     trained_prior = build_prior()
-    encoder = build_encoder(trained_prior.condition_width)
+    built = build_encoder(trained_prior.condition_width)
     if feedback:
-        run(FeedbackStage(encoder, trained_prior, pool, device, adapters=recipe.adapters), "feedback")
-    encoder.eval()
-    with accelerator.main_process_first():
-        report = (lambda done, total: progress("lots", done, total, 0.0)) if progress else None
-        tokens, flawed = gather(encoder, recipe.lots, recipe.seed, out / "flaws" / "tokens.safetensors", report)
-    detector = FlawDetector(tokens.shape[1]).to(device)
-    run(FlawStage(detector, tokens, flawed), "flaws")
+        run(FeedbackStage(built, trained_prior, pool, device, adapters=recipe.adapters), "feedback")
+    built.eval()
+    detector = build_detector()
     if accelerator.is_main_process:
-        _write(out, encoder.cpu(), detector.cpu(), trained_prior.cpu(), recipe, prior, deit, feedback)
+        _write(out, built.cpu(), detector.cpu(), trained_prior.cpu(), recipe, prior, encoder or deit, feedback)
     accelerator.wait_for_everyone()
     return out / "checkpoint"
 
@@ -138,9 +158,21 @@ def _contained(prior: str) -> Path | None:
     return folder if folder.is_dir() else None
 
 
-def _claim(out: Path, recipe: Recipe, prior: str | None, deit: str | None, feedback: bool) -> None:
+def _continued(
+    given: DualPathEncoder, local: LocalPath, condition_width: int, condition_tokens: int
+) -> DualPathEncoder:
+    """Return an encoder with the tokens of a given one, whose conditions are not trained yet."""
+    global_ = GlobalPath.from_config(given.global_path.config, given.global_path.bottleneck)
+    global_.load_state_dict(given.global_path.state_dict())
+    built = DualPathEncoder(local, global_, condition_width, condition_tokens)
+    for part in ("local_norm", "global_norm", "global_projection"):
+        getattr(built, part).load_state_dict(getattr(given, part).state_dict())
+    return built
+
+
+def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Store the settings of the run in `out`, or check that they match those of an earlier run there."""
-    claim = json.loads(json.dumps({"recipe": recipe.to_dict(), "prior": prior, "deit": deit, "feedback": feedback}))
+    claim = json.loads(json.dumps(settings))
     file = out / "run.json"
     if file.exists():
         try:
@@ -159,7 +191,7 @@ def _claim(out: Path, recipe: Recipe, prior: str | None, deit: str | None, feedb
 def _scale_latents(prior: DiffusionPrior, pool: Pool, device: torch.device) -> None:
     """Set the scaling factor that gives latents unit variance, as in Rombach et al. 2022, appendix G."""
     with torch.no_grad():
-        pixels = pool.batch(64, CROP, np.random.default_rng(0))[0].to(device)
+        pixels = pool.batch(64, CROP, np.random.default_rng(0))[0]
         latents = prior.vae.encode(pixels * 2 - 1).latent_dist.mode()
     prior.vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
 
@@ -176,7 +208,7 @@ def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device
     textures, patches = [], []
     with torch.no_grad():
         for _ in range(math.ceil(min(MEASURED, len(pool.pixels)) / 16)):
-            pixels = pool.batch(16, encoder.tile, rng)[0].to(device)
+            pixels = pool.batch(16, encoder.tile, rng)[0]
             textures.append(encoder.local_path.texture(pixels))
             patches.append(encoder.global_path(pixels)[0])
     encoder.local_norm.measure(torch.cat(textures))
@@ -197,7 +229,7 @@ def _write(
     prior: DiffusionPrior,
     recipe: Recipe,
     prior_name: str | None,
-    deit: str | None,
+    origin: str | None,
     feedback: bool,
 ) -> None:
     from safetensors.torch import save_file
@@ -218,4 +250,4 @@ def _write(
                 "pretraining": {**recipe.to_dict(), "feedback": feedback},
             },
         )
-        write_card(draft / "README.md", out, recipe, name, prior=prior_name, deit=deit, contained=contained)
+        write_card(draft / "README.md", out, recipe, name, prior=prior_name, origin=origin, contained=contained)

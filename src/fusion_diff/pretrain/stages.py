@@ -29,9 +29,9 @@ KL_WEIGHT = 1e-6
 PERCEPTUAL_WEIGHT = 0.1
 
 
-def torch_generator(rng: np.random.Generator) -> torch.Generator:
-    """Return a torch generator on the CPU seeded from `rng`."""
-    return torch.Generator().manual_seed(int(rng.integers(2**62)))
+def torch_generator(rng: np.random.Generator, device: torch.device) -> torch.Generator:
+    """Return a torch generator on a device, seeded from `rng`."""
+    return torch.Generator(device).manual_seed(int(rng.integers(2**62)))
 
 
 def grid(*rows: Tensor) -> Tensor:
@@ -49,15 +49,15 @@ class AutoencoderStage:
         self.critic = critic.to(device)
         self.pool = pool
         with torch.no_grad():
-            maps, _ = self.critic(pool.batch(16, AUTOENCODER_CROP, np.random.default_rng(0))[0].to(device))
+            maps, _ = self.critic(pool.batch(16, AUTOENCODER_CROP, np.random.default_rng(0))[0])
         self.standardise = ChannelStandardise(maps.shape[1]).to(device)
         self.standardise.measure(maps)
 
     def loss(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
         """Return the reconstruction loss of a batch of crops."""
-        pixels = self.pool.batch(count, AUTOENCODER_CROP, rng)[0].to(device)
+        pixels = self.pool.batch(count, AUTOENCODER_CROP, rng)[0]
         posterior = self.trained.encode(pixels * 2 - 1).latent_dist
-        noise = torch.randn(posterior.mean.shape, generator=torch_generator(rng)).to(device)
+        noise = torch.randn(posterior.mean.shape, generator=torch_generator(rng, device), device=device)
         rebuilt = self.trained.decode(posterior.mean + posterior.std * noise).sample / 2 + 0.5
         seen, _ = self.critic(rebuilt)
         with torch.no_grad():
@@ -68,7 +68,7 @@ class AutoencoderStage:
 
     def sample(self, device: torch.device) -> Tensor:
         """Return a row of crops above a row of their reconstructions."""
-        pixels = self.pool.batch(6, CROP, np.random.default_rng(1))[0].to(device)
+        pixels = self.pool.batch(6, CROP, np.random.default_rng(1))[0]
         rebuilt = self.trained.decode(self.trained.encode(pixels * 2 - 1).latent_dist.mode()).sample / 2 + 0.5
         return grid(pixels, rebuilt)
 
@@ -101,21 +101,21 @@ class PriorStage:
         """Return the noise-prediction loss of a batch of crops, some without condition."""
         pixels, descriptors = self.pool.batch(count, CROP, rng)
         with torch.no_grad():
-            latents = self.prior.encode(pixels.to(device)).float()
+            latents = self.prior.encode(pixels).float()
         kept = torch.from_numpy(rng.random(count) >= CONDITION_DROP).to(device)
-        condition = self.embedding(descriptors.to(device)) * kept[:, None, None]
-        return self.prior.noise_prediction_loss(latents, condition, torch_generator(rng))
+        condition = self.embedding(descriptors) * kept[:, None, None]
+        return self.prior.noise_prediction_loss(latents, condition, torch_generator(rng, device))
 
     def sample(self, device: torch.device) -> Tensor:
         """Return a row of crops, a row of the same half diffused and denoised, and a row generated from noise."""
         rng = np.random.default_rng(1)
         pixels, descriptors = self.pool.batch(6, CROP, rng)
-        condition = self.embedding(descriptors.to(device))
-        latents = self.prior.encode(pixels.to(device)).float()
-        noise = torch.randn(latents.shape, generator=torch_generator(rng)).to(device)
+        condition = self.embedding(descriptors)
+        latents = self.prior.encode(pixels).float()
+        noise = torch.randn(latents.shape, generator=torch_generator(rng, device), device=device)
         restored = self.prior.denoise(latents, condition, strength=0.5, steps=10, noise=noise)
         invented = self.prior.denoise(latents, condition, strength=1.0, steps=25, noise=noise)
-        return grid(pixels.to(device), self.prior.decode(restored), self.prior.decode(invented))
+        return grid(pixels, self.prior.decode(restored), self.prior.decode(invented))
 
 
 class DistilStage:
@@ -142,7 +142,7 @@ class DistilStage:
         self.teacher = teacher.to(device)
         self.pool = pool
         with torch.no_grad():
-            seen = self._teach(pool.batch(32, TILE, np.random.default_rng(0))[0].to(device))
+            seen = self._teach(pool.batch(32, TILE, np.random.default_rng(0))[0])
         self.standardise = ChannelStandardise(targets).to(device)
         self.standardise.measure(seen)
 
@@ -156,11 +156,11 @@ class DistilStage:
         """Return the squared error against the teacher on a batch of tiles, plus that of the descriptors."""
         pixels, descriptors = self.pool.batch(count, TILE, rng)
         with torch.no_grad():
-            meant = self.standardise(self._teach(pixels.to(device)))
-        patches, class_token, distillation_token = self.student(pixels.to(device))
+            meant = self.standardise(self._teach(pixels))
+        patches, class_token, distillation_token = self.student(pixels)
         tokens = F.mse_loss(self.trained["tokens"](patches), meant)
         pooled = F.mse_loss(self.trained["pooled"](distillation_token), meant[:, COARSE_CHANNELS:].mean((2, 3)))
-        described = F.mse_loss(self.trained["descriptors"](class_token), descriptors.to(device))
+        described = F.mse_loss(self.trained["descriptors"](class_token), descriptors)
         return tokens + pooled + described
 
     def sample(self, device: torch.device) -> None:
@@ -193,18 +193,18 @@ class FeedbackStage:
 
     def loss(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
         """Return the prior's noise-prediction loss on the middle of each tile, given the encoder's condition."""
-        pixels = self.pool.batch(count, self.trained.tile, rng)[0].to(device)
+        pixels = self.pool.batch(count, self.trained.tile, rng)[0]
         with torch.no_grad():
             latents = self.prior.encode(self._crop(pixels)).float()
-        return self.prior.noise_prediction_loss(latents, self.trained(pixels).condition, torch_generator(rng))
+        return self.prior.noise_prediction_loss(latents, self.trained(pixels).condition, torch_generator(rng, device))
 
     def sample(self, device: torch.device) -> Tensor:
         """Return a row of crops, and a row of the same half diffused and denoised given the encoder's condition."""
         rng = np.random.default_rng(1)
-        pixels = self.pool.batch(6, self.trained.tile, rng)[0].to(device)
+        pixels = self.pool.batch(6, self.trained.tile, rng)[0]
         crop = self._crop(pixels)
         condition = self.trained(pixels).condition.float()
         latents = self.prior.encode(crop).float()
-        noise = torch.randn(latents.shape, generator=torch_generator(rng)).to(device)
+        noise = torch.randn(latents.shape, generator=torch_generator(rng, device), device=device)
         restored = self.prior.denoise(latents, condition, strength=0.5, steps=10, noise=noise)
         return grid(crop, self.prior.decode(restored))
