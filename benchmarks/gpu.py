@@ -56,6 +56,7 @@ MODELS = {OURS: "fusion-diff-v1-ceramic", f"{OURS} edge": "fusion-diff-v1-cerami
 MATRIX = 8192
 DEVICE = torch.device("cuda")
 WARM_UP = 5
+PARTS = ("latency", "throughput", "inspections", "parity", "training")
 
 
 class Scores(nn.Module):
@@ -187,6 +188,24 @@ def inspections(models: dict[str, DiffusionModel], rounds: int) -> list[dict[str
     return rows
 
 
+def parity(model: DiffusionModel) -> list[dict[str, Any]]:
+    """Return the greatest differences from the CPU on eight procedural micrographs, of scores and of their log-odds."""
+    on_cpu = DiffusionModel.from_pretrained(MODELS[OURS])
+    drawn = [
+        generate(900 + index, size=TILE + 32 * (index % 3), material="alumina", flaw=("sound", "crack")[index % 2])
+        for index in range(8)
+    ]
+    micrographs = [Micrograph.from_array(np.rint(each.pixels * 255).astype(np.uint8)) for each in drawn]
+    rows = []
+    for path in ("score alone", "purified"):
+        scores = np.array(
+            [[each.inspect(it, purify=path == "purified").score for it in micrographs] for each in (on_cpu, model)]
+        )
+        odds = np.log(scores / (1 - scores))
+        rows.append({"path": path, "score": np.ptp(scores, axis=0).max(), "log_odds": np.ptp(odds, axis=0).max()})
+    return rows
+
+
 def one_step(stage: Stage, batch: int, accelerator: Accelerator) -> Callable[[int], None]:
     """Return an optimiser step of a stage, as the training loop makes it."""
     parameters = [p for p in stage.trained.parameters() if p.requires_grad]
@@ -267,7 +286,7 @@ def main() -> int:
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128, 256])
     parser.add_argument("--steps", type=int, default=20, help="timed steps of each stage of pretraining")
     parser.add_argument("--pool", type=int, default=256, help="micrographs that pretraining draws from")
-    parser.add_argument("--parts", nargs="+", default=["latency", "throughput", "inspections", "training"])
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=list(PARTS))
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     if not torch.cuda.is_available():
@@ -293,6 +312,8 @@ def main() -> int:
             found[part] = throughput(networks, peaks, options.batches)
         elif part == "inspections":
             found[part] = inspections(models, max(5, options.rounds // 10))
+        elif part == "parity":
+            found[part] = parity(models[OURS])
         else:
             with tempfile.TemporaryDirectory() as folder:
                 pool = Pool.open(Path(folder), options.pool, 0, 8).to(DEVICE)

@@ -35,7 +35,9 @@ MARKED_TOKENS = 8
 """Marked tokens that are always kept. They are few, so that the sample stays representative of the whole micrograph."""
 
 BATCH = 8
-"""Tiles encoded at once."""
+"""Tiles encoded at once on a CPU."""
+ACCELERATED_BATCH = 32
+"""Tiles encoded, and judged, at once on an accelerator. It is busy with many only (docs/performance.md)."""
 
 SURFACE_SIDE = 768
 """Keypoints are computed on a micrograph reduced to this longer side, in pixels."""
@@ -119,8 +121,9 @@ def _parts(
     mirrored: bool,
 ) -> Iterator[Part]:
     device = next(encoder.parameters()).device
+    count = BATCH if device.type == "cpu" else ACCELERATED_BATCH
     waiting = grid.tiles()
-    while tiles := list(islice(waiting, BATCH)):
+    while tiles := list(islice(waiting, count)):
         pixels = torch.from_numpy(np.stack([grid.read(micrograph, tile) for tile in tiles])).to(
             device, memory_format=torch.channels_last
         )

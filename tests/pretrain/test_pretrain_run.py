@@ -106,6 +106,46 @@ def test_the_last_stage_teaches_the_adapters_where_asked(pretraining_run, tmp_pa
     assert len(taught_adapters(before, after)) == 8
 
 
+def test_the_encoder_of_a_checkpoint_keeps_its_tokens_and_detector_and_gets_a_prior_of_its_own(pretraining_run, folder):
+    given = pretraining_run / "checkpoint"
+    made = pretrain(folder, replace(SMOKE, seed=3, condition_tokens=2), accelerator=accelerator(), encoder=str(given))
+    assert (made / "flaw_detector.safetensors").read_bytes() == (given / "flaw_detector.safetensors").read_bytes()
+    ours, theirs = (load_file(each / "encoder.safetensors") for each in (made, given))
+    kept = {name for name in theirs if name.startswith(("global_", "local_norm"))}
+    assert all(torch.equal(ours[name], theirs[name]) for name in kept)
+    assert not torch.equal(ours["condition_head.3.bias"][:192], theirs["condition_head.3.bias"])
+    unet = "prior/unet/diffusion_pytorch_model.safetensors"
+    assert (made / unet).read_bytes() != (given / unet).read_bytes()
+    assert not (folder / "distil").exists()
+    assert not (folder / "flaws").exists()
+    model, before = DiffusionModel.from_pretrained(made), DiffusionModel.from_pretrained(given)
+    assert f"that of `{given}`" in model.readme
+    pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, other = model.encoder(pixels), before.encoder(pixels)
+    assert torch.equal(one.tokens, other.tokens)
+    assert one.condition.shape == (1, 2, 192)
+
+
+def test_teaching_the_adapters_of_a_given_encoder_changes_its_tokens_and_makes_a_detector_for_them(
+    pretraining_run, folder
+):
+    given = pretraining_run / "checkpoint"
+    recipe = replace(SMOKE, adapters=True, feedback=replace(SMOKE.feedback, learning_rate=0.01))
+    made = pretrain(folder, recipe, accelerator=accelerator(), prior=str(given), encoder=str(given))
+    pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        one, other = (DiffusionModel.from_pretrained(each).encoder(pixels) for each in (made, given))
+    assert not torch.equal(one.structure, other.structure)
+    assert torch.equal(one.texture, other.texture)
+    assert (folder / "flaws" / "state.safetensors").is_file()
+
+
+def test_a_deit_and_an_encoder_are_not_taken_together(folder, deit_folder):
+    with pytest.raises(PretrainingError, match="give one of the two"):
+        pretrain(folder, SMOKE, accelerator=accelerator(), deit=str(deit_folder), encoder=EMBEDDED)
+
+
 def test_a_prior_that_a_checkpoint_contains_is_contained_in_the_new_one_too(pretraining_run, folder, deit_folder):
     given = pretraining_run / "checkpoint"
     out = pretrain(folder, SMOKE, accelerator=accelerator(), prior=str(given), deit=str(deit_folder))
@@ -251,8 +291,8 @@ def test_a_damaged_state_stops_the_run_before_its_stage(pretraining_run, tmp_pat
         pretrain(copy, SMOKE, accelerator=accelerator())
 
 
-@pytest.mark.parametrize("part", ["prior", "deit"])
-def test_a_prior_or_deit_that_cannot_be_loaded_is_named(folder, stable_diffusion_folder, part):
+@pytest.mark.parametrize("part", ["prior", "deit", "encoder"])
+def test_a_prior_or_deit_or_encoder_that_cannot_be_loaded_is_named(folder, stable_diffusion_folder, part):
     options = {"prior": str(stable_diffusion_folder), part: str(folder / "nowhere")}
     with pytest.raises(CheckpointError, match="nowhere"):
         pretrain(folder, SMOKE, accelerator=accelerator(), **options)

@@ -72,6 +72,19 @@ def test_a_reading_does_not_depend_on_the_cuts(verifier, maps, cuts):
     torch.testing.assert_close(*sort)
 
 
+@pytest.mark.parametrize("count", [2, 3, 32])
+def test_a_reading_does_not_depend_on_how_many_parts_are_judged_at_once(verifier, maps, count, monkeypatch):
+    """An accelerator judges many at once."""
+    one_by_one = Reading.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
+    monkeypatch.setattr("fusion_diff.verdict.reading._at_once", lambda device: count)
+    together = Reading.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
+    torch.testing.assert_close(together.evidence, one_by_one.evidence)
+    torch.testing.assert_close(together.mean_token, one_by_one.mean_token)
+    assert together.log_odds == pytest.approx(one_by_one.log_odds, rel=1e-5)
+    assert together.strangeness == pytest.approx(one_by_one.strangeness, rel=1e-5)
+    torch.testing.assert_close(together.strongest.sort(0).values, one_by_one.strongest.sort(0).values)
+
+
 @pytest.mark.parametrize("order", [1, -1])
 def test_a_reading_does_not_depend_on_the_order_of_its_parts(verifier, maps, order):
     parts = parts_of(*maps, (15, 30, 45))[::order]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -10,10 +11,11 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.classes import top_limit
+from fusion_diff.perception import ACCELERATED_BATCH
 from fusion_diff.verdict.result import EvidenceMap
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
     from fusion_diff.fewshot.correspondence import Match
     from fusion_diff.fewshot.keypoints import Keypoints
@@ -61,17 +63,16 @@ class Reading:
         centre, strange = verifier.heads.scale.mean, 0.0
         total, strength, strongest = torch.zeros_like(centre), centre.new_zeros(0), centre.new_zeros(0, len(centre))
         limit = top_limit(grid.rows * grid.columns)
-        for part in parts:
-            where = slice(*part.rows), slice(*part.columns)
-            shape = part.rows[1] - part.rows[0], part.columns[1] - part.columns[0]
-            tokens = verifier.heads.scale(part.tokens)
-            judged = verifier.heads.judge(tokens, part.residual)
-            for name, values in judged.items():
-                if name not in maps:
-                    maps[name] = torch.zeros(grid.rows, grid.columns)
-                maps[name][where] = values.view(shape).cpu()
+        for group in _batches(parts, _at_once(centre.device)):
+            tokens = verifier.heads.scale(torch.cat([part.tokens for part in group]))
+            judged = verifier.heads.judge(tokens, torch.cat([part.residual for part in group]))
             values = verifier.evidence(judged)
-            evidence[where] = values.view(shape).cpu()
+            maps = maps or {name: torch.zeros_like(evidence) for name in judged}
+            found = torch.stack([*judged.values(), values]).cpu()
+            for part, own in zip(group, torch.split(found, [len(part.tokens) for part in group], dim=1), strict=True):
+                rows, columns = slice(*part.rows), slice(*part.columns)
+                for whole, piece in zip((*maps.values(), evidence), own, strict=True):
+                    whole[rows, columns] = piece.view_as(whole[rows, columns])
             total = total + tokens.sum(0)
             strange += float(verifier.scope.distances(tokens).sum())
             level, index = values.topk(min(limit, len(values)))
@@ -96,6 +97,17 @@ class Reading:
         """Return the evidence as a map over the micrograph."""
         values = self.evidence.numpy().astype(np.float32, copy=False)
         return EvidenceMap(values, self.grid.scale, micrograph.height, micrograph.width)
+
+
+def _at_once(device: torch.device) -> int:
+    """Return how many parts to judge at once: on a CPU one, because the distances of more do not fit its cache."""
+    return 1 if device.type == "cpu" else ACCELERATED_BATCH
+
+
+def _batches(parts: Iterable[Part], count: int) -> Iterator[list[Part]]:
+    waiting = iter(parts)
+    while group := list(islice(waiting, count)):
+        yield group
 
 
 @torch.inference_mode()
