@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import CheckpointError
+from fusion_diff.home import at_home
 from fusion_diff.printable import paragraph, printable
 from fusion_diff.whole import WholeFolder
 
@@ -72,14 +73,6 @@ def locate(name_or_path: str | Path) -> Path:
         f"{name}: {why}; give a folder written by save_pretrained, a hub id such as owner/name, "
         f"or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
     )
-
-
-def at_home(path: str | os.PathLike[str]) -> Path:
-    """Return a path in which a leading `~` stands for the home folder; unchanged where there is none."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError:  # the home folder is unknown
-        return Path(path)
 
 
 def _fetch(hub_id: str) -> Path:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fusion_diff.checkpoint import EMBEDDED, MANIFEST, Writer, at_home, compact, digest, locate, write_json
+from fusion_diff.checkpoint import EMBEDDED, MANIFEST, Writer, compact, digest, locate, write_json
 from fusion_diff.devices import available, own_settings
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.diffusion.source import PriorSource
@@ -22,6 +22,7 @@ from fusion_diff.enrolment.files import save_enrolment
 from fusion_diff.enrolment.learning import learn
 from fusion_diff.errors import ArgumentError, CheckpointError, EnrolmentError, TrustError
 from fusion_diff.fewshot.decision import check_alpha
+from fusion_diff.home import at_home
 from fusion_diff.loading import parts_of
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.verdict.concluding import predict

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.batch import ROWS
-from fusion_diff.checkpoint import EMBEDDED, at_home
+from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.commands.options import (
     Alpha,
     Device,
@@ -24,6 +24,7 @@ from fusion_diff.commands.options import (
 )
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
+from fusion_diff.home import at_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -111,7 +112,8 @@ def batch_command(
         check_source(source, signed, Path(out))
     keys = tuple(str(absolute(at_home(key))) for key in trusted_key or ())
     settings = Settings(alpha, pixel_size, heatmaps, keys, page, max_pixels)
-    name = str(absolute(model)) if Path(model).is_dir() else model
+    folder = at_home(model)
+    name = str(absolute(folder)) if folder.is_dir() else model
     engine: AbstractContextManager[Engine]
     if cluster is None:
         engine = nullcontext(LocalEngine(load_inspector(name, device, keys), settings))

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, at_home, expect_free
+from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, expect_free
 from fusion_diff.commands.options import (
     Device,
     Groups,
@@ -19,6 +19,7 @@ from fusion_diff.commands.options import (
     read_references,
 )
 from fusion_diff.commands.stopping import stoppable
+from fusion_diff.home import at_home
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment

@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.checkpoint import at_home, expect_free
+from fusion_diff.checkpoint import expect_free
 from fusion_diff.commands.options import MaxPixels, Page, load_model, read_references
 from fusion_diff.commands.stopping import stoppable
+from fusion_diff.home import at_home
 
 
 class Format(StrEnum):

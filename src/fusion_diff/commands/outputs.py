@@ -74,7 +74,7 @@ def expect_apart(output: Output, model: str) -> None:
     Raises:
         typer.BadParameter: it is the model's folder or lies in it; the message names it and the cure.
     """
-    from fusion_diff.checkpoint import at_home
+    from fusion_diff.home import at_home
     from fusion_diff.inspection.files import IN_MODEL, lies_in
 
     if lies_in(output.file, at_home(model)):

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion_diff.checkpoint import at_home, verify
+from fusion_diff.checkpoint import verify
 from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.reading import EdgeReading
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.decision import check_alpha
+from fusion_diff.home import at_home
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.verdict.concluding import conclude, predict

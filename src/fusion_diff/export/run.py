@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.checkpoint import MANIFEST, Writer, at_home, expect_free, write_json
+from fusion_diff.checkpoint import MANIFEST, Writer, expect_free, write_json
 from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import EdgeSession, is_exported
@@ -20,6 +20,7 @@ from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
 from fusion_diff.export.parity import Parity
 from fusion_diff.export.portable import describe, portable
 from fusion_diff.export.selection import choices, losses
+from fusion_diff.home import at_home
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.verdict.judging import judge
 from fusion_diff.warn import warn

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.checkpoint import at_home
+from fusion_diff.home import at_home
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
 from fusion_diff.whole import write_whole
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from fusion_diff.errors import MicrographError
+from fusion_diff.home import at_home
 from fusion_diff.micrograph.limits import refusal
 from fusion_diff.micrograph.storage import copied
 from fusion_diff.printable import printable
@@ -73,7 +74,7 @@ def open_source(path: str | os.PathLike[str]) -> Iterator[Source]:
         raise MicrographError(f"expected the path of a file, got {type(path).__name__}; {_cure(path)}") from error
     name = printable(location)
     try:
-        location = Path(os.path.expanduser(location))  # noqa: PTH111 (Path.expanduser raises where there is no such user)
+        location = at_home(location)
         with _open_regular(location, name) as file:
             source = _read(location, name, file)
     except MicrographError:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 from fusion_diff.errors import ReferenceSetError
+from fusion_diff.home import at_home
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, UNREAD_SUFFIXES
 
 
@@ -18,7 +18,7 @@ def as_path(path: Any, what: str) -> Path:
         ReferenceSetError: it is not a path.
     """
     try:
-        return Path(os.path.expanduser(Path(path)))  # noqa: PTH111 (Path.expanduser raises if there is no such user)
+        return at_home(path)
     except (TypeError, ValueError) as error:
         said = type(path).__name__ if isinstance(error, TypeError) else f"{path!r} ({error})"
         raise ReferenceSetError(f"expected the path of {what}, got {said}; pass a string or a Path") from error

@@ -19,8 +19,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_diff.checkpoint import at_home
 from fusion_diff.errors import TrustError
+from fusion_diff.home import at_home
 from fusion_diff.printable import printable
 from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, Sealed, encoding, seal
 from fusion_diff.trust.files import followed, hops, read_bounded, write_new

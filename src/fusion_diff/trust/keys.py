@@ -19,8 +19,8 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
 
-from fusion_diff.checkpoint import at_home
 from fusion_diff.errors import TrustError
+from fusion_diff.home import at_home
 from fusion_diff.printable import printable
 from fusion_diff.trust.files import followed, read_bounded, write_new
 from fusion_diff.warn import warn

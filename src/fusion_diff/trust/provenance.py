@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.checkpoint import MANIFEST, at_home
+from fusion_diff.checkpoint import MANIFEST
 from fusion_diff.errors import TrustError
+from fusion_diff.home import at_home
 from fusion_diff.printable import printable
 from fusion_diff.trust.contents import ALONE, IGNORED, PREDICATE_TYPE, Contents, unsafe
 from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, Sealed, seal
