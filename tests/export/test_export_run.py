@@ -137,6 +137,13 @@ def test_a_model_is_never_overwritten_by_what_is_exported_of_it(enrolled, checkp
         export_model(enrolled, tmp_path / "out", runtime="tflite")
 
 
+def test_a_model_on_another_device_is_not_exported_and_the_cure_is_named(enrolled, tmp_path, monkeypatch):
+    monkeypatch.setattr(enrolled, "_device", torch.device("cuda"))
+    with pytest.raises(ExportError, match=r"is on cuda; move it with to\('cpu'\)"):
+        export_model(enrolled, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_missing_exporter_is_said_with_what_to_install(enrolled, tmp_path, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "onnxscript", None)
     with pytest.raises(DependencyError, match="onnxscript, which is not installed; run pip install onnxscript"):

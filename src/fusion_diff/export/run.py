@@ -78,8 +78,8 @@ def export_model(
         progress: called with the groups measured for 8 bits and their total.
 
     Raises:
-        ExportError: the exported model does not agree with the model, its verdict cannot be exported, or 8 bits are
-            requested without the enrolled references.
+        ExportError: the exported model does not agree with the model, its verdict cannot be exported, 8 bits are
+            requested without the enrolled references, or the model is not on the CPU.
         EnrolmentError: no references are enrolled.
         DependencyError: a package that exporting needs is not installed.
         CheckpointError: the folder holds something else.
@@ -95,6 +95,8 @@ def export_model(
             "8 bits are calibrated on the references' images, which a model does not contain; give them "
             "with --references"
         )
+    if model.device.type != "cpu":
+        raise ExportError(f"{model.name}: it is on {model.device}; move it with to('cpu') and export it then")
     expect_free(folder)
     if (folder / MANIFEST).is_file() and not is_exported(folder):
         raise ExportError(f"{folder}: contains a model that is not an exported one; choose another folder")
