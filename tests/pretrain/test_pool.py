@@ -8,8 +8,10 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fusion_diff.pretrain.pool import SIDE, Pool
+from fusion_diff.pretrain.pool import SIDE, Pool, _crops
 from fusion_diff.synthetic import DESCRIPTOR_NAMES, generate
 
 
@@ -84,3 +86,50 @@ def test_crops_of_any_side_can_be_drawn(pool, side):
     pixels, _ = pool.batch(3, side, np.random.default_rng(0))
     assert pixels.shape == (3, 3, side, side)
     assert all(float(crop.std()) > 0 for crop in pixels)
+
+
+@given(st.integers(0, 2**32), st.integers(32, SIDE))
+def test_a_crop_is_a_whole_square_of_a_micrograph_turned_or_flipped(seed, side):
+    for map_ in _crops(8, side, np.random.default_rng(seed)):
+        turn, shift = map_[:, :2], map_[:, 2]
+        sides = np.abs(turn).sum(0)
+        assert np.count_nonzero(turn) == 2
+        assert sides == pytest.approx(np.abs(turn).sum(1))
+        assert max(32, side // 2) <= round(float(sides[0]) * SIDE) <= side
+        first, last = ((shift - sides + 1) / 2 * SIDE, (shift + sides + 1) / 2 * SIDE)  # in pixels
+        assert first == pytest.approx(np.round(first), abs=1e-6)
+        assert -1e-6 <= first.min() <= last.max() <= SIDE + 1e-6
+
+
+def test_a_crop_of_full_size_shows_the_micrograph_itself_turned_or_flipped():
+    """With neither contrast nor tint changed, an untouched crop is found among the eight views of its micrograph."""
+    image = torch.randint(0, 256, (1, SIDE, SIDE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pool = Pool(image, torch.zeros(1, 2))
+
+    class Even:
+        """Draws that change nothing but place and orientation."""
+
+        def __init__(self, seed: int) -> None:
+            self.rng = np.random.default_rng(seed)
+
+        def integers(self, low, high=None, size=None):
+            low, high = (0, low) if high is None else (low, high)
+            return self.rng.integers(np.maximum(low, SIDE if high == SIDE + 1 else low), high, size=size)
+
+        def random(self, size):
+            return self.rng.random(size) * 0 + 0.2 + 0.3 * (self.rng.random(size) < 0.5)
+
+        def normal(self, mean, deviation, size):
+            return np.zeros(size)
+
+        def uniform(self, low, high, size):
+            return np.ones(size)
+
+    views = [v for t in range(4) for v in (torch.rot90(image[0], t), torch.rot90(image[0], t).flip(0))]
+    seen = set()
+    for seed in range(40):
+        crop = pool.batch(1, SIDE, Even(seed))[0][0, 0] * 255
+        close = [index for index, view in enumerate(views) if float((crop - view).abs().max()) < 0.1]
+        assert len(close) == 1
+        seen.add(close[0])
+    assert len(seen) == 8

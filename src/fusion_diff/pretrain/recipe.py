@@ -85,7 +85,7 @@ RECIPES = {
         autoencoder=StageRecipe(steps=1500, batch=256, learning_rate=1e-3),
         prior=StageRecipe(steps=2500, batch=1024, learning_rate=1e-3),
         distil=StageRecipe(steps=5000, batch=256, learning_rate=5e-4),
-        feedback=StageRecipe(steps=500, batch=256, learning_rate=5e-4),
+        feedback=StageRecipe(steps=1000, batch=64, learning_rate=5e-4),
         flaws=StageRecipe(steps=5000, batch=4096, learning_rate=1e-3),
     ),
     # A few seconds: a test that every part runs.
