@@ -18,13 +18,17 @@ from fusion_diff.commands.options import (
     Model,
     Page,
     PixelSize,
+    RequireSigned,
+    TrustedKeys,
+    keys_for,
     load_model,
     read_references,
+    signed_files,
 )
 from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from fusion_diff.references import ReferenceSet
 
@@ -72,6 +76,8 @@ def audit_command(
     page: Page = None,
     max_pixels: MaxPixels = None,
     device: Device = "cpu",
+    require_signed: RequireSigned = False,
+    trusted_key: TrustedKeys = None,
 ) -> int:
     """Check a ledger for breaks, or references for wrong labels, duplicates, outliers and recurring patches.
 
@@ -88,6 +94,7 @@ def audit_command(
             raise typer.BadParameter(
                 "auditing references needs the name of the authentic class; give it with --authentic"
             )
+        signed_files(require_signed, trusted_key)  # the keys can be read
         reading = partial(
             read_references,
             path,
@@ -98,12 +105,14 @@ def audit_command(
             page=page,
             max_pixels=max_pixels,
             allow_conflicts=True,
+            trusted_keys=trusted_key,
         )
-        return _audit_references(reading, report, model, device)
-    if any(each is not None for each in (authentic, report, groups, marks, pixel_size, page, max_pixels)):
+        return _audit_references(reading, report, model, device, keys_for(model, trusted_key))
+    of_references = authentic, report, groups, marks, pixel_size, page, max_pixels, require_signed or None, trusted_key
+    if any(each is not None for each in of_references):
         raise typer.BadParameter(
-            "--authentic, --report, --groups, --marks, --pixel-size, --page and --max-pixels apply to references, but "
-            "PATH is a file and is read as a ledger; leave them out"
+            "--authentic, --report, --groups, --marks, --pixel-size, --page, --max-pixels, --require-signed and "
+            "--trusted-key apply to references, but PATH is a file and is read as a ledger; leave them out"
         )
     return _audit_ledger(path, expect, repair)
 
@@ -134,6 +143,7 @@ def _audit_references(
     report: Path | None,
     model: str,
     device: str,
+    trusted_keys: Sequence[Path],
 ) -> int:
     from fusion_diff.commands.outputs import Output, expect_apart, expect_writable
     from fusion_diff.commands.terminal import print_findings, progress_bar, say
@@ -146,7 +156,7 @@ def _audit_references(
         expect_writable(page)
     references = read()
     with progress_bar("Encoding") as advance:
-        findings = audit_references(load_model(model, device), references, progress=advance)
+        findings = audit_references(load_model(model, device, trusted_keys), references, progress=advance)
     print_findings(findings)
     grave = len({each.index for each in findings if each.grave})
     say(f"{counted(len(references), 'reference')}: {grave} to look into, {counted(len(findings), 'finding')} in all.")

@@ -8,7 +8,17 @@ from typing import Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Device, MaxPixels, Model, Page, PixelSize, load_model
+from fusion_diff.commands.options import (
+    Device,
+    MaxPixels,
+    Model,
+    Page,
+    PixelSize,
+    RequireSigned,
+    TrustedKeys,
+    load_model,
+    signed_files,
+)
 
 
 def certify_command(
@@ -42,6 +52,8 @@ def certify_command(
     page: Page = None,
     max_pixels: MaxPixels = None,
     device: Device = "cpu",
+    require_signed: RequireSigned = False,
+    trusted_key: TrustedKeys = None,
 ) -> int:
     """Certify a micrograph: no change of its pixels within a radius changes the smoothed forced choice.
 
@@ -59,8 +71,15 @@ def certify_command(
             f"--samples is {samples}, with which nothing can be certified at a confidence of {confidence:g}; "
             f"give at least {fewest}, or lower --confidence"
         )
-    micrograph = load_microstructure_data(path, pixel_size_um=pixel_size, page=page, max_pixels=max_pixels)
-    inspector = load_model(model, device)
+    signed = signed_files(require_signed, trusted_key)
+    micrograph = load_microstructure_data(
+        path,
+        pixel_size_um=pixel_size,
+        page=page,
+        max_pixels=max_pixels,
+        sha256=signed.digest(path) if signed else None,
+    )
+    inspector = load_model(model, device, trusted_key or ())
     with progress_bar("Scoring noisy copies") as advance:
         found = certify(inspector, micrograph, sigma, samples, confidence, seed=seed, progress=advance)
     score = float(inspector.predict_authenticity(micrograph))

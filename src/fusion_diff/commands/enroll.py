@@ -15,8 +15,12 @@ from fusion_diff.commands.options import (
     MaxPixels,
     Page,
     PixelSize,
+    RequireSigned,
+    TrustedKeys,
+    keys_for,
     load_model,
     read_references,
+    signed_files,
 )
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.home import at_home
@@ -64,6 +68,8 @@ def enroll_command(
     page: Page = None,
     max_pixels: MaxPixels = None,
     device: Device = "cpu",
+    require_signed: RequireSigned = False,
+    trusted_key: TrustedKeys = None,
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
     from fusion_diff.commands.outputs import Output, expect_apart, expect_away, expect_folder
@@ -73,12 +79,13 @@ def enroll_command(
     from fusion_diff.trust.poisoning import audit_enrolment
 
     out = at_home(out)  # `--out=~/x`, which shells leave as it is
-    expect_away("--out", out, [references, marks])
+    expect_away("--out", out, [references, marks, *(trusted_key or ())])
     if place(out) != place(at_home(base)):  # a model may be saved over itself
         expect_apart(Output("--out", out), base)
     expect_free(out)
     expect_folder("--out", out)
-    model = load_model(base, device)  # before the references, whose reading may take long
+    signed_files(require_signed, trusted_key)  # the keys can be read
+    model = load_model(base, device, keys_for(base, trusted_key))  # before the references, whose reading may take long
     enrolled = read_references(
         references,
         authentic,
@@ -88,6 +95,7 @@ def enroll_command(
         page=page,
         max_pixels=max_pixels,
         allow_conflicts=drop_suspicious,
+        trusted_keys=trusted_key,
     )
     if shots is not None:
         enrolled = enrolled.shots(shots)

@@ -9,7 +9,15 @@ from typing import Annotated
 import typer
 
 from fusion_diff.checkpoint import expect_free
-from fusion_diff.commands.options import MaxPixels, Page, load_model, read_references
+from fusion_diff.commands.options import (
+    MaxPixels,
+    Page,
+    RequireSigned,
+    TrustedKeys,
+    load_model,
+    read_references,
+    signed_files,
+)
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.home import at_home
 
@@ -42,6 +50,8 @@ def export_command(
     ] = None,
     page: Page = None,
     max_pixels: MaxPixels = None,
+    require_signed: RequireSigned = False,
+    trusted_key: TrustedKeys = None,
 ) -> int:
     """Export a model together with its references, to inspect without torch and diffusers.
 
@@ -56,17 +66,23 @@ def export_command(
     if references is None and (page is not None or max_pixels is not None):
         raise typer.BadParameter("--page and --max-pixels apply to --references; give these, or leave the two out")
     out = at_home(out)  # `--out=~/x`, which shells leave as it is
-    expect_away("--out", out, [references])
+    signed_files(require_signed, trusted_key)  # the keys can be read
+    expect_away("--out", out, [references, *(trusted_key or ())])
     expect_apart(Output("--out", out), model)
     expect_free(out)
     expect_folder("--out", out)
-    loaded = load_model(model, "cpu")
+    loaded = load_model(model, "cpu", trusted_key or ())
     known = None
     if references is not None:
         if loaded.enrolment is None:
             raise EnrolmentError(f"{model}: it has no enrolled references to export; enrol some first")
-        known = read_references(  # --drop-suspicious allows conflicts too
-            references, loaded.enrolment.authentic, page=page, max_pixels=max_pixels, allow_conflicts=True
+        known = read_references(
+            references,
+            loaded.enrolment.authentic,
+            page=page,
+            max_pixels=max_pixels,
+            allow_conflicts=True,  # as --drop-suspicious does
+            trusted_keys=trusted_key,
         )
     typer.echo("Writing the graph and comparing it with the model; this takes about a minute …", err=True)
     with progress_bar("Measuring the effect of 8 bits") as advance:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import ReferenceSet
@@ -135,8 +136,16 @@ def read_references(
     page: int | None = None,
     max_pixels: int | None = None,
     allow_conflicts: bool = False,
+    trusted_keys: Sequence[Path] | None = None,
 ) -> ReferenceSet:
-    """Read labelled references from a folder or a CSV file, with a progress bar; see `ReferenceSet.from_folder`."""
+    """Read labelled references from a folder or a CSV file, with a progress bar; see `ReferenceSet.from_folder`.
+
+    If keys are given, one of them must have signed the folder, and exactly the bytes that it signed are read.
+
+    Raises:
+        ReferenceSetError, MicrographError: as `ReferenceSet.from_folder` and `from_csv`.
+        TrustError: the folder is unsigned, or differs from what a trusted key signed.
+    """
     from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.references import ReferenceSet
 
@@ -144,10 +153,15 @@ def read_references(
         raise typer.BadParameter(
             f"{path}: not a set of references; give a folder with one sub-folder per class, or a CSV file (.csv)"
         )
-    with progress_bar("Reading references") as advance:
+    if trusted_keys and (path.is_file() or marks is not None or (groups or "").lower().endswith(".csv")):
+        raise typer.BadParameter(
+            "--require-signed reads nothing but a signed folder: put images, groups.csv and masks into it, sign it "
+            "(`fusion-diff sign`), and leave out --marks and a CSV file of --groups"
+        )
+    with _signed_bytes(path, trusted_keys) as folder, progress_bar("Reading references") as advance:
         if path.is_dir() or path.suffix.lower() != ".csv":
             return ReferenceSet.from_folder(
-                path,
+                folder,
                 authentic=authentic,
                 groups=groups,
                 marks=marks,
@@ -170,6 +184,26 @@ def read_references(
             allow_conflicts=allow_conflicts,
             progress=advance,
         )
+
+
+@contextmanager
+def _signed_bytes(folder: Path, trusted_keys: Sequence[Path] | None) -> Iterator[Path]:
+    """Yield a folder; where there are keys, a private copy of exactly what one of them signed."""
+    import shutil
+
+    from fusion_diff.errors import FusionDiffError
+    from fusion_diff.trust.signed import signed_copy
+
+    if not trusted_keys:
+        yield folder
+        return
+    copy = signed_copy(folder, trusted_keys)
+    try:
+        yield copy
+    except FusionDiffError as error:  # name the folder that was given
+        raise type(error)(str(error).replace(str(copy), str(folder))) from error
+    finally:
+        shutil.rmtree(copy.parent, ignore_errors=True)
 
 
 def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> DiffusionModel:
@@ -201,12 +235,24 @@ def expect_whole(name: str) -> None:
 
 
 def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedFiles | None:
-    """Return the lookup of signed files; None where signatures are not required."""
+    """Return the lookup of signed files; None where signatures are not required.
+
+    Raises:
+        TrustError: a key cannot be read.
+    """
     from fusion_diff.trust.signed import SignedFiles
 
     if required != bool(trusted_keys):
         raise typer.BadParameter("--require-signed and --trusted-key go together; give both or neither")
     return SignedFiles(trusted_keys) if trusted_keys else None
+
+
+def keys_for(model: str, trusted_keys: Sequence[Path] | None) -> Sequence[Path]:
+    """Return the keys one of which has to have signed a model to learn with: none for what comes with the package."""
+    from fusion_diff.checkpoint import locate
+    from fusion_diff.trust.signed import is_embedded
+
+    return () if not trusted_keys or is_embedded(locate(model)) else trusted_keys
 
 
 def service_installed() -> None:

@@ -41,8 +41,7 @@ def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path) -> 
         TrustError: as `verify`; or a file changed while it was copied.
     """
     folder = absolute(folder)
-    embedded = absolute(str(files("fusion_diff") / "checkpoints"))
-    if folder.parent == embedded and not os.path.lexists(signature_of(folder)):
+    if is_embedded(folder) and not os.path.lexists(signature_of(folder)):
         raise TrustError(
             f"{folder.name}: the embedded model is unsigned; save it or a model that you enrolled, sign that folder, "
             "and name it as the model"
@@ -61,6 +60,11 @@ def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path) -> 
         shutil.rmtree(private, ignore_errors=True)
         raise
     return copy
+
+
+def is_embedded(folder: str | Path) -> bool:
+    """Return whether a folder is a checkpoint that comes with the package."""
+    return absolute(folder).parent == absolute(str(files("fusion_diff") / "checkpoints"))
 
 
 def load_signed(folder: str | Path, keys: Sequence[str | Path] | str | Path, load: Callable[[Path], T]) -> T:
