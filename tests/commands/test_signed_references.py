@@ -25,9 +25,9 @@ def made(tmp_path_factory):
             (folder / "refs" / label).mkdir(parents=True, exist_ok=True)
             pixels = np.rint(micrograph.pixels * 65535).astype(np.uint16)
             tifffile.imwrite(folder / "refs" / label / f"{label}_{index}.tif", pixels)
-    (folder / "refs" / "groups.csv").write_text(
-        "file,group\n" + "".join(f"{file.parent.name}/{file.name},{file.stem}\n" for file in sorted((folder / "refs").glob("*/*.tif")))
-    )
+    files = sorted((folder / "refs").glob("*/*.tif"))
+    rows = [f"{file.parent.name}/{file.name},{file.stem}" for file in files]
+    (folder / "refs" / "groups.csv").write_text("\n".join(["file,group", *rows, ""]))
     words = ["enroll", str(folder / "refs"), "--authentic", "sound", "--out", str(folder / "model")]
     assert cli.main(words) == 0
     assert cli.main(["keys", "new", str(folder / "K")]) == 0
