@@ -206,8 +206,13 @@ def test_a_stop_while_the_golden_set_is_scored_accuses_no_model(starter, monkeyp
         time.sleep(9)
 
     monkeypatch.setattr("fusion_diff.commands.verify_model.load_model", stop)
-    with pytest.raises(SystemExit) as stopped:
-        starter.main(["--golden", str(tmp_path), "policy", "--help"])
+    # what runs in the background may inherit that SIGINT is ignored
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(SystemExit) as stopped:
+            starter.main(["--golden", str(tmp_path), "policy", "--help"])
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert stopped.value.code == code
     assert capsys.readouterr().err.splitlines()[1:] == ["Stopped."]
 

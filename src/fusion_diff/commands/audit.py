@@ -111,8 +111,8 @@ def audit_command(
     of_references = authentic, report, groups, marks, pixel_size, page, max_pixels, require_signed or None, trusted_key
     if any(each is not None for each in of_references):
         raise typer.BadParameter(
-            "--authentic, --report, --groups, --marks, --pixel-size, --page, --max-pixels, --require-signed and "
-            "--trusted-key apply to references, but PATH is a file and is read as a ledger; leave them out"
+            "--authentic, --report, --groups, --marks, --require-signed, --trusted-key, --pixel-size, --page and "
+            "--max-pixels apply to references, but PATH is a file and is read as a ledger; leave them out"
         )
     return _audit_ledger(path, expect, repair)
 
