@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from fusion_diff.service import keys
 from fusion_diff.service.keys import ANYBODY
 from fusion_diff.service.logs import JsonFormatter
+from fusion_diff.service.observing import LOGGED
 from fusion_diff.service.problems import StoppingError, UnauthorizedError
 from fusion_diff.service.routes import health
 from fusion_diff.service.watching import Watchers
@@ -171,3 +172,10 @@ def test_the_log_says_from_where_a_request_came_and_who_was_not_let_in(serve, ca
     assert told[1]["request_id"] == told[2]["request_id"]
     assert told[3]["caller"] == key[4:16]
     assert "wrong" not in json.dumps(told)
+
+
+def test_a_path_is_logged_shortened_however_long_it_is(serve, caplog):
+    with serve() as client, caplog.at_level(logging.INFO, logger="fusion_diff.service"):
+        assert client.get("/v1/" + "n" * 5000).status_code == 404
+    (told,) = [each for each in caplog.records if each.getMessage() == "request"]
+    assert told.path == "/v1/" + "n" * (LOGGED - 4)

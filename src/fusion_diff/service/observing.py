@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 _ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 """Methods counted by name. Clients may send any word, and each would become a time series."""
+LOGGED = 500
+"""Characters kept in the log of what a client or a proxy may make as long as it likes."""
 _log = logging.getLogger("fusion_diff.service")
 
 POLICY = (
@@ -96,10 +98,10 @@ class Observer:
             extra={
                 "request_id": scope["state"]["request_id"],
                 "method": scope["method"],
-                "path": scope["path"],
+                "path": scope["path"][:LOGGED],
                 "status": status,
                 "seconds": round(seconds, 4),
                 "caller": caller.id if caller is not None else None,
-                "peer": (scope.get("client") or (None,))[0],
+                "peer": scope["client"][0][:LOGGED] if scope.get("client") else None,
             },
         )
