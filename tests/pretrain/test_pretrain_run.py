@@ -61,7 +61,8 @@ def test_what_comes_out_is_a_model_that_enrols_and_inspects(pretraining_run, ref
     model = DiffusionModel.from_pretrained(pretraining_run / "checkpoint")
     assert model.name == pretraining_run.name != EMBEDDED
     assert model.card["pretraining"]["name"] == "smoke"
-    assert "--recipe smoke" in model.readme
+    assert "    fusion-diff pretrain --recipe smoke --out DIR\n" in model.readme
+    assert "The flaw detector learned from 1 lot with flaws" in model.readme
     enrolment = model.enroll(references, reconstruction=True)
     assert "weight of reconstruction" in enrolment.figures
     inspection = model.inspect(references[0].micrograph)
@@ -119,7 +120,9 @@ def test_the_encoder_of_a_checkpoint_keeps_its_tokens_and_detector_and_gets_a_pr
     assert not (folder / "distil").exists()
     assert not (folder / "flaws").exists()
     model, before = DiffusionModel.from_pretrained(made), DiffusionModel.from_pretrained(given)
-    assert f"that of `{given}`" in model.readme
+    assert f"that of `{given}`, with bottleneck adapters" in model.readme
+    assert f"    fusion-diff pretrain --recipe smoke --encoder {given} --condition-tokens 2 --out DIR\n" in model.readme
+    assert f"The flaw detector is that of `{given}`." in model.readme
     pixels = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         one, other = model.encoder(pixels), before.encoder(pixels)

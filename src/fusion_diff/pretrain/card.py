@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING
 
+from fusion_diff.counted import counted
 from fusion_diff.pretrain.recipe import STAGES
 
 if TYPE_CHECKING:
@@ -28,15 +29,15 @@ Encoder and diffusion prior of FusionDiff, for verifying ceramic microstructures
 
 ## How it was made
 
-    fusion-diff pretrain --recipe {recipe} --out DIR
+    {command}
 
 | stage | steps | batch | peak learning rate | last loss | samples/s |
 |---|---|---|---|---|---|
 {stages}
 
 Data: {pool} procedural micrographs of eight ceramics (`fusion_diff.synthetic.generate`, seeds from {first}), cropped,
-turned, tinted and stretched at random; for the flaw detector {lots} lots with flaws that are known to the pixel. No
-photograph or real micrograph was used, labelled or not. Seed {seed}.
+turned, tinted and stretched at random. No photograph or real micrograph was used, labelled or not. Seed {seed}.
+{detector}
 The CNN was trained on ImageNet before. If a DeiT, an encoder or a prior was given to this run, its own card names its
 data, and what it was made by.
 
@@ -53,7 +54,7 @@ Apache-2.0.
 
 
 def write_card(
-    file: Path, run: Path, recipe: Recipe, name: str, *, prior: str | None, origin: str | None, contained: bool
+    file: Path, run: Path, recipe: Recipe, name: str, given: dict[str, str | None], *, feedback: bool, contained: bool
 ) -> None:
     """Write the card of a run from its recipe and logs.
 
@@ -62,8 +63,8 @@ def write_card(
         run: folder of the run, with one folder per stage.
         recipe: recipe of the run.
         name: name of the checkpoint.
-        prior: the prior given, or None if this run trained it.
-        origin: the DeiT given, or the checkpoint whose encoder was given, or None if this run distilled a DeiT.
+        given: the `prior`, `deit` and `encoder` that the run was given; None for each that it made itself.
+        feedback: whether the feedback stage was run.
         contained: whether the checkpoint contains the prior or only its name.
     """
     lines = []
@@ -82,19 +83,31 @@ def write_card(
         "a latent diffusion model in the Stable Diffusion v1 layout, 4× smaller latents, conditioned on procedural "
         "descriptors"
     )
+    prior, origin = given["prior"], given["encoder"] or given["deit"]
+    learned = f"learned from {counted(recipe.lots, 'lot')} with flaws that are known to the pixel"
+    if not (run / "flaws").exists():
+        learned = f"is that of `{origin}`"
+    words = [
+        "fusion-diff pretrain",
+        f"--recipe {recipe.name}",
+        *(f"--{key} {value}" for key, value in given.items() if value),
+    ]
+    words += [] if feedback else ["--no-feedback"]
+    words += ["--adapters"] if recipe.adapters else []
+    words += [f"--condition-tokens {recipe.condition_tokens}"] if recipe.condition_tokens != 1 else []
     file.write_text(
         CARD.format(
             name=name,
+            command=" ".join([*words, "--out DIR"]),
+            detector=f"The flaw detector {learned}.",
             global_path="a DeiT of 8 blocks, 192 wide, distilled from the local path"
             if origin is None
             else f"that of `{origin}`",
             prior=trained
             if prior is None
             else f"that of `{prior}`, used as it is and {'' if contained else 'not '}contained in this folder",
-            recipe=recipe.name,
             stages="\n".join(lines),
             pool=recipe.pool,
-            lots=recipe.lots,
             first=recipe.seed * 10**6,
             seed=recipe.seed,
         ),

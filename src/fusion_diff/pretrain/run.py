@@ -142,7 +142,8 @@ def pretrain(
     built.eval()
     detector = build_detector()
     if accelerator.is_main_process:
-        _write(out, built.cpu(), detector.cpu(), trained_prior.cpu(), recipe, prior, encoder or deit, feedback)
+        given = {"prior": prior, "deit": deit, "encoder": encoder}
+        _write(out, built.cpu(), detector.cpu(), trained_prior.cpu(), recipe, given, feedback)
     accelerator.wait_for_everyone()
     return out / "checkpoint"
 
@@ -228,12 +229,12 @@ def _write(
     detector: FlawDetector,
     prior: DiffusionPrior,
     recipe: Recipe,
-    prior_name: str | None,
-    origin: str | None,
+    given: dict[str, str | None],
     feedback: bool,
 ) -> None:
     from safetensors.torch import save_file
 
+    prior_name = given["prior"]
     contained = prior_name is None or _contained(prior_name) is not None
     name = out.resolve().name
     with Writer(out / "checkpoint") as draft:
@@ -250,4 +251,4 @@ def _write(
                 "pretraining": {**recipe.to_dict(), "feedback": feedback},
             },
         )
-        write_card(draft / "README.md", out, recipe, name, prior=prior_name, origin=origin, contained=contained)
+        write_card(draft / "README.md", out, recipe, name, given, feedback=feedback, contained=contained)
