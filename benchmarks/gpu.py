@@ -52,7 +52,8 @@ if TYPE_CHECKING:
 
     Call = Callable[[], Any]
 
-MODELS = {OURS: "fusion-diff-v1-ceramic", f"{OURS} edge": "fusion-diff-v1-ceramic-edge"}
+EDGE = f"{OURS} edge"
+MODELS = {OURS: "fusion-diff-v1-ceramic", EDGE: "fusion-diff-v1-ceramic-edge"}
 MATRIX = 8192
 DEVICE = torch.device("cuda")
 WARM_UP = 5
@@ -292,12 +293,15 @@ def main() -> int:
     if not torch.cuda.is_available():
         sys.exit("there is no CUDA device here")
     warnings.simplefilter("ignore")
-    models = {name: DiffusionModel.from_pretrained(model).to(DEVICE) for name, model in MODELS.items()}
-    models[f"{OURS} edge"].enroll(builtin_reference_set())
-    networks: dict[str, nn.Module] = {name: Scores(model) for name, model in models.items()}
-    for name, config in CNNS.items():
-        networks[name] = Logits(ResNetForImageClassification(config)).to(DEVICE).eval()
-        channels_last(networks[name])
+    models = {OURS: DiffusionModel.from_pretrained(MODELS[OURS]).to(DEVICE)}
+    networks: dict[str, nn.Module] = {}
+    if set(options.parts) - {"parity", "training"}:  # these two are of the default alone
+        models[EDGE] = DiffusionModel.from_pretrained(MODELS[EDGE]).to(DEVICE)
+        models[EDGE].enroll(builtin_reference_set())
+        networks |= {name: Scores(model) for name, model in models.items()}
+        for name, config in CNNS.items():
+            networks[name] = Logits(ResNetForImageClassification(config)).to(DEVICE).eval()
+            channels_last(networks[name])
     peaks = matrix_rates()
     card = {"card": torch.cuda.get_device_name(), "torch": torch.__version__} | {
         f"matrix_tflops_{name}": rate for name, rate in peaks.items()

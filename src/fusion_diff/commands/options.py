@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import ReferenceSet
@@ -148,6 +147,7 @@ def read_references(
     """
     from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.references import ReferenceSet
+    from fusion_diff.trust.signed import signed_bytes
 
     if path.is_file() and path.suffix.lower() != ".csv":
         raise typer.BadParameter(
@@ -158,7 +158,7 @@ def read_references(
             "--require-signed reads nothing but a signed folder: put images, groups.csv and masks into it, sign it "
             "(`fusion-diff sign`), and leave out --marks and a CSV file of --groups"
         )
-    with _signed_bytes(path, trusted_keys) as folder, progress_bar("Reading references") as advance:
+    with signed_bytes(path, trusted_keys or ()) as folder, progress_bar("Reading references") as advance:
         if path.is_dir() or path.suffix.lower() != ".csv":
             return ReferenceSet.from_folder(
                 folder,
@@ -184,26 +184,6 @@ def read_references(
             allow_conflicts=allow_conflicts,
             progress=advance,
         )
-
-
-@contextmanager
-def _signed_bytes(folder: Path, trusted_keys: Sequence[Path] | None) -> Iterator[Path]:
-    """Yield a folder; where there are keys, a private copy of exactly what one of them signed."""
-    import shutil
-
-    from fusion_diff.errors import FusionDiffError
-    from fusion_diff.trust.signed import signed_copy
-
-    if not trusted_keys:
-        yield folder
-        return
-    copy = signed_copy(folder, trusted_keys)
-    try:
-        yield copy
-    except FusionDiffError as error:  # name the folder that was given
-        raise type(error)(str(error).replace(str(copy), str(folder))) from error
-    finally:
-        shutil.rmtree(copy.parent, ignore_errors=True)
 
 
 def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> DiffusionModel:

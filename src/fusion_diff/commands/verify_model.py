@@ -47,14 +47,14 @@ def verify_model_command(
     The exit code is 0 if nothing changed; 1 if a score drifted, a decision changed, or an image or the signature was
     altered; 3 if the command could not run.
     """
-    import shutil
+    from contextlib import ExitStack
 
     from fusion_diff.commands.terminal import complain, progress_bar, say
     from fusion_diff.errors import TrustError
     from fusion_diff.trust.golden import TOLERANCE, compare, make_golden
     from fusion_diff.trust.identity import identity
     from fusion_diff.trust.keys import load_public
-    from fusion_diff.trust.signed import signed_copy
+    from fusion_diff.trust.signed import signed_bytes
 
     if bool(images) != make:
         raise typer.BadParameter("--make and IMAGES go together; give both or neither")
@@ -90,23 +90,18 @@ def verify_model_command(
             "--page applies to --make; a golden set is always read at the pages it was made with; leave --page out"
         )
     allowed = TOLERANCE if tolerance is None else tolerance
-    folder = golden
-    if trusted_key:
-        for key in trusted_key:
-            load_public(key)  # an error of usage, not of the golden set
+    for key in trusted_key or ():
+        load_public(key)  # an error of usage, not of the golden set
+    with ExitStack() as stack:
         try:
-            folder = signed_copy(golden, trusted_key)
+            folder = stack.enter_context(signed_bytes(golden, trusted_key or ()))
         except TrustError as error:
             for line in str(error).splitlines():
                 complain(line)
             return 1
-    try:
         inspector = load_model(model, device)
         with progress_bar("Scoring") as advance:
             expected, found = compare(inspector, folder, tolerance=allowed, max_pixels=max_pixels, progress=advance)
-    finally:
-        if folder != golden:
-            shutil.rmtree(folder.parent, ignore_errors=True)
     now = identity(inspector)
     for name, what in (("sha256", "model differs from the one"), ("references_sha256", "references differ from those")):
         if now[name] != expected.model[name]:

@@ -82,14 +82,13 @@ def pretrain(
         raise PretrainingError(
             "a DeiT and an encoder were given, but an encoder contains its DeiT; give one of the two"
         )
+    given = {"prior": prior, "deit": deit, "encoder": encoder}
     known = parts_of(locate(encoder)) if encoder is not None else None
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     device = accelerator.device
     with accelerator.main_process_first():
-        _claim(
-            out, {"recipe": recipe.to_dict(), "prior": prior, "deit": deit, "encoder": encoder, "feedback": feedback}
-        )
+        _claim(out, {"recipe": recipe.to_dict(), **given, "feedback": feedback})
         report = (lambda done, total: progress("pool", done, total, 0.0)) if progress else None
         pool = Pool.open(out / "pool", recipe.pool, recipe.seed, os.cpu_count() or 1, report).to(device)
     local = LocalPath.from_imagenet().to(device)
@@ -142,7 +141,6 @@ def pretrain(
     built.eval()
     detector = build_detector()
     if accelerator.is_main_process:
-        given = {"prior": prior, "deit": deit, "encoder": encoder}
         _write(out, built.cpu(), detector.cpu(), trained_prior.cpu(), recipe, given, feedback)
     accelerator.wait_for_everyone()
     return out / "checkpoint"

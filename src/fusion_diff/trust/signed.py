@@ -12,12 +12,13 @@ import os
 import shutil
 import tempfile
 import weakref
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from fusion_diff.errors import TrustError
+from fusion_diff.errors import FusionDiffError, TrustError
 from fusion_diff.printable import printable
 from fusion_diff.trust.contents import ALONE, Contents
 from fusion_diff.trust.files import digest_plain
@@ -26,7 +27,7 @@ from fusion_diff.trust.provenance import absolute, read_signature, signature_of,
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
 T = TypeVar("T")
 
@@ -60,6 +61,25 @@ def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path) -> 
         shutil.rmtree(private, ignore_errors=True)
         raise
     return copy
+
+
+@contextmanager
+def signed_bytes(folder: Path, keys: Sequence[str | Path]) -> Iterator[Path]:
+    """Yield a `signed_copy` of a folder, and remove it afterwards; the folder itself where no keys are given.
+
+    Raises:
+        TrustError: as `signed_copy`.
+    """
+    if not keys:
+        yield folder
+        return
+    copy = signed_copy(folder, keys)
+    try:
+        yield copy
+    except FusionDiffError as error:  # name the folder that was given
+        raise type(error)(str(error).replace(str(copy), str(folder))) from error
+    finally:
+        shutil.rmtree(copy.parent, ignore_errors=True)
 
 
 def is_embedded(folder: str | Path) -> bool:
