@@ -76,6 +76,13 @@ def test_the_stored_resolution_of_zeiss_metadata_gives_the_true_height(tmp_path)
     assert tagged(tmp_path / "zeiss.tif", 34118, text, BARRED).shape == (80, 128)
 
 
+def test_zeiss_metadata_of_another_width_describe_other_pixels(tmp_path):
+    text = ZEISS.format(size="1 nm").replace("128 * 96", "256 * 192")
+    micrograph = tagged(tmp_path / "zeiss.tif", 34118, text)
+    assert (micrograph.pixel_size_um, micrograph.data_bar_px) == (None, 0)
+    assert micrograph.instrument == "Zeiss SEM SUPRA 55-1"
+
+
 def test_olympus_sis_metadata_give_pixel_size(tmp_path):
     body = struct.pack("<10xhdd8xd2x34s32s", -6, 0.5, 0.5, 1000.0, b"ColorView", b"")
     header = struct.pack("<4s6xhhhhh6x32sH", b"SIS0", 0, 0, 1, 0, 120, b"name", 1)

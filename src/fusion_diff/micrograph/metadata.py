@@ -210,6 +210,10 @@ def _zeiss(tif: Any, page: Any) -> PixelCalibration | None:
     # per pixel.
     if not _small_enough(tif, 34118) or not (parameters := tif.sem_metadata):
         return None
+    instrument = instrument_name("Zeiss SEM", str(parameters.get("sv_serial_number", ("", ""))[1]))
+    stored = re.fullmatch(r"(\d{1,6}) ?\* ?(\d{1,6})", str(parameters.get("dp_image_store", ("", ""))[1]).strip())
+    if stored and int(stored[1]) != page.imagewidth:
+        return PixelCalibration(instrument=instrument)  # resampled since, so the size below does not apply
     size = None
     for key in ("ap_image_pixel_size", "ap_pixel_size"):
         entry = parameters.get(key, ())
@@ -218,10 +222,7 @@ def _zeiss(tif: Any, page: Any) -> PixelCalibration | None:
     unnamed = parameters.get("", ())
     if size is None and len(unnamed) > 3:
         size = _sides(_metres(unnamed[3]), None)
-    serial = parameters.get("sv_serial_number", ("", ""))[1]
-    stored = re.fullmatch(r"(\d{1,6}) ?\* ?(\d{1,6})", str(parameters.get("dp_image_store", ("", ""))[1]).strip())
-    height = int(stored[2]) if stored and int(stored[1]) == page.imagewidth else None
-    return PixelCalibration(size, instrument_name("Zeiss SEM", str(serial)), height)
+    return PixelCalibration(size, instrument, int(stored[2]) if stored else None)
 
 
 def _olympus(tif: Any, page: Any) -> PixelCalibration | None:
