@@ -85,17 +85,22 @@ def digest_plain(file: Path, copy: BinaryIO | None = None) -> str:
 
     Raises:
         TrustError: it is not a plain file, or cannot be read.
+        OSError: the copy cannot be written.
     """
     sha256 = hashlib.sha256()
     with open_plain(file) as stream:
-        try:
-            while chunk := stream.read(_CHUNK_BYTES):
-                sha256.update(chunk)
-                if copy is not None:
-                    copy.write(chunk)
-        except OSError as error:
-            raise TrustError(f"{printable(file)}: cannot be read ({error.strerror}); check the disk") from error
+        while chunk := _chunk(stream, file):
+            sha256.update(chunk)
+            if copy is not None:
+                copy.write(chunk)
     return sha256.hexdigest()
+
+
+def _chunk(stream: BinaryIO, file: Path) -> bytes:
+    try:
+        return stream.read(_CHUNK_BYTES)
+    except OSError as error:
+        raise TrustError(f"{printable(file)}: cannot be read ({error.strerror}); check the disk") from error
 
 
 def walk(folder: Path, ignored: Collection[str] = ()) -> tuple[dict[str, Path], dict[str, str]]:

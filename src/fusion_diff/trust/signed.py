@@ -40,6 +40,7 @@ def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path) -> 
 
     Raises:
         TrustError: as `verify`; or a file changed while it was copied.
+        OSError: the copy cannot be written.
     """
     folder = absolute(folder)
     if is_embedded(folder) and not os.path.lexists(signature_of(folder)):
@@ -57,7 +58,9 @@ def signed_copy(folder: str | Path, keys: Sequence[str | Path] | str | Path) -> 
             with target.open("xb") as stream:
                 if digest_plain(folder / name, stream) != digest:
                     raise TrustError(f"{printable(folder / name)}: changed while it was being read; try again")
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.filename is None:  # of a write, such as to a full disk
+            error.filename = str(private)
         shutil.rmtree(private, ignore_errors=True)
         raise
     return copy
