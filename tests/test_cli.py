@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 
 from fusion_diff.errors import CheckpointError
 
@@ -126,6 +127,15 @@ def test_an_error_about_the_model_is_said_without_a_traceback(run, folder, monke
     monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", refuse)
     code, _, err = run("inspect", folder, "--model", "nowhere[/red]")
     assert (code, err) == (3, "Error: nowhere[/red]: there is no such model; check the name\n")
+
+
+def test_a_lack_of_memory_is_said_without_a_traceback(run, folder, monkeypatch):
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", lambda *_: torch.empty(2**60))
+    code, _, err = run("inspect", folder)
+    assert (code, err) == (
+        3,
+        "Error: not enough memory; close other programs, or use fewer or smaller micrographs\n",
+    )
 
 
 def test_a_fault_in_the_program_is_never_taken_for_a_verdict(run, folder, monkeypatch):

@@ -32,7 +32,7 @@ from fusion_diff.commands.sign import sign_command
 from fusion_diff.commands.stopping import TERMINATED
 from fusion_diff.commands.verify import verify_command
 from fusion_diff.commands.verify_model import verify_model_command
-from fusion_diff.errors import FusionDiffError
+from fusion_diff.errors import FusionDiffError, out_of_memory
 from fusion_diff.warn import EnrolmentWarning
 
 if TYPE_CHECKING:
@@ -117,16 +117,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except (SystemExit, BrokenPipeError):  # the reader of the pipe has closed it; rich and typer would exit with 1
             _print_to_nobody()
             return FAILED
-        except (FusionDiffError, OSError, MemoryError) as error:
-            from fusion_diff.commands.terminal import complain
-            from fusion_diff.printable import explained
-
-            for line in explained(error).split("\n"):  # one for each file that is wrong
-                complain(line)
-            return FAILED
         except Exception as error:
             show = getattr(error, "show", None)  # an error of usage, whose class depends on typer's version
-            if show is None:
+            if isinstance(error, FusionDiffError | OSError) or out_of_memory(error):
+                from fusion_diff.commands.terminal import complain
+                from fusion_diff.printable import explained
+
+                for line in explained(error).split("\n"):  # one for each file that is wrong
+                    complain(line)
+            elif show is None:
                 traceback.print_exc()  # a fault of the program; Python's own code 1 would mean "not authentic"
             else:
                 show()

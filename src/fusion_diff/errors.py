@@ -13,6 +13,9 @@ _MACHINE_ERRNOS = {
     if hasattr(errno, name)
 }
 """Errors of a disk, of this machine's limits or of a network share, which do not depend on a file's content."""
+_MEMORY_MESSAGES = ("DefaultCPUAllocator: ", "std::bad_alloc", "MPS backend out of memory", "NPU out of memory")
+"""Parts of the messages by which alone some errors of torch for a lack of memory can be told: plain RuntimeErrors."""
+_CV2_NO_MEMORY = -4
 
 
 class FusionDiffError(Exception):
@@ -106,3 +109,19 @@ def machine_fault(error: BaseException | None, *also: type[BaseException]) -> Ba
             return error
         error = error.__cause__
     return None
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether an error says that memory ran out, of this machine or of its accelerator.
+
+    These are `MemoryError`, torch's `OutOfMemoryError`, the plain `RuntimeError` of torch's allocator for the CPU, and
+    OpenCV's error of that code. Neither torch nor OpenCV is imported, as both may be missing.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    kinds = {(kind.__module__, kind.__name__) for kind in type(error).__mro__}
+    if ("cv2", "error") in kinds:
+        return getattr(error, "code", None) == _CV2_NO_MEMORY
+    if ("torch", "OutOfMemoryError") in kinds:
+        return True
+    return type(error) is RuntimeError and any(message in str(error) for message in _MEMORY_MESSAGES)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from fusion_diff.errors import out_of_memory
+
 
 def printable(text: object, limit: int | None = None) -> str:
     """Return text on one line that is safe to print in a terminal, a page or a log.
@@ -41,4 +43,6 @@ def explained(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         name = error.filename if error.filename2 is None else error.filename2
         return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the free disk space"
-    return str(error) or "not enough memory; close other programs, or use fewer or smaller micrographs"
+    if out_of_memory(error):
+        return "not enough memory; close other programs, or use fewer or smaller micrographs"
+    return str(error) or type(error).__name__

@@ -23,6 +23,7 @@ from fusion_diff.edge.__main__ import ELSEWHERE, MOST_PIXELS, main
 from fusion_diff.inspection import run
 from fusion_diff.micrograph import MIN_SIDE
 from fusion_diff.micrograph.ifd import MAX_PAGES
+from fusion_diff.printable import explained
 from fusion_diff.synthetic import generate
 from fusion_diff.trust.ledger import Ledger
 
@@ -167,6 +168,7 @@ def test_the_page_and_the_limit_have_the_bounds_of_the_whole_installation():
 def test_a_fault_or_a_stop_is_no_verdict(sample, monkeypatch, capsys):
     for fault, code, says in (
         (RuntimeError("a fault of ours"), 3, "RuntimeError: a fault of ours"),
+        (RuntimeError("std::bad_alloc"), 3, f"Error: {explained(MemoryError())}"),
         (KeyboardInterrupt(), 130, "Stopped."),
     ):
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths
@@ -83,27 +84,21 @@ def test_a_file_of_an_unusual_name_is_named_once_and_printably(tmp_path, darknes
     assert outcome.error.startswith(f"{printable(file)}: the file is not an image")
 
 
-def test_a_gpu_without_room_for_one_micrograph_goes_on_with_the_next(files, darkness_model):
-    full = type("OutOfMemoryError", (RuntimeError,), {"__module__": "torch"})
+def _full_gpu():
+    raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
 
+
+@pytest.mark.parametrize("allocate", [_full_gpu, lambda: torch.empty(2**60)], ids=["gpu", "cpu"])
+def test_a_run_without_memory_for_one_micrograph_goes_on_with_the_next(files, darkness_model, allocate):
     class Small:
         def inspect(self, micrograph, *, alpha):
             if micrograph.name.endswith("bright.tif"):
-                raise full("CUDA out of memory. Tried to allocate 2 GiB")
+                allocate()
             return darkness_model.inspect(micrograph, alpha=alpha)
 
     first, second = inspect_paths(Small(), [files[0], files[3]])
     assert "bright.tif: not enough memory to inspect it" in first.error
     assert second.inspection.decision == "not authentic"
-
-
-def test_torch_still_calls_that_error_so():
-    import torch
-
-    from fusion_diff.inspection.run import _out_of_memory
-
-    assert _out_of_memory(torch.cuda.OutOfMemoryError())
-    assert not _out_of_memory(RuntimeError("out of memory"))
 
 
 def test_a_fault_in_the_program_is_not_hidden(files):

@@ -12,6 +12,7 @@ import tempfile
 from importlib.util import find_spec
 
 import pytest
+import torch
 from sqlalchemy.exc import OperationalError
 
 from fusion_diff import errors
@@ -40,6 +41,8 @@ def test_every_typed_error_is_a_problem_that_says_what_it_says(kind):
     [
         (KeyError("secret"), 500),
         (MemoryError("secret"), 507),
+        (torch.cuda.OutOfMemoryError("secret"), 507),
+        (RuntimeError("secret: DefaultCPUAllocator: can't allocate memory"), 507),
         (OSError(errno.EACCES, "secret"), 500),
         (OSError(errno.ENOSPC, "secret"), 507),
         (errors.CheckpointError("/secret/model: altered"), 500),

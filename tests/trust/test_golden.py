@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -237,3 +238,15 @@ def test_a_golden_set_is_written_through_a_link_to_a_folder(images, darkness_mod
     make_golden(darkness_model, images, tmp_path / "link")
     assert (tmp_path / "link").is_symlink()
     assert len(read_golden(tmp_path / "real").images) == 3
+
+
+def test_an_image_without_memory_to_score_it_is_a_problem_and_the_others_are_scored(golden, darkness_model):
+    class Small:
+        def inspect(self, micrograph, *, alpha):
+            if micrograph.name.endswith("bright.tif"):
+                torch.empty(2**60)
+            return darkness_model.inspect(micrograph, alpha=alpha)
+
+    found = problems(Small(), golden)
+    assert found[0].startswith("bright.tif: not enough memory to score it; ")
+    assert found[1:] == ["", ""]

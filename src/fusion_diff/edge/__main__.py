@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from fusion_diff import __version__
 from fusion_diff.dependencies import WHOLE
-from fusion_diff.errors import FusionDiffError
+from fusion_diff.errors import FusionDiffError, out_of_memory
 from fusion_diff.inspection.run import exit_code, inspect_paths
 from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.micrograph.limits import MAX_PIXELS, MIN_SIDE
@@ -68,11 +68,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # the reader of stdout is gone, and the flush at exit would fail, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
-        except (FusionDiffError, OSError, MemoryError) as error:
-            _complain(explained(error))
-            return FAILED
-        except Exception:
-            traceback.print_exc()  # a bug; Python would exit with 1, which means "some are not authentic"
+        except Exception as error:
+            if isinstance(error, FusionDiffError | OSError) or out_of_memory(error):
+                _complain(explained(error))
+            else:
+                traceback.print_exc()  # a bug; Python would exit with 1, which means "some are not authentic"
             return FAILED
     return code
 

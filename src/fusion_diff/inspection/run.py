@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fusion_diff.errors import FusionDiffError, machine_fault
+from fusion_diff.errors import FusionDiffError, machine_fault, out_of_memory
 from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.printable import printable
 
@@ -144,7 +144,7 @@ def inspect_paths(
         thumbnails: whether outcomes have one.
 
     Yields:
-        One outcome per path, in order. A `FusionDiffError`, `OSError`, `MemoryError` or torch's `OutOfMemoryError`
+        One outcome per path, in order. A `FusionDiffError`, an `OSError` or a lack of memory, see `out_of_memory`,
         becomes the outcome's error. Other exceptions are faults of the program and are raised.
     """
     from fusion_diff.micrograph import load_microstructure_data
@@ -161,12 +161,10 @@ def inspect_paths(
             inspection = model.inspect(micrograph, alpha=alpha)
             small = thumbnail(micrograph, THUMBNAIL_SIDE) if thumbnails else None
             outcome = Outcome(path, inspection=inspection, thumbnail=small)
-        except (FusionDiffError, OSError, MemoryError) as error:
-            outcome = Outcome(path, error=_explain(path, error), elsewhere=machine_fault(error) is not None)
-        except RuntimeError as error:
-            if not _out_of_memory(error):
+        except Exception as error:
+            if not (isinstance(error, FusionDiffError | OSError) or out_of_memory(error)):
                 raise
-            outcome = Outcome(path, error=_explain(path, error))
+            outcome = Outcome(path, error=_explain(path, error), elsewhere=machine_fault(error) is not None)
         yield outcome
 
 
@@ -185,15 +183,10 @@ def exit_code(outcomes: Iterable[Outcome]) -> int:
     return 0 if decisions == {"authentic"} else 2
 
 
-def _out_of_memory(error: Exception) -> bool:
-    """Return whether an error is torch's out-of-memory error; torch is not imported, as it may be missing."""
-    return any((kind.__module__, kind.__name__) == ("torch", "OutOfMemoryError") for kind in type(error).__mro__)
-
-
 def _explain(path: Path, error: Exception) -> str:
     """Return a sentence that names the file, the error and the cure."""
     name = printable(path)
-    if isinstance(error, MemoryError) or _out_of_memory(error):
+    if out_of_memory(error):
         return f"{name}: not enough memory to inspect it; close other programs, or crop the micrograph and try again"
     if isinstance(error, OSError) and error.strerror:
         return f"{name}: cannot be read ({error.strerror}); check that the file is there and that you may read it"

@@ -125,7 +125,7 @@ def problem(error: BaseException, request_id: str | None = None) -> Problem:
     if isinstance(error, errors.FusionDiffError):
         status = next((each for kind, each in _STATUS.items() if isinstance(error, kind)), 422)
         return _said(error, status, request_id)
-    if isinstance(error, MemoryError):
+    if errors.out_of_memory(error):
         told = "not enough memory; send a smaller micrograph, or try again later"
         return _problem("memory", 507, told, request_id)
     if _disk_full(error):
