@@ -181,6 +181,18 @@ def test_the_log_tells_the_mean_loss_of_every_25_steps_and_the_last(tmp_path):
     assert all(entry["stage"] == "regression" and entry["samples_per_second"] > 0 for entry in entries)
 
 
+def test_a_line_of_the_log_torn_by_a_full_disk_is_cut_off_when_the_run_goes_on(tmp_path):
+    log = tmp_path / "log.jsonl"
+    with pytest.raises(CutError):
+        run(tmp_path, progress=cut_at(27))
+    whole = log.read_bytes()
+    assert whole.count(b"\n") == 1
+    log.write_bytes(whole + whole[:40])
+    run(tmp_path)
+    assert log.read_bytes().startswith(whole)
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == [25, 25, 30]
+
+
 def test_a_sample_is_drawn_at_the_end_and_clipped(tmp_path):
     run(tmp_path)
     picture = np.asarray(Image.open(tmp_path / "samples" / "step-000030.png"))

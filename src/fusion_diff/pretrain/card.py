@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 from fusion_diff.counted import counted
 from fusion_diff.pretrain.recipe import STAGES
@@ -72,13 +73,11 @@ def write_card(
         log = run / stage / "log.jsonl"
         if not log.exists():
             continue
-        entries = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
+        entries = _entries(log)
         rates = sorted(entry["samples_per_second"] for entry in entries)
+        figures = f"{entries[-1]['loss']:.4f} | {rates[len(rates) // 2]:.0f}" if entries else "unknown | unknown"
         settings = recipe.stage(stage)
-        lines.append(
-            f"| {stage} | {settings.steps} | {settings.batch} | {settings.learning_rate:g} "
-            f"| {entries[-1]['loss']:.4f} | {rates[len(rates) // 2]:.0f} |"
-        )
+        lines.append(f"| {stage} | {settings.steps} | {settings.batch} | {settings.learning_rate:g} | {figures} |")
     trained = (
         "a latent diffusion model in the Stable Diffusion v1 layout, 4× smaller latents, conditioned on procedural "
         "descriptors"
@@ -113,3 +112,12 @@ def write_card(
         ),
         encoding="utf-8",
     )
+
+
+def _entries(log: Path) -> list[dict[str, Any]]:
+    """Return the entries of a log, without lines that a full disk or a power cut tore."""
+    entries = []
+    for line in log.read_text(encoding="utf-8").splitlines():
+        with suppress(json.JSONDecodeError):
+            entries.append(json.loads(line))
+    return entries

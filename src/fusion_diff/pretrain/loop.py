@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from typing import TYPE_CHECKING, Protocol
 
@@ -88,7 +89,9 @@ def train(
     parameters = {name: p for name, p in stage.trained.named_parameters() if p.requires_grad}
     optimiser = torch.optim.AdamW(parameters.values(), lr=recipe.learning_rate, weight_decay=0.01, betas=(0.9, 0.99))
     folder.mkdir(parents=True, exist_ok=True)
-    state_file = folder / "state.safetensors"
+    log_file, state_file = folder / "log.jsonl", folder / "state.safetensors"
+    if accelerator.is_main_process:
+        _cut_torn_line(log_file)
     step = _restore(state_file, stage.trained, parameters, optimiser, recipe) if state_file.exists() else 0
     if step >= recipe.steps:
         return
@@ -125,7 +128,7 @@ def train(
             }
             window, logged = [], now
             if accelerator.is_main_process:
-                with (folder / "log.jsonl").open("a", encoding="utf-8") as log:
+                with log_file.open("a", encoding="utf-8") as log:
                     log.write(json.dumps(entry) + "\n")
         if not accelerator.is_main_process:
             continue
@@ -136,6 +139,13 @@ def train(
             saved = now
     accelerator.wait_for_everyone()
     accelerator.free_memory()
+
+
+def _cut_torn_line(file: Path) -> None:
+    """Cut off the end of a log that a full disk or a power cut left without a line break."""
+    if file.exists():
+        content = file.read_bytes()
+        os.truncate(file, content.rfind(b"\n") + 1)
 
 
 def _finite(losses: list[Tensor], stage: str, step: int, folder: Path) -> float:
