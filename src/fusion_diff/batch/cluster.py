@@ -38,6 +38,8 @@ START_S = 300.0
 """Seconds within which an actor must have loaded the model; otherwise the cluster has no room for one."""
 MOST_LOSSES = 3
 """Number of lost actors after which a micrograph is given up."""
+MOST_GIVEN_UP = 10
+"""Number of micrographs that may be given up in a row; at more, the cluster is at fault and not they."""
 _GPUS = ("cuda", "gpu", "migraphx", "rocm", "xpu")
 """Prefixes of device names that Ray counts as GPUs: torch's names, and those of the runtimes of exported models."""
 _CURE = "check that Ray runs there and that its port is open, then run the same command again"
@@ -70,7 +72,7 @@ class _Member:
 
 @dataclass(frozen=True)
 class _Job:
-    """A micrograph to inspect and the number of actors lost with it."""
+    """A micrograph to inspect and the number of actors lost while inspecting it."""
 
     item: Item
     losses: int = 0
@@ -115,6 +117,7 @@ class Cluster:
         self._at_work: dict[Any, tuple[_Job, _Member]] = {}
         self._free: deque[_Member] = deque()
         self._losses = 0
+        self._in_vain = 0
         self._connect(address)
         try:
             accelerator = accelerator_of(device)
@@ -154,18 +157,21 @@ class Cluster:
             if not (more or again or self._at_work):
                 return
             for ref in self._wait():
-                job, member = self._at_work.pop(ref)
+                member = self._at_work[ref][1]
                 try:
                     finished = self._get(ref)
                 except self._gone as error:
+                    begun, *waiting = self._taken_from(member)
                     self._lose(member, error)
-                    job = _Job(job.item, job.losses + 1)
+                    job = _Job(begun.item, begun.losses + 1)
                     if job.losses < MOST_LOSSES:
-                        again.append(job)
+                        again.extend((job, *waiting))
                         continue
+                    again.extend(waiting)
                     finished = self._given_up(job, error)
                 else:
-                    self._losses = 0
+                    del self._at_work[ref]
+                    self._losses = self._in_vain = 0
                     self._free.append(member)
                 yield finished
 
@@ -242,21 +248,26 @@ class Cluster:
                 return member
         return None
 
+    def _taken_from(self, member: _Member) -> list[_Job]:
+        """Take back the micrographs that an actor has in hand. The first is the one that it was inspecting."""
+        refs = [ref for ref, (_, whose) in self._at_work.items() if whose is member]
+        return [self._at_work.pop(ref)[0] for ref in refs]
+
     def _lose(self, member: _Member, error: Exception) -> None:
-        """Drop an actor and start one replacement, even if several of its micrographs are lost."""
-        if member.lost:
-            return
+        """Drop an actor and start a replacement."""
         member.lost = True
         with contextlib.suppress(Exception):
             self._ray.kill(member.actor)
         self._losses += 1
         if self._losses > 3 * self.workers:
-            raise BatchError(
-                f"workers are lost repeatedly before they finish a micrograph ({_first(error)}); see the cluster's logs"
-            )
+            raise _lost_repeatedly(error)
         self._start()
 
     def _given_up(self, job: _Job, error: Exception) -> FinishedRow:
+        self._losses = 0
+        self._in_vain += 1
+        if self._in_vain > MOST_GIVEN_UP:
+            raise _lost_repeatedly(error)
         said = (
             f"{printable(job.item.path)}: {job.losses} workers were lost while inspecting it "
             f"({_first(error)}); inspect it on its own, with more memory"
@@ -279,6 +290,12 @@ def accelerator_of(device: str) -> str | None:
     if word.startswith("npu"):
         return "NPU"
     return "GPU" if word.startswith(_GPUS) else None
+
+
+def _lost_repeatedly(error: Exception) -> BatchError:
+    return BatchError(
+        f"workers are lost repeatedly before they finish a micrograph ({_first(error)}); see the cluster's logs"
+    )
 
 
 def _first(error: Exception) -> str:
