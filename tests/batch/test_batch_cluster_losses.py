@@ -18,6 +18,10 @@ class GoneError(Exception):
     pass
 
 
+class TaskError(Exception):
+    pass
+
+
 class Actor:
     """Inspects in order; a micrograph named "poison" ends it, with all that it has in hand."""
 
@@ -33,7 +37,7 @@ class Actor:
 
 class Ray:
     exceptions = SimpleNamespace(
-        RayActorError=GoneError, ObjectLostError=GoneError, NodeDiedError=GoneError, RayTaskError=type("Task", (Exception,), {})
+        RayActorError=GoneError, ObjectLostError=GoneError, NodeDiedError=GoneError, RayTaskError=TaskError
     )
 
     def __init__(self, newest_first):

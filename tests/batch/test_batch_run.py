@@ -4,6 +4,7 @@ import errno
 import itertools
 import json
 import os
+import re
 import resource
 import signal
 import subprocess
@@ -32,7 +33,7 @@ from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.rows import FORMAT, schema
 from fusion_diff.batch.run import run_batch
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.errors import BatchError
+from fusion_diff.errors import BatchError, CheckpointError, EnrolmentError
 from fusion_diff.inspection.run import load_inspector
 from fusion_diff.micrograph import storage
 
@@ -155,7 +156,7 @@ def test_where_it_is_the_machine_and_not_the_file_the_run_ends_and_takes_it_up_a
     if remote:
         fsspec.filesystem("memory").put(source, f"/machine-{code}", recursive=True)
         source = f"memory://machine-{code}"
-    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1)
+    monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 1)
     calls = itertools.count()
 
     def fails(file, size):
@@ -405,6 +406,28 @@ def test_a_full_disk_is_a_clear_error_and_what_is_done_is_kept(folder, tmp_path,
     assert read_rows(tmp_path / "out") == kept
     assert not list((tmp_path / "out").glob(".part-*"))
     assert run_batch(str(folder), tmp_path / "out", engine).finished == 7
+
+
+@pytest.mark.parametrize("fault", [CheckpointError("graph.onnx: cannot be run; use the CPU"), EnrolmentError("no")])
+def test_a_fault_of_the_model_ends_the_run_and_is_no_row(folder, tmp_path, engine, darkness_model, read_rows, fault):
+    judge, judged = darkness_model.inspect, []
+
+    def inspect(micrograph, *, alpha):
+        judged.append(micrograph)
+        if len(judged) > 4:
+            raise fault
+        return judge(micrograph, alpha=alpha)
+
+    darkness_model.inspect = inspect
+    with pytest.raises(BatchError, match=re.escape(str(fault))):
+        run_batch(str(folder / "[0-7].tif"), tmp_path / "out", engine)
+    assert [row["error"] for row in read_rows(tmp_path / "out")] == [None] * 4
+
+
+def test_a_model_without_references_does_not_start(darkness_model):
+    darkness_model.enrolment, darkness_model.name = None, "line-7"
+    with pytest.raises(EnrolmentError, match="line-7: it has no enrolled references; enrol some first"):
+        LocalEngine(darkness_model, Settings())
 
 
 def test_rows_are_written_after_a_time_though_there_be_few(folder, tmp_path, engine):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.batch.items import expect_signable, local_file
 from fusion_diff.batch.rows import FinishedRow, to_row
-from fusion_diff.errors import BatchError, MicrographError, TrustError
+from fusion_diff.errors import BatchError, EnrolmentError, MicrographError, TrustError
 from fusion_diff.inspection.run import Inspector, Outcome, inspect_paths
 from fusion_diff.printable import printable
 from fusion_diff.trust.identity import identity
@@ -66,10 +66,15 @@ class LocalEngine:
         """Keep the model and the settings.
 
         Raises:
+            EnrolmentError: the model has no references.
             TrustError: a trusted key cannot be read.
         """
         self.settings = settings
         self.model = identity(inspector)
+        if getattr(inspector, "enrolment", inspector) is None:
+            raise EnrolmentError(
+                f"{self.model['name']}: it has no enrolled references; enrol some first, with `fusion-diff enroll`"
+            )
         self._inspector = inspector
         self._signed = SignedFiles(settings.trusted_keys) if settings.trusted_keys else None
 
@@ -81,7 +86,7 @@ class LocalEngine:
         """Read and inspect one micrograph. A fault of its file becomes an error in its row.
 
         Raises:
-            BatchError: the store or share does not answer, or this machine has no room for the file.
+            BatchError: the store or share does not answer, this machine has no room for the file, or the model fails.
         """
         asked = self.settings
         try:

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fusion_diff.errors import FusionDiffError, machine_fault, out_of_memory
+from fusion_diff.errors import CheckpointError, EnrolmentError, FusionDiffError, machine_fault, out_of_memory
 from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.printable import printable
 
@@ -77,7 +77,7 @@ class Outcome:
         thumbnail: uint8 (h, w) or (h, w, 3), contrast-stretched, the longer side at most `THUMBNAIL_SIDE` pixels; None
             where there is an error, or thumbnails were not requested.
         overruled: decision of an expert; None where there is none.
-        elsewhere: whether the error lies with this machine or a share instead of the file, and may be temporary.
+        elsewhere: whether the error lies with this machine, a share or the model instead of the file.
     """
 
     path: Path
@@ -164,7 +164,8 @@ def inspect_paths(
         except Exception as error:
             if not (isinstance(error, FusionDiffError | OSError) or out_of_memory(error)):
                 raise
-            outcome = Outcome(path, error=_explain(path, error), elsewhere=machine_fault(error) is not None)
+            elsewhere = machine_fault(error, CheckpointError, EnrolmentError) is not None
+            outcome = Outcome(path, error=_explain(path, error), elsewhere=elsewhere)
         yield outcome
 
 
