@@ -221,7 +221,8 @@ class DiffusionModel:
 
         Raises:
             ArgumentError: `alpha` does not lie between 0 and 1.
-            EnrolmentError: no references are enrolled, or they were enrolled without `detect_attacks`.
+            EnrolmentError: no references are enrolled; or `detect_attacks`, and they were enrolled without it, or
+                `shots` leaves some out.
             ReferenceSetError: `shots` is no whole number of at least 1.
             MicrographError: this is not a micrograph, or its file can no longer be read.
             CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.

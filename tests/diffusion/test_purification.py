@@ -189,7 +189,13 @@ def test_shifts_are_saved_with_the_enrolment(defended: DiffusionModel, tmp_path:
     defended.save_pretrained(tmp_path / "saved")
     again = DiffusionModel.from_pretrained(tmp_path / "saved")
     assert again.enrolment.shifts == defended.enrolment.shifts
-    assert defended.enrolment.shots(2).shifts == tuple(defended.enrolment.shifts[i] for i in (0, 1, 3, 4))
+
+
+def test_attacks_are_not_told_with_fewer_shots_whose_log_odds_are_on_another_scale(defended: DiffusionModel) -> None:
+    with pytest.raises(EnrolmentError, match=r"attacks cannot be detected; .* leave out the shots"):
+        defended.inspect(surface(6), shots=2, detect_attacks=True)
+    assert defended.inspect(surface(6), shots=2).attacked is None
+    assert defended.inspect(surface(6), shots=3, detect_attacks=True).attacked is not None, "these are all references"
 
 
 def test_attacks_cannot_be_told_where_shifts_were_not_measured(enrolled_without: DiffusionModel) -> None:

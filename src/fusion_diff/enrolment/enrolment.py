@@ -64,7 +64,7 @@ class Enrolment:
         detector: flaw detector of the model; not stored with the enrolment.
         builtin: whether these are the procedural references of the embedded model.
         shifts: absolute change of the log-odds of each reference under purification, see `enrolment.shifts`; empty
-            where it was not measured.
+            where it was not measured, and in what `shots` returns.
         pixel_sizes_um: pixel size of each reference in µm, None where unknown; empty where all are unknown.
         pages: page of each reference in its file, from 0, if it was requested or is not the first, else None; empty in
             enrolments that were made without.
@@ -241,7 +241,7 @@ class Enrolment:
             references_sha256=hashlib.sha256(f"{self.references_sha256}, {list(keep)}".encode()).hexdigest(),
             verifier=verifier,
             seconds=time.perf_counter() - began,
-            shifts=tuple(self.shifts[i] for i in keep) if self.shifts else (),
+            shifts=(),  # they are in log-odds of the calibration of all references
             pixel_sizes_um=tuple(self.pixel_sizes_um[i] for i in keep) if self.pixel_sizes_um else (),
             pages=tuple(self.pages[i] for i in keep) if self.pages else (),
         )

@@ -41,9 +41,9 @@ class AttackTest:
         """
         if not shifts:
             raise EnrolmentError(
-                f"{name} was enrolled without measuring the effect of purification on its references, so "
-                "attacks cannot be detected; enrol again with detect_attacks=True (fusion-diff enroll "
-                "--detect-attacks)"
+                f"{name}: the effect of purification on these references was not measured, so attacks cannot be "
+                "detected; enrol again with detect_attacks=True (fusion-diff enroll --detect-attacks), or leave out "
+                "the shots of inspect where that was done"
             )
         return cls(shifts, groups)
 
