@@ -11,7 +11,7 @@ import torch
 
 from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
 from fusion_diff.builtin import builtin_reference_set
-from fusion_diff.edge.exported import GRAPHS
+from fusion_diff.edge.exported import GRAPHS, Exported
 from fusion_diff.errors import CheckpointError, DependencyError, EnrolmentError, ExportError
 from fusion_diff.export import run
 from fusion_diff.export.enrolled import others_than_enrolled
@@ -53,6 +53,15 @@ def test_the_graph_adds_up_to_the_reading_of_the_model(enrolled):
         assert torch.allclose(alike, sums @ graph.signatures.T)
     assert evidence == pytest.approx(reading.evidence.numpy(), abs=5e-3)
     assert (total / evidence.size).numpy() == pytest.approx(reading.mean_token.numpy(), abs=1e-4)
+
+
+def test_a_model_is_exported_as_without_settings_of_torch(enrolled, exported_folder, tmp_path):
+    torch.set_default_dtype(torch.float64)
+    try:
+        export_model(enrolled, tmp_path / "out")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert Exported.read(tmp_path / "out").to_dict() == Exported.read(exported_folder).to_dict()
 
 
 def test_a_graph_that_says_something_else_is_refused_and_nothing_is_left(

@@ -169,17 +169,17 @@ def test_an_array_is_no_micrograph_to_certify(embedded: DiffusionModel) -> None:
         certify(embedded, np.zeros((224, 224)))
 
 
-def test_a_built_in_sample_is_certified_alike_twice(embedded: DiffusionModel) -> None:
+def test_a_built_in_sample_is_certified_alike_twice_whatever_default_device_is_set(embedded: DiffusionModel) -> None:
     drawn, labels = builtin_samples(1)
     cracked = Micrograph.from_array(drawn[labels.index("counterfeit")].pixels)
     calls: list[tuple[int, int]] = []
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found, again = (
-            certify(embedded, cracked, 0.05, 12, 0.9, progress=lambda *at: calls.append(at)) for _ in range(2)
-        )
+        found = certify(embedded, cracked, 0.05, 12, 0.9, progress=lambda *at: calls.append(at))
+        with torch.device("meta"):
+            again = certify(embedded, cracked, 0.05, 12, 0.9)
     assert found == again
-    assert calls[:12] == [(index, 12) for index in range(1, 13)]
+    assert calls == [(index, 12) for index in range(1, 13)]
     assert found.numbers == 224 * 224
     assert found.decision == "not authentic"
     assert 0 < found.radius_l2 <= certified_radius(lower_bound(10, 10, 0.9), 0.05)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff.checkpoint import MANIFEST, Writer, expect_free, write_json
+from fusion_diff.devices import own_settings
 from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import EdgeSession, is_exported
@@ -57,6 +58,7 @@ class Export:
     seconds: float
 
 
+@own_settings()
 def export_model(
     model: DiffusionModel,
     folder: str | Path,

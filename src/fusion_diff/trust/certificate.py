@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 import torch
 
+from fusion_diff.devices import own_settings
 from fusion_diff.diffusion.purification import Purified, PurifiedReconstruction
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.errors import MicrographError
@@ -88,6 +89,7 @@ class Certificate:
     numbers: int
 
 
+@own_settings()
 def certify(
     model: DiffusionModel,
     micrograph: Micrograph,
