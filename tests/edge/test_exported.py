@@ -8,8 +8,13 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from fusion_diff import DiffusionModel
+from fusion_diff.builtin import builtin_reference_set
+from fusion_diff.checkpoint import write_json
 from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.errors import CheckpointError
+from fusion_diff.export.portable import describe, portable
+from fusion_diff.warn import EnrolmentWarning
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
@@ -56,6 +61,9 @@ def test_any_other_value_is_read_or_refused_and_nothing_else(described, tmp_path
         ("name", 5, "is not a string"),
         ("pixel_sizes_um", [0.5], "pixel sizes differ in length"),
         ("specimens", 0, "specimens"),
+        ("specimens_by_side", {"authentic": 5}, "one number for each side"),
+        ("specimens_by_side", {"authentic": 5, "not authentic": False}, "whole numbers from 0 to"),
+        ("specimens_by_side", {"authentic": 5, "not authentic": -1}, "whole numbers from 0 to"),
         ("figures", {"auroc": "good"}, "not a finite number"),
     ],
 )
@@ -72,3 +80,22 @@ def test_every_entry_is_needed(described, tmp_path, key):
     (tmp_path / DESCRIPTION).write_text(json.dumps({k: v for k, v in described.items() if k != key}))
     with pytest.raises(CheckpointError, match=f"damaged .*{key}"):
         Exported.read(tmp_path)
+
+
+def test_an_older_export_without_specimens_of_each_side_counts_those_with_a_score(exported_folder, described, tmp_path):
+    older = {key: value for key, value in described.items() if key != "specimens_by_side"}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(older))
+    assert Exported.read(tmp_path).compared == Exported.read(exported_folder).compared
+
+
+def test_specimens_of_each_side_are_those_of_the_model_where_it_was_not_cross_fitted(checkpoint_folder, tmp_path):
+    model = DiffusionModel.from_pretrained(checkpoint_folder)
+    two = builtin_reference_set().shots(1).subset([0, 1])
+    with pytest.warns(EnrolmentWarning, match="too few"):
+        compared = model.enroll(two).compared
+    assert compared.specimens_by_side == {"authentic": 1, "not authentic": 1}
+    enrolment, notes = portable(model)
+    kinds = tuple(enrolment.verifier.heads.heads)
+    exported = describe(model, enrolment, kinds, runtime="onnx", precision="fp32", notes=notes)
+    write_json(tmp_path / DESCRIPTION, exported.to_dict())
+    assert Exported.read(tmp_path).compared == exported.compared == compared

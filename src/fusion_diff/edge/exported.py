@@ -75,6 +75,7 @@ class Exported:
         labels: classes of the references.
         notes: sentences that describe differences from the exported model.
         specimens: number of specimens of the references.
+        specimens_by_side: number of them on each side, keyed as the p-values are.
         figures: cross-fitted `auroc` and `macro_f1` of the references.
         pixel_sizes_um: pixel size of each reference in µm, None if unknown.
     """
@@ -103,6 +104,7 @@ class Exported:
     labels: tuple[str, ...]
     notes: tuple[str, ...]
     specimens: int
+    specimens_by_side: dict[str, int]
     figures: dict[str, float]
     pixel_sizes_um: tuple[float | None, ...]
 
@@ -120,10 +122,7 @@ class Exported:
             specimens=self.specimens,
             figures=self.figures,
             pixel_sizes_um=self.pixel_sizes_um,
-            specimens_by_side={
-                "authentic": specimens_of(self.inside_shares),
-                "not authentic": specimens_of(self.outside_shares),
-            },
+            specimens_by_side=self.specimens_by_side,
         )
 
     @property
@@ -236,10 +235,23 @@ class Exported:
             labels=labels,
             notes=_names(plain["notes"]),
             specimens=bounded_size("specimens", plain["specimens"], MAX_NAMES),
+            specimens_by_side=_by_side(plain.get("specimens_by_side"), *shares),
             figures={_text(name): _number(value) for name, value in plain["figures"].items()},
             pixel_sizes_um=sizes,
             **texts,
         )
+
+
+def _by_side(value: object, inside: NDArray[np.float64], outside: NDArray[np.float64]) -> dict[str, int]:
+    """Return the stored number of specimens of each side; in exports made without it, that of those with a score."""
+    scored = {"authentic": specimens_of(inside), "not authentic": specimens_of(outside)}
+    if value is None:
+        return scored
+    if not isinstance(value, dict) or value.keys() != scored.keys():
+        raise ValueError(f"specimens_by_side is {value!r:.80}, but must have one number for each side")
+    if not all(type(count) is int and 0 <= count <= MAX_NAMES for count in value.values()):
+        raise ValueError(f"specimens_by_side is {value!r:.80}, but must be whole numbers from 0 to {MAX_NAMES}")
+    return {side: value[side] for side in scored}
 
 
 def _number(value: object) -> float:

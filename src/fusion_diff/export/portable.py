@@ -81,6 +81,7 @@ def describe(
         labels=enrolment.labels,
         notes=notes,
         specimens=enrolment.compared.specimens,
+        specimens_by_side=enrolment.compared.specimens_by_side,
         figures=enrolment.compared.figures,
         pixel_sizes_um=enrolment.pixel_sizes_um,
     )
