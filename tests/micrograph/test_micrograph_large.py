@@ -1,7 +1,6 @@
 import errno
 import hashlib
 import io
-import mmap
 import os
 import struct
 import tempfile
@@ -19,13 +18,6 @@ from fusion_diff.errors import MicrographError, NoRoomError
 from fusion_diff.micrograph import Micrograph, load_microstructure_data
 
 SIDE = 6000
-
-
-def file_behind(levels):
-    """Return the memory map behind an array, or None."""
-    while isinstance(levels, np.ndarray):
-        levels = levels.base
-    return levels if isinstance(levels, mmap.mmap) else None
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +44,7 @@ def test_a_large_tiff_is_mapped_and_read_by_window_in_bounded_memory(large_tiff)
         windowed = tracemalloc.get_traced_memory()[1] - tracemalloc.get_traced_memory()[0]
     finally:
         tracemalloc.stop()
-    assert file_behind(micrograph.levels) is not None
+    assert storage.file_behind(micrograph.levels) is not None
     assert micrograph.dtype == np.uint16
     assert read < 120 * 2**20  # the sub-grid in float64 and one band; the float32 image would take 144 MB
     assert windowed < 2**20
@@ -69,31 +61,49 @@ def test_a_mapped_micrograph_is_read_only(large_tiff):
 
 
 def test_a_large_compressed_tiff_is_decoded_to_a_temporary_file(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1000)
+    monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 1000)
     levels = np.random.default_rng(0).integers(0, 65536, (90, 80), dtype=np.uint16)
     for options in ({"compression": "zlib"}, {"photometric": "miniswhite"}, {"compression": "lzw", "predictor": True}):
         tifffile.imwrite(tmp_path / "image.tif", levels, **options)
         micrograph = load_microstructure_data(tmp_path / "image.tif")
-        assert file_behind(micrograph.levels) is not None
+        assert storage.file_behind(micrograph.levels) is not None
         expected = 65535.0 - levels if "photometric" in options else levels
         np.testing.assert_array_equal(micrograph.pixels, expected)
 
 
+def test_how_large_an_image_is_counts_in_bytes_and_not_in_pixels(tmp_path, monkeypatch):
+    monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 2 * 90 * 80)
+    for dtype, large in ((np.uint8, False), (np.uint16, False), (np.float32, True), (np.float64, True)):
+        levels = np.random.default_rng(0).integers(0, 256, (90, 80)).astype(dtype)
+        tifffile.imwrite(tmp_path / "image.tif", levels, compression="zlib")
+        micrograph = load_microstructure_data(tmp_path / "image.tif")
+        assert (storage.file_behind(micrograph.levels) is not None) == large, dtype
+        np.testing.assert_array_equal(micrograph.pixels, levels)
+
+
+def test_levels_that_are_moved_to_a_file_are_the_same_and_are_moved_once():
+    levels = np.random.default_rng(0).integers(0, 65536, (90, 80, 3), dtype=np.uint16)
+    moved = storage.spilled(levels[..., ::-1])
+    assert storage.file_behind(moved) is not None
+    np.testing.assert_array_equal(moved, levels[..., ::-1])
+    assert storage.spilled(moved[3:]).base is moved
+
+
 @pytest.mark.parametrize("channels", [1, 2, 3, 4])
 def test_a_large_png_is_decoded_to_a_temporary_file(tmp_path, monkeypatch, channels):
-    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1000)
+    monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 1000)
     monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
     levels = np.random.default_rng(0).integers(0, 65536, (90, 80, channels), dtype=np.uint16)
     (tmp_path / "image.png").write_bytes(imagecodecs.png_encode(levels if channels > 1 else levels[..., 0]))
     micrograph = load_microstructure_data(tmp_path / "image.png")
-    assert file_behind(micrograph.levels) is not None
+    assert storage.file_behind(micrograph.levels) is not None
     np.testing.assert_array_equal(micrograph.pixels, levels[..., 0] if channels < 3 else levels[..., :3])
 
 
 @pytest.mark.parametrize("key", [(5,), (5, 6, 7), (5, 6)], ids=["grey", "colour", "of a wrong length"])
 @pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
 def test_a_large_png_of_which_one_colour_is_transparent_is_read_as_it_is(tmp_path, monkeypatch, key, dtype):
-    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1000)
+    monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 1000)
     levels = np.random.default_rng(0).integers(0, 10, (90, 80, 3), dtype=dtype)
     levels = levels[..., 0].copy() if len(key) == 1 else levels
     plain = imagecodecs.png_encode(levels)
@@ -101,7 +111,7 @@ def test_a_large_png_of_which_one_colour_is_transparent_is_read_as_it_is(tmp_pat
     chunk = struct.pack(">I", 2 * len(key)) + body + struct.pack(">I", zlib.crc32(body))
     (tmp_path / "image.png").write_bytes(plain[:33] + chunk + plain[33:])
     micrograph = load_microstructure_data(tmp_path / "image.png")
-    assert file_behind(micrograph.levels) is not None
+    assert storage.file_behind(micrograph.levels) is not None
     np.testing.assert_array_equal(micrograph.pixels, levels)
 
 
@@ -125,7 +135,7 @@ def test_every_page_of_a_mapped_stack_is_that_page(tmp_path, monkeypatch):
     tifffile.imwrite(tmp_path / "stack.tif", stack, photometric="minisblack")
     for page in range(3):
         micrograph = load_microstructure_data(tmp_path / "stack.tif", page=page)
-        assert file_behind(micrograph.levels) is not None
+        assert storage.file_behind(micrograph.levels) is not None
         np.testing.assert_array_equal(micrograph.pixels, stack[page])
 
 

@@ -14,6 +14,8 @@ import pytest
 from PIL import Image
 from sqlalchemy import create_engine, text
 
+from fusion_diff.micrograph.storage import file_behind
+from fusion_diff.references import ReferenceSet
 from fusion_diff.service import collecting, jobs
 from fusion_diff.service.tables import now
 
@@ -184,6 +186,25 @@ def test_what_was_altered_in_the_store_is_neither_learned_nor_shown(client, coll
     assert "was altered in the store" in job["problem"]["detail"]
     shown = [client.get(f"{at}/{image}/{each}.png") for each in ("micrograph", "mark")]
     assert [each.status_code for each in shown] == ([500, 500] if what == "micrograph" else [200, 500])
+
+
+@pytest.mark.parametrize("held", [64 * 64 * 2, 2**29])
+def test_references_beyond_what_a_job_may_hold_in_memory_are_held_in_files_and_give_the_same_model(
+    client, collect, learn, monkeypatch, held
+):
+    monkeypatch.setattr("fusion_diff.service.learning._HELD_BYTES", held)
+    seen, from_micrographs = [], ReferenceSet.from_micrographs
+
+    def look(micrographs, *args, **options):
+        seen.extend(file_behind(each.levels) is not None for each in micrographs)
+        return from_micrographs(micrographs, *args, **options)
+
+    monkeypatch.setattr(ReferenceSet, "from_micrographs", look)
+    job = learn(client, collect(client, f"held {held}"), name=f"held {held}")
+    assert job["state"] == "done"
+    assert seen == [False, *[held < 2**29] * 3]
+    models = [each for each in client.get("/v1/models").json()["items"] if each["name"].startswith("held")]
+    assert len({each["references_sha256"] for each in models}) == 1
 
 
 def test_a_window_of_what_was_altered_in_the_store_is_not_shown(client, micrograph):

@@ -114,7 +114,7 @@ def test_no_room_to_decode_a_reference_is_a_full_disk_and_no_error_of_the_refere
         raise OSError(errno.ENOSPC, "No space left on device")
 
     made = client.post("/v1/reference-sets", json={"name": "no room", "authentic": "fine"}).json()["id"]
-    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1)
+    monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 1)
     monkeypatch.setattr(storage, "_reserve", full)
     at = f"/v1/reference-sets/{made}/images"
     answer = client.post(at, files=[("files", ("a.tif", micrograph("fine", 150)))], data={"label": "fine"})

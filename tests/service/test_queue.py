@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from sqlalchemy import func, select
 
-from fusion_diff.errors import CheckpointError, MicrographError
+from fusion_diff.errors import CheckpointError, MicrographError, ServiceError
 from fusion_diff.micrograph import source, storage
 from fusion_diff.service import ledger
 from fusion_diff.service.database import Database
@@ -103,8 +103,11 @@ def test_what_is_taken_is_judged_in_order_and_recorded(make_queue, make_task, he
     assert not any(task.upload.path.exists() for task in tasks)
 
 
-def test_files_are_read_ahead_while_the_model_computes_but_no_more_than_a_few(make_queue, make_task, held, monkeypatch):
-    monkeypatch.setattr("fusion_diff.service.queue.READ_AHEAD", 2)
+@pytest.mark.parametrize(("limit", "value"), [("READ_AHEAD", 2), ("READ_AHEAD_BYTES", 64 * 64 * 2 + 1)])
+def test_files_are_read_ahead_while_the_model_computes_but_no_more_than_a_few(
+    make_queue, make_task, held, monkeypatch, limit, value
+):
+    monkeypatch.setattr(f"fusion_diff.service.queue.{limit}", value)
     queue = make_queue()
     tasks = [make_task(0), make_task(1, b"nothing"), make_task(2), make_task(3), make_task(4), make_task(5, b"nothing")]
     queue.submit(tasks)
@@ -161,6 +164,30 @@ def test_what_nobody_waits_for_any_more_is_not_judged(make_queue, make_task, hel
     queue.close()
     assert held.seen == [first.upload.sha256]
     assert not second.upload.path.exists()
+
+
+def test_a_cancelled_file_that_proves_to_be_no_image_is_removed_as_others_are(make_queue, make_task, held, monkeypatch):
+    monkeypatch.setattr("fusion_diff.service.queue.READ_AHEAD", 1)
+    queue = make_queue()
+    tasks = [make_task(1), make_task(2), make_task(3, b"nothing")]
+    queue.submit(tasks)
+    assert held.begun.acquire(timeout=60)
+    assert tasks[2].future.cancel(), "it is not read before the second is taken"
+    held.go.set()
+    queue.stop(60)
+    queue.close()
+    assert not any(task.upload.path.exists() for task in tasks)
+
+
+def test_an_upload_that_is_altered_while_it_waits_is_a_fault_of_the_service(make_queue, make_task, database):
+    queue, task = make_queue(), make_task()
+    task.upload.path.write_bytes(make_task(1).upload.path.read_bytes())
+    queue.submit([task])
+    error = task.future.exception(60)
+    assert isinstance(error, ServiceError)
+    assert str(error).startswith(f"0.tif: its file {task.upload.sha256} was altered")
+    with database.read() as session:
+        assert ledger.head(session)["count"] == 1
 
 
 def test_stopping_finishes_what_was_taken_and_takes_no_more(make_queue, make_task, held, database):
@@ -299,7 +326,7 @@ def test_no_room_to_decode_is_a_fault_of_the_service(make_queue, make_task, data
     def fails(file, size):
         raise OSError(code, os.strerror(code))
 
-    monkeypatch.setattr(storage, "IN_MEMORY_PIXELS", 1)
+    monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 1)
     monkeypatch.setattr(storage, "_reserve", fails)
     queue, task = make_queue(), make_task()
     queue.submit([task])

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fusion_diff.errors import DependencyError, ServiceError
 from fusion_diff.service.store import Store, packed, unpacked
+from fusion_diff.service.uploads import claim
 
 
 @pytest.fixture(params=["folder", "memory"])
@@ -29,6 +30,23 @@ def test_what_is_put_comes_back_under_its_digest(store, tmp_path):
     with store.file(sha256) as path:
         assert path.read_bytes() == b"evidence"
     store.check()
+
+
+def test_what_is_fetched_from_an_object_store_lies_in_the_folder_of_uploads_until_it_is_read(tmp_path):
+    folder = tmp_path / "incoming"
+    claim(folder).close()
+    store = Store(f"memory://{uuid.uuid4().hex}", folder)
+    sha256 = store.put(b"evidence")
+    fetching = store.file(sha256)
+    path = fetching.__enter__()
+    assert path.read_bytes() == b"evidence"
+    assert path.is_relative_to(folder)
+    claim(folder).close()
+    assert not path.exists(), "what a killed process fetched does not stay"
+    fetching.__exit__(None, None, None)
+    with store.file(sha256):
+        pass
+    assert not any(folder.iterdir())
 
 
 def test_a_file_is_put_whole(store, tmp_path):

@@ -14,6 +14,9 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start_but_nothing_of_
     first = claim(folder)
     left = folder / "upload-1"
     left.write_bytes(b"x")
+    fetched = folder / "upload-2"
+    fetched.mkdir()
+    (fetched / "copy").write_bytes(b"x")
     second = claim(folder)
     assert left.exists(), "the first is at work"
     first.close()
@@ -23,3 +26,4 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start_but_nothing_of_
     third.close()
     claim(folder).close()
     assert not left.exists()
+    assert not fetched.exists()

@@ -54,7 +54,7 @@ def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibr
     check_expansion(source.name, raw, source.size, _DEFLATE_EXPANSION)
     if colour == _PNG_PALETTE:
         check_decoded(source.name, width * height, _PALETTE_BYTES)
-    if width * height * channels > storage.IN_MEMORY_PIXELS and colour != _PNG_PALETTE:
+    if width * height * channels * max(1, depth // 8) > storage.IN_MEMORY_BYTES and colour != _PNG_PALETTE:
         if colour in _PNG_KEYED and len(png_chunk(data, b"tRNS")) == 2 * channels:
             channels += 1  # the decoder makes an alpha channel for the transparent colour
         shape = (height, width) if channels == 1 else (height, width, channels)

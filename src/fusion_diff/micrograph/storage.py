@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import DTypeLike, NDArray
 
-IN_MEMORY_PIXELS = 2**26
-"""Number of values (64 million) above which decoded images are stored in a temporary file."""
+IN_MEMORY_BYTES = 2**26
+"""Size in bytes (64 MiB) above which decoded images are stored in a temporary file."""
 
 BAND_PIXELS = 2**22
 """Approximate number of values in the bands of rows that passes over an image work on."""
@@ -37,8 +37,27 @@ def allocate(shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
         NoRoomError: the temporary folder lacks the space, or cannot be used.
     """
     dtype = np.dtype(dtype)
-    if math.prod(shape) <= IN_MEMORY_PIXELS:
+    if math.prod(shape) * dtype.itemsize <= IN_MEMORY_BYTES:
         return np.zeros(shape, dtype)
+    return _in_file(shape, dtype)
+
+
+def spilled(levels: NDArray[Any]) -> NDArray[Any]:
+    """Return a copy of `levels` in an unnamed temporary file; `levels` itself if a file is behind it already.
+
+    Raises:
+        NoRoomError: the temporary folder lacks the space, or cannot be used.
+    """
+    if file_behind(levels) is not None:
+        return levels
+    out = _in_file(levels.shape, levels.dtype)
+    for rows in bands(levels.shape):
+        out[rows] = levels[rows]
+    release(out)
+    return out
+
+
+def _in_file(shape: tuple[int, ...], dtype: np.dtype[Any]) -> NDArray[Any]:
     size = math.prod(shape) * dtype.itemsize
     with _room(size, "decoded pixels"), _reserved(size) as file:
         return np.memmap(file, dtype, mode="r+", shape=shape)
@@ -153,12 +172,18 @@ def release(levels: NDArray[Any]) -> None:
 
     Arrays in memory are unaffected. Without this, a pass over a large map would count as memory of this process.
     """
+    mapped_file = file_behind(levels)
+    if mapped_file is not None:
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # no such call on some systems
+            mapped_file.madvise(mmap.MADV_DONTNEED)
+
+
+def file_behind(levels: NDArray[Any]) -> mmap.mmap | None:
+    """Return the memory map behind an array; None if the array is in memory."""
     base: Any = levels
     while isinstance(base, np.ndarray):
         base = base.base
-    if isinstance(base, mmap.mmap):
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # no such call on some systems
-            base.madvise(mmap.MADV_DONTNEED)
+    return base if isinstance(base, mmap.mmap) else None
 
 
 def share_below(plane: NDArray[Any], level: float) -> float:

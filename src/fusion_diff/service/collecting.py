@@ -10,9 +10,9 @@ from sqlalchemy.exc import IntegrityError
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.references.reference import MAX_REFERENCES
 from fusion_diff.service import naming
-from fusion_diff.service.learning import read, read_flaw
 from fusion_diff.service.problems import ConflictError, NotFoundError
 from fusion_diff.service.tables import ReferenceImage, ReferenceSet
+from fusion_diff.service.uploads import read, read_flaw
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

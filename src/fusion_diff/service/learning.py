@@ -4,36 +4,26 @@ from __future__ import annotations
 
 import logging
 import shutil
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Event, Lock, Thread
 from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
-from fusion_diff.errors import (
-    EnrolmentError,
-    FusionDiffError,
-    MicrographError,
-    ReferenceSetError,
-    ServiceError,
-    TrustError,
-)
+from fusion_diff.errors import EnrolmentError, ReferenceSetError
+from fusion_diff.micrograph.storage import file_behind, spilled
 from fusion_diff.references import ReferenceSet
 from fusion_diff.service import jobs
 from fusion_diff.service.problems import BusyError, ConflictError, StoppingError, report
 from fusion_diff.service.shelf import enter
-from fusion_diff.service.uploads import raise_fault, renamed
+from fusion_diff.service.uploads import read, read_flaw
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from pathlib import Path
 
-    import numpy as np
-    from numpy.typing import NDArray
     from sqlalchemy.orm import Session
 
-    from fusion_diff.micrograph import Micrograph
     from fusion_diff.service import tables
     from fusion_diff.service.database import Database
     from fusion_diff.service.metrics import Metrics
@@ -44,6 +34,8 @@ if TYPE_CHECKING:
 
     Progress = Callable[[int, int], None]
 
+_HELD_BYTES = 2**29
+"""Size of the references that a job holds in memory; further ones are held in temporary files."""
 _AGAIN_SECONDS = 1.0
 _HANDOVER_SECONDS = 1.0
 """Longest wait for a job that callers may already have seen as ended: its thread ends a moment later."""
@@ -89,8 +81,8 @@ class Learning:
             return known
 
         def look(progress: Progress) -> Learned:
-            with self._references(collected, allow_conflicts=True) as references:
-                found = audit_references(self._shelf.base(), references, progress=progress)
+            references = self._references(collected, progress, allow_conflicts=True)
+            found = audit_references(self._shelf.base(), references, progress=progress)
             result = {"findings": [_plain(each) for each in found]}
             return Learned(lambda session, job_id: jobs.finish(session, job_id, result=result))
 
@@ -115,10 +107,12 @@ class Learning:
 
         def learn(progress: Progress) -> Learned:
             model = self._shelf.base()
-            with self._references(collected) as references:
-                model.enroll(
-                    references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
-                )
+            model.enroll(
+                self._references(collected, progress),
+                reconstruction=reconstruction,
+                detect_attacks=detect_attacks,
+                progress=progress,
+            )
             row, folder = self._shelf.save(model, name)
 
             def finish(session: Session, job_id: str) -> None:
@@ -234,77 +228,35 @@ class Learning:
         told = [EDITION, self._shelf.base_sha256, collected.authentic, images]
         return hashlib.sha256(json.dumps(told).encode()).hexdigest()
 
-    @contextmanager
-    def _references(self, collected: tables.ReferenceSet, *, allow_conflicts: bool = False) -> Iterator[ReferenceSet]:
-        """Give the references as a set. Their files stay available until the end of the block."""
-        with ExitStack() as files:
-            micrographs, marks = [], []
-            for image in collected.images:
-                path = files.enter_context(self._store.file(image.sha256))
+    def _references(
+        self, collected: tables.ReferenceSet, progress: Progress, *, allow_conflicts: bool = False
+    ) -> ReferenceSet:
+        """Read the references as a set. What is over `_HELD_BYTES` of their pixels goes to temporary files."""
+        micrographs, marks, held = [], [], 0
+        for image in collected.images:
+            progress(0, len(collected.images))  # a service that stops does not read on
+            with self._store.file(image.sha256) as path:
                 micrograph = read(path, image.name, image.sha256, image.pixel_size_um, self._settings.max_pixels)
-                micrographs.append(micrograph)
-                mark = None
-                if image.mark_sha256 is not None:
-                    path = files.enter_context(self._store.file(image.mark_sha256))
+            if file_behind(micrograph.levels) is None:
+                if held + micrograph.levels.nbytes > _HELD_BYTES:
+                    micrograph = replace(micrograph, levels=spilled(micrograph.levels))
+                else:
+                    held += micrograph.levels.nbytes
+            mark = None
+            if image.mark_sha256 is not None:
+                with self._store.file(image.mark_sha256) as path:
                     mark = read_flaw(path, image.mark_sha256, micrograph, image.name)
-                marks.append(mark)
-            yield ReferenceSet.from_micrographs(
-                micrographs,
-                [image.label for image in collected.images],
-                authentic=collected.authentic,
-                groups=[image.group for image in collected.images],
-                marks=marks,
-                names=[image.name for image in collected.images],
-                allow_conflicts=allow_conflicts,
-            )
-
-
-def read(path: Path, name: str, sha256: str, pixel_size_um: float | None, max_pixels: int) -> Micrograph:
-    """Read a micrograph and compare its digest. Errors refer to it by `name`.
-
-    Raises:
-        MicrographError: the file cannot be read as a micrograph.
-        ServiceError: the file was altered in the store.
-        OSError: the service cannot read the file.
-        MemoryError: there is not enough memory.
-    """
-    from fusion_diff.micrograph import load_microstructure_data
-
-    try:
-        return load_microstructure_data(path, pixel_size_um=pixel_size_um, max_pixels=max_pixels, sha256=sha256)
-    except TrustError:
-        raise _altered(name, sha256) from None
-    except FusionDiffError as error:
-        raise_fault(error)
-        raise MicrographError(renamed(error, path, name)) from error
-
-
-def read_flaw(
-    path: Path, sha256: str, micrograph: Micrograph, name: str, mask_name: str | None = None
-) -> NDArray[np.bool_]:
-    """Read the flaw mask of a reference and compare its digest.
-
-    Errors refer to the reference by `name`, and to the mask by `mask_name` or its digest.
-
-    Raises:
-        ReferenceSetError: the mask cannot be read, or does not fit the micrograph.
-        ServiceError: the file was altered in the store.
-        OSError: the service cannot read the file.
-        MemoryError: there is not enough memory.
-    """
-    from fusion_diff.references.marks import read_mark
-
-    try:
-        return read_mark(path, micrograph, name, sha256)
-    except TrustError:
-        raise _altered(f"the flaw mask of {name}", sha256) from None
-    except FusionDiffError as error:
-        raise_fault(error)
-        raise ReferenceSetError(renamed(error, path, mask_name or sha256)) from error
-
-
-def _altered(name: str, sha256: str) -> ServiceError:
-    return ServiceError(f"{name}: its file {sha256} was altered in the store; restore it from a backup")
+            micrographs.append(micrograph)
+            marks.append(mark)
+        return ReferenceSet.from_micrographs(
+            micrographs,
+            [image.label for image in collected.images],
+            authentic=collected.authentic,
+            groups=[image.group for image in collected.images],
+            marks=marks,
+            names=[image.name for image in collected.images],
+            allow_conflicts=allow_conflicts,
+        )
 
 
 def _plain(found: Finding) -> dict[str, Any]:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from concurrent.futures import InvalidStateError
 from functools import partial
-from threading import Lock, Semaphore, Thread, Timer
+from threading import Condition, Lock, Thread, Timer
 from typing import TYPE_CHECKING
 
 from fusion_diff.errors import MicrographError
@@ -37,6 +37,8 @@ LAST_SECONDS = 5
 """Extra seconds for micrographs that are being judged at the stop deadline."""
 READ_AHEAD = 8
 """Most micrographs that are decoded and wait for the model."""
+READ_AHEAD_BYTES = 2**28
+"""Size of the micrographs that wait for the model above which no further one is decoded."""
 COMMITTED = 8
 """Most verdicts that are recorded in one transaction."""
 _RECENT = 16
@@ -74,7 +76,8 @@ class Queue:
         self._waiting: queue.SimpleQueue[Task | None] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[tuple[Task, Micrograph, bytes] | None] = queue.SimpleQueue()
         self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
-        self._ahead = Semaphore(READ_AHEAD)  # micrographs decoded and waiting for the model
+        self._ahead: deque[int] = deque()  # sizes of the micrographs that are decoded and wait for the model
+        self._less_ahead = Condition()
         self._rates: deque[float] = deque(maxlen=_RECENT)  # seconds per pixel
         self._times: deque[float] = deque(maxlen=_RECENT)  # seconds per micrograph
         self._threads = [
@@ -158,19 +161,28 @@ class Queue:
 
     def _read(self) -> None:
         while (task := self._waiting.get()) is not None:
-            self._ahead.acquire()
+            with self._less_ahead:
+                self._less_ahead.wait_for(self._may_read_ahead)
             try:
                 self._refuse_if_late(task, 0.0)
-                self._ready.put((task, *work.read(task, self._settings.max_pixels)))
+                micrograph, thumbnail = work.read_task(task, self._settings.max_pixels)
+                with self._less_ahead:
+                    self._ahead.append(micrograph.levels.nbytes)
+                self._ready.put((task, micrograph, thumbnail))
+                del micrograph  # it may be large, and the next task may be long in coming
             except BaseException as error:
-                self._ahead.release()
                 self._fail(task, error)
         self._ready.put(None)
+
+    def _may_read_ahead(self) -> bool:
+        return len(self._ahead) < READ_AHEAD and sum(self._ahead) < READ_AHEAD_BYTES
 
     def _compute(self) -> None:
         while (item := self._ready.get()) is not None:
             task, micrograph, thumbnail = item
-            self._ahead.release()
+            with self._less_ahead:
+                self._ahead.popleft()
+                self._less_ahead.notify()
             model = None
             if task.future.done() or not task.future.set_running_or_notify_cancel():  # refused or cancelled
                 task.upload.discard()
@@ -220,6 +232,9 @@ class Queue:
 
     def _commit(self, batch: list[Finished]) -> None:
         """Record finished tasks together; if that fails, each by itself. Skip tasks refused meanwhile."""
+        for each in batch:
+            if each.task.future.done():
+                each.task.upload.discard()
         batch = [each for each in batch if not each.task.future.done()]
         if not batch:
             return

@@ -73,7 +73,7 @@ class Service:
         """
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         sessions = Sessions(_secret(settings.data / "session.key"))
-        store, metrics = Store(settings.store), Metrics()
+        store, metrics = Store(settings.store, settings.incoming), Metrics()
         database = Database(settings.database)
         try:
             with database.write() as session:

@@ -21,11 +21,17 @@ from fusion_diff.whole import whole_file, write_whole
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+PREFIX = "upload-"
+"""Start of the names of files under way, which `uploads.claim` removes if a killed process left them."""
 _DIGITS = frozenset("0123456789abcdef")
 
 
 class Store:
     """Stores bytes under their sha256.
+
+    Args:
+        url: a folder or an fsspec URL.
+        copies: folder for the files that `file` fetches from an object store; the temporary one if None.
 
     Raises:
         ServiceError: the URL cannot be used, or the store does not answer.
@@ -33,7 +39,7 @@ class Store:
         DependencyError: the protocol needs a package that is not installed.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, copies: Path | None = None) -> None:
         import fsspec
         from fsspec.implementations.local import LocalFileSystem
 
@@ -45,6 +51,7 @@ class Store:
         except ValueError as error:
             raise ServiceError(f"the store's URL cannot be used ({error}); give a folder or an fsspec URL") from None
         self._root = str(root).rstrip("/")
+        self._copies = copies
         self._local = isinstance(self._files, LocalFileSystem)
         if self._local:
             self._files.makedirs(self._root, exist_ok=True)
@@ -108,7 +115,7 @@ class Store:
                 raise _gone(sha256)
             yield Path(place)
             return
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory(prefix=PREFIX, dir=self._copies) as folder:
             copy = Path(folder) / sha256
             try:
                 self._files.get_file(place, str(copy))

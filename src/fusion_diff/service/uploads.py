@@ -1,9 +1,10 @@
-"""Uploads: copied to files of limited size under generated names, and hashed while copying."""
+"""Uploads: copied to files of limited size under generated names, hashed while copying, and read as micrographs."""
 
 from __future__ import annotations
 
 import errno
 import hashlib
+import shutil
 import tempfile
 from contextlib import suppress
 from dataclasses import dataclass
@@ -11,15 +12,27 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff import locks
-from fusion_diff.errors import MicrographError, NoRoomError, machine_fault
+from fusion_diff.errors import (
+    FusionDiffError,
+    MicrographError,
+    NoRoomError,
+    ReferenceSetError,
+    ServiceError,
+    TrustError,
+    machine_fault,
+)
 from fusion_diff.printable import printable
 from fusion_diff.service.problems import TooLargeError
+from fusion_diff.service.store import PREFIX
 from fusion_diff.service.tables import NAME_LENGTH
 
 if TYPE_CHECKING:
     from typing import BinaryIO
 
-    from fusion_diff.errors import FusionDiffError
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from fusion_diff.micrograph import Micrograph
 
 _CHUNK_BYTES = 2**20
 
@@ -66,7 +79,7 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
     """
     shown = shown_name(name)
     digest, size = hashlib.sha256(), 0
-    with tempfile.NamedTemporaryFile(dir=folder, prefix="upload-", delete=False) as file:
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=PREFIX, delete=False) as file:
         path = Path(file.name)
         try:
             while chunk := stream.read(_CHUNK_BYTES):
@@ -98,8 +111,11 @@ def claim(folder: Path) -> BinaryIO:
     claimed = folder.with_suffix(".lock").open("ab")
     with suppress(OSError):  # the files may be those of another running process, or the disk has no locks
         locks.hold(claimed.fileno())
-        for file in folder.glob("upload-*"):
-            file.unlink(missing_ok=True)
+        for left in folder.glob(f"{PREFIX}*"):
+            if left.is_dir():
+                shutil.rmtree(left, ignore_errors=True)
+            else:
+                left.unlink(missing_ok=True)
     with suppress(OSError):
         locks.share(claimed.fileno())
     return claimed
@@ -122,3 +138,54 @@ def raise_fault(error: FusionDiffError) -> None:
         fault = fault.__cause__ or OSError(errno.ENOSPC, str(fault))
     if fault is not None:
         raise fault
+
+
+def read(path: Path, name: str, sha256: str, pixel_size_um: float | None, max_pixels: int) -> Micrograph:
+    """Read a received or stored micrograph and compare its digest. Errors refer to it by `name`.
+
+    Raises:
+        MicrographError: the file cannot be read as a micrograph.
+        ServiceError: the file was altered since it was received.
+        OSError: the service cannot read the file.
+        MemoryError: there is not enough memory.
+    """
+    from fusion_diff.micrograph import load_microstructure_data
+
+    try:
+        return load_microstructure_data(path, pixel_size_um=pixel_size_um, max_pixels=max_pixels, sha256=sha256)
+    except TrustError:
+        raise _altered(name, sha256) from None
+    except FusionDiffError as error:
+        raise_fault(error)
+        raise MicrographError(renamed(error, path, name)) from error
+
+
+def read_flaw(
+    path: Path, sha256: str, micrograph: Micrograph, name: str, mask_name: str | None = None
+) -> NDArray[np.bool_]:
+    """Read the flaw mask of a reference and compare its digest.
+
+    Errors refer to the reference by `name`, and to the mask by `mask_name` or its digest.
+
+    Raises:
+        ReferenceSetError: the mask cannot be read, or does not fit the micrograph.
+        ServiceError: the file was altered since it was received.
+        OSError: the service cannot read the file.
+        MemoryError: there is not enough memory.
+    """
+    from fusion_diff.references.marks import read_mark
+
+    try:
+        return read_mark(path, micrograph, name, sha256)
+    except TrustError:
+        raise _altered(f"the flaw mask of {name}", sha256) from None
+    except FusionDiffError as error:
+        raise_fault(error)
+        raise ReferenceSetError(renamed(error, path, mask_name or sha256)) from error
+
+
+def _altered(name: str, sha256: str) -> ServiceError:
+    return ServiceError(
+        f"{name}: its file {sha256} was altered in the store, or on its way there; restore it from a backup, or send "
+        "it again"
+    )

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_diff.errors import FusionDiffError, MicrographError
 from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.record import to_record
 from fusion_diff.inspection.run import THUMBNAIL_SIDE, Inspector, Outcome
@@ -16,12 +15,13 @@ from fusion_diff.service import ledger
 from fusion_diff.service.pictures import png
 from fusion_diff.service.store import packed
 from fusion_diff.service.tables import Inspection
-from fusion_diff.service.uploads import Upload, raise_fault, renamed
+from fusion_diff.service.uploads import Upload, read
 from fusion_diff.trust.identity import identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fusion_diff.errors import MicrographError
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.service.database import Database
     from fusion_diff.service.store import Store
@@ -80,26 +80,20 @@ class Finished:
     error: MicrographError | None = None
 
 
-def read(task: Task, max_pixels: int) -> tuple[Micrograph, bytes]:
+def read_task(task: Task, max_pixels: int) -> tuple[Micrograph, bytes]:
     """Return the micrograph of a task, and its thumbnail as PNG.
 
     Raises:
         MicrographError: the file cannot be read as a micrograph.
+        ServiceError: the file was altered since it was received.
         OSError: the service cannot read the file.
         MemoryError: there is not enough memory.
     """
-    from fusion_diff.micrograph import load_microstructure_data
     from fusion_diff.micrograph.thumbnail import thumbnail
 
     upload = task.upload
-    try:
-        micrograph = load_microstructure_data(
-            upload.path, pixel_size_um=task.pixel_size_um, max_pixels=max_pixels, sha256=upload.sha256
-        )
-        return micrograph, png(thumbnail(micrograph, THUMBNAIL_SIDE))
-    except FusionDiffError as error:
-        raise_fault(error)
-        raise MicrographError(renamed(error, upload.path, upload.name)) from error
+    micrograph = read(upload.path, upload.name, upload.sha256, task.pixel_size_um, max_pixels)
+    return micrograph, png(thumbnail(micrograph, THUMBNAIL_SIDE))
 
 
 def judge(task: Task, model: Inspector, micrograph: Micrograph, thumbnail: bytes) -> Finished:

@@ -14,7 +14,6 @@ from fusion_diff.errors import FusionDiffError
 from fusion_diff.fewshot.decision import Decision
 from fusion_diff.service import pictures, records
 from fusion_diff.service.collecting import add_image
-from fusion_diff.service.learning import read
 from fusion_diff.service.problems import (
     TooLargeError,
     documented,
@@ -36,7 +35,7 @@ from fusion_diff.service.schemas.inspections import (
 from fusion_diff.service.schemas.references import ReferenceImageOut
 from fusion_diff.service.security import Enrolling, Inspecting, Reader
 from fusion_diff.service.tables import NAME_LENGTH
-from fusion_diff.service.uploads import Upload, receive, shown_name
+from fusion_diff.service.uploads import Upload, read, receive, shown_name
 from fusion_diff.service.work import Task
 
 router = APIRouter(prefix="/v1/inspections", tags=["inspections"], route_class=Route)

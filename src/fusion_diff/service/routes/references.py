@@ -10,7 +10,6 @@ from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.service import collecting, pictures, tables
-from fusion_diff.service.learning import read, read_flaw
 from fusion_diff.service.problems import (
     ForbiddenError,
     NotFoundError,
@@ -36,7 +35,7 @@ from fusion_diff.service.schemas.references import (
 )
 from fusion_diff.service.scopes import Scope
 from fusion_diff.service.security import Enrolling, Reader
-from fusion_diff.service.uploads import Upload, receive, shown_name
+from fusion_diff.service.uploads import Upload, read, read_flaw, receive, shown_name
 
 if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph
