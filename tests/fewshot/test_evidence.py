@@ -345,7 +345,8 @@ def test_the_detector_speaks_where_hardly_any_reference_tells_what_to_look_for(m
 def test_suspicion_finds_the_flaw_and_is_stored_with_what_was_learned(make_bag, detector):
     bags = [make_bag(seed) for seed in range(5)]
     verifier = Verifier.fit(bags, ["sound"] * 5, "sound", list("abcde"), detector=detector)
-    again = load(*dump(verifier))
+    shares = {"inside_shares": verifier.inside_shares, "outside_shares": verifier.outside_shares}
+    again = load(*dump(verifier), **shares, correspondence=None)
     flawed = make_bag(50, flawed=10, marked=True)
     maps = verifier.heads.maps(flawed.tokens, flawed.residual)
     assert bool(flawed.mark[maps["suspicion"].topk(10).indices].all())

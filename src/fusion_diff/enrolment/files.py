@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -32,6 +31,8 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.verifier import Verifier
 
 FORMAT = "fusion-diff/enrolment/3"
+INCOMPLETE = "its enrolment is incomplete"
+UNUSABLE = "its fitted coefficients cannot be used"
 
 
 def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
@@ -95,14 +96,23 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
         )
     tensors = read_tensors(folder / "enrolment.safetensors")
     learned = {k.removeprefix("verifier."): v for k, v in tensors.items() if k.startswith("verifier.")}
-    with _learned_in(folder):
-        verifier = state.load(learned, described["verifier"])
-    try:
+    with _told(folder, INCOMPLETE):
         references = described["references"]
         authentic, labels = str(described["authentic"]), tuple(str(reference["label"]) for reference in references)
         groups = tuple(str(reference["group"]) for reference in references)
         grouped = list(zip(groups, labels, strict=True))
         keypoints = [_keypoints(tensors, i) for i in range(len(references))]
+        correspondence = _correspondence(keypoints, labels, authentic)
+    with _told(folder, UNUSABLE):
+        values = described["verifier"]
+        verifier = state.load(
+            learned,
+            values,
+            inside_shares=_shares(values["inside"], [g for g, label in grouped if label == authentic]),
+            outside_shares=_shares(values["outside"], [g for g, label in grouped if label != authentic]),
+            correspondence=correspondence,
+        )
+    with _told(folder, INCOMPLETE):
         enrolment = Enrolment(
             authentic=authentic,
             names=tuple(str(reference["name"]) for reference in references),
@@ -115,25 +125,16 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
             ),
             condition=tensors["condition"],
             references_sha256=str(described["references_sha256"]),
-            verifier=replace(
-                verifier,
-                correspondence=_correspondence(keypoints, labels, authentic),
-                inside_shares=_shares(verifier.inside, [g for g, label in grouped if label == authentic]),
-                outside_shares=_shares(verifier.outside, [g for g, label in grouped if label != authentic]),
-            ),
+            verifier=verifier,
             detector=detector,
             builtin=bool(described["builtin"]),
             shifts=tuple(float(shift) for shift in described.get("shifts", ())),
             pixel_sizes_um=tuple(stored_pixel_size(reference.get("pixel_size_um")) for reference in references),
             pages=tuple(_page(reference.get("page")) for reference in references),
         )
-    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise CheckpointError(
-            f"{folder}: its enrolment is incomplete ({error!r:.300}); enrol the references again"
-        ) from error
     if fault := _fault(enrolment) or _misfit(enrolment, encoder):
         raise CheckpointError(f"{folder}: its enrolment is inconsistent ({fault}); enrol the references again")
-    with _learned_in(folder):
+    with _told(folder, UNUSABLE):
         _check_learned(enrolment.verifier, learned, enrolment.bags[0])
     return enrolment
 
@@ -152,8 +153,8 @@ def _page(value: object) -> int | None:
 
 
 @contextmanager
-def _learned_in(folder: Path) -> Iterator[None]:
-    """Turn the many errors that damaged coefficients cause into one.
+def _told(folder: Path, fault: str) -> Iterator[None]:
+    """Turn the many errors that damaged values cause into one that names the fault.
 
     Raises:
         CheckpointError: the block failed.
@@ -161,9 +162,7 @@ def _learned_in(folder: Path) -> Iterator[None]:
     try:
         yield
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
-        raise CheckpointError(
-            f"{folder}: its fitted coefficients cannot be used ({error!r:.300}); enrol the references again"
-        ) from error
+        raise CheckpointError(f"{folder}: {fault} ({error!r:.300}); enrol the references again") from error
 
 
 def _correspondence(
@@ -174,7 +173,7 @@ def _correspondence(
     return Correspondence(surfaces, np.asarray([label == authentic for label in labels])) if surfaces else None
 
 
-def _shares(scores: NDArray[np.float64], groups: Sequence[str]) -> NDArray[np.float64]:
+def _shares(scores: Sequence[float], groups: Sequence[str]) -> NDArray[np.float64]:
     """Return the weights of the references of one side; empty where there were too few to cross-fit."""
     return shares_of(groups) if len(scores) else np.zeros(0)
 

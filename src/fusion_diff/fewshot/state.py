@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,7 +19,10 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     import torch
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    from fusion_diff.fewshot.correspondence import Correspondence
 
 
 def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -45,8 +48,15 @@ def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
     }
 
 
-def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
-    """Rebuild a verifier from the output of `dump`, without what follows from its references: surfaces and shares.
+def load(
+    tensors: Mapping[str, Tensor],
+    values: Mapping[str, Any],
+    *,
+    inside_shares: NDArray[np.float64],
+    outside_shares: NDArray[np.float64],
+    correspondence: Correspondence | None,
+) -> Verifier:
+    """Rebuild a verifier from the output of `dump` and from what follows from its references: shares and surfaces.
 
     Raises:
         KeyError: a tensor or value is missing.
@@ -64,24 +74,25 @@ def load(tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Verifier:
         calibration=Calibration(**values["calibration"]),
         inside=np.asarray(values["inside"], dtype=np.float64),
         outside=np.asarray(values["outside"], dtype=np.float64),
-        inside_shares=np.ones(len(values["inside"])),
-        outside_shares=np.ones(len(values["outside"])),
+        inside_shares=inside_shares,
+        outside_shares=outside_shares,
         classes=ClassHead(
             values["classes"]["authentic"], tuple(values["classes"]["names"]), tensors["classes.prototypes"]
         ),
         scope=Scope(tensors["scope.bank"], float(values["scope_limit"])),
         region_threshold=float(values["region_threshold"]),
         warnings=tuple(values["warnings"]),
+        correspondence=correspondence,
     )
 
 
 def on_device(verifier: Verifier, device: torch.device) -> Verifier:
     """Return a copy of a verifier with its tensors on a device."""
     tensors, values = dump(verifier)
-    moved = load({name: tensor.to(device) for name, tensor in tensors.items()}, values)
-    return replace(
-        moved,
-        correspondence=verifier.correspondence,
+    return load(
+        {name: tensor.to(device) for name, tensor in tensors.items()},
+        values,
         inside_shares=verifier.inside_shares,
         outside_shares=verifier.outside_shares,
+        correspondence=verifier.correspondence,
     )
