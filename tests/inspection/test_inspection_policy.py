@@ -79,6 +79,7 @@ def test_out_of_scope_and_inconclusive_have_actions_of_their_own(make_inspection
     [
         (Policy(authentic_classes=("sound",)), "class is crack, but the policy allows only sound"),
         (Policy(minimum_score=0.99), "0.969, below the required 0.990"),
+        (Policy(minimum_score=0.969), "0.9688, below the required 0.9690"),
         (Policy(maximum_region_um=11.9), "12.0 µm long, more than the allowed 11.9"),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences
+from fusion_diff.inspection.wording import SYMBOLS, number, p_value_sentences, told_apart
 from fusion_diff.verdict.compared import Compared
 
 
@@ -16,6 +16,9 @@ from fusion_diff.verdict.compared import Compared
         (-0.5, "\u22120.500"),
         (1234567.8, "1\u202f234\u202f568"),
         (0.0123, "0.0123"),
+        (9.996, "10.0"),
+        (-0.99996, "\u22121.00"),
+        (99.96, "100"),
         (1.5e-9, "1.50e\u221209"),
         (None, "\u2013"),
         (float("nan"), "\u2013"),
@@ -30,6 +33,25 @@ def test_numbers_have_three_significant_digits(value, text):
 def test_numbers_are_right_to_half_a_percent(value):
     text = number(value).replace("\u2212", "-").replace("\u202f", "")
     assert float(text) == pytest.approx(value, rel=0.005001)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "texts"),
+    [
+        (0.8, 0.9, ("0.800", "0.900")),
+        (0.8996, 0.9, ("0.8996", "0.9000")),
+        (0.5, 0.5, ("0.500", "0.500")),
+        (float("nan"), 0.5, ("\u2013", "0.500")),
+    ],
+)
+def test_two_numbers_have_the_digits_that_tell_them_apart(first, second, texts):
+    assert told_apart(first, second) == texts
+
+
+@given(st.floats(0, 1), st.floats(0, 1))
+def test_two_texts_are_equal_just_where_the_numbers_are(first, second):
+    one, other = told_apart(first, second)
+    assert (one == other) == (first == second)
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fusion_diff.errors import PolicyError
-from fusion_diff.inspection.wording import number
+from fusion_diff.inspection.wording import number, told_apart
 from fusion_diff.printable import printable
 from fusion_diff.warn import warn
 
@@ -127,7 +127,8 @@ class Policy:
     def _of_the_score(self, it: Inspection) -> list[tuple[Action, str]]:
         if it.score >= self.minimum_score:  # NaN never passes
             return []
-        return [("fail", f"Its score is {number(it.score)}, below the required {number(self.minimum_score)}.")]
+        score, required = told_apart(it.score, self.minimum_score)
+        return [("fail", f"Its score is {score}, below the required {required}.")]
 
     def _of_the_regions(self, it: Inspection) -> list[tuple[Action, str]]:
         if self.maximum_region_um is None or not it.regions:
@@ -145,8 +146,8 @@ class Policy:
         largest = max(region_size_um(region, it.pixel_size_um) for region in it.regions)
         if largest <= self.maximum_region_um:
             return []
-        limit = number(self.maximum_region_um)
-        return [("fail", f"A region is {number(largest)} µm long, more than the allowed {limit} µm.")]
+        length, limit = told_apart(largest, self.maximum_region_um)
+        return [("fail", f"A region is {length} µm long, more than the allowed {limit} µm.")]
 
     def explain(self) -> list[str]:
         """Return a description of the policy, in sentences."""

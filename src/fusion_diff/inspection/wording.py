@@ -31,9 +31,19 @@ def number(value: float | None, digits: int = 3) -> str:
     elif value == 0:
         text = "0"
     else:
-        places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+        exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded number: that of 9.996 is 10.0
+        places = max(0, digits - 1 - exponent)
         text = f"{value:.{digits - 1}e}" if places > digits + 3 else f"{value:,.{places}f}"
     return text.replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
+
+
+def told_apart(first: float, second: float) -> tuple[str, str]:
+    """Return two numbers like `number`, with as many more digits as it takes to tell them apart."""
+    for digits in range(3, 18):  # 17 tell any two numbers apart
+        one, other = number(first, digits), number(second, digits)
+        if one != other or first == second:
+            break
+    return one, other
 
 
 def p_value_sentences(p_values: Mapping[str, float], compared: Compared) -> list[str]:
