@@ -430,8 +430,9 @@ def test_a_model_without_references_does_not_start(darkness_model):
         LocalEngine(darkness_model, Settings())
 
 
-def test_rows_are_written_after_a_time_though_there_be_few(folder, tmp_path, engine):
-    run_batch(str(folder), tmp_path / "out", engine, flush_s=0)
+def test_rows_are_written_after_a_time_though_there_be_few(folder, tmp_path, engine, monkeypatch):
+    monkeypatch.setattr("fusion_diff.batch.run.FLUSH_S", 0)
+    run_batch(str(folder), tmp_path / "out", engine)
     assert len(list((tmp_path / "out").glob("part-*.parquet"))) == 11
 
 

@@ -61,7 +61,6 @@ def run_batch(
     engine: Engine,
     *,
     rows: int = ROWS,
-    flush_s: float = FLUSH_S,
     retry: bool = False,
     progress: Callable[[Summary, int | None], None] | None = None,
 ) -> Summary:
@@ -75,7 +74,6 @@ def run_batch(
         out: the output folder, see `parts`.
         engine: inspects the micrographs.
         rows: maximum number of rows per file, and in memory.
-        flush_s: seconds after which a file is written even with fewer rows.
         retry: inspect again what could not be inspected before; the old rows are removed.
         progress: called after every row with the summary so far, and the number of micrographs in the sources or None.
             The sources are listed a second time, in the background, to find that number.
@@ -116,7 +114,7 @@ def run_batch(
                 summary.decisions[finished.row.get("decision") or "error"] += 1
                 if (error := finished.row.get("error")) and len(summary.errors) < ERRORS_KEPT:
                     summary.errors.append(error)
-                if time.monotonic() - written > flush_s:
+                if time.monotonic() - written > FLUSH_S:
                     parts.flush()
                     written = time.monotonic()
                 if progress is not None and count is not None:
