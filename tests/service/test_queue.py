@@ -190,6 +190,30 @@ def test_an_upload_that_is_altered_while_it_waits_is_a_fault_of_the_service(make
         assert ledger.head(session)["count"] == 1
 
 
+def test_a_queue_whose_verdicts_cannot_be_recorded_is_stuck_until_they_are(make_queue, make_task, held, monkeypatch):
+    queue, recording, go = make_queue(), threading.Event(), threading.Event()
+    put_file = queue._store.put_file
+
+    def hang(*what):
+        recording.set()
+        assert go.wait(60)
+        put_file(*what)
+
+    monkeypatch.setattr(queue._store, "put_file", hang)
+    monkeypatch.setattr("fusion_diff.service.queue.STUCK_SECONDS", 0.05)
+    held.go.set()
+    task = make_task()
+    queue.submit([task])
+    assert recording.wait(60)
+    time.sleep(0.1)
+    assert queue.stuck
+    go.set()
+    task.future.result(60)
+    queue.stop(60)
+    queue.close()
+    assert not queue.stuck
+
+
 def test_stopping_finishes_what_was_taken_and_takes_no_more(make_queue, make_task, held, database):
     queue = make_queue()
     tasks = [make_task(seed) for seed in range(3)]

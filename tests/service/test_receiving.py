@@ -6,6 +6,7 @@ import asyncio
 import itertools
 
 import pytest
+from fastapi.params import File
 from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
@@ -74,6 +75,13 @@ def test_every_route_that_takes_a_body_asks_first_who_sends_it():
         assert isinstance(route, Route), route.path
         asks = any(isinstance(each.call, Needs) for each in route.dependant.dependencies)
         assert asks != (route.path == "/sign-in"), route.path
+
+
+def test_files_that_wait_for_a_decoder_hold_their_slot_and_those_that_wait_for_a_verdict_do_not():
+    """Those are in the queue, which has a limit of its own."""
+    taking = [each for each in bodies() if any(isinstance(one.field_info, File) for one in each.dependant.body_params)]
+    assert {each.path for each in taking if not each.holds} == {"/v1/inspections", "/inspect"}
+    assert {"/v1/reference-sets/{set_id}/images", "/references/{set_id}/images"} <= {each.path for each in taking}
 
 
 @pytest.mark.parametrize("scope", [None, *Scope])

@@ -15,6 +15,7 @@ from fusion_diff.cli import main
 from fusion_diff.commands.stopping import TERMINATED
 from fusion_diff.model import DiffusionModel
 from fusion_diff.service import serving
+from fusion_diff.service.problems import MEDIA_TYPE
 from fusion_diff.service.runtime import Service
 from fusion_diff.service.settings import Settings
 
@@ -23,6 +24,7 @@ from fusion_diff.service.settings import Settings
 def address(enrolled_folder, tmp_path, monkeypatch):
     """Serves as the command does, in a thread, with less patience; gives the host and port."""
     monkeypatch.setattr(serving, "ASKING_SECONDS", 0.2)
+    monkeypatch.setattr(serving, "IDLE_SECONDS", 1)
 
     @contextmanager
     def serve(**settings):
@@ -80,10 +82,31 @@ def test_beside_a_queue_that_may_be_full_there_is_room_for_so_many_connections(a
     monkeypatch.setattr(serving, "ASKING_SECONDS", 30)
     monkeypatch.setattr(serving, "_OTHERS", 2)
     with address(queue_length=1) as at:
-        url = f"http://{at[0]}:{at[1]}/healthz"
+        host = f"http://{at[0]}:{at[1]}"
         with socket.create_connection(at), socket.create_connection(at):
-            until_answered(url, 503)  # once both are accepted
-        until_answered(url, 200)
+            until_answered(f"{host}/v1/models", 503)  # once both are accepted
+            refused = httpx2.get(f"{host}/v1/models")
+            assert refused.headers["content-type"] == MEDIA_TYPE
+            assert refused.json()["detail"].startswith("too many connections are open; ")
+            for path in ("healthz", "readyz", "metrics"):
+                assert httpx2.get(f"{host}/{path}").status_code == 200, "it is not restarted for that"
+        until_answered(f"{host}/v1/models", 200)
+
+
+def test_a_connection_is_kept_after_an_answer_for_longer_than_a_proxy_keeps_it(address, monkeypatch):
+    assert serving.IDLE_SECONDS == 1, "of the fixture"
+    monkeypatch.undo()
+    assert serving.IDLE_SECONDS > 60
+    with address() as at, socket.create_connection(at) as connection:
+        for _ in range(2):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            connection.settimeout(30)
+            answer = b""
+            while not answer.endswith(b"}"):
+                part = connection.recv(2**16)
+                assert part, "it is closed"
+                answer += part
+            time.sleep(5.5)  # uvicorn itself keeps it for 5 seconds
 
 
 def test_a_service_that_is_told_to_stop_while_it_loads_its_model_stops(tmp_path, monkeypatch):

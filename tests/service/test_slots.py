@@ -6,6 +6,7 @@ import asyncio
 import io
 import threading
 
+import anyio
 import pytest
 from anyio import to_thread
 from PIL import Image
@@ -44,6 +45,24 @@ def test_so_many_are_decoded_at_once(client, monkeypatch):
     assert [begun.acquire(blocking=False) for _ in range(2)] == [True, False], "the last one, and not who was refused"
 
 
+def while_it_waits_for_a_decoder(client, images, files):
+    """Send a reference, and return how many slots for uploads are taken when it waits for a decoder."""
+    service, found = client.app.state.service, []
+
+    async def look():
+        with anyio.fail_after(60):
+            while not service.slots._decoders.statistics().tasks_waiting:
+                await asyncio.sleep(0.001)
+        found.append(service.slots._uploads.borrowed_tokens)
+
+    with pytest.MonkeyPatch.context() as patient:
+        patient.setattr(slots, "PATIENCE_SECONDS", 2)
+        looking = client.portal.start_task_soon(look)
+        client.post(images, files=files, data={"label": "crack"})
+        looking.result(60)
+    return found[0]
+
+
 def test_what_decodes_a_micrograph_takes_a_slot(client, micrograph, monkeypatch):
     made = client.post("/v1/reference-sets", json={"name": "slots", "authentic": "fine"}).json()["id"]
     images = f"/v1/reference-sets/{made}/images"
@@ -80,6 +99,7 @@ def test_what_decodes_a_micrograph_takes_a_slot(client, micrograph, monkeypatch)
     tasks = client.portal.call(occupy)
     try:
         assert statuses() == [429] * 4
+        assert while_it_waits_for_a_decoder(client, images, sent(197)) == 1, "its files are still on the disk"
         added = client.post(images, files=sent(196), data={"label": "crack"}).json()["results"][0]
         assert added["problem"]["status"] == 429
         assert client.get(f"/v1/inspections/{inspected}/micrograph.png").status_code == 200, "it is stored reduced"

@@ -99,6 +99,27 @@ def test_what_is_no_database_is_refused_by_its_name_and_left_as_it_is(tmp_path, 
     assert file.read_bytes() == content
 
 
+@pytest.mark.parametrize("name", ["what?", "50%25", "a#b", "a b", "ü"])
+def test_the_database_lies_in_the_data_folder_whatever_its_name(tmp_path, name):
+    Database(Settings(data=tmp_path / name).database).close()
+    assert [each.name for each in tmp_path.iterdir()] == [name]
+    assert (tmp_path / name / "records.db").is_file()
+
+
+def test_a_silent_postgresql_is_given_up_in_seconds_unless_the_url_says_otherwise(postgresql):
+    database = Database(postgresql.replace("/NAME", "/postgres") + "&tcp_user_timeout=20000")
+    with database.engine.connect() as connection:
+        used = connection.connection.dbapi_connection.info.get_parameters()
+    database.close()
+    assert {name: used[name] for name in used if name.startswith(("keepalives", "tcp", "connect"))} == {
+        "connect_timeout": "5",
+        "keepalives_idle": "30",
+        "keepalives_interval": "5",
+        "keepalives_count": "3",
+        "tcp_user_timeout": "20000",
+    }
+
+
 def test_a_database_of_something_else_is_refused(tmp_path):
     with sqlite3.connect(tmp_path / "records.db") as connection:
         connection.execute("CREATE TABLE models (id INTEGER)")

@@ -24,6 +24,14 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _BUSY_SECONDS = 60
+_POSTGRESQL = {
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 10_000,
+}
+"""libpq's time limits unless the URL sets them; without them one that was cut silently holds its caller for hours."""
 _STARTING = 0x46757344
 """Key of the PostgreSQL advisory lock that a process holds while it starts."""
 
@@ -121,7 +129,8 @@ def _engine(url: str) -> Engine:
         parsed = make_url(url)
         if parsed.get_backend_name() == "postgresql":
             parsed = parsed.set(drivername="postgresql+psycopg")
-            return create_engine(parsed, pool_pre_ping=True, pool_size=10, max_overflow=20)
+            limits = {name: value for name, value in _POSTGRESQL.items() if name not in parsed.query}
+            return create_engine(parsed, connect_args=limits, pool_pre_ping=True, pool_size=10, max_overflow=20)
         if parsed.get_backend_name() != "sqlite":
             raise ServiceError(
                 f"databases of kind {parsed.get_backend_name()!r} are not supported; use SQLite or PostgreSQL"

@@ -39,6 +39,8 @@ READ_AHEAD = 8
 """Most micrographs that are decoded and wait for the model."""
 READ_AHEAD_BYTES = 2**28
 """Size of the micrographs that wait for the model above which no further one is decoded."""
+STUCK_SECONDS = 30.0
+"""Time after which verdicts that are still being recorded mean that the database or the store hangs."""
 COMMITTED = 8
 """Most verdicts that are recorded in one transaction."""
 _RECENT = 16
@@ -78,6 +80,7 @@ class Queue:
         self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
         self._ahead: deque[int] = deque()  # sizes of the micrographs that are decoded and wait for the model
         self._less_ahead = Condition()
+        self._recording: float | None = None  # since when verdicts are being recorded
         self._rates: deque[float] = deque(maxlen=_RECENT)  # seconds per pixel
         self._times: deque[float] = deque(maxlen=_RECENT)  # seconds per micrograph
         self._threads = [
@@ -96,6 +99,12 @@ class Queue:
     def running(self) -> bool:
         """Whether it accepts tasks."""
         return self.until == math.inf and all(thread.is_alive() for thread in self._threads)
+
+    @property
+    def stuck(self) -> bool:
+        """Whether recording hangs."""
+        since = self._recording
+        return since is not None and time.monotonic() - since > STUCK_SECONDS
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Accept tasks, all or none.
@@ -228,7 +237,9 @@ class Queue:
                 item = self._finished.get()
             open_ = item is not None
             if batch:
+                self._recording = time.monotonic()
                 self._commit(batch)
+                self._recording = None
 
     def _commit(self, batch: list[Finished]) -> None:
         """Record finished tasks together; if that fails, each by itself. Skip tasks refused meanwhile."""

@@ -35,6 +35,8 @@ SLOWEST = 2**13
 class Route(APIRoute):
     """A route that checks the caller's scopes before it reads the body; FastAPI by itself parses the body first."""
 
+    holds = False
+
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """Return the handler of requests."""
         answer = super().get_route_handler()
@@ -53,9 +55,23 @@ class Route(APIRoute):
                 length = request.headers.get("content-length", "0")
                 if length.isdecimal() and int(length[:20]) > limit:
                     raise TooLargeError(_too_large(limit))
-                return await answer(Request(request.scope, bounded(request.receive, limit, held.aclose)))
+                ended = _nothing if self.holds else held.aclose
+                return await answer(Request(request.scope, bounded(request.receive, limit, ended)))
 
         return received
+
+
+class HoldingRoute(Route):
+    """A route that holds the slot for receiving files until the answer.
+
+    For requests that wait after the body is read: their files stay on disk meanwhile.
+    """
+
+    holds = True
+
+
+async def _nothing() -> None:
+    pass
 
 
 def bounded(

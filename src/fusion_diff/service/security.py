@@ -84,6 +84,8 @@ class Gate:
         if scope["path"] == _READY:  # it asks database and store; by itself, so that no other request refuses probes
             _take(service.rates, f"ready {origin}")
             return None
+        if scope["path"] != watching.PATH:
+            service.slots.check_connections()
         headers = Headers(scope=scope)
         _check_site(headers, scope["method"], insecure=service.settings.insecure)
         if service.settings.insecure:

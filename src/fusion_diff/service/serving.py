@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 _ANSWERING_SECONDS = LAST_SECONDS + 3
 """Seconds after the stop deadline of the queue at which open connections are cut."""
 ASKING_SECONDS = 30.0
-"""Seconds within which a client has to send a request with its headers, after connecting or after an answer."""
+"""Seconds within which a client has to send a request with its headers after connecting."""
+IDLE_SECONDS = 75
+"""The same after an answer. Longer than proxies keep a connection that they may use again, most of them 60 seconds."""
 _OTHERS = 256
 """Connections in addition to those that may wait for a verdict."""
 
@@ -35,7 +37,7 @@ class Connection(H11Protocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Start the timer for the first request."""
         super().connection_made(transport)
-        self._wait()
+        self._wait(ASKING_SECONDS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the timer."""
@@ -46,12 +48,12 @@ class Connection(H11Protocol):
     def on_response_complete(self) -> None:
         """Start the timer for the next request, or for the rest of a refused body."""
         super().on_response_complete()
-        self._wait()
+        self._wait(IDLE_SECONDS)
 
-    def _wait(self) -> None:
+    def _wait(self, seconds: float) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
-        self._waiting = self.loop.call_later(ASKING_SECONDS, self._close_unless_asked)
+        self._waiting = self.loop.call_later(seconds, self._close_unless_asked)
 
     def _close_unless_asked(self) -> None:
         if self.cycle is None or self.cycle.response_complete:
@@ -69,7 +71,7 @@ class Server(uvicorn.Server):
             host=settings.host,
             port=settings.port,
             http=Connection,
-            limit_concurrency=settings.queue_length + _OTHERS,
+            timeout_keep_alive=IDLE_SECONDS,
             forwarded_allow_ips=settings.trusted_proxies,
             log_config=None,
             access_log=False,
@@ -77,6 +79,8 @@ class Server(uvicorn.Server):
             timeout_graceful_shutdown=settings.drain_seconds + _ANSWERING_SECONDS,
         )
         super().__init__(config)
+        # uvicorn's own limit refuses probes too, so the process would be restarted with all that it accepted.
+        service.slots.limit(self.server_state.connections, settings.queue_length + _OTHERS)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections, answer accepted requests, and close."""

@@ -96,7 +96,11 @@ class Settings(BaseSettings):
     @property
     def database(self) -> str:
         """URL of the database."""
-        return f"sqlite:///{(self.data / 'records.db').absolute()}" if self.database_url is None else self.database_url
+        if self.database_url is not None:
+            return self.database_url
+        from sqlalchemy import URL
+
+        return URL.create("sqlite", database=str((self.data / "records.db").absolute())).render_as_string()
 
     @property
     def store(self) -> str:

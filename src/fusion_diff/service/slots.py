@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, TypeVar
 
 from anyio import CapacityLimiter, fail_after, to_thread
 
-from fusion_diff.service.problems import BusyError
+from fusion_diff.service.problems import BusyError, StoppingError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Collection
     from contextlib import AbstractAsyncContextManager
 
 T = TypeVar("T")
@@ -29,6 +29,21 @@ class Slots:
 
     def __init__(self) -> None:
         self._uploads, self._decoders = CapacityLimiter(UPLOADS), CapacityLimiter(DECODERS)
+        self._connections: Collection[object] = ()
+        self._most = 0
+
+    def limit(self, connections: Collection[object], most: int) -> None:
+        """Set the open connections of the process, and the number of them at which requests are refused."""
+        self._connections, self._most = connections, most
+
+    def check_connections(self) -> None:
+        """Check that there are not too many open connections.
+
+        Raises:
+            StoppingError: there are.
+        """
+        if self._connections and len(self._connections) >= self._most:
+            raise StoppingError("too many connections are open; close idle ones, or try again later", retry_after=10)
 
     def upload(self) -> AbstractAsyncContextManager[None]:
         """Hold a slot for receiving files during the block.

@@ -10,7 +10,7 @@ from starlette.responses import Response
 
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
 from fusion_diff.service import collecting, jobs
-from fusion_diff.service.pages.rendering import PageRoute, goto, render
+from fusion_diff.service.pages.rendering import HoldingPageRoute, goto, render
 from fusion_diff.service.problems import ConflictError
 from fusion_diff.service.routes import models
 from fusion_diff.service.routes import references as api
@@ -27,7 +27,7 @@ from fusion_diff.service.schemas.references import (
 from fusion_diff.service.security import Enrolling, Reader
 from fusion_diff.service.tables import Model
 
-router = APIRouter(prefix="/references", route_class=PageRoute)
+router = APIRouter(prefix="/references", route_class=HoldingPageRoute)
 _Classes: TypeAlias = list[tuple[str, list[ReferenceImageOut]]]
 
 

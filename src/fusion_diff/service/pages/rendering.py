@@ -57,6 +57,12 @@ class PageRoute(Route):
         return answered
 
 
+class HoldingPageRoute(PageRoute):
+    """A `PageRoute` that holds the slot for receiving files until the answer, as `HoldingRoute` does."""
+
+    holds = True
+
+
 def install(app: FastAPI) -> None:
     """Show unknown addresses as a page to browsers. Those under the API stay problems."""
     app.add_exception_handler(HTTPException, _on_http)

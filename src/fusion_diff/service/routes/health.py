@@ -38,9 +38,12 @@ async def health() -> Health:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={status: documented()[status] for status in (429, 503)})
 def ready(service: ServiceDep) -> Health:
-    """Confirm that inspections can be made: database and store answer, the model is loaded, the queue runs."""
+    """Confirm that inspections can be made: database and store answer, the model is loaded, the queue works."""
     if not service.queue.running:
         raise StoppingError("the queue is not running; restart the service", retry_after=5)
+    if service.queue.stuck:
+        _log.warning("not ready: verdicts wait for the database or the store")
+        raise StoppingError("the database or the store does not answer; see the log", retry_after=5)
     try:
         service.database.check()
         service.store.check()

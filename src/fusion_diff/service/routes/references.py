@@ -18,7 +18,7 @@ from fusion_diff.service.problems import (
     reported,
     request_id_of,
 )
-from fusion_diff.service.receiving import Route
+from fusion_diff.service.receiving import HoldingRoute
 from fusion_diff.service.routes.inspections import KEPT
 from fusion_diff.service.runtime import Service, ServiceDep
 from fusion_diff.service.schemas.fields import Id, Name, PixelSize
@@ -40,7 +40,7 @@ from fusion_diff.service.uploads import Upload, read, read_flaw, receive, shown_
 if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph
 
-router = APIRouter(prefix="/v1/reference-sets", tags=["references"], route_class=Route)
+router = APIRouter(prefix="/v1/reference-sets", tags=["references"], route_class=HoldingRoute)
 
 
 @router.post("", status_code=201, responses=documented(409))
