@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, ENOUGH, LOG_ODDS, Correspondence
 from fusion_diff.fewshot.crossfit import HANDFUL
+from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.fewshot.verifier import Verifier
 
 
@@ -28,6 +30,19 @@ def test_a_surface_that_is_not_enrolled_says_nothing(view):
     evidence, _ = learn([view(0), view(1)], [True, False])
     assert evidence.match(view(2)) is None
     assert evidence.match(view(0, 600)) is None, "another side of the same object"
+
+
+def test_a_small_part_does_not_vouch_for_a_large_micrograph_but_is_recognised_within_a_large_reference():
+    noise = np.random.default_rng(0).normal(size=(800, 800)).astype(np.float32)
+    blotches = sum(cv2.GaussianBlur(noise, (0, 0), sigma) * sigma for sigma in (2, 4, 8))
+    picture = cv2.normalize(blotches, None, 0, 255, cv2.NORM_MINMAX).astype(np.uint8)
+    whole, part = Keypoints.find(picture), Keypoints.find(picture[300:500, 300:500])
+    assert whole.shared(part).points >= ENOUGH
+    enrolled_part, _ = learn([part], [True])
+    assert enrolled_part.match(whole) is None
+    enrolled_whole, given = learn([whole, part], [True, True])
+    assert enrolled_whole.match(part).log_odds == -LOG_ODDS
+    assert given.tolist() == [0.0, -LOG_ODDS], "the whole is not vouched for by its part"
 
 
 def test_references_of_two_classes_that_show_one_place_silence_the_evidence(view):

@@ -37,19 +37,29 @@ def photograph(picture: np.ndarray, *, turn: float = 0.0, zoom: float = 1.0, gai
 def test_a_surface_is_recognised_turned_zoomed_and_in_other_light(seed, turn, zoom, gain):
     enrolled = Keypoints.find(surface(seed))
     again = Keypoints.find(photograph(surface(seed), turn=turn, zoom=zoom, gain=gain))
-    assert again.corresponding(enrolled) >= ENOUGH
-    assert enrolled.corresponding(again) >= ENOUGH
+    assert again.shared(enrolled).points >= ENOUGH
+    assert enrolled.shared(again).points >= ENOUGH
 
 
 def test_different_surfaces_share_fewer_keypoints_than_are_enough():
     found = [Keypoints.find(photograph(surface(seed))) for seed in range(14)]
-    assert max(a.corresponding(b) for a in found for b in found if a is not b) < ENOUGH
+    assert max(a.shared(b).points for a in found for b in found if a is not b) < ENOUGH
+
+
+def test_the_share_of_each_image_that_the_other_shows_is_measured():
+    whole = surface(0, 640)
+    part = Keypoints.find(whole[200:400, 300:500])
+    shared = Keypoints.find(whole).shared(part)
+    assert shared.points >= ENOUGH
+    assert shared.of_first == pytest.approx(200**2 / 640**2, rel=0.2)
+    assert shared.of_second > 0.9
+    assert part.shared(Keypoints.find(whole)).of_first > 0.9
 
 
 def test_many_points_on_one_spot_are_no_correspondence():
     textured = Keypoints.find(photograph(surface(0)))
     spot = Keypoints(np.full_like(textured.points, 50.0), textured.descriptors)
-    assert textured.corresponding(spot) == 0
+    assert textured.shared(spot).points == 0
 
 
 def test_keypoints_are_few_and_of_the_documented_types():
@@ -70,8 +80,8 @@ def test_colour_is_read_as_grey():
 def test_an_even_surface_has_no_keypoints_and_corresponds_to_nothing(side):
     even = Keypoints.find(np.full((side, side), 128, np.uint8))
     assert even.points.shape == (0, 2)
-    assert even.corresponding(even) == 0
-    assert even.corresponding(Keypoints.find(surface(3))) == 0
+    assert even.shared(even).points == 0
+    assert even.shared(Keypoints.find(surface(3))).points == 0
 
 
 def test_writing_that_an_instrument_draws_on_every_picture_recognises_none():
@@ -81,6 +91,6 @@ def test_writing_that_an_instrument_draws_on_every_picture_recognises_none():
         return cv2.putText(picture, text, (20, 740), cv2.FONT_HERSHEY_SIMPLEX, 1.0, 255, 2)
 
     found = [Keypoints.find(written(seed)) for seed in range(3)]
-    shared = [found[i].corresponding(found[j]) for i, j in ((0, 1), (0, 2), (1, 2))]
+    shared = [found[i].shared(found[j]).points for i, j in ((0, 1), (0, 2), (1, 2))]
     assert max(shared) < ENOUGH
-    assert found[0].corresponding(Keypoints.find(written(0))) > 10 * ENOUGH, "the very picture agrees all over"
+    assert found[0].shared(Keypoints.find(written(0))).points > 10 * ENOUGH, "the very picture agrees all over"

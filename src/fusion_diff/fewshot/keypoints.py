@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,28 @@ _NARROW = 0.1
 """Largest standard deviation across a line of writing, as a share of the extent of the keypoints."""
 _ZOOM = 3.0
 """Largest scale between two images; without a bound, many points collapse into one."""
+
+
+class Shared(NamedTuple):
+    """What two images show of one surface.
+
+    Attributes:
+        points: number of corresponding keypoints.
+        of_first: share of the first image's area, that within its outermost keypoints, that the second shows too.
+        of_second: share of the second image's area that the first shows too.
+    """
+
+    points: int
+    of_first: float
+    of_second: float
+
+    @property
+    def reversed(self) -> Shared:
+        """The same with first and second image exchanged."""
+        return Shared(self.points, self.of_second, self.of_first)
+
+
+NOTHING = Shared(0, 0.0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,8 +80,8 @@ class Keypoints:
         rooted: NDArray[np.float32] = np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1))
         return rooted
 
-    def corresponding(self, other: Keypoints) -> int:
-        """Return the number of keypoints that match another image under one translation, rotation and scale.
+    def shared(self, other: Keypoints) -> Shared:
+        """Match the keypoints of another image under one translation, rotation and scale.
 
         Matches are mutual nearest neighbours by RootSIFT (Arandjelović & Zisserman 2012) that pass the ratio test
         (Lowe 2004). Counted are the inliers of one similarity transform (RANSAC, Fischler & Bolles 1981). Images of
@@ -68,7 +90,7 @@ class Keypoints:
         import cv2
 
         if min(len(self.points), len(other.points)) < 3:
-            return 0
+            return NOTHING
         likeness = self._rooted @ other._rooted.T
         own, best = np.arange(len(likeness)), likeness.argmax(1)
         mutual = likeness.argmax(0)[best] == own
@@ -76,13 +98,18 @@ class Keypoints:
         likeness[own, best] = -1
         kept = mutual & (1 - nearest < _RATIO**2 * (1 - likeness.max(1)))  # squared distances, halved
         if kept.sum() < 3:
-            return 0
+            return NOTHING
         here, there = self.points[kept], other.points[best[kept]]
         transform, inliers = cv2.estimateAffinePartial2D(here, there, ransacReprojThreshold=_REACH, maxIters=500)
         if transform is None or not 1 / _ZOOM < np.hypot(transform[0, 0], transform[1, 0]) < _ZOOM:
-            return 0
+            return NOTHING
         agreed = inliers[:, 0] > 0
-        return 0 if _drawn_on(here[agreed], there[agreed], self.points) else int(agreed.sum())
+        if _drawn_on(here[agreed], there[agreed], self.points):
+            return NOTHING
+        own, others = cv2.convexHull(cv2.transform(self.points[None], transform)[0]), cv2.convexHull(other.points)
+        both, _ = cv2.intersectConvexConvex(own, others)
+        first, second = (both / max(cv2.contourArea(hull), 1e-6) for hull in (own, others))
+        return Shared(int(agreed.sum()), min(1.0, first), min(1.0, second))
 
 
 def _drawn_on(here: NDArray[np.float32], there: NDArray[np.float32], points: NDArray[np.float32]) -> bool:
