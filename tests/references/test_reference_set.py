@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import unicodedata
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -460,3 +461,22 @@ def test_a_reference_is_had_by_its_number_alone() -> None:
 
 def test_the_representation_tells_the_counts() -> None:
     assert repr(build(["sound", "crack", "sound"])) == ("ReferenceSet(sound: 2, crack: 1; authentic='sound', 3 groups)")
+
+
+def test_labels_that_differ_only_in_case_are_refused() -> None:
+    with pytest.raises(ReferenceSetError, match=r"'Sound' and 'sound', which differ only .*use one spelling"):
+        build(["sound", "Sound"])
+    with pytest.raises(ReferenceSetError, match="'CRACK' and 'crack'"):
+        build(["sound", "crack", "CRACK"])
+
+
+def test_labels_and_groups_are_one_in_every_unicode_form() -> None:
+    both = [unicodedata.normalize(form, "Größe") for form in ("NFC", "NFD")]
+    references = build([*both, "crack"], authentic=both[1], groups=[*both, "g"])
+    assert (references.authentic, references.counts) == (both[0], {both[0]: 2, "crack": 1})
+    assert references.specimens == (both[0], "g")
+
+
+def test_groups_that_differ_only_in_case_are_warned_of() -> None:
+    with pytest.warns(UserWarning, match="the groups 'A12' and 'a12' differ only in upper and lower case"):
+        assert build(["sound", "crack"], groups=["a12", "A12"]).specimens == ("A12", "a12")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import unicodedata
 from collections.abc import Callable
 from pathlib import Path
 
@@ -200,3 +201,43 @@ def test_whatever_the_bytes_a_table_is_read_or_refused_with_a_typed_error(tmp_pa
         complaint = str(error)
     assert bool(rows) != ("any.csv" in complaint)
     assert all(row.cells["file"] and row.cells["label"] and "any.csv" in row.where for row in rows)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_a_file_of_another_unicode_form_is_found_with_its_mark(
+    folder: Path, draw: Writer, draw_mark: Writer, form: str
+) -> None:
+    here, there = "NFC", "NFD"
+    if form == "NFC":
+        here, there = there, here
+    draw("plain.png").rename(folder / unicodedata.normalize(here, "größe.png"))
+    draw_mark("mark.png").rename(folder / unicodedata.normalize(here, "fläche.png"))
+    row = unicodedata.normalize(there, "größe.png,crack,fläche.png\n")
+    references = read(folder, "file,label,mark\nsound/p1_a.png,sound,\n" + row)
+    assert references[1].mark is not None
+
+
+def test_a_file_on_two_lines_is_used_once_and_told_with_both(folder: Path) -> None:
+    with pytest.warns(UserWarning, match=r"refs\.csv, lines 2 and 4: the same file, sound/p1_a\.png; it is used once"):
+        assert read(folder, HEADER + ROWS + "sound/p1_a.png,sound\n").counts == {"sound": 1, "crack": 1}
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("sound/p1_a.png,crack,,", "lines 3 and 4: .* with the labels 'sound' and 'crack'"),
+        ("sound/p1_a.png,sound,g,", "lines 3 and 4: .* with the groups 'sound/p1_a.png' and 'g'"),
+        ("sound/p1_a.png,sound,,0.5", "lines 3 and 4: .* with the marks or pixel sizes that differ"),
+    ],
+)
+def test_two_lines_that_say_different_things_of_a_file_are_refused(folder: Path, lines: str, said: str) -> None:
+    with pytest.raises(ReferenceSetError, match=f"{said}; keep one of the lines"):
+        read(folder, f"file,label,group,pixel_size_um\ncrack/p1_c.png,crack,,\nsound/p1_a.png,sound,,\n{lines}\n")
+
+
+@pytest.mark.parametrize("line", ["sep=;\n", "SEP=;\r\n"])
+def test_the_first_line_of_excel_is_skipped_and_counted(folder: Path, line: str) -> None:
+    rows = "file;label\nsound/p1_a.png;sound\ncrack/p1_c.png;crack\n"
+    assert read(folder, line + rows).counts == {"sound": 1, "crack": 1}
+    with pytest.raises(ReferenceSetError, match=r"line 5: the file .*absent"):
+        read(folder, line + rows + "absent.png;crack\n")

@@ -6,6 +6,7 @@ import io
 import os
 import re
 import shutil
+import unicodedata
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -60,7 +61,8 @@ def test_hidden_files_other_files_and_sub_folders_are_passed_over(folder: Path, 
     (folder / "__MACOSX").mkdir()
     (folder / ".cache").mkdir()
     draw("refs/crack/older/p9.png")
-    assert read(folder).sha256 == before
+    with pytest.warns(UserWarning, match="skipped 1 image in subfolders"):
+        assert read(folder).sha256 == before
 
 
 def test_the_pixel_size_applies_to_every_image(folder: Path) -> None:
@@ -400,3 +402,68 @@ def test_too_many_files_are_refused_before_any_is_read(folder: Path, monkeypatch
     monkeypatch.setattr("fusion_diff.references.reference.MAX_REFERENCES", 5)
     with pytest.raises(ReferenceSetError, match="6 references, more than 5"):
         read(folder, progress=lambda done, total: pytest.fail("a file was read"))
+
+
+def test_a_folder_of_a_mac_has_the_class_that_is_typed(folder: Path, draw: Writer, draw_mark: Writer) -> None:
+    decomposed, typed = (unicodedata.normalize(form, "Größe") for form in ("NFD", "NFC"))
+    draw(f"refs/{decomposed}/a{decomposed}.png")
+    draw_mark(f"refs/masks/{typed}/a{typed}.png")
+    (folder / "groups.csv").write_text(f"file,group\n{typed}/a{typed}.png,g\n", encoding="utf-8")
+    with pytest.raises(ReferenceSetError, match="gives no group for 6 of 7 files"):
+        ReferenceSet.from_folder(folder, authentic="sound")
+    (folder / "groups.csv").unlink()
+    references = ReferenceSet.from_folder(folder, authentic="sound")
+    assert references.classes == ("sound", typed, "blowhole", "crack")
+    assert [each.mark is not None for each in references if each.label == typed] == [True]
+    shutil.rmtree(folder / "masks")
+    assert ReferenceSet.from_folder(folder, authentic=decomposed).authentic == typed
+
+
+def test_two_folders_of_one_name_or_of_two_cases_are_refused(folder: Path, draw: Writer) -> None:
+    draw("refs/Sound/a.png")
+    if len(list(folder.glob("[sS]ound"))) < 2:
+        pytest.skip("this file system does not tell them apart")
+    with pytest.raises(ReferenceSetError, match="the classes 'Sound' and 'sound', which differ only"):
+        read(folder)
+    (folder / "Sound" / "a.png").unlink()
+    (folder / "Sound").rmdir()
+    for form in ("NFC", "NFD"):
+        draw(f"refs/{unicodedata.normalize(form, 'größe')}/{form}.png")
+    with pytest.raises(ReferenceSetError, match=r"two folders are named .*: put their images into one"):
+        read(folder)
+
+
+def test_images_in_subfolders_of_a_class_are_told_of(folder: Path, draw: Writer) -> None:
+    draw("refs/crack/2024/a.png")
+    draw("refs/crack/2024/b/c.tif")
+    draw("refs/sound/__MACOSX/d.png")
+    with pytest.warns(UserWarning, match=r"(?s)skipped 2 images in subfolders of the classes.*a\.png.*c\.tif"):
+        assert len(read(folder)) == 6
+
+
+def test_the_folder_of_marks_may_have_capitals_or_another_name(folder: Path, draw_mark: Writer) -> None:
+    draw_mark("refs/Masks/crack/p1_c.png")
+    assert [each.name for each in read(folder) if each.mark is not None] == ["crack/p1_c.png"]
+    (folder / "Masks").rename(folder / "annot")
+    references = read(folder, marks=folder / "annot")
+    assert references.classes == ("sound", "blowhole", "crack")
+    assert [each.name for each in references if each.mark is not None] == ["crack/p1_c.png"]
+    (folder / "annot").rename(folder / "masks")
+    (folder / "MASKS").mkdir(exist_ok=True)
+    if len(list(folder.glob("[mM][aA][sS][kK][sS]"))) == 2:
+        with pytest.raises(ReferenceSetError, match="both folders of marks: keep one"):
+            read(folder)
+
+
+@pytest.mark.parametrize("grey", [False, True])
+def test_a_flaw_on_a_transparent_layer_is_what_is_painted(folder: Path, draw_mark: Writer, grey: bool) -> None:
+    alpha = np.asarray(Image.open(draw_mark("drawn.png", level=90)))
+    white = np.full_like(alpha, 255)
+    (folder / "masks" / "crack").mkdir(parents=True)
+    mark = folder / "masks" / "crack" / "p1_c.png"
+    Image.fromarray(np.dstack([white, alpha] if grey else [white, white, white, alpha])).save(mark)
+    assert [int(each.mark.sum()) for each in read(folder) if each.mark is not None] == [24]
+    Image.open(mark).save(mark.with_suffix(".tif"))
+    mark.unlink()
+    with pytest.raises(ReferenceSetError, match=r"p1_c\.tif has transparent pixels, .*: flatten it"):
+        read(folder)

@@ -8,7 +8,8 @@ from typing import Any
 
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.home import at_home
-from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, UNREAD_SUFFIXES
+from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, UNREAD_SUFFIXES, search
+from fusion_diff.references.reference import composed
 
 
 def as_path(path: Any, what: str) -> Path:
@@ -66,6 +67,45 @@ def visible_folders(folder: Path) -> list[Path]:
     """Return the folders directly in a folder, sorted by name, except hidden ones and archivers' ones (`__MACOSX`)."""
     found = (path for path in _entries(folder) if is_folder(path) and not path.name.startswith((".", "__")))
     return sorted(found, key=lambda path: path.name)
+
+
+def class_folders(root: Path, marks: Path | None) -> tuple[dict[str, Path], Path | None]:
+    """Return the folder of each class in a folder of references, and the folder of marks.
+
+    Args:
+        root: the folder of references.
+        marks: the folder of marks that was given. None takes `masks` in `root`, in upper or lower case, if it exists.
+
+    Raises:
+        ReferenceSetError: two of the folders have one name, in different Unicode forms, or are both folders of marks.
+    """
+    folders: dict[str, Path] = {}
+    masks: list[Path] = []
+    for folder in visible_folders(root):
+        if folder.name.casefold() == "masks":
+            masks.append(folder)
+        elif marks is None or not folder.samefile(marks):
+            first = folders.setdefault(composed(folder.name), folder)
+            if first is not folder:
+                raise ReferenceSetError(
+                    f"{root}: two folders are named {first.name}, in different Unicode forms of its letters: put their "
+                    "images into one"
+                )
+    if marks is None and len(masks) > 1:
+        raise ReferenceSetError(f"{root}: {masks[0].name} and {masks[1].name} are both folders of marks: keep one")
+    return folders, marks or next(iter(masks), None)
+
+
+def images_below(folder: Path) -> list[Path]:
+    """Return the images in the subfolders of a folder, sorted, except hidden ones and those of archivers."""
+    return sorted(path for inner in visible_folders(folder) for path in _searched(inner))
+
+
+def _searched(folder: Path) -> list[Path]:
+    try:
+        return list(search(folder))
+    except OSError:
+        return []  # nothing is read from it
 
 
 def _entries(folder: Path) -> list[Path]:

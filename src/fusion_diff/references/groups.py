@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.references.folders import as_path
-from fusion_diff.references.reference import listing
+from fusion_diff.references.reference import composed, listing
 from fusion_diff.references.tables import read_table
 
 Groups: TypeAlias = str | Path | re.Pattern[str] | Callable[[str], str]
@@ -43,15 +43,18 @@ def group_names(names: list[str], groups: Groups | None) -> dict[str, str]:
 def _from_table(names: list[str], path: Path) -> dict[str, str]:
     listed: dict[str, str] = {}
     wanted = set(names)
+    on_disk = {composed(name): name for name in names}
     for row in read_table(path, required=("file", "group"), optional=("class",)):
         group, label = row.cells["group"], row.cells["class"]
         spellings = [spelling.removeprefix("./") for spelling in row.spellings("file")]
-        name = next((spelling for spelling in spellings if spelling in wanted), spellings[-1])
+        name = next((spelling for spelling in spellings if spelling in wanted), None)
+        if name is None:
+            name = next((on_disk[spelling] for spelling in spellings if spelling in on_disk), spellings[-1])
         if listed.setdefault(name, group) != group:
             raise ReferenceSetError(
                 f"{row.where}: {name} is in group {group!r} here, but in {listed[name]!r} above; keep one"
             )
-        if label and label != (folder := name.split("/")[0]):
+        if label and composed(label) != (folder := name.split("/")[0]):
             raise ReferenceSetError(
                 f"{row.where}: the class of {name} is {label!r}, but its folder is {folder!r}; correct one of them"
             )

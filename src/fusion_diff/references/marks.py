@@ -13,11 +13,13 @@ from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.reading import read_levels
 from fusion_diff.micrograph.source import open_source
 from fusion_diff.references.folders import image_files, visible_folders
-from fusion_diff.references.reference import as_mark, listing
+from fusion_diff.references.reference import as_mark, composed, listing
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
+
+    from fusion_diff.micrograph.source import Source
 
 MARK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 """Lossless formats only: JPEG leaves grey noise around a mask, and every non-zero pixel counts as flaw."""
@@ -39,12 +41,13 @@ def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
     """
     found: dict[Path, Path] = {}
     used: set[Path] = set()
+    folders = {composed(inner.name): inner for inner in visible_folders(folder)}
     for label, paths in images.items():
         by_stem: dict[str, list[Path]] = {}
-        for mark in image_files(folder / label):
-            by_stem.setdefault(mark.stem, []).append(mark)
+        for mark in image_files(folders.get(label, folder / label)):
+            by_stem.setdefault(composed(mark.stem), []).append(mark)
         for path in paths:
-            candidates = by_stem.get(path.stem, [])
+            candidates = by_stem.get(composed(path.stem), [])
             if not candidates:
                 continue
             if len(candidates) > 1:
@@ -69,7 +72,8 @@ def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
 
 
 def read_mark(path: Path, micrograph: Micrograph, name: str, sha256: str | None = None) -> NDArray[np.bool_]:
-    """Return the mark in an image file as bool of the micrograph's size, true where the pixel is not black.
+    """Return the mark in an image file as bool of the micrograph's size, true where the pixel is neither black nor
+    transparent.
 
     Args:
         path: the file.
@@ -78,8 +82,8 @@ def read_mark(path: Path, micrograph: Micrograph, name: str, sha256: str | None 
         sha256: the expected digest of the file's bytes, if known.
 
     Raises:
-        ReferenceSetError: the file cannot be read, or its size differs from that of the micrograph with and without
-            the data bar.
+        ReferenceSetError: the file cannot be read, has transparent pixels but is no PNG, or its size differs from that
+            of the micrograph with and without the data bar.
         TrustError: the bytes do not have the digest `sha256`.
     """
     try:
@@ -88,13 +92,29 @@ def read_mark(path: Path, micrograph: Micrograph, name: str, sha256: str | None 
                 raise TrustError(f"the mark of {name}: it was altered after it was drawn; restore it from its source")
             # Not read as a micrograph, which must have contrast: a mark may have a single level.
             fitting = (micrograph.height + micrograph.data_bar_px) * micrograph.width
-            levels, _ = read_levels(source, 0, fitting)
-            flaw = levels != 0
+            levels, calibration = read_levels(source, 0, fitting)
+            flaw = levels != 0 if levels.ndim == 2 else (levels != 0).any(axis=2)
+            if calibration.transparent:
+                flaw &= _painted(source, f"the mark {path}")
     except TooManyPixelsError as error:  # its own cure, a higher limit, would not help
         raise _unfit((error.height, error.width), micrograph, f"the mark {path}", name) from error
     except MicrographError as error:
         raise ReferenceSetError(f"the mark of {name} cannot be read: {error}") from error
-    return fit_mark(flaw if flaw.ndim == 2 else flaw.any(axis=2), micrograph, f"the mark {path}", name)
+    return fit_mark(flaw, micrograph, f"the mark {path}", name)
+
+
+def _painted(source: Source, what: str) -> NDArray[np.bool_]:
+    """Return where an image with an alpha channel, which has been decoded before, is not fully transparent."""
+    import imagecodecs
+
+    data = source.data()
+    if not data.startswith(b"\x89PNG"):
+        raise ReferenceSetError(
+            f"{what} has transparent pixels, so it is unclear what is flaw: flatten it, white on the flaw and black "
+            "elsewhere, or save it as PNG"
+        )
+    painted: NDArray[np.bool_] = imagecodecs.png_decode(data)[..., -1] > 0
+    return painted
 
 
 def fit_mark(values: Any, micrograph: Micrograph, what: str, name: str) -> NDArray[np.bool_]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import unicodedata
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -28,7 +29,7 @@ class Reference:
 
     Attributes:
         micrograph: the image.
-        label: its class, for example `sound` or `crack`.
+        label: its class, for example `sound` or `crack`; label and group are kept in Unicode's composed form (NFC).
         group: its specimen. References of one specimen must share a group, whatever their labels. Cross-fitting leaves
             out whole groups; a specimen on both sides of a split makes every error estimate too optimistic.
         name: its name in reports; unique within a set.
@@ -57,7 +58,8 @@ class Reference:
                 raise ReferenceSetError(
                     f"the {what} of reference {self.name!r} must be a non-empty string, not {value!r}"
                 )
-            object.__setattr__(self, what, str(value))  # NumPy's strings show their type in messages
+            text = str(value)  # NumPy's strings show their type in messages
+            object.__setattr__(self, what, text if what == "name" else composed(text))
         if self.mark is not None:
             flaw = as_mark(self.mark, f"the mark of {self.name}")
             size = (self.micrograph.height, self.micrograph.width)
@@ -89,18 +91,35 @@ def as_mark(values: Any, what: str) -> NDArray[np.bool_]:
 
 
 def check_authentic(authentic: str, labels: Iterable[str], where: str) -> None:
-    """Raise ReferenceSetError unless `authentic` is among the labels found in `where`."""
-    found = sorted(set(labels))
+    """Raise ReferenceSetError unless `authentic` is among the labels in `where`, and all differ in more than case."""
+    found = sorted({composed(label) for label in labels})
+    for one, other in alike_in_letters(found):
+        raise ReferenceSetError(
+            f"{where} has the classes {one!r} and {other!r}, which differ only in upper and lower case: use one "
+            "spelling"
+        )
     if not isinstance(authentic, str) or not authentic.strip():
         raise ReferenceSetError(
             f"authentic must be the name of one of the classes ({', '.join(found)}), not {authentic!r}: "
             "give labels and authentic as strings, such as 'sound'"
         )
-    if authentic not in found:
+    if composed(authentic) not in found:
         raise ReferenceSetError(
             f"{where} has no class {str(authentic)!r}{did_you_mean(authentic, found)}; "
             f"set authentic to one of its classes: {', '.join(found)}"
         )
+
+
+def composed(text: str) -> str:
+    """Return text in Unicode's composed form (NFC). Names from a Mac may be decomposed, but look and mean the same."""
+    return unicodedata.normalize("NFC", text)
+
+
+def alike_in_letters(names: Iterable[str]) -> list[tuple[str, str]]:
+    """Return pairs of different names, sorted, that are equal but for case and the Unicode form of their letters."""
+    first: dict[str, str] = {}
+    pairs = [(first.setdefault(composed(name).casefold(), name), name) for name in sorted(set(names))]
+    return [(one, other) for one, other in pairs if one != other]
 
 
 def check_size(count: int, where: str) -> None:

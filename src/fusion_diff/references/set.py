@@ -19,7 +19,7 @@ from fusion_diff.micrograph import Micrograph
 from fusion_diff.references import sources
 from fusion_diff.references.copies import alike
 from fusion_diff.references.groups import Groups
-from fusion_diff.references.reference import Reference, check_authentic, check_size, listing
+from fusion_diff.references.reference import Reference, check_authentic, check_size, composed, listing
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -37,8 +37,8 @@ class ReferenceSet:
         allow_conflicts: whether one image may have several labels, as in a set to audit.
 
     Raises:
-        ReferenceSetError: there are no references or more than 5,000, none is authentic, a name occurs twice, an
-            authentic reference has a flaw marked on it, or one image has several labels.
+        ReferenceSetError: there are no references or more than 5,000, none is authentic, a name occurs twice, two
+            labels differ only in case, an authentic reference has a flaw marked on it, or one image has several labels.
     """
 
     references: tuple[Reference, ...]
@@ -57,7 +57,8 @@ class ReferenceSet:
             raise ReferenceSetError("the reference set is empty; give it at least one authentic reference")
         check_size(len(self.references), "the set")
         check_authentic(self.authentic, (reference.label for reference in self.references), "the set")
-        object.__setattr__(self, "authentic", str(self.authentic))  # NumPy's strings show their type in messages
+        authentic = composed(str(self.authentic))  # NumPy's strings show their type in messages
+        object.__setattr__(self, "authentic", authentic)
         seen: set[str] = set()
         for reference in self.references:
             if reference.name in seen:
@@ -130,7 +131,8 @@ class ReferenceSet:
 
         Warns:
             UserWarning: a mark is empty, covers more than half of its micrograph or belongs to no image, an image
-                occurs twice in a class (kept once), or image files of unsupported kinds were skipped.
+                occurs twice in a class (kept once), groups differ only in case, or images in subfolders or files of
+                unsupported kinds were skipped.
         """
         found = sources.from_folder(path, authentic, groups, marks, pixel_size_um, page, max_pixels, progress)
         return cls(tuple(found), authentic, allow_conflicts)

@@ -11,15 +11,31 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from fusion_diff.counted import counted
 from fusion_diff.errors import MicrographError, ReferenceSetError
 from fusion_diff.micrograph import Micrograph, load_microstructure_data
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, warn_of_unread
 from fusion_diff.printable import printable
 from fusion_diff.references.copies import alike
-from fusion_diff.references.folders import as_path, image_files, is_file, is_folder, unread_files, visible_folders
+from fusion_diff.references.folders import (
+    as_path,
+    class_folders,
+    image_files,
+    images_below,
+    is_file,
+    is_folder,
+    unread_files,
+)
 from fusion_diff.references.groups import Groups, group_names
 from fusion_diff.references.marks import find_marks, fit_mark, read_mark
-from fusion_diff.references.reference import Reference, check_authentic, check_size, listing
+from fusion_diff.references.reference import (
+    Reference,
+    alike_in_letters,
+    check_authentic,
+    check_size,
+    composed,
+    listing,
+)
 from fusion_diff.references.tables import Row, read_table
 from fusion_diff.warn import warn
 
@@ -60,27 +76,35 @@ def from_folder(
     if not is_folder(root):
         kind = "is a file; read a CSV file with from_csv" if is_file(root) else "does not exist; check the path"
         raise ReferenceSetError(f"the reference folder {root} {kind}")
-    folders = [folder for folder in visible_folders(root) if folder.name != "masks"]
-    images = {folder.name: image_files(folder) for folder in folders}
+    mark_folder = None if marks is None else as_path(marks, "a folder of marks")
+    if mark_folder is not None and not is_folder(mark_folder):
+        raise ReferenceSetError(f"the folder of marks {mark_folder} does not exist: check the path")
+    folders, mark_folder = class_folders(root, mark_folder)
+    images = {label: image_files(folder) for label, folder in folders.items()}
     if not images:
         raise ReferenceSetError(
             f"{root} has no class folders: put the images of each class into a folder of their own, "
             f"such as {root / 'sound'} and {root / 'crack'}"
         )
     check_authentic(authentic, images, str(root))
-    warn_of_unread(printable(root), sum(map(unread_files, folders), Counter()))
-    empty = [root / label for label, files in images.items() if not files]
+    authentic = composed(authentic)
+    warn_of_unread(printable(root), sum(map(unread_files, folders.values()), Counter()))
+    below = [file for folder in folders.values() for file in images_below(folder)]
+    empty = [folders[label] for label, files in images.items() if not files]
     if empty:
         kinds = ", ".join(sorted(IMAGE_SUFFIXES))
         raise ReferenceSetError(
             f"these class folders contain no images ({kinds}; subfolders are not searched); add images or remove "
             f"the folders:{listing(empty)}"
         )
+    if below:
+        many = counted(len(below), "image")
+        warn(
+            f"{printable(root)}: skipped {many} in subfolders of the classes; put those that are references directly "
+            f"into the folder of their class:{listing(below)}"
+        )
     check_size(sum(map(len, images.values())), str(root))
-    mark_folder = root / "masks" if marks is None else as_path(marks, "a folder of marks")
-    if marks is not None and not is_folder(mark_folder):
-        raise ReferenceSetError(f"the folder of marks {mark_folder} does not exist: check the path")
-    found = find_marks(mark_folder, images) if is_folder(mark_folder) else {}
+    found = {} if mark_folder is None else find_marks(mark_folder, images)
     order = sorted(images, key=lambda label: (label != authentic, label))
     files = {f"{label}/{file.name}": (label, file) for label in order for file in images[label]}
     if groups is None and is_file(root / "groups.csv"):
@@ -101,21 +125,38 @@ def from_csv(
     rows = read_table(table, required=("file", "label"), optional=("group", "mark", "pixel_size_um"))
     check_size(len(rows), str(table))
     check_authentic(authentic, (row.cells["label"] for row in rows), str(table))
-    entries: list[_Entry] = []
+    authentic = composed(authentic)
+    entries: dict[str, tuple[_Entry, Row]] = {}
     for row in rows:
         file = _existing(row, "file", table.parent)
         name = file.replace(os.sep, "/")
-        entries.append(
-            _Entry(
-                path=table.parent / file,
-                label=row.cells["label"],
-                group=row.cells["group"] or name,
-                name=name,
-                mark=table.parent / _existing(row, "mark", table.parent) if row.cells["mark"] else None,
-                pixel_size_um=_pixel_size(row),
-            )
+        entry = _Entry(
+            path=table.parent / file,
+            label=composed(row.cells["label"]),
+            group=row.cells["group"] or name,
+            name=name,
+            mark=table.parent / _existing(row, "mark", table.parent) if row.cells["mark"] else None,
+            pixel_size_um=_pixel_size(row),
         )
-    return _read(entries, authentic, page, max_pixels, progress)
+        first, above = entries.setdefault(name, (entry, row))
+        if above is not row:
+            _expect_same(table, (first, above), (entry, row))
+    return _read([entry for entry, _ in entries.values()], authentic, page, max_pixels, progress)
+
+
+def _expect_same(table: Path, first: tuple[_Entry, Row], second: tuple[_Entry, Row]) -> None:
+    """Refuse two lines that say different things of one file; warn of two that say the same."""
+    (entry, row), (other, repeated) = first, second
+    where = f"{table}, lines {row.line} and {repeated.line}: the same file, {entry.name}"
+    if entry == other:
+        warn(f"{where}; it is used once")
+        return
+    differing = [
+        f"{what} {one!r} and {two!r}"
+        for what, one, two in (("labels", entry.label, other.label), ("groups", entry.group, other.group))
+        if one != two
+    ] or ["marks or pixel sizes that differ"]
+    raise ReferenceSetError(f"{where}, with the {' and the '.join(differing)}; keep one of the lines")
 
 
 def from_micrographs(
@@ -140,6 +181,7 @@ def from_micrographs(
         if len(values) != count:
             raise ReferenceSetError(f"there are {count} micrographs but {len(values)} {what}: give as many")
     check_authentic(authentic, map(str, classes), "the sequence")
+    authentic = composed(authentic)
     references: list[Reference] = []
     for micrograph, label, group, name, values in zip(images, classes, specimens, named, drawn, strict=True):
         reference = Reference(micrograph, label, group, name)
@@ -210,8 +252,11 @@ def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, aut
 def _without_copies(references: list[Reference]) -> list[Reference]:
     """Keep one copy of each image of a class, at the place of the first: the first, or the one with a mark.
 
-    Copies on both sides of a split would make the error estimates too optimistic.
+    Copies on both sides of a split would make the error estimates too optimistic. So would a specimen in two groups,
+    and therefore a warning names groups whose names are equal but for case.
     """
+    for one, other in alike_in_letters(reference.group for reference in references):
+        warn(f"the groups {one!r} and {other!r} differ only in upper and lower case; if they are one, use one spelling")
     kept: dict[int, Reference] = dict(enumerate(references))
     for places in alike([reference.micrograph for reference in references]):
         first_of: dict[str, int] = {}

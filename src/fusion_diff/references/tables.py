@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import re
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,12 +28,14 @@ class Row:
     Attributes:
         written: its cells by column name.
         where: file and line, for error messages.
+        line: the line.
         separator: separator of the table: comma, semicolon or tab. Spreadsheets use a semicolon where numbers have a
             decimal comma.
     """
 
     written: dict[str, str]
     where: str
+    line: int
     separator: str
 
     @property
@@ -43,16 +47,19 @@ class Row:
         r"""Return the possible readings of a file name in a cell, the most likely first.
 
         These are the text as written, as a file name may begin with a space or contain a `\`; the stripped text; and
-        the stripped text with `\` replaced by `/`, for lists written on Windows.
+        the stripped text with `\` replaced by `/`, for lists written on Windows. Each follows in the composed and the
+        decomposed form of Unicode, because a file copied from a Mac may have the other one; the last is the third.
         """
         written, plain = self.written[column], self.cells[column]
-        return [written, plain, plain.replace("\\", "/")]
+        texts = [written, plain, plain.replace("\\", "/")]
+        forms = [unicodedata.normalize(form, text) for text in texts for form in ("NFC", "NFD")]
+        return [*texts, *forms, texts[-1]]
 
 
 def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) -> list[Row]:
     """Return the rows of a CSV file. Blank lines are skipped, and columns that are not requested are dropped.
 
-    The separator may be a comma, semicolon or tab, as spreadsheets write them.
+    The separator may be a comma, semicolon or tab, as spreadsheets write them. A first line `sep=;` of Excel names it.
 
     Args:
         path: UTF-8 file with a header, at most 16 MiB, 100 columns and 100,000 lines.
@@ -63,8 +70,11 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
         ReferenceSetError: the file is missing, too large, not UTF-8, empty or malformed, or lacks a column or cell.
     """
     text = _read_text(path)
+    named = re.match(r"sep=([,;\t])(?=\r?\n)", text, re.IGNORECASE)
+    if named:
+        text = text[named.end() :]  # a blank line remains, so that lines keep their numbers
     header_line = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = max(",;\t", key=header_line.count)
+    delimiter = named[1] if named else max(",;\t", key=header_line.count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     header: list[str] | None = None
     rows: list[Row] = []
@@ -90,8 +100,13 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
                 )
             if len(rows) == _MAX_ROWS:
                 raise ReferenceSetError(f"{where}: more than {_MAX_ROWS:,} files: list only those of the references")
-            named = dict(zip(header, values, strict=True))
-            row = Row({column: named.get(column, "") for column in (*required, *optional)}, where, delimiter)
+            by_column = dict(zip(header, values, strict=True))
+            row = Row(
+                {column: by_column.get(column, "") for column in (*required, *optional)},
+                where,
+                reader.line_num,
+                delimiter,
+            )
             for column in required:
                 if not row.cells[column]:
                     raise ReferenceSetError(f"{where}: the column {column!r} is empty; fill it in or remove the line")
