@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.printable import paragraph, printable
+from fusion_diff.printable import explained, paragraph, printable
 
 
 @given(st.text() | st.binary().map(os.fsdecode))
@@ -33,3 +35,11 @@ def test_a_long_text_is_cut_where_asked_and_says_so(text, limit):
     whole, cut = printable(text), printable(text, limit)
     assert len(cut) <= limit
     assert cut == whole if len(whole) <= limit else cut == whole[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_with_its_cure_where_no_file_is_named(number):
+    said = explained(OSError(number, os.strerror(number)))
+    assert said.startswith(os.strerror(number))
+    assert "free some space" in said
+    assert explained(OSError(number, os.strerror(number), "a.tif")).startswith("a.tif: cannot be used")

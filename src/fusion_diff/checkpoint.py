@@ -18,6 +18,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import stat
 from importlib.resources import files
 from pathlib import Path
@@ -302,6 +303,13 @@ class Writer(WholeFolder):
                 f"{folder}: the folder cannot be created ({error.strerror}); check the path and the permissions of "
                 "its parent folder, or choose another"
             ) from error
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None = None, *_: object) -> None:
+        """Complete the checkpoint, or clean up; an error of the system that safetensors met becomes an OSError."""
+        super().__exit__(kind, error, *_)
+        foreign = kind is not None and kind.__name__ == "SafetensorError"  # by name: not all installations have it
+        if foreign and (met := re.search(r"\(os error (\d+)\)", str(error))):
+            raise OSError(int(met[1]), os.strerror(int(met[1])), str(self.target)) from error
 
     def complete(self) -> None:
         """Write the manifest."""

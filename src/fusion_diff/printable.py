@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import re
 
 from fusion_diff.errors import out_of_memory
@@ -43,6 +44,8 @@ def explained(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         name = error.filename if error.filename2 is None else error.filename2
         return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the free disk space"
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{error.strerror}: the disk of the results or of temporary files (TMPDIR) is full; free some space"
     if out_of_memory(error):
         return "not enough memory; close other programs, or use fewer or smaller micrographs"
     return str(error) or type(error).__name__
