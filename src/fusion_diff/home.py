@@ -1,4 +1,4 @@
-"""Paths that begin in the home folder."""
+"""Paths that begin in the home folder, and absolute paths."""
 
 from __future__ import annotations
 
@@ -12,4 +12,14 @@ def at_home(path: str | os.PathLike[str]) -> Path:
     Raises:
         TypeError: it is not a path.
     """
-    return Path(os.path.expanduser(Path(path)))  # noqa: PTH111 (Path.expanduser raises where there is no such user)
+    return Path(expanded(os.fspath(Path(path))))
+
+
+def expanded(pattern: str) -> str:
+    """Return a path or pattern in which a leading `~` stands for the home folder; the rest of it is as it was."""
+    return os.path.expanduser(pattern)  # noqa: PTH111 (Path.expanduser raises where there is no such user)
+
+
+def absolute(path: str | os.PathLike[str]) -> Path:
+    """Return an absolute path without `..`, following no links."""
+    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links, absolute leaves `..` in)

@@ -274,3 +274,13 @@ def test_a_file_too_large_to_fetch_is_refused(store, monkeypatch):
 def test_two_paths_never_share_a_key(paths):
     assert len({Item(path).key for path in paths}) == len(paths)
     assert all(len(Item(path).key) == 16 for path in paths)
+
+
+@pytest.mark.parametrize("source", ["~/m/*.tif", "~/m", "~/m/a.tif", "~/list.csv"])
+def test_a_source_may_begin_in_the_home_folder(tmp_path, monkeypatch, save_micrograph, source):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "m").mkdir()
+    save_micrograph(tmp_path / "m" / "a.tif", 0.8)
+    (tmp_path / "list.csv").write_text("path\nm/a.tif\n")
+    assert listed(source) == [str(tmp_path / "m" / "a.tif")]

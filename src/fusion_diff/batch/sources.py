@@ -16,6 +16,7 @@ from fusion_diff.batch.items import Item, expect_signable, file_system, unreacha
 from fusion_diff.batch.parts import HEATMAPS, is_heatmap
 from fusion_diff.batch.tables import paths_in_table
 from fusion_diff.errors import BatchError, FusionDiffError
+from fusion_diff.home import absolute, expanded
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, count_unread, match, search, warn_of_unread
 from fusion_diff.printable import printable
 
@@ -118,6 +119,7 @@ def expect_images(source: str, listed: Iterator[Item], unread: Counter[str]) -> 
 
 
 def _of_this_machine(source: str, out: Path | None, unread: Counter[str] | None) -> Iterator[Item]:
+    source = expanded(source)
     path = Path(source)
     if path.is_dir():
         yield from map(_local, _without_heatmaps(search(path, unread), out))
@@ -160,7 +162,7 @@ def _address(address: str) -> Item:
 
 def _local(path: Path) -> Item:
     # Absolute, so that runs from other folders have the same keys. Links are not resolved because they may change.
-    return Item(os.path.abspath(path))  # noqa: PTH100 (Path.absolute keeps `..`)
+    return Item(str(absolute(path)))
 
 
 def _of_a_store(source: str, unread: Counter[str] | None) -> Iterator[Item]:

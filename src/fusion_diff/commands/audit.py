@@ -22,6 +22,7 @@ from fusion_diff.commands.options import (
     TrustedKeys,
     keys_for,
     load_model,
+    path_option,
     read_references,
     signed_files,
 )
@@ -63,7 +64,7 @@ def audit_command(
     ] = None,
     report: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             metavar="DIR",
             file_okay=False,
             help="References: write a report with pictures and reasons to DIR/audit.html.",

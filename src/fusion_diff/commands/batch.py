@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -24,7 +23,7 @@ from fusion_diff.commands.options import (
 )
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
-from fusion_diff.home import at_home
+from fusion_diff.home import absolute, at_home
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -99,18 +98,18 @@ def batch_command(
     from fusion_diff.commands.terminal import complain, say
     from fusion_diff.inspection.run import load_inspector
     from fusion_diff.printable import printable
-    from fusion_diff.trust.provenance import absolute
 
     if workers is not None and cluster is None:
         raise typer.BadParameter("--workers needs a cluster; give its address with --cluster")
     if "://" in out:
         raise typer.BadParameter(f"{out}: --out must be a folder on this machine; choose one")
-    expect_apart(Output("--out", Path(out)), model)
-    expect_folder("--out", Path(out))
+    target = at_home(out)
+    expect_apart(Output("--out", target), model)
+    expect_folder("--out", target)
     signed = signed_files(require_signed, trusted_key)
     for source in sources:
-        check_source(source, signed, Path(out))
-    keys = tuple(str(absolute(at_home(key))) for key in trusted_key or ())
+        check_source(source, signed, target)
+    keys = tuple(str(absolute(key)) for key in trusted_key or ())
     settings = Settings(alpha, pixel_size, heatmaps, keys, page, max_pixels)
     folder = at_home(model)
     name = str(absolute(folder)) if folder.is_dir() else model
@@ -125,9 +124,9 @@ def batch_command(
     try:
         # Set again after the engine starts, because Ray sets its own signal handler when it joins a cluster.
         with engine as judging, heed_sigterm(), _progress() as progress:
-            done = run_batch(sources, out, judging, rows=rows, retry=retry, progress=progress)
+            done = run_batch(sources, target, judging, rows=rows, retry=retry, progress=progress)
     except KeyboardInterrupt:
-        typer.echo(f"Finished rows are saved in {printable(out)}; run the same command again to continue", err=True)
+        typer.echo(f"Finished rows are saved in {printable(target)}; run the same command again to continue", err=True)
         raise
     rate = done.finished / max(time.monotonic() - started, 1e-9)
     parts = [f"{count} {decision}" for decision, count in sorted(done.decisions.items()) if decision != "error"]
@@ -137,7 +136,7 @@ def batch_command(
         say(f"{counted(done.finished, 'micrograph')} inspected: {', '.join(parts)}; {rate_text(rate)}.")
     if done.skipped:
         say(f"{counted(done.skipped, 'micrograph was', 'micrographs were')} skipped: done already or named twice.")
-    say(f"Rows: {done.kept}, in {out}")
+    say(f"Rows: {done.kept}, in {target}")
     for failure in done.errors:
         complain(failure)
     if more := done.decisions["error"] - len(done.errors):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.checkpoint import EMBEDDED
-from fusion_diff.commands.options import Device, load_model
+from fusion_diff.commands.options import Device, load_model, path_option
 from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ SAMPLES_PER_CLASS = 5
 
 def demo_command(
     out: Annotated[
-        Path, typer.Option(metavar="DIR", file_okay=False, help="Folder for the images and the report.")
+        Path, path_option(metavar="DIR", file_okay=False, help="Folder for the images and the report.")
     ] = Path("report/demo"),
     shots: Annotated[int, typer.Option(min=1, max=25, metavar="K", help="References per class.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the procedural ceramics.")] = 0,

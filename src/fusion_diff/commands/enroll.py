@@ -19,6 +19,7 @@ from fusion_diff.commands.options import (
     TrustedKeys,
     keys_for,
     load_model,
+    path_option,
     read_references,
     signed_files,
 )
@@ -43,7 +44,7 @@ def enroll_command(
         ),
     ],
     authentic: Annotated[str, typer.Option(metavar="NAME", help="Name of the authentic class.")],
-    out: Annotated[Path, typer.Option(metavar="MODEL", help="Folder to save the enrolled model in.")],
+    out: Annotated[Path, path_option(metavar="MODEL", help="Folder to save the enrolled model in.")],
     base: Annotated[
         str, typer.Option(help=f"Model to start from: a name, a folder or a hub id. {EMBEDDED_EDGE} is faster.")
     ] = EMBEDDED,
@@ -78,7 +79,6 @@ def enroll_command(
     from fusion_diff.printable import paragraph, printable
     from fusion_diff.trust.poisoning import audit_enrolment
 
-    out = at_home(out)  # `--out=~/x`, which shells leave as it is
     expect_away("--out", out, [references, marks, *(trusted_key or ())])
     if place(out) != place(at_home(base)):  # a model may be saved over itself
         expect_apart(Output("--out", out), base)

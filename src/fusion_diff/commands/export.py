@@ -15,11 +15,11 @@ from fusion_diff.commands.options import (
     RequireSigned,
     TrustedKeys,
     load_model,
+    path_option,
     read_references,
     signed_files,
 )
 from fusion_diff.commands.stopping import stoppable
-from fusion_diff.home import at_home
 
 
 class Format(StrEnum):
@@ -32,14 +32,14 @@ class Format(StrEnum):
 @stoppable
 def export_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An enrolled model: a name, a folder or a hub id.")],
-    out: Annotated[Path, typer.Option(metavar="FOLDER", help="Folder to write the exported model to.")],
+    out: Annotated[Path, path_option(metavar="FOLDER", help="Folder to write the exported model to.")],
     format: Annotated[Format, typer.Option("--format", help="Runtime to export for.")] = Format.ONNX,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantise to 8 bits where that costs little accuracy. Needs --references.")
     ] = False,
     references: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             metavar="REFS",
             help=(
                 "The enrolled references: a folder with one sub-folder per class, or a CSV file. They "
@@ -65,7 +65,6 @@ def export_command(
 
     if references is None and (page is not None or max_pixels is not None):
         raise typer.BadParameter("--page and --max-pixels apply to --references; give these, or leave the two out")
-    out = at_home(out)  # `--out=~/x`, which shells leave as it is
     signed_files(require_signed, trusted_key)  # the keys can be read
     expect_away("--out", out, [references, *(trusted_key or ())])
     expect_apart(Output("--out", out), model)

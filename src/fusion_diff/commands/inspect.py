@@ -22,6 +22,7 @@ from fusion_diff.commands.options import (
     RequireSigned,
     TrustedKeys,
     load_model,
+    path_option,
     signed_files,
 )
 from fusion_diff.commands.stopping import stoppable
@@ -42,7 +43,7 @@ def inspect_command(
     model: Model = EMBEDDED,
     report: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             metavar="DIR",
             file_okay=False,
             help="Write a report to DIR/index.html, and the records to DIR/inspections.jsonl.",
@@ -55,7 +56,7 @@ def inspect_command(
     device: Device = "cpu",
     json: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             metavar="FILE",
             dir_okay=False,
             help="Write the records to FILE as JSON Lines, one per micrograph; - is stdout.",
@@ -63,7 +64,7 @@ def inspect_command(
     ] = None,
     record: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             metavar="FILE",
             dir_okay=False,
             help="Append every outcome to this ledger, which `fusion-diff audit FILE` checks.",
@@ -87,21 +88,21 @@ def inspect_command(
     ] = False,
     policy: Annotated[
         Path | None,
-        typer.Option(
+        path_option(
             metavar="FILE", help="Policy that verdicts must meet, in TOML; `fusion-diff policy check FILE` explains it."
         ),
     ] = None,
     junit: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Write JUnit XML to FILE, one test case per micrograph."),
+        path_option(metavar="FILE", dir_okay=False, help="Write JUnit XML to FILE, one test case per micrograph."),
     ] = None,
     sarif: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Write SARIF 2.1.0 to FILE, with every region as a result."),
+        path_option(metavar="FILE", dir_okay=False, help="Write SARIF 2.1.0 to FILE, with every region as a result."),
     ] = None,
     markdown: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", dir_okay=False, help="Write a summary in Markdown to FILE, for a merge request."),
+        path_option(metavar="FILE", dir_okay=False, help="Write a summary in Markdown to FILE, for a merge request."),
     ] = None,
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from fusion_diff.home import at_home
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,6 +28,16 @@ def _fraction(value: float | None) -> float | None:
     if value is not None and not 0 < value < 1:
         raise typer.BadParameter("must lie between 0 and 1")
     return value
+
+
+def _from_home(value: Any) -> Any:
+    if isinstance(value, list | tuple):
+        return [at_home(each) for each in value]
+    return None if value is None else at_home(value)
+
+
+path_option = partial(typer.Option, callback=_from_home)
+"""The option for a path or several, whose leading `~` stands for the home folder. Shells leave it in `--out=~/x`."""
 
 
 def _page(words: str) -> Any:
@@ -94,7 +107,7 @@ Groups = Annotated[
 ]
 Marks = Annotated[
     Path | None,
-    typer.Option(
+    path_option(
         "--marks",
         metavar="FOLDER",
         help="Folder of flaw masks, named CLASS/NAME.png. If omitted, REFS/masks is used if it exists.",
@@ -119,7 +132,7 @@ RequireSigned = Annotated[
 ]
 TrustedKeys = Annotated[
     list[Path] | None,
-    typer.Option(
+    path_option(
         "--trusted-key", "--key", metavar="K.pub", help="Public key to trust, with --require-signed; repeatable."
     ),
 ]

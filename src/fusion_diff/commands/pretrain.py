@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
+from fusion_diff.commands.options import path_option
+
 
 def pretrain_command(
     out: Annotated[
         Path,
-        typer.Option(metavar="DIR", file_okay=False, help="Folder of the run; an interrupted run in it is continued."),
+        path_option(metavar="DIR", file_okay=False, help="Folder of the run; an interrupted run in it is continued."),
     ],
     recipe: Annotated[
         str, typer.Option(help="Recipe: cpu (under an hour on 2 cores), full (for a GPU) or smoke (a quick test).")

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fusion_diff.commands.options import path_option
+
 if TYPE_CHECKING:
     from fusion_diff.service.runtime import Service
     from fusion_diff.service.settings import Settings
@@ -16,7 +18,7 @@ _log = logging.getLogger("fusion_diff.service")
 
 Data = Annotated[
     Path | None,
-    typer.Option(
+    path_option(
         "--data",
         metavar="DIR",
         file_okay=False,

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from fusion_diff.commands.options import path_option
+
 
 def sign_command(
     path: Annotated[
         Path, typer.Argument(metavar="PATH", help="A model, a folder of references or captures, or a file.")
     ],
-    key: Annotated[Path, typer.Option("--key", metavar="K", help="The private key, made by `fusion-diff keys new`.")],
+    key: Annotated[Path, path_option("--key", metavar="K", help="The private key, made by `fusion-diff keys new`.")],
     out: Annotated[
-        Path | None, typer.Option("--out", metavar="FILE", help="File for the signature; PATH.sig if omitted.")
+        Path | None, path_option("--out", metavar="FILE", help="File for the signature; PATH.sig if omitted.")
     ] = None,
     days: Annotated[
         int | None,

@@ -7,14 +7,16 @@ from typing import Annotated
 
 import typer
 
+from fusion_diff.commands.options import path_option
+
 
 def verify_command(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="The signed folder or file.")],
     trusted_key: Annotated[
-        list[Path], typer.Option("--trusted-key", "--key", metavar="K.pub", help="Public key to trust; repeatable.")
+        list[Path], path_option("--trusted-key", "--key", metavar="K.pub", help="Public key to trust; repeatable.")
     ],
     signature: Annotated[
-        Path | None, typer.Option("--signature", metavar="FILE", help="Signature file; PATH.sig if omitted.")
+        Path | None, path_option("--signature", metavar="FILE", help="Signature file; PATH.sig if omitted.")
     ] = None,
 ) -> int:
     """Verify that a folder or file is what was signed: nothing altered, missing or added.

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.options import AlphaOfGolden, Device, MaxPixels, PageOfGolden, load_model
+from fusion_diff.commands.options import AlphaOfGolden, Device, MaxPixels, PageOfGolden, load_model, path_option
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
 
@@ -16,7 +16,7 @@ from fusion_diff.counted import counted
 def verify_model_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An enrolled model: a name, a folder or a hub id.")],
     golden: Annotated[
-        Path, typer.Option("--golden", metavar="DIR", help="Folder of the golden set: images and golden.json.")
+        Path, path_option("--golden", metavar="DIR", help="Folder of the golden set: images and golden.json.")
     ],
     images: Annotated[
         list[str] | None, typer.Argument(metavar="[IMAGES]...", help="With --make: image files, folders or patterns.")
@@ -27,7 +27,7 @@ def verify_model_command(
     ] = None,
     trusted_key: Annotated[
         list[Path] | None,
-        typer.Option(
+        path_option(
             "--trusted-key",
             "--key",
             metavar="K.pub",

@@ -12,12 +12,12 @@ import sys
 import traceback
 import warnings
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff import __version__
 from fusion_diff.dependencies import WHOLE
 from fusion_diff.errors import FusionDiffError, out_of_memory
+from fusion_diff.home import at_home
 from fusion_diff.inspection.run import exit_code, inspect_paths
 from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.micrograph.limits import MAX_PIXELS, MIN_SIDE
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
         help="number of CPU threads (default: chosen by the runtime)",
     )
     inspect.add_argument(
-        "--json", type=Path, metavar="FILE", help="write one JSON record per micrograph to this file; - for stdout"
+        "--json", type=at_home, metavar="FILE", help="write one JSON record per micrograph to this file; - for stdout"
     )
     return parser
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from fusion_diff.checkpoint import MANIFEST
 from fusion_diff.errors import TrustError
-from fusion_diff.home import at_home
+from fusion_diff.home import absolute, at_home
 from fusion_diff.printable import printable
 from fusion_diff.trust.contents import ALONE, IGNORED, PREDICATE_TYPE, Contents, unsafe
 from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, Sealed, seal
@@ -163,11 +163,6 @@ def signature_of(path: Path) -> Path:
             f"{path}: no signature can lie beside it; name a file or folder, or say where the signature is"
         )
     return path.with_name(path.name + SUFFIX)
-
-
-def absolute(path: str | Path) -> Path:
-    """Return an absolute path without `..`, following no links."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links, absolute leaves `..` in)
 
 
 def _differences(path: Path, verified: Verified) -> list[str]:
