@@ -23,8 +23,8 @@ from urllib.request import urlopen
 FAILED = 3
 DIGITS = 16
 """Number of hexadecimal digits of the model's sha256 that replace {model}."""
-PORT_FILE = Path(tempfile.gettempdir()) / "fusion-diff-port"
-"""File with the port of the service; missing if another command runs."""
+ADDRESS_FILE = Path(tempfile.gettempdir()) / "fusion-diff-address"
+"""File with the host and port at which the service is asked; missing if another command runs."""
 SIGNED = Path(tempfile.gettempdir()) / "fusion-diff-model"
 """Folder of the private copy of a signed model; replaced at each start."""
 USAGE = "start.py [--keys DIR] [--golden DIR] COMMAND…"
@@ -39,11 +39,11 @@ WITHOUT_MODEL = ("policy", "keys", "sign", "verify", "service-keys", "service-pr
 def healthy() -> int:
     """Check that the service answers; return 0 if it does or if another command runs, else 1."""
     try:
-        port = PORT_FILE.read_text(encoding="ascii")
+        address = ADDRESS_FILE.read_text(encoding="ascii")
     except FileNotFoundError:
         return 0
     try:
-        with urlopen(f"http://127.0.0.1:{port}/healthz", timeout=4) as response:
+        with urlopen(f"http://{address}/healthz", timeout=4) as response:
             return 0 if response.status == 200 else 1
     except OSError:
         return 1
@@ -58,6 +58,14 @@ def named(words: list[str], option: str, setting: str, default: str) -> str:
         if word.startswith(f"{option}="):
             found = word.removeprefix(f"{option}=")
     return found
+
+
+def address_of(words: list[str]) -> str:
+    """Return the host and port at which a service started with these words can be asked."""
+    host = named(words, "--host", "FUSION_DIFF_HOST", "127.0.0.1")
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    port = named(words, "--port", "FUSION_DIFF_PORT", "8000")
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def naming(words: list[str], option: str, value: str) -> list[str]:
@@ -158,7 +166,7 @@ def main(words: list[str]) -> int:
     try:
         folder, sha256 = verify_model(model, folders.get("--keys"), folders.get("--golden"))
         if words[0] == "serve":
-            PORT_FILE.write_text(named(words, "--port", "FUSION_DIFF_PORT", "8000"), encoding="ascii")
+            ADDRESS_FILE.write_text(address_of(words), encoding="ascii")
     except (FusionDiffError, OSError) as error:
         print(f"Error: the model cannot be used: {error}", file=sys.stderr)
         return FAILED

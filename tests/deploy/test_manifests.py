@@ -299,15 +299,26 @@ def test_uploads_fit_the_volumes_and_the_volumes_the_pod(deploy):
     """All that may wait, and eight requests that come in, once in the data folder and once as the parser keeps it."""
     (service,) = documents(deploy / "kubernetes" / "base" / "deployment.yaml")
     (ray_service,) = documents(deploy / "ray" / "rayservice.yaml")
+    pytest.importorskip("fastapi")
+    from fusion_diff.service.queue import READ_AHEAD_BYTES
+    from fusion_diff.service.slots import DECODERS
+
     for pod, replicas in ((pod_of(service), 1), (pods_of_ray(ray_service)[1], 2)):
         (container,) = pod["containers"]
         asked = ("QUEUE_LENGTH", "MAX_UPLOAD_BYTES", "MAX_REQUEST_BYTES", "MAX_PIXELS")
         queue, upload, request, pixels = (int(setting(container, name)) for name in asked)
         room = {each["name"]: size(each["emptyDir"]["sizeLimit"]) for each in pod["volumes"] if "emptyDir" in each}
-        assert room["data"] >= replicas * (queue * upload + 8 * request)
-        assert room["tmp"] >= room["data"] + replicas * 8 * pixels
-    limits = pod_of(service)["containers"][0]["resources"]["limits"]
-    assert size(limits["ephemeral-storage"]) > 14 * 2**30
+        forms = queue * upload + 8 * request
+        # A job fetches one file, a decoder a micrograph and its mask.
+        assert room["data"] >= replicas * (forms + (1 + 2 * DECODERS) * upload)
+        # One more than fits in what is read ahead, the one being judged, those being decoded: colours of 64 bits.
+        decoded = READ_AHEAD_BYTES + (2 + DECODERS) * 24 * pixels
+        copies = (1 + DECODERS) * upload
+        assert room["tmp"] >= replicas * (forms + decoded + copies + 2**30)
+        limits = container["resources"]["limits"]
+        assert size(limits["memory"]) >= replicas * 6 * 2**30
+        if "ephemeral-storage" in limits:
+            assert size(limits["ephemeral-storage"]) > sum(room.values())
 
 
 def test_a_batch_has_room_for_the_largest_micrograph(deploy):
@@ -373,6 +384,16 @@ def test_what_is_scaled_on_is_what_the_service_counts_and_the_adapter_offers(dep
     (rule,) = adapter["rules"]["custom"]
     assert rule["seriesQuery"].startswith(name)
     assert rule["name"]["as"] == name
+
+
+def test_an_update_on_gpus_asks_for_no_gpu_more_than_the_service_has(deploy):
+    (service,) = [each for each in compose(deploy / "kubernetes" / "overlays" / "gpu") if each["kind"] == "Deployment"]
+    assert service["spec"]["strategy"]["rollingUpdate"] == {"maxUnavailable": 1, "maxSurge": 0}
+
+
+def test_a_pod_that_is_not_ready_does_not_hold_up_its_node(manifests):
+    (budget,) = [each for each in manifests if each["kind"] == "PodDisruptionBudget"]
+    assert budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow"
 
 
 def test_the_gpu_overlay_computes_there(deploy):

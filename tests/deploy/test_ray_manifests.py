@@ -58,6 +58,17 @@ def test_its_pods_are_valid_by_kubernetes_own_schema(manifest):
         kubernetes_validate.validate(pod, "1.30", strict=True)
 
 
+def test_the_workers_have_room_for_as_many_replicas_as_may_run(deploy):
+    (manifest,) = documents(deploy / "ray" / "rayservice.yaml")
+    (application,) = yaml.safe_load(manifest["spec"]["serveConfigV2"])["applications"]
+    (deployment,) = application["deployments"]
+    (workers,) = cluster_of(manifest)["workerGroupSpecs"]
+    (container,) = workers["template"]["spec"]["containers"]
+    assert not cluster_of(manifest)["enableInTreeAutoscaling"], "the number of workers stays"
+    needed = deployment["autoscaling_config"]["max_replicas"] * deployment["ray_actor_options"]["num_cpus"]
+    assert needed <= workers["replicas"] * int(container["resources"]["limits"]["cpu"])
+
+
 def test_its_version_of_ray_is_the_pinned_one_and_its_image_that_of_the_service(manifest, deploy):
     pins = (ROOT / "constraints.txt").read_text(encoding="utf-8")
     assert f"ray=={cluster_of(manifest)['rayVersion']}\n" in pins

@@ -278,6 +278,22 @@ def test_health_is_what_the_service_of_this_container_answers(start, tmp_path, w
     assert start("healthy", **container)[0] == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "setting", "address"),
+    [
+        ([], None, "127.0.0.1:8000"),
+        ([], "0.0.0.0", "127.0.0.1:8000"),
+        (["--host", "::", "--port=81"], "0.0.0.0", "[::1]:81"),
+        ([], "10.0.0.7", "10.0.0.7:8000"),
+        (["--host=2001:db8::7"], None, "[2001:db8::7]:8000"),
+    ],
+)
+def test_health_is_asked_where_the_service_listens(start, tmp_path, words, setting, address):
+    container = {"TMPDIR": str(tmp_path)} | ({} if setting is None else {"FUSION_DIFF_HOST": setting})
+    assert start("serve", *words, "--help", **container)[0] == 0
+    assert (tmp_path / "fusion-diff-address").read_text() == address
+
+
 def test_a_container_that_does_not_serve_is_healthy_while_it_runs(start, tmp_path):
     container = {"TMPDIR": str(tmp_path)}
     assert start("policy", "--help", **container)[0] == 0

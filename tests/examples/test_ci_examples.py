@@ -127,8 +127,21 @@ def test_what_a_request_has_in_the_place_of_the_trusted_folder_goes_before_that_
     steps = yaml.safe_load((CI / "github-actions.yml").read_text(encoding="utf-8"))["jobs"]["inspect"]["steps"]
     (index,) = [index for index, step in enumerate(steps) if step.get("with", {}).get("path") == "trusted"]
     assert steps[index]["with"]["ref"] == "${{ github.base_ref }}"
-    assert steps[index - 1]["run"] == "rm -rf trusted"
+    assert shlex.split(steps[index - 1]["run"])[:3] == ["rm", "-rf", "trusted"]
     assert "path" not in steps[index - 2]["with"]
+    assert index - 2 == 0, "nothing that fails comes between, and the steps that publish run always"
+
+
+@pytest.mark.parametrize("name", ["github-actions.yml", "gitlab-ci.yml"])
+def test_results_that_a_request_brings_along_are_not_published_as_those_of_the_run(name, tmp_path):
+    lines, picked = commands(CI / name)
+    (removal,) = [each for each in lines if each.startswith("rm ")]
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "report").symlink_to("elsewhere")
+    for each in {*picked, "trusted"} - {"report/"}:
+        (tmp_path / each).write_text("the request's own")
+    subprocess.run(["bash", "-eo", "pipefail", "-c", removal], cwd=tmp_path, check=True)
+    assert not [each for each in picked if (tmp_path / each).exists()]
 
 
 def test_what_judges_comes_from_the_branch_that_is_merged_into(line, tmp_path):
