@@ -81,4 +81,23 @@ def test_a_data_bar_that_was_cut_off_is_noted(tmp_path):
     micrograph = load_microstructure_data(tmp_path / "a.tif")
     assert micrograph.data_bar_px == 60
     assert micrograph.notes == ("A data bar of 60 rows was cropped from the bottom.",)
-    assert load_microstructure_data(tmp_path / "a.tif", crop_data_bar=False).notes == ()
+    assert "data bar" not in " ".join(load_microstructure_data(tmp_path / "a.tif", crop_data_bar=False).notes)
+
+
+@pytest.mark.parametrize("colours", [False, True])
+@pytest.mark.parametrize("share", [0.05, 0.5, 0.978])
+@pytest.mark.parametrize(("level", "which"), [(65535, "highest"), (0, "lowest")])
+def test_a_burnt_out_or_black_image_is_noted(tmp_path, level, which, share, colours):
+    pixels = np.random.default_rng(0).integers(1, 65535, (200, 200), dtype=np.uint16)
+    pixels[: round(200 * share)] = level
+    tifffile.imwrite(tmp_path / "a.tif", np.dstack([pixels] * 3) if colours else pixels)
+    said = f"{100 * round(200 * share) / 200:.3g} % of its pixels are at the {which} level, {level}, where differences"
+    notes = load_microstructure_data(tmp_path / "a.tif").notes
+    assert notes == (() if share < 0.1 else (f"{said} are lost.",))
+
+
+def test_one_saturated_channel_is_no_burnt_out_image(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (64, 80, 3), dtype=np.uint8)
+    pixels[..., 0] = 255
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    assert load_microstructure_data(tmp_path / "a.tif").notes == ()

@@ -207,3 +207,14 @@ def test_a_pixel_size_that_is_unknown_is_noted(enrolled, draw):
     assert inspection.notes == (
         "Its pixel size is unknown, so it could not be compared with that of the references, 0.5 µm.",
     )
+
+
+@pytest.mark.parametrize(("side", "noted"), [(160, None), (112, None), (40, "5.6")])
+def test_a_small_crop_is_noted_with_its_enlargement(enrolled, draw, side, noted):
+    crop = draw("fine", 60)[:side, : side + 30]
+    notes = enrolled.inspect(Micrograph.from_array(crop, pixel_size_um=0.5)).notes
+    assert notes == (
+        ()
+        if noted is None
+        else (f"It is small, so it was enlarged {noted} times; compare it only with references of its size.",)
+    )

@@ -125,6 +125,7 @@ class EdgeSession:
                 for i in np.argsort(-reading.similarity, kind="stable")[:NEAREST].tolist()
             ),
             classify=lambda score: exported.predict(reading.products.tolist(), score),
+            grid=self._grid(micrograph),
         )
         return replace(it, reasons=(*it.reasons, *exported.notes), seconds=time.perf_counter() - started)
 

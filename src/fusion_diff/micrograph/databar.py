@@ -1,6 +1,6 @@
 """Detection of the information bar that electron microscopes write below their images.
 
-A data bar is a band over the full width at the bottom. It has one exact level without noise, contains text of high
+A data bar is a band over the full width at the bottom. It has one level but for slight noise, contains text of high
 contrast, and begins sharply within a row. All criteria must hold together: a bar left in costs a little accuracy, but
 cropping micrograph rows may lose the flaw. If the metadata give the height of the bar, weaker criteria apply to these
 rows. The rows must still look like a bar, because anyone can write metadata.

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.dependencies import install
 from fusion_diff.errors import MicrographError, TrustError
+from fusion_diff.micrograph import storage
 from fusion_diff.micrograph.databar import claimed_rows, data_bar_rows
 from fusion_diff.micrograph.limits import checked_limit, refusal
 from fusion_diff.micrograph.micrograph import Micrograph, checked_page
@@ -25,6 +27,10 @@ if TYPE_CHECKING:
     from fusion_diff.micrograph.metadata import PixelCalibration
 
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two are BigTIFF
+
+_CLIPPED_SHARE = 0.1
+"""Share of pixels at one end of the levels above which a note says so. In 3 of 680 real micrographs it is so large."""
+_CLIPPED_SAMPLE = 2**20
 
 _SINGLE_PAGE: tuple[tuple[bytes, str, Callable[[Source, int], tuple[NDArray[Any], PixelCalibration]]], ...] = (
     (b"\x89PNG\r\n\x1a\n", "PNG", read_png),
@@ -113,8 +119,10 @@ def load_microstructure_data(
             )
         if rows:
             notes += (f"A data bar of {rows:,} rows was cropped from the bottom.",)
+        levels = levels[: levels.shape[0] - rows]
+        notes += _clipped(levels)
         return Micrograph(
-            levels=levels[: levels.shape[0] - rows],
+            levels=levels,
             name=source.name,
             sha256=source.sha256,
             source=source.path,
@@ -124,6 +132,20 @@ def load_microstructure_data(
             notes=notes,
             page=choice.page if page is not None or choice.page else None,
         )
+
+
+def _clipped(levels: NDArray[Any]) -> tuple[str, ...]:
+    """Return notes on large shares of pixels at the highest and at the lowest level."""
+    sample = storage.sampled(levels, max(1, math.isqrt(levels.shape[0] * levels.shape[1] // _CLIPPED_SAMPLE)))
+    notes = []
+    for which, level in (("highest", sample.max()), ("lowest", sample.min())):
+        there = sample == level
+        share = float((there if there.ndim == 2 else there.all(axis=2)).mean())
+        if share > _CLIPPED_SHARE:
+            notes.append(
+                f"{100 * share:.3g} % of its pixels are at the {which} level, {level:g}, where differences are lost."
+            )
+    return tuple(notes)
 
 
 def _is_tiff(source: Source) -> bool:

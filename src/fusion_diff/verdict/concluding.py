@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
     from fusion_diff.fewshot.decision import Calibration
     from fusion_diff.micrograph import Micrograph
+    from fusion_diff.micrograph.tiles import Grid
     from fusion_diff.verdict.compared import Compared
     from fusion_diff.verdict.result import EvidenceMap, NearestReference, RecognisedSurface
+
+
+_ENLARGED = 2.0
+"""Greatest enlargement of a small micrograph without a note. That of the references is not stored."""
 
 
 class Named(Protocol):
@@ -117,13 +122,18 @@ def _in_scope(micrograph: Micrograph, enrolment: Enrolled, reading: Read) -> boo
     return comparable and reading.strangeness <= enrolment.verifier.scope_limit
 
 
-def _notes(micrograph: Micrograph, compared: Compared) -> tuple[str, ...]:
-    if micrograph.pixel_size_um is not None or compared.pixel_sizes is None:
-        return micrograph.notes
-    unknown = (
-        f"Its pixel size is unknown, so it could not be compared with that of the references, {compared.pixel_sizes}."
-    )
-    return (*micrograph.notes, unknown)
+def _notes(micrograph: Micrograph, compared: Compared, grid: Grid) -> tuple[str, ...]:
+    notes = micrograph.notes
+    if micrograph.pixel_size_um is None and compared.pixel_sizes is not None:
+        notes += (
+            "Its pixel size is unknown, so it could not be compared with that of the references, "
+            f"{compared.pixel_sizes}.",
+        )
+    if (enlarged := grid.scale * grid.stride) > _ENLARGED:
+        notes += (
+            f"It is small, so it was enlarged {enlarged:.1f} times; compare it only with references of its size.",
+        )
+    return notes
 
 
 def conclude(
@@ -136,6 +146,7 @@ def conclude(
     alpha: float,
     nearest: tuple[NearestReference, ...],
     classify: Callable[[float], str],
+    grid: Grid,
     recognised: RecognisedSurface | None = None,
 ) -> Inspection:
     """Return the verdict on a micrograph, with `seconds` 0: the caller fills it in.
@@ -149,6 +160,7 @@ def conclude(
         alpha: error rate on either side, in (0, 1).
         nearest: the references that resemble it most.
         classify: maps the probability of being authentic to a class.
+        grid: token grid of the micrograph.
         recognised: the reference that shows the same surface; None where none was recognised.
     """
     verifier = enrolment.verifier
@@ -184,7 +196,7 @@ def conclude(
         calibrated=min(specimens_of(verifier.inside_shares), specimens_of(verifier.outside_shares)) > 1,
         offset=verifier.calibration.intercept,
         compared_with=enrolment.compared,
-        notes=_notes(micrograph, enrolment.compared),
+        notes=_notes(micrograph, enrolment.compared, grid),
         page=micrograph.page,
     )
     return replace(it, reasons=explain(it, specimens_of(verifier.inside_shares), specimens_of(verifier.outside_shares)))

@@ -55,6 +55,7 @@ def judge(
         alpha=alpha,
         nearest=enrolment.nearest(reading.mean_token),
         classify=lambda score: enrolment.verifier.classes.predict(reading.strongest, score),
+        grid=reading.grid,
         recognised=enrolment.recognised(reading.match),
     )
     if purify or detect_attacks:
