@@ -28,13 +28,13 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(told)
 
 
-def configure(level: int = logging.INFO) -> None:
+def configure() -> None:
     """Set up JSON logs for the service, its server, their libraries and Python's warnings."""
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(handlers=[handler], force=True)
     for name in ("fusion_diff", "uvicorn"):
-        logging.getLogger(name).setLevel(level)
+        logging.getLogger(name).setLevel(logging.INFO)
     logging.getLogger("uvicorn.access").disabled = True  # the service logs requests itself
     log = logging.getLogger("fusion_diff")
     warnings.showwarning = lambda message, *_args, **_kwargs: log.warning("%s", message)

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from fusion_diff.counted import counted
 from fusion_diff.inspection.wording import number
 from fusion_diff.service.pages.trend import FEWEST, Baseline, logit
 
@@ -137,12 +138,12 @@ def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Leve
         for place, (each, value) in enumerate(zip(shown, values, strict=True))
     ]
     if baseline is None:
-        told = f"{_count(len(shown), 'score')}; limits are drawn once there are {FEWEST}."
+        told = f"{counted(len(shown), 'score')}; limits are drawn once there are {FEWEST}."
     else:
         low, high = baseline.limits
         beyond = sum(not low <= value <= high for value in values)
         told = (
-            f"{_count(len(shown), 'score')}, {beyond} of them outside the limits set by the model's first "
+            f"{counted(len(shown), 'score')}, {beyond} of them outside the limits set by the model's first "
             f"{baseline.count} scores."
         )
     return Chart(
@@ -208,16 +209,12 @@ def _drifted(averages: Sequence[float], beyond: Sequence[int], baseline: Baselin
     if beyond[-1] == len(averages) - 1:
         side = "below" if averages[-1] < baseline.mean else "above"
         return f"The average is now {side} its limits: check the instrument, the preparation and the ware."
-    return f"The average was outside its limits at {_count(len(beyond), 'inspection')}, and is now within them."
+    return f"The average was outside its limits at {counted(len(beyond), 'inspection')}, and is now within them."
 
 
 def _title(each: Scored) -> str:
     decision = f"{each.overruled} (overruled; the model said {each.decision})" if each.overruled else each.decision
     return f"{each.name}: {number(each.score)}, {decision}, {each.created:%Y-%m-%d %H:%M}"
-
-
-def _count(count: int, what: str) -> str:
-    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _ends(level: Level | None) -> tuple[float, ...]:
