@@ -304,12 +304,12 @@ class Writer(WholeFolder):
                 "its parent folder, or choose another"
             ) from error
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None = None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
         """Complete the checkpoint, or clean up; an error of the system that safetensors met becomes an OSError."""
-        super().__exit__(kind, error, *_)
+        super().__exit__(kind, *rest)
         foreign = kind is not None and kind.__name__ == "SafetensorError"  # by name: not all installations have it
-        if foreign and (met := re.search(r"\(os error (\d+)\)", str(error))):
-            raise OSError(int(met[1]), os.strerror(int(met[1])), str(self.target)) from error
+        if foreign and (met := re.search(r"\(os error (\d+)\)", str(rest[0]))):
+            raise OSError(int(met[1]), os.strerror(int(met[1])), str(self.target))
 
     def complete(self) -> None:
         """Write the manifest."""

@@ -18,6 +18,7 @@ import tifffile
 from PIL import Image, ImageDraw
 
 from fusion_diff.errors import ReferenceSetError
+from fusion_diff.micrograph import source
 from fusion_diff.references import ReferenceSet
 from fusion_diff.references.marks import fit_mark
 
@@ -456,12 +457,16 @@ def test_the_folder_of_marks_may_have_capitals_or_another_name(folder: Path, dra
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_a_flaw_on_a_transparent_layer_is_what_is_painted(folder: Path, draw_mark: Writer, grey: bool) -> None:
+def test_a_flaw_on_a_transparent_layer_is_what_is_painted(
+    folder: Path, draw_mark: Writer, monkeypatch: pytest.MonkeyPatch, grey: bool
+) -> None:
     alpha = np.asarray(Image.open(draw_mark("drawn.png", level=90)))
     white = np.full_like(alpha, 255)
     (folder / "masks" / "crack").mkdir(parents=True)
     mark = folder / "masks" / "crack" / "p1_c.png"
     Image.fromarray(np.dstack([white, alpha] if grey else [white, white, white, alpha])).save(mark)
+    assert [int(each.mark.sum()) for each in read(folder) if each.mark is not None] == [24]
+    monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 10)  # larger files are mapped into memory
     assert [int(each.mark.sum()) for each in read(folder) if each.mark is not None] == [24]
     Image.open(mark).save(mark.with_suffix(".tif"))
     mark.unlink()

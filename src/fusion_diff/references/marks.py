@@ -108,7 +108,7 @@ def _painted(source: Source, what: str) -> NDArray[np.bool_]:
     import imagecodecs
 
     data = source.data()
-    if not data.startswith(b"\x89PNG"):
+    if data[:4] != b"\x89PNG":
         raise ReferenceSetError(
             f"{what} has transparent pixels, so it is unclear what is flaw: flatten it, white on the flaw and black "
             "elsewhere, or save it as PNG"
