@@ -86,12 +86,12 @@ def test_a_data_bar_that_was_cut_off_is_noted(tmp_path):
 
 @pytest.mark.parametrize("colours", [False, True])
 @pytest.mark.parametrize("share", [0.05, 0.5, 0.978])
-@pytest.mark.parametrize(("level", "which"), [(65535, "highest"), (0, "lowest")])
-def test_a_burnt_out_or_black_image_is_noted(tmp_path, level, which, share, colours):
+@pytest.mark.parametrize("level", [65535, 0])
+def test_a_burnt_out_or_black_image_is_noted(tmp_path, level, share, colours):
     pixels = np.random.default_rng(0).integers(1, 65535, (200, 200), dtype=np.uint16)
     pixels[: round(200 * share)] = level
     tifffile.imwrite(tmp_path / "a.tif", np.dstack([pixels] * 3) if colours else pixels)
-    said = f"{100 * round(200 * share) / 200:.3g} % of its pixels are at the {which} level, {level}, where differences"
+    said = f"{100 * round(200 * share) / 200:.3g} % of its pixels are at one level, {level}, where differences"
     notes = load_microstructure_data(tmp_path / "a.tif").notes
     assert notes == (() if share < 0.1 else (f"{said} are lost.",))
 

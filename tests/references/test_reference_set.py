@@ -21,6 +21,7 @@ from fusion_diff.errors import ReferenceSetError
 from fusion_diff.micrograph import Micrograph, load_microstructure_data
 from fusion_diff.references import MAX_REFERENCES, Reference, ReferenceSet
 from fusion_diff.references.copies import alike
+from fusion_diff.references.reference import alike_in_letters
 
 
 def picture(seed: int, **options: object) -> Micrograph:
@@ -480,3 +481,11 @@ def test_labels_and_groups_are_one_in_every_unicode_form() -> None:
 def test_groups_that_differ_only_in_case_are_warned_of() -> None:
     with pytest.warns(UserWarning, match="the groups 'A12' and 'a12' differ only in upper and lower case"):
         assert build(["sound", "crack"], groups=["a12", "A12"]).specimens == ("A12", "a12")
+
+
+def test_names_are_alike_if_only_the_case_or_the_unicode_form_of_letters_differs() -> None:
+    composed, decomposed = (unicodedata.normalize(form, "größe") for form in ("NFC", "NFD"))
+    assert composed != decomposed
+    assert alike_in_letters([composed, decomposed]) == [(decomposed, composed)]
+    assert alike_in_letters(["Sound", "sound", "crack"]) == [("Sound", "sound")]
+    assert alike_in_letters(["Masse", "Maße", "sound", "ground"]) == []

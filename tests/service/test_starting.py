@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 from functools import partial
 
@@ -143,3 +146,17 @@ def test_processes_that_start_together_begin_one_ledger(database_url, at_once):
     assert len({head["hash"] for head in heads}) == 1
     for database in databases:
         database.close()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no limit of open files")
+def test_the_limit_of_open_files_is_raised_as_far_as_the_system_allows():
+    code = (
+        "import resource\n"
+        "from fusion_diff.service.runtime import OPEN_FILES, raise_file_limit\n"
+        "hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, hard))\n"
+        "raise_file_limit()\n"
+        "raised = resource.getrlimit(resource.RLIMIT_NOFILE)\n"
+        "assert raised == (OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES), hard), raised\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

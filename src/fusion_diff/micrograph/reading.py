@@ -135,16 +135,14 @@ def load_microstructure_data(
 
 
 def _clipped(levels: NDArray[Any]) -> tuple[str, ...]:
-    """Return notes on large shares of pixels at the highest and at the lowest level."""
+    """Return notes on large shares of pixels at the highest and at the lowest level of a sample."""
     sample = storage.sampled(levels, max(1, math.isqrt(levels.shape[0] * levels.shape[1] // _CLIPPED_SAMPLE)))
     notes = []
-    for which, level in (("highest", sample.max()), ("lowest", sample.min())):
+    for level in (sample.max(), sample.min()):
         there = sample == level
         share = float((there if there.ndim == 2 else there.all(axis=2)).mean())
         if share > _CLIPPED_SHARE:
-            notes.append(
-                f"{100 * share:.3g} % of its pixels are at the {which} level, {level:g}, where differences are lost."
-            )
+            notes.append(f"{100 * share:.3g} % of its pixels are at one level, {level:g}, where differences are lost.")
     return tuple(notes)
 
 

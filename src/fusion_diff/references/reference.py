@@ -118,7 +118,8 @@ def composed(text: str) -> str:
 def alike_in_letters(names: Iterable[str]) -> list[tuple[str, str]]:
     """Return pairs of different names, sorted, that are equal but for case and the Unicode form of their letters."""
     first: dict[str, str] = {}
-    pairs = [(first.setdefault(composed(name).casefold(), name), name) for name in sorted(set(names))]
+    # Not `casefold`, for which Masse and Maße are one.
+    pairs = [(first.setdefault(composed(name).lower(), name), name) for name in sorted(set(names))]
     return [(one, other) for one, other in pairs if one != other]
 
 

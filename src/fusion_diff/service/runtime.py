@@ -6,6 +6,7 @@ import os
 import secrets
 import tempfile
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
     from typing import BinaryIO
 
     from fusion_diff.service.settings import Settings
+
+OPEN_FILES = 2**16
+"""Open files that the process may have, if the system allows as many: connections, and the references of a job."""
 
 
 @dataclass(frozen=True)
@@ -71,6 +75,7 @@ class Service:
             FusionDiffError: a setting, the database, the store or the model is not usable.
             OSError: the data folder cannot be written.
         """
+        raise_file_limit()
         settings.data.mkdir(mode=0o700, parents=True, exist_ok=True)
         sessions = Sessions(_secret(settings.data / "session.key"))
         store, metrics = Store(settings.store, settings.incoming), Metrics()
@@ -110,6 +115,22 @@ class Service:
         self.learning.close(max(0.0, self.queue.until - time.monotonic()))
         self.database.close()
         self.claimed.close()
+
+
+def raise_file_limit() -> None:
+    """Raise the process's limit of open files to `OPEN_FILES`, or as far as the system allows.
+
+    Many systems start processes with a limit of 1,024, for programs that use `select`.
+    """
+    try:
+        import resource
+    except ImportError:  # Windows has no such limit
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, OPEN_FILES)
+    if soft != resource.RLIM_INFINITY and soft < most:
+        with suppress(OSError, ValueError):  # macOS sets a lower limit of its own
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
 
 
 def _secret(file: Path) -> bytes:
