@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_diff.fewshot.correspondence import ENOUGH
-from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
+from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, NOTHING, WIDTH, Keypoints
 
 
 def surface(seed: int, side: int = 420) -> np.ndarray:
@@ -46,14 +46,15 @@ def test_different_surfaces_share_fewer_keypoints_than_are_enough():
     assert max(a.shared(b).points for a in found for b in found if a is not b) < ENOUGH
 
 
-def test_the_share_of_each_image_that_the_other_shows_is_measured():
+def test_the_areas_of_two_images_of_one_surface_are_compared():
     whole = surface(0, 640)
     part = Keypoints.find(whole[200:400, 300:500])
     shared = Keypoints.find(whole).shared(part)
     assert shared.points >= ENOUGH
-    assert shared.of_first == pytest.approx(200**2 / 640**2, rel=0.2)
-    assert shared.of_second > 0.9
-    assert part.shared(Keypoints.find(whole)).of_first > 0.9
+    assert shared.extent == pytest.approx(200**2 / 640**2, rel=0.2)
+    assert shared.reversed == pytest.approx((shared.points, 640**2 / 200**2), rel=0.2)
+    assert part.shared(Keypoints.find(whole)).extent == pytest.approx(shared.reversed.extent, rel=0.2)
+    assert NOTHING.reversed == NOTHING
 
 
 def test_many_points_on_one_spot_are_no_correspondence():

@@ -32,21 +32,20 @@ class Shared(NamedTuple):
 
     Attributes:
         points: number of corresponding keypoints.
-        of_first: share of the first image's area, that within its outermost keypoints, that the second shows too.
-        of_second: share of the second image's area that the first shows too.
+        extent: area of the second image within its outermost keypoints, as a multiple of that of the first; 0 if none
+            corresponds.
     """
 
     points: int
-    of_first: float
-    of_second: float
+    extent: float
 
     @property
     def reversed(self) -> Shared:
         """The same with first and second image exchanged."""
-        return Shared(self.points, self.of_second, self.of_first)
+        return Shared(self.points, 1 / self.extent if self.extent else 0.0)
 
 
-NOTHING = Shared(0, 0.0, 0.0)
+NOTHING = Shared(0, 0.0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,10 +105,9 @@ class Keypoints:
         agreed = inliers[:, 0] > 0
         if _drawn_on(here[agreed], there[agreed], self.points):
             return NOTHING
-        own, others = cv2.convexHull(cv2.transform(self.points[None], transform)[0]), cv2.convexHull(other.points)
-        both, _ = cv2.intersectConvexConvex(own, others)
-        first, second = (both / max(cv2.contourArea(hull), 1e-6) for hull in (own, others))
-        return Shared(int(agreed.sum()), min(1.0, first), min(1.0, second))
+        own, others = (cv2.contourArea(cv2.convexHull(points)) for points in (self.points, other.points))
+        own *= abs(np.linalg.det(transform[:, :2]))  # in pixels of the other
+        return Shared(int(agreed.sum()), float(others / own)) if min(own, others) > 0 else NOTHING
 
 
 def _drawn_on(here: NDArray[np.float32], there: NDArray[np.float32], points: NDArray[np.float32]) -> bool:
