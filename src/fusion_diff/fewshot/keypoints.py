@@ -79,6 +79,13 @@ class Keypoints:
         rooted: NDArray[np.float32] = np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1))
         return rooted
 
+    @property
+    def area(self) -> float:
+        """The area within the outermost keypoints, in square pixels."""
+        import cv2
+
+        return float(cv2.contourArea(cv2.convexHull(self.points)))
+
     def shared(self, other: Keypoints) -> Shared:
         """Match the keypoints of another image under one translation, rotation and scale.
 
@@ -105,9 +112,10 @@ class Keypoints:
         agreed = inliers[:, 0] > 0
         if _drawn_on(here[agreed], there[agreed], self.points):
             return NOTHING
-        own, others = (cv2.contourArea(cv2.convexHull(points)) for points in (self.points, other.points))
-        own *= abs(np.linalg.det(transform[:, :2]))  # in pixels of the other
-        return Shared(int(agreed.sum()), float(others / own)) if min(own, others) > 0 else NOTHING
+        zoomed = self.area * abs(float(np.linalg.det(transform[:, :2])))  # in pixels of the other
+        if zoomed == 0:
+            return NOTHING
+        return Shared(int(agreed.sum()), other.area / zoomed)
 
 
 def _drawn_on(here: NDArray[np.float32], there: NDArray[np.float32], points: NDArray[np.float32]) -> bool:
