@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import errno
+
 import cv2
 import numpy as np
 import pytest
 import torch
 
-from fusion_diff.errors import MicrographError, out_of_memory
+from fusion_diff.errors import MicrographError, disk_full, foreseen, out_of_memory
 
 MORE_THAN_ADDRESSABLE = 2**60
 
@@ -35,3 +37,24 @@ def test_other_errors_are_no_lack_of_memory():
         cv2.resize(np.zeros((0, 0), np.uint8), (1, 1))
     for error in (wrong.value, RuntimeError("out of memory"), OSError(28, "full"), MicrographError("std::bad_alloc")):
         assert not out_of_memory(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (MicrographError("a.tif: broken; save it again"), True),
+        (OSError(errno.ENOSPC, "No space left on device"), True),
+        (MemoryError(), True),
+        (ValueError("a fault of the program"), False),
+        (RuntimeError("a fault of the program"), False),
+    ],
+)
+def test_faults_of_the_program_are_not_told_as_the_users(error, told):
+    assert foreseen(error) is told
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+def test_a_full_disk_is_told_by_its_number(number):
+    assert disk_full(OSError(number, "full"))
+    assert not disk_full(OSError(errno.EACCES, "not allowed"))
+    assert not disk_full(ValueError("full"))

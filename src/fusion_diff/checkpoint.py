@@ -14,7 +14,6 @@ A checkpoint contains
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import json
 import os
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.counted import counted
-from fusion_diff.errors import CheckpointError
+from fusion_diff.errors import CheckpointError, disk_full
 from fusion_diff.home import at_home
 from fusion_diff.printable import paragraph, printable
 from fusion_diff.whole import WholeFolder
@@ -297,7 +296,7 @@ class Writer(WholeFolder):
         try:
             super().__init__(Path(os.path.realpath(folder)), replace=True)
         except OSError as error:
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            if disk_full(error):
                 raise
             raise CheckpointError(
                 f"{folder}: the folder cannot be created ({error.strerror}); check the path and the permissions of "

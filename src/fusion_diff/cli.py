@@ -32,7 +32,7 @@ from fusion_diff.commands.sign import sign_command
 from fusion_diff.commands.stopping import TERMINATED
 from fusion_diff.commands.verify import verify_command
 from fusion_diff.commands.verify_model import verify_model_command
-from fusion_diff.errors import FusionDiffError, out_of_memory
+from fusion_diff.errors import foreseen
 from fusion_diff.warn import EnrolmentWarning
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return FAILED
         except Exception as error:
             show = getattr(error, "show", None)  # an error of usage, whose class depends on typer's version
-            if isinstance(error, FusionDiffError | OSError) or out_of_memory(error):
+            if foreseen(error):
                 from fusion_diff.commands.terminal import complain
                 from fusion_diff.printable import explained
 

@@ -125,3 +125,13 @@ def out_of_memory(error: BaseException) -> bool:
     if ("torch", "OutOfMemoryError") in kinds:
         return True
     return type(error) is RuntimeError and any(message in str(error) for message in _MEMORY_MESSAGES)
+
+
+def foreseen(error: BaseException) -> bool:
+    """Return whether an error is to be told in a sentence; others are faults of the program, and show where."""
+    return isinstance(error, FusionDiffError | OSError) or out_of_memory(error)
+
+
+def disk_full(error: BaseException) -> bool:
+    """Return whether an error says that a disk, or a user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

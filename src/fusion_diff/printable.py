@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import errno
 import re
 
-from fusion_diff.errors import out_of_memory
+from fusion_diff.errors import disk_full, out_of_memory
 
 
 def printable(text: object, limit: int | None = None) -> str:
@@ -44,7 +43,7 @@ def explained(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         name = error.filename if error.filename2 is None else error.filename2
         return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the free disk space"
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and disk_full(error):
         return f"{error.strerror}: the disk of the results or of temporary files (TMPDIR) is full; free some space"
     if out_of_memory(error):
         return "not enough memory; close other programs, or use fewer or smaller micrographs"

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from fusion_diff import __version__
 from fusion_diff.dependencies import WHOLE
-from fusion_diff.errors import FusionDiffError, out_of_memory
+from fusion_diff.errors import FusionDiffError, foreseen
 from fusion_diff.home import at_home
 from fusion_diff.inspection.run import exit_code, inspect_paths
 from fusion_diff.micrograph.ifd import MAX_PAGES
@@ -69,7 +69,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return FAILED
         except Exception as error:
-            if isinstance(error, FusionDiffError | OSError) or out_of_memory(error):
+            if foreseen(error):
                 _complain(explained(error))
             else:
                 traceback.print_exc()  # a bug; Python would exit with 1, which means "some are not authentic"

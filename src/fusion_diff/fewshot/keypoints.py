@@ -79,7 +79,7 @@ class Keypoints:
         rooted: NDArray[np.float32] = np.sqrt(values / np.maximum(values.sum(1, keepdims=True), 1))
         return rooted
 
-    @property
+    @cached_property
     def area(self) -> float:
         """The area within the outermost keypoints, in square pixels."""
         import cv2

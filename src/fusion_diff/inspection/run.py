@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from fusion_diff.errors import CheckpointError, EnrolmentError, FusionDiffError, machine_fault, out_of_memory
+from fusion_diff.errors import CheckpointError, EnrolmentError, foreseen, machine_fault, out_of_memory
 from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.printable import printable
 
@@ -144,7 +144,7 @@ def inspect_paths(
         thumbnails: whether outcomes have one.
 
     Yields:
-        One outcome per path, in order. A `FusionDiffError`, an `OSError` or a lack of memory, see `out_of_memory`,
+        One outcome per path, in order. An error that is `foreseen`, such as a `FusionDiffError` or a lack of memory,
         becomes the outcome's error. Other exceptions are faults of the program and are raised.
     """
     from fusion_diff.micrograph import load_microstructure_data
@@ -162,7 +162,7 @@ def inspect_paths(
             small = thumbnail(micrograph, THUMBNAIL_SIDE) if thumbnails else None
             outcome = Outcome(path, inspection=inspection, thumbnail=small)
         except Exception as error:
-            if not (isinstance(error, FusionDiffError | OSError) or out_of_memory(error)):
+            if not foreseen(error):
                 raise
             elsewhere = machine_fault(error, CheckpointError, EnrolmentError) is not None
             outcome = Outcome(path, error=_explain(path, error), elsewhere=elsewhere)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import MicrographError
+from fusion_diff.home import expanded
 from fusion_diff.printable import printable
 from fusion_diff.warn import warn
 
@@ -55,7 +56,7 @@ def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
 def _expand(path: str | Path) -> list[Path]:
     name = printable(path)
     try:
-        pattern = os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises where there is no such user)
+        pattern = expanded(os.fspath(path))
         location = Path(pattern)
         if location.is_dir():
             return _some(name, search, str(location), "the folder holds no images")

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import numpy as np
 
-from fusion_diff.errors import NoRoomError
+from fusion_diff.errors import NoRoomError, disk_full
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,7 +100,7 @@ def _room(size: int, content: str) -> Iterator[None]:
         yield
     except OSError as error:
         what = f"{size:,} bytes of {content} in {_temporary_folder()} ({error})"
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        if disk_full(error):
             told = f"no room for {what}; free space there, or set TMPDIR to a folder on a larger disk"
         else:
             told = f"cannot store {what}; make sure that the folder can be written to, or set TMPDIR to another one"

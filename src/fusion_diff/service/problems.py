@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -26,7 +25,6 @@ if TYPE_CHECKING:
 MEDIA_TYPE = "application/problem+json"
 _LONGEST = 2000
 _LISTED = 20
-_FULL = {errno.ENOSPC, errno.EDQUOT}
 _FULL_CODES = {"SQLITE_FULL", "53100"}
 """Error codes of SQLite and PostgreSQL for a full disk."""
 _log = logging.getLogger("fusion_diff.service")
@@ -155,10 +153,8 @@ def report(error: BaseException, request_id: str | None, metrics: Metrics) -> Pr
 
 def _disk_full(error: BaseException) -> bool:
     """Tell whether the disk of the service or of its database is full."""
-    if isinstance(error, OSError):
-        return error.errno in _FULL
     if not isinstance(error, exc.OperationalError):
-        return False
+        return errors.disk_full(error)
     names = {getattr(error.orig, name, None) for name in ("sqlite_errorname", "sqlstate")}
     return not names.isdisjoint(_FULL_CODES)
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from fusion_diff.checkpoint import in_place
-from fusion_diff.errors import FusionDiffError, TrustError, out_of_memory
+from fusion_diff.errors import TrustError, foreseen, out_of_memory
 from fusion_diff.fewshot.decision import Decision
 from fusion_diff.printable import printable
 from fusion_diff.trust.files import digest_plain, read_bounded
@@ -239,11 +239,11 @@ def _compare(
         micrograph = load_microstructure_data(file, page=golden.page, max_pixels=max_pixels, sha256=image.sha256)
         it = model.inspect(micrograph, alpha=golden.alpha)
     except Exception as error:
+        if not foreseen(error):
+            raise
         if out_of_memory(error):
             cure = "close other programs, or verify the model on a machine with more memory"
             return Comparison(image, None, None, f"{image.file}: not enough memory to score it; {cure}")
-        if not isinstance(error, FusionDiffError | OSError):
-            raise
         return Comparison(image, None, None, f"{image.file}: missing or unreadable ({error})")
     problems = []
     drift = abs(it.score - image.score)

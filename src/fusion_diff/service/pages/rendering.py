@@ -19,7 +19,7 @@ from fusion_diff.inspection.wording import SYMBOLS
 from fusion_diff.service import problems
 from fusion_diff.service.naming import told_apart
 from fusion_diff.service.problems import NotFoundError, UnauthorizedError, reported
-from fusion_diff.service.receiving import Route
+from fusion_diff.service.receiving import HoldingRoute, Route
 from fusion_diff.service.security import caller_of, csrf_token
 
 if TYPE_CHECKING:
@@ -57,10 +57,8 @@ class PageRoute(Route):
         return answered
 
 
-class HoldingPageRoute(PageRoute):
-    """A `PageRoute` that holds the slot for receiving files until the answer, as `HoldingRoute` does."""
-
-    holds = True
+class HoldingPageRoute(HoldingRoute, PageRoute):
+    """A `PageRoute` that holds the slot for receiving files until the answer."""
 
 
 def install(app: FastAPI) -> None:
