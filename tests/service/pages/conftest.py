@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
@@ -45,16 +45,16 @@ def _served(**settings: object) -> Iterator[str]:
 
 
 @pytest.fixture
-def served() -> Callable[..., AbstractContextManager[str]]:
-    """Serves on a port of its own, as a context manager that gives the address."""
-    return _served
+def served() -> Iterator[Callable[..., str]]:
+    """Serves on a port of its own until the test ends, and gives the address."""
+    with ExitStack() as running:
+        yield lambda **settings: running.enter_context(_served(**settings))
 
 
 @pytest.fixture
-def address(tmp_path: Path) -> Iterator[str]:
+def address(served, tmp_path: Path) -> str:
     """Where a service answers that starts with the embedded model and asks for no key."""
-    with _served(data=tmp_path / "data", insecure=True) as found:
-        yield found
+    return served(data=tmp_path / "data", insecure=True)
 
 
 @pytest.fixture(scope="session")
@@ -72,8 +72,11 @@ def browser() -> Iterator[object]:
 
 
 @pytest.fixture
-def open_page(browser) -> Iterator[Callable]:
-    """Opens a page on a service; what the browser complains of fails the test."""
+def open_page(browser, served) -> Iterator[Callable]:
+    """Opens a page on a service; what the browser complains of fails the test.
+
+    Pages close before the services that `served` started do: no request of theirs is refused.
+    """
     contexts, complaints = [], []
 
     def opened(address: str, tolerated: str = "\0", **options: object):

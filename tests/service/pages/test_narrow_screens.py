@@ -13,17 +13,17 @@ WIDE = 360
 @pytest.fixture
 def phone(served, enrolled_folder, open_page, micrograph, tmp_path):
     """A page as wide as a phone, on a service with twelve verdicts, and the address of one of them."""
-    with served(data=tmp_path, model=str(enrolled_folder), insecure=True) as address:
-        page = open_page(address)
-        page.set_viewport_size({"width": WIDE, "height": 740})
-        page.goto("/")
-        files = [
-            {"name": f"lot_0368x0152_{seed}.tif", "mimeType": "image/tiff", "buffer": micrograph("coarse", 100 + seed)}
-            for seed in range(12)
-        ]
-        page.get_by_label("Choose files").set_input_files(files)
-        page.get_by_text("12 of 12 done").wait_for()
-        yield page, page.locator("#rows a").first.get_attribute("href")
+    address = served(data=tmp_path, model=str(enrolled_folder), insecure=True)
+    page = open_page(address)
+    page.set_viewport_size({"width": WIDE, "height": 740})
+    page.goto("/")
+    files = [
+        {"name": f"lot_0368x0152_{seed}.tif", "mimeType": "image/tiff", "buffer": micrograph("coarse", 100 + seed)}
+        for seed in range(12)
+    ]
+    page.get_by_label("Choose files").set_input_files(files)
+    page.get_by_text("12 of 12 done").wait_for()
+    return page, page.locator("#rows a").first.get_attribute("href")
 
 
 def shoot(page, name: str) -> None:
