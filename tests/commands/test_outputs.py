@@ -296,9 +296,14 @@ def test_the_verdicts_are_printed_even_where_the_pages_cannot_be_written(run, ne
     def full(*given):
         raise OSError(errno.ENOSPC, "No space left on device", str(given[-1]))
 
+    def large(*_):
+        raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 8 GB")
+
     monkeypatch.setattr("fusion_diff.inspection.junit.write_junit", full)
     monkeypatch.setattr("fusion_diff.inspection.markdown.write_markdown", full)
-    code, out, err = run("inspect", "new", "--junit", "j.xml", "--sarif", "s.sarif", "--markdown", "m.md")
+    monkeypatch.setattr("fusion_diff.inspection.report.write_report", large)
+    pages = ("--junit", "j.xml", "--sarif", "s.sarif", "--markdown", "m.md", "--report", "D")
+    code, out, err = run("inspect", "new", *pages)
     assert code == 3
     assert "2 micrographs: 2 authentic" in out
     assert "SARIF: s.sarif" in out
@@ -306,9 +311,21 @@ def test_the_verdicts_are_printed_even_where_the_pages_cannot_be_written(run, ne
     assert [line.partition(" (")[0] for line in err.splitlines()] == [
         "Error: j.xml: cannot be used",
         "Error: m.md: cannot be used",
+        "Error: not enough memory; close other programs, or use fewer or smaller micrographs",
     ]
     (invocation,) = json.loads((tmp_path / "s.sarif").read_text(encoding="utf-8"))["runs"][0]["invocations"]
     assert invocation == {"executionSuccessful": False, "exitCode": 3}, "the exit code of the run"
+
+
+def test_a_report_replaces_a_report_and_no_other_page(run, new, tmp_path):
+    assert run("inspect", "new", "--report", "D")[0] == 0
+    assert run("inspect", "new", "--report", "D")[0] == 0
+    page = tmp_path / "D" / "index.html"
+    page.write_text("<!doctype html><title>Our laboratory</title>", encoding="utf-8")
+    code, _, err = run("inspect", "new", "--report", "D")
+    assert code == 3
+    assert "--report D/index.html: is a page of another program" in " ".join(err.replace("│", " ").split())
+    assert "Our laboratory" in page.read_text(encoding="utf-8")
 
 
 def test_the_report_holds_its_records_wherever_else_they_go(run, new, tmp_path):

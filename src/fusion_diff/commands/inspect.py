@@ -114,6 +114,7 @@ def inspect_command(
     same cases, else 1 if any micrograph fails the policy, else 0.
     """
     from fusion_diff.commands.terminal import complain, print_outcomes, say
+    from fusion_diff.errors import foreseen
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
     from fusion_diff.inspection.policy import warn_of_unknown_classes
     from fusion_diff.inspection.run import exit_code
@@ -149,7 +150,9 @@ def inspect_command(
         for what, file, write in outputs.pages(outcomes, rulings, lambda: 3 if failed else code):
             try:
                 written.append(f"{what}: {write(file)}")
-            except (OSError, MemoryError) as error:
+            except Exception as error:
+                if not foreseen(error):
+                    raise
                 failed.append(explained(error))
         print_outcomes(outcomes)
         for outcome in outcomes:
@@ -302,13 +305,13 @@ class _Outputs:
     def check(self, inputs: Iterable[Path], model: str) -> None:
         """Check that all outputs can be written and none overwrites an input; see `check_outputs`."""
         from fusion_diff.commands.outputs import Output, check_outputs
-        from fusion_diff.inspection.files import LEDGER
+        from fusion_diff.inspection.files import LEDGER, REPORT
         from fusion_diff.inspection.record import STDOUT
 
         pages = {"--junit": self.junit, "--sarif": self.sarif, "--markdown": self.markdown}
         others = [Output(option, file) for option, file in pages.items() if file is not None]
         if self.report is not None:
-            others.append(Output("--report", self.report / "index.html"))
+            others.append(Output("--report", self.report / "index.html", own=REPORT))
         if self.record is not None:
             head = Output("--record", self.record.with_name(f"{self.record.name}.head"), own=LEDGER)
             others += [Output("--record", self.record, in_place=True, own=LEDGER), head]

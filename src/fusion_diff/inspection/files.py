@@ -27,6 +27,8 @@ _KEPT = {
     SIGNATURE: rb'\A\s*\{[^{}]*"mediaType"\s*:\s*"application/vnd\.dev\.sigstore\.',
 }
 """Start of files that cannot be made again, by what they are."""
+REPORT = "a report"
+_REPORT = b'<meta name="generator" content="FusionDiff">'
 
 
 def write_text(file: Path, text: str) -> Path:
@@ -47,14 +49,18 @@ def refusal(file: Path, read: Collection[object] = (), model: str | None = None,
         file: the output.
         read: the `place` of each file that is read.
         model: the model by name, folder or hub id.
-        own: `LEDGER` or `SIGNATURE` if the command continues or renews such a file.
+        own: `LEDGER` or `SIGNATURE` if the command continues or renews such a file; `REPORT` if it replaces a report,
+            and no other page.
     """
     if place(file) in read:
         return "is one of the inputs, which are not overwritten; name another file"
     if file.suffix.lower() in IMAGE_SUFFIXES and file.exists():
         return "is an existing image, which is not overwritten; name another file, and list the images apart from it"
-    if (kind := _kept(file)) and kind != own:
+    head = _head(file)
+    if (kind := _kept(head)) and kind != own:
         return f"is {kind}, which is not overwritten; name another file"
+    if own == REPORT and head and _REPORT not in head:
+        return "is a page of another program, which is not overwritten; choose another folder"
     if model is not None and lies_in(file, at_home(model)):
         return IN_MODEL
     return None
@@ -75,13 +81,17 @@ def place(file: Path) -> object:
     return found.st_dev, found.st_ino
 
 
-def _kept(file: Path) -> str | None:
-    """Return what an existing file is if it is one of `_KEPT`, else None."""
+def _head(file: Path) -> bytes:
+    """Return the start of an existing file; empty if there is none."""
     if not file.is_file():  # a pipe would be waited for
-        return None
+        return b""
     try:
         with file.open("rb") as stream:
-            head = stream.read(_HEAD)
+            return stream.read(_HEAD)
     except OSError:  # reported on writing
-        return None
+        return b""
+
+
+def _kept(head: bytes) -> str | None:
+    """Return what a file with this start is if it is one of `_KEPT`, else None."""
     return next((kind for kind, start in _KEPT.items() if re.search(start, head, re.MULTILINE)), None)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 from anyio import to_thread
 from fastapi import APIRouter, File, Form, Request, Response, UploadFile
 
-from fusion_diff.errors import FusionDiffError
+from fusion_diff.errors import foreseen
 from fusion_diff.service import collecting, pictures, tables
 from fusion_diff.service.problems import (
     ForbiddenError,
@@ -100,7 +100,9 @@ async def add_images(
         try:
             image = await service.slots.decode(partial(_add, service, set_id, file, label, group, mark, pixel_size_um))
             entries.append(ReferenceEntry(name=name, reference=image))
-        except (FusionDiffError, OSError, MemoryError) as error:
+        except Exception as error:
+            if not foreseen(error):
+                raise
             told = reported(error, request)
             service.metrics.refusals.labels(str(told.status)).inc()
             entries.append(ReferenceEntry(name=name, problem=told))
