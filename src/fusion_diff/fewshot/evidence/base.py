@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, ClassVar, Literal, Protocol, Self
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol, Self
 
 import torch
+from torch import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from torch import Tensor
 
     from fusion_diff.fewshot.bags import Bag
 
@@ -49,6 +49,34 @@ class LearnedEvidence(Evidence, Protocol):
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> Self:
         """Learn from the bags of authentic references and, if the head uses them, of the other classes."""
+
+
+@dataclass(eq=False)
+class Stored:
+    """Base of a head whose fields are its state: each a tensor, or a list of one tensor per path of the encoder."""
+
+    def state(self) -> dict[str, Tensor]:
+        """Return each tensor by the name of its field, and those of a list as `name.0`, `name.1` …."""
+        state: dict[str, Tensor] = {}
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor):
+                state[name] = value
+            else:
+                state |= {f"{name}.{path}": each for path, each in enumerate(value)}
+        return state
+
+    @classmethod
+    def from_state(cls, state: dict[str, Tensor]) -> Self:
+        """Rebuild the head from its tensors.
+
+        Raises:
+            KeyError: a tensor is missing.
+        """
+        values: dict[str, Any] = {}
+        for name in (field.name for field in fields(cls)):
+            paths = sum(key.startswith(f"{name}.") for key in state)
+            values[name] = [state[f"{name}.{path}"] for path in range(paths)] if paths else state[name]
+        return cls(**values)
 
 
 def units(values: Tensor) -> Tensor:

@@ -12,13 +12,14 @@ different errors are more accurate than one on all channels.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.bags import Bag, sample_tokens, top_count
-from fusion_diff.fewshot.evidence.base import units
+from fusion_diff.fewshot.evidence.base import Stored, units
 from fusion_diff.fewshot.evidence.gaussian import gaussian, mahalanobis_squared
 from fusion_diff.fewshot.evidence.logistic import NEWTON_STEPS, balanced, fit_logistic
 
@@ -38,7 +39,8 @@ BACKGROUND = 1000
 SHRINKAGE = 0.1
 
 
-class MultipleInstanceEvidence:
+@dataclass(eq=False)
+class MultipleInstanceEvidence(Stored):
     """Linear token classifiers, one per path and class that is not authentic.
 
     The evidence of a token is the maximum over classes, summed over paths. The coefficients are scaled so that it is in
@@ -49,8 +51,7 @@ class MultipleInstanceEvidence:
     kinds: ClassVar[tuple[str, ...]] = ("multiple-instance",)
     learns_from: ClassVar[LearnsFrom] = "both"
 
-    def __init__(self, weights: list[Tensor]) -> None:
-        self.weights = weights  # one per path: (classes, C + 1), intercept last
+    weights: list[Tensor]  # (classes, C + 1) per path, intercept last
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> MultipleInstanceEvidence:
@@ -78,15 +79,6 @@ class MultipleInstanceEvidence:
         parts = torch.split(tokens, [w.shape[1] - 1 for w in self.weights], dim=1)
         strongest = [(part @ w[:, :-1].T + w[:, -1]).amax(1) for part, w in zip(parts, self.weights, strict=True)]
         return {"multiple-instance": torch.stack(strongest).sum(0)}
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the coefficients."""
-        return {f"weights.{index}": w for index, w in enumerate(self.weights)}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> MultipleInstanceEvidence:
-        """Rebuild the classifiers."""
-        return cls([state[f"weights.{index}"] for index in range(len(state))])
 
 
 def _fit_one(

@@ -10,6 +10,7 @@ textures.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from fusion_diff.fewshot.bags import BANK, OWN, compared, sample_tokens
 from fusion_diff.fewshot.distance import nearest
-from fusion_diff.fewshot.evidence.base import units
+from fusion_diff.fewshot.evidence.base import Stored, units
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -29,7 +30,8 @@ NOVELTY_WEIGHT = 2.0
 """Weight of the global path's novelty, in the sum with other evidence or with other paths."""
 
 
-class NearestNeighbourEvidence:
+@dataclass(eq=False)
+class NearestNeighbourEvidence(Stored):
     """Novelty and likeness of tokens, from two banks per path: authentic tokens and tokens of the other classes.
 
     It is learned only with references of both sides; with authentic ones alone, `NoveltyEvidence` takes its place.
@@ -40,10 +42,9 @@ class NearestNeighbourEvidence:
     kinds: ClassVar[tuple[str, ...]] = ("novelty", "likeness")
     learns_from: ClassVar[LearnsFrom] = "both"
 
-    def __init__(self, authentic: list[Tensor], others: list[Tensor], scales: Tensor) -> None:
-        self.authentic = authentic  # (m, C) per path
-        self.others = others  # (m, C) per path
-        self.scales = scales  # (paths, 2, 2): mean and standard deviation, of distances and of their difference
+    authentic: list[Tensor]  # (m, C) per path
+    others: list[Tensor]  # (m, C) per path
+    scales: Tensor  # (paths, 2, 2): mean and standard deviation, of distances and of their difference
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> NearestNeighbourEvidence:
@@ -73,15 +74,3 @@ class NearestNeighbourEvidence:
         far = self.scales[-1, 0]
         novelty = NOVELTY_WEIGHT * (distance - far[0]) / far[1]
         return {"novelty": novelty, "likeness": sum(likeness[1:], start=likeness[0])}
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the banks, and the means and standard deviations."""
-        banks = {f"authentic.{index}": bank for index, bank in enumerate(self.authentic)}
-        banks |= {f"others.{index}": bank for index, bank in enumerate(self.others)}
-        return banks | {"scales": self.scales}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> NearestNeighbourEvidence:
-        """Rebuild the banks."""
-        paths = range(len(state["scales"]))
-        return cls([state[f"authentic.{i}"] for i in paths], [state[f"others.{i}"] for i in paths], state["scales"])

@@ -7,6 +7,7 @@ one, weighs twice as much as the others, because fine texture is new in every mi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from fusion_diff.fewshot.bags import BANK, OWN, compared, sample_tokens
 from fusion_diff.fewshot.distance import nearest
-from fusion_diff.fewshot.evidence.base import units
+from fusion_diff.fewshot.evidence.base import Stored, units
 from fusion_diff.fewshot.evidence.gaussian import whitening
 from fusion_diff.fewshot.evidence.nearest_neighbour import NOVELTY_WEIGHT
 
@@ -30,7 +31,8 @@ SHRINKAGE = 0.9
 """With less, the covariance overfits the specimens learned from, and held-out ones score too high."""
 
 
-class NoveltyEvidence:
+@dataclass(eq=False)
+class NoveltyEvidence(Stored):
     """Novelty of tokens, from one bank of whitened authentic tokens per path.
 
     Distances are standardised by those between authentic references of different specimens.
@@ -40,10 +42,9 @@ class NoveltyEvidence:
     kinds: ClassVar[tuple[str, ...]] = ("novelty",)
     learns_from: ClassVar[LearnsFrom] = "alone"
 
-    def __init__(self, whitenings: list[Tensor], banks: list[Tensor], scales: Tensor) -> None:
-        self.whitenings = whitenings  # (C, C) per path
-        self.banks = banks  # (m, C) per path
-        self.scales = scales  # (paths, 2): mean and standard deviation of distances
+    whitening: list[Tensor]  # (C, C) per path
+    bank: list[Tensor]  # (m, C) per path
+    scales: Tensor  # (paths, 2): mean and standard deviation of distances
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> NoveltyEvidence:
@@ -65,22 +66,9 @@ class NoveltyEvidence:
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return the novelty (n,): the weighted sum of the standardised distances of all paths."""
-        parts = torch.split(tokens, [matrix.shape[0] for matrix in self.whitenings], dim=1)
+        parts = torch.split(tokens, [matrix.shape[0] for matrix in self.whitening], dim=1)
         distances = [
             (nearest(part @ matrix, bank) - mean) / deviation
-            for part, matrix, bank, (mean, deviation) in zip(
-                parts, self.whitenings, self.banks, self.scales, strict=True
-            )
+            for part, matrix, bank, (mean, deviation) in zip(parts, self.whitening, self.bank, self.scales, strict=True)
         ]
         return {"novelty": sum(distances[:-1], start=NOVELTY_WEIGHT * distances[-1])}
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the whitening matrices, the banks, and the means and standard deviations."""
-        whitenings = {f"whitening.{index}": matrix for index, matrix in enumerate(self.whitenings)}
-        return whitenings | {f"bank.{index}": bank for index, bank in enumerate(self.banks)} | {"scales": self.scales}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> NoveltyEvidence:
-        """Rebuild the head from its tensors."""
-        paths = range(len(state["scales"]))
-        return cls([state[f"whitening.{i}"] for i in paths], [state[f"bank.{i}"] for i in paths], state["scales"])

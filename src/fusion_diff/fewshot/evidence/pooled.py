@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
 
+from fusion_diff.fewshot.evidence.base import Stored
 from fusion_diff.fewshot.evidence.logistic import balanced, fit_logistic
 
 if TYPE_CHECKING:
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 RIDGE = 0.3
 
 
-class PooledEvidence:
+@dataclass(eq=False)
+class PooledEvidence(Stored):
     """A linear classifier of the mean of `[z, |z|]` over the tokens z: the mean and spread of every channel.
 
     The score is a mean over tokens. So each token's contribution is exact, and tiles can be processed one by one.
@@ -28,8 +31,7 @@ class PooledEvidence:
     kinds: ClassVar[tuple[str, ...]] = ("pooled",)
     learns_from: ClassVar[LearnsFrom] = "both"
 
-    def __init__(self, weights: Tensor) -> None:
-        self.weights = weights  # (2C + 1,), intercept last
+    weights: Tensor  # (2C + 1,), intercept last
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> PooledEvidence:
@@ -46,15 +48,6 @@ class PooledEvidence:
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return the value (n,) of each token; their mean is the classifier's log-odds for the micrograph."""
         return {"pooled": _features(tokens) @ self.weights[:-1] + self.weights[-1]}
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the coefficients."""
-        return {"weights": self.weights}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> PooledEvidence:
-        """Rebuild the classifier."""
-        return cls(state["weights"])
 
 
 def _features(tokens: Tensor) -> Tensor:

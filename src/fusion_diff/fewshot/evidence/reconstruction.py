@@ -5,10 +5,13 @@ The prior is conditioned on the authentic references, so what is not authentic i
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
 from torch import Tensor
+
+from fusion_diff.fewshot.evidence.base import Stored
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,16 +20,16 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.evidence.base import LearnsFrom, Paths
 
 
-class ReconstructionEvidence:
+@dataclass(eq=False)
+class ReconstructionEvidence(Stored):
     """Residuals, standardised by the mean and standard deviation of those of authentic tokens."""
 
     name: ClassVar[str] = "reconstruction"
     kinds: ClassVar[tuple[str, ...]] = ("reconstruction",)
     learns_from: ClassVar[LearnsFrom] = "any"
 
-    def __init__(self, mean: Tensor, std: Tensor) -> None:
-        self.mean = mean  # (R,)
-        self.std = std  # (R,)
+    mean: Tensor  # (R,)
+    std: Tensor  # (R,)
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> ReconstructionEvidence:
@@ -37,12 +40,3 @@ class ReconstructionEvidence:
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return the standardised residual (n,), averaged over its R channels."""
         return {"reconstruction": ((residual - self.mean) / self.std).mean(1)}
-
-    def state(self) -> dict[str, Tensor]:
-        """Return the means and standard deviations."""
-        return {"mean": self.mean, "std": self.std}
-
-    @classmethod
-    def from_state(cls, state: dict[str, Tensor]) -> ReconstructionEvidence:
-        """Rebuild the head from its tensors."""
-        return cls(state["mean"], state["std"])
