@@ -194,8 +194,11 @@ def test_a_body_is_received_whole_or_not_beyond_its_limit(client, sizes, spare):
         assert ends == [1]
 
 
-def test_so_many_uploads_are_received_at_once_and_others_may_go_on_once_they_are_there(client, monkeypatch):
+def test_so_many_uploads_are_received_at_once_of_one_caller_and_of_all_and_others_may_go_on_once_they_are_there(
+    guarded, monkeypatch
+):
     monkeypatch.setattr(slots, "PATIENCE_SECONDS", 0.05)
+    one, another, third = (key_of(guarded, "inspect") for _ in range(3))
 
     async def many():
         rest, begun = asyncio.Event(), asyncio.Semaphore(0)
@@ -212,14 +215,20 @@ def test_so_many_uploads_are_received_at_once_and_others_may_go_on_once_they_are
 
             return receive
 
-        def post():
-            return ask(client.app, "POST", "/v1/inspections", FORM, body())
+        def post(key):
+            return ask(guarded.app, "POST", "/v1/inspections", FORM, body(), key)
 
-        slow = [asyncio.create_task(post()) for _ in range(slots.UPLOADS)]
-        for _ in slow:
-            await begun.acquire()
-        busy = await post()
+        async def begin(key, count):
+            begun_now = [asyncio.create_task(post(key)) for _ in range(count)]
+            for _ in begun_now:
+                await begun.acquire()
+            return begun_now
+
+        slow = await begin(one, slots.UPLOADS_OF_ONE)
+        busy = [await post(one)]
+        slow += await begin(another, slots.UPLOADS - slots.UPLOADS_OF_ONE)
+        busy.append(await post(third))
         rest.set()
-        return busy, await asyncio.gather(*slow), await post()
+        return busy, await asyncio.gather(*slow), await post(one)
 
-    assert client.portal.call(many) == (429, [200] * slots.UPLOADS, 200)
+    assert guarded.portal.call(many) == ([429, 429], [200] * slots.UPLOADS, 200)

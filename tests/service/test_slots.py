@@ -26,23 +26,46 @@ def test_so_many_are_decoded_at_once(client, monkeypatch):
 
     async def many():
         decode = client.app.state.service.slots.decode
-        slow = [asyncio.create_task(decode(work)) for _ in range(slots.DECODERS)]
+        slow = [asyncio.create_task(decode("one", work)) for _ in range(slots.DECODERS)]
         try:
             for _ in slow:
                 await to_thread.run_sync(begun.acquire)
             with pytest.raises(BusyError, match="try again"):
-                await decode(work)
+                await decode("another", work)
             with monkeypatch.context() as crowded:
                 crowded.setattr(slots, "PATIENCE_SECONDS", 1000)
                 crowded.setattr(slots, "WAITING", 0)
                 with pytest.raises(BusyError, match="try again"):
-                    await decode(work)
+                    await decode("one", work)
         finally:
             rest.set()
-        return await asyncio.gather(*slow), await decode(work)
+        return await asyncio.gather(*slow), await decode("another", work)
 
     assert client.portal.call(many) == (["done"] * slots.DECODERS, "done")
     assert [begun.acquire(blocking=False) for _ in range(2)] == [True, False], "the last one, and not who was refused"
+
+
+def test_who_asks_for_one_micrograph_does_not_wait_behind_all_that_another_asks_for(client):
+    done, gates = [], [threading.Event() for _ in range(slots.DECODERS)]
+
+    async def many():
+        decode = client.app.state.service.slots.decode
+        greedy = [asyncio.create_task(decode("greedy", gate.wait)) for gate in gates]
+        greedy += [asyncio.create_task(decode("greedy", lambda: done.append("greedy"))) for _ in range(slots.WAITING)]
+        await asyncio.sleep(0)
+        with pytest.raises(BusyError):
+            await decode("greedy", list)
+        modest = asyncio.create_task(decode("modest", lambda: done.append("modest")))
+        await asyncio.sleep(0)
+        gates[0].set()
+        try:
+            await modest
+        finally:
+            gates[1].set()
+        await asyncio.gather(*greedy)
+
+    client.portal.call(many)
+    assert (done[0], len(done)) == ("modest", 1 + slots.WAITING)
 
 
 def while_it_waits_for_a_decoder(client, images, files):
@@ -51,9 +74,9 @@ def while_it_waits_for_a_decoder(client, images, files):
 
     async def look():
         with anyio.fail_after(60):
-            while not service.slots._decoders.statistics().tasks_waiting:
+            while not service.slots._decoders.all.statistics().tasks_waiting:
                 await asyncio.sleep(0.001)
-        found.append(service.slots._uploads.borrowed_tokens)
+        found.append(service.slots._uploads.all.borrowed_tokens)
 
     with pytest.MonkeyPatch.context() as patient:
         patient.setattr(slots, "PATIENCE_SECONDS", 2)
@@ -92,7 +115,7 @@ def test_what_decodes_a_micrograph_takes_a_slot(client, micrograph, monkeypatch)
 
     async def occupy():
         decode = client.app.state.service.slots.decode
-        tasks = [asyncio.create_task(decode(rest.wait)) for _ in range(slots.DECODERS)]
+        tasks = [asyncio.create_task(decode("another", rest.wait)) for _ in range(slots.DECODERS)]
         await asyncio.sleep(0)
         return tasks
 

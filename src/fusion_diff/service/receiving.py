@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException
 
 from fusion_diff.references.reference import MAX_REFERENCES
 from fusion_diff.service.problems import TooLargeError
-from fusion_diff.service.security import Needs
+from fusion_diff.service.security import Needs, caller_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine
@@ -51,7 +51,8 @@ class Route(APIRoute):
                 limit = MAX_PLAIN_BYTES
                 if files and _has_files(request):
                     limit = service.settings.max_request_bytes
-                    await held.enter_async_context(service.slots.upload())
+                    caller = caller_of(request)
+                    await held.enter_async_context(service.slots.upload("" if caller is None else caller.id))
                 length = request.headers.get("content-length", "0")
                 if length.isdecimal() and int(length[:20]) > limit:
                     raise TooLargeError(_too_large(limit))

@@ -155,7 +155,7 @@ async def micrograph(
         picture = await to_thread.run_sync(_thumbnail, service, inspection_id)
     else:
         picture = await service.slots.decode(
-            partial(_window, service, inspection_id, top or 0, left or 0, height, width)
+            caller.id, partial(_window, service, inspection_id, top or 0, left or 0, height, width)
         )
     return Response(picture, media_type="image/png", headers=KEPT)
 

@@ -98,7 +98,9 @@ async def add_images(
     for file in files:
         name = shown_name(file.filename)
         try:
-            image = await service.slots.decode(partial(_add, service, set_id, file, label, group, mark, pixel_size_um))
+            image = await service.slots.decode(
+                caller.id, partial(_add, service, set_id, file, label, group, mark, pixel_size_um)
+            )
             entries.append(ReferenceEntry(name=name, reference=image))
         except Exception as error:
             if not foreseen(error):
@@ -131,7 +133,7 @@ def remove_image(service: ServiceDep, caller: Enrolling, set_id: Id, image_id: I
 )
 async def micrograph(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id, native: bool = False) -> Response:
     """Return a reference as a reduced picture; with `native`, up to 2048 pixels a side for drawing a flaw mask."""
-    picture, size = await service.slots.decode(partial(_picture, service, set_id, image_id, native=native))
+    picture, size = await service.slots.decode(caller.id, partial(_picture, service, set_id, image_id, native=native))
     return Response(picture, media_type="image/png", headers=KEPT | {"X-Native-Size": size})
 
 
@@ -140,7 +142,7 @@ async def micrograph(service: ServiceDep, caller: Reader, set_id: Id, image_id: 
 )
 async def mark_of(service: ServiceDep, caller: Reader, set_id: Id, image_id: Id) -> Response:
     """Return the flaw mask of a reference in native pixels: white where the flaw is."""
-    picture = await service.slots.decode(partial(_mark_picture, service, set_id, image_id))
+    picture = await service.slots.decode(caller.id, partial(_mark_picture, service, set_id, image_id))
     return Response(picture, media_type="image/png")
 
 
@@ -155,7 +157,7 @@ async def put_mark(
     ],
 ) -> ReferenceImageOut:
     """Set the flaw mask of a reference; an existing one is replaced."""
-    return await service.slots.decode(partial(_mark, service, set_id, image_id, mark))
+    return await service.slots.decode(caller.id, partial(_mark, service, set_id, image_id, mark))
 
 
 @router.delete("/{set_id}/images/{image_id}/mark", status_code=204, responses=documented(404))
