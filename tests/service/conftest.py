@@ -113,6 +113,15 @@ def client(enrolled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> I
         yield shared
 
 
+@pytest.fixture(scope="module")
+def guarded(enrolled_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A client, which follows no redirects, of a service that the tests of a module share; it asks for keys."""
+    settings = Settings(data=tmp_path_factory.mktemp("guarded"), model=str(enrolled_folder))
+    app = create_app(settings)
+    with TestClient(app, base_url="http://127.0.0.1", follow_redirects=False) as shared:
+        yield shared
+
+
 @pytest.fixture(scope="session")
 def finished() -> Callable[[TestClient, str], dict[str, Any]]:
     """Waits for a job to end, and returns it."""

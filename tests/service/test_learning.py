@@ -16,7 +16,7 @@ from sqlalchemy import create_engine, text
 
 from fusion_diff.micrograph.storage import file_behind
 from fusion_diff.references import ReferenceSet
-from fusion_diff.service import collecting, jobs
+from fusion_diff.service import collecting, jobs, keys
 from fusion_diff.service.tables import now
 
 
@@ -51,6 +51,27 @@ def test_while_one_set_is_learned_micrographs_are_inspected_and_no_other_set_is_
     job = finished(client, job["id"])
     assert (job["state"], job["done"], job["model"]["name"]) == ("done", 4, "line 7")
     assert (job["reference_set"], job["model"]["reference_set"]) == (None, None), "the set was removed meanwhile"
+
+
+@pytest.mark.parametrize("revoked", [False, True])
+def test_the_key_that_asked_for_a_default_model_has_to_be_valid_when_the_model_is_there(
+    guarded, collect, finished, revoked
+):
+    database = guarded.app.state.service.database
+    with database.write() as session:
+        asking, looking = (keys.new_key(session, "somebody", ["admin"]) for _ in range(2))
+    guarded.headers["Authorization"] = f"Bearer {asking}"
+    told = {"name": "line 7", "default": True}
+    at = f"/v1/reference-sets/{collect(guarded, f'default {revoked}')}"
+    job = guarded.post(f"{at}/enrol", json=told).json()
+    guarded.headers["Authorization"] = f"Bearer {looking}"
+    if revoked:
+        with database.write() as session:
+            keys.revoke(session, keys.id_of(asking))
+    job = finished(guarded, job["id"])
+    assert (job["state"], job["model"]["is_default"]) == ("done", not revoked)
+    assert (job["note"] is None) == (not revoked)
+    assert ("was revoked meanwhile" in guarded.get(f"/references/jobs/{job['id']}").text) == revoked
 
 
 def test_how_far_a_job_is_is_told_as_long_as_someone_works_on_it(serve, database_url, collect):

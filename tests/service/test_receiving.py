@@ -11,27 +11,17 @@ from fastapi.routing import APIRoute
 from hypothesis import given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
-from starlette.testclient import TestClient
 
 from fusion_diff.service import keys, slots
-from fusion_diff.service.app import create_app
 from fusion_diff.service.pages import router as pages
 from fusion_diff.service.receiving import MAX_PLAIN_BYTES, SLOWEST, Route, bounded
 from fusion_diff.service.routes import health, inspections, jobs, models, record, references
 from fusion_diff.service.scopes import Scope
 from fusion_diff.service.security import Needs
-from fusion_diff.service.settings import Settings
 
 FORM = "multipart/form-data; boundary=x"
 FILE = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a.tif"\r\n\r\n'
 ZEROS = "0" * 32
-
-
-@pytest.fixture(scope="module")
-def guarded(enrolled_folder, tmp_path_factory):
-    settings = Settings(data=tmp_path_factory.mktemp("guarded"), model=str(enrolled_folder))
-    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
-        yield client
 
 
 def key_of(client, *scopes):

@@ -28,13 +28,6 @@ def bearer(key):
     return {"Authorization": f"Bearer {key}"}
 
 
-@pytest.fixture(scope="module")
-def guarded(enrolled_folder, tmp_path_factory):
-    settings = Settings(data=tmp_path_factory.mktemp("guarded"), model=str(enrolled_folder))
-    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
-        yield client
-
-
 @pytest.fixture
 def make_key(guarded):
     def make(*scopes, name="somebody"):

@@ -100,6 +100,12 @@ def caller_by_id(session: Session, key_id: str) -> Caller | None:
     return None if row is None or row.revoked is not None else caller(row)
 
 
+def still_may(session: Session, caller: Caller, scope: Scope) -> bool:
+    """Tell whether a caller of an earlier moment is allowed a scope now; its key may have been revoked."""
+    known = ANYBODY if caller == ANYBODY else caller_by_id(session, caller.id)
+    return known is not None and known.may(scope)
+
+
 def caller(row: ApiKey) -> Caller:
     """Return the caller of a key's row."""
     return Caller(row.id, row.name, frozenset(Scope(scope) for scope in row.scopes))

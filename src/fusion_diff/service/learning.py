@@ -13,8 +13,9 @@ from sqlalchemy.exc import InterfaceError, OperationalError
 from fusion_diff.errors import EnrolmentError, ReferenceSetError
 from fusion_diff.micrograph.storage import file_behind, spilled
 from fusion_diff.references import ReferenceSet
-from fusion_diff.service import jobs
+from fusion_diff.service import jobs, keys
 from fusion_diff.service.problems import BusyError, ConflictError, StoppingError, report
+from fusion_diff.service.scopes import Scope
 from fusion_diff.service.shelf import enter
 from fusion_diff.service.uploads import read, read_flaw
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from fusion_diff.service import tables
     from fusion_diff.service.database import Database
+    from fusion_diff.service.keys import Caller
     from fusion_diff.service.metrics import Metrics
     from fusion_diff.service.settings import Settings
     from fusion_diff.service.shelf import Shelf
@@ -39,6 +41,10 @@ _HELD_BYTES = 2**29
 _AGAIN_SECONDS = 1.0
 _HANDOVER_SECONDS = 1.0
 """Longest wait for a job that callers may already have seen as ended: its thread ends a moment later."""
+_NOT_DEFAULT = (
+    "the model did not become the default, because the key that asked for it was revoked meanwhile; choose it with "
+    "another key"
+)
 _log = logging.getLogger("fusion_diff.service")
 
 
@@ -96,9 +102,12 @@ class Learning:
         reconstruction: bool,
         detect_attacks: bool,
         default: bool,
+        caller: Caller,
         request_id: str | None,
     ) -> tables.Job:
         """Start an enrolment and return its job. The model is recorded together with the end of the job.
+
+        If it is to become the default, the key of the caller has to allow that at the end too.
 
         Raises:
             ConflictError: the set has no authentic reference.
@@ -116,8 +125,10 @@ class Learning:
             row, folder = self._shelf.save(model, name)
 
             def finish(session: Session, job_id: str) -> None:
-                enter(session, row, jobs.kept_set(session, collected.id), default=default)
-                jobs.finish(session, job_id, model_id=row.id, result={})
+                chosen = default and keys.still_may(session, caller, Scope.admin)
+                enter(session, row, jobs.kept_set(session, collected.id), default=chosen)
+                note = None if chosen or not default else _NOT_DEFAULT
+                jobs.finish(session, job_id, model_id=row.id, result={"note": note})
 
             return Learned(finish, folder)
 

@@ -24,13 +24,6 @@ from fusion_diff.service.settings import Settings
 from fusion_diff.service.tables import EndedSession, now
 
 
-@pytest.fixture(scope="module")
-def guarded(enrolled_folder, tmp_path_factory):
-    settings = Settings(data=tmp_path_factory.mktemp("pages"), model=str(enrolled_folder))
-    with TestClient(create_app(settings), base_url="http://127.0.0.1", follow_redirects=False) as client:
-        yield client
-
-
 @pytest.fixture
 def sign_in(guarded):
     """Signs in with a new key of some scopes, and gives the token for what is sent."""

@@ -193,6 +193,7 @@ def enrol(
         reconstruction=body.reconstruction,
         detect_attacks=body.detect_attacks,
         default=body.default,
+        caller=caller,
         request_id=request_id_of(request),
     )
     return _begun(response, job)

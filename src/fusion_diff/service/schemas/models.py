@@ -87,6 +87,7 @@ class JobOut(BaseModel):
     reference_set: Id | None
     findings: list[FindingOut] | None = Field(default=None, description="Findings of a finished audit, gravest first.")
     model: ModelOut | None = Field(default=None, description="Model of a finished enrolment.")
+    note: str | None = Field(default=None, description="What was asked for and not done, and why.")
     problem: Problem | None = Field(default=None, description="Why it failed.")
     created: datetime
 
@@ -104,5 +105,6 @@ class JobOut(BaseModel):
             reference_set=row.reference_set_id,
             findings=result.get("findings"),
             model=None if row.model is None else ModelOut.of(row.model, is_default=row.model.is_default),
+            note=result.get("note"),
             problem=Problem(**result) if state == "failed" else None,
         )
