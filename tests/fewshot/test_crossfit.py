@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusion_diff.fewshot.bags import HALVES, compared
 from fusion_diff.fewshot.crossfit import HANDFUL, MAX_FOLDS, Arrangement, folds, single_folds
 
 SETS = st.lists(st.tuples(st.integers(0, 11), st.booleans()), min_size=1, max_size=50)
@@ -117,6 +118,32 @@ def test_heads_of_all_and_of_each_part_s_rest_tell_specimens_apart_or_none_does(
         rest = np.setdiff1d(np.flatnonzero(own.authentic), part)
         assert not told or len({own.groups[index] for index in rest}) > 1
     assert [labels[index] for index in own.order] == [bag.label for bag in own.bags]
+
+
+@pytest.mark.parametrize("lone", [True, False])
+def test_beside_a_side_of_one_specimen_the_other_side_s_specimens_stay_whole(make_bag, lone):
+    labels = ["sound"] * 6 + ["crack"] * 6
+    groups = [*"aabbcc", *"zzzzzz"] if lone else [*"zzzzzz", *"aabbcc"]
+    own = Arrangement.of([make_bag(seed) for seed in range(12)], labels, groups, "sound")
+    assert own.single
+    assert sorted(np.concatenate(own.parts).tolist()) == list(range(12))
+    several = own.authentic == lone
+    for part in own.parts:
+        rest = set(range(12)) - set(part.tolist())
+        assert {own.groups[i] for i in part if several[i]}.isdisjoint(own.groups[i] for i in rest if several[i])
+        assert any(not several[i] for i in rest), "something of the single specimen is learned from"
+
+
+def test_with_two_authentic_references_distances_are_measured_alike_whether_both_are_there_or_one(make_bag):
+    labels, groups = ["sound"] * 2 + ["crack"] * 4, list("abcdef")
+    own = Arrangement.of([make_bag(seed) for seed in range(6)], labels, groups, "sound")
+    assert {bag.group for bag in own.bags} == {HALVES}
+    tokens = [bag.tokens for bag, inside in zip(own.bags, own.authentic, strict=True) if inside]
+    both, one = list(compared(tokens, [HALVES] * 2)), list(compared(tokens[:1], [HALVES]))
+    assert [len(each) for each, _ in both] == [len(tokens[0]) // 2] * 4
+    for (asked, rest), (its, other) in zip(both[:2], one, strict=True):
+        assert asked.tolist() == its.tolist()
+        assert [each.tolist() for each in rest] == [each.tolist() for each in other]
 
 
 def test_references_are_arranged_alike_in_whatever_order_they_come(make_bag):

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
+from scipy import stats
 
 from fusion_diff.fewshot.decision import (
     Calibration,
@@ -59,6 +60,15 @@ def test_a_rare_side_is_not_outvoted():
     few, many = np.array([1.0, 1.2]), np.tile([-1.0, -1.2], 50)
     assert probability(Calibration.fit(many, few).log_odds(1.1)) < 0.4
     assert probability(Calibration.fit(-few, -many).log_odds(-1.1)) > 0.6
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(40, 2), (2, 40), (30, 3), (20, 5), (5, 5)])
+def test_odds_are_even_where_both_sides_are_equally_likely_however_many_references_each_has(inside, outside):
+    def scores(mean: float, count: int) -> np.ndarray:
+        return stats.norm.ppf((np.arange(count) + 0.5) / count, loc=mean)
+
+    calibration = Calibration.fit(scores(-1, inside), scores(1, outside))
+    assert probability(calibration.log_odds(0.0)) == pytest.approx(0.5, abs=0.02)
 
 
 def test_more_references_allow_more_confidence():

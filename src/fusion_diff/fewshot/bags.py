@@ -20,6 +20,8 @@ BANK = 1024
 """Size of a bank: tokens of one side that nearest-neighbour distances are measured to."""
 OWN = 300
 """Tokens sampled per reference to measure the mean and standard deviation of distances to other specimens."""
+HALVES = "halves"
+"""Group of all bags if each reference is to be compared with itself, half with half; see `compared`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,10 +118,13 @@ def compared(references: Sequence[Tensor], groups: Sequence[str]) -> Iterator[tu
 
     Distances between the two are like those of a new micrograph, which is of another specimen. A token's distance to
     its own reference is zero, and small to others of its specimen. With a single specimen, each reference is compared
-    with the other references; with a single reference, each half with the other half.
+    with the other references; with a single reference, or if the group is `HALVES`, each half with the other half.
     """
-    if len(references) == 1:
-        references = references[0].tensor_split(2)
+    if len(references) == 1 or groups[0] == HALVES:
+        for one, other in (reference.tensor_split(2) for reference in references):
+            yield one, [other]
+            yield other, [one]
+        return
     apart = groups if len(set(groups)) > 1 else range(len(references))
     for tokens, own in zip(references, apart, strict=True):
         yield tokens, [rest for rest, other in zip(references, apart, strict=True) if other != own]

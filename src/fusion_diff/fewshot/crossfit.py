@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion_diff.fewshot.bags import content_order
+from fusion_diff.fewshot.bags import HALVES, content_order
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,11 +33,12 @@ class Arrangement:
     Attributes:
         order: index of each among the references as given.
         bags: tokens of each, with its class. The specimen is included only if at least two authentic specimens remain
-            whichever part is left out: held-out and final heads then standardise distances in the same way.
+            whichever part is left out: held-out and final heads then standardise distances in the same way. For the
+            same reason it is `HALVES` if a single authentic reference remains of two.
         groups: specimen of each.
         authentic: (n,) bool.
         parts: index arrays, see `folds`; None if nothing can be left out.
-        single: whether single references are left out instead of whole specimens.
+        single: whether single references of a side are left out, which has no second specimen.
     """
 
     order: list[int]
@@ -56,10 +57,11 @@ class Arrangement:
         numbered = [numbers.setdefault(groups[index], str(len(numbers))) for index in order]
         authentic = np.asarray([given[index].label == authentic_label for index in order])
         parts = folds(numbered, authentic)
-        single = parts is None and (parts := single_folds(authentic)) is not None
+        single = parts is None and (parts := folds(_divided(numbered, authentic), authentic)) is not None
         apart = parts is not None and all(_specimens(numbered, authentic, part) > 1 for part in parts)
+        told = HALVES if parts is not None and authentic.sum() == 2 else ""
         own = [
-            replace(given[index], group=group if apart else "") for index, group in zip(order, numbered, strict=True)
+            replace(given[index], group=group if apart else told) for index, group in zip(order, numbered, strict=True)
         ]
         return cls(order, own, numbered, authentic, parts, single)
 
@@ -124,6 +126,19 @@ def _split(groups: Sequence[str], authentic: NDArray[np.bool_], most: int) -> li
         if len(split) > 1 and all(_leaves_both_sides(authentic, part) for part in split):
             return split
     return None
+
+
+def _divided(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[str]:
+    """Return the groups, with each reference of a side that has a single specimen in a group of its own.
+
+    The other side keeps its specimens whole. Heads that have seen a specimen score it too low, so p-values of new
+    authentic specimens would be too small, and nothing of the single specimen's side would balance them.
+    """
+    names = np.asarray(groups, dtype=object)
+    for side in (authentic, ~authentic):
+        if len(set(names[side].tolist())) == 1:
+            names[side] = [f"{name}/{index}" for index, name in enumerate(names[side])]
+    return names.tolist()
 
 
 def _specimens(groups: Sequence[str], authentic: NDArray[np.bool_], part: NDArray[np.intp]) -> int:

@@ -33,15 +33,19 @@ class Calibration:
 
     @classmethod
     def fit(cls, authentic: NDArray[np.float64], others: NDArray[np.float64]) -> Calibration:
-        """Fit to cross-fitted fused scores (Platt 1999, with his softened targets and equal weight for both sides)."""
+        """Fit to cross-fitted fused scores (Platt 1999), with equal weight for both sides.
+
+        Targets are softened as by Platt, but by the smaller side's count on both sides: softening each by its own count
+        would put even odds nearer to the side with fewer references.
+        """
         import torch
 
         from fusion_diff.fewshot.evidence.logistic import fit_logistic
 
         n, m = len(authentic), len(others)
         scores = torch.cat([torch.as_tensor(others), torch.as_tensor(authentic)]).float()[:, None]
-        high, low = (m + 1) / (m + 2), 1 / (n + 2)
-        targets = torch.cat([torch.full((m,), high), torch.full((n,), low)])
+        low = 1 / (min(n, m) + 2)
+        targets = torch.cat([torch.full((m,), 1 - low), torch.full((n,), low)])
         weights = torch.cat([torch.full((m,), 0.5 / m), torch.full((n,), 0.5 / n)])
         slope, intercept = fit_logistic(scores, targets, weights, CALIBRATION_RIDGE).tolist()
         # Cross-fitted scores may not separate the sides at all. The slope stays positive even then.

@@ -156,9 +156,9 @@ class Verifier:
         labels, warnings = [bag.label for bag in bags], list[str]()
         if arranged.single:
             warnings.append(
-                "the references of one side come from a single group, so cross-fitting left out single references "
-                "instead of whole groups: the figures are optimistic and the score is not calibrated; add references "
-                "from other specimens"
+                "the references of one side come from a single group, so cross-fitting left out single ones of them "
+                "instead of the whole group: the figures are optimistic and the score is not calibrated; add "
+                "references from other specimens"
             )
         learn = learner(authentic, paths, detector)
         heads = learn(bags, authentic)
