@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import TYPE_CHECKING
 
 from fusion_diff.service import records
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 200
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+_SPLIT = re.compile(r'([;|\t\r\n][\s"]*)(?=[=+\-@＝＋－＠])')
+"""What comes before a formula in a spreadsheet that, as in many countries, separates cells by another sign."""
 COLUMNS = (
     "id",
     "created",
@@ -57,10 +60,11 @@ def lines(database: Database, wanted: records.Filter) -> Iterator[str]:
 
 
 def harmless(cell: object) -> object:
-    """Return a cell, prefixed with an apostrophe if a spreadsheet would read it as a formula."""
-    if isinstance(cell, str) and (cell.startswith(_FORMULA) or cell.lstrip().startswith(_FORMULA)):
-        return f"'{cell}"
-    return cell
+    """Return a cell with an apostrophe before what a spreadsheet would read as a formula."""
+    if not isinstance(cell, str):
+        return cell
+    plain = _SPLIT.sub(r"\1'", cell)
+    return f"'{plain}" if cell.lstrip().startswith(_FORMULA) or cell.startswith(_FORMULA) else plain
 
 
 def _cells(row: Inspection) -> Iterator[object]:
