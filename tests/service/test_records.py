@@ -212,6 +212,19 @@ def test_the_model_s_own_decision_takes_an_overruling_back_and_the_ledger_keeps_
     assert report.decisions == {"authentic": 1, "overruled": 1, "withdrawn": 1}
 
 
+def test_so_often_is_a_verdict_overruled_and_the_last_one_can_be_taken_back(database, monkeypatch):
+    monkeypatch.setattr(records, "MAX_OVERRULINGS", 3)
+    (it,) = add(database, [row()])
+    with database.write() as session:
+        for decision in ("not authentic", "inconclusive", "not authentic"):
+            records.overrule(session, it.id, decision, "a crack", "expert")
+        with pytest.raises(ConflictError, match="overruled 3 times"):
+            records.overrule(session, it.id, "inconclusive", "a crack", "expert")
+        assert records.overrule(session, it.id, "authentic", "none", "expert").overruled_decision is None
+        with pytest.raises(ConflictError, match="overruled 3 times"):
+            records.overrule(session, it.id, "not authentic", "a crack", "expert")
+
+
 def test_whoever_overrules_at_the_same_moment_is_kept(database, at_once):
     it = add(database, [row(0)])[0]
 

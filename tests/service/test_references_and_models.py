@@ -10,6 +10,7 @@ import tifffile
 from PIL import Image
 
 from fusion_diff.model import DiffusionModel
+from fusion_diff.service import collecting
 from fusion_diff.service.database import Database
 from fusion_diff.service.naming import told_apart
 from fusion_diff.service.settings import Settings
@@ -55,6 +56,17 @@ def test_a_flaw_is_marked_with_the_upload_or_later_and_unmarked(client, new_set,
     assert client.delete(f"{at}/mark").status_code == 204
     assert client.get(f"{at}/mark.png").status_code == 404
     assert not client.get(new_set).json()["images"][0]["marked"]
+
+
+def test_no_more_sets_are_made_than_pages_can_list(client, new_set, monkeypatch):
+    monkeypatch.setattr(collecting, "MAX_SETS", len(client.get("/v1/reference-sets").json()["items"]) + 1)
+    told = {"name": "the last set", "authentic": "fine"}
+    last = client.post("/v1/reference-sets", json=told)
+    assert last.status_code == 201
+    refused = client.post("/v1/reference-sets", json=told | {"name": "one more"})
+    assert (refused.status_code, "remove one first" in refused.json()["detail"]) == (409, True)
+    client.delete(f"/v1/reference-sets/{last.json()['id']}")
+    assert client.post("/v1/reference-sets", json=told | {"name": "one more"}).status_code == 201
 
 
 def test_an_authentic_reference_takes_no_mark(client, new_set, micrograph):

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import selectinload
 
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.references.reference import MAX_REFERENCES
@@ -17,19 +18,26 @@ from fusion_diff.service.uploads import read, read_flaw
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from sqlalchemy import Row
     from sqlalchemy.orm import Session
 
     from fusion_diff.service.settings import Settings
     from fusion_diff.service.store import Store
     from fusion_diff.service.uploads import Upload
 
+MAX_SETS = 1000
+"""Most reference sets. Pages list all of them."""
+_MAX_CLASSES = 1000
+
 
 def new_set(session: Session, name: str, authentic: str) -> ReferenceSet:
     """Make a new, empty reference set.
 
     Raises:
-        ConflictError: the name is taken.
+        ConflictError: the name is taken, or there are too many sets.
     """
+    if (session.scalar(select(func.count(ReferenceSet.number))) or 0) >= MAX_SETS:
+        raise ConflictError(f"{name}: there are {MAX_SETS:,} reference sets already; remove one first")
     row = ReferenceSet(name=name, authentic=authentic)
     session.add(row)
     _flush(session, f"the name {name!r} is taken by another reference set; choose another name")
@@ -37,8 +45,20 @@ def new_set(session: Session, name: str, authentic: str) -> ReferenceSet:
 
 
 def all_sets(session: Session) -> Sequence[ReferenceSet]:
-    """Return all sets, newest first."""
-    return session.scalars(select(ReferenceSet).order_by(ReferenceSet.number.desc())).all()
+    """Return all sets, newest first, with the classes of their images."""
+    classes = selectinload(ReferenceSet.images).load_only(ReferenceImage.label)
+    return session.scalars(select(ReferenceSet).order_by(ReferenceSet.number.desc()).options(classes)).all()
+
+
+def set_names(session: Session) -> Sequence[Row[tuple[str, str]]]:
+    """Return `id` and `name` of all sets, newest first."""
+    return session.execute(select(ReferenceSet.id, ReferenceSet.name).order_by(ReferenceSet.number.desc())).all()
+
+
+def classes(session: Session) -> list[str]:
+    """Return the classes of all sets, sorted; of very many, some."""
+    found = select(ReferenceSet.authentic).union(select(ReferenceImage.label)).limit(_MAX_CLASSES)
+    return sorted(session.scalars(found))
 
 
 def get_set(session: Session, set_id: str) -> ReferenceSet:

@@ -6,7 +6,7 @@ import logging
 import shutil
 from dataclasses import dataclass, replace
 from threading import Event, Lock, Thread
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
@@ -15,6 +15,7 @@ from fusion_diff.micrograph.storage import file_behind, spilled
 from fusion_diff.references import ReferenceSet
 from fusion_diff.service import jobs, keys
 from fusion_diff.service.problems import BusyError, ConflictError, StoppingError, report
+from fusion_diff.service.schemas.models import FindingOut
 from fusion_diff.service.scopes import Scope
 from fusion_diff.service.shelf import enter
 from fusion_diff.service.uploads import read, read_flaw
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
     from fusion_diff.service.settings import Settings
     from fusion_diff.service.shelf import Shelf
     from fusion_diff.service.store import Store
-    from fusion_diff.trust.poisoning import Finding
 
     Progress = Callable[[int, int], None]
 
@@ -89,7 +89,9 @@ class Learning:
         def look(progress: Progress) -> Learned:
             references = self._references(collected, progress, allow_conflicts=True)
             found = audit_references(self._shelf.base(), references, progress=progress)
-            result = {"findings": [_plain(each) for each in found]}
+            result = {
+                "findings": [FindingOut.model_validate(each, from_attributes=True).model_dump() for each in found]
+            }
             return Learned(lambda session, job_id: jobs.finish(session, job_id, result=result))
 
         return self._begin("audit", collected, look, request_id)
@@ -268,10 +270,3 @@ class Learning:
             names=[image.name for image in collected.images],
             allow_conflicts=allow_conflicts,
         )
-
-
-def _plain(found: Finding) -> dict[str, Any]:
-    """Return a finding as the JSON-ready values that the API shows."""
-    names = ("reference", "label", "kind", "strength", "sentence", "grave")
-    box = None if found.box is None else [int(each) for each in found.box]
-    return {name: getattr(found, name) for name in names} | {"box": box}

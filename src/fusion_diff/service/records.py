@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Select, select
+from sqlalchemy.orm import defer
 
 from fusion_diff.inspection.ledger_entry import overruling
 from fusion_diff.printable import paragraph
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 MAX_REASON = 2000
 """Most characters of a reason."""
+MAX_OVERRULINGS = 100
+"""Most overrulings of an inspection. The last one can be taken back nevertheless."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,8 @@ def page(session: Session, wanted: Filter, cursor: str | None, limit: int) -> tu
     Raises:
         RefusedError: the cursor is invalid.
     """
-    query = wanted.apply(select(Inspection)).order_by(Inspection.number.desc()).limit(limit + 1)
+    query = wanted.apply(select(Inspection).options(defer(Inspection.overrulings, raiseload=True)))
+    query = query.order_by(Inspection.number.desc()).limit(limit + 1)
     if cursor is not None:
         query = query.where(Inspection.number < _number(cursor))
     rows = session.scalars(query).all()
@@ -106,13 +110,18 @@ def overrule(session: Session, inspection_id: str, decision: Decision, reason: s
 
     Raises:
         NotFoundError: no inspection has that id.
-        ConflictError: the decision is the model's own, and nothing was overruled.
+        ConflictError: the decision is the model's own, and nothing was overruled; or it was overruled too often.
     """
     row = get_inspection(session, inspection_id)
     session.refresh(row, with_for_update=True)  # else one of two concurrent overrulings would be lost
     withdrawn = decision == row.decision
     if withdrawn and row.overruled_decision is None:
         raise ConflictError(f"the model's own decision is {decision} already; there is nothing to overrule")
+    if not withdrawn and len(row.overrulings) >= MAX_OVERRULINGS:
+        raise ConflictError(
+            f"{row.name}: overruled {MAX_OVERRULINGS} times already; take the last one back with the model's own "
+            "decision, or inspect the micrograph again"
+        )
     reason, at = paragraph(reason, MAX_REASON), now()
     line = overruling(
         row.id,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from datetime import UTC, datetime
 from typing import Any
 
@@ -112,6 +113,12 @@ class ReferenceSet(Base):
         back_populates="reference_set", order_by="ReferenceImage.number", cascade="all, delete-orphan"
     )
 
+    @property
+    def counts(self) -> dict[str, int]:
+        """Number of references of each class, the authentic class first."""
+        counts = Counter(image.label for image in self.images)
+        return {label: counts[label] for label in sorted(counts, key=lambda each: (each != self.authentic, each))}
+
 
 class ReferenceImage(Base):
     """A reference: an image with its class and specimen."""
@@ -133,6 +140,11 @@ class ReferenceImage(Base):
     pixel_size_um: Mapped[float | None] = mapped_column(Float)
     created: Mapped[datetime] = mapped_column(default=now)
     reference_set: Mapped[ReferenceSet] = relationship(back_populates="images")
+
+    @property
+    def marked(self) -> bool:
+        """Whether its flaw is marked."""
+        return self.mark_sha256 is not None
 
 
 class Inspection(Base):

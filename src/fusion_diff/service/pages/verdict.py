@@ -17,7 +17,6 @@ from fusion_diff.service.routes import inspections
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.fields import Id, Name, Reason
 from fusion_diff.service.schemas.inspections import AddToReferencesIn, InspectionOut, OverruleIn
-from fusion_diff.service.schemas.references import ReferenceSetSummary
 from fusion_diff.service.security import Enrolling, Reader
 from fusion_diff.service.tables import Model, ReferenceImage
 
@@ -34,7 +33,6 @@ def verdict(request: Request, service: ServiceDep, caller: Reader, inspection_id
         row = records.get_inspection(session, inspection_id)
         it, judged = InspectionOut.of(row), pictures.verdict(row, service.store)
         limit = draw.heat_limit([judged.evidence], [judged.threshold])
-        sets = [ReferenceSetSummary.of(row) for row in collecting.all_sets(session)]
         model = _model(session, it)
         return render(
             request,
@@ -49,9 +47,9 @@ def verdict(request: Request, service: ServiceDep, caller: Reader, inspection_id
             heat_stops=shown.heat_stops(),
             heat_limit=limit,
             threshold_at=shown.threshold_at(judged, limit),
-            sets=sets,
+            sets=collecting.set_names(session),
             own_set=None if model is None else model.reference_set_id,
-            labels=sorted({label for each in sets for label in (each.authentic, *each.counts)}),
+            labels=collecting.classes(session),
         )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Self
 
 from pydantic import BaseModel, Field
 
@@ -34,16 +34,7 @@ class ReferenceImageOut(BaseModel):
     @classmethod
     def of(cls, row: tables.ReferenceImage) -> ReferenceImageOut:
         """Return a row as the API shows it."""
-        return cls(
-            id=row.id,
-            name=row.name,
-            label=row.label,
-            group=row.group,
-            sha256=row.sha256,
-            marked=row.mark_sha256 is not None,
-            pixel_size_um=row.pixel_size_um,
-            created=row.created,
-        )
+        return cls.model_validate(row, from_attributes=True)
 
 
 class ReferenceImageIn(Body):
@@ -64,20 +55,15 @@ class ReferenceSetSummary(BaseModel):
     created: datetime
 
     @classmethod
-    def of(cls, row: tables.ReferenceSet) -> ReferenceSetSummary:
+    def of(cls, row: tables.ReferenceSet) -> Self:
         """Return a row as the API shows it."""
-        return cls(**_set_summary(row))
+        return cls.model_validate(row, from_attributes=True)
 
 
 class ReferenceSetOut(ReferenceSetSummary):
     """A set of references with its images."""
 
     images: list[ReferenceImageOut]
-
-    @classmethod
-    def of(cls, row: tables.ReferenceSet) -> ReferenceSetOut:
-        """Return a row as the API shows it."""
-        return cls(**_set_summary(row), images=[ReferenceImageOut.of(image) for image in row.images])
 
 
 class ReferenceSets(BaseModel):
@@ -98,11 +84,3 @@ class References(BaseModel):
     """The results of a request's files, in their order."""
 
     results: list[ReferenceEntry]
-
-
-def _set_summary(row: tables.ReferenceSet) -> dict[str, Any]:
-    labels = [image.label for image in row.images]
-    counts = {
-        label: labels.count(label) for label in sorted(set(labels), key=lambda each: (each != row.authentic, each))
-    }
-    return {"id": row.id, "name": row.name, "authentic": row.authentic, "counts": counts, "created": row.created}
