@@ -1,4 +1,4 @@
-"""The operators of graphs: those of every kind of export pass, and everything else is refused before it runs."""
+"""What graphs hold: that of every kind of export passes, and everything else is refused before it runs."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def value(name, *sizes, kind=TensorProto.FLOAT):
     return helper.make_tensor_value_info(name, kind, sizes)
 
 
-def model_of(*nodes, functions=()):
+def model_of(*nodes, functions=(), weights=(), sparse=()):
     """A model with the inputs and outputs of an export, from `pixels` by the given nodes to `dense`."""
     tile, side = (1, 3, 16, 16), (1, 2, 2)
     rest = [helper.make_node("Abs", ["keep"], [name]) for name in ("sums", "alike")]
@@ -91,7 +91,7 @@ def model_of(*nodes, functions=()):
     outputs = [value("dense", *tile), value("sums", *side), value("alike", *side)]
     imports = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("own", 1)]
     return helper.make_model(
-        helper.make_graph([*nodes, *rest], "g", inputs, outputs),
+        helper.make_graph([*nodes, *rest], "g", inputs, outputs, weights, sparse_initializer=sparse),
         functions=functions,
         opset_imports=imports,
         ir_version=10,
@@ -111,8 +111,23 @@ def loop():
     return times, going, helper.make_node("Loop", ["times", "yes", "pixels"], ["dense"], body=body)
 
 
+def elsewhere(name, location):
+    """A weight whose four bytes lie in another file."""
+    tensor = TensorProto(name=name, data_type=TensorProto.FLOAT, dims=[1], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", location), ("length", "4")):
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+SPARSE = onnx.SparseTensorProto(
+    values=helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0]),
+    indices=helper.make_tensor("i", TensorProto.INT64, [1], [0]),
+    dims=[1],  # of 2^34, a runtime takes 64 GiB for these few bytes
+)
+
 ENDLESS = model_of(*loop())
 ABS = helper.make_node("Abs", ["pixels"], ["dense"])
+ADD = helper.make_node("Add", ["pixels", "w"], ["dense"])
 HOSTILE = {
     "a loop": (ENDLESS, "Constant"),
     "a loop alone": (model_of(loop()[-1]), "Loop"),
@@ -140,6 +155,23 @@ HOSTILE = {
         "an operator of the domain com.microsoft",
     ),
     "no operator": (model_of(helper.make_node("", ["pixels"], ["dense"])), "a node without an operator"),
+    "weights in a file outside of the folder": (
+        model_of(ADD, weights=[elsewhere("w", "../secret.bin")]),
+        "weights in another file",
+    ),
+    "weights in the memory of the process": (
+        model_of(ADD, weights=[elsewhere("w", "*/_ORT_MEM_ADDR_/*")]),
+        "weights in another file",
+    ),
+    "sparse weights": (model_of(ADD, sparse=[SPARSE]), "sparse weights"),
+    "a tensor in a node": (
+        model_of(helper.make_node("Abs", ["pixels"], ["dense"], value=elsewhere("w", "../secret.bin"))),
+        "a tensor in a node",
+    ),
+    "a sparse tensor in a node": (
+        model_of(helper.make_node("Abs", ["pixels"], ["dense"], value=SPARSE)),
+        "a tensor in a node",
+    ),
 }
 
 
@@ -160,7 +192,8 @@ def test_a_graph_that_holds_anything_else_is_refused_before_it_runs(changed, kin
 
 
 def test_a_graph_of_allowed_operators_is_loaded(changed):
-    EdgeSession.load(exported(changed, model_of(ABS).SerializeToString()), threads=1)
+    inside = helper.make_tensor("w", TensorProto.FLOAT, [1], [1.0])
+    EdgeSession.load(exported(changed, model_of(ADD, weights=[inside]).SerializeToString()), threads=1)
 
 
 def message(*fields):
@@ -186,11 +219,26 @@ def test_nothing_hides_behind_repeated_fields_that_readers_join(tmp_path):
         message((4, b"Loop"), (4, b"Abs")),
         message((4, b"Abs"), (5, b""), (5, nested)),
         message((4, b"Abs"), (7, b""), (7, b"own")),
+        message((4, b"Abs"), (5, b""), (5, message((5, b"")))),
     ):
         file.write_bytes(message((7, message((1, good))), (7, message((1, node)))))
         assert len(onnx.load_from_string(file.read_bytes()).graph.node) == 2
         with pytest.raises(CheckpointError, match="which exports of this version do not"):
             check_operators(file, "onnx")
+
+
+@pytest.mark.parametrize("location", ["../secret.bin", "/etc/hostname", "*/_ORT_MEM_ADDR_/*", "weights.bin"])
+def test_weights_in_another_file_are_found_wherever_the_graph_lists_them(tmp_path, location):
+    file = tmp_path / "g.onnx"
+    inside = helper.make_tensor("v", TensorProto.FLOAT, [1], [1.0])
+    harmless = model_of(ADD, weights=[inside]).SerializeToString()
+    hostile = model_of(ADD, weights=[inside, elsewhere("w", location)]).SerializeToString()
+    for content in (hostile, harmless + hostile):  # readers join the two
+        file.write_bytes(content)
+        with pytest.raises(CheckpointError, match="contains weights in another file, which exports"):
+            check_operators(file, "onnx")
+    file.write_bytes(harmless)
+    check_operators(file, "onnx")
 
 
 @pytest.mark.parametrize(
@@ -215,7 +263,7 @@ def test_what_is_no_model_is_refused_with_the_reason(tmp_path, content, why):
 
 
 def run_of(content):
-    """Everything that a model read by the library would run, in the words of the check; None if it is no model."""
+    """Everything that a model read by the library would run or read, in the words of the check; None if it is none."""
     try:
         model = onnx.load_from_string(content)
     except Exception:  # of protocol buffers, of several kinds
@@ -225,12 +273,19 @@ def run_of(content):
         found.add(node.op_type or "a node without an operator")
         if node.domain:
             found.add(f"an operator of the domain {node.domain}")
-        if any(each.HasField("g") or each.graphs for each in node.attribute):
-            found.add("a nested graph")
+        for each in node.attribute:
+            if each.HasField("g") or each.graphs:
+                found.add("a nested graph")
+            if each.HasField("t") or each.tensors or each.HasField("sparse_tensor") or each.sparse_tensors:
+                found.add("a tensor in a node")
+    if any(each.external_data for each in model.graph.initializer):
+        found.add("weights in another file")
+    if model.graph.sparse_initializer:
+        found.add("sparse weights")
     return found
 
 
-SMALL = ENDLESS.SerializeToString()
+SMALL = model_of(*loop(), weights=[elsewhere("w", "w")], sparse=[SPARSE]).SerializeToString()
 
 
 def found_in(content):

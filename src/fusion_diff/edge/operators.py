@@ -1,8 +1,9 @@
-"""The operators that a graph may contain: those that `fusion-diff export` writes.
+"""The operators that a graph may contain: those that `fusion-diff export` writes, with weights in the graph's own file.
 
 Whoever can alter an exported model can renew its manifest, too. A runtime would run any graph, also one with a loop
-that never ends. So the file is searched for its operators before a runtime opens it. None of those allowed here holds a
-graph of its own or repeats a part of the graph.
+that never ends, and some versions read weights from any file that the graph names. So the file is searched for its
+operators and for weights kept elsewhere before a runtime opens it. None of the operators allowed here holds a graph of
+its own or repeats a part of the graph. How much memory and time a graph takes is not bounded.
 
 The small machines of the edge have no package that reads ONNX, so the fields of its protocol buffers are walked here.
 Weights are skipped and nothing is kept, so that memory does not grow with the file.
@@ -42,8 +43,11 @@ OPERATORS = {
 
 MAX_FIELDS = 2**20
 """Largest number of fields outside of weights; exports have about 10,000."""
-_MODEL_GRAPH, _MODEL_FUNCTIONS, _GRAPH_NODE = 7, 25, 1
-_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN, _ATTRIBUTE_GRAPHS = 4, 5, 7, (6, 11)
+_MODEL_GRAPH, _MODEL_FUNCTIONS = 7, 25
+_GRAPH_NODE, _GRAPH_WEIGHTS, _GRAPH_SPARSE_WEIGHTS = 1, 5, 15
+_NODE_OPERATOR, _NODE_ATTRIBUTE, _NODE_DOMAIN = 4, 5, 7
+_ATTRIBUTE_GRAPHS, _ATTRIBUTE_TENSORS = (6, 11), (5, 10, 22, 23)
+_TENSOR_EXTERNAL = 13  # where in which file; `data_location` means nothing without it
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 are groups, which ONNX does not use
 _LONGEST = 256
 MAX_XML_BYTES = 2**24
@@ -52,7 +56,7 @@ _CHUNK = 2**16
 
 
 def check_operators(file: Path, runtime: str) -> None:
-    """Refuse a graph with anything that exports do not contain: other operators, nested graphs, functions.
+    """Refuse a graph with anything that exports do not contain: other operators, nested graphs, weights elsewhere.
 
     Args:
         file: the graph, in the format of its runtime.
@@ -77,7 +81,7 @@ def check_operators(file: Path, runtime: str) -> None:
 
 
 def _onnx_operators(file: BinaryIO) -> Iterator[str]:
-    """Yield the operator of each node, and a description of everything else that could be run.
+    """Yield the operator of each node, and a description of everything else that could be run or read.
 
     Fields may be repeated in any message, and readers differ in which one counts, so each is yielded.
 
@@ -92,6 +96,12 @@ def _onnx_operators(file: BinaryIO) -> Iterator[str]:
             for inner, first, last in walk.fields(start, end):
                 if inner == _GRAPH_NODE:
                     yield from walk.node(first, last)
+                elif inner == _GRAPH_WEIGHTS and any(
+                    number == _TENSOR_EXTERNAL for number, *_ in walk.fields(first, last)
+                ):
+                    yield "weights in another file"
+                elif inner == _GRAPH_SPARSE_WEIGHTS:
+                    yield "sparse weights"
 
 
 class _Walk:
@@ -102,7 +112,7 @@ class _Walk:
         self._left = MAX_FIELDS
 
     def node(self, start: int, end: int) -> Iterator[str]:
-        """Yield what a node runs.
+        """Yield what a node runs, and a description of what it holds.
 
         Raises:
             ValueError: the message is damaged.
@@ -114,10 +124,12 @@ class _Walk:
                 yield self._text(first, last) or "a node without an operator"
             elif number == _NODE_DOMAIN and (domain := self._text(first, last)):
                 yield f"an operator of the domain {domain}"
-            elif number == _NODE_ATTRIBUTE and any(
-                inner in _ATTRIBUTE_GRAPHS for inner, *_ in self.fields(first, last)
-            ):
-                yield "a nested graph"
+            elif number == _NODE_ATTRIBUTE:
+                for inner, *_ in self.fields(first, last):
+                    if inner in _ATTRIBUTE_GRAPHS:
+                        yield "a nested graph"
+                    elif inner in _ATTRIBUTE_TENSORS:
+                        yield "a tensor in a node"
         if not named:
             yield "a node without an operator"
 
