@@ -126,8 +126,16 @@ def verify_model(model: str, keys: Path | None, golden: Path | None) -> tuple[Pa
                 f"{keys}: the folder has no public key *.pub; put the trusted keys there, or leave --keys out"
             )
         copy = signed_copy(folder, trusted)
-        shutil.rmtree(SIGNED, ignore_errors=True)
-        shutil.move(copy.parent, SIGNED)
+        try:
+            if os.path.lexists(SIGNED):
+                shutil.rmtree(SIGNED)  # refuses a link
+            copy.parent.rename(SIGNED)  # follows no link and joins no folder, whatever was put there meanwhile
+        except OSError as error:
+            shutil.rmtree(copy.parent, ignore_errors=True)
+            raise TrustError(
+                f"{SIGNED}: cannot be replaced by the copy of the signed model ({error}); remove it, or set TMPDIR to "
+                "a folder of your own"
+            ) from error
         folder = SIGNED / copy.name
     sha256 = verify(folder)
     print(f"Verified: {folder}, sha256 {sha256}", file=sys.stderr, flush=True)
@@ -157,6 +165,7 @@ def main(words: list[str]) -> int:
         return FAILED
     from fusion_diff.checkpoint import EMBEDDED
     from fusion_diff.errors import FusionDiffError
+    from fusion_diff.whole import write_whole
 
     refused = refusal(words) if "--keys" in folders else None
     if refused is not None:
@@ -166,7 +175,7 @@ def main(words: list[str]) -> int:
     try:
         folder, sha256 = verify_model(model, folders.get("--keys"), folders.get("--golden"))
         if words[0] == "serve":
-            ADDRESS_FILE.write_text(address_of(words), encoding="ascii")
+            write_whole(ADDRESS_FILE, address_of(words).encode("ascii"))  # replaces a link rather than follow it
     except (FusionDiffError, OSError) as error:
         print(f"Error: the model cannot be used: {error}", file=sys.stderr)
         return FAILED

@@ -115,6 +115,32 @@ def test_a_signed_model_is_used_as_it_was_signed(deploy, signed, tmp_path, how):
     assert "new.png" in out, err
 
 
+@pytest.mark.parametrize("planted", ["link", "broken link", "file"])
+def test_what_another_put_in_place_of_the_private_copy_is_not_used(start, signed, tmp_path, planted):
+    other, place = tmp_path / "other", tmp_path / "fusion-diff-model"
+    shutil.copytree(signed, other / "line-7")
+    if planted == "file":
+        place.write_text("")
+    else:
+        place.symlink_to(other if planted == "link" else tmp_path / "nowhere")
+    environment = {"FUSION_DIFF_MODEL": str(signed), "TMPDIR": str(tmp_path)}
+    code, out, err = start("--keys", tmp_path / "keys", "policy", "--help", **environment)
+    assert (code, out) == (3, "")
+    assert err.startswith(f"Error: the model cannot be used: {place}: cannot be replaced by the copy")
+    assert verify(other / "line-7") == verify(signed)  # nothing was lost, and nothing is left
+    assert list(tmp_path.glob("fusion-diff-*")) == [place]
+    place.unlink()
+    assert start("--keys", tmp_path / "keys", "policy", "--help", **environment)[0] == 0
+
+
+def test_each_start_replaces_the_private_copy_of_the_last(start, signed, tmp_path):
+    environment = {"FUSION_DIFF_MODEL": str(signed), "TMPDIR": str(tmp_path)}
+    for _ in range(2):
+        assert start("--keys", tmp_path / "keys", "policy", "--help", **environment)[0] == 0
+        assert [file.name for file in tmp_path.glob("fusion-diff-*")] == ["fusion-diff-model"]
+        (tmp_path / "fusion-diff-model" / "line-7" / "added").write_text("")
+
+
 @pytest.fixture
 def starter(deploy):
     """The program as a module."""
@@ -292,6 +318,14 @@ def test_health_is_asked_where_the_service_listens(start, tmp_path, words, setti
     container = {"TMPDIR": str(tmp_path)} | ({} if setting is None else {"FUSION_DIFF_HOST": setting})
     assert start("serve", *words, "--help", **container)[0] == 0
     assert (tmp_path / "fusion-diff-address").read_text() == address
+
+
+def test_the_address_is_not_written_through_a_link(start, tmp_path):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "fusion-diff-address").symlink_to(tmp_path / "mine")
+    assert start("serve", "--help", TMPDIR=str(tmp_path))[0] == 0
+    assert (tmp_path / "mine").read_text() == "mine"
+    assert (tmp_path / "fusion-diff-address").read_text() == "127.0.0.1:8000"
 
 
 def test_a_container_that_does_not_serve_is_healthy_while_it_runs(start, tmp_path):
