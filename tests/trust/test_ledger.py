@@ -154,6 +154,32 @@ def test_a_head_that_is_missing_or_no_head_is_told(file):
         Ledger(file)
 
 
+@pytest.mark.parametrize("planted", ["pipe", "device", "large"])
+def test_a_head_that_is_no_plain_file_is_told_rather_than_waited_for(file, planted):
+    head = file.with_name(file.name + ".head")
+    head.unlink()
+    if planted == "pipe":
+        os.mkfifo(head)
+    elif planted == "device":
+        head.symlink_to("/dev/null")  # /dev/zero would never end if it were read after all
+    else:
+        with head.open("wb") as stream:
+            stream.truncate(MAX_LINE_BYTES + 1)
+    report = check(file)
+    assert [(each.kind, each.line) for each in report.breaks] == [("truncated", 9)]
+    assert ("too large" if planted == "large" else "not a plain file") in report.breaks[0].message
+    with pytest.raises(TrustError, match=r"verdicts\.jsonl\.head|/dev/"):
+        Ledger(file)
+
+
+def test_a_head_may_be_a_link(file, tmp_path):
+    head = file.with_name(file.name + ".head")
+    head.symlink_to(head.rename(tmp_path / "kept"))
+    assert check(file).intact
+    (tmp_path / "kept").unlink()
+    assert found(file) == [("truncated", 9)]
+
+
 def test_a_head_noted_elsewhere_tells_when_both_files_were_cut(file):
     noted = check(file).head
     assert found(file, expect=noted) == []

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from fusion_diff import __version__
 from fusion_diff.errors import TrustError
 from fusion_diff.locks import locked
+from fusion_diff.trust.files import followed, read_bounded
 from fusion_diff.whole import write_whole
 
 if TYPE_CHECKING:
@@ -113,13 +114,15 @@ def read_head(path: Path) -> dict[str, Any] | None:
     """Return the contents of `FILE.head` (id, count and hash); None where there is no such file.
 
     Raises:
-        TrustError: the file is not the head of a ledger.
+        TrustError: the file is not the head of a ledger, or cannot be read.
     """
     file = _beside(path, ".head")
     try:
-        text = file.read_bytes() if file.stat().st_size < MAX_LINE_BYTES else b""
-    except FileNotFoundError:
-        return None
+        text = read_bounded(followed(file), MAX_LINE_BYTES, "head of a ledger")
+    except TrustError as error:
+        if isinstance(error.__cause__, FileNotFoundError):
+            return None
+        raise
     try:
         head = json.loads(text)
         if head["format"] == HEAD_FORMAT and _is_count(head["count"]) and isinstance(head["hash"], str):
