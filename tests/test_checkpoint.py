@@ -115,11 +115,12 @@ def test_a_named_pipe_is_noticed_rather_than_waited_for(small):
         verify(small)
 
 
-def test_a_link_is_refused_even_to_the_right_content(small, tmp_path):
-    file = small / "encoder.safetensors"
+@pytest.mark.parametrize("name", ["encoder.safetensors", MANIFEST])
+def test_a_link_is_refused_even_to_the_right_content(small, tmp_path, name):
+    file = small / name
     file.rename(tmp_path / "elsewhere")
     file.symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(CheckpointError, match=r"encoder\.safetensors: a link"):
+    with pytest.raises(CheckpointError, match=f"{re.escape(name)}: a link"):
         verify(small)
 
 
@@ -299,11 +300,22 @@ def test_a_checkpoint_in_the_hub_s_cache_loads_though_it_consists_of_links(small
     assert verify(folder) == verify(small)
 
 
-def test_a_link_out_of_the_hub_s_cache_is_refused(small, tmp_path):
+@pytest.mark.parametrize("name", ["config.json", MANIFEST])
+def test_a_link_out_of_the_hub_s_cache_is_refused(small, tmp_path, name):
     snapshot = in_hub_cache(small, tmp_path / "cache")
-    (snapshot / "config.json").unlink()
-    (snapshot / "config.json").symlink_to(small / "config.json")
-    with pytest.raises(CheckpointError, match=r"config\.json: a link"):
+    (snapshot / name).unlink()
+    (snapshot / name).symlink_to(small / name)
+    with pytest.raises(CheckpointError, match=f"{re.escape(name)}: a link"):
+        verify(snapshot)
+
+
+def test_a_cache_may_be_behind_a_link_but_not_its_contents_alone(small, tmp_path):
+    snapshot = in_hub_cache(small, tmp_path / "disk")
+    (tmp_path / "cache").symlink_to(tmp_path / "disk")
+    assert verify(tmp_path / "cache" / snapshot.relative_to(tmp_path / "disk")) == verify(small)
+    blobs = snapshot.parent.with_name("blobs")
+    blobs.symlink_to(blobs.rename(tmp_path / "elsewhere"))
+    with pytest.raises(CheckpointError, match=r"manifest\.json: a link"):
         verify(snapshot)
 
 

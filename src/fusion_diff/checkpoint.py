@@ -138,6 +138,7 @@ def verify(folder: Path) -> str:
     """
     if not (folder / MANIFEST).is_file():
         raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint, or it was only partly copied")
+    _expect_plain(folder, MANIFEST)
     manifest = read_json(folder / MANIFEST)
     sums = manifest.get("sha256")
     if manifest.get("format") != FORMAT or not isinstance(sums, dict):
@@ -152,12 +153,7 @@ def verify(folder: Path) -> str:
             raise CheckpointError(f"{shown}: missing from the checkpoint; copy or download the whole checkpoint again")
         if name not in sums:
             raise CheckpointError(f"{shown}: not listed in the checkpoint's manifest; remove it from the folder")
-        linked = file.is_symlink() or not file.resolve().is_relative_to(folder.resolve())
-        if not file.is_file() or (linked and not _in_hub_cache(file, folder)):
-            raise CheckpointError(
-                f"{shown}: a link or special file, but a checkpoint may contain only plain files; replace a link by a "
-                "copy of its target"
-            )
+        _expect_plain(folder, name)
         if digest(file) != sums[name]:
             raise CheckpointError(
                 f"{shown}: altered or truncated since the checkpoint was saved; restore it from its source"
@@ -178,9 +174,25 @@ def files_in(folder: Path) -> set[str]:
     return {file.relative_to(folder).as_posix() for file in files}
 
 
+def _expect_plain(folder: Path, name: str) -> None:
+    """Check that a file of a checkpoint is a plain one, or a link of the hub client's cache.
+
+    Raises:
+        CheckpointError: it is a pipe, a device, or a link to elsewhere.
+    """
+    file = folder / name
+    linked = file.is_symlink() or not file.resolve().is_relative_to(folder.resolve())
+    if not file.is_file() or (linked and not _in_hub_cache(file, folder)):
+        raise CheckpointError(
+            f"{folder}/{printable(name, 200)}: a link or special file, but a checkpoint may contain only plain files; "
+            "replace a link by a copy of its target"
+        )
+
+
 def _in_hub_cache(file: Path, folder: Path) -> bool:
     """Return whether a link is the hub client's, which stores snapshots as links to `blobs` beside `snapshots`."""
-    return folder.parent.name == "snapshots" and file.resolve().parent == folder.parent.with_name("blobs").resolve()
+    blobs = folder.parent.with_name("blobs")
+    return folder.parent.name == "snapshots" and not blobs.is_symlink() and file.resolve().parent == blobs.resolve()
 
 
 def read_tensors(file: Path) -> dict[str, Any]:
