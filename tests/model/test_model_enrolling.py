@@ -211,3 +211,15 @@ def test_a_view_of_an_enrolled_object_is_recognised_and_said_to_be(model, draw, 
     again = type(model).from_pretrained(tmp_path / "model").inspect(Micrograph.from_array(bowls["coarse"][:, 230:470]))
     assert again.recognised == it.recognised
     assert again.score == it.score
+
+
+def test_a_reference_that_has_a_flaw_since_is_recognised_and_not_called_authentic(model, make_references, draw):
+    model.enroll(make_references({"fine": 4, "bar": 4}, marked=True))
+    surface = draw("fine", 0)
+    again = model.inspect(Micrograph.from_array(surface), alpha=0.25)
+    assert (again.recognised.label, again.decision) == ("fine", "authentic")
+    surface[60:72, 80:120] = surface[150:162, 40:80] = 10
+    since = model.inspect(Micrograph.from_array(surface), alpha=0.25)
+    assert (since.recognised.label, since.decision) == ("fine", "inconclusive")
+    assert since.p_values["authentic"] > 0.25 >= since.p_values["not authentic"], "the surface alone would decide"
+    assert "its surface is that of an authentic reference, but all other evidence is against it" in since.reasons[-1]

@@ -119,6 +119,15 @@ def test_only_so_many_regions_are_listed_and_those_the_strongest():
     assert [region.peak_evidence for region in found] == list(range(81, 81 - MAX_REGIONS, -1))
 
 
+def test_the_longest_region_is_listed_however_many_are_stronger():
+    values = np.zeros((21, 17))
+    values[:17:2, ::2] = 20.0  # 81 regions
+    values[19, :] = 0.6
+    found = find_regions(map_of(values), 0.5, pixel_size_um=None)
+    assert len(found) == MAX_REGIONS
+    assert found[-1].width == max(region.width for region in found) == 17 * 8
+
+
 def test_values_that_are_not_finite_are_in_no_region():
     values = one_token(2)
     values[0, 0], values[4, 6] = np.nan, np.inf

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.fewshot.decision import decide, probability, specimens_of
-from fusion_diff.verdict.reasons import beyond, explain
+from fusion_diff.verdict.reasons import beyond, changed, explain
 from fusion_diff.verdict.regions import find_regions
 from fusion_diff.verdict.result import Inspection
 from fusion_diff.warn import warn
@@ -169,6 +169,8 @@ def conclude(
     p_values = verifier.p_values(reading.fused)
     in_scope = _in_scope(micrograph, enrolment, reading)
     decision = decide(p_values, alpha, specimens_of(verifier.inside_shares)) if in_scope else "inconclusive"
+    if decision == "authentic" and changed(reading.contributions, verifier.calibration.intercept):
+        decision = "inconclusive"
     it = Inspection(
         source=None if micrograph.source is None else str(micrograph.source),
         file_sha256=micrograph.sha256,

@@ -40,6 +40,19 @@ IN_FAVOUR = {
 """What each means where it speaks for a micrograph."""
 
 
+def changed(contributions: dict[str, float], offset: float) -> bool:
+    """Return whether an authentic reference's surface is recognised although all other evidence is against it.
+
+    It may have cracked since: its places still match, so the surface alone must not decide.
+
+    Args:
+        contributions: contribution of each kind of evidence to the log-odds.
+        offset: log-odds without any.
+    """
+    surface = contributions.get("correspondence", 0.0)
+    return surface < 0 < offset + sum(contributions.values()) - surface
+
+
 def beyond(pixel_size_um: float | None, compared: Compared) -> str:
     """Return why a micrograph is out of scope: another magnification, or unlike every reference."""
     if compared.comparable(pixel_size_um):
@@ -97,6 +110,11 @@ def _place(region: Region) -> str:
 def _why_open(it: Inspection, inside: int, outside: int) -> str:
     if not inside:
         return "Inconclusive: there are too few references to calibrate the score and to decide."
+    if changed(it.contributions, it.offset):
+        return (
+            "Inconclusive: its surface is that of an authentic reference, but all other evidence is against it: it may "
+            "have changed since, or been taken in another way."
+        )
     alpha, needed = it.alpha, specimens_needed(it.alpha)
     # Without groups each image is its own specimen, so "references" is exact.
     shared = sum(it.compared_with.sides.values()) > inside + outside

@@ -33,7 +33,7 @@ _BAND_SAMPLES = 2**18
 def find_regions(evidence: EvidenceMap, threshold: float, *, pixel_size_um: float | None) -> tuple[Region, ...]:
     """Return the connected regions (8 neighbours) of evidence above a threshold, the strongest first.
 
-    Returns at most `MAX_REGIONS`.
+    Returns at most `MAX_REGIONS`, among them the longest, since a limit on length may be set.
 
     Args:
         evidence: map in log-odds. Values that are not finite belong to no region.
@@ -85,8 +85,17 @@ def find_regions(evidence: EvidenceMap, threshold: float, *, pixel_size_um: floa
     area_px, integral, *moments = totals[:, 1:]
     centroid_row, centroid_column = (moment / area_px for moment in moments)
 
+    length = np.array(
+        [
+            max(row_edges[rows.stop] - row_edges[rows.start], column_edges[columns.stop] - column_edges[columns.start])
+            for rows, columns in boxes
+        ]
+    )
+    listed = np.argsort(-integral, kind="stable")[:MAX_REGIONS]
+    if length[listed].max() < length.max():
+        listed[-1] = length.argmax()
     regions = []
-    for index in np.argsort(-integral, kind="stable")[:MAX_REGIONS]:
+    for index in listed:
         rows, columns = boxes[index]
         top, left = math.floor(row_edges[rows.start]), math.floor(column_edges[columns.start])
         regions.append(
