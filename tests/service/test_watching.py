@@ -13,7 +13,7 @@ from anyio.from_thread import start_blocking_portal
 from prometheus_client import generate_latest
 from sqlalchemy.exc import OperationalError
 
-from fusion_diff.service import keys
+from fusion_diff.service import keys, watching
 from fusion_diff.service.keys import ANYBODY
 from fusion_diff.service.logs import JsonFormatter
 from fusion_diff.service.observing import LOGGED
@@ -31,8 +31,10 @@ def fail():
 
 
 def ask(watchers, authorization, records, seconds=60.0):
-    with start_blocking_portal() as portal:  # this thread may have a loop of its own, a browser's
-        return portal.call(watchers.caller, authorization, records, seconds)
+    # A portal, because this thread may have a loop of its own, a browser's.
+    with start_blocking_portal() as portal, pytest.MonkeyPatch.context() as patient:
+        patient.setattr(watching, "PATIENCE_SECONDS", seconds)
+        return portal.call(watchers.caller, authorization, records)
 
 
 def test_a_key_is_known_for_a_while_when_the_records_do_not_answer():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,6 +12,9 @@ import typer
 from fusion_diff.commands.options import path_option
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from fusion_diff.service.database import Database
     from fusion_diff.service.runtime import Service
     from fusion_diff.service.settings import Settings
 
@@ -31,6 +35,23 @@ DatabaseUrl = Annotated[
         "--database-url", metavar="URL", help="Database: postgresql://HOST/NAME; SQLite in the data folder if omitted."
     ),
 ]
+
+
+@contextmanager
+def records(data: Path | None, database_url: str | None) -> Iterator[tuple[Settings, Database]]:
+    """Open the database of the service during the block, for the other commands of the service, with its settings."""
+    from fusion_diff.commands.options import service_installed
+
+    service_installed()
+    from fusion_diff.service.database import Database
+    from fusion_diff.service.settings import read_settings
+
+    settings = read_settings(data=data, database_url=database_url)
+    database = Database(settings.database)
+    try:
+        yield settings, database
+    finally:
+        database.close()
 
 
 def serve_command(

@@ -2,19 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.serve import Data, DatabaseUrl
+from fusion_diff.commands.serve import Data, DatabaseUrl, records
 from fusion_diff.service.scopes import Scope
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
-
-    from fusion_diff.service.database import Database
 
 service_keys_app = typer.Typer(
     no_args_is_help=True,
@@ -23,21 +16,6 @@ service_keys_app = typer.Typer(
         "as when it starts."
     ),
 )
-
-
-@contextmanager
-def _opened(data: Path | None, database_url: str | None) -> Iterator[Database]:
-    from fusion_diff.commands.options import service_installed
-
-    service_installed()
-    from fusion_diff.service.database import Database
-    from fusion_diff.service.settings import read_settings
-
-    database = Database(read_settings(data=data, database_url=database_url).database)
-    try:
-        yield database
-    finally:
-        database.close()
 
 
 @service_keys_app.command("new")
@@ -53,7 +31,7 @@ def new_command(
     """Make an API key and print it. Only its hash is stored, so it cannot be shown again."""
     from fusion_diff.commands.terminal import say
 
-    with _opened(data, database_url) as database:
+    with records(data, database_url) as (_, database):
         from fusion_diff.service.keys import new_key
 
         with database.write() as session:
@@ -68,7 +46,7 @@ def list_command(data: Data = None, database_url: DatabaseUrl = None) -> int:
     from fusion_diff.commands.terminal import say
     from fusion_diff.printable import printable
 
-    with _opened(data, database_url) as database:
+    with records(data, database_url) as (_, database):
         from fusion_diff.service.keys import all_keys
 
         with database.read() as session:
@@ -91,7 +69,7 @@ def revoke_command(
     from fusion_diff.commands.terminal import say
     from fusion_diff.printable import printable
 
-    with _opened(data, database_url) as database:
+    with records(data, database_url) as (_, database):
         from fusion_diff.service.keys import revoke
 
         with database.write() as session:

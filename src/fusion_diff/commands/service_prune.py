@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.serve import Data, DatabaseUrl
+from fusion_diff.commands.serve import Data, DatabaseUrl, records
 
 
 def service_prune_command(
@@ -21,19 +21,13 @@ def service_prune_command(
     They are of references, flaw masks and reference sets that were removed. The store is that of the setting
     FUSION_DIFF_STORE_URL, or in the data folder.
     """
-    from fusion_diff.commands.options import service_installed
     from fusion_diff.commands.terminal import progress_bar, say
     from fusion_diff.counted import counted
 
-    service_installed()
-    from fusion_diff.service.database import Database
-    from fusion_diff.service.pruning import unused
-    from fusion_diff.service.settings import read_settings
-    from fusion_diff.service.store import Store
+    with records(data, database_url) as (settings, database):
+        from fusion_diff.service.pruning import unused
+        from fusion_diff.service.store import Store
 
-    settings = read_settings(data=data, database_url=database_url)
-    database = Database(settings.database)
-    try:
         store = Store(settings.store)
         with database.read() as session:
             found = unused(session, store)
@@ -46,6 +40,4 @@ def service_prune_command(
                 store.remove(digest)
                 advance(done, len(found))
         say(f"Deleted: {told} that no record named")
-    finally:
-        database.close()
     return 0

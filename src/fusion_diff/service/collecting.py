@@ -50,7 +50,7 @@ def all_sets(session: Session) -> Sequence[ReferenceSet]:
     return session.scalars(select(ReferenceSet).order_by(ReferenceSet.number.desc()).options(classes)).all()
 
 
-def set_names(session: Session) -> Sequence[Row[tuple[str, str]]]:
+def set_names(session: Session) -> Sequence[Row[str, str]]:
     """Return `id` and `name` of all sets, newest first."""
     return session.execute(select(ReferenceSet.id, ReferenceSet.name).order_by(ReferenceSet.number.desc())).all()
 

@@ -44,6 +44,7 @@ _COOKIE = re.compile(rf"(?:^|;)[ \t]*{COOKIE}=([0-9A-Za-z._-]{{1,300}})[ \t]*(?:
 _GUARDED = re.compile(r"/v1(/|$)|/metrics$")
 _ALIVE = "/healthz"
 _READY = "/readyz"
+_NO_KEY = "an API key is needed; send it as Authorization: Bearer KEY"
 
 
 class Gate:
@@ -108,7 +109,7 @@ class Gate:
         if caller is None:
             self._owners.forget(credential)
             if _GUARDED.match(scope["path"]):
-                raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
+                raise UnauthorizedError(_NO_KEY)
         elif owner is None:
             self._owners.remember(credential, caller.id)
             service.rates.give_back(bucket)
@@ -188,11 +189,7 @@ def _caller(headers: Headers, method: str, service: Service) -> Caller | None:
     """Return the caller by API key or session; None if neither is given."""
     kind, _, key = headers.get("authorization", "").partition(" ")
     if kind:
-        with service.database.read() as session:
-            caller = keys.caller_of(session, key.strip()) if kind.lower() == "bearer" else None
-        if caller is None:
-            raise UnauthorizedError("the API key is not valid; make one with fusion-diff service-keys new")
-        return caller
+        return _caller_of_key(service, key if kind.lower() == "bearer" else "")
     cookie = session_cookie(headers)
     signed = service.sessions.read(cookie) if cookie else None
     if signed is None:
@@ -201,6 +198,14 @@ def _caller(headers: Headers, method: str, service: Service) -> Caller | None:
         raise ForbiddenError("the X-CSRF-Token header is missing or belongs to another session; reload the page")
     with service.database.read() as session:
         return None if is_ended(session, signed) else keys.caller_by_id(session, signed.key_id)
+
+
+def _caller_of_key(service: Service, key: str) -> Caller:
+    with service.database.read() as session:
+        caller = keys.caller_of(session, key.strip())
+    if caller is None:
+        raise UnauthorizedError("the API key is not valid; make one with fusion-diff service-keys new")
+    return caller
 
 
 def _with_own_cookie_only(headers: list[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
@@ -236,10 +241,7 @@ def begin_session(request: Request, response: Response, key: str) -> Caller:
         UnauthorizedError: the key is not valid.
     """
     service: Service = request.app.state.service
-    with service.database.read() as session:
-        caller = keys.caller_of(session, key.strip())
-    if caller is None:
-        raise UnauthorizedError("the API key is not valid; make one with fusion-diff service-keys new")
+    caller = _caller_of_key(service, key)
     response.set_cookie(
         COOKIE,
         service.sessions.begin(caller.id),
@@ -291,7 +293,7 @@ class Needs:
         """
         caller = caller_of(request)
         if caller is None:
-            raise UnauthorizedError("an API key is needed; send it as Authorization: Bearer KEY")
+            raise UnauthorizedError(_NO_KEY)
         if not any(caller.may(scope) for scope in self._scopes):
             lacking = " or ".join(self._scopes)
             raise ForbiddenError(f"the API key {caller.name} lacks the scope {lacking}; use a key that has it")

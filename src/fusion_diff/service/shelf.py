@@ -124,6 +124,10 @@ class Shelf:
         """Return the rows of all models, newest first."""
         return session.scalars(select(Model).order_by(Model.number.desc())).all()
 
+    def newest(self, session: Session, sha256: str) -> Model | None:
+        """Return the newest row of the model with this digest; None if there is none."""
+        return session.scalar(select(Model).where(Model.sha256 == sha256).order_by(Model.number.desc()).limit(1))
+
     def get(self, session: Session, model_id: str | None) -> Model:
         """Return the row of a model by id; of the default model if `model_id` is None.
 

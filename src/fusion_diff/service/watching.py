@@ -19,19 +19,20 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 PATH = "/metrics"
 """The only path that remembered keys may read: it gives figures, and no data of micrographs."""
-_PATIENCE_SECONDS = 2.0
+PATIENCE_SECONDS = 2.0
+"""Longest wait for the database."""
 _KNOWN_SECONDS = 3600.0
 _threads = CapacityLimiter(8)
 """Separate threads, because all others may be waiting for the database."""
 
 
-async def in_time(ask: Callable[[], T], seconds: float = _PATIENCE_SECONDS) -> T:
+async def in_time(ask: Callable[[], T]) -> T:
     """Run a function in a separate thread, and return its result.
 
     Raises:
-        TimeoutError: it takes longer than `seconds`.
+        TimeoutError: it takes longer than `PATIENCE_SECONDS`.
     """
-    with fail_after(seconds):
+    with fail_after(PATIENCE_SECONDS):
         return await to_thread.run_sync(ask, abandon_on_cancel=True, limiter=_threads)
 
 
@@ -44,15 +45,12 @@ class Watchers:
     def __init__(self) -> None:
         self._known: dict[bytes, tuple[Caller, float]] = {}
 
-    async def caller(
-        self, authorization: str, ask: Callable[[], Caller | None], seconds: float = _PATIENCE_SECONDS
-    ) -> Caller | None:
+    async def caller(self, authorization: str, ask: Callable[[], Caller | None]) -> Caller | None:
         """Return the caller of the metrics; None if no key or session is given.
 
         Args:
             authorization: the header with the key.
             ask: looks the caller up in the database.
-            seconds: longest wait for the database.
 
         Raises:
             UnauthorizedError: the key is not valid.
@@ -62,7 +60,7 @@ class Watchers:
         # One entry for each key, however its header is spaced and its scheme is written.
         key = hashlib.sha256(authorization.partition(" ")[2].strip().encode()).digest()
         try:
-            found = await in_time(ask, seconds)
+            found = await in_time(ask)
         except UnauthorizedError:
             self._known.pop(key, None)
             raise

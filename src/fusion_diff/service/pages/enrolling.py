@@ -10,7 +10,7 @@ from fusion_diff.service.pages.rendering import PageRoute, render
 from fusion_diff.service.routes import jobs, models
 from fusion_diff.service.routes import references as api
 from fusion_diff.service.runtime import ServiceDep
-from fusion_diff.service.schemas.fields import Id, Name
+from fusion_diff.service.schemas.fields import Id
 from fusion_diff.service.schemas.models import EnrolIn
 from fusion_diff.service.security import Admin, Enrolling, Reader
 
@@ -36,13 +36,9 @@ def enrol(
     service: ServiceDep,
     caller: Enrolling,
     set_id: Id,
-    name: Annotated[Name, Form()],
-    reconstruction: Annotated[bool, Form()] = False,
-    detect_attacks: Annotated[bool, Form()] = False,
-    default: Annotated[bool, Form()] = False,
+    body: Annotated[EnrolIn, Form()],
 ) -> Response:
     """Start an enrolment, and return its progress."""
-    body = EnrolIn(name=name, reconstruction=reconstruction, detect_attacks=detect_attacks, default=default)
     return render(request, "job", job=api.enrol(request, response, service, caller, set_id, body))
 
 

@@ -25,7 +25,7 @@ from fusion_diff.service.problems import RefusedError
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.inspections import InspectionSummary
 from fusion_diff.service.security import Reader
-from fusion_diff.service.tables import NAME_LENGTH, Inspection, Model
+from fusion_diff.service.tables import NAME_LENGTH, Inspection
 from fusion_diff.service.uploads import shown_name
 
 router = APIRouter(prefix="/history", route_class=PageRoute)
@@ -94,7 +94,7 @@ def history(
     """Show inspections, newest first."""
     with service.database.read() as session:
         rows, after = records.page(session, asked.filter, cursor, ON_A_PAGE)
-        models = session.scalars(select(Model).order_by(Model.number.desc())).all()
+        models = service.shelf.all(session)
     return render(
         request,
         "history",
@@ -123,7 +123,7 @@ def charts(request: Request, service: ServiceDep, caller: Reader, asked: AskedDe
         followed = _newest(session, asked.between.apply(mine)) if picked else scored
         query = mine.order_by(Inspection.number).limit(BASELINE)
         first = [logit(row.score) for row in session.scalars(query.options(load_only(*_CHARTED)))]
-        model = session.scalar(select(Model).where(Model.sha256 == judge).order_by(Model.number.desc()).limit(1))
+        model = service.shelf.newest(session, judge)
     level = None if model is None else reference_level(service.shelf, model)
     baseline = Baseline.of(first)
     return render(

@@ -45,14 +45,10 @@ def sets(request: Request, service: ServiceDep, caller: Reader) -> Response:
 
 @router.post("")
 def new_set(
-    request: Request,
-    service: ServiceDep,
-    caller: Enrolling,
-    name: Annotated[Name, Form()],
-    authentic: Annotated[Name, Form()],
+    request: Request, service: ServiceDep, caller: Enrolling, body: Annotated[ReferenceSetIn, Form()]
 ) -> Response:
     """Make a set, and go to its page."""
-    made = api.new_set(service, caller, ReferenceSetIn(name=name, authentic=authentic))
+    made = api.new_set(service, caller, body)
     return goto(request, f"/references/{made.id}")
 
 

@@ -8,14 +8,13 @@ from fastapi import APIRouter, Form, Request
 from sqlalchemy import select
 from starlette.responses import Response
 
-from fusion_diff.fewshot.decision import Decision
 from fusion_diff.inspection import draw, shown
 from fusion_diff.inspection.wording import p_value_sentences
 from fusion_diff.service import collecting, pictures, records
 from fusion_diff.service.pages.rendering import PageRoute, render
 from fusion_diff.service.routes import inspections
 from fusion_diff.service.runtime import ServiceDep
-from fusion_diff.service.schemas.fields import Id, Name, Reason
+from fusion_diff.service.schemas.fields import Id
 from fusion_diff.service.schemas.inspections import AddToReferencesIn, InspectionOut, OverruleIn
 from fusion_diff.service.security import Enrolling, Reader
 from fusion_diff.service.tables import Model, ReferenceImage
@@ -33,7 +32,7 @@ def verdict(request: Request, service: ServiceDep, caller: Reader, inspection_id
         row = records.get_inspection(session, inspection_id)
         it, judged = InspectionOut.of(row), pictures.verdict(row, service.store)
         limit = draw.heat_limit([judged.evidence], [judged.threshold])
-        model = _model(session, it)
+        model = service.shelf.newest(session, it.model_sha256)
         return render(
             request,
             "verdict",
@@ -59,12 +58,10 @@ def overrule(
     service: ServiceDep,
     caller: Enrolling,
     inspection_id: Id,
-    decision: Annotated[Decision, Form()],
-    reason: Annotated[Reason, Form()],
+    body: Annotated[OverruleIn, Form()],
 ) -> Response:
     """Overrule a verdict, and return the updated part of the page."""
-    it = inspections.overrule(service, caller, inspection_id, OverruleIn(decision=decision, reason=reason))
-    return render(request, "overruled", it=it)
+    return render(request, "overruled", it=inspections.overrule(service, caller, inspection_id, body))
 
 
 @router.post("/{inspection_id}/add-to-references")
@@ -73,21 +70,13 @@ def add_to_references(
     service: ServiceDep,
     caller: Enrolling,
     inspection_id: Id,
-    reference_set: Annotated[Id, Form()],
-    label: Annotated[Name, Form()],
-    group: Annotated[Name | None, Form()] = None,
+    body: Annotated[AddToReferencesIn, Form()],
 ) -> Response:
     """Make the micrograph a reference, and return the confirmation."""
-    body = AddToReferencesIn(reference_set=reference_set, label=label, group=group)
     image = inspections.add_to_references(service, caller, inspection_id, body)
     with service.database.read() as session:
-        collected = collecting.get_set(session, reference_set)
+        collected = collecting.get_set(session, body.reference_set)
     return render(request, "added_reference", image=image, collected=collected)
-
-
-def _model(session: Session, it: InspectionOut) -> Model | None:
-    """Return the row of the model that judged; None if it is gone."""
-    return session.scalar(select(Model).where(Model.sha256 == it.model_sha256).order_by(Model.number.desc()).limit(1))
 
 
 def _nearest(session: Session, it: InspectionOut, model: Model | None) -> list[dict[str, Any]]:

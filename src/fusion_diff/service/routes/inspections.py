@@ -8,11 +8,11 @@ from functools import partial
 from typing import Annotated
 
 from anyio import to_thread
-from fastapi import APIRouter, File, Form, Header, Query, Request, Response, UploadFile
+from fastapi import APIRouter, Depends, File, Form, Header, Query, Request, Response, UploadFile
 
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.fewshot.decision import Decision
-from fusion_diff.service import pictures, records
+from fusion_diff.service import pictures, records, tables
 from fusion_diff.service.collecting import add_image
 from fusion_diff.service.problems import (
     TooLargeError,
@@ -41,6 +41,14 @@ from fusion_diff.service.work import Task
 router = APIRouter(prefix="/v1/inspections", tags=["inspections"], route_class=Route)
 KEPT = {"Cache-Control": "private, max-age=31536000, immutable"}
 """Headers of content that never changes."""
+
+
+def _found(service: ServiceDep, inspection_id: Id) -> tables.Inspection:
+    with service.database.read() as session:
+        return records.get_inspection(session, inspection_id)
+
+
+Found = Annotated[tables.Inspection, Depends(_found)]
 
 
 @router.post("", responses=documented(404, 409, 504, 507))
@@ -126,17 +134,14 @@ def find(
 
 
 @router.get("/{inspection_id}", responses=documented(404))
-def get(service: ServiceDep, caller: Reader, inspection_id: Id) -> InspectionOut:
+def get(caller: Reader, row: Found) -> InspectionOut:
     """Return an inspection."""
-    with service.database.read() as session:
-        return InspectionOut.of(records.get_inspection(session, inspection_id))
+    return InspectionOut.of(row)
 
 
 @router.get("/{inspection_id}/heatmap.png", response_class=Response, responses=documented(404, gives="image/png"))
-def heat_map(service: ServiceDep, caller: Reader, inspection_id: Id) -> Response:
+def heat_map(service: ServiceDep, caller: Reader, row: Found) -> Response:
     """Return the heat map with the aspect ratio of the micrograph, transparent where there is no evidence."""
-    with service.database.read() as session:
-        row = records.get_inspection(session, inspection_id)
     return Response(pictures.heat_map(row, service.store), media_type="image/png", headers=KEPT)
 
 
@@ -144,7 +149,7 @@ def heat_map(service: ServiceDep, caller: Reader, inspection_id: Id) -> Response
 async def micrograph(
     service: ServiceDep,
     caller: Reader,
-    inspection_id: Id,
+    row: Found,
     top: Annotated[int | None, Query(ge=0, le=2**31, description="First row of a window in native pixels.")] = None,
     left: Annotated[int | None, Query(ge=0, le=2**31)] = None,
     height: Annotated[int, Query(ge=1, le=pictures.WINDOW_SIDE)] = 512,
@@ -152,10 +157,10 @@ async def micrograph(
 ) -> Response:
     """Return the reduced micrograph, or a window in native pixels if `top` or `left` is given."""
     if top is None and left is None:
-        picture = await to_thread.run_sync(_thumbnail, service, inspection_id)
+        picture = await to_thread.run_sync(service.store.get, row.thumbnail_sha256)
     else:
         picture = await service.slots.decode(
-            caller.id, partial(_window, service, inspection_id, top or 0, left or 0, height, width)
+            caller.id, partial(_window, service, row, top or 0, left or 0, height, width)
         )
     return Response(picture, media_type="image/png", headers=KEPT)
 
@@ -165,10 +170,8 @@ async def micrograph(
     response_class=Response,
     responses=documented(404, gives="text/html"),
 )
-def report(service: ServiceDep, caller: Reader, inspection_id: Id) -> Response:
+def report(service: ServiceDep, caller: Reader, row: Found) -> Response:
     """Return the report: one HTML page with embedded pictures."""
-    with service.database.read() as session:
-        row = records.get_inspection(session, inspection_id)
     page = pictures.report(row, service.store)
     # The page's own policy allows its one script; the header adds directives that a page cannot set.
     headers = {"Content-Security-Policy": "sandbox allow-scripts; frame-ancestors 'self'"}
@@ -203,15 +206,7 @@ def add_to_references(
     return ReferenceImageOut.of(image)
 
 
-def _thumbnail(service: Service, inspection_id: str) -> bytes:
-    with service.database.read() as session:
-        row = records.get_inspection(session, inspection_id)
-    return service.store.get(row.thumbnail_sha256)
-
-
-def _window(service: Service, inspection_id: str, top: int, left: int, height: int, width: int) -> bytes:
-    with service.database.read() as session:
-        row = records.get_inspection(session, inspection_id)
+def _window(service: Service, row: tables.Inspection, top: int, left: int, height: int, width: int) -> bytes:
     with service.store.file(row.sha256) as path:
         whole = read(path, row.name, row.sha256, None, service.settings.max_pixels)
         return pictures.window(whole, top, left, height, width)
