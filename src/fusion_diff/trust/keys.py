@@ -17,7 +17,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from fusion_diff.errors import TrustError
 from fusion_diff.home import at_home
@@ -85,16 +85,12 @@ class PublicKey:
     @cached_property
     def id(self) -> str:
         """Hexadecimal sha256 of the key in DER (SubjectPublicKeyInfo)."""
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-        return hashlib.sha256(self._key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+        return hashlib.sha256(_encoded(self._key, "DER")).hexdigest()
 
     @cached_property
     def hint(self) -> str:
         """Hexadecimal sha256 of the key in PEM, by which a signature names its key."""
-        from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
-
-        return hashlib.sha256(self._key.public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo)).hexdigest()
+        return hashlib.sha256(_encoded(self._key, "PEM")).hexdigest()
 
     def text(self) -> str:
         """Return the contents of its file."""
@@ -160,7 +156,7 @@ def new_key(
     beside = public_file(file)
     expires = until(days, now)
     key = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())
-    public = PublicKey(printable(beside), _pem(key), expires)
+    public = PublicKey(printable(beside), _encoded(key.public_key(), "PEM").decode("ascii"), expires)
     passphrase = _passphrase()
     encryption = BestAvailableEncryption(passphrase) if passphrase else NoEncryption()
     before = "" if expires is None else f"Expires: {write_time(expires)}\n"
@@ -215,7 +211,9 @@ def load_private(file: str | Path) -> PrivateKey:
         raise TrustError(
             f"{name}: the key is of another kind than Ed25519 or ECDSA; make one with `fusion-diff keys new`"
         )
-    public = PublicKey(printable(public_file(file)), _pem(key), _expiry(content, name))
+    public = PublicKey(
+        printable(public_file(file)), _encoded(key.public_key(), "PEM").decode("ascii"), _expiry(content, name)
+    )
     public.kind  # noqa: B018 - refuses other curves
     return PrivateKey(public, key)
 
@@ -302,10 +300,10 @@ def _expiry(content: bytes, name: str) -> datetime | None:
     return min((read_time(time, name) for time in times), default=None)
 
 
-def _pem(key: Ed25519PrivateKey | EllipticCurvePrivateKey) -> str:
+def _encoded(key: Ed25519PublicKey | EllipticCurvePublicKey, encoding: Literal["DER", "PEM"]) -> bytes:
     from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-    return key.public_key().public_bytes(Encoding.PEM, PublicFormat.SubjectPublicKeyInfo).decode("ascii")
+    return key.public_bytes(getattr(Encoding, encoding), PublicFormat.SubjectPublicKeyInfo)
 
 
 def _hash(kind: str) -> HashAlgorithm:
