@@ -17,7 +17,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import re
 import stat
 from importlib.resources import files
 from pathlib import Path
@@ -116,14 +115,14 @@ def read_json(file: Path) -> dict[str, Any]:
     return value
 
 
-def bounded_size(name: str, value: object, most: int) -> int:
+def bounded_size(name: str, value: object, most: int, *, least: int = 1) -> int:
     """Return a size from a configuration after checking it, before anything of that size is allocated.
 
     Raises:
-        ValueError: it is not a whole number from 1 to `most`.
+        ValueError: it is not a whole number from `least` to `most`.
     """
-    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= most:
-        raise ValueError(f"{name} is {value!r:.40}, but must be a whole number from 1 to {most}")
+    if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+        raise ValueError(f"{name} is {value!r:.40}, but must be a whole number from {least} to {most}")
     return value
 
 
@@ -314,13 +313,6 @@ class Writer(WholeFolder):
                 f"{folder}: the folder cannot be created ({error.strerror}); check the path and the permissions of "
                 "its parent folder, or choose another"
             ) from error
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        """Complete the checkpoint, or clean up; an error of the system that safetensors met becomes an OSError."""
-        super().__exit__(kind, *rest)
-        foreign = kind is not None and kind.__name__ == "SafetensorError"  # by name: not all installations have it
-        if foreign and (met := re.search(r"\(os error (\d+)\)", str(rest[0]))):
-            raise OSError(int(met[1]), os.strerror(int(met[1])), str(self.target))
 
     def complete(self) -> None:
         """Write the manifest."""

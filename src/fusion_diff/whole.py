@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import secrets
 import shutil
 import stat
@@ -44,6 +45,7 @@ def whole_file(file: Path) -> Iterator[Path]:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(part)):
             raise OSError(error.errno, error.strerror, str(file)) from error
+        _raise_if_of_the_system(error, file)
         raise
 
 
@@ -88,7 +90,7 @@ class WholeFolder:
     def check(self) -> None:
         """Raise an error if the target must not be replaced; called right before the folder is moved."""
 
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         """Complete the folder and move it into place, or clean up after an error."""
         try:
             if kind is None:
@@ -100,6 +102,7 @@ class WholeFolder:
                 self._move()
         finally:
             shutil.rmtree(self.folder, ignore_errors=True)  # the replaced folder, if they were exchanged
+        _raise_if_of_the_system(error, self.target)
 
     def _move(self) -> None:
         if not self._replace:
@@ -124,6 +127,13 @@ class WholeFolder:
 def _beside(target: Path) -> Path:
     """Return a new hidden path in the folder of a target."""
     return target.parent / f".{target.name}.{secrets.token_hex(4)}"
+
+
+def _raise_if_of_the_system(error: BaseException | None, target: Path) -> None:
+    """Raise an `OSError` for an error of safetensors that the system caused, such as a full disk."""
+    foreign = type(error).__name__ == "SafetensorError"  # by name: not all installations have it
+    if foreign and (met := re.search(r"\(os error (\d+)\)", str(error))):
+        raise OSError(int(met[1]), os.strerror(int(met[1])), str(target)) from error
 
 
 def _flush(file: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import math
 import os
@@ -107,6 +108,29 @@ def test_a_state_half_written_by_a_kill_is_passed_over(tmp_path, saving_every_st
     state = (tmp_path / "cut" / "state.safetensors").read_bytes()
     (tmp_path / "cut" / ".state.safetensors.cut").write_bytes(state[: len(state) // 2])
     assert torch.equal(weights(run(tmp_path / "cut")), weights(uncut))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit of size there")
+def test_a_disk_that_fills_up_is_an_error_of_the_system_and_the_last_state_is_kept(tmp_path, saving_every_step):
+    import resource
+
+    uncut, state = run(tmp_path / "uncut"), tmp_path / "cut" / "state.safetensors"
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def full_at_ten(stage: str, step: int, steps: int, loss: float) -> None:
+        if step == 10:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (state.stat().st_size // 2, limits[1]))
+
+    try:
+        with pytest.raises(OSError, match="File too large") as caught:
+            run(tmp_path / "cut", progress=full_at_ten)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(state))
+    assert [file.name for file in state.parent.glob("*state*")] == [state.name]
+    resumed = run(tmp_path / "cut")
+    assert len(resumed.batches) == 30 - 9
+    assert torch.equal(weights(resumed), weights(uncut))
 
 
 def test_a_finished_stage_is_restored_without_a_step(tmp_path):

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fusion_diff.checkpoint import read_json, read_tensors, write_json
+from fusion_diff.checkpoint import bounded_size, read_json, read_tensors, write_json
 from fusion_diff.diffusion.reconstruction import CHANNELS
 from fusion_diff.enrolment.enrolment import Enrolment
 from fusion_diff.errors import CheckpointError
@@ -17,6 +17,7 @@ from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Correspondence
 from fusion_diff.fewshot.decision import shares_of
 from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
+from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.verdict.compared import stored_pixel_size
 
 if TYPE_CHECKING:
@@ -130,26 +131,16 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
             builtin=bool(described["builtin"]),
             shifts=tuple(float(shift) for shift in described.get("shifts", ())),
             pixel_sizes_um=tuple(stored_pixel_size(reference.get("pixel_size_um")) for reference in references),
-            pages=tuple(_page(reference.get("page")) for reference in references),
+            pages=tuple(
+                None if page is None else bounded_size("page", page, MAX_PAGES - 1, least=0)
+                for page in (reference.get("page") for reference in references)
+            ),
         )
     if fault := _fault(enrolment) or _misfit(enrolment, encoder):
         raise CheckpointError(f"{folder}: its enrolment is inconsistent ({fault}); enrol the references again")
     with _told(folder, UNUSABLE):
         _check_learned(enrolment.verifier, learned, enrolment.bags[0])
     return enrolment
-
-
-def _page(value: object) -> int | None:
-    """Check a stored page and return it; None stays None.
-
-    Raises:
-        ValueError: it is not a whole number of at least 0.
-    """
-    if value is None:
-        return None
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"{value!r:.40} is not a page")
-    return value
 
 
 @contextmanager

@@ -64,16 +64,19 @@ class Pool:
         files = folder / "pixels.npy", folder / "descriptors.npy", folder / "pool.json"
         if not (all(file.exists() for file in files) and _read_stamp(files[2]) == stamp):
             files[2].unlink(missing_ok=True)  # written last, so that an incomplete pool is generated again
-            pixels = np.lib.format.open_memmap(files[0], mode="w+", dtype=np.uint8, shape=(size, SIDE, SIDE))
+            header = {"descr": "|u1", "fortran_order": False, "shape": (size, SIDE, SIDE)}
             descriptors = np.zeros((size, len(DESCRIPTOR_NAMES)), dtype=np.float32)
             seeds = range(seed * 10**6, seed * 10**6 + size)
             # spawn: a forked child of a process that has used OpenMP threads can hang
-            with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_single_thread) as executor:
+            executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_single_thread)
+            # Not through a memory map: a disk that fills up would end the process with a bus error.
+            with executor, files[0].open("wb") as pixels:
+                np.lib.format.write_array_header_1_0(pixels, header)
                 for index, (image, descriptor) in enumerate(executor.map(_generate, seeds, chunksize=8)):
-                    pixels[index], descriptors[index] = image, descriptor
+                    pixels.write(image.tobytes())
+                    descriptors[index] = descriptor
                     if progress:
                         progress(index + 1, size)
-            pixels.flush()
             np.save(files[1], descriptors)
             files[2].write_text(json.dumps(stamp), encoding="utf-8")
         # copy on write: torch wants memory that it could write to

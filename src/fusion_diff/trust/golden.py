@@ -15,9 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
-from fusion_diff.checkpoint import in_place
+from fusion_diff.checkpoint import bounded_size, in_place
 from fusion_diff.errors import TrustError, foreseen, out_of_memory
 from fusion_diff.fewshot.decision import Decision
+from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.printable import printable
 from fusion_diff.trust.files import digest_plain, read_bounded
 from fusion_diff.trust.identity import identity
@@ -165,8 +166,8 @@ def read_golden(folder: Path) -> GoldenSet:
         alpha, images = float(value["alpha"]), tuple(_image(each) for each in value["images"])
         model = {key: value["model"].get(key) for key in ("name", "sha256", "references_sha256")}
         page = value.get("page")
-        if page is not None and (isinstance(page, bool) or not isinstance(page, int) or page < 0):
-            raise ValueError(f"the page {str(page)[:80]!r}")
+        if page is not None:
+            bounded_size("page", page, MAX_PAGES - 1, least=0)
         if not (0 < alpha < 1 and 0 < len(images) <= MAX_IMAGES):
             raise ValueError(f"an alpha of {alpha} and {len(images)} images")
         if not all(item is None or isinstance(item, str) for item in model.values()):
