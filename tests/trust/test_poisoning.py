@@ -168,8 +168,16 @@ def test_a_reference_unlike_all_others_is_found():
     bags = clean_bags()
     bags[4] = tokens(4, shift=8.0)
     first, *others = [each for each in audit_enrolment(enrolment_of(bags, LABELS)) if each.kind == "foreign"]
-    assert (first.index, first.box) == (4, None)
+    assert (first.index, first.box, first.grave) == (4, None, True)
     assert all(first.strength > 5 * each.strength for each in others)
+
+
+@pytest.mark.parametrize(("shift", "grave"), [(0.55, False), (1.2, True)])
+def test_a_reference_that_is_only_somewhat_foreign_is_a_note(shift, grave):
+    bags = clean_bags()
+    bags[4] = tokens(4, shift=shift)
+    (found,) = [each for each in audit_enrolment(enrolment_of(bags, LABELS)) if each.kind == "foreign"]
+    assert (found.index, found.grave) == (4, grave)
 
 
 @pytest.mark.parametrize("labels", [["sound"] * 2, ["sound", "crack"], ["sound"] * 5, ["sound", "sound", "crack"]])

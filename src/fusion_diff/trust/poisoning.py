@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from fusion_diff.references import ReferenceSet
     from fusion_diff.trust.triggers import Trigger
 
-EDITION = 2
+EDITION = 3
 """Version of the findings. Raise it with every change here or in `fusion_diff.trust.triggers` that affects them, so
 that stored findings are recomputed."""
 ASKED = 64
@@ -53,8 +53,9 @@ CONTRADICTION = 0.5
 """Log-odds against its own label above which a reference is suspicious."""
 DUPLICATE = 0.6
 """Two references are near-duplicates at this share of the common distance between references, or less."""
-FOREIGN = 3.0
-"""A reference is foreign above this distance from the others, in standard deviations of such distances."""
+FOREIGN, CLEARLY_FOREIGN = 3.0, 5.0
+"""A reference is foreign above this distance from the others, in standard deviations of such distances. Below the
+second one that is a note: such distances are skewed, and of many references one is always the farthest."""
 SMALLEST_DEVIATION = 0.1
 """Lower bound of that standard deviation, as a share of the distance. Few references can be alike by chance."""
 
@@ -281,8 +282,8 @@ def _foreign(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
             f"as a whole it is unlike every other reference ({deviations[index]:.1f} deviations farther than they are "
             "from each other): check that it shows the same material at the same magnification"
         )
-        figures = {"deviations": float(deviations[index])}
-        findings.append(_finding(enrolment, index, "foreign", deviations[index] / FOREIGN, sentence, figures))
+        figures, grave = {"deviations": float(deviations[index])}, bool(deviations[index] > CLEARLY_FOREIGN)
+        findings.append(_finding(enrolment, index, "foreign", deviations[index] / FOREIGN, sentence, figures, grave))
     return findings
 
 
