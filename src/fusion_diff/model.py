@@ -14,7 +14,6 @@ from torch import Tensor
 from fusion_diff.checkpoint import EMBEDDED, MANIFEST, Writer, compact, digest, locate, write_json
 from fusion_diff.devices import available, own_settings
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
-from fusion_diff.diffusion.source import PriorSource
 from fusion_diff.encoder.local_path import channels_last
 from fusion_diff.enrolment import Enrolment
 from fusion_diff.enrolment.card import enrolled_card
@@ -33,6 +32,7 @@ from fusion_diff.warn import warn_of_builtin_references
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fusion_diff.diffusion.source import PriorSource
     from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.references import ReferenceSet
@@ -54,7 +54,7 @@ class DiffusionModel:
     def __init__(
         self,
         encoder: DualPathEncoder,
-        prior_source: str | PriorSource,
+        prior_source: PriorSource,
         *,
         card: dict[str, Any],
         readme: str,
@@ -68,7 +68,7 @@ class DiffusionModel:
         self.sha256 = sha256
         self.enrolment = enrolment
         self.flaw_detector = flaw_detector
-        self._prior_source = PriorSource(prior_source) if isinstance(prior_source, str) else prior_source
+        self._prior_source = prior_source
         self._device = torch.device("cpu")
 
     def __repr__(self) -> str:

@@ -13,6 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from fusion_diff.cli import main
+from fusion_diff.diffusion.source import PriorSource
 from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath
 from fusion_diff.model import DiffusionModel
@@ -51,7 +52,7 @@ def small_model(references: Path, tmp_path_factory: pytest.TempPathFactory) -> P
     encoder = DualPathEncoder.from_config(CONFIG, condition_width=8, bottleneck=4)
     encoder.local_path.load_state_dict(LocalPath.from_imagenet().state_dict())
     card = {"name": "base", "prior": "owner/none", "encoder": encoder.config}
-    model = DiffusionModel(encoder, "owner/none", card=card, readme="", sha256="ab" * 32, enrolment=None)
+    model = DiffusionModel(encoder, PriorSource("owner/none"), card=card, readme="", sha256="ab" * 32, enrolment=None)
     model.enroll(ReferenceSet.from_folder(references, authentic="fine"))
     folder = tmp_path_factory.mktemp("enrolled") / "small"
     model.save_pretrained(folder)

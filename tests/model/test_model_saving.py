@@ -15,6 +15,7 @@ import pytest
 import torch
 
 from fusion_diff.checkpoint import EMBEDDED, read_json, seal, verify, write_json
+from fusion_diff.diffusion.source import PriorSource
 from fusion_diff.errors import ArgumentError, CheckpointError, DeviceError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
@@ -296,7 +297,7 @@ def test_a_prior_that_is_not_there_is_named_when_it_is_needed(checkpoint_folder,
 def test_built_in_references_warn_that_they_are_not_yours(enrolled, draw):
     model = DiffusionModel(
         enrolled.encoder,
-        "",
+        PriorSource(""),
         card=enrolled.card,
         readme="",
         sha256=enrolled.sha256,

@@ -205,18 +205,6 @@ def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> Dif
     Raises:
         CheckpointError: there is no such model; or it is incomplete, altered, exported, or has another format.
     """
-    expect_whole(name)
-    from fusion_diff.model import DiffusionModel
-
-    return DiffusionModel.from_pretrained(name, trusted_keys=trusted_keys or None).to(device)
-
-
-def expect_whole(name: str) -> None:
-    """Check early that a model is not an exported one; `load_model` checks too.
-
-    Raises:
-        CheckpointError: it is exported.
-    """
     from fusion_diff.edge.session import is_exported
     from fusion_diff.errors import CheckpointError
     from fusion_diff.printable import printable
@@ -225,6 +213,9 @@ def expect_whole(name: str) -> None:
         raise CheckpointError(
             f"{printable(name)}: an exported model can only inspect; give the model that it was exported from"
         )
+    from fusion_diff.model import DiffusionModel
+
+    return DiffusionModel.from_pretrained(name, trusted_keys=trusted_keys or None).to(device)
 
 
 def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedFiles | None:

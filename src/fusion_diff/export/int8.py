@@ -17,6 +17,7 @@ import numpy as np
 from fusion_diff.dependencies import one_missing
 from fusion_diff.edge.exported import INPUTS
 from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.export.onnx_file import silenced
 from fusion_diff.micrograph.tiles import Grid
 
 if TYPE_CHECKING:
@@ -80,10 +81,7 @@ class Quantiser:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
         keep = self.keep
-        noisy = logging.getLogger()
-        level = noisy.level
-        noisy.setLevel(logging.ERROR)  # onnxruntime logs advice to the root logger
-        try:
+        with silenced(logging.getLogger()):  # onnxruntime logs advice to the root logger
             quantize_static(
                 self.source,
                 target,
@@ -96,8 +94,6 @@ class Quantiser:
                 nodes_to_quantize=[name for group in groups for name in self.groups[group]],
                 calibration_cache_path=self.ranges,
             )
-        finally:
-            noisy.setLevel(level)
 
 
 class _Reader:

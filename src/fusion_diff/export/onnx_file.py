@@ -34,7 +34,7 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
     # Two tiles: a dimension of size 1 would be traced as a constant.
     examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)
     count = torch.export.Dim("tiles")
-    with warnings.catch_warnings(), _silenced(logging.getLogger("torch.onnx")), torch.no_grad():
+    with warnings.catch_warnings(), silenced(logging.getLogger("torch.onnx")), torch.no_grad():
         warnings.simplefilter("ignore")  # they are about the exporter's internals
         torch.onnx.export(
             graph.eval(),
@@ -50,7 +50,7 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
 
 
 @contextmanager
-def _silenced(logger: logging.Logger) -> Iterator[None]:
+def silenced(logger: logging.Logger) -> Iterator[None]:
     """Show only errors of a logger within the block."""
     before = logger.level
     logger.setLevel(logging.ERROR)
