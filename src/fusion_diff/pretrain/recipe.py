@@ -18,7 +18,7 @@ class StageRecipe:
     learning_rate: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Recipe:
     """A whole pretraining run.
 
@@ -39,10 +39,10 @@ class Recipe:
 
     name: str
     pool: int
-    seed: int
-    condition_tokens: int
+    seed: int = 0
+    condition_tokens: int = 1
     lots: int
-    adapters: bool
+    adapters: bool = False
     autoencoder: StageRecipe
     prior: StageRecipe
     distil: StageRecipe
@@ -64,10 +64,7 @@ RECIPES = {
     "cpu": Recipe(
         name="cpu",
         pool=3000,
-        seed=0,
-        condition_tokens=1,
         lots=300,
-        adapters=False,
         autoencoder=StageRecipe(steps=600, batch=16, learning_rate=1e-3),
         prior=StageRecipe(steps=1500, batch=16, learning_rate=6e-4),
         distil=StageRecipe(steps=1400, batch=16, learning_rate=8e-4),
@@ -78,10 +75,7 @@ RECIPES = {
     "full": Recipe(
         name="full",
         pool=20000,
-        seed=0,
-        condition_tokens=1,
         lots=1000,
-        adapters=False,
         autoencoder=StageRecipe(steps=1500, batch=256, learning_rate=1e-3),
         prior=StageRecipe(steps=2500, batch=1024, learning_rate=1e-3),
         distil=StageRecipe(steps=5000, batch=256, learning_rate=5e-4),
@@ -92,10 +86,7 @@ RECIPES = {
     "smoke": Recipe(
         name="smoke",
         pool=8,
-        seed=0,
-        condition_tokens=1,
         lots=1,
-        adapters=False,
         autoencoder=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
         prior=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
         distil=StageRecipe(steps=4, batch=2, learning_rate=1e-3),
