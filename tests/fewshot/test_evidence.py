@@ -35,8 +35,8 @@ def planted(make_bag, *, marked: bool = False, **options):
 
 
 def value(head, tokens: torch.Tensor, residual: torch.Tensor) -> torch.Tensor:
-    """Return the sum of a head's maps per token."""
-    return torch.stack(list(head.maps(tokens, residual).values())).sum(0)
+    """Return the sum of a head's maps per token, without outliers, whose unit is another."""
+    return torch.stack([each for kind, each in head.maps(tokens, residual).items() if kind != "outliers"]).sum(0)
 
 
 def auroc(head, bag: Bag) -> float:
@@ -219,6 +219,14 @@ def test_beside_others_only_the_last_path_speaks_of_novelty(make_bag):
     torch.testing.assert_close(after, novelty)
     moved[:, 6:] += 100
     assert bool((head.maps(moved, NO_RESIDUAL)["novelty"] > novelty + 10).all())
+
+
+def test_outliers_are_far_from_every_authentic_token_in_all_paths_at_once(make_bag):
+    authentic, others = [make_bag(seed) for seed in range(3)], [make_bag(60)]
+    head = NearestNeighbourEvidence.fit(authentic, others, (6, 10))
+    tokens = make_bag(50).tokens
+    apart = torch.cdist(tokens, torch.cat([bag.tokens for bag in authentic])).amin(1)
+    torch.testing.assert_close(head.maps(tokens, NO_RESIDUAL)["outliers"], apart, rtol=1e-2, atol=2e-2)
 
 
 def test_alone_every_path_speaks_of_novelty_and_the_last_with_twice_the_weight(make_bag):

@@ -14,6 +14,9 @@ from fusion_diff.fewshot.decision import Calibration, decide, probability
 from fusion_diff.fewshot.fusion import DEPARTURES_WEIGHT, DOUBT, Fusion
 from fusion_diff.fewshot.readings import (
     DEPARTURES,
+    FLAW_SHARES,
+    MULTIPLE_INSTANCE,
+    OUTLIERS,
     READINGS,
     TEXTURE,
     dense_readings,
@@ -188,11 +191,28 @@ def test_departures_keep_a_floor_that_others_have_to_earn():
     assert strong.weight["pooled"] > strong.weight[DEPARTURES] > 0
 
 
+def test_readings_of_local_flaws_weigh_as_they_separate_and_others_have_to_prove_it():
+    authentic = np.arange(10) < 5
+    apart = np.tile(np.linspace(-1, 1, 5), 2) - 0.8 * authentic  # separated by 1.01 deviations, 1.26 are doubt
+    scores = dict.fromkeys((MULTIPLE_INSTANCE, OUTLIERS, TEXTURE), apart) | {DEPARTURES: 2 * apart + authentic}
+    fusion = Fusion.fit(scores, authentic)
+    assert fusion.weight[OUTLIERS] == fusion.weight[MULTIPLE_INSTANCE] > 0 == fusion.weight[TEXTURE]
+
+    def separation(values: np.ndarray) -> float:
+        inside, outside = values[authentic], values[~authentic]
+        return (outside.mean() - inside.mean()) / np.sqrt((inside.var(ddof=1) + outside.var(ddof=1)) / 2)
+
+    departures, proven = max(DEPARTURES_WEIGHT, separation(scores[DEPARTURES])), separation(scores[OUTLIERS])
+    assert fusion.weight[OUTLIERS] == pytest.approx(proven / (departures + 2 * proven))
+    against = Fusion.fit(scores | {OUTLIERS: -scores[OUTLIERS]}, authentic)
+    assert against.weight[OUTLIERS] == 0
+
+
 def test_kinds_that_agree_on_a_token_are_added_before_the_strongest_are_taken():
     one, other = torch.zeros(200), torch.zeros(200)
     one[:2], other[100:102] = 5.0, 5.0
     one[50:52], other[50:52] = 4.0, 4.0
-    maps = {"multiple-instance": one, "likeness": other, "novelty": torch.ones(200)}
+    maps = {"multiple-instance": one, "suspicion": other, "likeness": other, "novelty": torch.ones(200)}
     # Sums of the highest 1, 2, 6 and 20 of 200: 9, 9, and then 9 twice and 6 four times, which one kind alone gives.
     scores = reading_scores(maps)
     assert scores[TEXTURE] == pytest.approx(18 / 200)
@@ -202,14 +222,14 @@ def test_kinds_that_agree_on_a_token_are_added_before_the_strongest_are_taken():
     assert parts["multiple-instance"] == pytest.approx((4 + 4 + 18 / 6 + 18 / 20) / 4)
 
 
-@given(st.integers(1, 10_000))
-def test_ranks_weigh_as_the_mean_over_shares_of_the_means_of_the_highest_values(count):
-    weights = rank_weights(count)
+@given(st.integers(1, 10_000), st.sampled_from([FLAW_SHARES, FLAW_SHARES[:1]]))
+def test_ranks_weigh_as_the_mean_over_shares_of_the_means_of_the_highest_values(count, shares):
+    weights = rank_weights(count, shares)
     assert len(weights) <= count
     assert weights.sum() == pytest.approx(1)
     assert (np.diff(weights) <= 0).all()
     values = np.sort(np.random.default_rng(count).normal(size=count))[::-1]
-    means = [values[: max(1, round(share * count))].mean() for share in (0.003, 0.01, 0.03, 0.1)]
+    means = [values[: max(1, round(share * count))].mean() for share in shares]
     assert values[: len(weights)] @ weights == pytest.approx(np.mean(means))
 
 
@@ -231,7 +251,7 @@ def test_scores_of_kinds_add_up_to_those_of_their_reading(drawn):
     assert set(dense) == {name for name in scores if READINGS[name].dense}
     for name, score in scores.items():
         values = torch.stack([maps[kind] for kind in READINGS[name].kinds if kind in maps]).sum(0)
-        weights = rank_weights(count) if name in dense else np.full(count, 1 / count)
+        weights = rank_weights(count, READINGS[name].shares) if name in dense else np.full(count, 1 / count)
         highest = values.sort(descending=True).values[: len(weights)].numpy()
         assert score == pytest.approx(float(highest @ weights), abs=1e-4)
         assert sum(kind_scores(maps)[name].values()) == pytest.approx(score, abs=1e-4)
@@ -250,7 +270,7 @@ def test_a_texture_that_differs_as_a_whole_is_told_apart_and_named(make_bag):
     assert np.mean([log_odds(verifier, bag) > 0 for bag in copies]) > 0.8
     assert np.mean([log_odds(verifier, make_bag(5000 + seed)) < 0 for seed in range(10)]) > 0.8
     _, contributions = verifier.fused(verifier.heads.maps(copies[0].tokens, copies[0].residual))
-    assert {"multiple-instance", "novelty", "likeness", TEXTURE} <= set(contributions)
+    assert {"multiple-instance", "novelty", TEXTURE} <= set(contributions)
 
 
 def test_of_few_specimens_single_references_set_the_threshold_too(make_bag):

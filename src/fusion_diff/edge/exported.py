@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMAT = "fusion-diff/edge/2"
+FORMAT = "fusion-diff/edge/3"
 READ = (FORMAT, "fusion-diff/edge/1")
 """Formats that are read. The first named `exported_from` `model_sha256`."""
 DESCRIPTION = "edge.json"

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.fewshot.verifier import Verifier
 
-FORMAT = "fusion-diff/enrolment/3"
+FORMAT = "fusion-diff/enrolment/4"
 INCOMPLETE = "its enrolment is incomplete"
 UNUSABLE = "its fitted coefficients cannot be used"
 

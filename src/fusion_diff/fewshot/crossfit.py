@@ -138,7 +138,7 @@ def _divided(groups: Sequence[str], authentic: NDArray[np.bool_]) -> list[str]:
     for side in (authentic, ~authentic):
         if len(set(names[side].tolist())) == 1:
             names[side] = [f"{name}/{index}" for index, name in enumerate(names[side])]
-    return names.tolist()
+    return list(names)
 
 
 def _specimens(groups: Sequence[str], authentic: NDArray[np.bool_], part: NDArray[np.intp]) -> int:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_diff.fewshot.readings import DEPARTURES, kinds_of
+from fusion_diff.fewshot.readings import DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS, kinds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
 DEPARTURES_WEIGHT = 1.0
 """Smallest weight of departures before the weights are normalised."""
 DOUBT = 2.0
-"""Standard errors subtracted from a reading's separation before it becomes a weight."""
+"""Standard errors subtracted from a reading's separation before it becomes a weight, unless it is of local flaws."""
+LOCAL = (DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS)
+"""Readings of local flaws, the common case: they share the weight as they separate, without having to prove it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,11 +42,11 @@ class Fusion:
     ) -> Fusion:
         """Weight each reading by how well it separates the two sides on cross-fitted scores (n,).
 
-        The weight is the separation in within-side standard deviations, minus `DOUBT` standard errors, and at least
-        zero. These are the weights of a linear discriminant with independent readings (Fisher 1936), shrunk towards
-        zero. Departures, which must be among the scores, weigh at least `DEPARTURES_WEIGHT`: cross-fitting a handful of
-        references learns from much less and underrates them. If scores are not cross-fitted, only departures get a
-        weight. With authentic references alone, all readings weigh the same.
+        The weight is the separation in within-side standard deviations, at least zero; of readings that are not `LOCAL`
+        `DOUBT` standard errors are subtracted before. These are the weights of a linear discriminant with independent
+        readings (Fisher 1936). Departures, which must be among the scores, weigh at least `DEPARTURES_WEIGHT`:
+        cross-fitting a handful of references learns from much less and underrates them. If scores are not
+        cross-fitted, only departures get a weight. With authentic references alone, all readings weigh the same.
         """
         centre, spread, weight = {}, {}, {}
         for name, values in scores.items():
@@ -55,9 +57,9 @@ class Fusion:
             centre[name] = float(inside.mean() + outside.mean()) / 2
             spread[name] = _deviation([inside, outside])
             separation = float(outside.mean() - inside.mean()) / spread[name]
-            doubt = DOUBT * float(np.sqrt(1 / len(inside) + 1 / len(outside))) if crossfitted else np.inf
-            proven = separation - doubt
-            weight[name] = max(DEPARTURES_WEIGHT, separation) if name == DEPARTURES else max(0.0, proven)
+            doubt = 0.0 if name in LOCAL else DOUBT * float(np.sqrt(1 / len(inside) + 1 / len(outside)))
+            least = DEPARTURES_WEIGHT if name == DEPARTURES else 0.0
+            weight[name] = max(least, separation - doubt) if crossfitted or name == DEPARTURES else 0.0
         total = sum(weight.values())
         return cls(centre, spread, {name: value / total for name, value in weight.items()})
 

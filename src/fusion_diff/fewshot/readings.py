@@ -27,24 +27,34 @@ class Rule:
 
     Attributes:
         kinds: kinds of evidence whose maps are summed per token.
-        dense: whether the score is a weighted mean of the highest values (see `rank_weights`), for flaws that may be
-            small. Otherwise it is the mean of all values.
+        shares: shares of highest values whose means are averaged (see `rank_weights`), for flaws that may be small. If
+            empty, the score is the mean of all values.
     """
 
     kinds: tuple[str, ...]
-    dense: bool
+    shares: tuple[float, ...]
+
+    @property
+    def dense(self) -> bool:
+        """Whether the reading has a place in the micrograph: that of the highest values."""
+        return bool(self.shares)
 
 
-DEPARTURES, TEXTURE, POOLED, RECONSTRUCTION = "departures", "texture", "pooled", "reconstruction"
+DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS = "departures", "multiple-instance", "outliers"
+TEXTURE, POOLED, RECONSTRUCTION = "texture", "pooled", "reconstruction"
 READINGS = {
-    DEPARTURES: Rule(("multiple-instance", "novelty", "likeness", "suspicion"), dense=True),
-    TEXTURE: Rule(("likeness",), dense=False),
-    POOLED: Rule(("pooled",), dense=False),
-    RECONSTRUCTION: Rule(("reconstruction",), dense=True),
+    DEPARTURES: Rule(("multiple-instance", "novelty", "suspicion"), FLAW_SHARES),
+    MULTIPLE_INSTANCE: Rule(("multiple-instance",), FLAW_SHARES),
+    OUTLIERS: Rule(("outliers",), FLAW_SHARES[:1]),
+    TEXTURE: Rule(("likeness",), ()),
+    POOLED: Rule(("pooled",), ()),
+    RECONSTRUCTION: Rule(("reconstruction",), FLAW_SHARES),
 }
 """The readings and how each is computed.
 
 - Departures: all evidence of local flaws, summed per token before the highest values are averaged.
+- Multiple-instance: what the references' own flaws have taught, by itself. It finds more flaws of their kinds.
+- Outliers: the few tokens that are farthest from any authentic one. They find flaws of kinds that no reference shows.
 - Texture: mean likeness of the whole micrograph to the other side.
 - Pooled: mean and spread of every channel over the whole micrograph.
 - Reconstruction: the residual of the diffusion path.
@@ -66,13 +76,13 @@ def dense_readings(maps: dict[str, Array]) -> dict[str, Array]:
     return added
 
 
-def rank_weights(count: int) -> NDArray[np.float64]:
+def rank_weights(count: int, shares: tuple[float, ...] = FLAW_SHARES) -> NDArray[np.float64]:
     """Return weights (k,) of the highest of `count` values, from the highest down; they sum to 1.
 
-    The weighted sum is the mean over `FLAW_SHARES` of the mean of the highest values in each share. So no size of flaw
-    is assumed.
+    The weighted sum is the mean over the shares of the mean of the highest values in each. So with several shares no
+    size of flaw is assumed.
     """
-    counts = [top_count(count, share) for share in FLAW_SHARES]
+    counts = [top_count(count, share) for share in shares]
     weights = np.zeros(max(counts))
     for each in counts:
         weights[:each] += 1 / (each * len(counts))
@@ -86,9 +96,9 @@ def greatest(values: NDArray[np.float32], count: int) -> NDArray[np.intp]:
     return np.argpartition(values, len(values) - count)[len(values) - count :]
 
 
-def _ranked(values: Array) -> tuple[Any, Any]:
+def _ranked(values: Array, shares: tuple[float, ...]) -> tuple[Any, Any]:
     """Return the indices of the highest values, from the highest down, and their weights."""
-    weights = rank_weights(len(values))
+    weights = rank_weights(len(values), shares)
     if not isinstance(values, np.ndarray):
         return values.topk(len(weights)).indices, values.new_tensor(weights)
     highest = greatest(values, len(weights))
@@ -106,7 +116,7 @@ def pool(maps: dict[str, Array]) -> dict[str, dict[str, Any]]:
     for name, rule in READINGS.items():
         members = {kind: maps[kind] for kind in rule.kinds if kind in maps}
         if name in dense:
-            highest, weights = _ranked(dense[name])
+            highest, weights = _ranked(dense[name], rule.shares)
             parts[name] = {kind: values[highest] @ weights for kind, values in members.items()}
         elif members:
             parts[name] = {kind: _mean(values) for kind, values in members.items()}

@@ -17,7 +17,7 @@ OUT_OF_SCOPE = (
 MEANING = {
     "multiple-instance": "parts that look like the references that are not authentic",
     "novelty": "parts unlike the authentic references",
-    "likeness": "parts closer to the references that are not authentic than to the authentic ones",
+    "outliers": "its strangest parts, far from any part of the authentic references",
     "suspicion": "parts that look like flaws of ceramics in general",
     "departures": "parts unlike the authentic references",
     "texture": "the texture as a whole",
@@ -29,7 +29,7 @@ MEANING = {
 IN_FAVOUR = {
     "multiple-instance": "that hardly any part looks like the references that are not authentic",
     "novelty": "that hardly any part is unlike the authentic references",
-    "likeness": "that its parts are closer to the authentic references than to the others",
+    "outliers": "that even its strangest parts are not far from parts of the authentic references",
     "suspicion": "that hardly any part looks like a flaw of ceramics in general",
     "departures": "that hardly any part is unlike the authentic references",
     "texture": "the texture as a whole, like that of authentic references",

@@ -1,7 +1,10 @@
-"""Nearest-neighbour evidence: novelty and likeness, from distances to banks of tokens of both sides.
+"""Nearest-neighbour evidence: novelty, outliers and likeness, from distances to banks of tokens of both sides.
 
 Novelty is the distance of a token to its nearest authentic neighbour, as in PatchCore (Roth et al. 2022). It uses only
 the last path, the global one, because fine texture is new in every micrograph.
+
+Outliers are measured by the same distance in all paths at once. What a handful of flaws has taught says little about
+flaws of another kind, and this does; so it is read by itself (`readings`).
 
 Likeness is the distance to the nearest authentic token minus the distance to the nearest token of the other side: a
 nearest-neighbour likelihood ratio (Boiman et al. 2008). It uses all paths. Its mean over a whole micrograph separates
@@ -17,7 +20,7 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.bags import BANK, OWN, compared, sample_tokens
-from fusion_diff.fewshot.distance import nearest
+from fusion_diff.fewshot.distance import closeness, nearest, to_nearest
 from fusion_diff.fewshot.evidence.base import Stored, units
 
 if TYPE_CHECKING:
@@ -32,14 +35,14 @@ NOVELTY_WEIGHT = 2.0
 
 @dataclass(eq=False)
 class NearestNeighbourEvidence(Stored):
-    """Novelty and likeness of tokens, from two banks per path: authentic tokens and tokens of the other classes.
+    """Novelty, outliers and likeness, from two banks per path: authentic tokens and tokens of the other classes.
 
     It is learned only with references of both sides; with authentic ones alone, `NoveltyEvidence` takes its place.
-    Distances are standardised by those between authentic references of different specimens.
+    Distances are standardised by those between authentic references of different specimens; those of outliers are not.
     """
 
     name: ClassVar[str] = "nearest-neighbour"
-    kinds: ClassVar[tuple[str, ...]] = ("novelty", "likeness")
+    kinds: ClassVar[tuple[str, ...]] = ("novelty", "outliers", "likeness")
     learns_from: ClassVar[LearnsFrom] = "both"
 
     authentic: list[Tensor]  # (m, C) per path
@@ -65,12 +68,22 @@ class NearestNeighbourEvidence(Stored):
         return cls(inside_banks, outside_banks, torch.stack(scales))
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
-        """Return the novelty (n,) in the last path, and the likeness (n,) summed over paths."""
+        """Return the novelty (n,) in the last path, the distance (n,) in all, and the likeness (n,) summed over paths.
+
+        The banks of all paths hold the same tokens in the same order, so that closeness in them can be added.
+        """
         parts = torch.split(tokens, [bank.shape[1] for bank in self.authentic], dim=1)
-        likeness: list[Tensor] = []
-        for part, inside, outside, (_, nearer) in zip(parts, self.authentic, self.others, self.scales, strict=True):
-            distance = nearest(part, inside)
-            likeness.append((distance - nearest(part, outside) - nearer[0]) / nearer[1])
-        far = self.scales[-1, 0]
-        novelty = NOVELTY_WEIGHT * (distance - far[0]) / far[1]
-        return {"novelty": novelty, "likeness": sum(likeness[1:], start=likeness[0])}
+        close = [closeness(part, bank) for part, bank in zip(parts, self.authentic, strict=True)]
+        distances = [to_nearest(part, each) for part, each in zip(parts, close, strict=True)]
+        likeness = [
+            (distance - nearest(part, outside) - mean) / deviation
+            for distance, part, outside, (mean, deviation) in zip(
+                distances, parts, self.others, self.scales[:, 1], strict=True
+            )
+        ]
+        mean, deviation = self.scales[-1, 0]
+        return {
+            "novelty": NOVELTY_WEIGHT * (distances[-1] - mean) / deviation,
+            "outliers": to_nearest(tokens, sum(close[1:], start=close[0])),
+            "likeness": sum(likeness[1:], start=likeness[0]),
+        }

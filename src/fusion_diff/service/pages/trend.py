@@ -5,6 +5,10 @@ from the mean moving range (Montgomery, Introduction to Statistical Quality Cont
 weighted moving average (Roberts, Technometrics 1959), which shows small lasting shifts. Both limits use Student's t and
 the standard error of the mean, because mean and deviation come from few scores. Without that, eight scores would raise
 false alarms thirty times too often.
+
+Images of one specimen that follow one another have scores alike. Then moving ranges are too small, and averages vary
+more than of independent scores. So the deviation is at least that of the sample, and the limits of averages are widened
+as for a first-order autoregressive process (Lu and Reynolds, J. Quality Technology 1999).
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -29,7 +34,7 @@ FALSE_ALARMS = 0.0027
 
 _FARTHEST = math.log(999.0)
 _SPREAD_OF_RANGE = 1.128  # mean range of two normal values, in deviations
-_SMALLEST = 1e-3
+_SMALLEST, _MOST_ALIKE = 1e-3, 0.9
 
 
 def logit(score: float) -> float:
@@ -45,13 +50,15 @@ class Baseline:
 
     Attributes:
         mean: mean of their log-odds.
-        deviation: standard deviation of one score, from the mean moving range.
+        deviation: standard deviation of one score, from the mean moving range; at least that of the sample.
         count: number of scores.
+        correlation: of one score with the next, between 0 and `_MOST_ALIKE`.
     """
 
     mean: float
     deviation: float
     count: int
+    correlation: float = 0.0
 
     @classmethod
     def of(cls, first: Sequence[float]) -> Baseline | None:
@@ -59,13 +66,16 @@ class Baseline:
         if len(first) < FEWEST:
             return None
         ranges = [abs(after - before) for before, after in pairwise(first)]
-        deviation = sum(ranges) / len(ranges) / _SPREAD_OF_RANGE
-        return cls(sum(first) / len(first), max(_SMALLEST, deviation), len(first))
+        moving = sum(ranges) / len(ranges) / _SPREAD_OF_RANGE
+        mean, sample = fmean(first), max(_SMALLEST, stdev(first))
+        alike = sum((before - mean) * (after - mean) for before, after in pairwise(first))
+        alike /= (len(first) - 1) * sample**2
+        return cls(mean, max(moving, sample), len(first), min(_MOST_ALIKE, max(0.0, alike)))
 
     @property
     def limits(self) -> tuple[float, float]:
-        """Limits of single log-odds. At most 3 in 1,000 lie beyond by chance, on average over baselines."""
-        width = self._width * math.sqrt(1 + 1 / self.count)
+        """Limits of single log-odds. Some 3 in 1,000 lie beyond by chance, on average over baselines."""
+        width = self._width * math.sqrt(1 + self._inflation(1) / self.count)
         return self.mean - width, self.mean + width
 
     @cached_property
@@ -76,6 +86,11 @@ class Baseline:
         # degrees of freedom of the mean moving range, by its variance (Cryer and Ryan, J. Quality Technology 1990)
         freedom = (self.count - 1) ** 2 / (2 * (0.8264 * self.count - 1.082))
         return float(stdtrit(freedom, 1 - FALSE_ALARMS / 2)) * self.deviation
+
+    def _inflation(self, fall: float) -> float:
+        """Return how many times the variance of independent scores an average has whose weights fall by this factor."""
+        alike = self.correlation * fall
+        return (1 + alike) / (1 - alike)
 
     def averages(self, values: Sequence[float]) -> list[float]:
         """Return the moving average after each of the log-odds, oldest first."""
@@ -88,7 +103,8 @@ class Baseline:
     def half_width(self, count: int) -> float:
         """Return the half width of the limits of the moving average after `count` scores."""
         left = (1 - WEIGHT) ** count  # weight left of the initial mean
-        return self._width * math.sqrt(WEIGHT / (2 - WEIGHT) * (1 - left**2) + (1 - left) ** 2 / self.count)
+        recent = WEIGHT / (2 - WEIGHT) * (1 - left**2) * self._inflation(1 - WEIGHT)
+        return self._width * math.sqrt(recent + (1 - left) ** 2 * self._inflation(1) / self.count)
 
     def beyond(self, values: Sequence[float]) -> list[int]:
         """Return the indices at which the moving average lies beyond its limits."""
