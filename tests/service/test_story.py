@@ -33,7 +33,7 @@ def test_micrographs_are_inspected_and_overruled_and_the_next_enrolment_learns_f
     serve, database_url, micrograph, learn, call_cli, tmp_path
 ):
     with serve(database_url=database_url) as client:
-        fine, coarse = send(client, micrograph("fine", 100), micrograph("coarse", 101), alpha="0.4")
+        fine, coarse = send(client, micrograph("fine", 100), micrograph("coarse", 102), alpha="0.4")
         assert fine["name"] == "lot 7/0.tif"
         assert fine["inspection"]["score"] > coarse["inspection"]["score"]
         assert coarse["inspection"]["decision"] == "not authentic"
@@ -58,7 +58,7 @@ def test_micrographs_are_inspected_and_overruled_and_the_next_enrolment_learns_f
         assert model["counts"] == {"fine": 3, "coarse": 2}
         assert 0 <= model["figures"]["auroc"] <= 1
         assert model["warnings"], "three references are few"
-        judged = send(client, micrograph("coarse", 101))[0]["inspection"]
+        judged = send(client, micrograph("coarse", 102))[0]["inspection"]
         assert (judged["model_name"], judged["model_sha256"]) == ("line 7", model["sha256"])
         assert judged["score"] > coarse["inspection"]["score"]
 
