@@ -44,6 +44,8 @@ class StageAdvance(Protocol):
 _STYLES = {"authentic": "green", "not authentic": "red", "inconclusive": "yellow"}
 _READINGS = {
     "departures": "places unlike the authentic references",
+    "multiple-instance": "places like the flaws of the references",
+    "outliers": "the strangest places",
     "texture": "the texture as a whole",
     "pooled": "its level and spread",
     "reconstruction": "what the diffusion prior could not reconstruct",
