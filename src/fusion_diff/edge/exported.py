@@ -32,8 +32,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 FORMAT = "fusion-diff/edge/3"
-READ = (FORMAT, "fusion-diff/edge/1")
-"""Formats that are read. The first named `exported_from` `model_sha256`."""
+"""The format that is read and written. Raise it when readings change, since verdicts are made of them here."""
 DESCRIPTION = "edge.json"
 GRAPHS = {"onnx": "graph.onnx", "openvino": "graph.xml"}
 """The file of the graph, by runtime."""
@@ -169,7 +168,7 @@ class Exported:
         """
         file = folder / DESCRIPTION
         plain = read_json(file)
-        if plain.get("format") not in READ:
+        if plain.get("format") != FORMAT:
             raise CheckpointError(
                 f"{file}: format {printable(repr(plain.get('format')), 80)}, but this version reads {FORMAT!r}; export "
                 "the model again with this version, or use the version it was exported with"
@@ -188,8 +187,6 @@ class Exported:
             key: {str(k): _number(v) for k, v in plain["fusion"][key].items()} for key in ("centre", "spread", "weight")
         }
         weighed = {name for name, weight in fusion["weight"].items() if weight > 0}
-        if "model_sha256" in plain:  # its name in edge/1
-            plain.setdefault("exported_from", plain["model_sha256"])
         texts = {key: _text(plain[key]) for key in ("name", "exported_from", "references_sha256", "authentic")}
         if plain["runtime"] not in GRAPHS or plain["precision"] not in ("fp32", "int8"):
             raise ValueError(f"unknown runtime {plain['runtime']!r:.40} or precision {plain['precision']!r:.40}")
