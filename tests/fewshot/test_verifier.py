@@ -25,7 +25,7 @@ from fusion_diff.fewshot.readings import (
     rank_weights,
     reading_scores,
 )
-from fusion_diff.fewshot.verifier import FEW_GROUPS, OF_THE_SEEN, Verifier
+from fusion_diff.fewshot.verifier import BETWEEN, FEW_GROUPS, Verifier
 
 
 def enrolled(make_bag, inside: int, outside: int, *, residuals: int = 0, groups=None, **flaw) -> Verifier:
@@ -403,7 +403,7 @@ def test_the_threshold_of_one_reference_a_side_lies_between_the_two(make_bag):
         verifier.fused(verifier.heads.maps(bag.tokens, bag.residual)) for bag in (authentic, flawed)
     )
     even = -verifier.calibration.intercept / verifier.calibration.slope
-    assert (even - inside) / (outside - inside) == pytest.approx(OF_THE_SEEN / 2, rel=1e-3)
+    assert (even - inside) / (outside - inside) == pytest.approx(BETWEEN, rel=1e-3)
 
 
 def test_neither_the_order_of_references_nor_the_names_of_specimens_change_anything(make_bag):

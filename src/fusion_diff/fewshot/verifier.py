@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 FEW_GROUPS = 5
 """Up to this many specimens, leaving one out weakens the heads so much that the threshold would be too low."""
-OF_THE_SEEN = 0.9
-"""Score of a new flawed specimen, as an estimated share of the score of one that the heads learned from."""
+BETWEEN = 0.55
+"""Without cross-fitting, even odds lie at this share of the way from the authentic references' scores to the others'.
+Heads have learned from both, so the ones are too low and the others too high."""
 REGION_QUANTILE = 0.995
 """Quantile of the evidence on authentic references' tokens above which regions are listed."""
 ALONE_MESSAGE = "one authentic reference alone is not enough; add a second one, or one of another class"
@@ -233,8 +234,8 @@ class Verifier:
 
         With few specimens, scores with single references left out are added. Leaving out a specimen makes the task
         harder than inspection, where heads have learned from all specimens. Leaving out a single image makes it easier,
-        because heads have seen its specimen. Both together gave the best threshold on development draws. Scores that
-        are not cross-fitted are too high for the other side, whose flaws the heads know; they are reduced.
+        because heads have seen its specimen. Both together gave the best threshold on development draws. Of scores that
+        are not cross-fitted the others' are moved, so that even odds lie where `BETWEEN` says.
         """
         bags, authentic, groups = arranged.bags, arranged.authentic, arranged.groups
         if authentic.all():
@@ -242,7 +243,7 @@ class Verifier:
         truth = authentic
         if arranged.parts is None:
             inside = fused[authentic].mean()
-            fused = np.where(authentic, fused, inside + OF_THE_SEEN * (fused - inside))
+            fused = np.where(authentic, fused, inside + 2 * BETWEEN * (fused - inside))
         elif not arranged.single and len(set(groups)) <= min(FEW_GROUPS, len(groups) - 1):
             single = single_folds(authentic)
             if single is not None:
