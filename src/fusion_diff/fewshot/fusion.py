@@ -59,7 +59,7 @@ class Fusion:
             separation = float(outside.mean() - inside.mean()) / spread[name]
             doubt = 0.0 if name in LOCAL else DOUBT * float(np.sqrt(1 / len(inside) + 1 / len(outside)))
             least = DEPARTURES_WEIGHT if name == DEPARTURES else 0.0
-            weight[name] = max(least, separation - doubt) if crossfitted or name == DEPARTURES else 0.0
+            weight[name] = max(least, separation - doubt) if crossfitted else least
         total = sum(weight.values())
         return cls(centre, spread, {name: value / total for name, value in weight.items()})
 

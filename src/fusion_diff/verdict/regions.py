@@ -85,15 +85,14 @@ def find_regions(evidence: EvidenceMap, threshold: float, *, pixel_size_um: floa
     area_px, integral, *moments = totals[:, 1:]
     centroid_row, centroid_column = (moment / area_px for moment in moments)
 
-    length = np.array(
-        [
+    listed = np.argsort(-integral, kind="stable")[:MAX_REGIONS]
+    if count > MAX_REGIONS:
+        length = [
             max(row_edges[rows.stop] - row_edges[rows.start], column_edges[columns.stop] - column_edges[columns.start])
             for rows, columns in boxes
         ]
-    )
-    listed = np.argsort(-integral, kind="stable")[:MAX_REGIONS]
-    if length[listed].max() < length.max():
-        listed[-1] = length.argmax()
+        if max(length[index] for index in listed) < max(length):
+            listed[-1] = np.argmax(length)
     regions = []
     for index in listed:
         rows, columns = boxes[index]
