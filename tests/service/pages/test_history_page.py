@@ -269,7 +269,7 @@ def test_images_of_one_specimen_in_a_row_raise_few_false_alarms():
 
 
 def test_limits_of_many_scores_are_three_deviations():
-    low, high = Baseline(0.0, 1.0, 100_000).limits
+    low, high = Baseline(0.0, 1.0, 100_000, 0.0).limits
     assert (low, high) == pytest.approx((-3, 3), abs=1e-3)
 
 

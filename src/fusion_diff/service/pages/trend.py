@@ -58,7 +58,7 @@ class Baseline:
     mean: float
     deviation: float
     count: int
-    correlation: float = 0.0
+    correlation: float
 
     @classmethod
     def of(cls, first: Sequence[float]) -> Baseline | None:
