@@ -399,3 +399,42 @@ def test_over_http_a_full_queue_is_429_and_a_deadline_504(serve, micrograph):
                 assert full.headers["content-type"] == "application/problem+json"
             assert [each.result().status_code for each in waiting] == [200, 200]
         assert count(service.database) == 3
+
+
+@pytest.mark.parametrize("thread", ["reading", "recording"])
+def test_an_upload_that_cannot_be_removed_ends_no_thread(make_queue, make_task, held, caplog, thread):
+    queue, task = make_queue(), make_task()
+
+    def spoil():
+        task.upload.path.unlink()
+        task.upload.path.mkdir()  # neither read, nor stored, nor removed
+
+    if thread == "reading":
+        spoil()
+        queue.submit([task])
+    else:
+        queue.submit([task])
+        assert held.begun.acquire(timeout=60)
+        spoil()
+    held.go.set()
+    assert task.future.exception(60) is not None
+    assert "an upload cannot be removed" in caplog.messages
+    whole = make_task(1)
+    queue.submit([whole])
+    assert whole.future.result(60).name == "1.tif"
+    assert queue.running
+
+
+def test_a_queue_with_a_thread_that_ended_is_broken_and_only_a_restart_is_asked_for(serve):
+    with serve() as client:
+        queue = client.app.state.service.queue
+        assert not queue.broken
+        queue._finished.put(None)  # what ends the recording thread
+        queue._threads[-1].join()
+        for path in ("/healthz", "/readyz"):
+            answer = client.get(path)
+            assert answer.status_code == 503
+            assert "restart the service" in answer.json()["detail"]
+        queue.stop(0)
+        assert not queue.broken, "it is to end now"
+        assert client.get("/healthz").status_code == 200

@@ -98,7 +98,12 @@ class Queue:
     @property
     def running(self) -> bool:
         """Whether it accepts tasks."""
-        return self.until == math.inf and all(thread.is_alive() for thread in self._threads)
+        return self.until == math.inf and not self.broken
+
+    @property
+    def broken(self) -> bool:
+        """Whether a thread has ended before `stop`. Only a new process helps."""
+        return not all(thread.is_alive() for thread in self._threads) and self.until == math.inf
 
     @property
     def stuck(self) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import shutil
 import tempfile
 from contextlib import suppress
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph
 
 _CHUNK_BYTES = 2**20
+_log = logging.getLogger("fusion_diff.service")
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,11 @@ class Upload:
     size: int
 
     def discard(self) -> None:
-        """Remove the file unless it was moved away."""
-        self.path.unlink(missing_ok=True)
+        """Remove the file unless it was moved away. One that cannot be removed is left to the next start."""
+        try:
+            self.path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.warning("an upload cannot be removed", exc_info=error)
 
 
 def shown_name(name: str | None) -> str:

@@ -18,6 +18,7 @@ from fusion_diff.service.watching import in_time
 
 router = APIRouter(tags=["health"])
 _log = logging.getLogger("fusion_diff.service")
+_BROKEN = "the queue has ended by a fault; restart the service"
 _threads = CapacityLimiter(2)
 """Threads for writing the metrics, because all others may be waiting for the database."""
 
@@ -29,9 +30,11 @@ class Health(BaseModel):
 
 
 @router.head("/healthz", include_in_schema=False)
-@router.get("/healthz")
-async def health() -> Health:
-    """Confirm that the process answers. It needs no thread, so a blocked database or store does not matter."""
+@router.get("/healthz", responses={503: documented()[503]})
+async def health(service: ServiceDep) -> Health:
+    """Confirm that the process answers and its threads run. It needs none, so a blocked database does not matter."""
+    if service.queue.broken:
+        raise StoppingError(_BROKEN, retry_after=5)
     return Health()
 
 
@@ -40,7 +43,7 @@ async def health() -> Health:
 def ready(service: ServiceDep) -> Health:
     """Confirm that inspections can be made: database and store answer, the model is loaded, the queue works."""
     if not service.queue.running:
-        raise StoppingError("the queue is not running; restart the service", retry_after=5)
+        raise StoppingError(_BROKEN if service.queue.broken else "the service is shutting down", retry_after=5)
     if service.queue.stuck:
         _log.warning("not ready: verdicts wait for the database or the store")
         raise StoppingError("the database or the store does not answer; see the log", retry_after=5)
