@@ -16,20 +16,24 @@ import json
 import os
 import re
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.error import URLError
-from urllib.request import Request, urlopen
+from urllib.request import ProxyHandler, Request, build_opener
 
 from dockerfile_parse import DockerfileParser
 
 TOP = Path(__file__).resolve().parents[1]
 PLACES = re.compile(r"(?<![\w./])/(source|wheel|opt/fusion-diff|data|tmp)(?=[/\s\"':]|$)")
 READY_SECONDS = 180
+STOP_SECONDS = 60
 DRAW = """
 import sys
 from fusion_diff.synthetic import builtin_samples, write_micrographs
@@ -158,9 +162,31 @@ def ask(url: str, key: str = "", body: bytes | None = None, kind: str = "") -> b
     """Return what the service answers."""
     headers = {"Authorization": f"Bearer {key}"} if key else {}
     headers |= {"Content-Type": kind} if kind else {}
-    with urlopen(Request(url, data=body, headers=headers), timeout=120) as response:
+    direct = build_opener(ProxyHandler({}))  # the machine may name a proxy
+    with direct.open(Request(url, data=body, headers=headers), timeout=120) as response:
         answered: bytes = response.read()
         return answered
+
+
+@contextmanager
+def running(service: subprocess.Popen[str], seconds: float = STOP_SECONDS) -> Iterator[None]:
+    """Tell a service to stop at the end, and kill it if it does not in time.
+
+    Raises:
+        SystemExit: it did not stop in order.
+    """
+    try:
+        yield
+    finally:
+        service.terminate()
+        try:
+            code = service.wait(seconds)
+        except subprocess.TimeoutExpired:
+            service.kill()
+            code = service.wait()
+    if code not in (0, -signal.SIGTERM):
+        raise SystemExit(f"the service ended with {code} after it was told to stop")
+    print("stopped with", code)
 
 
 def rehearse(image: Image) -> None:
@@ -197,7 +223,7 @@ def rehearse(image: Image) -> None:
     sample = (image.root / "tmp" / "sample-01.tif").read_bytes()
     print("START", *image.commands["ENTRYPOINT"], *image.commands["CMD"], flush=True)
     service = image.start([*image.commands["ENTRYPOINT"], *image.commands["CMD"]], environment)
-    try:
+    with running(service):
         url, started = f"http://127.0.0.1:{port}", time.monotonic()
         while True:
             try:
@@ -218,10 +244,6 @@ def rehearse(image: Image) -> None:
         print("verdict:", inspection["decision"], inspection["score"], len(inspection["regions"]), "regions")
         if b"fusion_diff_queue_depth" not in ask(f"{url}/metrics", key):
             raise SystemExit("/metrics has no fusion_diff_queue_depth")
-    finally:
-        service.terminate()
-        code = service.wait(timeout=60)
-    print("stopped with", code)
     if listing(program) != before:
         raise SystemExit("files of the image were changed")
     written = sorted({path.name for path in (image.root / "data").iterdir()})

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import subprocess
+import sys
 
 import pytest
 
@@ -10,10 +12,15 @@ pytest.importorskip("dockerfile_parse")
 
 
 @pytest.fixture
-def image(deploy, tmp_path):
+def rehearse(deploy):
     spec = importlib.util.spec_from_file_location("rehearse", deploy / "rehearse.py")
     rehearse = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(rehearse)
+    return rehearse
+
+
+@pytest.fixture
+def image(rehearse, tmp_path):
     image = rehearse.Image(tmp_path, {"EXTRAS": "service"})
     image.begin("python:3.11-slim", {})
     return image
@@ -53,7 +60,29 @@ def test_what_runs_is_what_the_last_steps_say(image, tmp_path):
 
 
 def test_a_step_that_fails_ends_it(image):
-    from subprocess import CalledProcessError
-
-    with pytest.raises(CalledProcessError):
+    with pytest.raises(subprocess.CalledProcessError):
         image.step("RUN", '["false"]')
+
+
+@pytest.mark.parametrize(
+    ("on_request", "told"),
+    [
+        ("signal.SIG_DFL", None),
+        ("lambda *_: sys.exit(0)", None),
+        ("lambda *_: sys.exit(3)", "ended with 3"),
+        ("signal.SIG_IGN", "ended with -9"),
+    ],
+)
+def test_a_service_has_to_stop_in_order(rehearse, on_request, told):
+    program = f"import signal, sys, time; signal.signal(signal.SIGTERM, {on_request}); print(flush=True)"
+    words = [sys.executable, "-c", f"{program}; time.sleep(60)"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as service:
+        service.stdout.readline()
+        seconds = 0.1 if on_request == "signal.SIG_IGN" else 60
+        if told is None:
+            with rehearse.running(service, seconds):
+                pass
+        else:
+            with pytest.raises(SystemExit, match=told), rehearse.running(service, seconds):
+                pass
+        assert service.returncode is not None

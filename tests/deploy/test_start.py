@@ -293,6 +293,7 @@ def test_health_is_what_the_service_of_this_container_answers(start, tmp_path, w
         threading.Thread(target=server.serve_forever, daemon=True).start()
         port = str(server.server_port)
         container = {"TMPDIR": str(tmp_path), "FUSION_DIFF_PORT": "1" if words else port}
+        container |= {"http_proxy": "http://127.0.0.1:1", "no_proxy": "", "NO_PROXY": ""}
         # It refuses to listen there without keys, and the other answers in its place.
         refused = ["--insecure", "--host=0.0.0.0"]
         serve = ["serve", *refused, *(word.replace("PORT", port) for word in words)]
