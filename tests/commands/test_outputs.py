@@ -6,11 +6,13 @@ import errno
 import json
 import os
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 import typer
 
 from fusion_diff.commands.outputs import Output, check_outputs, expect_folder, expect_writable
+from fusion_diff.errors import CheckpointError
 
 OPTIONS = ["--json", "--junit", "--sarif", "--markdown", "--record"]
 
@@ -393,3 +395,92 @@ def test_a_stop_leaves_a_report_of_what_is_done_that_says_so(run, new, stopped_a
     assert "new/a.tif" in page
     assert "new/b.tif" not in page
     assert not (tmp_path / "j.xml").exists(), "half of a lot would look like a lot that passed"
+
+
+PAGES = {"--junit": "j.xml", "--sarif": "s.sarif", "--markdown": "m.md", "--report": "D"}
+PAGE_FILES = ["j.xml", "s.sarif", "m.md", "D/index.html"]
+
+
+def pages_written(tmp_path):
+    return [name for name in PAGE_FILES if (tmp_path / name).exists()]
+
+
+@pytest.fixture
+def pages_of_a_run_that_passed(run, new, tmp_path):
+    words = [word for pair in PAGES.items() for word in pair]
+    assert run("inspect", "new", *words)[0] == 0
+    assert pages_written(tmp_path) == PAGE_FILES
+    return words
+
+
+@pytest.mark.parametrize("ends", [ZeroDivisionError, CheckpointError, KeyboardInterrupt])
+def test_the_pages_of_an_earlier_run_do_not_pass_for_those_of_one_that_did_not_start(
+    run, tmp_path, monkeypatch, pages_of_a_run_that_passed, ends
+):
+    def load(*_):
+        raise ends
+
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", load)
+    assert run("inspect", "new", *pages_of_a_run_that_passed)[0] in (3, 130)
+    assert pages_written(tmp_path) == []
+
+
+def test_a_refused_call_removes_no_page(run, tmp_path, pages_of_a_run_that_passed):
+    words = [*pages_of_a_run_that_passed, "--record", "j.xml"]
+    assert run("inspect", "new", *words)[0] == 3
+    assert pages_written(tmp_path) == PAGE_FILES
+
+
+@pytest.mark.parametrize("policy", [True, False])
+def test_a_fault_of_the_program_loses_no_verdict_and_nothing_looks_like_a_pass(
+    run, new, tmp_path, monkeypatch, darkness_model, pages_of_a_run_that_passed, policy
+):
+    inspect = darkness_model.inspect
+
+    def faulty(micrograph, *, alpha):
+        if micrograph.name.endswith("b.tif"):
+            raise ZeroDivisionError("of the program")
+        return inspect(micrograph, alpha=alpha)
+
+    monkeypatch.setattr(darkness_model, "inspect", faulty)
+    (tmp_path / "p.toml").write_text('format = "fusion-diff/policy/1"\n')
+    words = [*pages_of_a_run_that_passed, "--json", "F", "--record", "L", *(["--policy", "p.toml"] if policy else [])]
+    code, out, err = run("inspect", "new", *words)
+    assert code == 3
+    assert "1 micrograph: 1 authentic" in out
+    assert all(said in out for said in ("Records: F", "Ledger: L", "JUnit: j.xml", "SARIF: s.sarif", "Report: D"))
+    assert "Error: 1 micrograph was not inspected: the run broke off" in err
+    assert "Traceback" in err
+    assert "ZeroDivisionError: of the program\nwhile inspecting new/b.tif" in err
+    suite = ElementTree.parse(tmp_path / "j.xml").getroot()
+    assert (suite.get("tests"), suite.get("errors")) == ("2", "1")
+    assert "new/b.tif: it was not inspected, as the run broke off: of the program" in (
+        tmp_path / "D" / "index.html"
+    ).read_text(encoding="utf-8")
+    (log,) = json.loads((tmp_path / "s.sarif").read_text(encoding="utf-8"))["runs"]
+    assert log["invocations"] == [{"executionSuccessful": False, "exitCode": 3}]
+    assert [each["ruleId"] for each in log["results"]] == ["could-not-inspect"]
+    assert (tmp_path / "m.md").read_text(encoding="utf-8").startswith("### ✗ FusionDiff: 1 error, 1 pass")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_a_full_disk_loses_no_verdict(run, new, tmp_path, pages_of_a_run_that_passed):
+    code, out, err = run("inspect", "new", *pages_of_a_run_that_passed, "--json", "/dev/full")
+    assert code == 3
+    assert "1 micrograph: 1 authentic" in out
+    assert "No space left on device" in err
+    assert "Traceback" not in err
+    suite = ElementTree.parse(tmp_path / "j.xml").getroot()
+    assert (suite.get("tests"), suite.get("errors")) == ("2", "1")
+
+
+def test_a_fault_in_one_page_loses_no_other_and_is_shown(run, tmp_path, monkeypatch, pages_of_a_run_that_passed):
+    def faulty(*_):
+        raise ZeroDivisionError
+
+    monkeypatch.setattr("fusion_diff.inspection.junit.write_junit", faulty)
+    code, out, err = run("inspect", "new", *pages_of_a_run_that_passed)
+    assert code == 3
+    assert "2 micrographs: 2 authentic" in out
+    assert "ZeroDivisionError" in err
+    assert pages_written(tmp_path) == PAGE_FILES[1:]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -114,20 +115,21 @@ def inspect_command(
     from fusion_diff.errors import foreseen
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
     from fusion_diff.inspection.policy import warn_of_unknown_classes
-    from fusion_diff.inspection.run import exit_code
+    from fusion_diff.inspection.run import exit_code, not_inspected
     from fusion_diff.micrograph import discover
     from fusion_diff.printable import explained, printable
 
-    asked, alpha = _policy(policy, alpha)
-    signed = signed_files(require_signed, trusted_key)
     files = discover(paths)
     outputs = InspectOutputs(json, report, record, junit, sarif, markdown)
     outputs.check([*files, *(trusted_key or ()), *([policy] if policy else ())], model)
+    outputs.remove_old_pages()
+    asked, alpha = _policy(policy, alpha)
+    signed = signed_files(require_signed, trusted_key)
     inspector, names = _load(model, device, trusted_key or (), purify, detect_attacks)
     if policy is not None and (classes := _classes(inspector)):
         warn_of_unknown_classes(asked, classes, printable(policy))
     with outputs.recording() as writers:
-        outcomes, kept = _inspect(
+        outcomes, kept, faults = _inspect(
             inspector,
             names,
             files,
@@ -139,30 +141,30 @@ def inspect_command(
             max_pixels=max_pixels,
             signed_sha256=signed.digest if signed else None,
         )
-        # Files are written before the table, as the reader of the table may close the pipe. A file that cannot be
-        # written does not lose the verdicts.
-        rulings = asked.rule_all(outcomes)
-        code = exit_code(outcomes) if policy is None else exit_code_of_rulings(rulings)
-        written, failed = list[str](), list[str]()
-        for what, file, write in outputs.pages(outcomes, rulings, lambda: 3 if failed else code):
-            try:
-                written.append(f"{what}: {write(file)}")
-            except Exception as error:
-                if not foreseen(error):
-                    raise
-                failed.append(explained(error))
+        # Files are written before the table, as the reader of the table may close the pipe. Neither an error that ended
+        # the inspection nor a file that cannot be written loses the verdicts.
+        missing = [not_inspected(file, faults[0]) for file in files[len(outcomes) :]]
+        every = [*outcomes, *missing]
+        rulings = asked.rule_all(every)
+        code = exit_code(every) if policy is None else exit_code_of_rulings(rulings)
+        written = outputs.write_pages(every, rulings, code, faults)
         print_outcomes(outcomes)
         for outcome in outcomes:
             if outcome.inspection is not None and outcome.inspection.attacked:
                 say(f"Attacked? {printable(outcome.path)}: its pixels may have been tuned to mislead")
         for line in (*kept, *written):
             say(line)
-        for problem in failed:
-            complain(problem)
         for ruling in rulings if policy else ():
             if ruling.action in ("warn", "fail"):
                 say(f"Policy: {ruling.action}: {printable(ruling.outcome.path)}: {' '.join(ruling.reasons)}")
-        return 3 if failed else code
+        if missing:
+            complain(f"{counted(len(missing), 'micrograph was', 'micrographs were')} not inspected: the run broke off")
+        for error in faults:
+            if foreseen(error):
+                complain(explained(error))
+            else:
+                traceback.print_exception(error)
+        return 3 if faults else code
 
 
 def _policy(file: Path | None, alpha: float | None) -> tuple[Policy, float]:
@@ -215,8 +217,12 @@ def _inspect(
     page: int | None,
     max_pixels: int | None,
     signed_sha256: Callable[[Path], str] | None,
-) -> tuple[list[Outcome], list[str]]:
-    """Inspect with a progress bar, storing each verdict at once; return the outcomes, and lines on where they are."""
+) -> tuple[list[Outcome], list[str], list[Exception]]:
+    """Inspect with a progress bar, storing each verdict at once.
+
+    Returns:
+        The outcomes, lines on where they are stored, and the error that ended the inspection, if any.
+    """
     from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.inspection.ledger_entry import verdict
     from fusion_diff.inspection.record import STDOUT
@@ -225,7 +231,9 @@ def _inspect(
     from fusion_diff.printable import printable
     from fusion_diff.trust.ledger import Ledger
 
-    outcomes, files_kept = [], [writer.path for writer in writers if writer.path != STDOUT]
+    outcomes: list[Outcome] = []
+    faults: list[Exception] = []
+    files_kept = [writer.path for writer in writers if writer.path != STDOUT]
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(outputs.record)) if outputs.record else None
         advance = stack.enter_context(progress_bar("Inspecting"))
@@ -269,7 +277,9 @@ def _inspect(
                 index = write_report(outcomes, outputs.report, title=title)
                 typer.echo(f"Report on these: {printable(index)}; no other page was written", err=True)
             raise
+        except Exception as error:
+            faults.append(error)
     said = [f"Records: {each}" for each in files_kept]
     if ledger is not None:
         said.append(f"Ledger: {outputs.record}; its head is now {ledger.head}")
-    return outcomes, said
+    return outcomes, said, faults

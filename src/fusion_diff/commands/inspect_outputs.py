@@ -68,25 +68,46 @@ class InspectOutputs:
                 stack.enter_context(redirect_stdout(sys.stderr))
             yield writers
 
-    def pages(
-        self, outcomes: Sequence[Outcome], rulings: Sequence[Ruling], code: Callable[[], int]
-    ) -> list[tuple[str, Path, Callable[[Path], Path]]]:
-        """Return the pages to write at the end, in order: name, path, and a function that writes it.
+    def remove_old_pages(self) -> None:
+        """Remove the pages of an earlier run, which would pass for those of this run if it ended without any.
+
+        Call it after `check`, by which they are no input and nothing that cannot be made again.
+
+        Raises:
+            OSError: one cannot be removed.
+        """
+        page = None if self.report is None else self.report / "index.html"
+        for file in (self.junit, self.markdown, page, self.sarif):
+            if file is not None:
+                file.unlink(missing_ok=True)
+
+    def write_pages(
+        self, outcomes: Sequence[Outcome], rulings: Sequence[Ruling], code: int, faults: list[Exception]
+    ) -> list[str]:
+        """Write the pages, and return a line on each. Whatever keeps one from being written, the others are.
 
         Args:
             outcomes: of each micrograph.
             rulings: on each outcome.
-            code: gives the exit code of the run, which depends on whether the pages before could be written.
+            code: exit code of the run without faults.
+            faults: errors of the run so far; those of the pages are added.
         """
         from fusion_diff.inspection.junit import write_junit
         from fusion_diff.inspection.markdown import write_markdown
         from fusion_diff.inspection.report import write_report
         from fusion_diff.inspection.sarif import write_sarif
 
-        pages = (
+        pages: tuple[tuple[str, Path | None, Callable[[Path], Path]], ...] = (
             ("JUnit", self.junit, partial(write_junit, rulings)),
             ("Summary", self.markdown, partial(write_markdown, rulings)),
             ("Report", self.report, partial(write_report, outcomes)),
-            ("SARIF", self.sarif, lambda file: write_sarif(rulings, code(), file)),
+            ("SARIF", self.sarif, lambda file: write_sarif(rulings, 3 if faults else code, file)),
         )
-        return [(what, file, write) for what, file, write in pages if file is not None]
+        written = []
+        for what, file, write in pages:
+            try:
+                if file is not None:
+                    written.append(f"{what}: {write(file)}")
+            except Exception as error:
+                faults.append(error)
+        return written

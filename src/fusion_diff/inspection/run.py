@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.errors import CheckpointError, EnrolmentError, foreseen, machine_fault, out_of_memory
 from fusion_diff.micrograph.thumbnail import thumbnail
-from fusion_diff.printable import printable
+from fusion_diff.printable import explained, printable
 
 if TYPE_CHECKING:
     import os
@@ -163,10 +163,16 @@ def inspect_paths(
             outcome = Outcome(path, inspection=inspection, thumbnail=small)
         except Exception as error:
             if not foreseen(error):
+                error.add_note(f"while inspecting {printable(path)}")
                 raise
             elsewhere = machine_fault(error, CheckpointError, EnrolmentError) is not None
             outcome = Outcome(path, error=_explain(path, error), elsewhere=elsewhere)
         yield outcome
+
+
+def not_inspected(path: Path, error: Exception) -> Outcome:
+    """Return the outcome of a micrograph that a run did not come to, because the error ended it before."""
+    return Outcome(path, error=f"{printable(path)}: it was not inspected, as the run broke off: {explained(error)}")
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:
