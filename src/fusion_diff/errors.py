@@ -34,6 +34,10 @@ class NoRoomError(MicrographError):
     """A micrograph cannot be decoded because the temporary folder is full or unusable; the micrograph may be valid."""
 
 
+class FetchError(MicrographError):
+    """A micrograph cannot be fetched from its store; the fault may lie with the store or this machine."""
+
+
 class TooManyPixelsError(MicrographError):
     """The header of a file claims more pixels than the limit.
 

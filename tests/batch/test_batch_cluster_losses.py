@@ -7,9 +7,9 @@ from types import SimpleNamespace
 import pytest
 
 from fusion_diff.batch import cluster as module
-from fusion_diff.batch.cluster import MOST_GIVEN_UP, Cluster
+from fusion_diff.batch.cluster import Cluster
 from fusion_diff.batch.items import Item
-from fusion_diff.batch.judging import Settings
+from fusion_diff.batch.judging import MOST_GIVEN_UP, Settings
 from fusion_diff.batch.rows import FinishedRow
 from fusion_diff.errors import BatchError
 

@@ -18,7 +18,7 @@ from fusion_diff.batch import items as items_module
 from fusion_diff.batch.items import Item, local_file
 from fusion_diff.batch.sources import check_source, list_source
 from fusion_diff.batch.tables import paths_in_table
-from fusion_diff.errors import BatchError, DependencyError, MicrographError
+from fusion_diff.errors import BatchError, DependencyError, FetchError, MicrographError
 
 
 def listed(source):
@@ -223,7 +223,7 @@ def test_an_empty_place_in_a_store_is_refused():
 def test_a_store_that_stops_answering_is_told_from_a_file_that_is_not_there(store):
     paths = listed("failing://line")
     with (
-        pytest.raises(MicrographError, match=r"gone\.tif: cannot be read"),
+        pytest.raises(FetchError, match=r"gone\.tif: cannot be read"),
         local_file(Item("failing://line/gone.tif")),
     ):
         pass
@@ -242,7 +242,7 @@ def test_a_limit_of_this_machine_is_not_taken_for_a_fault_of_the_file(store, mon
 
     monkeypatch.setattr(store, "_open", limited)
     with (
-        pytest.raises(BatchError, match=rf"0\.tif: this machine cannot fetch it \({os.strerror(code)}\); free memory"),
+        pytest.raises(FetchError, match=rf"0\.tif: this machine cannot fetch it \({os.strerror(code)}\); free memory"),
         local_file(Item("failing://line/0.tif")),
     ):
         pass

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from fusion_diff.batch.judging import LocalEngine, failed
+from fusion_diff.batch.judging import MOST_GIVEN_UP, LocalEngine, failed
 from fusion_diff.batch.needed import needed
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.inspection.run import load_inspector
@@ -38,8 +38,6 @@ START_S = 300.0
 """Seconds within which an actor must have loaded the model; otherwise the cluster has no room for one."""
 MOST_LOSSES = 3
 """Number of lost actors after which a micrograph is given up."""
-MOST_GIVEN_UP = 10
-"""Number of micrographs that may be given up in a row; at more, the cluster is at fault and not they."""
 _GPUS = ("cuda", "gpu", "migraphx", "rocm", "xpu")
 """Prefixes of device names that Ray counts as GPUs: torch's names, and those of the runtimes of exported models."""
 _CURE = "check that Ray runs there and that its port is open, then run the same command again"
@@ -141,7 +139,7 @@ class Cluster:
         """Yield the row of every item as it arrives. The next item is requested only when an actor is free.
 
         Raises:
-            BatchError: actors can no longer start on the cluster, or a store does not answer.
+            BatchError: actors can no longer start on the cluster, or one raises it, see `LocalEngine.judge_one`.
         """
         todo = (_Job(item) for item in items)
         again: deque[_Job] = deque()

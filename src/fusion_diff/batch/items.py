@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from fusion_diff.batch.needed import needed
-from fusion_diff.errors import BatchError, MicrographError, TrustError, machine_fault
+from fusion_diff.errors import BatchError, FetchError, MicrographError, TrustError, machine_fault
 from fusion_diff.micrograph.limits import refusal
 from fusion_diff.printable import printable
 
@@ -106,8 +106,9 @@ def local_file(item: Item) -> Iterator[Path]:
     """Yield a local file with an item's bytes. A file fetched from a store is removed afterwards.
 
     Raises:
-        MicrographError: the store has no such file or denies access, or the file is larger than `MAX_FETCH_BYTES`.
-        BatchError: the store does not answer, or this machine has no room for the file.
+        MicrographError: the file is larger than `MAX_FETCH_BYTES`.
+        FetchError: the store has no such file or denies access, or this machine has no room for it.
+        BatchError: the store does not answer.
     """
     if not item.remote:
         yield Path(item.path)
@@ -142,23 +143,23 @@ def _fetch(item: Item, store: Any, path: str, file: Path) -> None:
                         )
                     _write(copy, chunk, file)
             return
-        except (MicrographError, BatchError):
+        except MicrographError:
             raise
         except _NOT_THERE as error:
-            raise refusal(
-                name, f"cannot be read ({printable(error, 200)})", "check that it is there and that you may read it"
+            raise FetchError(
+                f"{name}: cannot be read ({printable(error, 200)}); check that it is there and that you may read it"
             ) from error
         except Exception as error:  # each kind of store has its own errors
             if attempt < TRIES:
                 time.sleep(PAUSE_S * attempt)
             elif isinstance(fault := machine_fault(error), OSError) and fault.errno in _MACHINE_LIMITS:
-                raise BatchError(
-                    f"{name}: this machine cannot fetch it ({fault.strerror}); free memory or raise the limit of open "
-                    "files, then run the same command again"
+                raise FetchError(
+                    f"{name}: this machine cannot fetch it ({fault.strerror}); free memory or raise the limit of "
+                    "open files"
                 ) from error
-            elif _knows(store, path):  # the store answers, so the fault is this file's
-                raise refusal(
-                    name, f"cannot be read ({printable(error, 200)})", "upload it to the store again"
+            elif _knows(store, path):  # the store answers
+                raise FetchError(
+                    f"{name}: cannot be read ({printable(error, 200)}); upload it to the store again"
                 ) from error
             else:
                 raise unreachable(item.path, error) from error
@@ -191,11 +192,10 @@ def _write(stream: BinaryIO, chunk: bytes, file: Path) -> None:
         raise _no_room(file, error) from error
 
 
-def _no_room(file: Path, error: OSError) -> BatchError:
-    return BatchError(
+def _no_room(file: Path, error: OSError) -> FetchError:
+    return FetchError(
         f"{printable(file.parent)}: a micrograph cannot be stored there while it is inspected "
-        f"({unwritten(error)}); free space, or set TMPDIR to another folder, then run the same command "
-        "again"
+        f"({unwritten(error)}); free space, or set TMPDIR to another folder"
     )
 
 

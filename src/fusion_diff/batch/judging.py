@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+import os
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.batch.items import expect_signable, local_file
 from fusion_diff.batch.rows import FinishedRow, to_row
-from fusion_diff.errors import BatchError, EnrolmentError, MicrographError, TrustError
+from fusion_diff.errors import BatchError, EnrolmentError, FetchError, FusionDiffError, MicrographError, TrustError
 from fusion_diff.inspection.run import Inspector, Outcome, inspect_paths
 from fusion_diff.printable import printable
 from fusion_diff.trust.identity import identity
@@ -20,6 +22,9 @@ if TYPE_CHECKING:
 
     from fusion_diff.batch.items import Item
     from fusion_diff.verdict.result import Inspection
+
+MOST_GIVEN_UP = 10
+"""Number of micrographs that may be given up in a row; at more, the machine, source, model or cluster is at fault."""
 
 
 @dataclass(frozen=True)
@@ -77,17 +82,34 @@ class LocalEngine:
             )
         self._inspector = inspector
         self._signed = SignedFiles(settings.trusted_keys) if settings.trusted_keys else None
+        self._inspected: Item | None = None
+        self._in_vain = 0
 
     def judge(self, items: Iterable[Item]) -> Iterator[FinishedRow]:
         """Yield the row of every item, in order."""
         return map(self.judge_one, items)
 
     def judge_one(self, item: Item) -> FinishedRow:
-        """Read and inspect one micrograph. A fault of its file becomes an error in its row.
+        """Read and inspect one micrograph. What keeps it from being inspected becomes an error in its row.
+
+        After `MOST_GIVEN_UP` in a row that were not, for a reason that may lie elsewhere, the last one that was is
+        inspected once more. If that works, the files are at fault.
 
         Raises:
-            BatchError: the store or share does not answer, this machine has no room for the file, or the model fails.
+            BatchError: the store does not answer, or too many micrographs in a row could not be inspected.
         """
+        finished = self._judged(item)
+        if finished.works:
+            self._inspected, self._in_vain = item, 0
+        elif finished.works is False:
+            self._in_vain += 1
+            if self._in_vain > MOST_GIVEN_UP:
+                if self._inspected is None or not self._judged(self._inspected).works:
+                    raise in_vain(finished)
+                finished, self._in_vain = replace(finished, works=True), 0
+        return finished
+
+    def _judged(self, item: Item) -> FinishedRow:
         asked = self.settings
         try:
             if self._signed is not None:
@@ -105,19 +127,40 @@ class LocalEngine:
                 )
                 if item.remote and outcome.error is not None:
                     outcome = replace(outcome, error=outcome.error.replace(str(file), printable(item.path)))
-                if outcome.elsewhere:
-                    raise BatchError(f"{outcome.error}; then run the same command again")
                 row = to_row(item, outcome, file, self.model, asked.alpha)
-        except (MicrographError, TrustError) as error:  # the store lacks the file, or cannot hold a signature
-            outcome = Outcome(Path(item.path), error=str(error))
-            row = to_row(item, outcome, None, self.model, asked.alpha)
-        it = outcome.inspection
-        return FinishedRow(row, _heatmap(it) if asked.heatmaps and it is not None else None)
+                readable = os.access(file, os.R_OK)
+            it = outcome.inspection
+            if it is None:
+                return FinishedRow(row, works=False if outcome.elsewhere or not readable else None)
+            return FinishedRow(row, _heatmap(it) if asked.heatmaps else None, works=True)
+        except (MicrographError, TrustError) as error:  # it cannot be fetched, or its store cannot hold a signature
+            works = False if isinstance(error, FetchError) else None
+            return failed(item, asked, self.model, str(error), works=works)
+        except FusionDiffError:
+            raise
+        except Exception as error:
+            place = traceback.extract_tb(error.__traceback__)[-1]
+            said = (
+                f"{printable(item.path)}: the program failed at it ({type(error).__name__}: {printable(error, 200)}; "
+                f"{Path(place.filename).name}, line {place.lineno}); report this"
+            )
+            return failed(item, asked, self.model, said, works=False)
 
 
-def failed(item: Item, settings: Settings, model: Mapping[str, str | None], error: str) -> FinishedRow:
-    """Return the row of a micrograph that could not be inspected for a reason other than its file."""
-    return FinishedRow(to_row(item, Outcome(Path(item.path), error=error), None, model, settings.alpha))
+def failed(
+    item: Item, settings: Settings, model: Mapping[str, str | None], error: str, *, works: bool | None = None
+) -> FinishedRow:
+    """Return the row of a micrograph whose file was not parsed."""
+    row = to_row(item, Outcome(Path(item.path), error=error), None, model, settings.alpha)
+    return FinishedRow(row, works=works)
+
+
+def in_vain(finished: FinishedRow) -> BatchError:
+    """Return the error for a run that inspects nothing any more."""
+    return BatchError(
+        "no micrograph can be inspected any more, so the fault may lie elsewhere than in the file. "
+        f"{finished.row['error']}; then run the same command again"
+    )
 
 
 def _heatmap(inspection: Inspection) -> bytes:

@@ -34,10 +34,18 @@ _REGION_NUMBERS = (
 
 @dataclass(frozen=True)
 class FinishedRow:
-    """The row of a finished micrograph, and its heat map as a PNG if requested."""
+    """The row of a finished micrograph.
+
+    Attributes:
+        row: see `schema`.
+        heatmap: its heat map as a PNG, if requested.
+        works: whether it shows that micrographs can be inspected: True if it was, or another after it; False if it was
+            not, for a reason that may lie outside of its file; None if it was not because of its file.
+    """
 
     row: dict[str, Any]
     heatmap: bytes | None = None
+    works: bool | None = None
 
 
 def schema() -> Any:

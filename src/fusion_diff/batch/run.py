@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 
 from fusion_diff import __version__
 from fusion_diff.batch import ROWS
+from fusion_diff.batch.items import Item
+from fusion_diff.batch.judging import in_vain
 from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.sources import list_source, list_sources
 from fusion_diff.counted import counted
@@ -24,8 +26,8 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from fusion_diff.batch.items import Item
     from fusion_diff.batch.judging import Engine
+    from fusion_diff.batch.rows import FinishedRow
 
 FLUSH_S = 120.0
 """Seconds after which a file is written with the rows so far. A run that is killed loses no more work than this."""
@@ -69,17 +71,22 @@ def run_batch(
     A run that is killed at any moment and started again neither loses nor repeats a row, because files are written
     atomically.
 
+    A micrograph that could not be inspected for a reason that may lie elsewhere gets its row once another was inspected
+    after it; at the end, one that is known to work is inspected again for this. Otherwise the run ends with an error,
+    and the next looks at it again.
+
     Args:
         sources: a source or several, see `list_source`. A micrograph of several sources gets one row.
         out: the output folder, see `parts`.
         engine: inspects the micrographs.
         rows: maximum number of rows per file, and in memory.
-        retry: inspect again what could not be inspected before; the old rows are removed.
+        retry: inspect again what could not be inspected before; the new rows replace the old ones.
         progress: called after every row with the summary so far, and the number of micrographs in the sources or None.
             The sources are listed a second time, in the background, to find that number.
 
     Raises:
-        BatchError: a source, the output or the cluster cannot be used, or no longer; finished rows are kept.
+        BatchError: a source, the output or the cluster cannot be used, or no longer, or nothing can be inspected;
+            finished rows are kept.
         DependencyError: a package is not installed.
         TrustError: a trusted key cannot be read.
 
@@ -105,20 +112,30 @@ def run_batch(
     if first is None:
         raise BatchError("no source is given; name at least one")
     summary = Summary()
+    doubtful: list[FinishedRow] = []
+    known: list[Item] = []  # the last micrograph that was inspected, or else one that was done before
     with ParquetOutput(Path(out), noted, rows, retry=retry) as parts:
         count = None if progress is None else _SourceCounter(named, Path(out))
         try:
             written = time.monotonic()
-            for finished in engine.judge(_not_done(chain([first], listed), parts, summary)):
-                parts.add(finished)
-                summary.decisions[finished.row.get("decision") or "error"] += 1
-                if (error := finished.row.get("error")) and len(summary.errors) < ERRORS_KEPT:
-                    summary.errors.append(error)
+            for finished in engine.judge(_not_done(chain([first], listed), parts, summary, known)):
+                if finished.works is False:
+                    doubtful.append(finished)
+                    continue
+                if finished.works:
+                    _add_all(doubtful, parts, summary)
+                if not finished.row.get("error"):
+                    known[:] = [Item(finished.row["path"])]  # not found again if its name is not Unicode; this is rare
+                _add_all([finished], parts, summary)
                 if time.monotonic() - written > FLUSH_S:
                     parts.flush()
                     written = time.monotonic()
                 if progress is not None and count is not None:
                     progress(summary, count.total)
+            if doubtful:
+                if not any(each.works for each in engine.judge(known)):
+                    raise in_vain(doubtful[-1])
+                _add_all(doubtful, parts, summary)
             parts.flush()
             for source, skipped in unread.items():
                 warn_of_unread(printable(source), skipped)
@@ -136,12 +153,24 @@ def run_batch(
     return summary
 
 
-def _not_done(listed: Iterable[Item], parts: ParquetOutput, summary: Summary) -> Iterator[Item]:
+def _not_done(listed: Iterable[Item], parts: ParquetOutput, summary: Summary, known: list[Item]) -> Iterator[Item]:
     for item in listed:
         if parts.done.add(item.key):
             yield item
         else:
             summary.skipped += 1
+            if not known:
+                known.append(item)
+
+
+def _add_all(rows: list[FinishedRow], parts: ParquetOutput, summary: Summary) -> None:
+    """Move rows to the output, and count them."""
+    while rows:
+        finished = rows.pop(0)
+        parts.add(finished)
+        summary.decisions[finished.row.get("decision") or "error"] += 1
+        if (error := finished.row.get("error")) and len(summary.errors) < ERRORS_KEPT:
+            summary.errors.append(error)
 
 
 def _keep(parts: ParquetOutput) -> None:
