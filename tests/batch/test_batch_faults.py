@@ -146,3 +146,28 @@ def test_a_micrograph_at_which_the_program_fails_is_told_with_the_place(
     assert len(errors) == 2
     said = "tif: the program failed at it (ZeroDivisionError: division by zero; test_batch_faults.py, line "
     assert all(said in error for error in errors)
+
+
+def test_rows_with_an_error_stay_until_their_micrographs_are_looked_at_again(
+    tmp_path, folder, listing, engine, failed, save_micrograph
+):
+    out = tmp_path / "out"
+    run_batch(str(folder), out, engine)
+    assert run_batch(listing("0"), out, engine, retry=True).kept == 11
+    assert failed()[1] == ["broken"]
+    (folder / "broken.tif").rename(folder / "moved.tif")
+    assert run_batch(str(folder), out, engine, retry=True).kept == 12
+    assert failed()[1] == ["broken", "moved"]
+    save_micrograph(folder / "moved.tif", 0.8)
+    done = run_batch(str(folder), out, engine, retry=True)
+    assert (done.finished, done.kept) == (1, 12)
+    assert failed()[1] == ["broken"]
+
+
+def test_rows_with_an_error_stay_where_trying_again_ends_in_an_error(refusing, tmp_path, engine, failed):
+    refusing.add("0")
+    run_batch("failing://line", tmp_path / "out", engine)
+    refusing.update("01234567", ["spot", "spot.png", "broken"])
+    with pytest.raises(BatchError, match="11 rows are kept"):
+        run_batch("failing://line/0.tif", tmp_path / "out", engine, retry=True)
+    assert failed()[1] == ["0", "broken"]

@@ -59,7 +59,7 @@ class ParquetOutput:
 
     Attributes:
         kept: rows in the folder's files.
-        done: the keys of those rows.
+        done: the keys of those rows, and with `retry` only of those without an error.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], rows: int, *, retry: bool = False) -> None:
@@ -70,7 +70,7 @@ class ParquetOutput:
             run: `model_sha256`, `references_sha256`, `alpha`, `pixel_size_um`, `page`, `trusted_keys`, and anything
                 else to note in the files.
             rows: maximum number of rows per file; they are held in memory until the file is written.
-            retry: remove the rows of micrographs that could not be inspected.
+            retry: count micrographs that could not be inspected as not done; their new rows will replace the old ones.
 
         Raises:
             BatchError: another run holds the lock, the folder cannot be written, or its files are damaged or of
@@ -80,6 +80,7 @@ class ParquetOutput:
         self.folder = folder
         self.kept = 0
         self.done = DoneSet()
+        self._retried: dict[Path, Any] = {}
         self._rows_each = rows
         self._rows: list[dict[str, Any]] = []
         self._number = 0
@@ -119,13 +120,14 @@ class ParquetOutput:
             self.flush()
 
     def flush(self) -> None:
-        """Write the pending rows, if any, as the next file.
+        """Write the pending rows, if any, as the next file. Their micrographs' rows of earlier runs are removed first.
 
         Raises:
             BatchError: the file cannot be written; the rows stay pending.
         """
         if not self._rows:
             return
+        self._forget([row["key"] for row in self._rows])
         table = needed("pyarrow", "batch").Table.from_pylist(self._rows, schema=self._schema)
         self._write_table(self.folder / f"part-{self._number + 1:06d}.parquet", table)
         # In this order, an interruption by a signal leads to the same file being written again, or to no change.
@@ -183,13 +185,10 @@ class ParquetOutput:
             numbers = sorted(int(found[1]) for entry in entries if (found := _PART.fullmatch(entry.name)))
         files = [self.folder / f"part-{number:06d}.parquet" for number in numbers]
         keys = [self._keys_of(file) for file in files]
-        if retry:
-            keys = [
-                self._keys_of(file) if self._forget_errors(file) else each
-                for file, each in zip(files, keys, strict=True)
-            ]
         self._number = numbers[-1] if numbers else 0
         self.kept = sum(map(len, keys))
+        if retry:
+            keys = [self._judged(file, each) for file, each in zip(files, keys, strict=True)]
         if keys:
             self.done.add_all(np.concatenate(keys))
 
@@ -218,14 +217,25 @@ class ParquetOutput:
                 "elsewhere, and its micrographs will be inspected again"
             ) from error
 
-    def _forget_errors(self, file: Path) -> bool:
-        """Rewrite a file without its error rows, and return whether there were any."""
-        table = needed("pyarrow.parquet", "batch").read_table(file)
-        judged = table.filter(table["error"].is_null())
-        if len(judged) == len(table):
-            return False
-        self._write_table(file, judged)
-        return True
+    def _judged(self, file: Path, keys: Any) -> Any:
+        """Return those keys of a file whose rows have no error, and note the others."""
+        table = needed("pyarrow.parquet", "batch").read_table(file, columns=["error"])
+        judged = table["error"].is_null().to_numpy()
+        if not judged.all():
+            self._retried[file] = keys[~judged]
+        return keys[judged]
+
+    def _forget(self, keys: list[bytes]) -> None:
+        """Remove the noted rows of these keys from their files."""
+        for file, retried in list(self._retried.items()):
+            renewed = np.isin(retried, np.array(keys, dtype=retried.dtype))
+            if renewed.any():
+                pa, compute = needed("pyarrow", "batch"), needed("pyarrow.compute", "batch")
+                table = needed("pyarrow.parquet", "batch").read_table(file)
+                again = compute.is_in(table["key"], value_set=pa.array(keys, pa.binary(KEY_BYTES)))
+                self._write_table(file, table.filter(compute.invert(again)))
+                self._retried[file] = retried[~renewed]
+                self.kept -= int(renewed.sum())
 
     def _check(self, name: str, metadata: Mapping[bytes, bytes]) -> None:
         found = metadata.get(b"fusion_diff.format", b"").decode("utf-8", "replace")
