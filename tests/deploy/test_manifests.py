@@ -331,10 +331,24 @@ def test_a_batch_has_room_for_the_largest_micrograph(deploy):
     assert size(tmp["sizeLimit"]) >= 2 * MAX_FETCH_BYTES + 6 * MAX_PIXELS
 
 
-def test_another_model_writes_to_another_folder(manifests):
+def test_another_model_writes_to_another_folder(manifests, deploy):
+    outs = [words[words.index("--out") + 1] for words in spoken(manifests, deploy) if "--out" in words]
+    assert outs == ["/results/{model}", "/results/archive/{model}"]
+
+
+def test_a_nightly_batch_outlives_drained_nodes_and_passing_errors(manifests):
     (batch,) = [each for each in manifests if each["kind"] == "CronJob"]
-    words = pod_of(batch)["containers"][0]["args"]
-    assert words[words.index("--out") + 1] == "/results/{model}"
+    job = batch["spec"]["jobTemplate"]["spec"]
+    assert job["podFailurePolicy"]["rules"] == [
+        {"action": "Ignore", "onPodConditions": [{"type": "DisruptionTarget", "status": "True"}]}
+    ]
+    assert job["template"]["spec"]["restartPolicy"] == "Never", "Kubernetes allows the policy with no other"
+    assert "--retry" in pod_of(batch)["containers"][0]["args"]
+
+
+def test_every_volume_can_be_mounted_on_several_nodes(manifests):
+    claims = [each for each in manifests if each["kind"] == "PersistentVolumeClaim"]
+    assert {mode for claim in claims for mode in claim["spec"]["accessModes"]} == {"ReadWriteMany"}
 
 
 def test_every_pod_that_reads_a_store_is_told_where_it_is(manifests, deploy):
@@ -397,11 +411,13 @@ def test_a_pod_that_is_not_ready_does_not_hold_up_its_node(manifests):
 
 
 def test_the_gpu_overlay_computes_there(deploy):
+    """By the image, which sets the device for all commands."""
+    steps = (deploy / "Dockerfile").read_text(encoding="utf-8")
+    assert re.search(r"^FROM cpu AS cuda\n(?:#.*\n)*ENV FUSION_DIFF_DEVICE=cuda ", steps, flags=re.MULTILINE)
     pods = [pod for pod in map(pod_of, compose(deploy / "kubernetes" / "overlays" / "gpu")) if pod]
-    service, batch = (pod["containers"][0] for pod in pods)
-    assert {"name": "FUSION_DIFF_DEVICE", "value": "cuda"} in service["env"]
-    assert batch["args"][-1] == "--device=cuda"
-    for container in (service, batch):
+    for container in (pod["containers"][0] for pod in pods):
+        assert not [each for each in container["env"] if each["name"] == "FUSION_DIFF_DEVICE"]
+        assert not [word for word in container["args"] if word.startswith("--device")]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
         assert container["image"].endswith("-cuda")
 
