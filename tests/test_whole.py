@@ -106,6 +106,25 @@ def test_a_folder_with_something_in_it_is_replaced_only_where_that_is_wanted(tmp
     assert names(tmp_path) == {"folder"}
 
 
+def test_an_empty_folder_is_replaced_also_where_nothing_can_be_moved_onto_a_folder(tmp_path, monkeypatch):
+    """As on Windows."""
+
+    def refusing(move):
+        def moved(self, target):
+            if Path(target).is_dir():
+                raise PermissionError(errno.EACCES, "Access is denied", str(self), None, str(target))
+            return move(self, target)
+
+        return moved
+
+    monkeypatch.setattr(Path, "rename", refusing(Path.rename))
+    monkeypatch.setattr(Path, "replace", refusing(Path.replace))
+    (tmp_path / "folder").mkdir()
+    with WholeFolder(tmp_path / "folder") as draft:
+        (draft / "a.txt").write_text("a")
+    assert names(tmp_path / "folder") == {"a.txt"}
+
+
 KILLED = """
 import os, sys
 from pathlib import Path

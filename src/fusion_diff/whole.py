@@ -13,7 +13,7 @@ import secrets
 import shutil
 import stat
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -106,7 +106,9 @@ class WholeFolder:
 
     def _move(self) -> None:
         if not self._replace:
-            self.folder.replace(self.target)  # also replaces an empty folder
+            with suppress(FileNotFoundError):
+                self.target.rmdir()  # an empty folder; Windows moves nothing onto one
+            self.folder.rename(self.target)
         elif not self.target.exists():
             self.folder.rename(self.target)
         elif not _exchange(self.folder, self.target):
