@@ -18,6 +18,10 @@ class GoneError(Exception):
     pass
 
 
+class OutOfMemoryError(Exception):
+    pass
+
+
 class TaskError(Exception):
     pass
 
@@ -37,8 +41,13 @@ class Actor:
 
 class Ray:
     exceptions = SimpleNamespace(
-        RayActorError=GoneError, ObjectLostError=GoneError, NodeDiedError=GoneError, RayTaskError=TaskError
+        RayActorError=GoneError,
+        ObjectLostError=GoneError,
+        NodeDiedError=GoneError,
+        OutOfMemoryError=OutOfMemoryError,
+        RayTaskError=TaskError,
     )
+    loss = GoneError
 
     def __init__(self, newest_first):
         self.newest_first = newest_first
@@ -65,7 +74,7 @@ class Ray:
     def get(self, ref):
         actor, item = ref
         if actor.dead:
-            raise GoneError("the worker died")
+            raise self.loss("the worker died")
         return {"sha256": "ab" * 32} if item is None else FinishedRow({"path": item.path, "error": None})
 
 
@@ -84,7 +93,9 @@ def judge(request, monkeypatch):
     return judge
 
 
-def test_only_the_micrograph_that_takes_its_workers_with_it_is_given_up(judge):
+@pytest.mark.parametrize("loss", [GoneError, OutOfMemoryError])
+def test_only_the_micrograph_that_takes_its_workers_with_it_is_given_up(judge, monkeypatch, loss):
+    monkeypatch.setattr(Ray, "loss", loss)
     errors = judge("a", "poison", "b", "c")
     assert "poison.tif: 3 workers were lost while inspecting it" in errors.pop("poison")
     assert errors == dict.fromkeys("abc")

@@ -110,6 +110,7 @@ class Cluster:
             self._ray.exceptions.RayActorError,
             self._ray.exceptions.ObjectLostError,
             self._ray.exceptions.NodeDiedError,
+            self._ray.exceptions.OutOfMemoryError,  # Ray itself ended it, because its machine was short of memory
         )
         self._starting: dict[Any, _Member] = {}
         self._at_work: dict[Any, tuple[_Job, _Member]] = {}
