@@ -90,16 +90,37 @@ def available(device: str | torch.device) -> torch.device:
     Raises:
         DeviceError: this is not the name of a device.
     """
+    found = _found(device)
+    if found is None:
+        warn(f"device {device} is not available here; computing on the CPU instead")
+        return torch.device("cpu")
+    return found
+
+
+def present(device: str) -> torch.device:
+    """Return a device that a command line or the environment names, as `available` does, but never another one.
+
+    Raises:
+        DeviceError: this is not the name of a device, or it is not available here.
+    """
+    found = _found(device)
+    if found is None:
+        raise DeviceError(
+            f"device {device} is not available here; name another one, such as cpu (--device, FUSION_DIFF_DEVICE), or "
+            "install its driver and the build of torch for it"
+        )
+    return found
+
+
+def _found(device: str | torch.device) -> torch.device | None:
+    """Return a device; None if it is not available here."""
     # torch knows the name "npu" only if the vendor's package is installed
     unknown = str(device).partition(":")[0] == "npu" and not hasattr(torch, "npu")
     try:
         wanted = torch.device("cpu" if unknown else device)
     except (RuntimeError, TypeError) as error:
         raise DeviceError(f"{device!r} is not a device; use cpu, cuda, npu, xpu or mps") from error
-    if unknown or (wanted.type != "cpu" and not _is_here(wanted)):
-        warn(f"device {device} is not available here; computing on the CPU instead")
-        return torch.device("cpu")
-    return wanted
+    return None if unknown or (wanted.type != "cpu" and not _is_here(wanted)) else wanted
 
 
 def _is_here(device: torch.device) -> bool:

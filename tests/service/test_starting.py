@@ -11,9 +11,10 @@ import threading
 from functools import partial
 
 import pytest
+import torch
 from sqlalchemy import create_engine, text
 
-from fusion_diff.errors import FusionDiffError, ServiceError
+from fusion_diff.errors import DeviceError, FusionDiffError, ServiceError
 from fusion_diff.service import ledger
 from fusion_diff.service.database import Database, take_turn
 from fusion_diff.service.runtime import Service, _secret
@@ -45,6 +46,12 @@ def test_processes_that_start_together_have_one_secret_that_nobody_else_may_read
     assert set(secrets) == {file.read_bytes()}
     assert mode(file) == 0o600
     assert list(tmp_path.iterdir()) == [file], "nothing is left beside it"
+
+
+@pytest.mark.skipif(hasattr(torch, "npu"), reason="there may be an NPU here")
+def test_a_service_does_not_start_on_another_device_than_the_one_that_is_named(enrolled_folder, tmp_path):
+    with pytest.raises(DeviceError, match="device npu is not available here"):
+        Service.open(Settings(data=tmp_path, model=str(enrolled_folder), device="npu"))
 
 
 def test_the_data_are_for_their_owner_alone(enrolled_folder, tmp_path):

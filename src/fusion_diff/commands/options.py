@@ -118,8 +118,8 @@ Device = Annotated[
     typer.Option(
         "--device",
         envvar="FUSION_DIFF_DEVICE",  # the same as the service's: a GPU image sets it once for all commands
-        help="Device to compute on: cpu, cuda, npu, xpu or mps. With an exported model also AUTO or a device name of "
-        "its runtime, such as CUDAExecutionProvider or GPU.1.",
+        help="Device to compute on: cpu, cuda, npu, xpu or mps; refused if it is not here. With an exported model also "
+        "AUTO or a device name of its runtime, such as CUDAExecutionProvider or GPU.1.",
     ),
 ]
 
@@ -204,7 +204,9 @@ def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> Dif
 
     Raises:
         CheckpointError: there is no such model; or it is incomplete, altered, exported, or has another format.
+        DeviceError: there is no such device here.
     """
+    from fusion_diff.devices import present
     from fusion_diff.edge.session import is_exported
     from fusion_diff.errors import CheckpointError
     from fusion_diff.printable import printable
@@ -215,7 +217,7 @@ def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> Dif
         )
     from fusion_diff.model import DiffusionModel
 
-    return DiffusionModel.from_pretrained(name, trusted_keys=trusted_keys or None).to(device)
+    return DiffusionModel.from_pretrained(name, trusted_keys=trusted_keys or None).to(present(device))
 
 
 def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedFiles | None:

@@ -62,7 +62,9 @@ def serve_command(
     ] = None,
     data: Data = None,
     database_url: DatabaseUrl = None,
-    device: Annotated[str | None, typer.Option(help="Device to compute on: cpu, cuda, npu, xpu or mps.")] = None,
+    device: Annotated[
+        str | None, typer.Option(help="Device to compute on: cpu, cuda, npu, xpu or mps; refused if it is not here.")
+    ] = None,
     insecure: Annotated[
         bool, typer.Option("--insecure", help="Require no API key; only on this machine, for anyone who uses it.")
     ] = False,

@@ -99,16 +99,17 @@ def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathL
     Raises:
         CheckpointError: there is no such model, or it is incomplete, altered or has another format.
         DependencyError: the runtime of an exported model is not installed.
-        DeviceError: there is no such device.
+        DeviceError: there is no such device here.
         TrustError: it is not exactly what a trusted key signed; nothing of it is parsed then.
     """
     from fusion_diff.edge.session import EdgeSession, is_exported
 
     keys = [Path(key) for key in trusted_keys]
     if not is_exported(name):
+        from fusion_diff.devices import present
         from fusion_diff.model import DiffusionModel
 
-        return DiffusionModel.from_pretrained(name, trusted_keys=keys or None).to(device)
+        return DiffusionModel.from_pretrained(name, trusted_keys=keys or None).to(present(device))
     load = partial(EdgeSession.load, device=device)
     if not keys:
         return load(name)

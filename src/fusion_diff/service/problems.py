@@ -109,6 +109,7 @@ _STATUS: dict[type[errors.FusionDiffError], int] = {
     errors.EnrolmentError: 422,
     errors.TrustError: 422,
     errors.DependencyError: 501,
+    errors.DeviceError: 500,
     errors.ServiceError: 500,
 }
 

@@ -42,17 +42,19 @@ class Shelf:
 
     Raises:
         CheckpointError: the start model cannot be loaded.
+        DeviceError: the device is not available here.
     """
 
     def __init__(self, settings: Settings, database: Database) -> None:
         """Load the start model. It judges unless an enrolled model was chosen as default."""
+        from fusion_diff.devices import present
         from fusion_diff.model import DiffusionModel
 
         self._settings, self._database = settings, database
         self._held: OrderedDict[str, DiffusionModel] = OrderedDict()
         self._lock, self._loading = Lock(), Lock()
         settings.models.mkdir(parents=True, exist_ok=True)
-        model = DiffusionModel.from_pretrained(settings.model).to(settings.device)
+        model = DiffusionModel.from_pretrained(settings.model).to(present(settings.device))
         self.base_sha256 = model.sha256
         with database.write() as session:
             take_turn(session.connection())  # else processes that start together would each add a row
@@ -208,6 +210,7 @@ class Shelf:
 
     def _load(self, place: str | Path, sha256: str, name: str) -> DiffusionModel:
         """Load a model and compare its digest."""
+        from fusion_diff.devices import present
         from fusion_diff.model import DiffusionModel
 
         model = DiffusionModel.from_pretrained(place)
@@ -216,7 +219,7 @@ class Shelf:
                 f"{printable(name)}: another model has been put in its place; choose another one (GET /v1/models lists "
                 "them), or restart the service to use what is there now"
             )
-        return model.to(self._settings.device)
+        return model.to(present(self._settings.device))
 
     def place(self, row: Model, *, fetch: bool = True) -> Path:
         """Return the folder of a model.
