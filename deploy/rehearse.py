@@ -42,6 +42,10 @@ write_micrographs(builtin_samples(1)[0][:1], ["sample"], Path(sys.argv[1]))
 """
 
 
+Stage = tuple[dict[str, str], Path, tuple[int, int]]
+"""Environment, folder and user that a stage ends with."""
+
+
 class Image:
     """The state of a build: root folder, environment, user and commands."""
 
@@ -61,12 +65,11 @@ class Image:
         known = {**self.environment, **self.variables}
         return re.sub(r"\$\{?(\w+)\}?", lambda found: known.get(found[1], ""), text)
 
-    def begin(self, base: str, stages: dict[str, tuple[dict[str, str], Path]]) -> None:
+    def begin(self, base: str, stages: dict[str, Stage]) -> None:
         """Begin a stage on another stage or on the base image."""
-        self.environment, self.folder = {"PATH": f"{self.root / 'base' / 'bin'}:{os.defpath}"}, self.root
-        if base in stages:
-            self.environment, self.folder = dict(stages[base][0]), stages[base][1]
-        self.variables, self.user = {}, (0, 0)
+        bare: Stage = {"PATH": f"{self.root / 'base' / 'bin'}:{os.defpath}"}, self.root, (0, 0)
+        environment, self.folder, self.user = stages.get(base, bare)
+        self.environment, self.variables = dict(environment), {}
 
     def step(self, instruction: str, value: str) -> None:
         """Run one step."""
@@ -138,7 +141,7 @@ def build(work: Path, target: str, arguments: dict[str, str]) -> Image:
         if name in wanted:
             wanted |= uses[name]
     image = Image(work / "root", arguments)
-    stages: dict[str, tuple[dict[str, str], Path]] = {}
+    stages: dict[str, Stage] = {}
     image.root.mkdir(parents=True)
     subprocess.run([sys.executable, "-m", "venv", image.root / "base"], check=True)
     for instruction, value in steps:
@@ -149,7 +152,7 @@ def build(work: Path, target: str, arguments: dict[str, str]) -> Image:
                 image.begin(base, stages)
         elif stage in wanted:
             image.step(instruction, value)
-            stages[stage] = (image.environment, image.folder)
+            stages[stage] = image.environment, image.folder, image.user
     return image
 
 

@@ -64,6 +64,12 @@ def test_what_runs_is_a_numeric_user_that_is_not_root(stages, target):
     assert int(group) > 0
 
 
+@pytest.mark.parametrize(("target", "environment"), [("cpu", "environment"), ("ray", "ray-environment")])
+def test_an_image_holds_one_environment(stages, target, environment):
+    copied = [value for name, value in stages[target] if name == "COPY" and value.startswith("--from")]
+    assert copied == [f"--from={environment} /opt/fusion-diff /opt/fusion-diff"]
+
+
 @pytest.mark.parametrize("target", ["cpu", "cuda", "ray"])
 def test_commands_need_no_shell(stages, target):
     for name in ("ENTRYPOINT", "CMD"):

@@ -74,7 +74,7 @@ def test_its_version_of_ray_is_the_pinned_one_and_its_image_that_of_the_service(
     assert f"ray=={cluster_of(manifest)['rayVersion']}\n" in pins
     (image,) = {pod["containers"][0]["image"] for pod in pods_of_ray(manifest)}
     assert image == "fusion-diff:0.1.0-ray"
-    assert re.search(r"^FROM cpu AS ray$", (deploy / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    assert re.search(r"^FROM runtime AS ray$", (deploy / "Dockerfile").read_text(encoding="utf-8"), flags=re.MULTILINE)
 
 
 def test_the_application_that_ray_serve_imports_is_in_the_image(deploy):

@@ -86,3 +86,12 @@ def test_a_service_has_to_stop_in_order(rehearse, on_request, told):
             with pytest.raises(SystemExit, match=told), rehearse.running(service, seconds):
                 pass
         assert service.returncode is not None
+
+
+def test_a_stage_goes_on_as_the_user_of_the_one_it_begins_on(image):
+    image.step("USER", "10001:10001")
+    stages = {"runtime": (image.environment, image.folder, image.user)}
+    image.begin("runtime", stages)
+    assert image.user == (10001, 10001)
+    image.begin("python:3.11-slim", stages)
+    assert image.user == (0, 0)
