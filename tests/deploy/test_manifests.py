@@ -272,6 +272,14 @@ def test_the_service_the_budget_and_the_network_policy_select_the_pods(manifests
         assert used <= claims
 
 
+def test_names_are_resolved_by_the_cluster_and_by_a_cache_on_the_node(manifests):
+    (policy,) = [each for each in manifests if each["kind"] == "NetworkPolicy"]
+    (names,) = [each for each in policy["spec"]["egress"] if 53 in {port["port"] for port in each["ports"]}]
+    assert {port["protocol"] for port in names["ports"]} == {"UDP", "TCP"}
+    assert {"ipBlock": {"cidr": "169.254.20.10/32"}} in names["to"]
+    assert len(names["to"]) == 2
+
+
 def test_probes_ask_paths_that_the_service_answers_without_a_key(manifests):
     pytest.importorskip("fastapi")
     from fusion_diff.service.routes.health import router
