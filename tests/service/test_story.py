@@ -103,6 +103,9 @@ def test_an_inspection_that_a_replica_of_an_earlier_version_wrote_is_shown(clien
         assert {"voices", "sized"} <= compared.keys()
         row.result = row.result | {"compared_with": compared}
     assert client.get(f"/v1/inspections/{it['id']}").json() == it
+    (listed,) = [each for each in client.get("/v1/inspections").json()["items"] if each["id"] == it["id"]]
+    assert listed.items() <= it.items()
+    assert {"score", "calibrated", "in_scope", "decision"} <= listed.keys()
     for address in (f"/v1/inspections/{it['id']}/report.html", f"/inspections/{it['id']}"):
         assert client.get(address).status_code == 200
 

@@ -58,7 +58,11 @@ async def inspect(
     caller: Inspecting,
     files: Annotated[list[UploadFile], File(min_length=1, description="Micrographs: TIFF, PNG, JPEG or BMP.")],
     alpha: Annotated[
-        Alpha, Form(description="Error rate alpha: accepted share of wrong decisions on either side.")
+        Alpha,
+        Form(
+            description="Error rate alpha. At most this share of authentic micrographs is expected to be called not "
+            "authentic, and of others authentic."
+        ),
     ] = 0.1,
     pixel_size_um: Annotated[PixelSize | None, Form()] = None,
     model: Annotated[Id | None, Form(description="Id of the model that judges; the default model if omitted.")] = None,

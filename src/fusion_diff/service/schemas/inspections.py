@@ -28,7 +28,12 @@ class InspectionSummary(BaseModel):
     id: Id
     name: str
     file_sha256: str
-    score: float = Field(description="Calibrated probability of being authentic.")
+    score: float = Field(description="Probability of being authentic; see `calibrated`.")
+    calibrated: bool = Field(
+        default=True,
+        description="False if the score only ranks, because the references of a side are of fewer than two specimens.",
+    )
+    in_scope: bool = Field(description="False if the micrograph is unlike all references or of another magnification.")
     decision: Decision
     alpha: float
     model_name: str
@@ -47,7 +52,6 @@ class InspectionOut(InspectionSummary):
     """An inspection with all values needed to understand and repeat it."""
 
     predicted_class: str
-    in_scope: bool
     p_values: dict[str, float]
     references_sha256: str
     threshold: float
@@ -56,9 +60,6 @@ class InspectionOut(InspectionSummary):
     recognised: dict[str, Any] | None = None
     contributions: dict[str, float | None]
     offset: float | None = Field(default=None, description="Log-odds to which the contributions are added.")
-    calibrated: bool = Field(
-        default=True, description="False if the references of a side are of fewer than two specimens."
-    )
     compared_with: dict[str, Any] = Field(description="Summary of the references.")
     notes: list[str] = Field(default=[], description="How the file was read, and what is uncertain about it.")
     page: int | None = Field(default=None, description="Page of the file, from 0; null for the first.")
@@ -120,7 +121,8 @@ class AddToReferencesIn(Body):
 def _summary(row: tables.Inspection) -> dict[str, Any]:
     names = ("id", "name", "score", "decision", "alpha", "model_sha256", "created", "by")
     told = {name: getattr(row, name) for name in names}
-    told |= {"file_sha256": row.sha256, "model_name": row.result["model_name"]}
+    told |= {"file_sha256": row.sha256}
+    told |= {name: row.result[name] for name in ("model_name", "in_scope", "calibrated") if name in row.result}
     if row.overruled_decision is not None:
         told["overruled"] = {
             "decision": row.overruled_decision,
