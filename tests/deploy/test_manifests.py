@@ -308,6 +308,7 @@ def test_uploads_fit_the_volumes_and_the_volumes_the_pod(deploy):
     (service,) = documents(deploy / "kubernetes" / "base" / "deployment.yaml")
     (ray_service,) = documents(deploy / "ray" / "rayservice.yaml")
     pytest.importorskip("fastapi")
+    from fusion_diff.micrograph.limits import MAX_PIXEL_BYTES, MAX_STRIP_BYTES
     from fusion_diff.service.queue import READ_AHEAD_BYTES
     from fusion_diff.service.slots import DECODERS
 
@@ -319,12 +320,12 @@ def test_uploads_fit_the_volumes_and_the_volumes_the_pod(deploy):
         forms = queue * upload + 8 * request
         # A job fetches one file, a decoder a micrograph and its mask.
         assert room["data"] >= replicas * (forms + (1 + 2 * DECODERS) * upload)
-        # One more than fits in what is read ahead, the one being judged, those being decoded: colours of 64 bits.
-        decoded = READ_AHEAD_BYTES + (2 + DECODERS) * 24 * pixels
+        # One more than fits in what is read ahead (alpha is not counted), the one being judged, those being decoded.
+        decoded = 2 * READ_AHEAD_BYTES + (2 + DECODERS) * MAX_PIXEL_BYTES * pixels
         copies = (1 + DECODERS) * upload
         assert room["tmp"] >= replicas * (forms + decoded + copies + 2**30)
         limits = container["resources"]["limits"]
-        assert size(limits["memory"]) >= replicas * 6 * 2**30
+        assert size(limits["memory"]) >= replicas * (3 * 2**30 + (1 + DECODERS) * MAX_STRIP_BYTES)
         if "ephemeral-storage" in limits:
             assert size(limits["ephemeral-storage"]) > sum(room.values())
 

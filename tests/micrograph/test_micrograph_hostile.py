@@ -15,6 +15,7 @@ from PIL import Image
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import MAX_PIXELS, Micrograph, load_microstructure_data
 from fusion_diff.micrograph.codestream import codestream_pixels
+from fusion_diff.micrograph.limits import MAX_PIXEL_BYTES
 from fusion_diff.micrograph.metadata import from_png
 
 REPEATED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=150, deadline=None)
@@ -162,7 +163,8 @@ def claiming_tiff(width, height, *, bits=8, samples=1, compression=1, stored=64,
         279: (4, 1, stored),
     } | {code: rest for code, *rest in extra}
     head = struct.pack("<2sHI", b"II", 42, 8 + stored)
-    return head + bytes(range(stored)) + directory([(code, *rest) for code, rest in entries.items()])
+    pixels = bytes(range(256)) * (stored // 256) + bytes(range(stored % 256))
+    return head + pixels + directory([(code, *rest) for code, rest in entries.items()])
 
 
 def refused_cheaply(folder, data, match, **options):
@@ -225,9 +227,85 @@ def test_thousands_of_channels_are_refused_without_allocating(tmp_path):
     refused_cheaply(tmp_path, claiming_tiff(30000, 30000, samples=65535), "65535 channels")
 
 
+def test_a_pixel_of_more_bytes_than_the_temporary_volumes_count_on_is_refused(tmp_path):
+    levels = np.random.default_rng(0).random((64, 64, 4))
+    assert levels[0, 0].nbytes > MAX_PIXEL_BYTES
+    (tmp_path / "a.tif").write_bytes(tiff(levels, photometric="rgb"))
+    with pytest.raises(
+        MicrographError, match=r"each of its pixels has 4 channels of 64 bits, .*; save it without alpha"
+    ):
+        load_microstructure_data(tmp_path / "a.tif")
+    for allowed in (levels[..., :3], levels.astype(np.float32)):
+        assert read(tmp_path, tiff(allowed, photometric="rgb")) is not None
+
+
 def test_a_giant_tile_is_refused_without_allocating(tmp_path):
     extra = [(322, 4, 1, 2**20), (323, 4, 1, 2**20), (324, 4, 1, 8), (325, 4, 1, 64)]
     refused_cheaply(tmp_path, claiming_tiff(64, 64, compression=8, extra=extra), "tiles of 1048576x1048576")
+
+
+def test_a_tile_that_claims_to_be_deep_is_refused_without_allocating(tmp_path):
+    tile = [(322, 4, 1, 64), (323, 4, 1, 64), (324, 4, 1, 8), (325, 4, 1, 64), (32998, 4, 1, 2**20)]
+    refused_cheaply(tmp_path, claiming_tiff(64, 64, compression=8, extra=tile), "the page holds a volume")
+
+
+TOO_MUCH = r"one of its strips or tiles, of [\d,]+ pixels, would take [\d,]+ bytes of memory, .*; save it in strips"
+
+
+@pytest.mark.parametrize(
+    ("side", "options"),
+    [
+        (2**14 * 3 // 2, {"compression": 8}),
+        (2**14 * 3 // 2, {"compression": 5}),
+        (2**13, {"bits": 64, "samples": 2}),
+        (2**13, {"bits": 32, "extra": [(322, 4, 1, 2**14), (323, 4, 1, 2**14), (324, 4, 1, 8), (325, 4, 1, 2**20)]}),
+    ],
+    ids=["deflate", "lzw", "64 bits", "tile"],
+)
+def test_a_strip_that_takes_too_much_memory_is_refused_without_allocating(tmp_path, side, options):
+    options = {"compression": 50000, "stored": 2**20} | options
+    refused_cheaply(tmp_path, claiming_tiff(side, side, **options), TOO_MUCH)
+
+
+@pytest.mark.parametrize("compression", ["lzw", "zlib", "zstd", "lzma", "packbits", "jpeg", "jpeg2000", "png"])
+def test_strips_of_every_codec_are_limited_by_the_memory_they_take(tmp_path, monkeypatch, compression):
+    whole = tiff(compression=compression, rowsperstrip=64)
+    assert read(tmp_path, whole) is not None
+    monkeypatch.setattr("fusion_diff.micrograph.tiff.MAX_STRIP_BYTES", 64 * 72 * 2 - 1)
+    with pytest.raises(MicrographError, match=TOO_MUCH):
+        load_microstructure_data(tmp_path / "hostile.bin")
+    assert read(tmp_path, tiff(compression=compression, rowsperstrip=2)) is not None
+    assert read(tmp_path, tiff()) is not None
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "options"),
+    [((4096, 4096), np.uint16, {"compression": "lzw"}), ((8192, 8192), np.uint8, {"compression": "zlib"})],
+)
+def test_usual_micrographs_in_a_single_strip_are_read_within_the_limits_of_the_service(tmp_path, shape, dtype, options):
+    levels = np.zeros(shape, dtype)
+    levels[::64] = 200
+    data = tiff(levels, rowsperstrip=shape[0], predictor=True, byteorder=">", **options)
+    micrograph = read(tmp_path, data, max_pixels=2**26, crop_data_bar=False)
+    assert micrograph.shape == shape
+
+
+def test_no_more_strips_are_decoded_at_once_than_fit_in_memory(tmp_path, monkeypatch):
+    given = []
+    asarray = tifffile.TiffPage.asarray
+
+    def spied(page, **options):
+        given.append(options["maxworkers"])
+        return asarray(page, **options)
+
+    monkeypatch.setattr(tifffile.TiffPage, "asarray", spied)
+    monkeypatch.setattr(tifffile.TIFF, "MAXWORKERS", 8)
+    (tmp_path / "a.tif").write_bytes(tiff(np.tile(TEXTURE, (8, 8)), compression="zlib", rowsperstrip=64))
+    memory = 2 * 64 * 72 * 8
+    for most, workers in ((2**30, 8), (3 * memory, 3), (memory, 1)):
+        monkeypatch.setattr("fusion_diff.micrograph.tiff.MAX_STRIP_BYTES", most)
+        load_microstructure_data(tmp_path / "a.tif")
+        assert given.pop() == workers
 
 
 def test_a_strip_whose_own_header_claims_far_more_is_refused_without_allocating(tmp_path):

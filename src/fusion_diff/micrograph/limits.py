@@ -17,8 +17,14 @@ MAX_PIXELS = 2**30
 """Default maximum size of a micrograph in pixels (32,768 x 32,768)."""
 
 MAX_CHANNELS = 4
+MAX_PIXEL_BYTES = 24
+"""Largest decoded pixel (colour of 64 bits); times the limit of pixels, it is the temporary room for a micrograph."""
+
 MAX_DECODED_BYTES = 2**31
 """Maximum memory for formats that cannot be decoded to a file."""
+
+MAX_STRIP_BYTES = 2**30
+"""Maximum memory for decoding the strips or tiles of a TIFF, each of which is decoded as a whole in memory."""
 
 # A small image cannot be a decompression bomb, and may legitimately compress very well.
 _EXPANSION_CHECKED_FROM = 2**26
@@ -76,7 +82,8 @@ def check_claim(name: str, width: int, height: int, channels: int, bits: int, ma
 
     Raises:
         TooManyPixelsError: there are more than `max_pixels` pixels.
-        MicrographError: a side is under `MIN_SIDE`, or the number of channels is not supported.
+        MicrographError: a side is under `MIN_SIDE`, the number of channels is not supported, or a pixel has more than
+            `MAX_PIXEL_BYTES`.
     """
     check_sides(name, width, height)
     if width * height > max_pixels:
@@ -92,6 +99,12 @@ def check_claim(name: str, width: int, height: int, channels: int, bits: int, ma
             name,
             f"it has {channels} channels; only 1 (grey) and 3 (colour) are supported, with or without alpha",
             "save the channels you want to inspect as separate grey images",
+        )
+    if channels * bits > 8 * MAX_PIXEL_BYTES:
+        raise refusal(
+            name,
+            f"each of its pixels has {channels} channels of {bits} bits, more than {MAX_PIXEL_BYTES} bytes",
+            "save it without alpha, or with 32 bits per sample",
         )
     return height * -(-width * channels * bits // 8)
 

@@ -14,11 +14,12 @@ from fusion_diff.micrograph.codestream import (
     IMAGE_CODECS,
     JPEG,
     JPEG2000,
+    PNG,
     check_jpeg,
     codestream_pixels,
 )
 from fusion_diff.micrograph.ifd import page_offset
-from fusion_diff.micrograph.limits import check_claim, check_expansion, refusal, truncated
+from fusion_diff.micrograph.limits import MAX_STRIP_BYTES, check_claim, check_expansion, refusal, truncated
 from fusion_diff.micrograph.metadata import PixelCalibration, from_tiff
 
 if TYPE_CHECKING:
@@ -54,6 +55,9 @@ _REFUSED_CODECS = {
 _EXPANSION = {1: 1, 32773: 64, 8: 1032, 32946: 1032, 34933: 1032}
 _EXPANSION_OTHERS = 2**15
 
+# Maximum memory of the image codecs per pixel that a stream claims: four of the largest samples, and coefficients.
+_STREAM_BYTES = dict.fromkeys(JPEG, 12) | dict.fromkeys(PNG, 8) | dict.fromkeys(JPEG2000, 34)
+
 _READ_AHEAD = 2**25  # compressed bytes read at a time
 _LARGEST_TILE = 2**24  # pixels; a tile may be larger than a small image, within reason
 
@@ -88,8 +92,8 @@ def read_tiff(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any],
             tif.filehandle.seek(offset)
             directory = tifffile.TiffPage(tif, index=page)
         _check_kind(source.name, directory)
-        _check_layout(source, directory, max_pixels)
-        levels = _decode(tif, directory)
+        memory = _check_layout(source, directory, max_pixels)
+        levels = _decode(tif, directory, memory)
         calibration = replace(from_tiff(tif, directory), transparent=_transparent(levels, directory))
         return _grey_or_colour(source.name, levels, directory), calibration
 
@@ -110,7 +114,7 @@ def _check_kind(name: str, page: Any) -> None:
             f"its pixels have an unsupported format ({page.bitspersample} bits, sample format {page.sampleformat})",
             "save it with 8, 16 or 32 bits per sample",
         )
-    if page.imagedepth != 1:
+    if page.imagedepth != 1 or page.tiledepth > 1:
         raise refusal(name, "the page holds a volume", "save its slices as separate pages")
     photometric = _photometric(page)
     known = photometric in (_MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE)
@@ -126,8 +130,12 @@ def _photometric(page: Any) -> int:
     return int(value) if value is not None else _MIN_IS_BLACK
 
 
-def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
-    """Check the claimed size, and that every strip or tile lies within the file."""
+def _check_layout(source: Source, page: Any, max_pixels: int) -> int:
+    """Check the claimed size, and that every strip or tile lies within the file and can be decoded in memory.
+
+    Returns:
+        The bytes of memory that decoding one strip or tile takes at most; 0 where nothing is decoded.
+    """
     name = source.name
     width, height = operator.index(page.imagewidth), operator.index(page.imagelength)
     samples = operator.index(page.samplesperpixel)
@@ -144,7 +152,8 @@ def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
         raise refusal(
             name, f"it claims {number:,} tiles of {columns}x{rows} pixels", "export it again as plain TIFF or PNG"
         )
-    expected = number * (samples if page.planarconfig == 2 else 1)
+    planes = samples if page.planarconfig == 2 else 1
+    expected = number * planes
 
     offsets = np.array([int(value) for value in page.dataoffsets], dtype=np.uint64)
     counts = np.array([int(value) for value in page.databytecounts], dtype=np.uint64)
@@ -165,13 +174,31 @@ def _check_layout(source: Source, page: Any, max_pixels: int) -> None:
     if stored > max(source.size, 2 * raw, _LARGEST_TILE):
         raise refusal(name, "its strips or tiles overlap many times", "export it again as plain TIFF or PNG")
     check_expansion(name, raw, stored, _EXPANSION.get(page.compression, _EXPANSION_OTHERS))
+    if page.is_final:
+        return 0
     if page.compression in IMAGE_CODECS:
         places = ((int(offset), int(count)) for offset, count in zip(offsets, counts, strict=True))
-        _check_codestreams(source, page, places, area * (samples if page.planarconfig == 2 else 1))
+        pixels = _check_codestreams(source, page, places, area * planes)
+        memory = pixels * _STREAM_BYTES[page.compression]
+    else:
+        pixels = columns * (rows if page.is_tiled else min(rows, height))
+        memory = 2 * pixels * (samples // planes) * page.dtype.itemsize  # a copy in another order of bytes
+    if memory > MAX_STRIP_BYTES:
+        raise refusal(
+            name,
+            f"decoding one of its strips or tiles, of {pixels:,} pixels, would take {memory:,} bytes of memory, "
+            f"more than the limit of {MAX_STRIP_BYTES:,}",
+            "save it in strips or tiles of fewer pixels, or uncompressed",
+        )
+    return memory
 
 
-def _check_codestreams(source: Source, page: Any, places: Iterable[tuple[int, int]], limit: int) -> None:
-    """Refuse strips or tiles whose own headers, which decoders follow, claim far more than their place in the image."""
+def _check_codestreams(source: Source, page: Any, places: Iterable[tuple[int, int]], limit: int) -> int:
+    """Refuse strips or tiles whose own headers, which decoders follow, claim far more than their place in the image.
+
+    Returns:
+        The most pixels that one of them claims.
+    """
     # JPEG markers may be stored apart from the strips: in shared tables, or in the header of old-style JPEG.
     shared = [part for part in (page.jpegtables, page.jpegheader) if part] if page.compression in JPEG else []
     common = max((_claimed(part, page.compression)[0] for part in shared), default=0)
@@ -199,6 +226,7 @@ def _check_codestreams(source: Source, page: Any, places: Iterable[tuple[int, in
                 f"more than the limit of {limit:,}",
                 "export it again as plain TIFF or PNG",
             )
+    return max(claimed.values())
 
 
 def _claimed(data: bytes, compression: int) -> tuple[int, str]:
@@ -209,13 +237,14 @@ def _claimed(data: bytes, compression: int) -> tuple[int, str]:
         return 0, str(error)
 
 
-def _decode(tif: Any, page: Any) -> NDArray[Any]:
-    """Return the page as (H, W) or (H, W, C), in its stored dtype."""
+def _decode(tif: Any, page: Any, memory: int) -> NDArray[Any]:
+    """Return the page as (H, W) or (H, W, C), in its stored dtype; `memory` is what `_check_layout` returned."""
     if page.is_memmappable:
         levels = page.asarray(out="memmap", squeeze=False)
     else:
         out = storage.allocate(page.shaped, page.dtype)
-        levels = page.asarray(out=out, squeeze=False, buffersize=_READ_AHEAD)
+        workers = min(page.maxworkers, MAX_STRIP_BYTES // max(1, memory))
+        levels = page.asarray(out=out, squeeze=False, buffersize=_READ_AHEAD, maxworkers=workers)
     planes, _, height, width, _ = page.shaped  # (separate planes, depth, height, width, interleaved samples)
     if (height, width) != (page.imagelength, page.imagewidth):
         raise ValueError("the decoder and the header disagree about the size")
