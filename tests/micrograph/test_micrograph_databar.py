@@ -1,3 +1,4 @@
+import tracemalloc
 from pathlib import Path
 
 import imagecodecs
@@ -105,6 +106,20 @@ def test_the_bar_is_cropped_on_reading_and_left_on_demand(tmp_path, kind):
 def test_a_bar_is_found_when_the_image_is_looked_at_in_bands(monkeypatch):
     monkeypatch.setattr(storage, "BAND_PIXELS", 3 * WIDTH)
     assert data_bar_rows(np.concatenate([specimen(), bar("boxes", 40, 0, 255)])) == 40
+
+
+@pytest.mark.parametrize("claimed", [True, False])
+def test_a_bar_is_found_without_the_whole_of_it_in_memory(monkeypatch, claimed):
+    image = np.concatenate([specimen(shape=(780, 1024)), bar("boxes", 240, 0, 255, width=1024)])
+    image = np.stack([image] * 3, axis=-1)
+    monkeypatch.setattr(storage, "BAND_PIXELS", 2**15)
+    monkeypatch.setattr("fusion_diff.micrograph.databar._SAMPLE_PIXELS", 2**14)
+    tracemalloc.start()
+    try:
+        assert data_bar_rows(image, 780 if claimed else None) == 240
+        assert tracemalloc.get_traced_memory()[1] < 240 * 1024 * 8
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_blank_band_at_the_bottom_is_no_bar():

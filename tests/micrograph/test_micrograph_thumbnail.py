@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 
@@ -33,5 +35,33 @@ def test_contrast_is_stretched_between_the_percentiles():
 def test_reading_in_bands_changes_nothing(monkeypatch):
     micrograph = Micrograph.from_array(np.random.default_rng(0).uniform(size=(257, 131)))
     whole = thumbnail(micrograph, max_side=60)
-    monkeypatch.setattr("fusion_diff.micrograph.thumbnail.BAND_PIXELS", 2000)
+    monkeypatch.setattr("fusion_diff.micrograph.storage.BAND_PIXELS", 2000)
     np.testing.assert_array_equal(thumbnail(micrograph, max_side=60), whole)
+
+
+@pytest.mark.parametrize("shape", [(257, 131), (90, 301, 3), (32, 5000), (5000, 32), (61, 61), (32, 5000, 3)])
+@pytest.mark.parametrize("values", [100, 10_000])
+def test_every_pixel_counts_once_whatever_the_bands(monkeypatch, shape, values):
+    levels = np.random.default_rng(0).integers(0, 65535, shape).astype(np.uint16)
+    micrograph = Micrograph.from_array(levels)
+    monkeypatch.setattr("fusion_diff.micrograph.storage.BAND_PIXELS", values)
+    small = thumbnail(micrograph, max_side=60)
+    low, high = micrograph.contrast_range
+    rows, columns = (np.arange(parts + 1) * side // parts for parts, side in zip(small.shape[:2], shape, strict=False))
+    for row, column in np.ndindex(small.shape[:2]):
+        merged = levels[rows[row] : rows[row + 1], columns[column] : columns[column + 1]]
+        expected = np.clip((merged.mean(axis=(0, 1)) - low) / (high - low), 0, 1) * 255
+        np.testing.assert_allclose(small[row, column], expected, atol=0.51)
+
+
+def test_a_wide_micrograph_is_read_in_bands_too(monkeypatch):
+    monkeypatch.setattr("fusion_diff.micrograph.storage.BAND_PIXELS", 2**16)
+    micrograph = Micrograph.from_array(np.random.default_rng(0).integers(0, 255, (32, 2**16), dtype=np.uint8))
+    micrograph.contrast_range  # noqa: B018 (its own memory does not count)
+    thumbnail(micrograph, max_side=640)  # imports
+    tracemalloc.start()
+    try:
+        assert thumbnail(micrograph, max_side=640).shape == (1, 640)
+        assert tracemalloc.get_traced_memory()[1] < 32 * 2**16
+    finally:
+        tracemalloc.stop()

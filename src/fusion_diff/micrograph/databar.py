@@ -8,6 +8,7 @@ rows. The rows must still look like a bar, because anyone can write metadata.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 LARGEST_FRACTION = 0.25
 """Largest share of the image height that a bar may have."""
 
+_SAMPLE_PIXELS = 2**20
 _SMALLEST_ROWS = 10
 _SMALLEST_FRACTION = 0.012
 _CONTEXT_ROWS = 8  # rows above the bar that must look like a micrograph
@@ -74,8 +76,7 @@ def data_bar_rows(levels: NDArray[Any], true_height: int | None = None) -> int:
     height = levels.shape[0]
     largest = _largest_rows(height)
     above = levels[: height - largest]
-    step = max(1, int((above.shape[0] * above.shape[1] / 2**20) ** 0.5))
-    low, high = np.percentile(_luminance(storage.sampled(above, step)), [0.5, 99.5])
+    low, high = np.percentile(_sample(above), [0.5, 99.5])
     if not low < high:
         return 0
     claimed = claimed_rows(height, true_height)
@@ -85,7 +86,7 @@ def data_bar_rows(levels: NDArray[Any], true_height: int | None = None) -> int:
     if largest < smallest + _CONTEXT_ROWS:
         return 0
     # More than half of a bar is background, so the median of its lower part is the background level.
-    bottom = (_luminance(levels[height - smallest :]) - low) / (high - low)
+    bottom = (_sample(levels[height - smallest :]) - low) / (high - low)
     level = float(np.median(bottom))
     if np.mean(np.abs(bottom - level) <= _SAME_LEVEL) < 0.5:
         return 0
@@ -115,9 +116,15 @@ def _largest_rows(height: int) -> int:
 
 def _is_bar(levels: NDArray[Any], low: float, high: float) -> bool:
     """Return whether these rows are a bar: one level without noise, with text."""
-    level = (float(np.median(_luminance(levels))) - low) / (high - low)
+    level = (float(np.median(_sample(levels))) - low) / (high - low)
     profile = _profile(levels, low, high, level)
     return bool((profile.flat >= _FLAT_BAR).all() and profile.background.mean() >= _BAR_ROW and _has_text(profile, 0))
+
+
+def _sample(levels: NDArray[Any]) -> NDArray[np.float32]:
+    """Return the luminance of a regular sub-grid, of less than four times `_SAMPLE_PIXELS`."""
+    step = max(1, math.isqrt(levels.shape[0] * levels.shape[1] // _SAMPLE_PIXELS))
+    return _luminance(storage.sampled(levels, step))
 
 
 def _luminance(levels: NDArray[Any]) -> NDArray[np.float32]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion_diff.micrograph.storage import BAND_PIXELS
+from fusion_diff.micrograph import storage
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -26,19 +26,17 @@ def thumbnail(micrograph: Micrograph, max_side: int) -> NDArray[np.uint8]:
     height, width = max(1, round(micrograph.height * factor)), max(1, round(micrograph.width * factor))
     rows, columns = _edges(height, micrograph.height), _edges(width, micrograph.width)
     low, high = micrograph.contrast_range
-    shape = (height, width) if micrograph.channels == 1 else (height, width, micrograph.channels)
-    out = np.empty(shape, dtype=np.uint8)
-    step = max(1, int(BAND_PIXELS / micrograph.width * factor))  # rows of the thumbnail a band
-    for first in range(0, height, step):
-        edges = rows[first : first + step + 1]
-        band = micrograph.window(int(edges[0]), 0, int(edges[-1] - edges[0]), micrograph.width)
-        sums = np.add.reduceat(band, edges[:-1] - edges[0], axis=0, dtype=np.float64)
-        sums = np.add.reduceat(sums, columns[:-1], axis=1)
-        counts = np.diff(edges)[:, None] * np.diff(columns)[None, :]
-        mean = sums / (counts if sums.ndim == 2 else counts[:, :, None])
-        level = ((mean - low) / (high - low)).clip(0, 1)
-        out[first : first + step] = np.rint(level * 255).astype(np.uint8)
-    return out
+    sums = np.zeros((height, width, *micrograph.shape[2:]))
+    for band in storage.bands(micrograph.shape):
+        first, last = np.searchsorted(rows, [band.start, band.stop - 1], side="right") - 1  # rows of the thumbnail
+        edges = np.maximum(rows[first : last + 1] - band.start, 0)
+        pixels = micrograph.window(band.start, 0, band.stop - band.start, micrograph.width)
+        part = np.add.reduceat(pixels, edges, axis=0, dtype=np.float64)
+        sums[first : last + 1] += np.add.reduceat(part, columns[:-1], axis=1)
+    counts = np.diff(rows)[:, None] * np.diff(columns)[None, :]
+    mean = sums / (counts if sums.ndim == 2 else counts[:, :, None])
+    level: NDArray[np.float64] = ((mean - low) / (high - low)).clip(0, 1)
+    return np.rint(level * 255).astype(np.uint8)
 
 
 def _edges(parts: int, side: int) -> NDArray[np.intp]:
