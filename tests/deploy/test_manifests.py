@@ -333,11 +333,11 @@ def test_uploads_fit_the_volumes_and_the_volumes_the_pod(deploy):
 def test_a_batch_has_room_for_the_largest_micrograph(deploy):
     """Fetched, copied to be judged from, and decoded."""
     from fusion_diff.batch.items import MAX_FETCH_BYTES
-    from fusion_diff.micrograph import MAX_PIXELS
+    from fusion_diff.micrograph.limits import MAX_PIXEL_BYTES, MAX_PIXELS
 
     (batch,) = documents(deploy / "kubernetes" / "base" / "batch.yaml")
     (tmp,) = [each["emptyDir"] for each in pod_of(batch)["volumes"] if "emptyDir" in each]
-    assert size(tmp["sizeLimit"]) >= 2 * MAX_FETCH_BYTES + 6 * MAX_PIXELS
+    assert size(tmp["sizeLimit"]) >= 2 * MAX_FETCH_BYTES + MAX_PIXEL_BYTES * MAX_PIXELS
 
 
 def test_another_model_writes_to_another_folder(manifests, deploy):
