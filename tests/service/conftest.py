@@ -81,6 +81,12 @@ def micrograph() -> Callable[..., bytes]:
 
 
 @pytest.fixture(scope="session")
+def foreign() -> bytes:
+    """A TIFF of stripes, which is out of scope of the model in `enrolled_folder`."""
+    return _tiff((np.indices((SIDE, SIDE))[1] // 8 % 2 * 65535).astype(np.uint16))
+
+
+@pytest.fixture(scope="session")
 def enrolled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model enrolled with two fine and two coarse references, saved. Not to be changed."""
     kinds = ["fine"] * 2 + ["coarse"] * 2

@@ -153,6 +153,22 @@ def test_a_row_of_what_was_not_decided_says_why(client, micrograph):
     assert "Inconclusive: alpha 0.01 needs 99 references on each side" in row.text
 
 
+def test_what_is_out_of_scope_says_so_wherever_it_is_listed_and_has_no_score_there(client, foreign):
+    answer = client.post("/inspect", files={"file": ("stripes.tif", foreign)}, data={"alpha": "0.3"})
+    address = f"/inspections/{id_of(looked_at(answer))}"
+    for listed in (answer, client.get("/?"), client.get("/history?name=stripes")):
+        row = re.search(rf'<tr[^>]*>(?:(?!<tr).)*{address}".*?</tr>', listed.text, re.DOTALL)[0]
+        assert "? out of scope –" in Page(row).text
+        assert "inconclusive" not in row
+    assert 'data-outcome="out of scope"' in answer.text
+    page = client.get(address).text
+    assert "to be ignored: out of scope" in page
+    assert 'class="meter"' not in page
+    told = looked_at(client.post(f"{address}/overrule", data={"decision": "authentic", "reason": "a mould mark"})).text
+    assert "The model said ? out of scope" in told
+    assert "authentic overruled –" in looked_at(client.get("/history?name=stripes")).text
+
+
 def test_what_cannot_be_inspected_is_told_in_words_in_its_row(client, micrograph):
     row = looked_at(client.post("/inspect", files={"file": ("empty.tif", b"")}))
     assert "empty.tif: the file is empty; copy or export it again from the instrument" in row.text
