@@ -93,6 +93,7 @@ def test_the_sheet_has_every_inspection_found_and_no_formula(filled):
     item = filled.get("/v1/inspections").json()["items"][0]
     assert float(rows[0]["score"]) == item["score"]
     assert all(rows[0][name] == item[name] for name in ("file_sha256", "model_sha256"))
+    assert all(rows[0][name] == str(item[name]) for name in ("calibrated", "in_scope"))
     assert len(filled.get("/history/inspections.csv?name=coarse").text.splitlines()) == 2
 
 

@@ -26,6 +26,8 @@ COLUMNS = (
     "file_sha256",
     "decision",
     "score",
+    "calibrated",
+    "in_scope",
     "alpha",
     "predicted_class",
     "p_authentic",
@@ -72,6 +74,7 @@ def _cells(row: Inspection) -> Iterator[object]:
     values = {
         "created": row.created.isoformat(timespec="seconds"),
         "file_sha256": row.sha256,
+        "calibrated": told.get("calibrated", True),  # as in the schema of the API
         "p_authentic": told["p_values"].get("authentic"),
         "p_not_authentic": told["p_values"].get("not authentic"),
         "regions": len(told["regions"]),
