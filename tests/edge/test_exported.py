@@ -88,12 +88,18 @@ def test_an_older_export_without_specimens_of_each_side_counts_those_with_a_scor
     assert Exported.read(tmp_path).compared == Exported.read(exported_folder).compared
 
 
+def test_an_older_export_without_doubts_has_none(described, tmp_path):
+    (tmp_path / DESCRIPTION).write_text(json.dumps({k: v for k, v in described.items() if k != "doubts"}))
+    assert Exported.read(tmp_path).compared.doubts == ()
+
+
 def test_specimens_of_each_side_are_those_of_the_model_where_it_was_not_cross_fitted(checkpoint_folder, tmp_path):
     model = DiffusionModel.from_pretrained(checkpoint_folder)
     two = builtin_reference_set().shots(1).subset([0, 1])
     with pytest.warns(EnrolmentWarning, match="too few"):
         compared = model.enroll(two).compared
     assert compared.specimens_by_side == {"authentic": 1, "not authentic": 1}
+    assert "too few references to cross-fit" in " ".join(compared.doubts)
     enrolment, notes = portable(model)
     kinds = tuple(enrolment.verifier.heads.heads)
     exported = describe(model, enrolment, kinds, runtime="onnx", precision="fp32", notes=notes)

@@ -22,6 +22,7 @@ from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.decision import Calibration
 from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.fewshot.verifier import Verifier
+from fusion_diff.verdict.compared import BUILTIN
 from fusion_diff.verdict.result import NEAREST
 
 CHANNELS = 8
@@ -184,6 +185,15 @@ def test_a_verifier_that_hardly_tells_the_sides_apart_says_so():
     blind = replace(enrolment.verifier, inside=np.arange(6.0), outside=np.arange(6.0) + 0.5)
     lines = replace(enrolment, verifier=blind).warnings()
     assert any("little better than chance (cross-fitted AUROC 0.583" in line for line in lines)
+
+
+def test_verdicts_carry_the_doubts_about_their_references():
+    enrolment = enrolment_of({"sound": 6, "crack": 6})
+    assert enrolment.compared.doubts == ()
+    blind = replace(enrolment.verifier, inside=np.arange(6.0), outside=np.arange(6.0) + 0.5)
+    builtin, skill = replace(enrolment, verifier=blind, builtin=True).compared.doubts
+    assert builtin == BUILTIN
+    assert skill in replace(enrolment, verifier=blind).warnings()
 
 
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan")])

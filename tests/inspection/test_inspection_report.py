@@ -6,6 +6,7 @@ import io
 import itertools
 import os
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from pathlib import Path
@@ -201,6 +202,18 @@ def test_the_report_says_what_it_compares_with(make_inspection, tmp_path):
     assert "none of the 10 authentic references was as unlike" in page.text
 
 
+def test_doubts_about_the_references_stand_below_them_and_above_each_score(make_inspection, tmp_path):
+    inspection = make_inspection()
+    doubted = replace(inspection, compared_with=replace(inspection.compared_with, doubts=("they <mean> nothing",)))
+    assert doubted.to_dict()["compared_with"]["doubts"] == ["they <mean> nothing"]
+    assert "doubts" not in inspection.to_dict()["compared_with"]
+    page = Page(write_report([Outcome(Path("a.tif"), doubted)], tmp_path))
+    top, _, cards = page.text.partition("Summary")
+    assert "Warning: they <mean> nothing." in top
+    assert "Warning: they <mean> nothing. 0.03" in cards
+    assert "Warning:" not in Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path)).text
+
+
 def test_authentic_references_alone_bound_one_error_and_the_report_says_so(make_inspection, tmp_path):
     compared = Compared("sound", {"sound": 10}, 10, {"authentic": 10, "not authentic": 0})
     inspection = make_inspection(calibrated=False, p_values={"authentic": 0.5}, compared_with=compared)
@@ -268,10 +281,8 @@ def test_similarities_have_a_heading_and_zero_no_sign(make_inspection, tmp_path)
 
 
 def test_without_a_pixel_size_lengths_are_in_pixels(make_inspection, tmp_path):
-    import dataclasses
-
     (region,) = make_inspection().regions
-    region = dataclasses.replace(region, area_um2=None, centroid_x_um=None, centroid_y_um=None)
+    region = replace(region, area_um2=None, centroid_x_um=None, centroid_y_um=None)
     inspection = make_inspection(pixel_size_um=None, regions=(region,), reasons=())
     page = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path))
     assert "Area, px²" in page.text

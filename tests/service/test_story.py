@@ -110,6 +110,16 @@ def test_an_inspection_that_a_replica_of_an_earlier_version_wrote_is_shown(clien
         assert client.get(address).status_code == 200
 
 
+def test_doubts_about_the_references_stand_on_the_page_and_in_the_report(client, micrograph):
+    it = send(client, micrograph("coarse", 112))[0]["inspection"]
+    with client.app.state.service.database.write() as session:
+        row = records.get_inspection(session, it["id"])
+        compared = row.result["compared_with"] | {"doubts": ["little <better> than chance"]}
+        row.result = row.result | {"compared_with": compared}
+    for address in (f"/v1/inspections/{it['id']}/report.html", f"/inspections/{it['id']}"):
+        assert "Warning: little &lt;better&gt; than chance." in client.get(address).text
+
+
 def test_a_verdict_is_that_of_the_model_called_from_python(client, micrograph, enrolled_folder, tmp_path):
     from fusion_diff import DiffusionModel, load_microstructure_data
 

@@ -77,6 +77,7 @@ class Exported:
         specimens_by_side: number of them on each side, keyed as the p-values are.
         figures: cross-fitted `auroc` and `macro_f1` of the references.
         pixel_sizes_um: pixel size of each reference in µm, None if unknown.
+        doubts: why the scores are not to be relied on, in sentences; empty in exports made without.
     """
 
     runtime: str
@@ -106,6 +107,7 @@ class Exported:
     specimens_by_side: dict[str, int]
     figures: dict[str, float]
     pixel_sizes_um: tuple[float | None, ...]
+    doubts: tuple[str, ...]
 
     @property
     def verifier(self) -> Exported:
@@ -122,6 +124,7 @@ class Exported:
             figures=self.figures,
             pixel_sizes_um=self.pixel_sizes_um,
             specimens_by_side=self.specimens_by_side,
+            doubts=self.doubts,
         )
 
     @property
@@ -235,6 +238,7 @@ class Exported:
             specimens_by_side=_by_side(plain.get("specimens_by_side"), *shares),
             figures={_text(name): _number(value) for name, value in plain["figures"].items()},
             pixel_sizes_um=sizes,
+            doubts=_names(plain.get("doubts", [])),
             **texts,
         )
 

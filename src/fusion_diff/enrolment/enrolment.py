@@ -25,7 +25,7 @@ from fusion_diff.fewshot.figures import auroc, macro_f1
 from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.references.set import first_of_each
-from fusion_diff.verdict.compared import Compared
+from fusion_diff.verdict.compared import BUILTIN, Compared
 from fusion_diff.verdict.result import NEAREST, NearestReference, RecognisedSurface
 from fusion_diff.warn import EnrolmentWarning, warn
 
@@ -110,13 +110,15 @@ class Enrolment:
     @cached_property
     def compared(self) -> Compared:
         """Summary of the references, as it is part of a verdict."""
+        figures = _cross_fitted(self.verifier)
         return Compared.of(
             self.authentic,
             self.labels,
             specimens=len(set(self.groups)),
-            figures=_cross_fitted(self.verifier),
+            figures=figures,
             pixel_sizes_um=self.pixel_sizes_um,
             specimens_by_side=self._specimens_by_side,
+            doubts=(*([BUILTIN] if self.builtin else []), *_doubts(self.verifier, figures)),
         )
 
     @property
@@ -144,7 +146,8 @@ class Enrolment:
             ValueError: `alpha` does not lie between 0 and 1.
         """
         check_alpha(alpha)
-        needed, lines = specimens_needed(alpha), [*self._doubts(), *self.compared.warnings()]
+        needed = specimens_needed(alpha)
+        lines = [*_doubts(self.verifier, self.compared.figures), *self.compared.warnings()]
         if self.groups == self.names and not self.builtin:
             lines.append(
                 "no groups are given, so each image counts as a specimen of its own: if several images show one "
@@ -168,17 +171,6 @@ class Enrolment:
                 )
         return tuple(lines)
 
-    def _doubts(self) -> tuple[str, ...]:
-        """Return those of the warnings that are issued without being asked for; see `warn`."""
-        lines = list(self.verifier.warnings)
-        if (auroc := self.compared.figures.get("auroc", 1.0)) < LITTLE_SKILL:
-            lines.append(
-                "the model separates authentic references from the others little better than chance (cross-fitted "
-                f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark flaws, or "
-                "check the labels"
-            )
-        return tuple(lines)
-
     def warn(self) -> None:
         """Warn of too few references or specimens of a side, and of little skill; see `warnings` for all else.
 
@@ -187,7 +179,7 @@ class Enrolment:
         Warns:
             EnrolmentWarning: there are too few references or specimens, or little skill.
         """
-        for line in self._doubts():
+        for line in _doubts(self.verifier, self.compared.figures):
             warn(line, EnrolmentWarning)
 
     def shots(self, k: int) -> Enrolment:
@@ -289,3 +281,15 @@ def _cross_fitted(verifier: Verifier) -> dict[str, float]:
     truth = np.repeat([True, False], [len(inside), len(outside)])
     log_odds = verifier.calibration.slope * np.concatenate([inside, outside]) + verifier.calibration.intercept
     return {"auroc": auroc(inside, outside), "macro_f1": macro_f1(truth, log_odds <= 0)}
+
+
+def _doubts(verifier: Verifier, figures: dict[str, float]) -> tuple[str, ...]:
+    """Return why the scores of a verifier with these cross-fitted figures are not to be relied on, in sentences."""
+    lines = list(verifier.warnings)
+    if (auroc := figures.get("auroc", 1.0)) < LITTLE_SKILL:
+        lines.append(
+            "the model separates authentic references from the others little better than chance (cross-fitted "
+            f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark flaws, or "
+            "check the labels"
+        )
+    return tuple(lines)

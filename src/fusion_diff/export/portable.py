@@ -84,4 +84,5 @@ def describe(
         specimens_by_side=enrolment.compared.specimens_by_side,
         figures=enrolment.compared.figures,
         pixel_sizes_um=enrolment.pixel_sizes_um,
+        doubts=enrolment.compared.doubts,
     )

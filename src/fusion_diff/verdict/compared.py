@@ -12,6 +12,11 @@ if TYPE_CHECKING:
 SIZE_FACTOR = 1.5
 """Largest ratio of two pixel sizes that count as one magnification."""
 _ROUNDING = 1 + 1e-9
+BUILTIN = (
+    "the references are the built-in procedural ones, so the scores mean nothing for your ware; enrol your own "
+    "references"
+)
+"""The doubt about verdicts without references of the user."""
 
 
 @dataclass(frozen=True)
@@ -27,6 +32,7 @@ class Compared:
         with_pixel_size: number of references with a known pixel size.
         smallest_pixel_um: smallest of these pixel sizes, in µm; None where none is known.
         largest_pixel_um: largest of them, likewise.
+        doubts: why the scores are not to be relied on, in sentences; empty where nothing is known against them.
     """
 
     authentic: str
@@ -37,6 +43,7 @@ class Compared:
     with_pixel_size: int = 0
     smallest_pixel_um: float | None = None
     largest_pixel_um: float | None = None
+    doubts: tuple[str, ...] = ()
 
     @classmethod
     def of(
@@ -48,6 +55,7 @@ class Compared:
         figures: dict[str, float],
         pixel_sizes_um: Sequence[float | None],
         specimens_by_side: dict[str, int],
+        doubts: tuple[str, ...] = (),
     ) -> Self:
         """Summarise references, given the class and pixel size of each."""
         names = sorted(set(labels), key=lambda label: (label != authentic, label))
@@ -61,6 +69,7 @@ class Compared:
             len(sizes),
             min(sizes, default=None),
             max(sizes, default=None),
+            doubts,
         )
 
     @property

@@ -273,6 +273,8 @@ class Inspection:
         plain["reasons"] = list(self.reasons)
         plain["notes"] = list(self.notes)
         plain["compared_with"] = asdict(self.compared_with)
+        if doubts := plain["compared_with"].pop("doubts"):
+            plain["compared_with"]["doubts"] = list(doubts)
         if self.recognised is not None:
             plain["recognised"] = asdict(self.recognised)
         for name, unasked in (("purified", False), ("attacked", None), ("page", None)):
