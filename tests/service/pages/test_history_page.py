@@ -218,6 +218,25 @@ def test_what_was_overruled_is_drawn_as_it_is_listed_with_a_mark_of_its_own(fill
     assert sum('class="ring"' in drawn for _, _, drawn in points) == 1
 
 
+def test_scores_out_of_scope_are_drawn_hollow_and_set_neither_limits_nor_drift(
+    serve, database_url, micrograph, foreign
+):
+    files = [("files", (f"{seed}.tif", micrograph("fine", 200 + seed))) for seed in range(FEWEST)]
+    with serve(database_url=database_url) as client:
+        client.post("/v1/inspections", files=files, data={"alpha": "0.3"})
+        before = client.get("/history/charts").text
+        files = [("files", (f"stripes {place}.tif", foreign)) for place in range(2)]
+        client.post("/v1/inspections", files=files, data={"alpha": "0.3"})
+        after = client.get("/history/charts").text
+        only = client.get("/history/charts?name=stripes").text
+    average = re.compile(r'class="average" points="([^"]+)"')
+    assert average.search(after)[1] == average.search(before)[1]
+    assert after.count("Limits provisional (8 of 50 scores).") == 2
+    assert "Left out: 2 scores out of scope." in after
+    assert len(re.findall(r'<g class="point out-of-scope"><title>stripes [^<]*, out of scope, ', after)) == 2
+    assert "0 scores" in only
+
+
 def test_charts_of_nothing_are_nothing(filled):
     assert filled.get("/history/charts?name=nothing").text.strip() == ""
 
@@ -283,6 +302,17 @@ def test_the_moving_average_sees_a_lasting_shift_that_single_scores_hide():
     assert all(low < value < high for value in shifted), "no single score is beyond its limits"
     assert found.beyond(steady + shifted), "their average is"
     assert min(found.beyond(steady + shifted)) >= len(steady)
+
+
+def test_limits_are_provisional_until_the_baseline_is_full():
+    for count, provisional in ((20, True), (50, False)):
+        values = [0.6, 0.7] * (count // 2)
+        scored = [Scored(f"{place:032x}", "a.tif", now(), value, "authentic") for place, value in enumerate(values)]
+        baseline = Baseline.of([logit(value) for value in values])
+        single, drift = (chart(scored, baseline, None).summary for chart in (score_chart, drift_chart))
+        assert "no drift seen" in drift
+        assert ("Limits provisional (20 of 50 scores)." in drift) == provisional
+        assert ("Limits provisional" in single) == provisional
 
 
 @given(st.lists(scores, min_size=1, max_size=300), st.booleans())

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 
 from fusion_diff.counted import counted
 from fusion_diff.inspection.wording import number
-from fusion_diff.service.pages.trend import FEWEST, Baseline, logit
+from fusion_diff.service.pages.trend import BASELINE, FEWEST, Baseline, logit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
     from fusion_diff.service.pages.levels import Level
-    from fusion_diff.service.tables import Inspection
 
 WIDTH, HEIGHT = 560, 220
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 22, 28
@@ -36,11 +35,12 @@ class Scored:
     score: float
     decision: str
     overruled: str | None = None
+    in_scope: bool = True
 
-    @classmethod
-    def of(cls, row: Inspection) -> Scored:
-        """Return the fields of a row."""
-        return cls(row.id, row.name, row.created, row.score, row.decision, row.overruled_decision)
+    @property
+    def told(self) -> str:
+        """The model's decision, or that the micrograph is out of scope."""
+        return self.decision if self.in_scope else "out of scope"
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ class _Scale:
 
 
 def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Level | None) -> Chart:
-    """Return the chart of single scores with their limits.
+    """Return the chart of single scores with their limits. Those out of scope are drawn, and count nowhere.
 
     Args:
         scored: at least one inspection, oldest first.
@@ -132,20 +132,19 @@ def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Leve
     limits: tuple[float, ...] = () if baseline is None else baseline.limits
     scale = _Scale(len(shown), [*values, *limits, *_ends(level)])
     points = [
-        Point(
-            scale.x(place), scale.y(value), each.overruled or each.decision, each.id, _title(each), bool(each.overruled)
-        )
+        Point(scale.x(place), scale.y(value), each.overruled or each.told, each.id, _title(each), bool(each.overruled))
         for place, (each, value) in enumerate(zip(shown, values, strict=True))
     ]
+    count = counted(sum(each.in_scope for each in shown), "score")
     if baseline is None:
-        told = f"{counted(len(shown), 'score')}; limits are drawn once there are {FEWEST}."
+        told = f"{count}; limits are drawn once there are {FEWEST}."
     else:
         low, high = baseline.limits
-        beyond = sum(not low <= value <= high for value in values)
-        told = (
-            f"{counted(len(shown), 'score')}, {beyond} of them outside the limits set by the model's first "
-            f"{baseline.count} scores."
-        )
+        beyond = sum(each.in_scope and not low <= value <= high for each, value in zip(shown, values, strict=True))
+        told = f"{count}, {beyond} of them outside the limits set by the model's first {baseline.count} scores."
+        told += _provisional(baseline)
+    if left_out := sum(not each.in_scope for each in shown):
+        told += f" Left out: {counted(left_out, 'score')} out of scope."
     return Chart(
         "scores",
         "Scores",
@@ -162,15 +161,17 @@ def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Leve
 def drift_chart(
     scored: Sequence[Scored], baseline: Baseline | None, level: Level | None, *, more: bool = False
 ) -> Chart | None:
-    """Return the chart of the moving average with its limits; None if there is no baseline.
+    """Return the chart of the moving average with its limits; None if there is no baseline or nothing in scope.
 
     Args:
-        scored: at least one inspection, oldest first; filtered by time only, because other filters bias the average.
+        scored: inspections, oldest first; filtered by time only, because other filters bias the average. Those out of
+            scope are left out.
         baseline: as in `score_chart`.
         level: as in `score_chart`.
         more: whether `scored` has more inspections than the filters accept; the summary then says so.
     """
-    if baseline is None:
+    scored = [each for each in scored if each.in_scope]
+    if baseline is None or not scored:
         return None
     values = [logit(each.score) for each in scored]
     averages, beyond = baseline.averages(values), baseline.beyond(values)
@@ -189,6 +190,7 @@ def drift_chart(
         "drift",
         "Drift: moving average of the scores",
         _drifted(averages, beyond, baseline)
+        + _provisional(baseline)
         + more * " All scores of the model are averaged, also those that the filters leave out.",
         scale.ticks,
         _dates(shown, scale),
@@ -205,15 +207,22 @@ def drift_chart(
 
 def _drifted(averages: Sequence[float], beyond: Sequence[int], baseline: Baseline) -> str:
     if not beyond:
-        return "The average has stayed within its limits: no drift."
+        return "The average has stayed within its limits: no drift seen."
     if beyond[-1] == len(averages) - 1:
         side = "below" if averages[-1] < baseline.mean else "above"
         return f"The average is now {side} its limits: check the instrument, the preparation and the ware."
     return f"The average was outside its limits at {counted(len(beyond), 'inspection')}, and is now within them."
 
 
+def _provisional(baseline: Baseline) -> str:
+    """Return a remark on limits that new scores still move."""
+    if baseline.count >= BASELINE:
+        return ""
+    return f" Limits provisional ({baseline.count} of {BASELINE} scores)."
+
+
 def _title(each: Scored) -> str:
-    decision = f"{each.overruled} (overruled; the model said {each.decision})" if each.overruled else each.decision
+    decision = f"{each.overruled} (overruled; the model said {each.told})" if each.overruled else each.told
     return f"{each.name}: {number(each.score)}, {decision}, {each.created:%Y-%m-%d %H:%M}"
 
 

@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from fastapi import APIRouter, Depends, Query, Request
 from sqlalchemy import Select, select
-from sqlalchemy.orm import Session, load_only
+from sqlalchemy.orm import Session
 from starlette.responses import Response, StreamingResponse
 
 from fusion_diff.fewshot.decision import Decision
@@ -32,6 +32,7 @@ router = APIRouter(prefix="/history", route_class=PageRoute)
 ON_A_PAGE = 50
 FOLLOWED = 2000
 """Most scores that the moving average covers."""
+_IN_SCOPE = Inspection.result["in_scope"].as_boolean()
 _CHARTED = (
     Inspection.id,
     Inspection.name,
@@ -39,7 +40,9 @@ _CHARTED = (
     Inspection.score,
     Inspection.decision,
     Inspection.overruled_decision,
+    _IN_SCOPE,
 )
+"""The fields of `Scored`."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,8 @@ def history(
 def charts(request: Request, service: ServiceDep, caller: Reader, asked: AskedDep) -> Response:
     """Return the charts of one model's scores: the filtered model, or that of the newest inspection.
 
-    Drift covers all of its scores between the chosen days, because other filters would bias the average.
+    Drift covers all of its scores between the chosen days, because other filters would bias the average. Scores out of
+    scope neither set limits nor drift.
     """
     with service.database.read() as session:
         newest = records.page(session, asked.filter, None, 1)[0]
@@ -121,8 +125,8 @@ def charts(request: Request, service: ServiceDep, caller: Reader, asked: AskedDe
         scored = _newest(session, asked.filter.apply(mine))
         picked = any((asked.decision, asked.name, asked.overruled))
         followed = _newest(session, asked.between.apply(mine)) if picked else scored
-        query = mine.order_by(Inspection.number).limit(BASELINE)
-        first = [logit(row.score) for row in session.scalars(query.options(load_only(*_CHARTED)))]
+        query = mine.where(_IN_SCOPE).order_by(Inspection.number).limit(BASELINE)
+        first = [logit(score) for score in session.scalars(query.with_only_columns(Inspection.score))]
         model = service.shelf.newest(session, judge)
     level = None if model is None else reference_level(service.shelf, model)
     baseline = Baseline.of(first)
@@ -147,8 +151,8 @@ def export(service: ServiceDep, caller: Reader, asked: AskedDep) -> Response:
 
 def _newest(session: Session, query: Select[Any]) -> list[Scored]:
     """Return the `FOLLOWED` newest inspections, oldest first."""
-    query = query.order_by(Inspection.number.desc()).limit(FOLLOWED).options(load_only(*_CHARTED))
-    return [Scored.of(row) for row in reversed(session.scalars(query).all())]
+    query = query.order_by(Inspection.number.desc()).limit(FOLLOWED).with_only_columns(*_CHARTED)
+    return [Scored(*row) for row in reversed(session.execute(query).all())]
 
 
 def _day(text: str) -> dt.datetime | None:
