@@ -59,22 +59,24 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> object:
-    if name in _MODULES:
-        return import_module(f"{__name__}.{name}")
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    try:
-        return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not error.name.startswith(__name__):
-            raise
-        from fusion_diff.dependencies import WHOLE
-        from fusion_diff.errors import DependencyError
+if not TYPE_CHECKING:  # type checkers would take every name for one of the package
 
-        raise DependencyError(
-            f"{name} needs the full FusionDiff, but only its edge package is installed; {WHOLE}"
-        ) from error
+    def __getattr__(name: str) -> object:
+        if name in _MODULES:
+            return import_module(f"{__name__}.{name}")
+        if name not in _HOMES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        try:
+            return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not error.name.startswith(__name__):
+                raise
+            from fusion_diff.dependencies import WHOLE
+            from fusion_diff.errors import DependencyError
+
+            raise DependencyError(
+                f"{name} needs the full FusionDiff, but only its edge package is installed; {WHOLE}"
+            ) from error
 
 
 def __dir__() -> list[str]:

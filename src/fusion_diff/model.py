@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -23,18 +22,19 @@ from fusion_diff.errors import ArgumentError, CheckpointError, EnrolmentError, T
 from fusion_diff.fewshot.decision import check_alpha
 from fusion_diff.home import at_home
 from fusion_diff.loading import parts_of
-from fusion_diff.micrograph import Micrograph
+from fusion_diff.micrograph.micrograph import several
 from fusion_diff.verdict.concluding import predict
 from fusion_diff.verdict.judging import judge, read
 from fusion_diff.verdict.result import Inspection
 from fusion_diff.warn import warn_of_builtin_references
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
 
     from fusion_diff.diffusion.source import PriorSource
     from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.encoder.fusion import DualPathEncoder
+    from fusion_diff.micrograph import Micrograph
     from fusion_diff.references import ReferenceSet
 
 
@@ -231,7 +231,7 @@ class DiffusionModel:
             UserWarning: the micrograph is out of scope, so that its score is meaningless; only built-in references are
                 enrolled; no class has as many references as `shots`; or what is learned of `shots` means little.
         """
-        check_alpha(alpha)
+        alpha = check_alpha(alpha)
         with own_settings():
             enrolment = self.expect_enrolled(shots)
             return judge(self, enrolment, micrograph, alpha=alpha, purify=purify, detect_attacks=detect_attacks)
@@ -256,12 +256,14 @@ class DiffusionModel:
             UserWarning: a micrograph is out of scope, so that its score is meaningless; only built-in references are
                 enrolled; no class has as many references as `shots`; or what is learned of `shots` means little.
         """
-        micrographs = [sample] if isinstance(sample, Micrograph | str) or not isinstance(sample, Iterable) else sample
+        micrographs = several(sample)
         enrolment, scores = self.expect_enrolled(shots), []
-        for each in micrographs:  # a generator runs with the caller's own settings
+        for each in (
+            [cast("Micrograph", sample)] if micrographs is None else micrographs
+        ):  # a generator runs with the caller's own settings
             with own_settings():
                 scores.append(predict(each, enrolment, read(self, enrolment, each)))
-        given = scores if micrographs is sample else scores[0]
+        given = scores[0] if micrographs is None else scores
         return torch.tensor(given, dtype=torch.float32, device="cpu")
 
     def expect_enrolled(self, shots: int | None = None) -> Enrolment:

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -117,6 +118,16 @@ def test_scores_alone_are_those_of_the_model(session, whole_model):
     expected = whole_model.predict_authenticity(samples)
     assert session.predict_authenticity(samples) == pytest.approx(expected.numpy(), abs=1e-4)
     assert session.predict_authenticity(samples[0]) == pytest.approx(float(expected[0]), abs=1e-4)
+    assert session.predict_authenticity(iter(samples)).tolist() == session.predict_authenticity(samples).tolist()
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_threads_get_the_verdict_on_their_own_micrograph(in_openvino, exported_folder, runtime):
+    session = EdgeSession.load(in_openvino if runtime == "openvino" else exported_folder, device="CPU", threads=1)
+    samples = [micrograph(flaw, size, seed) for seed in (3, 4) for flaw, size in (("crack", 240), ("sound", 224))] * 3
+    with ThreadPoolExecutor(4) as pool:
+        scores = list(pool.map(session.predict_authenticity, samples))
+    assert scores == session.predict_authenticity(samples).tolist()
 
 
 def test_built_in_references_are_warned_of_as_the_model_does_with_one_step_more(session, whole_model):
@@ -128,13 +139,19 @@ def test_built_in_references_are_warned_of_as_the_model_does_with_one_step_more(
     assert said[1] == f"{said[0]}, then export the model again"
 
 
-def test_openvino_gives_the_same_verdict(exported_folder, changed, whole_model):
+@pytest.fixture
+def in_openvino(changed):
     from fusion_diff.export.onnx_file import convert_to_openvino
 
     folder = changed(runtime="openvino")
     convert_to_openvino(folder / GRAPHS["onnx"], folder / GRAPHS["openvino"])
     (folder / GRAPHS["onnx"]).unlink()
     seal(folder)
+    return folder
+
+
+def test_openvino_gives_the_same_verdict(in_openvino, whole_model):
+    folder = in_openvino
     session = EdgeSession.load(folder, device="CPU", threads=1)
     assert_same_verdict(session.inspect(micrograph()), whole_model.inspect(micrograph()))
     for device in ("GPU.7", "AUTO:GPU.7,CPU", "MULTI", "GPU:CPU"):

@@ -132,6 +132,26 @@ def test_contrast_that_float32_cannot_hold_is_no_contrast():
         Micrograph.from_array(levels)
 
 
+@pytest.mark.parametrize("dtype", [np.int32, np.uint32, np.float64])
+def test_an_offset_that_leaves_single_precision_few_steps_is_refused(dtype):
+    levels = ramp(dtype=np.int64) % 100
+    assert Micrograph.from_array((levels + 2**20).astype(dtype)).contrast_range == (2**20, 2**20 + 99)
+    with pytest.raises(MicrographError, match=r"far: its levels range from .*; subtract the lowest level"):
+        Micrograph.from_array((levels + 2**30).astype(dtype), name="far")
+
+
+@pytest.mark.parametrize("levels", [ramp().astype(complex), ramp().astype(object), ramp().tolist()])
+def test_the_class_itself_takes_arrays_of_real_numbers_only(levels):
+    with pytest.raises(MicrographError, match=r"odd: its levels .*; use Micrograph.from_array"):
+        Micrograph(levels, "odd", "0" * 64)
+
+
+@pytest.mark.parametrize("contrast", [(5, 1), (1, 1), (np.nan, 1), (0, np.inf)])
+def test_a_contrast_that_does_not_increase_is_refused(contrast):
+    with pytest.raises(MicrographError, match="given_contrast"):
+        Micrograph(ramp(), "odd", "0" * 64, given_contrast=contrast)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_values_that_are_not_finite_are_counted_and_located(bad, monkeypatch):
     monkeypatch.setattr(storage, "BAND_PIXELS", 200)  # several bands, so that counts are summed over them
@@ -155,7 +175,9 @@ def test_a_single_differing_pixel_in_the_last_band_is_contrast(monkeypatch):
     assert Micrograph.from_array(levels).contrast_range == (0.0, 9.0)
 
 
-@pytest.mark.parametrize("size", [0, -1.0, float("nan"), float("inf"), "large", [1], True, np.bool_(True)])
+@pytest.mark.parametrize(
+    "size", [0, -1.0, 1e300, 5e-324, float("nan"), float("inf"), "large", [1], True, np.bool_(True)]
+)
 def test_a_pixel_size_that_is_not_a_positive_number_is_refused(size):
     with pytest.raises(MicrographError, match="pixel_size_um"):
         Micrograph.from_array(ramp(), pixel_size_um=size)
@@ -172,6 +194,8 @@ def test_values_that_are_masked_are_refused_and_a_mask_of_none_is_not():
     levels = np.ma.masked_less(ramp(), 7)
     with pytest.raises(MicrographError, match="holey: 7 of its values are masked; fill them"):
         Micrograph.from_array(levels, name="holey")
+    with pytest.raises(MicrographError, match="holey: 7 of its values are masked; fill them"):
+        Micrograph.from_array(list(levels), name="holey")
     np.testing.assert_array_equal(Micrograph.from_array(np.ma.array(ramp())).pixels, ramp())
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import replace
+from fractions import Fraction
 
 import numpy as np
 import pytest
@@ -182,10 +184,16 @@ def test_what_is_not_a_micrograph_is_refused_with_a_hint(enrolled, wrong):
         enrolled.inspect(wrong)
 
 
-@pytest.mark.parametrize("alpha", [0, 1, -0.1, 1.5, float("nan"), "0.1", None])
+@pytest.mark.parametrize("alpha", [0, 1, -0.1, 5e-324, 1.5, float("nan"), "0.1", None])
 def test_alpha_lies_between_0_and_1(enrolled, draw, alpha):
     with pytest.raises(ValueError, match="alpha"):
         enrolled.inspect(Micrograph.from_array(draw("fine", 0)), alpha=alpha)
+
+
+@pytest.mark.parametrize("alpha", [np.float32(0.25), Fraction(1, 4)])
+def test_a_verdict_is_ready_for_json_whatever_type_alpha_has(enrolled, draw, alpha):
+    it = enrolled.inspect(Micrograph.from_array(draw("fine", 0)), alpha=alpha)
+    assert json.loads(json.dumps(it.to_dict()))["alpha"] == 0.25
 
 
 @pytest.mark.parametrize("size", [0.05, 50.0])

@@ -147,6 +147,12 @@ def test_what_is_not_a_micrograph_is_refused_with_a_hint(enrolled, wrong):
         enrolled.predict_authenticity(wrong)
 
 
+@pytest.mark.parametrize("kind", [set, lambda given: dict.fromkeys(given, 1)])
+def test_micrographs_without_an_order_are_refused(enrolled, samples, kind):
+    with pytest.raises(MicrographError, match="give a list"):
+        enrolled.predict_authenticity(kind(samples))
+
+
 def test_scores_that_mean_nothing_are_warned_of(enrolled, draw):
     pixels = draw("fine", 60)
     with pytest.warns(UserWarning, match="far.tif: Out of scope: its pixels are 50 µm wide"):

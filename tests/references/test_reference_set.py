@@ -407,7 +407,14 @@ def test_words_of_numpy_are_shown_as_words() -> None:
 
 
 def test_what_has_no_value_per_micrograph_is_refused() -> None:
-    for wrong in ({"groups": "ab"}, {"names": 3}, {"micrographs": PICTURES[0]}, {"labels": None}):
+    for wrong in (
+        {"groups": "ab"},
+        {"groups": {"a": 1, "b": 1}},
+        {"labels": {"sound", "crack"}},
+        {"names": 3},
+        {"micrographs": PICTURES[0]},
+        {"labels": None},
+    ):
         arguments = {"micrographs": PICTURES[:2], "labels": ["sound", "crack"], **wrong}
         with pytest.raises(ReferenceSetError, match=f"{next(iter(wrong))} must have one value per micrograph"):
             ReferenceSet.from_micrographs(**arguments, authentic="sound")  # type: ignore[arg-type]

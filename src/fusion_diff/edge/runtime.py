@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
 from fusion_diff.dependencies import missing
@@ -120,7 +121,7 @@ class OnnxRuntime:
 
 
 class OpenVinoRuntime:
-    """A graph in OpenVINO. Its devices are plugins."""
+    """A graph in OpenVINO. Its devices are plugins. Threads take turns, as a request holds one input at a time."""
 
     def __init__(self, file: Path, device: str, threads: int | None) -> None:
         """Load a graph; see `open_graph`."""
@@ -146,7 +147,7 @@ class OpenVinoRuntime:
             compiled = core.compile_model(core.read_model(file, file.with_name(WEIGHTS)), wanted, settings)
             _check_names(file, [each.any_name for each in compiled.inputs], INPUTS)
             self._outputs = [compiled.output(name) for name in OUTPUTS]
-            self._request = compiled.create_infer_request()
+            self._request, self._turn = compiled.create_infer_request(), Lock()
         except RuntimeError as error:  # the only type that OpenVINO raises
             raise _unreadable(file, error) from error
         self.device = wanted
@@ -154,10 +155,11 @@ class OpenVinoRuntime:
     def __call__(self, pixels: NDArray[np.float32], keep: NDArray[np.float32], /) -> Arrays:
         """Run the graph."""
         try:
-            results = self._request.infer({"pixels": pixels, "keep": keep}, share_inputs=True)
+            with self._turn:
+                results = self._request.infer({"pixels": pixels, "keep": keep}, share_inputs=True)
+                dense, sums, alike = (results[output] for output in self._outputs)
         except RuntimeError as error:
             raise _not_run(self._file, error) from error
-        dense, sums, alike = (results[output] for output in self._outputs)
         return dense, sums, alike
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
@@ -17,13 +16,15 @@ from fusion_diff.edge.runtime import open_graph
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.decision import check_alpha
 from fusion_diff.home import at_home
-from fusion_diff.micrograph.micrograph import expect_micrograph
+from fusion_diff.micrograph.micrograph import expect_micrograph, several
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.verdict.concluding import conclude, predict
 from fusion_diff.verdict.result import NEAREST, EvidenceMap, NearestReference
 from fusion_diff.warn import warn_of_builtin_references
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from fusion_diff.edge.runtime import Runtime
@@ -98,7 +99,7 @@ class EdgeSession:
             MicrographError: this is not a micrograph.
             CheckpointError: the graph cannot be run, or its outputs are not valid.
         """
-        check_alpha(alpha)
+        alpha = check_alpha(alpha)
         if self.enrolment.builtin:
             warn_of_builtin_references(exported=True)
         return self.judge(micrograph, alpha=alpha)
@@ -129,11 +130,11 @@ class EdgeSession:
         )
         return replace(it, reasons=(*it.reasons, *exported.notes), seconds=time.perf_counter() - started)
 
-    def predict_authenticity(self, sample: Micrograph | Sequence[Micrograph]) -> np.float32 | NDArray[np.float32]:
-        """Return the probability of being authentic, as `DiffusionModel.predict_authenticity` does.
+    def predict_authenticity(self, sample: Micrograph | Iterable[Micrograph]) -> np.float32 | NDArray[np.float32]:
+        """Return the probability of being authentic, as `DiffusionModel.predict_authenticity` does without `shots`.
 
         Args:
-            sample: a micrograph, or several.
+            sample: a micrograph, or any iterable of several.
 
         Returns:
             A float32 number in [0, 1] for one micrograph, (B,) float32 for several.
@@ -148,9 +149,12 @@ class EdgeSession:
         """
         if self.enrolment.builtin:
             warn_of_builtin_references(exported=True)
-        micrographs = sample if isinstance(sample, Sequence) else [sample]
-        scores = [predict(each, self.enrolment, self._read(each)) for each in micrographs]
-        return np.asarray(scores, dtype=np.float32) if isinstance(sample, Sequence) else np.float32(scores[0])
+        micrographs = several(sample)
+        if micrographs is None:
+            return np.float32(
+                predict(cast("Micrograph", sample), self.enrolment, self._read(cast("Micrograph", sample)))
+            )
+        return np.asarray([predict(each, self.enrolment, self._read(each)) for each in micrographs], dtype=np.float32)
 
     def _grid(self, micrograph: Micrograph) -> Grid:
         exported = self.enrolment

@@ -20,6 +20,8 @@ Decision = Literal["authentic", "not authentic", "inconclusive"]
 CALIBRATION_RIDGE = 0.02
 ROUNDING = 1e-9
 """Tolerance for rounding in sums of fractions such as 1/3 and 1/7."""
+LEAST_ALPHA = 1e-9
+"""Least error rate. No number of references is enough for less."""
 OTHERS_AWAY = 2.0
 """Assumed distance of the other side from the authentic one, in standard deviations, without other references."""
 
@@ -148,14 +150,15 @@ def decide(p_values: dict[str, float], alpha: float, specimens: int) -> Decision
     return "inconclusive"
 
 
-def check_alpha(alpha: float) -> None:
-    """Check that alpha is an error rate.
+def check_alpha(alpha: float) -> float:
+    """Return an error rate as a float.
 
     Raises:
-        ArgumentError: it is not a number between 0 and 1.
+        ArgumentError: it is not a number between 0 and 1, or below `LEAST_ALPHA`.
     """
-    if not isinstance(alpha, Real) or not 0 < alpha < 1:
+    if not isinstance(alpha, Real) or not LEAST_ALPHA <= alpha < 1:
         raise ArgumentError(f"alpha must lie between 0 and 1, not {alpha!r}")
+    return float(alpha)
 
 
 def specimens_needed(alpha: float) -> int:

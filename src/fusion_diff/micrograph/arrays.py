@@ -36,7 +36,8 @@ def numbers(name: str, pixels: object) -> NDArray[Any]:
     mode = getattr(pixels, "mode", None)
     _check_mode(name, mode)
     array = _as_array(name, pixels)
-    masked = np.count_nonzero(pixels.mask) if isinstance(pixels, np.ma.MaskedArray) else 0
+    parts = pixels if isinstance(pixels, list | tuple) else [pixels]
+    masked = sum(np.count_nonzero(part.mask) for part in parts if isinstance(part, np.ma.MaskedArray))
     if masked:  # these values were not measured
         raise refusal(
             name,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import operator
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, SupportsIndex
@@ -20,10 +21,13 @@ from fusion_diff.printable import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
 LEAST_SPAN, GREATEST_SPAN = 1e-30, 1e30
 """Range of the difference between the highest and lowest level. Outside it, single precision under- or overflows."""
+_LEAST_SHARE = 2**-16
+"""Least span of the levels relative to the greatest of them. Of less, single precision would keep few steps."""
+_LARGEST_PIXEL_UM = 1e6
 _CONTRAST_PIXELS = 2**22
 _CONTRAST_PERCENTILES = (0.5, 99.5)
 
@@ -36,7 +40,8 @@ class Micrograph:
     large images are in a temporary file, and `window` converts only the requested part.
 
     Attributes:
-        levels: the stored levels, (H, W) or (H, W, 3), read-only: integer or floating, at the file's full depth.
+        levels: the stored levels, (H, W) or (H, W, 3), read-only: integer or floating, at the file's full depth. An
+            array is not copied here, so do not write to it afterwards; `from_array` copies.
         name: the file's path, or the name given to an array.
         sha256: hexadecimal digest of the file's bytes, or of an array's bytes in row-major order.
         source: the file, None for an array.
@@ -48,8 +53,9 @@ class Micrograph:
         given_contrast: levels to use as `contrast_range`; None takes them from the pixels.
 
     Raises:
-        MicrographError: the pixels are not finite, without contrast, too small, or neither grey nor colour, or the
-            pixel size is not a positive number.
+        MicrographError: the pixels are no array of numbers, not finite, without contrast (or with too little beside
+            their level for single precision), too small, or neither grey nor colour; the pixel size is not a positive
+            number of at most a metre; or `given_contrast` does not increase.
     """
 
     levels: NDArray[Any]
@@ -65,6 +71,8 @@ class Micrograph:
 
     def __post_init__(self) -> None:
         """Check the pixels and make them read-only."""
+        if not isinstance(self.levels, np.ndarray) or self.levels.dtype.kind not in "biuf":
+            raise refusal(self.name, "its levels are not an array of real numbers", "use Micrograph.from_array(pixels)")
         levels = self.levels.view()
         levels.flags.writeable = False
         object.__setattr__(self, "levels", levels)
@@ -77,6 +85,10 @@ class Micrograph:
         object.__setattr__(self, "pixel_size_um", _checked_pixel_size(self.name, self.pixel_size_um))
         check_sides(self.name, self.width, self.height)
         _check_values(self.name, levels)
+        if self.given_contrast is not None and not 0 < self.given_contrast[1] - self.given_contrast[0] < math.inf:
+            raise refusal(
+                self.name, f"given_contrast is {self.given_contrast}", "give two finite levels, the lower first"
+            )
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Restore a pickled or copied micrograph, whose levels would be writeable otherwise."""
@@ -84,16 +96,15 @@ class Micrograph:
         self.levels.flags.writeable = False
 
     @classmethod
-    def from_array(
-        cls, pixels: ArrayLike, *, pixel_size_um: float | None = None, name: str | None = None
-    ) -> Micrograph:
+    def from_array(cls, pixels: object, *, pixel_size_um: float | None = None, name: str | None = None) -> Micrograph:
         """Make a micrograph from a copy of an array.
 
         Unlike a file, an array keeps its data bar, and no note says how it was read.
 
         Args:
-            pixels: (H, W), (H, W, 1), (H, W, 3), or (H, W, 4), where alpha is the last channel and is dropped; any
-                integer, floating or boolean dtype. A torch tensor and a grey or RGB Pillow image are accepted too.
+            pixels: array of shape (H, W), (H, W, 1), (H, W, 3), or (H, W, 4), where alpha is the last channel and is
+                dropped; any integer, floating or boolean dtype. A nested sequence, a torch tensor and a grey or RGB
+                Pillow image are accepted too.
             pixel_size_um: side of a pixel in µm.
             name: its name in errors and reports.
 
@@ -227,11 +238,22 @@ def expect_micrograph(sample: object) -> None:
         )
 
 
+def several(sample: object) -> Iterable[Micrograph] | None:
+    """Return what to iterate for several micrographs; None if this is one, or anything else to be refused as one.
+
+    Raises:
+        MicrographError: they have no order, as in a set.
+    """
+    if isinstance(sample, Set | Mapping):
+        raise MicrographError(f"expected micrographs in an order, got {type(sample).__name__}; give a list")
+    return None if isinstance(sample, Micrograph | str) or not isinstance(sample, Iterable) else sample
+
+
 def _checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
     """Return a user's pixel size as a float, or None.
 
     Raises:
-        MicrographError: it is not a finite, positive number.
+        MicrographError: it is not a positive number of at most a metre.
     """
     if pixel_size_um is None:
         return None
@@ -239,9 +261,11 @@ def _checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
         value = math.nan if isinstance(pixel_size_um, bool | np.bool_) else float(pixel_size_um)
     except (TypeError, ValueError):
         value = math.nan
-    if not (math.isfinite(value) and value > 0):
+    if not 1 / _LARGEST_PIXEL_UM <= value <= _LARGEST_PIXEL_UM:
         raise refusal(
-            name, f"pixel_size_um is {pixel_size_um!r}", "give the side of a pixel in µm, as a positive number"
+            name,
+            f"pixel_size_um is {pixel_size_um!r}",
+            f"give the side of a pixel in µm, as a positive number up to {_LARGEST_PIXEL_UM:g}",
         )
     return value
 
@@ -262,7 +286,8 @@ def checked_page(name: str, page: SupportsIndex) -> int:
 
 
 def _check_values(name: str, levels: NDArray[Any]) -> None:
-    """Refuse pixels that are not finite as float32, or that all have one level. Images are checked band by band."""
+    """Refuse pixels that float32 cannot hold, or that all have one level. Images are checked band by band."""
+    exact = levels.dtype.itemsize < 4 or levels.dtype == np.float32
     low, high = math.inf, -math.inf
     bad, first = 0, (0, 0)
     for rows in storage.bands(levels.shape):
@@ -277,7 +302,7 @@ def _check_values(name: str, levels: NDArray[Any]) -> None:
             continue
         storage.release(levels)
         low, high = min(low, least), max(high, greatest)
-        if low < high and levels.dtype.kind != "f":
+        if low < high and exact and levels.dtype.kind != "f":
             return  # integers are finite, and the image has contrast
     if bad:
         count = "1 value is" if bad == 1 else f"{bad:,} values are"
@@ -295,4 +320,10 @@ def _check_values(name: str, levels: NDArray[Any]) -> None:
     if not high - low >= LEAST_SPAN:
         raise refusal(
             name, f"every pixel has the level {low:g}: the image has no contrast", "check the exposure or the channel"
+        )
+    if not exact and high - low < _LEAST_SHARE * max(abs(low), abs(high)):
+        raise refusal(
+            name,
+            f"its levels range from {low:.9g} to {high:.9g}, too little beside their size for single precision",
+            "subtract the lowest level from all",
         )

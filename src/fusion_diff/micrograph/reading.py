@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 from fusion_diff.dependencies import install
 from fusion_diff.errors import MicrographError, TrustError
@@ -59,7 +59,7 @@ def load_microstructure_data(
     path: str | os.PathLike[str],
     *,
     pixel_size_um: float | None = None,
-    page: int | None = None,
+    page: SupportsIndex | None = None,
     crop_data_bar: bool = True,
     max_pixels: int | None = None,
     sha256: str | None = None,

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
 
@@ -206,7 +206,7 @@ class ReferenceSet:
         """Iterate over the references in order."""
         return iter(self.references)
 
-    def __getitem__(self, index: int) -> Reference:
+    def __getitem__(self, index: SupportsIndex) -> Reference:
         """Return the reference at an index.
 
         Raises:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -192,7 +192,7 @@ def from_micrographs(
 
 def _listed(what: str, values: Any) -> list[Any]:
     try:
-        if not isinstance(values, str):
+        if not isinstance(values, str | Mapping | Set):  # these have no order, or keys for values
             return list(values)
     except TypeError:
         pass
