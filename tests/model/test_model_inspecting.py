@@ -28,6 +28,16 @@ def pixels_of(draw, form: str) -> np.ndarray:
     return draw("coarse", 52)
 
 
+def test_editing_a_verdict_changes_no_other(enrolled, draw):
+    sample = Micrograph.from_array(draw("fine", 0))
+    first = enrolled.inspect(sample)
+    told = first.to_dict()["compared_with"]
+    first.compared_with.counts["fine"] = 999
+    first.compared_with.figures.clear()
+    enrolled.enrolment.counts["fine"] = 999
+    assert enrolled.inspect(sample).to_dict()["compared_with"] == told
+
+
 @pytest.mark.parametrize("form", ["small", "one tile", "colour", "16-bit"])
 def test_the_parts_of_an_inspection_agree(enrolled, draw, form):
     pixels = pixels_of(draw, form)

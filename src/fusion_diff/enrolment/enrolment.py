@@ -105,7 +105,7 @@ class Enrolment:
     @property
     def counts(self) -> dict[str, int]:
         """Number of references of each class, the authentic class first."""
-        return self.compared.counts
+        return dict(self.compared.counts)
 
     @cached_property
     def compared(self) -> Compared:

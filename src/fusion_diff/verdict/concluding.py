@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
@@ -197,7 +198,7 @@ def conclude(
         recognised=recognised,
         calibrated=min(specimens_of(verifier.inside_shares), specimens_of(verifier.outside_shares)) > 1,
         offset=verifier.calibration.intercept,
-        compared_with=enrolment.compared,
+        compared_with=deepcopy(enrolment.compared),  # its tables may be edited
         notes=_notes(micrograph, enrolment.compared, grid),
         page=micrograph.page,
     )
