@@ -11,6 +11,7 @@ from PIL import Image
 
 expect = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed").expect
 pytestmark = pytest.mark.slow
+CRACK = "crack (new class; it counts as not authentic)"
 
 
 @pytest.fixture
@@ -67,7 +68,7 @@ def test_a_folder_of_folders_gives_each_image_the_class_of_its_own_and_says_so_b
     page.get_by_label("Class", exact=True).fill("sound")
     (references / "loose.tif").write_bytes((references / "sound" / "A12_1.tif").read_bytes())
     page.get_by_label("Choose a folder").set_input_files(references)
-    expect_plan(page, "crack | 3, 1 with a mask | each its own", "sound (authentic) | 3 | each its own")
+    expect_plan(page, f"{CRACK} | 3, 1 with a mask | each its own", "sound (authentic) | 3 | each its own")
     for remark in ("1 image skipped: not directly in a folder named after a class", "1 mask skipped", "C99_1.png"):
         expect_remark(page, remark)
     assert shown(page) == {}, "nothing is sent before it was looked at"
@@ -88,7 +89,7 @@ def test_a_folder_of_folders_has_one_class_where_that_is_asked_for(new_set, refe
     page.get_by_role("button", name="Add 6 references").click()
     expect(page.locator("#label"), "the class is missing").to_be_focused()
     page.get_by_label("Class", exact=True).fill("pore")
-    expect_plan(page, "pore | 6, 1 with a mask | each its own")
+    expect_plan(page, "pore (new class; it counts as not authentic) | 6, 1 with a mask | each its own")
     page.get_by_role("button", name="Discard").click()
     expect(page.locator("[data-plan]")).to_be_hidden()
 
@@ -115,10 +116,26 @@ def test_specimens_are_taken_from_names_and_seen_before(new_set, references):
     page.get_by_label("Class", exact=True).fill("crack")
     page.get_by_label("Specimen", exact=True).select_option("one")
     page.get_by_label("Name of the specimen").fill("C07")
-    expect_plan(page, "crack | 3 | 1: C07")
+    expect_plan(page, f"{CRACK} | 3 | 1: C07")
     page.get_by_role("button", name="Add 3 references").click()
     page.get_by_text("6 of 6 done · 6 added").wait_for()
     assert {image["group"] for image in shown(page)["crack"]} == {"C07"}
+
+
+def test_a_class_that_differs_from_one_of_the_set_in_case_alone_is_asked_about(new_set, references):
+    page = new_set
+    page.get_by_label("Choose files").set_input_files(sorted((references / "sound").iterdir()))
+    page.get_by_label("Class", exact=True).fill("Sound")
+    expect_plan(page, "Sound (new class; it counts as not authentic) | 3 | each its own")
+    expect_remark(page, "Class Sound: did you mean sound?")
+    page.get_by_label("Class", exact=True).fill("sound")
+    expect(page.locator("[data-remarks]")).to_be_empty()
+    page.get_by_label("Class", exact=True).fill("crack")
+    expect_plan(page, f"{CRACK} | 3 | each its own")
+    page.get_by_role("button", name="Add 3 references").click()
+    page.get_by_role("heading", name="crack 3").wait_for()
+    page.get_by_label("Choose files").set_input_files(references / "crack" / "B03_1.tif")
+    expect_plan(page, "crack | 1 | each its own")
 
 
 def test_a_table_in_the_folder_tells_the_specimens(new_set, references):
@@ -126,7 +143,7 @@ def test_a_table_in_the_folder_tells_the_specimens(new_set, references):
     rows = [f'{label}/{name}.tif;"plate ""{name[:3]}"""' for label in ("sound", "crack") for name in ("A12_1", "A12_2")]
     (references / "groups.csv").write_text("\ufeff" + "\r\n".join(["file;group", *rows, ""]), encoding="utf-8")
     page.get_by_label("Choose a folder").set_input_files(references)
-    expect_plan(page, 'crack | 3, 1 with a mask | 1: plate "A12"', 'sound (authentic) | 3 | 1: plate "A12"')
+    expect_plan(page, f'{CRACK} | 3, 1 with a mask | 1: plate "A12"', 'sound (authentic) | 3 | 1: plate "A12"')
     expect(page.get_by_label("Specimen", exact=True)).to_have_value("table")
     expect_remark(page, "has no specimen for 2 of 6 images: references/crack/B03_1.tif")
     page.get_by_role("button", name="Add 6 references").click()
@@ -135,7 +152,9 @@ def test_a_table_in_the_folder_tells_the_specimens(new_set, references):
     rows += [f"{label}\\B03_1.tif;B03" for label in ("sound", "crack")]
     (references / "groups.csv").write_text("\n".join(["file;group", *rows]), encoding="utf-8")
     page.get_by_label("Choose a folder").set_input_files(references)
-    expect_plan(page, 'crack | 3, 1 with a mask | 2: plate "A12", B03', 'sound (authentic) | 3 | 2: plate "A12", B03')
+    expect_plan(
+        page, f'{CRACK} | 3, 1 with a mask | 2: plate "A12", B03', 'sound (authentic) | 3 | 2: plate "A12", B03'
+    )
     page.get_by_role("button", name="Add 6 references").click()
     page.get_by_text("6 of 6 done · 6 added").wait_for()
     assert [image["group"] for image in shown(page)["crack"]] == ['plate "A12"', 'plate "A12"', "B03"]
@@ -158,7 +177,7 @@ def test_a_table_that_tells_no_specimens_is_said_to_be_wrong(new_set, references
     for content, wrong in told.items():
         (references / "Groups.csv").write_bytes(content)
         page.get_by_label("Choose a folder").set_input_files(references)
-        expect_plan(page, "crack | 3, 1 with a mask | unknown", "sound (authentic) | 3 | unknown")
+        expect_plan(page, f"{CRACK} | 3, 1 with a mask | unknown", "sound (authentic) | 3 | unknown")
         expect(page.locator("[data-remarks] p").filter(has_text=wrong)).to_have_count(1)
         page.get_by_role("button", name="Add 6 references").click()
         assert shown(page) == {}, "what names no specimen is not guessed"

@@ -227,6 +227,18 @@ def test_a_set_is_audited_and_enrolled_and_its_model_judges(client, micrograph):
     assert models.text.count("● default") == 1
 
 
+def test_a_micrograph_made_a_reference_of_a_new_class_is_said_to_count_as_not_authentic(client, micrograph):
+    address = new_set(client, micrograph, "mistyped")
+    told = []
+    for seed, label in enumerate(("Fine", "Fine", "fine", "pore")):
+        place = f"/inspections/{id_of(inspected(client, micrograph('fine', 180 + seed)))}/add-to-references"
+        answer = client.post(place, data={"reference_set": address[12:], "label": label})
+        told.append(looked_at(answer).text.partition("Enrol the set again to use it. ")[2])
+    correct = "If it is mistyped, correct it in the set."
+    assert told[0] == f"New class; it counts as not authentic . Did you mean fine ? {correct}"
+    assert told[1:] == ["", "", f"New class; it counts as not authentic . {correct}"]
+
+
 def test_references_are_corrected_and_removed_several_at_once_all_or_none(client, micrograph):
     address = new_set(client, micrograph, "corrected", shots=2)
     images = {image["name"]: image["id"] for image in client.get(f"/v1/reference-sets/{address[12:]}").json()["images"]}

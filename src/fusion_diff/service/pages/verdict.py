@@ -10,6 +10,7 @@ from starlette.responses import Response
 
 from fusion_diff.inspection import draw, shown
 from fusion_diff.inspection.wording import p_value_sentences
+from fusion_diff.references.reference import alike_in_letters
 from fusion_diff.service import collecting, pictures, records
 from fusion_diff.service.pages.rendering import PageRoute, render
 from fusion_diff.service.routes import inspections
@@ -76,7 +77,11 @@ def add_to_references(
     image = inspections.add_to_references(service, caller, inspection_id, body)
     with service.database.read() as session:
         collected = collecting.get_set(session, body.reference_set)
-    return render(request, "added_reference", image=image, collected=collected)
+        known = {collected.authentic} | {each.label for each in collected.images if each.id != image.id}
+    is_new = image.label not in known
+    alike = [pair for pair in alike_in_letters({image.label, *known}) if image.label in pair] if is_new else []
+    meant = next((each for pair in alike for each in pair if each != image.label), None)
+    return render(request, "added_reference", image=image, collected=collected, is_new=is_new, meant=meant)
 
 
 def _nearest(session: Session, it: InspectionOut, model: Model | None) -> list[dict[str, Any]]:

@@ -121,13 +121,19 @@ export class Plan {
     this.tell([
       wrong,
       ...this.mistaken.filter((each) => each !== wrong),
+      ...mistyped(new Set(added.map(({ label }) => label)), this.known()),
       homeless && `${counted(homeless, "image")} skipped: not directly in a folder named after a class`,
       this.strays.length && `${counted(this.strays.length, "mask")} skipped, without exactly one image of the same name in a class other than ${this.form.dataset.authentic}: ${listed(this.strays)}`,
     ]);
-    this.section.querySelector("tbody").replaceChildren(...rows(added, this.form.dataset.authentic));
+    this.section.querySelector("tbody").replaceChildren(...rows(added, this.form.dataset.authentic, this.known()));
     this.section.querySelector("[data-add]").textContent = `Add ${counted(added.length, "reference")}`;
     this.section.querySelector("[data-add]").disabled = !added.length;
     this.section.hidden = !planned.length && !this.strays.length && !this.mistaken.length;
+  }
+
+  // The classes of the set, the authentic one first.
+  known() {
+    return [this.form.dataset.authentic, ...[...document.querySelectorAll("#images [data-class]")].map((each) => each.dataset.class)];
   }
 
   wrong(nameless, count) {
@@ -150,14 +156,15 @@ export class Plan {
 }
 
 // One row per class: number of images, and their specimens.
-function rows(planned, authentic) {
+function rows(planned, authentic, known) {
   return [...new Set(planned.map(({ label }) => label))].map((label) => {
     const images = planned.filter((each) => each.label === label);
     const marked = images.filter(({ mark }) => mark).length;
     const specimens = [...new Set(images.map(({ specimen }) => specimen).filter(Boolean))];
     const untold = images.some(({ specimen }) => specimen === null) ? "unknown" : "each its own";
     const row = document.createElement("tr");
-    const told = [label === authentic ? `${label} (authentic)` : label || "(enter it above)", images.length + (marked ? `, ${marked} with a mask` : ""), specimens.length ? `${specimens.length}: ${listed(specimens)}` : untold];
+    const named = known.includes(label) ? label : `${label} (new class; it counts as not authentic)`;
+    const told = [label === authentic ? `${label} (authentic)` : label ? named : "(enter it above)", images.length + (marked ? `, ${marked} with a mask` : ""), specimens.length ? `${specimens.length}: ${listed(specimens)}` : untold];
     for (const words of told) {
       const isolated = document.createElement("bdi");
       isolated.textContent = words;
@@ -166,6 +173,15 @@ function rows(planned, authentic) {
       row.append(cell);
     }
     return row;
+  });
+}
+
+// Remarks on new classes that differ from another of the set in no more than case.
+function mistyped(labels, known) {
+  const folded = (name) => name.normalize("NFC").toLowerCase();
+  return [...labels].filter((label) => !known.includes(label)).map((label) => {
+    const meant = known.find((each) => folded(each) === folded(label));
+    return meant && `Class ${label}: did you mean ${meant}?`;
   });
 }
 
