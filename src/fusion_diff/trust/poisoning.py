@@ -206,9 +206,10 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
         surface = _surface(enrolment, index)
         other = f"not {enrolment.authentic}" if authentic[index] else enrolment.authentic
         effect = "the other references are separated better without it" if hurts else "it does not harm the others"
+        check = "check its label" if hurts else "perhaps check its label"
         sentence = (
             f"labelled {labels[index]}, but classifiers that had not seen its specimen take it for "
-            f"{other} (odds {np.exp(min(against[index], 20)):.1f} to 1), and {effect}: check its label"
+            f"{other} (odds {np.exp(min(against[index], 20)):.1f} to 1), and {effect}: {check}"
         )
         figures = {"log-odds against its label": float(against[index]), "what the others gain without it": harm}
         if surface is not None and authentic[surface.reference] != authentic[index]:
