@@ -124,6 +124,21 @@ def test_odd_shapes_and_fifty_regions_can_be_drawn(shape):
     assert max(picture.shape[:2]) == draw.OUTLINE_SIDE
 
 
+def test_a_number_without_a_free_place_is_left_out():
+    evidence = spot()
+    regions = find_regions(evidence, 1.0, pixel_size_um=0.5)
+    few, many = (np.asarray(draw.outlines(evidence, 1.0, regions * count, 0.5)) for count in (9, 50))
+    assert np.array_equal(few, many)
+
+
+def test_a_strip_too_narrow_for_digits_has_none():
+    evidence = evidence_of(np.tile([-1.0, -1.0, 3.0], (1, 20)))
+    regions = find_regions(evidence, 1.0, pixel_size_um=None)
+    assert len(regions) > 1
+    there, back = (np.asarray(draw.outlines(evidence, 1.0, each, None)) for each in (regions, regions[::-1]))
+    assert np.array_equal(there, back)
+
+
 def test_the_micro_sign_is_drawn_though_the_font_lacks_it():
     layers = [Image.new("L", (400, 100)) for _ in range(2)]
     for layer, label in zip(layers, ("50 µm", "50 um"), strict=True):

@@ -26,6 +26,9 @@ HEAT_SIDE = 320
 OUTLINE_SIDE = 960
 """Longest side of the layer of outlines in pixels, also for small micrographs, so that lines and digits are crisp."""
 
+SMALLEST_FONT = 7
+"""Size in pixels of the smallest digits that can be read."""
+
 # Every 15th colour of "inferno" by Nathaniel J. Smith and Stéfan van der Walt (CC0, bids.github.io/colormap):
 # perceptually uniform, legible to the colour-blind and in grey print. Straight lines between these colours stay within
 # 6 of 255 levels of the original.
@@ -181,9 +184,11 @@ def _box(region: Region, zoom: float, height: int, width: int) -> tuple[int, int
 def _write_numbers(
     ink: Image.Image, tips: Sequence[tuple[int, int]], boxes: Sequence[tuple[int, int, int, int]]
 ) -> None:
-    """Write each region's number above its topmost point or beside its box, without overlaps where possible."""
+    """Write each region's number above its topmost point or beside its box; those without a free place are left out."""
     draw = ImageDraw.Draw(ink)
-    font = ImageFont.load_default(28)
+    if not (size := _font_size(ink, 28)):
+        return
+    font = ImageFont.load_default(size)
     taken: list[tuple[float, float, float, float]] = []
     for index, ((tip_x, tip_y), (top, left, bottom, right)) in enumerate(zip(tips, boxes, strict=True), start=1):
         x0, y0, x1, y1 = draw.textbbox((0, 0), str(index), font=font, stroke_width=2)
@@ -193,22 +198,30 @@ def _write_numbers(
         free = [
             (x, y) for x, y in inside if not any(x < c and a < x + w and y < d and b < y + h for a, b, c, d in taken)
         ]
-        x, y = (free or inside)[0]
+        if not free:
+            continue
+        x, y = free[0]
         taken.append((x, y, x + w, y + h))
         draw.text((x - x0, y - y0), str(index), font=font, fill=255, stroke_width=2, stroke_fill=0)
 
 
+def _font_size(ink: Image.Image, size: int) -> int:
+    """Return a font size that leaves room for the micrograph; 0 where no digit could be read."""
+    fitting = min(size, min(ink.size) // 6)
+    return fitting if fitting >= SMALLEST_FONT else 0
+
+
 def _draw_scale_bar(ink: Image.Image, bar: ScaleBar, zoom: float) -> None:
     draw = ImageDraw.Draw(ink)
-    size = 30
-    font = ImageFont.load_default(size)
     length, margin = bar.pixels * zoom, round(0.02 * ink.width) + 4
     bottom = ink.height - margin
-    text = bar.label.replace("µ", "u")
+    draw.rectangle((margin, bottom - 6, margin + max(1.0, length) - 1, bottom - 1), fill=255)
+    if not (size := _font_size(ink, 30)):
+        return
+    font, text = ImageFont.load_default(size), bar.label.replace("µ", "u")
     wide = draw.textlength(text, font=font)
     x, baseline = round(margin + max(0.0, (length - wide) / 2)), bottom - 14
     draw.text((x, baseline), text, font=font, anchor="ls", fill=255, stroke_width=2, stroke_fill=0)
     if "µ" in bar.label:  # Pillow's own font has no µ: lengthen the stem of a u
         stem = round(x + draw.textlength(text[: bar.label.index("µ")], font=font) + 0.07 * size)
         draw.rectangle((stem, baseline - size // 3, stem + 2, baseline + size // 5), fill=255)
-    draw.rectangle((margin, bottom - 6, margin + max(1.0, length) - 1, bottom - 1), fill=255)
