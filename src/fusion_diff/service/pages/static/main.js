@@ -1,4 +1,4 @@
-// Runs on every page: shows errors visibly and to screen readers.
+// Runs on every page: shows errors visibly and to screen readers, and empties forms that were sent.
 import { explained, notify } from "./http.js";
 
 document.addEventListener("htmx:beforeRequest", (event) => {
@@ -9,6 +9,10 @@ document.addEventListener("htmx:beforeRequest", (event) => {
 document.addEventListener("htmx:responseError", (event) => {
   const answer = event.detail.xhr;
   notify(explained(answer.status, answer.responseText));
+});
+
+document.addEventListener("htmx:afterRequest", (event) => {
+  if (event.detail.successful && event.target.matches("form[data-reset]")) event.target.reset();
 });
 
 document.addEventListener("htmx:sendError", () => notify(explained(0, "")));
