@@ -11,6 +11,7 @@ from rich.console import Console
 from fusion_diff.commands import terminal
 from fusion_diff.commands.terminal import print_outcomes, tally
 from fusion_diff.inspection.run import Outcome
+from fusion_diff.verdict.regions import MAX_REGIONS
 
 
 def test_out_of_scope_stands_in_place_of_the_decision_and_the_score_in_brackets(make_inspection, capsys):
@@ -30,6 +31,22 @@ def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, capsy
     assert "The scores are not calibrated" in capsys.readouterr().out
     print_outcomes([Outcome(Path("a.tif"), make_inspection())])
     assert "not calibrated" not in capsys.readouterr().out
+
+
+def test_why_nothing_can_be_decided_is_told_once(make_inspection, capsys):
+    why = "alpha 0.1 needs 9 references on each side, but there are 5 authentic and 5 not authentic."
+    open_ = make_inspection(decision="inconclusive", reasons=("No region departs.", f"Inconclusive: {why}"))
+    outcomes = [Outcome(Path(name), open_) for name in ("a.tif", "b.tif")]
+    print_outcomes(outcomes)
+    assert capsys.readouterr().out.count(f"Nothing could be decided: {why}") == 1
+    print_outcomes([*outcomes, Outcome(Path("c.tif"), make_inspection())])
+    assert "Nothing could be decided" not in capsys.readouterr().out, "one was decided"
+
+
+def test_where_the_list_of_regions_is_full_there_may_be_more(make_inspection, capsys):
+    (region,) = make_inspection().regions
+    print_outcomes([Outcome(Path("a.tif"), make_inspection(regions=(region,) * MAX_REGIONS))])
+    assert f"≥ {MAX_REGIONS} " in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("width", "shown"), [(60, False), (120, True)])

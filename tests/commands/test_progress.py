@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -31,3 +32,10 @@ def test_a_line_is_told_a_minute(clock, capsys):
             clock.now = done * 40.0
             advance(done, 4)
     assert capsys.readouterr().err.split("\n") == ["Reading 2/4", "Reading 4/4", ""]
+
+
+def test_a_long_name_leaves_room_for_the_bar(clock, capsys):
+    with progress_bar("Reading") as advance:
+        clock.now = 80.0
+        advance(1, 2, Path(f"lot-{'7' * 60}-end.tif"))
+    assert capsys.readouterr().err == "Reading 1/2 lot-7777777777…777777-end.tif\n"

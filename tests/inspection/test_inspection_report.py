@@ -18,8 +18,11 @@ from PIL import Image
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.report import write_report
 from fusion_diff.inspection.run import Outcome, Overruling
+from fusion_diff.inspection.shown import measures
+from fusion_diff.inspection.wording import number
 from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.reasons import OUT_OF_SCOPE
+from fusion_diff.verdict.regions import MAX_REGIONS
 from fusion_diff.verdict.result import NearestReference
 
 HOSTILE = "<img src=x onerror=alert(1)>\"'{{7*7}}\u202egpj.tif"
@@ -140,7 +143,7 @@ def test_decisions_are_told_in_words_and_signs_and_counted(outcomes, tmp_path):
 def test_a_card_says_all_that_the_inspection_says(outcomes, tmp_path):
     page = Page(write_report(outcomes[1:2], tmp_path))
     for words in (
-        "0.031 probability of being authentic",
+        "0.03 score, calibrated at even prior odds",
         "One region of 100 µm² departs from the references.",
         "p(authentic) = 0.062: none of the 15 authentic references was as unlike the others as this micrograph",
         "dense +2.5",
@@ -166,8 +169,9 @@ def test_a_card_says_that_a_micrograph_is_out_of_scope(make_inspection, tmp_path
     assert OUT_OF_SCOPE in page.text
     assert page.text.count("? out of scope") == 2, "in the summary and on the card, in place of the decision"
     assert "1 ? inconclusive, 1 out of scope" in page.text
-    assert "0.031 to be ignored: out of scope" in page.text
-    assert "0.031 probability of being authentic" not in page.text
+    assert "0.03 to be ignored: out of scope" in page.text
+    assert "calibrated at even prior odds" not in page.text
+    assert '<b class="unsure">0.03</b> <span class="soft">to be ignored' in page.source, "the words are not faded"
     assert [attrs["class"] for attrs in page.all("article")] == ["card inconclusive beyond"]
 
 
@@ -231,9 +235,9 @@ def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, tmp_p
     compared = Compared("sound", {"sound": 1, "crack": 1}, 2, {"authentic": 1, "not authentic": 1})
     inspection = make_inspection(decision="inconclusive", calibrated=False, p_values={}, compared_with=compared)
     text = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path)).text
-    assert "0.031 score of being authentic, not calibrated" in text
+    assert "0.03 score, which only ranks" in text
     assert "calibrated probability" not in text
-    assert "probability of being authentic" not in text
+    assert "calibrated at even prior odds" not in text
     assert "scores are not calibrated, and nothing is decided" in text
     assert "no error rate is bounded, since nothing is decided" in text
     assert "at most 10 %" not in text
@@ -286,9 +290,31 @@ def test_without_a_pixel_size_lengths_are_in_pixels(make_inspection, tmp_path):
     inspection = make_inspection(pixel_size_um=None, regions=(region,), reasons=())
     page = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path))
     assert "Area, px²" in page.text
-    assert "1 400 32.0 16.0 3.00 2.50" in page.text
+    assert "1 400 32 16 3.00 2.50" in page.text
     assert "µm" not in page.text
     assert "scale bar 10 px" in " ".join(image["alt"] for image in page.all("img"))
+
+
+def test_where_the_list_of_regions_is_full_there_may_be_more(make_inspection, tmp_path):
+    (region,) = make_inspection().regions
+    full, one_less = (make_inspection(regions=(region,) * count) for count in (MAX_REGIONS, MAX_REGIONS - 1))
+    rows = Page(write_report([Outcome(Path("a.tif"), it) for it in (full, one_less)], tmp_path)).text
+    summary = rows.partition("How to read")[0]
+    assert f"≥ {MAX_REGIONS} 0.25 s" in summary
+    assert f" {MAX_REGIONS - 1} 0.25 s" in summary
+
+
+def test_weak_evidence_has_no_exponent_and_pixels_no_fraction(make_inspection):
+    (region,) = make_inspection().regions
+    weak = replace(region, area_um2=None, area_px=71, centroid_column=7.4, peak_evidence=0.000159, mean_evidence=-0.5)
+    assert [number(value) for value in measures(weak)] == ["71", "7", "16", "0", "\u22120.500"]
+
+
+def test_all_regions_are_opened_for_print(make_inspection, tmp_path):
+    (region,) = make_inspection().regions
+    page = Page(write_report([Outcome(Path("a.tif"), make_inspection(regions=(region,) * 11))], tmp_path))
+    assert page.all("details")
+    assert "beforeprint" in page.source.partition("<script>")[2]
 
 
 @pytest.mark.parametrize("which", [slice(0, 0), slice(3, 4)])

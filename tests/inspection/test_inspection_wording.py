@@ -12,6 +12,8 @@ from fusion_diff.verdict.compared import Compared
     ("value", "text"),
     [
         (0, "0"),
+        (71, "71"),
+        (-1234, "\u22121\u202f234"),
         (3.14159, "3.14"),
         (-0.5, "\u22120.500"),
         (1234567.8, "1\u202f234\u202f568"),

@@ -10,7 +10,8 @@ import pytest
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.verdict.compared import Compared
-from fusion_diff.verdict.reasons import IN_FAVOUR, MEANING, OUT_OF_SCOPE, explain
+from fusion_diff.verdict.reasons import IN_FAVOUR, MEANING, OUT_OF_SCOPE, TOO_FEW, explain
+from fusion_diff.verdict.regions import MAX_REGIONS
 from fusion_diff.verdict.result import NearestReference, RecognisedSurface, Region
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision(re
 )
 def test_an_open_decision_says_why_it_is_open(reasons, references, p, alpha, said):
     p_values = dict(zip(("authentic", "not authentic"), p, strict=False))
-    assert said in reasons(decision="inconclusive", references=references, p_values=p_values, alpha=alpha)[-1]
+    reason = reasons(decision="inconclusive", references=references, p_values=p_values, alpha=alpha)[-1]
+    assert said in reason
+    assert reason.startswith(TOO_FEW) == ("it fits" not in said)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +124,7 @@ def test_specimens_are_counted_where_references_share_them(reasons, specimens, s
             "One region departs from the authentic references; region 1 covers 400 px² about x = 32 px, y = 16 px",
         ),
         ((REGION, REGION), "2 regions depart from the authentic references; the strongest, region 1, covers 400 px²"),
+        ((REGION,) * MAX_REGIONS, f"{MAX_REGIONS} or more regions depart"),
         ((IN_UM,), "region 1 covers 100 µm² about x = 16 µm, y = 8.25 µm."),
     ],
 )
@@ -130,7 +134,8 @@ def test_regions_are_counted_and_the_strongest_is_placed(reasons, regions, said)
 
 def test_the_nearest_reference_is_named_with_its_class(reasons):
     nearest = (NearestReference("b.tif", "crack", 0.9), NearestReference("a.tif", "sound", 0.8))
-    assert reasons(nearest=nearest)[-1] == "It resembles reference b.tif (crack) most."
+    said = "Nearest in overall appearance, which is no part of the decision: b.tif (crack), similarity 0.90."
+    assert reasons(nearest=nearest)[-1] == said
 
 
 def test_a_surface_that_was_recognised_is_told_with_its_reference(reasons):

@@ -15,8 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from fusion_diff.counted import counted
-from fusion_diff.inspection.wording import SYMBOLS, number
+from fusion_diff.inspection.wording import SYMBOLS, number, region_count
 from fusion_diff.printable import paragraph, printable
+from fusion_diff.verdict.reasons import TOO_FEW
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -102,13 +103,19 @@ def progress_bar(verb: str, then: str | None = None) -> Iterator[Advance]:
         minutes = Minutes()
 
         def advance(done: int, total: int, path: Path | None = None, /) -> None:
-            name = "" if path is None else " " + printable(path.name)
+            name = "" if path is None else " " + _shortened(printable(path.name))
             doing = then if then is not None and done == total else verb
             bar.update(task, completed=done, total=total, description=escape(doing + name))
             if not console.is_terminal and minutes.over():
                 console.print(Text(f"{doing} {done}/{total}{name}"), soft_wrap=True)
 
         yield advance
+
+
+def _shortened(name: str, limit: int = 30) -> str:
+    """Return a name without its middle where it is so long that it would leave no room for the bar."""
+    half = (limit - 1) // 2
+    return name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
 
 
 @contextmanager
@@ -186,9 +193,21 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
     say(tally(outcomes))
     if any(outcome.inspection is not None and not outcome.inspection.calibrated for outcome in outcomes):
         say("The scores are not calibrated: one side has fewer than two specimens.")
+    if (why := _why_nothing_is_decided(outcomes)) is not None:
+        say(why)
     for outcome in outcomes:
         if outcome.error is not None:
             complain(outcome.error)
+
+
+def _why_nothing_is_decided(outcomes: Sequence[Outcome]) -> str | None:
+    """Return that too few references are enrolled to decide on any micrograph; None where it was not that."""
+    inspected = [outcome.inspection for outcome in outcomes if outcome.inspection is not None]
+    if any(it.decision != "inconclusive" for it in inspected):
+        return None
+    for reason in (reason for it in inspected for reason in it.reasons if reason.startswith(TOO_FEW)):
+        return reason.replace("Inconclusive:", "Nothing could be decided:", 1)
+    return None
 
 
 def print_findings(findings: Sequence[Finding]) -> None:
@@ -224,6 +243,6 @@ def _verdict(outcome: Outcome) -> list[Text]:
         Text(f"{it.score:.3f}" if it.in_scope else f"({it.score:.3f})", "" if it.in_scope and it.calibrated else "dim"),
         Text(f"{SYMBOLS[it.decision]} {it.decision if it.in_scope else 'out of scope'}", _STYLES[it.decision]),
         Text(printable(it.predicted_class)),
-        Text(str(len(it.regions))),
+        Text(region_count(it)),
         Text(f"{it.seconds:.2f}"),
     ]

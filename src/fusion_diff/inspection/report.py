@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_diff import __version__
 from fusion_diff.inspection import draw, shown
 from fusion_diff.inspection.pages import template
-from fusion_diff.inspection.wording import SYMBOLS, p_value_sentences
+from fusion_diff.inspection.wording import SYMBOLS, p_value_sentences, region_count
 from fusion_diff.printable import paragraph
 from fusion_diff.whole import whole_file
 
@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 _SCRIPT = (
     'document.documentElement.classList.add("scripted");'
     'document.addEventListener("input",function(e){if(e.target.matches(".fade"))'
-    'e.target.closest("figure").style.setProperty("--heat",e.target.value/100)})'
+    'e.target.closest("figure").style.setProperty("--heat",e.target.value/100)});'
+    'addEventListener("beforeprint",function(){document.querySelectorAll("details").forEach(function(d){d.open=true})})'
 )
 _GRAVEST_FIRST = ("not authentic", "inconclusive", "authentic")
 
@@ -79,6 +80,7 @@ def write_report(
         two_sided=any("not authentic" in i.p_values for i in inspections),
         one_sided=any(set(i.p_values) == {"authentic"} for i in inspections),
         symbols=SYMBOLS,
+        region_count=region_count,
         shown=_below_common_folder([outcome.path for outcome in outcomes]),
         rows=inspected,
         failures=[outcome for outcome in outcomes if outcome.inspection is None],

@@ -20,11 +20,14 @@ def field_of_view(it: Inspection) -> str:
 
 
 def measures(region: Region) -> tuple[float | None, ...]:
-    """Return area, x and y (in µm where known, else in px), peak and mean evidence of a region."""
+    """Return area, x and y (in µm where known, else in whole px), peak and mean evidence of a region.
+
+    Evidence below 0.001 is shown as 0.
+    """
     where: tuple[float | None, ...] = (region.area_um2, region.centroid_x_um, region.centroid_y_um)
     if region.area_um2 is None:
-        where = (region.area_px, region.centroid_column, region.centroid_row)
-    return (*where, region.peak_evidence, region.mean_evidence)
+        where = (region.area_px, round(region.centroid_column), round(region.centroid_row))
+    return *where, *(value if abs(value) >= 0.001 else 0.0 for value in (region.peak_evidence, region.mean_evidence))
 
 
 def summands(it: Inspection) -> dict[str, float]:

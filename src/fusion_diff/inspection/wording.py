@@ -5,11 +5,14 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+from fusion_diff.verdict.regions import MAX_REGIONS
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fusion_diff.fewshot.decision import Decision
     from fusion_diff.verdict.compared import Compared
+    from fusion_diff.verdict.result import Inspection
 
 SYMBOLS: dict[Decision, str] = {"authentic": "✓", "not authentic": "✗", "inconclusive": "?"}
 """Symbol of each decision, so that colour is not needed; in the order of the exit codes 0, 1 and 2."""
@@ -21,13 +24,15 @@ OFFSET = "offset, the same for all"
 def number(value: float | None, digits: int = 3) -> str:
     """Return a number with `digits` significant digits and a true minus sign; very small numbers have an exponent.
 
-    Large numbers keep all digits before the point, in groups of three separated by narrow spaces. None and NaN give a
-    dash.
+    Large numbers keep all digits before the point, in groups of three separated by narrow spaces; so do all whole
+    numbers of type int. None and NaN give a dash.
     """
     if value is None or math.isnan(value):
         return "\N{EN DASH}"
     if math.isinf(value):
         text = "-∞" if value < 0 else "∞"
+    elif isinstance(value, int):
+        text = f"{value:,}"
     elif value == 0:
         text = "0"
     else:
@@ -35,6 +40,11 @@ def number(value: float | None, digits: int = 3) -> str:
         places = max(0, digits - 1 - exponent)
         text = f"{value:.{digits - 1}e}" if places > digits + 3 else f"{value:,.{places}f}"
     return text.replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
+
+
+def region_count(it: Inspection) -> str:
+    """Return the number of regions; where as many are listed as may be, there can be more."""
+    return f"≥ {MAX_REGIONS}" if len(it.regions) >= MAX_REGIONS else str(len(it.regions))
 
 
 def told_apart(first: float, second: float) -> tuple[str, str]:

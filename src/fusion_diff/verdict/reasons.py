@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from fusion_diff.fewshot.decision import ROUNDING, specimens_needed
+from fusion_diff.verdict.regions import MAX_REGIONS
 
 if TYPE_CHECKING:
     from fusion_diff.verdict.compared import Compared
@@ -38,6 +39,10 @@ IN_FAVOUR = {
     "reconstruction": "that the diffusion prior could reconstruct nearly all of it",
 }
 """What each means where it speaks for a micrograph."""
+
+
+TOO_FEW = ("Inconclusive: there are too few", "Inconclusive: alpha")
+"""Beginnings of the reasons for an open decision that hold for every micrograph: there are too few references."""
 
 
 def changed(contributions: dict[str, float], offset: float) -> bool:
@@ -85,13 +90,18 @@ def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
             f"{it.recognised.points} keypoints match."
         )
     if it.regions:
-        many = f"{len(it.regions)} regions depart" if len(it.regions) > 1 else "One region departs"
+        more = " or more" if len(it.regions) >= MAX_REGIONS else ""
+        many = f"{len(it.regions)}{more} regions depart" if len(it.regions) > 1 else "One region departs"
         which = "the strongest, region 1," if len(it.regions) > 1 else "region 1"
         lines.append(f"{many} from the authentic references; {which} covers {_place(it.regions[0])}.")
     else:
         lines.append("No region departs from the authentic references.")
     if it.nearest:
-        lines.append(f"It resembles reference {it.nearest[0].name} ({it.nearest[0].label}) most.")
+        nearest = it.nearest[0]
+        lines.append(
+            f"Nearest in overall appearance, which is no part of the decision: {nearest.name} ({nearest.label}), "
+            f"similarity {round(nearest.similarity, 2) + 0.0:.2f}."
+        )
     if it.decision == "inconclusive" and it.in_scope:
         lines.append(_why_open(it, inside, outside))
     return tuple(lines)
@@ -109,7 +119,7 @@ def _place(region: Region) -> str:
 
 def _why_open(it: Inspection, inside: int, outside: int) -> str:
     if not inside:
-        return "Inconclusive: there are too few references to calibrate the score and to decide."
+        return f"{TOO_FEW[0]} references to calibrate the score and to decide."
     if changed(it.contributions, it.offset):
         return (
             "Inconclusive: its surface is that of an authentic reference, but all other evidence is against it: it may "
@@ -123,7 +133,7 @@ def _why_open(it: Inspection, inside: int, outside: int) -> str:
     few = [f"{count} {side}" for side, count in sides if 0 < count < needed]
     if few:
         where = " on each side" if outside else ""
-        return f"Inconclusive: alpha {alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}."
+        return f"{TOO_FEW[1]} {alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}."
     if all(p > alpha + ROUNDING for p in it.p_values.values()):
         return f"Inconclusive: it fits both the authentic and the other references at alpha {alpha:g}."
     return f"Inconclusive: it fits neither the authentic nor the other references at alpha {alpha:g}."
