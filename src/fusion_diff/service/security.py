@@ -204,7 +204,7 @@ def _caller_of_key(service: Service, key: str) -> Caller:
     with service.database.read() as session:
         caller = keys.caller_of(session, key.strip())
     if caller is None:
-        raise UnauthorizedError("the API key is not valid; make one with fusion-diff service-keys new")
+        raise UnauthorizedError("the API key is not valid; ask the administrator for one")
     return caller
 
 

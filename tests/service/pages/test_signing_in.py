@@ -56,7 +56,7 @@ def test_whoever_is_not_signed_in_is_asked_to_and_comes_back(guarded):
     assert guarded.post("/inspect", files={"file": ("a.tif", b"x")}).status_code == 401
     wrong = guarded.post("/sign-in", data={"key": "fdk_nothing"})
     assert wrong.status_code == 401
-    assert "not valid" in Page(wrong.text).text
+    assert "the API key is not valid; ask the administrator for one" in Page(wrong.text).text
     part = guarded.post("/sign-in", data={"key": "<b>"}, headers=HTMX)
     assert looked_at(part).text.startswith("API key")
 
