@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed")
+expect = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed").expect
 pytestmark = pytest.mark.slow
 MIDDLE = """easel => [
     (easel.scrollLeft + easel.clientWidth / 2) / easel.scrollWidth,
@@ -66,3 +66,13 @@ def test_the_view_follows_the_cursor_of_the_keyboard_and_keeps_its_middle_when_t
     page.mouse.up()
     zoom.select_option("2")
     assert view.evaluate(MIDDLE) == pytest.approx(middle, abs=0.01)
+
+
+def test_the_size_of_the_brush_is_told_in_pixels_of_the_micrograph(easel):
+    page, told = easel, easel.locator("#size-value")
+    page.get_by_label("Zoom").select_option("4")
+    page.locator("#size").fill("100")
+    expect(told).to_have_text("25 image px")
+    page.get_by_label("Zoom").select_option("1")
+    expect(told).to_have_text("100 image px")
+    expect(page.get_by_role("application", name="Micrograph to paint on")).to_have_count(1)

@@ -47,6 +47,7 @@ class Easel {
     this.element.style.setProperty("--wide", this.paint.width * this.shown + "px");
     this.element.style.setProperty("--high", this.paint.height * this.shown + "px");
     this.element.classList.toggle("pixels", this.shown >= 2);
+    this.tell();
     if (!shown) return;
     const [x, y] = middle.map((each) => (each / shown) * this.shown);
     element.scrollTo(x - element.clientWidth / 2, y - element.clientHeight / 2);
@@ -68,6 +69,12 @@ class Easel {
 
   get radius() {
     return Number(this.size.value) / 2 / this.shown;
+  }
+
+  // Show the size of the brush in pixels of the micrograph.
+  tell() {
+    const size = (2 * this.radius * this.width) / this.paint.width;
+    document.getElementById("size-value").textContent = `${size < 10 ? size.toFixed(1) : Math.round(size)} image px`;
   }
 
   draw() {
@@ -191,6 +198,7 @@ class Easel {
         else this.draw();
       }
     });
+    this.size.addEventListener("input", () => this.tell());
     for (const kind of ["focus", "blur"]) this.paint.addEventListener(kind, () => this.draw());
   }
 }
@@ -216,8 +224,6 @@ function tinted(mark) {
 const easel = new Easel(document.getElementById("easel"));
 const state = document.getElementById("brush-state");
 const save = document.getElementById("save");
-const size = document.getElementById("size");
-size.addEventListener("input", () => (document.getElementById("size-value").textContent = `${size.value} px`));
 document.getElementById("scale").addEventListener("change", (event) => easel.scale(event.target.value));
 document.getElementById("undo").addEventListener("click", () => easel.undo());
 document.getElementById("clear").addEventListener("click", () => easel.clear());
