@@ -1,4 +1,4 @@
-"""The page of a verdict in a browser: an overruling is seen and made once."""
+"""The page of a verdict in a browser: regions and colours of the map, and an overruling seen and made once."""
 
 from __future__ import annotations
 
@@ -9,10 +9,13 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def verdict(address, open_page, micrograph):
-    """The page of a verdict."""
+def verdict(address, open_page, draw, tiff):
+    """The page of a verdict with regions at the upper and the right edge, and more than are listed at first."""
+    pixels = draw("fine", 1, 700)
+    for row, column in ((0, 0), (0, 340), (0, 670), (340, 670), (340, 340), (670, 0)):
+        pixels[row : row + 30, column : column + 30] //= 4
     page = open_page(address)
-    file = {"name": "a.tif", "mimeType": "image/tiff", "buffer": micrograph("coarse", 1)}
+    file = {"name": "a.tif", "mimeType": "image/tiff", "buffer": tiff(pixels)}
     done = page.request.post("/v1/inspections", multipart={"files": file}).json()["results"][0]["inspection"]
     page.goto(f"/inspections/{done['id']}")
     page.locator("#viewer.ready").wait_for()
@@ -34,3 +37,41 @@ def test_an_overruling_is_seen_and_a_second_click_makes_no_second_one(verdict):
     expect(page.get_by_role("radio", name="authentic", exact=True), "a decision is missing").to_be_focused()
     page.reload()
     assert "Earlier overrulings" not in page.locator("#decided").inner_text()
+
+
+def test_numbers_of_regions_lie_inside_of_the_micrograph(verdict):
+    page, rim = verdict, 3  # a box holds the rim of the digits
+    for size in ({"width": 1360, "height": 900}, {"width": 390, "height": 800}):
+        page.set_viewport_size(size)
+        page.get_by_role("button", name="Fit").click()
+        edge = page.locator(".viewer").bounding_box()
+        for number in page.locator(".outlines text").all():
+            box = number.bounding_box()
+            assert box["x"] >= edge["x"] - rim, number.text_content()
+            assert box["y"] >= edge["y"] - rim, number.text_content()
+            assert box["x"] + box["width"] <= edge["x"] + edge["width"] + rim, number.text_content()
+
+
+def test_ten_regions_are_listed_and_the_others_when_asked_for(verdict):
+    page = verdict
+    listed = page.locator("[data-go]")
+    assert listed.count() > 10
+    expect(listed.nth(9)).to_be_visible()
+    expect(listed.nth(10)).to_be_hidden()
+    page.locator("summary", has_text=f"{listed.count() - 10} weaker region").click()
+    listed.nth(10).click()
+    expect(page.locator(".outlines .chosen text")).to_have_text("11")
+
+
+def test_the_legend_is_as_faint_as_the_map(verdict):
+    page = verdict
+    opacity = "element => getComputedStyle(element).opacity"
+    for value in ("60", "20"):
+        page.locator("#opacity").fill(value)
+        for what in (".heat", ".ramp"):
+            assert page.locator(what).evaluate(opacity) == f"0.{value[0]}"
+    expect(page.locator(".heatscale")).to_contain_text("Colours scaled to this micrograph")
+
+
+def test_the_viewer_is_announced_as_what_takes_keys(verdict):
+    expect(verdict.get_by_role("application", name="Micrograph a.tif. Arrow keys move")).to_have_count(1)

@@ -189,7 +189,7 @@ for (const button of document.querySelectorAll("[data-view]")) button.addEventLi
 
 const opacity = document.getElementById("opacity");
 const fade = () => {
-  element.style.setProperty("--heat", opacity.value / 100);
+  element.closest("figure").style.setProperty("--heat", opacity.value / 100); // of the map and of its legend
   document.getElementById("opacity-value").textContent = `${opacity.value} %`;
 };
 opacity.addEventListener("input", fade);
