@@ -9,7 +9,7 @@ from sqlalchemy import select
 from starlette.responses import Response
 
 from fusion_diff.inspection import draw, shown
-from fusion_diff.inspection.wording import p_value_sentences
+from fusion_diff.inspection.wording import p_value_sentences, region_count
 from fusion_diff.references.reference import alike_in_letters
 from fusion_diff.service import collecting, pictures, records
 from fusion_diff.service.pages.rendering import PageRoute, render
@@ -40,6 +40,7 @@ def verdict(request: Request, service: ServiceDep, caller: Reader, inspection_id
             it=it,
             field=shown.field_of_view(judged),
             unit="px" if it.pixel_size_um is None else "µm",
+            region_count=region_count(judged),
             regions=[(region, shown.measures(region)) for region in judged.regions],
             p_values=p_value_sentences(judged.p_values, judged.compared_with),
             contributions=shown.bars(judged),
