@@ -49,6 +49,7 @@ def test_a_model_is_loaded_enrolled_and_asked_as_without_settings(checkpoint_fol
         enrolment = model.enroll(references, reconstruction=True)
         it = model.inspect(micrograph, purify=True)
         few = enrolment.shots(1).figures  # learned by the caller
+        model.to("cpu:0")  # a device by another name, so that what was learned is moved
         return float(model.predict_authenticity(micrograph)), it.score, few, audited, dtype
 
     expected = scores()

@@ -256,6 +256,7 @@ class Enrolment:
             return None
         return RecognisedSurface(self.names[match.reference], self.labels[match.reference], match.points)
 
+    @own_settings()
     def to(self, device: torch.device) -> Enrolment:
         """Return the enrolment with all its tensors on a device."""
         if self.condition.device == device:
