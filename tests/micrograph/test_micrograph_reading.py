@@ -336,6 +336,16 @@ def test_nan_and_infinity_in_a_file_are_counted_and_located(tmp_path):
         load_microstructure_data(tmp_path / "image.tif")
 
 
+@pytest.mark.parametrize("value", [np.inf, -1e300])
+@pytest.mark.filterwarnings("error")
+def test_a_file_of_which_many_values_are_infinite_in_single_precision_is_refused_without_a_warning(tmp_path, value):
+    levels = texture(dtype=np.float64)
+    levels[-20:] = value
+    tifffile.imwrite(tmp_path / "image.tif", levels)
+    with pytest.raises(MicrographError, match="1,120 values are NaN or infinite, the first at row 28, column 0"):
+        load_microstructure_data(tmp_path / "image.tif")
+
+
 def test_a_black_file_is_refused(tmp_path):
     tifffile.imwrite(tmp_path / "image.tif", np.zeros((64, 64), np.uint16))
     with pytest.raises(MicrographError, match=r"image\.tif: every pixel has the level 0"):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
+import numpy as np
+
 from fusion_diff.dependencies import install
 from fusion_diff.errors import MicrographError, TrustError
 from fusion_diff.micrograph import storage
@@ -111,16 +113,17 @@ def load_microstructure_data(
         notes = calibration.notes(of_size=pixel_size_um is None) + choice.notes
         if choice.cure:
             warn(f"{source.name}: {' '.join(choice.notes)} {choice.cure}")
-        rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
         claimed = claimed_rows(levels.shape[0], calibration.true_height) if crop_data_bar else 0
+        with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused at the end
+            rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
+            levels = levels[: levels.shape[0] - rows]
+            clipped = _clipped(levels)
         if claimed not in (0, rows):
             notes += (
                 f"Its metadata claim that the lowest {claimed:,} rows are a data bar, but they do not look like one.",
             )
         if rows:
             notes += (f"A data bar of {rows:,} rows was cropped from the bottom.",)
-        levels = levels[: levels.shape[0] - rows]
-        notes += _clipped(levels)
         return Micrograph(
             levels=levels,
             name=source.name,
@@ -129,7 +132,7 @@ def load_microstructure_data(
             pixel_size_um=calibration.pixel_size_um if pixel_size_um is None else pixel_size_um,
             instrument=calibration.instrument,
             data_bar_px=rows,
-            notes=notes,
+            notes=notes + clipped,
             page=choice.page if page is not None or choice.page else None,
         )
 
