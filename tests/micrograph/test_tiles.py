@@ -160,6 +160,20 @@ def test_a_mask_marks_the_tokens_it_covers(data):
         assert marked[row + 1, column + 1]
 
 
+@given(st.data(), st.integers(8, 40), st.integers(8, 40))
+def test_a_mask_is_pooled_as_by_a_loop_over_its_pixels(data, height, width):
+    grid = Grid.of(height, width, tile=16, stride=4)
+    mask = np.random.default_rng(data.draw(st.integers(0, 99))).random((height, width)) < data.draw(st.floats(0, 0.5))
+    hits, area = np.zeros((2, grid.rows, grid.columns))
+    for y, x in np.ndindex(height, width):
+        token = min(int((y + 0.5) * grid.scale), grid.rows - 1), min(int((x + 0.5) * grid.scale), grid.columns - 1)
+        area[token] += 1
+        hits[token] += mask[y, x]
+    covered = (hits > 0) & (hits >= 0.2 * area)
+    best = (hits > 0) & (hits == hits.max())
+    np.testing.assert_array_equal(grid.pool_mask(mask), covered if covered.any() else best)
+
+
 def test_a_mask_of_exactly_one_token_marks_that_one():
     grid, mask = layout(300, 400), np.zeros((300, 400), dtype=bool)
     mask[16:24, 40:48] = True

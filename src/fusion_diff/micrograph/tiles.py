@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -115,12 +116,12 @@ class Grid:
         height, width = mask.shape
         row = np.minimum((np.arange(height) + 0.5) * self.scale, self.rows - 1).astype(np.intp)
         column = np.minimum((np.arange(width) + 0.5) * self.scale, self.columns - 1).astype(np.intp)
-        hits = np.zeros((self.rows, self.columns))
-        area = np.zeros((self.rows, self.columns))
-        index = (np.broadcast_to(row[:, None], mask.shape), np.broadcast_to(column[None, :], mask.shape))
-        np.add.at(hits, index, mask)
-        np.add.at(area, index, 1)
-        covered = hits >= 0.2 * np.maximum(area, 1)
+        edges = np.searchsorted(row, np.arange(self.rows + 1))  # token row r has the pixel rows edges[r]:edges[r + 1]
+        hits = np.stack(
+            [np.bincount(column, mask[top:bottom].sum(axis=0), self.columns) for top, bottom in pairwise(edges)]
+        )
+        area = np.outer(np.diff(edges), np.bincount(column, minlength=self.columns))
+        covered: NDArray[np.bool_] = hits >= 0.2 * np.maximum(area, 1)
         # If a thinner flaw covers no token that far, the tokens with the most marked pixels are returned.
         return covered if covered.any() or not mask.any() else hits == hits.max()
 
