@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections import defaultdict
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -188,9 +189,10 @@ class Bench:
             return encode(load_microstructure_data(image.path, crop_data_bar=False), encoder, **options)
 
         towards = torch.stack([look(image)[1] for image in drawn.references if image.authentic]).mean(0)
+        given = partial(path.residual, condition=towards)
 
         def residual(image: Image, bag: Bag, *, twins: bool) -> Bag:
-            return replace(bag, residual=look(image, reconstruction=path, towards=towards, twins=twins)[0].residual)
+            return replace(bag, residual=look(image, residual=given, twins=twins)[0].residual)
 
         return (
             [residual(image, bag, twins=True) for image, bag in zip(drawn.references, bags, strict=True)],

@@ -21,7 +21,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion_diff.diffusion.purification import Purified
 from fusion_diff.fewshot.bags import CLIP
 from fusion_diff.fewshot.readings import pool
 from fusion_diff.micrograph.tiles import Grid
@@ -30,6 +29,7 @@ from fusion_diff.trust.certificate import as_micrograph
 from fusion_diff.verdict.reading import Reading
 
 if TYPE_CHECKING:
+    from fusion_diff.diffusion.purification import Purification
     from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.fewshot.verifier import Verifier
 
@@ -51,16 +51,16 @@ class Victim(nn.Module):
     Args:
         encoder: the dual-path encoder.
         verifier: the verifier learned from the references.
-        purified: the purifier, for purified log-odds.
+        purify: the purifier, for purified log-odds.
     """
 
-    def __init__(self, encoder: DualPathEncoder, verifier: Verifier, purified: Purified | None = None) -> None:
+    def __init__(self, encoder: DualPathEncoder, verifier: Verifier, purify: Purification | None = None) -> None:
         super().__init__()
         if verifier.needs_residual:
             raise ValueError("the reconstruction evidence is not attacked here; enrol without it")
         self.encoder = encoder
         self.verifier = verifier
-        self.purified = purified
+        self.purify = purify
 
     def tokens(self, pixels: Tensor, noise: Tensor | None = None) -> Tensor:
         """Return the tokens (n, C) of working pixels, on the encoder's device."""
@@ -69,8 +69,8 @@ class Victim(nn.Module):
         tiles = list(grid.tiles())
         cut = [pixels[t.top * 8 : t.top * 8 + side, t.left * 8 : t.left * 8 + side] for t in tiles]
         batch = torch.stack(cut)[:, None].expand(-1, 3, -1, -1)
-        if self.purified is not None:
-            batch = self.purified.purify(batch, noise)
+        if self.purify is not None:
+            batch = self.purify(batch, noise)
         maps = _settle(features(self.encoder, batch))
         kept = []
         for each, tile in zip(maps, tiles, strict=True):
@@ -97,8 +97,8 @@ class Victim(nn.Module):
 
     def judge(self, pixels: Tensor) -> float:
         """Return the log-odds as the product computes them."""
-        eye = self.encoder if self.purified is None else self.purified
-        return Reading.of(*perceive(as_micrograph(pixels.numpy()), eye), self.verifier).log_odds
+        seen = perceive(as_micrograph(pixels.numpy()), self.encoder, purify=self.purify)
+        return Reading.of(*seen, self.verifier).log_odds
 
     def gradient(self, flawed: bool, draws: int = 0, seed: int = 0) -> Gradient:
         """Return margin and gradient of an image's true side.
@@ -114,8 +114,8 @@ class Victim(nn.Module):
         def at(pixels: Tensor) -> tuple[float, Tensor]:
             pixels = pixels.detach().requires_grad_()
             margins, total = [], torch.zeros_like(pixels)
-            for _ in range(max(1, draws if self.purified is not None else 1)):
-                noise = torch.randn(4, 56, 56, generator=generator) if draws and self.purified is not None else None
+            for _ in range(max(1, draws if self.purify is not None else 1)):
+                noise = torch.randn(4, 56, 56, generator=generator) if draws and self.purify is not None else None
                 margin = sign * self.log_odds(pixels, noise)
                 total += torch.autograd.grad(margin, pixels)[0]
                 margins.append(float(margin.detach()))

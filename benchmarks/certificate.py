@@ -26,6 +26,7 @@ from rich.progress import track
 from robustness import Bench, chosen
 
 from fusion_diff import DiffusionModel, load_microstructure_data
+from fusion_diff.diffusion.purification import Purification
 from fusion_diff.perception import perceive
 from fusion_diff.trust.certificate import as_micrograph, denoising, smooth, working_pixels
 from fusion_diff.verdict.reading import Reading
@@ -42,13 +43,15 @@ def certificates(name: str, answers: Answers, options: argparse.Namespace) -> li
     eye = Eye(model)
     model.to(options.device)
     bench = Bench(model, eye, drawn.references)
-    encoders = {
-        sigma: denoising(model.encoder, bench.prior, bench.condition, sigma) for sigma in sorted(options.sigmas)
-    }
+    denoise = {sigma: denoising(bench.prior, bench.condition, sigma) for sigma in sorted(options.sigmas)}
+
+    def against(noisy: np.ndarray, denoise: Purification) -> bool:
+        seen = perceive(as_micrograph(noisy), model.encoder, purify=denoise)
+        return Reading.of(*seen, bench.verifier).log_odds > 0
 
     def ask(sigma: float, pixels: np.ndarray) -> dict[str, Any]:
         found = smooth(
-            lambda noisy: Reading.of(*perceive(as_micrograph(noisy), encoders[sigma]), bench.verifier).log_odds > 0,
+            lambda noisy: against(noisy, denoise[sigma]),
             pixels,
             sigma=sigma,
             samples=options.samples,
@@ -63,7 +66,7 @@ def certificates(name: str, answers: Answers, options: argparse.Namespace) -> li
         pixels = array if array.ndim == 2 else array.mean(2)
         about = {"set": name, "seed": options.seed, "shots": options.shots, "model": model.sha256}
         about |= {"image": image.path.name, "flawed": not image.authentic, "samples": options.samples}
-        rows += [answers.get(about | {"sigma": sigma}, partial(ask, sigma, pixels)) for sigma in encoders]
+        rows += [answers.get(about | {"sigma": sigma}, partial(ask, sigma, pixels)) for sigma in denoise]
     return rows
 
 

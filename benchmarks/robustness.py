@@ -31,7 +31,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import roc_auc_score
 
 from fusion_diff import DiffusionModel, load_microstructure_data
-from fusion_diff.diffusion.purification import Purified
+from fusion_diff.diffusion.purification import Purification
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.perception import encode
 from fusion_diff.trust.certificate import working_pixels
@@ -53,10 +53,9 @@ class Bench:
         condition = torch.stack([encode(each, self.encoder)[1] for each in authentic]).mean(0)
         self.prior = model.reconstruction.prior
         self.condition = condition
-        purified = Purified(self.encoder, self.prior, condition)
         self.victims = {
             "plain": Victim(self.encoder, self.verifier),
-            "purified": Victim(self.encoder, self.verifier, purified),
+            "purified": Victim(self.encoder, self.verifier, Purification(self.prior, condition)),
         }
         width = self.encoder.paths[0]
         pooled = np.stack([eye.look(i, reference=True).tokens[:, :width].mean(0).cpu().numpy() for i in references])

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -93,7 +95,8 @@ def test_without_the_diffusion_path_there_are_no_residuals(model):
 
 def test_with_the_diffusion_path_every_token_has_residuals(model):
     _, condition = encode(noise(224, 240), model.encoder)
-    bag, _ = encode(noise(224, 240), model.encoder, reconstruction=model.reconstruction, towards=condition)
+    residual = partial(model.reconstruction.residual, condition=condition)
+    bag, _ = encode(noise(224, 240), model.encoder, residual=residual)
     assert bag.residual.shape == (28 * 30, 2)
     assert float(bag.residual.min()) >= 0
 

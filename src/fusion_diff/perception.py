@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from itertools import islice, repeat
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import torch
@@ -18,15 +18,17 @@ from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.micrograph.tiles import MARGIN, Grid
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from numpy.typing import NDArray
-    from torch.nn import Parameter
 
     from fusion_diff.diffusion.reconstruction import ReconstructionPath
     from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.micrograph import Micrograph
+
+    OfTiles = Callable[[Tensor], Tensor]
+    """Computes something of tiles (B, 3, T, T) in [0, 1]."""
 
 MAX_TOKENS = 8192
 """Tokens kept of a reference, those of its mirror image included. This is all of a 512 x 512 micrograph, and a random
@@ -41,20 +43,6 @@ ACCELERATED_BATCH = 32
 
 SURFACE_SIDE = 768
 """Keypoints are computed on a micrograph reduced to this longer side, in pixels."""
-
-
-class TileEncoder(Protocol):
-    """Encodes tiles: the dual-path encoder, or a wrapper around it such as `Purified`."""
-
-    @property
-    def tile(self) -> int:
-        """Side of a tile in working pixels."""
-
-    def __call__(self, pixels: Tensor, /) -> Any:
-        """Return the `Encoding` of tiles (B, 3, T, T)."""
-
-    def parameters(self) -> Iterator[Parameter]:
-        """Return the parameters; their device is the one to compute on."""
 
 
 class Networks(Protocol):
@@ -89,10 +77,10 @@ class Part:
 
 def perceive(
     micrograph: Micrograph,
-    encoder: TileEncoder,
+    encoder: DualPathEncoder,
     *,
-    reconstruction: ReconstructionPath | None = None,
-    towards: Tensor | None = None,
+    purify: OfTiles | None = None,
+    residual: OfTiles | None = None,
     mirrored: bool = False,
 ) -> tuple[Grid, Iterator[Part]]:
     """Encode a micrograph.
@@ -100,24 +88,24 @@ def perceive(
     Args:
         micrograph: the image, of any size.
         encoder: the dual-path encoder, on the device to compute on.
-        reconstruction: the diffusion path; if omitted, there are no residuals.
-        towards: (tokens, condition width), the condition to denoise towards.
+        purify: `Purification` of the tiles before anything else.
+        residual: `ReconstructionPath.residual` towards a condition; if omitted, there are no residuals.
         mirrored: flip every tile left to right before encoding; tokens keep their positions.
 
     Returns:
         The token grid, and an iterator over its parts.
     """
     grid = Grid.of(micrograph.height, micrograph.width, tile=encoder.tile, stride=STRIDE)
-    return grid, _parts(micrograph, grid, encoder, reconstruction, towards, mirrored)
+    return grid, _parts(micrograph, grid, encoder, purify, residual, mirrored)
 
 
 @torch.inference_mode()
 def _parts(
     micrograph: Micrograph,
     grid: Grid,
-    encoder: TileEncoder,
-    reconstruction: ReconstructionPath | None,
-    towards: Tensor | None,
+    encoder: DualPathEncoder,
+    purify: OfTiles | None,
+    residual: OfTiles | None,
     mirrored: bool,
 ) -> Iterator[Part]:
     device = next(encoder.parameters()).device
@@ -127,19 +115,18 @@ def _parts(
         pixels = torch.from_numpy(np.stack([grid.read(micrograph, tile) for tile in tiles])).to(
             device, memory_format=torch.channels_last
         )
+        if purify is not None:
+            pixels = purify(pixels)
         encoding = encoder(pixels.flip(-1) if mirrored else pixels)
         maps = encoding.tokens.flip(-1) if mirrored else encoding.tokens
-        if reconstruction is not None and towards is not None:
-            residual = reconstruction.residual(pixels, towards)
-        else:
-            residual = pixels.new_zeros(len(tiles), 0, grid.side, grid.side)
-        tokens, residual = _settle(maps), _settle(residual)
+        residuals = pixels.new_zeros(len(tiles), 0, grid.side, grid.side) if residual is None else residual(pixels)
+        tokens, residuals = _settle(maps), _settle(residuals)
         for index, tile in enumerate(tiles):
             yield Part(
                 tile.rows,
                 tile.columns,
                 tokens[index][:, *tile.inside].flatten(1).T.contiguous(),
-                residual[index][:, *tile.inside].flatten(1).T.contiguous(),
+                residuals[index][:, *tile.inside].flatten(1).T.contiguous(),
                 encoding.condition[index],
             )
 
@@ -156,11 +143,11 @@ def _settle(maps: Tensor) -> Tensor:
 
 def encode(
     micrograph: Micrograph,
-    encoder: TileEncoder,
+    encoder: DualPathEncoder,
     *,
     mark: NDArray[np.bool_] | None = None,
-    reconstruction: ReconstructionPath | None = None,
-    towards: Tensor | None = None,
+    purify: OfTiles | None = None,
+    residual: OfTiles | None = None,
     twins: bool = False,
 ) -> tuple[Bag, Tensor]:
     """Encode a whole micrograph at once, as enrolment does with references.
@@ -169,26 +156,26 @@ def encode(
         micrograph: the image.
         encoder: the dual-path encoder.
         mark: (H, W), True on a flaw.
-        reconstruction: the diffusion path; if omitted, there are no residuals.
-        towards: (tokens, condition width), the condition to denoise towards.
+        purify: `Purification` of the tiles before anything else.
+        residual: `ReconstructionPath.residual` towards a condition; if omitted, there are no residuals.
         twins: after each token, add the token at the same place in the micrograph flipped left to right. A ceramic has
             no preferred side, so this doubles the data of a reference.
 
     Returns:
         Its tokens, `MAX_TOKENS` at most, rounded to float16 as they are stored; and its mean condition.
     """
-    grid, parts = perceive(micrograph, encoder, reconstruction=reconstruction, towards=towards)
-    mirrored = perceive(micrograph, encoder, mirrored=True)[1] if twins else repeat(None)
+    grid, parts = perceive(micrograph, encoder, purify=purify, residual=residual)
+    mirrored = perceive(micrograph, encoder, purify=purify, mirrored=True)[1] if twins else repeat(None)
     marks = None if mark is None else torch.from_numpy(grid.pool_mask(mark))
     sample, conditions = _Sample(grid.rows * grid.columns * (2 if twins else 1), MAX_TOKENS), []
     for part, twin in zip(parts, mirrored, strict=twins):
         shown = [part.tokens] if twin is None else [part.tokens, twin.tokens]
-        tokens, residual = _alternating(shown), _alternating([part.residual] * len(shown))
+        tokens, residuals = _alternating(shown), _alternating([part.residual] * len(shown))
         marked = None
         if marks is not None:
             own = marks[slice(*part.rows), slice(*part.columns)].flatten()
             marked = _alternating([own] * len(shown)).to(tokens.device)
-        sample.add(Bag(tokens.half().float(), residual.half().float(), marked))
+        sample.add(Bag(tokens.half().float(), residuals.half().float(), marked))
         conditions.append(part.condition)
     return sample.drawn(), torch.stack(conditions).mean(0)
 

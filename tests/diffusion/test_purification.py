@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from fusion_diff.diffusion.purification import Purified, purified_paths
+from fusion_diff.diffusion.purification import Purification
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.record import to_line
@@ -38,8 +38,8 @@ def embedded(checkpoint_folder: Path) -> DiffusionModel:
 
 
 @pytest.fixture(scope="module")
-def purified(embedded: DiffusionModel) -> Purified:
-    return purified_paths(embedded.reconstruction, embedded.enrolment.condition, residual=False)[0]
+def purify(embedded: DiffusionModel) -> Purification:
+    return Purification(embedded.reconstruction.prior, embedded.enrolment.condition)
 
 
 @pytest.fixture(scope="module")
@@ -64,10 +64,10 @@ def inspect(model: DiffusionModel, micrograph: Micrograph, **options: float):
         return model.inspect(micrograph, **options)
 
 
-def test_a_purified_tile_is_near_the_tile_and_the_same_every_time(purified: Purified) -> None:
+def test_a_purified_tile_is_near_the_tile_and_the_same_every_time(purify: Purification) -> None:
     tile = torch.from_numpy(surface(1).pixels.copy())[None, None].expand(1, 3, 224, 224).contiguous()
     with torch.inference_mode():
-        first, again = purified.purify(tile), purified.purify(tile)
+        first, again = purify(tile), purify(tile)
     assert torch.equal(first, again)
     assert 0 <= float(first.min()) <= float(first.max()) <= 1
     assert not torch.equal(first, tile)
@@ -75,43 +75,51 @@ def test_a_purified_tile_is_near_the_tile_and_the_same_every_time(purified: Puri
     assert float(torch.corrcoef(torch.stack([coarse, given]))[0, 1]) > 0.9
 
 
-def test_purification_takes_away_most_of_a_fine_perturbation(purified: Purified) -> None:
+def test_purification_takes_away_most_of_a_fine_perturbation(purify: Purification) -> None:
     tile = torch.from_numpy(surface(2).pixels.copy())[None, None].expand(1, 3, 224, 224).contiguous()
     pattern = torch.from_numpy(np.random.default_rng(0).choice([-1.0, 1.0], (1, 1, 224, 224))).float()
     changed = (tile + 4 / 255 * pattern).clamp(0, 1)
     with torch.inference_mode():
-        left = purified.purify(changed) - purified.purify(tile)
+        left = purify(changed) - purify(tile)
     assert float(left.square().mean()) < 0.25 * float((changed - tile).square().mean())
 
 
-def test_a_tile_is_purified_alike_alone_and_in_a_batch(purified: Purified) -> None:
+def test_a_tile_is_purified_alike_alone_and_in_a_batch(purify: Purification) -> None:
     tiles = torch.rand(2, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        torch.testing.assert_close(purified.purify(tiles)[1:], purified.purify(tiles[1:]), atol=1e-4, rtol=0)
+        torch.testing.assert_close(purify(tiles)[1:], purify(tiles[1:]), atol=1e-4, rtol=0)
 
 
-def test_the_gradient_flows_through_the_purification(purified: Purified) -> None:
+def test_the_gradient_flows_through_the_purification(purify: Purification) -> None:
     tile = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0)).requires_grad_()
-    purified.purify(tile).square().mean().backward()
+    purify(tile).square().mean().backward()
     assert tile.grad is not None
     assert tile.grad.isfinite().all()
     assert float(tile.grad.abs().max()) > 0
 
 
 def test_without_a_seed_no_noise_is_added(embedded: DiffusionModel) -> None:
-    prior, condition = embedded.reconstruction.prior, embedded.enrolment.condition
-    quiet = Purified(embedded.encoder, prior, condition, noise_seed=None)
+    quiet = Purification(embedded.reconstruction.prior, embedded.enrolment.condition, noise_seed=None)
     tile = torch.rand(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
-        assert torch.equal(quiet.purify(tile), quiet.purify(tile, noise=torch.zeros(4, 56, 56)))
+        assert torch.equal(quiet(tile), quiet(tile, noise=torch.zeros(4, 56, 56)))
 
 
-def test_perception_takes_it_for_an_encoder_at_any_size(purified: Purified) -> None:
-    grid, parts = perceive(surface(3, size=240), purified)
+def test_perception_purifies_every_tile_before_it_is_encoded(purify: Purification, embedded: DiffusionModel) -> None:
+    seen: list[torch.Tensor] = []
+
+    def residual(pixels: torch.Tensor) -> torch.Tensor:
+        seen.append(pixels)
+        return pixels.new_zeros(len(pixels), 2, 28, 28)
+
+    micrograph = surface(3, size=240)
+    grid, parts = perceive(micrograph, embedded.encoder, purify=purify, residual=residual)
     tokens = [part.tokens for part in parts]
+    tiles = torch.from_numpy(np.stack([grid.read(micrograph, tile) for tile in grid.tiles()]))
+    with torch.inference_mode():
+        torch.testing.assert_close(torch.cat(seen), purify(tiles), atol=1e-4, rtol=0)
     assert len(tokens) == 4
     assert sum(map(len, tokens)) == grid.rows * grid.columns == 900
-    assert tokens[0].shape[1] == sum(purified.encoder.paths)
 
 
 def test_a_purified_inspection_says_so_and_differs(embedded: DiffusionModel) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import TYPE_CHECKING
 
@@ -68,8 +69,7 @@ def learn(
                 reference.micrograph,
                 model.encoder,
                 mark=reference.mark,
-                reconstruction=model.reconstruction,
-                towards=towards,
+                residual=partial(model.reconstruction.residual, condition=towards),
                 twins=True,
             )
             bags.append(bag)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
-from fusion_diff.diffusion.purification import purified_paths
+from fusion_diff.diffusion.purification import Purification
 from fusion_diff.fewshot.crossfit import Arrangement, left_out
 from fusion_diff.fewshot.verifier import learner
 from fusion_diff.perception import encode
@@ -45,12 +46,13 @@ def reference_shifts(
     def log_odds(bag: Bag, heads: Heads) -> float:
         return verifier.calibration.log_odds(verifier.fused(heads.maps(bag.tokens, bag.residual))[0])
 
-    purified, painted = purified_paths(model.reconstruction, enrolment.condition, residual=verifier.needs_residual)
-    plain, towards = (None, None) if painted is None else (model.reconstruction, enrolment.condition)
+    path, condition = model.reconstruction, enrolment.condition
+    purify = Purification(path.prior, condition)
+    residual = partial(path.residual, condition=condition) if verifier.needs_residual else None
     shifts = []
     for reference, heads in zip(references, judges, strict=True):
-        before, _ = encode(reference.micrograph, model.encoder, reconstruction=plain, towards=towards)
-        after, _ = encode(reference.micrograph, purified, reconstruction=painted, towards=towards)
+        before, _ = encode(reference.micrograph, model.encoder, residual=residual)
+        after, _ = encode(reference.micrograph, model.encoder, purify=purify, residual=residual)
         shifts.append(abs(log_odds(before, heads) - log_odds(after, heads)))
         step()
     return tuple(shifts)

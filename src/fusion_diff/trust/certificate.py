@@ -10,6 +10,7 @@ The theorem applies to denoising and scoring together as one classifier, with th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 import torch
 
 from fusion_diff.devices import own_settings
-from fusion_diff.diffusion.purification import Purified, PurifiedReconstruction
+from fusion_diff.diffusion.purification import Purification
 from fusion_diff.encoder.fusion import STRIDE
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import Micrograph
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from fusion_diff.diffusion.prior import DiffusionPrior
-    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.model import DiffusionModel
 
     Pixels = NDArray[np.float32]
@@ -120,18 +120,13 @@ def certify(
     """
     expect_micrograph(micrograph)
     enrolment = model.expect_enrolled()
-    verifier, needed = enrolment.verifier, enrolment.verifier.needs_residual
+    verifier, condition, path = enrolment.verifier, enrolment.condition, model.reconstruction
     pixels = working_pixels(micrograph, model.encoder.tile)
-    denoised = denoising(model.encoder, model.reconstruction.prior, enrolment.condition, sigma)
-    reconstruction = PurifiedReconstruction(model.reconstruction, denoised) if needed else None
+    denoise = denoising(path.prior, condition, sigma)
+    residual = partial(path.residual, condition=condition) if verifier.needs_residual else None
 
     def against(noisy: Pixels) -> bool:
-        grid, parts = perceive(
-            as_micrograph(noisy),
-            denoised,
-            reconstruction=reconstruction,
-            towards=enrolment.condition if needed else None,
-        )
+        grid, parts = perceive(as_micrograph(noisy), model.encoder, purify=denoise, residual=residual)
         return Reading.of(grid, parts, verifier).log_odds > 0
 
     return smooth(against, pixels, sigma=sigma, samples=samples, confidence=confidence, seed=seed, progress=progress)
@@ -210,10 +205,10 @@ def certified_radius(share: float, sigma: float) -> float:
     return float(sigma * norm.ppf(share))
 
 
-def denoising(encoder: DualPathEncoder, prior: DiffusionPrior, condition: Tensor, sigma: float) -> Purified:
-    """Return an encoder that first removes pixel noise of standard deviation `sigma` in one step, adding no noise."""
+def denoising(prior: DiffusionPrior, condition: Tensor, sigma: float) -> Purification:
+    """Return the removal of pixel noise of standard deviation `sigma` in one step, adding no noise."""
     strength = (matching_timestep(prior, sigma) + 1) / prior.timesteps
-    return Purified(encoder, prior, condition, strength=strength, noise_seed=None)
+    return Purification(prior, condition, strength, noise_seed=None)
 
 
 @torch.inference_mode()

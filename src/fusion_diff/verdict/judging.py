@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
-from fusion_diff.diffusion.purification import purified_paths
+from fusion_diff.diffusion.purification import Purification
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.perception import Networks, perceive, surface
 from fusion_diff.verdict.attacked import PURIFIED, WITHHELD, AttackTest
@@ -16,7 +17,6 @@ from fusion_diff.verdict.reading import Reading, mean_strangeness
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.perception import TileEncoder
     from fusion_diff.verdict.result import Inspection
 
 
@@ -76,19 +76,15 @@ def read(model: Networks, enrolment: Enrolment, micrograph: Micrograph, *, purif
         MicrographError: the sample is not a `Micrograph`.
     """
     expect_micrograph(micrograph)
-    needed = enrolment.verifier.needs_residual
-    encoder: TileEncoder = model.encoder
-    reconstruction = model.reconstruction if needed else None
-    if purify:
-        encoder, reconstruction = purified_paths(model.reconstruction, enrolment.condition, residual=needed)
+    verifier, condition = enrolment.verifier, enrolment.condition
     grid, parts = perceive(
         micrograph,
-        encoder,
-        reconstruction=reconstruction,
-        towards=enrolment.condition if needed else None,
+        model.encoder,
+        purify=Purification(model.reconstruction.prior, condition) if purify else None,
+        residual=partial(model.reconstruction.residual, condition=condition) if verifier.needs_residual else None,
     )
-    recognises = enrolment.verifier.correspondence is not None
-    return Reading.of(grid, parts, enrolment.verifier, surface(micrograph) if recognises else None)
+    recognises = verifier.correspondence is not None
+    return Reading.of(grid, parts, verifier, surface(micrograph) if recognises else None)
 
 
 def strangeness(model: Networks, enrolment: Enrolment, micrograph: Micrograph) -> float:
