@@ -185,6 +185,15 @@ def test_devices_can_be_named_as_the_runtime_does_in_any_case(exported_folder, d
     assert load_inspector(str(exported_folder), device).device == "CPUExecutionProvider"
 
 
+def test_on_a_gpu_of_nvidia_onnxruntime_computes_in_full_precision(exported_folder):
+    import onnxruntime
+
+    if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
+        pytest.skip("onnxruntime has no CUDA here")
+    graph = runtime.open_graph(exported_folder, "onnx", "CUDAExecutionProvider", 1)
+    assert graph._session.get_provider_options()["CUDAExecutionProvider"]["use_tf32"] == "0"
+
+
 @pytest.mark.parametrize("device", [None, "", 3])
 def test_what_is_no_device_is_refused(exported_folder, device):
     with pytest.raises(DeviceError, match="is not a device; use AUTO, CPU, GPU, NPU"):

@@ -32,6 +32,8 @@ _PROVIDERS = {
     "NPU": ("QNNExecutionProvider", "VitisAIExecutionProvider", "CANNExecutionProvider"),
 }
 """Execution providers of onnxruntime for each kind of device, fastest first."""
+_FULL_PRECISION = {"CUDAExecutionProvider": {"use_tf32": "0"}}
+"""Options of onnxruntime's providers without which some machines compute in fewer bits, so that scores would differ."""
 _NAMES_OF_TORCH = {"CUDA": "GPU", "XPU": "GPU"}
 _VIRTUAL = ("AUTO", "MULTI", "HETERO")
 """Devices of OpenVINO that stand for others, named after a colon."""
@@ -99,8 +101,9 @@ class OnnxRuntime:
         options.inter_op_num_threads = 1
         if threads is not None:
             options.intra_op_num_threads = threads
+        providers = [(name, _FULL_PRECISION.get(name, {})) for name in dict.fromkeys([*wanted, _CPU])]
         try:
-            self._session = onnxruntime.InferenceSession(file, options, providers=[*dict.fromkeys([*wanted, _CPU])])
+            self._session = onnxruntime.InferenceSession(file, options, providers=providers)
         except Exception as error:  # onnxruntime raises many types of its own
             raise _unreadable(file, error) from error
         self.device = self._session.get_providers()[0]
