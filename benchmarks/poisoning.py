@@ -92,6 +92,7 @@ class Poisoned:
             condition=torch.zeros(1, 1),
             references_sha256="",
             verifier=Verifier.fit(bags, labels, SIDES[0], groups, paths, detector),
+            pixel_sizes_um=(None,) * len(keep),
             detector=detector,
         )
 

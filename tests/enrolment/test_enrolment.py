@@ -71,6 +71,7 @@ def enrolment_of(
         condition=torch.ones(1, 4),
         references_sha256="ab" * 32,
         verifier=Verifier.fit(bags, labels, authentic, groups, PATHS),
+        pixel_sizes_um=(None,) * len(labels),
     )
 
 

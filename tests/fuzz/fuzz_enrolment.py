@@ -42,6 +42,7 @@ def _enrolment(labels: tuple[str, ...], *, marked: bool) -> Enrolment:
         condition=torch.ones(1, 4),
         references_sha256="ab" * 32,
         verifier=Verifier.fit(bags, labels, "sound", groups, paths),
+        pixel_sizes_um=(None,) * len(labels),
     )
 
 

@@ -59,6 +59,7 @@ def enrolment_of(bags, labels, groups=None, surfaces=None):
         condition=torch.ones(1, 4),
         references_sha256="ab" * 32,
         verifier=Verifier.fit(bags, labels, "sound", groups, paths),
+        pixel_sizes_um=(None,) * len(labels),
     )
 
 

@@ -61,13 +61,13 @@ class Enrolment:
         condition: (tokens, condition width) mean condition of the authentic references.
         references_sha256: digest of the reference set.
         verifier: what was learned from the references.
+        pixel_sizes_um: pixel size of each reference in µm, None where unknown.
         detector: flaw detector of the model; not stored with the enrolment.
         builtin: whether these are the procedural references of the embedded model.
         shifts: absolute change of the log-odds of each reference under purification, see `enrolment.shifts`; empty
             where it was not measured, and in what `shots` returns.
-        pixel_sizes_um: pixel size of each reference in µm, None where unknown; empty where all are unknown.
-        pages: page of each reference in its file, from 0, if it was requested or is not the first, else None; empty in
-            enrolments that were made without.
+        pages: page of each reference in its file, from 0, if it was requested or is not the first, else None; empty
+            says as much as None for each. Nothing is computed from it; it is kept for the reader of `enrolment.json`.
         seconds: duration of the enrolment in seconds.
     """
 
@@ -80,10 +80,10 @@ class Enrolment:
     condition: Tensor
     references_sha256: str
     verifier: Verifier
+    pixel_sizes_um: tuple[float | None, ...]
     detector: FlawDetector | None = None
     builtin: bool = False
     shifts: tuple[float, ...] = ()
-    pixel_sizes_um: tuple[float | None, ...] = ()
     pages: tuple[int | None, ...] = ()
     seconds: float = 0.0
 
@@ -234,7 +234,7 @@ class Enrolment:
             verifier=verifier,
             seconds=time.perf_counter() - began,
             shifts=(),  # they are in log-odds of the calibration of all references
-            pixel_sizes_um=tuple(self.pixel_sizes_um[i] for i in keep) if self.pixel_sizes_um else (),
+            pixel_sizes_um=tuple(self.pixel_sizes_um[i] for i in keep),
             pages=tuple(self.pages[i] for i in keep) if self.pages else (),
         )
 

@@ -72,7 +72,7 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
                     enrolment.names,
                     enrolment.labels,
                     enrolment.groups,
-                    enrolment.pixel_sizes_um or (None,) * len(enrolment.names),
+                    enrolment.pixel_sizes_um,
                     enrolment.pages or (None,) * len(enrolment.names),
                     strict=True,
                 )
