@@ -27,7 +27,7 @@ MAX_LAYERS = 16
 
 
 class DiffusionPrior(nn.Module):
-    """Latent diffusion: encode, add noise, predict the noise, denoise, decode.
+    """Latent diffusion: encode, add noise, denoise, decode.
 
     Pixels are (B, 3, H, W) floats in [0, 1], with H and W multiples of `stride`. Latents are (B, C, H/stride,
     W/stride), with about unit variance. Conditions are (B, tokens, `condition_width`); zeros mean no condition.
@@ -136,8 +136,9 @@ class DiffusionPrior(nn.Module):
     def noise_prediction_loss(
         self, latents: Tensor, condition: Tensor, generator: torch.Generator | None = None
     ) -> Tensor:
-        """Return the mean squared error of the predicted noise at random noise levels (Ho et al. 2020, eq. 14).
+        """Return the mean squared error of what the U-Net predicts, at random noise levels.
 
+        That is the noise (Ho et al. 2020, eq. 14), or for `v_prediction` the velocity (Salimans & Ho 2022).
         Gradients reach `condition`, and the U-Net unless it is frozen. `generator` has to be on their device.
         """
         noise = torch.randn(latents.shape, generator=generator, dtype=latents.dtype, device=latents.device)
