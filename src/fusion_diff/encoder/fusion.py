@@ -14,7 +14,7 @@ from fusion_diff.encoder.global_path import TILE, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath
 
 STRIDE = 8
-"""Native pixels per token, along each side."""
+"""Working pixels per token, along each side."""
 STRUCTURE_WIDTH = 256
 """Channels that the global path's tokens are projected to."""
 GATE_WIDTH = 192

@@ -34,7 +34,7 @@ BLOCKS = (
     *((5, s, 6, 192) for s in (2, 1, 1, 1)),
     (3, 1, 6, 320),
 )
-FINE_BLOCK, COARSE_BLOCK = 4, 10
+FINE_BLOCK, COARSE_BLOCK = 4, 10  # counted from 0
 FINE_CHANNELS, COARSE_CHANNELS, LAST_CHANNELS = 40, 112, 320
 
 
@@ -103,7 +103,7 @@ class LocalPath(nn.Module):
             pixels: (B, 3, H, W) float in [0, 1], H and W multiples of 32.
 
         Returns:
-            (B, 152, H/8, W/8): blocks 4 and 10 concatenated, the latter upsampled bilinearly by 2.
+            (B, 152, H/8, W/8): the fifth and eleventh blocks' maps concatenated, the latter upsampled bilinearly by 2.
         """
         return self._texture(pixels)[0]
 
@@ -122,7 +122,7 @@ class LocalPath(nn.Module):
         return texture, x
 
     def _texture(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the texture maps, and the map of block 10 before upsampling."""
+        """Return the texture maps, and the map of the eleventh block before upsampling."""
         x = F.relu6(self.stem((pixels * 255 - 127) / 128))
         for block in self.blocks[: FINE_BLOCK + 1]:
             x = block(x)
