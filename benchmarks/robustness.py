@@ -3,9 +3,10 @@
 On draws of the few-shot protocol, `--images` unseen micrographs, half of them flawed, are attacked in both directions
 (see `attacks.py`). A micrograph counts as robust at an attack size if it is judged correctly without attack and after
 every attack of that size or less. Three defences are attacked, each with its own gradients: `plain` is the forced
-choice, `purified` is that of `inspect --purify`, and `both` requires misleading the two at once, to evade `inspect
---detect-attacks`. Detection is measured by the shift of the log-odds under purification, of successful attacks against
-clean micrographs. The attack on `plain` does not take detection into account; the attack on `both` does.
+choice, `purified` is that of `inspect --purify`, and `detecting` is `inspect --detect-attacks`, which falls where the
+forced choice is wrong and no alarm is raised. Detection is measured by the shift of the log-odds under purification, of
+attacks that misled the forced choice against clean micrographs. The attack on `plain` does not take detection into
+account; the attack on `detecting` does.
 
 Every result is a line of answers.jsonl under --out; an interrupted run continues, and --table makes the table of the
 images that are finished so far.
@@ -17,13 +18,14 @@ import argparse
 import json
 import sys
 import time
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from answers import Answers
-from attacks import Ball, Victim, apgd, both, pgd, probe, toolbox
+from attacks import Ball, Victim, apgd, pgd, probe, toolbox, unnoticed
 from eye import Eye
 from protocol import SETS, Image, draw
 from rich.progress import track
@@ -32,13 +34,16 @@ from sklearn.metrics import roc_auc_score
 
 from fusion_diff import DiffusionModel, load_microstructure_data
 from fusion_diff.diffusion.purification import Purification
-from fusion_diff.fewshot.verifier import Verifier
-from fusion_diff.perception import encode
+from fusion_diff.enrolment.learning import learn
+from fusion_diff.references import ReferenceSet
 from fusion_diff.trust.certificate import working_pixels
+from fusion_diff.verdict.attacked import AttackTest
 
 BALLS = [("inf", k / 255) for k in (1, 2, 4, 8)] + [("2", 0.5), ("2", 1.0)]
-CHECK = ("inf", 64 / 255)
-"""Norm and size of an attack that must always succeed without a defence; otherwise the attack is too weak."""
+CHECKS = [("inf", 1 / 255), ("inf", 4 / 255), ("inf", 64 / 255)]
+"""Norms and sizes of attacks whose margins must fall with their size. The last must always succeed; otherwise the
+attack is too weak, or gradients are masked."""
+CHECKED = ("plain", "purified")
 SAME = 2e-2
 """Largest difference in log-odds of the differentiable computation from the product's (rounding of distances)."""
 
@@ -48,22 +53,28 @@ class Bench:
 
     def __init__(self, model: DiffusionModel, eye: Eye, references: list[Image]) -> None:
         self.encoder = model.encoder
-        self.verifier: Verifier = eye.enrol(references)
-        authentic = [load_microstructure_data(i.path, crop_data_bar=False) for i in references if i.authentic]
-        condition = torch.stack([encode(each, self.encoder)[1] for each in authentic]).mean(0)
+        shown = ReferenceSet.from_micrographs(
+            [load_microstructure_data(image.path, crop_data_bar=False) for image in references],
+            ["authentic" if image.authentic else "other" for image in references],
+            authentic="authentic",
+            groups=[image.group for image in references],
+        )
+        enrolment = learn(model, shown, reconstruction=False, detect_attacks=True, progress=None)
+        self.verifier, self.condition = enrolment.verifier, enrolment.condition
+        self.test = AttackTest.of(model.name, enrolment.shifts, enrolment.groups)
         self.prior = model.reconstruction.prior
-        self.condition = condition
         self.victims = {
             "plain": Victim(self.encoder, self.verifier),
-            "purified": Victim(self.encoder, self.verifier, Purification(self.prior, condition)),
+            "purified": Victim(self.encoder, self.verifier, Purification(self.prior, self.condition)),
         }
         width = self.encoder.paths[0]
         pooled = np.stack([eye.look(i, reference=True).tokens[:, :width].mean(0).cpu().numpy() for i in references])
         fitted = LogisticRegression(max_iter=2000).fit(pooled, [not i.authentic for i in references])
         self.probe = torch.from_numpy(np.r_[fitted.coef_[0], fitted.intercept_]).float()
 
-    def odds(self, pixels: torch.Tensor) -> dict[str, float]:
-        return {name: victim.judge(pixels) for name, victim in self.victims.items()}
+    def odds(self, pixels: torch.Tensor) -> dict[str, Any]:
+        odds = {name: victim.judge(pixels) for name, victim in self.victims.items()}
+        return {"odds": odds, "limit": self.test.threshold}
 
     def clean(self, pixels: torch.Tensor) -> dict[str, Any]:
         """Judge a micrograph without attack, and check that the differentiable computation matches the product's."""
@@ -76,7 +87,8 @@ class Bench:
                 differentiable = float(victim.log_odds(pixels))
             if abs(differentiable - odds[name]) > SAME:
                 raise AssertionError(f"{name}: attacked {differentiable:.4f}, but the product says {odds[name]:.4f}")
-        return {"odds": odds, "ms": milliseconds}
+        alarm = {"limit": self.test.threshold, "false_alarms": self.test.false_alarms}
+        return {"odds": odds, "ms": milliseconds} | alarm
 
     def attacked(
         self, attack: str, defence: str, ball: Ball, flawed: bool, options: argparse.Namespace, *, stop: bool = True
@@ -86,7 +98,7 @@ class Bench:
         gradients = {
             "plain": plain.gradient(flawed),
             "purified": purified.gradient(flawed, eot),
-            "both": both(plain.gradient(flawed), purified.gradient(flawed, eot)),
+            "detecting": unnoticed(plain.gradient(flawed), purified.gradient(flawed), self.test.threshold),
         }
         if attack in ("apgd", "apgd-eot"):
             return apgd(gradients[defence], ball, options.steps, stop=stop)
@@ -101,7 +113,7 @@ class Bench:
 PLAN = {
     "plain": (("inf", "2"), ("apgd", "pgd", "art-pgd", "square", "transfer")),
     "purified": (("inf", "2"), ("apgd", "apgd-eot", "pgd", "square", "transfer")),
-    "both": (("inf",), ("apgd",)),
+    "detecting": (("inf", "2"), ("apgd",)),
 }
 """Norms and attacks for each defence, strongest attack first, because an image that fell needs no other attack."""
 
@@ -113,10 +125,16 @@ def chosen(queries: list[Image], count: int, seed: int) -> list[Image]:
     return [image for pair in zip(*sides, strict=False) for image in pair][:count]
 
 
-def fell(odds: dict[str, float], flawed: bool, defence: str) -> bool:
-    """Return whether a verdict is wrong; for `both`, whether both verdicts are."""
-    wrong = {name: (value > 0) != flawed for name, value in odds.items()}
-    return all(wrong.values()) if defence == "both" else wrong[defence]
+def fell(row: dict[str, Any], defence: str) -> bool:
+    """Return whether a verdict is wrong; for `detecting`, whether it is wrong and raises no alarm."""
+    if defence == "detecting":
+        return fell(row, "plain") and shift(row) <= row["limit"]
+    return (row["odds"][defence] > 0) != row["flawed"]
+
+
+def shift(row: dict[str, Any]) -> float:
+    """Return how far purification moves the log-odds."""
+    return abs(row["odds"]["plain"] - row["odds"]["purified"])
 
 
 def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers, options: argparse.Namespace) -> None:
@@ -129,7 +147,7 @@ def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers
     cost = cost_of(options)
     for defence, (norms, attacks) in PLAN.items():
         for norm in norms:
-            fallen = fell(clean["odds"], flawed, defence)
+            fallen = fell(clean, defence)
             for eps in sorted(e for n, e in BALLS if n == norm):
                 for attack in attacks:
                     # Larger balls contain the smaller ones, so an image that fell need not be attacked again.
@@ -138,18 +156,20 @@ def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers
                     ball = Ball(pixels, norm, eps)
 
                     def ask(attack=attack, defence=defence, ball=ball) -> dict[str, Any]:
-                        return {"odds": bench.odds(bench.attacked(attack, defence, ball, flawed, options))}
+                        return bench.odds(bench.attacked(attack, defence, ball, flawed, options))
 
                     asked = {"what": "attack", "attack": attack, "defence": defence, "norm": norm, "eps": eps} | cost
-                    fallen = fell(answers.get(about | asked, ask)["odds"], flawed, defence)
-    if not fell(clean["odds"], flawed, "plain"):
-        for norm, eps in (("inf", 1 / 255), ("inf", 4 / 255), CHECK):
+                    fallen = fell(answers.get(about | asked, ask), defence)
+    for defence in CHECKED:
+        for norm, eps in CHECKS:
+            if fell(clean, defence):
+                continue
             ball = Ball(pixels, norm, eps)
-            asked = {"what": "check", "norm": norm, "eps": eps, "steps": options.steps}
+            asked = {"what": "check", "defence": defence, "norm": norm, "eps": eps, "steps": options.steps}
 
-            def check(ball=ball) -> dict[str, Any]:
-                attacked = bench.attacked("apgd", "plain", ball, flawed, options, stop=False)
-                return {"odds": {"plain": bench.victims["plain"].judge(attacked)}}
+            def check(defence=defence, ball=ball) -> dict[str, Any]:
+                attacked = bench.attacked("apgd", defence, ball, flawed, options, stop=False)
+                return {"odds": {defence: bench.victims[defence].judge(attacked)}}
 
             answers.get(about | asked, check)
     answers.get(about | {"what": "finished"} | cost, dict)
@@ -157,9 +177,8 @@ def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers
 
 def finished(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
     """Return the rows, computed with these options, of the images that are finished."""
-    cost, model = cost_of(options), rows[-1]["model"] if rows else ""
-    done = {(r["seed"], r["image"]) for r in rows if r["what"] == "finished" and cost.items() <= r.items()}
-    asked = cost | {"model": model, "shots": options.shots}
+    asked = cost_of(options) | {"model": rows[-1]["model"] if rows else "", "shots": options.shots}
+    done = {(r["seed"], r["image"]) for r in rows if r["what"] == "finished" and asked.items() <= r.items()}
     return [r for r in rows if (r["seed"], r["image"]) in done and all(r.get(k, v) == v for k, v in asked.items())]
 
 
@@ -173,25 +192,23 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     attacks = [r for r in rows if r["what"] == "attack"]
     out: dict[str, Any] = {"images": len(clean)}
     for defence, (norms, _) in PLAN.items():
-        fallen = {key: fell(r["odds"], r["flawed"], defence) for key, r in clean.items()}
+        fallen = {key: fell(r, defence) for key, r in clean.items()}
         out[f"clean {defence}"] = 1 - float(np.mean(list(fallen.values())))
         for norm, eps in (ball for ball in BALLS if ball[0] in norms):
             within = [r for r in attacks if (r["defence"], r["norm"]) == (defence, norm) and r["eps"] <= eps]
-            broken = {(r["seed"], r["image"]) for r in within if fell(r["odds"], r["flawed"], defence)}
+            broken = {(r["seed"], r["image"]) for r in within if fell(r, defence)}
             broken |= {key for key, was in fallen.items() if was}
             out[f"robust {defence} {norm} {eps:.4f}"] = 1 - len(broken) / len(clean)
     for r in attacks:
-        if fell(r["odds"], r["flawed"], r["defence"]):
+        if fell(r, r["defence"]):
             name = f"broken by {r['attack']}, {r['defence']}"
             out[name] = out.get(name, 0) + 1
-    for norm, eps in (("inf", 1 / 255), ("inf", 4 / 255), CHECK):
-        checks = [r for r in rows if r["what"] == "check" and r["eps"] == eps]
-        margins = [r["odds"]["plain"] * (1 if r["flawed"] else -1) for r in checks]
-        if margins:
-            out[f"check {norm} {eps:.4f}: margin, accuracy"] = (
-                float(np.mean(margins)),
-                float(np.mean(np.array(margins) > 0)),
-            )
+    for defence, (norm, eps) in product(CHECKED, CHECKS):
+        checks = [r for r in rows if r["what"] == "check" and (r["defence"], r["eps"]) == (defence, eps)]
+        margins = np.array([r["odds"][defence] * (1 if r["flawed"] else -1) for r in checks])
+        if len(margins):
+            name = f"check {defence} {norm} {eps:.4f}: margin, accuracy"
+            out[name] = float(margins.mean()), float((margins > 0).mean())
     out |= _detection(clean, attacks)
     for defence in ("plain", "purified"):
         out[f"ms {defence}"] = float(np.median([r["ms"][defence] for r in clean.values()]))
@@ -199,17 +216,26 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _detection(clean: dict, attacks: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the AUROC of the shift between plain and purified log-odds, successful attacks against clean images."""
+    """Return how well the shift tells attacks that misled the forced choice from clean images.
 
-    def shift(row: dict[str, Any]) -> float:
-        return abs(row["odds"]["plain"] - row["odds"]["purified"])
-
-    untouched, out = [shift(r) for r in clean.values()], {}
-    for defence, name in (("plain", "unaware"), ("both", "aware")):
-        done = [r for r in attacks if r["defence"] == defence and fell(r["odds"], r["flawed"], "plain")]
-        found = [shift(r) for r in done]
-        if found:
+    An attack on `detecting` that misleads the forced choice and raises the alarm is one of them too. Of an image and a
+    norm the attack of the least shift counts.
+    """
+    untouched = [shift(r) for r in clean.values()]
+    out = {
+        "false alarms, as stated": float(np.mean([r["false_alarms"] for r in clean.values()])),
+        "alarms, clean": float(np.mean([shift(r) > r["limit"] for r in clean.values()])),
+    }
+    for defence, name in (("plain", "unaware"), ("detecting", "aware")):
+        least: dict[tuple, dict[str, Any]] = {}
+        for r in attacks:
+            if r["defence"] == defence and fell(r, "plain"):
+                key = r["seed"], r["image"], r["norm"]
+                least[key] = min(least.get(key, r), r, key=shift)
+        if least:
+            found = [shift(r) for r in least.values()]
             truth = [0] * len(untouched) + [1] * len(found)
+            out[f"alarms, attacks {name} of it"] = float(np.mean([shift(r) > r["limit"] for r in least.values()]))
             out[f"detection AUROC, {name} of it"] = float(roc_auc_score(truth, untouched + found))
     return out
 
