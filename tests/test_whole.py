@@ -202,13 +202,3 @@ def test_a_stop_right_after_a_step_leaves_a_folder_at_the_place(replaced, monkey
     with pytest.raises(KeyboardInterrupt), WholeFolder(replaced, replace=True) as draft:
         (draft / "a.txt").write_text("new")
     assert (replaced / "a.txt").read_text() == left
-
-
-def test_where_folders_cannot_trade_places_one_is_moved_aside(tmp_path, monkeypatch):
-    monkeypatch.setattr(whole, "_exchange", lambda *_: False)
-    place = tmp_path / "folder"
-    for text in ("old", "new"):
-        with WholeFolder(place, replace=True) as draft:
-            (draft / f"{text}.txt").write_text(text)
-    assert names(place) == {"new.txt"}
-    assert names(tmp_path) == {"folder"}

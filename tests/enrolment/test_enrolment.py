@@ -122,10 +122,6 @@ def test_shots_take_the_specimens_of_a_class_in_turn():
     assert enrolment.shots(4).names == tuple(enrolment.names[index] for index in (0, 1, 3, 5, 6, 7))
 
 
-def test_shots_may_be_a_number_of_numpy_s():
-    assert enrolment_of({"sound": 4, "crack": 3}).shots(np.int64(2)).counts == {"sound": 2, "crack": 2}
-
-
 def test_shots_that_leave_nothing_out_change_nothing():
     enrolment = enrolment_of({"sound": 3, "crack": 2})
     assert enrolment.shots(3) is enrolment

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-import numpy as np
 import pytest
 
 from fusion_diff.errors import ExportError
-from fusion_diff.export.parity import Parity, _f1
+from fusion_diff.export.parity import Parity
 
 
 @pytest.fixture
@@ -57,17 +56,6 @@ def test_more_than_a_point_of_f1_lost_is_refused_and_none_or_gained_is_not(verdi
     with pytest.raises(ExportError, match=r"macro F1 drops by 26\.7 points, more than the allowed 1"):
         Parity.of(exact, worse, list("abcd"), truth).check("int8", "onnx")
     Parity.of(worse, exact, list("abcd"), truth).check("int8", "onnx")
-
-
-@pytest.mark.parametrize("truth", [[True, False, True, False, False], [True] * 5])
-def test_f1_is_the_mean_over_the_sides_there_are(verdicts, truth):
-    scores = [0.9, 0.2, 0.4, 0.7, 0.1]
-    said, expected = np.asarray(scores) >= 0.5, []
-    for side in set(truth):
-        hits = ((said == side) & (np.asarray(truth) == side)).sum()
-        expected.append(2 * hits / ((said == side).sum() + (np.asarray(truth) == side).sum()))
-    expected = np.mean(expected)
-    assert _f1(verdicts(*scores), truth) == pytest.approx(expected)
 
 
 def test_a_comparison_is_a_value():

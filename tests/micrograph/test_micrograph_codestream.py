@@ -141,15 +141,6 @@ def test_tiles_of_which_next_to_nothing_lies_in_the_image_are_refused(tmp_path):
         load_microstructure_data(path)
 
 
-def test_a_stream_without_a_size_is_refused(tmp_path):
-    path = tmp_path / "none.tif"
-    path.write_bytes(tiled(b"\xff\xd8" + bytes(100), 7))
-    with pytest.raises(
-        MicrographError, match=r"header of a strip or tile gives no reliable size \(it claims no pixels"
-    ):
-        load_microstructure_data(path)
-
-
 def test_tiles_that_overlap_many_times_are_refused(tmp_path):
     path = tmp_path / "overlap.tif"
     path.write_bytes(tiled(bytes(2**20), 8, side=(256, 256), tile=(16, 16), number=256))

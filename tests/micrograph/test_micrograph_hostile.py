@@ -14,7 +14,6 @@ from PIL import Image
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import MAX_PIXELS, Micrograph, load_microstructure_data
-from fusion_diff.micrograph.codestream import codestream_pixels
 from fusion_diff.micrograph.limits import MAX_PIXEL_BYTES
 from fusion_diff.micrograph.metadata import from_png
 
@@ -306,23 +305,6 @@ def test_no_more_strips_are_decoded_at_once_than_fit_in_memory(tmp_path, monkeyp
         monkeypatch.setattr("fusion_diff.micrograph.tiff.MAX_STRIP_BYTES", most)
         load_microstructure_data(tmp_path / "a.tif")
         assert given.pop() == workers
-
-
-def test_a_strip_whose_own_header_claims_far_more_is_refused_without_allocating(tmp_path):
-    data = bytearray(GOOD["png in tiff"])
-    start = data.index(b"IHDR") + 4
-    data[start : start + 8] = struct.pack(">II", 10**6, 10**6)
-    refused_cheaply(tmp_path, bytes(data), "claim 1,000,000,000,000 pixels, or parts")
-
-
-@pytest.mark.parametrize(
-    ("compression", "encode"),
-    [(7, imagecodecs.jpeg_encode), (34933, imagecodecs.png_encode), (34712, imagecodecs.jpeg2k_encode)],
-)
-def test_the_size_that_a_codestream_claims_is_found(compression, encode):
-    assert codestream_pixels(encode(TEXTURE)[:4096], compression) == 64 * 72
-    with pytest.raises(ValueError, match=r"^it (claims no pixels|is truncated)$"):
-        codestream_pixels(b"rubbish", compression)
 
 
 def test_a_tag_of_a_billion_values_is_refused_without_allocating(tmp_path):

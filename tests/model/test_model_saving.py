@@ -137,13 +137,6 @@ def test_a_model_without_a_name_is_refused(checkpoint_folder, tmp_path):
         DiffusionModel.from_pretrained(folder)
 
 
-def test_a_folder_of_something_else_is_not_replaced(model, tmp_path):
-    (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(CheckpointError, match="choose an empty or new folder"):
-        model.save_pretrained(tmp_path)
-    assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
-
-
 def test_a_place_where_no_folder_can_be_made_is_named(model, tmp_path):
     (tmp_path / "file").write_text("")
     for place in ("/proc/x", tmp_path / "file" / "line-7"):
