@@ -5,7 +5,7 @@ certify`, at each of `--sigmas`. A certificate gives the pixel change below whic
 does not show that the choice is correct. So accuracy is reported with and without noise. Certified are micrographs with
 a correct choice and a radius. Contradicted are those whose smoothed choice differs from the model's.
 
-Every result is a line of answers.jsonl under --out; an interrupted run continues.
+Every result is a line of certificates.jsonl under --out; an interrupted run continues.
 """
 
 from __future__ import annotations
@@ -110,9 +110,9 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    answers = Answers(options.out / "answers.jsonl")
+    answers = Answers(options.out / "certificates.jsonl")
     report = markdown([row for name in options.sets for row in certificates(name, answers, options)])
-    (options.out / "table.md").write_text(report, encoding="utf-8")
+    (options.out / "certificates.md").write_text(report, encoding="utf-8")
     print(report)
     return 0
 

@@ -32,7 +32,7 @@ class Eye:
         weights = {k: v for k, v in self.encoder.own_state().items() if k.startswith(("global_", "local_norm"))}
         if self.detector is not None:
             weights |= self.detector.state_dict()
-        for _, value in sorted(weights.items()):  # all weights that tokens and evidence depend on
+        for _, value in sorted(weights.items()):  # of what tokens and evidence depend on, the CNN is of its package
             digest.update(value.numpy().tobytes())
         self.sha256 = digest.hexdigest()
 

@@ -3,6 +3,7 @@
 Every method gets the same draws (see protocol.py). Reported are macro-F1 of each method's own decisions (threshold from
 the references only) and AUROC: the mean over draws with its 95 % interval. Results are stored in RUN/answers.jsonl as
 they are computed, so an interrupted run continues. RUN/table.md, RUN/table.json and RUN/f1.png are made from them.
+Results are kept apart by weights, not by code: after a change of method or of a baseline take another RUN.
 """
 
 from __future__ import annotations
@@ -155,54 +156,114 @@ def side_by_side(answers: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def decisions(answers: list[dict]) -> list[dict]:
-    """Return the calibration of probabilities and the rates of decisions, of methods that give p-values."""
-    gathered = defaultdict(lambda: defaultdict(list))
+def by_task(answers: list[dict], data: Path) -> str:
+    """Return the figures of each kind of task of sets that have several."""
+    figures = defaultdict(list)
+    for entry in answers:
+        if shows := SETS[entry["set"]](data)[int(entry["task"].split("/")[1])].shows:
+            pair = (
+                f1_score(entry["truth"], entry["verdicts"], average="macro"),
+                roc_auc_score(entry["truth"], entry["scores"]),
+            )
+            figures[entry["set"], entry["shots"], entry["method"], shows].append(pair)
+    lines = ["| set | shots | method | task | F1 / AUROC | draws |", "|" + "---|" * 6]
+    for (name, shots, method, shows), pairs in figures.items():
+        f1, auroc = np.mean(pairs, axis=0)
+        lines.append(f"| {name} | {said(shots)} | {method} | {shows} | {f1:.3f} / {auroc:.3f} | {len(pairs)} |")
+    return "\n".join(lines) + "\n"
+
+
+def calibration_error(p: np.ndarray, truth: np.ndarray) -> float:
+    """Return the expected calibration error of probabilities, in ten bins of equal width (Naeini et al. 2015)."""
+    bins = np.minimum((p * 10).astype(int), 9)
+    return sum(abs(p[bins == b].mean() - truth[bins == b].mean()) * (bins == b).mean() for b in np.unique(bins))
+
+
+def decisions(answers: list[dict], data: Path) -> list[dict]:
+    """Return the calibration of probabilities and the rates of decisions, of methods that give p-values.
+
+    A user has one enrolment, that is one draw, and errors of draws cancel where all are counted together. So the error
+    of calibration is given both ways, beside that of perfect probabilities on so few queries; and the number of draws
+    in which the error of either side is above alpha.
+    """
+    gathered = defaultdict(list)
     for entry in answers:
         if all(len(p) == 2 for p in entry.get("p_values", [{}])):
-            row = gathered[entry["set"], entry["shots"], entry["method"]]
-            row["truth"] += entry["truth"]
-            row["p"] += (1 / (1 + np.exp(-np.asarray(entry["scores"])))).tolist()
-            row["p_values"] += entry["p_values"]
-    rows = []
-    for (name, shots, method), row in gathered.items():
-        truth, p = (np.asarray(row[key]) for key in ("truth", "p"))
-        bins = np.minimum((p * 10).astype(int), 9)
-        gaps = [abs(p[bins == b].mean() - truth[bins == b].mean()) * (bins == b).mean() for b in set(bins.tolist())]
-        for alpha in ALPHAS:
-            # With p-values of both sides, the number of specimens is not used by `decide`.
-            decision = np.asarray([decide(each, alpha, 0) for each in row["p_values"]])
-            decided, wrong = (
-                decision != "inconclusive",
-                np.where(truth, decision == "authentic", decision == "not authentic"),
-            )
-            rows.append(
-                {
-                    "set": name,
-                    "shots": shots,
-                    "method": method,
-                    "calibration_error": float(sum(gaps)),
-                    "alpha": alpha,
-                    "decided": float(decided.mean()),
-                    "wrong_of_decided": float(wrong[decided].mean()) if decided.any() else None,
-                    "authentic_rejected": float((decision == "not authentic")[~truth].mean()),
-                    "other_accepted": float((decision == "authentic")[truth].mean()),
-                }
-            )
-    return rows
+            gathered[entry["set"], entry["shots"], entry["method"]].append(entry)
+    return [
+        {"set": name, "shots": shots, "method": method, "draws": len(entries)}
+        | specimens(name, shots, entries, data)
+        | calibration(entries)
+        | {"alpha": alpha}
+        | rates(entries, alpha)
+        for (name, shots, method), entries in gathered.items()
+        for alpha in ALPHAS
+    ]
+
+
+def specimens(name: str, shots: int, entries: list[dict], data: Path) -> dict[str, float]:
+    """Return the mean number of specimens of each side of the references."""
+    counts = defaultdict(list)
+    for entry in entries:
+        drawn = draw(SETS[name](data)[int(entry["task"].split("/")[1])], shots, entry["seed"])
+        for side, authentic in (("authentic_specimens", True), ("other_specimens", False)):
+            counts[side].append(len({image.group for image in drawn.references if image.authentic == authentic}))
+    return {side: float(np.mean(values)) for side, values in counts.items()}
+
+
+def calibration(entries: list[dict]) -> dict[str, float]:
+    rng = np.random.default_rng(0)
+    pairs = [(1 / (1 + np.exp(-np.asarray(entry["scores"]))), np.asarray(entry["truth"])) for entry in entries]
+    p, truth = (np.concatenate(each) for each in zip(*pairs, strict=True))
+    return {
+        "calibration_error": calibration_error(p, truth),
+        "calibration_error_of_a_draw": float(np.mean([calibration_error(*pair) for pair in pairs])),
+        "that_of_perfect_probabilities": float(
+            np.mean([calibration_error(p, rng.random(len(p)) < p) for p, _ in pairs for _ in range(100)])
+        ),
+    }
+
+
+def rates(entries: list[dict], alpha: float) -> dict[str, float | int | None]:
+    """Return how often it is decided, and how often wrongly."""
+    # With p-values of both sides, the number of specimens is not used by `decide`.
+    said = [np.asarray([decide(each, alpha, 0) for each in entry["p_values"]]) for entry in entries]
+    truths = [np.asarray(entry["truth"]) for entry in entries]
+    sides = [
+        ((decision == "not authentic")[~truth].mean(), (decision == "authentic")[truth].mean())
+        for decision, truth in zip(said, truths, strict=True)
+    ]
+    decision, truth = np.concatenate(said), np.concatenate(truths)
+    decided = decision != "inconclusive"
+    wrong = np.where(truth, decision == "authentic", decision == "not authentic")
+    return {
+        "decided": float(decided.mean()),
+        "wrong_of_decided": float(wrong[decided].mean()) if decided.any() else None,
+        "authentic_rejected": float((decision == "not authentic")[~truth].mean()),
+        "other_accepted": float((decision == "authentic")[truth].mean()),
+        "draws_above_alpha": int(sum(max(pair) > alpha for pair in sides)),
+    }
 
 
 def decisions_markdown(rows: list[dict]) -> str:
     lines = [
-        "| set | shots | method | calibration error | alpha | decided | authentic rejected | others accepted "
-        "| wrong of decided |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| set | shots | method | draws | specimens a side, mean | alpha | decided | authentic rejected | others "
+        "accepted | draws above alpha | wrong of decided |",
+        "|" + "---|" * 11,
     ]
     lines += [
-        f"| {r['set']} | {said(r['shots'])} | {r['method']} | {r['calibration_error']:.3f} | {r['alpha']:g} "
-        f"| {r['decided']:.2f} | {r['authentic_rejected']:.3f} | {r['other_accepted']:.3f} "
-        f"| {'' if r['wrong_of_decided'] is None else format(r['wrong_of_decided'], '.3f')} |"
+        f"| {r['set']} | {said(r['shots'])} | {r['method']} | {r['draws']} | {r['authentic_specimens']:.1f} and "
+        f"{r['other_specimens']:.1f} | {r['alpha']:g} | {r['decided']:.2f} | {r['authentic_rejected']:.3f} | "
+        f"{r['other_accepted']:.3f} | {r['draws_above_alpha']} | "
+        f"{'' if r['wrong_of_decided'] is None else format(r['wrong_of_decided'], '.3f')} |"
         for r in rows
+    ]
+    lines += ["", "| set | shots | method | calibration error, all draws | of one draw | perfect |", "|" + "---|" * 6]
+    lines += [
+        f"| {r['set']} | {said(r['shots'])} | {r['method']} | {r['calibration_error']:.3f} | "
+        f"{r['calibration_error_of_a_draw']:.3f} | {r['that_of_perfect_probabilities']:.3f} |"
+        for r in rows
+        if r["alpha"] == ALPHAS[0]
     ]
     return "\n".join(lines) + "\n"
 
@@ -279,8 +340,10 @@ def main() -> int:
     current = [a for a in answers if a["model"] in ("", methods.eye.sha256)]
     order = {key: index for index, key in enumerate([*SETS, *methods.names])}
     current.sort(key=lambda a: (order[a["set"]], a["shots"], order[a["method"]]))
-    rows, decided = tables(current, skipped), decisions(current)
-    report = "\n".join([markdown(rows), side_by_side(current), decisions_markdown(decided)])
+    rows, decided = tables(current, skipped), decisions(current, options.data)
+    report = "\n".join(
+        [markdown(rows), side_by_side(current), by_task(current, options.data), decisions_markdown(decided)]
+    )
     (options.out / "table.md").write_text(report, encoding="utf-8")
     (options.out / "table.json").write_text(
         json.dumps({"tokens_sha256": methods.eye.sha256, "rows": rows, "decisions": decided}, indent=1) + "\n",

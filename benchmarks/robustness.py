@@ -8,7 +8,7 @@ forced choice is wrong and no alarm is raised. Detection is measured by the shif
 attacks that misled the forced choice against clean micrographs. The attack on `plain` does not take detection into
 account; the attack on `detecting` does.
 
-Every result is a line of answers.jsonl under --out; an interrupted run continues, and --table makes the table of the
+Every result is a line of attacks.jsonl under --out; an interrupted run continues, and --table makes the table of the
 images that are finished so far.
 """
 
@@ -293,15 +293,15 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="ask nothing more, and print what there is")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    answers, figures = Answers(options.out / "answers.jsonl"), {}
+    answers, figures = Answers(options.out / "attacks.jsonl"), {}
     for name in options.sets:
         if not options.table:
             ask(name, answers, options)
         if rows := finished([row for row in answers.rows.values() if row["set"] == name], options):
             figures[name] = summary(rows)
     report = markdown(figures)
-    (options.out / "table.md").write_text(report, encoding="utf-8")
-    (options.out / "table.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
+    (options.out / "attacks.md").write_text(report, encoding="utf-8")
+    (options.out / "attacks.json").write_text(json.dumps(figures, indent=1) + "\n", encoding="utf-8")
     print(report)
     return 0
 
