@@ -73,24 +73,11 @@ def test_what_does_not_hold_together_is_refused_with_the_reason(described, tmp_p
         Exported.read(tmp_path)
 
 
-@pytest.mark.parametrize(
-    "key", ["exported_from", "specimens", "figures", "pixel_sizes_um", "inside_shares", "outside_shares", "notes"]
-)
+@pytest.mark.parametrize("key", Exported.__dataclass_fields__)
 def test_every_entry_is_needed(described, tmp_path, key):
     (tmp_path / DESCRIPTION).write_text(json.dumps({k: v for k, v in described.items() if k != key}))
     with pytest.raises(CheckpointError, match=f"damaged .*{key}"):
         Exported.read(tmp_path)
-
-
-def test_an_older_export_without_specimens_of_each_side_counts_those_with_a_score(exported_folder, described, tmp_path):
-    older = {key: value for key, value in described.items() if key != "specimens_by_side"}
-    (tmp_path / DESCRIPTION).write_text(json.dumps(older))
-    assert Exported.read(tmp_path).compared == Exported.read(exported_folder).compared
-
-
-def test_an_older_export_without_doubts_has_none(described, tmp_path):
-    (tmp_path / DESCRIPTION).write_text(json.dumps({k: v for k, v in described.items() if k != "doubts"}))
-    assert Exported.read(tmp_path).compared.doubts == ()
 
 
 def test_specimens_of_each_side_are_those_of_the_model_where_it_was_not_cross_fitted(checkpoint_folder, tmp_path):

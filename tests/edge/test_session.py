@@ -221,7 +221,7 @@ def test_a_truncated_graph_is_refused_before_it_is_parsed(exported_folder, tmp_p
         EdgeSession.load(folder)
 
 
-@pytest.mark.parametrize("number", [1, 2, 9])
+@pytest.mark.parametrize("number", [1, 3, 9])
 def test_another_version_is_refused(changed, number):
     with pytest.raises(CheckpointError, match=rf"format 'fusion-diff/edge/{number}', but this version reads .*export"):
         EdgeSession.load(changed(format=f"fusion-diff/edge/{number}"))

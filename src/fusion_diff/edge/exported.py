@@ -19,7 +19,7 @@ import numpy as np
 from fusion_diff.checkpoint import bounded_size, read_json
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.classes import forced_class
-from fusion_diff.fewshot.decision import Calibration, side_p_values, specimens_of
+from fusion_diff.fewshot.decision import Calibration, side_p_values
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.printable import printable
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMAT = "fusion-diff/edge/3"
+FORMAT = "fusion-diff/edge/4"
 """The format that is read and written. Raise it when readings change, since verdicts are made of them here."""
 DESCRIPTION = "edge.json"
 GRAPHS = {"onnx": "graph.onnx", "openvino": "graph.xml"}
@@ -77,7 +77,7 @@ class Exported:
         specimens_by_side: number of them on each side, keyed as the p-values are.
         figures: cross-fitted `auroc` and `macro_f1` of the references.
         pixel_sizes_um: pixel size of each reference in µm, None if unknown.
-        doubts: why the scores are not to be relied on, in sentences; empty in exports made without.
+        doubts: why the scores are not to be relied on, in sentences.
     """
 
     runtime: str
@@ -235,24 +235,21 @@ class Exported:
             labels=labels,
             notes=_names(plain["notes"]),
             specimens=bounded_size("specimens", plain["specimens"], MAX_NAMES),
-            specimens_by_side=_by_side(plain.get("specimens_by_side"), *shares),
+            specimens_by_side=_by_side(plain["specimens_by_side"]),
             figures={_text(name): _number(value) for name, value in plain["figures"].items()},
             pixel_sizes_um=sizes,
-            doubts=_names(plain.get("doubts", [])),
+            doubts=_names(plain["doubts"]),
             **texts,
         )
 
 
-def _by_side(value: object, inside: NDArray[np.float64], outside: NDArray[np.float64]) -> dict[str, int]:
-    """Return the stored number of specimens of each side; in exports made without it, that of those with a score."""
-    scored = {"authentic": specimens_of(inside), "not authentic": specimens_of(outside)}
-    if value is None:
-        return scored
-    if not isinstance(value, dict) or value.keys() != scored.keys():
+def _by_side(value: object) -> dict[str, int]:
+    sides = ("authentic", "not authentic")
+    if not isinstance(value, dict) or value.keys() != set(sides):
         raise ValueError(f"specimens_by_side is {value!r:.80}, but must have one number for each side")
     if not all(type(count) is int and 0 <= count <= MAX_NAMES for count in value.values()):
         raise ValueError(f"specimens_by_side is {value!r:.80}, but must be whole numbers from 0 to {MAX_NAMES}")
-    return {side: value[side] for side in scored}
+    return {side: value[side] for side in sides}
 
 
 def _number(value: object) -> float:
