@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from scipy.ndimage import binary_dilation
 
 from fusion_diff.synthetic import DESCRIPTOR_NAMES, FLAWS, MATERIALS, SyntheticMicrograph, generate
-from fusion_diff.synthetic.generate import _draw
 
 LOCAL_FLAWS = [flaw for flaw in FLAWS if flaw != "counterfeit"]
 
@@ -77,8 +76,7 @@ def test_every_material_takes_every_flaw(material: str, flaw: str) -> None:
 @pytest.mark.parametrize("material", MATERIALS)
 def test_a_flaw_changes_the_sound_image_in_its_mask_and_nowhere_else(flaw: str, material: str) -> None:
     for seed in (3, 4):
-        flawed = _draw(seed, 96, material, flaw, None, noisy=False)
-        sound = _draw(seed, 96, material, "sound", None, noisy=False)
+        flawed, sound = (generate(seed, size=96, material=material, flaw=kind) for kind in (flaw, "sound"))
         change = np.abs(flawed.pixels - sound.pixels)
         inside = flawed.mask > 0
         # Blur, bright flanks and the soft edges of uneven bands extend slightly beyond the mask.
@@ -98,7 +96,7 @@ def test_a_flaw_stays_visible_through_the_noise() -> None:
 
 def test_cracks_are_darker_than_the_sound_surface() -> None:
     for seed in range(10):
-        flawed, sound = (_draw(seed, 128, None, kind, None, noisy=False) for kind in ("crack", "sound"))
+        flawed, sound = (generate(seed, size=128, flaw=kind) for kind in ("crack", "sound"))
         assert (flawed.pixels - sound.pixels)[flawed.mask > 0].mean() < -0.02
 
 

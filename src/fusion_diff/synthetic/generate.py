@@ -102,12 +102,6 @@ def generate(
     Raises:
         ValueError: an argument is out of range or not a known name.
     """
-    return _draw(seed, size, material, flaw, lot, noisy=True)
-
-
-def _draw(
-    seed: int, size: int, material: str | None, flaw: str | None, lot: int | None, *, noisy: bool
-) -> SyntheticMicrograph:
     seed, size, lot = operator.index(seed), operator.index(size), None if lot is None else operator.index(lot)
     _check(seed, size, material, flaw, lot)
     choice = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
@@ -139,7 +133,7 @@ def _draw(
     elif flaw != "sound":
         surface, marked = _flawed(canvas, surface, recipe, angle, flaw, flaws)
         mask[marked] = FLAWS.index(flaw) + 1
-    pixels = expose(surface, recipe, imaging, noisy=noisy)
+    pixels = expose(surface, recipe, imaging)
     area = float(np.count_nonzero(mask)) / mask.size
     return SyntheticMicrograph(
         pixels=pixels,

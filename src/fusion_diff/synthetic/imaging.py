@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from fusion_diff.synthetic.recipes import Recipe
 
 
-def expose(surface: Field, recipe: Recipe, rng: np.random.Generator, *, noisy: bool = True) -> Field:
+def expose(surface: Field, recipe: Recipe, rng: np.random.Generator) -> Field:
     """Return the image of a lit surface.
 
     The random numbers do not depend on the surface. Two surfaces that differ only in a flaw give images that differ
@@ -25,7 +25,6 @@ def expose(surface: Field, recipe: Recipe, rng: np.random.Generator, *, noisy: b
         surface: float32 (S, S), about [0, 1].
         recipe: noise, blur, shading and grey curve.
         rng: source of randomness.
-        noisy: False omits noise and the displacement of scan lines.
 
     Returns:
         float32 (S, S) in [0, 1].
@@ -35,10 +34,9 @@ def expose(surface: Field, recipe: Recipe, rng: np.random.Generator, *, noisy: b
     image = image * _illumination(recipe, size, rng)
     image = np.float32(0.5) + np.float32(recipe.contrast) * (image - np.float32(0.5))
     image = np.clip(image, 0.0, 1.0) ** np.float32(recipe.gamma)
-    if noisy:
-        if recipe.jitter > 0.05:
-            image = _jittered(image, recipe.jitter, rng)
-        image = image + _noise(image, recipe, rng)
+    if recipe.jitter > 0.05:
+        image = _jittered(image, recipe.jitter, rng)
+    image = image + _noise(image, recipe, rng)
     return np.clip(image, 0.0, 1.0).astype(np.float32)
 
 
