@@ -30,7 +30,7 @@ def test_the_shipped_detector_finds_flaws_of_a_lot_it_never_saw(model):
     found = []
     for seed, flaw in enumerate(("crack", "blowhole", "break", "inclusion"), 10):
         bag = seen(model, seed, flaw)
-        found.append(roc_auc_score(bag.mark, model.flaw_detector.suspicion(scale(bag.tokens))))
+        found.append(roc_auc_score(bag.mark, model.flaw_detector(scale(bag.tokens))))
     assert np.mean(found) > 0.85, found
 
 
@@ -40,7 +40,7 @@ def test_it_is_stored_small_and_loads_as_it_was(tmp_path):
     first = FlawDetector.load(tmp_path, 408)
     first.save(tmp_path)
     tokens = torch.randn(50, 408)
-    torch.testing.assert_close(FlawDetector.load(tmp_path, 408).suspicion(tokens), first.suspicion(tokens))
+    torch.testing.assert_close(FlawDetector.load(tmp_path, 408)(tokens), first(tokens))
     assert (tmp_path / FILE).stat().st_size < 60_000
     assert FlawDetector.load(tmp_path / "elsewhere", 408) is None
 
@@ -71,7 +71,7 @@ def test_a_saved_model_keeps_its_detector_and_one_without_still_enrols(model, tm
     model.save_pretrained(tmp_path / "with")
     again = DiffusionModel.from_pretrained(tmp_path / "with")
     tokens = torch.randn(20, sum(model.encoder.paths))
-    torch.testing.assert_close(again.flaw_detector.suspicion(tokens), model.flaw_detector.suspicion(tokens))
+    torch.testing.assert_close(again.flaw_detector(tokens), model.flaw_detector(tokens))
     model.flaw_detector = None
     model.save_pretrained(tmp_path / "without")
     bare = DiffusionModel.from_pretrained(tmp_path / "without")

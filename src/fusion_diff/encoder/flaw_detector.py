@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import torch
 from torch import Tensor, nn
 
 from fusion_diff.checkpoint import compact, expand, read_tensors
@@ -72,11 +71,6 @@ class FlawDetector(nn.Module):
         from safetensors.torch import save_file
 
         save_file(compact(self.state_dict()), folder / FILE)
-
-    @torch.no_grad()
-    def suspicion(self, tokens: Tensor) -> Tensor:
-        """Return the log-odds (n,) of standardised tokens (n, C), without gradients; see `forward`."""
-        return self.forward(tokens)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return the log-odds (n,) that standardised tokens (n, C) show a flaw, at a prior of 0.5."""

@@ -70,7 +70,7 @@ class Heads:
         inside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if is_authentic]
         outside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if not is_authentic]
         if detector is not None:
-            outside = [replace(bag, suspicion=detector.suspicion(bag.tokens)) for bag in outside]
+            outside = [replace(bag, suspicion=detector(bag.tokens)) for bag in outside]
         heads = [head for head in HEADS if head.learns_from in ("any", "both" if outside else "alone")]
         if bags[0].residual.shape[1] == 0:
             heads = [head for head in heads if head is not ReconstructionEvidence]

@@ -38,7 +38,7 @@ class SuspicionEvidence:
     @classmethod
     def fit(cls, authentic: Sequence[Bag], detector: FlawDetector, *, alone: bool) -> SuspicionEvidence:
         """Measure the detector's log-odds on authentic tokens; `alone` if there are no references of other classes."""
-        mean, deviation = units(torch.cat([detector.suspicion(bag.tokens) for bag in authentic]))
+        mean, deviation = units(torch.cat([detector(bag.tokens) for bag in authentic]))
         return cls(detector, torch.stack([mean, deviation / (WEIGHT_ALONE if alone else WEIGHT)]))
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
