@@ -192,7 +192,7 @@ def test_the_projection_keeps_the_most_of_the_standardised_tokens_that_so_many_c
         DISTILLED_CONFIG | {"num_hidden_layers": 2, "hidden_size": 384, "num_attention_heads": 6}
     ).eval()
     encoder = DualPathEncoder(LocalPath.from_imagenet(), wide, condition_width=8).eval()
-    _measure_channels(encoder, pool, torch.device("cpu"))
+    _measure_channels(encoder, pool)
     weight = encoder.global_projection.weight.flatten(1)
     assert weight.shape == (256, 384)
     torch.testing.assert_close(weight @ weight.T, torch.eye(256), rtol=0, atol=1e-4)

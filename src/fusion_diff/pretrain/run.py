@@ -106,7 +106,7 @@ def pretrain(
         channels_last(built)
         run(AutoencoderStage(built, local, pool, device), "autoencoder")
         built.vae.eval().requires_grad_(False)
-        _scale_latents(built, pool, device)
+        _scale_latents(built, pool)
         embedding = DescriptorEmbedding(pool.descriptors.shape[1], built.condition_width).to(device)
         run(PriorStage(built, embedding, pool, device), "prior")
         return built.freeze()
@@ -120,7 +120,7 @@ def pretrain(
             global_ = GlobalPath.from_config(DISTILLED_CONFIG).to(device)
             run(DistilStage(global_, local, pool, device), "distil")
         built = DualPathEncoder(local, global_, condition_width, recipe.condition_tokens).to(device)
-        _measure_channels(built, pool, device)
+        _measure_channels(built, pool)
         return built
 
     def build_detector() -> FlawDetector:
@@ -187,7 +187,7 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
             write_json(part, claim)
 
 
-def _scale_latents(prior: DiffusionPrior, pool: Pool, device: torch.device) -> None:
+def _scale_latents(prior: DiffusionPrior, pool: Pool) -> None:
     """Set the scaling factor that gives latents unit variance, as in Rombach et al. 2022, appendix G."""
     with torch.no_grad():
         pixels = pool.batch(64, CROP, np.random.default_rng(0))[0]
@@ -195,7 +195,7 @@ def _scale_latents(prior: DiffusionPrior, pool: Pool, device: torch.device) -> N
     prior.vae.register_to_config(scaling_factor=round(1.0 / float(latents.std()), 5))
 
 
-def _measure_channels(encoder: DualPathEncoder, pool: Pool, device: torch.device) -> None:
+def _measure_channels(encoder: DualPathEncoder, pool: Pool) -> None:
     """Measure the channel statistics of both paths and the global path's projection, on a sample of the pool.
 
     The sample has `MEASURED` crops, or about as many as the pool has micrographs if these are fewer.
