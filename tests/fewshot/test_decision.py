@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from fusion_diff.fewshot.decision import (
+    ROUNDING,
     Calibration,
     decide,
     p_value,
@@ -204,3 +207,26 @@ def test_as_many_references_as_needed_can_just_be_rejected(alpha):
     assert p_value(1.0, np.zeros(needed)) <= alpha
     if needed:
         assert p_value(1.0, np.zeros(needed - 1)) > alpha
+
+
+ROOT = Path(__file__).parents[2]
+SPREAD = re.findall(
+    r"^\| (0\.\d+) \| (\d+) \| (0\.\d+) \| (0\.\d+) \|$", (ROOT / "docs/references.md").read_text("utf-8"), re.M
+)
+
+
+@pytest.mark.parametrize(("alpha", "specimens", "mean", "twentieth"), SPREAD)
+def test_the_documented_spread_of_error_rates_is_that_of_the_p_values(alpha, specimens, mean, twentieth):
+    rng, errors = np.random.default_rng(0), []
+    for _ in range(2000):
+        scores = np.sort(rng.random(int(specimens)))  # new ones are uniform too, so lengths are probabilities
+        edges = np.concatenate([[0.0], scores, [1.0]])
+        middles = (edges[1:] + edges[:-1]) / 2
+        rejected = [p_value(middle, scores) <= float(alpha) + ROUNDING for middle in middles]
+        errors.append(np.diff(edges)[rejected].sum())
+    assert np.mean(errors) == pytest.approx(float(mean), abs=0.015)
+    assert np.quantile(errors, 0.95) == pytest.approx(float(twentieth), abs=0.03)
+
+
+def test_the_spread_of_error_rates_is_documented():
+    assert len(SPREAD) == 7
