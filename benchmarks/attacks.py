@@ -128,13 +128,14 @@ def unnoticed(plain: Gradient, purified: Gradient, limit: float) -> Gradient:
     """Mislead the verdict without an alarm, against `inspect --detect-attacks`.
 
     The margin is the larger of that of the verdict and the shift under purification beyond its limit, both in log-odds.
-    The gradient is that of whatever still fails.
+    The gradient is that of whatever still fails. A shift is narrowed by the verdict itself only where that is wrong
+    already, for otherwise the two would work against each other.
     """
 
     def at(pixels: Tensor) -> tuple[float, Tensor]:
         (margin, down), (other, along) = plain(pixels), purified(pixels)
         beyond = abs(margin - other) - limit
-        nearer = (down - along) * np.sign(margin - other)
+        nearer = down - along if margin > other else along - down if margin < 0 else along
         largest = max(margin, beyond)
         ways = [way for value, way in ((margin, down), (beyond, nearer)) if value >= min(largest, 0)]
         return largest, sum((way / way.norm().clamp_min(1e-12) for way in ways), start=torch.zeros_like(down))

@@ -101,7 +101,8 @@ class Bench:
             "detecting": unnoticed(plain.gradient(flawed), purified.gradient(flawed), self.test.threshold),
         }
         if attack in ("apgd", "apgd-eot"):
-            return apgd(gradients[defence], ball, options.steps, stop=stop)
+            steps = 2 * options.steps if defence == "detecting" else options.steps  # it has to reach two ends
+            return apgd(gradients[defence], ball, steps, stop=stop)
         if attack == "pgd":
             return pgd(gradients[defence], ball, options.steps, stop=stop)
         if attack == "transfer":
