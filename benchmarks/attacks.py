@@ -30,7 +30,7 @@ from fusion_diff.verdict.reading import Reading
 
 if TYPE_CHECKING:
     from fusion_diff.diffusion.purification import Purification
-    from fusion_diff.encoder.fusion import DualPathEncoder
+    from fusion_diff.encoder.dual_path import DualPathEncoder
     from fusion_diff.fewshot.verifier import Verifier
 
 Gradient = Callable[[Tensor], tuple[float, Tensor]]

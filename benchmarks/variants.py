@@ -8,11 +8,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion_diff.encoder.fusion import Encoding
+from fusion_diff.encoder.dual_path import Encoding
 
 if TYPE_CHECKING:
     from fusion_diff.diffusion.prior import DiffusionPrior
-    from fusion_diff.encoder.fusion import DualPathEncoder
+    from fusion_diff.encoder.dual_path import DualPathEncoder
 
 STRENGTH, STEPS = 0.2, 4
 """Strength and steps of the variants of references by the prior; a strength of 0.2 keeps grains in place."""

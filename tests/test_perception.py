@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import pad
 
 from fusion_diff import perception
-from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.encoder.dual_path import STRIDE
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import MARGIN

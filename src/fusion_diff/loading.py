@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.checkpoint import EMBEDDED, based_on, expand, locate, read_json, read_tensors, verify
 from fusion_diff.diffusion.source import PRIOR, PriorSource
+from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.flaw_detector import FlawDetector
-from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.enrolment.files import load_enrolment
 from fusion_diff.errors import CheckpointError

@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from fusion_diff.diffusion.source import PriorSource
+    from fusion_diff.encoder.dual_path import DualPathEncoder
     from fusion_diff.encoder.flaw_detector import FlawDetector
-    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.references import ReferenceSet
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.encoder.dual_path import STRIDE
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.micrograph.thumbnail import thumbnail
@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion_diff.diffusion.reconstruction import ReconstructionPath
+    from fusion_diff.encoder.dual_path import DualPathEncoder
     from fusion_diff.encoder.flaw_detector import FlawDetector
-    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.micrograph import Micrograph
 
     OfTiles = Callable[[Tensor], Tensor]

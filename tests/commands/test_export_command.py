@@ -14,7 +14,7 @@ from scipy.ndimage import gaussian_filter
 
 from fusion_diff.cli import main
 from fusion_diff.diffusion.source import PriorSource
-from fusion_diff.encoder.fusion import DualPathEncoder
+from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath
 from fusion_diff.model import DiffusionModel
 from fusion_diff.references import ReferenceSet

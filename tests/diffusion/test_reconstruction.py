@@ -7,7 +7,7 @@ import torch
 
 from fusion_diff.diffusion.prior import DiffusionPrior
 from fusion_diff.diffusion.reconstruction import CHANNELS, ReconstructionPath
-from fusion_diff.encoder.fusion import DualPathEncoder
+from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.global_path import GlobalPath
 from fusion_diff.encoder.local_path import LocalPath
 

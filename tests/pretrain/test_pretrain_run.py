@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from fusion_diff.checkpoint import EMBEDDED, compact, expand, read_json, verify
 from fusion_diff.diffusion.prior import DiffusionPrior
-from fusion_diff.encoder.fusion import DualPathEncoder
+from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.global_path import DISTILLED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath
 from fusion_diff.errors import CheckpointError, PretrainingError

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 if TYPE_CHECKING:
     from fusion_diff.diffusion.prior import DiffusionPrior
-    from fusion_diff.encoder.fusion import DualPathEncoder
+    from fusion_diff.encoder.dual_path import DualPathEncoder
 
 STRENGTH = 0.5
 STEPS = 1

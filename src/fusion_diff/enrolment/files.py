@@ -27,8 +27,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
+    from fusion_diff.encoder.dual_path import DualPathEncoder
     from fusion_diff.encoder.flaw_detector import FlawDetector
-    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.fewshot.verifier import Verifier
 
 FORMAT = "fusion-diff/enrolment/4"

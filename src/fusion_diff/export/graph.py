@@ -9,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion_diff.edge.exported import EVIDENCE, STRANGENESS
-from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.encoder.dual_path import STRIDE
 from fusion_diff.micrograph.tiles import MARGIN
 
 if TYPE_CHECKING:
-    from fusion_diff.encoder.fusion import DualPathEncoder
+    from fusion_diff.encoder.dual_path import DualPathEncoder
     from fusion_diff.fewshot.verifier import Verifier
 
 

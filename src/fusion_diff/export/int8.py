@@ -16,7 +16,7 @@ import numpy as np
 
 from fusion_diff.dependencies import one_missing
 from fusion_diff.edge.exported import INPUTS
-from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.encoder.dual_path import STRIDE
 from fusion_diff.export.onnx_file import silenced
 from fusion_diff.micrograph.tiles import Grid
 

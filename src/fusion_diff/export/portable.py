@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fusion_diff.edge.exported import Exported
-from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.encoder.dual_path import STRIDE
 from fusion_diff.errors import EnrolmentError, ExportError
 from fusion_diff.fewshot.readings import RECONSTRUCTION
 

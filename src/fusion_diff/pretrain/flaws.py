@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    from fusion_diff.encoder.dual_path import DualPathEncoder
     from fusion_diff.encoder.flaw_detector import FlawDetector
-    from fusion_diff.encoder.fusion import DualPathEncoder
     from fusion_diff.fewshot.bags import Bag
 
 LOCAL = tuple(flaw for flaw in FLAWS if flaw != "counterfeit")

@@ -13,8 +13,8 @@ import torch
 
 from fusion_diff.checkpoint import Writer, compact, locate, write_json
 from fusion_diff.diffusion.prior import DiffusionPrior, embedded_architecture
+from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.flaw_detector import FlawDetector
-from fusion_diff.encoder.fusion import DualPathEncoder
 from fusion_diff.encoder.global_path import DISTILLED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.errors import CheckpointError, PretrainingError

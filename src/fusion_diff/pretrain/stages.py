@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion_diff.encoder.fusion import ChannelStandardise
+from fusion_diff.encoder.dual_path import ChannelStandardise
 from fusion_diff.encoder.global_path import TILE
 from fusion_diff.encoder.local_path import COARSE_CHANNELS, FINE_CHANNELS, LAST_CHANNELS
 
 if TYPE_CHECKING:
     from fusion_diff.diffusion.prior import DiffusionPrior
-    from fusion_diff.encoder.fusion import DualPathEncoder
+    from fusion_diff.encoder.dual_path import DualPathEncoder
     from fusion_diff.encoder.global_path import GlobalPath
     from fusion_diff.encoder.local_path import LocalPath
     from fusion_diff.pretrain.pool import Pool

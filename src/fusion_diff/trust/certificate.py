@@ -19,7 +19,7 @@ import torch
 
 from fusion_diff.devices import own_settings
 from fusion_diff.diffusion.purification import Purification
-from fusion_diff.encoder.fusion import STRIDE
+from fusion_diff.encoder.dual_path import STRIDE
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.micrograph import expect_micrograph

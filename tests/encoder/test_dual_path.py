@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fusion_diff.encoder.fusion import STRIDE, STRUCTURE_WIDTH, ChannelStandardise, DualPathEncoder, GatedFusion
+from fusion_diff.encoder.dual_path import STRIDE, STRUCTURE_WIDTH, ChannelStandardise, DualPathEncoder, GatedFusion
 from fusion_diff.encoder.global_path import DISTILLED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath
 
