@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import unicodedata
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,19 @@ def test_a_table_in_the_folder_tells_the_specimens(new_set, references):
     assert [image["group"] for image in shown(page)["crack"]] == ['plate "A12"', 'plate "A12"', "B03"]
 
 
+def test_a_table_of_excel_names_its_separator_and_names_may_be_in_the_other_form_of_unicode(new_set, references):
+    page = new_set
+    rows = []
+    for path in sorted(references.glob("*/*.tif")):
+        form, other = ("NFD", "NFC") if path.parent.name == "sound" else ("NFC", "NFD")
+        path.rename(path.with_name(unicodedata.normalize(form, f"Öfen {path.name}")))
+        name = unicodedata.normalize(other, f"Öfen {path.name}")
+        rows.append(f"{path.parent.name}/{name};{path.name[:3]};,,,")
+    (references / "groups.csv").write_text("\r\n".join(["sep=;", "file;group;,,,", *rows]), encoding="utf-8")
+    page.get_by_label("Choose a folder").set_input_files(references)
+    expect_plan(page, f"{CRACK} | 3 | 2: A12, B03", "sound (authentic) | 3 | 2: A12, B03")
+
+
 def test_a_table_that_tells_no_specimens_is_said_to_be_wrong(new_set, references):
     page = new_set
     told = {
@@ -173,6 +187,8 @@ def test_a_table_that_tells_no_specimens_is_said_to_be_wrong(new_set, references
         b'file,group\nsound/A12_1.tif,"A"12\n': "line 2: a quote ends in the middle of a field",
         b"file,group,class\nsound/A12_1.tif,A,crack\n": "A12_1.tif has the class crack, but lies in the folder sound",
         b"file,group\nsound/A12_1.tif,A\n./sound/A12_1.tif,B\n": "has the specimen B here but A above; keep one.",
+        b"file,group,clas\nsound/A12_1.tif,A,sound\n": "unknown column clas (did you mean class?); rename or",
+        b"sep=;\nfile;group\nsound/A12_1.tif;\n": "line 3: the column group is empty",
     }
     for content, wrong in told.items():
         (references / "Groups.csv").write_bytes(content)

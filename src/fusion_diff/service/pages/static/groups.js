@@ -21,7 +21,9 @@ export async function specimens({ file, path }, chosen) {
     if (cells.length !== names.length) throw new Error(`${where}: ${cells.length} fields, but the header has ${names.length}; put quotes around a field that contains the separator.`);
     const [named, specimen, label] = [...NEEDED, "class"].map((name) => cells[names.indexOf(name)] || "");
     if (!named || !specimen) throw new Error(`${where}: the column ${named ? "group" : "file"} is empty; fill it in or remove the line.`);
-    const spellings = [written[names.indexOf("file")], named, named.replaceAll("\\", "/")].map((each) => folder + each.replace(/^\.\//, ""));
+    const texts = [written[names.indexOf("file")], named, named.replaceAll("\\", "/")];
+    const forms = texts.flatMap((each) => [each.normalize("NFC"), each.normalize("NFD")]); // files from a Mac may have the other one
+    const spellings = [...texts, ...forms, texts.at(-1)].map((each) => folder + each.replace(/^\.\//, ""));
     const key = spellings.find((each) => chosen.has(each)) || spellings.at(-1);
     if (found.has(key) && found.get(key) !== specimen) throw new Error(`${where}: ${key} has the specimen ${specimen} here but ${found.get(key)} above; keep one.`);
     const [own, ...inner] = key.slice(folder.length).split("/");
@@ -47,13 +49,31 @@ function checkHeader(names, path) {
   if (NEEDED.some((name) => !names.includes(name))) throw new Error(`${path}: the columns file and group are required, but it has ${names.join(", ")}.`);
   const twice = [...NEEDED, "class"].find((name) => names.indexOf(name) !== names.lastIndexOf(name));
   if (twice) throw new Error(`${path}: the column ${twice} occurs twice; keep one of them.`);
+  const misspelt = names.includes("class") ? undefined : names.find((name) => !NEEDED.includes(name) && alike("class", name));
+  if (misspelt !== undefined) throw new Error(`${path}: unknown column ${misspelt} (did you mean class?); rename or remove it.`);
 }
 
-// Rows that are not blank, with the line that each begins on (RFC 4180), separated by what the first of them holds most of.
-function table(whole, path) {
+// Whether one word may be the other misspelt, by the measure and limit of Python's difflib, which the command line uses.
+const alike = (a, b) => (2 * shared(a, b)) / (a.length + b.length) >= 0.6;
+
+function shared(a, b) {
+  for (let size = Math.min(a.length, b.length); size > 0; size -= 1) {
+    for (let at = 0; at + size <= a.length; at += 1) {
+      const there = b.indexOf(a.slice(at, at + size));
+      if (there >= 0) return size + shared(a.slice(0, at), b.slice(0, there)) + shared(a.slice(at + size), b.slice(there + size));
+    }
+  }
+  return 0;
+}
+
+// Rows that are not blank, with the line that each begins on (RFC 4180), separated by what a first line `sep=;` of Excel
+// names, or else by what the first of them holds most of.
+function table(given, path) {
+  const named = /^sep=([,;\t])(?=\r?\n)/i.exec(given);
+  const whole = named ? given.slice(named[0].length) : given; // a blank line remains, so that lines keep their numbers
   const first = whole.split(/[\r\n]/).find((line) => line.trim()) || "";
   const count = (sign) => first.split(sign).length;
-  const separator = SEPARATORS.reduce((most, each) => (count(each) > count(most) ? each : most));
+  const separator = named?.[1] || SEPARATORS.reduce((most, each) => (count(each) > count(most) ? each : most));
   const rows = [];
   let [written, cell, state, line, begun] = [[], "", "before", 1, 1];
   for (const sign of whole.replace(/\r\n?/g, "\n") + "\n") {
