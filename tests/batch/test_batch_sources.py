@@ -4,6 +4,7 @@ import contextlib
 import errno
 import itertools
 import os
+import signal
 import sys
 import threading
 from collections import Counter
@@ -284,3 +285,20 @@ def test_a_source_may_begin_in_the_home_folder(tmp_path, monkeypatch, save_micro
     save_micrograph(tmp_path / "m" / "a.tif", 0.8)
     (tmp_path / "list.csv").write_text("path\nm/a.tif\n")
     assert listed(source) == [str(tmp_path / "m" / "a.tif")]
+
+
+def test_a_disk_that_is_full_only_as_the_file_is_closed_is_no_fault_of_the_store(monkeypatch):
+    """A limit on file sizes simulates a full disk. So few bytes are written at the close."""
+    resource = pytest.importorskip("resource")
+    fsspec.filesystem("memory").pipe_file("/closing/a.tif", b"few bytes")
+    monkeypatch.setattr(items_module.time, "sleep", lambda seconds: pytest.fail("it is fetched again"))
+    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with pytest.raises(FetchError) as caught, local_file(Item("memory://closing/a.tif")):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        signal.signal(signal.SIGXFSZ, ignored)
+    assert "a micrograph cannot be stored there" in str(caught.value)

@@ -9,7 +9,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, Any
 
 from fusion_diff.batch.needed import needed
 from fusion_diff.errors import BatchError, FetchError, MicrographError, TrustError, machine_fault
@@ -114,25 +114,22 @@ def local_file(item: Item) -> Iterator[Path]:
         yield Path(item.path)
         return
     store, path = file_system(item.path)
-    with _temporary_folder() as folder:
-        file = Path(folder) / "micrograph"
+    with _storing(Path(tempfile.gettempdir())):
+        folder = tempfile.TemporaryDirectory(prefix="fusion-diff-")
+    with folder:
+        file = Path(folder.name) / "micrograph"
         _fetch(item, store, path, file)
         yield file
-
-
-def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
-    try:
-        return tempfile.TemporaryDirectory(prefix="fusion-diff-")
-    except OSError as error:
-        raise _no_room(Path(tempfile.gettempdir()) / "micrograph", error) from error
 
 
 def _fetch(item: Item, store: Any, path: str, file: Path) -> None:
     name = printable(item.path)
     for attempt in range(1, TRIES + 1):
         try:
-            with store.open(path, "rb") as stream, _room(file) as copy:
+            with store.open(path, "rb") as stream:
                 size = 0
+                with _storing(file.parent):
+                    file.write_bytes(b"")
                 while chunk := stream.read(_CHUNK_BYTES):
                     size += len(chunk)
                     if size > MAX_FETCH_BYTES:
@@ -141,7 +138,8 @@ def _fetch(item: Item, store: Any, path: str, file: Path) -> None:
                             f"the file is larger than {MAX_FETCH_BYTES:,} bytes",
                             "crop it, or copy it to this machine and inspect it there",
                         )
-                    _write(copy, chunk, file)
+                    with _storing(file.parent), file.open("ab") as copy:
+                        copy.write(chunk)
             return
         except MicrographError:
             raise
@@ -176,27 +174,15 @@ def _knows(store: Any, path: str) -> bool:
 
 
 @contextmanager
-def _room(file: Path) -> Iterator[BinaryIO]:
+def _storing(folder: Path) -> Iterator[None]:
+    """Blame a fault in here, also one that shows only as a file is closed, on this machine and not on the store."""
     try:
-        stream = file.open("wb")
+        yield
     except OSError as error:
-        raise _no_room(file, error) from error
-    with stream:
-        yield stream
-
-
-def _write(stream: BinaryIO, chunk: bytes, file: Path) -> None:
-    try:
-        stream.write(chunk)
-    except OSError as error:
-        raise _no_room(file, error) from error
-
-
-def _no_room(file: Path, error: OSError) -> FetchError:
-    return FetchError(
-        f"{printable(file.parent)}: a micrograph cannot be stored there while it is inspected "
-        f"({unwritten(error)}); free space, or set TMPDIR to another folder"
-    )
+        raise FetchError(
+            f"{printable(folder)}: a micrograph cannot be stored there while it is inspected ({unwritten(error)}); "
+            "free space, or set TMPDIR to another folder"
+        ) from error
 
 
 def unwritten(error: OSError) -> str:
