@@ -84,9 +84,10 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
     """
     shown = shown_name(name)
     digest, size = hashlib.sha256(), 0
-    with tempfile.NamedTemporaryFile(dir=folder, prefix=PREFIX, delete=False) as file:
-        path = Path(file.name)
-        try:
+    file = tempfile.NamedTemporaryFile(dir=folder, prefix=PREFIX, delete=False)  # noqa: SIM115 - closed below
+    path = Path(file.name)
+    try:
+        with file:
             while chunk := stream.read(_CHUNK_BYTES):
                 size += len(chunk)
                 if size > limit:
@@ -97,9 +98,9 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
                 file.write(chunk)
             if size == 0:
                 raise MicrographError(f"{shown}: the file is empty; copy or export it again from the instrument")
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
+    except BaseException:  # also one of the last bytes, which are written as the file is closed
+        path.unlink(missing_ok=True)
+        raise
     return Upload(path, shown, digest.hexdigest(), size)
 
 
