@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -15,7 +16,7 @@ from sqlalchemy import func, select
 
 from fusion_diff.errors import CheckpointError, MicrographError, ServiceError
 from fusion_diff.micrograph import source, storage
-from fusion_diff.service import ledger
+from fusion_diff.service import ledger, work
 from fusion_diff.service.database import Database
 from fusion_diff.service.metrics import Metrics
 from fusion_diff.service.problems import BusyError, LateError, StoppingError
@@ -164,6 +165,42 @@ def test_what_nobody_waits_for_any_more_is_not_judged(make_queue, make_task, hel
     queue.close()
     assert held.seen == [first.upload.sha256]
     assert not second.upload.path.exists()
+
+
+def test_what_nobody_waits_for_any_more_does_not_stay_in_memory(make_queue, make_task, held, monkeypatch):
+    read, levels = work.read_task, []
+
+    def watched(task, max_pixels):
+        micrograph, thumbnail = read(task, max_pixels)
+        levels.append(weakref.ref(micrograph.levels))
+        return micrograph, thumbnail
+
+    monkeypatch.setattr(work, "read_task", watched)
+    queue = make_queue()
+    first, second = make_task(1), make_task(2)
+    queue.submit([first, second])
+    assert held.begun.acquire(timeout=60)
+    assert second.future.cancel()
+    held.go.set()
+    first.future.result(60)
+    end = time.monotonic() + 20
+    while levels[1:] == [] or levels[1]() is not None:
+        assert time.monotonic() < end, "it is kept until the next file comes"
+        time.sleep(0.01)
+
+
+def test_what_was_cancelled_before_it_is_taken_does_not_block_the_queue(make_queue, make_task, held):
+    queue, gone, task = make_queue(), make_task(1), make_task(2)
+    assert gone.future.cancel()
+    held.go.set()
+    taking = threading.Thread(target=queue.submit, args=([gone, task],), daemon=True)
+    taking.start()
+    taking.join(60)
+    assert not taking.is_alive()
+    assert task.future.result(60).name == "2.tif"
+    queue.stop(60)
+    queue.close()
+    assert queue.depth == 0
 
 
 def test_a_cancelled_file_that_proves_to_be_no_image_is_removed_as_others_are(make_queue, make_task, held, monkeypatch):

@@ -134,8 +134,9 @@ class Queue:
             self._taken.update(tasks)
             self._metrics.queue.set(self.depth)
             for task in tasks:
-                task.future.add_done_callback(partial(self._settled, task))
                 self._waiting.put(task)
+        for task in tasks:  # outside the lock, which the callback of a future that is done already takes at once
+            task.future.add_done_callback(partial(self._settled, task))
 
     def stop(self, seconds: float) -> None:
         """Accept no more tasks, and return at once. Accepted tasks are finished. A second call has no effect.
@@ -200,6 +201,7 @@ class Queue:
             model = None
             if task.future.done() or not task.future.set_running_or_notify_cancel():  # refused or cancelled
                 task.upload.discard()
+                del item, micrograph  # it may be large, and the next may be long in coming
                 continue
             try:
                 pixels = micrograph.height * micrograph.width
