@@ -12,7 +12,7 @@ from PIL import Image
 from fusion_diff.model import DiffusionModel
 from fusion_diff.service import collecting
 from fusion_diff.service.database import Database
-from fusion_diff.service.naming import told_apart
+from fusion_diff.service.naming import model_label
 from fusion_diff.service.settings import Settings
 from fusion_diff.service.shelf import Shelf, enter
 from fusion_diff.service.tables import NAME_LENGTH, Model
@@ -214,7 +214,7 @@ def test_models_of_one_name_are_told_apart_by_their_digests():
         Model(name=name, sha256=sha256 * 32) for name, sha256 in (("a", "12"), ("a", "34"), ("b", "56"))
     )
     models = [first, second, other]
-    assert [told_apart(each, models) for each in models] == ["a · 12121212", "a · 34343434", "b"]
+    assert [model_label(each, models) for each in models] == ["a · 12121212", "a · 34343434", "b"]
 
 
 def test_the_pixel_size_of_a_file_is_kept_and_one_that_is_given_comes_before_it(client, draw):

@@ -34,6 +34,7 @@ _FIELDS = MAX_REFERENCES + 24
 """Most form fields that are not files. Each reference selected on a page is one."""
 _FIELD_BYTES = 2**13
 """Longest form field in bytes. The longest that is used is a reason of 2000 characters."""
+MultiPartParser.spool_max_size = _SPOOL_BYTES  # of the class, as FastAPI gives no way to set it for one app
 
 
 def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
@@ -57,7 +58,6 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
         finally:
             await to_thread.run_sync(service.close)
 
-    MultiPartParser.spool_max_size = _SPOOL_BYTES
     app = FastAPI(
         title="FusionDiff",
         summary="Verifies ceramic microstructures from a handful of labelled micrographs.",

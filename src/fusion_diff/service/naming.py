@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fusion_diff.printable import printable
 from fusion_diff.service.tables import NAME_LENGTH
@@ -10,20 +10,11 @@ from fusion_diff.service.tables import NAME_LENGTH
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable
 
+    from fusion_diff.service.schemas.models import ModelOut
+    from fusion_diff.service.tables import Model
+
 _SHOWN = 60
 _DIGITS = 8
-
-
-class Named(Protocol):
-    """A model, as a row or as the API shows it."""
-
-    @property
-    def name(self) -> str:
-        """Name of the model."""
-
-    @property
-    def sha256(self) -> str:
-        """Digest of the model."""
 
 
 def free(name: str, taken: Collection[str]) -> str:
@@ -35,7 +26,7 @@ def free(name: str, taken: Collection[str]) -> str:
     return found
 
 
-def told_apart(model: Named, models: Iterable[Named]) -> str:
+def model_label(model: Model | ModelOut, models: Iterable[Model | ModelOut]) -> str:
     """Return the label of a model in a list: its name, with the start of its digest if another shares that name."""
     shown = printable(model.name, _SHOWN)
     alike = any(each.name == model.name and each.sha256 != model.sha256 for each in models)

@@ -17,7 +17,7 @@ from fusion_diff.errors import FusionDiffError
 from fusion_diff.inspection import pages
 from fusion_diff.inspection.wording import SYMBOLS
 from fusion_diff.service import problems
-from fusion_diff.service.naming import told_apart
+from fusion_diff.service.naming import model_label
 from fusion_diff.service.problems import NotFoundError, UnauthorizedError, reported
 from fusion_diff.service.receiving import HoldingRoute, Route
 from fusion_diff.service.security import caller_of, csrf_token
@@ -130,7 +130,7 @@ def _to_sign_in(request: Request) -> Response:
 @cache
 def _environment() -> Environment:
     found = pages.environment(TEMPLATES)
-    found.filters |= {"moment": _moment, "kind": _kind, "told_apart": told_apart}
+    found.filters |= {"moment": _moment, "kind": _kind, "model_label": model_label}
     return found
 
 
