@@ -28,7 +28,9 @@ from starlette.testclient import TestClient
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
 from fusion_diff.references import ReferenceSet
+from fusion_diff.service import ledger
 from fusion_diff.service.app import create_app
+from fusion_diff.service.database import Database
 from fusion_diff.service.settings import Settings
 
 SIDE = 64
@@ -155,6 +157,20 @@ def learn(finished: Callable[[TestClient, str], dict[str, Any]]) -> Callable[...
         return finished(client, job["id"])
 
     return ask
+
+
+@pytest.fixture
+def exported_ledger() -> Callable[[Database, Path], dict[str, Any]]:
+    """Write the ledger and its head to FILE and FILE.head, as an auditor saves /v1/ledger and /v1/ledger/head."""
+
+    def export(database: Database, file: Path) -> dict[str, Any]:
+        with database.read() as session:
+            head, written = ledger.head(session), ledger.head_bytes(session)
+        file.write_bytes(b"".join(ledger.lines(database, head["count"])))
+        file.with_name(f"{file.name}.head").write_bytes(written)
+        return head
+
+    return export
 
 
 @pytest.fixture(scope="session")

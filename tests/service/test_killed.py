@@ -17,7 +17,6 @@ import pytest
 from sqlalchemy import select
 
 from fusion_diff.cli import main
-from fusion_diff.service import ledger
 from fusion_diff.service.database import Database
 from fusion_diff.service.settings import Settings
 from fusion_diff.service.store import Store
@@ -75,7 +74,9 @@ def send_until_it_ends(address, contents, accepted):
             accepted.append(answer.json()["results"][0]["inspection"])
 
 
-def test_a_service_that_is_killed_loses_nothing_that_it_accepted(started, database_url, micrograph, tmp_path):
+def test_a_service_that_is_killed_loses_nothing_that_it_accepted(
+    started, database_url, micrograph, exported_ledger, tmp_path
+):
     contents = [micrograph("fine", seed) for seed in range(200, 204)] * 1000
     accepted, chance = [], random.Random(0)
     for _ in range(KILLS):
@@ -107,7 +108,7 @@ def test_a_service_that_is_killed_loses_nothing_that_it_accepted(started, databa
         )
     for row in kept.values():
         assert all(store.get(sha256) for sha256 in (row.sha256, row.evidence_sha256, row.thumbnail_sha256))
-    head = ledger.export(database, tmp_path / "verdicts.jsonl")
+    head = exported_ledger(database, tmp_path / "verdicts.jsonl")
     report = check(tmp_path / "verdicts.jsonl", expect=head["hash"])
     assert report.intact, report.breaks
     assert sum(report.decisions.values()) == len(kept)
@@ -129,7 +130,7 @@ def test_a_service_that_is_told_to_stop_answers_what_it_accepted_first(started, 
 
 
 def test_a_service_without_time_to_finish_says_of_each_file_what_became_of_it(
-    started, micrograph, monkeypatch, tmp_path
+    started, micrograph, exported_ledger, monkeypatch, tmp_path
 ):
     monkeypatch.setenv("FUSION_DIFF_DRAIN_SECONDS", "0")
     files = [("files", (f"{seed}.tif", micrograph("fine", seed))) for seed in range(210, 218)] * 10
@@ -154,7 +155,7 @@ def test_a_service_without_time_to_finish_says_of_each_file_what_became_of_it(
     assert accepted > 0
     assert accepted + refused == 2 * len(files)
     database = Database(Settings(data=tmp_path / "data").database)
-    head = ledger.export(database, tmp_path / "verdicts.jsonl")
+    head = exported_ledger(database, tmp_path / "verdicts.jsonl")
     report = check(tmp_path / "verdicts.jsonl", expect=head["hash"])
     assert sum(report.decisions.values()) == accepted, "what is in the ledger was told to who asked"
     database.close()

@@ -167,7 +167,7 @@ def test_what_is_kept_comes_back_as_it_was(database):
             records.get_inspection(session, "0" * 32)
 
 
-def test_an_overruled_verdict_is_found_by_either_and_the_ledger_verifies(database, tmp_path):
+def test_an_overruled_verdict_is_found_by_either_and_the_ledger_verifies(database, exported_ledger, tmp_path):
     first, second = add(database, [row(0), row(1)])
     with database.write() as session:
         records.overrule(session, first.id, "not authentic", "a  crack\nbeside the mark", "expert")
@@ -177,7 +177,7 @@ def test_an_overruled_verdict_is_found_by_either_and_the_ledger_verifies(databas
     assert [each.id for each in walk(database, Filter(decision="inconclusive"), 5)] == [first.id]
     assert [each.id for each in walk(database, Filter(overruled=True), 5)] == [first.id]
     assert [each.id for each in walk(database, Filter(overruled=False), 5)] == [second.id]
-    head = ledger.export(database, tmp_path / "verdicts.jsonl")
+    head = exported_ledger(database, tmp_path / "verdicts.jsonl")
     report = check(tmp_path / "verdicts.jsonl", expect=head["hash"])
     assert report.intact
     assert report.note == ""
@@ -187,7 +187,9 @@ def test_an_overruled_verdict_is_found_by_either_and_the_ledger_verifies(databas
     assert '"reason":"a crack beside the mark"' in (tmp_path / "verdicts.jsonl").read_text()
 
 
-def test_the_model_s_own_decision_takes_an_overruling_back_and_the_ledger_keeps_both(database, tmp_path):
+def test_the_model_s_own_decision_takes_an_overruling_back_and_the_ledger_keeps_both(
+    database, exported_ledger, tmp_path
+):
     it = add(database, [row(0)])[0]
     with database.write() as session, pytest.raises(ConflictError, match="nothing to overrule"):
         records.overrule(session, it.id, "authentic", "as the model says", "expert")
@@ -203,7 +205,7 @@ def test_the_model_s_own_decision_takes_an_overruling_back_and_the_ledger_keeps_
         ("not authentic", "a crack"),
         ("authentic", "a scratch after all"),
     ]
-    ledger.export(database, tmp_path / "verdicts.jsonl")
+    exported_ledger(database, tmp_path / "verdicts.jsonl")
     line = (tmp_path / "verdicts.jsonl").read_text().splitlines()[-1]
     assert '"decision":"authentic"' in line
     assert '"was":"not authentic"' in line
@@ -255,12 +257,12 @@ def test_overrulings_of_before_are_kept_by_the_upgrade(database):
     assert second.overrulings == []
 
 
-def test_a_line_that_is_altered_in_the_database_is_found(database, tmp_path):
+def test_a_line_that_is_altered_in_the_database_is_found(database, exported_ledger, tmp_path):
     add(database, [row(number) for number in range(3)])
     with database.write() as session:
         line = session.get_one(LedgerLine, 2)
         line.line = line.line.replace("authentic", "not authentic")
-    ledger.export(database, tmp_path / "verdicts.jsonl")
+    exported_ledger(database, tmp_path / "verdicts.jsonl")
     assert [each.kind for each in check(tmp_path / "verdicts.jsonl").breaks] == ["altered"]
 
 
@@ -280,13 +282,13 @@ def test_the_row_and_its_line_are_written_together_or_not_at_all(database):
         assert ledger.head(session)["count"] == 2
 
 
-def test_writers_that_meet_make_one_chain(database, tmp_path, at_once):
+def test_writers_that_meet_make_one_chain(database, exported_ledger, tmp_path, at_once):
     def work(first):
         for number in range(5):
             add(database, [row(first + number)])
 
     at_once(*(partial(work, 10 * index) for index in range(4)))
-    head = ledger.export(database, tmp_path / "verdicts.jsonl")
+    head = exported_ledger(database, tmp_path / "verdicts.jsonl")
     assert head["count"] == 21
     assert check(tmp_path / "verdicts.jsonl", expect=head["hash"]).intact
     sequences = [each.ledger_sequence for each in walk(database, Filter(), 100)]

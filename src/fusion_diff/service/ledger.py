@@ -8,12 +8,10 @@ from sqlalchemy import select
 
 from fusion_diff.errors import ServiceError
 from fusion_diff.service.tables import LedgerHead, LedgerLine
-from fusion_diff.trust.ledger import NOTHING, canonical, following, head_record, header, write_head
-from fusion_diff.whole import whole_file
+from fusion_diff.trust.ledger import NOTHING, canonical, following, head_record, header
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
-    from pathlib import Path
 
     from sqlalchemy.orm import Session
 
@@ -66,20 +64,6 @@ def lines(database: Database, through: int) -> Iterator[bytes]:
             query = select(LedgerLine.line).where(LedgerLine.sequence >= first, LedgerLine.sequence < last)
             found = session.scalars(query.order_by(LedgerLine.sequence)).all()
         yield b"".join(line.encode("ascii") + b"\n" for line in found)
-
-
-def export(database: Database, path: Path) -> dict[str, Any]:
-    """Write the ledger and its head to FILE and `FILE.head`, for `fusion-diff audit FILE`; return the head.
-
-    Raises:
-        OSError: the files cannot be written.
-    """
-    with database.read() as session:
-        known = head(session)
-    with whole_file(path) as part, part.open("wb") as file:
-        file.writelines(lines(database, known["count"]))
-    write_head(path, known["id"], known["count"], known["hash"])
-    return known
 
 
 def head_bytes(session: Session) -> bytes:
