@@ -153,21 +153,9 @@ def test_what_cannot_be_judged_in_time_is_not_judged_at_all(make_queue, make_tas
     assert not second.upload.path.exists()
 
 
-def test_what_nobody_waits_for_any_more_is_not_judged(make_queue, make_task, held):
-    queue = make_queue()
-    first, second = make_task(1), make_task(2)
-    queue.submit([first, second])
-    assert held.begun.acquire(timeout=60)
-    assert second.future.cancel()
-    held.go.set()
-    first.future.result(60)
-    queue.stop(60)
-    queue.close()
-    assert held.seen == [first.upload.sha256]
-    assert not second.upload.path.exists()
-
-
-def test_what_nobody_waits_for_any_more_does_not_stay_in_memory(make_queue, make_task, held, monkeypatch):
+def test_what_nobody_waits_for_any_more_is_not_judged_and_does_not_stay_in_memory(
+    make_queue, make_task, held, monkeypatch
+):
     read, levels = work.read_task, []
 
     def watched(task, max_pixels):
@@ -187,6 +175,10 @@ def test_what_nobody_waits_for_any_more_does_not_stay_in_memory(make_queue, make
     while levels[1:] == [] or levels[1]() is not None:
         assert time.monotonic() < end, "it is kept until the next file comes"
         time.sleep(0.01)
+    assert held.seen == [first.upload.sha256]
+    queue.stop(60)
+    queue.close()
+    assert not second.upload.path.exists()
 
 
 def test_what_was_cancelled_before_it_is_taken_does_not_block_the_queue(make_queue, make_task, held):
