@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusion_diff.commands.options import AlphaOfGolden, Device, MaxPixels, PageOfGolden, load_model, path_option
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 @stoppable
@@ -47,54 +50,69 @@ def verify_model_command(
     The exit code is 0 if nothing changed; 1 if a score drifted, a decision changed, or an image or the signature was
     altered; 3 if the command could not run.
     """
+    if bool(images) != make:
+        raise typer.BadParameter("--make and IMAGES go together; give both or neither")
+    if not make:
+        for option, given, what in (
+            ("--alpha", alpha is not None, "scored at its own error rate"),
+            ("--page", page is not None, "read at the pages it was made with"),
+        ):
+            if given:
+                raise typer.BadParameter(
+                    f"{option} applies to --make; a golden set is always {what}; leave {option} out"
+                )
+        return _compare(model, golden, tolerance, trusted_key or (), max_pixels, device)
+    for option, given in (("--tolerance", tolerance is not None), ("--trusted-key", bool(trusted_key))):
+        if given:
+            raise typer.BadParameter(
+                f"{option} applies to scoring a golden set, but --make makes a new one; leave {option} out"
+            )
+    return _make(model, golden, images or [], 0.1 if alpha is None else alpha, page, max_pixels, device)
+
+
+def _make(
+    model: str, golden: Path, images: list[str], alpha: float, page: int | None, max_pixels: int | None, device: str
+) -> int:
+    """Make a golden set, and return the exit code."""
+    from fusion_diff.commands.outputs import expect_folder
+    from fusion_diff.commands.terminal import progress_bar, say
+    from fusion_diff.micrograph import discover
+    from fusion_diff.trust.golden import make_golden
+
+    expect_folder("--golden", golden)
+    files = discover(images)
+    with progress_bar("Scoring") as advance:
+        made = make_golden(
+            load_model(model, device), files, golden, alpha=alpha, page=page, max_pixels=max_pixels, progress=advance
+        )
+    say(f"Golden set of {counted(len(made.images), 'image')}: {golden}")
+    return 0
+
+
+def _compare(
+    model: str,
+    golden: Path,
+    tolerance: float | None,
+    trusted_keys: Sequence[Path],
+    max_pixels: int | None,
+    device: str,
+) -> int:
+    """Score a golden set again, report what changed, and return the exit code."""
     from contextlib import ExitStack
 
     from fusion_diff.commands.terminal import complain, progress_bar, say
     from fusion_diff.errors import TrustError
-    from fusion_diff.trust.golden import TOLERANCE, compare, make_golden
+    from fusion_diff.trust.golden import TOLERANCE, compare
     from fusion_diff.trust.identity import identity
     from fusion_diff.trust.keys import load_public
     from fusion_diff.trust.signed import signed_bytes
 
-    if bool(images) != make:
-        raise typer.BadParameter("--make and IMAGES go together; give both or neither")
-    if make:
-        for option, given in (("--tolerance", tolerance is not None), ("--trusted-key", bool(trusted_key))):
-            if given:
-                raise typer.BadParameter(
-                    f"{option} applies to scoring a golden set, but --make makes a new one; leave {option} out"
-                )
-        from fusion_diff.commands.outputs import expect_folder
-        from fusion_diff.micrograph import discover
-
-        expect_folder("--golden", golden)
-        files = discover(images or [])
-        with progress_bar("Scoring") as advance:
-            made = make_golden(
-                load_model(model, device),
-                files,
-                golden,
-                alpha=0.1 if alpha is None else alpha,
-                page=page,
-                max_pixels=max_pixels,
-                progress=advance,
-            )
-        say(f"Golden set of {counted(len(made.images), 'image')}: {golden}")
-        return 0
-    if alpha is not None:
-        raise typer.BadParameter(
-            "--alpha applies to --make; a golden set is always scored at its own error rate; leave --alpha out"
-        )
-    if page is not None:
-        raise typer.BadParameter(
-            "--page applies to --make; a golden set is always read at the pages it was made with; leave --page out"
-        )
     allowed = TOLERANCE if tolerance is None else tolerance
-    for key in trusted_key or ():
+    for key in trusted_keys:
         load_public(key)  # an error of usage, not of the golden set
     with ExitStack() as stack:
         try:
-            folder = stack.enter_context(signed_bytes(golden, trusted_key or ()))
+            folder = stack.enter_context(signed_bytes(golden, trusted_keys))
         except TrustError as error:
             for line in str(error).splitlines():
                 complain(line)
