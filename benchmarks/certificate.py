@@ -19,7 +19,6 @@ from typing import Any
 import numpy as np
 import torch
 from answers import Answers
-from eye import Eye
 from protocol import SETS
 from protocol import draw as draw_task
 from rich.progress import track
@@ -40,9 +39,8 @@ def certificates(name: str, answers: Answers, options: argparse.Namespace) -> li
     drawn = draw_task(SETS[name](options.data)[0], options.shots, options.seed)
     if drawn is None:
         return []
-    eye = Eye(model)
     model.to(options.device)
-    bench = Bench(model, eye, drawn.references)
+    bench = Bench(model, drawn.references)
     denoise = {sigma: denoising(bench.prior, bench.condition, sigma) for sigma in sorted(options.sigmas)}
 
     def against(noisy: np.ndarray, denoise: Purification) -> bool:

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from collections import Counter, defaultdict
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -156,11 +157,20 @@ def side_by_side(answers: list[dict]) -> str:
     return "\n".join(lines) + "\n"
 
 
+@cache
+def tasks_of(name: str, data: Path) -> list[Task]:
+    return SETS[name](data)
+
+
+def task_of(entry: dict, data: Path) -> Task:
+    return tasks_of(entry["set"], data)[int(entry["task"].split("/")[1])]
+
+
 def by_task(answers: list[dict], data: Path) -> str:
     """Return the figures of each kind of task of sets that have several."""
     figures = defaultdict(list)
     for entry in answers:
-        if shows := SETS[entry["set"]](data)[int(entry["task"].split("/")[1])].shows:
+        if shows := task_of(entry, data).shows:
             pair = (
                 f1_score(entry["truth"], entry["verdicts"], average="macro"),
                 roc_auc_score(entry["truth"], entry["scores"]),
@@ -190,22 +200,19 @@ def decisions(answers: list[dict], data: Path) -> list[dict]:
     for entry in answers:
         if all(len(p) == 2 for p in entry.get("p_values", [{}])):
             gathered[entry["set"], entry["shots"], entry["method"]].append(entry)
-    return [
-        {"set": name, "shots": shots, "method": method, "draws": len(entries)}
-        | specimens(name, shots, entries, data)
-        | calibration(entries)
-        | {"alpha": alpha}
-        | rates(entries, alpha)
-        for (name, shots, method), entries in gathered.items()
-        for alpha in ALPHAS
-    ]
+    rows = []
+    for (name, shots, method), entries in gathered.items():
+        row = {"set": name, "shots": shots, "method": method, "draws": len(entries)}
+        row |= specimens(entries, data) | calibration(entries)
+        rows += [row | {"alpha": alpha} | rates(entries, alpha) for alpha in ALPHAS]
+    return rows
 
 
-def specimens(name: str, shots: int, entries: list[dict], data: Path) -> dict[str, float]:
+def specimens(entries: list[dict], data: Path) -> dict[str, float]:
     """Return the mean number of specimens of each side of the references."""
     counts = defaultdict(list)
     for entry in entries:
-        drawn = draw(SETS[name](data)[int(entry["task"].split("/")[1])], shots, entry["seed"])
+        drawn = draw(task_of(entry, data), entry["shots"], entry["seed"])
         for side, authentic in (("authentic_specimens", True), ("other_specimens", False)):
             counts[side].append(len({image.group for image in drawn.references if image.authentic == authentic}))
     return {side: float(np.mean(values)) for side, values in counts.items()}
@@ -227,13 +234,13 @@ def calibration(entries: list[dict]) -> dict[str, float]:
 def rates(entries: list[dict], alpha: float) -> dict[str, float | int | None]:
     """Return how often it is decided, and how often wrongly."""
     # With p-values of both sides, the number of specimens is not used by `decide`.
-    said = [np.asarray([decide(each, alpha, 0) for each in entry["p_values"]]) for entry in entries]
+    verdicts = [np.asarray([decide(each, alpha, 0) for each in entry["p_values"]]) for entry in entries]
     truths = [np.asarray(entry["truth"]) for entry in entries]
     sides = [
         ((decision == "not authentic")[~truth].mean(), (decision == "authentic")[truth].mean())
-        for decision, truth in zip(said, truths, strict=True)
+        for decision, truth in zip(verdicts, truths, strict=True)
     ]
-    decision, truth = np.concatenate(said), np.concatenate(truths)
+    decision, truth = np.concatenate(verdicts), np.concatenate(truths)
     decided = decision != "inconclusive"
     wrong = np.where(truth, decision == "authentic", decision == "not authentic")
     return {
@@ -309,7 +316,7 @@ def main() -> int:
     skipped: Counter = Counter()
     with append(file) as out:
         for name in options.sets:
-            tasks: list[Task] = SETS[name](options.data)
+            tasks = tasks_of(name, options.data)
             methods.forget()
             for shots in options.shots:
                 for seed in track(range(options.seeds), f"{name}, {said(shots)} shots"):
