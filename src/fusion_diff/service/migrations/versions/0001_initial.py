@@ -1,4 +1,4 @@
-"""The first version of the tables."""
+"""The tables of the first version."""
 
 from __future__ import annotations
 
@@ -23,6 +23,13 @@ def upgrade() -> None:
         sa.Column("revoked", sa.DateTime(timezone=True), nullable=True),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_api_keys")),
     )
+    op.create_table(
+        "ended_sessions",
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("ends", sa.DateTime(timezone=True), nullable=False),
+        sa.PrimaryKeyConstraint("id", name=op.f("pk_ended_sessions")),
+    )
+    op.create_index(op.f("ix_ended_sessions_ends"), "ended_sessions", ["ends"], unique=False)
     op.create_table(
         "ledger",
         sa.Column("sequence", NUMBER, autoincrement=False, nullable=False),
@@ -72,6 +79,7 @@ def upgrade() -> None:
         sa.Column("overruled_reason", sa.Text(), nullable=True),
         sa.Column("overruled_by", sa.String(length=255), nullable=True),
         sa.Column("overruled_at", sa.DateTime(timezone=True), nullable=True),
+        sa.Column("overrulings", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["ledger_sequence"], ["ledger.sequence"], name=op.f("fk_inspections_ledger_sequence")),
         sa.PrimaryKeyConstraint("number", name=op.f("pk_inspections")),
         sa.UniqueConstraint("id", name=op.f("uq_inspections_id")),
@@ -94,6 +102,7 @@ def upgrade() -> None:
         sa.Column("warnings", sa.JSON(), nullable=False),
         sa.Column("reference_set_id", sa.String(length=32), nullable=True),
         sa.Column("is_default", sa.Boolean(), nullable=False),
+        sa.Column("retired", sa.Boolean(), nullable=False),
         sa.Column("created", sa.DateTime(timezone=True), nullable=False),
         sa.ForeignKeyConstraint(
             ["reference_set_id"], ["reference_sets.id"], name=op.f("fk_models_reference_set_id"), ondelete="SET NULL"
@@ -125,3 +134,26 @@ def upgrade() -> None:
         sa.UniqueConstraint("reference_set_id", "name", name=op.f("uq_reference_images_reference_set_id_name")),
         sa.UniqueConstraint("reference_set_id", "sha256", name=op.f("uq_reference_images_reference_set_id_sha256")),
     )
+    op.create_table(
+        "jobs",
+        sa.Column("number", NUMBER, nullable=False),
+        sa.Column("id", sa.String(length=32), nullable=False),
+        sa.Column("kind", sa.String(length=16), nullable=False),
+        sa.Column("state", sa.String(length=16), nullable=False),
+        sa.Column("subject", sa.String(length=64), nullable=False),
+        sa.Column("reference_set_id", sa.String(length=32), nullable=True),
+        sa.Column("done", sa.Integer(), nullable=False),
+        sa.Column("total", sa.Integer(), nullable=False),
+        sa.Column("model_id", sa.String(length=32), nullable=True),
+        sa.Column("result", sa.JSON(), nullable=True),
+        sa.Column("heard", sa.DateTime(timezone=True), nullable=False),
+        sa.Column("created", sa.DateTime(timezone=True), nullable=False),
+        sa.ForeignKeyConstraint(["model_id"], ["models.id"], name=op.f("fk_jobs_model_id")),
+        sa.ForeignKeyConstraint(
+            ["reference_set_id"], ["reference_sets.id"], name=op.f("fk_jobs_reference_set_id"), ondelete="SET NULL"
+        ),
+        sa.PrimaryKeyConstraint("number", name=op.f("pk_jobs")),
+        sa.UniqueConstraint("id", name=op.f("uq_jobs_id")),
+    )
+    op.create_index(op.f("ix_jobs_reference_set_id"), "jobs", ["reference_set_id"], unique=False)
+    op.create_index(op.f("ix_jobs_subject"), "jobs", ["subject"], unique=False)
