@@ -73,8 +73,8 @@ def verdict(row: Row, store: Store) -> Inspection:
     from fusion_diff.verdict.compared import Compared
     from fusion_diff.verdict.result import Inspection, NearestReference, RecognisedSurface, Region
 
-    told = row.verdict
-    recognised = told.pop("recognised", None)
+    told = row.result
+    recognised = told.get("recognised")
     return Inspection(
         **told
         | {
@@ -82,7 +82,7 @@ def verdict(row: Row, store: Store) -> Inspection:
             "regions": tuple(Region(**each) for each in told["regions"]),
             "nearest": tuple(NearestReference(**each) for each in told["nearest"]),
             "reasons": tuple(told["reasons"]),
-            "notes": tuple(told.get("notes", ())),
+            "notes": tuple(told["notes"]),
             "compared_with": Compared(**told["compared_with"]),
             "recognised": None if recognised is None else RecognisedSurface(**recognised),
         }

@@ -56,10 +56,8 @@ class Sessions:
         told, _, signature = cookie.rpartition(".")
         if not hmac.compare_digest(signature.encode(), self._sign("session", told).encode()):
             return None
-        key_id, *rest = told.split(".")
-        if len(rest) != 2:  # signed by an earlier version, without a session id
-            return None
-        signed = Signed(key_id, rest[0], int(rest[1]))
+        key_id, session_id, ends = told.split(".")
+        signed = Signed(key_id, session_id, int(ends))
         return signed if signed.ends > (time.time() if at is None else at) else None
 
     def csrf_token(self, cookie: str) -> str:

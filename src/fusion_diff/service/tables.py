@@ -26,7 +26,6 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 NAME_LENGTH = 255
 """Most characters of a name."""
-_FORMER = {"voices": "specimens_by_side", "sized": "with_pixel_size"}
 
 
 class UtcTime(TypeDecorator[datetime]):
@@ -180,12 +179,6 @@ class Inspection(Base):
     overruled_at: Mapped[datetime | None]
     overrulings: Mapped[list[dict[str, Any]]] = mapped_column(default=list)
     """All overrulings, oldest first; kept after a withdrawal, which empties the columns above."""
-
-    @property
-    def verdict(self) -> dict[str, Any]:
-        """`result` with the present names in `compared_with`; replicas of an earlier version write two others."""
-        compared = {_FORMER.get(name, name): value for name, value in self.result["compared_with"].items()}
-        return self.result | {"compared_with": compared}
 
 
 class Job(Base):

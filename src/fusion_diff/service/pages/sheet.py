@@ -74,7 +74,6 @@ def _cells(row: Inspection) -> Iterator[object]:
     values = {
         "created": row.created.isoformat(timespec="seconds"),
         "file_sha256": row.sha256,
-        "calibrated": told.get("calibrated", True),  # as in the schema of the API
         "p_authentic": told["p_values"].get("authentic"),
         "p_not_authentic": told["p_values"].get("not authentic"),
         "regions": len(told["regions"]),

@@ -30,8 +30,7 @@ class InspectionSummary(BaseModel):
     file_sha256: str
     score: float = Field(description="Probability of being authentic; see `calibrated`.")
     calibrated: bool = Field(
-        default=True,
-        description="False if the score only ranks, because the references of a side are of fewer than two specimens.",
+        description="False if the score only ranks, because the references of a side are of fewer than two specimens."
     )
     in_scope: bool = Field(description="False if the micrograph is unlike all references or of another magnification.")
     decision: Decision
@@ -59,9 +58,9 @@ class InspectionOut(InspectionSummary):
     nearest: list[dict[str, Any]]
     recognised: dict[str, Any] | None = None
     contributions: dict[str, float | None]
-    offset: float | None = Field(default=None, description="Log-odds to which the contributions are added.")
+    offset: float | None = Field(description="Log-odds to which the contributions are added.")
     compared_with: dict[str, Any] = Field(description="Summary of the references.")
-    notes: list[str] = Field(default=[], description="How the file was read, and what is uncertain about it.")
+    notes: list[str] = Field(description="How the file was read, and what is uncertain about it.")
     page: int | None = Field(default=None, description="Page of the file, from 0; null for the first.")
     reasons: list[str]
     evidence: dict[str, Any]
@@ -79,7 +78,7 @@ class InspectionOut(InspectionSummary):
     def of(cls, row: tables.Inspection) -> InspectionOut:
         """Return a row as the API shows it."""
         own = {"ledger_sequence": row.ledger_sequence, "overrulings": row.overrulings}
-        return cls(**row.verdict | _summary(row) | own)
+        return cls(**row.result | _summary(row) | own)
 
 
 class InspectionEntry(BaseModel):
@@ -122,7 +121,7 @@ def _summary(row: tables.Inspection) -> dict[str, Any]:
     names = ("id", "name", "score", "decision", "alpha", "model_sha256", "created", "by")
     told = {name: getattr(row, name) for name in names}
     told |= {"file_sha256": row.sha256}
-    told |= {name: row.result[name] for name in ("model_name", "in_scope", "calibrated") if name in row.result}
+    told |= {name: row.result[name] for name in ("model_name", "in_scope", "calibrated")}
     if row.overruled_decision is not None:
         told["overruled"] = {
             "decision": row.overruled_decision,
