@@ -189,6 +189,10 @@ def test_a_table_that_tells_no_specimens_is_said_to_be_wrong(new_set, references
         b"file,group\nsound/A12_1.tif,A\n./sound/A12_1.tif,B\n": "has the specimen B here but A above; keep one.",
         b"file,group,clas\nsound/A12_1.tif,A,sound\n": "unknown column clas (did you mean class?); rename or",
         b"sep=;\nfile;group\nsound/A12_1.tif;\n": "line 3: the column group is empty",
+        b"\nfile,group" + b",x" * 99 + b"\n": "line 2: the header has 101 columns, more than 100; keep only the needed",
+        b"file,group\n" + b"A12_1.tif,A\n" * 100_001: "line 100002: more than 100,000 files; list only those of the",
+        b"file,group\nsound/A12_1.tif,A\0\n": "line 2: a zero byte, so this is not text; save the table as CSV UTF-8.",
+        b" " * (2**24 + 1): "Groups.csv: larger than 16 MiB, so it is not a list of references.",
     }
     for content, wrong in told.items():
         (references / "Groups.csv").write_bytes(content)

@@ -1,7 +1,9 @@
 // Specimens of images from a groups.csv among the chosen files, read as strictly as on the command line.
 
 const NAME = "groups.csv";
-const MOST = 2 ** 24; // bytes
+const MOST_BYTES = 2 ** 24;
+const MOST_COLUMNS = 100;
+const MOST_ROWS = 100_000;
 const NEEDED = ["file", "group"];
 const SEPARATORS = [",", ";", "\t"];
 
@@ -12,7 +14,9 @@ export const isTable = ({ path }) => path.split("/").at(-1).toLowerCase() === NA
 export async function specimens({ file, path }, chosen) {
   const [header, ...rows] = table(await text(file, path), path);
   const names = (header?.cells || []).map((name) => name.toLowerCase());
+  if (names.length > MOST_COLUMNS) throw new Error(`${path}, line ${header.line}: the header has ${grouped(names.length)} columns, more than ${MOST_COLUMNS}; keep only the needed ones.`);
   checkHeader(names, path);
+  if (rows.length > MOST_ROWS) throw new Error(`${path}, line ${rows[MOST_ROWS].line}: more than ${grouped(MOST_ROWS)} files; list only those of the references.`);
   if (!rows.length) throw new Error(`${path}: the table is empty; add a line for each file.`);
   const folder = path.slice(0, -NAME.length);
   const found = new Map();
@@ -33,16 +37,22 @@ export async function specimens({ file, path }, chosen) {
   return found;
 }
 
+const grouped = (count) => count.toLocaleString("en");
+
 async function text(file, path) {
-  if (file.size > MOST) throw new Error(`${path}: too large for a table of specimens (more than 16 MiB).`);
+  if (file.size > MOST_BYTES) throw new Error(`${path}: larger than ${MOST_BYTES / 2 ** 20} MiB, so it is not a list of references.`);
   const bytes = await file.arrayBuffer().catch(() => {
     throw new Error(`${path}: the file cannot be read; choose it again.`);
   });
+  let told;
   try {
-    return new TextDecoder("utf-8", { fatal: true }).decode(bytes);
+    told = new TextDecoder("utf-8", { fatal: true }).decode(bytes);
   } catch {
     throw new Error(`${path}: the encoding is not UTF-8; save the table as CSV UTF-8.`);
   }
+  const zero = told.indexOf("\0");
+  if (zero >= 0) throw new Error(`${path}, line ${told.slice(0, zero).split("\n").length}: a zero byte, so this is not text; save the table as CSV UTF-8.`);
+  return told;
 }
 
 function checkHeader(names, path) {
