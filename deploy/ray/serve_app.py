@@ -29,5 +29,11 @@ def build() -> FastAPI:
 class FusionDiff:
     """A replica."""
 
+    async def check_health(self) -> None:
+        """Raise unless `/healthz` answers that all is well. Ray Serve then replaces the replica."""
+        from fusion_diff.service.routes.health import health
+
+        await health(self.app.state.service)  # Ray Serve sets `app`
+
 
 app = FusionDiff.bind()

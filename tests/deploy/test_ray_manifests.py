@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
 from kustomized import documents, pods_of_ray
+from starlette.testclient import TestClient
+
+from fusion_diff.service.problems import StoppingError
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
@@ -88,15 +93,31 @@ def test_the_application_that_ray_serve_imports_is_in_the_image(deploy):
     assert f"deploy/ray/{module}.py /opt/fusion-diff/" in (deploy / "Dockerfile").read_text(encoding="utf-8")
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")
-def test_each_replica_builds_the_app_from_its_own_environment(deploy, monkeypatch, tmp_path):
-    try:
-        from ray import serve  # noqa: F401
-    except ImportError:
-        pytest.skip("Ray Serve is not installed")
+@pytest.fixture
+def serve_app(deploy, monkeypatch, tmp_path):
+    """The application's module, with an environment that tells where its data lie."""
+    pytest.importorskip("ray.serve", reason="Ray Serve is not installed", exc_type=ImportError)
     spec = importlib.util.spec_from_file_location("serve_app", deploy / "ray" / "serve_app.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     monkeypatch.setenv("FUSION_DIFF_DATA", str(tmp_path / "replica"))
-    paths = set(module.build().openapi()["paths"])
+    return module
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_each_replica_builds_the_app_from_its_own_environment(serve_app):
+    paths = set(serve_app.build().openapi()["paths"])
     assert {"/healthz", "/v1/inspections"} <= paths
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_a_replica_whose_queue_has_ended_by_a_fault_is_unhealthy(serve_app):
+    replica = SimpleNamespace(app=serve_app.build())
+    check_health = serve_app.FusionDiff.func_or_class.check_health
+    with TestClient(replica.app):
+        asyncio.run(check_health(replica))
+        queue = replica.app.state.service.queue
+        queue._finished.put(None)  # what ends the recording thread
+        queue._threads[-1].join()
+        with pytest.raises(StoppingError, match="the queue has ended by a fault"):
+            asyncio.run(check_health(replica))
