@@ -184,11 +184,11 @@ def test_a_body_is_received_whole_or_not_beyond_its_limit(client, sizes, spare):
         assert ends == [1]
 
 
-def test_so_many_uploads_are_received_at_once_of_one_caller_and_of_all_and_others_may_go_on_once_they_are_there(
+def test_a_caller_sends_so_many_files_at_once_that_others_find_room_and_they_may_go_on_once_they_are_there(
     guarded, monkeypatch
 ):
     monkeypatch.setattr(slots, "PATIENCE_SECONDS", 0.05)
-    one, another, third = (key_of(guarded, "inspect") for _ in range(3))
+    one, another, third, fourth, fifth = (key_of(guarded, "inspect") for _ in range(5))
 
     async def many():
         rest, begun = asyncio.Event(), asyncio.Semaphore(0)
@@ -214,11 +214,12 @@ def test_so_many_uploads_are_received_at_once_of_one_caller_and_of_all_and_other
                 await begun.acquire()
             return begun_now
 
-        slow = await begin(one, slots.UPLOADS_OF_ONE)
-        busy = [await post(one)]
-        slow += await begin(another, slots.UPLOADS - slots.UPLOADS_OF_ONE)
-        busy.append(await post(third))
+        slow, busy = [], []
+        for key, most in ((one, 4), (another, 2), (third, 1), (fourth, 1)):
+            slow += await begin(key, most)
+            busy.append(await post(key))
+        busy.append(await post(fifth))
         rest.set()
         return busy, await asyncio.gather(*slow), await post(one)
 
-    assert guarded.portal.call(many) == ([429, 429], [200] * slots.UPLOADS, 200)
+    assert guarded.portal.call(many) == ([429] * 5, [200] * slots.UPLOADS, 200)

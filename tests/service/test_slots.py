@@ -68,15 +68,36 @@ def test_who_asks_for_one_micrograph_does_not_wait_behind_all_that_another_asks_
     assert (done[0], len(done)) == ("modest", 1 + slots.WAITING)
 
 
+def test_who_fails_or_leaves_the_line_gives_back_what_it_has(client):
+    rest, decoders = threading.Event(), client.app.state.service.slots._decoders
+
+    async def many():
+        decode = client.app.state.service.slots.decode
+        with pytest.raises(ZeroDivisionError):
+            await decode("one", lambda: 1 / 0)
+        slow = [asyncio.create_task(decode("one", rest.wait)) for _ in range(slots.DECODERS)]
+        leaving, staying = (asyncio.create_task(decode(name, lambda: "done")) for name in ("another", "third"))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        rest.set()
+        assert await staying == "done"
+        await asyncio.wait([*slow, leaving])
+        return leaving.cancelled()
+
+    assert client.portal.call(many)
+    assert (decoders.free, decoders.waiting) == (slots.DECODERS, {})
+    assert not any(decoders.held.values())
+
+
 def while_it_waits_for_a_decoder(client, images, files):
     """Send a reference, and return how many slots for uploads are taken when it waits for a decoder."""
     service, found = client.app.state.service, []
 
     async def look():
         with anyio.fail_after(60):
-            while not service.slots._decoders.all.statistics().tasks_waiting:
+            while not service.slots._decoders.waiting:
                 await asyncio.sleep(0.001)
-        found.append(service.slots._uploads.all.borrowed_tokens)
+        found.append(slots.UPLOADS - service.slots._uploads.free)
 
     with pytest.MonkeyPatch.context() as patient:
         patient.setattr(slots, "PATIENCE_SECONDS", 2)

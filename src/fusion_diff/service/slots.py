@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections import Counter
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, TypeVar
 
-from anyio import CapacityLimiter, fail_after, to_thread
+from anyio import Event, move_on_after, to_thread
 
 from fusion_diff.service.problems import BusyError, StoppingError
 
@@ -16,9 +16,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 UPLOADS = 8
-"""Requests with files received at once. Each may fill the disk with the largest allowed request."""
-UPLOADS_OF_ONE = 4
-"""Those of one caller. A body may come slowly for days, so one caller must leave room for others."""
+"""Requests with files received at once. Each may fill the disk with the largest allowed request.
+
+A body may come slowly for days, so a caller gets no more of them than remain free for others: of 8 slots the first 4,
+a second 2, a third and a fourth 1 each.
+"""
 DECODERS = 2
 """Micrographs decoded at once, in addition to those in the queue."""
 WAITING = 64
@@ -31,8 +33,8 @@ class Slots:
     """The slots of a process. A waiting request holds no thread, so other requests are answered meanwhile."""
 
     def __init__(self) -> None:
-        self._uploads = _Kind(UPLOADS, UPLOADS_OF_ONE, "too many uploads are being received")
-        self._decoders = _Kind(DECODERS, DECODERS, "too many micrographs are being decoded")
+        self._uploads = _Kind(UPLOADS, "too many uploads are being received", shared=True)
+        self._decoders = _Kind(DECODERS, "too many micrographs are being decoded", shared=False)
         self._connections: Collection[object] = ()
         self._most = 0
 
@@ -68,25 +70,47 @@ class Slots:
 
 
 class _Kind:
-    """The slots of one kind. Each caller waits in a line of its own, so that nobody waits behind all of another's."""
+    """The slots of one kind. A free one goes to who holds the fewest, and of those to who came first."""
 
-    def __init__(self, slots: int, of_one: int, otherwise: str) -> None:
-        self.all = CapacityLimiter(slots)
-        self.own: defaultdict[str, CapacityLimiter] = defaultdict(lambda: CapacityLimiter(of_one))
+    def __init__(self, slots: int, otherwise: str, *, shared: bool) -> None:
+        """Begin with all slots free.
+
+        Args:
+            slots: their number.
+            otherwise: what is said to whom no slot becomes free in time.
+            shared: whether a caller gets no more than remain free, so that it takes four to take all.
+        """
+        self.free = slots
+        self.held: Counter[str] = Counter()
+        self.waiting: dict[Event, str] = {}
         self._otherwise = otherwise
+        self._shared = shared
 
     @asynccontextmanager
     async def slot(self, caller: str) -> AsyncIterator[None]:
-        own, holder = self.own[caller], object()
         busy = BusyError(f"{self._otherwise}; try again in a moment", retry_after=10)
-        if own.statistics().tasks_waiting >= WAITING:
+        if sum(each == caller for each in self.waiting.values()) >= WAITING:
             raise busy
-        async with AsyncExitStack() as held:
-            try:
-                with fail_after(PATIENCE_SECONDS):
-                    for limiter in (own, self.all):
-                        await limiter.acquire_on_behalf_of(holder)
-                        held.callback(limiter.release_on_behalf_of, holder)
-            except TimeoutError:
-                raise busy from None
+        turn = Event()
+        self.waiting[turn] = caller
+        self._give()
+        try:
+            with move_on_after(PATIENCE_SECONDS):
+                await turn.wait()
+            if not turn.is_set():
+                raise busy
             yield
+        finally:
+            if self.waiting.pop(turn, None) is None:  # it had its turn
+                self.free += 1
+                self.held[caller] -= 1
+                self._give()
+
+    def _give(self) -> None:
+        while self.free and self.waiting:
+            turn = min(self.waiting, key=lambda each: self.held[self.waiting[each]])
+            if self._shared and self.held[self.waiting[turn]] >= self.free:
+                return
+            self.free -= 1
+            self.held[self.waiting.pop(turn)] += 1
+            turn.set()
