@@ -227,7 +227,9 @@ def test_a_missing_tensor_file_is_named(tmp_path):
         read_tensors(tmp_path / "gone.safetensors")
 
 
-@pytest.mark.parametrize("name", ["no-such-model", "", ".", "..", "a/b/c", "./missing/x", "/nowhere/at-all"])
+@pytest.mark.parametrize(
+    "name", ["no-such-model", "", ".", "..", "a/b/c", "./missing/x", "/nowhere/at-all", "x\0", "x" * 300]
+)
 def test_an_unknown_name_says_what_names_there_are(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     if name in ("", ".", ".."):  # folders, but not checkpoints

@@ -55,23 +55,34 @@ def locate(name_or_path: str | Path) -> Path:
             f"such as owner/name, or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
         )
     path = at_home(name_or_path)
-    if path.is_dir():
+    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises where a name is too long)
         return path
     name = str(name_or_path)
     embedded = Path(str(files("fusion_diff"))) / "checkpoints"
-    if (embedded / name / MANIFEST).is_file() and "/" not in name and name not in ("", ".", ".."):
+    if name in (EMBEDDED, EMBEDDED_EDGE) and (embedded / name / MANIFEST).is_file():
         return embedded / name
     why = "no such checkpoint"
     if name.startswith("~"):
         why = "no such folder"
     elif name.count("/") == 1 and not name.startswith((".", "/")):
-        if not path.parent.is_dir():
+        if not os.path.isdir(path.parent):  # noqa: PTH112 (as above)
             return _fetch(name)
         why = f"the folder {path.parent} does not contain {path.name}"  # a mistyped path, not a hub id
     raise CheckpointError(
-        f"{name}: {why}; give a folder written by save_pretrained, a hub id such as owner/name, "
+        f"{printable(name, 300)}: {why}; give a folder written by save_pretrained, a hub id such as owner/name, "
         f"or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
     )
+
+
+def as_folder(folder: object) -> Path:
+    """Return the folder of a model that a user names, in which a leading `~` stands for the home folder.
+
+    Raises:
+        CheckpointError: it is no path.
+    """
+    if not isinstance(folder, str | os.PathLike) or not str(folder) or "\0" in str(folder):
+        raise CheckpointError(f"{folder!r:.80}: not a folder; give the path of a model's folder")
+    return at_home(folder)
 
 
 def _fetch(hub_id: str) -> Path:
@@ -255,7 +266,7 @@ def expect_free(folder: Path) -> None:
     """
     if why := in_place(folder):
         raise CheckpointError(f"{folder}: {why}; choose a new folder, such as {folder / 'model'}")
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not os.path.exists(folder) or (folder.is_dir() and not any(folder.iterdir())):  # noqa: PTH110 (likewise)
         return
     listed = _listed(folder / MANIFEST) if folder.is_dir() else None
     if listed is None:
@@ -281,9 +292,9 @@ def _listed(manifest: Path) -> set[str] | None:
 def in_place(folder: Path) -> str:
     """Return why a finished folder cannot be moved to this path; empty if it can."""
     real = Path(os.path.realpath(folder))
-    if real.is_symlink():  # still a link after resolving: a loop
+    if os.path.islink(real):  # noqa: PTH114 (it never raises); still a link after resolving: a loop
         return "a link that leads back to itself"
-    if real.is_dir() and real.samefile(os.curdir):
+    if os.path.isdir(real) and real.samefile(os.curdir):  # noqa: PTH112 (likewise)
         return "the current folder, which cannot be replaced while it is in use"
     if os.path.ismount(real):
         return "the root of a disk or volume, which cannot be replaced"

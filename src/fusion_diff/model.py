@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from fusion_diff.checkpoint import EMBEDDED, MANIFEST, Writer, compact, digest, locate, write_json
+from fusion_diff.checkpoint import EMBEDDED, MANIFEST, Writer, as_folder, compact, digest, locate, write_json
 from fusion_diff.devices import available, own_settings
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.local_path import channels_last
@@ -18,9 +19,8 @@ from fusion_diff.enrolment import Enrolment
 from fusion_diff.enrolment.card import enrolled_card
 from fusion_diff.enrolment.files import save_enrolment
 from fusion_diff.enrolment.learning import learn
-from fusion_diff.errors import ArgumentError, CheckpointError, EnrolmentError, TrustError
+from fusion_diff.errors import ArgumentError, EnrolmentError, TrustError
 from fusion_diff.fewshot.decision import check_alpha
-from fusion_diff.home import at_home
 from fusion_diff.loading import parts_of
 from fusion_diff.micrograph.micrograph import several
 from fusion_diff.verdict.concluding import predict
@@ -29,7 +29,7 @@ from fusion_diff.verdict.result import Inspection
 from fusion_diff.warn import warn_of_builtin_references
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from fusion_diff.diffusion.source import PriorSource
     from fusion_diff.encoder.dual_path import DualPathEncoder
@@ -111,8 +111,10 @@ class DiffusionModel:
                 return cls(**parts_of(locate(name_or_path)))
         from fusion_diff.trust.signed import load_signed
 
-        keys = [trusted_keys] if isinstance(trusted_keys, str | os.PathLike) else list(trusted_keys)
-        if not keys or not all(map(str, keys)):
+        if isinstance(trusted_keys, str | os.PathLike) or not isinstance(trusted_keys, Iterable):
+            trusted_keys = [trusted_keys]
+        keys = list(trusted_keys)
+        if not keys or not all(isinstance(key, str | os.PathLike) and str(key) for key in keys):
             raise TrustError(
                 f"trusted_keys: {trusted_keys!r:.80} names no key; give public keys, or leave it out to load the model "
                 "whoever made it"
@@ -289,15 +291,13 @@ class DiffusionModel:
         """Write the model with its enrolment to a folder that `from_pretrained` reads, and update `sha256`.
 
         Raises:
-            CheckpointError: the folder holds something else or cannot be created; or the diffusion prior, which is
-                copied from where the model was loaded, is no longer there or no longer the same.
+            CheckpointError: the folder is no path, holds something else or cannot be created; or the diffusion prior,
+                which is copied from where the model was loaded, is no longer there or no longer the same.
             OSError: there is no room on the disk.
         """
         from safetensors.torch import save_file
 
-        if not isinstance(folder, str | os.PathLike) or not str(folder):
-            raise CheckpointError(f"{folder!r:.80}: not a folder; give the path of one to save the model in")
-        folder = at_home(folder)
+        folder = as_folder(folder)
         with Writer(folder) as draft:
             save_file(compact(self.encoder.own_state()), draft / "encoder.safetensors")
             self._prior_source.save(draft)

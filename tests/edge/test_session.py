@@ -16,7 +16,7 @@ from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
 from fusion_diff.checkpoint import MANIFEST, digest, seal
 from fusion_diff.edge import EdgeSession, runtime
 from fusion_diff.edge.exported import GRAPHS, Exported
-from fusion_diff.errors import CheckpointError, DependencyError, DeviceError, MicrographError
+from fusion_diff.errors import ArgumentError, CheckpointError, DependencyError, DeviceError, MicrographError
 from fusion_diff.export.run import export_model
 from fusion_diff.inspection.run import load_inspector
 from fusion_diff.synthetic import generate
@@ -33,6 +33,18 @@ def session(exported_folder):
 @pytest.fixture(scope="module")
 def whole_model():
     return DiffusionModel.from_pretrained()
+
+
+@pytest.mark.parametrize("wrong", [None, 7, "", "x\0", "x" * 5000])
+def test_what_is_no_folder_is_refused(wrong):
+    with pytest.raises(CheckpointError, match=r"not a folder; give the path|not an exported model; give a folder"):
+        EdgeSession.load(wrong)
+
+
+@pytest.mark.parametrize("wrong", [{"batch": 0}, {"batch": "2"}, {"threads": 1.5}, {"threads": 0}])
+def test_numbers_that_nothing_can_run_with_are_refused(exported_folder, wrong):
+    with pytest.raises(ArgumentError, match=f"{next(iter(wrong))} is .*; give an integer of at least 1"):
+        EdgeSession.load(exported_folder, **wrong)
 
 
 def micrograph(flaw="crack", size=224, seed=3):

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binom, norm
 
-from fusion_diff.errors import EnrolmentError, MicrographError
+from fusion_diff.errors import ArgumentError, EnrolmentError, MicrographError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.model import DiffusionModel
@@ -119,11 +119,23 @@ def test_with_the_fewest_samples_votes_of_one_mind_certify_and_with_fewer_they_d
     assert {decided(samples) for samples in range(FEWEST, fewest)} <= {"abstain"}
 
 
-@pytest.mark.parametrize("changed", [{"sigma": 0}, {"sigma": np.inf}, {"samples": 9}, {"confidence": 1.0}])
-def test_what_cannot_be_asked_is_refused(changed: dict) -> None:
-    settings = {"sigma": 0.1, "samples": 20, "confidence": 0.9} | changed
-    with pytest.raises(ValueError, match="sigma must be above 0"):
-        smooth(lambda x: True, np.zeros(1, np.float32), **settings)
+@pytest.mark.parametrize(
+    "changed",
+    [
+        ("sigma", 0),
+        ("sigma", np.inf),
+        ("sigma", "1"),
+        ("samples", 9),
+        ("samples", 20.5),
+        ("confidence", 1.0),
+        ("confidence", None),
+        ("seed", -1),
+    ],
+)
+def test_what_cannot_be_asked_is_refused(embedded: DiffusionModel, changed: tuple[str, object]) -> None:
+    micrograph = Micrograph.from_array(np.random.default_rng(0).random((224, 224)))
+    with pytest.raises(ArgumentError, match=f"{changed[0]} is .*; give an? "):
+        certify(embedded, micrograph, **dict([changed]))
 
 
 def test_the_timestep_grows_with_the_noise_and_knows_nothing_of_the_micrograph(embedded: DiffusionModel) -> None:

@@ -325,6 +325,8 @@ def test_keys_are_found_in_the_home_folder_with_their_revocations(tmp_path, monk
         check_valid(load_private("~/a"), "~/a")
     with pytest.raises(TrustError, match=r"~nobody-of-that-name/b\.pub: cannot be read"):
         load_public("~nobody-of-that-name/b.pub")
+    with pytest.raises(TrustError, match="File name too long"):
+        load_public("x" * 5000)
 
 
 def test_statements_may_be_links_as_clusters_mount_them(tmp_path):

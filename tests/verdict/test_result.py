@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import ArgumentError, MicrographError
 from fusion_diff.verdict.result import EvidenceMap, Inspection, Region
 
 HEIGHT, WIDTH = 32, 45
@@ -48,6 +48,32 @@ def test_a_window_that_leaves_the_micrograph_is_refused(window):
         EVIDENCE.native(**window)
 
 
+@pytest.mark.parametrize("window", [(None,), (0, 0.5), (0, 0, "8"), (0, 0, 8, float("nan"))])
+def test_a_window_that_is_not_in_whole_pixels_is_refused(window):
+    with pytest.raises(MicrographError, match=r"a window cannot be given as .*; give integers"):
+        EVIDENCE.native(*window)
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"values": None}, "give an evidence map a NumPy array of floats"),
+        ({"values": [[1.0]]}, "give an evidence map a NumPy array of floats"),
+        ({"values": np.zeros(4)}, "give an evidence map a NumPy array of floats"),
+        ({"values": np.zeros((0, 4))}, "give an evidence map a NumPy array of floats"),
+        ({"values": np.zeros((4, 6), object)}, "give an evidence map a NumPy array of floats"),
+        ({"scale": None}, "32 x 45 pixels with None tokens per pixel; give"),
+        ({"scale": float("nan")}, "with nan tokens"),
+        ({"height": 0}, "0 x 45 pixels with"),
+        ({"width": 10**30}, "give integers"),
+        ({"width": 45.5}, "32 x 45.5 pixels"),
+    ],
+)
+def test_a_map_that_cannot_be_is_refused(changed, says):
+    with pytest.raises(ArgumentError, match=says):
+        dataclasses.replace(EVIDENCE, **changed)
+
+
 @given(st.integers(1, 99), st.integers(1, 99))
 def test_a_map_can_have_any_size_and_stays_within_its_values(height, width):
     resized = EVIDENCE.resized(height, width)
@@ -56,7 +82,7 @@ def test_a_map_can_have_any_size_and_stays_within_its_values(height, width):
     assert EVIDENCE.values.min() - 1e-6 <= resized.min() <= resized.max() <= EVIDENCE.values.max() + 1e-6
 
 
-@pytest.mark.parametrize("size", [(0, 0), (10.5, 10), (10, -1), ("10", 10), (None, 10)])
+@pytest.mark.parametrize("size", [(0, 0), (10.5, 10), (10, -1), ("10", 10), (None, 10), (10**30, 1)])
 def test_a_size_that_no_map_can_have_is_refused(size):
     with pytest.raises(MicrographError, match=r"cannot be resized to .*; give integers from 1"):
         EVIDENCE.resized(*size)
@@ -79,7 +105,7 @@ def test_a_map_is_shown_in_a_line_and_cannot_be_changed():
 
 def test_every_field_of_a_verdict_is_explained_where_help_looks():
     for kind in (Inspection, EvidenceMap, Region):
-        explained = set(re.findall(r"^        (\w+): ", kind.__doc__, flags=re.MULTILINE))
+        explained = set(re.findall(r"^        (\w+): ", kind.__doc__.partition("Raises:")[0], flags=re.MULTILINE))
         assert explained == {field.name for field in dataclasses.fields(kind)}
 
 

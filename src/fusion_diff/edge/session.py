@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import replace
+from numbers import Integral
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
-from fusion_diff.checkpoint import verify
+from fusion_diff.checkpoint import as_folder, verify
 from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.reading import EdgeReading
 from fusion_diff.edge.runtime import open_graph
-from fusion_diff.errors import CheckpointError
+from fusion_diff.errors import ArgumentError, CheckpointError
 from fusion_diff.fewshot.decision import check_alpha
 from fusion_diff.home import at_home
 from fusion_diff.micrograph.micrograph import expect_micrograph, several
@@ -37,7 +39,7 @@ BATCH = 1
 
 def is_exported(folder: str | Path) -> bool:
     """Return whether a folder is an exported model."""
-    return (at_home(folder) / DESCRIPTION).is_file()
+    return os.path.isfile(at_home(folder) / DESCRIPTION)  # noqa: PTH113 (Path.is_file raises where a name is too long)
 
 
 class EdgeSession:
@@ -76,13 +78,14 @@ class EdgeSession:
             CheckpointError: this is not an exported model, or it is incomplete, altered or of another version.
             DependencyError: the runtime of the exported model is not installed.
             DeviceError: the device is not available.
-            ValueError: `threads` or `batch` is less than 1.
+            ArgumentError: `threads` or `batch` is not an integer of at least 1.
         """
-        folder = at_home(folder)
+        folder = as_folder(folder)
         if not is_exported(folder):
             raise CheckpointError(f"{folder}: not an exported model; give a folder written by `fusion-diff export`")
-        if batch < 1 or (threads is not None and threads < 1):
-            raise ValueError(f"batch {batch} and threads {threads} must be at least 1")
+        for name, number in (("batch", batch), ("threads", 1 if threads is None else threads)):
+            if not isinstance(number, Integral) or number < 1:
+                raise ArgumentError(f"{name} is {number!r:.40}; give an integer of at least 1")
         sha256 = verify(folder)
         exported = Exported.read(folder)
         return cls(exported, open_graph(folder, exported.runtime, device, threads), batch, sha256)
@@ -95,7 +98,7 @@ class EdgeSession:
             alpha: error rate of the decision on each side, in (0, 1).
 
         Raises:
-            ValueError: `alpha` does not lie between 0 and 1.
+            ArgumentError: `alpha` does not lie between 0 and 1.
             MicrographError: this is not a micrograph.
             CheckpointError: the graph cannot be run, or its outputs are not valid.
         """

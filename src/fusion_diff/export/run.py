@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.checkpoint import MANIFEST, Writer, expect_free, write_json
+from fusion_diff.checkpoint import MANIFEST, Writer, as_folder, expect_free, write_json
 from fusion_diff.devices import own_settings
 from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
 from fusion_diff.edge.runtime import open_graph
@@ -21,7 +21,6 @@ from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
 from fusion_diff.export.parity import Parity
 from fusion_diff.export.portable import describe, portable
 from fusion_diff.export.selection import choices, losses
-from fusion_diff.home import at_home
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.verdict.judging import judge
 from fusion_diff.warn import warn
@@ -84,12 +83,12 @@ def export_model(
             requested without the enrolled references, or the model is not on the CPU.
         EnrolmentError: no references are enrolled.
         DependencyError: a package that exporting needs is not installed.
-        CheckpointError: the folder holds something else.
+        CheckpointError: the folder is no path, or holds something else.
 
     Warns:
         UserWarning: enrolled references are not among those given, so fp32 is compared on others.
     """
-    started, folder = time.perf_counter(), at_home(folder)
+    started, folder = time.perf_counter(), as_folder(folder)
     if runtime not in GRAPHS:
         raise ExportError(f"format is {runtime!r}; use {' or '.join(GRAPHS)}")
     if int8 and references is None:

@@ -174,9 +174,13 @@ class Micrograph:
             The window. Memory is used for this part only. Levels stored as float32 are shared and read-only.
 
         Raises:
-            MicrographError: the window extends beyond the image.
+            MicrographError: the window extends beyond the image, or is not given in integers.
         """
-        top, left, height, width = (operator.index(value) for value in (top, left, height, width))
+        given = (top, left, height, width)
+        try:
+            top, left, height, width = map(operator.index, given)
+        except TypeError as error:
+            raise MicrographError(f"{self.name}: a window cannot be given as {given!r:.80}; give integers") from error
         if top < 0 or left < 0 or height < 1 or width < 1 or top + height > self.height or left + width > self.width:
             raise MicrographError(
                 f"{self.name}: the window of {height}x{width} pixels at row {top}, column {left} does not lie within "
@@ -259,12 +263,12 @@ def _checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
         return None
     try:
         value = math.nan if isinstance(pixel_size_um, bool | np.bool_) else float(pixel_size_um)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         value = math.nan
     if not 1 / _LARGEST_PIXEL_UM <= value <= _LARGEST_PIXEL_UM:
         raise refusal(
             name,
-            f"pixel_size_um is {pixel_size_um!r}",
+            f"pixel_size_um is {pixel_size_um!r:.80}",
             f"give the side of a pixel in µm, as a positive number up to {_LARGEST_PIXEL_UM:g}",
         )
     return value

@@ -9,9 +9,11 @@ The theorem applies to denoising and scoring together as one classifier, with th
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -20,7 +22,7 @@ import torch
 from fusion_diff.devices import own_settings
 from fusion_diff.diffusion.purification import Purification
 from fusion_diff.encoder.dual_path import STRIDE
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import ArgumentError, MicrographError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
@@ -116,9 +118,10 @@ def certify(
     Raises:
         EnrolmentError: no references are enrolled.
         MicrographError: it takes more tiles, or is not a `Micrograph`.
-        ValueError: an argument is out of range.
+        ArgumentError: a number is out of range.
     """
     expect_micrograph(micrograph)
+    _check(sigma, samples, confidence, seed)
     enrolment = model.expect_enrolled()
     verifier, condition, path = enrolment.verifier, enrolment.condition, model.reconstruction
     pixels = working_pixels(micrograph, model.encoder.tile)
@@ -152,15 +155,7 @@ def smooth(
         confidence: probability that the certificate holds.
         seed: seed of the noise.
         progress: called as `progress(done, total)` after each copy.
-
-    Raises:
-        ValueError: an argument is out of range.
     """
-    if not 0 < sigma < np.inf or samples < FEWEST or not 0 < confidence < 1:
-        raise ValueError(
-            f"sigma must be above 0, samples at least {FEWEST} and confidence between 0 and 1, not {sigma}, "
-            f"{samples} and {confidence}"
-        )
     rng = np.random.default_rng(seed)
     answers = []
     for index in range(samples):
@@ -175,6 +170,22 @@ def smooth(
     radius = certified_radius(bound, sigma)
     named: Side = "abstain" if radius <= 0 else "not authentic" if side else "authentic"
     return Certificate(named, max(0.0, radius), sigma, samples, votes, samples - first, bound, confidence, pixels.size)
+
+
+def _check(sigma: float, samples: int, confidence: float, seed: int) -> None:
+    """Check the numbers of a certificate.
+
+    Raises:
+        ArgumentError: one is out of range.
+    """
+    for name, number, kind, least, most, wanted in (
+        ("sigma", sigma, Real, 1e-6, 1e6, "a number above 0"),
+        ("samples", samples, Integral, FEWEST, math.inf, f"an integer of at least {FEWEST}"),
+        ("confidence", confidence, Real, 1e-6, 1 - 1e-9, "a number between 0 and 1"),
+        ("seed", seed, Integral, 0, math.inf, "an integer of at least 0"),
+    ):
+        if not isinstance(number, kind) or not least <= number <= most:
+            raise ArgumentError(f"{name} is {number!r:.40}; give {wanted}")
 
 
 def fewest_samples(confidence: float) -> int:

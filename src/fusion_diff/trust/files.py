@@ -30,7 +30,7 @@ def open_plain(file: Path) -> Iterator[BinaryIO]:
     try:
         stream = open(file, "rb", opener=lambda name, flags: os.open(name, flags | _PLAIN))  # noqa: SIM115
     except (OSError, ValueError) as error:
-        if file.is_symlink():
+        if os.path.islink(file):  # noqa: PTH114 (Path.is_symlink raises where the name is too long)
             message = f"{printable(file)}: it is a symbolic link, which is not followed; put the file itself there"
             raise TrustError(message) from error
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from numbers import Integral
+from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from fusion_diff.counted import counted
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import ArgumentError, MicrographError
 from fusion_diff.verdict.interpolation import interpolate
 
 if TYPE_CHECKING:
@@ -22,6 +23,10 @@ NEAREST = 3
 """Number of nearest references that a verdict names."""
 
 
+def _is_length(pixels: object) -> bool:
+    return isinstance(pixels, Integral) and 1 <= int(pixels) < 2**31
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class EvidenceMap:
     """Map of the evidence against authenticity, one value per token.
@@ -32,6 +37,9 @@ class EvidenceMap:
         scale: tokens per native pixel along each side (1/8 where the micrograph was read at native resolution).
         height: native height of the micrograph in pixels.
         width: native width of the micrograph in pixels.
+
+    Raises:
+        ArgumentError: the values are no such array, a side is not an integer of at least 1, or the scale not positive.
     """
 
     values: NDArray[np.float32]
@@ -40,8 +48,17 @@ class EvidenceMap:
     width: int
 
     def __post_init__(self) -> None:
-        """Take a read-only copy of the values."""
-        values = self.values.copy()
+        """Check the fields, and take a read-only copy of the values."""
+        values = self.values
+        if not isinstance(values, np.ndarray) or values.ndim != 2 or not values.size or values.dtype.kind != "f":
+            raise ArgumentError("values: give an evidence map a NumPy array of floats (rows, columns), not empty")
+        sides, scale = (self.height, self.width), self.scale
+        if not all(_is_length(side) for side in sides) or not isinstance(scale, Real) or not 0 < scale < math.inf:
+            raise ArgumentError(
+                f"an evidence map cannot be of {self.height!r} x {self.width!r} pixels with {self.scale!r} tokens per "
+                "pixel; give integers from 1, and a positive number"
+            )
+        values = values.copy()
         values.flags.writeable = False
         object.__setattr__(self, "values", values)
 
@@ -53,7 +70,7 @@ class EvidenceMap:
     def __repr__(self) -> str:
         """Return the sizes and the range in a line."""
         rows, columns = self.values.shape
-        span = f", {self.values.min():.2f} to {self.values.max():.2f}" if self.values.size else ""
+        span = f", {self.values.min():.2f} to {self.values.max():.2f}"
         return f"EvidenceMap({rows} x {columns} tokens of {self.height} x {self.width} pixels{span} log-odds)"
 
     def native(
@@ -71,8 +88,11 @@ class EvidenceMap:
             float32 (height, width). Use windows for very large micrographs.
 
         Raises:
-            MicrographError: the window does not lie within the micrograph.
+            MicrographError: the window does not lie within the micrograph, or is not given in integers.
         """
+        given = [top, left, *(side for side in (height, width) if side is not None)]
+        if not all(isinstance(number, Integral) for number in given):
+            raise MicrographError(f"a window cannot be given as {given!r:.80}; give integers")
         height = self.height - top if height is None else height
         width = self.width - left if width is None else width
         if top < 0 or left < 0 or height < 1 or width < 1 or top + height > self.height or left + width > self.width:
@@ -94,9 +114,8 @@ class EvidenceMap:
         Raises:
             MicrographError: a side is not an integer of at least 1.
         """
-        for side in (height, width):
-            if not isinstance(side, Integral) or side < 1:
-                raise MicrographError(f"a map cannot be resized to {height!r} x {width!r}; give integers from 1")
+        if not _is_length(height) or not _is_length(width):
+            raise MicrographError(f"a map cannot be resized to {height!r} x {width!r}; give integers from 1")
         rows = (np.arange(height) + 0.5) * (self.height * self.scale / height) - 0.5
         columns = (np.arange(width) + 0.5) * (self.width * self.scale / width) - 0.5
         return interpolate(self.values, rows, columns)
