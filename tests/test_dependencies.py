@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import re
 import tomllib
 from pathlib import Path
 
 import pytest
 
-from fusion_diff.dependencies import install, missing, one_missing
+from fusion_diff.dependencies import install, missing, needed
 from fusion_diff.errors import DependencyError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,10 +23,8 @@ RECOMMENDED = {
     for text in SOURCES.values()
     for pattern in (
         r"missing\(\s*\"[^\"]+\", \"([^\"]+)\", extra=\"(\w+)\"\)",
-        r"one_missing\(\s*\"[^\"]+\", error, \"([^\"]+)\", \"[^\"]+\", extra=\"(\w+)\"\)",
-        r"one_missing\(\s*\"[^\"]+\", error, \"[^\"]+\", \"([^\"]+)\", extra=\"(\w+)\"\)",
-        r"needed\(\"([^\"]+)\", \"(\w+)\"\)",
-        r"needed\(\"\w+\", \"(\w+)\", \"([^\"]+)\"\)",
+        r"needed\(\"[^\"]+\", \"([^\"]+)\", \"(\w+)\"\)",
+        r"needed\(\"[^\"]+\", \"\w+\", \"(\w+)\", \"([^\"]+)\"\)",
         r"install\(\'([^\']+)\', extra=\'(\w+)\'\)",
     )
     for found in re.findall(pattern, text)
@@ -52,10 +51,12 @@ def test_a_missing_package_is_named_with_its_extra():
     assert "fastapi, uvicorn, which are not installed" in str(missing("it", "fastapi", "uvicorn", extra="service"))
 
 
-def test_of_several_packages_the_one_that_is_missing_is_named():
-    for failed, named in (("onnxscript", "onnxscript"), ("onnx", "onnx"), ("google.protobuf", "onnx"), (None, "onnx")):
-        error = one_missing("exporting", ImportError(name=failed), "onnx", "onnxscript", extra="onnx")
-        assert str(error).startswith(f"exporting needs {named}, which is not installed")
+def test_a_module_that_is_needed_is_imported_or_its_package_named():
+    assert needed("this test", "json", "batch") is json
+    with pytest.raises(DependencyError, match=r"needs nowhere, which .*; run pip install nowhere \(part"):
+        needed("this test", "nowhere.inner", "batch")
+    with pytest.raises(DependencyError, match=r"needs ray\[client\], which is not installed"):
+        needed("this test", "nowhere", "ray", "ray[client]")
 
 
 def test_the_command_can_be_pasted_into_a_shell():

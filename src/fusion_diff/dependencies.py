@@ -6,7 +6,9 @@ of a release in a package index.
 
 from __future__ import annotations
 
+from importlib import import_module
 from shlex import quote
+from typing import Any
 
 from fusion_diff.errors import DependencyError
 
@@ -20,9 +22,22 @@ def install(*packages: str, extra: str = "") -> str:
     return f"{command} (part of the extra {extra!r})" if extra else command
 
 
-def one_missing(what: str, error: ImportError, *packages: str, extra: str) -> DependencyError:
-    """Return the error for that of several packages whose import failed; the first where it is none of them."""
-    return missing(what, error.name if error.name in packages else packages[0], extra=extra)
+def needed(what: str, module: str, extra: str, package: str = "") -> Any:
+    """Import and return a module that an extra installs.
+
+    Args:
+        what: what needs it, as the subject of a sentence.
+        module: name of the module.
+        extra: name of the extra.
+        package: name to install it by; the module's if omitted.
+
+    Raises:
+        DependencyError: it is not installed; the message names the package to install.
+    """
+    try:
+        return import_module(module)
+    except ImportError as error:
+        raise missing(what, package or module.partition(".")[0], extra=extra) from error
 
 
 def missing(what: str, *packages: str, extra: str) -> DependencyError:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
 from fusion_diff.batch.judging import MOST_GIVEN_UP, LocalEngine, failed
-from fusion_diff.batch.needed import needed
+from fusion_diff.dependencies import needed
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.inspection.run import load_inspector
 from fusion_diff.printable import printable
@@ -105,7 +105,7 @@ class Cluster:
         """
         self.settings = settings
         self.model: Mapping[str, str | None] = {}
-        self._ray = needed("ray", "ray", "ray[client]")
+        self._ray = needed("this batch", "ray", "ray", "ray[client]")
         self._gone = (
             self._ray.exceptions.RayActorError,
             self._ray.exceptions.ObjectLostError,

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_diff.batch.needed import needed
+from fusion_diff.dependencies import needed
 from fusion_diff.errors import BatchError, FetchError, MicrographError, TrustError, machine_fault
 from fusion_diff.micrograph.limits import refusal
 from fusion_diff.printable import printable
@@ -71,7 +71,7 @@ def file_system(address: str) -> tuple[Any, str]:
         BatchError: the kind of address is unknown, or the address is chained.
         DependencyError: fsspec or the package for this kind of store is not installed.
     """
-    core = needed("fsspec.core", "batch")
+    core = needed("this batch", "fsspec.core", "batch")
     name = printable(address)
     if "::" in address:
         raise BatchError(f"{name}: a chained address is not supported; give the address of the store itself")

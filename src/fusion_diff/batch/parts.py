@@ -22,8 +22,8 @@ import numpy as np
 
 from fusion_diff.batch.done import KEY_BYTES, DoneSet
 from fusion_diff.batch.items import unwritten
-from fusion_diff.batch.needed import needed
 from fusion_diff.batch.rows import FORMAT, schema
+from fusion_diff.dependencies import needed
 from fusion_diff.errors import BatchError
 from fusion_diff.locks import hold
 from fusion_diff.printable import printable
@@ -128,7 +128,7 @@ class ParquetOutput:
         if not self._rows:
             return
         self._forget([row["key"] for row in self._rows])
-        table = needed("pyarrow", "batch").Table.from_pylist(self._rows, schema=self._schema)
+        table = needed("this batch", "pyarrow", "batch").Table.from_pylist(self._rows, schema=self._schema)
         self._write_table(self.folder / f"part-{self._number + 1:06d}.parquet", table)
         # In this order, an interruption by a signal leads to the same file being written again, or to no change.
         count, self._rows = len(self._rows), []
@@ -151,7 +151,7 @@ class ParquetOutput:
 
     def _write_table(self, file: Path, table: Any) -> None:
         buffer = io.BytesIO()
-        needed("pyarrow.parquet", "batch").write_table(table, buffer, compression="zstd")
+        needed("this batch", "pyarrow.parquet", "batch").write_table(table, buffer, compression="zstd")
         self._write(file, buffer.getvalue())
 
     def _write(self, file: Path, content: bytes) -> None:
@@ -194,7 +194,7 @@ class ParquetOutput:
 
     def _keys_of(self, file: Path) -> Any:
         """Check the version and settings of a file, and return the keys of its rows."""
-        pa, parquet = needed("pyarrow", "batch"), needed("pyarrow.parquet", "batch")
+        pa, parquet = needed("this batch", "pyarrow", "batch"), needed("this batch", "pyarrow.parquet", "batch")
         name = printable(file)
         try:
             with parquet.ParquetFile(file) as opened:
@@ -219,7 +219,7 @@ class ParquetOutput:
 
     def _judged(self, file: Path, keys: Any) -> Any:
         """Return those keys of a file whose rows have no error, and note the others."""
-        table = needed("pyarrow.parquet", "batch").read_table(file, columns=["error"])
+        table = needed("this batch", "pyarrow.parquet", "batch").read_table(file, columns=["error"])
         judged = table["error"].is_null().to_numpy()
         if not judged.all():
             self._retried[file] = keys[~judged]
@@ -230,8 +230,8 @@ class ParquetOutput:
         for file, retried in list(self._retried.items()):
             renewed = np.isin(retried, np.array(keys, dtype=retried.dtype))
             if renewed.any():
-                pa, compute = needed("pyarrow", "batch"), needed("pyarrow.compute", "batch")
-                table = needed("pyarrow.parquet", "batch").read_table(file)
+                pa, compute = needed("this batch", "pyarrow", "batch"), needed("this batch", "pyarrow.compute", "batch")
+                table = needed("this batch", "pyarrow.parquet", "batch").read_table(file)
                 again = compute.is_in(table["key"], value_set=pa.array(keys, pa.binary(KEY_BYTES)))
                 self._write_table(file, table.filter(compute.invert(again)))
                 self._retried[file] = retried[~renewed]

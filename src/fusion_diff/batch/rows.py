@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from fusion_diff.batch.needed import needed
+from fusion_diff.dependencies import needed
 from fusion_diff.inspection.record import MAX_ERROR_CHARACTERS, digest_of_failed, finite
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def schema() -> Any:
     Raises:
         DependencyError: pyarrow is not installed.
     """
-    pa = needed("pyarrow", "batch")
+    pa = needed("this batch", "pyarrow", "batch")
     region = pa.struct(
         [pa.field(name, pa.int64()) for name in _REGION_INTEGERS]
         + [pa.field(name, pa.float64()) for name in _REGION_NUMBERS]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from threading import Lock
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fusion_diff.dependencies import missing
+from fusion_diff.dependencies import needed
 from fusion_diff.edge.exported import GRAPHS, INPUTS, OUTPUTS, WEIGHTS
 from fusion_diff.edge.operators import check_operators
 from fusion_diff.errors import CheckpointError, DeviceError
@@ -82,10 +82,7 @@ class OnnxRuntime:
 
     def __init__(self, file: Path, device: str, threads: int | None) -> None:
         """Load a graph; see `open_graph`."""
-        try:
-            import onnxruntime
-        except ImportError as error:
-            raise missing("this exported model", "onnxruntime", extra="onnx") from error
+        onnxruntime = needed("this exported model", "onnxruntime", "onnx")
         self._file = file
         here = onnxruntime.get_available_providers()
         kind = _kind(device)
@@ -128,10 +125,7 @@ class OpenVinoRuntime:
 
     def __init__(self, file: Path, device: str, threads: int | None) -> None:
         """Load a graph; see `open_graph`."""
-        try:
-            import openvino
-        except ImportError as error:
-            raise missing("this exported model", "openvino", extra="openvino") from error
+        openvino = needed("this exported model", "openvino", "openvino")
         self._file = file
         core = openvino.Core()
         here = core.available_devices

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_diff.dependencies import one_missing
+from fusion_diff.dependencies import needed
 from fusion_diff.edge.exported import INPUTS
 from fusion_diff.encoder.dual_path import STRIDE
 from fusion_diff.export.onnx_file import silenced
@@ -59,11 +59,8 @@ class Quantiser:
         Raises:
             DependencyError: onnxruntime or onnx is not installed.
         """
-        try:
-            import onnx
-            import onnxruntime  # noqa: F401
-        except ImportError as error:
-            raise one_missing("exporting", error, "onnxruntime", "onnx", extra="onnx") from error
+        onnx = needed("exporting", "onnx", "onnx")
+        needed("exporting", "onnxruntime", "onnx")
         grids = [Grid.of(each.height, each.width, tile=tile, stride=STRIDE) for each in micrographs]
         places = [(each, grid, cut) for each, grid in zip(micrographs, grids, strict=True) for cut in grid.tiles()]
         chosen = places[:: -(-len(places) // MAX_TILES)]

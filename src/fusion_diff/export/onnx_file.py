@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from fusion_diff.dependencies import missing, one_missing
+from fusion_diff.dependencies import needed
 from fusion_diff.edge.exported import INPUTS, OUTPUTS, WEIGHTS
 
 if TYPE_CHECKING:
@@ -25,11 +25,8 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
     Raises:
         DependencyError: the packages that write ONNX are not installed.
     """
-    try:
-        import onnx  # noqa: F401
-        import onnxscript  # noqa: F401
-    except ImportError as error:
-        raise one_missing("exporting", error, "onnx", "onnxscript", extra="onnx") from error
+    needed("exporting", "onnx", "onnx")
+    needed("exporting", "onnxscript", "onnx")
     side, tile = graph.side, graph.encoder.tile
     # Two tiles: a dimension of size 1 would be traced as a constant.
     examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)
@@ -66,10 +63,7 @@ def convert_to_openvino(source: Path, target: Path) -> None:
     Raises:
         DependencyError: OpenVINO is not installed.
     """
-    try:
-        import openvino
-    except ImportError as error:
-        raise missing("exporting", "openvino", extra="openvino") from error
+    openvino = needed("exporting", "openvino", "openvino")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Convert first: OpenVINO 2026.4 gives wrong results with 8 bits when it compiles an ONNX file directly.
     openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
