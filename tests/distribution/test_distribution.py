@@ -66,7 +66,7 @@ def test_the_wheel_holds_every_file_of_the_package_and_nothing_else(built):
         "checkpoints/fusion-diff-v1-ceramic/prior/unet/diffusion_pytorch_model.safetensors",
         "inspection/report.html.j2",
         "inspection/audit.html.j2",
-        "service/migrations/versions/0001_records.py",
+        "service/migrations/versions/0001_initial.py",
         "service/pages/templates/base.html.j2",
         "service/pages/static/pages.css",
         "py.typed",
