@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from rich.console import Console
 from fusion_diff.commands import terminal
 from fusion_diff.commands.terminal import print_outcomes, tally
 from fusion_diff.inspection.run import Outcome
+from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.regions import MAX_REGIONS
 
 
@@ -35,12 +37,16 @@ def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, capsy
 
 def test_why_nothing_can_be_decided_is_told_once(make_inspection, capsys):
     why = "alpha 0.1 needs 9 references on each side, but there are 5 authentic and 5 not authentic."
-    open_ = make_inspection(decision="inconclusive", reasons=("No region departs.", f"Inconclusive: {why}"))
+    compared = Compared("sound", {"sound": 5, "crack": 5}, 10, {"authentic": 5, "not authentic": 5})
+    open_ = make_inspection(decision="inconclusive", compared_with=compared)
     outcomes = [Outcome(Path(name), open_) for name in ("a.tif", "b.tif")]
     print_outcomes(outcomes)
     assert capsys.readouterr().out.count(f"Nothing could be decided: {why}") == 1
     print_outcomes([*outcomes, Outcome(Path("c.tif"), make_inspection())])
     assert "Nothing could be decided" not in capsys.readouterr().out, "one was decided"
+    enough = Compared("sound", {"sound": 9, "crack": 9}, 18, {"authentic": 9, "not authentic": 9})
+    print_outcomes([Outcome(Path("a.tif"), replace(open_, compared_with=enough))])
+    assert "Nothing could be decided" not in capsys.readouterr().out, "it was not for too few references"
 
 
 def test_where_the_list_of_regions_is_full_there_may_be_more(make_inspection, capsys):

@@ -10,7 +10,7 @@ import pytest
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.verdict.compared import Compared
-from fusion_diff.verdict.reasons import IN_FAVOUR, MEANING, OUT_OF_SCOPE, TOO_FEW, explain
+from fusion_diff.verdict.reasons import IN_FAVOUR, MEANING, OUT_OF_SCOPE, explain
 from fusion_diff.verdict.regions import MAX_REGIONS
 from fusion_diff.verdict.result import NearestReference, RecognisedSurface, Region
 
@@ -42,7 +42,7 @@ def reasons(make_inspection: Callable[..., Inspection]) -> Callable[..., tuple[s
                 {"authentic": inside, "not authentic": outside},
             ),
         }
-        return explain(make_inspection(**verdict | changes), *references)
+        return explain(make_inspection(**verdict | changes))
 
     return explained
 
@@ -81,9 +81,9 @@ def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision(re
 @pytest.mark.parametrize(
     ("references", "p", "alpha", "said"),
     [
-        ((0, 0), (1.0, 1.0), 0.1, "too few references to calibrate the score"),
-        ((5, 9), (0.5, 0.5), 0.1, "needs 9 references on each side, but there are 5 authentic."),
-        ((5, 0), (0.5,), 0.1, "alpha 0.1 needs 9 references, but there are 5 authentic."),
+        ((1, 1), (), 0.1, "there are too few references to calibrate the score"),
+        ((5, 9), (0.5, 0.5), 0.1, "alpha 0.1 needs 9 references on each side, but there are 5 authentic."),
+        ((5, 1), (0.5,), 0.1, "alpha 0.1 needs 9 references, but there are 5 authentic."),
         ((5, 3), (0.5, 0.5), 0.1, "but there are 5 authentic and 3 not authentic."),
         ((9, 9), (0.5, 0.5), 0.1, "it fits both"),
         ((9, 9), (0.1, 0.1), 0.1, "it fits neither"),
@@ -93,8 +93,8 @@ def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision(re
 def test_an_open_decision_says_why_it_is_open(reasons, references, p, alpha, said):
     p_values = dict(zip(("authentic", "not authentic"), p, strict=False))
     reason = reasons(decision="inconclusive", references=references, p_values=p_values, alpha=alpha)[-1]
+    assert reason.startswith("Inconclusive: ")
     assert said in reason
-    assert reason.startswith(TOO_FEW) == ("it fits" not in said)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ from rich.text import Text
 from fusion_diff.counted import counted
 from fusion_diff.inspection.wording import SYMBOLS, number, region_count
 from fusion_diff.printable import paragraph, printable
-from fusion_diff.verdict.reasons import TOO_FEW
+from fusion_diff.verdict.reasons import too_few
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from fusion_diff.enrolment import Enrolment
@@ -32,13 +32,6 @@ class Advance(Protocol):
     """Moves a progress bar, given the number done, the total, and the current file if there is one."""
 
     def __call__(self, done: int, total: int, path: Path | None = None, /) -> None:
-        """Move the bar."""
-
-
-class StageAdvance(Protocol):
-    """Moves the progress bar of a training stage, given its name, step, number of steps and loss."""
-
-    def __call__(self, stage: str, step: int, steps: int, loss: float, /) -> None:
         """Move the bar."""
 
 
@@ -119,8 +112,11 @@ def _shortened(name: str, limit: int = 30) -> str:
 
 
 @contextmanager
-def stage_progress(*, enabled: bool) -> Iterator[StageAdvance]:
-    """Show one progress bar per stage on stderr on a terminal, a line per minute elsewhere."""
+def stage_progress(*, enabled: bool) -> Iterator[Callable[[str, int, int, float], None]]:
+    """Show one progress bar per stage on stderr on a terminal, a line per minute elsewhere.
+
+    The function yielded takes the stage's name, step, number of steps and loss.
+    """
     console = Console(stderr=True)
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, TextColumn("{task.fields[loss]}"), console=console, disable=not enabled) as bar:
@@ -194,20 +190,18 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
     if any(outcome.inspection is not None and not outcome.inspection.calibrated for outcome in outcomes):
         say("The scores are not calibrated: one side has fewer than two specimens.")
     if (why := _why_nothing_is_decided(outcomes)) is not None:
-        say(why)
+        say(f"Nothing could be decided: {why}")
     for outcome in outcomes:
         if outcome.error is not None:
             complain(outcome.error)
 
 
 def _why_nothing_is_decided(outcomes: Sequence[Outcome]) -> str | None:
-    """Return that too few references are enrolled to decide on any micrograph; None where it was not that."""
+    """Return why too few references are enrolled to decide on any micrograph; None where it was not that."""
     inspected = [outcome.inspection for outcome in outcomes if outcome.inspection is not None]
     if any(it.decision != "inconclusive" for it in inspected):
         return None
-    for reason in (reason for it in inspected for reason in it.reasons if reason.startswith(TOO_FEW)):
-        return reason.replace("Inconclusive:", "Nothing could be decided:", 1)
-    return None
+    return next((why for it in inspected if it.in_scope and (why := too_few(it)) is not None), None)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

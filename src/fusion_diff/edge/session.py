@@ -153,11 +153,9 @@ class EdgeSession:
         if self.enrolment.builtin:
             warn_of_builtin_references(exported=True)
         micrographs = several(sample)
-        if micrographs is None:
-            return np.float32(
-                predict(cast("Micrograph", sample), self.enrolment, self._read(cast("Micrograph", sample)))
-            )
-        return np.asarray([predict(each, self.enrolment, self._read(each)) for each in micrographs], dtype=np.float32)
+        each_one = [cast("Micrograph", sample)] if micrographs is None else micrographs
+        scores = [predict(each, self.enrolment, self._read(each)) for each in each_one]
+        return np.float32(scores[0]) if micrographs is None else np.asarray(scores, dtype=np.float32)
 
     def _grid(self, micrograph: Micrograph) -> Grid:
         exported = self.enrolment

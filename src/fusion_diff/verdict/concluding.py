@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from copy import deepcopy
 from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fusion_diff.fewshot.decision import decide, probability, specimens_of
 from fusion_diff.verdict.reasons import beyond, changed, explain
@@ -13,15 +13,17 @@ from fusion_diff.verdict.result import Inspection
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sized
+    from collections.abc import Callable
 
-    import numpy as np
-    from numpy.typing import NDArray
-
-    from fusion_diff.fewshot.decision import Calibration
+    from fusion_diff.edge.exported import Exported
+    from fusion_diff.edge.reading import EdgeReading
+    from fusion_diff.edge.session import EdgeSession
+    from fusion_diff.enrolment import Enrolment
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.micrograph.tiles import Grid
+    from fusion_diff.model import DiffusionModel
     from fusion_diff.verdict.compared import Compared
+    from fusion_diff.verdict.reading import Reading
     from fusion_diff.verdict.result import EvidenceMap, NearestReference, RecognisedSurface
 
 
@@ -29,85 +31,7 @@ _ENLARGED = 2.0
 """Greatest enlargement of a small micrograph without a note. That of the references is not stored."""
 
 
-class Named(Protocol):
-    """A model with a name: a `DiffusionModel` or an `EdgeSession`."""
-
-    name: str
-    sha256: str
-
-
-class Read(Protocol):
-    """The evidence on a micrograph: a `Reading` or an `EdgeReading`."""
-
-    @property
-    def fused(self) -> float:
-        """Fused score."""
-
-    @property
-    def log_odds(self) -> float:
-        """Calibrated log-odds of not being authentic."""
-
-    @property
-    def contributions(self) -> dict[str, float]:
-        """Contribution of each kind of evidence to the log-odds."""
-
-    @property
-    def strangeness(self) -> float:
-        """Mean distance of its tokens to the nearest token of any reference."""
-
-
-class Judge(Protocol):
-    """What was learned from the references: a `Verifier`, or its exported form."""
-
-    @property
-    def inside(self) -> Sized:
-        """Cross-fitted scores of the authentic references."""
-
-    @property
-    def outside(self) -> Sized:
-        """Cross-fitted scores of the other references."""
-
-    @property
-    def inside_shares(self) -> NDArray[np.float64]:
-        """Weight of each authentic reference in p-values: 1 / n for each of the n references of a specimen."""
-
-    @property
-    def outside_shares(self) -> NDArray[np.float64]:
-        """Weight of each other reference, likewise."""
-
-    @property
-    def calibration(self) -> Calibration:
-        """Maps the fused score to log-odds."""
-
-    @property
-    def region_threshold(self) -> float:
-        """Threshold of evidence, in log-odds; regions lie above it."""
-
-    @property
-    def scope_limit(self) -> float:
-        """A micrograph with more strangeness than this is out of scope."""
-
-    def p_values(self, fused: float) -> dict[str, float]:
-        """Return the conformal p-value of each side that has references."""
-
-
-class Enrolled(Protocol):
-    """Enrolled references: an `Enrolment`, or its exported form."""
-
-    @property
-    def verifier(self) -> Judge:
-        """What was learned from them."""
-
-    @property
-    def references_sha256(self) -> str:
-        """Digest of the reference set."""
-
-    @property
-    def compared(self) -> Compared:
-        """Summary of the references."""
-
-
-def predict(micrograph: Micrograph, enrolment: Enrolled, reading: Read) -> float:
+def predict(micrograph: Micrograph, enrolment: Enrolment | Exported, reading: Reading | EdgeReading) -> float:
     """Return the probability of being authentic. Warns where the micrograph is out of scope, as callers see no verdict.
 
     Warns:
@@ -118,7 +42,7 @@ def predict(micrograph: Micrograph, enrolment: Enrolled, reading: Read) -> float
     return probability(reading.log_odds)
 
 
-def _in_scope(micrograph: Micrograph, enrolment: Enrolled, reading: Read) -> bool:
+def _in_scope(micrograph: Micrograph, enrolment: Enrolment | Exported, reading: Reading | EdgeReading) -> bool:
     comparable = enrolment.compared.comparable(micrograph.pixel_size_um)
     return comparable and reading.strangeness <= enrolment.verifier.scope_limit
 
@@ -139,9 +63,9 @@ def _notes(micrograph: Micrograph, compared: Compared, grid: Grid) -> tuple[str,
 
 def conclude(
     micrograph: Micrograph,
-    model: Named,
-    enrolment: Enrolled,
-    reading: Read,
+    model: DiffusionModel | EdgeSession,
+    enrolment: Enrolment | Exported,
+    reading: Reading | EdgeReading,
     evidence: EvidenceMap,
     *,
     alpha: float,
@@ -202,4 +126,4 @@ def conclude(
         notes=_notes(micrograph, enrolment.compared, grid),
         page=micrograph.page,
     )
-    return replace(it, reasons=explain(it, specimens_of(verifier.inside_shares), specimens_of(verifier.outside_shares)))
+    return replace(it, reasons=explain(it))

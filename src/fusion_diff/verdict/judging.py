@@ -5,27 +5,25 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fusion_diff.diffusion.purification import Purification
 from fusion_diff.micrograph.micrograph import expect_micrograph
-from fusion_diff.perception import Networks, perceive, surface
+from fusion_diff.perception import perceive, surface
 from fusion_diff.verdict.attacked import PURIFIED, WITHHELD, AttackTest
-from fusion_diff.verdict.concluding import Named, conclude
+from fusion_diff.verdict.concluding import conclude
 from fusion_diff.verdict.reading import Reading, mean_strangeness
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.micrograph import Micrograph
+    from fusion_diff.model import DiffusionModel
+    from fusion_diff.perception import Networks
     from fusion_diff.verdict.result import Inspection
 
 
-class Model(Networks, Named, Protocol):
-    """Networks with a name; `DiffusionModel` is one."""
-
-
 def judge(
-    model: Model,
+    model: DiffusionModel,
     enrolment: Enrolment,
     micrograph: Micrograph,
     *,

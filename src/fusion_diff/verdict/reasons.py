@@ -41,10 +41,6 @@ IN_FAVOUR = {
 """What each means where it speaks for a micrograph."""
 
 
-TOO_FEW = ("Inconclusive: there are too few", "Inconclusive: alpha")
-"""Beginnings of the reasons for an open decision that hold for every micrograph: there are too few references."""
-
-
 def changed(contributions: dict[str, float], offset: float) -> bool:
     """Return whether an authentic reference's surface is recognised although all other evidence is against it.
 
@@ -69,14 +65,23 @@ def beyond(pixel_size_um: float | None, compared: Compared) -> str:
     )
 
 
-def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
-    """Return the reasons for a verdict, the strongest first.
+def too_few(it: Inspection) -> str | None:
+    """Return why there are too few references to decide on any micrograph; None where there are enough."""
+    if "authentic" not in it.p_values:
+        return "there are too few references to calibrate the score and to decide."
+    needed, specimens = specimens_needed(it.alpha), it.compared_with.specimens_by_side
+    few = [f"{specimens[side]} {side}" for side in it.p_values if specimens[side] < needed]
+    if not few:
+        return None
+    # Without groups each image is its own specimen, so "references" is exact.
+    shared = sum(it.compared_with.sides.values()) > sum(specimens.values())
+    what = "specimens of references" if shared else "references"
+    where = " on each side" if "not authentic" in it.p_values else ""
+    return f"alpha {it.alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}."
 
-    Args:
-        it: the verdict; its own `reasons` are ignored.
-        inside: number of specimens among the authentic references.
-        outside: number of specimens among the others.
-    """
+
+def explain(it: Inspection) -> tuple[str, ...]:
+    """Return the reasons for a verdict, the strongest first; its own `reasons` are ignored."""
     lines = [] if it.in_scope else [beyond(it.pixel_size_um, it.compared_with)]
     against = it.score < 0.5
     name, value = max(it.contributions.items(), key=lambda item: item[1] if against else -item[1])
@@ -103,7 +108,7 @@ def explain(it: Inspection, inside: int, outside: int) -> tuple[str, ...]:
             f"similarity {round(nearest.similarity, 2) + 0.0:.2f}."
         )
     if it.decision == "inconclusive" and it.in_scope:
-        lines.append(_why_open(it, inside, outside))
+        lines.append(f"Inconclusive: {_why_open(it)}")
     return tuple(lines)
 
 
@@ -117,23 +122,14 @@ def _place(region: Region) -> str:
     return f"{area} µm² about x = {x} µm, y = {y} µm"
 
 
-def _why_open(it: Inspection, inside: int, outside: int) -> str:
-    if not inside:
-        return f"{TOO_FEW[0]} references to calibrate the score and to decide."
-    if changed(it.contributions, it.offset):
+def _why_open(it: Inspection) -> str:
+    if "authentic" in it.p_values and changed(it.contributions, it.offset):
         return (
-            "Inconclusive: its surface is that of an authentic reference, but all other evidence is against it: it may "
-            "have changed since, or been taken in another way."
+            "its surface is that of an authentic reference, but all other evidence is against it: it may have changed "
+            "since, or been taken in another way."
         )
-    alpha, needed = it.alpha, specimens_needed(it.alpha)
-    # Without groups each image is its own specimen, so "references" is exact.
-    shared = sum(it.compared_with.sides.values()) > inside + outside
-    what = "specimens of references" if shared else "references"
-    sides = ("authentic", inside), ("not authentic", outside)
-    few = [f"{count} {side}" for side, count in sides if 0 < count < needed]
-    if few:
-        where = " on each side" if outside else ""
-        return f"{TOO_FEW[1]} {alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}."
-    if all(p > alpha + ROUNDING for p in it.p_values.values()):
-        return f"Inconclusive: it fits both the authentic and the other references at alpha {alpha:g}."
-    return f"Inconclusive: it fits neither the authentic nor the other references at alpha {alpha:g}."
+    if (few := too_few(it)) is not None:
+        return few
+    if all(p > it.alpha + ROUNDING for p in it.p_values.values()):
+        return f"it fits both the authentic and the other references at alpha {it.alpha:g}."
+    return f"it fits neither the authentic nor the other references at alpha {it.alpha:g}."
