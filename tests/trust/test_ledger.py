@@ -82,66 +82,69 @@ def test_two_ledgers_have_different_ids(tmp_path):
     assert check(tmp_path / "new" / "a").id != check(tmp_path / "new" / "b").id
 
 
-@pytest.mark.parametrize("number", [2, 5, 9])
-def test_an_altered_line_is_found(file, number):
-    damage(
-        file, lambda all_: [*all_[: number - 1], all_[number - 1].replace(b"authentic", b"authentik"), *all_[number:]]
-    )
-    assert found(file) == [("altered", number)]
+def replaced(number, change):
+    """The damage that changes one line, counted from 1."""
+    return lambda all_: [*all_[: number - 1], change(all_[number - 1]), *all_[number:]]
 
 
-def test_spaces_added_to_a_line_are_an_alteration(file):
-    damage(file, lambda all_: [*all_[:3], all_[3].replace(b":", b": "), *all_[4:]])
-    assert found(file) == [("altered", 4)]
+def inserted(line):
+    """The damage that puts a line behind the fourth."""
+    return lambda all_: [*all_[:4], line, *all_[4:]]
 
 
-@pytest.mark.parametrize("number", [1, 4, 9])
-def test_a_line_altered_with_a_hash_to_match_is_found(file, number):
-    damage(file, lambda all_: [*all_[: number - 1], forged(all_[number - 1], score=1, id="x"), *all_[number:]])
-    assert found(file) == [("altered", number)]
+NO_LINES = (b"{}\n", b"nonsense\n", b"\n", b"\xff\x00\n", b"[" * 5000 + b"\n", b"7" * 5000 + b"\n")
+TOO_LONG = b"x" * (3 * MAX_LINE_BYTES) + b"\n"
+DAMAGES = {
+    **{
+        f"a word altered in line {number}": (
+            replaced(number, lambda line: line.replace(b"authentic", b"authentik")),
+            [("altered", number)],
+        )
+        for number in (2, 5, 9)
+    },
+    "spaces added to a line": (replaced(4, lambda line: line.replace(b":", b": ")), [("altered", 4)]),
+    **{
+        f"line {number} altered with a hash to match": (
+            replaced(number, lambda line: forged(line, score=1, id="x")),
+            [("altered", number)],
+        )
+        for number in (1, 4, 9)
+    },
+    "a line removed": (lambda all_: [all_[0], *all_[2:]], [("removed", 2)]),
+    "three lines removed": (lambda all_: [*all_[:3], *all_[6:]], [("removed", 4)]),
+    **{f"{line[:9]!r} inserted": (inserted(line), [("inserted", 5)]) for line in (*NO_LINES, TOO_LONG)},
+    "a forged line that follows the one before it": (
+        lambda all_: inserted(forged(all_[4], decision="not authentic"))(all_),
+        [("inserted", 5)],
+    ),
+    "a copied line": (lambda all_: [*all_[:7], all_[2], *all_[7:]], [("inserted", 8)]),
+    "exchanged lines": (lambda all_: [*all_[:3], all_[4], all_[3], *all_[5:]], [("reordered", 5)]),
+    "a line moved to the end": (lambda all_: [*all_[:3], *all_[4:], all_[3]], [("reordered", 9)]),
+    "lines cut off the end": (lambda all_: all_[:-2], [("truncated", 7)]),
+    "several": (
+        lambda all_: [all_[0], all_[1][:-9] + b"\n", all_[2], *all_[4:7], b"x\n", *all_[7:]],
+        [("altered", 2), ("removed", 4), ("inserted", 7)],
+    ),
+}
 
 
-@pytest.mark.parametrize(("first", "last"), [(2, 2), (4, 6)])
-def test_removed_lines_are_found_before_the_line_that_follows(file, first, last):
-    damage(file, lambda all_: [*all_[: first - 1], *all_[last:]])
-    assert found(file) == [("removed", first)]
+@pytest.mark.parametrize("name", DAMAGES)
+def test_a_damage_is_found_where_it_is_and_named(file, name):
+    change, breaks = DAMAGES[name]
+    damage(file, change)
+    assert found(file) == breaks
 
 
-@pytest.mark.parametrize(
-    "line", [b"{}\n", b"nonsense\n", b"\n", b"\xff\x00\n", b"[" * 5000 + b"\n", b"7" * 5000 + b"\n"]
-)
-def test_an_inserted_line_is_found(file, line):
-    damage(file, lambda all_: [*all_[:4], line, *all_[4:]])
-    assert found(file) == [("inserted", 5)]
-
-
-def test_a_forged_line_that_follows_the_one_before_it_is_found(file):
-    damage(file, lambda all_: [*all_[:4], forged(all_[4], decision="not authentic"), *all_[4:]])
-    assert found(file) == [("inserted", 5)]
+def test_a_forged_line_behind_the_last_is_found(file):
     damage(file, lambda all_: [*all_, forged(all_[-1], decision="not authentic")])
-    assert ("inserted", 11) in found(file)
+    assert found(file) == [("inserted", 10)]
 
 
-def test_a_copied_line_is_found(file):
-    damage(file, lambda all_: [*all_[:7], all_[2], *all_[7:]])
-    assert found(file) == [("inserted", 8)]
-
-
-def test_exchanged_lines_are_found(file):
-    damage(file, lambda all_: [*all_[:3], all_[4], all_[3], *all_[5:]])
-    assert found(file) == [("reordered", 5)]
-    assert "before line 4" in check(file).breaks[0].message
-
-
-def test_a_line_moved_to_the_end_is_found(file):
-    damage(file, lambda all_: [*all_[:3], *all_[4:], all_[3]])
-    assert found(file) == [("reordered", 9)]
-
-
-def test_lines_cut_off_the_end_are_found_by_the_head(file):
-    damage(file, lambda all_: all_[:-2])
-    assert found(file) == [("truncated", 7)]
-    assert "2 cut off" in check(file).breaks[0].message
+def test_a_break_says_what_was_there(file):
+    damage(file, lambda all_: [*all_[:3], all_[4], all_[3], *all_[5:-2]])
+    reordered, truncated = check(file).breaks
+    assert "before line 4" in reordered.message
+    assert "2 cut off" in truncated.message
 
 
 def test_a_head_that_is_missing_or_no_head_is_told(file):
@@ -203,21 +206,11 @@ def test_a_ledger_written_anew_is_told_by_the_head_noted_elsewhere(file, tmp_pat
     assert not check(file, expect=noted).intact
 
 
-def test_several_breaks_are_all_found_in_order(file):
-    damage(file, lambda all_: [all_[0], all_[1][:-9] + b"\n", all_[2], *all_[4:7], b"x\n", *all_[7:]])
-    assert found(file) == [("altered", 2), ("removed", 4), ("inserted", 7)]
-
-
 def test_breaks_beyond_a_limit_are_counted_and_not_kept(file):
     damage(file, lambda all_: [*all_[:4], *[b"x\n"] * (MAX_BREAKS + 50), *all_[4:]])
     report = check(file)
     assert report.found == MAX_BREAKS + 50
     assert len(report.breaks) == MAX_BREAKS
-
-
-def test_a_line_longer_than_any_is_one_break(file):
-    damage(file, lambda all_: [*all_[:4], b"x" * (3 * MAX_LINE_BYTES) + b"\n", *all_[4:]])
-    assert found(file) == [("inserted", 5)]
 
 
 def test_a_number_of_thousands_of_digits_is_a_break_and_no_crash(file):
