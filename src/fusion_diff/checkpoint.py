@@ -36,6 +36,7 @@ EMBEDDED = "fusion-diff-v1-ceramic"
 EMBEDDED_EDGE = "fusion-diff-v1-ceramic-edge"
 """The embedded model for restricted hardware: faster, and slightly less accurate."""
 MANIFEST = "manifest.json"
+IN_MODEL = "lies in the folder of a model, which must stay as it was saved; choose another folder"
 MAX_JSON_BYTES = 16 * 2**20
 COMPACT_FROM = 2**15
 """Matrices with at least this many elements are stored as 8-bit integers."""
@@ -262,8 +263,10 @@ def expect_free(folder: Path) -> None:
     """Check that a checkpoint may be written to a folder: it is new or empty, or holds a checkpoint and nothing else.
 
     Raises:
-        CheckpointError: it holds something else, which would be lost, or cannot be replaced.
+        CheckpointError: it holds something else, which would be lost, cannot be replaced, or lies in a checkpoint.
     """
+    if (model := enclosing(Path(os.path.realpath(folder)).parent)) is not None:
+        raise CheckpointError(f"{folder}: {IN_MODEL} ({model})")
     if why := in_place(folder):
         raise CheckpointError(f"{folder}: {why}; choose a new folder, such as {folder / 'model'}")
     if not os.path.exists(folder) or (folder.is_dir() and not any(folder.iterdir())):  # noqa: PTH110 (likewise)
@@ -277,6 +280,15 @@ def expect_free(folder: Path) -> None:
             f"{folder}: holds {counted(len(added), 'file')} that {'is' if len(added) == 1 else 'are'} not part of the "
             f"checkpoint there and would be lost ({named}); move them elsewhere, or choose another folder"
         )
+
+
+def enclosing(path: Path) -> Path | None:
+    """Return the folder of the checkpoint that a path is or lies in, also through links; None if there is none.
+
+    What is added to a checkpoint's folder keeps it from being loaded.
+    """
+    real = Path(os.path.realpath(path))
+    return next((each for each in (real, *real.parents) if _listed(each / MANIFEST) is not None), None)
 
 
 def _listed(manifest: Path) -> set[str] | None:

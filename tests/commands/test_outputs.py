@@ -34,6 +34,16 @@ def new(tmp_path, save_micrograph):
 
 
 @pytest.fixture
+def line_7(tmp_path):
+    """What is known of a model before it is loaded: the list of its files."""
+    model = tmp_path / "line-7"
+    model.mkdir()
+    (model / "config.json").write_text("{}")
+    (model / "manifest.json").write_text('{"format": "fusion-diff/checkpoint/1", "sha256": {"config.json": ""}}')
+    return model
+
+
+@pytest.fixture
 def no_model(monkeypatch):
     def load(*_):
         pytest.fail("the model was loaded")
@@ -117,7 +127,7 @@ def test_a_ledger_goes_on_and_a_signature_is_renewed(run, new, evidence, tmp_pat
 )
 def test_records_that_speak_of_such_files_are_none(tmp_path, path):
     (tmp_path / "r.jsonl").write_text(json.dumps({"path": path}) + "\n")
-    check_outputs([Output("--json", tmp_path / "r.jsonl", in_place=True)], [], "model")
+    check_outputs([Output("--json", tmp_path / "r.jsonl", in_place=True)], [])
 
 
 def test_a_policy_is_an_input_too(run, new, no_model, tmp_path):
@@ -129,45 +139,48 @@ def test_a_policy_is_an_input_too(run, new, no_model, tmp_path):
 
 
 @pytest.mark.parametrize("option", [*OPTIONS, "--report"])
-def test_nothing_is_written_into_the_folder_of_the_model(run, new, no_model, tmp_path, option):
-    model = tmp_path / "line-7"
-    model.mkdir()
-    (model / "config.json").write_text("{}")
+def test_nothing_is_written_into_the_folder_of_the_model(run, new, no_model, line_7, option):
     names = ["line-7/config.json", "line-7/x"] if option != "--report" else ["line-7", "line-7/new"]
     for name in names:
         code, _, err = run("inspect", "new", "--model", "line-7", option, name)
         assert code == 3
-        assert "lies in the folder of the model" in err
-    assert [path.name for path in model.iterdir()] == ["config.json"]
-
-
-@pytest.mark.parametrize("option", OPTIONS)
-def test_nor_where_the_model_is_named_from_the_home_folder(run, new, no_model, tmp_path, monkeypatch, option):
-    """Bash leaves the tilde of --model=~/line-7 as it is."""
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    (tmp_path / "line-7").mkdir()
-    (tmp_path / "line-7" / "config.json").write_text("{}")
-    for words in (["inspect", "new", option, "line-7/config.json"], ["batch", "new", "--out", "line-7/new"]):
-        code, _, err = run(*words, "--model=~/line-7")
-        assert code == 3
-        assert "lies in the folder of the model" in err
-    code, _, err = run("enroll", "new", "--authentic", "sound", "--base=~/line-7", "--out", "line-7/new")
-    assert code == 3
-    assert "lies in the folder of the model" in err
-    assert [path.name for path in (tmp_path / "line-7").iterdir()] == ["config.json"]
+        assert "lies in the folder of a model" in err
+    assert sorted(path.name for path in line_7.iterdir()) == ["config.json", "manifest.json"]
 
 
 @pytest.mark.parametrize("name", ["line-7", "line-7/new", "link"])
-@pytest.mark.parametrize("words", [["batch", "new", "--out"], ["audit", "new", "--authentic", "sound", "--report"]])
-def test_batch_and_audit_write_nothing_into_it_either(run, new, no_model, tmp_path, words, name):
-    (tmp_path / "line-7").mkdir()
-    (tmp_path / "link").symlink_to("line-7")
-    code, _, err = run(*words, name, "--model", "line-7")
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["batch", "new", "--out"],
+        ["audit", "new", "--authentic", "sound", "--report"],
+        ["verify-model", "line-7", "--make", "new", "--golden"],
+    ],
+)
+def test_batch_audit_and_golden_sets_write_nothing_into_it_either(run, new, no_model, line_7, words, name):
+    (line_7.parent / "link").symlink_to("line-7")
+    code, _, err = run(*words, name)
     assert code == 3
     assert f"{words[-1]} {name}" in err
-    assert "lies in the folder of the model" in err
-    assert list((tmp_path / "line-7").iterdir()) == []
+    assert "lies in the folder of a model" in err
+    assert sorted(path.name for path in line_7.iterdir()) == ["config.json", "manifest.json"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["enroll", "new", "--authentic", "sound", "--out", "line-7/new"],
+        ["export", "another", "--out", "line-7/new"],
+        ["keys", "new", "line-7/new"],
+        ["sign", "new", "--key", "lab.key", "--out", "line-7/new"],
+    ],
+)
+def test_no_model_key_or_signature_is_saved_into_the_folder_of_a_model(run, new, no_model, line_7, words):
+    run("keys", "new", "lab.key")
+    code, _, err = run(*words)
+    assert code == 3
+    assert "line-7/new: lies in the folder of a model" in err
+    assert sorted(path.name for path in line_7.iterdir()) == ["config.json", "manifest.json"]
 
 
 @pytest.mark.parametrize(
@@ -226,15 +239,6 @@ def test_a_model_is_not_saved_over_the_references(run, new, tmp_path, words, out
     assert sorted(path.name for path in tmp_path.rglob("*")) == ["a.tif", "b.tif", "link", "refs", "sound"]
 
 
-@pytest.mark.parametrize("words", [["enroll", "new", "--authentic", "sound", "--base"], ["export"]])
-def test_a_model_is_not_saved_into_the_folder_of_another(run, new, tmp_path, words):
-    (tmp_path / "line-7").mkdir()
-    code, said, err = run(*words, "line-7", "--out", "line-7/new")
-    assert (code, said) == (3, "")
-    assert "--out line-7/new: lies in the folder of the model" in err
-    assert list((tmp_path / "line-7").iterdir()) == []
-
-
 def test_export_takes_no_folder_that_holds_something_else(run, new):
     code, out, err = run("export", "no-such-model", "--out", "new")
     assert (code, out) == (3, "")
@@ -289,9 +293,9 @@ def test_a_folder_where_nothing_can_be_made_is_found_before_the_work_whatever_it
 @pytest.mark.skipif(not Path("/dev/null").exists(), reason="the system has no devices among its files")
 def test_a_device_is_written_to_and_never_replaced(tmp_path):
     null = Path("/dev/null")
-    check_outputs([Output("--json", null, in_place=True), Output("--record", null, in_place=True)], [], "model")
+    check_outputs([Output("--json", null, in_place=True), Output("--record", null, in_place=True)], [])
     with pytest.raises(typer.BadParameter, match="a device or a pipe"):
-        check_outputs([Output("--junit", null)], [], "model")
+        check_outputs([Output("--junit", null)], [])
 
 
 def test_the_verdicts_are_printed_even_where_the_pages_cannot_be_written(run, new, tmp_path, monkeypatch):

@@ -111,8 +111,8 @@ def test_records_overwrite_no_input_image_model_key_or_ledger(exported_folder, s
         "input": (tmp_path / "a.tif", "is one of the inputs"),
         "link": (tmp_path / "link", "is one of the inputs"),
         "image": (tmp_path / "b.tif", "is an existing image"),
-        "model": (model / "edge.json", "lies in the folder of the model"),
-        "new in model": (model / "r.jsonl", "lies in the folder of the model"),
+        "model": (model / "edge.json", "lies in the folder of a model"),
+        "new in model": (model / "r.jsonl", "lies in the folder of a model"),
         "key": (tmp_path / "lab.key", "is a key or a certificate, which is not overwritten; name another file"),
         "ledger": (tmp_path / "v.jsonl", "is a ledger or its head, which is not overwritten; name another file"),
     }[named]

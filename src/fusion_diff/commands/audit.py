@@ -146,14 +146,13 @@ def _audit_references(
     device: str,
     trusted_keys: Sequence[Path],
 ) -> int:
-    from fusion_diff.commands.outputs import Output, expect_apart, expect_writable
+    from fusion_diff.commands.outputs import Output, expect_writable
     from fusion_diff.commands.terminal import print_findings, progress_bar, say
     from fusion_diff.inspection.audit_report import write_audit
     from fusion_diff.trust.poisoning import audit_references
 
     if report is not None:
         page = Output("--report", report / "audit.html")
-        expect_apart(page, model)
         expect_writable(page)
     references = read()
     with progress_bar("Encoding") as advance:

@@ -93,7 +93,7 @@ def batch_command(
     from fusion_diff.batch.judging import LocalEngine, Settings
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
-    from fusion_diff.commands.outputs import Output, expect_apart, expect_folder
+    from fusion_diff.commands.outputs import expect_apart, expect_folder
     from fusion_diff.commands.stopping import heed_sigterm
     from fusion_diff.commands.terminal import complain, say
     from fusion_diff.inspection.run import load_inspector
@@ -104,7 +104,7 @@ def batch_command(
     if "://" in out:
         raise typer.BadParameter(f"{out}: --out must be a folder on this machine; choose one")
     target = at_home(out)
-    expect_apart(Output("--out", target), model)
+    expect_apart("--out", target)
     expect_folder("--out", target)
     signed = signed_files(require_signed, trusted_key)
     for source in sources:

@@ -24,7 +24,6 @@ from fusion_diff.commands.options import (
     signed_files,
 )
 from fusion_diff.commands.stopping import stoppable
-from fusion_diff.home import at_home
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
@@ -73,15 +72,12 @@ def enroll_command(
     trusted_key: TrustedKeys = None,
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
-    from fusion_diff.commands.outputs import Output, expect_apart, expect_away, expect_folder
+    from fusion_diff.commands.outputs import expect_away, expect_folder
     from fusion_diff.commands.terminal import print_figures, print_learned, progress_bar, say
-    from fusion_diff.inspection.files import place
     from fusion_diff.printable import paragraph, printable
     from fusion_diff.trust.poisoning import audit_enrolment
 
     expect_away("--out", out, [references, marks, *(trusted_key or ())])
-    if place(out) != place(at_home(base)):  # a model may be saved over itself
-        expect_apart(Output("--out", out), base)
     expect_free(out)
     expect_folder("--out", out)
     signed_files(require_signed, trusted_key)  # the keys can be read

@@ -57,7 +57,7 @@ def export_command(
 
     The exported model is compared with the original first, and nothing is written if they disagree.
     """
-    from fusion_diff.commands.outputs import Output, expect_apart, expect_away, expect_folder
+    from fusion_diff.commands.outputs import expect_away, expect_folder
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.errors import EnrolmentError
     from fusion_diff.export.run import export_model
@@ -67,7 +67,6 @@ def export_command(
         raise typer.BadParameter("--page and --max-pixels apply to --references; give these, or leave the two out")
     signed_files(require_signed, trusted_key)  # the keys can be read
     expect_away("--out", out, [references, *(trusted_key or ())])
-    expect_apart(Output("--out", out), model)
     expect_free(out)
     expect_folder("--out", out)
     loaded = load_model(model, "cpu", trusted_key or ())

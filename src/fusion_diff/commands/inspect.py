@@ -5,7 +5,7 @@ from __future__ import annotations
 import traceback
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -30,7 +30,7 @@ from fusion_diff.counted import counted
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from fusion_diff.inspection.policy import Policy
+    from fusion_diff.inspection.policy import Policy, Ruling
     from fusion_diff.inspection.record import RecordWriter
     from fusion_diff.inspection.run import Inspector, Outcome
 
@@ -111,7 +111,7 @@ def inspect_command(
     run; else 1 if any micrograph is not authentic; else 2 if any is inconclusive; else 0. With a policy it is 3 in the
     same cases, else 1 if any micrograph fails the policy, else 0.
     """
-    from fusion_diff.commands.terminal import complain, print_outcomes, say
+    from fusion_diff.commands.terminal import complain
     from fusion_diff.errors import foreseen
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
     from fusion_diff.inspection.policy import warn_of_unknown_classes
@@ -121,7 +121,7 @@ def inspect_command(
 
     files = discover(paths)
     outputs = InspectOutputs(json, report, record, junit, sarif, markdown)
-    outputs.check([*files, *(trusted_key or ()), *([policy] if policy else ())], model)
+    outputs.check([*files, *(trusted_key or ()), *([policy] if policy else ())])
     outputs.remove_old_pages()
     asked, alpha = _policy(policy, alpha)
     signed = signed_files(require_signed, trusted_key)
@@ -135,11 +135,8 @@ def inspect_command(
             files,
             outputs,
             writers,
-            alpha=alpha,
-            pixel_size=pixel_size,
-            page=page,
-            max_pixels=max_pixels,
-            signed_sha256=signed.digest if signed else None,
+            {"alpha": alpha, "pixel_size_um": pixel_size, "page": page, "max_pixels": max_pixels},
+            signed.digest if signed else None,
         )
         # Files are written before the table, as the reader of the table may close the pipe. Neither an error that ended
         # the inspection nor a file that cannot be written loses the verdicts.
@@ -148,15 +145,7 @@ def inspect_command(
         rulings = asked.rule_all(every)
         code = exit_code(every) if policy is None else exit_code_of_rulings(rulings)
         written = outputs.write_pages(every, rulings, code, faults)
-        print_outcomes(outcomes)
-        for outcome in outcomes:
-            if outcome.inspection is not None and outcome.inspection.attacked:
-                say(f"Attacked? {printable(outcome.path)}: its pixels may have been tuned to mislead")
-        for line in (*kept, *written):
-            say(line)
-        for ruling in rulings if policy else ():
-            if ruling.action in ("warn", "fail"):
-                say(f"Policy: {ruling.action}: {printable(ruling.outcome.path)}: {' '.join(ruling.reasons)}")
+        _print_verdicts(outcomes, [*kept, *written], rulings if policy else ())
         if missing:
             complain(f"{counted(len(missing), 'micrograph was', 'micrographs were')} not inspected: the run broke off")
         for error in faults:
@@ -211,14 +200,19 @@ def _inspect(
     files: Sequence[Path],
     outputs: InspectOutputs,
     writers: Sequence[RecordWriter],
-    *,
-    alpha: float,
-    pixel_size: float | None,
-    page: int | None,
-    max_pixels: int | None,
+    settings: Mapping[str, Any],
     signed_sha256: Callable[[Path], str] | None,
 ) -> tuple[list[Outcome], list[str], list[Exception]]:
     """Inspect with a progress bar, storing each verdict at once.
+
+    Args:
+        inspector: the model.
+        names: its identity, for the ledger.
+        files: the micrographs.
+        outputs: the output files.
+        writers: those of records, open.
+        settings: alpha, pixel size, page and limit of pixels, as `inspect_paths` takes them and the ledger keeps them.
+        signed_sha256: as `inspect_paths` takes it.
 
     Returns:
         The outcomes, lines on where they are stored, and the error that ended the inspection, if any.
@@ -226,14 +220,11 @@ def _inspect(
     from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.inspection.ledger_entry import verdict
     from fusion_diff.inspection.record import STDOUT
-    from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import inspect_paths
-    from fusion_diff.printable import printable
     from fusion_diff.trust.ledger import Ledger
 
     outcomes: list[Outcome] = []
     faults: list[Exception] = []
-    files_kept = [writer.path for writer in writers if writer.path != STDOUT]
     with ExitStack() as stack:
         ledger = stack.enter_context(Ledger(outputs.record)) if outputs.record else None
         advance = stack.enter_context(progress_bar("Inspecting"))
@@ -241,10 +232,7 @@ def _inspect(
             for outcome in inspect_paths(
                 inspector,
                 files,
-                alpha=alpha,
-                pixel_size_um=pixel_size,
-                page=page,
-                max_pixels=max_pixels,
+                **settings,
                 signed_sha256=signed_sha256,
                 progress=advance,
                 thumbnails=outputs.report is not None,
@@ -253,33 +241,46 @@ def _inspect(
                 for writer in writers:
                     writer.write(outcome)
                 if ledger is not None:
-                    ledger.append(
-                        verdict(
-                            outcome,
-                            alpha=alpha,
-                            pixel_size_um=pixel_size,
-                            page=page,
-                            max_pixels=max_pixels,
-                            model=names,
-                        )
-                    )
+                    ledger.append(verdict(outcome, **settings, model=names))
         except KeyboardInterrupt:
             stack.close()  # closes the progress bar, which would overwrite the message
-            kept = ["stdout"] if len(files_kept) < len(writers) else []
-            kept += [printable(each) for each in (*files_kept, outputs.record) if each]
-            typer.echo(
-                f"Inspected {len(outcomes)} of {counted(len(files), 'micrograph')}; "
-                + (f"their verdicts are saved in {' and '.join(kept)}" if kept else "no verdict was saved"),
-                err=True,
-            )
-            if outcomes and outputs.report is not None:
-                title = f"Inspection report, stopped after {len(outcomes)} of {counted(len(files), 'micrograph')}"
-                index = write_report(outcomes, outputs.report, title=title)
-                typer.echo(f"Report on these: {printable(index)}; no other page was written", err=True)
+            _keep_what_was_done(outcomes, counted(len(files), "micrograph"), outputs)
             raise
         except Exception as error:
             faults.append(error)
-    said = [f"Records: {each}" for each in files_kept]
+    said = [f"Records: {writer.path}" for writer in writers if writer.path != STDOUT]
     if ledger is not None:
         said.append(f"Ledger: {outputs.record}; its head is now {ledger.head}")
     return outcomes, said, faults
+
+
+def _keep_what_was_done(outcomes: Sequence[Outcome], of_all: str, outputs: InspectOutputs) -> None:
+    """Say where the verdicts of a run that was stopped are saved, and write the report on them if one was asked for."""
+    from fusion_diff.inspection.record import STDOUT
+    from fusion_diff.inspection.report import write_report
+    from fusion_diff.printable import printable
+
+    kept = ["stdout" if each.file == STDOUT else printable(each.file) for each in outputs.records]
+    kept += [printable(outputs.record)] if outputs.record else []
+    saved = f"their verdicts are saved in {' and '.join(kept)}" if kept else "no verdict was saved"
+    typer.echo(f"Inspected {len(outcomes)} of {of_all}; {saved}", err=True)
+    if outcomes and outputs.report is not None:
+        title = f"Inspection report, stopped after {len(outcomes)} of {of_all}"
+        index = write_report(outcomes, outputs.report, title=title)
+        typer.echo(f"Report on these: {printable(index)}; no other page was written", err=True)
+
+
+def _print_verdicts(outcomes: Sequence[Outcome], written: Sequence[str], rulings: Sequence[Ruling]) -> None:
+    """Print the table of verdicts, the attacked among them, what was written, and what the policy does not pass."""
+    from fusion_diff.commands.terminal import print_outcomes, say
+    from fusion_diff.printable import printable
+
+    print_outcomes(outcomes)
+    for outcome in outcomes:
+        if outcome.inspection is not None and outcome.inspection.attacked:
+            say(f"Attacked? {printable(outcome.path)}: its pixels may have been tuned to mislead")
+    for line in written:
+        say(line)
+    for ruling in rulings:
+        if ruling.action in ("warn", "fail"):
+            say(f"Policy: {ruling.action}: {printable(ruling.outcome.path)}: {' '.join(ruling.reasons)}")

@@ -42,7 +42,7 @@ class InspectOutputs:
                 records.append(Output("--report", file, in_place=True))
         return records
 
-    def check(self, inputs: Iterable[Path], model: str) -> None:
+    def check(self, inputs: Iterable[Path]) -> None:
         """Check that all outputs can be written and none overwrites an input; see `check_outputs`."""
         from fusion_diff.inspection.files import LEDGER, REPORT
         from fusion_diff.inspection.record import STDOUT
@@ -55,7 +55,7 @@ class InspectOutputs:
             head = Output("--record", self.record.with_name(f"{self.record.name}.head"), own=LEDGER)
             others += [Output("--record", self.record, in_place=True, own=LEDGER), head]
         records = [each for each in self.records if each.file != STDOUT]
-        check_outputs([*records, *others], inputs, model)
+        check_outputs([*records, *others], inputs)
 
     @contextmanager
     def recording(self) -> Iterator[list[RecordWriter]]:

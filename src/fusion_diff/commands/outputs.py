@@ -38,13 +38,12 @@ class Output:
         return f"{self.option} {printable(self.file)}"
 
 
-def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], model: str) -> None:
+def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:
     """Check that every output can be written, differs from the others, and overwrites no input.
 
     Args:
         outputs: files to write.
         inputs: files that are read.
-        model: the model by name, folder or hub id; nothing may be written to its folder.
 
     Raises:
         typer.BadParameter: an output cannot or must not be written; the message names it and the cure.
@@ -55,7 +54,7 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], model: str)
     taken: dict[object, Output] = {}
     for output in outputs:
         file, identity = output.file, place(output.file)
-        if why := refusal(file, read, model, output.own):
+        if why := refusal(file, read, output.own):
             raise typer.BadParameter(f"{output.name}: {why}")
         if identity in taken:
             raise typer.BadParameter(f"{output.name}: is also written by {taken[identity].name}; name another file")
@@ -64,21 +63,16 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path], model: str)
         expect_writable(output)
 
 
-def expect_apart(output: Output, model: str) -> None:
-    """Check that an output, a file or folder, lies outside of the model's folder.
-
-    Args:
-        output: the output.
-        model: the model by name, folder or hub id.
+def expect_apart(option: str, folder: Path) -> None:
+    """Check that a folder for outputs neither is nor lies in that of a model.
 
     Raises:
-        typer.BadParameter: it is the model's folder or lies in it; the message names it and the cure.
+        typer.BadParameter: it does; the message names it and the cure.
     """
-    from fusion_diff.home import at_home
-    from fusion_diff.inspection.files import IN_MODEL, lies_in
+    from fusion_diff.checkpoint import IN_MODEL, enclosing
 
-    if lies_in(output.file, at_home(model)):
-        raise typer.BadParameter(f"{output.name}: {IN_MODEL}")
+    if enclosing(folder) is not None:
+        raise typer.BadParameter(f"{Output(option, folder).name}: {IN_MODEL}")
 
 
 def expect_away(option: str, folder: Path, inputs: Iterable[Path | None]) -> None:

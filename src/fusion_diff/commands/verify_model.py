@@ -74,11 +74,12 @@ def _make(
     model: str, golden: Path, images: list[str], alpha: float, page: int | None, max_pixels: int | None, device: str
 ) -> int:
     """Make a golden set, and return the exit code."""
-    from fusion_diff.commands.outputs import expect_folder
+    from fusion_diff.commands.outputs import expect_apart, expect_folder
     from fusion_diff.commands.terminal import progress_bar, say
     from fusion_diff.micrograph import discover
     from fusion_diff.trust.golden import make_golden
 
+    expect_apart("--golden", golden)
     expect_folder("--golden", golden)
     files = discover(images)
     with progress_bar("Scoring") as advance:

@@ -129,7 +129,7 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
     from fusion_diff.micrograph import discover
 
     files, records = discover(options.paths), options.json
-    if records not in (None, STDOUT) and (why := refusal(records, {place(file) for file in files}, options.model)):
+    if records not in (None, STDOUT) and (why := refusal(records, {place(file) for file in files})):
         raise FusionDiffError(f"--json {printable(records)}: {why}")
     session = EdgeSession.load(options.model, device=options.device, threads=options.threads)
     with RecordWriter(records) if records else nullcontext() as writer:

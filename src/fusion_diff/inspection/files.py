@@ -10,14 +10,13 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.home import at_home
+from fusion_diff.checkpoint import IN_MODEL, enclosing
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
 from fusion_diff.whole import write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-IN_MODEL = "lies in the folder of the model, which must stay as it was saved; choose another folder"
 _HEAD = 4096
 """Bytes of a file that are searched for what it is."""
 LEDGER, SIGNATURE = "a ledger or its head", "a signature or a signed statement"
@@ -42,13 +41,12 @@ def write_text(file: Path, text: str) -> Path:
     return file
 
 
-def refusal(file: Path, read: Collection[object] = (), model: str | None = None, own: str = "") -> str | None:
+def refusal(file: Path, read: Collection[object] = (), own: str = "") -> str | None:
     """Return why a file must not be written to, with the cure; None if it may.
 
     Args:
         file: the output.
         read: the `place` of each file that is read.
-        model: the model by name, folder or hub id.
         own: `LEDGER` or `SIGNATURE` if the command continues or renews such a file; `REPORT` if it replaces a report,
             and no other page.
     """
@@ -61,9 +59,7 @@ def refusal(file: Path, read: Collection[object] = (), model: str | None = None,
         return f"is {kind}, which is not overwritten; name another file"
     if own == REPORT and head and _REPORT not in head:
         return "is a page of another program, which is not overwritten; choose another folder"
-    if model is not None and lies_in(file, at_home(model)):
-        return IN_MODEL
-    return None
+    return IN_MODEL if enclosing(file) is not None else None
 
 
 def lies_in(path: Path, folder: Path) -> bool:

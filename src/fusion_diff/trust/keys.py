@@ -19,6 +19,7 @@ from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Literal
 
+from fusion_diff.checkpoint import IN_MODEL, enclosing
 from fusion_diff.errors import TrustError
 from fusion_diff.home import at_home
 from fusion_diff.printable import printable
@@ -140,7 +141,8 @@ def new_key(
         now: the current time; the system's if omitted.
 
     Raises:
-        TrustError: a file exists already, `kind` or `days` is not allowed, or the passphrase is too long.
+        TrustError: a file exists already or would lie in a model's folder, `kind` or `days` is not allowed, or the
+            passphrase is too long.
     """
     from cryptography.hazmat.primitives.asymmetric import ec, ed25519
     from cryptography.hazmat.primitives.serialization import (
@@ -153,6 +155,8 @@ def new_key(
     if kind not in KINDS:
         raise TrustError(f"kind is {kind!r}; choose {' or '.join(KINDS)}")
     file = at_home(file)
+    if enclosing(file) is not None:
+        raise TrustError(f"{file}: {IN_MODEL}")
     beside = public_file(file)
     expires = until(days, now)
     key = ed25519.Ed25519PrivateKey.generate() if kind == "ed25519" else ec.generate_private_key(ec.SECP256R1())

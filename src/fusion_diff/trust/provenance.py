@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.checkpoint import MANIFEST
+from fusion_diff.checkpoint import IN_MODEL, enclosing
 from fusion_diff.errors import TrustError
 from fusion_diff.home import absolute, at_home
 from fusion_diff.printable import printable
@@ -79,11 +79,8 @@ def sign(
     target = absolute(out) if out is not None else signature_of(path)
     if target == path or target.is_symlink() or (target.exists() and not _is_signature(target)):
         raise TrustError(f"{printable(target)}: it exists and is not a signature of files; choose another --out")
-    if (path / MANIFEST).is_file() and Path(os.path.realpath(target)).is_relative_to(os.path.realpath(path)):
-        raise TrustError(
-            f"{printable(target)}: the signature would lie in the folder of the model, which must stay as it was "
-            "saved; choose another --out"
-        )
+    if enclosing(target) is not None:
+        raise TrustError(f"{printable(target)}: {IN_MODEL}")
     if Path(os.path.realpath(at_home(key_file))).is_relative_to(os.path.realpath(path)):
         raise TrustError(
             f"{printable(key_file)}: the private key lies in the folder or file to be signed; keep it elsewhere"
