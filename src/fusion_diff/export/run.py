@@ -28,6 +28,7 @@ from fusion_diff.warn import warn
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from fusion_diff.enrolment import Enrolment
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import ReferenceSet
 
@@ -89,26 +90,15 @@ def export_model(
         UserWarning: enrolled references are not among those given, so fp32 is compared on others.
     """
     started, folder = time.perf_counter(), as_folder(folder)
-    if runtime not in GRAPHS:
-        raise ExportError(f"format is {runtime!r}; use {' or '.join(GRAPHS)}")
     if int8 and references is None:
         raise ExportError(
             "8 bits are calibrated on the references' images, which a model does not contain; give them "
             "with --references"
         )
-    if model.device.type != "cpu":
-        raise ExportError(f"{model.name}: it is on {model.device}; move it with to('cpu') and export it then")
-    expect_free(folder)
-    if (folder / MANIFEST).is_file() and not is_exported(folder):
-        raise ExportError(f"{folder}: contains a model that is not an exported one; choose another folder")
+    _expect_exportable(model, folder, runtime)
     enrolment, notes = portable(model)
-    if references is not None and (others := others_than_enrolled(model, enrolment, references)):
-        if int8:
-            raise ExportError(
-                f"{model.name}: {others}; 8 bits are calibrated on these: give the references that it was enrolled "
-                "with, or export in fp32"
-            )
-        warn(f"{model.name}: {others}; the exported model is compared with the model on other micrographs")
+    if references is not None:
+        _expect_enrolled(model, enrolment, references, int8)
     micrographs, authentic = _compared_on(references)
     expected = [judge(model, enrolment, each, alpha=ALPHA, purify=False, detect_attacks=False) for each in micrographs]
     graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.mean_tokens)
@@ -143,6 +133,38 @@ def export_model(
             lost = losses(quantiser, graph.channels.index(EVIDENCE), workshop, progress)
             parity, exact = _rounded(quantiser, lost, workshop / "rounded.onnx", compared, runtime)
     return Export(folder, parity, exact, lost, notes, time.perf_counter() - started)
+
+
+def _expect_exportable(model: DiffusionModel, folder: Path, runtime: str) -> None:
+    """Check what can be checked before any work.
+
+    Raises:
+        ExportError: there is no such runtime, the model is not on the CPU, or the folder holds another model.
+        CheckpointError: the folder holds something else.
+    """
+    if runtime not in tuple(GRAPHS):
+        raise ExportError(f"format is {runtime!r}; use {' or '.join(GRAPHS)}")
+    if model.device.type != "cpu":
+        raise ExportError(f"{model.name}: it is on {model.device}; move it with to('cpu') and export it then")
+    expect_free(folder)
+    if (folder / MANIFEST).is_file() and not is_exported(folder):
+        raise ExportError(f"{folder}: contains a model that is not an exported one; choose another folder")
+
+
+def _expect_enrolled(model: DiffusionModel, enrolment: Enrolment, references: ReferenceSet, int8: bool) -> None:
+    """Check that the enrolled references are among those given; in fp32 warn where they are not.
+
+    Raises:
+        ExportError: they are not, in 8 bits.
+    """
+    others = others_than_enrolled(model, enrolment, references)
+    if others is not None and int8:
+        raise ExportError(
+            f"{model.name}: {others}; 8 bits are calibrated on these: give the references that it was enrolled with, "
+            "or export in fp32"
+        )
+    if others is not None:
+        warn(f"{model.name}: {others}; the exported model is compared with the model on other micrographs")
 
 
 def _rounded(
