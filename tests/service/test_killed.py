@@ -27,11 +27,17 @@ KILLS = int(os.environ.get("FUSION_DIFF_TEST_KILLS", "3"))
 """How often the service is killed; a benchmark does so more often."""
 
 
+def serve(environment, words):
+    """Run the command. A forked process has the environment of its server, not of the test."""
+    os.environ.update(environment)
+    main(words)
+
+
 @pytest.fixture(scope="module")
 def processes():
     """Makes processes from one that has imported everything already, which takes longer than all that follows."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["fusion_diff.model", "fusion_diff.service.app", "uvicorn"])
+    context.set_forkserver_preload(["fusion_diff.model", "fusion_diff.service.app", "httpx2", "pytest", "uvicorn"])
     return context
 
 
@@ -41,12 +47,12 @@ def started(processes, enrolled_folder, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     @contextlib.contextmanager
-    def start(*more):
+    def start(*more, **environment):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         words = ["serve", "--insecure", "--port", str(port), "--data", str(tmp_path / "data"), *more]
-        process = processes.Process(target=main, args=([*words, "--model", str(enrolled_folder)],))
+        process = processes.Process(target=serve, args=(environment, [*words, "--model", str(enrolled_folder)]))
         process.start()
         address = f"http://127.0.0.1:{port}"
         try:
@@ -130,11 +136,10 @@ def test_a_service_that_is_told_to_stop_answers_what_it_accepted_first(started, 
 
 
 def test_a_service_without_time_to_finish_says_of_each_file_what_became_of_it(
-    started, micrograph, exported_ledger, monkeypatch, tmp_path
+    started, micrograph, exported_ledger, tmp_path
 ):
-    monkeypatch.setenv("FUSION_DIFF_DRAIN_SECONDS", "0")
     files = [("files", (f"{seed}.tif", micrograph("fine", seed))) for seed in range(210, 218)] * 10
-    with started() as (process, address), ThreadPoolExecutor(2) as pool:
+    with started(FUSION_DIFF_DRAIN_SECONDS="0") as (process, address), ThreadPoolExecutor(2) as pool:
         sent = [pool.submit(httpx2.post, f"{address}/v1/inspections", files=files, timeout=60) for _ in range(2)]
         with httpx2.Client() as client:
             while "fusion_diff_inspection_seconds_count 0.0" in client.get(f"{address}/metrics").text:
@@ -153,6 +158,7 @@ def test_a_service_without_time_to_finish_says_of_each_file_what_became_of_it(
         process.join(60)
         assert process.exitcode == -signal.SIGTERM
     assert accepted > 0
+    assert refused > 0
     assert accepted + refused == 2 * len(files)
     database = Database(Settings(data=tmp_path / "data").database)
     head = exported_ledger(database, tmp_path / "verdicts.jsonl")
