@@ -24,6 +24,7 @@ from fusion_diff.commands.options import (
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
 from fusion_diff.home import absolute, at_home
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -97,7 +98,6 @@ def batch_command(
     from fusion_diff.commands.stopping import heed_sigterm
     from fusion_diff.commands.terminal import complain, say
     from fusion_diff.inspection.run import load_inspector
-    from fusion_diff.printable import printable
 
     if workers is not None and cluster is None:
         raise typer.BadParameter("--workers needs a cluster; give its address with --cluster")

@@ -19,6 +19,7 @@ from fusion_diff.commands.options import (
     load_model,
     signed_files,
 )
+from fusion_diff.printable import printable
 
 
 def certify_command(
@@ -63,7 +64,6 @@ def certify_command(
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.inspection.wording import number
     from fusion_diff.micrograph import load_microstructure_data
-    from fusion_diff.printable import printable
     from fusion_diff.trust.certificate import certify, fewest_samples
 
     if samples < (fewest := fewest_samples(confidence)):

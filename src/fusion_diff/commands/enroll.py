@@ -24,6 +24,8 @@ from fusion_diff.commands.options import (
     signed_files,
 )
 from fusion_diff.commands.stopping import stoppable
+from fusion_diff.errors import EnrolmentError
+from fusion_diff.printable import paragraph, printable
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
@@ -74,7 +76,6 @@ def enroll_command(
     """Learn from a few labelled micrographs, and save the model."""
     from fusion_diff.commands.outputs import expect_away, expect_folder
     from fusion_diff.commands.terminal import print_figures, print_learned, progress_bar, say
-    from fusion_diff.printable import paragraph, printable
     from fusion_diff.trust.poisoning import audit_enrolment
 
     expect_away("--out", out, [references, marks, *(trusted_key or ())])
@@ -128,8 +129,6 @@ def _without(references: ReferenceSet, suspicious: set[int], path: Path) -> Refe
     Raises:
         EnrolmentError: no reference of some class would be left.
     """
-    from fusion_diff.errors import EnrolmentError
-
     kept = [index for index in range(len(references)) if index not in suspicious]
     if lost := set(references.classes) - {references[index].label for index in kept}:
         raise EnrolmentError(

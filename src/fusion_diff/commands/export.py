@@ -20,6 +20,7 @@ from fusion_diff.commands.options import (
     signed_files,
 )
 from fusion_diff.commands.stopping import stoppable
+from fusion_diff.errors import EnrolmentError
 
 
 class Format(StrEnum):
@@ -59,7 +60,6 @@ def export_command(
     """
     from fusion_diff.commands.outputs import expect_away, expect_folder
     from fusion_diff.commands.terminal import print_figures, progress_bar, say
-    from fusion_diff.errors import EnrolmentError
     from fusion_diff.export.run import export_model
     from fusion_diff.inspection.wording import number
 

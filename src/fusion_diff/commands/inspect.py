@@ -26,6 +26,8 @@ from fusion_diff.commands.options import (
 )
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
+from fusion_diff.errors import foreseen
+from fusion_diff.printable import explained, printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -112,12 +114,10 @@ def inspect_command(
     same cases, else 1 if any micrograph fails the policy, else 0.
     """
     from fusion_diff.commands.terminal import complain
-    from fusion_diff.errors import foreseen
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
     from fusion_diff.inspection.policy import warn_of_unknown_classes
     from fusion_diff.inspection.run import exit_code, not_inspected
     from fusion_diff.micrograph import discover
-    from fusion_diff.printable import explained, printable
 
     files = discover(paths)
     outputs = InspectOutputs(json, report, record, junit, sarif, markdown)
@@ -258,7 +258,6 @@ def _keep_what_was_done(outcomes: Sequence[Outcome], of_all: str, outputs: Inspe
     """Say where the verdicts of a run that was stopped are saved, and write the report on them if one was asked for."""
     from fusion_diff.inspection.record import STDOUT
     from fusion_diff.inspection.report import write_report
-    from fusion_diff.printable import printable
 
     kept = ["stdout" if each.file == STDOUT else printable(each.file) for each in outputs.records]
     kept += [printable(outputs.record)] if outputs.record else []
@@ -273,7 +272,6 @@ def _keep_what_was_done(outcomes: Sequence[Outcome], of_all: str, outputs: Inspe
 def _print_verdicts(outcomes: Sequence[Outcome], written: Sequence[str], rulings: Sequence[Ruling]) -> None:
     """Print the table of verdicts, the attacked among them, what was written, and what the policy does not pass."""
     from fusion_diff.commands.terminal import print_outcomes, say
-    from fusion_diff.printable import printable
 
     print_outcomes(outcomes)
     for outcome in outcomes:

@@ -8,7 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from fusion_diff.checkpoint import locate
+from fusion_diff.dependencies import missing
+from fusion_diff.errors import CheckpointError
 from fusion_diff.home import at_home
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -208,8 +212,6 @@ def load_model(name: str, device: str, trusted_keys: Sequence[Path] = ()) -> Dif
     """
     from fusion_diff.devices import present
     from fusion_diff.edge.session import is_exported
-    from fusion_diff.errors import CheckpointError
-    from fusion_diff.printable import printable
 
     if is_exported(name):
         raise CheckpointError(
@@ -235,7 +237,6 @@ def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedF
 
 def keys_for(model: str, trusted_keys: Sequence[Path] | None) -> Sequence[Path]:
     """Return the keys one of which has to have signed a model to learn with: none for what comes with the package."""
-    from fusion_diff.checkpoint import locate
     from fusion_diff.trust.signed import is_embedded
 
     return () if not trusted_keys or is_embedded(locate(model)) else trusted_keys
@@ -248,8 +249,6 @@ def service_installed() -> None:
         DependencyError: some are missing.
     """
     from importlib.util import find_spec
-
-    from fusion_diff.dependencies import missing
 
     needed = (
         "alembic",

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from fusion_diff.checkpoint import IN_MODEL, enclosing
+from fusion_diff.printable import printable
+
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
@@ -69,8 +72,6 @@ def expect_apart(option: str, folder: Path) -> None:
     Raises:
         typer.BadParameter: it does; the message names it and the cure.
     """
-    from fusion_diff.checkpoint import IN_MODEL, enclosing
-
     if enclosing(folder) is not None:
         raise typer.BadParameter(f"{Output(option, folder).name}: {IN_MODEL}")
 
@@ -82,7 +83,6 @@ def expect_away(option: str, folder: Path, inputs: Iterable[Path | None]) -> Non
         typer.BadParameter: it does; the message names both and the cure.
     """
     from fusion_diff.inspection.files import lies_in
-    from fusion_diff.printable import printable
 
     for each in inputs:
         if each is not None and (lies_in(each, folder) or lies_in(folder, each)):
@@ -129,8 +129,6 @@ def expect_folder(option: str, folder: Path) -> None:
 
 def _expect_room(name: str, path: Path) -> None:
     """Check that a path can be created, by writing to the nearest existing folder above it."""
-    from fusion_diff.printable import printable
-
     above = next((each for each in path.parents if os.path.lexists(each)), None)
     if above is None or not above.is_dir():
         raise typer.BadParameter(f"{name}: {printable(above or path)} is not a folder; check the path")

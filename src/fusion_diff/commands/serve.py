@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.commands.options import path_option
+from fusion_diff.errors import FusionDiffError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -105,7 +106,6 @@ def serve_command(
 
 def _opened(settings: Settings) -> Service:
     """Open the service, and warn if it has no API key, another default model, or is not ready."""
-    from fusion_diff.errors import FusionDiffError
     from fusion_diff.service.keys import all_keys
     from fusion_diff.service.runtime import Service
 

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.commands.serve import Data, DatabaseUrl, records
+from fusion_diff.printable import printable
 from fusion_diff.service.scopes import Scope
 
 service_keys_app = typer.Typer(
@@ -44,7 +45,6 @@ def new_command(
 def list_command(data: Data = None, database_url: DatabaseUrl = None) -> int:
     """List the API keys with id, name, scopes, time of creation and time of revocation."""
     from fusion_diff.commands.terminal import say
-    from fusion_diff.printable import printable
 
     with records(data, database_url) as (_, database):
         from fusion_diff.service.keys import all_keys
@@ -67,7 +67,6 @@ def revoke_command(
 ) -> int:
     """Revoke an API key. A running service refuses it at once."""
     from fusion_diff.commands.terminal import say
-    from fusion_diff.printable import printable
 
     with records(data, database_url) as (_, database):
         from fusion_diff.service.keys import revoke

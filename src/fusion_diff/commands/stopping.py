@@ -31,7 +31,6 @@ def heed_sigterm() -> Iterator[None]:
     Raises:
         Terminated: SIGTERM was received.
     """
-
     ignored = signal.getsignal(signal.SIGTERM) is signal.SIG_IGN and os.getpid() != 1
     if ignored or threading.current_thread() is not threading.main_thread():  # no other may set handlers
         yield

@@ -10,6 +10,7 @@ import typer
 from fusion_diff.commands.options import AlphaOfGolden, Device, MaxPixels, PageOfGolden, load_model, path_option
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
+from fusion_diff.errors import TrustError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,7 +103,6 @@ def _compare(
     from contextlib import ExitStack
 
     from fusion_diff.commands.terminal import complain, progress_bar, say
-    from fusion_diff.errors import TrustError
     from fusion_diff.trust.golden import TOLERANCE, compare
     from fusion_diff.trust.identity import identity
     from fusion_diff.trust.keys import load_public
