@@ -133,16 +133,3 @@ def test_values_that_are_not_finite_are_in_no_region():
     values[0, 0], values[4, 6] = np.nan, np.inf
     (region,) = find_regions(map_of(values), 1.0, pixel_size_um=None)
     assert region.peak_evidence == 2
-
-
-@pytest.mark.parametrize(
-    ("threshold", "options"),
-    [
-        (math.nan, {"pixel_size_um": None}),
-        (0.0, {"pixel_size_um": 0.0}),
-        (0.0, {"pixel_size_um": math.nan}),
-    ],
-)
-def test_senseless_arguments_are_refused(threshold, options):
-    with pytest.raises(ValueError, match=r"threshold|pixel_size_um"):
-        find_regions(map_of(np.ones((2, 2))), threshold, **options)

@@ -43,15 +43,7 @@ def find_regions(evidence: EvidenceMap, threshold: float, *, pixel_size_um: floa
     Returns:
         Regions sorted by integrated evidence (log-odds times px²), the largest first. Centroids are weighted by area.
         Positions are measured from the outer top left corner of the micrograph, x to the right and y down.
-
-    Raises:
-        ValueError: the threshold is not a number, or the pixel size is not positive.
     """
-    if math.isnan(threshold):
-        raise ValueError("threshold is not a number")
-    if pixel_size_um is not None and not 0 < pixel_size_um < math.inf:
-        raise ValueError(f"pixel_size_um must be a positive number of µm or None, got {pixel_size_um}")
-
     per_token = _samples_per_token(evidence)
     row_edges = _edges(evidence.values.shape[0], per_token, evidence.scale, evidence.height)
     column_edges = _edges(evidence.values.shape[1], per_token, evidence.scale, evidence.width)
