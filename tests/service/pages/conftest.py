@@ -57,6 +57,13 @@ def address(served, tmp_path: Path) -> str:
     return served(data=tmp_path / "data", insecure=True)
 
 
+@pytest.fixture(scope="module")
+def shared_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The same, of a service that the tests of a module share."""
+    with _served(data=tmp_path_factory.mktemp("shared"), insecure=True, rate_limit=10**6) as address:
+        yield address
+
+
 @pytest.fixture(scope="session")
 def browser() -> Iterator[object]:
     """Chromium, driven by Playwright."""

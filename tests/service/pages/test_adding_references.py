@@ -32,11 +32,11 @@ def references(micrograph, tmp_path) -> Path:
 
 
 @pytest.fixture
-def new_set(address, open_page):
+def new_set(shared_address, open_page, request):
     """Begins a set of references, whose authentic class is `sound`, and gives the page that shows it."""
-    page = open_page(address)
+    page = open_page(shared_address)
     page.goto("/references")
-    page.get_by_label("Name").fill("line 7")
+    page.get_by_label("Name").fill(request.node.name)
     page.get_by_label("Authentic class").fill("sound")
     page.get_by_role("button", name="Create").click()
     page.wait_for_url("**/references/*")

@@ -10,12 +10,12 @@ NAMES = ("1.tif", "2.tif", "3.tif")
 
 
 @pytest.fixture
-def collected(address, open_page, micrograph):
+def collected(shared_address, open_page, micrograph, request):
     """The page of a set whose three `fine` references were added as `crack`; `fine` is authentic."""
-    page = open_page(address)
+    page = open_page(shared_address)
     page.on("dialog", lambda dialog: dialog.accept())
     page.goto("/references")
-    page.get_by_label("Name").fill("line 7")
+    page.get_by_label("Name").fill(request.node.name)
     page.get_by_label("Authentic class").fill("fine")
     page.get_by_role("button", name="Create").click()
     page.wait_for_url("**/references/*")

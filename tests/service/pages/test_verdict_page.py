@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import httpx2
 import pytest
 
 expect = pytest.importorskip("playwright.sync_api", reason="the extra `browser` is not installed").expect
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture
-def verdict(address, open_page, draw, tiff):
-    """The page of a verdict with regions at the upper and the right edge, and more than are listed at first."""
+@pytest.fixture(scope="module")
+def judged(shared_address, draw, tiff):
+    """The id of a verdict with regions at the upper and the right edge, and more than are listed at first."""
     pixels = draw("fine", 1, 700)
     for row, column in ((0, 0), (0, 340), (0, 670), (340, 670), (340, 340), (670, 0)):
         pixels[row : row + 30, column : column + 30] //= 4
-    page = open_page(address)
-    file = {"name": "a.tif", "mimeType": "image/tiff", "buffer": tiff(pixels)}
-    done = page.request.post("/v1/inspections", multipart={"files": file}).json()["results"][0]["inspection"]
-    page.goto(f"/inspections/{done['id']}")
+    answer = httpx2.post(f"{shared_address}/v1/inspections", files={"files": ("a.tif", tiff(pixels))}, timeout=120)
+    return answer.json()["results"][0]["inspection"]["id"]
+
+
+@pytest.fixture
+def verdict(shared_address, open_page, judged):
+    """Its page."""
+    page = open_page(shared_address)
+    page.goto(f"/inspections/{judged}")
     page.locator("#viewer.ready").wait_for()
     return page
 
