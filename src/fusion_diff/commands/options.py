@@ -149,10 +149,10 @@ def read_references(
     groups: str | None = None,
     marks: Path | None = None,
     pixel_size: float | None = None,
-    page: int | None = None,
-    max_pixels: int | None = None,
-    allow_conflicts: bool = False,
-    trusted_keys: Sequence[Path] | None = None,
+    page: int | None,
+    max_pixels: int | None,
+    allow_conflicts: bool,
+    trusted_keys: Sequence[Path] | None,
 ) -> ReferenceSet:
     """Read labelled references from a folder or a CSV file, with a progress bar; see `ReferenceSet.from_folder`.
 

@@ -105,10 +105,9 @@ def progress_bar(verb: str, then: str | None = None) -> Iterator[Advance]:
         yield advance
 
 
-def _shortened(name: str, limit: int = 30) -> str:
+def _shortened(name: str) -> str:
     """Return a name without its middle where it is so long that it would leave no room for the bar."""
-    half = (limit - 1) // 2
-    return name if len(name) <= limit else f"{name[:half]}…{name[-half:]}"
+    return name if len(name) <= 30 else f"{name[:14]}…{name[-14:]}"
 
 
 @contextmanager

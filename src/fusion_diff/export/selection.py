@@ -23,7 +23,7 @@ MAX_TILES = 16
 
 
 def losses(
-    quantiser: Quantiser, evidence: int, folder: Path, progress: Callable[[int, int], None] | None = None
+    quantiser: Quantiser, evidence: int, folder: Path, progress: Callable[[int, int], None] | None
 ) -> dict[str, float]:
     """Return the change of the evidence if each group alone is quantised: root mean square, in log-odds.
 
