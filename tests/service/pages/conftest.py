@@ -60,7 +60,7 @@ def address(served, tmp_path: Path) -> str:
 @pytest.fixture(scope="module")
 def shared_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The same, of a service that the tests of a module share."""
-    with _served(data=tmp_path_factory.mktemp("shared"), insecure=True, rate_limit=10**6) as address:
+    with _served(data=tmp_path_factory.mktemp("shared"), insecure=True) as address:
         yield address
 
 
