@@ -29,6 +29,7 @@ from fusion_diff.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from pathlib import Path
 
     from fusion_diff.batch.judging import Engine
     from fusion_diff.batch.run import Summary
@@ -96,7 +97,6 @@ def batch_command(
     from fusion_diff.batch.sources import check_source
     from fusion_diff.commands.outputs import expect_apart, expect_folder
     from fusion_diff.commands.stopping import heed_sigterm
-    from fusion_diff.commands.terminal import complain, say
     from fusion_diff.inspection.run import load_inspector
 
     if workers is not None and cluster is None:
@@ -128,12 +128,20 @@ def batch_command(
     except KeyboardInterrupt:
         typer.echo(f"Finished rows are saved in {printable(target)}; run the same command again to continue", err=True)
         raise
-    rate = done.finished / max(time.monotonic() - started, 1e-9)
+    _print_summary(done, time.monotonic() - started, target)
+    return 0
+
+
+def _print_summary(done: Summary, seconds: float, target: Path) -> None:
+    """Print what a finished run did, in how many seconds, where its rows are, and its first errors."""
+    from fusion_diff.commands.terminal import complain, say
+
     parts = [f"{count} {decision}" for decision, count in sorted(done.decisions.items()) if decision != "error"]
     if done.decisions["error"]:
         parts.append(f"{done.decisions['error']} could not be inspected")
     if done.finished:
-        say(f"{counted(done.finished, 'micrograph')} inspected: {', '.join(parts)}; {rate_text(rate)}.")
+        rate = rate_text(done.finished / max(seconds, 1e-9))
+        say(f"{counted(done.finished, 'micrograph')} inspected: {', '.join(parts)}; {rate}.")
     if done.skipped:
         say(f"{counted(done.skipped, 'micrograph was', 'micrographs were')} skipped: done already or named twice.")
     say(f"Rows: {done.kept}, in {target}")
@@ -141,7 +149,6 @@ def batch_command(
         complain(failure)
     if more := done.decisions["error"] - len(done.errors):
         typer.echo(f"and {more:,} more; see the column error of the rows", err=True)
-    return 0
 
 
 @contextmanager

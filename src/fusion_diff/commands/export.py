@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -21,6 +21,9 @@ from fusion_diff.commands.options import (
 )
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.errors import EnrolmentError
+
+if TYPE_CHECKING:
+    from fusion_diff.export.run import Export
 
 
 class Format(StrEnum):
@@ -59,9 +62,8 @@ def export_command(
     The exported model is compared with the original first, and nothing is written if they disagree.
     """
     from fusion_diff.commands.outputs import expect_away, expect_folder
-    from fusion_diff.commands.terminal import print_figures, progress_bar, say
+    from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.export.run import export_model
-    from fusion_diff.inspection.wording import number
 
     if references is None and (page is not None or max_pixels is not None):
         raise typer.BadParameter("--page and --max-pixels apply to --references; give these, or leave the two out")
@@ -85,6 +87,15 @@ def export_command(
     typer.echo("Writing the graph and comparing it with the model; this takes about a minute …", err=True)
     with progress_bar("Measuring the effect of 8 bits") as advance:
         done = export_model(loaded, out, runtime=format.value, int8=int8, references=known, progress=advance)
+    _print_export(done)
+    return 0
+
+
+def _print_export(done: Export) -> None:
+    """Print how an exported model compares with its model, what 8 bits change, and where it is."""
+    from fusion_diff.commands.terminal import print_figures, say
+    from fusion_diff.inspection.wording import number
+
     parity = done.parity
     figures = {
         "micrographs": str(parity.micrographs),
@@ -102,4 +113,3 @@ def export_command(
     for note in done.notes:
         say(f"Note: {note}")
     say(f"Exported in {done.seconds:.0f} s to {done.folder}")
-    return 0
