@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 
 from fusion_diff.inspection.junit import to_junit, write_junit
 from fusion_diff.inspection.markdown import ROWS, to_markdown, write_markdown
-from fusion_diff.inspection.policy import Policy
+from fusion_diff.inspection.policy import NO_POLICY, Policy
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.inspection.sarif import to_sarif, write_sarif
 from fusion_diff.printable import printable
+from fusion_diff.verdict.compared import Compared
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 NAMES = st.text(min_size=1).filter(lambda name: "\0" not in name)
@@ -133,3 +134,14 @@ def test_a_long_list_is_cut_and_the_gravest_come_first(rulings):
 def test_a_run_that_passes_says_so_in_two_lines(rulings):
     assert to_markdown([rulings[2]]).splitlines()[0] == "### ✓ FusionDiff: 1 pass"
     assert to_markdown([]).splitlines()[0] == "### ✗ FusionDiff: nothing was inspected"
+
+
+def test_a_run_that_could_decide_nothing_is_not_ticked_and_says_why(make_inspection):
+    few = Compared("sound", {"sound": 3, "crack": 3}, 6, {"authentic": 3, "not authentic": 3})
+    p = {"authentic": 0.5, "not authentic": 0.5}
+    open_ = make_inspection(decision="inconclusive", p_values=p, compared_with=few)
+        decision="inconclusive", p_values={"authentic": 0.5, "not authentic": 0.5}, compared_with=few
+    )
+    lines = to_markdown(NO_POLICY.rule_all([Outcome(Path("a.tif"), open_)] * 2)).splitlines()
+    assert lines[0] == "### ? FusionDiff: 2 warn"
+    assert lines[2].startswith("Nothing could be decided: alpha 0.1 needs 9 references on each side")

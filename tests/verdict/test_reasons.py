@@ -50,9 +50,44 @@ def reasons(make_inspection: Callable[..., Inspection]) -> Callable[..., tuple[s
 def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part(reasons):
     against = reasons()[0]
     assert against.startswith("The strongest evidence against authenticity is the texture as a whole (texture, +1.50")
-    authentic = reasons(score=0.9, contributions={"multiple-instance": -2.0, "texture": 0.3})[0]
+    authentic = reasons(score=0.9, decision="authentic", contributions={"multiple-instance": -2.0, "texture": 0.3})[0]
     assert authentic.startswith("The strongest evidence for authenticity is that hardly any part looks like")
     assert "multiple-instance, -2.00" in authentic
+
+
+@pytest.mark.parametrize(
+    ("decision", "score", "p", "side", "said"),
+    [
+        (
+            "not authentic",
+            0.75,
+            {"authentic": 0.0625},
+            "against",
+            "authentic references, its own included, 0.062 are at least as strange as it, not more than alpha 0.1.",
+        ),
+        (
+            "authentic",
+            0.25,
+            {"authentic": 0.2, "not authentic": 0.05},
+            "for",
+            "other references, its own included, 0.05 are at least as little strange as it, not more than alpha 0.1.",
+        ),
+        (
+            "authentic",
+            0.25,
+            {"authentic": 0.2},
+            "for",
+            "authentic references, its own included, 0.2 are at least as strange as it, more than alpha 0.1.",
+        ),
+    ],
+)
+def test_a_decision_that_the_score_does_not_suggest_is_explained(reasons, decision, score, p, side, said):
+    """The reasons speak for the decision, also where the score lies on the other side of even odds."""
+    parts = {"novelty": 5.0, "suspicion": -4.0}
+    strongest, why, *_ = reasons(decision=decision, score=score, p_values=p, contributions=parts)
+    assert strongest.startswith(f"The strongest evidence {side} authenticity is ")
+    assert why.startswith(f"{decision.capitalize()}, although its score is {score}")
+    assert why.endswith(said)
 
 
 def test_a_kind_that_somebody_added_is_named(reasons):
@@ -141,6 +176,7 @@ def test_the_nearest_reference_is_named_with_its_class(reasons):
 def test_a_surface_that_was_recognised_is_told_with_its_reference(reasons):
     lines = reasons(
         score=0.99,
+        decision="authentic",
         contributions={"texture": 0.5, CORRESPONDENCE: -6.0},
         recognised=RecognisedSurface("bowl/1.tif", "authentic", 87),
     )
@@ -169,6 +205,7 @@ def test_another_magnification_is_told_with_both_sizes_in_place_of_another_subje
 
 def test_no_kind_speaks_for_a_micrograph_in_the_words_that_are_against_it(reasons):
     for kind in set(MEANING) - {"texture", "pooled", CORRESPONDENCE}:
-        against, in_favour = (reasons(score=s, contributions={kind: v})[0] for s, v in ((0.1, 1.0), (0.9, -1.0)))
+        against = reasons(score=0.1, contributions={kind: 1.0})[0]
+        in_favour = reasons(score=0.9, decision="authentic", contributions={kind: -1.0})[0]
         assert against.startswith(f"The strongest evidence against authenticity is {MEANING[kind]} (")
         assert in_favour.startswith("The strongest evidence for authenticity is that ")

@@ -17,7 +17,7 @@ from rich.text import Text
 from fusion_diff.counted import counted
 from fusion_diff.inspection.wording import SYMBOLS, number, region_count
 from fusion_diff.printable import paragraph, printable
-from fusion_diff.verdict.reasons import too_few
+from fusion_diff.verdict.reasons import nothing_decided
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -188,19 +188,12 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
     say(tally(outcomes))
     if any(outcome.inspection is not None and not outcome.inspection.calibrated for outcome in outcomes):
         say("The scores are not calibrated: one side has fewer than two specimens.")
-    if (why := _why_nothing_is_decided(outcomes)) is not None:
+    inspected = [outcome.inspection for outcome in outcomes if outcome.inspection is not None]
+    if (why := nothing_decided(inspected)) is not None:
         say(f"Nothing could be decided: {why}")
     for outcome in outcomes:
         if outcome.error is not None:
             complain(outcome.error)
-
-
-def _why_nothing_is_decided(outcomes: Sequence[Outcome]) -> str | None:
-    """Return why too few references are enrolled to decide on any micrograph; None where it was not that."""
-    inspected = [outcome.inspection for outcome in outcomes if outcome.inspection is not None]
-    if any(it.decision != "inconclusive" for it in inspected):
-        return None
-    return next((why for it in inspected if it.in_scope and (why := too_few(it)) is not None), None)
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

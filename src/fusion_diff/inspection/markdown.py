@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import escaped, paragraph, printable
+from fusion_diff.verdict.reasons import nothing_decided
 
 if TYPE_CHECKING:
     import os
@@ -31,8 +32,11 @@ def to_markdown(rulings: Sequence[Ruling]) -> str:
     counts = Counter(ruling.action for ruling in rulings)
     told = ", ".join(f"{counts[action]} {action}" for action in _SIGNS if counts[action])
     verdict = "nothing was inspected" if not rulings else told
-    passed = bool(rulings) and not counts["error"] and not counts["fail"]
-    lines = [f"### {'✓' if passed else '✗'} FusionDiff: {verdict}", ""]
+    worst = "✗" if counts["error"] or counts["fail"] or not rulings else _SIGNS["warn" if counts["warn"] else "pass"]
+    lines = [f"### {worst} FusionDiff: {verdict}", ""]
+    inspected = [ruling.outcome.inspection for ruling in rulings if ruling.outcome.inspection is not None]
+    if (why := nothing_decided(inspected)) is not None:
+        lines += [f"Nothing could be decided: {why}", ""]
     order = list(_SIGNS)
     grave = sorted((ruling for ruling in rulings if ruling.action != "pass"), key=lambda each: order.index(each.action))
     if grave:
@@ -41,13 +45,7 @@ def to_markdown(rulings: Sequence[Ruling]) -> str:
         if len(grave) > ROWS:
             lines += ["", f"And {len(grave) - ROWS} more."]
         lines.append("")
-    models = sorted(
-        {
-            (it.model_name, it.model_sha256[:12], it.references_sha256[:12], it.alpha)
-            for it in (ruling.outcome.inspection for ruling in rulings)
-            if it is not None
-        }
-    )
+    models = sorted({(it.model_name, it.model_sha256[:12], it.references_sha256[:12], it.alpha) for it in inspected})
     for name, model, references, alpha in models:
         digests = f"{escaped(model)}, references {escaped(references)}"
         lines.append(f"Model {_code(printable(name, _NAME))} {digests}, alpha {alpha:g}.")

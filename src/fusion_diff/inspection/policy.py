@@ -108,7 +108,8 @@ class Policy:
         if it.decision == "authentic":
             return []
         if it.decision == "not authentic":
-            return [("fail", f"It is not authentic, with a score of {number(it.score)}.")]
+            by = f"a p-value of {it.p_values['authentic']:.2g} at alpha {it.alpha:g}"
+            return [("fail", f"It is not authentic, with a score of {number(it.score)} and {by}.")]
         if not it.in_scope:
             there = it.compared_with.comparable(it.pixel_size_um)
             why = (

@@ -8,6 +8,8 @@ from fusion_diff.fewshot.decision import ROUNDING, specimens_needed
 from fusion_diff.verdict.regions import MAX_REGIONS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fusion_diff.verdict.compared import Compared
     from fusion_diff.verdict.result import Inspection, Region
 
@@ -42,7 +44,7 @@ IN_FAVOUR = {
 
 
 def changed(contributions: dict[str, float], offset: float) -> bool:
-    """Return whether an authentic reference's surface is recognised although all other evidence is against it.
+    """Return whether an authentic reference is recognised although the rest of the evidence, added up, is against it.
 
     It may have cracked since: its places still match, so the surface alone must not decide.
 
@@ -80,15 +82,24 @@ def too_few(it: Inspection) -> str | None:
     return f"alpha {it.alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}."
 
 
+def nothing_decided(verdicts: Sequence[Inspection]) -> str | None:
+    """Return why too few references are enrolled to decide on any micrograph; None where it was not that."""
+    if any(it.decision != "inconclusive" for it in verdicts):
+        return None
+    return next((why for it in verdicts if it.in_scope and (why := too_few(it)) is not None), None)
+
+
 def explain(it: Inspection) -> tuple[str, ...]:
     """Return the reasons for a verdict, the strongest first; its own `reasons` are ignored."""
     lines = [] if it.in_scope else [beyond(it.pixel_size_um, it.compared_with)]
-    against = it.score < 0.5
+    against = it.score < 0.5 if it.decision == "inconclusive" else it.decision == "not authentic"
     name, value = max(it.contributions.items(), key=lambda item: item[1] if against else -item[1])
     if (value > 0) == against:
         side = "against" if against else "for"
         meaning = (MEANING if against else IN_FAVOUR).get(name, "of an unknown kind")  # of a head added by a user
         lines.append(f"The strongest evidence {side} authenticity is {meaning} ({name}, {value:+.2f} log-odds).")
+    if it.decision != "inconclusive" and against != (it.score < 0.5):
+        lines.append(_beside_the_score(it))
     if it.recognised is not None:
         lines.append(
             f"It shows the surface of reference {it.recognised.name} ({it.recognised.label}): "
@@ -122,11 +133,23 @@ def _place(region: Region) -> str:
     return f"{area} µm² about x = {x} µm, y = {y} µm"
 
 
+def _beside_the_score(it: Inspection) -> str:
+    """Return why a decision is made that the score, with its even odds, does not suggest."""
+    side = "not authentic" if it.decision == "authentic" and "not authentic" in it.p_values else "authentic"
+    whose, strange = ("authentic", "strange") if side == "authentic" else ("other", "little strange")
+    limit = "more than" if side == it.decision else "not more than"
+    return (
+        f"{it.decision.capitalize()}, although its score is {it.score:.3g}: decisions are made by p-values. Of the "
+        f"specimens of {whose} references, its own included, {it.p_values[side]:.2g} are at least as {strange} as it, "
+        f"{limit} alpha {it.alpha:g}."
+    )
+
+
 def _why_open(it: Inspection) -> str:
     if "authentic" in it.p_values and changed(it.contributions, it.offset):
         return (
-            "its surface is that of an authentic reference, but all other evidence is against it: it may have changed "
-            "since, or been taken in another way."
+            "its surface is that of an authentic reference, but the rest of the evidence, added up, is against it: it "
+            "may have changed since, or been taken in another way."
         )
     if (few := too_few(it)) is not None:
         return few
