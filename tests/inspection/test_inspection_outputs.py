@@ -140,8 +140,6 @@ def test_a_run_that_could_decide_nothing_is_not_ticked_and_says_why(make_inspect
     few = Compared("sound", {"sound": 3, "crack": 3}, 6, {"authentic": 3, "not authentic": 3})
     p = {"authentic": 0.5, "not authentic": 0.5}
     open_ = make_inspection(decision="inconclusive", p_values=p, compared_with=few)
-        decision="inconclusive", p_values={"authentic": 0.5, "not authentic": 0.5}, compared_with=few
-    )
     lines = to_markdown(NO_POLICY.rule_all([Outcome(Path("a.tif"), open_)] * 2)).splitlines()
     assert lines[0] == "### ? FusionDiff: 2 warn"
     assert lines[2].startswith("Nothing could be decided: alpha 0.1 needs 9 references on each side")
