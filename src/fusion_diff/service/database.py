@@ -97,14 +97,6 @@ class Database:
         self.engine.dispose()
 
 
-def configuration(connection: Connection | None = None) -> Config:
-    """Return Alembic's configuration for the migrations of this package on an open connection."""
-    config = Config()
-    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
-    config.attributes["connection"] = connection
-    return config
-
-
 def take_turn(connection: Connection) -> None:
     """Wait until no other process is in a transaction that took a turn. SQLite allows one writer anyway."""
     if connection.dialect.name == "postgresql":
@@ -114,7 +106,10 @@ def take_turn(connection: Connection) -> None:
 def migrate(connection: Connection) -> None:
     """Run the migrations in the open transaction. Processes that start together take turns."""
     take_turn(connection)
-    command.upgrade(configuration(connection), "head")
+    config = Config()
+    config.set_main_option("script_location", str(Path(__file__).with_name("migrations")).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")
 
 
 def private_file(file: Path) -> None:

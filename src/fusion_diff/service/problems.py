@@ -137,15 +137,11 @@ def problem(error: BaseException, request_id: str | None = None) -> Problem:
     )
 
 
-def is_fault(error: BaseException) -> bool:
-    """Tell whether an error is a fault of the service, not a refusal and not an error in the request."""
-    return not isinstance(error, RefusedError) and problem(error).status >= 500
-
-
 def report(error: BaseException, request_id: str | None, metrics: Metrics) -> Problem:
-    """Return an error as a problem. A fault of the service is logged and counted once."""
+    """Return an error as a problem. A fault of the service, which is no refusal, is logged and counted once."""
     told = problem(error, request_id)
-    if is_fault(error) and not getattr(error, "fusion_diff_reported", False):
+    is_fault = told.status >= 500 and not isinstance(error, RefusedError)
+    if is_fault and not getattr(error, "fusion_diff_reported", False):
         error.fusion_diff_reported = True  # type: ignore[attr-defined]
         _log.error("fault", exc_info=error, extra={"request_id": request_id})
         metrics.faults.labels(told.type.rpartition(":")[2]).inc()

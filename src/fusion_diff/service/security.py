@@ -132,11 +132,11 @@ class Gate:
 
     async def _existing_id(self, headers: Headers, service: Service) -> str | None:
         """Return the id of the key that a request names; None if no such key exists. The secret is not checked."""
-        kind, _, key = headers.get("authorization", "").partition(" ")
-        if not kind:
+        key = _key(headers)
+        if key is None:
             signed = service.sessions.read(session_cookie(headers))  # its signature is checked without the database
             return None if signed is None else signed.key_id
-        key_id = keys.id_of(key.strip()) if kind.lower() == "bearer" else None
+        key_id = keys.id_of(key)
         if key_id is None:
             return None
         with suppress(SQLAlchemyError, TimeoutError):
@@ -156,10 +156,18 @@ def _valid_ids(service: Service) -> frozenset[str]:
         return keys.valid_ids(session)
 
 
+def _key(headers: Headers) -> str | None:
+    """Return the API key of a request; None without an `Authorization` header, empty if that is of another kind."""
+    kind, _, key = headers.get("authorization", "").partition(" ")
+    if not kind:
+        return None
+    return key.strip() if kind.lower() == "bearer" else ""
+
+
 def _credential(headers: Headers) -> bytes:
     """Return the digest of the API key or the session cookie; the same however the header is spaced."""
-    kind, _, key = headers.get("authorization", "").partition(" ")
-    told = f"{kind.lower()} {key.strip()}" if kind else session_cookie(headers)
+    key = _key(headers)
+    told = session_cookie(headers) if key is None else f"bearer {key}"
     return hashlib.sha256(told.encode()).digest()
 
 
@@ -187,9 +195,9 @@ def _hostname(host: str) -> str | None:
 
 def _caller(headers: Headers, method: str, service: Service) -> Caller | None:
     """Return the caller by API key or session; None if neither is given."""
-    kind, _, key = headers.get("authorization", "").partition(" ")
-    if kind:
-        return _caller_of_key(service, key if kind.lower() == "bearer" else "")
+    key = _key(headers)
+    if key is not None:
+        return _caller_of_key(service, key)
     cookie = session_cookie(headers)
     signed = service.sessions.read(cookie) if cookie else None
     if signed is None:
@@ -202,7 +210,7 @@ def _caller(headers: Headers, method: str, service: Service) -> Caller | None:
 
 def _caller_of_key(service: Service, key: str) -> Caller:
     with service.database.read() as session:
-        caller = keys.caller_of(session, key.strip())
+        caller = keys.caller_of(session, key)
     if caller is None:
         raise UnauthorizedError("the API key is not valid; ask the administrator for one")
     return caller
@@ -241,7 +249,7 @@ def begin_session(request: Request, response: Response, key: str) -> Caller:
         UnauthorizedError: the key is not valid.
     """
     service: Service = request.app.state.service
-    caller = _caller_of_key(service, key)
+    caller = _caller_of_key(service, key.strip())
     response.set_cookie(
         COOKIE,
         service.sessions.begin(caller.id),
