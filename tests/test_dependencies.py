@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import tomllib
 from pathlib import Path
 
 import pytest
 
+from fusion_diff.batch.items import file_system
 from fusion_diff.dependencies import install, missing, needed
 from fusion_diff.errors import DependencyError
+from fusion_diff.service.store import Store
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {file: file.read_text(encoding="utf-8") for file in (ROOT / "src").rglob("*.py")}
@@ -57,6 +60,13 @@ def test_a_module_that_is_needed_is_imported_or_its_package_named():
         needed("this test", "nowhere.inner", "batch")
     with pytest.raises(DependencyError, match=r"needs ray\[client\], which is not installed"):
         needed("this test", "nowhere", "ray", "ray[client]")
+
+
+@pytest.mark.parametrize("open_store", [Store, file_system])
+def test_a_kind_of_store_without_its_package_is_named_with_what_to_install(open_store, monkeypatch):
+    monkeypatch.setitem(sys.modules, "s3fs", None)
+    with pytest.raises(DependencyError, match=r"this kind of store needs .*s3fs.*; for S3, run pip install s3fs"):
+        open_store("s3://bucket/folder")
 
 
 def test_the_command_can_be_pasted_into_a_shell():

@@ -11,6 +11,7 @@ from shlex import quote
 from typing import Any
 
 from fusion_diff.errors import DependencyError
+from fusion_diff.printable import printable
 
 WHOLE = "install fusion-diff from its checkout or wheel in place of fusion-diff-edge"
 """What to do if only the edge distribution is installed."""
@@ -38,6 +39,14 @@ def needed(what: str, module: str, extra: str, package: str = "") -> Any:
         return import_module(module)
     except ImportError as error:
         raise missing(what, package or module.partition(".")[0], extra=extra) from error
+
+
+def store_missing(name: str, error: ImportError) -> DependencyError:
+    """Return the error for a store of a kind that fsspec has no package for, as the error says."""
+    return DependencyError(
+        f"{name}: this kind of store needs a package that is not installed ({printable(error, 200)}); for S3, "
+        f"{install('s3fs', extra='s3')}"
+    )
 
 
 def missing(what: str, *packages: str, extra: str) -> DependencyError:

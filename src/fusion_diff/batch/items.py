@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_diff.dependencies import needed
+from fusion_diff.dependencies import needed, store_missing
 from fusion_diff.errors import BatchError, FetchError, MicrographError, TrustError, machine_fault
 from fusion_diff.micrograph.limits import refusal
 from fusion_diff.printable import printable
@@ -78,13 +78,7 @@ def file_system(address: str) -> tuple[Any, str]:
     try:
         store, path = core.url_to_fs(address, use_listings_cache=False)
     except ImportError as error:
-        from fusion_diff.dependencies import install
-        from fusion_diff.errors import DependencyError
-
-        raise DependencyError(
-            f"{name}: this kind of store needs a package that is not installed ({printable(error, 200)}); for S3, "
-            f"{install('s3fs', extra='s3')}"
-        ) from error
+        raise store_missing(name, error) from error
     except Exception as error:  # each kind of store has its own errors
         raise BatchError(
             f"{name}: not the address of a store ({printable(error, 200)}); use one such as s3://bucket/folder"

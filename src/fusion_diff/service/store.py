@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fusion_diff.errors import DependencyError, ServiceError
+from fusion_diff.dependencies import store_missing
+from fusion_diff.errors import ServiceError
 from fusion_diff.printable import printable
 from fusion_diff.whole import whole_file, write_whole
 
@@ -47,7 +48,7 @@ class Store:
             # No listings cache: other processes write into the store, and content may disappear.
             self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
         except ImportError as error:
-            raise DependencyError(f"the store's protocol needs a package that is not installed: {error}") from None
+            raise store_missing("the store", error) from None
         except ValueError as error:
             raise ServiceError(f"the store's URL cannot be used ({error}); give a folder or an fsspec URL") from None
         self._root = str(root).rstrip("/")
