@@ -77,7 +77,7 @@ def make_task(tmp_path, micrograph):
         content = micrograph("fine", seed) if content is None else content
         path = tmp_path / f"upload-{time.monotonic_ns()}"
         path.write_bytes(content)
-        upload = Upload(path, f"{seed}.tif", hashlib.sha256(content).hexdigest(), len(content))
+        upload = Upload(path, f"{seed}.tif", hashlib.sha256(content).hexdigest())
         return Task(upload, "model", 0.1, None, "tester", deadline=deadline)
 
     return make

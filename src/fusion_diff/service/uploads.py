@@ -47,13 +47,11 @@ class Upload:
         path: temporary path.
         name: the sender's name for it; shown, never opened.
         sha256: digest of its bytes.
-        size: size in bytes.
     """
 
     path: Path
     name: str
     sha256: str
-    size: int
 
     def discard(self) -> None:
         """Remove the file unless it was moved away. One that cannot be removed is left to the next start."""
@@ -101,7 +99,7 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
     except BaseException:  # also one of the last bytes, which are written as the file is closed
         path.unlink(missing_ok=True)
         raise
-    return Upload(path, shown, digest.hexdigest(), size)
+    return Upload(path, shown, digest.hexdigest())
 
 
 def claim(folder: Path) -> BinaryIO:

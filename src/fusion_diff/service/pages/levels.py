@@ -32,13 +32,11 @@ class Level:
         low: 10 % quantile.
         middle: median.
         high: 90 % quantile.
-        count: number of references.
     """
 
     low: float
     middle: float
     high: float
-    count: int
 
 
 def reference_level(shelf: Shelf, model: Model) -> Level | None:
@@ -100,4 +98,4 @@ def _level(calibration: Calibration, inside: Sequence[float]) -> Level | None:
     if not scores:
         return None
     low, middle, high = np.quantile(scores, (0.1, 0.5, 0.9)).tolist()
-    return Level(low, middle, high, len(scores))
+    return Level(low, middle, high)
