@@ -349,6 +349,11 @@ def test_rows_of_another_setting_or_model_are_not_added_to(folder, tmp_path, eng
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
 
 
+def test_that_nothing_can_be_decided_is_said_before_the_first_micrograph():
+    with pytest.warns(UserWarning, match="nothing can be decided: alpha 0.001 needs 999 references on each side"):
+        LocalEngine(load_inspector(EMBEDDED, "cpu"), Settings(alpha=0.001))
+
+
 def test_rows_of_a_model_are_not_added_to_by_an_export_of_it_nor_the_other_way_round(folder, tmp_path, exported_folder):
     model, export = (LocalEngine(load_inspector(str(name), "cpu"), Settings()) for name in (EMBEDDED, exported_folder))
     for number, (first, second) in enumerate([(model, export), (export, model)]):

@@ -50,6 +50,13 @@ def test_inspect_prints_and_records_verdicts(exported_folder, sample, tmp_path, 
     assert "built-in procedural references only" in said.err
 
 
+def test_that_nothing_can_be_decided_is_said_before_the_first_micrograph(exported_folder, sample, capsys):
+    needed = "Warning: nothing can be decided: alpha 0.001 needs 999 references on each side, but there are "
+    for alpha, said in (("0.001", True), ("0.2", False)):
+        main(["inspect", str(sample), "--model", str(exported_folder), "--threads", "1", "--alpha", alpha])
+        assert (needed in capsys.readouterr().err) is said
+
+
 def test_records_on_stdout_stand_there_alone(exported_folder, sample, capsys):
     main(["inspect", str(sample), "--model", str(exported_folder), "--threads", "1", "--json", "-"])
     assert json.loads(capsys.readouterr().out)["path"] == str(sample)

@@ -153,6 +153,9 @@ def test_warnings_say_how_many_references_decisions_need():
     assert "3 other references are too few" in few.warnings(alpha=0.1)[1]
     assert few.warnings(alpha=0.25) == ()
     assert len(enrolment_of({"sound": 4}).warnings(alpha=0.1)) == 1
+    uncalibrated = enrolment_of({"sound": 1, "crack": 1}).warnings(alpha=0.1)
+    assert "every decision is inconclusive" in uncalibrated[0]
+    assert not any("use an alpha" in line for line in uncalibrated)  # no alpha would do
 
 
 def test_warnings_say_where_each_image_counts_as_a_specimen():

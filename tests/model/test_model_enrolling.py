@@ -222,4 +222,4 @@ def test_a_reference_that_has_a_flaw_since_is_recognised_and_not_called_authenti
     since = model.inspect(Micrograph.from_array(surface), alpha=0.25)
     assert (since.recognised.label, since.decision) == ("fine", "inconclusive")
     assert since.p_values["authentic"] > 0.25 >= since.p_values["not authentic"], "the surface alone would decide"
-    assert "its surface is that of an authentic reference, but the rest of the evidence, added up, is against it" in since.reasons[-1]
+    assert "authentic reference, but the rest of the evidence, added up, is against it" in since.reasons[-1]

@@ -7,7 +7,7 @@ import os
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fusion_diff.batch.items import expect_signable, local_file
 from fusion_diff.batch.rows import FinishedRow, to_row
@@ -16,6 +16,8 @@ from fusion_diff.inspection.run import Inspector, Outcome, inspect_paths
 from fusion_diff.printable import printable
 from fusion_diff.trust.identity import identity
 from fusion_diff.trust.signed import SignedFiles
+from fusion_diff.verdict.reasons import undecidable
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
@@ -73,13 +75,19 @@ class LocalEngine:
         Raises:
             EnrolmentError: the model has no references.
             TrustError: a trusted key cannot be read.
+
+        Warns:
+            UserWarning: there are too few references to decide on any micrograph.
         """
         self.settings = settings
         self.model = identity(inspector)
-        if getattr(inspector, "enrolment", inspector) is None:
+        enrolment: Any = getattr(inspector, "enrolment", inspector)
+        if enrolment is None:
             raise EnrolmentError(
                 f"{self.model['name']}: it has no enrolled references; enrol some first, with `fusion-diff enroll`"
             )
+        if enrolment is not inspector and (why := undecidable(enrolment, settings.alpha)) is not None:
+            warn(f"nothing can be decided: {why}")
         self._inspector = inspector
         self._signed = SignedFiles(settings.trusted_keys) if settings.trusted_keys else None
         self._inspected: Item | None = None

@@ -127,11 +127,14 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
     from fusion_diff.inspection.files import place, refusal
     from fusion_diff.inspection.record import STDOUT, RecordWriter
     from fusion_diff.micrograph import discover
+    from fusion_diff.verdict.reasons import undecidable
 
     files, records = discover(options.paths), options.json
     if records not in (None, STDOUT) and (why := refusal(records, {place(file) for file in files})):
         raise FusionDiffError(f"--json {printable(records)}: {why}")
     session = EdgeSession.load(options.model, device=options.device, threads=options.threads)
+    if (why := undecidable(session.enrolment, options.alpha)) is not None:
+        print(f"Warning: nothing can be decided: {why}", file=sys.stderr)
     with RecordWriter(records) if records else nullcontext() as writer:
         for outcome in inspect_paths(
             session,

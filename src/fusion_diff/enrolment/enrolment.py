@@ -164,11 +164,11 @@ class Enrolment:
             if 0 < count < needed:
                 never = "not authentic" if side == "authentic" else "authentic"
                 few = f"{counted(count, noun, plural)} {'is' if count == 1 else 'are'} too few"
-                enough = math.ceil(100 / (count + 1)) / 100  # the smallest alpha, rounded up, that needs no more
-                lines.append(
-                    f"{few} to ever decide {never!r} at alpha {alpha:g}: enrol at least {needed}, or use an alpha of "
-                    f"{enough:g} or more"
-                )
+                cure = f"enrol at least {needed}"
+                if len(self.verifier.inside):  # p-values can be had at all
+                    enough = math.ceil(100 / (count + 1)) / 100  # the smallest alpha, rounded up, that needs no more
+                    cure += f", or use an alpha of {enough:g} or more"
+                lines.append(f"{few} to ever decide {never!r} at alpha {alpha:g}: {cure}")
         return tuple(lines)
 
     def warn(self) -> None:

@@ -10,6 +10,8 @@ from fusion_diff.verdict.regions import MAX_REGIONS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fusion_diff.edge.exported import Exported
+    from fusion_diff.enrolment import Enrolment
     from fusion_diff.verdict.compared import Compared
     from fusion_diff.verdict.result import Inspection, Region
 
@@ -67,26 +69,41 @@ def beyond(pixel_size_um: float | None, compared: Compared) -> str:
     )
 
 
-def too_few(it: Inspection) -> str | None:
-    """Return why there are too few references to decide on any micrograph; None where there are enough."""
-    if "authentic" not in it.p_values:
+def too_few(p_values: dict[str, float], compared: Compared, alpha: float) -> str | None:
+    """Return that some side has too few references to be ruled out at `alpha`; None where there are enough.
+
+    Args:
+        p_values: p-value of each side that has cross-fitted references, whatever it is.
+        compared: the references.
+        alpha: error rate.
+    """
+    if "authentic" not in p_values:
         return "there are too few references to calibrate the score and to decide."
-    needed, specimens = specimens_needed(it.alpha), it.compared_with.specimens_by_side
-    few = [f"{specimens[side]} {side}" for side in it.p_values if specimens[side] < needed]
+    needed, specimens = specimens_needed(alpha), compared.specimens_by_side
+    few = [f"{specimens[side]} {side}" for side in p_values if specimens[side] < needed]
     if not few:
         return None
     # Without groups each image is its own specimen, so "references" is exact.
-    shared = sum(it.compared_with.sides.values()) > sum(specimens.values())
+    shared = sum(compared.sides.values()) > sum(specimens.values())
     what = "specimens of references" if shared else "references"
-    where = " on each side" if "not authentic" in it.p_values else ""
-    return f"alpha {it.alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}."
+    where = " on each side" if "not authentic" in p_values else ""
+    return f"alpha {alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}."
+
+
+def undecidable(enrolment: Enrolment | Exported, alpha: float) -> str | None:
+    """Return why no micrograph can be decided on at `alpha`; None where some may be."""
+    p_values, specimens = enrolment.verifier.p_values(0.0), enrolment.compared.specimens_by_side
+    if any(specimens[side] >= specimens_needed(alpha) for side in p_values):
+        return None
+    return too_few(p_values, enrolment.compared, alpha)
 
 
 def nothing_decided(verdicts: Sequence[Inspection]) -> str | None:
     """Return why too few references are enrolled to decide on any micrograph; None where it was not that."""
     if any(it.decision != "inconclusive" for it in verdicts):
         return None
-    return next((why for it in verdicts if it.in_scope and (why := too_few(it)) is not None), None)
+    found = (too_few(it.p_values, it.compared_with, it.alpha) for it in verdicts if it.in_scope)
+    return next((why for why in found if why is not None), None)
 
 
 def explain(it: Inspection) -> tuple[str, ...]:
@@ -151,7 +168,7 @@ def _why_open(it: Inspection) -> str:
             "its surface is that of an authentic reference, but the rest of the evidence, added up, is against it: it "
             "may have changed since, or been taken in another way."
         )
-    if (few := too_few(it)) is not None:
+    if (few := too_few(it.p_values, it.compared_with, it.alpha)) is not None:
         return few
     if all(p > it.alpha + ROUNDING for p in it.p_values.values()):
         return f"it fits both the authentic and the other references at alpha {it.alpha:g}."
