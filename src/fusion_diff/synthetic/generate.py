@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import operator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, SupportsIndex
 
 import numpy as np
 
+from fusion_diff.errors import ArgumentError
 from fusion_diff.synthetic.flaws import PAINTERS
 from fusion_diff.synthetic.imaging import expose
 from fusion_diff.synthetic.materials import MATERIALS
@@ -100,10 +101,10 @@ def generate(
         The micrograph.
 
     Raises:
-        ValueError: an argument is out of range or not a known name.
+        ArgumentError: an argument is not an integer, out of range or not a known name.
     """
-    seed, size, lot = operator.index(seed), operator.index(size), None if lot is None else operator.index(lot)
     _check(seed, size, material, flaw, lot)
+    seed, size, lot = operator.index(seed), operator.index(size), None if lot is None else operator.index(lot)
     choice = np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(0,)))
     drawn_material = MATERIALS[int(choice.integers(len(MATERIALS)))]
     drawn_flaw = "sound" if choice.uniform() < _SOUND_SHARE else FLAWS[int(choice.integers(len(FLAWS)))]
@@ -182,11 +183,14 @@ def _describe(recipe: Recipe, flaw: str, area: float) -> NDArray[np.float32]:
 
 
 def _check(seed: int, size: int, material: str | None, flaw: str | None, lot: int | None) -> None:
+    for name, number in (("seed", seed), ("size", size), ("lot", 0 if lot is None else lot)):
+        if not isinstance(number, SupportsIndex):
+            raise ArgumentError(f"{name} is {number!r:.40}; give an integer")
     if seed < 0 or (lot is not None and lot < 0):
-        raise ValueError(f"seed and lot must be 0 or more, not {seed} and {lot}")
+        raise ArgumentError(f"seed and lot must be 0 or more, not {seed} and {lot}")
     if not 32 <= size <= 4096:
-        raise ValueError(f"size must be from 32 to 4096 pixels, not {size}")
+        raise ArgumentError(f"size must be from 32 to 4096 pixels, not {size}")
     if material is not None and material not in MATERIALS:
-        raise ValueError(f"unknown material {material!r}: choose one of {', '.join(MATERIALS)}")
+        raise ArgumentError(f"unknown material {material!r}: choose one of {', '.join(MATERIALS)}")
     if flaw is not None and flaw != "sound" and flaw not in FLAWS:
-        raise ValueError(f"unknown flaw {flaw!r}: choose 'sound' or one of {', '.join(FLAWS)}")
+        raise ArgumentError(f"unknown flaw {flaw!r}: choose 'sound' or one of {', '.join(FLAWS)}")
