@@ -158,6 +158,8 @@ def test_enroll_drops_what_is_suspicious_where_asked_to_and_says_what(run, tmp_p
     enrolment = DiffusionModel.from_pretrained(tmp_path / "model").enrolment
     assert len(enrolment.names) == len(made) + 1 - 2
     assert not twins & set(enrolment.names)
+    assert "Note: 2 references that the audit found suspicious were left out" in out
+    assert "2 references that the audit found suspicious" in enrolment.compared.doubts[-1]
 
 
 @pytest.fixture

@@ -237,11 +237,14 @@ def test_what_is_saved_and_loaded_gives_the_same_verdicts(tmp_path, counts, mark
     enrolment = enrolment_of(counts, marked=marked)
     sizes = (None, *(0.1 * count for count in range(1, len(enrolment.names))))
     pages = (None, *range(len(enrolment.names) - 1))
-    enrolment = replace(enrolment, builtin=True, pixel_sizes_um=sizes, pages=pages)
+    digests = tuple(f"{index:064x}" for index in range(len(enrolment.names)))
+    enrolment = replace(
+        enrolment, builtin=True, pixel_sizes_um=sizes, pages=pages, digests=digests if marked else (), dropped=3
+    )
     save_enrolment(enrolment, tmp_path)
     loaded = load_enrolment(tmp_path, ENCODER)
     fields = ("authentic", "names", "labels", "groups", "paths", "references_sha256", "builtin")
-    for field in (*fields, "pixel_sizes_um", "pages"):
+    for field in (*fields, "pixel_sizes_um", "pages", "digests", "dropped"):
         assert getattr(loaded, field) == getattr(enrolment, field)
     assert torch.equal(loaded.condition, enrolment.condition)
     for ours, theirs in zip(loaded.bags, enrolment.bags, strict=True):
@@ -610,9 +613,25 @@ def test_a_page_that_is_none_is_refused(saved, page):
         load_enrolment(saved, ENCODER)
 
 
-def test_pages_follow_their_references():
-    enrolment = replace(enrolment_of({"sound": 3, "crack": 3}), pages=(0, 1, 2) * 2)
+def test_a_digest_for_some_references_only_is_refused(saved):
+    described = json.loads((saved / "enrolment.json").read_text())
+    described["references"][1]["sha256"] = "0" * 64
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="some of its references have a digest and some do not"):
+        load_enrolment(saved, ENCODER)
+
+
+def test_pages_and_digests_follow_their_references():
+    enrolment = replace(enrolment_of({"sound": 3, "crack": 3}), pages=(0, 1, 2) * 2, digests=tuple("abcdef"))
     assert enrolment.shots(2).pages == (0, 1, 0, 1)
+    assert enrolment.shots(2).digests == ("a", "b", "d", "e")
+
+
+def test_what_was_left_out_as_suspicious_is_a_doubt_about_the_figures():
+    enrolment = replace(enrolment_of({"sound": 4, "crack": 4}), dropped=2)
+    (doubt,) = enrolment.compared.doubts
+    assert doubt.startswith("2 references that the audit found suspicious were left out, so all figures are")
+    assert doubt in enrolment.warnings()
 
 
 def test_pixel_sizes_follow_their_references_and_are_warned_of(tmp_path):

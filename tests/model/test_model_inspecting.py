@@ -38,6 +38,15 @@ def test_editing_a_verdict_changes_no_other(enrolled, draw):
     assert enrolled.inspect(sample).to_dict()["compared_with"] == told
 
 
+def test_a_reference_is_told_by_its_file_and_page(enrolled, make_references):
+    reference = make_references({"fine": 5, "coarse": 5})[0]
+    note = f"It is the reference {reference.name}, which the model learned from: its score and p-values say nothing"
+    assert enrolled.inspect(reference.micrograph).notes[-1].startswith(note)
+    assert not any(
+        "It is the reference" in line for line in enrolled.inspect(replace(reference.micrograph, page=1)).notes
+    )
+
+
 @pytest.mark.parametrize("form", ["small", "one tile", "colour", "16-bit"])
 def test_the_parts_of_an_inspection_agree(enrolled, draw, form):
     pixels = pixels_of(draw, form)

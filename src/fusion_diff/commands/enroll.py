@@ -74,6 +74,8 @@ def enroll_command(
     trusted_key: TrustedKeys = None,
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
+    from dataclasses import replace
+
     from fusion_diff.commands.outputs import expect_away, expect_folder
     from fusion_diff.commands.terminal import print_figures, print_learned, progress_bar, say
     from fusion_diff.trust.poisoning import audit_enrolment
@@ -113,7 +115,7 @@ def enroll_command(
         enrolled = _without(enrolled, suspicious, references)
         for index in sorted(suspicious):
             say(f"Dropped: {printable(enrolment.names[index])}, labelled {printable(enrolment.labels[index])}")
-        enrolment = learn(enrolled)
+        enrolment = model.enrolment = replace(learn(enrolled), dropped=len(suspicious))
     print_learned("Cross-fitted on the references", enrolment)
     for warning in enrolment.warnings():
         say(f"Note: {warning}")

@@ -31,6 +31,7 @@ from fusion_diff.warn import EnrolmentWarning, warn
 
 if TYPE_CHECKING:
     from fusion_diff.encoder.flaw_detector import FlawDetector
+    from fusion_diff.micrograph import Micrograph
 
 LITTLE_SKILL = 0.65
 """Cross-fitted AUROC below which a warning is issued."""
@@ -66,8 +67,10 @@ class Enrolment:
         builtin: whether these are the procedural references of the embedded model.
         shifts: absolute change of the log-odds of each reference under purification, see `enrolment.shifts`; empty
             where it was not measured, and in what `shots` returns.
+        digests: sha256 of the file of each reference, see `Micrograph.sha256`; empty where they are unknown.
         pages: page of each reference in its file, from 0, if it was requested or is not the first, else None; empty
-            says as much as None for each. Nothing is computed from it; it is kept for the reader of `enrolment.json`.
+            says as much as None for each.
+        dropped: number of references that were left out because the audit found them suspicious.
         seconds: duration of the enrolment in seconds.
     """
 
@@ -84,7 +87,9 @@ class Enrolment:
     detector: FlawDetector | None = None
     builtin: bool = False
     shifts: tuple[float, ...] = ()
+    digests: tuple[str, ...] = ()
     pages: tuple[int | None, ...] = ()
+    dropped: int = 0
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -118,7 +123,7 @@ class Enrolment:
             figures=figures,
             pixel_sizes_um=self.pixel_sizes_um,
             specimens_by_side=self._specimens_by_side,
-            doubts=(*([BUILTIN] if self.builtin else []), *_doubts(self.verifier, figures)),
+            doubts=(*([BUILTIN] if self.builtin else []), *_doubts(self.verifier, figures, self.dropped)),
         )
 
     @property
@@ -147,7 +152,7 @@ class Enrolment:
         """
         check_alpha(alpha)
         needed = specimens_needed(alpha)
-        lines = [*_doubts(self.verifier, self.compared.figures), *self.compared.warnings()]
+        lines = [*_doubts(self.verifier, self.compared.figures, self.dropped), *self.compared.warnings()]
         if self.groups == self.names and not self.builtin:
             lines.append(
                 "no groups are given, so each image counts as a specimen of its own: if several images show one "
@@ -179,7 +184,7 @@ class Enrolment:
         Warns:
             EnrolmentWarning: there are too few references or specimens, or little skill.
         """
-        for line in _doubts(self.verifier, self.compared.figures):
+        for line in _doubts(self.verifier, self.compared.figures, self.dropped):
             warn(line, EnrolmentWarning)
 
     def shots(self, k: int) -> Enrolment:
@@ -235,6 +240,7 @@ class Enrolment:
             seconds=time.perf_counter() - began,
             shifts=(),  # they are in log-odds of the calibration of all references
             pixel_sizes_um=tuple(self.pixel_sizes_um[i] for i in keep),
+            digests=tuple(self.digests[i] for i in keep) if self.digests else (),
             pages=tuple(self.pages[i] for i in keep) if self.pages else (),
         )
 
@@ -249,6 +255,13 @@ class Enrolment:
         similarity = self.mean_tokens @ F.normalize(mean_token, dim=0)
         order = similarity.argsort(descending=True)[:NEAREST].tolist()
         return tuple(NearestReference(self.names[i], self.labels[i], float(similarity[i])) for i in order)
+
+    def enrolled_as(self, micrograph: Micrograph) -> str | None:
+        """Return the name of the reference whose file, and page of it, a micrograph is; None if it is none of them."""
+        pages = self.pages or (None,) * len(self.names)
+        files = zip(self.names, self.digests or (None,) * len(self.names), pages, strict=True)
+        same = (micrograph.sha256, micrograph.page)
+        return next((name for name, digest, page in files if (digest, page) == same), None)
 
     def recognised(self, match: Match | None) -> RecognisedSurface | None:
         """Return the matched reference with its name and class; None where there is no match."""
@@ -284,9 +297,15 @@ def _cross_fitted(verifier: Verifier) -> dict[str, float]:
     return {"auroc": auroc(inside, outside), "macro_f1": macro_f1(truth, log_odds <= 0)}
 
 
-def _doubts(verifier: Verifier, figures: dict[str, float]) -> tuple[str, ...]:
+def _doubts(verifier: Verifier, figures: dict[str, float], dropped: int) -> tuple[str, ...]:
     """Return why the scores of a verifier with these cross-fitted figures are not to be relied on, in sentences."""
     lines = list(verifier.warnings)
+    if dropped:
+        were = "was" if dropped == 1 else "were"
+        lines.append(
+            f"{counted(dropped, 'reference')} that the audit found suspicious {were} left out, so all figures are of "
+            "references that agree with each other, and too good"
+        )
     if (auroc := figures.get("auroc", 1.0)) < LITTLE_SKILL:
         lines.append(
             "the model separates authentic references from the others little better than chance (cross-fitted "

@@ -18,6 +18,7 @@ from fusion_diff.fewshot.correspondence import Correspondence
 from fusion_diff.fewshot.decision import shares_of
 from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
 from fusion_diff.micrograph.ifd import MAX_PAGES
+from fusion_diff.references import MAX_REFERENCES
 from fusion_diff.verdict.compared import stored_pixel_size
 
 if TYPE_CHECKING:
@@ -64,15 +65,18 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
             "references_sha256": enrolment.references_sha256,
             "verifier": values,
             **({"shifts": list(enrolment.shifts)} if enrolment.shifts else {}),
+            **({"dropped": enrolment.dropped} if enrolment.dropped else {}),
             "references": [
                 {"name": name, "label": label, "group": group}
                 | ({} if size is None else {"pixel_size_um": size})
+                | ({} if digest is None else {"sha256": digest})
                 | ({} if page is None else {"page": page})
-                for name, label, group, size, page in zip(
+                for name, label, group, size, digest, page in zip(
                     enrolment.names,
                     enrolment.labels,
                     enrolment.groups,
                     enrolment.pixel_sizes_um,
+                    enrolment.digests or (None,) * len(enrolment.names),
                     enrolment.pages or (None,) * len(enrolment.names),
                     strict=True,
                 )
@@ -131,6 +135,8 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
             builtin=bool(described["builtin"]),
             shifts=tuple(float(shift) for shift in described.get("shifts", ())),
             pixel_sizes_um=tuple(stored_pixel_size(reference.get("pixel_size_um")) for reference in references),
+            digests=tuple(str(reference["sha256"]) for reference in references if "sha256" in reference),
+            dropped=bounded_size("dropped", described.get("dropped", 0), MAX_REFERENCES, least=0),
             pages=tuple(
                 None if page is None else bounded_size("page", page, MAX_PAGES - 1, least=0)
                 for page in (reference.get("page") for reference in references)
@@ -179,6 +185,8 @@ def _fault(enrolment: Enrolment) -> str | None:
         return "the condition is not finite"
     if enrolment.shifts and not (len(enrolment.shifts) == len(enrolment.names) and np.isfinite(enrolment.shifts).all()):
         return "it does not have one finite shift per reference"
+    if len(enrolment.digests) not in (0, len(enrolment.names)):
+        return "some of its references have a digest and some do not"
     width = enrolment.bags[0].tokens.shape[-1:], enrolment.bags[0].residual.shape[-1:]
     if not enrolment.paths or min(enrolment.paths) < 1 or (sum(enrolment.paths),) != tuple(width[0]):
         return f"its tokens have {width[0]} channels, but its paths {enrolment.paths}"

@@ -90,6 +90,7 @@ def learn(
         verifier=Verifier.fit(bags, labels, references.authentic, groups, paths, detector),
         detector=detector,
         pixel_sizes_um=tuple(reference.micrograph.pixel_size_um for reference in references),
+        digests=tuple(reference.micrograph.sha256 for reference in references),
         pages=tuple(reference.micrograph.page for reference in references),
     )
     if detect_attacks:
