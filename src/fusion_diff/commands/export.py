@@ -84,7 +84,9 @@ def export_command(
             allow_conflicts=True,  # as --drop-suspicious does
             trusted_keys=trusted_key,
         )
-    typer.echo("Writing the graph and comparing it with the model; this takes about a minute …", err=True)
+    typer.echo(
+        "Writing the graph and comparing it with the model; this takes a minute, or some minutes in 8 bits …", err=True
+    )
     with progress_bar("Measuring the effect of 8 bits") as advance:
         done = export_model(loaded, out, runtime=format.value, int8=int8, references=known, progress=advance)
     _print_export(done)
@@ -106,7 +108,9 @@ def _print_export(done: Export) -> None:
             "macro F1 of the model": number(parity.f1),
             "macro F1 of the exported model": number(parity.exported_f1),
         }
-    print_figures("Compared with the model", figures)
+    print_figures(
+        "Compared with the model" + (", which recognises no surface here either" if done.notes else ""), figures
+    )
     if done.losses:
         print_figures("Change of the evidence by 8 bits in one part (log-odds)", done.losses)
         say(f"Kept in fp32: {', '.join((*done.exact, 'the evidence'))}")

@@ -146,6 +146,12 @@ def print_figures(title: str, figures: Mapping[str, float | str]) -> None:
 
 def print_learned(title: str, enrolment: Enrolment) -> None:
     """Print the figures of an enrolment with explanations, or that there are none with a single class."""
+    known = enrolment.verifier.correspondence is not None
+    say(
+        "The surfaces of references are recognised."
+        if known
+        else "The surfaces of references are not recognised: views of one stand on both sides, or none recurs."
+    )
     if len(enrolment.counts) == 1:
         say("All references are of one class, so there are no cross-fitted figures yet.")
         return
