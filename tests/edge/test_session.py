@@ -98,6 +98,7 @@ def test_an_export_is_told_from_its_model_and_from_other_exports(session, whole_
     other = EdgeSession.load(changed(precision="int8"), threads=1)
     assert other.enrolment.exported_from == whole_model.sha256
     assert len({session.sha256, other.sha256, whole_model.sha256}) == 3
+    assert repr(session) == f"EdgeSession({whole_model.name!r}, on CPUExecutionProvider)"
     assert identity(session) == identity(whole_model) | {"sha256": session.sha256}
 
 

@@ -86,7 +86,11 @@ def test_what_is_not_what_was_signed_is_refused_before_it_is_parsed(folder, key,
     assert list((tmp_path / "tmp").iterdir()) == []
 
 
-@pytest.mark.parametrize("keys", ["", [], (), [""], iter(()), [None], 7, b"K.pub", ["K.pub", 7]], ids=repr)
+@pytest.mark.parametrize(
+    "keys",
+    ["", [], (), [""], pytest.param(iter(()), id="an empty iterator"), [None], 7, b"K.pub", ["K.pub", 7]],
+    ids=repr,
+)
 def test_no_keys_at_all_are_refused_instead_of_trusted(folder, keys):
     with pytest.raises(TrustError, match=r"trusted_keys: .* names no key"):
         DiffusionModel.from_pretrained(folder, trusted_keys=keys)

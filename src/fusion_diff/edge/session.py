@@ -61,6 +61,10 @@ class EdgeSession:
         self._graph = graph
         self._batch = batch
 
+    def __repr__(self) -> str:
+        """Return the name of the model and the device."""
+        return f"EdgeSession({self.name!r}, on {self.device})"
+
     @classmethod
     def load(
         cls, folder: str | Path, *, device: str = "AUTO", threads: int | None = None, batch: int = BATCH
