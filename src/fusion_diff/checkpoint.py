@@ -4,7 +4,7 @@ A checkpoint contains
 
     manifest.json             sha256 of every other file
     config.json               format, name, encoder shape, how it was made
-    encoder.safetensors       the encoder's weights, see `compact` (the CNN's come from their own package)
+    encoder.safetensors       the encoder's weights, see `weights` (the CNN's come from their own package)
     flaw_detector.safetensors the flaw detector's weights (optional)
     prior/                    vae, unet and scheduler in the Stable Diffusion v1 layout
     enrolment.safetensors     what was learned from the references (only with enrolled references)
@@ -29,7 +29,7 @@ from fusion_diff.printable import paragraph, printable
 from fusion_diff.whole import WholeFolder
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    pass
 
 FORMAT = "fusion-diff/checkpoint/1"
 EMBEDDED = "fusion-diff-v1-ceramic"
@@ -38,8 +38,6 @@ EMBEDDED_EDGE = "fusion-diff-v1-ceramic-edge"
 MANIFEST = "manifest.json"
 IN_MODEL = "lies in the folder of a model, which must stay as it was saved; choose another folder"
 MAX_JSON_BYTES = 16 * 2**20
-COMPACT_FROM = 2**15
-"""Matrices with at least this many elements are stored as 8-bit integers."""
 
 
 def locate(name_or_path: str | Path) -> Path:
@@ -204,59 +202,6 @@ def _in_hub_cache(file: Path, folder: Path) -> bool:
     """Return whether a link is the hub client's, which stores snapshots as links to `blobs` beside `snapshots`."""
     blobs = folder.parent.with_name("blobs")
     return folder.parent.name == "snapshots" and not blobs.is_symlink() and file.resolve().parent == blobs.resolve()
-
-
-def read_tensors(file: Path) -> dict[str, Any]:
-    """Read a safetensors file; floating-point tensors are converted to float32.
-
-    Raises:
-        CheckpointError: the file is missing or not safetensors, for example a renamed pickle.
-    """
-    from safetensors.torch import load_file
-
-    try:
-        return {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
-    except Exception as error:  # safetensors raises a type of its own
-        raise CheckpointError(
-            f"{file}: not a readable safetensors file ({error}); restore it from its source (pickles are refused)"
-        ) from error
-
-
-def compact(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return weights in the stored form: large matrices as 8-bit integers with a scale per row, the rest in float16.
-
-    Compacting the output of `expand` gives the same bytes again.
-    """
-    import torch
-
-    stored = {}
-    for name, value in state.items():
-        value = value.detach().float().cpu()
-        if value.ndim < 2 or value.numel() < COMPACT_FROM:
-            stored[name] = value.half().contiguous()
-            continue
-        scale = value.flatten(1).abs().amax(1).clamp_min(1e-12).view(-1, *[1] * (value.ndim - 1)) / 127
-        stored[f"{name}.int8"] = (value / scale).round().to(torch.int8).contiguous()
-        stored[f"{name}.scale"] = scale
-    return stored
-
-
-def expand(stored: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the float32 weights from the output of `compact`.
-
-    Raises:
-        KeyError: an integer matrix has no scale.
-        ValueError: there is not exactly one scale per row; broadcasting two small tensors could allocate a huge one.
-    """
-    state = {name: value.float() for name, value in stored.items() if not name.endswith((".int8", ".scale"))}
-    for name, value in stored.items():
-        if name.endswith(".int8"):
-            whole = name.removesuffix(".int8")
-            scale = stored[f"{whole}.scale"]
-            if scale.shape != (*value.shape[:1], *[1] * (value.ndim - 1)):
-                raise ValueError(f"{whole} has shape {tuple(value.shape)} and scales {tuple(scale.shape)}")
-            state[whole] = value.float() * scale
-    return state
 
 
 def expect_free(folder: Path) -> None:

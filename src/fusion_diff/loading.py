@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusion_diff.checkpoint import EMBEDDED, based_on, expand, locate, read_json, read_tensors, verify
+from fusion_diff.checkpoint import EMBEDDED, based_on, locate, read_json, verify
 from fusion_diff.diffusion.source import PRIOR, PriorSource
 from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.flaw_detector import FlawDetector
@@ -12,6 +12,7 @@ from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.enrolment.files import load_enrolment
 from fusion_diff.errors import CheckpointError
 from fusion_diff.printable import paragraph
+from fusion_diff.weights import expand, read_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from fusion_diff.checkpoint import EMBEDDED, MANIFEST, Writer, as_folder, compact, digest, locate, write_json
+from fusion_diff.checkpoint import EMBEDDED, MANIFEST, Writer, as_folder, digest, locate, write_json
 from fusion_diff.devices import available, own_settings
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.local_path import channels_last
@@ -27,6 +27,7 @@ from fusion_diff.verdict.concluding import predict
 from fusion_diff.verdict.judging import judge, read
 from fusion_diff.verdict.result import Inspection
 from fusion_diff.warn import warn_of_builtin_references
+from fusion_diff.weights import compact
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Weights: `checkpoint.read_tensors`."""
+"""Weights: `weights.read_tensors`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from common import FindingError, bounded_memory, written
 from safetensors.torch import save
 from structured import mutate_tensors
 
-from fusion_diff.checkpoint import compact, read_tensors
 from fusion_diff.errors import CheckpointError
+from fusion_diff.weights import compact, read_tensors
 
 MAX_LEN = 2**16
 

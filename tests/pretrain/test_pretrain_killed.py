@@ -14,7 +14,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from fusion_diff.checkpoint import expand, verify
+from fusion_diff.checkpoint import verify
+from fusion_diff.weights import expand
 
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1"}
 ARGUMENTS = ["-m", "fusion_diff", "pretrain", "--recipe", "smoke", "--cpu", "--threads", "1"]

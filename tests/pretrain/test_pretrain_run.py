@@ -12,7 +12,7 @@ import torch
 from accelerate import Accelerator
 from safetensors.torch import load_file
 
-from fusion_diff.checkpoint import EMBEDDED, compact, expand, read_json, verify
+from fusion_diff.checkpoint import EMBEDDED, read_json, verify
 from fusion_diff.diffusion.prior import DiffusionPrior
 from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.global_path import DISTILLED_CONFIG, GlobalPath
@@ -24,6 +24,7 @@ from fusion_diff.pretrain.pool import Pool
 from fusion_diff.pretrain.recipe import RECIPES, STAGES
 from fusion_diff.pretrain.run import _contained, _measure_channels, pretrain
 from fusion_diff.references import ReferenceSet
+from fusion_diff.weights import compact, expand
 
 SMOKE = RECIPES["smoke"]
 

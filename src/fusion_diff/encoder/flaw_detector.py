@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor, nn
 
-from fusion_diff.checkpoint import compact, expand, read_tensors
 from fusion_diff.errors import CheckpointError
+from fusion_diff.weights import compact, expand, read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

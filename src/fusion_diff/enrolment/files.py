@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fusion_diff.checkpoint import bounded_size, read_json, read_tensors, write_json
+from fusion_diff.checkpoint import bounded_size, read_json, write_json
 from fusion_diff.diffusion.reconstruction import CHANNELS
 from fusion_diff.enrolment.enrolment import Enrolment
 from fusion_diff.errors import CheckpointError
@@ -20,6 +20,7 @@ from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
 from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.references import MAX_REFERENCES
 from fusion_diff.verdict.compared import stored_pixel_size
+from fusion_diff.weights import read_tensors
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

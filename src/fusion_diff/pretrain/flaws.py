@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from fusion_diff.checkpoint import read_tensors
 from fusion_diff.fewshot.bags import Scale
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.perception import encode
 from fusion_diff.synthetic import FLAWS, MATERIALS, generate
+from fusion_diff.weights import read_tensors
 from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from fusion_diff.checkpoint import Writer, compact, locate, write_json
+from fusion_diff.checkpoint import Writer, locate, write_json
 from fusion_diff.diffusion.prior import DiffusionPrior, embedded_architecture
 from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.flaw_detector import FlawDetector
@@ -31,6 +31,7 @@ from fusion_diff.pretrain.stages import (
     FeedbackStage,
     PriorStage,
 )
+from fusion_diff.weights import compact
 from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:
