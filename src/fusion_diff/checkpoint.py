@@ -20,16 +20,13 @@ import os
 import stat
 from importlib.resources import files
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import CheckpointError, disk_full
 from fusion_diff.home import at_home
 from fusion_diff.printable import paragraph, printable
 from fusion_diff.whole import WholeFolder
-
-if TYPE_CHECKING:
-    pass
 
 FORMAT = "fusion-diff/checkpoint/1"
 EMBEDDED = "fusion-diff-v1-ceramic"

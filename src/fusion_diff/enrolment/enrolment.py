@@ -115,16 +115,43 @@ class Enrolment:
     @cached_property
     def compared(self) -> Compared:
         """Summary of the references, as it is part of a verdict."""
-        figures = _cross_fitted(self.verifier)
         return Compared.of(
             self.authentic,
             self.labels,
             specimens=len(set(self.groups)),
-            figures=figures,
+            figures=self._cross_fitted,
             pixel_sizes_um=self.pixel_sizes_um,
             specimens_by_side=self._specimens_by_side,
-            doubts=(*([BUILTIN] if self.builtin else []), *_doubts(self.verifier, figures, self.dropped)),
+            doubts=(*([BUILTIN] if self.builtin else []), *self._doubts),
         )
+
+    @cached_property
+    def _cross_fitted(self) -> dict[str, float]:
+        """AUROC and macro-F1 of the cross-fitted scores; empty where a side has no scores."""
+        inside, outside, calibration = self.verifier.inside, self.verifier.outside, self.verifier.calibration
+        if not (len(inside) and len(outside)):
+            return {}
+        truth = np.repeat([True, False], [len(inside), len(outside)])
+        log_odds = calibration.slope * np.concatenate([inside, outside]) + calibration.intercept
+        return {"auroc": auroc(inside, outside), "macro_f1": macro_f1(truth, log_odds <= 0)}
+
+    @cached_property
+    def _doubts(self) -> tuple[str, ...]:
+        """Why the scores are not to be relied on, in sentences; that of built-in references is not among them."""
+        lines = list(self.verifier.warnings)
+        if self.dropped:
+            were = "was" if self.dropped == 1 else "were"
+            lines.append(
+                f"{counted(self.dropped, 'reference')} that the audit found suspicious {were} left out, so all figures "
+                "are of references that agree with each other, and too good"
+            )
+        if (auroc := self._cross_fitted.get("auroc", 1.0)) < LITTLE_SKILL:
+            lines.append(
+                "the model separates authentic references from the others little better than chance (cross-fitted "
+                f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark flaws, or "
+                "check the labels"
+            )
+        return tuple(lines)
 
     @property
     def _specimens_by_side(self) -> dict[str, int]:
@@ -152,7 +179,7 @@ class Enrolment:
         """
         check_alpha(alpha)
         needed = specimens_needed(alpha)
-        lines = [*_doubts(self.verifier, self.compared.figures, self.dropped), *self.compared.warnings()]
+        lines = [*self._doubts, *self.compared.warnings()]
         if self.groups == self.names and not self.builtin:
             lines.append(
                 "no groups are given, so each image counts as a specimen of its own: if several images show one "
@@ -184,7 +211,7 @@ class Enrolment:
         Warns:
             EnrolmentWarning: there are too few references or specimens, or little skill.
         """
-        for line in _doubts(self.verifier, self.compared.figures, self.dropped):
+        for line in self._doubts:
             warn(line, EnrolmentWarning)
 
     def shots(self, k: int) -> Enrolment:
@@ -256,12 +283,16 @@ class Enrolment:
         order = similarity.argsort(descending=True)[:NEAREST].tolist()
         return tuple(NearestReference(self.names[i], self.labels[i], float(similarity[i])) for i in order)
 
+    @property
+    def files(self) -> tuple[tuple[str | None, int | None], ...]:
+        """Digest and page of the file of each reference, None where they are unknown or need not be told."""
+        unknown = (None,) * len(self.names)
+        return tuple(zip(self.digests or unknown, self.pages or unknown, strict=True))
+
     def enrolled_as(self, micrograph: Micrograph) -> str | None:
         """Return the name of the reference whose file, and page of it, a micrograph is; None if it is none of them."""
-        pages = self.pages or (None,) * len(self.names)
-        files = zip(self.names, self.digests or (None,) * len(self.names), pages, strict=True)
         same = (micrograph.sha256, micrograph.page)
-        return next((name for name, digest, page in files if (digest, page) == same), None)
+        return next((name for name, file in zip(self.names, self.files, strict=True) if file == same), None)
 
     def recognised(self, match: Match | None) -> RecognisedSurface | None:
         """Return the matched reference with its name and class; None where there is no match."""
@@ -285,31 +316,3 @@ class Enrolment:
         )
         # The verifier is moved, not fitted again: a new fit could differ.
         return replace(self, bags=bags, condition=self.condition.to(device), verifier=on_device(self.verifier, device))
-
-
-def _cross_fitted(verifier: Verifier) -> dict[str, float]:
-    """Return AUROC and macro-F1 of the cross-fitted scores; empty where a side has no scores."""
-    inside, outside = verifier.inside, verifier.outside
-    if not (len(inside) and len(outside)):
-        return {}
-    truth = np.repeat([True, False], [len(inside), len(outside)])
-    log_odds = verifier.calibration.slope * np.concatenate([inside, outside]) + verifier.calibration.intercept
-    return {"auroc": auroc(inside, outside), "macro_f1": macro_f1(truth, log_odds <= 0)}
-
-
-def _doubts(verifier: Verifier, figures: dict[str, float], dropped: int) -> tuple[str, ...]:
-    """Return why the scores of a verifier with these cross-fitted figures are not to be relied on, in sentences."""
-    lines = list(verifier.warnings)
-    if dropped:
-        were = "was" if dropped == 1 else "were"
-        lines.append(
-            f"{counted(dropped, 'reference')} that the audit found suspicious {were} left out, so all figures are of "
-            "references that agree with each other, and too good"
-        )
-    if (auroc := figures.get("auroc", 1.0)) < LITTLE_SKILL:
-        lines.append(
-            "the model separates authentic references from the others little better than chance (cross-fitted "
-            f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark flaws, or "
-            "check the labels"
-        )
-    return tuple(lines)

@@ -72,13 +72,12 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
                 | ({} if size is None else {"pixel_size_um": size})
                 | ({} if digest is None else {"sha256": digest})
                 | ({} if page is None else {"page": page})
-                for name, label, group, size, digest, page in zip(
+                for name, label, group, size, (digest, page) in zip(
                     enrolment.names,
                     enrolment.labels,
                     enrolment.groups,
                     enrolment.pixel_sizes_um,
-                    enrolment.digests or (None,) * len(enrolment.names),
-                    enrolment.pages or (None,) * len(enrolment.names),
+                    enrolment.files,
                     strict=True,
                 )
             ],
