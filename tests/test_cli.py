@@ -110,7 +110,7 @@ def test_what_cannot_be_done_exits_with_3_and_says_why_on_stderr(run, tmp_path, 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("option", ["--report", "--json", "--record", "--junit", "--sarif", "--markdown"])
+@pytest.mark.parametrize("option", ["--report", "--json", "--record", "--junit", "--sarif", "--markdown", "--csv"])
 def test_where_nothing_can_be_written_is_told_before_a_micrograph_is_read(run, folder, tmp_path, option):
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fusion_diff import synthetic as synthetic
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.errors import EnrolmentError, FusionDiffError, MicrographError, ReferenceSetError
+    from fusion_diff.inspection.draw import draw_evidence
     from fusion_diff.micrograph import Micrograph, load_microstructure_data
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import Reference, ReferenceSet
@@ -38,6 +39,7 @@ _HOMES = {
     "ReferenceSet": "references",
     "ReferenceSetError": "errors",
     "Region": "verdict.result",
+    "draw_evidence": "inspection.draw",
     "load_microstructure_data": "micrograph",
 }
 _MODULES = ("errors", "synthetic")
@@ -55,6 +57,7 @@ __all__ = [
     "ReferenceSet",
     "ReferenceSetError",
     "Region",
+    "draw_evidence",
     "load_microstructure_data",
 ]
 

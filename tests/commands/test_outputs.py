@@ -14,7 +14,7 @@ import typer
 from fusion_diff.commands.outputs import Output, check_outputs, expect_folder, expect_writable
 from fusion_diff.errors import CheckpointError
 
-OPTIONS = ["--json", "--junit", "--sarif", "--markdown", "--record"]
+OPTIONS = ["--json", "--junit", "--sarif", "--markdown", "--csv", "--record"]
 
 
 @pytest.fixture
@@ -401,8 +401,8 @@ def test_a_stop_leaves_a_report_of_what_is_done_that_says_so(run, new, stopped_a
     assert not (tmp_path / "j.xml").exists(), "half of a lot would look like a lot that passed"
 
 
-PAGES = {"--junit": "j.xml", "--sarif": "s.sarif", "--markdown": "m.md", "--report": "D"}
-PAGE_FILES = ["j.xml", "s.sarif", "m.md", "D/index.html"]
+PAGES = {"--junit": "j.xml", "--sarif": "s.sarif", "--markdown": "m.md", "--csv": "c.csv", "--report": "D"}
+PAGE_FILES = ["j.xml", "s.sarif", "m.md", "c.csv", "D/index.html"]
 
 
 def pages_written(tmp_path):

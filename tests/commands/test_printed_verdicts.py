@@ -61,5 +61,5 @@ def test_a_narrow_terminal_has_room_for_names(make_inspection, capsys, monkeypat
     monkeypatch.setattr(terminal, "stdout", lambda: console)
     print_outcomes([Outcome(Path("lots/2024/line-7/b.tif"), make_inspection())])
     out = capsys.readouterr().out
-    assert ("Regions" in out, "Seconds" in out) == (shown, shown)
+    assert ("Regions" in out, "p auth." in out, "0.062" in out) == (shown, shown, shown)
     assert len([line for line in out.splitlines() if line.startswith("│")]) <= 2

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from fusion_diff import Micrograph
+from fusion_diff.errors import ArgumentError, MicrographError
 from fusion_diff.inspection import draw
 from fusion_diff.verdict.regions import find_regions
 from fusion_diff.verdict.result import EvidenceMap
@@ -154,3 +156,29 @@ def test_pictures_become_addresses_that_hold_them(kind):
     head, _, body = address.partition(",")
     assert head == f"data:image/{kind.lower()};base64"
     assert Image.open(io.BytesIO(base64.b64decode(body))).size == (20, 10)
+
+
+@pytest.mark.parametrize("shape", [(160, 200), (1000, 1250), (160, 200, 3)])
+def test_the_evidence_is_drawn_over_its_micrograph(make_inspection, shape):
+    grey = np.full(shape, 128, dtype=np.uint8)
+    grey[:8] = 64  # a micrograph needs contrast
+    values = np.full((shape[0] // 8, shape[1] // 8), -1, dtype=np.float32)
+    values[3:6, 5:8] = 3
+    evidence = EvidenceMap(values, 1 / 8, *shape[:2])
+    inspection = make_inspection(
+        evidence=evidence, threshold=1.0, regions=find_regions(evidence, 1.0, pixel_size_um=None)
+    )
+    picture = draw.draw_evidence(Micrograph.from_array(grey), inspection)
+    assert (picture.mode, max(picture.size)) == ("RGB", draw.OUTLINE_SIDE)
+    pixels, zoom = np.asarray(picture).astype(int), draw.OUTLINE_SIDE / shape[1]
+    spot = pixels[round(36 * zoom), round(52 * zoom)]
+    elsewhere = pixels[round(140 * zoom), round(180 * zoom)]
+    assert np.ptp(elsewhere) == 0, "grey where nothing speaks against it"
+    assert spot[0] - spot[2] > 50, "yellow to red at the peak"
+
+
+def test_evidence_is_not_drawn_over_another_micrograph(make_inspection):
+    with pytest.raises(ArgumentError, match=r"has 64 x 32 pixels, but the verdict is on one of 32 x 64"):
+        draw.draw_evidence(Micrograph.from_array(np.arange(64 * 32).reshape(64, 32) % 256), make_inspection())
+    with pytest.raises(MicrographError):
+        draw.draw_evidence(np.zeros((32, 64), dtype=np.uint8), make_inspection())

@@ -92,6 +92,15 @@ def test_a_map_in_the_size_of_the_micrograph_is_the_native_one():
     np.testing.assert_allclose(EVIDENCE.resized(HEIGHT, WIDTH), EVIDENCE.native(), atol=1e-5)
 
 
+def test_numpy_takes_a_map_for_its_values():
+    whole = EvidenceMap(np.arange(6, dtype=np.float32).reshape(2, 3), 1 / 8, 16, 24)
+    assert np.array_equal(np.asarray(whole), whole.values)
+    assert np.asarray(whole, dtype=np.float64).dtype == np.float64
+    changed = np.array(whole)
+    changed[0, 0] = 9
+    assert whole.values[0, 0] == 0
+
+
 def test_a_map_is_shown_in_a_line_and_cannot_be_changed():
     values = np.asarray([[-1.25, 0.5], [2, 3]], dtype=np.float32)
     evidence = EvidenceMap(values, 1 / 8, 16, 15)

@@ -104,6 +104,10 @@ def inspect_command(
         Path | None,
         path_option(metavar="FILE", dir_okay=False, help="Write a summary in Markdown to FILE, for a merge request."),
     ] = None,
+    csv: Annotated[
+        Path | None,
+        path_option(metavar="FILE", dir_okay=False, help="Write the verdicts to FILE as CSV, for spreadsheets."),
+    ] = None,
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,
 ) -> int:
@@ -120,7 +124,7 @@ def inspect_command(
     from fusion_diff.micrograph import discover
 
     files = discover(paths)
-    outputs = InspectOutputs(json, report, record, junit, sarif, markdown)
+    outputs = InspectOutputs(json, report, record, junit, sarif, markdown, csv)
     outputs.check([*files, *(trusted_key or ()), *([policy] if policy else ())])
     outputs.remove_old_pages()
     asked, alpha = _policy(policy, alpha)

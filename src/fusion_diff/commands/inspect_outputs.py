@@ -29,6 +29,7 @@ class InspectOutputs:
     junit: Path | None
     sarif: Path | None
     markdown: Path | None
+    csv: Path | None
 
     @property
     def records(self) -> list[Output]:
@@ -47,7 +48,7 @@ class InspectOutputs:
         from fusion_diff.inspection.files import LEDGER, REPORT
         from fusion_diff.inspection.record import STDOUT
 
-        pages = {"--junit": self.junit, "--sarif": self.sarif, "--markdown": self.markdown}
+        pages = {"--junit": self.junit, "--sarif": self.sarif, "--markdown": self.markdown, "--csv": self.csv}
         others = [Output(option, file) for option, file in pages.items() if file is not None]
         if self.report is not None:
             others.append(Output("--report", self.report / "index.html", own=REPORT))
@@ -77,7 +78,7 @@ class InspectOutputs:
             OSError: one cannot be removed.
         """
         page = None if self.report is None else self.report / "index.html"
-        for file in (self.junit, self.markdown, page, self.sarif):
+        for file in (self.junit, self.markdown, self.csv, page, self.sarif):
             if file is not None:
                 file.unlink(missing_ok=True)
 
@@ -96,10 +97,12 @@ class InspectOutputs:
         from fusion_diff.inspection.markdown import write_markdown
         from fusion_diff.inspection.report import write_report
         from fusion_diff.inspection.sarif import write_sarif
+        from fusion_diff.inspection.spreadsheet import write_csv
 
         pages: tuple[tuple[str, Path | None, Callable[[Path], Path]], ...] = (
             ("JUnit", self.junit, partial(write_junit, rulings)),
             ("Summary", self.markdown, partial(write_markdown, rulings)),
+            ("Table", self.csv, partial(write_csv, outcomes)),
             ("Report", self.report, partial(write_report, outcomes)),
             ("SARIF", self.sarif, lambda file: write_sarif(rulings, 3 if faults else code, file)),
         )

@@ -48,7 +48,7 @@ _READINGS = {
 
 
 _WIDE = 80
-"""Terminal width below which the columns of regions and seconds are left out."""
+"""Terminal width below which the columns of p-values and regions are left out."""
 
 
 class Minutes:
@@ -181,8 +181,8 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
     table.add_column("Decision", no_wrap=True)
     table.add_column("Class", overflow="fold")
     if wide:
-        table.add_column("Regions", justify="right", no_wrap=True)
-        table.add_column("Seconds", justify="right", no_wrap=True)
+        for name in ("p auth.", "p not", "Regions"):
+            table.add_column(name, justify="right", no_wrap=True)
     if truths is not None:
         table.add_column("Truth", overflow="fold")
     for index, outcome in enumerate(outcomes):
@@ -230,11 +230,12 @@ def tally(outcomes: Sequence[Outcome]) -> str:
 def _verdict(outcome: Outcome) -> list[Text]:
     it = outcome.inspection
     if it is None:
-        return [Text("–"), Text("! error", "bold red"), Text(""), Text(""), Text("")]
+        return [Text("–"), Text("! error", "bold red"), *[Text("")] * 4]
     return [
         Text(f"{it.score:.3f}" if it.in_scope else f"({it.score:.3f})", "" if it.in_scope and it.calibrated else "dim"),
         Text(f"{SYMBOLS[it.decision]} {it.decision if it.in_scope else 'out of scope'}", _STYLES[it.decision]),
         Text(printable(it.predicted_class)),
+        Text(number(it.p_values.get("authentic"), 2)),
+        Text(number(it.p_values.get("not authentic"), 2)),
         Text(region_count(it)),
-        Text(f"{it.seconds:.2f}"),
     ]

@@ -1,6 +1,7 @@
-"""Pictures of the report, drawn with NumPy and Pillow: heat map, outlines of regions, and scale bar.
+"""Pictures of verdicts, drawn with NumPy and Pillow: heat map, outlines of regions, and scale bar.
 
-Heat map and outlines are separate transparent layers over the micrograph, so that the heat map can be faded.
+In the report, heat map and outlines are separate transparent layers over the micrograph, so that the heat map can be
+faded.
 """
 
 from __future__ import annotations
@@ -14,12 +15,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 
+from fusion_diff.errors import ArgumentError
+from fusion_diff.micrograph.micrograph import expect_micrograph
+from fusion_diff.micrograph.thumbnail import thumbnail
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
-    from fusion_diff.verdict.result import EvidenceMap, Region
+    from fusion_diff.micrograph import Micrograph
+    from fusion_diff.verdict.result import EvidenceMap, Inspection, Region
 
 HEAT_SIDE = 320
 """Longest side of a heat map in pixels. Evidence is smooth, and browsers enlarge it smoothly."""
@@ -28,6 +34,8 @@ OUTLINE_SIDE = 960
 
 SMALLEST_FONT = 7
 """Size in pixels of the smallest digits that can be read."""
+_OPACITY = 0.65
+"""Opacity of a heat map over its micrograph, the one that the report opens with."""
 
 # Every 15th colour of "inferno" by Nathaniel J. Smith and Stéfan van der Walt (CC0, bids.github.io/colormap):
 # perceptually uniform, legible to the colour-blind and in grey print. Straight lines between these colours stay within
@@ -73,6 +81,39 @@ def heat_limit(maps: Sequence[EvidenceMap], thresholds: Sequence[float]) -> floa
     limit = max(2.0, typical, 1.5 * highest)
     step = 10.0 ** math.floor(math.log10(limit))
     return next(float(times * step) for times in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if times * step >= limit * (1 - 1e-9))
+
+
+def draw_evidence(micrograph: Micrograph, inspection: Inspection) -> Image.Image:
+    """Draw a micrograph with its heat map, the outlines of its regions and a scale bar, for notebooks and slides.
+
+    The colours are those of a report on this micrograph alone: transparent where the evidence, in log-odds, is 0 or
+    less, pale yellow at its peak (see `heat_limit`).
+
+    Args:
+        micrograph: the micrograph that was inspected.
+        inspection: the verdict on it.
+
+    Returns:
+        An RGB image whose longest side has 960 pixels.
+
+    Raises:
+        ArgumentError: the verdict is on a micrograph of another size.
+        MicrographError: the first argument is not a `Micrograph`.
+    """
+    expect_micrograph(micrograph)
+    evidence = inspection.evidence
+    if (micrograph.height, micrograph.width) != (evidence.height, evidence.width):
+        raise ArgumentError(
+            f"{micrograph.name} has {micrograph.height} x {micrograph.width} pixels, but the verdict is on one of "
+            f"{evidence.height} x {evidence.width}; give the micrograph that was inspected"
+        )
+    marks = outlines(evidence, inspection.threshold, inspection.regions, inspection.pixel_size_um)
+    picture = Image.fromarray(thumbnail(micrograph, OUTLINE_SIDE)).convert("RGB").resize(marks.size)
+    heat = heat_map(evidence, heat_limit([evidence], [inspection.threshold])).convert("RGBA").resize(marks.size)
+    faded = heat.getchannel("A").point(lambda level: round(_OPACITY * level))
+    picture.paste(heat, mask=faded)
+    picture.paste(marks.convert("RGB"), mask=marks.getchannel("A"))
+    return picture
 
 
 def heat_map(evidence: EvidenceMap, limit: float) -> Image.Image:

@@ -14,7 +14,7 @@ from fusion_diff.errors import ArgumentError, MicrographError
 from fusion_diff.verdict.interpolation import interpolate
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
+    from numpy.typing import DTypeLike, NDArray
 
     from fusion_diff.fewshot.decision import Decision
     from fusion_diff.verdict.compared import Compared
@@ -66,6 +66,10 @@ class EvidenceMap:
         """Restore a pickled or copied map, whose values would be writeable otherwise."""
         self.__dict__.update(state)
         self.values.flags.writeable = False
+
+    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
+        """Return the values, so that NumPy and plotting libraries take the map for an array (rows, columns)."""
+        return np.array(self.values, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
         """Return the sizes and the range in a line."""
