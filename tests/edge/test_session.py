@@ -126,6 +126,13 @@ def test_every_verdict_says_what_the_export_left_out(changed):
     assert inspection.reasons[-1] == "does not recognise the surfaces of references"
 
 
+def test_a_reference_is_told_as_by_the_model(session, changed):
+    sample, names = micrograph(), session.enrolment.references
+    folder = changed(files=[[sample.sha256, None], *[[None, None]] * (len(names) - 1)])
+    inspection = EdgeSession.load(folder, device="CPU", threads=1).judge(sample, alpha=0.1)
+    assert inspection.notes[-1].startswith(f"It is the reference {names[0]}, which the model learned from")
+
+
 def test_scores_alone_are_those_of_the_model(session, whole_model):
     samples = [micrograph(), micrograph("sound", 240)]
     expected = whole_model.predict_authenticity(samples)

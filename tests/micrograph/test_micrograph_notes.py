@@ -101,3 +101,11 @@ def test_one_saturated_channel_is_no_burnt_out_image(tmp_path):
     pixels[..., 0] = 255
     tifffile.imwrite(tmp_path / "a.tif", pixels)
     assert load_microstructure_data(tmp_path / "a.tif").notes == ()
+
+
+def test_a_level_is_noted_once_where_nothing_else_is_sampled(tmp_path):
+    pixels = np.full((2048, 2048), 7, dtype=np.uint8)  # of sides this long, every other row and column is sampled
+    pixels[1::2, 1::2] = 9
+    tifffile.imwrite(tmp_path / "a.tif", pixels)
+    said = "100 % of its pixels are at one level, 7, where differences are lost."
+    assert load_microstructure_data(tmp_path / "a.tif").notes == (said,)

@@ -23,7 +23,7 @@ from fusion_diff.fewshot.decision import Calibration, side_p_values
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.printable import printable
-from fusion_diff.verdict.compared import Compared, stored_pixel_size
+from fusion_diff.verdict.compared import Compared, same_file, stored_pixel_size
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,7 +31,9 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-FORMAT = "fusion-diff/edge/4"
+    from fusion_diff.micrograph import Micrograph
+
+FORMAT = "fusion-diff/edge/5"
 """The format that is read and written. Raise it when readings change, since verdicts are made of them here."""
 DESCRIPTION = "edge.json"
 GRAPHS = {"onnx": "graph.onnx", "openvino": "graph.xml"}
@@ -72,6 +74,7 @@ class Exported:
         class_norms: squared length of each other class's prototype.
         references: names of the references.
         labels: classes of the references.
+        files: sha256 and page of the file of each reference, None where they are unknown or need not be told.
         notes: sentences that describe differences from the exported model.
         specimens: number of specimens of the references.
         specimens_by_side: number of them on each side, keyed as the p-values are.
@@ -102,6 +105,7 @@ class Exported:
     class_norms: tuple[float, ...]
     references: tuple[str, ...]
     labels: tuple[str, ...]
+    files: tuple[tuple[str | None, int | None], ...]
     notes: tuple[str, ...]
     specimens: int
     specimens_by_side: dict[str, int]
@@ -137,6 +141,10 @@ class Exported:
         """Number of channels of the graph's dense output: kinds, evidence, strangeness, and one per other class."""
         return len(self.kinds) + 2 + len(self.classes)
 
+    def enrolled_as(self, micrograph: Micrograph) -> str | None:
+        """Return the name of the reference whose file, and page of it, a micrograph is; None if it is none of them."""
+        return same_file(self.references, self.files, micrograph)
+
     def p_values(self, fused: float) -> dict[str, float]:
         """Return the conformal p-value of each side that has references."""
         return side_p_values(fused, self.inside, self.outside, self.inside_shares, self.outside_shares)
@@ -157,6 +165,7 @@ class Exported:
         plain = {"format": FORMAT} | {key: getattr(self, key) for key in self.__dataclass_fields__}
         for key in ("fusion", "calibration"):
             plain[key] = asdict(plain[key])
+        plain["files"] = [list(file) for file in self.files]
         return {
             k: v.tolist() if isinstance(v, np.ndarray) else list(v) if isinstance(v, tuple) else v
             for k, v in plain.items()
@@ -196,8 +205,9 @@ class Exported:
         if len(norms) != len(classes) or len(references) != len(labels):
             raise ValueError("its lists of classes or references differ in length")
         sizes = tuple(stored_pixel_size(size) for size in _listed(plain["pixel_sizes_um"]))
-        if len(sizes) != len(references):
-            raise ValueError("its lists of references and of their pixel sizes differ in length")
+        files = tuple(_file(file) for file in _listed(plain["files"]))
+        if not len(sizes) == len(files) == len(references):
+            raise ValueError("its lists of references, of their files and of their pixel sizes differ in length")
         calibration = Calibration(*(_number(plain["calibration"][key]) for key in ("slope", "intercept")))
         if not weighed <= set(READINGS) or not Fusion(**fusion).holds or not calibration.slope > 0:
             raise ValueError("its readings are unknown, have no weight, or have the wrong sign")
@@ -233,6 +243,7 @@ class Exported:
             class_norms=norms,
             references=references,
             labels=labels,
+            files=files,
             notes=_names(plain["notes"]),
             specimens=bounded_size("specimens", plain["specimens"], MAX_NAMES),
             specimens_by_side=_by_side(plain["specimens_by_side"]),
@@ -250,6 +261,13 @@ def _by_side(value: object) -> dict[str, int]:
     if not all(type(count) is int and 0 <= count <= MAX_NAMES for count in value.values()):
         raise ValueError(f"specimens_by_side is {value!r:.80}, but must be whole numbers from 0 to {MAX_NAMES}")
     return {side: value[side] for side in sides}
+
+
+def _file(value: object) -> tuple[str | None, int | None]:
+    sha256, page = _listed(value)
+    if page is not None and (type(page) is not int or page < 0):
+        raise ValueError(f"{page!r:.40} is not a page")
+    return None if sha256 is None else _text(sha256), page
 
 
 def _number(value: object) -> float:

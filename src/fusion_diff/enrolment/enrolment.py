@@ -25,7 +25,7 @@ from fusion_diff.fewshot.figures import auroc, macro_f1
 from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.references.set import first_of_each
-from fusion_diff.verdict.compared import BUILTIN, Compared
+from fusion_diff.verdict.compared import BUILTIN, Compared, same_file
 from fusion_diff.verdict.result import NEAREST, NearestReference, RecognisedSurface
 from fusion_diff.warn import EnrolmentWarning, warn
 
@@ -291,8 +291,7 @@ class Enrolment:
 
     def enrolled_as(self, micrograph: Micrograph) -> str | None:
         """Return the name of the reference whose file, and page of it, a micrograph is; None if it is none of them."""
-        same = (micrograph.sha256, micrograph.page)
-        return next((name for name, file in zip(self.names, self.files, strict=True) if file == same), None)
+        return same_file(self.names, self.files, micrograph)
 
     def recognised(self, match: Match | None) -> RecognisedSurface | None:
         """Return the matched reference with its name and class; None where there is no match."""

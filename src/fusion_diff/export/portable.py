@@ -79,6 +79,7 @@ def describe(
         class_norms=tuple(verifier.classes.prototypes.square().sum(1).tolist()),
         references=enrolment.names,
         labels=enrolment.labels,
+        files=enrolment.files,
         notes=notes,
         specimens=enrolment.compared.specimens,
         specimens_by_side=enrolment.compared.specimens_by_side,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
@@ -106,7 +107,7 @@ def load_microstructure_data(
             raise TrustError(f"{source.name}: it was altered after it was signed; restore it from its source")
         choice = (
             choose_page(source)
-            if page is None and _is_tiff(source)
+            if page is None and _head(source).startswith(_TIFF_MAGIC)
             else PageChoice(checked_page(source.name, page or 0))
         )
         levels, calibration = read_levels(source, choice.page, checked_limit(source.name, max_pixels))
@@ -141,7 +142,7 @@ def _clipped(levels: NDArray[Any]) -> tuple[str, ...]:
     """Return notes on large shares of pixels at the highest and at the lowest level of a sample."""
     sample = storage.sampled(levels, max(1, math.isqrt(levels.shape[0] * levels.shape[1] // _CLIPPED_SAMPLE)))
     notes = []
-    for level in (sample.max(), sample.min()):
+    for level in dict.fromkeys((sample.max(), sample.min())):
         there = sample == level
         share = float((there if there.ndim == 2 else there.all(axis=2)).mean())
         if share > _CLIPPED_SHARE:
@@ -149,22 +150,21 @@ def _clipped(levels: NDArray[Any]) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _is_tiff(source: Source) -> bool:
+def _head(source: Source) -> bytes:
     source.handle.seek(0)
-    return source.handle.read(4) in _TIFF_MAGIC
+    return source.handle.read(16)
 
 
 def read_levels(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any], PixelCalibration]:
     """Decode an open file. Return its levels at full depth, unchecked, and its metadata."""
-    source.handle.seek(0)
-    head = source.handle.read(16)
-    if _is_tiff(source):
-        return _guarded(source, "TIFF", lambda: read_tiff(source, page, max_pixels))
+    head = _head(source)
+    if head.startswith(_TIFF_MAGIC):
+        return _guarded(source, "TIFF", partial(read_tiff, source, page, max_pixels))
     for magic, kind, read in _SINGLE_PAGE:
         if head.startswith(magic):
             if page > 0:
                 raise refusal(source.name, f"a {kind} has 1 page, so there is no page {page}", "choose page 0")
-            return _guarded(source, kind, lambda read=read: read(source, max_pixels))  # type: ignore[misc]
+            return _guarded(source, kind, partial(read, source, max_pixels))
     kind = next((kind for magic, kind in _OTHERS if head.startswith(magic)), "not an image of a supported format")
     raise refusal(source.name, f"the file is {kind}", "export the image as TIFF or PNG, at full bit depth")
 

@@ -149,20 +149,19 @@ class _Patch:
 
 def _squares(windows: Sequence[_Window], labels: Sequence[str], groups: Sequence[str]) -> list[Trigger]:
     """Return recurring flat rectangles. Block search misses them, as they have no contrast and their rims differ."""
-    from scipy.ndimage import find_objects, label
+    import cv2
 
     alike: dict[tuple[int, int, int], dict[int, _Box]] = defaultdict(dict)
     for image, window in enumerate(windows):
-        flat = _around(np.maximum, window.grey) - _around(np.minimum, window.grey) <= FLAT
-        parts, _ = label(flat)
-        for number, found in enumerate(find_objects(parts), start=1):
-            height, width = (axis.stop - axis.start for axis in found)
+        flat = cv2.morphologyEx(window.grey, cv2.MORPH_GRADIENT, np.ones((3, 3))) <= FLAT
+        _, _, parts, _ = cv2.connectedComponentsWithStats(flat.astype(np.uint8), connectivity=4)
+        for left, top, width, height, area in parts[1:].tolist():  # the first is what is not flat
             if min(height, width) < BLOCK - 2 or height * width > LARGEST_SHARE * window.grey.size:
                 continue
-            if (parts[found] == number).mean() > RECTANGULAR:
-                level = round(float(np.median(window.grey[found])) * LEVELS / 255)
-                box = found[0].start - 1, found[1].start - 1, found[0].stop + 1, found[1].stop + 1
-                alike[level, height, width][image] = box
+            if area > RECTANGULAR * height * width:
+                bottom, end = top + height, left + width
+                level = round(float(np.median(window.grey[top:bottom, left:end])) * LEVELS / 255)
+                alike[level, height, width][image] = (top - 1, left - 1, bottom + 1, end + 1)
     triggers = []
     for boxes in alike.values():
         if len({labels[image] for image in boxes}) == 1:
@@ -172,17 +171,6 @@ def _squares(windows: Sequence[_Window], labels: Sequence[str], groups: Sequence
             )
             triggers += [found] if (found := patch.trigger(windows, groups)) else []
     return triggers
-
-
-def _around(pick: np.ufunc, values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Return the maximum or minimum over the 3 x 3 neighbourhood of every position."""
-    rows = values.copy()
-    pick(rows[1:], values[:-1], out=rows[1:])
-    pick(rows[:-1], values[1:], out=rows[:-1])
-    found = rows.copy()
-    pick(found[:, 1:], rows[:, :-1], out=found[:, 1:])
-    pick(found[:, :-1], rows[:, 1:], out=found[:, :-1])
-    return found
 
 
 def _touch(a: _Box, b: _Box) -> bool:

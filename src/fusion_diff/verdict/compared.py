@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Self
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from fusion_diff.micrograph import Micrograph
+
 SIZE_FACTOR = 1.5
 """Largest ratio of two pixel sizes that count as one magnification."""
 _ROUNDING = 1 + 1e-9
@@ -121,3 +123,17 @@ def stored_pixel_size(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"{value!r:.40} is not a pixel size")
     return float(value)
+
+
+def same_file(
+    names: Sequence[str], files: Sequence[tuple[str | None, int | None]], micrograph: Micrograph
+) -> str | None:
+    """Return the name of the reference whose file, and page of it, a micrograph is; None if it is none of them.
+
+    Args:
+        names: name of each reference.
+        files: sha256 and page of the file of each, None where they are unknown or need not be told.
+        micrograph: the micrograph.
+    """
+    same = (micrograph.sha256, micrograph.page)
+    return next((name for name, file in zip(names, files, strict=True) if file == same), None)

@@ -22,13 +22,14 @@ if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.micrograph.tiles import Grid
     from fusion_diff.model import DiffusionModel
-    from fusion_diff.verdict.compared import Compared
     from fusion_diff.verdict.reading import Reading
     from fusion_diff.verdict.result import EvidenceMap, NearestReference, RecognisedSurface
 
 
 _ENLARGED = 2.0
 """Greatest enlargement of a small micrograph without a note. That of the references is not stored."""
+_LEARNED = "which the model learned from: its score and p-values say nothing about new micrographs."
+"""What a note says of a micrograph that is a reference."""
 
 
 def predict(micrograph: Micrograph, enrolment: Enrolment | Exported, reading: Reading | EdgeReading) -> float:
@@ -47,17 +48,16 @@ def _in_scope(micrograph: Micrograph, enrolment: Enrolment | Exported, reading: 
     return comparable and reading.strangeness <= enrolment.verifier.scope_limit
 
 
-def _notes(micrograph: Micrograph, compared: Compared, grid: Grid) -> tuple[str, ...]:
-    notes = micrograph.notes
-    if micrograph.pixel_size_um is None and compared.pixel_sizes is not None:
-        notes += (
-            "Its pixel size is unknown, so it could not be compared with that of the references, "
-            f"{compared.pixel_sizes}.",
-        )
+def _notes(micrograph: Micrograph, enrolment: Enrolment | Exported, grid: Grid) -> tuple[str, ...]:
+    notes, sizes = micrograph.notes, enrolment.compared.pixel_sizes
+    if micrograph.pixel_size_um is None and sizes is not None:
+        notes += (f"Its pixel size is unknown, so it could not be compared with that of the references, {sizes}.",)
     if (enlarged := grid.scale * grid.stride) > _ENLARGED:
         notes += (
             f"It is small, so it was enlarged {enlarged:.1f} times; compare it only with references of its size.",
         )
+    if (name := enrolment.enrolled_as(micrograph)) is not None:
+        notes += (f"It is the reference {name}, {_LEARNED}",)
     return notes
 
 
@@ -123,7 +123,7 @@ def conclude(
         calibrated=min(specimens_of(verifier.inside_shares), specimens_of(verifier.outside_shares)) > 1,
         offset=verifier.calibration.intercept,
         compared_with=deepcopy(enrolment.compared),  # its tables may be edited
-        notes=_notes(micrograph, enrolment.compared, grid),
+        notes=_notes(micrograph, enrolment, grid),
         page=micrograph.page,
     )
     return replace(it, reasons=explain(it))

@@ -21,9 +21,6 @@ if TYPE_CHECKING:
     from fusion_diff.perception import Networks
     from fusion_diff.verdict.result import Inspection
 
-LEARNED = "which the model learned from: its score and p-values say nothing about new micrographs."
-"""What a note says of a micrograph that is a reference."""
-
 
 def judge(
     model: DiffusionModel,
@@ -59,8 +56,6 @@ def judge(
         grid=reading.grid,
         recognised=enrolment.recognised(reading.match),
     )
-    if (name := enrolment.enrolled_as(micrograph)) is not None:
-        it = replace(it, notes=(*it.notes, f"It is the reference {name}, {LEARNED}"))
     if purify or detect_attacks:
         reasons, decision, attacked = it.reasons + ((PURIFIED,) if purify else ()), it.decision, None
         if test is not None and other is not None:
