@@ -22,6 +22,13 @@ def test_every_reference_counts_alike_whatever_its_size():
     assert float(scale.std) == pytest.approx(((0 + 4) / 4 + 121 / 2 - 36) ** 0.5, rel=1e-4)
 
 
+def test_a_channel_far_from_zero_is_standardised_as_one_about_zero(make_bag):
+    about_zero = make_bag(0, tokens=5000).tokens
+    far = about_zero + 10_000
+    scale = Scale.of([far[:2500], far[2500:]])
+    torch.testing.assert_close(scale.std, about_zero.std(0, correction=0), rtol=1e-3, atol=0)
+
+
 def test_a_channel_far_off_is_clipped_and_one_without_spread_stays_finite():
     scale = Scale.of([torch.zeros(10, 2)])
     assert scale(torch.tensor([[1e6, -1e6]])).tolist() == [[CLIP, -CLIP]]

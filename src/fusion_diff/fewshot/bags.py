@@ -65,12 +65,12 @@ class Scale:
         """Measure authentic tokens [(n, C), …]; every reference has the same weight, whatever its size."""
         import torch
 
-        means, squares = [], []
+        means, variances = [], []
         for each in tokens:
             means.append(each.mean(0))
-            squares.append(each.square().mean(0))
-        mean = torch.stack(means).mean(0)
-        variance = (torch.stack(squares).mean(0) - mean.square()).clamp_min(0)
+            variances.append(each.var(0, correction=0))
+        between = torch.stack(means)
+        mean, variance = between.mean(0), torch.stack(variances).mean(0) + between.var(0, correction=0)
         return cls(mean, variance.sqrt().clamp_min(1e-3))
 
     def __call__(self, tokens: Tensor) -> Tensor:
