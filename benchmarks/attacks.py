@@ -26,7 +26,7 @@ from fusion_diff.fewshot.readings import pool
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import _settle, perceive
 from fusion_diff.trust.certificate import as_micrograph
-from fusion_diff.verdict.reading import Reading
+from fusion_diff.verdict.model_evidence import ModelEvidence
 
 if TYPE_CHECKING:
     from fusion_diff.diffusion.purification import Purification
@@ -98,7 +98,7 @@ class Victim(nn.Module):
     def judge(self, pixels: Tensor) -> float:
         """Return the log-odds as the product computes them."""
         seen = perceive(as_micrograph(pixels.numpy()), self.encoder, purify=self.purify)
-        return Reading.of(*seen, self.verifier).log_odds
+        return ModelEvidence.of(*seen, self.verifier).log_odds
 
     def gradient(self, flawed: bool, draws: int = 0, seed: int = 0) -> Gradient:
         """Return margin and gradient of an image's true side.

@@ -28,7 +28,7 @@ from fusion_diff import DiffusionModel, load_microstructure_data
 from fusion_diff.diffusion.purification import Purification
 from fusion_diff.perception import perceive
 from fusion_diff.trust.certificate import as_micrograph, denoising, smooth, working_pixels
-from fusion_diff.verdict.reading import Reading
+from fusion_diff.verdict.model_evidence import ModelEvidence
 
 CONFIDENCE = 0.999
 
@@ -45,7 +45,7 @@ def certificates(name: str, answers: Answers, options: argparse.Namespace) -> li
 
     def against(noisy: np.ndarray, denoise: Purification) -> bool:
         seen = perceive(as_micrograph(noisy), model.encoder, purify=denoise)
-        return Reading.of(*seen, bench.verifier).log_odds > 0
+        return ModelEvidence.of(*seen, bench.verifier).log_odds > 0
 
     def ask(sigma: float, pixels: np.ndarray) -> dict[str, Any]:
         found = smooth(

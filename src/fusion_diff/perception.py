@@ -46,8 +46,10 @@ SURFACE_SIDE = 768
 
 
 class Networks(Protocol):
-    """The networks that process micrographs; `DiffusionModel` provides them."""
+    """The networks that process micrographs, and their identity; `DiffusionModel` provides them."""
 
+    name: str
+    sha256: str
     encoder: DualPathEncoder
     flaw_detector: FlawDetector | None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -142,6 +143,15 @@ def test_more_shots_than_any_class_has_are_all_with_a_warning():
 def test_one_shot_of_authentic_references_alone_says_what_is_missing():
     with pytest.raises(EnrolmentError, match="one authentic reference alone is not enough"):
         enrolment_of({"sound": 3}).shots(1)
+
+
+def test_names_stand_for_groups_in_either_form_of_unicode():
+    """Reference names keep the form of the file system, which decomposes on a Mac; groups are composed."""
+    names = (*(f"sound/{letter}.tif" for letter in "abc"), "sound/O\u0308fen.tif", "crack/a.tif", "crack/b.tif")
+    groups = tuple(unicodedata.normalize("NFC", name) for name in names)
+    enrolment = replace(enrolment_of({"sound": 4, "crack": 2}), names=names, groups=groups)
+    assert any("no groups are given" in line for line in enrolment.warnings())
+    assert not any("no groups are given" in line for line in replace(enrolment, groups=names[::-1]).warnings())
 
 
 def test_warnings_say_how_many_references_decisions_need():

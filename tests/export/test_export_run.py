@@ -23,7 +23,7 @@ from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import perceive
-from fusion_diff.verdict.reading import Reading
+from fusion_diff.verdict.model_evidence import ModelEvidence
 
 
 @pytest.fixture
@@ -37,7 +37,7 @@ def test_the_graph_adds_up_to_the_reading_of_the_model(enrolled):
     verifier = enrolled.enrolment.verifier
     graph = ScoringGraph(enrolled.encoder, verifier, enrolled.enrolment.mean_tokens)
     grid = Grid.of(micrograph.height, micrograph.width, tile=graph.encoder.tile, stride=8)
-    reading = Reading.of(*perceive(micrograph, enrolled.encoder), verifier)
+    reading = ModelEvidence.of(*perceive(micrograph, enrolled.encoder), verifier)
     total, evidence = 0, np.zeros((grid.rows, grid.columns))
     for tile in grid.tiles():
         keep = torch.zeros(1, graph.side, graph.side)
@@ -51,7 +51,7 @@ def test_the_graph_adds_up_to_the_reading_of_the_model(enrolled):
         total = total + sums[0]
         evidence[slice(*tile.rows), slice(*tile.columns)] = dense[0, graph.channels.index("evidence")][inside]
         assert torch.allclose(alike, sums @ graph.signatures.T)
-    assert evidence == pytest.approx(reading.evidence.numpy(), abs=5e-3)
+    assert evidence == pytest.approx(reading.evidence, abs=5e-3)
     assert (total / evidence.size).numpy() == pytest.approx(reading.mean_token.numpy(), abs=1e-4)
 
 

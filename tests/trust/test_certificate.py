@@ -29,7 +29,7 @@ from fusion_diff.trust.certificate import (
     smooth,
     working_pixels,
 )
-from fusion_diff.verdict.reading import Reading
+from fusion_diff.verdict.model_evidence import ModelEvidence
 
 SIGMAS = st.floats(0.02, 1.0)
 
@@ -159,7 +159,7 @@ def test_working_pixels_are_what_the_encoder_is_shown(embedded: DiffusionModel, 
         np.testing.assert_array_equal(again.read(as_micrograph(pixels), same), grid.read(micrograph, tile))
 
     odds = [
-        Reading.of(*perceive(each, embedded.encoder), embedded.enrolment.verifier).log_odds
+        ModelEvidence.of(*perceive(each, embedded.encoder), embedded.enrolment.verifier).log_odds
         for each in (micrograph, as_micrograph(pixels))
     ]
     assert odds[0] == pytest.approx(odds[1], abs=1e-4)

@@ -12,16 +12,15 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 
 from fusion_diff.checkpoint import as_folder, verify
+from fusion_diff.edge.evidence import EdgeEvidence
 from fusion_diff.edge.exported import DESCRIPTION, Exported
-from fusion_diff.edge.reading import EdgeReading
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.errors import ArgumentError, CheckpointError
-from fusion_diff.fewshot.decision import check_alpha
+from fusion_diff.fewshot.decision import check_alpha, probability
 from fusion_diff.home import at_home
 from fusion_diff.micrograph.micrograph import expect_micrograph, several
-from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.verdict.concluding import conclude, predict
-from fusion_diff.verdict.result import NEAREST, EvidenceMap, NearestReference
+from fusion_diff.verdict.result import NEAREST, NearestReference
 from fusion_diff.warn import warn_of_builtin_references
 
 if TYPE_CHECKING:
@@ -120,20 +119,19 @@ class EdgeSession:
         """
         exported = self.enrolment
         started = time.perf_counter()
-        reading = self._read(micrograph)
+        found = self._read(micrograph)
         it = conclude(
             micrograph,
-            self,
             exported,
-            reading,
-            EvidenceMap(reading.evidence, self._grid(micrograph).scale, micrograph.height, micrograph.width),
+            found,
             alpha=alpha,
+            model_name=self.name,
+            model_sha256=self.sha256,
+            predicted_class=exported.predict(found.products.tolist(), probability(found.log_odds)),
             nearest=tuple(
-                NearestReference(exported.references[i], exported.labels[i], float(reading.similarity[i]))
-                for i in np.argsort(-reading.similarity, kind="stable")[:NEAREST].tolist()
+                NearestReference(exported.references[i], exported.labels[i], float(found.similarity[i]))
+                for i in np.argsort(-found.similarity, kind="stable")[:NEAREST].tolist()
             ),
-            classify=lambda score: exported.predict(reading.products.tolist(), score),
-            grid=self._grid(micrograph),
         )
         return replace(it, reasons=(*it.reasons, *exported.notes), seconds=time.perf_counter() - started)
 
@@ -161,10 +159,6 @@ class EdgeSession:
         scores = [predict(each, self.enrolment, self._read(each)) for each in each_one]
         return np.float32(scores[0]) if micrographs is None else np.asarray(scores, dtype=np.float32)
 
-    def _grid(self, micrograph: Micrograph) -> Grid:
-        exported = self.enrolment
-        return Grid.of(micrograph.height, micrograph.width, tile=exported.tile, stride=exported.stride)
-
-    def _read(self, micrograph: Micrograph) -> EdgeReading:
+    def _read(self, micrograph: Micrograph) -> EdgeEvidence:
         expect_micrograph(micrograph)
-        return EdgeReading.of(micrograph, self._grid(micrograph), self._graph, self.enrolment, self._batch)
+        return EdgeEvidence.of(micrograph, self._graph, self.enrolment, self._batch)

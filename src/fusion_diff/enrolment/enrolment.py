@@ -24,6 +24,7 @@ from fusion_diff.fewshot.decision import check_alpha, specimens_needed
 from fusion_diff.fewshot.figures import auroc, macro_f1
 from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
+from fusion_diff.references.reference import composed
 from fusion_diff.references.set import first_of_each
 from fusion_diff.verdict.compared import BUILTIN, Compared, same_file
 from fusion_diff.verdict.result import NEAREST, NearestReference, RecognisedSurface
@@ -180,7 +181,7 @@ class Enrolment:
         check_alpha(alpha)
         needed = specimens_needed(alpha)
         lines = [*self._doubts, *self.compared.warnings()]
-        if self.groups == self.names and not self.builtin:
+        if self.groups == tuple(map(composed, self.names)) and not self.builtin:
             lines.append(
                 "no groups are given, so each image counts as a specimen of its own: if several images show one "
                 "specimen, give them one group (--groups, or the column group of a CSV file), because all figures "

@@ -28,7 +28,7 @@ from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import perceive
 from fusion_diff.synthetic import generate
-from fusion_diff.verdict.reading import Reading
+from fusion_diff.verdict.model_evidence import ModelEvidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -130,7 +130,7 @@ def certify(
 
     def against(noisy: Pixels) -> bool:
         grid, parts = perceive(as_micrograph(noisy), model.encoder, purify=denoise, residual=residual)
-        return Reading.of(grid, parts, verifier).log_odds > 0
+        return ModelEvidence.of(grid, parts, verifier).log_odds > 0
 
     return smooth(against, pixels, sigma=sigma, samples=samples, confidence=confidence, seed=seed, progress=progress)
 

@@ -9,21 +9,16 @@ from typing import TYPE_CHECKING
 from fusion_diff.fewshot.decision import decide, probability, specimens_of
 from fusion_diff.verdict.reasons import beyond, changed, explain
 from fusion_diff.verdict.regions import find_regions
-from fusion_diff.verdict.result import Inspection
+from fusion_diff.verdict.result import EvidenceMap, Inspection
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from fusion_diff.edge.exported import Exported
-    from fusion_diff.edge.reading import EdgeReading
-    from fusion_diff.edge.session import EdgeSession
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.micrograph.tiles import Grid
-    from fusion_diff.model import DiffusionModel
-    from fusion_diff.verdict.reading import Reading
-    from fusion_diff.verdict.result import EvidenceMap, NearestReference, RecognisedSurface
+    from fusion_diff.verdict.evidence import MicrographEvidence
+    from fusion_diff.verdict.result import NearestReference, RecognisedSurface
 
 
 _ENLARGED = 2.0
@@ -32,20 +27,20 @@ _LEARNED = "which the model learned from: its score and p-values say nothing abo
 """What a note says of a micrograph that is a reference."""
 
 
-def predict(micrograph: Micrograph, enrolment: Enrolment | Exported, reading: Reading | EdgeReading) -> float:
+def predict(micrograph: Micrograph, enrolment: Enrolment | Exported, found: MicrographEvidence) -> float:
     """Return the probability of being authentic. Warns where the micrograph is out of scope, as callers see no verdict.
 
     Warns:
         UserWarning: the micrograph is out of scope.
     """
-    if not _in_scope(micrograph, enrolment, reading):
+    if not _in_scope(micrograph, enrolment, found):
         warn(f"{micrograph.name}: {beyond(micrograph.pixel_size_um, enrolment.compared)}")
-    return probability(reading.log_odds)
+    return probability(found.log_odds)
 
 
-def _in_scope(micrograph: Micrograph, enrolment: Enrolment | Exported, reading: Reading | EdgeReading) -> bool:
+def _in_scope(micrograph: Micrograph, enrolment: Enrolment | Exported, found: MicrographEvidence) -> bool:
     comparable = enrolment.compared.comparable(micrograph.pixel_size_um)
-    return comparable and reading.strangeness <= enrolment.verifier.scope_limit
+    return comparable and found.strangeness <= enrolment.verifier.scope_limit
 
 
 def _notes(micrograph: Micrograph, enrolment: Enrolment | Exported, grid: Grid) -> tuple[str, ...]:
@@ -63,56 +58,55 @@ def _notes(micrograph: Micrograph, enrolment: Enrolment | Exported, grid: Grid) 
 
 def conclude(
     micrograph: Micrograph,
-    model: DiffusionModel | EdgeSession,
     enrolment: Enrolment | Exported,
-    reading: Reading | EdgeReading,
-    evidence: EvidenceMap,
+    found: MicrographEvidence,
     *,
     alpha: float,
+    model_name: str,
+    model_sha256: str,
+    predicted_class: str,
     nearest: tuple[NearestReference, ...],
-    classify: Callable[[float], str],
-    grid: Grid,
     recognised: RecognisedSurface | None = None,
 ) -> Inspection:
     """Return the verdict on a micrograph, with `seconds` 0: the caller fills it in.
 
     Args:
         micrograph: the micrograph.
-        model: the model that judges.
-        enrolment: its enrolled references.
-        reading: the evidence.
-        evidence: the evidence as a map.
+        enrolment: the enrolled references.
+        found: the evidence.
         alpha: error rate on either side, in (0, 1).
+        model_name: name of the model that judges.
+        model_sha256: its digest.
+        predicted_class: the class at the probability of the evidence.
         nearest: the references that resemble it most.
-        classify: maps the probability of being authentic to a class.
-        grid: token grid of the micrograph.
         recognised: the reference that shows the same surface; None where none was recognised.
     """
     verifier = enrolment.verifier
+    evidence = EvidenceMap(found.evidence, found.grid.scale, micrograph.height, micrograph.width)
     regions = find_regions(evidence, verifier.region_threshold, pixel_size_um=micrograph.pixel_size_um)
-    score = probability(reading.log_odds)
-    p_values = verifier.p_values(reading.fused)
-    in_scope = _in_scope(micrograph, enrolment, reading)
+    score = probability(found.log_odds)
+    p_values = verifier.p_values(found.fused)
+    in_scope = _in_scope(micrograph, enrolment, found)
     decision = decide(p_values, alpha, specimens_of(verifier.inside_shares)) if in_scope else "inconclusive"
-    if decision == "authentic" and changed(reading.contributions, verifier.calibration.intercept):
+    if decision == "authentic" and changed(found.contributions, verifier.calibration.intercept):
         decision = "inconclusive"
     it = Inspection(
         source=None if micrograph.source is None else str(micrograph.source),
         file_sha256=micrograph.sha256,
-        model_name=model.name,
-        model_sha256=model.sha256,
+        model_name=model_name,
+        model_sha256=model_sha256,
         references_sha256=enrolment.references_sha256,
         score=score,
         decision=decision,
         in_scope=in_scope,
-        predicted_class=classify(score),
+        predicted_class=predicted_class,
         p_values=p_values,
         alpha=alpha,
         evidence=evidence,
         threshold=verifier.region_threshold,
         regions=regions,
         nearest=nearest,
-        contributions=reading.contributions,
+        contributions=found.contributions,
         reasons=(),
         height=micrograph.height,
         width=micrograph.width,
@@ -123,7 +117,7 @@ def conclude(
         calibrated=min(specimens_of(verifier.inside_shares), specimens_of(verifier.outside_shares)) > 1,
         offset=verifier.calibration.intercept,
         compared_with=deepcopy(enrolment.compared),  # its tables may be edited
-        notes=_notes(micrograph, enrolment, grid),
+        notes=_notes(micrograph, enrolment, found.grid),
         page=micrograph.page,
     )
     return replace(it, reasons=explain(it))

@@ -8,22 +8,22 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fusion_diff.diffusion.purification import Purification
+from fusion_diff.fewshot.decision import probability
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.perception import perceive, surface
 from fusion_diff.verdict.attacked import PURIFIED, WITHHELD, AttackTest
 from fusion_diff.verdict.concluding import conclude
-from fusion_diff.verdict.reading import Reading, mean_strangeness
+from fusion_diff.verdict.model_evidence import ModelEvidence, mean_strangeness
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.model import DiffusionModel
     from fusion_diff.perception import Networks
     from fusion_diff.verdict.result import Inspection
 
 
 def judge(
-    model: DiffusionModel,
+    model: Networks,
     enrolment: Enrolment,
     micrograph: Micrograph,
     *,
@@ -39,27 +39,26 @@ def judge(
     """
     started = time.perf_counter()
     test = AttackTest.of(model.name, enrolment.shifts, enrolment.groups) if detect_attacks else None
-    reading = read(model, enrolment, micrograph, purify=purify)
+    found = read(model, enrolment, micrograph, purify=purify)
     other = None if test is None else read(model, enrolment, micrograph, purify=not purify)
     if purify:  # the limit of the scope is set on references as they are, so it is asked of the micrograph as it is
         plain = strangeness(model, enrolment, micrograph) if other is None else other.strangeness
-        reading = replace(reading, strangeness=plain)
+        found = replace(found, strangeness=plain)
     it = conclude(
         micrograph,
-        model,
         enrolment,
-        reading,
-        reading.evidence_map(micrograph),
+        found,
         alpha=alpha,
-        nearest=enrolment.nearest(reading.mean_token),
-        classify=lambda score: enrolment.verifier.classes.predict(reading.strongest, score),
-        grid=reading.grid,
-        recognised=enrolment.recognised(reading.match),
+        model_name=model.name,
+        model_sha256=model.sha256,
+        predicted_class=enrolment.verifier.classes.predict(found.strongest, probability(found.log_odds)),
+        nearest=enrolment.nearest(found.mean_token),
+        recognised=enrolment.recognised(found.match),
     )
     if purify or detect_attacks:
         reasons, decision, attacked = it.reasons + ((PURIFIED,) if purify else ()), it.decision, None
         if test is not None and other is not None:
-            attacked, sentence = test.judge(reading.log_odds - other.log_odds)
+            attacked, sentence = test.judge(found.log_odds - other.log_odds)
             reasons += (sentence,)
             if attacked and decision == "authentic":
                 decision, reasons = "inconclusive", (*reasons, WITHHELD)
@@ -67,7 +66,7 @@ def judge(
     return replace(it, seconds=time.perf_counter() - started)
 
 
-def read(model: Networks, enrolment: Enrolment, micrograph: Micrograph, *, purify: bool = False) -> Reading:
+def read(model: Networks, enrolment: Enrolment, micrograph: Micrograph, *, purify: bool = False) -> ModelEvidence:
     """Return the evidence on a micrograph, as it is or purified by the diffusion prior.
 
     Raises:
@@ -82,7 +81,7 @@ def read(model: Networks, enrolment: Enrolment, micrograph: Micrograph, *, purif
         residual=partial(model.reconstruction.residual, condition=condition) if verifier.needs_residual else None,
     )
     recognises = verifier.correspondence is not None
-    return Reading.of(grid, parts, verifier, surface(micrograph) if recognises else None)
+    return ModelEvidence.of(grid, parts, verifier, surface(micrograph) if recognises else None)
 
 
 def strangeness(model: Networks, enrolment: Enrolment, micrograph: Micrograph) -> float:

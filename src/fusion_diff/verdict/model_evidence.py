@@ -1,4 +1,4 @@
-"""Evidence of a verifier on one micrograph, accumulated tile by tile."""
+"""The evidence on one micrograph by a model in torch, gathered tile by tile."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.classes import top_limit
 from fusion_diff.perception import ACCELERATED_BATCH
-from fusion_diff.verdict.result import EvidenceMap
+from fusion_diff.verdict.evidence import MicrographEvidence
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -20,40 +19,29 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.correspondence import Match
     from fusion_diff.fewshot.keypoints import Keypoints
     from fusion_diff.fewshot.verifier import Verifier
-    from fusion_diff.micrograph import Micrograph
     from fusion_diff.micrograph.tiles import Grid
     from fusion_diff.perception import Part
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
-    """The evidence on one micrograph.
+class ModelEvidence(MicrographEvidence):
+    """The evidence on one micrograph, with what names its class and the references that it resembles.
 
     Attributes:
-        grid: token grid of the micrograph.
-        evidence: (rows, columns) log-odds of each token.
-        fused: fused score.
-        log_odds: calibrated log-odds of not being authentic.
-        contributions: contribution of each kind of evidence to the log-odds.
         mean_token: (C,) mean standardised token.
         strongest: (k, C) standardised tokens with the highest evidence.
         match: reference whose surface was recognised; None where there is none.
-        strangeness: mean distance of its tokens to the nearest token of any reference, see `fewshot.scope`.
     """
 
-    grid: Grid
-    evidence: Tensor
-    fused: float
-    log_odds: float
-    contributions: dict[str, float]
     mean_token: Tensor
     strongest: Tensor
     match: Match | None
-    strangeness: float
 
     @classmethod
     @torch.inference_mode()
-    def of(cls, grid: Grid, parts: Iterable[Part], verifier: Verifier, surface: Keypoints | None = None) -> Reading:
+    def of(
+        cls, grid: Grid, parts: Iterable[Part], verifier: Verifier, surface: Keypoints | None = None
+    ) -> ModelEvidence:
         """Judge the tokens of all parts, and match the keypoints of the surface where they are given.
 
         Tokens are dropped as soon as they are judged, so only the maps grow with the micrograph.
@@ -82,21 +70,16 @@ class Reading:
         match = verifier.recognise(surface)
         fused, contributions = verifier.fused({name: values.flatten() for name, values in maps.items()}, match)
         return cls(
-            grid,
-            evidence,
-            fused,
-            verifier.calibration.log_odds(fused),
-            contributions,
-            total / (grid.rows * grid.columns),
-            strongest,
-            match,
-            strange / (grid.rows * grid.columns),
+            grid=grid,
+            evidence=evidence.numpy(),
+            fused=fused,
+            log_odds=verifier.calibration.log_odds(fused),
+            contributions=contributions,
+            strangeness=strange / (grid.rows * grid.columns),
+            mean_token=total / (grid.rows * grid.columns),
+            strongest=strongest,
+            match=match,
         )
-
-    def evidence_map(self, micrograph: Micrograph) -> EvidenceMap:
-        """Return the evidence as a map over the micrograph."""
-        values = self.evidence.numpy().astype(np.float32, copy=False)
-        return EvidenceMap(values, self.grid.scale, micrograph.height, micrograph.width)
 
 
 def _at_once(device: torch.device) -> int:
@@ -112,6 +95,6 @@ def _batches(parts: Iterable[Part], count: int) -> Iterator[list[Part]]:
 
 @torch.inference_mode()
 def mean_strangeness(grid: Grid, parts: Iterable[Part], verifier: Verifier) -> float:
-    """Return the strangeness alone, see `Reading`."""
+    """Return the strangeness alone, see `MicrographEvidence`."""
     scale, scope = verifier.heads.scale, verifier.scope
     return sum(float(scope.distances(scale(part.tokens)).sum()) for part in parts) / (grid.rows * grid.columns)

@@ -11,10 +11,9 @@ import torch
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.classes import top_limit
 from fusion_diff.fewshot.verifier import Verifier
-from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import Part
-from fusion_diff.verdict.reading import Reading
+from fusion_diff.verdict.model_evidence import ModelEvidence
 
 CHANNELS = 8
 
@@ -59,10 +58,10 @@ GRID = Grid(30, 60, 1 / 8, 28, 8)
 
 
 @pytest.mark.parametrize("cuts", [(), (30,), (15, 30, 45), (1, 59)])
-def test_a_reading_does_not_depend_on_the_cuts(verifier, maps, cuts):
-    whole = Reading.of(GRID, parts_of(*maps, ()), verifier)
-    cut = Reading.of(GRID, parts_of(*maps, cuts), verifier)
-    torch.testing.assert_close(cut.evidence, whole.evidence)
+def test_the_evidence_does_not_depend_on_the_cuts(verifier, maps, cuts):
+    whole = ModelEvidence.of(GRID, parts_of(*maps, ()), verifier)
+    cut = ModelEvidence.of(GRID, parts_of(*maps, cuts), verifier)
+    np.testing.assert_allclose(cut.evidence, whole.evidence, rtol=1.3e-6, atol=1e-5)
     torch.testing.assert_close(cut.mean_token, whole.mean_token)
     assert cut.fused == pytest.approx(whole.fused, rel=1e-5)
     assert cut.log_odds == pytest.approx(whole.log_odds, rel=1e-5)
@@ -73,12 +72,12 @@ def test_a_reading_does_not_depend_on_the_cuts(verifier, maps, cuts):
 
 
 @pytest.mark.parametrize("count", [2, 3, 32])
-def test_a_reading_does_not_depend_on_how_many_parts_are_judged_at_once(verifier, maps, count, monkeypatch):
+def test_the_evidence_does_not_depend_on_how_many_parts_are_judged_at_once(verifier, maps, count, monkeypatch):
     """An accelerator judges many at once."""
-    one_by_one = Reading.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
-    monkeypatch.setattr("fusion_diff.verdict.reading._at_once", lambda device: count)
-    together = Reading.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
-    torch.testing.assert_close(together.evidence, one_by_one.evidence)
+    one_by_one = ModelEvidence.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
+    monkeypatch.setattr("fusion_diff.verdict.model_evidence._at_once", lambda device: count)
+    together = ModelEvidence.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
+    np.testing.assert_allclose(together.evidence, one_by_one.evidence, rtol=1.3e-6, atol=1e-5)
     torch.testing.assert_close(together.mean_token, one_by_one.mean_token)
     assert together.log_odds == pytest.approx(one_by_one.log_odds, rel=1e-5)
     assert together.strangeness == pytest.approx(one_by_one.strangeness, rel=1e-5)
@@ -86,46 +85,44 @@ def test_a_reading_does_not_depend_on_how_many_parts_are_judged_at_once(verifier
 
 
 @pytest.mark.parametrize("order", [1, -1])
-def test_a_reading_does_not_depend_on_the_order_of_its_parts(verifier, maps, order):
+def test_the_evidence_does_not_depend_on_the_order_of_its_parts(verifier, maps, order):
     parts = parts_of(*maps, (15, 30, 45))[::order]
-    whole = Reading.of(GRID, parts_of(*maps, ()), verifier)
-    torch.testing.assert_close(Reading.of(GRID, parts, verifier).evidence, whole.evidence)
-    assert Reading.of(GRID, parts, verifier).fused == pytest.approx(whole.fused, rel=1e-5)
+    whole = ModelEvidence.of(GRID, parts_of(*maps, ()), verifier)
+    np.testing.assert_allclose(ModelEvidence.of(GRID, parts, verifier).evidence, whole.evidence, rtol=1.3e-6, atol=1e-5)
+    assert ModelEvidence.of(GRID, parts, verifier).fused == pytest.approx(whole.fused, rel=1e-5)
 
 
 def test_the_strongest_tokens_are_those_of_the_whole_micrograph_and_not_of_every_part(verifier, maps):
-    reading = Reading.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
-    assert len(reading.strongest) == top_limit(30 * 60) == 18
-    unscaled = reading.strongest[:, 0] * verifier.heads.scale.std[0] + verifier.heads.scale.mean[0]
+    found = ModelEvidence.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
+    assert len(found.strongest) == top_limit(30 * 60) == 18
+    unscaled = found.strongest[:, 0] * verifier.heads.scale.std[0] + verifier.heads.scale.mean[0]
     assert float((unscaled > 3).float().mean()) > 0.95  # the flaw has 120 tokens
 
 
 def test_contributions_add_up_with_the_intercept(verifier, maps):
-    reading = Reading.of(GRID, parts_of(*maps, (30,)), verifier)
-    total = sum(reading.contributions.values()) + verifier.calibration.intercept
-    assert total == pytest.approx(reading.log_odds, rel=1e-4)
+    found = ModelEvidence.of(GRID, parts_of(*maps, (30,)), verifier)
+    total = sum(found.contributions.values()) + verifier.calibration.intercept
+    assert total == pytest.approx(found.log_odds, rel=1e-4)
 
 
 def test_strangeness_is_the_mean_distance_of_all_tokens_to_the_references(verifier, maps):
-    reading = Reading.of(GRID, parts_of(*maps, (15, 30)), verifier)
+    found = ModelEvidence.of(GRID, parts_of(*maps, (15, 30)), verifier)
     tokens = verifier.heads.scale(maps[0].flatten(0, 1))
     expected = (tokens[:, None] - verifier.scope.bank[None]).norm(dim=2).amin(1).mean()
-    assert reading.strangeness == pytest.approx(float(expected), rel=1e-4)
-    assert reading.strangeness < verifier.scope.limit, "a flaw of 120 tokens in 1800 does not put it out of scope"
-    elsewhere = Reading.of(GRID, parts_of(4 * maps[0], maps[1], ()), verifier)
+    assert found.strangeness == pytest.approx(float(expected), rel=1e-4)
+    assert found.strangeness < verifier.scope.limit, "a flaw of 120 tokens in 1800 does not put it out of scope"
+    elsewhere = ModelEvidence.of(GRID, parts_of(4 * maps[0], maps[1], ()), verifier)
     assert elsewhere.strangeness > verifier.scope.limit
 
 
 def test_the_evidence_lies_where_the_flaw_is(verifier, maps):
-    evidence = Reading.of(GRID, parts_of(*maps, (30,)), verifier).evidence
-    flawed = torch.zeros(30, 60, dtype=torch.bool)
+    evidence = ModelEvidence.of(GRID, parts_of(*maps, (30,)), verifier).evidence
+    flawed = np.zeros((30, 60), dtype=bool)
     flawed[5:20, 2:10] = True
-    assert float(evidence[flawed].quantile(0.05)) > float(evidence[~flawed].quantile(0.95))
-    assert float((evidence[flawed] > 0).float().mean()) > 0.6 > 0.02 > float((evidence[~flawed] > 0).float().mean())
+    assert np.quantile(evidence[flawed], 0.05) > np.quantile(evidence[~flawed], 0.95)
+    assert (evidence[flawed] > 0).mean() > 0.6 > 0.02 > (evidence[~flawed] > 0).mean()
 
 
-def test_the_evidence_map_is_as_large_as_the_micrograph(verifier, maps):
-    micrograph = Micrograph.from_array(np.random.default_rng(0).random((237, 473)))
-    evidence = Reading.of(GRID, parts_of(*maps, ()), verifier).evidence_map(micrograph)
-    assert evidence.values.dtype == np.float32
-    assert evidence.native().shape == (237, 473)
+def test_the_evidence_has_a_value_per_token(verifier, maps):
+    evidence = ModelEvidence.of(GRID, parts_of(*maps, (15, 30, 45)), verifier).evidence
+    assert (evidence.dtype, evidence.shape) == (np.float32, (30, 60))

@@ -1,4 +1,4 @@
-"""The evidence on one micrograph, gathered tile by tile without torch; the torch version is in `verdict.reading`."""
+"""The evidence on one micrograph, by an exported graph, gathered tile by tile without torch."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import numpy as np
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.classes import top_limit
 from fusion_diff.fewshot.readings import greatest, kind_scores
+from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.verdict.evidence import MicrographEvidence
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -21,40 +23,31 @@ if TYPE_CHECKING:
     from fusion_diff.edge.exported import Exported
     from fusion_diff.edge.runtime import Runtime
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.micrograph.tiles import Grid, Tile
+    from fusion_diff.micrograph.tiles import Tile
 
 Batch = tuple[list["Tile"], "NDArray[np.float32]", "NDArray[np.float32]"]
 
 
 @dataclass(frozen=True, eq=False)
-class EdgeReading:
-    """The evidence on one micrograph.
+class EdgeEvidence(MicrographEvidence):
+    """The evidence on one micrograph, with what names its class and the references that it resembles.
 
     Attributes:
-        evidence: (rows, columns) log-odds per token.
-        fused: the fused score.
-        log_odds: calibrated log-odds of not being authentic.
-        contributions: contribution of each reading or kind to the log-odds.
         similarity: (references,) cosine similarity of mean tokens.
         products: (classes,) dot product of each prototype with the mean of the tokens of highest evidence.
-        strangeness: mean distance of the tokens to their nearest reference token.
     """
 
-    evidence: NDArray[np.float32]
-    fused: float
-    log_odds: float
-    contributions: dict[str, float]
     similarity: NDArray[np.float64]
     products: NDArray[np.float64]
-    strangeness: float
 
     @classmethod
-    def of(cls, micrograph: Micrograph, grid: Grid, graph: Runtime, exported: Exported, batch: int) -> EdgeReading:
+    def of(cls, micrograph: Micrograph, graph: Runtime, exported: Exported, batch: int) -> EdgeEvidence:
         """Run a graph over the tiles of a micrograph, `batch` at a time, while the next tiles are read.
 
         Raises:
             CheckpointError: the graph cannot be run, or its outputs are not valid.
         """
+        grid = Grid.of(micrograph.height, micrograph.width, tile=exported.tile, stride=exported.stride)
         kinds = len(exported.kinds)
         maps = np.zeros((kinds + 1, grid.rows, grid.columns), dtype=np.float32)
         strange, tokens, alike = 0.0, 0.0, np.zeros(len(exported.references))
@@ -80,13 +73,14 @@ class EdgeReading:
         scores = kind_scores({kind: values.ravel() for kind, values in zip(exported.kinds, maps, strict=False)})
         fused, contributions = exported.fusion.judge(scores, exported.calibration.slope)
         return cls(
-            evidence,
-            fused,
-            exported.calibration.log_odds(fused),
-            contributions,
-            alike / max(float(np.linalg.norm(tokens)), 1e-12),
-            strongest.mean(0, dtype=np.float64),
-            strange / (grid.rows * grid.columns),
+            grid=grid,
+            evidence=evidence,
+            fused=fused,
+            log_odds=exported.calibration.log_odds(fused),
+            contributions=contributions,
+            strangeness=strange / (grid.rows * grid.columns),
+            similarity=alike / max(float(np.linalg.norm(tokens)), 1e-12),
+            products=strongest.mean(0, dtype=np.float64),
         )
 
 
