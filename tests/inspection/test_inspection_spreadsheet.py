@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import csv
+import io
 from pathlib import Path
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from fusion_diff.inspection.run import Outcome
-from fusion_diff.inspection.spreadsheet import COLUMNS, to_csv, write_csv
+from fusion_diff.inspection.spreadsheet import COLUMNS, HEAD, line, to_csv, write_csv
 from fusion_diff.printable import printable
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -22,17 +23,29 @@ def test_csv_is_that_of_the_golden_file(rulings, tmp_path):
 
 def test_authentic_references_alone_leave_a_p_value_empty(make_inspection):
     table = to_csv([Outcome(Path("a.tif"), make_inspection(p_values={"authentic": 0.25}))])
-    (row,) = csv.DictReader(table.splitlines())
+    (row,) = csv.DictReader(table.removeprefix(HEAD).splitlines())
     assert (row["p_authentic"], row["p_not_authentic"]) == ("0.25", "")
 
 
-NAMES = st.text(min_size=1).filter(lambda name: "\0" not in name)
-
-
-@given(st.lists(NAMES | st.sampled_from(["=1+1", "@a", "-b", "+c", "\t=d", "\r=e"])))
-def test_every_name_is_one_cell_and_no_formula(names):
+def test_every_outcome_is_a_line_whatever_its_name():
+    names = ["=1+1", "\t=d", "a;=cmd|x", "\r\n@b", 'c",d']
     outcomes = [Outcome(Path(name), error=f"{name}: it is cut off") for name in names]
-    rows = list(csv.DictReader(to_csv(outcomes).splitlines(keepends=True)))
+    rows = list(csv.DictReader(io.StringIO(to_csv(outcomes).removeprefix(HEAD), newline="")))
     assert all(tuple(row) == COLUMNS for row in rows)
-    assert not any(cell.startswith(("=", "+", "-", "@", "\t", "\r")) for row in rows for cell in row.values())
-    assert [row["path"].removeprefix("'") for row in rows] == [printable(Path(n)).removeprefix("'") for n in names]
+    assert [row["path"].replace("'", "") for row in rows] == [printable(name) for name in names]
+
+
+@given(st.text(max_size=20))
+def test_no_cell_begins_like_a_formula(text):
+    (cell,) = next(csv.reader(io.StringIO(line([text]), newline="")))
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
+    assert cell.replace("'", "") == text.replace("'", "")
+
+
+@given(st.lists(st.text("ab ;|,\t\n'\"=+-@", max_size=12), min_size=1, max_size=3), st.sampled_from(",;|\t"))
+@example(["x;=HYPERLINK(A1).png"], ";")
+@example(['x|"=1'], "|")
+def test_no_cell_is_a_formula_wherever_a_spreadsheet_divides_the_line(texts, delimiter):
+    written = line(["0" * 32, *texts, 0.5])
+    cells = [cell for row in csv.reader(io.StringIO(written, newline=""), delimiter=delimiter) for cell in row]
+    assert not [cell for cell in cells if cell.lstrip().startswith(("=", "+", "-", "@"))]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from typing import TYPE_CHECKING
 
 from fusion_diff.inspection.files import write_text
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 
     from fusion_diff.inspection.run import Outcome
 
+HEAD = "\N{BOM}"
+"""Start of a file, without which Excel does not read it as UTF-8."""
 COLUMNS = (
     "path",
     "decision",
@@ -34,30 +37,35 @@ COLUMNS = (
     "file_sha256",
 )
 """Columns of the table; `regions` is their number, `reason` the first, and the others are as in the records."""
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Starts of cells that spreadsheets take for formulas."""
-_MARK = "\ufeff"
-"""Byte order mark, without which Excel does not read a file as UTF-8."""
+_SPLIT = re.compile(r'([;|\t\r\n][\s"]*)(?=[=+\-@＝＋－＠])')
+"""What comes before a formula in a spreadsheet that, as in many countries, separates cells by another sign."""
 
 
 def to_csv(outcomes: Iterable[Outcome]) -> str:
-    """Return outcomes as CSV with a header. Unknown values are empty.
-
-    Text that a spreadsheet would take for a formula is preceded by an apostrophe, as names of files and classes are
-    untrusted.
-    """
-    text = io.StringIO()
-    table = csv.DictWriter(text, COLUMNS, restval="", lineterminator="\n")
-    table.writeheader()
-    for outcome in outcomes:
-        cells = _cells(outcome)
-        table.writerow({name: _harmless(cell) if isinstance(cell, str) else cell for name, cell in cells.items()})
-    return text.getvalue()
+    """Return outcomes as CSV with a byte order mark and a header. Unknown values are empty."""
+    cells = (_cells(outcome) for outcome in outcomes)
+    return HEAD + line(COLUMNS) + "".join(line([each.get(name) for name in COLUMNS]) for each in cells)
 
 
 def write_csv(outcomes: Iterable[Outcome], file: Path) -> Path:
     """Write outcomes as CSV and return the path; see `write_text`."""
-    return write_text(file, _MARK + to_csv(outcomes))
+    return write_text(file, to_csv(outcomes))
+
+
+def line(cells: Iterable[object]) -> str:
+    """Return cells as a line of CSV. Names are untrusted, so an apostrophe stands before what looks like a formula."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\r\n").writerow([_harmless(cell) for cell in cells])
+    return buffer.getvalue()
+
+
+def _harmless(cell: object) -> object:
+    if not isinstance(cell, str):
+        return cell
+    plain = _SPLIT.sub(r"\1'", cell)
+    return f"'{plain}" if cell.lstrip().startswith(_FORMULA) or cell.startswith(_FORMULA) else plain
 
 
 def _cells(outcome: Outcome) -> dict[str, object]:
@@ -80,7 +88,3 @@ def _cells(outcome: Outcome) -> dict[str, object]:
         "reason": paragraph(next(iter(it.reasons), "")),
         "file_sha256": it.file_sha256,
     }
-
-
-def _harmless(text: str) -> str:
-    return f"'{text}" if text.startswith(_FORMULA) else text

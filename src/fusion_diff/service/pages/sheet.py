@@ -1,12 +1,10 @@
-"""Inspections as streamed CSV for spreadsheets. Cells that look like formulas are escaped."""
+"""Inspections as streamed CSV for spreadsheets."""
 
 from __future__ import annotations
 
-import csv
-import io
-import re
 from typing import TYPE_CHECKING
 
+from fusion_diff.inspection.spreadsheet import HEAD, line
 from fusion_diff.service import records
 
 if TYPE_CHECKING:
@@ -16,9 +14,6 @@ if TYPE_CHECKING:
     from fusion_diff.service.tables import Inspection
 
 _AT_ONCE = 200
-_FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
-_SPLIT = re.compile(r'([;|\t\r\n][\s"]*)(?=[=+\-@＝＋－＠])')
-"""What comes before a formula in a spreadsheet that, as in many countries, separates cells by another sign."""
 COLUMNS = (
     "id",
     "created",
@@ -47,26 +42,15 @@ COLUMNS = (
 
 
 def lines(database: Database, wanted: records.Filter) -> Iterator[str]:
-    """Yield the lines of the CSV file, newest inspection first, `_AT_ONCE` at a time.
-
-    The file begins with a byte order mark, so that spreadsheets read it as UTF-8.
-    """
-    yield "\N{BOM}" + _line(COLUMNS)
+    """Yield the lines of the CSV file, newest inspection first, `_AT_ONCE` at a time."""
+    yield HEAD + line(COLUMNS)
     cursor: str | None = None
     while True:
         with database.read() as session:
             rows, cursor = records.page(session, wanted, cursor, _AT_ONCE)
-        yield "".join(_line(tuple(_cells(row))) for row in rows)
+        yield "".join(line(_cells(row)) for row in rows)
         if cursor is None:
             return
-
-
-def harmless(cell: object) -> object:
-    """Return a cell with an apostrophe before what a spreadsheet would read as a formula."""
-    if not isinstance(cell, str):
-        return cell
-    plain = _SPLIT.sub(r"\1'", cell)
-    return f"'{plain}" if cell.lstrip().startswith(_FORMULA) or cell.startswith(_FORMULA) else plain
 
 
 def _cells(row: Inspection) -> Iterator[object]:
@@ -84,9 +68,3 @@ def _cells(row: Inspection) -> Iterator[object]:
             yield values[column]
         else:
             yield getattr(row, column) if hasattr(row, column) else told[column]
-
-
-def _line(cells: tuple[object, ...]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\r\n").writerow([harmless(cell) for cell in cells])
-    return buffer.getvalue()
