@@ -29,7 +29,7 @@ import pyarrow.parquet as parquet
 import tifffile
 
 from fusion_diff.batch.cluster import Cluster
-from fusion_diff.batch.judging import LocalEngine, Settings
+from fusion_diff.batch.engine import LocalEngine, Settings
 from fusion_diff.batch.run import run_batch
 from fusion_diff.inspection.run import inspect_paths, load_inspector
 from fusion_diff.synthetic import generate

@@ -21,10 +21,10 @@ from fusion_diff.enrolment.files import save_enrolment
 from fusion_diff.enrolment.learning import learn
 from fusion_diff.errors import ArgumentError, EnrolmentError, TrustError
 from fusion_diff.fewshot.decision import check_alpha
+from fusion_diff.judging import judge, read
 from fusion_diff.loading import parts_of
 from fusion_diff.micrograph.micrograph import several
 from fusion_diff.verdict.concluding import predict
-from fusion_diff.verdict.judging import judge, read
 from fusion_diff.verdict.result import Inspection
 from fusion_diff.warn import warn_of_builtin_references
 from fusion_diff.weights import compact

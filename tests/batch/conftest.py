@@ -7,7 +7,7 @@ import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
 from fusion_diff.batch import items as items_module
-from fusion_diff.batch.judging import LocalEngine, Settings
+from fusion_diff.batch.engine import LocalEngine, Settings
 
 
 class Failing(MemoryFileSystem):

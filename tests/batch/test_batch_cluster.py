@@ -21,7 +21,7 @@ pytest.importorskip("ray")
 
 from fusion_diff.batch import cluster as module
 from fusion_diff.batch.cluster import Cluster, accelerator_of
-from fusion_diff.batch.judging import LocalEngine, Settings
+from fusion_diff.batch.engine import LocalEngine, Settings
 from fusion_diff.batch.run import run_batch
 from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.errors import BatchError

@@ -8,8 +8,8 @@ import pytest
 
 from fusion_diff.batch import cluster as module
 from fusion_diff.batch.cluster import Cluster
+from fusion_diff.batch.engine import MOST_GIVEN_UP, Settings
 from fusion_diff.batch.items import Item
-from fusion_diff.batch.judging import MOST_GIVEN_UP, Settings
 from fusion_diff.batch.rows import FinishedRow
 from fusion_diff.errors import BatchError
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fusion_diff.batch.judging import MOST_GIVEN_UP
+from fusion_diff.batch.engine import MOST_GIVEN_UP
 from fusion_diff.batch.run import run_batch
 from fusion_diff.errors import BatchError
 from fusion_diff.micrograph import storage

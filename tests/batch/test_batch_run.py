@@ -27,8 +27,8 @@ from PIL import Image
 
 from fusion_diff.batch import parts as parts_module
 from fusion_diff.batch.done import DoneSet
+from fusion_diff.batch.engine import LocalEngine, Settings
 from fusion_diff.batch.items import Item
-from fusion_diff.batch.judging import LocalEngine, Settings
 from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.rows import FORMAT, schema
 from fusion_diff.batch.run import run_batch

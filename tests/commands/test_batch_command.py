@@ -9,8 +9,8 @@ import pyarrow.parquet as parquet
 import pytest
 
 from fusion_diff.batch.cluster import Worker
+from fusion_diff.batch.engine import Settings
 from fusion_diff.batch.items import Item
-from fusion_diff.batch.judging import Settings
 from fusion_diff.commands.batch import progress_text, rate_text
 from fusion_diff.errors import TrustError
 

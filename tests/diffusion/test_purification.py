@@ -19,13 +19,13 @@ from fusion_diff.errors import EnrolmentError
 from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.record import to_line
 from fusion_diff.inspection.run import Outcome
+from fusion_diff.judging import read, strangeness
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
 from fusion_diff.perception import perceive
 from fusion_diff.references import ReferenceSet
 from fusion_diff.synthetic import builtin_samples, generate
 from fusion_diff.verdict.attacked import PURIFIED, WITHHELD, AttackTest
-from fusion_diff.verdict.judging import read, strangeness
 
 
 def surface(seed: int, *, size: int = 224) -> Micrograph:
@@ -142,7 +142,7 @@ def test_purification_leaves_the_scope_as_it_is_and_says_what_its_score_is_compa
         micrograph = Micrograph.from_array(each.pixels)
         assert strangeness(embedded, enrolment, micrograph) == read(embedded, enrolment, micrograph).strangeness
         assert inspect(embedded, micrograph, purify=True).in_scope == inspect(embedded, micrograph).in_scope is True
-    assert read(embedded, enrolment, micrograph, purify=True).strangeness > enrolment.verifier.scope_limit
+    assert read(embedded, enrolment, micrograph, purify=True).strangeness > enrolment.scope_limit
     for options in ({"purify": True}, {"purify": True, "detect_attacks": True}):
         it = inspect(defended, surface(71), **options)
         assert it.in_scope

@@ -15,12 +15,12 @@ from scipy import stats
 from fusion_diff.fewshot.decision import (
     ROUNDING,
     Calibration,
+    DecisionRule,
     decide,
     p_value,
     probability,
     shares_of,
     specimens_needed,
-    specimens_of,
 )
 
 SCORES = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30).map(lambda s: np.array(s, dtype=float))
@@ -127,7 +127,8 @@ GROUPS = st.lists(st.sampled_from("abcdefg"), min_size=1, max_size=30)
 @given(GROUPS)
 def test_every_specimen_has_one_voice(groups):
     shares = shares_of(groups)
-    assert specimens_of(shares) == len(set(groups))
+    rule = DecisionRule(Calibration(1.0, 0.0), shares, shares[:0], shares, shares[:0], 0.0)
+    assert rule.crossfitted_specimens == (len(set(groups)), 0)
     for group in set(groups):
         assert sum(share for share, its in zip(shares, groups, strict=True) if its == group) == pytest.approx(1)
 

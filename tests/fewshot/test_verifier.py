@@ -416,7 +416,7 @@ def test_neither_the_order_of_references_nor_the_names_of_specimens_change_anyth
     fused, again = (v.fused(v.heads.maps(query.tokens, query.residual))[0] for v in (verifier, other))
     assert again == fused
     assert other.region_threshold == verifier.region_threshold
-    assert other.scope_limit == verifier.scope_limit
+    assert other.scope.limit == verifier.scope.limit
     # Values per reference are in the order the references were given.
     for name, side in (("inside", "sound"), ("outside", "cracked")):
         scores = dict(zip([i for i in range(8) if labels[i] == side], getattr(verifier, name), strict=True))

@@ -14,7 +14,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
-from fusion_diff.batch.judging import MOST_GIVEN_UP, LocalEngine, failed
+from fusion_diff.batch.engine import MOST_GIVEN_UP, LocalEngine, failed
 from fusion_diff.dependencies import needed
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.inspection.run import load_inspector
@@ -23,8 +23,8 @@ from fusion_diff.printable import printable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
+    from fusion_diff.batch.engine import Settings
     from fusion_diff.batch.items import Item
-    from fusion_diff.batch.judging import Settings
     from fusion_diff.batch.rows import FinishedRow
 
 IN_HAND = 2

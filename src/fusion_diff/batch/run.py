@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from fusion_diff import __version__
 from fusion_diff.batch import ROWS
+from fusion_diff.batch.engine import in_vain
 from fusion_diff.batch.items import Item
-from fusion_diff.batch.judging import in_vain
 from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.sources import list_source, list_sources
 from fusion_diff.counted import counted
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from fusion_diff.batch.judging import Engine
+    from fusion_diff.batch.engine import Engine
     from fusion_diff.batch.rows import FinishedRow
 
 FLUSH_S = 120.0

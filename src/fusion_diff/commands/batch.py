@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from pathlib import Path
 
-    from fusion_diff.batch.judging import Engine
+    from fusion_diff.batch.engine import Engine
     from fusion_diff.batch.run import Summary
 
 
@@ -92,7 +92,7 @@ def batch_command(
     """
     from contextlib import nullcontext
 
-    from fusion_diff.batch.judging import LocalEngine, Settings
+    from fusion_diff.batch.engine import LocalEngine, Settings
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
     from fusion_diff.commands.outputs import expect_apart, expect_folder

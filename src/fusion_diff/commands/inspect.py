@@ -34,7 +34,8 @@ if TYPE_CHECKING:
 
     from fusion_diff.inspection.policy import Policy, Ruling
     from fusion_diff.inspection.record import RecordWriter
-    from fusion_diff.inspection.run import Inspector, Outcome
+    from fusion_diff.inspection.run import Outcome
+    from fusion_diff.verdict.inspector import Inspector
 
 
 @stoppable

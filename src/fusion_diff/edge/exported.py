@@ -19,7 +19,7 @@ import numpy as np
 from fusion_diff.checkpoint import bounded_size, read_json
 from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.classes import forced_class
-from fusion_diff.fewshot.decision import Calibration, side_p_values
+from fusion_diff.fewshot.decision import Calibration, DecisionRule
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.printable import printable
@@ -48,7 +48,7 @@ MAX_NAMES = 100_000
 
 
 @dataclass(frozen=True, eq=False)
-class Exported:
+class Exported(DecisionRule):
     """A verifier without its tensors, and the properties of the graph.
 
     Attributes:
@@ -62,13 +62,7 @@ class Exported:
         stride: working pixels per token.
         kinds: kinds of evidence, the first channels of the graph's dense output.
         fusion: weights of the readings.
-        calibration: from fused score to log-odds.
-        inside: (n,) cross-fitted scores of the authentic references.
-        outside: (m,) cross-fitted scores of the others.
-        inside_shares: (n,) weight of each authentic reference in p-values.
-        outside_shares: (m,) weight of each other reference in p-values.
         scope_limit: strangeness above which a micrograph is out of scope.
-        region_threshold: evidence (log-odds) above which a region is listed.
         authentic: the class being verified.
         classes: the other classes.
         class_norms: squared length of each other class's prototype.
@@ -93,13 +87,7 @@ class Exported:
     stride: int
     kinds: tuple[str, ...]
     fusion: Fusion
-    calibration: Calibration
-    inside: NDArray[np.float64]
-    outside: NDArray[np.float64]
-    inside_shares: NDArray[np.float64]
-    outside_shares: NDArray[np.float64]
     scope_limit: float
-    region_threshold: float
     authentic: str
     classes: tuple[str, ...]
     class_norms: tuple[float, ...]
@@ -114,8 +102,8 @@ class Exported:
     doubts: tuple[str, ...]
 
     @property
-    def verifier(self) -> Exported:
-        """The object itself, so that it can be used like an `Enrolment`, which has a verifier."""
+    def verifier(self) -> DecisionRule:
+        """The object itself: an enrolment and its verifier are one here."""
         return self
 
     @cached_property
@@ -144,10 +132,6 @@ class Exported:
     def enrolled_as(self, micrograph: Micrograph) -> str | None:
         """Return the name of the reference whose file, and page of it, a micrograph is; None if it is none of them."""
         return same_file(self.references, self.files, micrograph)
-
-    def p_values(self, fused: float) -> dict[str, float]:
-        """Return the conformal p-value of each side that has references."""
-        return side_p_values(fused, self.inside, self.outside, self.inside_shares, self.outside_shares)
 
     def predict(self, products: Sequence[float], score: float) -> str:
         """Return the class of a micrograph.

@@ -272,6 +272,11 @@ class Enrolment:
             pages=tuple(self.pages[i] for i in keep) if self.pages else (),
         )
 
+    @property
+    def scope_limit(self) -> float:
+        """Strangeness above which a micrograph is out of scope."""
+        return self.verifier.scope.limit
+
     @cached_property
     def mean_tokens(self) -> Tensor:
         """Mean standardised token of each reference, normalised to unit length: (references, C)."""

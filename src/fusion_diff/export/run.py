@@ -22,8 +22,8 @@ from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
 from fusion_diff.export.parity import Parity
 from fusion_diff.export.portable import describe, portable
 from fusion_diff.export.selection import choices, losses
+from fusion_diff.judging import judge
 from fusion_diff.micrograph import Micrograph
-from fusion_diff.verdict.judging import judge
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:

@@ -100,31 +100,37 @@ def shares_of(groups: Sequence[str]) -> NDArray[np.float64]:
     return np.asarray(1 / count[index], dtype=np.float64)
 
 
-def specimens_of(shares: NDArray[np.float64]) -> int:
-    """Return the number of specimens behind references with these shares."""
-    return round(float(shares.sum()))
+@dataclass(frozen=True, eq=False)
+class DecisionRule:
+    """What the references say of a fused score: its log-odds, its p-values, and which regions to list.
 
-
-def side_p_values(
-    fused: float,
-    inside: NDArray[np.float64],
-    outside: NDArray[np.float64],
-    inside_shares: NDArray[np.float64],
-    outside_shares: NDArray[np.float64],
-) -> dict[str, float]:
-    """Return the conformal p-value of each side that has cross-fitted references.
-
-    Args:
-        fused: fused score of a micrograph.
-        inside: (n,) cross-fitted scores of the authentic references; empty if there were too few to cross-fit.
-        outside: (m,) cross-fitted scores of the others.
-        inside_shares: (n,) weight of each authentic reference, see `shares_of`.
+    Attributes:
+        calibration: from fused score to log-odds.
+        inside: (n,) cross-fitted fused scores of the authentic references, for p-values; empty if there were too few.
+        outside: (m,) cross-fitted fused scores of the others; empty if only authentic ones were enrolled.
+        inside_shares: (n,) weight of each authentic reference in p-values, see `shares_of`.
         outside_shares: (m,) weight of each other reference.
+        region_threshold: evidence (log-odds) above which a region is listed.
     """
-    values = {"authentic": p_value(fused, inside, inside_shares)} if len(inside) else {}
-    if len(outside):
-        values["not authentic"] = p_value(-fused, -outside, outside_shares)
-    return values
+
+    calibration: Calibration
+    inside: NDArray[np.float64]
+    outside: NDArray[np.float64]
+    inside_shares: NDArray[np.float64]
+    outside_shares: NDArray[np.float64]
+    region_threshold: float
+
+    def p_values(self, fused: float) -> dict[str, float]:
+        """Return the conformal p-value of each side that has cross-fitted references, given a fused score."""
+        values = {"authentic": p_value(fused, self.inside, self.inside_shares)} if len(self.inside) else {}
+        if len(self.outside):
+            values["not authentic"] = p_value(-fused, -self.outside, self.outside_shares)
+        return values
+
+    @property
+    def crossfitted_specimens(self) -> tuple[int, int]:
+        """Number of authentic and of other specimens behind the p-values."""
+        return round(float(self.inside_shares.sum())), round(float(self.outside_shares.sum()))
 
 
 def decide(p_values: dict[str, float], alpha: float, specimens: int) -> Decision:

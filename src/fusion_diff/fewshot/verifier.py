@@ -15,7 +15,7 @@ from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
 from fusion_diff.fewshot.crossfit import Arrangement, left_out, single_folds
-from fusion_diff.fewshot.decision import Calibration, shares_of, side_p_values
+from fusion_diff.fewshot.decision import Calibration, DecisionRule, shares_of
 from fusion_diff.fewshot.evidence.suspicion import FEW_OTHERS
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.heads import Heads
@@ -78,7 +78,7 @@ def _surfaces(
 
 
 @dataclass(frozen=True, eq=False)
-class Verifier:
+class Verifier(DecisionRule):
     """Everything learned from a set of references, and the arithmetic of a verdict.
 
     A micrograph is judged in four steps. The heads turn its tokens into evidence maps. Readings pool the maps into
@@ -88,28 +88,16 @@ class Verifier:
     Attributes:
         heads: kinds of evidence, learned from all references.
         fusion: weights of the readings, from cross-fitted scores.
-        calibration: from fused score to log-odds.
-        inside: (n,) cross-fitted fused scores of the authentic references, for p-values.
-        outside: (m,) cross-fitted fused scores of the others; empty if only authentic ones were enrolled.
-        inside_shares: (n,) weight of each authentic reference in p-values, see `shares_of`.
-        outside_shares: (m,) weight of each other reference.
         classes: names the class of a micrograph that is not authentic.
         scope: detects micrographs unlike all references.
-        region_threshold: evidence (log-odds) above which a region is listed.
         correspondence: recognises the surfaces of references; None if surfaces do not separate the sides.
         warnings: limitations of the references, for the user.
     """
 
     heads: Heads
     fusion: Fusion
-    calibration: Calibration
-    inside: NDArray[np.float64]
-    outside: NDArray[np.float64]
-    inside_shares: NDArray[np.float64]
-    outside_shares: NDArray[np.float64]
     classes: ClassHead
     scope: Scope
-    region_threshold: float
     correspondence: Correspondence | None = None
     warnings: tuple[str, ...] = field(default=())
 
@@ -252,11 +240,6 @@ class Verifier:
         return Calibration.fit(fused[truth], fused[~truth])
 
     @property
-    def scope_limit(self) -> float:
-        """Strangeness above which a micrograph is out of scope."""
-        return self.scope.limit
-
-    @property
     def needs_residual(self) -> bool:
         """Whether the diffusion path has a weight, so that it has to run at inspection."""
         return self.fusion.weight.get(RECONSTRUCTION, 0.0) > 0
@@ -298,7 +281,3 @@ class Verifier:
             fused += match.log_odds / self.calibration.slope
             parts[CORRESPONDENCE] = match.log_odds
         return fused, parts
-
-    def p_values(self, fused: float) -> dict[str, float]:
-        """Return the conformal p-value of each side that has references."""
-        return side_p_values(fused, self.inside, self.outside, self.inside_shares, self.outside_shares)

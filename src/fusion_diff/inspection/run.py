@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from fusion_diff.errors import CheckpointError, EnrolmentError, foreseen, machine_fault, out_of_memory
 from fusion_diff.micrograph.thumbnail import thumbnail
@@ -22,18 +22,11 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.decision import Decision
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.model import DiffusionModel
+    from fusion_diff.verdict.inspector import Inspector
     from fusion_diff.verdict.result import Inspection
 
 THUMBNAIL_SIDE = 640
 """Longest side of a thumbnail, in pixels."""
-
-
-class Inspector(Protocol):
-    """Anything that gives verdicts; `DiffusionModel` is one."""
-
-    def inspect(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
-        """Return the verdict on one micrograph at an error rate of `alpha`."""
-        ...
 
 
 @dataclass(frozen=True)

@@ -25,13 +25,13 @@ from fusion_diff.service.work import Finished, Task
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fusion_diff.inspection.run import Inspector
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.service.database import Database
     from fusion_diff.service.metrics import Metrics
     from fusion_diff.service.settings import Settings
     from fusion_diff.service.store import Store
     from fusion_diff.service.tables import Inspection
+    from fusion_diff.verdict.inspector import Inspector
 
 LAST_SECONDS = 5
 """Extra seconds for micrographs that are being judged at the stop deadline."""

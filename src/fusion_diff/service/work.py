@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.record import to_record
-from fusion_diff.inspection.run import THUMBNAIL_SIDE, Inspector, Outcome
+from fusion_diff.inspection.run import THUMBNAIL_SIDE, Outcome
 from fusion_diff.service import ledger
 from fusion_diff.service.pictures import png
 from fusion_diff.service.store import packed
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.service.database import Database
     from fusion_diff.service.store import Store
+    from fusion_diff.verdict.inspector import Inspector
     from fusion_diff.verdict.result import Inspection as Verdict
 
 

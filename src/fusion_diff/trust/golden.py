@@ -27,7 +27,7 @@ from fusion_diff.whole import WholeFolder
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from fusion_diff.inspection.run import Inspector
+    from fusion_diff.verdict.inspector import Inspector
 
 FORMAT = "fusion-diff/golden/1"
 FILE = "golden.json"

@@ -6,17 +6,16 @@ from copy import deepcopy
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from fusion_diff.fewshot.decision import decide, probability, specimens_of
+from fusion_diff.fewshot.decision import decide, probability
 from fusion_diff.verdict.reasons import beyond, changed, explain
 from fusion_diff.verdict.regions import find_regions
 from fusion_diff.verdict.result import EvidenceMap, Inspection
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
-    from fusion_diff.edge.exported import Exported
-    from fusion_diff.enrolment import Enrolment
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.micrograph.tiles import Grid
+    from fusion_diff.verdict.enrolled import Enrolled
     from fusion_diff.verdict.evidence import MicrographEvidence
     from fusion_diff.verdict.result import NearestReference, RecognisedSurface
 
@@ -27,7 +26,7 @@ _LEARNED = "which the model learned from: its score and p-values say nothing abo
 """What a note says of a micrograph that is a reference."""
 
 
-def predict(micrograph: Micrograph, enrolment: Enrolment | Exported, found: MicrographEvidence) -> float:
+def predict(micrograph: Micrograph, enrolment: Enrolled, found: MicrographEvidence) -> float:
     """Return the probability of being authentic. Warns where the micrograph is out of scope, as callers see no verdict.
 
     Warns:
@@ -38,12 +37,12 @@ def predict(micrograph: Micrograph, enrolment: Enrolment | Exported, found: Micr
     return probability(found.log_odds)
 
 
-def _in_scope(micrograph: Micrograph, enrolment: Enrolment | Exported, found: MicrographEvidence) -> bool:
+def _in_scope(micrograph: Micrograph, enrolment: Enrolled, found: MicrographEvidence) -> bool:
     comparable = enrolment.compared.comparable(micrograph.pixel_size_um)
-    return comparable and found.strangeness <= enrolment.verifier.scope_limit
+    return comparable and found.strangeness <= enrolment.scope_limit
 
 
-def _notes(micrograph: Micrograph, enrolment: Enrolment | Exported, grid: Grid) -> tuple[str, ...]:
+def _notes(micrograph: Micrograph, enrolment: Enrolled, grid: Grid) -> tuple[str, ...]:
     notes, sizes = micrograph.notes, enrolment.compared.pixel_sizes
     if micrograph.pixel_size_um is None and sizes is not None:
         notes += (f"Its pixel size is unknown, so it could not be compared with that of the references, {sizes}.",)
@@ -58,7 +57,7 @@ def _notes(micrograph: Micrograph, enrolment: Enrolment | Exported, grid: Grid) 
 
 def conclude(
     micrograph: Micrograph,
-    enrolment: Enrolment | Exported,
+    enrolment: Enrolled,
     found: MicrographEvidence,
     *,
     alpha: float,
@@ -87,7 +86,7 @@ def conclude(
     score = probability(found.log_odds)
     p_values = verifier.p_values(found.fused)
     in_scope = _in_scope(micrograph, enrolment, found)
-    decision = decide(p_values, alpha, specimens_of(verifier.inside_shares)) if in_scope else "inconclusive"
+    decision = decide(p_values, alpha, verifier.crossfitted_specimens[0]) if in_scope else "inconclusive"
     if decision == "authentic" and changed(found.contributions, verifier.calibration.intercept):
         decision = "inconclusive"
     it = Inspection(
@@ -114,7 +113,7 @@ def conclude(
         instrument=micrograph.instrument,
         seconds=0.0,
         recognised=recognised,
-        calibrated=min(specimens_of(verifier.inside_shares), specimens_of(verifier.outside_shares)) > 1,
+        calibrated=min(verifier.crossfitted_specimens) > 1,
         offset=verifier.calibration.intercept,
         compared_with=deepcopy(enrolment.compared),  # its tables may be edited
         notes=_notes(micrograph, enrolment, found.grid),

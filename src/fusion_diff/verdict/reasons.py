@@ -10,9 +10,8 @@ from fusion_diff.verdict.regions import MAX_REGIONS
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from fusion_diff.edge.exported import Exported
-    from fusion_diff.enrolment import Enrolment
     from fusion_diff.verdict.compared import Compared
+    from fusion_diff.verdict.enrolled import Enrolled
     from fusion_diff.verdict.result import Inspection, Region
 
 OUT_OF_SCOPE = (
@@ -90,7 +89,7 @@ def too_few(p_values: dict[str, float], compared: Compared, alpha: float) -> str
     return f"alpha {alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}."
 
 
-def undecidable(enrolment: Enrolment | Exported, alpha: float) -> str | None:
+def undecidable(enrolment: Enrolled, alpha: float) -> str | None:
     """Return why no micrograph can be decided on at `alpha`; None where some may be."""
     p_values, specimens = enrolment.verifier.p_values(0.0), enrolment.compared.specimens_by_side
     if any(specimens[side] >= specimens_needed(alpha) for side in p_values):

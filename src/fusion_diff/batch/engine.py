@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fusion_diff.batch.items import expect_signable, local_file
 from fusion_diff.batch.rows import FinishedRow, to_row
 from fusion_diff.errors import BatchError, EnrolmentError, FetchError, FusionDiffError, MicrographError, TrustError
-from fusion_diff.inspection.run import Inspector, Outcome, inspect_paths
+from fusion_diff.inspection.run import Outcome, inspect_paths
 from fusion_diff.printable import printable
 from fusion_diff.trust.identity import identity
 from fusion_diff.trust.signed import SignedFiles
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from fusion_diff.batch.items import Item
+    from fusion_diff.verdict.inspector import Inspector
     from fusion_diff.verdict.result import Inspection
 
 MOST_GIVEN_UP = 10
