@@ -151,21 +151,18 @@ class DiffusionPrior(nn.Module):
         predicted = self.unet(noised, timesteps, encoder_hidden_states=condition).sample
         return F.mse_loss(predicted.float(), target.float())
 
-    def repaint(
-        self, pixels: Tensor, condition: Tensor, *, strength: float, steps: int, noise: Tensor | int | None
-    ) -> Tensor:
-        """Encode pixels (B, 3, H, W), add noise, denoise them (see `denoise`), and return the decoded pixels.
+    def regenerate(self, pixels: Tensor, condition: Tensor, *, strength: float, noise: Tensor | int | None) -> Tensor:
+        """Return pixels encoded, noised, denoised in one step (see `denoise`) and decoded (SDEdit, Meng et al. 2022).
 
         Args:
             pixels: (B, 3, H, W) in [0, 1].
             condition: (tokens, condition width), the same for the whole batch.
             strength: how far to diffuse, in (0, 1].
-            steps: denoising steps, at least 1.
             noise: standard normal noise that expands to the shape of the latents, or a seed, or None for no noise. With
                 a seed, the noise is the same for every image, so results do not depend on the place in a batch.
 
         Raises:
-            ValueError: `strength` or `steps` is out of range.
+            ValueError: `strength` is out of range.
         """
         latents = self.encode(pixels)
         if not isinstance(noise, Tensor):
@@ -178,7 +175,7 @@ class DiffusionPrior(nn.Module):
             latents,
             condition.expand(len(pixels), *condition.shape),
             strength=strength,
-            steps=steps,
+            steps=1,
             noise=noise.to(latents.device).expand_as(latents),
         )
         return self.decode(denoised)

@@ -51,10 +51,5 @@ class Purification:
         Returns:
             (B, 3, T, T) in [0, 1].
         """
-        return self.prior.repaint(
-            pixels,
-            self.condition,
-            strength=self.strength,
-            steps=1,
-            noise=self.noise_seed if noise is None else noise,
-        )
+        noise_or_seed = self.noise_seed if noise is None else noise
+        return self.prior.regenerate(pixels, self.condition, strength=self.strength, noise=noise_or_seed)

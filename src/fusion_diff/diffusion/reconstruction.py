@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.dual_path import DualPathEncoder
 
 STRENGTH = 0.5
-STEPS = 1
 NOISE_SEED = 0
 CHANNELS = 2
 """Residuals per token: in the encoder's texture maps and in pixels."""
@@ -36,7 +35,7 @@ class ReconstructionPath:
         Returns:
             (B, 3, T, T) in [0, 1]. The noise is the same at every call, so the result is reproducible.
         """
-        return self.prior.repaint(pixels, condition, strength=STRENGTH, steps=STEPS, noise=NOISE_SEED)
+        return self.prior.regenerate(pixels, condition, strength=STRENGTH, noise=NOISE_SEED)
 
     def residual(self, pixels: Tensor, condition: Tensor) -> Tensor:
         """Return the absolute difference of tiles and their reconstruction per token, (B, 2, T/8, T/8)."""
