@@ -133,7 +133,7 @@ def test_adapters_that_were_never_trained_are_skipped_and_trained_ones_are_not()
 
 
 def test_the_configuration_makes_the_round_trip(deit_folder):
-    path = GlobalPath.from_deit(str(deit_folder), bottleneck=7).eval()
+    path = GlobalPath(DeiT.from_published(str(deit_folder)), bottleneck=7).eval()
     again = GlobalPath.from_config(path.config, path.bottleneck).eval()
     again.load_state_dict(path.state_dict())
     assert again.config == path.config

@@ -26,6 +26,11 @@ from fusion_diff.fewshot.decision import (
 SCORES = st.lists(st.floats(-50, 50, width=32), min_size=1, max_size=30).map(lambda s: np.array(s, dtype=float))
 
 
+def p_of_singles(score: float, references: np.ndarray) -> float:
+    """The p-value where every reference is a specimen of its own."""
+    return p_value(score, references, np.ones(len(references)))
+
+
 @given(SCORES, SCORES, st.floats(-60, 60), st.floats(0.01, 10))
 def test_calibration_never_turns_the_evidence_upside_down(authentic, others, fused, more):
     calibration = Calibration.fit(authentic, others)
@@ -101,7 +106,7 @@ def test_log_odds_and_their_opposite_add_up_to_one(log_odds):
 
 @given(SCORES, st.floats(-60, 60))
 def test_a_p_value_is_the_rank_among_the_references(references, score):
-    p = p_value(score, references)
+    p = p_of_singles(score, references)
     as_strange = sum(reference >= score for reference in references)
     assert p == pytest.approx((1 + as_strange) / (1 + len(references)))
     assert 1 / (1 + len(references)) <= p <= 1
@@ -109,13 +114,13 @@ def test_a_p_value_is_the_rank_among_the_references(references, score):
 
 @given(SCORES, st.floats(-60, 60), st.floats(0, 10))
 def test_a_stranger_score_has_no_greater_p_value(references, score, more):
-    assert p_value(score + more, references) <= p_value(score, references)
+    assert p_of_singles(score + more, references) <= p_of_singles(score, references)
 
 
 def test_p_values_of_exchangeable_scores_are_uniform_within_sampling_error():
     rng, n, trials = np.random.default_rng(0), 9, 4000
     drawn = rng.normal(size=(trials, n + 1))
-    p = np.array([p_value(row[0], row[1:]) for row in drawn])
+    p = np.array([p_of_singles(row[0], row[1:]) for row in drawn])
     for alpha in (0.1, 0.2, 0.5, 0.9):
         deviation = math.sqrt(alpha * (1 - alpha) / trials)
         assert abs((p <= alpha + 1e-12).mean() - alpha) < 4 * deviation
@@ -137,7 +142,7 @@ def test_every_specimen_has_one_voice(groups):
 def test_more_images_of_the_same_specimens_change_no_p_value(references, score, copies):
     groups = np.arange(len(references)).astype(str)
     again = p_value(score, np.tile(references, copies), shares_of(np.tile(groups, copies)))
-    assert again == pytest.approx(p_value(score, references))
+    assert again == pytest.approx(p_of_singles(score, references))
 
 
 def test_p_values_hold_for_new_specimens_where_references_are_images_of_a_few():
@@ -150,7 +155,7 @@ def test_p_values_hold_for_new_specimens_where_references_are_images_of_a_few():
         scores = (means[:-1, None] + 0.3 * rng.normal(size=(specimens, images))).ravel()
         new = means[-1] + 0.3 * rng.normal()
         rejected.append(p_value(new, scores, shares) <= 0.2 + 1e-9)
-        by_image.append(p_value(new, scores) <= 0.1)
+        by_image.append(p_of_singles(new, scores) <= 0.1)
     assert 0.1 < np.mean(rejected) < 0.2 + 4 * math.sqrt(0.2 * 0.8 / trials)
     assert np.mean(by_image) > 0.15
 
@@ -161,7 +166,7 @@ def test_a_sum_of_thirds_rejects_at_alpha_itself():
 
 
 def test_without_references_nothing_is_rejected():
-    assert p_value(100.0, np.zeros(0)) == 1
+    assert p_of_singles(100.0, np.zeros(0)) == 1
 
 
 @pytest.mark.parametrize(
@@ -205,9 +210,9 @@ def test_specimens_needed_for_known_error_rates(alpha, needed):
 def test_as_many_references_as_needed_can_just_be_rejected(alpha):
     needed = specimens_needed(alpha)
     assume(abs(alpha * (needed + 1) - 1) > 1e-6 and abs(alpha * needed - 1) > 1e-6)
-    assert p_value(1.0, np.zeros(needed)) <= alpha
+    assert p_of_singles(1.0, np.zeros(needed)) <= alpha
     if needed:
-        assert p_value(1.0, np.zeros(needed - 1)) > alpha
+        assert p_of_singles(1.0, np.zeros(needed - 1)) > alpha
 
 
 ROOT = Path(__file__).parents[2]
@@ -223,7 +228,7 @@ def test_the_documented_spread_of_error_rates_is_that_of_the_p_values(alpha, spe
         scores = np.sort(rng.random(int(specimens)))  # new ones are uniform too, so lengths are probabilities
         edges = np.concatenate([[0.0], scores, [1.0]])
         middles = (edges[1:] + edges[:-1]) / 2
-        rejected = [p_value(middle, scores) <= float(alpha) + ROUNDING for middle in middles]
+        rejected = [p_of_singles(middle, scores) <= float(alpha) + ROUNDING for middle in middles]
         errors.append(np.diff(edges)[rejected].sum())
     assert np.mean(errors) == pytest.approx(float(mean), abs=0.015)
     assert np.quantile(errors, 0.95) == pytest.approx(float(twentieth), abs=0.03)

@@ -153,13 +153,13 @@ class GlobalPath(nn.Module):
         return cls(DeiT(shape), bottleneck)
 
     @classmethod
-    def from_deit(cls, name_or_path: str, bottleneck: int = 32) -> GlobalPath:
+    def from_deit(cls, name_or_path: str) -> GlobalPath:
         """Build from a published DeiT: a hub id such as `facebook/deit-small-distilled-patch16-224`, or a folder.
 
         Raises:
             CheckpointError: the weights cannot be found, are not those of a DeiT, or are incomplete.
         """
-        return cls(DeiT.from_published(name_or_path), bottleneck)
+        return cls(DeiT.from_published(name_or_path))
 
     @property
     def config(self) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from numbers import Real
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 import numpy as np
 
@@ -15,8 +15,10 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
 Decision = Literal["authentic", "not authentic", "inconclusive"]
+Scores = TypeVar("Scores", float, "NDArray[np.float64]", "Tensor")
 CALIBRATION_RIDGE = 0.02
 ROUNDING = 1e-9
 """Tolerance for rounding in sums of fractions such as 1/3 and 1/7."""
@@ -61,8 +63,8 @@ class Calibration:
         """
         return cls(OTHERS_AWAY, -(OTHERS_AWAY**2) / 2)
 
-    def log_odds(self, fused: float) -> float:
-        """Return the log-odds of not being authentic."""
+    def log_odds(self, fused: Scores) -> Scores:
+        """Return the log-odds of not being authentic, of one score or of several."""
         return self.slope * fused + self.intercept
 
 
@@ -77,7 +79,7 @@ def probability(log_odds: float) -> float:
     return 1 / (1 + math.exp(min(50.0, max(-50.0, log_odds))))
 
 
-def p_value(score: float, references: NDArray[np.float64], shares: NDArray[np.float64] | None = None) -> float:
+def p_value(score: float, references: NDArray[np.float64], shares: NDArray[np.float64]) -> float:
     """Return the conformal p-value: the share of specimens, the new one included, that score at least as high.
 
     A new micrograph is exchangeable with specimens, but not with several images of one specimen. So each specimen has
@@ -88,9 +90,8 @@ def p_value(score: float, references: NDArray[np.float64], shares: NDArray[np.fl
     Args:
         score: nonconformity of the micrograph.
         references: (n,) nonconformity of the references of the side tested.
-        shares: (n,) weight of each, see `shares_of`; if omitted, each reference is its own specimen.
+        shares: (n,) weight of each, see `shares_of`.
     """
-    shares = np.ones(len(references)) if shares is None else shares
     return float((1 + shares[references >= score].sum()) / (1 + shares.sum()))
 
 

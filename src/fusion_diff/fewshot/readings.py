@@ -76,7 +76,7 @@ def dense_readings(maps: dict[str, Array]) -> dict[str, Array]:
     return added
 
 
-def rank_weights(count: int, shares: tuple[float, ...] = FLAW_SHARES) -> NDArray[np.float64]:
+def rank_weights(count: int, shares: tuple[float, ...]) -> NDArray[np.float64]:
     """Return weights (k,) of the highest of `count` values, from the highest down; they sum to 1.
 
     The weighted sum is the mean over the shares of the mean of the highest values in each. So with several shares no

@@ -247,7 +247,7 @@ class Verifier(DecisionRule):
     def evidence(self, maps: dict[str, Tensor]) -> Tensor:
         """Return the evidence map (n,): log-odds per token from the maps of each kind, by the dense readings."""
         fused: Tensor = self.fusion.fuse(dense_readings(maps))
-        return self.calibration.slope * fused + self.calibration.intercept
+        return self.calibration.log_odds(fused)
 
     def recognise(self, surface: Keypoints | None) -> Match | None:
         """Return the reference that shows this surface; None if there is none or correspondence is off."""

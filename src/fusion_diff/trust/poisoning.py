@@ -196,8 +196,8 @@ def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
     if len(verifier.inside) != authentic.sum() or len(verifier.outside) != (~authentic).sum() or authentic.all():
         return []  # too few to cross-fit, or only one side
     against = np.zeros(len(labels))
-    against[authentic] = verifier.calibration.slope * verifier.inside + verifier.calibration.intercept
-    against[~authentic] = -(verifier.calibration.slope * verifier.outside + verifier.calibration.intercept)
+    against[authentic] = verifier.calibration.log_odds(verifier.inside)
+    against[~authentic] = -verifier.calibration.log_odds(verifier.outside)
     found = strangest_means(tokens)
     findings = []
     for index in np.flatnonzero(against > CONTRADICTION).tolist():
