@@ -26,9 +26,7 @@ if TYPE_CHECKING:
     from fusion_diff.trust.signed import SignedFiles
 
 
-def list_sources(
-    sources: Iterable[str], out: Path | None = None, unread: dict[str, Counter[str]] | None = None
-) -> Iterator[Item]:
+def list_sources(sources: Iterable[str], out: Path, unread: dict[str, Counter[str]]) -> Iterator[Item]:
     """Yield the micrographs of several sources, one source after the other. A micrograph may be yielded repeatedly.
 
     Args:
@@ -41,11 +39,9 @@ def list_sources(
         DependencyError: as `list_source`.
     """
     for source in sources:
-        counter = Counter[str]()
-        if unread is not None:
-            unread[source] = counter
-        listed = list_source(source, out, counter)
-        yield expect_images(source, listed, counter)
+        unread[source] = Counter()
+        listed = list_source(source, out, unread[source])
+        yield expect_images(source, listed, unread[source])
         yield from listed
 
 

@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
+from fusion_diff.trust.keys import MAX_DAYS, load_public, new_key, write_time
+
 keys_app = typer.Typer(no_args_is_help=True, help="Make, show, replace and revoke signing keys.")
 
 
 class Kind(StrEnum):
-    """Kinds of key; the same as `trust.keys.KINDS`, which is imported lazily."""
+    """Kinds of key; the same as `trust.keys.KINDS`."""
 
     ed25519 = "ed25519"
     ecdsa_p256 = "ecdsa-p256"
@@ -21,7 +23,7 @@ class Kind(StrEnum):
 Days = Annotated[
     int | None,
     typer.Option(
-        "--days", min=1, max=36_500, metavar="N", help="Number of days that the key is valid; no limit if omitted."
+        "--days", min=1, max=MAX_DAYS, metavar="N", help="Number of days that the key is valid; no limit if omitted."
     ),
 ]
 KindOption = Annotated[
@@ -42,7 +44,6 @@ def new_command(
     K is encrypted if the environment variable FUSION_DIFF_KEY_PASSPHRASE holds a passphrase.
     """
     from fusion_diff.commands.terminal import say
-    from fusion_diff.trust.keys import new_key
 
     made = new_key(key, kind=(kind or Kind.ed25519).value, days=days)
     say(f"Private key: {key}; keep it secret")
@@ -56,7 +57,6 @@ def show_command(key: Annotated[Path, typer.Argument(metavar="K.pub", help="A pu
     """Show a public key, and whether it is valid."""
     from fusion_diff.commands.terminal import say
     from fusion_diff.trust.keyring import Keyring
-    from fusion_diff.trust.keys import load_public, write_time
 
     public = load_public(key)
     ring = Keyring.of(key)

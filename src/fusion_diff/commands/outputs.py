@@ -36,8 +36,6 @@ class Output:
     @property
     def name(self) -> str:
         """The option and the file, as errors name them."""
-        from fusion_diff.printable import printable
-
         return f"{self.option} {printable(self.file)}"
 
 

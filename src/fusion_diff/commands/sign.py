@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.commands.options import path_option
+from fusion_diff.trust.keys import MAX_DAYS, write_time
 
 
 def sign_command(
@@ -23,7 +24,7 @@ def sign_command(
         typer.Option(
             "--days",
             min=1,
-            max=36_500,
+            max=MAX_DAYS,
             metavar="N",
             help="Number of days that the signature is valid, at most as long as the key; the key's if omitted.",
         ),
@@ -33,7 +34,6 @@ def sign_command(
     from fusion_diff.commands.outputs import Output, expect_writable
     from fusion_diff.commands.terminal import say
     from fusion_diff.inspection.files import SIGNATURE
-    from fusion_diff.trust.keys import write_time
     from fusion_diff.trust.provenance import sign, signature_of
 
     if out is not None:
