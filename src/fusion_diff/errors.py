@@ -94,6 +94,8 @@ class ServiceError(FusionDiffError, ValueError):
 class DependencyError(FusionDiffError, ImportError):
     """A required package is not installed; the message says how to install it."""
 
+    __str__ = Exception.__str__  # from `args`, as of the others; an ImportError has a copy of its message
+
 
 def machine_fault(error: BaseException | None, *also: type[BaseException]) -> BaseException | None:
     """Return the error in a chain of causes that is due to this machine or a network share, not to the file.

@@ -14,14 +14,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.errors import TrustError
+from fusion_diff.dependencies import needed
+from fusion_diff.errors import DependencyError, TooManyPixelsError, TrustError
+from fusion_diff.micrograph.limits import check_claim
 from fusion_diff.trust import signed as signed_module
 from fusion_diff.trust.contents import PREDICATE_TYPE, Contents, unsafe
 from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, MEDIA_TYPE, Sealed, encoding, seal
 from fusion_diff.trust.keyring import revoke, rotate
 from fusion_diff.trust.keys import KINDS, load_private, new_key
 from fusion_diff.trust.provenance import read_signature, sign, signature_of, verify
-from fusion_diff.trust.signed import SignedFiles, load_signed, signed_copy
+from fusion_diff.trust.signed import SignedFiles, load_signed, signed_bytes, signed_copy
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -534,6 +536,17 @@ def test_a_copy_that_cannot_be_written_is_blamed_on_its_own_folder(batch, keys, 
     assert str(tmp_path / "tmp") in str(caught.value)
     assert str(batch) not in str(caught.value)
     assert list((tmp_path / "tmp").iterdir()) == []
+
+
+def test_an_error_on_a_copy_names_the_folder_that_was_given_and_keeps_what_else_it_tells(batch, keys):
+    sign(batch, keys / "K")
+    with pytest.raises(TooManyPixelsError) as refused, signed_bytes(batch, [keys / "K.pub"]) as copy:
+        check_claim(str(copy / "a.tif"), 70, 50, channels=1, bits=8, max_pixels=100)
+    assert str(refused.value).startswith(f"{batch / 'a.tif'}: its header claims 70x50")
+    assert (refused.value.width, refused.value.height) == (70, 50)
+    with pytest.raises(DependencyError) as refused, signed_bytes(batch, [keys / "K.pub"]) as copy:
+        needed(str(copy), "nowhere", "batch")
+    assert str(refused.value).startswith(f"{batch} needs nowhere")
 
 
 def test_a_copy_is_removed_where_loading_fails(batch, keys):

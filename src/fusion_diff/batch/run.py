@@ -142,9 +142,7 @@ def run_batch(
         except BaseException as error:
             _keep(parts)
             if isinstance(error, FusionDiffError):
-                raise type(error)(
-                    f"{error}; {counted(parts.kept, 'row is', 'rows are')} kept in {printable(out)}"
-                ) from error
+                error.args = (f"{error}; {counted(parts.kept, 'row is', 'rows are')} kept in {printable(out)}",)
             raise
         finally:
             if count is not None:

@@ -81,7 +81,8 @@ def signed_bytes(folder: Path, keys: Sequence[str | Path]) -> Iterator[Path]:
     try:
         yield copy
     except FusionDiffError as error:  # name the folder that was given
-        raise type(error)(str(error).replace(str(copy), str(folder))) from error
+        error.args = (str(error).replace(str(copy), str(folder)),)
+        raise
     finally:
         shutil.rmtree(copy.parent, ignore_errors=True)
 
