@@ -136,9 +136,7 @@ RequireSigned = Annotated[
 ]
 TrustedKeys = Annotated[
     list[Path] | None,
-    path_option(
-        "--trusted-key", "--key", metavar="K.pub", help="Public key to trust, with --require-signed; repeatable."
-    ),
+    path_option("--trusted-key", metavar="K.pub", help="Public key to trust, with --require-signed; repeatable."),
 ]
 
 

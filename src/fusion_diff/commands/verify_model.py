@@ -33,7 +33,6 @@ def verify_model_command(
         list[Path] | None,
         path_option(
             "--trusted-key",
-            "--key",
             metavar="K.pub",
             help=(
                 "Use the golden set only if this key signed it (DIR.sig); repeatable. The signature of MODEL "
