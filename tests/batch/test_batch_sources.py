@@ -112,7 +112,8 @@ def test_a_table_names_files_from_its_own_folder_and_addresses(folder):
 def test_a_list_of_references_is_a_table_too_and_path_counts_before_file(folder):
     (folder / "list.csv").write_text("label,file\nsound,0.tif\n")
     (folder / "both.csv").write_text("file,path\nx.tif,1.tif\n")
-    assert listed(folder / "list.csv") == [str(folder / "0.tif")]
+    (folder / "excel.csv").write_bytes(b"\xef\xbb\xbfsep=;\r\nfile;label\r\n0.tif;a,b\r\n")
+    assert listed(folder / "list.csv") == listed(folder / "excel.csv") == [str(folder / "0.tif")]
     assert listed(folder / "both.csv") == [str(folder / "1.tif")]
 
 
@@ -128,6 +129,7 @@ def test_a_list_of_references_is_a_table_too_and_path_counts_before_file(folder)
         (b"path,class\n,x\n", "line 2: it has 2 fields"),
         (b"\n\npath,class\na.tif,x\n\n,x\n", "line 6: it has 2 fields"),
         (b'\npath\n"a" b.tif\n', "line 3: it is not valid CSV"),
+        (b"sep=;\n\npath;class\na.tif;x\nb.tif\n", "line 5: it has 1 fields under a header of 2"),
         (b"path\n\xff.tif\n", "line 2: it is not UTF-8"),
         (b"path\na\0.tif\n", "line 2: it contains a zero byte"),
         (b"path\n" + b"a" * 70_000, "line 2: it is longer than 65536 bytes"),

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from fusion_diff.errors import BatchError
 from fusion_diff.printable import printable
+from fusion_diff.references.tables import heading
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -19,7 +20,7 @@ MAX_LINE_BYTES = 2**16
 def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
     """Yield the cells of the column `path`, or else `file`, of a CSV file in UTF-8. Empty lines are skipped.
 
-    The separator may be a comma, semicolon or tab, as spreadsheets write them.
+    The separator may be a comma, semicolon or tab, as spreadsheets write them. A first line `sep=;` of Excel names it.
 
     Args:
         stream: the open file.
@@ -29,8 +30,7 @@ def paths_in_table(stream: BinaryIO, name: str) -> Iterator[str]:
         BatchError: the file is malformed; the message names the line.
     """
     lines = _lines(stream, name)
-    above, first = next(((number, line) for number, line in enumerate(lines, start=1) if line.strip()), (1, ""))
-    delimiter = max(",;\t", key=first.count)
+    above, first, delimiter = heading(lines)
     header = [cell.strip().casefold() for cell in next(csv.reader([first], delimiter=delimiter), [])]
     named = next((column for column in COLUMNS if column in header), "")
     if not named or header.count(named) != 1:

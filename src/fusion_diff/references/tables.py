@@ -6,8 +6,9 @@ import csv
 import io
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from fusion_diff.errors import ReferenceSetError
@@ -19,6 +20,7 @@ _MAX_BYTES = 16 * 2**20
 _MAX_COLUMNS = 100
 _MAX_ROWS = 100_000  # a list of groups may cover a whole archive of which only a few files are enrolled
 _SHOWN = 200
+_NAMES_SEPARATOR = re.compile(r"sep=([,;\t])[\r\n]*", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,22 @@ class Row:
         return [*texts, *forms, texts[-1]]
 
 
+def heading(lines: Iterator[str]) -> tuple[int, str, str]:
+    """Read a CSV file up to its header: the first line that is neither blank nor Excel's `sep=;`, which may precede it.
+
+    Returns:
+        The number of the header's line, from 1; the line, empty if there is none; and the separator of the table: the
+        one that Excel's line names, or whichever of comma, semicolon and tab is most frequent in the header.
+    """
+    number, named = 0, ""
+    for number, line in enumerate(lines, start=1):
+        if number == 1 and (found := _NAMES_SEPARATOR.fullmatch(line)):
+            named = found[1]
+        elif line.strip():
+            return number, line, named or max(",;\t", key=line.count)
+    return number, "", named or ","
+
+
 def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) -> list[Row]:
     """Return the rows of a CSV file. Blank lines are skipped, and columns that are not requested are dropped.
 
@@ -69,19 +87,17 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
     Raises:
         ReferenceSetError: the file is missing, too large, not UTF-8, empty or malformed, or lacks a column or cell.
     """
-    text = _read_text(path)
-    named = re.match(r"sep=([,;\t])(?=\r?\n)", text, re.IGNORECASE)
-    if named:
-        text = text[named.end() :]  # a blank line remains, so that lines keep their numbers
-    header_line = next((line for line in text.splitlines() if line.strip()), "")
-    delimiter = named[1] if named else max(",;\t", key=header_line.count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    lines = io.StringIO(_read_text(path), newline="")
+    first, header_line, delimiter = heading(lines)
+    reader = csv.reader(chain([header_line], lines), delimiter=delimiter, strict=True)
+    above = first - 1
     header: list[str] | None = None
     rows: list[Row] = []
     try:
         for values in reader:
             cells = [value.strip() for value in values]
-            where = f"{path}, line {reader.line_num}"
+            line = above + reader.line_num
+            where = f"{path}, line {line}"
             if not any(cells):
                 continue
             if header is None:
@@ -104,7 +120,7 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
             row = Row(
                 {column: by_column.get(column, "") for column in (*required, *optional)},
                 where,
-                reader.line_num,
+                line,
                 delimiter,
             )
             for column in required:
@@ -112,7 +128,8 @@ def read_table(path: Path, *, required: Sequence[str], optional: Sequence[str]) 
                     raise ReferenceSetError(f"{where}: the column {column!r} is empty; fill it in or remove the line")
             rows.append(row)
     except csv.Error as error:
-        raise ReferenceSetError(f"{path}, line {reader.line_num}: not a readable CSV line: {error}") from error
+        line = above + reader.line_num
+        raise ReferenceSetError(f"{path}, line {line}: not a readable CSV line: {error}") from error
     if not rows:
         raise ReferenceSetError(
             f"{path} lists no files: it needs a header {','.join(required)} and a line for each file"
