@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from fusion_diff.errors import MicrographError
+from fusion_diff.errors import MicrographError, TooManyPixelsError
 from fusion_diff.micrograph import MAX_PIXELS, Micrograph, load_microstructure_data
 from fusion_diff.micrograph.limits import MAX_PIXEL_BYTES
 from fusion_diff.micrograph.metadata import from_png
@@ -183,6 +183,18 @@ def refused_cheaply(folder, data, match, **options):
 def test_a_claim_of_a_million_pixels_squared_is_refused_without_allocating(tmp_path, compression):
     data = claiming_tiff(10**6, 10**6, compression=compression)
     refused_cheaply(tmp_path, data, r"claims 1000000x1000000 = 1,000,000,000,000 pixels, more than the limit")
+
+
+def test_a_narrow_strip_counts_with_the_pixels_it_is_enlarged_to(tmp_path):
+    """It took two minutes to judge one of 300,000 pixels."""
+    strip = np.random.default_rng(0).integers(0, 255, (9600, 32), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "strip.tif", strip)
+    says = r"strip of 9600x32 pixels .* side has 224, and have 15,052,800, more than the limit of 2,000,000; cut it"
+    with pytest.raises(TooManyPixelsError, match=says):
+        load_microstructure_data(tmp_path / "strip.tif", max_pixels=2_000_000)
+    assert load_microstructure_data(tmp_path / "strip.tif", max_pixels=2**24, crop_data_bar=False).height == 9600
+    tifffile.imwrite(tmp_path / "small.tif", strip[:40])
+    assert load_microstructure_data(tmp_path / "small.tif", max_pixels=32 * 40, crop_data_bar=False).height == 40
 
 
 def test_the_limit_of_pixels_can_be_lowered_and_raised(tmp_path):

@@ -456,6 +456,15 @@ def test_the_folder_of_marks_may_have_capitals_or_another_name(folder: Path, dra
             read(folder)
 
 
+def test_a_mark_that_is_a_jpeg_under_another_name_is_refused(folder: Path, draw_mark: Writer) -> None:
+    """It has grey noise around the flaw, and every level but 0 counts."""
+    mark = folder / "masks" / "crack" / "p1_c.png"
+    mark.parent.mkdir(parents=True)
+    Image.open(draw_mark("drawn.png", level=255)).save(mark, "JPEG")
+    with pytest.raises(ReferenceSetError, match=r"p1_c\.png is not lossless; save it as PNG or TIFF, not as JPEG"):
+        read(folder)
+
+
 @pytest.mark.parametrize("grey", [False, True])
 def test_a_flaw_on_a_transparent_layer_is_what_is_painted(
     folder: Path, draw_mark: Writer, monkeypatch: pytest.MonkeyPatch, grey: bool

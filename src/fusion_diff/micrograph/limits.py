@@ -16,6 +16,10 @@ MIN_SIDE = 32
 MAX_PIXELS = 2**30
 """Default maximum size of a micrograph in pixels (32,768 x 32,768)."""
 
+ENLARGED_TO = 224
+"""Shorter side, in pixels, that smaller micrographs are enlarged to before they are judged; see `tiles`."""
+_STRIP_CHECKED_FROM = 2**20
+
 MAX_CHANNELS = 4
 MAX_PIXEL_BYTES = 24
 """Largest decoded pixel (colour of 64 bits); times the limit of pixels, it is the temporary room for a micrograph."""
@@ -107,6 +111,23 @@ def check_claim(name: str, width: int, height: int, channels: int, bits: int, ma
             "save it without alpha, or with 32 bits per sample",
         )
     return height * -(-width * channels * bits // 8)
+
+
+def check_strip(name: str, height: int, width: int, max_pixels: int) -> None:
+    """Refuse a narrow strip that would have more pixels than the limit, once it is enlarged to be judged.
+
+    Raises:
+        TooManyPixelsError: it would; judging takes time by the enlarged size.
+    """
+    enlarged = round(height * width * max(1.0, ENLARGED_TO / min(height, width)) ** 2)
+    if enlarged > max(max_pixels, _STRIP_CHECKED_FROM):
+        raise TooManyPixelsError(
+            f"{name}: it is a strip of {height}x{width} pixels (height x width); it would be enlarged until its "
+            f"shorter side has {ENLARGED_TO}, and have {enlarged:,}, more than the limit of {max_pixels:,}; "
+            "cut it into parts",
+            width,
+            height,
+        )
 
 
 def check_decoded(name: str, pixels: int, bytes_each: int) -> None:

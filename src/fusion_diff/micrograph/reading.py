@@ -12,7 +12,7 @@ from fusion_diff.dependencies import install
 from fusion_diff.errors import MicrographError, TrustError
 from fusion_diff.micrograph import storage
 from fusion_diff.micrograph.databar import claimed_rows, data_bar_rows
-from fusion_diff.micrograph.limits import checked_limit, refusal
+from fusion_diff.micrograph.limits import check_strip, checked_limit, refusal
 from fusion_diff.micrograph.micrograph import Micrograph, checked_page
 from fusion_diff.micrograph.raster import read_bmp, read_jpeg, read_png
 from fusion_diff.micrograph.source import Source, open_source
@@ -110,7 +110,8 @@ def load_microstructure_data(
             if page is None and _head(source).startswith(_TIFF_MAGIC)
             else PageChoice(checked_page(source.name, page or 0))
         )
-        levels, calibration = read_levels(source, choice.page, checked_limit(source.name, max_pixels))
+        limit = checked_limit(source.name, max_pixels)
+        levels, calibration = read_levels(source, choice.page, limit)
         notes = calibration.notes(of_size=pixel_size_um is None) + choice.notes
         if choice.cure:
             warn(f"{source.name}: {' '.join(choice.notes)} {choice.cure}")
@@ -118,6 +119,7 @@ def load_microstructure_data(
         with np.errstate(over="ignore", invalid="ignore"):  # values that are not finite are refused at the end
             rows = data_bar_rows(levels, calibration.true_height) if crop_data_bar else 0
             levels = levels[: levels.shape[0] - rows]
+            check_strip(source.name, levels.shape[0], levels.shape[1], limit)
             clipped = _clipped(levels)
         if claimed not in (0, rows):
             notes += (

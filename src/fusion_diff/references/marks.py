@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 MARK_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 """Lossless formats only: JPEG leaves grey noise around a mask, and every non-zero pixel counts as flaw."""
+_JPEG = b"\xff\xd8"
 
 
 def find_marks(folder: Path, images: dict[str, list[Path]]) -> dict[Path, Path]:
@@ -82,14 +83,17 @@ def read_mark(path: Path, micrograph: Micrograph, name: str, sha256: str | None 
         sha256: the expected digest of the file's bytes, if known.
 
     Raises:
-        ReferenceSetError: the file cannot be read, has transparent pixels but is no PNG, or its size differs from that
-            of the micrograph with and without the data bar.
+        ReferenceSetError: the file cannot be read, is a JPEG, has transparent pixels but is no PNG, or its size differs
+            from that of the micrograph with and without the data bar.
         TrustError: the bytes do not have the digest `sha256`.
     """
     try:
         with open_source(path) as source:
             if sha256 is not None and source.sha256 != sha256:
                 raise TrustError(f"the mark of {name}: it was altered after it was drawn; restore it from its source")
+            source.handle.seek(0)
+            if source.handle.read(2) == _JPEG:
+                raise ReferenceSetError(f"the mark {path} is not lossless; save it as PNG or TIFF, not as JPEG")
             # Not read as a micrograph, which must have contrast: a mark may have a single level.
             fitting = (micrograph.height + micrograph.data_bar_px) * micrograph.width
             levels, calibration = read_levels(source, 0, fitting)
