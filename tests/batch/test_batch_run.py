@@ -110,7 +110,9 @@ def test_pictures_of_other_kinds_are_warned_of_once(folder, tmp_path, engine):
 
 def test_a_heat_map_lies_beside_its_row(folder, tmp_path, darkness_model, read_rows):
     run_batch(str(folder), tmp_path / "out", LocalEngine(darkness_model, Settings(heatmaps=True)))
-    for row in read_rows(tmp_path / "out"):
+    rows = read_rows(tmp_path / "out")
+    assert {"authentic", "not authentic", None} <= {row["decision"] for row in rows}
+    for row in rows:
         if row["error"]:
             assert row["heatmap"] is None
             continue

@@ -201,10 +201,11 @@ def test_the_secret_of_the_metrics_is_made_as_the_pod_monitor_reads_it(folder, d
 def test_secrets_are_referred_to_and_never_written_down(manifests, deploy):
     for manifest in [*manifests, *ray(deploy)]:
         assert manifest["kind"] != "Secret"
-    for pod in all_pods(manifests, deploy):
-        for variable in pod["containers"][0].get("env", ()):
-            if re.search("URL|KEY|SECRET|PASSWORD", variable["name"]):
-                assert "secretKeyRef" in variable["valueFrom"], variable
+    variables = [each for pod in all_pods(manifests, deploy) for each in pod["containers"][0].get("env", ())]
+    secret = [each for each in variables if re.search("URL|KEY|SECRET|PASSWORD", each["name"])]
+    assert "FUSION_DIFF_DATABASE_URL" in {each["name"] for each in secret}
+    for variable in secret:
+        assert "secretKeyRef" in variable["valueFrom"], variable
 
 
 def test_environment_variables_are_settings_of_the_service(manifests, deploy):

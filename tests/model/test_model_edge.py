@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -49,9 +51,11 @@ def test_saved_it_contains_the_prior_and_says_the_same(enrolled, tmp_path):
     enrolled.save_pretrained(tmp_path / "line-7")
     again = DiffusionModel.from_pretrained(tmp_path / "line-7")
     torch.testing.assert_close(again.predict_authenticity(sample), before, rtol=0, atol=1e-6)
-    for file in (locate(EMBEDDED) / "prior").rglob("*.*"):
-        copied = tmp_path / "line-7" / "prior" / file.relative_to(locate(EMBEDDED) / "prior")
-        assert copied.read_bytes() == file.read_bytes()
+    prior, copied = locate(EMBEDDED) / "prior", tmp_path / "line-7" / "prior"
+    files = [file.relative_to(prior) for file in prior.rglob("*.*")]
+    assert Path("unet/config.json") in files
+    for file in files:
+        assert (copied / file).read_bytes() == (prior / file).read_bytes()
 
 
 def test_its_diffusion_path_is_that_of_the_default(enrolled):

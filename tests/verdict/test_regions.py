@@ -83,7 +83,9 @@ def test_no_token_above_the_threshold_is_lost_and_peaks_are_those_of_the_map(val
 @given(maps, st.floats(-5, 5), st.sampled_from([1 / 3, 1 / 8, 1 / 13.7]))
 def test_regions_lie_inside_the_micrograph_and_centroids_inside_their_boxes(values, threshold, scale):
     evidence = map_of(values, scale=scale)
-    for region in find_regions(evidence, threshold, pixel_size_um=1.0):
+    found = find_regions(evidence, threshold, pixel_size_um=1.0)
+    assert bool(found) == bool((values > np.float32(threshold)).any())
+    for region in found:
         assert 0 <= region.top < region.top + region.height <= evidence.height
         assert 0 <= region.left < region.left + region.width <= evidence.width
         assert region.top <= region.centroid_row <= region.top + region.height
