@@ -113,7 +113,8 @@ def test_the_name_of_an_inspected_file_may_be_anything(client, micrograph):
 
 def test_too_many_files_are_refused_as_a_whole(client):
     many = [("files", (f"{index}.tif", b"x")) for index in range(client.app.state.service.settings.max_files + 1)]
-    is_problem(client.post("/v1/inspections", files=many), 400, 413)
+    told = is_problem(client.post("/v1/inspections", files=many), 413)
+    assert told == "Too many files. Maximum number of files is 256; send them in several requests"
     fields = {f"field{index}": "x" for index in range(MAX_REFERENCES + 100)}
     is_problem(client.post("/v1/inspections", files=many[:1], data=fields), 400)
 
@@ -135,7 +136,7 @@ def test_too_many_files_are_refused_as_a_whole(client):
         {"files": [("files", ("a.tif", b"x"))], "headers": {"x-deadline-ms": "soon"}},
     ],
 )
-def test_requests_that_are_malformed_are_problems(client, request_):
+def test_requests_that_are_malformed_are_problems_with_a_cure(client, request_):
     is_problem(client.post("/v1/inspections", **request_), 400, 422)
 
 

@@ -129,6 +129,27 @@ def test_a_field_beside_files_is_short(client):
     assert client.post("/v1/inspections", files=files, data=data).status_code == 400
 
 
+def part(name, content):
+    kind = f'name="{name}"; filename="{name}"' if name == "files" else f'name="{name}"'
+    return f"--x\r\nContent-Disposition: form-data; {kind}\r\n\r\n{content}\r\n".encode()
+
+
+@pytest.mark.parametrize("end", [b"--x--\r\n", b"--x--", b"--x--\r\n\r\n"])
+@pytest.mark.parametrize("pieces", [1, 7])
+def test_a_form_that_was_cut_off_is_refused_and_what_it_lost_is_not_left_out(client, end, pieces):
+    whole = part("files", "nothing") + part("alpha", "0.3") + end
+
+    def post(body, **headers):
+        sent = iter([body[at::1][:pieces] for at in range(0, len(body), pieces)]) if pieces > 1 else body
+        return client.post("/v1/inspections", content=sent, headers={"content-type": FORM} | headers)
+
+    assert post(whole).status_code == 200
+    for length in (len(whole) - len(end), whole.index(b"alpha"), whole.index(b"--x", 1), whole.rindex(b"--x--") + 4):
+        answer = post(whole[:length])
+        assert answer.status_code == 400, length
+    assert "--boundary--" in answer.json()["detail"]
+
+
 async def ended():
     """Do nothing with the end of a body."""
 

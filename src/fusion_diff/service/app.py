@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any
 
 from anyio import to_thread
-from fastapi import FastAPI
+from fastapi import Depends, FastAPI
 from fastapi.middleware import Middleware
 from starlette.formparsers import MultiPartParser
 
@@ -15,6 +15,7 @@ from fusion_diff import __version__
 from fusion_diff.dependencies import missing
 from fusion_diff.references.reference import MAX_REFERENCES
 from fusion_diff.service import pages, problems
+from fusion_diff.service.declared import expect_declared
 from fusion_diff.service.observing import Observer
 from fusion_diff.service.pages import rendering
 from fusion_diff.service.routes import health, inspections, jobs, models, record, references
@@ -71,7 +72,9 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
     )
     problems.install(app)
     rendering.install(app)
-    for module in (inspections, references, jobs, models, record, health, pages):
+    for api in (inspections, references, jobs, models, record):
+        app.include_router(api.router, dependencies=[Depends(expect_declared)])
+    for module in (health, pages):
         app.include_router(module.router)
     described = app.openapi
 

@@ -27,6 +27,12 @@ _LONGEST = 2000
 _LISTED = 20
 _FULL_CODES = {"SQLITE_FULL", "53100"}
 """Error codes of SQLite and PostgreSQL for a full disk."""
+_FORMS = {
+    "Too many files": (413, "send them in several requests"),
+    "Invalid multipart data": (400, "send multipart/form-data as curl -F and form libraries write it"),
+    "Missing boundary": (400, "leave Content-Type to curl -F or the form library, which name the boundary there"),
+}
+"""Status and cure of what the form parser refuses without one, by the beginning of its text."""
 _log = logging.getLogger("fusion_diff.service")
 
 
@@ -204,8 +210,12 @@ async def on_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if isinstance(error.__cause__, OSError | MemoryError):  # a valid body for which there was no room
         return respond(reported(error.__cause__, request))
-    kind = HTTPStatus(error.status_code).phrase.lower().replace(" ", "-")
-    told = _problem(kind, error.status_code, paragraph(error.detail, _LONGEST), request_id_of(request))
+    status, detail = error.status_code, str(error.detail)
+    for beginning, (meant, cure) in _FORMS.items() if status == 400 else ():
+        if detail.startswith(beginning):
+            status, detail = meant, f"{detail.rstrip('.')}; {cure}"
+    kind = HTTPStatus(status).phrase.lower().replace(" ", "-")
+    told = _problem(kind, status, paragraph(detail, _LONGEST), request_id_of(request))
     return respond(told, headers=dict(error.headers or {}))
 
 

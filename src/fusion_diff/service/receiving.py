@@ -10,6 +10,7 @@ from anyio import fail_after
 from fastapi import Request
 from fastapi.params import File
 from fastapi.routing import APIRoute
+from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 
 from fusion_diff.references.reference import MAX_REFERENCES
@@ -30,6 +31,12 @@ PATIENCE_SECONDS = 30.0
 """Longest wait for more of a body, at first and after a burst."""
 SLOWEST = 2**13
 """Bytes per second at which a body is never too slow, whatever its size."""
+_SPARE = 64
+"""Bytes of line ends and spaces that may follow the last line of a form."""
+_CUT_OFF = (
+    "the form ends before its last line, --boundary--, so files or fields may be missing; send it again, whole, with "
+    "the Content-Length of all of it"
+)
 
 
 class Route(APIRoute):
@@ -49,7 +56,11 @@ class Route(APIRoute):
             service: Service = request.app.state.service
             async with AsyncExitStack() as held:
                 limit = MAX_PLAIN_BYTES
-                if files and _has_files(request):
+                kind, options = parse_options_header(request.headers.get("content-type"))
+                closing = None
+                if kind == b"multipart/form-data" and options.get(b"boundary"):
+                    closing = b"--" + options[b"boundary"] + b"--"
+                if files and kind == b"multipart/form-data":
                     limit = service.settings.max_request_bytes
                     caller = caller_of(request)
                     await held.enter_async_context(service.slots.upload("" if caller is None else caller.id))
@@ -57,7 +68,7 @@ class Route(APIRoute):
                 if length.isdecimal() and int(length[:20]) > limit:
                     raise TooLargeError(_too_large(limit))
                 ended = _nothing if self.holds else held.aclose
-                return await answer(Request(request.scope, bounded(request.receive, limit, ended)))
+                return await answer(Request(request.scope, bounded(request.receive, limit, ended, closing)))
 
         return received
 
@@ -76,22 +87,29 @@ async def _nothing() -> None:
 
 
 def bounded(
-    receive: Receive, limit: int, ended: Callable[[], Awaitable[None]], patience: float = PATIENCE_SECONDS
+    receive: Receive,
+    limit: int,
+    ended: Callable[[], Awaitable[None]],
+    closing: bytes | None = None,
+    patience: float = PATIENCE_SECONDS,
 ) -> Receive:
     """Return a `receive` that limits size and slowness of a body, whatever its `Content-Length` says.
+
+    It refuses a form that was cut off, because parsing it leaves out what is not complete without an error.
 
     Args:
         receive: gives the parts of the body.
         limit: most bytes.
         ended: called once the whole body is there.
+        closing: the last line of the body; None if it has none.
         patience: seconds of waiting allowed; every `SLOWEST` bytes give one second back.
 
     It raises `HTTPException`, the only kind of error that form parsing lets through.
     """
-    size, left, more = 0, patience, True
+    size, left, more, tail = 0, patience, True, b""
 
     async def counted() -> Message:
-        nonlocal size, left, more
+        nonlocal size, left, more, tail
         if not more:
             return await receive()
         started = time.monotonic()
@@ -101,21 +119,22 @@ def bounded(
         except TimeoutError:
             told = f"the body arrives too slowly, below {SLOWEST} bytes per second; use a faster connection"
             raise HTTPException(408, told, {"Connection": "close"}) from None
-        came = len(message.get("body", b""))
+        body = message.get("body", b"")
+        came = len(body)
         size += came
         left = min(patience, left - (time.monotonic() - started) + came / SLOWEST)
         if size > limit:
             raise HTTPException(413, _too_large(limit))
         more = message.get("more_body", False)
+        if closing is not None:
+            tail = (tail + body[-len(closing) - _SPARE :])[-len(closing) - _SPARE :]
+            if not more and size and not tail.rstrip().endswith(closing):
+                raise HTTPException(400, _CUT_OFF)
         if not more:
             await ended()
         return message
 
     return counted
-
-
-def _has_files(request: Request) -> bool:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower() == "multipart/form-data"
 
 
 def _too_large(limit: int) -> str:

@@ -6,12 +6,13 @@ from fastapi import APIRouter
 
 from fusion_diff.service import jobs
 from fusion_diff.service.problems import documented
+from fusion_diff.service.receiving import Route
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.fields import Id
 from fusion_diff.service.schemas.models import JobOut
 from fusion_diff.service.security import Asking
 
-router = APIRouter(prefix="/v1/jobs", tags=["references"])
+router = APIRouter(prefix="/v1/jobs", tags=["references"], route_class=Route)
 
 
 @router.get("/{job_id}", responses=documented(404))

@@ -5,12 +5,13 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from fusion_diff.service.problems import documented
+from fusion_diff.service.receiving import Route
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.fields import Id
 from fusion_diff.service.schemas.models import ModelOut, Models
 from fusion_diff.service.security import Admin, Reader
 
-router = APIRouter(prefix="/v1/models", tags=["models"])
+router = APIRouter(prefix="/v1/models", tags=["models"], route_class=Route)
 
 
 @router.get("", responses=documented())

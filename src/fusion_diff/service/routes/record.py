@@ -9,10 +9,11 @@ from fastapi.responses import StreamingResponse
 
 from fusion_diff.service import ledger
 from fusion_diff.service.problems import documented
+from fusion_diff.service.receiving import Route
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.security import Reader
 
-router = APIRouter(prefix="/v1/ledger", tags=["ledger"])
+router = APIRouter(prefix="/v1/ledger", tags=["ledger"], route_class=Route)
 
 
 @router.get("", response_class=StreamingResponse, responses=documented(gives="application/jsonl"))
