@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 import pickle
 import struct
 import zlib
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -87,6 +90,9 @@ def test_files_that_are_no_micrographs_are_problems_and_the_one_among_them_is_in
         assert "a.tif" in each["problem"]["detail"], name
         assert "upload-" not in each["problem"]["detail"], "paths of ours are told to nobody"
     assert inspected["inspection"]["decision"]
+    last = [json.loads(line) for line in client.get("/v1/ledger").text.splitlines()][-len(contents) :]
+    assert Counter(each.get("decision") is not None for each in last) == {False: len(refused), True: 1}
+    assert hashlib.sha256(b"").hexdigest() in {each["file_sha256"] for each in last}, "also the empty one"
 
 
 @pytest.mark.parametrize(

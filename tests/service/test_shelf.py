@@ -154,10 +154,15 @@ def test_without_references_a_service_is_not_ready_until_a_model_that_has_some_j
         service = client.app.state.service
         with pytest.raises(EnrolmentError, match=r"has no references.*fusion-diff enroll"):
             service.shelf.check()
+        files = [("files", ("a.tif", micrograph("fine", 160)))]
+        answer = client.post("/v1/inspections", files=files)
+        assert answer.status_code == 409, "no file is at fault"
+        assert "enrol references here" in answer.json()["detail"]
         row, _ = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 7")
         with service.database.write() as session:
             enter(session, row, None, default=True)
         assert client.get("/readyz").status_code == 200
+        assert client.post("/v1/inspections", files=files).status_code == 200
 
 
 def test_models_in_memory_are_found_while_another_is_loaded(shelf, put, saved, monkeypatch):

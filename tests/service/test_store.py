@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
+import tempfile
 import uuid
 
 import numpy as np
@@ -113,6 +115,20 @@ def test_what_was_damaged_or_removed_is_mended_by_storing_it_again(store, tmp_pa
             store.get(sha256)
         put()
         assert store.get(sha256) == b"whole"
+
+
+def test_a_folder_that_takes_no_file_is_told_where_that_matters(tmp_path, monkeypatch):
+    store = Store(str(tmp_path / "blobs"))
+    store.check(writing=True)
+    assert list((tmp_path / "blobs").iterdir()) == []
+
+    def full(**_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(tempfile, "NamedTemporaryFile", full)
+    with pytest.raises(ServiceError, match=r"No space left.*free space"):
+        store.check(writing=True)
+    store.check()
 
 
 def test_a_url_that_cannot_be_used_is_an_error():

@@ -161,6 +161,18 @@ class Shelf:
             )
         return row
 
+    def judging(self, session: Session, model_id: str | None) -> Model:
+        """Return the row of the model that judges a request, as `named` does.
+
+        Raises:
+            NotFoundError: no model has that id.
+            ConflictError: the model is retired, or has no references.
+        """
+        row = self.named(session, model_id)
+        if row.references_sha256 is None:
+            raise ConflictError(_without_references(row))
+        return row
+
     def retire(self, session: Session, model_id: str, *, retired: bool) -> Model:
         """Retire a model or bring it back, and return its row. The model and its verdicts are kept.
 
@@ -203,10 +215,7 @@ class Shelf:
         """
         row = self.default()
         if self.find(row.id).enrolment is None:
-            raise EnrolmentError(
-                f"{printable(row.name)}: the model has no references and cannot judge; enrol references here and make "
-                "that model the default, or start the service with --model and a folder written by fusion-diff enroll"
-            )
+            raise EnrolmentError(_without_references(row))
 
     def _load(self, place: str | Path, sha256: str, name: str) -> DiffusionModel:
         """Load a model and compare its digest."""
@@ -245,6 +254,13 @@ class Shelf:
 
 _ENROLLED = "enrolled:"
 """Prefix in `Model.folder` for models in the folder of enrolled models."""
+
+
+def _without_references(row: Model) -> str:
+    return (
+        f"{printable(row.name)}: the model has no references and cannot judge; enrol references here and make that "
+        "model the default, or start the service with --model and a folder written by fusion-diff enroll"
+    )
 
 
 def _enrolled() -> ColumnElement[bool]:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 PREFIX = "upload-"
 """Start of the names of files under way, which `uploads.claim` removes if a killed process left them."""
+_BLOCK_BYTES = 2**12
 _DIGITS = frozenset("0123456789abcdef")
 
 
@@ -143,8 +144,11 @@ class Store:
                 found[sha256] = int(about["size"] or 0)
         return found
 
-    def check(self) -> None:
+    def check(self, *, writing: bool = False) -> None:
         """Check that the store answers. A bucket may be empty, because its folders appear with their files.
+
+        Args:
+            writing: whether a folder has to take a file, too; a bucket is not written to.
 
         Raises:
             ServiceError: the store does not answer.
@@ -156,10 +160,13 @@ class Store:
                 if self._local:
                     raise
                 self._files.ls(self._root.partition("/")[0], detail=False)
+            if writing and self._local:
+                expect_room(Path(self._root))
         except Exception as error:  # every kind of store raises its own errors
             raise ServiceError(
                 f"the store at {printable(self._root)} does not answer ({type(error).__name__}: "
-                f"{printable(error, 300)}); check that the folder or bucket is there, and its credentials"
+                f"{printable(error, 300)}); check that the folder or bucket is there, its free space, and its "
+                "permissions or credentials"
             ) from error
 
     def _holds(self, place: str, sha256: str) -> bool:
@@ -174,6 +181,17 @@ class Store:
         if not _is_digest(sha256):
             raise ServiceError(f"{sha256!r:.80} is not a hexadecimal SHA-256 digest")
         return f"{self._root}/{sha256[:2]}/{sha256[2:]}"
+
+
+def expect_room(folder: Path) -> None:
+    """Make a small file in a folder, and remove it.
+
+    Raises:
+        OSError: the folder is missing, may not be written to, or its disk is full.
+    """
+    with tempfile.NamedTemporaryFile(dir=folder, prefix=PREFIX) as file:
+        file.write(bytes(_BLOCK_BYTES))
+        file.flush()
 
 
 def _is_digest(text: str) -> bool:

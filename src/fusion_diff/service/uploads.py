@@ -77,7 +77,6 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
 
     Raises:
         TooLargeError: the upload is larger than `limit`.
-        MicrographError: the upload is empty.
         OSError: the file cannot be written.
     """
     shown = shown_name(name)
@@ -94,8 +93,6 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
                     )
                 digest.update(chunk)
                 file.write(chunk)
-            if size == 0:
-                raise MicrographError(f"{shown}: the file is empty; copy or export it again from the instrument")
     except BaseException:  # also one of the last bytes, which are written as the file is closed
         path.unlink(missing_ok=True)
         raise

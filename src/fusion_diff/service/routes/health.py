@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import tempfile
+from pathlib import Path
 
 from anyio import CapacityLimiter, to_thread
 from fastapi import APIRouter, Response
@@ -14,6 +16,7 @@ from fusion_diff.errors import FusionDiffError
 from fusion_diff.service.problems import StoppingError, documented
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.security import Reader
+from fusion_diff.service.store import expect_room
 from fusion_diff.service.watching import in_time
 
 router = APIRouter(tags=["health"])
@@ -41,7 +44,7 @@ async def health(service: ServiceDep) -> Health:
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={status: documented()[status] for status in (429, 503)})
 def ready(service: ServiceDep) -> Health:
-    """Confirm that inspections can be made: database and store answer, the model is loaded, the queue works."""
+    """Confirm that inspections can be made: database and store answer, files can be written, the model judges."""
     if not service.queue.running:
         raise StoppingError(_BROKEN if service.queue.broken else "the service is shutting down", retry_after=5)
     if service.queue.stuck:
@@ -49,12 +52,14 @@ def ready(service: ServiceDep) -> Health:
         raise StoppingError("the database or the store does not answer; see the log", retry_after=5)
     try:
         service.database.check()
-        service.store.check()
+        service.store.check(writing=True)
+        for folder in (service.settings.incoming, Path(tempfile.gettempdir())):
+            expect_room(folder)
         service.shelf.check()
     except (SQLAlchemyError, OSError, FusionDiffError) as error:
         _log.warning("not ready", exc_info=error)
         raise StoppingError(
-            "the database, the store or the model is not available; see the log", retry_after=5
+            "the database, the store, a folder for uploads or the model is not available; see the log", retry_after=5
         ) from None
     return Health()
 

@@ -78,7 +78,7 @@ async def inspect(
     waits = [x_deadline_ms / 1000] if x_deadline_ms is not None else []
     waits += [request_timeout] if request_timeout is not None else []
     deadline = started + min(waits) if waits else None
-    most = min(service.settings.max_files, service.settings.queue_length)
+    most = service.settings.queue_length  # the form parser has refused more than `max_files`
     if len(files) > most:
         raise TooLargeError(
             f"{len(files)} files in one request, but at most {most} are allowed; send them in several requests"
@@ -218,7 +218,7 @@ def _window(service: Service, row: tables.Inspection, top: int, left: int, heigh
 
 def _model_id(service: Service, model: str | None) -> str:
     with service.database.read() as session:
-        return service.shelf.named(session, model).id
+        return service.shelf.judging(session, model).id
 
 
 async def _receive(file: UploadFile, service: Service) -> Upload | Exception:

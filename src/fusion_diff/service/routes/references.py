@@ -86,11 +86,6 @@ async def add_images(
     pixel_size_um: Annotated[PixelSize | None, Form()] = None,
 ) -> References:
     """Add references. A file that cannot be used has a problem in its place in the results."""
-    if len(files) > service.settings.max_files:
-        raise TooLargeError(
-            f"{len(files)} files in one request, but at most {service.settings.max_files} are allowed; send them in "
-            "several requests"
-        )
     if mark is not None and len(files) != 1:
         raise TooLargeError("a flaw mask belongs to one file; send each marked reference in a request of its own")
     await to_thread.run_sync(_check_set, service, set_id)
