@@ -13,8 +13,14 @@ _MACHINE_ERRNOS = {
     if hasattr(errno, name)
 }
 """Errors of a disk, of this machine's limits or of a network share, which do not depend on a file's content."""
-_MEMORY_MESSAGES = ("DefaultCPUAllocator: ", "std::bad_alloc", "MPS backend out of memory", "NPU out of memory")
-"""Parts of the messages by which alone some errors of torch for a lack of memory can be told: plain RuntimeErrors."""
+_MEMORY_MESSAGES = (
+    "DefaultCPUAllocator: ",
+    "std::bad_alloc",
+    "MPS backend out of memory",
+    "NPU out of memory",
+    "can't start new thread",
+)
+"""Parts of the messages by which alone some errors for a lack of memory can be told: plain RuntimeErrors."""
 _CV2_NO_MEMORY = -4
 
 
@@ -120,8 +126,9 @@ def machine_fault(error: BaseException | None, *also: type[BaseException]) -> Ba
 def out_of_memory(error: BaseException) -> bool:
     """Return whether an error says that memory ran out, of this machine or of its accelerator.
 
-    These are `MemoryError`, torch's `OutOfMemoryError`, the plain `RuntimeError` of torch's allocator for the CPU, and
-    OpenCV's error of that code. Neither torch nor OpenCV is imported, as both may be missing.
+    These are `MemoryError`, torch's `OutOfMemoryError`, the plain `RuntimeError` of torch's allocator for the CPU, that
+    of Python where no thread can be started, and OpenCV's error of that code. Neither torch nor OpenCV is imported, as
+    both may be missing.
     """
     if isinstance(error, MemoryError):
         return True

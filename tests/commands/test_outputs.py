@@ -429,6 +429,23 @@ def test_the_pages_of_an_earlier_run_do_not_pass_for_those_of_one_that_did_not_s
     assert pages_written(tmp_path) == []
 
 
+def test_nothing_to_inspect_leaves_no_page_of_an_earlier_run(run, new, tmp_path, pages_of_a_run_that_passed):
+    for file in new.iterdir():
+        file.unlink()
+    code, _, err = run("inspect", "new", *pages_of_a_run_that_passed)
+    assert code == 3
+    assert "the folder holds no images" in err
+    assert pages_written(tmp_path) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="the system has no disk that is always full")
+def test_no_verdict_is_shown_that_the_ledger_lacks(run, new, tmp_path):
+    code, out, _ = run("inspect", "new", "--json", "/dev/full", "--record", "L")
+    assert code == 3
+    assert "1 micrograph: 1 authentic" in out
+    assert len((tmp_path / "L").read_text().splitlines()) == 2, "the header and the verdict that is shown"
+
+
 def test_a_refused_call_removes_no_page(run, tmp_path, pages_of_a_run_that_passed):
     words = [*pages_of_a_run_that_passed, "--record", "j.xml"]
     assert run("inspect", "new", *words)[0] == 3

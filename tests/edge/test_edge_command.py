@@ -139,7 +139,7 @@ def test_the_version_is_that_of_the_package(capsys):
 @pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 def test_a_record_that_cannot_be_written_is_told_as_the_whole_installation_tells_it(exported_folder, sample, capsys):
     assert main(["inspect", str(sample), "--model", str(exported_folder), "--json", "/proc/r.jsonl"]) == 3
-    assert capsys.readouterr().err == (
+    assert capsys.readouterr().err.endswith(
         "Error: /proc/r.jsonl: cannot be used (No such file or directory); check the path, its permissions and the "
         "free disk space\n"
     )
@@ -176,6 +176,7 @@ def test_a_fault_or_a_stop_is_no_verdict(sample, monkeypatch, capsys):
     for fault, code, says in (
         (RuntimeError("a fault of ours"), 3, "RuntimeError: a fault of ours"),
         (RuntimeError("std::bad_alloc"), 3, f"Error: {explained(MemoryError())}"),
+        (RuntimeError("can't start new thread"), 3, f"Error: {explained(MemoryError())}"),
         (KeyboardInterrupt(), 130, "Stopped."),
     ):
 
@@ -188,6 +189,24 @@ def test_a_fault_or_a_stop_is_no_verdict(sample, monkeypatch, capsys):
         assert (said.out, said.err.splitlines()[-1]) == ("", says)
 
 
+def test_a_name_that_the_terminal_cannot_show_loses_no_verdict(exported_folder, sample, tmp_path):
+    named = tmp_path / "日本.tif"
+    named.write_bytes(Path(sample).read_bytes())
+    words = ["-m", "fusion_diff.edge", "inspect", named, sample, "--model", exported_folder, "--threads", "1"]
+    latin = os.environ | {"PYTHONIOENCODING": "cp1252"}
+    done = subprocess.run([sys.executable, *words], env=latin, capture_output=True, text=True, check=False)
+    assert done.returncode in (0, 1, 2)
+    assert "\\u65e5\\u672c.tif\t" in done.stdout
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_what_the_export_lacks_is_told_before_the_verdicts(exported_folder, sample, capsys):
+    main(["inspect", str(sample), "--model", str(exported_folder), "--threads", "1"])
+    assert (
+        "Warning: fusion-diff-v1-ceramic: an exported model does not recognise the surfaces" in capsys.readouterr().err
+    )
+
+
 def test_a_closed_pipe_is_no_verdict(exported_folder, sample):
     words = ["-m", "fusion_diff.edge", "inspect", sample, "--model", exported_folder, "--threads", "1"]
     reader, writer = os.pipe()
@@ -195,6 +214,7 @@ def test_a_closed_pipe_is_no_verdict(exported_folder, sample):
     done = subprocess.run([sys.executable, *words], stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, "BrokenPipe" in done.stderr) == (3, False)
+    assert "Error: the run broke off, as the reader of its output has gone" in done.stderr
 
 
 def test_no_thumbnail_is_drawn_for_nobody(exported_folder, sample, monkeypatch):

@@ -52,6 +52,11 @@ def test_a_folder_that_cannot_be_listed_is_not_passed_over_in_silence(house):
         list(search(house / "nowhere"))
 
 
+def test_a_jpeg_may_be_called_jfif(house):
+    (house / "raw" / "a.JFIF").write_bytes(b"x")
+    assert names(house, discover(house / "raw")) == ["raw/a.JFIF"]
+
+
 def test_a_single_path_need_not_be_in_a_list(house):
     assert discover(str(house)) == discover([house])
     assert discover(house / "b.tif") == [house / "b.tif"]
@@ -190,3 +195,5 @@ def test_a_pipe_is_no_image(tmp_path):
     os.mkfifo(tmp_path / "pipe.tif")
     with pytest.raises(MicrographError, match="pipe"):
         discover([Path(tmp_path / "pipe.tif")])
+    for where in (tmp_path, tmp_path / "*"):  # found, and refused when it is read, as a broken link is
+        assert discover([where]) == [tmp_path / "pipe.tif"]

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fusion_diff.commands import verify_model as module
-from fusion_diff.errors import MicrographError, TrustError
+from fusion_diff.errors import EnrolmentError, MicrographError, TrustError
 from fusion_diff.trust.golden import FILE, compare, make_golden, read_golden
 
 
@@ -250,3 +250,12 @@ def test_an_image_without_memory_to_score_it_is_a_problem_and_the_others_are_sco
     found = problems(Small(), golden)
     assert found[0].startswith("bright.tif: not enough memory to score it; ")
     assert found[1:] == ["", ""]
+
+
+def test_a_model_without_references_is_refused_and_no_image_is_blamed(golden, darkness_model, monkeypatch):
+    def inspect(micrograph, *, alpha):
+        raise EnrolmentError("edge has no enrolled references; enrol references first")
+
+    monkeypatch.setattr(darkness_model, "inspect", inspect)
+    with pytest.raises(EnrolmentError, match="no enrolled references"):
+        compare(darkness_model, golden)

@@ -26,7 +26,7 @@ from fusion_diff.commands.options import (
 )
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.counted import counted
-from fusion_diff.errors import foreseen
+from fusion_diff.errors import MicrographError, foreseen
 from fusion_diff.printable import explained, printable
 
 if TYPE_CHECKING:
@@ -124,9 +124,15 @@ def inspect_command(
     from fusion_diff.inspection.run import exit_code, not_inspected
     from fusion_diff.micrograph import discover
 
-    files = discover(paths)
     outputs = InspectOutputs(json, report, record, junit, sarif, markdown, csv)
-    outputs.check([*files, *(trusted_key or ()), *([policy] if policy else ())])
+    others = [*(trusted_key or ()), *([policy] if policy else ())]
+    try:
+        files = discover(paths)
+    except MicrographError:  # nothing to inspect: pages of an earlier run must not pass for those of this one either
+        outputs.check(others)
+        outputs.remove_old_pages()
+        raise
+    outputs.check([*files, *others])
     outputs.remove_old_pages()
     asked, alpha = _policy(policy, alpha)
     signed = signed_files(require_signed, trusted_key)
@@ -242,11 +248,11 @@ def _inspect(
                 progress=advance,
                 thumbnails=outputs.report is not None,
             ):
+                if ledger is not None:  # first of all, so that no verdict is shown that it lacks
+                    ledger.append(verdict(outcome, **settings, model=names))
                 outcomes.append(outcome)
                 for writer in writers:
                     writer.write(outcome)
-                if ledger is not None:
-                    ledger.append(verdict(outcome, **settings, model=names))
         except KeyboardInterrupt:
             stack.close()  # closes the progress bar, which would overwrite the message
             _keep_what_was_done(outcomes, counted(len(files), "micrograph"), outputs)

@@ -52,6 +52,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the arguments after the program's name; those of this process if omitted.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # a terminal without Unicode shows escapes instead of failing
+            stream.reconfigure(errors="backslashreplace")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in ELSEWHERE:
         _complain(f"{words[0]} needs the full FusionDiff, not only its edge package; {WHOLE}")
@@ -67,6 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return STOPPED
         except BrokenPipeError:  # the reader of stdout is gone, and the flush at exit would fail, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _complain("the run broke off, as the reader of its output has gone; what --json names has what was done")
             return FAILED
         except Exception as error:
             if foreseen(error):

@@ -171,7 +171,9 @@ def _absent(device: str, package: str, here: list[str]) -> DeviceError:
     )
 
 
-def _unreadable(file: Path, error: Exception) -> CheckpointError:
+def _unreadable(file: Path, error: Exception) -> CheckpointError | MemoryError:
+    if "bad_alloc" in str(error):
+        return MemoryError(f"{file}: not enough memory to load it; close other programs")
     return CheckpointError(f"{file}: cannot be loaded ({paragraph(error, 300)}); export the model again")
 
 

@@ -21,7 +21,7 @@ from fusion_diff.home import at_home
 from fusion_diff.micrograph.micrograph import expect_micrograph, several
 from fusion_diff.verdict.concluding import conclude, predict
 from fusion_diff.verdict.result import NEAREST, NearestReference
-from fusion_diff.warn import warn_of_builtin_references
+from fusion_diff.warn import warn, warn_of_builtin_references
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,6 +82,9 @@ class EdgeSession:
             DependencyError: the runtime of the exported model is not installed.
             DeviceError: the device is not available.
             ArgumentError: `threads` or `batch` is not an integer of at least 1.
+
+        Warns:
+            UserWarning: something that the model has is missing in the exported one, so that verdicts may differ.
         """
         folder = as_folder(folder)
         if not is_exported(folder):
@@ -91,6 +94,8 @@ class EdgeSession:
                 raise ArgumentError(f"{name} is {number!r:.40}; give an integer of at least 1")
         sha256 = verify(folder)
         exported = Exported.read(folder)
+        for note in exported.notes:
+            warn(f"{exported.name}: {note}")
         return cls(exported, open_graph(folder, exported.runtime, device, threads), batch, sha256)
 
     def inspect(self, micrograph: Micrograph, *, alpha: float = 0.1) -> Inspection:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 UNRECOGNISED = (
     "an exported model does not recognise the surfaces of references; a micrograph that shows one is "
-    "judged by its texture, like any other"
+    "judged by its texture, like any other, so its score and decision may be others than the model's"
 )
 
 

@@ -18,12 +18,12 @@ from fusion_diff.warn import warn
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".bmp"})
+IMAGE_SUFFIXES = frozenset({".tif", ".tiff", ".png", ".jpg", ".jpeg", ".jfif", ".bmp"})
 """Lower-case suffixes of the files in a folder that count as images. The actual format is found on reading."""
 
-UNREAD_SUFFIXES = frozenset(
-    {".czi", ".dm3", ".dm4", ".gif", ".heic", ".jp2", ".lsm", ".npy", ".pgm", ".raw", ".svs", ".webp"}
-)
+_MICROSCOPES = {".czi", ".dm3", ".dm4", ".lsm", ".raw", ".svs"}
+_PICTURES = {".avif", ".gif", ".heic", ".heif", ".jp2", ".npy", ".pgm", ".psd", ".webp"}
+UNREAD_SUFFIXES = frozenset(_MICROSCOPES | _PICTURES)
 """Suffixes of image and instrument files of unsupported kinds. In a folder they are skipped with a warning."""
 
 
@@ -35,7 +35,8 @@ def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
             suffix. A folder is searched with its subfolders for files with one of `IMAGE_SUFFIXES`. In a pattern, `**`
             matches any number of folders. Matched files are filtered by `IMAGE_SUFFIXES` unless the pattern ends in a
             suffix, and matched folders are searched. Searches skip hidden files and folders, and enter a folder once
-            even if several links lead to it. Broken links count as files, so that reading them raises an error.
+            even if several links lead to it. Broken links and pipes count as files, so that reading them raises an
+            error.
 
     Returns:
         The files in the order of `paths`, sorted within each, each file once.
@@ -105,11 +106,10 @@ def match(pattern: str, unread: Counter[str] | None = None) -> Iterator[Path]:
         if path.is_dir():
             if "**" not in parts:  # `**` itself matches the files below
                 yield from search(path, unread)
-        elif path.is_file() or _leads_nowhere(path):
-            if suffix_given or path.suffix.lower() in IMAGE_SUFFIXES:
-                yield path
-            else:
-                count_unread(path, unread)
+        elif suffix_given or path.suffix.lower() in IMAGE_SUFFIXES:
+            yield path
+        else:
+            count_unread(path, unread)
 
 
 def _globbed(pattern: str) -> Iterator[Path]:
@@ -183,11 +183,10 @@ def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[P
                 broken = entry.is_symlink() and _leads_nowhere(path)
                 if not broken and entry.is_dir():
                     below.append(path)
-                elif broken or entry.is_file():
-                    if path.suffix.lower() in IMAGE_SUFFIXES:
-                        yield path
-                    else:
-                        count_unread(path, unread)
+                elif path.suffix.lower() in IMAGE_SUFFIXES:
+                    yield path
+                else:
+                    count_unread(path, unread)
         folders += _not_entered(below, entered)
 
 

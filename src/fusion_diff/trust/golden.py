@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
 
 from fusion_diff.checkpoint import bounded_size, in_place
-from fusion_diff.errors import TrustError, foreseen, out_of_memory
+from fusion_diff.errors import CheckpointError, EnrolmentError, TrustError, foreseen, out_of_memory
 from fusion_diff.fewshot.decision import Decision
 from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.printable import printable
@@ -240,7 +240,7 @@ def _compare(
         micrograph = load_microstructure_data(file, page=golden.page, max_pixels=max_pixels, sha256=image.sha256)
         it = model.inspect(micrograph, alpha=golden.alpha)
     except Exception as error:
-        if not foreseen(error):
+        if not foreseen(error) or isinstance(error, EnrolmentError | CheckpointError):  # no image is to blame
             raise
         if out_of_memory(error):
             cure = "close other programs, or verify the model on a machine with more memory"

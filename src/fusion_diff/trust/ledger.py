@@ -242,8 +242,8 @@ class Ledger:
             raise TrustError(f"{self.path}: it is not a ledger of format {FORMAT}; choose another file")
         if not last.endswith(b"\n"):
             raise TrustError(
-                f"{self.path}: the last line is torn, as after a run that was killed while writing it; "
-                f"set it aside with fusion-diff audit {quote(str(self.path))} --repair"
+                f"{self.path}: the last line is torn, as after a run that was killed while writing it; set it aside, "
+                f"if nothing else is wrong, with fusion-diff audit {quote(str(self.path))} --repair"
             )
         first, record = parse(start.removesuffix(b"\n")), parse(last.removesuffix(b"\n"))
         if first is not None and (first.get("format") != FORMAT or not isinstance(first.get("id"), str)):
