@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 import warnings
 
 import numpy as np
 import tifffile
 
 from fusion_diff import Micrograph, ReferenceSet, load_microstructure_data
+from fusion_diff.warn import collected, warn
 
 
 def where(call):
@@ -38,3 +40,16 @@ def test_a_warning_points_at_the_caller_however_deep_it_comes_from(tmp_path):
         filename, message = where(call)
         assert filename == __file__
         assert said in message
+
+
+def test_warnings_of_one_thread_are_collected_also_those_that_python_leaves_out():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with collected() as texts:
+            other = threading.Thread(target=warn, args=("of another thread",))
+            other.start()
+            other.join()
+            for _ in range(2):
+                warn("odd")
+        warn("afterwards")
+    assert texts == ["odd", "odd"]

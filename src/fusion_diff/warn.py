@@ -4,6 +4,14 @@ from __future__ import annotations
 
 import sys
 import warnings
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_collecting: ContextVar[list[str] | None] = ContextVar("_collecting", default=None)
 
 
 class EnrolmentWarning(UserWarning):
@@ -12,10 +20,26 @@ class EnrolmentWarning(UserWarning):
 
 def warn(message: str, category: type[UserWarning] = UserWarning) -> None:
     """Issue a warning located at the line that called the package."""
+    if (texts := _collecting.get()) is not None:
+        texts.append(message)
     level, frame = 1, sys._getframe()
     while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
+
+
+@contextmanager
+def collected() -> Iterator[list[str]]:
+    """Give the texts of the warnings that this thread issues during the block, also of those that Python filters out.
+
+    Python's own `catch_warnings` would catch those of other threads.
+    """
+    texts: list[str] = []
+    token = _collecting.set(texts)
+    try:
+        yield texts
+    finally:
+        _collecting.reset(token)
 
 
 def warn_of_builtin_references(*, exported: bool = False) -> None:

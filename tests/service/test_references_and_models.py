@@ -98,6 +98,38 @@ def test_class_specimen_and_pixel_size_are_corrected_and_the_mark_stays(client, 
     assert client.patch(f"{at[:-1]}{'0' if at[-1] != '0' else '1'}", json={}).status_code == 404
 
 
+def test_what_is_odd_about_the_files_of_references_is_told_with_the_audit_and_the_model(
+    client, new_set, draw, tiff, micrograph, learn
+):
+    for seed in (0, 1):
+        add(client, new_set, micrograph("fine", seed), label="fine", name=f"fine {seed}.tif")
+        add(client, new_set, micrograph("coarse", seed), name=f"coarse {seed}.tif")
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, draw("fine", 0), compression="zlib")
+    add(client, new_set, buffer.getvalue(), label="fine", name="again.tif")
+    buffer = io.BytesIO()
+    tifffile.imwrite(buffer, np.stack([draw("coarse", 170), draw("coarse", 171)]), photometric="minisblack")
+    add(client, new_set, buffer.getvalue(), name="pages.tif")
+    for name, level in (("empty", 0), ("inverted", 255)):
+        mask = ("m.png", png(np.full((64, 64), level, np.uint8)))
+        add(client, new_set, micrograph("coarse", 172 + level), name=f"{name}.tif", mark=mask)
+    told = [
+        "again.tif is a copy of fine 0.tif; again.tif is left out of the set",
+        "the mark of empty.tif is empty; empty.tif is used without a mark",
+        "the mark of inverted.tif covers 100% of inverted.tif and is probably inverted",
+        "pages.tif: The file holds 2 images",
+    ]
+    set_id = new_set.rpartition("/")[2]
+    audited = learn(client, set_id)
+    assert all(each in audited["note"] for each in told), audited["note"]
+    assert "blobs" not in audited["note"], "paths of ours are told to nobody"
+    assert "again.tif is a copy" in client.get(f"/references/jobs/{audited['id']}").text
+    learned = learn(client, set_id, name="odd files")
+    assert learned["note"] is None
+    for each in told:
+        assert sum(each in warning for warning in learned["model"]["warnings"]) == 1, each
+
+
 def test_spaces_of_any_width_are_plain_ones_and_invisible_characters_are_refused(client, new_set, micrograph):
     it = add(client, new_set, micrograph("coarse", 158), label="large\u3000pore", group="C\xa07")["reference"]
     assert (it["label"], it["group"]) == ("large pore", "C 7")

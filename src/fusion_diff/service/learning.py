@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
 import shutil
 from dataclasses import dataclass, replace
@@ -10,15 +12,17 @@ from typing import TYPE_CHECKING, Literal
 
 from sqlalchemy.exc import InterfaceError, OperationalError
 
+from fusion_diff import warn
 from fusion_diff.errors import EnrolmentError, ReferenceSetError
 from fusion_diff.micrograph.storage import file_behind, spilled
+from fusion_diff.printable import paragraph
 from fusion_diff.references import ReferenceSet
 from fusion_diff.service import jobs, keys
 from fusion_diff.service.problems import BusyError, ConflictError, StoppingError, report
 from fusion_diff.service.schemas.models import FindingOut
 from fusion_diff.service.scopes import Scope
 from fusion_diff.service.shelf import enter
-from fusion_diff.service.uploads import read, read_flaw
+from fusion_diff.service.uploads import read, read_flaw, renamed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,6 +42,8 @@ if TYPE_CHECKING:
 
 _HELD_BYTES = 2**29
 """Size of the references that a job holds in memory; further ones are held in temporary files."""
+_REMARKS = 20
+"""Most warnings about references that a job or a model keeps."""
 _AGAIN_SECONDS = 1.0
 _HANDOVER_SECONDS = 1.0
 """Longest wait for a job that callers may already have seen as ended: its thread ends a moment later."""
@@ -87,10 +93,11 @@ class Learning:
             return known
 
         def look(progress: Progress) -> Learned:
-            references = self._references(collected, progress, allow_conflicts=True)
+            references, remarks = self._references(collected, progress, allow_conflicts=True)
             found = audit_references(self._shelf.base(), references, progress=progress)
             result = {
-                "findings": [FindingOut.model_validate(each, from_attributes=True).model_dump() for each in found]
+                "findings": [FindingOut.model_validate(each, from_attributes=True).model_dump() for each in found],
+                "note": "; ".join(remarks) or None,
             }
             return Learned(lambda session, job_id: jobs.finish(session, job_id, result=result))
 
@@ -118,13 +125,15 @@ class Learning:
 
         def learn(progress: Progress) -> Learned:
             model = self._shelf.base()
+            references, remarks = self._references(collected, progress)
             model.enroll(
-                self._references(collected, progress),
+                references,
                 reconstruction=reconstruction,
                 detect_attacks=detect_attacks,
                 progress=progress,
             )
             row, folder = self._shelf.save(model, name)
+            row.warnings = [*row.warnings, *remarks]
 
             def finish(session: Session, job_id: str) -> None:
                 chosen = default and keys.still_may(session, caller, Scope.admin)
@@ -230,9 +239,6 @@ class Learning:
 
     def _subject(self, collected: tables.ReferenceSet) -> str:
         """Return a digest of the references, the base model and the edition of the audit."""
-        import hashlib
-        import json
-
         from fusion_diff.trust.poisoning import EDITION
 
         images: list[list[object]] = [
@@ -243,30 +249,39 @@ class Learning:
 
     def _references(
         self, collected: tables.ReferenceSet, progress: Progress, *, allow_conflicts: bool = False
-    ) -> ReferenceSet:
-        """Read the references as a set. What is over `_HELD_BYTES` of their pixels goes to temporary files."""
-        micrographs, marks, held = [], [], 0
-        for image in collected.images:
-            progress(0, len(collected.images))  # a service that stops does not read on
-            with self._store.file(image.sha256) as path:
-                micrograph = read(path, image.name, image.sha256, image.pixel_size_um, self._settings.max_pixels)
-            if file_behind(micrograph.levels) is None:
-                if held + micrograph.levels.nbytes > _HELD_BYTES:
-                    micrograph = replace(micrograph, levels=spilled(micrograph.levels))
-                else:
-                    held += micrograph.levels.nbytes
-            mark = None
-            if image.mark_sha256 is not None:
-                with self._store.file(image.mark_sha256) as path:
-                    mark = read_flaw(path, image.mark_sha256, micrograph, image.name)
-            micrographs.append(micrograph)
-            marks.append(mark)
-        return ReferenceSet.from_micrographs(
-            micrographs,
-            [image.label for image in collected.images],
-            authentic=collected.authentic,
-            groups=[image.group for image in collected.images],
-            marks=marks,
-            names=[image.name for image in collected.images],
-            allow_conflicts=allow_conflicts,
-        )
+    ) -> tuple[ReferenceSet, list[str]]:
+        """Read the references as a set, and return it with the warnings about them.
+
+        What is over `_HELD_BYTES` of their pixels goes to temporary files.
+        """
+        with warn.collected() as told:
+            micrographs, marks, held = [], [], 0
+            for image in collected.images:
+                progress(0, len(collected.images))  # a service that stops does not read on
+                with self._store.file(image.sha256) as path:
+                    micrograph = read(path, image.name, image.sha256, image.pixel_size_um, self._settings.max_pixels)
+                    told[:] = [renamed(each, path, image.name) for each in told]
+                if file_behind(micrograph.levels) is None:
+                    if held + micrograph.levels.nbytes > _HELD_BYTES:
+                        micrograph = replace(micrograph, levels=spilled(micrograph.levels))
+                    else:
+                        held += micrograph.levels.nbytes
+                mark = None
+                if image.mark_sha256 is not None:
+                    with self._store.file(image.mark_sha256) as path:
+                        mark = read_flaw(path, image.mark_sha256, micrograph, image.name)
+                micrographs.append(micrograph)
+                marks.append(mark)
+            references = ReferenceSet.from_micrographs(
+                micrographs,
+                [image.label for image in collected.images],
+                authentic=collected.authentic,
+                groups=[image.group for image in collected.images],
+                marks=marks,
+                names=[image.name for image in collected.images],
+                allow_conflicts=allow_conflicts,
+            )
+        remarks = [paragraph(each) for each in told[:_REMARKS]]
+        if len(told) > _REMARKS:
+            remarks.append(f"and {len(told) - _REMARKS} more, which are in the log")
+        return references, remarks

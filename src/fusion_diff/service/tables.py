@@ -198,7 +198,7 @@ class Job(Base):
     total: Mapped[int] = mapped_column(Integer)
     model_id: Mapped[str | None] = mapped_column(ForeignKey("models.id"))
     result: Mapped[dict[str, Any] | None]
-    """The findings of an audit, or the problem of a failed job."""
+    """The findings of an audit, the note of a job, or the problem of a failed one."""
     heard: Mapped[datetime] = mapped_column(default=now)
     created: Mapped[datetime] = mapped_column(default=now)
     model: Mapped[Model | None] = relationship(lazy="joined")

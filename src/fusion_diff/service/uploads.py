@@ -122,9 +122,9 @@ def claim(folder: Path) -> BinaryIO:
     return claimed
 
 
-def renamed(error: Exception, path: Path, name: str) -> str:
-    """Return the message of an error with the sender's name in place of the temporary path."""
-    return str(error).replace(printable(path), name)
+def renamed(text: object, path: Path, name: str) -> str:
+    """Return the text of an error or a warning with the sender's name in place of the temporary path."""
+    return str(text).replace(printable(path), name)
 
 
 def raise_fault(error: FusionDiffError) -> None:

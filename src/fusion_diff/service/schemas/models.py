@@ -38,7 +38,7 @@ class ModelOut(BaseModel):
     authentic: str | None
     counts: dict[str, int] = Field(description="Enrolled references of each class.")
     figures: dict[str, float] = Field(description="Cross-fitted figures, and the weight of each kind of evidence.")
-    warnings: list[str]
+    warnings: list[str] = Field(description="Doubts about the figures, and what is odd about the references' files.")
     reference_set: Id | None
     is_default: bool = Field(description="Whether it judges requests that name no model.")
     retired: bool = Field(description="Whether it is retired: no longer offered, and refused in requests.")
@@ -87,7 +87,10 @@ class JobOut(BaseModel):
     reference_set: Id | None
     findings: list[FindingOut] | None = Field(default=None, description="Findings of a finished audit, gravest first.")
     model: ModelOut | None = Field(default=None, description="Model of a finished enrolment.")
-    note: str | None = Field(default=None, description="What was asked for and not done, and why.")
+    note: str | None = Field(
+        default=None,
+        description="What was asked for and not done, and why; of an audit, what is odd about the references' files.",
+    )
     problem: Problem | None = Field(default=None, description="Why it failed.")
     created: datetime
 
