@@ -17,7 +17,7 @@ from fusion_diff.service.database import Database
 def test_keys_are_made_listed_and_revoked(call_cli, tmp_path):
     where = ("--data", tmp_path)
     code, made, err = call_cli("service-keys", "new", "line 7", "--scope", "inspect", "--scope", "read", *where)
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, f"Note: a new database is made, {tmp_path / 'records.db'}\n")
     key = made.strip()
     assert re.fullmatch(r"fdk_[0-9a-f]{12}_[A-Za-z0-9_-]{43}", key)
     code, listed, _ = call_cli("service-keys", "list", *where)
@@ -33,10 +33,39 @@ def test_keys_are_made_listed_and_revoked(call_cli, tmp_path):
     database.close()
 
 
-def test_a_key_that_is_not_there_cannot_be_revoked(call_cli, tmp_path):
-    code, _, err = call_cli("service-keys", "revoke", "0123", "--data", tmp_path)
+def test_a_whole_key_is_revoked_and_never_printed(call_cli, tmp_path):
+    where = ("--data", tmp_path)
+    key = call_cli("service-keys", "new", "line 7", "--scope", "read", *where)[1].strip()
+    secret = key[17:]
+    for wrong in (key[:-1], key + "x", secret, "0123"):
+        code, out, err = call_cli("service-keys", "revoke", *where, "--", wrong)
+        assert code == 3
+        assert "no key has this id" in err
+        assert secret[:-1] not in out + err
+    assert call_cli("service-keys", "revoke", key, *where)[:2] == (0, f"Revoked: {key[4:16]}, line 7\n")
+
+
+def test_a_name_belongs_to_one_valid_key(call_cli, tmp_path):
+    words = ("--scope", "read", "--data", tmp_path)
+    key = call_cli("service-keys", "new", "line 7", *words)[1].strip()
+    for name in ("line 7", " line 7 "):
+        code, out, err = call_cli("service-keys", "new", name, *words)
+        assert (code, out) == (3, "")
+        assert f"service-keys revoke {key[4:16]}" in err
+    assert call_cli("service-keys", "new", "line\u200b 7", *words)[0] == 3
+    call_cli("service-keys", "revoke", key, "--data", tmp_path)
+    assert call_cli("service-keys", "new", "line 7 ", *words)[0] == 0
+    assert call_cli("service-keys", "list", "--data", tmp_path)[1].count("  line 7: read;") == 2
+
+
+@pytest.mark.parametrize(
+    "words", [("service-keys", "list"), ("service-keys", "revoke", "0123"), ("service-prune", "--delete")]
+)
+def test_no_database_is_made_where_one_should_be(call_cli, tmp_path, words):
+    code, _, err = call_cli(*words, "--data", tmp_path / "mistyped")
     assert code == 3
-    assert "no key has this id" in err
+    assert "records.db: there is no such database; check --data" in err
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_key_needs_a_scope_that_is_one(call_cli, tmp_path):

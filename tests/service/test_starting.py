@@ -13,6 +13,7 @@ from functools import partial
 import pytest
 import torch
 from sqlalchemy import create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from fusion_diff.errors import DeviceError, FusionDiffError, ServiceError
 from fusion_diff.service import ledger
@@ -107,6 +108,26 @@ def test_what_is_no_database_is_refused_by_its_name_and_left_as_it_is(tmp_path, 
     with pytest.raises(ServiceError, match=r"records\.db cannot be opened .*restore it from a backup"):
         Database(f"sqlite:///{file}")
     assert file.read_bytes() == content
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:///file:x?mode=memory&uri=true"]
+)
+def test_records_that_would_be_lost_at_the_end_are_refused(url):
+    with pytest.raises(ServiceError, match=r"names no file.*sqlite:///FILE"):
+        Database(url)
+
+
+@pytest.mark.parametrize("name", ["SQLITE_FULL", "SQLITE_IOERR_WRITE", "SQLITE_CANTOPEN", "SQLITE_READONLY_DBMOVED"])
+def test_an_error_of_the_disk_names_space_and_permissions(tmp_path, monkeypatch, name):
+    def full(connection):
+        error = sqlite3.OperationalError("disk I/O error")
+        error.sqlite_errorname = name
+        raise OperationalError("BEGIN", {}, error)
+
+    monkeypatch.setattr("fusion_diff.service.database.migrate", full)
+    with pytest.raises(ServiceError, match=r"disk I/O error\); check the free space of its disk, and that this user"):
+        Database(f"sqlite:///{tmp_path / 'records.db'}")
 
 
 @pytest.mark.parametrize("name", ["what?", "50%25", "a#b", "a b", "ü"])

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fusion_diff.commands.options import path_option
-from fusion_diff.errors import FusionDiffError
+from fusion_diff.errors import FusionDiffError, ServiceError
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -39,15 +40,26 @@ DatabaseUrl = Annotated[
 
 
 @contextmanager
-def records(data: Path | None, database_url: str | None) -> Iterator[tuple[Settings, Database]]:
-    """Open the database of the service during the block, for the other commands of the service, with its settings."""
+def records(data: Path | None, database_url: str | None, *, make: bool = False) -> Iterator[tuple[Settings, Database]]:
+    """Open the database of the service during the block, for the other commands of the service, with its settings.
+
+    A file that is missing is made with a note where `make` is set, and else refused: its address may be mistyped.
+    """
     from fusion_diff.commands.options import service_installed
 
     service_installed()
-    from fusion_diff.service.database import Database
+    from fusion_diff.service.database import Database, sqlite_file
     from fusion_diff.service.settings import read_settings
 
     settings = read_settings(data=data, database_url=database_url)
+    file = sqlite_file(settings.database)
+    if file is not None and not file.exists():
+        if not make:
+            raise ServiceError(
+                f"{printable(file)}: there is no such database; check --data and --database-url. fusion-diff serve and "
+                "fusion-diff service-keys new make one"
+            )
+        typer.echo(f"Note: a new database is made, {printable(file)}", err=True)
     database = Database(settings.database)
     try:
         yield settings, database

@@ -32,10 +32,11 @@ def new_command(
     """Make an API key and print it. Only its hash is stored, so it cannot be shown again."""
     from fusion_diff.commands.terminal import say
 
-    with records(data, database_url) as (_, database):
-        from fusion_diff.service.keys import new_key
+    with records(data, database_url, make=True) as (_, database):
+        from fusion_diff.service.keys import expect_free, new_key
 
         with database.write() as session:
+            expect_free(session, name)
             key = new_key(session, name, scope)
     say(key)
     return 0
@@ -61,7 +62,7 @@ def list_command(data: Data = None, database_url: DatabaseUrl = None) -> int:
 
 @service_keys_app.command("revoke")
 def revoke_command(
-    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as shown by `list`.")],
+    key_id: Annotated[str, typer.Argument(metavar="ID", help="Id of the key, as shown by `list`; or the whole key.")],
     data: Data = None,
     database_url: DatabaseUrl = None,
 ) -> int:

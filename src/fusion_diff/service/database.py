@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
@@ -32,6 +32,9 @@ _POSTGRESQL = {
     "tcp_user_timeout": 10_000,
 }
 """libpq's time limits unless the URL sets them; without them one that was cut silently holds its caller for hours."""
+_DISK = ("SQLITE_IOERR", "SQLITE_FULL", "SQLITE_CANTOPEN", "SQLITE_READONLY")
+"""Beginnings of SQLite's names for errors of the disk, its space and permissions."""
+_INVALID = "the database URL is not valid; give sqlite:///FILE or postgresql://USER@HOST/NAME"
 _STARTING = 0x46757344
 """Key of the PostgreSQL advisory lock that a process holds while it starts."""
 
@@ -52,8 +55,7 @@ class Database:
         except DatabaseError as error:
             self.close()
             raise ServiceError(
-                f"the database at {self.where} cannot be opened ({paragraph(error.orig, 200)}); check the URL, that "
-                "the database runs, and that it is one of this service; if it is damaged, restore it from a backup"
+                f"the database at {self.where} cannot be opened ({paragraph(error.orig, 200)}); {_cure(error)}"
             ) from None
         except CommandError as error:
             self.close()
@@ -119,31 +121,60 @@ def private_file(file: Path) -> None:
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
 
 
-def _engine(url: str) -> Engine:
+def sqlite_file(url: str) -> Path | None:
+    """Return the file of an SQLite database; None for another database, and where the URL names it by a `file:` URI.
+
+    Raises:
+        ServiceError: the URL is invalid.
+    """
+    parsed = _parsed(url)
+    is_file = parsed.get_backend_name() == "sqlite" and not str(parsed.database).startswith("file:")
+    return Path(str(parsed.database)) if is_file else None
+
+
+def _parsed(url: str) -> URL:
     try:
         parsed = make_url(url)
+        kind = parsed.get_backend_name()
+    except (ArgumentError, ValueError):
+        raise ServiceError(_INVALID) from None  # the URL may contain a password
+    if kind == "postgresql":
+        return parsed.set(drivername="postgresql+psycopg")
+    if kind != "sqlite":
+        raise ServiceError(f"databases of kind {kind!r} are not supported; use SQLite or PostgreSQL")
+    if not parsed.database or ":memory:" in parsed.database or parsed.query.get("mode") == "memory":
+        raise ServiceError(
+            "the database URL names no file, so all records would be lost when the service ends; give sqlite:///FILE"
+        )
+    return parsed
+
+
+def _engine(url: str) -> Engine:
+    parsed = _parsed(url)
+    try:
         if parsed.get_backend_name() == "postgresql":
-            parsed = parsed.set(drivername="postgresql+psycopg")
             limits = {name: value for name, value in _POSTGRESQL.items() if name not in parsed.query}
             return create_engine(parsed, connect_args=limits, pool_pre_ping=True, pool_size=10, max_overflow=20)
-        if parsed.get_backend_name() != "sqlite":
-            raise ServiceError(
-                f"databases of kind {parsed.get_backend_name()!r} are not supported; use SQLite or PostgreSQL"
-            )
-        if parsed.database and parsed.database != ":memory:" and not parsed.database.startswith("file:"):
-            private_file(Path(parsed.database))
+        if (file := sqlite_file(url)) is not None:
+            private_file(file)
         engine = create_engine(parsed, connect_args={"timeout": _BUSY_SECONDS})
     except ModuleNotFoundError:
         raise missing("the database", "psycopg[binary]", extra="postgresql") from None
-    except (ArgumentError, NoSuchModuleError, ValueError) as error:
-        if isinstance(error, ServiceError):
-            raise
-        raise ServiceError(
-            "the database URL is not valid; give sqlite:///FILE or postgresql://USER@HOST/NAME"
-        ) from None  # the URL may contain a password
+    except (ArgumentError, NoSuchModuleError, ValueError):
+        raise ServiceError(_INVALID) from None
     event.listen(engine, "connect", _prepare)
     event.listen(engine, "begin", _begin)
     return engine
+
+
+def _cure(error: DatabaseError) -> str:
+    """Return what to do about a database that cannot be opened."""
+    if getattr(error.orig, "sqlite_errorname", "").startswith(_DISK):
+        return "check the free space of its disk, and that this user may write the file and its folder"
+    return (
+        "check the URL, that the database runs, and that it is one of this service; if it is damaged, restore it from "
+        "a backup"
+    )
 
 
 def _prepare(connection: Any, _record: Any) -> None:

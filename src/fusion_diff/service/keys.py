@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from sqlalchemy.orm import Session
 
 _FORM = re.compile(r"fdk_([0-9a-f]{12})_([A-Za-z0-9_-]{43})")
+_ID_LENGTH = 12
 _KEY_BYTES = 32
 
 
@@ -55,19 +56,36 @@ ANYBODY = Caller("", "anybody", frozenset(Scope))
 def new_key(session: Session, name: str, scopes: Iterable[str]) -> str:
     """Make a key and return it. Only its hash is stored, so it cannot be shown again.
 
+    Spaces around the name are left out.
+
     Raises:
         ServiceError: the name is empty, too long or not printable, or no scope is given.
     """
-    wanted = sorted({Scope(scope) for scope in scopes})
-    if not name.strip() or len(name) > NAME_LENGTH or printable(name) != name:
+    wanted, name = sorted({Scope(scope) for scope in scopes}), name.strip()
+    if not name or len(name) > NAME_LENGTH or printable(name) != name:
         raise ServiceError(
             f"{printable(name, 80)!r}: the name of a key is one line of 1 to {NAME_LENGTH} printable characters"
         )
     if not wanted:
         raise ServiceError(f"{name}: a key without a scope allows nothing; give one or more of {', '.join(Scope)}")
-    key_id, secret = secrets.token_hex(6), secrets.token_urlsafe(_KEY_BYTES)
+    key_id, secret = secrets.token_hex(_ID_LENGTH // 2), secrets.token_urlsafe(_KEY_BYTES)
     session.add(ApiKey(id=key_id, name=name, sha256=_hash(secret), scopes=[str(scope) for scope in wanted]))
     return f"fdk_{key_id}_{secret}"
+
+
+def expect_free(session: Session, name: str) -> None:
+    """Check that no valid key has a name, because records name callers by it.
+
+    Raises:
+        ServiceError: one has.
+    """
+    same = select(ApiKey.id).where(ApiKey.name == name.strip(), ApiKey.revoked.is_(None))
+    key_id = session.scalar(same.limit(1))
+    if key_id is not None:
+        raise ServiceError(
+            f"{printable(name, 80)}: the key {key_id} has this name, and records name callers by it; choose another "
+            f"name, or first run fusion-diff service-keys revoke {key_id}"
+        )
 
 
 def id_of(key: str) -> str | None:
@@ -116,15 +134,16 @@ def all_keys(session: Session) -> Sequence[ApiKey]:
     return session.scalars(select(ApiKey).order_by(ApiKey.created, ApiKey.id)).all()
 
 
-def revoke(session: Session, key_id: str) -> ApiKey:
-    """Revoke a key, with immediate effect.
+def revoke(session: Session, key: str) -> ApiKey:
+    """Revoke a key, given by its id or whole, with immediate effect.
 
     Raises:
         ServiceError: no key has that id.
     """
-    row = session.get(ApiKey, key_id)
+    row = session.get(ApiKey, id_of(key) or key)
     if row is None:
-        raise ServiceError(f"{printable(key_id, 80)}: no key has this id; fusion-diff service-keys list shows all")
+        shown = printable(key) if len(key) <= _ID_LENGTH else "what was given"  # which may hold a secret
+        raise ServiceError(f"{shown}: no key has this id; fusion-diff service-keys list shows all")
     row.revoked = row.revoked or now()
     return row
 
