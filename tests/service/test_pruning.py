@@ -66,6 +66,7 @@ def test_nothing_is_deleted_where_database_and_store_do_not_belong_together(remo
     code, _, err = prune("--delete")
     assert code == 3
     assert "names 1 file that the store does not have" in err
+    assert f"{gone} of 0.tif" in err
     assert store.sizes() == before
 
 

@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from fusion_diff.commands.named import named_path
 from fusion_diff.commands.options import path_option
 from fusion_diff.trust.keys import MAX_DAYS, write_time
 
 
 def sign_command(
     path: Annotated[
-        Path, typer.Argument(metavar="PATH", help="A model, a folder of references or captures, or a file.")
+        Path,
+        typer.Argument(
+            metavar="PATH", parser=named_path, help="A model, a folder of references or captures, or a file."
+        ),
     ],
     key: Annotated[Path, path_option("--key", metavar="K", help="The private key, made by `fusion-diff keys new`.")],
     out: Annotated[

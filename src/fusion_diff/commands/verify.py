@@ -7,12 +7,13 @@ from typing import Annotated
 
 import typer
 
+from fusion_diff.commands.named import named_path
 from fusion_diff.commands.options import path_option
 from fusion_diff.errors import TrustError
 
 
 def verify_command(
-    path: Annotated[Path, typer.Argument(metavar="PATH", help="The signed folder or file.")],
+    path: Annotated[Path, typer.Argument(metavar="PATH", parser=named_path, help="The signed folder or file.")],
     trusted_key: Annotated[
         list[Path], path_option("--trusted-key", "--key", metavar="K.pub", help="Public key to trust; repeatable.")
     ],

@@ -68,8 +68,17 @@ def heat_map(row: Row, store: Store) -> bytes:
     return draw.encoded(draw.heat_map(found, limit), "PNG")
 
 
-def verdict(row: Row, store: Store) -> Inspection:
-    """Return the inspection as the model made it."""
+def no_evidence(row: Row) -> EvidenceMap:
+    """Return an empty evidence map for an inspection whose own is lost."""
+    import numpy as np
+
+    from fusion_diff.verdict.result import EvidenceMap
+
+    return EvidenceMap(np.zeros((1, 1), np.float32), row.evidence_scale, row.result["height"], row.result["width"])
+
+
+def verdict(row: Row, found: EvidenceMap) -> Inspection:
+    """Return the inspection as the model made it, with its evidence map."""
     from fusion_diff.verdict.compared import Compared
     from fusion_diff.verdict.result import Inspection, NearestReference, RecognisedSurface, Region
 
@@ -78,7 +87,7 @@ def verdict(row: Row, store: Store) -> Inspection:
     return Inspection(
         **told
         | {
-            "evidence": evidence(row, store),
+            "evidence": found,
             "regions": tuple(Region(**each) for each in told["regions"]),
             "nearest": tuple(NearestReference(**each) for each in told["nearest"]),
             "reasons": tuple(told["reasons"]),
@@ -112,6 +121,8 @@ def report(row: Row, store: Store) -> bytes:
 
     with Image.open(io.BytesIO(store.get(row.thumbnail_sha256))) as picture:
         thumbnail = np.asarray(picture)
-    outcome = Outcome(Path(row.name), inspection=verdict(row, store), thumbnail=thumbnail, overruled=overruling(row))
+    outcome = Outcome(
+        Path(row.name), inspection=verdict(row, evidence(row, store)), thumbnail=thumbnail, overruled=overruling(row)
+    )
     with tempfile.TemporaryDirectory() as folder:
         return write_report([outcome], folder).read_bytes()

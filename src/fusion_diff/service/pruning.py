@@ -12,6 +12,7 @@ from sqlalchemy import select
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import ServiceError
+from fusion_diff.references.reference import listing
 from fusion_diff.service.tables import Inspection, ReferenceImage
 
 if TYPE_CHECKING:
@@ -38,13 +39,22 @@ def unused(session: Session, store: Store) -> dict[str, int]:
     stored, named = len(found), set[str]()
     for column in _USES:
         named.update(session.scalars(select(column).where(column.is_not(None))))
-    gone = sum(digest not in found for digest in named)
+    gone = sorted(named - found.keys())
     if gone or (stored and not named):
-        told = f"names {counted(gone, 'file')} that the store does not have" if gone else "names no file at all"
+        told = f"names {counted(len(gone), 'file')} that the store does not have" if gone else "names no file at all"
         raise ServiceError(
             f"the database {told}, so it may belong to another store; check --data, --database-url and "
-            "FUSION_DIFF_STORE_URL, or restore the files first"
+            f"FUSION_DIFF_STORE_URL, or restore the files first{listing(_owned(session, each) for each in gone)}"
         )
     for digest in named:
         del found[digest]
     return found
+
+
+def _owned(session: Session, digest: str) -> str:
+    """Return a digest with the name of a micrograph whose record names it."""
+    for column in _USES:
+        name = session.scalar(select(column.class_.name).where(column == digest).limit(1))
+        if name is not None:
+            return f"{digest} of {name}"
+    return digest

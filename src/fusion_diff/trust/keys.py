@@ -251,7 +251,13 @@ def parse_public(content: bytes, name: str) -> PublicKey:
 
 
 def public_file(file: Path) -> Path:
-    """Return the path of the public key that belongs to a private key."""
+    """Return the path of the public key that belongs to a private key.
+
+    Raises:
+        TrustError: the path names a folder, as `.`, `/` and an empty one do.
+    """
+    if not file.name:
+        raise TrustError(f"{printable(file)}: it names no file; give a path for the private key, such as release.key")
     return file.with_name(file.name + ".pub")
 
 

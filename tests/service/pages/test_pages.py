@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from fusion_diff.references import MAX_REFERENCES
-from fusion_diff.service import collecting
+from fusion_diff.service import collecting, records
 from fusion_diff.service.pages.files import _FILES
 from fusion_diff.service.tables import ReferenceImage
 
@@ -55,6 +55,18 @@ def test_every_page_keeps_to_the_policy_and_names_its_fields(client, story):
                 assert client.get(each).status_code == 200, each
     for address in [f"{story[2]}/images", "/history/charts"]:
         looked_at(client.get(address, headers=HTMX))
+
+
+def test_a_verdict_whose_map_is_lost_is_shown_without_it(client, micrograph):
+    service = client.app.state.service
+    it = id_of(inspected(client, micrograph("coarse", 151)))
+    with service.database.read() as session:
+        service.store.remove(records.get_inspection(session, it).evidence_sha256)
+    page = client.get(f"/inspections/{it}", headers=BROWSER)
+    assert page.status_code == 200
+    assert "The evidence map is lost" in page.text
+    assert "restore it from a backup" in page.text
+    assert "heatmap.png" not in page.text
 
 
 def test_pages_lead_only_where_something_is(client, story):

@@ -8,11 +8,13 @@ from fastapi import APIRouter, Form, Request
 from sqlalchemy import select
 from starlette.responses import Response
 
+from fusion_diff.errors import ServiceError
 from fusion_diff.inspection import draw, shown
 from fusion_diff.inspection.wording import p_value_sentences, region_count
 from fusion_diff.references.reference import alike_in_letters
 from fusion_diff.service import collecting, pictures, records
 from fusion_diff.service.pages.rendering import PageRoute, render
+from fusion_diff.service.problems import reported
 from fusion_diff.service.routes import inspections
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.fields import Id
@@ -28,16 +30,22 @@ router = APIRouter(prefix="/inspections", route_class=PageRoute)
 
 @router.get("/{inspection_id}")
 def verdict(request: Request, service: ServiceDep, caller: Reader, inspection_id: Id) -> Response:
-    """Show a verdict."""
+    """Show a verdict, without its map where the file of that is lost."""
     with service.database.read() as session:
         row = records.get_inspection(session, inspection_id)
-        it, judged = InspectionOut.of(row), pictures.verdict(row, service.store)
+        lost = None
+        try:
+            evidence = pictures.evidence(row, service.store)
+        except ServiceError as error:
+            evidence, lost = pictures.no_evidence(row), reported(error, request).detail
+        it, judged = InspectionOut.of(row), pictures.verdict(row, evidence)
         limit = draw.heat_limit([judged.evidence], [judged.threshold])
         model = service.shelf.newest(session, it.model_sha256)
         return render(
             request,
             "verdict",
             it=it,
+            lost=lost,
             field=shown.field_of_view(judged),
             unit="px" if it.pixel_size_um is None else "µm",
             region_count=region_count(judged),
