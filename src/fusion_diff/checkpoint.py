@@ -24,7 +24,7 @@ from typing import Any
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import CheckpointError, disk_full
-from fusion_diff.home import at_home
+from fusion_diff.home import at_home, is_folder
 from fusion_diff.printable import paragraph, printable
 from fusion_diff.whole import WholeFolder
 
@@ -51,7 +51,7 @@ def locate(name_or_path: str | Path) -> Path:
             f"such as owner/name, or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
         )
     path = at_home(name_or_path)
-    if os.path.isdir(path):  # noqa: PTH112 (Path.is_dir raises where a name is too long)
+    if is_folder(path):
         return path
     name = str(name_or_path)
     embedded = Path(str(files("fusion_diff"))) / "checkpoints"
@@ -61,7 +61,7 @@ def locate(name_or_path: str | Path) -> Path:
     if name.startswith("~"):
         why = "no such folder"
     elif name.count("/") == 1 and not name.startswith((".", "/")):
-        if not os.path.isdir(path.parent):  # noqa: PTH112 (as above)
+        if not is_folder(path.parent):
             return _fetch(name)
         why = f"the folder {path.parent} does not contain {path.name}"  # a mistyped path, not a hub id
     raise CheckpointError(
@@ -248,7 +248,7 @@ def in_place(folder: Path) -> str:
     real = Path(os.path.realpath(folder))
     if os.path.islink(real):  # noqa: PTH114 (it never raises); still a link after resolving: a loop
         return "a link that leads back to itself"
-    if os.path.isdir(real) and real.samefile(os.curdir):  # noqa: PTH112 (likewise)
+    if is_folder(real) and real.samefile(os.curdir):
         return "the current folder, which cannot be replaced while it is in use"
     if os.path.ismount(real):
         return "the root of a disk or volume, which cannot be replaced"

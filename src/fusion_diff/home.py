@@ -1,4 +1,4 @@
-"""Paths that begin in the home folder, and absolute paths."""
+"""Paths: those that begin in the home folder, absolute ones, and whether they are files or folders."""
 
 from __future__ import annotations
 
@@ -23,3 +23,13 @@ def expanded(pattern: str) -> str:
 def absolute(path: str | os.PathLike[str]) -> Path:
     """Return an absolute path without `..`, following no links."""
     return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links, absolute leaves `..` in)
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a path is a file. A path that is too long or inaccessible gives False instead of an OSError."""
+    return os.path.isfile(path)  # noqa: PTH113 (Path.is_file raises there)
+
+
+def is_folder(path: Path) -> bool:
+    """Return whether a path is a folder, with errors as in `is_file`."""
+    return os.path.isdir(path)  # noqa: PTH112 (likewise)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from dataclasses import replace
 from numbers import Integral
@@ -17,7 +16,7 @@ from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.errors import ArgumentError, CheckpointError
 from fusion_diff.fewshot.decision import check_alpha, probability
-from fusion_diff.home import at_home
+from fusion_diff.home import at_home, is_file
 from fusion_diff.micrograph.micrograph import expect_micrograph, several
 from fusion_diff.verdict.concluding import conclude, predict
 from fusion_diff.verdict.result import NEAREST, NearestReference
@@ -38,7 +37,7 @@ BATCH = 1
 
 def is_exported(folder: str | Path) -> bool:
     """Return whether a folder is an exported model."""
-    return os.path.isfile(at_home(folder) / DESCRIPTION)  # noqa: PTH113 (Path.is_file raises where a name is too long)
+    return is_file(at_home(folder) / DESCRIPTION)
 
 
 class EdgeSession:

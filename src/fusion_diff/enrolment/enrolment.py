@@ -106,7 +106,7 @@ class Enrolment:
         """Return the classes, their counts, and the cross-fitted figures."""
         told = ", ".join(f"{label}: {count}" for label, count in self.counts.items())
         figures = "".join(f", {name} {value:.3f}" for name, value in self.compared.figures.items())
-        return f"Enrolment({told}; authentic={self.authentic!r}, {counted(len(set(self.groups)), 'group')}{figures})"
+        return f"Enrolment({told}; authentic={self.authentic!r}, {counted(len(set(self.groups)), 'specimen')}{figures})"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -133,7 +133,7 @@ class Enrolment:
         if not (len(inside) and len(outside)):
             return {}
         truth = np.repeat([True, False], [len(inside), len(outside)])
-        log_odds = calibration.slope * np.concatenate([inside, outside]) + calibration.intercept
+        log_odds = calibration.log_odds(np.concatenate([inside, outside]))
         return {"auroc": auroc(inside, outside), "macro_f1": macro_f1(truth, log_odds <= 0)}
 
     @cached_property

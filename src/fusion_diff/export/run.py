@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -22,6 +21,7 @@ from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
 from fusion_diff.export.parity import Parity
 from fusion_diff.export.portable import describe, portable
 from fusion_diff.export.selection import choices, losses
+from fusion_diff.home import is_file
 from fusion_diff.judging import judge
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.warn import warn
@@ -148,7 +148,7 @@ def _expect_exportable(model: DiffusionModel, folder: Path, runtime: str) -> Non
     if model.device.type != "cpu":
         raise ExportError(f"{model.name}: it is on {model.device}; move it with to('cpu') and export it then")
     expect_free(folder)
-    if os.path.isfile(folder / MANIFEST) and not is_exported(folder):  # noqa: PTH113 (it never raises)
+    if is_file(folder / MANIFEST) and not is_exported(folder):
         raise ExportError(f"{folder}: contains a model that is not an exported one; choose another folder")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fusion_diff.errors import ReferenceSetError
-from fusion_diff.home import at_home
+from fusion_diff.home import at_home, is_file, is_folder
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, UNREAD_SUFFIXES, search
 from fusion_diff.references.reference import composed
 
@@ -23,22 +23,6 @@ def as_path(path: Any, what: str) -> Path:
     except (TypeError, ValueError) as error:
         said = type(path).__name__ if isinstance(error, TypeError) else f"{path!r} ({error})"
         raise ReferenceSetError(f"expected the path of {what}, got {said}; pass a string or a Path") from error
-
-
-def is_file(path: Path) -> bool:
-    """Return whether a path is a file. A path that is too long or inaccessible gives False instead of an OSError."""
-    try:
-        return path.is_file()
-    except OSError:
-        return False
-
-
-def is_folder(path: Path) -> bool:
-    """Return whether a path is a folder, with errors as in `is_file`."""
-    try:
-        return path.is_dir()
-    except OSError:
-        return False
 
 
 def image_files(folder: Path) -> list[Path]:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import MicrographError, ReferenceSetError
+from fusion_diff.home import is_file, is_folder
 from fusion_diff.micrograph import Micrograph, load_microstructure_data
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, warn_of_unread
 from fusion_diff.printable import printable
@@ -22,8 +23,6 @@ from fusion_diff.references.folders import (
     class_folders,
     image_files,
     images_below,
-    is_file,
-    is_folder,
     unread_files,
 )
 from fusion_diff.references.groups import Groups, group_names

@@ -12,8 +12,8 @@ from itertools import chain
 from pathlib import Path
 
 from fusion_diff.errors import ReferenceSetError
+from fusion_diff.home import is_file, is_folder
 from fusion_diff.printable import printable
-from fusion_diff.references.folders import is_file, is_folder
 from fusion_diff.references.reference import did_you_mean
 
 _MAX_BYTES = 16 * 2**20

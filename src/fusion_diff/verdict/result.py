@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Any
 
@@ -279,8 +279,6 @@ class Inspection:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON-ready values; of the evidence map only its maximum, mean and shape."""
-        from dataclasses import asdict, fields
-
         plain: dict[str, Any] = {
             field.name: getattr(self, field.name)
             for field in fields(self)
