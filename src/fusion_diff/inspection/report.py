@@ -23,7 +23,7 @@ from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fusion_diff.fewshot.decision import Decision
     from fusion_diff.inspection.run import Outcome
@@ -59,6 +59,16 @@ def write_report(
     Raises:
         OSError: the folder or the file cannot be written.
     """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "index.html"
+    with whole_file(page) as part, part.open("w", encoding="utf-8") as file:
+        file.writelines(report_page(outcomes, title=title))
+    return page
+
+
+def report_page(outcomes: Iterable[Outcome], *, title: str = "Inspection report") -> Iterator[str]:
+    """Return the parts of the page, drawn as they are asked for; see `write_report`."""
     outcomes = list(outcomes)
     inspected = [(outcome, outcome.inspection) for outcome in outcomes if outcome.inspection is not None]
     inspected.sort(key=lambda pair: (_GRAVEST_FIRST.index(_decision(*pair)), pair[1].score))
@@ -89,13 +99,8 @@ def write_report(
         gradient=", ".join(f"rgb({r} {g} {b} / {a:.2f})" for r, g, b, a in shown.heat_stops()),
         cards=(_card(outcome, inspection, limit, longest) for outcome, inspection in inspected),
     )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    page = folder / "index.html"
-    with whole_file(page) as part, part.open("w", encoding="utf-8") as file:
-        stream.enable_buffering(64)
-        file.writelines(stream)
-    return page
+    stream.enable_buffering(64)
+    return stream
 
 
 def _decision(outcome: Outcome, inspection: Inspection) -> Decision:

@@ -110,13 +110,12 @@ def overruling(row: Row) -> Overruling | None:
 
 def report(row: Row, store: Store) -> bytes:
     """Return the report of an inspection as one HTML file with embedded pictures."""
-    import tempfile
     from pathlib import Path
 
     import numpy as np
     from PIL import Image
 
-    from fusion_diff.inspection.report import write_report
+    from fusion_diff.inspection.report import report_page
     from fusion_diff.inspection.run import Outcome
 
     with Image.open(io.BytesIO(store.get(row.thumbnail_sha256))) as picture:
@@ -124,5 +123,4 @@ def report(row: Row, store: Store) -> bytes:
     outcome = Outcome(
         Path(row.name), inspection=verdict(row, evidence(row, store)), thumbnail=thumbnail, overruled=overruling(row)
     )
-    with tempfile.TemporaryDirectory() as folder:
-        return write_report([outcome], folder).read_bytes()
+    return "".join(report_page([outcome])).encode()
