@@ -87,8 +87,7 @@ class Victim(nn.Module):
         nothing = scaled.new_zeros(len(scaled), 0)
         maps = self.verifier.heads.judge(scaled, nothing)
         scores = {name: sum(parts.values()) for name, parts in pool(maps).items()}
-        calibration = self.verifier.calibration
-        return calibration.slope * self.verifier.fusion.fuse(scores) + calibration.intercept
+        return self.verifier.calibration.log_odds(self.verifier.fusion.fuse(scores))
 
     def forward(self, batch: Tensor) -> Tensor:
         """Return logits (B, 2), authentic first, of working pixels (B, 1, H, W), for attacks by other packages."""
