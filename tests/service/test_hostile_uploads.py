@@ -136,6 +136,7 @@ def test_too_many_files_are_refused_as_a_whole(client):
         {"json": {"files": "a.tif"}},
         {"files": [("files", ("a.tif", b"x"))], "data": {"alpha": "2"}},
         {"files": [("files", ("a.tif", b"x"))], "data": {"alpha": "nan"}},
+        {"files": [("files", ("a.tif", b"x"))], "data": {"alpha": "1e-320"}},
         {"files": [("files", ("a.tif", b"x"))], "data": {"pixel_size_um": "-1"}},
         {"files": [("files", ("a.tif", b"x"))], "data": {"pixel_size_um": "1e300"}},
         {"files": [("files", ("a.tif", b"x"))], "data": {"model": "../../model"}},
@@ -235,6 +236,28 @@ def test_a_moment_without_a_zone_is_in_utc(client, micrograph):
 
 def test_a_way_of_asking_that_is_not_offered_is_a_problem(client):
     is_problem(client.delete("/v1/inspections"), 405)
+
+
+@pytest.mark.parametrize(
+    ("path", "allowed"),
+    [
+        ("/v1/inspections", "GET, POST"),
+        (f"/v1/reference-sets/{'0' * 32}", "GET, DELETE"),
+        (f"/v1/models/{'0' * 32}/retired", "PUT, DELETE"),
+        ("/healthz", "GET, HEAD"),
+        ("/sign-in", "GET, POST"),
+    ],
+)
+@pytest.mark.parametrize("method", ["OPTIONS", "PROPFIND"])
+def test_all_ways_of_asking_that_are_offered_are_named(client, method, path, allowed):
+    answer = client.request(method, path)
+    is_problem(answer, 405)
+    assert answer.headers["allow"] == allowed
+
+
+def test_an_address_with_a_slash_too_many_leads_to_no_other_host(client):
+    answer = client.get("/v1/models/", headers={"host": "127.0.0.1"}, follow_redirects=False)
+    is_problem(answer, 404)
 
 
 @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -94,7 +94,8 @@ def test_class_specimen_and_pixel_size_are_corrected_and_the_mark_stays(client, 
     assert client.get(new_set).json()["images"] == [own | {"group": "C08", "pixel_size_um": 0.25}]
     client.delete(f"{at}/mark")
     assert client.patch(at, json={"label": "fine"}).json()["label"] == "fine"
-    assert client.patch(at, json={"name": "b.tif"}).status_code == 422
+    for wrong in ({"name": "b.tif"}, {"pixel_size_um": True}, {"pixel_size_um": "0.5"}):
+        assert client.patch(at, json=wrong).status_code == 422
     assert client.patch(f"{at[:-1]}{'0' if at[-1] != '0' else '1'}", json={}).status_code == 404
 
 

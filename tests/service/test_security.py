@@ -436,5 +436,5 @@ def test_settings_come_from_the_environment_and_never_show_a_password(monkeypatc
     assert settings.database.endswith("@db/records")
     assert Settings(data="x").store.endswith("x/blobs")
     monkeypatch.setenv("FUSION_DIFF_QUEUE_LENGTH", "0")
-    with pytest.raises(ServiceError, match="queue_length"):
+    with pytest.raises(ServiceError, match=r"queue_length \(FUSION_DIFF_QUEUE_LENGTH\): Input should be"):
         read_settings()

@@ -71,13 +71,13 @@ def test_the_data_are_for_their_owner_alone(enrolled_folder, tmp_path):
 @pytest.mark.parametrize("value", ["", " "])
 def test_a_variable_that_is_set_to_nothing_is_refused_by_its_name(monkeypatch, name, value):
     monkeypatch.setenv(f"FUSION_DIFF_{name}", value)
-    with pytest.raises(ServiceError, match=f"is empty; give FUSION_DIFF_{name} a value, or unset it"):
+    with pytest.raises(ServiceError, match=rf"\(FUSION_DIFF_{name}\): is empty; give it a value, or unset it"):
         read_settings()
 
 
 @pytest.mark.parametrize("value", ["nginx", "10.0.0.1/8", "10.0.0.0/8,", "127.0.0.1;::1"])
 def test_proxies_to_trust_are_addresses_and_networks(value):
-    with pytest.raises(ServiceError, match=r"trusted_proxies: .*give addresses or networks"):
+    with pytest.raises(ServiceError, match=r"trusted_proxies .*give addresses or networks"):
         read_settings(trusted_proxies=value)
 
 

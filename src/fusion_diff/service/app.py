@@ -66,6 +66,7 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
         lifespan=lifespan,
         docs_url=None,  # their scripts would be loaded from another host
         redoc_url=None,
+        redirect_slashes=False,  # it would lead to whatever host the request names
         middleware=[Middleware(Observer), Middleware(Gate)],
         telemetry=_telemetry(settings),
         form_limits={"max_files": settings.max_files, "max_fields": _FIELDS, "max_part_size": _FIELD_BYTES},

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, Field
 from sqlalchemy import exc
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from fusion_diff import errors
 from fusion_diff.printable import paragraph
@@ -33,6 +34,7 @@ _FORMS = {
     "Missing boundary": (400, "leave Content-Type to curl -F or the form library, which name the boundary there"),
 }
 """Status and cure of what the form parser refuses without one, by the beginning of its text."""
+_METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _log = logging.getLogger("fusion_diff.service")
 
 
@@ -214,9 +216,19 @@ async def on_http(request: Request, error: Exception) -> Response:
     for beginning, (meant, cure) in _FORMS.items() if status == 400 else ():
         if detail.startswith(beginning):
             status, detail = meant, f"{detail.rstrip('.')}; {cure}"
+    headers = dict(error.headers or {})
+    if status == 405:
+        headers["Allow"] = ", ".join(_allowed(request))
     kind = HTTPStatus(status).phrase.lower().replace(" ", "-")
     told = _problem(kind, status, paragraph(detail, _LONGEST), request_id_of(request))
-    return respond(told, headers=dict(error.headers or {}))
+    return respond(told, headers=headers)
+
+
+def _allowed(request: Request) -> list[str]:
+    """Return the methods that any route takes at the address of a request; the framework names those of one route."""
+    routes, asked = request.app.router.routes, request.scope
+    scopes = [{**asked, "method": method} for method in _METHODS]
+    return [each["method"] for each in scopes if any(route.matches(each)[0] == Match.FULL for route in routes)]
 
 
 async def _on_validation(request: Request, error: Exception) -> Response:

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 from pathlib import Path
 from typing import Self
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from fusion_diff.checkpoint import EMBEDDED
@@ -67,9 +67,9 @@ class Settings(BaseSettings):
 
     @field_validator("data", "database_url", "store_url", "models_folder", "model", "device", "host", mode="before")
     @classmethod
-    def _not_empty(cls, value: object, info: ValidationInfo) -> object:
+    def _not_empty(cls, value: object) -> object:
         if isinstance(value, str) and not value.strip():
-            raise ValueError(f"is empty; give FUSION_DIFF_{str(info.field_name).upper()} a value, or unset it")
+            raise ValueError("is empty; give it a value, or unset it")
         return value
 
     @field_validator("trusted_proxies")
@@ -128,7 +128,12 @@ def read_settings(**given: object) -> Settings:
         return Settings(**{name: value for name, value in given.items() if value is not None})  # type: ignore[arg-type]
     except ValidationError as error:
         told = "; ".join(
-            f"{'.'.join(map(str, each['loc'])) or 'settings'}: {each['msg'].removeprefix('Value error, ')}"
+            f"{_named(each['loc'])}: {each['msg'].removeprefix('Value error, ')}"
             for each in error.errors(include_input=False, include_url=False)
         )
         raise ServiceError(f"the service cannot start: {paragraph(told, 500)}") from None
+
+
+def _named(place: tuple[int | str, ...]) -> str:
+    """Return the name of a setting with that of its environment variable."""
+    return f"{place[0]} (FUSION_DIFF_{str(place[0]).upper()})" if place else "settings"

@@ -8,6 +8,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from fusion_diff.fewshot.decision import LEAST_ALPHA
 from fusion_diff.service.records import MAX_REASON
 from fusion_diff.service.tables import NAME_LENGTH
 
@@ -45,7 +46,7 @@ Reason = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_REASON), AfterValidator(_text)
 ]
 Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
-Alpha = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+Alpha = Annotated[float, Field(ge=LEAST_ALPHA, lt=1, allow_inf_nan=False)]
 PixelSize = Annotated[
     float, Field(ge=1e-6, le=1e6, allow_inf_nan=False, description="Pixel size in µm; overrides that in the file.")
 ]

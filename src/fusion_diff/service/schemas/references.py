@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Self
+from typing import Annotated, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, Strict
 
 from fusion_diff.service import tables
 from fusion_diff.service.problems import Problem
@@ -42,7 +42,9 @@ class ReferenceImageIn(Body):
 
     label: Name | None = Field(default=None, description="Class; null keeps the current one.")
     group: Name | None = Field(default=None, description="Specimen; null for its own.")
-    pixel_size_um: PixelSize | None = Field(default=None, description="Pixel size in µm; null for that in the file.")
+    pixel_size_um: Annotated[PixelSize, Strict()] | None = Field(
+        default=None, description="Pixel size in µm; null for that in the file."
+    )
 
 
 class ReferenceSetSummary(BaseModel):
