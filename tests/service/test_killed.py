@@ -118,6 +118,9 @@ def test_a_service_that_is_killed_loses_nothing_that_it_accepted(
     report = check(tmp_path / "verdicts.jsonl", expect=head["hash"])
     assert report.intact, report.breaks
     assert sum(report.decisions.values()) == len(kept)
+    made = list((tmp_path / "data").rglob("*"))
+    assert made
+    assert [each for each in made if each.stat().st_mode & 0o077] == [], "all of it is for its user alone"
     database.close()
 
 

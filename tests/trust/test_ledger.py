@@ -153,8 +153,19 @@ def test_a_head_that_is_missing_or_no_head_is_told(file):
     assert found(file) == [("truncated", 9)]
     head.unlink()
     assert found(file) == [("truncated", 9)]
+    assert check(file).note == "", "it is told once"
     with pytest.raises(TrustError, match="tampered"):
         Ledger(file)
+
+
+def test_a_head_that_is_missing_is_made_up_for_by_one_noted_elsewhere(file):
+    noted = check(file).head
+    file.with_name(file.name + ".head").unlink()
+    report = check(file, expect=noted)
+    assert report.intact
+    assert report.note == "verdicts.jsonl.head is missing; the expected head is that of the last line"
+    earlier = json.loads(lines(file)[-2])["hash"]
+    assert found(file, expect=earlier) == [("truncated", 9)], "what came after it may have been more"
 
 
 @pytest.mark.parametrize("planted", ["pipe", "device", "large"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -104,16 +105,27 @@ def serve_command(
         insecure=insecure or None,
     )
     logs.configure()
-    try:
-        with heed_sigterm():  # else the first process of a container would ignore SIGTERM while it loads the model
-            server = Server(_opened(settings))
-    except Terminated:
-        return TERMINATED
-    try:
-        server.run()
-    except SystemExit:  # the port is taken; the log says so
-        return 3
+    with _private_files():
+        try:
+            with heed_sigterm():  # else the first process of a container would ignore SIGTERM while it loads the model
+                server = Server(_opened(settings))
+        except Terminated:
+            return TERMINATED
+        try:
+            server.run()
+        except SystemExit:  # the port is taken; the log says so
+            return 3
     return 0 if server.started else 3
+
+
+@contextmanager
+def _private_files() -> Iterator[None]:
+    """Leave new files and folders to this user alone during the block."""
+    before = os.umask(0o077)
+    try:
+        yield
+    finally:
+        os.umask(before)
 
 
 def _opened(settings: Settings) -> Service:

@@ -202,12 +202,13 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
             decisions[decision if decision in _DECISIONS else OTHER] += 1
     if count == 0 and not torn:
         raise TrustError(f"{path}: the file is empty, so it is not a ledger; check the path")
+    missing = f"{path.name}.head is missing: lines cut off the end would not be noticed"
     try:
         head = read_head(path)
     except TrustError as error:
         head, note = None, str(error)
     else:
-        note = "" if head else f"{path.name}.head is missing: lines cut off the end would not be noticed"
+        note = "" if head else missing
     if converted:
         where = f"line ends were converted to CR LF, as git and mail do, in {counted(converted, 'line')}"
         checker.add(first, "altered", f"{where}; convert them back to LF, or restore the ledger from a copy")
@@ -219,7 +220,11 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
             how = f"as by a run that was killed; set it aside with fusion-diff audit {quote(str(path))} --repair"
         checker.add(count + 1, "torn", f"it was cut off {how}")
     if head is None and note and count > 1:
-        checker.add(count, "truncated", note)
+        if note == missing and last is not None and last["hash"] == expect:
+            note = f"{path.name}.head is missing; the expected head is that of the last line"
+        else:
+            checker.add(count, "truncated", note)
+            note = ""
     elif head is not None:
         note = _compare(checker, head, count, last, behind, path)
     if not pinned:
