@@ -6,6 +6,7 @@ models, which the environment names as for `fusion-diff serve`. Run it on a clus
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING
 
 from ray import serve
@@ -20,6 +21,7 @@ def build() -> FastAPI:
     from fusion_diff.service.app import create_app
     from fusion_diff.service.settings import read_settings
 
+    os.umask(0o077)  # what a replica writes is for its user alone
     logs.configure()
     return create_app(read_settings())
 

@@ -429,6 +429,15 @@ def test_the_pages_of_an_earlier_run_do_not_pass_for_those_of_one_that_did_not_s
     assert pages_written(tmp_path) == []
 
 
+@pytest.mark.parametrize("option", ["--csv", "--junit", "--markdown", "--sarif"])
+def test_an_input_is_not_removed_because_another_is_missing(run, new, tmp_path, option):
+    (new / "a.tif").rename(tmp_path / "scan")  # known as an image by its content alone
+    code, _, err = run("inspect", "scan", "nowhere\0.tif", "nowhere.tif", option, "scan")
+    assert code == 3
+    assert f"{option} scan: is one of the inputs" in err
+    assert (tmp_path / "scan").exists()
+
+
 def test_nothing_to_inspect_leaves_no_page_of_an_earlier_run(run, new, tmp_path, pages_of_a_run_that_passed):
     for file in new.iterdir():
         file.unlink()

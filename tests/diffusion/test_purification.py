@@ -124,18 +124,18 @@ def test_perception_purifies_every_tile_before_it_is_encoded(purify: Purificatio
 
 def test_a_purified_inspection_says_so_and_differs(embedded: DiffusionModel) -> None:
     micrograph = surface(4)
-    plain, repainted = inspect(embedded, micrograph), inspect(embedded, micrograph, purify=True)
-    assert (plain.purified, repainted.purified) == (False, True)
-    assert plain.score != repainted.score
-    assert PURIFIED in repainted.reasons
+    plain, regenerated = inspect(embedded, micrograph), inspect(embedded, micrograph, purify=True)
+    assert (plain.purified, regenerated.purified) == (False, True)
+    assert plain.score != regenerated.score
+    assert PURIFIED in regenerated.reasons
     assert PURIFIED not in plain.reasons
-    assert repainted.score == inspect(embedded, micrograph, purify=True).score
+    assert regenerated.score == inspect(embedded, micrograph, purify=True).score
 
 
 def test_purification_leaves_the_scope_as_it_is_and_says_what_its_score_is_compared_with(
     embedded: DiffusionModel, defended: DiffusionModel
 ) -> None:
-    """The limit of the scope is set on references that were not purified; repainted, all of these were beyond it."""
+    """The limit of the scope is set on references that were not purified; regenerated, all of these were beyond it."""
     enrolment = embedded.enrolment
     drawn, _ = builtin_samples(1)
     for each in drawn:

@@ -215,6 +215,11 @@ def test_a_closed_pipe_is_no_verdict(exported_folder, sample):
     os.close(writer)
     assert (done.returncode, "BrokenPipe" in done.stderr) == (3, False)
     assert "Error: the run broke off, as the reader of its output has gone" in done.stderr
+    reader, writer = os.pipe()
+    os.close(reader)
+    both = subprocess.run([sys.executable, *words], stdout=writer, stderr=writer, check=False)
+    os.close(writer)
+    assert both.returncode == 3
 
 
 def test_no_thumbnail_is_drawn_for_nobody(exported_folder, sample, monkeypatch):

@@ -143,7 +143,7 @@ def test_the_timestep_grows_with_the_noise_and_knows_nothing_of_the_micrograph(e
     levels = [matching_timestep(prior, sigma) for sigma in (0.03, 0.06, 0.12, 0.25)]
     assert levels == sorted(set(levels))
     assert 0 < levels[0] < levels[-1] < prior.timesteps - 1
-    assert matching_timestep(prior, 0.01) < 20  # a uniform grey image would give 300, which repaints all fine detail
+    assert matching_timestep(prior, 0.01) < 20  # a uniform grey image would give 300, which regenerates all fine detail
 
 
 @pytest.mark.parametrize("shape", [(224, 224), (160, 160), (160, 160, 3), (301, 230)])

@@ -129,7 +129,7 @@ def inspect_command(
     try:
         files = discover(paths)
     except MicrographError:  # nothing to inspect: pages of an earlier run must not pass for those of this one either
-        outputs.check(others)
+        outputs.check([*(Path(path) for path in paths if "\0" not in path), *others])
         outputs.remove_old_pages()
         raise
     outputs.check([*files, *others])

@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 import warnings
+from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -70,7 +71,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return STOPPED
         except BrokenPipeError:  # the reader of stdout is gone, and the flush at exit would fail, too
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            _complain("the run broke off, as the reader of its output has gone; what --json names has what was done")
+            with suppress(OSError):  # stderr may be the same pipe
+                _complain("the run broke off, as the reader of its output has gone")
             return FAILED
         except Exception as error:
             if foreseen(error):

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 MAX_REFERENCES = 5000
 """Maximum number of references in a set. Enrolment is made for tens, and keeps every reference accessible."""
 
-_LISTED = 10
+LISTED = 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,7 +141,7 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 def listing(items: Iterable[object]) -> str:
     """Return the first ten items for an error message, one per line, and the number of further ones."""
     lines = [printable(item) for item in items]
-    shown = [f"\n  {line}" for line in lines[:_LISTED]]
-    if len(lines) > _LISTED:
-        shown.append(f"\n  and {len(lines) - _LISTED} more")
+    shown = [f"\n  {line}" for line in lines[:LISTED]]
+    if len(lines) > LISTED:
+        shown.append(f"\n  and {len(lines) - LISTED} more")
     return "".join(shown)

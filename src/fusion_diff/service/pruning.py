@@ -12,7 +12,7 @@ from sqlalchemy import select
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import ServiceError
-from fusion_diff.references.reference import listing
+from fusion_diff.references.reference import LISTED, listing
 from fusion_diff.service.tables import Inspection, ReferenceImage
 
 if TYPE_CHECKING:
@@ -42,9 +42,10 @@ def unused(session: Session, store: Store) -> dict[str, int]:
     gone = sorted(named - found.keys())
     if gone or (stored and not named):
         told = f"names {counted(len(gone), 'file')} that the store does not have" if gone else "names no file at all"
+        shown = (_owned(session, each) if index < LISTED else each for index, each in enumerate(gone))
         raise ServiceError(
             f"the database {told}, so it may belong to another store; check --data, --database-url and "
-            f"FUSION_DIFF_STORE_URL, or restore the files first{listing(_owned(session, each) for each in gone)}"
+            f"FUSION_DIFF_STORE_URL, or restore the files first{listing(shown)}"
         )
     for digest in named:
         del found[digest]

@@ -31,8 +31,6 @@ PATIENCE_SECONDS = 30.0
 """Longest wait for more of a body, at first and after a burst."""
 SLOWEST = 2**13
 """Bytes per second at which a body is never too slow, whatever its size."""
-_SPARE = 64
-"""Bytes of line ends and spaces that may follow the last line of a form."""
 _CUT_OFF = (
     "the form ends before its last line, --boundary--, so files or fields may be missing; send it again, whole, with "
     "the Content-Length of all of it"
@@ -101,15 +99,15 @@ def bounded(
         receive: gives the parts of the body.
         limit: most bytes.
         ended: called once the whole body is there.
-        closing: the last line of the body; None if it has none.
+        closing: the line that ends the form; None if the body is none. Text may follow it (RFC 2046).
         patience: seconds of waiting allowed; every `SLOWEST` bytes give one second back.
 
     It raises `HTTPException`, the only kind of error that form parsing lets through.
     """
-    size, left, more, tail = 0, patience, True, b""
+    size, left, more, tail, whole = 0, patience, True, b"", False
 
     async def counted() -> Message:
-        nonlocal size, left, more, tail
+        nonlocal size, left, more, tail, whole
         if not more:
             return await receive()
         started = time.monotonic()
@@ -127,8 +125,9 @@ def bounded(
             raise HTTPException(413, _too_large(limit))
         more = message.get("more_body", False)
         if closing is not None:
-            tail = (tail + body[-len(closing) - _SPARE :])[-len(closing) - _SPARE :]
-            if not more and size and not tail.rstrip().endswith(closing):
+            window = tail + body
+            whole, tail = whole or closing in window, window[-len(closing) :]
+            if not more and size and not whole:
                 raise HTTPException(400, _CUT_OFF)
         if not more:
             await ended()
