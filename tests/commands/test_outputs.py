@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import html
 import json
 import os
 from pathlib import Path
@@ -299,7 +300,7 @@ def test_a_device_is_written_to_and_never_replaced(tmp_path):
 
 
 def test_the_verdicts_are_printed_even_where_the_pages_cannot_be_written(run, new, tmp_path, monkeypatch):
-    def full(*given):
+    def full(*given, **_):
         raise OSError(errno.ENOSPC, "No space left on device", str(given[-1]))
 
     def large(*_):
@@ -436,6 +437,14 @@ def test_an_input_is_not_removed_because_another_is_missing(run, new, tmp_path, 
     assert code == 3
     assert f"{option} scan: is one of the inputs" in err
     assert (tmp_path / "scan").exists()
+
+
+def test_the_summary_tells_of_files_that_were_skipped(run, new, tmp_path):
+    (new / "c.dm3").write_bytes(b"x")
+    code, _, err = run("inspect", "new", "--markdown", "m.md")
+    assert code == 0
+    assert "skipped 1 file of unsupported formats" in err
+    assert "Note: <code>new: skipped 1 file of unsupported formats" in html.unescape((tmp_path / "m.md").read_text())
 
 
 def test_nothing_to_inspect_leaves_no_page_of_an_earlier_run(run, new, tmp_path, pages_of_a_run_that_passed):

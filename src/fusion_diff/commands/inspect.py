@@ -123,11 +123,13 @@ def inspect_command(
     from fusion_diff.inspection.policy import warn_of_unknown_classes
     from fusion_diff.inspection.run import exit_code, not_inspected
     from fusion_diff.micrograph import discover
+    from fusion_diff.warn import collected
 
     outputs = InspectOutputs(json, report, record, junit, sarif, markdown, csv)
     others = [*(trusted_key or ()), *([policy] if policy else ())]
     try:
-        files = discover(paths)
+        with collected() as skipped:
+            files = discover(paths)
     except MicrographError:  # nothing to inspect: pages of an earlier run must not pass for those of this one either
         outputs.check([*(Path(path) for path in paths if "\0" not in path), *others])
         outputs.remove_old_pages()
@@ -155,7 +157,7 @@ def inspect_command(
         every = [*outcomes, *missing]
         rulings = asked.rule_all(every)
         code = exit_code(every) if policy is None else exit_code_of_rulings(rulings)
-        written = outputs.write_pages(every, rulings, code, faults)
+        written = outputs.write_pages(every, rulings, code, faults, skipped)
         _print_verdicts(outcomes, [*kept, *written], rulings if policy else ())
         if missing:
             complain(f"{counted(len(missing), 'micrograph was', 'micrographs were')} not inspected: the run broke off")

@@ -83,7 +83,12 @@ class InspectOutputs:
                 file.unlink(missing_ok=True)
 
     def write_pages(
-        self, outcomes: Sequence[Outcome], rulings: Sequence[Ruling], code: int, faults: list[Exception]
+        self,
+        outcomes: Sequence[Outcome],
+        rulings: Sequence[Ruling],
+        code: int,
+        faults: list[Exception],
+        notes: Sequence[str],
     ) -> list[str]:
         """Write the pages, and return a line on each. Whatever keeps one from being written, the others are.
 
@@ -92,6 +97,7 @@ class InspectOutputs:
             rulings: on each outcome.
             code: exit code of the run without faults.
             faults: errors of the run so far; those of the pages are added.
+            notes: what was told of the files when they were looked for, for the summary.
         """
         from fusion_diff.inspection.junit import write_junit
         from fusion_diff.inspection.markdown import write_markdown
@@ -101,7 +107,7 @@ class InspectOutputs:
 
         pages: tuple[tuple[str, Path | None, Callable[[Path], Path]], ...] = (
             ("JUnit", self.junit, partial(write_junit, rulings)),
-            ("Summary", self.markdown, partial(write_markdown, rulings)),
+            ("Summary", self.markdown, partial(write_markdown, rulings, notes=notes)),
             ("Table", self.csv, partial(write_csv, outcomes)),
             ("Report", self.report, partial(write_report, outcomes)),
             ("SARIF", self.sarif, lambda file: write_sarif(rulings, 3 if faults else code, file)),

@@ -27,8 +27,13 @@ _NAME, _REASON = 80, 240
 _SIGNS: dict[End, str] = {"error": "!", "fail": "✗", "warn": "?", "pass": "✓"}
 
 
-def to_markdown(rulings: Sequence[Ruling]) -> str:
-    """Return rulings as short Markdown: the number of each action, and the most severe cases that did not pass."""
+def to_markdown(rulings: Sequence[Ruling], notes: Sequence[str] = ()) -> str:
+    """Return rulings as short Markdown: the number of each action, and the most severe cases that did not pass.
+
+    Args:
+        rulings: on each micrograph.
+        notes: remarks on the whole, such as which files were skipped.
+    """
     counts = Counter(ruling.action for ruling in rulings)
     told = ", ".join(f"{counts[action]} {action}" for action in _SIGNS if counts[action])
     verdict = "nothing was inspected" if not rulings else told
@@ -37,6 +42,8 @@ def to_markdown(rulings: Sequence[Ruling]) -> str:
     inspected = [ruling.outcome.inspection for ruling in rulings if ruling.outcome.inspection is not None]
     if (why := nothing_decided(inspected)) is not None:
         lines += [f"Nothing could be decided: {why}", ""]
+    for note in notes:
+        lines += [f"Note: {_code(paragraph(note, _REASON))}", ""]
     order = list(_SIGNS)
     grave = sorted((ruling for ruling in rulings if ruling.action != "pass"), key=lambda each: order.index(each.action))
     if grave:
@@ -52,13 +59,13 @@ def to_markdown(rulings: Sequence[Ruling]) -> str:
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
-def write_markdown(rulings: Sequence[Ruling], path: str | os.PathLike[str]) -> Path:
-    """Write the summary and return its path.
+def write_markdown(rulings: Sequence[Ruling], path: str | os.PathLike[str], notes: Sequence[str] = ()) -> Path:
+    """Write the summary and return its path; see `to_markdown`.
 
     Raises:
         OSError: the file cannot be written.
     """
-    return write_text(Path(path), to_markdown(rulings))
+    return write_text(Path(path), to_markdown(rulings, notes))
 
 
 def _row(ruling: Ruling) -> str:
