@@ -33,6 +33,7 @@ from fusion_diff.commands.stopping import TERMINATED
 from fusion_diff.commands.verify import verify_command
 from fusion_diff.commands.verify_model import verify_model_command
 from fusion_diff.errors import foreseen
+from fusion_diff.printable import escape_on_streams, explained
 from fusion_diff.warn import EnrolmentWarning
 
 if TYPE_CHECKING:
@@ -99,9 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the arguments; those of this process if omitted.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal without Unicode shows escapes instead of failing
-            stream.reconfigure(errors="backslashreplace")
+    escape_on_streams()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EnrolmentWarning)  # the commands that enrol print all of them, as notes
         warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"Warning: {message}", err=True)
@@ -121,7 +120,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             show = getattr(error, "show", None)  # an error of usage, whose class depends on typer's version
             if foreseen(error):
                 from fusion_diff.commands.terminal import complain
-                from fusion_diff.printable import explained
 
                 for line in explained(error).split("\n"):  # one for each file that is wrong
                     complain(line)

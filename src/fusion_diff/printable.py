@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 from fusion_diff.errors import disk_full, out_of_memory
 
@@ -36,6 +37,13 @@ def escaped(text: str) -> str:
     """Return text with all markup escaped, so that Markdown and HTML show it literally."""
     safe = re.sub(r"[^\w ./,µ²%-]|_", lambda match: f"&#{ord(match[0])};", text)
     return re.sub(r"(?i)www\.", lambda match: f"{match[0][:-1]}&#46;", safe)
+
+
+def escape_on_streams() -> None:
+    """Let stdout and stderr show escapes for characters that a terminal cannot encode, instead of failing."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def explained(error: Exception) -> str:

@@ -22,7 +22,7 @@ from fusion_diff.home import at_home
 from fusion_diff.inspection.run import exit_code, inspect_paths
 from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.micrograph.limits import MAX_PIXELS, MIN_SIDE
-from fusion_diff.printable import explained, paragraph, printable
+from fusion_diff.printable import escape_on_streams, explained, paragraph, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -53,9 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: the arguments after the program's name; those of this process if omitted.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):  # a terminal without Unicode shows escapes instead of failing
-            stream.reconfigure(errors="backslashreplace")
+    escape_on_streams()
     words = list(sys.argv[1:] if arguments is None else arguments)
     if words and words[0] in ELSEWHERE:
         _complain(f"{words[0]} needs the full FusionDiff, not only its edge package; {WHOLE}")
