@@ -137,7 +137,12 @@ def out_of_memory(error: BaseException) -> bool:
         return getattr(error, "code", None) == _CV2_NO_MEMORY
     if ("torch", "OutOfMemoryError") in kinds:
         return True
-    return type(error) is RuntimeError and any(message in str(error) for message in _MEMORY_MESSAGES)
+    return type(error) is RuntimeError and speaks_of_memory(error)
+
+
+def speaks_of_memory(error: BaseException) -> bool:
+    """Return whether the text of an error tells of a lack of memory, for libraries with error classes of their own."""
+    return any(message in str(error) for message in _MEMORY_MESSAGES)
 
 
 def foreseen(error: BaseException) -> bool:

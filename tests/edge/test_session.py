@@ -302,6 +302,19 @@ def test_what_is_no_micrograph_is_refused(session):
         session.inspect(micrograph(), alpha=1.0)
 
 
+@pytest.mark.parametrize("kind", ["RuntimeException", "MemoryError"])
+def test_too_little_memory_for_the_graph_is_no_damage_to_it(exported_folder, monkeypatch, kind):
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as own
+
+    def load(*_, **__):
+        raise MemoryError if kind == "MemoryError" else getattr(own, kind)("Exception during loading: std::bad_alloc")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", load)
+    with pytest.raises(MemoryError, match=r"graph\.onnx: not enough memory to load it"):
+        EdgeSession.load(exported_folder)
+
+
 def test_a_missing_runtime_is_said_with_what_to_install(exported_folder, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(

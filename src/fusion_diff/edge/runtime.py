@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from fusion_diff.dependencies import needed
 from fusion_diff.edge.exported import GRAPHS, INPUTS, OUTPUTS, WEIGHTS
 from fusion_diff.edge.operators import check_operators
-from fusion_diff.errors import CheckpointError, DeviceError
+from fusion_diff.errors import CheckpointError, DeviceError, speaks_of_memory
 from fusion_diff.printable import paragraph
 
 if TYPE_CHECKING:
@@ -172,7 +172,7 @@ def _absent(device: str, package: str, here: list[str]) -> DeviceError:
 
 
 def _unreadable(file: Path, error: Exception) -> CheckpointError | MemoryError:
-    if "bad_alloc" in str(error):
+    if isinstance(error, MemoryError) or speaks_of_memory(error):
         return MemoryError(f"{file}: not enough memory to load it; close other programs")
     return CheckpointError(f"{file}: cannot be loaded ({paragraph(error, 300)}); export the model again")
 
