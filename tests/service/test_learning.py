@@ -155,6 +155,70 @@ def test_another_job_begins_as_soon_as_callers_see_that_the_last_one_ended(clien
         assert learn(client, set_id, name="y")["state"] == "done"
 
 
+def test_a_job_is_cancelled_keeps_nothing_and_leaves_its_turn_to_another(client, collect, learn, monkeypatch):
+    set_id = collect(client, "cancelled", seeds=(4, 5))
+    at_work, go = Event(), Event()
+    references = client.app.state.service.learning._references
+
+    def wait_at_the_last(collected, progress, **options):
+        found = references(collected, progress, **options)
+        at_work.set()
+        assert go.wait(60)
+        return found
+
+    with monkeypatch.context() as patched:
+        patched.setattr(client.app.state.service.learning, "_references", wait_at_the_last)
+        job = client.post(f"/v1/reference-sets/{set_id}/enrol", json={"name": "nobody wants it"}).json()
+        assert at_work.wait(60)
+        assert f"/references/jobs/{job['id']}/cancel" in client.get(f"/references/{set_id}").text
+        told = client.post(f"/v1/jobs/{job['id']}/cancel").json()
+        assert (told["state"], told["problem"]["type"]) == ("failed", "urn:fusion-diff:problem:cancelled")
+        assert client.get("/v1/jobs?limit=1").json()["items"] == [told]
+        go.set()
+        assert client.post(f"/v1/jobs/{job['id']}/cancel").status_code == 409
+        client.app.state.service.learning._thread.join(60)
+    assert learn(client, set_id, name="wanted")["state"] == "done"
+    assert client.get(f"/v1/jobs/{job['id']}").json() == told
+    assert "nobody wants it" not in [each["name"] for each in client.get("/v1/models").json()["items"]]
+
+
+def test_a_model_that_is_saved_when_its_job_is_cancelled_is_removed(client, collect, finished, monkeypatch):
+    learning, models = client.app.state.service.learning, client.app.state.service.settings.models
+    before = set(models.iterdir())
+    write_down, saved, go = learning._write_down, Event(), Event()
+
+    def write_down_when_told(*what):
+        saved.set()
+        assert go.wait(60)
+        write_down(*what)
+
+    monkeypatch.setattr(learning, "_write_down", write_down_when_told)
+    job = client.post(f"/v1/reference-sets/{collect(client, 'too late')}/enrol", json={"name": "too late"}).json()
+    assert saved.wait(60)
+    assert set(models.iterdir()) > before
+    assert client.post(f"/v1/jobs/{job['id']}/cancel").json()["state"] == "failed"
+    go.set()
+    learning._thread.join(60)
+    assert set(models.iterdir()) == before
+    assert finished(client, job["id"])["problem"]["type"] == "urn:fusion-diff:problem:cancelled"
+
+
+def test_the_process_that_works_on_a_job_finds_that_it_was_cancelled(serve, database_url, collect):
+    with serve(database_url=database_url) as client:
+        set_id = collect(client)
+        database = client.app.state.service.database
+        with database.write() as session:
+            job = jobs.begin(session, "audit", set_id, "0" * 64, 4)
+        with jobs.Pulse(database, job.id, 4) as pulse:
+            time.sleep(2 * jobs._BEAT_SECONDS)
+            assert not pulse.cancelled
+            assert client.post(f"/v1/jobs/{job.id}/cancel").status_code == 200
+            deadline = time.monotonic() + 60
+            while not pulse.cancelled:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+
 def test_a_service_that_stops_gives_up_what_it_learns_and_says_so(serve, collect):
     with serve() as client:
         job = client.post(f"/v1/reference-sets/{collect(client)}/enrol", json={"name": "x"}).json()

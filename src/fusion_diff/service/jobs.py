@@ -1,7 +1,8 @@
 """Jobs: audits and enrolments that outlast a request. The database holds their progress, so any process can report it.
 
 The process that works on a job writes a heartbeat every second. A job without a heartbeat for `SILENT_SECONDS` is lost,
-so no start has to clean up after a killed process.
+so no start has to clean up after a killed process. A job is cancelled by recording its end; the process that works on
+it finds that at its next heartbeat.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from sqlalchemy import select, update
 
-from fusion_diff.service.problems import NotFoundError
+from fusion_diff.service.problems import CancelledError, ConflictError, NotFoundError, problem
 from fusion_diff.service.tables import Job, ReferenceSet, now
 
 if TYPE_CHECKING:
@@ -34,10 +35,11 @@ class Pulse:
 
     Attributes:
         done: number of steps done; `total` is the number of all steps.
+        cancelled: whether the job was cancelled meanwhile.
     """
 
     def __init__(self, database: Database, job_id: str, total: int) -> None:
-        self.done, self.total = 0, total
+        self.done, self.total, self.cancelled = 0, total, False
         self._database, self._job_id, self._ended = database, job_id, Event()
         self._thread = Thread(target=self._beat, name="fusion-diff-pulse", daemon=True)
 
@@ -54,7 +56,8 @@ class Pulse:
             try:
                 with self._database.write() as session:
                     values = {"done": self.done, "total": self.total, "heard": now()}
-                    session.execute(update(Job).where(Job.id == self._job_id).values(values))
+                    running = update(Job).where(Job.id == self._job_id, Job.state == "running")
+                    self.cancelled = session.scalar(running.values(values).returning(Job.id)) is None
             except Exception as error:  # the database may answer again before the job ends
                 _log.warning("progress of a job not recorded yet; trying again", exc_info=error)
 
@@ -93,6 +96,37 @@ def get_job(session: Session, job_id: str) -> Job:
         raise NotFoundError(
             f"no job has the id {job_id}; the answer to an audit or enrolment has its address in Location"
         )
+    return row
+
+
+def newest(session: Session, limit: int) -> Sequence[Job]:
+    """Return the jobs that began last, newest first."""
+    return session.scalars(select(Job).order_by(Job.number.desc()).limit(limit)).all()
+
+
+def state_of(session: Session, job_id: str) -> str | None:
+    """Return the recorded state of a job, and keep it from changing until the session ends; None if there is none."""
+    return session.scalar(select(Job.state).where(Job.id == job_id).with_for_update())
+
+
+def cancel(session: Session, job_id: str, by: str) -> Job:
+    """Record a running job as failed, and return it. Nothing of it is kept.
+
+    Args:
+        session: a write session.
+        job_id: id of the job.
+        by: name of the caller who cancels it.
+
+    Raises:
+        NotFoundError: no job has that id.
+        ConflictError: the job has ended.
+    """
+    state = state_of(session, job_id)
+    row = get_job(session, job_id)
+    if state != "running" or lost(row):
+        raise ConflictError(f"the {row.kind} has ended already, so it cannot be cancelled")
+    told = problem(CancelledError(f"cancelled by {by}; start it again if it is wanted"))
+    finish(session, job_id, failed=True, result=told.model_dump())
     return row
 
 

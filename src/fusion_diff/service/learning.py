@@ -18,7 +18,7 @@ from fusion_diff.micrograph.storage import file_behind, spilled
 from fusion_diff.printable import paragraph
 from fusion_diff.references import ReferenceSet
 from fusion_diff.service import jobs, keys
-from fusion_diff.service.problems import BusyError, ConflictError, StoppingError, report
+from fusion_diff.service.problems import BusyError, CancelledError, ConflictError, StoppingError, report
 from fusion_diff.service.schemas.models import FindingOut
 from fusion_diff.service.scopes import Scope
 from fusion_diff.service.shelf import enter
@@ -192,6 +192,8 @@ class Learning:
 
                 def progress(done: int, total: int) -> None:
                     pulse.done, pulse.total = done, total
+                    if pulse.cancelled:
+                        raise CancelledError("the job was cancelled")
                     if self._closed.is_set():
                         raise StoppingError(
                             "the service was shut down before this was done; start it again", retry_after=5
@@ -206,13 +208,16 @@ class Learning:
     def _write_down(self, job_id: str, learned: Learned) -> None:
         """Record the result of a job, and retry while the database does not answer; see `jobs.Pulse`.
 
-        If recording fails otherwise, the folder of the model is removed.
+        If recording fails otherwise, or the job was cancelled, the folder of the model is removed.
         """
         while True:
             try:
                 with self._database.write() as session:
-                    if jobs.get_job(session, job_id).state == "running":  # else an earlier attempt was committed
+                    state = jobs.state_of(session, job_id)
+                    if state == "running":  # else it was cancelled, or an earlier attempt was committed
                         learned.write(session, job_id)
+                if state == "failed" and learned.folder is not None:
+                    shutil.rmtree(learned.folder, ignore_errors=True)
                 return
             except (OperationalError, InterfaceError) as error:
                 _log.warning("result of a job not recorded yet; trying again", exc_info=error)

@@ -77,6 +77,12 @@ class ConflictError(RefusedError):
     status = 409
 
 
+class CancelledError(RefusedError):
+    """A job that a caller has cancelled."""
+
+    status = 409
+
+
 class TooLargeError(RefusedError):
     """A file or the request is too large."""
 

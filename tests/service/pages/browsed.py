@@ -85,7 +85,7 @@ def settled(client, answer) -> Page:
     """Follow a part of a page that tells how far a job is, until it tells what came of it."""
     while waits := [each for each in looked_at(answer).addresses if each.startswith("/references/jobs/")]:
         time.sleep(0.1)
-        answer = client.get(waits[0], headers=HTMX)
+        answer = client.get(waits[0].removesuffix("/cancel"), headers=HTMX)
     return looked_at(answer)
 
 

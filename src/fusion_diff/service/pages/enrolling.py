@@ -29,6 +29,12 @@ def job(request: Request, service: ServiceDep, caller: Reader, job_id: Id) -> Re
     return render(request, "job", job=jobs.get(service, caller, job_id))
 
 
+@router.post("/jobs/{job_id}/cancel")
+def cancel(request: Request, service: ServiceDep, caller: Enrolling, job_id: Id) -> Response:
+    """Cancel a job, and return how it ended."""
+    return render(request, "job", job=jobs.cancel(service, caller, job_id))
+
+
 @router.post("/{set_id}/enrol")
 def enrol(
     request: Request,

@@ -111,3 +111,9 @@ class JobOut(BaseModel):
             note=result.get("note"),
             problem=Problem(**result) if state == "failed" else None,
         )
+
+
+class Jobs(BaseModel):
+    """The jobs that began last, newest first."""
+
+    items: list[JobOut]
