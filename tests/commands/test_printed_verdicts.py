@@ -20,8 +20,10 @@ def test_out_of_scope_stands_in_place_of_the_decision_and_the_score_in_brackets(
     beyond = make_inspection(decision="inconclusive", in_scope=False, score=0.97)
     outcomes = [Outcome(Path("a.tif"), beyond), Outcome(Path("b.tif"), make_inspection(decision="inconclusive"))]
     print_outcomes(outcomes)
-    first, second = (line for line in capsys.readouterr().out.splitlines() if ".tif" in line)
+    out = capsys.readouterr().out
+    first, second = (line for line in out.splitlines() if ".tif" in line)
     assert "(0.970)" in first
+    assert "A score in brackets is of a micrograph out of scope: ignore it." in out
     assert "? out of scope" in first
     assert "inconclusive" not in first
     assert "? inconclusive" in second
@@ -55,11 +57,39 @@ def test_where_the_list_of_regions_is_full_there_may_be_more(make_inspection, ca
     assert f"≥ {MAX_REGIONS} " in capsys.readouterr().out
 
 
-@pytest.mark.parametrize(("width", "shown"), [(60, False), (120, True)])
-def test_a_narrow_terminal_has_room_for_names(make_inspection, capsys, monkeypatch, width, shown):
-    console = Console(file=sys.stdout, width=width)
-    monkeypatch.setattr(terminal, "stdout", lambda: console)
-    print_outcomes([Outcome(Path("lots/2024/line-7/b.tif"), make_inspection())])
+@pytest.fixture
+def columns(monkeypatch):
+    """Give the terminal a width."""
+
+    def chosen(width: int) -> None:
+        console = Console(file=sys.stdout, width=width)
+        monkeypatch.setattr(terminal, "stdout", lambda: console)
+
+    return chosen
+
+
+@pytest.mark.parametrize("width", [60, 79, 80])
+def test_a_narrow_terminal_has_room_for_names(make_inspection, capsys, columns, width):
+    columns(width)
+    names = ("sherd-07-view-2.tif", "sherd-11-view-4.tif")
+    print_outcomes([Outcome(Path("lots/2024/line-7") / name, make_inspection()) for name in names])
     out = capsys.readouterr().out
-    assert ("Regions" in out, "p auth." in out, "0.062" in out) == (shown, shown, shown)
-    assert len([line for line in out.splitlines() if line.startswith("│")]) <= 2
+    assert ("Regions" in out, "p auth." in out, "0.062" in out) == (False, False, False)
+    rows = [line for line in out.splitlines() if line.startswith("│")]
+    assert len(rows) == 2, "a line for each"
+    assert all(name in row for name, row in zip(names, rows, strict=True))
+
+
+def test_p_values_and_regions_are_shown_where_they_fit_and_explained(make_inspection, capsys, columns):
+    columns(80)
+    print_outcomes([Outcome(Path("lots/2024/b.tif"), make_inspection())])
+    out = capsys.readouterr().out
+    assert ("Regions" in out, "p auth. " in out, "0.062" in out) == (True, True, True)
+    assert "p auth., p not: p-values of authentic and of not authentic" in out
+    assert "brackets" not in out
+
+
+def test_names_are_shown_below_the_folder_that_all_have_in_common(make_inspection, capsys):
+    names = ["a/1.tif", "b/1.tif"]
+    print_outcomes([Outcome(Path("lots/line-7") / name, make_inspection()) for name in names])
+    assert [line.split()[1] for line in capsys.readouterr().out.splitlines() if ".tif" in line] == names

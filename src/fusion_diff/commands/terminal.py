@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from fusion_diff.counted import counted
-from fusion_diff.inspection.wording import SYMBOLS, number, region_count
+from fusion_diff.inspection.wording import SYMBOLS, below_common_folder, number, region_count
 from fusion_diff.printable import paragraph, printable
 from fusion_diff.verdict.reasons import nothing_decided
 
@@ -45,10 +45,6 @@ _READINGS = {
     "reconstruction": "what the diffusion prior could not reconstruct",
 }
 """Meaning of the readings, in a few words; heads added by users have no entry."""
-
-
-_WIDE = 80
-"""Terminal width below which the columns of p-values and regions are left out."""
 
 
 class Minutes:
@@ -174,32 +170,43 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
         truths: true class of each micrograph, where known.
     """
     console = stdout()
-    wide = console.width >= _WIDE
-    table = Table()
-    table.add_column("Micrograph", overflow="fold")
-    table.add_column("Score", justify="right", no_wrap=True)
-    table.add_column("Decision", no_wrap=True)
-    table.add_column("Class", overflow="fold")
-    if wide:
-        for name in ("p auth.", "p not", "Regions"):
-            table.add_column(name, justify="right", no_wrap=True)
-    if truths is not None:
-        table.add_column("Truth", overflow="fold")
-    for index, outcome in enumerate(outcomes):
-        cells = [Text(printable(outcome.path)), *_verdict(outcome)[: None if wide else 3]]
-        if truths is not None:
-            cells.append(Text(printable(truths[index])))
-        table.add_row(*cells)
-    console.print(table)
-    say(tally(outcomes))
-    if any(outcome.inspection is not None and not outcome.inspection.calibrated for outcome in outcomes):
-        say("The scores are not calibrated: one side has fewer than two specimens.")
+    table = _table(outcomes, truths, details=True)
+    whole = console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width
+    console.print(table if whole else _table(outcomes, truths, details=False))
     inspected = [outcome.inspection for outcome in outcomes if outcome.inspection is not None]
+    if whole and any(it.p_values for it in inspected):
+        say("p auth., p not: p-values of authentic and of not authentic; one of at most alpha rules its side out.")
+    if not all(it.in_scope for it in inspected):
+        say("A score in brackets is of a micrograph out of scope: ignore it.")
+    say(tally(outcomes))
+    if not all(it.calibrated for it in inspected):
+        say("The scores are not calibrated: one side has fewer than two specimens.")
     if (why := nothing_decided(inspected)) is not None:
         say(f"Nothing could be decided: {why}")
     for outcome in outcomes:
         if outcome.error is not None:
             complain(outcome.error)
+
+
+def _table(outcomes: Sequence[Outcome], truths: Sequence[str] | None, *, details: bool) -> Table:
+    """Return the table of outcomes; details are the columns that a narrow terminal has no room for."""
+    table = Table()
+    table.add_column("Micrograph", overflow="fold")
+    table.add_column("Score", justify="right", no_wrap=True)
+    table.add_column("Decision", no_wrap=True)
+    table.add_column("Class", overflow="fold")
+    if details:
+        for name in ("p auth.", "p not", "Regions"):
+            table.add_column(name, justify="right", no_wrap=True)
+    if truths is not None:
+        table.add_column("Truth", overflow="fold")
+    shown = below_common_folder([outcome.path for outcome in outcomes])
+    for index, outcome in enumerate(outcomes):
+        cells = [Text(printable(shown[outcome.path])), *_verdict(outcome)[: None if details else 3]]
+        if truths is not None:
+            cells.append(Text(printable(truths[index])))
+        table.add_row(*cells)
+    return table
 
 
 def print_findings(findings: Sequence[Finding]) -> None:

@@ -10,20 +10,19 @@ import base64
 import hashlib
 from collections import Counter
 from datetime import UTC, datetime
-from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff import __version__
 from fusion_diff.inspection import draw, shown
 from fusion_diff.inspection.pages import template
-from fusion_diff.inspection.wording import SYMBOLS, p_value_sentences, region_count
+from fusion_diff.inspection.wording import SYMBOLS, below_common_folder, p_value_sentences, region_count
 from fusion_diff.printable import paragraph
 from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Iterable, Iterator
 
     from fusion_diff.fewshot.decision import Decision
     from fusion_diff.inspection.run import Outcome
@@ -91,7 +90,7 @@ def report_page(outcomes: Iterable[Outcome], *, title: str = "Inspection report"
         one_sided=any(set(i.p_values) == {"authentic"} for i in inspections),
         symbols=SYMBOLS,
         region_count=region_count,
-        shown=_below_common_folder([outcome.path for outcome in outcomes]),
+        shown=below_common_folder([outcome.path for outcome in outcomes]),
         rows=inspected,
         failures=[outcome for outcome in outcomes if outcome.inspection is None],
         judges=list({(i.model_sha256, i.references_sha256, i.alpha): i for i in inspections}.values()),
@@ -106,13 +105,6 @@ def report_page(outcomes: Iterable[Outcome], *, title: str = "Inspection report"
 def _decision(outcome: Outcome, inspection: Inspection) -> Decision:
     """Return the decision that is valid: the expert's where there is one."""
     return inspection.decision if outcome.overruled is None else outcome.overruled.decision
-
-
-def _below_common_folder(paths: Sequence[Path]) -> dict[Path, str]:
-    """Return each path without the leading folders that all have in common, so that no two are the same."""
-    levels = zip(*(path.parent.parts for path in paths), strict=False)  # deeper levels are not common
-    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
-    return {path: str(Path(*path.parts[shared:])) for path in paths}
 
 
 def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float) -> dict[str, Any]:

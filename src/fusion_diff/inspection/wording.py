@@ -1,14 +1,16 @@
-"""Wording of numbers, p-values and decisions, common to the terminal and the report."""
+"""Wording of names, numbers, p-values and decisions, common to the terminal and the report."""
 
 from __future__ import annotations
 
 import math
+from itertools import takewhile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff.verdict.regions import MAX_REGIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from fusion_diff.fewshot.decision import Decision
     from fusion_diff.verdict.compared import Compared
@@ -45,6 +47,13 @@ def number(value: float | None, digits: int = 3) -> str:
 def region_count(it: Inspection) -> str:
     """Return the number of regions; where as many are listed as may be, there can be more."""
     return f"≥ {MAX_REGIONS}" if len(it.regions) >= MAX_REGIONS else str(len(it.regions))
+
+
+def below_common_folder(paths: Sequence[Path]) -> dict[Path, str]:
+    """Return each path without the leading folders that all have in common, so that no two are the same."""
+    levels = zip(*(path.parent.parts for path in paths), strict=False)  # deeper levels are not common
+    shared = sum(1 for _ in takewhile(lambda names: len(set(names)) == 1, levels))
+    return {path: str(Path(*path.parts[shared:])) for path in paths}
 
 
 def told_apart(first: float, second: float) -> tuple[str, str]:
