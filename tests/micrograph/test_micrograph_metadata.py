@@ -84,6 +84,27 @@ def test_zeiss_metadata_of_another_width_describe_other_pixels(tmp_path):
     assert micrograph.instrument == "Zeiss SEM SUPRA 55-1"
 
 
+@pytest.mark.parametrize(("lines", "instrument"), [(1000, "Zeiss SEM SUPRA 55-1"), (10_000, None)])
+def test_zeiss_metadata_of_far_too_many_lines_are_ignored(tmp_path, lines, instrument):
+    """tifffile takes time by the square of their number, minutes for a file of one megabyte."""
+    micrograph = tagged(tmp_path / "zeiss.tif", 34118, ZEISS.format(size="1 nm") + "0\r\n" * lines)
+    assert micrograph.instrument == instrument
+
+
+@pytest.mark.parametrize(
+    ("code", "text"), [(34682, FEI.format(width=1e-8, height=1e-8)), (270, "ImageJ=1.0\nunit=um\n"), (271, "Acme ")]
+)
+def test_metadata_that_are_far_too_long_are_ignored(tmp_path, code, text):
+    options = {"resolution": (2, 2), "resolutionunit": "NONE"}
+    for lines, known in ((10, True), (2**20, False)):
+        data = text.encode() + b";\n" * lines
+        tifffile.imwrite(
+            tmp_path / "a.tif", TEXTURE, extratags=[(code, "s", len(data), data, True)], metadata=None, **options
+        )
+        micrograph = load_microstructure_data(tmp_path / "a.tif")
+        assert (micrograph.instrument is not None or micrograph.pixel_size_um is not None) == known
+
+
 def test_olympus_sis_metadata_give_pixel_size(tmp_path):
     body = struct.pack("<10xhdd8xd2x34s32s", -6, 0.5, 0.5, 1000.0, b"ColorView", b"")
     header = struct.pack("<4s6xhhhhh6x32sH", b"SIS0", 0, 0, 1, 0, 120, b"name", 1)
@@ -274,6 +295,16 @@ def test_the_name_of_an_instrument_is_printable_and_bounded():
     assert instrument_name("A\x1b[31m", None, 5, "B\n C") == "A\\x1b[31m B C"
     assert len(instrument_name("x" * 10_000)) <= 120
     assert instrument_name(None, " ") is None
+
+
+def test_a_long_text_is_cut_before_it_is_made_a_name():
+    """Its copies took twenty times its size in memory."""
+    text = "a\x01 " * 2**20
+    tracemalloc.start()
+    assert instrument_name(text).startswith("a\\x01 a")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
 
 
 @REPEATED

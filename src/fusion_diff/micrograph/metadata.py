@@ -29,7 +29,9 @@ is about 1,000 dots per inch, the lower end of scanners and calibrated cameras.
 _SMALLEST_UM, _LARGEST_UM = 1e-6, 1e4  # 1 pm to 1 cm; values outside have a wrong unit
 _LARGEST_ANISOTROPY = 2.0
 _SQUARE = 1.01  # largest ratio of sides of a square pixel, allowing for rounded resolutions
-_METADATA_BYTES = 2**24
+_METADATA_BYTES = 2**24  # of OME-XML, which lists every plane, and of the chunks of a PNG
+_HEADER_BYTES = 2**20  # of any other text or table; instruments write less than 50 KB
+_ZEISS_LINES = 2**13  # instruments write less than 1,000; tifffile takes time by the square of their number
 _NAME_CHARACTERS = 120
 
 _UNITS_UM = {
@@ -178,18 +180,19 @@ def _unless_print(sides_um: tuple[float, float] | None) -> tuple[float, float] |
 
 def instrument_name(*parts: Any) -> str | None:
     """Join the parts of an instrument's name that are texts, in printable characters and with bounded length."""
-    texts = [printable(" ".join(part.split())) for part in parts if isinstance(part, str)]
+    starts = [part[: 10 * _NAME_CHARACTERS] for part in parts if isinstance(part, str)]  # before it is copied
+    texts = [printable(" ".join(start.split())) for start in starts]
     return " ".join(text for text in texts if text)[:_NAME_CHARACTERS].strip() or None
 
 
-def _small_enough(tif: Any, *codes: int) -> bool:
-    tags = [tif.pages.first.tags.get(code) for code in codes]
-    return all(tag is None or tag.valuebytecount <= _METADATA_BYTES for tag in tags)
+def _small_enough(page: Any, *codes: int) -> bool:
+    tags = [page.tags.get(code) for code in codes]
+    return all(tag is None or tag.valuebytecount <= _HEADER_BYTES for tag in tags)
 
 
 def _fei(tif: Any, page: Any) -> PixelCalibration | None:
     # Thermo Fisher / FEI: an INI text with lengths in metres. The bar is appended below ResolutionY rows.
-    if not _small_enough(tif, 34680, 34682) or not (sections := tif.fei_metadata):
+    if not _small_enough(tif.pages.first, 34680, 34682) or not (sections := tif.fei_metadata):
         return None
     system = sections.get("System", {})
     instrument = instrument_name("Thermo/FEI", system.get("SystemType") or system.get("Type"))
@@ -208,7 +211,7 @@ def _fei(tif: Any, page: Any) -> PixelCalibration | None:
 def _zeiss(tif: Any, page: Any) -> PixelCalibration | None:
     # Zeiss SEM: lines keyed by parameter name, each (label, value, unit). The fourth of the unnamed numbers is metres
     # per pixel.
-    if not _small_enough(tif, 34118) or not (parameters := tif.sem_metadata):
+    if not _few_lines(tif, 34118) or not (parameters := tif.sem_metadata):
         return None
     instrument = instrument_name("Zeiss SEM", str(parameters.get("sv_serial_number", ("", ""))[1]))
     stored = re.fullmatch(r"(\d{1,6}) ?\* ?(\d{1,6})", str(parameters.get("dp_image_store", ("", ""))[1]).strip())
@@ -225,9 +228,18 @@ def _zeiss(tif: Any, page: Any) -> PixelCalibration | None:
     return PixelCalibration(size, instrument, int(stored[2]) if stored else None)
 
 
+def _few_lines(tif: Any, code: int) -> bool:
+    tag = tif.pages.first.tags.get(code)
+    if tag is None or tag.valuebytecount > _HEADER_BYTES:
+        return False
+    tif.filehandle.seek(tag.valueoffset)
+    text = tif.filehandle.read(tag.valuebytecount).decode("utf-8", "replace")
+    return len(text.splitlines()) <= _ZEISS_LINES
+
+
 def _olympus(tif: Any, page: Any) -> PixelCalibration | None:
     # Olympus SIS: lengths in metres.
-    if not _small_enough(tif, 33471, 33560) or not (values := tif.sis_metadata):
+    if not _small_enough(tif.pages.first, 33471, 33560) or not (values := tif.sis_metadata):
         return None
     size = _sides(_metres(values.get("pixelsizex")), _metres(values.get("pixelsizey")))
     return PixelCalibration(size, instrument_name("Olympus SIS", values.get("cameraname")))
@@ -235,7 +247,7 @@ def _olympus(tif: Any, page: Any) -> PixelCalibration | None:
 
 def _tvips(tif: Any, page: Any) -> PixelCalibration | None:
     # TVIPS EM-MENU, version 2: nanometres per pixel at the specimen.
-    if not _small_enough(tif, 37706) or not (values := tif.tvips_metadata):
+    if not _small_enough(tif.pages.first, 37706) or not (values := tif.tvips_metadata):
         return None
     size = _sides(_scaled(values.get("PixelSizeX"), 1e-3), _scaled(values.get("PixelSizeY"), 1e-3))
     return PixelCalibration(size, instrument_name("TVIPS", values.get("TemType"), values.get("CameraType")))
@@ -293,6 +305,9 @@ def _ome_length(attributes: dict[str, str], axis: str) -> float | None:
 
 def _imagej(tif: Any, page: Any) -> PixelCalibration | None:
     # ImageJ: the unit is in the description, and the resolution tags hold pixels per unit.
+    text = tif.pages.first.imagej_description
+    if text is None or len(text) > _HEADER_BYTES:
+        return None
     unit = micrometres((tif.imagej_metadata or {}).get("unit"))
     if unit is None or unit == _UNITS_UM["inch"]:  # ImageJ passes on print resolutions in inches
         return None
@@ -302,7 +317,7 @@ def _imagej(tif: Any, page: Any) -> PixelCalibration | None:
 
 def _resolution(tif: Any, page: Any) -> PixelCalibration | None:
     unit = {2: _UNITS_UM["inch"], 3: _UNITS_UM["cm"]}.get(int(page.tags.valueof(296, default=2)))
-    maker = instrument_name(page.tags.valueof(271), page.tags.valueof(272))
+    maker = instrument_name(*(page.tags.valueof(code) for code in (271, 272) if _small_enough(page, code)))
     if unit is None:  # no absolute unit
         return PixelCalibration(instrument=maker)
     x, y = (_per_pixel(page, code) for code in (282, 283))
