@@ -324,6 +324,30 @@ def test_a_tag_of_a_billion_values_is_refused_without_allocating(tmp_path):
     refused_cheaply(tmp_path, claiming_tiff(64, 64, extra=[(270, 2, 2**30, 8)]), "tag 270 claims")
 
 
+@pytest.mark.parametrize(
+    ("extra", "copies"),
+    [((330, 4, 2**22), 3), ((305, 2, 2**25), 3), ((271, 2, 2**26 + 1), 1), ((273, 7, 2**26 + 1), 1)],
+    ids=["repeated values", "repeated texts", "a text", "values of one byte"],
+)
+def test_tags_that_are_small_by_themselves_but_not_together_are_refused_without_allocating(tmp_path, extra, copies):
+    """Tags may share their content, so a file of 16 megabytes took 5 gigabytes of memory."""
+    data = claiming_tiff(64, 64, stored=64 * 64)
+    tags = struct.unpack_from("<H", data, 8 + 64 * 64)[0]
+    entries = [struct.unpack_from("<HHII", data, 10 + 64 * 64 + 12 * index) for index in range(tags)]
+    entries = [entry for entry in entries if entry[0] != extra[0]]
+    for number in (1, copies):
+        path = tmp_path / f"{number}.tif"
+        path.write_bytes(data[: 8 + 64 * 64] + directory(entries + [(*extra, 8)] * number))
+    refused_cheaply(tmp_path, path.read_bytes(), rf"its tags are too large \(tag {extra[0]} claims [\d,]+ values\)")
+    if copies > 1:
+        assert read(tmp_path, (tmp_path / "1.tif").read_bytes()) is not None
+
+
+def test_a_tag_that_nothing_reads_may_have_any_size(tmp_path):
+    (tmp_path / "a.tif").write_bytes(claiming_tiff(64, 64, stored=64 * 64, extra=[(37724, 7, 2**28, 8)]))
+    assert load_microstructure_data(tmp_path / "a.tif").shape == (64, 64)
+
+
 def test_missing_and_unwritten_strips_are_refused_as_truncated(tmp_path):
     for extra, message in (
         ([(278, 4, 1, 8)], "lists 1 of its 8 strips"),

@@ -26,17 +26,18 @@ MAX_TAGS = 4096
 MOST_TAGS = 2**20
 """Maximum number of tags read from all directories together. Overlapping directories can hold any number of tags."""
 
-MAX_TAG_VALUES = 2**22
-"""Maximum number of values in one tag. The offsets of strips or tiles need one each: enough for 4 million tiles."""
+MAX_VALUES = 2**23 + 2**20
+"""Maximum number of values in the tags of a directory: enough for the offsets and sizes of 4 million tiles."""
 
 MAX_TEXT_BYTES = 2**26
-"""Maximum number of bytes in a text or table that is read with the directory."""
+"""Maximum number of bytes in the tags of single bytes, texts and tables, that are read with the directory."""
 
 # Bytes per value of each TIFF data type.
 _TYPE_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
-# Tags of single bytes that are read with a directory: descriptions, software, JPEG tables, ImageJ and UIC data.
-_EAGER_BYTES = {270, 305, 347, 33628, 50839}
-
+# Tags that are never read may have any number of bytes: colour profiles, XMP, layers of image programs. Read are the
+# basic ones, and some private ones: depths, UIC data, ImageJ data.
+_BASIC = range(700)
+_PRIVATE = {32997, 32998, 33628, 42113, 50838, 50839}
 
 # Tags that `directories` returns: kind of page, size, depth, codec, colour, offset of pixels, samples, sample format.
 _TOLD = {254, 255, 256, 257, 258, 259, 262, 273, 277, 339}
@@ -187,9 +188,13 @@ def _next_offset(handle: BinaryIO, layout: _Layout, offset: int) -> int | None:
 def _check_tags(name: str, handle: BinaryIO, layout: _Layout, offset: int) -> None:
     tags = _tag_count(handle, layout, offset)
     data = handle.read(tags * layout.entry_size)
+    values = text = 0  # of all tags together, because tags may share their content, and tifffile reads repeated ones
     for start in range(0, len(data), layout.entry_size):
         code, kind = struct.unpack_from(layout.order + "HH", data, start)
         count = struct.unpack_from(layout.order + layout.offset, data, start + 4)[0]
         width = _TYPE_SIZES.get(kind, 0)
-        if (width > 1 and count > MAX_TAG_VALUES) or (code in _EAGER_BYTES and count * width > MAX_TEXT_BYTES):
-            raise refusal(name, f"its tag {code} claims {count:,} values", "export it again as plain TIFF or PNG")
+        values += count if width > 1 else 0
+        text += count if width == 1 and (code in _BASIC or code in _PRIVATE) else 0
+        if values > MAX_VALUES or text > MAX_TEXT_BYTES:
+            problem = f"its tags are too large (tag {code} claims {count:,} values)"
+            raise refusal(name, problem, "export it again as plain TIFF or PNG")
