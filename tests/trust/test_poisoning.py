@@ -323,6 +323,7 @@ def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(model, tmp_
     assert "8 references" in page
     assert page.count("<article") == len({each.index for each in findings})
     assert page.count("<i style") == 3
+    assert '<span class="kind">trigger:</span>' in page
     assert "<script" not in page
     assert "data:image/jpeg" in page
     empty = write_audit((), references, tmp_path / "empty").read_text(encoding="utf-8")

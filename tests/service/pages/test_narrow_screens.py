@@ -3,8 +3,18 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+from fusion_diff.inspection.audit_report import write_audit
+from fusion_diff.inspection.report import write_report
+from fusion_diff.inspection.run import Outcome
+from fusion_diff.micrograph import Micrograph
+from fusion_diff.references import ReferenceSet
+from fusion_diff.trust.poisoning import Finding
+from fusion_diff.verdict.result import NearestReference
 
 pytestmark = pytest.mark.slow
 WIDE = 360
@@ -63,3 +73,25 @@ def test_what_matters_is_inside_of_a_narrow_screen(phone):
         page.goto(address)
         page.wait_for_load_state("networkidle")
         assert page.evaluate("document.documentElement.scrollWidth") <= WIDE, address
+
+
+CUT_OFF = """tables => tables.filter(
+  (each) => each.getBoundingClientRect().right > innerWidth && !each.closest(".scroll, .sheet")
+).length"""
+
+
+def test_reports_are_inside_of_a_narrow_screen(browser, make_inspection, tmp_path):
+    nearest = NearestReference("lots-2024/shard_of_batch_4711_view_2.png", "not_fired_long_enough_in_kiln_3", 0.987)
+    report = write_report([Outcome(Path("a.tif"), make_inspection(nearest=(nearest,)))], tmp_path)
+    references = ReferenceSet.from_micrographs(
+        [Micrograph.from_array(factor * np.arange(32 * 48).reshape(32, 48) % 251) for factor in (3, 7)],
+        ["sound", "crack"],
+        authentic="sound",
+    )
+    audit = write_audit([Finding(0, references[0].name, "sound", "label", 2.0, "is like cracks")], references, tmp_path)
+    page = browser.new_page(viewport={"width": WIDE, "height": 740})
+    for path in (report, audit):
+        page.goto(path.as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= WIDE, path.name
+        assert page.eval_on_selector_all("table", CUT_OFF) == 0, path.name
+    page.close()
