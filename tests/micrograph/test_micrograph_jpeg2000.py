@@ -129,6 +129,14 @@ def test_a_stream_that_hides_what_it_claims_is_refused_whatever_stands_behind_it
             load_microstructure_data(path)
 
 
+def test_headers_that_hide_starts_of_further_headers_are_not_followed_over_and_over():
+    """Each start led through all segments behind it, which took a minute for 128 KB."""
+    hidden = segment(0xFF64, struct.pack(">HHHIBB", 0xFF90, 10, 0, 0, 0, 1))
+    with pytest.raises(ValueError, match="it has headers within headers"):
+        jpeg2000_pixels(stream(siz(64), tile=hidden * 100))
+    assert jpeg2000_pixels(stream(siz(64), tile=segment(0xFF64, b"\0\1") * 1000)) == 64 * 64
+
+
 def test_the_streams_of_this_module_are_decoded_where_they_are_small():
     for data in (stream(siz(64)), boxed(stream(siz(64)), 64), stream(siz(64), tile=cod() + coc(b"\x77"))):
         assert jpeg2000_pixels(data) == 64 * 64

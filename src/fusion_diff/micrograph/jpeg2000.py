@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import struct
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -27,6 +28,9 @@ _COD, _COC, _POC, _SOT, _SOD = 0xFF52, 0xFF53, 0xFF5F, 0xFF90, 0xFF93
 _SOT_SEGMENT = b"\xff\x90\x00\x0a"  # no packet contains these bytes, so a plain search finds all segments
 _SKIPPED = frozenset(0xFF00 | code for code in b"\x50\x55\x57\x58\x59\x5c\x5d\x5e\x60\x61\x63\x64\x74\x75\x77\x78")
 """Other segments known to OpenJPEG 2.5. After an unknown segment it searches the data for the next one."""
+
+_SHORTEST = 4  # bytes of a segment without content
+_LOOKED_AT = 64  # bytes of a segment's content that say something here
 
 _MOST_TILES = 65535
 _MOST_STYLES = 64  # coding styles, which may differ by component and tile
@@ -66,20 +70,21 @@ def jpeg2000_pixels(data: bytes) -> int:
     right, bottom, left, top = size[:4]
 
     styles, layers, progressions = set(), 1, 1
-    headers = [_segments(data, start + 2, _SOT, first=True)]
-    headers += [_segments(data, at + 12, _SOD) for at in _all(data, _SOT_SEGMENT)]
-    for header in headers:
-        for marker, content in header:
-            if marker == _COD:
-                layers = max(layers, struct.unpack_from(">H", content, 2)[0])
-                styles.add(_style(content[5:], content[0]))
-            elif marker == _COC:
-                content = content[1 if components < 257 else 2 :]
-                styles.add(_style(content[1:], content[0]))
-            elif marker == _POC:
-                progressions = _PROGRESSIONS
-            if len(styles) > _MOST_STYLES:
-                raise ValueError(f"it has more than {_MOST_STYLES} coding styles")
+    main = _segments(data, start + 2, _SOT, first=True)
+    parts_of_tiles = (_segments(data, at + 12, _SOD) for at in _all(data, _SOT_SEGMENT))
+    for number, (marker, content) in enumerate(chain(main, chain.from_iterable(parts_of_tiles))):
+        if number * _SHORTEST > len(data):  # segments hide starts of others, which lead through the same again
+            raise ValueError("it has headers within headers")
+        if marker == _COD:
+            layers = max(layers, struct.unpack_from(">H", content, 2)[0])
+            styles.add(_style(content[5:], content[0]))
+        elif marker == _COC:
+            content = content[1 if components < 257 else 2 :]
+            styles.add(_style(content[1:], content[0]))
+        elif marker == _POC:
+            progressions = _PROGRESSIONS
+        if len(styles) > _MOST_STYLES:
+            raise ValueError(f"it has more than {_MOST_STYLES} coding styles")
     if not styles:
         raise ValueError("it has no coding style")
     parts = max(_parts(style, size, components, layers * progressions) for style in styles)
@@ -120,7 +125,7 @@ def _edges(low: int, high: int, first: int, step: int) -> NDArray[np.int64]:
 
 
 def _segments(data: bytes, position: int, end: int, *, first: bool = False) -> Iterator[tuple[int, bytes]]:
-    """Yield marker and content of a header's segments up to the marker `end`."""
+    """Yield marker and first `_LOOKED_AT` bytes of content of a header's segments up to the marker `end`."""
     while True:
         marker, length = struct.unpack_from(">HH", data, position)
         if marker == end:
@@ -128,7 +133,7 @@ def _segments(data: bytes, position: int, end: int, *, first: bool = False) -> I
         # The first segment of the first header, and of no other, is the size.
         if length < 2 or not (first or marker in _SKIPPED or marker in (_COD, _COC, _POC)):
             raise ValueError("it has a segment of an unknown kind")
-        yield marker, data[position + 4 : position + 2 + length]
+        yield marker, data[position + 4 : position + min(2 + length, 4 + _LOOKED_AT)]
         position, first = position + 2 + length, False
 
 
