@@ -18,6 +18,15 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
+NAME_LENGTH = 255
+"""Maximum length of a model's name: that of a folder's name, which it often is."""
+
+
+def is_name(value: object) -> bool:
+    """Return whether this can be a model's name: a text that is neither blank nor longer than `NAME_LENGTH`."""
+    return isinstance(value, str) and len(value) <= NAME_LENGTH and bool(value.strip())
+
+
 def parts_of(folder: Path) -> dict[str, Any]:
     """Return the arguments of `DiffusionModel`, read from a checkpoint after every file of it was verified.
 
@@ -33,9 +42,10 @@ def parts_of(folder: Path) -> dict[str, Any]:
     card = read_json(folder / "config.json")
     try:
         encoder = DualPathEncoder.from_config(**card["encoder"])
-        if "name" not in card:
+        if not is_name(card.get("name")):
             raise CheckpointError(
-                f"{folder}: its config.json has no name; add one, or download or save the model again"
+                f"{folder}: its config.json has no name of at most {NAME_LENGTH} characters; add one, or download or "
+                "save the model again"
             )
         prior = PriorSource.of(folder, str(card["prior"]))
         readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""

@@ -22,7 +22,7 @@ from fusion_diff.enrolment.learning import learn
 from fusion_diff.errors import ArgumentError, EnrolmentError, TrustError
 from fusion_diff.fewshot.decision import check_alpha
 from fusion_diff.judging import judge, read
-from fusion_diff.loading import parts_of
+from fusion_diff.loading import NAME_LENGTH, is_name, parts_of
 from fusion_diff.micrograph.micrograph import several
 from fusion_diff.verdict.concluding import predict
 from fusion_diff.verdict.result import Inspection
@@ -84,8 +84,10 @@ class DiffusionModel:
 
     @name.setter
     def name(self, name: str) -> None:
-        if not isinstance(name, str) or not name.strip():
-            raise ArgumentError(f"name: {name!r:.80} is no name; give a text that is not empty")
+        if not is_name(name):
+            raise ArgumentError(
+                f"name: {name!r:.80} is no name; give a text of at most {NAME_LENGTH} characters that is not empty"
+            )
         self.card = self.card | {"name": name}  # a copy of the model keeps its own
 
     @classmethod

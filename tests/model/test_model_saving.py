@@ -119,7 +119,10 @@ def test_a_copy_on_disk_or_in_memory_keeps_its_name_and_its_digest(model, make_r
     assert model.name == "kiln 3"
 
 
-@pytest.mark.parametrize("name", ["", "  ", None, 7])
+NO_NAMES = ["", "  ", None, 7, "x" * 256]
+
+
+@pytest.mark.parametrize("name", NO_NAMES)
 def test_what_is_no_name_is_refused(model, name):
     before = model.name
     with pytest.raises(ArgumentError, match="is no name; give a text"):
@@ -131,10 +134,11 @@ def test_a_model_without_a_name_is_refused(checkpoint_folder, tmp_path):
     folder = shutil.copytree(checkpoint_folder, tmp_path / "nameless")
     card = read_json(folder / "config.json")
     del card["name"]
-    write_json(folder / "config.json", card)
-    seal(folder)
-    with pytest.raises(CheckpointError, match=r"nameless: its config\.json has no name; add one, or download"):
-        DiffusionModel.from_pretrained(folder)
+    for named in (card, *(card | {"name": name} for name in NO_NAMES)):
+        write_json(folder / "config.json", named)
+        seal(folder)
+        with pytest.raises(CheckpointError, match=r"nameless: its config\.json has no name of at most 255 .*; add one"):
+            DiffusionModel.from_pretrained(folder)
 
 
 def test_a_place_where_no_folder_can_be_made_is_named(model, tmp_path):
