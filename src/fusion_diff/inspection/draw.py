@@ -87,7 +87,7 @@ def draw_evidence(micrograph: Micrograph, inspection: Inspection) -> Image.Image
     """Draw a micrograph with its heat map, the outlines of its regions and a scale bar, for notebooks and slides.
 
     The colours are those of a report on this micrograph alone: transparent where the evidence, in log-odds, is 0 or
-    less, pale yellow at its peak (see `heat_limit`).
+    less, pale yellow at its peak (see `heat_limit`). The micrograph is grey, so that no colour is its own.
 
     Args:
         micrograph: the micrograph that was inspected.
@@ -108,7 +108,7 @@ def draw_evidence(micrograph: Micrograph, inspection: Inspection) -> Image.Image
             f"{evidence.height} x {evidence.width}; give the micrograph that was inspected"
         )
     marks = outlines(evidence, inspection.threshold, inspection.regions, inspection.pixel_size_um)
-    picture = Image.fromarray(thumbnail(micrograph, OUTLINE_SIDE)).convert("RGB").resize(marks.size)
+    picture = Image.fromarray(thumbnail(micrograph, OUTLINE_SIDE)).convert("L").convert("RGB").resize(marks.size)
     heat = heat_map(evidence, heat_limit([evidence], [inspection.threshold])).convert("RGBA").resize(marks.size)
     faded = heat.getchannel("A").point(lambda level: round(_OPACITY * level))
     picture.paste(heat, mask=faded)

@@ -71,13 +71,16 @@ def test_ten_regions_are_listed_and_the_others_when_asked_for(verdict):
     expect(page.locator(".outlines .chosen text")).to_have_text("11")
 
 
-def test_the_legend_is_as_faint_as_the_map(verdict):
+def test_the_legend_is_as_faint_as_the_map_and_colours_are_the_maps(verdict):
     page = verdict
     opacity = "element => getComputedStyle(element).opacity"
     for value in ("60", "20"):
         page.locator("#opacity").fill(value)
         for what in (".heat", ".ramp"):
             assert page.locator(what).evaluate(opacity) == f"0.{value[0]}"
+    for value, grey in (("0", 0), ("1", 1), ("60", 1)):
+        page.locator("#opacity").fill(value)
+        assert page.locator(".whole").evaluate("it => getComputedStyle(it).filter") == f"grayscale({grey})"
     expect(page.locator(".heatscale")).to_contain_text("Colours scaled to this micrograph")
 
 
