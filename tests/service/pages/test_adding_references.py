@@ -75,6 +75,7 @@ def test_a_folder_of_folders_gives_each_image_the_class_of_its_own_and_says_so_b
     assert shown(page) == {}, "nothing is sent before it was looked at"
     page.get_by_role("button", name="Add 6 references").click()
     page.get_by_text("6 of 6 done · 6 added").wait_for()
+    expect(page.locator("#rows tr")).to_have_count(0)  # they are in the set below
     found = shown(page)
     assert {label: len(images) for label, images in found.items()} == {"crack": 3, "sound": 3}
     assert [image["marked"] for image in found["crack"]] == [True, False, False]

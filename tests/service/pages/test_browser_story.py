@@ -250,7 +250,7 @@ def test_what_is_dropped_before_the_scripts_have_come_is_inspected_when_they_hav
     drop(page, "early.tif")
     expect(page.locator("#rows tr")).to_have_count(0)
     release()
-    page.get_by_text("1 of 1 done").wait_for()
+    page.get_by_text("1 of 1 done · 1 not inspected").wait_for()
     expect(page.locator("#rows tr[data-outcome=failed]")).to_contain_text("early.tif: ")
 
 

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fusion_diff.references import MAX_REFERENCES
 from fusion_diff.service import collecting, records
 from fusion_diff.service.pages.files import _FILES
+from fusion_diff.service.pages.rendering import _sentence
 from fusion_diff.service.tables import ReferenceImage
 
 HOSTILE = '"><script>alert(1)</script><img src=x onerror=alert(1)>{{7*7}}\u202e.tif'
@@ -310,6 +311,28 @@ def test_what_cannot_be_learned_from_is_told_in_place_of_the_model(client, micro
     told = settled(client, client.post(f"{address}/enrol", data={"name": "none"}))
     assert "a.tif: " in told.text
     assert "was altered in the store" in told.text
+
+
+@pytest.mark.parametrize(
+    ("told", "shown"),
+    [
+        ("the key lacks the scope 'read'", "The key lacks the scope 'read'."),
+        ("There is no page.", "There is no page."),
+        ("a.tif: cannot be read; restore it", "a.tif: cannot be read; restore it."),
+        ("--model is no folder", "--model is no folder."),
+    ],
+)
+def test_problems_are_told_in_sentences(told, shown):
+    assert _sentence(told) == shown
+
+
+def test_doubts_about_the_default_model_are_told_before_anything_is_inspected(client):
+    (judge,) = (each for each in client.get("/v1/models").json()["items"] if each["is_default"])
+    first, *others = judge["warnings"]
+    told = Page(client.get("/", headers=BROWSER).text).text
+    assert f"Default model {judge['name']} : {first}." in told
+    assert all(each in told for each in others)
+    assert told.index(first) < told.index("Drop micrographs")
 
 
 def test_addresses_of_nothing_are_pages_for_browsers_and_problems_for_programs(client):

@@ -16,6 +16,7 @@ from fusion_diff import __version__
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.inspection import pages
 from fusion_diff.inspection.wording import SYMBOLS
+from fusion_diff.printable import paragraph
 from fusion_diff.service import problems
 from fusion_diff.service.naming import model_label
 from fusion_diff.service.problems import NotFoundError, UnauthorizedError, reported
@@ -130,12 +131,20 @@ def _to_sign_in(request: Request) -> Response:
 @cache
 def _environment() -> Environment:
     found = pages.environment(TEMPLATES)
-    found.filters |= {"moment": _moment, "kind": _kind, "model_label": model_label}
+    found.filters |= {"moment": _moment, "kind": _kind, "model_label": model_label, "sentence": _sentence}
     return found
 
 
 def _moment(when: datetime) -> str:
     return f"{when:%Y-%m-%d %H:%M}"
+
+
+def _sentence(text: str) -> str:
+    """Return a problem's text with a capital and a full stop; a name of a file or an option stays as it is."""
+    text = paragraph(text)
+    first = text.split(" ", 1)[0]
+    text = text[:1].upper() + text[1:] if first.isalpha() else text
+    return text if text.endswith((".", "?", "!")) else f"{text}."
 
 
 def _kind(decision: str) -> str:

@@ -144,9 +144,11 @@ class Uploads {
     const finished = this.total > 0 && done === this.total;
     if (!finished && Date.now() - this.told < 2000 && this.told) return; // screen readers need not hear every one
     this.told = Date.now();
-    const kinds = [...this.outcomes].filter(([, count]) => count).map(([kind, count]) => `${count} ${kind}`);
+    const kinds = [...this.outcomes].filter(([, count]) => count).map(([kind, count]) => `${count} ${kind === "failed" ? this.form.dataset.failed : kind}`);
     this.summary.textContent = this.total ? [`${done} of ${this.total} done`, ...kinds].join(" · ") : "";
-    if (finished) document.body.dispatchEvent(new CustomEvent("uploads-done"));
+    if (!finished) return;
+    for (const row of this.rows.querySelectorAll("[data-outcome=added]")) row.remove(); // they are in the set by now
+    document.body.dispatchEvent(new CustomEvent("uploads-done"));
   }
 }
 
