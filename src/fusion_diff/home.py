@@ -21,8 +21,12 @@ def expanded(pattern: str) -> str:
 
 
 def absolute(path: str | os.PathLike[str]) -> Path:
-    """Return an absolute path without `..`, following no links."""
-    return Path(os.path.abspath(path))  # noqa: PTH100 (resolve would follow links, absolute leaves `..` in)
+    """Return an absolute path without `..`, following no links but those before a `..`, as the system does."""
+    parts = Path(path).parts
+    if ".." not in parts:
+        return Path(path).absolute()
+    behind = len(parts) - parts[::-1].index("..")
+    return Path(os.path.realpath(Path(*parts[:behind])), *parts[behind:])
 
 
 def is_file(path: Path) -> bool:

@@ -131,6 +131,20 @@ def test_a_signed_file_replaced_by_a_link_to_the_same_bytes_is_refused(batch, ke
         verify(batch, keys / "K.pub")
 
 
+def test_dots_behind_a_link_lead_where_they_lead_the_system(batch, keys, tmp_path):
+    """The signed folder beside the link was verified, and the other one was opened."""
+    sign(batch, keys / "K")
+    (tmp_path / "real" / "line").mkdir(parents=True)
+    (tmp_path / "real" / "batch").mkdir()
+    (tmp_path / "real" / "batch" / "a.tif").write_bytes(b"other")
+    (tmp_path / "link").symlink_to("real/line", target_is_directory=True)
+    with pytest.raises(TrustError, match=r"real/batch"):
+        verify(tmp_path / "link" / ".." / "batch", keys / "K.pub")
+    with pytest.raises(TrustError, match=r"unsigned"):
+        SignedFiles([keys / "K.pub"]).digest(tmp_path / "link" / ".." / "batch" / "a.tif")
+    assert verify(tmp_path / "real" / ".." / "batch", keys / "K.pub").contents.name == "batch"
+
+
 def test_a_link_to_a_signed_folder_is_refused(batch, keys, tmp_path):
     sign(batch, keys / "K")
     (tmp_path / "link").symlink_to(batch)
