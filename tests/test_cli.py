@@ -207,6 +207,13 @@ def test_help_shows_no_type_behind_flags(run, monkeypatch):
     assert re.search(r"--alpha +\S*float", out.lower())  # other types are shown
 
 
+def test_paragraphs_of_help_are_broken_at_the_width_alone(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = run("batch", "--help")[1]
+    (last,) = [line.split() for line in out.splitlines() if "130" in line]
+    assert last[-1] != "130", "a line of the source ends there"
+
+
 def test_the_package_runs_as_the_command_line_does(tmp_path):
     words = [sys.executable, "-m", "fusion_diff", "inspect", "missing.tif"]
     done = subprocess.run(words, capture_output=True, text=True, cwd=tmp_path, check=False)

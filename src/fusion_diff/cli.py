@@ -80,13 +80,14 @@ def _options(
     """Verify ceramic microstructures from a handful of labelled micrographs."""
 
 
-def _hide_types_of_flags(command: Any) -> None:
-    """Leave out the type, `<bool>`, that the help of some versions of typer shows behind flags, also below a group."""
+def _mend_help(command: Any) -> None:
+    """Leave out what typer shows of the source, also below a group: line breaks, and in some versions `<bool>`."""
+    command.help = "\n\n".join(part.replace("\n", " ") for part in command.help.split("\n\n"))
     flags = (each for each in command.params if getattr(each, "is_flag", False))
     for flag in (*flags, command.get_help_option(typer.Context(command))):
         flag.metavar = ""
     for below in getattr(command, "commands", {}).values():
-        _hide_types_of_flags(below)
+        _mend_help(below)
 
 
 def _print_to_nobody() -> None:
@@ -106,7 +107,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"Warning: {message}", err=True)
         try:
             command = typer.main.get_command(app)
-            _hide_types_of_flags(command)
+            _mend_help(command)
             code = command.main(
                 args=None if arguments is None else list(arguments), prog_name="fusion-diff", standalone_mode=False
             )
