@@ -262,13 +262,14 @@ def begin_session(request: Request, response: Response, key: str) -> Caller:
 
 
 def end_session(request: Request, response: Response) -> None:
-    """Sign a browser out. Copies of its cookie become invalid too."""
+    """Sign a browser out. Copies of its cookie become invalid too, and it is to forget the pictures that it keeps."""
     service: Service = request.app.state.service
     signed = service.sessions.read(session_cookie(request.headers))
     if signed is not None:
         with service.database.write() as session:
             end(session, signed)
     response.delete_cookie(COOKIE, httponly=True, samesite="strict")
+    response.headers["Clear-Site-Data"] = '"cache"'
 
 
 def caller_of(request: Request) -> Caller | None:

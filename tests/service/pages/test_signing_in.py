@@ -118,7 +118,9 @@ def test_what_changes_something_needs_the_token_of_the_session(guarded, sign_in,
     elsewhere = token | {"Origin": "https://elsewhere.example"}
     assert guarded.post("/inspect", files=files, headers=elsewhere).status_code == 403
     assert guarded.post("/inspect", files=files, headers=token).status_code == 200
-    assert guarded.post("/sign-out", headers=token | HTMX).headers["HX-Redirect"] == "/sign-in"
+    signed_out = guarded.post("/sign-out", headers=token | HTMX)
+    assert signed_out.headers["HX-Redirect"] == "/sign-in"
+    assert signed_out.headers["Clear-Site-Data"] == '"cache"', "which holds pictures for a year"
     assert guarded.get("/", headers=BROWSER).status_code == 303, "signed out"
 
 
