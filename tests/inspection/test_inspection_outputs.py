@@ -5,6 +5,7 @@ from __future__ import annotations
 import html
 import json
 import re
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from urllib.parse import unquote
@@ -75,6 +76,29 @@ def test_a_region_is_a_result_with_its_pixels_counted_from_1_and_its_size_in_um(
     assert (told["top_um"], told["left_um"], told["size_um"], told["area_um2"]) == (2.0, 10.0, 12.0, 100.0)
 
 
+def test_the_box_of_a_region_that_is_longer_than_wide_is_not_turned(make_inspection):
+    (region,) = make_inspection().regions
+    inspection = make_inspection(regions=(replace(region, height=10, width=24),))
+    *_, result = to_sarif([Policy().rule(Outcome(Path("a.tif"), inspection))], 1)["runs"][0]["results"]
+    (location,) = result["locations"]
+    box = {"startLine": 5, "startColumn": 21, "endLine": 14, "endColumn": 45}
+    assert location["physicalLocation"]["region"] == box
+    assert result["attachments"][0]["rectangles"] == [{"top": 4, "left": 20, "bottom": 14, "right": 44}]
+    assert (result["properties"]["height_um"], result["properties"]["width_um"]) == (5.0, 12.0)
+
+
+def test_an_authentic_micrograph_that_fails_is_against_the_policy(make_inspection):
+    it = make_inspection(decision="authentic", score=0.9, regions=())
+    log = to_sarif([Policy(minimum_score=0.99).rule(Outcome(Path("a.tif"), it))], 1)
+    assert [result["ruleId"] for result in log["runs"][0]["results"]] == ["against-policy"]
+
+
+def test_braces_and_brackets_of_a_name_are_no_links_or_placeholders_in_messages(make_inspection):
+    ruling = Policy(("sound",)).rule(Outcome(Path("a.tif"), make_inspection(predicted_class="[x](y){0}")))
+    result, *_ = to_sarif([ruling], 1)["runs"][0]["results"]
+    assert r"class is \[x\](y){{0}}, but" in result["message"]["text"]
+
+
 def test_a_run_that_could_not_inspect_all_was_not_successful(rulings):
     for code in range(4):
         (invocation,) = to_sarif(rulings, code)["runs"][0]["invocations"]
@@ -134,6 +158,12 @@ def test_a_long_list_is_cut_and_the_gravest_come_first(rulings):
 def test_a_run_that_passes_says_so_in_two_lines(rulings):
     assert to_markdown([rulings[2]]).splitlines()[0] == "### ✓ FusionDiff: 1 pass"
     assert to_markdown([]).splitlines()[0] == "### ✗ FusionDiff: nothing was inspected"
+
+
+def test_a_run_of_errors_or_failures_alone_is_not_ticked(rulings):
+    fail, _, _, error = rulings
+    assert to_markdown([error, error]).splitlines()[0] == "### ✗ FusionDiff: 2 error"
+    assert to_markdown([fail]).splitlines()[0] == "### ✗ FusionDiff: 1 fail"
 
 
 def test_a_run_that_could_decide_nothing_is_not_ticked_and_says_why(make_inspection):

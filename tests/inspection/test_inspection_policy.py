@@ -112,6 +112,21 @@ def test_a_size_that_is_unknown_or_a_score_that_is_no_number_passes_nothing(make
     assert rule(Policy(), make_inspection(decision="authentic", score=math.nan)).action == "fail"
 
 
+def test_the_gravest_of_several_actions_counts_and_every_reason_is_told(make_inspection):
+    ruling = rule(Policy(minimum_score=0.5, inconclusive="warn"), make_inspection(decision="inconclusive", score=0.1))
+    assert ruling.action == "fail"
+    assert len(ruling.reasons) == 2
+
+
+@pytest.mark.parametrize("sides", [[(8, 40)], [(40, 8)], [(4, 4), (8, 40)], [(40, 8), (4, 4)]])
+def test_the_longest_side_of_any_region_counts(sides, make_inspection):
+    (region,) = make_inspection().regions
+    regions = tuple(replace(region, height=height, width=width) for height, width in sides)
+    verdict = make_inspection(decision="authentic", score=0.9, regions=regions)  # its pixels are 0.5 µm wide
+    assert rule(Policy(maximum_region_um=20), verdict).action == "pass"
+    assert "20.0 µm long" in rule(Policy(maximum_region_um=19), verdict).reasons[0]
+
+
 def test_the_gravest_ruling_makes_the_exit_code(rulings):
     fail, warn, good, error = rulings
     assert [each.action for each in rulings] == ["fail", "warn", "pass", "error"]

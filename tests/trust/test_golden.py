@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from fusion_diff.commands import verify_model as module
 from fusion_diff.errors import EnrolmentError, MicrographError, TrustError
+from fusion_diff.micrograph import load_microstructure_data
 from fusion_diff.trust.golden import FILE, compare, make_golden, read_golden
 
 
@@ -74,6 +75,14 @@ def test_a_changed_decision_is_told_whatever_the_tolerance(golden, darkness_mode
     first, second, third = problems(darkness_model, golden, tolerance=1)
     assert "the decision is authentic, expected not authentic" in first
     assert (second, third) == ("", "")
+
+
+def test_decisions_are_made_again_at_the_error_rate_of_the_golden_set(darkness_model, save_micrograph, tmp_path):
+    save_micrograph(tmp_path / "grey.tif", 0.35)
+    make_golden(darkness_model, [tmp_path / "grey.tif"], tmp_path / "golden", alpha=0.45)
+    assert problems(darkness_model, tmp_path / "golden") == [""]
+    made = darkness_model.inspect(load_microstructure_data(tmp_path / "grey.tif"), alpha=0.1)
+    assert made.decision == "inconclusive", "another error rate decides otherwise"
 
 
 def test_altered_missing_and_linked_images_are_told_and_not_parsed(golden, darkness_model, tmp_path):
@@ -151,6 +160,19 @@ def test_the_command_makes_a_golden_set_and_gates_on_it(run, images, tmp_path):
     assert run("verify-model", "m", "--golden", tmp_path)[0] == 3
     assert run("verify-model", "m", "--golden", golden, "image.tif")[0] == 3
     assert run("verify-model", "m", "--golden", golden, "--make")[0] == 3
+
+
+@pytest.mark.parametrize(
+    ("key", "what"), [("sha256", "model differs from the one"), ("references_sha256", "references differ from those")]
+)
+def test_another_model_or_other_references_are_noted(run, golden, key, what):
+    assert "Note" not in run("verify-model", "m", "--golden", golden)[1]
+    value = json.loads((golden / FILE).read_text())
+    value["model"][key] = "0" * 64
+    (golden / FILE).write_text(json.dumps(value))
+    code, out, _ = run("verify-model", "m", "--golden", golden)
+    assert code == 0
+    assert re.findall("Note: .*", out) == [f"Note: the {what} that made the golden set."]
 
 
 @pytest.mark.parametrize("option", ["--tolerance", "--trusted-key"])

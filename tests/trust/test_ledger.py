@@ -415,6 +415,7 @@ def test_a_verdict_holds_what_an_auditor_asks_for(make_inspection, tmp_path):
     assert record["model"] == {"name": "line-7", "sha256": "ab" * 32, "references_sha256": "cd" * 32}
     assert record["file_sha256"] == "0f" * 32
     assert (record["decision"], record["score"], record["in_scope"]) == ("not authentic", 0.03125, True)
+    assert record["p_values"] == {"authentic": 0.0625, "not authentic": 0.75}
     assert record["settings"] == {"alpha": 0.1, "pixel_size_um": None}
     with Ledger(tmp_path / "v.jsonl") as ledger:
         ledger.append(record)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ import pytest
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.verdict.compared import Compared
-from fusion_diff.verdict.reasons import IN_FAVOUR, MEANING, OUT_OF_SCOPE, explain
+from fusion_diff.verdict.reasons import IN_FAVOUR, MEANING, OUT_OF_SCOPE, changed, explain, undecidable
 from fusion_diff.verdict.regions import MAX_REGIONS
 from fusion_diff.verdict.result import NearestReference, RecognisedSurface, Region
 
@@ -185,6 +186,28 @@ def test_a_surface_that_was_recognised_is_told_with_its_reference(reasons):
         "(correspondence, -6.00"
     )
     assert lines[1] == "It shows the surface of reference bowl/1.tif (authentic): 87 keypoints match."
+
+
+@pytest.mark.parametrize(
+    ("surface", "texture", "offset", "doubtful"),
+    [(-6, 1, 0.0, True), (-6, -1, 0.0, False), (-6, -1, 2.0, True), (-6, 1, -2.0, False), (6, 1, 2.0, False)],
+)
+def test_a_recognised_surface_is_doubted_where_the_rest_with_the_offset_is_against_it(
+    surface, texture, offset, doubtful
+):
+    assert changed({CORRESPONDENCE: surface, "texture": texture}, offset) is doubtful
+
+
+def test_a_side_with_enough_references_can_be_decided_on():
+    def enrolled(inside, outside):
+        sides = {"authentic": inside, "not authentic": outside}
+        compared = Compared("sound", {"sound": inside, "crack": outside}, inside + outside, sides)
+        verifier = SimpleNamespace(p_values=lambda _: dict.fromkeys(sides, 0.5))
+        return SimpleNamespace(verifier=verifier, compared=compared)
+
+    assert undecidable(enrolled(9, 3), 0.1) is None
+    assert undecidable(enrolled(3, 9), 0.1) is None
+    assert "needs 9 references on each side" in undecidable(enrolled(8, 3), 0.1)
 
 
 def test_another_magnification_is_told_with_both_sizes_in_place_of_another_subject(reasons):
