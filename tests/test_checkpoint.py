@@ -220,7 +220,7 @@ def test_an_unknown_name_says_what_names_there_are(tmp_path, monkeypatch, name):
 
 def test_a_file_is_not_a_checkpoint(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"")
-    with pytest.raises(CheckpointError, match="no such checkpoint"):
+    with pytest.raises(CheckpointError, match="no such model; give a folder that `enroll --out`"):
         locate(tmp_path / "model.safetensors")
 
 

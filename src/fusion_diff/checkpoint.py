@@ -47,8 +47,8 @@ def locate(name_or_path: str | Path) -> Path:
     """
     if not isinstance(name_or_path, str | os.PathLike) or name_or_path == "":
         raise CheckpointError(
-            f"{name_or_path!r:.80}: neither a name nor a folder; give a folder written by save_pretrained, a hub id "
-            f"such as owner/name, or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
+            f"{name_or_path!r:.80}: neither a name nor a folder; give a folder that `enroll --out` or save_pretrained "
+            f"wrote, a hub id such as owner/name, or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
         )
     path = at_home(name_or_path)
     if is_folder(path):
@@ -57,7 +57,7 @@ def locate(name_or_path: str | Path) -> Path:
     embedded = Path(str(files("fusion_diff"))) / "checkpoints"
     if name in (EMBEDDED, EMBEDDED_EDGE) and (embedded / name / MANIFEST).is_file():
         return embedded / name
-    why = "no such checkpoint"
+    why = "no such model"
     if name.startswith("~"):
         why = "no such folder"
     elif name.count("/") == 1 and not name.startswith((".", "/")):
@@ -65,8 +65,8 @@ def locate(name_or_path: str | Path) -> Path:
             return _fetch(name)
         why = f"the folder {path.parent} does not contain {path.name}"  # a mistyped path, not a hub id
     raise CheckpointError(
-        f"{printable(name, 300)}: {why}; give a folder written by save_pretrained, a hub id such as owner/name, "
-        f"or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
+        f"{printable(name, 300)}: {why}; give a folder that `enroll --out` or save_pretrained wrote, a hub id "
+        f"such as owner/name, or an embedded name ({EMBEDDED} or {EMBEDDED_EDGE})"
     )
 
 

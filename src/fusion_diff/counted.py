@@ -1,4 +1,4 @@
-"""Numbers with their nouns, for messages."""
+"""Numbers with their nouns and units, for messages."""
 
 from __future__ import annotations
 
@@ -12,3 +12,8 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
         plural: the plural; the singular with an `s` if omitted.
     """
     return f"{count:,} {noun if count == 1 else plural or noun + 's'}"
+
+
+def sized(count: int) -> str:
+    """Return a number of bytes, in MiB from one on, such as `512 MiB`."""
+    return counted(count, "byte") if count < 2**20 else f"{count / 2**20:,.1f}".removesuffix(".0") + " MiB"

@@ -78,7 +78,7 @@ def test_a_key_needs_a_scope_that_is_one(call_cli, tmp_path):
     ("words", "told"),
     [
         (("--insecure", "--host", "0.0.0.0"), "127.0.0.1 only"),
-        (("--model", "no-such-model"), "no such checkpoint"),
+        (("--model", "no-such-model"), "no such model"),
         (("--database-url", "nothing"), "URL"),
     ],
 )

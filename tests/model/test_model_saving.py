@@ -218,7 +218,7 @@ def test_the_home_folder_can_be_written_as_a_tilde(model, tmp_path, monkeypatch)
 def test_what_is_no_folder_is_refused_as_a_checkpoint_is(model, wrong):
     with pytest.raises(CheckpointError, match=r"not a folder; give the path|cannot be created \(File name too long\)"):
         model.save_pretrained(wrong)
-    with pytest.raises(CheckpointError, match=r"give a folder written by save_pretrained"):
+    with pytest.raises(CheckpointError, match=r"give a folder that `enroll --out` or save_pretrained wrote"):
         DiffusionModel.from_pretrained(wrong)
 
 

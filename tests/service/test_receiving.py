@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
+from fusion_diff.counted import sized
 from fusion_diff.service import keys, slots
 from fusion_diff.service.pages import router as pages
 from fusion_diff.service.receiving import MAX_PLAIN_BYTES, SLOWEST, Route, bounded
@@ -121,7 +122,7 @@ def test_a_body_without_files_is_short(client, path, kind, told):
     sent = content if told else iter([content[:1], content[1:]])
     answer = client.post(path, content=sent, headers={"content-type": kind})
     assert (answer.status_code, answer.headers["content-type"]) == (413, "application/problem+json")
-    assert str(MAX_PLAIN_BYTES) in answer.json()["detail"]
+    assert sized(MAX_PLAIN_BYTES) in answer.json()["detail"]
 
 
 def test_a_field_beside_files_is_short(client):

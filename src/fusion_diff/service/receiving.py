@@ -13,6 +13,7 @@ from fastapi.routing import APIRoute
 from python_multipart.multipart import parse_options_header
 from starlette.exceptions import HTTPException
 
+from fusion_diff.counted import sized
 from fusion_diff.references.reference import MAX_REFERENCES
 from fusion_diff.service.problems import TooLargeError
 from fusion_diff.service.security import Needs, caller_of
@@ -137,4 +138,4 @@ def bounded(
 
 
 def _too_large(limit: int) -> str:
-    return f"the request is larger than {limit} bytes; send fewer files at once, and shorter fields"
+    return f"the request is larger than {sized(limit)}; send fewer files at once, and shorter fields"

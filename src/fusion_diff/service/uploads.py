@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff import locks
+from fusion_diff.counted import sized
 from fusion_diff.errors import (
     FusionDiffError,
     MicrographError,
@@ -89,7 +90,7 @@ def receive(stream: BinaryIO, name: str | None, folder: Path, limit: int) -> Upl
                 size += len(chunk)
                 if size > limit:
                     raise TooLargeError(
-                        f"{shown}: the file is larger than {limit} bytes; crop it or compress it losslessly"
+                        f"{shown}: the file is larger than {sized(limit)}; crop it or compress it losslessly"
                     )
                 digest.update(chunk)
                 file.write(chunk)
