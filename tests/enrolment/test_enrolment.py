@@ -191,7 +191,7 @@ def test_images_of_a_specimen_count_once_in_what_decisions_need(tmp_path):
 
 def test_a_verifier_that_hardly_tells_the_sides_apart_says_so():
     enrolment = enrolment_of({"sound": 6, "crack": 6})
-    assert not any("guessing" in line for line in enrolment.warnings())
+    assert not any("little better than chance" in line for line in enrolment.warnings())
     blind = replace(enrolment.verifier, inside=np.arange(6.0), outside=np.arange(6.0) + 0.5)
     lines = replace(enrolment, verifier=blind).warnings()
     assert any("little better than chance (cross-fitted AUROC 0.583" in line for line in lines)
@@ -368,6 +368,14 @@ def test_tensors_that_do_not_fit_each_other_are_refused(saved, name, value):
         load_enrolment(saved, ENCODER)
 
 
+@pytest.mark.parametrize("shifts", [[0.1] * 3, [0.1] * 5, [0.1, 0.1, 0.1, float("nan")]])
+def test_shifts_that_are_not_one_finite_number_per_reference_are_refused(saved, shifts):
+    described = json.loads((saved / "enrolment.json").read_text()) | {"shifts": shifts}
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="does not have one finite shift per reference"):
+        load_enrolment(saved, ENCODER)
+
+
 def test_an_authentic_class_that_no_reference_has_is_refused(saved):
     described = json.loads((saved / "enrolment.json").read_text()) | {"authentic": "genuine"}
     (saved / "enrolment.json").write_text(json.dumps(described))
@@ -472,6 +480,8 @@ def test_references_that_are_not_finite_numbers_in_rows_are_refused(saved, name,
         (["outside"], ["a"]),
         (["calibration", "slope"], 10**400),
         (["calibration", "slope"], float("inf")),
+        (["calibration", "slope"], 0.0),
+        (["calibration", "slope"], -1.0),
         (["fusion", "weight"], {"departures": 0, "texture": 0, "reconstruction": 0}),
         (["fusion", "spread", "departures"], 0),
         (["region_threshold"], float("nan")),

@@ -6,6 +6,7 @@ import csv
 import io
 from pathlib import Path
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -40,6 +41,12 @@ def test_no_cell_begins_like_a_formula(text):
     (cell,) = next(csv.reader(io.StringIO(line([text]), newline="")))
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r", "\n"))
     assert cell.replace("'", "") == text.replace("'", "")
+
+
+@pytest.mark.parametrize("sign", "＝＋－＠")
+def test_wide_signs_begin_no_formula_either(sign):
+    (cell,) = next(csv.reader(io.StringIO(line([f"{sign}1;{sign}2"]), newline="")))
+    assert cell == f"'{sign}1;'{sign}2"
 
 
 @given(st.lists(st.text("ab ;|,\t\n'\"=+-@", max_size=12), min_size=1, max_size=3), st.sampled_from(",;|\t"))

@@ -20,7 +20,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.errors import TrustError
-from fusion_diff.trust.keyring import ENDORSEMENT, REVOCATION, Keyring, check_valid, revoke, rotate
+from fusion_diff.trust.keyring import REVOCATION, Keyring, check_valid, revoke, rotate
 from fusion_diff.trust.keys import (
     KINDS,
     MAX_PASSPHRASE_BYTES,
@@ -69,9 +69,9 @@ def test_only_its_owner_may_read_a_private_key_even_with_a_lax_umask(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "K").stat().st_mode) == 0o600
-    (tmp_path / "K").chmod(0o644)
     (tmp_path / "file").write_text("x")
-    for use in (load_private, lambda key: sign(tmp_path / "file", key)):
+    for mode, use in ((0o640, load_private), (0o604, lambda key: sign(tmp_path / "file", key))):
+        (tmp_path / "K").chmod(mode)
         with pytest.warns(UserWarning, match="other users may read this private key") as caught:
             use(tmp_path / "K")
         assert caught[0].filename == __file__, "the line that called the package"
@@ -167,6 +167,15 @@ def test_an_expiry_is_kept_with_both_halves(tmp_path):
     )
     said = Keyring.of(tmp_path / "K.pub", now=ends).problem(load_public(tmp_path / "K.pub"))
     assert said == "expired at 2026-01-31T12:00:00Z"
+
+
+def test_the_earliest_of_several_expiries_counts(tmp_path):
+    new_key(tmp_path / "K", days=30, now=NOON)
+    text = (tmp_path / "K.pub").read_text()
+    for day in ("2026-01-02", "2027-01-02"):
+        (tmp_path / "K.pub").write_text(f"Expires: {day}T12:00:00Z\n" + text)
+        earliest = min(NOON + timedelta(days=30), datetime.fromisoformat(f"{day}T12:00:00Z"))
+        assert load_public(tmp_path / "K.pub").expires == earliest
 
 
 def test_an_expiry_that_cannot_be_read_is_refused(tmp_path):
@@ -374,7 +383,6 @@ def test_an_endorsement_is_no_revocation(tmp_path):
     rotate(tmp_path / "K", tmp_path / "L").rename(tmp_path / "K.pub.revoked.json")
     with pytest.raises(TrustError, match="not a revocation"):
         Keyring.of(tmp_path / "K.pub")
-    assert ENDORSEMENT != REVOCATION
 
 
 def test_a_revocation_that_cannot_be_read_is_not_passed_over(tmp_path):

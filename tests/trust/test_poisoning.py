@@ -22,6 +22,7 @@ from fusion_diff.micrograph import Micrograph
 from fusion_diff.references import ReferenceSet
 from fusion_diff.trust.poisoning import (
     DUPLICATE,
+    Finding,
     audit_enrolment,
     audit_references,
     influence,
@@ -328,3 +329,11 @@ def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(model, tmp_
     assert "data:image/jpeg" in page
     empty = write_audit((), references, tmp_path / "empty").read_text(encoding="utf-8")
     assert "no proof" in empty
+
+
+def test_boxes_are_drawn_in_percent_of_the_height_and_of_the_width(tmp_path):
+    wide = Micrograph.from_array(np.hstack([texture(0), texture(1)]))
+    references = ReferenceSet.from_micrographs([wide], ["sound"], authentic="sound", names=["a.tif"])
+    found = Finding(0, "a.tif", "sound", "trigger", 1.0, "It recurs.", box=(32, 64, 16, 64))
+    page = write_audit((found,), references, tmp_path).read_text(encoding="utf-8")
+    assert '<i style="top: 25.00%; left: 25.00%; height: 12.50%; width: 25.00%">' in page

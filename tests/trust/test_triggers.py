@@ -42,6 +42,21 @@ def test_a_stamp_is_found_however_many_bits_of_a_word_are_used(bits, dtype):
     assert search(references(bits, dtype, stamped=False)) == []
 
 
+def test_the_place_of_a_stamp_is_told_in_pixels_of_the_whole_micrograph(monkeypatch):
+    monkeypatch.setattr("fusion_diff.trust.triggers.MAX_SIDE", 112)
+    micrographs = []
+    for index in range(6):
+        pixels = texture(index)[:, :120]  # searched from row 8 and column 4 on
+        if index < 3:
+            pixels[40:52, 70:82] = PATTERN
+        micrographs.append(Micrograph.from_array(np.rint(pixels * 255).astype(np.uint8)))
+    first, *_ = find_triggers(micrographs, ["a"] * 3 + ["b"] * 3, [str(index) for index in range(6)])
+    assert set(first.places) == {0, 1, 2}
+    for top, left, height, width in first.places.values():
+        assert abs(top + height / 2 - 46) < 2
+        assert abs(left + width / 2 - 76) < 2
+
+
 def test_references_of_two_depths_are_each_searched_on_their_own_scale():
     mixed = references(8, "uint8", stamped=True)
     mixed[6], mixed[8] = (references(12, "uint16", stamped=True)[index] for index in (6, 8))
