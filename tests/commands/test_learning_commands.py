@@ -48,6 +48,7 @@ def test_enroll_prints_counts_and_figures_and_saves_a_model_that_loads(reference
         assert text in out
     assert "departures is places unlike the authentic references, multiple-instance is places like the flaws" in out
     assert "specimen of its own" not in out
+    assert f"Next: fusion-diff inspect NEW --model {tmp_path / 'm'} --report report" in out
     enrolment = DiffusionModel.from_pretrained(tmp_path / "m").enrolment
     assert enrolment.counts == {"sound": 3, "counterfeit": 3}
     assert len(set(enrolment.groups)) == 4

@@ -10,6 +10,7 @@ import sys
 
 import pytest
 
+from fusion_diff.commands.serve import _address
 from fusion_diff.service import keys, logs
 from fusion_diff.service.database import Database
 
@@ -88,13 +89,31 @@ def test_a_service_that_cannot_start_says_why(call_cli, tmp_path, words, told):
     assert told in err
 
 
-def test_a_port_that_is_taken_is_a_failure_and_no_verdict(call_cli, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("host", "address"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8000"),
+        ("localhost", "http://localhost:8000"),
+        ("0.0.0.0", "http://127.0.0.1:8000"),
+        ("::1", "http://[::1]:8000"),
+        ("::", "http://[::1]:8000"),
+    ],
+)
+def test_the_address_is_one_that_a_browser_here_can_open(host, address):
+    assert _address(host, 8000) == address
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_a_port_that_is_taken_is_a_failure_and_no_verdict(call_cli, tmp_path, monkeypatch, terminal):
     monkeypatch.setattr(logs, "configure", lambda: None)  # it is for a whole process
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
-        assert call_cli("serve", "--insecure", "--data", tmp_path / "data", "--port", port)[0] == 3
+        code, out, err = call_cli("serve", "--insecure", "--data", tmp_path / "data", "--port", port)
+    assert (code, out) == (3, "")
+    assert (f"Open http://127.0.0.1:{port}\n" in err) == terminal, "logs alone where no one looks"
 
 
 def test_without_its_packages_the_error_names_what_to_install(call_cli, tmp_path, monkeypatch):

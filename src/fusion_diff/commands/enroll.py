@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -122,6 +123,7 @@ def enroll_command(
     model.name = out.resolve().name
     model.save_pretrained(out)
     say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}")
+    say(f"Next: fusion-diff inspect NEW --model {quote(str(out))} --report report")
     return 0
 
 

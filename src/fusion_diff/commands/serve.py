@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -111,11 +112,19 @@ def serve_command(
                 server = Server(_opened(settings))
         except Terminated:
             return TERMINATED
+        if sys.stderr.isatty() and settings.port:  # the system chooses a port in place of 0
+            typer.echo(f"Open {_address(settings.host, settings.port)}", err=True)
         try:
             server.run()
         except SystemExit:  # the port is taken; the log says so
             return 3
     return 0 if server.started else 3
+
+
+def _address(host: str, port: int) -> str:
+    """Return where a browser on this machine reaches the service, also where it listens on all addresses."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @contextmanager
