@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import warnings
 
 import pytest
 import torch
@@ -108,6 +109,21 @@ def test_what_cannot_be_done_exits_with_3_and_says_why_on_stderr(run, tmp_path, 
     assert says in err
     assert "Traceback" not in err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_neither_a_usage_error_nor_a_warning_steers_a_terminal(run, tmp_path, monkeypatch, save_micrograph):
+    save_micrograph(tmp_path / "a.tif", 0.8)
+    code, out, err = run("audit", tmp_path / "none\x1b[31m\u202e")
+    assert (code, out) == (3, "")
+    assert r"none\x1b[31m\u202e" in re.sub(r"[\s│]", "", err)
+    assert "\x1b" not in err
+
+    def warning(name, device, trusted_keys):
+        warnings.warn("of\x1b[31m\nError: forged", stacklevel=1)
+        raise CheckpointError("no model")
+
+    monkeypatch.setattr("fusion_diff.inspection.run.load_inspector", warning)
+    assert run("inspect", tmp_path / "a.tif")[2] == "Warning: of\\x1b[31m Error: forged\nError: no model\n"
 
 
 @pytest.mark.parametrize("option", ["--report", "--json", "--record", "--junit", "--sarif", "--markdown", "--csv"])

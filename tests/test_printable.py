@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import zlib
 
+import imagecodecs
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fusion_diff.printable import explained, paragraph, printable
+from fusion_diff.printable import explained, paragraph, printable, printable_lines
 
 
 @given(st.text() | st.binary().map(os.fsdecode))
@@ -28,6 +33,29 @@ def test_terminal_escapes_and_reversed_names_are_spelled_out():
 
 def test_sentences_lose_their_line_breaks_not_their_words():
     assert paragraph("first\n  second\tthird") == "first second third"
+
+
+def test_lines_stay_lines_and_lose_what_steers_a_terminal():
+    assert printable_lines("a\x1b[31m\r\nb\u2028c") == "a\\x1b[31m\\r\nb\\u2028c"
+
+
+def test_what_a_library_logs_of_a_file_is_printed_on_one_line(tmp_path):
+    """libpng repeats the name of a colour profile, with its line breaks."""
+    noise = np.random.default_rng(0)
+    profile = b"x\x1b]0;PWN\x07\nError: forged\n\0\0" + zlib.compress(bytes(4) + noise.bytes(300))
+    chunk = b"iCCP" + profile
+    levels = noise.integers(0, 255, (64, 64), dtype=np.uint8)
+    data = imagecodecs.png_encode(levels)
+    named = len(profile).to_bytes(4, "big") + chunk + zlib.crc32(chunk).to_bytes(4, "big")
+    (tmp_path / "a.png").write_bytes(data[:33] + named + data[33:])
+    program = (
+        "import sys; from fusion_diff.printable import escape_on_streams; escape_on_streams();"
+        "from fusion_diff.micrograph import load_microstructure_data; load_microstructure_data(sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", program, tmp_path / "a.png"], capture_output=True, check=False)
+    (line,) = done.stderr.decode().splitlines()
+    assert r"profile 'x\x1b]0;PWN\x07 Error: forged" in line
+    assert line.isprintable()
 
 
 @given(st.text(min_size=1, max_size=40), st.integers(1, 20))

@@ -33,7 +33,7 @@ from fusion_diff.commands.stopping import TERMINATED
 from fusion_diff.commands.verify import verify_command
 from fusion_diff.commands.verify_model import verify_model_command
 from fusion_diff.errors import foreseen
-from fusion_diff.printable import escape_on_streams, explained
+from fusion_diff.printable import escape_on_streams, explained, paragraph, printable_lines
 from fusion_diff.warn import EnrolmentWarning
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     escape_on_streams()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", EnrolmentWarning)  # the commands that enrol print all of them, as notes
-        warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"Warning: {message}", err=True)
+        warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"Warning: {paragraph(message)}", err=True)
         try:
             command = typer.main.get_command(app)
             _mend_help(command)
@@ -127,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             elif show is None:
                 traceback.print_exc()  # a fault of the program; Python's own code 1 would mean "not authentic"
             else:
+                error.message = printable_lines(error.message)  # type: ignore[attr-defined]  # it repeats what was given
                 show()
             return FAILED
     if code in (STOPPED, TERMINATED):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import sys
 
@@ -33,14 +34,29 @@ def paragraph(text: object, limit: int | None = None) -> str:
     return printable(" ".join(str(text).split()), limit)
 
 
+def printable_lines(text: object) -> str:
+    """Return text in which each line is printable."""
+    return "\n".join(printable(line) for line in str(text).split("\n"))
+
+
 def escaped(text: str) -> str:
     """Return text with all markup escaped, so that Markdown and HTML show it literally."""
     safe = re.sub(r"[^\w ./,µ²%-]|_", lambda match: f"&#{ord(match[0])};", text)
     return re.sub(r"(?i)www\.", lambda match: f"{match[0][:-1]}&#46;", safe)
 
 
+class _OneLine(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return paragraph(super().format(record))
+
+
 def escape_on_streams() -> None:
-    """Let stdout and stderr show escapes for characters that a terminal cannot encode, instead of failing."""
+    """Let stdout and stderr show escapes for characters that a terminal cannot encode, instead of failing.
+
+    Likewise for what libraries log, which may repeat a file's words: libpng those of a colour profile.
+    """
+    if logging.lastResort is not None:
+        logging.lastResort.setFormatter(_OneLine())
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")

@@ -12,6 +12,7 @@ from PIL import Image
 
 from fusion_diff import DiffusionModel
 from fusion_diff.synthetic import builtin_references
+from fusion_diff.trust.ledger import FORMAT, NOTHING, canonical, chained
 
 
 @pytest.fixture
@@ -43,6 +44,16 @@ def test_inspect_records_every_outcome_and_audit_finds_the_ledger_whole(run, led
     assert ["lines, including the header", "4"] in [
         [cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines()
     ]
+
+
+def test_words_of_a_strangers_ledger_are_printed_as_they_are_and_steer_no_terminal(run, tmp_path):
+    said = {"format": FORMAT, "id": "\x1b[31m[/x]", "version": "1", "sequence": 0, "time": "", "previous": NOTHING}
+    ledger = tmp_path / "evil\x1b[2J.jsonl"
+    ledger.write_bytes(canonical(chained(said)) + b"\n")
+    _, out, err = run("audit", ledger)
+    assert r"\x1b[31m[/x]" in out
+    assert r"evil\x1b[2J.jsonl" in out
+    assert "\x1b" not in out + err
 
 
 def test_a_head_that_is_none_accuses_nobody(run, ledger):

@@ -207,6 +207,14 @@ def test_what_the_export_lacks_is_told_before_the_verdicts(exported_folder, samp
     )
 
 
+def test_words_of_a_strangers_export_steer_no_terminal(changed, sample, capsys):
+    folder = changed(name="line\x1b[31m", notes=["it is verified\x1b]0;PWN\x07\nError: forged"], authentic="a\x1b[2J")
+    main(["inspect", str(sample), "--model", str(folder), "--threads", "1", "--alpha", "0.001"])
+    said = capsys.readouterr()
+    assert all(line.replace("\t", " ").isprintable() for line in (said.out + said.err).split("\n"))
+    assert r"Warning: line\x1b[31m: it is verified\x1b]0;PWN\x07 Error: forged" in said.err.splitlines()
+
+
 def test_a_closed_pipe_is_no_verdict(exported_folder, sample):
     words = ["-m", "fusion_diff.edge", "inspect", sample, "--model", exported_folder, "--threads", "1"]
     reader, writer = os.pipe()

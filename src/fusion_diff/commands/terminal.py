@@ -16,7 +16,7 @@ from rich.text import Text
 
 from fusion_diff.counted import counted
 from fusion_diff.inspection.wording import SYMBOLS, below_common_folder, number, region_count
-from fusion_diff.printable import paragraph, printable
+from fusion_diff.printable import paragraph, printable, printable_lines
 from fusion_diff.verdict.reasons import nothing_decided
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ def stdout() -> Console:
 
 
 def say(text: str) -> None:
-    """Print a line of text on stdout, without markup."""
-    stdout().print(Text(text), soft_wrap=True)
+    """Print text on stdout, without markup and in printable characters."""
+    stdout().print(Text(printable_lines(text)), soft_wrap=True)
 
 
 def complain(text: str) -> None:
@@ -136,7 +136,8 @@ def print_figures(title: str, figures: Mapping[str, float | str]) -> None:
     table.add_column(overflow="fold")
     table.add_column(justify="right", overflow="fold")
     for name, value in figures.items():
-        table.add_row(Text(printable(name)), value if isinstance(value, str) else number(float(value)))
+        told = value if isinstance(value, str) else number(float(value))
+        table.add_row(Text(printable(name)), Text(printable(told)))
     stdout().print(table)
 
 

@@ -60,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return FAILED
     options = _parser().parse_args(words)
     with warnings.catch_warnings():
-        warnings.showwarning = lambda message, *_args, **_kwargs: print(f"Warning: {message}", file=sys.stderr)
+        warnings.showwarning = lambda message, *_args, **_kwargs: _warn(message)
         try:
             code = exit_code(_inspect(options))
             sys.stdout.flush()
@@ -138,7 +138,7 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
         raise FusionDiffError(f"--json {printable(records)}: {why}")
     session = EdgeSession.load(options.model, device=options.device, threads=options.threads)
     if (why := undecidable(session.enrolment, options.alpha)) is not None:
-        print(f"Warning: nothing can be decided: {why}", file=sys.stderr)
+        _warn(f"nothing can be decided: {why}")
     with RecordWriter(records) if records else nullcontext() as writer:
         for outcome in inspect_paths(
             session,
@@ -157,8 +157,12 @@ def _inspect(options: argparse.Namespace) -> Iterator[Outcome]:
                 if records != STDOUT:
                     print(f"{printable(outcome.path)}\t{it.score:.3f}\t{it.decision}\t{printable(it.predicted_class)}")
                 if not it.in_scope:  # on stderr, because programs parse the columns of stdout
-                    print(f"Warning: {printable(outcome.path)}: {paragraph(it.reasons[0])}", file=sys.stderr)
+                    _warn(f"{printable(outcome.path)}: {it.reasons[0]}")
             yield outcome
+
+
+def _warn(text: object) -> None:
+    print(f"Warning: {paragraph(text)}", file=sys.stderr)
 
 
 def _complain(text: str) -> None:
