@@ -51,6 +51,13 @@ def test_references_of_two_classes_that_show_one_place_silence_the_evidence(view
     assert not given.any()
 
 
+@pytest.mark.parametrize(("authentic", "used"), [(4, False), (5, True)])
+def test_one_class_must_show_a_place_twice_as_often_as_two_classes(view, authentic, used):
+    """Among n views of a place, n (n - 1) / 2 pairs are alike and n are unlike, with one view of the other class."""
+    views = [view(0, 20 * index) for index in range(authentic + 1)]
+    assert (learn(views, [True] * authentic + [False])[0] is not None) == used
+
+
 def test_a_wrong_label_among_many_is_outvoted(view):
     views = [view(bowl, left) for bowl in (0, 1) for left in (0, 40, 80, 120, 160)]
     sides = [True] * 5 + [False] * 4 + [True]

@@ -57,6 +57,14 @@ def test_the_areas_of_two_images_of_one_surface_are_compared():
     assert NOTHING.reversed == NOTHING
 
 
+@pytest.mark.parametrize(("zoom", "points"), [(2.9, 60), (3.1, 0), (1 / 2.9, 60), (1 / 3.1, 0)])
+def test_images_of_too_different_a_scale_are_no_correspondence(zoom, points):
+    rng = np.random.default_rng(0)
+    places, described = rng.uniform(0, 300, (60, 2)), rng.integers(0, 99, (60, WIDTH)).astype(np.uint8)
+    near, far = (Keypoints((scale * places).astype(np.float32), described) for scale in (zoom, 1))
+    assert far.shared(near).points == points
+
+
 def test_many_points_on_one_spot_are_no_correspondence():
     textured = Keypoints.find(photograph(surface(0)))
     spot = Keypoints(np.full_like(textured.points, 50.0), textured.descriptors)

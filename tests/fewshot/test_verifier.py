@@ -142,13 +142,14 @@ def test_evidence_is_highest_where_the_flaw_is(make_bag):
     assert float(evidence[bag.mark].median()) > verifier.region_threshold > float(evidence[~bag.mark].quantile(0.98))
 
 
-def test_regions_are_rare_on_what_is_authentic(make_bag):
-    verifier = enrolled(make_bag, 8, 8)
+@pytest.mark.parametrize("size", [6.0, 1.5])
+def test_regions_are_rare_on_what_is_authentic_also_where_flaws_are_faint(make_bag, size):
+    verifier = enrolled(make_bag, 8, 8, size=size)
     above = [
         (verifier.evidence(verifier.heads.maps(bag.tokens, bag.residual)) > verifier.region_threshold).float().mean()
         for bag in (make_bag(5000 + seed) for seed in range(10))
     ]
-    assert float(torch.stack(above).mean()) < 0.02
+    assert float(torch.stack(above).mean()) <= 0.005
 
 
 def test_labels_that_mean_nothing_are_seen_through(make_bag):

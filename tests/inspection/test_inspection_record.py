@@ -78,9 +78,16 @@ def test_an_older_file_stays_until_the_first_line_of_the_new_run(make_inspection
     assert path.read_text() == ""
 
 
-def test_a_device_is_written_to(make_inspection):
+def test_a_device_or_a_pipe_is_written_to(make_inspection, tmp_path):
+    outcome = Outcome(Path("a.tif"), make_inspection())
     with RecordWriter(os.devnull) as writer:
-        writer.write(Outcome(Path("a.tif"), make_inspection()))
+        writer.write(outcome)
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    with RecordWriter(tmp_path / "pipe") as writer:
+        writer.write(outcome)
+    assert os.read(reader, 2**16).decode() == to_line(outcome) + "\n"
+    os.close(reader)
 
 
 def test_what_was_written_stays_when_the_run_is_cut_off(make_inspection, tmp_path):

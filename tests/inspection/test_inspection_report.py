@@ -228,7 +228,7 @@ def test_authentic_references_alone_bound_one_error_and_the_report_says_so(make_
         assert "how many others pass is not bounded" in part
     assert "Of authentic micrographs at most 10 % are expected to be called not authentic." in top
     assert "of others at most" not in text
-    assert "exactly one kind" not in text
+    assert "exactly one of the two" not in text
 
 
 def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, tmp_path):

@@ -57,6 +57,18 @@ def test_the_true_height_of_the_metadata_is_left_alone_when_the_bar_is_to_stay(t
     assert "data bar" not in " ".join(whole.notes)
 
 
+@pytest.mark.parametrize(("was", "now"), [("[Scan]", "[EScan]"), ("[Scan]", "[IScan]"), ("ResolutionX=128\r\n", "")])
+def test_other_beams_and_fei_metadata_without_the_width_give_pixel_size_too(tmp_path, was, now):
+    text = FEI.format(width=2.5e-9, height=2.5e-9)
+    assert was in text
+    assert tagged(tmp_path / "fei.tif", 34682, text.replace(was, now)).pixel_size_um == pytest.approx(0.0025)
+
+
+def test_the_older_name_of_the_pixel_size_of_zeiss_metadata_is_known(tmp_path):
+    text = ZEISS.format(size="12.5 nm").replace("AP_IMAGE_PIXEL_SIZE", "AP_PIXEL_SIZE")
+    assert tagged(tmp_path / "zeiss.tif", 34118, text).pixel_size_um == pytest.approx(0.0125)
+
+
 def test_fei_metadata_of_another_resolution_describe_other_pixels(tmp_path):
     text = FEI.format(width=2.5e-9, height=2.5e-9).replace("ResolutionX=128", "ResolutionX=1024")
     micrograph = tagged(tmp_path / "fei.tif", 34680, text)
@@ -197,6 +209,11 @@ def test_imagej_metadata_give_pixel_size_in_their_unit(tmp_path, unit, expected)
     assert size == (None if expected is None else pytest.approx(expected))
 
 
+def test_a_print_resolution_in_inches_that_imagej_passes_on_is_no_pixel_size(tmp_path):
+    tifffile.imwrite(tmp_path / "ij.tif", TEXTURE, imagej=True, resolution=(300, 300), metadata={"unit": "inch"})
+    assert load_microstructure_data(tmp_path / "ij.tif").pixel_size_um is None
+
+
 @pytest.mark.parametrize(
     ("unit", "resolution", "expected"),
     [
@@ -204,6 +221,8 @@ def test_imagej_metadata_give_pixel_size_in_their_unit(tmp_path, unit, expected)
         ("INCH", 96, None),
         ("INCH", 300, None),
         ("INCH", 600, None),
+        ("INCH", 1000, None),
+        ("INCH", 1050, 25400 / 1050),
         ("INCH", 2400, 25400 / 2400),
         ("CENTIMETER", 20000, 0.5),
         ("CENTIMETER", 28.35, None),
@@ -226,7 +245,13 @@ def png_with_phys(x, y, unit, levels=TEXTURE):
 
 @pytest.mark.parametrize(
     ("x", "y", "unit", "expected"),
-    [(2_000_000, 2_000_000, 1, 0.5), (3780, 3780, 1, None), (2_000_000, 2_000_000, 0, None), (0, 0, 1, None)],
+    [
+        (2_000_000, 2_000_000, 1, 0.5),
+        (4_000_000, 2_000_000, 1, pytest.approx(0.125**0.5)),
+        (3780, 3780, 1, None),
+        (2_000_000, 2_000_000, 0, None),
+        (0, 0, 1, None),
+    ],
 )
 def test_the_physical_size_of_a_png_counts_likewise(tmp_path, x, y, unit, expected):
     (tmp_path / "image.png").write_bytes(png_with_phys(x, y, unit))
@@ -281,7 +306,7 @@ def test_pixels_that_are_not_square_get_the_size_that_keeps_areas_right():
     assert square_pixel(0.5, None) == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize(("x", "y"), [(1, 2.5), (0, 0), (-1, -1), (float("nan"), None), (1e9, 1e9), (1e-12, 1e-12)])
+@pytest.mark.parametrize(("x", "y"), [(1, 2.1), (0, 0), (-1, -1), (float("nan"), None), (1e9, 1e9), (1e-12, 1e-12)])
 def test_implausible_pixel_sizes_are_unknown(x, y):
     assert square_pixel(x, y) is None
 

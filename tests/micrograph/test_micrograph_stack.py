@@ -136,10 +136,11 @@ def test_a_reduced_copy_without_its_original_is_told_of(tmp_path):
     assert "a reduced copy of a larger one, but the file does not contain the larger one. Export the larger one" in said
 
 
-def test_a_somewhat_larger_image_is_told_of_and_not_read(tmp_path):
-    in_turn(tmp_path / "a.tif", texture((64, 50)), texture((70, 50)))  # a copy with a data bar
+@pytest.mark.parametrize("rows", [70, 250])  # a copy with a data bar, and nearly four times the pixels
+def test_a_somewhat_larger_image_is_told_of_and_not_read(tmp_path, rows):
+    in_turn(tmp_path / "a.tif", texture((64, 50)), texture((rows, 50)))
     with pytest.warns(
-        UserWarning, match=r"The first page was read \(50x64 .*page 1 .counted from 0. is larger \(50x70 pixels"
+        UserWarning, match=rf"The first page was read \(50x64 .*page 1 .counted from 0. is larger \(50x{rows} pixels"
     ):
         micrograph = load_microstructure_data(tmp_path / "a.tif")
     assert (micrograph.shape, micrograph.page, len(micrograph.notes)) == ((64, 50), None, 1)
