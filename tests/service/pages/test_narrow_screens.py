@@ -69,6 +69,9 @@ def test_what_matters_is_inside_of_a_narrow_screen(phone):
     chart = box(page, ".chart svg")
     assert chart["width"] >= 480, "it can be read"
     assert abs(chart["x"] + chart["width"] - WIDE) < 60, "and shows the newest first"
+    for label in page.locator(".chart text").all():
+        place = label.bounding_box()
+        assert 0 <= place["x"] <= place["x"] + place["width"] <= WIDE, f"{label.text_content()} is in view"
     for address in ("/", "/references", "/history"):
         page.goto(address)
         page.wait_for_load_state("networkidle")

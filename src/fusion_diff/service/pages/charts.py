@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from fusion_diff.service.pages.levels import Level
 
 WIDTH, HEIGHT = 560, 220
-LEFT, RIGHT, TOP, BOTTOM = 46, 8, 22, 28
+LEFT, RIGHT, TOP, BOTTOM = 8, 46, 22, 28  # the labels are at the right, where a narrow screen opens a chart
 SHOWN = 200
 """Most scores in a chart; the newest are shown."""
 
@@ -231,10 +231,10 @@ def _ends(level: Level | None) -> tuple[float, ...]:
 
 
 def _dates(shown: Sequence[Scored], scale: _Scale) -> list[tuple[float, str]]:
-    """Return x position and label of some dates, each day once."""
+    """Return x position and label of some dates, the newest first, each day once."""
     step = max(1, math.ceil(len(shown) / _DATES))
     found: list[tuple[float, str]] = []
-    for place in range(0, len(shown), step):
+    for place in range(len(shown) - 1, -1, -step):
         day = f"{shown[place].created:%Y-%m-%d}"
         if not found or found[-1][1] != day:
             found.append((scale.x(place), day))
