@@ -87,10 +87,19 @@ def test_the_box_of_a_region_that_is_longer_than_wide_is_not_turned(make_inspect
     assert (result["properties"]["height_um"], result["properties"]["width_um"]) == (5.0, 12.0)
 
 
-def test_an_authentic_micrograph_that_fails_is_against_the_policy(make_inspection):
-    it = make_inspection(decision="authentic", score=0.9, regions=())
+@pytest.mark.parametrize(
+    ("decision", "in_scope", "rule"),
+    [
+        ("authentic", True, "against-policy"),
+        ("not authentic", True, "not-authentic"),
+        ("inconclusive", True, "inconclusive"),
+        ("inconclusive", False, "out-of-scope"),
+    ],
+)
+def test_a_micrograph_that_fails_is_the_result_of_one_rule(make_inspection, decision, in_scope, rule):
+    it = make_inspection(decision=decision, in_scope=in_scope, score=0.9, regions=())
     log = to_sarif([Policy(minimum_score=0.99).rule(Outcome(Path("a.tif"), it))], 1)
-    assert [result["ruleId"] for result in log["runs"][0]["results"]] == ["against-policy"]
+    assert [result["ruleId"] for result in log["runs"][0]["results"]] == [rule]
 
 
 def test_braces_and_brackets_of_a_name_are_no_links_or_placeholders_in_messages(make_inspection):
@@ -153,6 +162,11 @@ def test_a_long_list_is_cut_and_the_gravest_come_first(rulings):
     assert [row[2:9] for row in rows[:3]] == ["! error", "✗ fail ", "? warn "]
     assert "And 12 more." in text
     assert len(text) < 6000
+
+
+def test_of_a_long_path_the_end_is_listed():
+    row = to_markdown(Policy().rule_all([Outcome(Path("line/" * 30 + "a.tif"), error="gone")])).splitlines()[4]
+    assert html.unescape(re.search(r"<code>(.*?)</code>", row)[1]) == "…" + ("line/" * 30 + "a.tif")[-79:]
 
 
 def test_a_run_that_passes_says_so_in_two_lines(rulings):

@@ -56,6 +56,12 @@ def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part(reason
     assert "multiple-instance, -2.00" in authentic
 
 
+@pytest.mark.parametrize(("score", "side"), [(0.2, "against"), (0.8, "for")])
+def test_of_an_open_verdict_the_kind_that_speaks_most_for_its_score_is_named(reasons, score, side):
+    first = reasons(decision="inconclusive", score=score, contributions={"texture": 1.0, "pooled": -1.0})[0]
+    assert first.startswith(f"The strongest evidence {side} authenticity is ")
+
+
 @pytest.mark.parametrize(
     ("decision", "score", "p", "side", "said"),
     [
