@@ -98,3 +98,13 @@ def test_reports_are_inside_of_a_narrow_screen(browser, make_inspection, tmp_pat
         assert page.evaluate("document.documentElement.scrollWidth") <= WIDE, path.name
         assert page.eval_on_selector_all("table", CUT_OFF) == 0, path.name
     page.close()
+
+
+def test_on_paper_the_record_of_a_report_lies_below_both_columns(browser, make_inspection, tmp_path):
+    report = write_report([Outcome(Path("a.tif"), make_inspection())], tmp_path)
+    page = browser.new_page(viewport={"width": 720, "height": 900})
+    page.goto(report.as_uri())
+    page.emulate_media(media="print")
+    whole, record = box(page, ".body"), box(page, ".record")
+    assert (record["x"], record["width"]) == (whole["x"], whole["width"])
+    page.close()
