@@ -17,3 +17,8 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 def sized(count: int) -> str:
     """Return a number of bytes, in MiB from one on, such as `512 MiB`."""
     return counted(count, "byte") if count < 2**20 else f"{count / 2**20:,.1f}".removesuffix(".0") + " MiB"
+
+
+def typeset(number: str) -> str:
+    """Return a formatted number with a true minus sign, and narrow spaces in place of commas between its thousands."""
+    return number.replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")

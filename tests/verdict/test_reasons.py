@@ -53,7 +53,7 @@ def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part(reason
     assert against.startswith("The strongest evidence against authenticity is the texture as a whole (texture, +1.50")
     authentic = reasons(score=0.9, decision="authentic", contributions={"multiple-instance": -2.0, "texture": 0.3})[0]
     assert authentic.startswith("The strongest evidence for authenticity is that hardly any part looks like")
-    assert "multiple-instance, -2.00" in authentic
+    assert "multiple-instance, \u22122.00" in authentic
 
 
 @pytest.mark.parametrize(("score", "side"), [(0.2, "against"), (0.8, "for")])
@@ -98,8 +98,10 @@ def test_a_decision_that_the_score_does_not_suggest_is_explained(reasons, decisi
 
 
 def test_a_kind_that_somebody_added_is_named(reasons):
-    (first, *_) = reasons(score=0.1, contributions={"distance": 1.5})
-    assert first == "The strongest evidence against authenticity is of an unknown kind (distance, +1.50 log-odds)."
+    for value, side, shown in ((1.5, "against", "+1.50"), (-1.5, "for", "\u22121.50")):
+        (first, *_) = reasons(score=0.5 - value / 4, decision="inconclusive", contributions={"distance": value})
+        meant = f"{side} authenticity is of an unknown kind (distance, {shown} log-odds)."
+        assert first == f"The strongest evidence {meant}"
 
 
 def test_evidence_that_speaks_the_other_way_is_not_given_as_the_reason(reasons):
@@ -167,6 +169,7 @@ def test_specimens_are_counted_where_references_share_them(reasons, specimens, s
         ),
         ((REGION, REGION), "2 regions depart from the authentic references; the strongest, region 1, covers 400 px²"),
         ((REGION,) * MAX_REGIONS, f"{MAX_REGIONS} or more regions depart"),
+        ((replace(REGION, area_px=13154),), "region 1 covers 13\u202f154 px²"),
         ((IN_UM,), "region 1 covers 100 µm² about x = 16 µm, y = 8.25 µm."),
     ],
 )

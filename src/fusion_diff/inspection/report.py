@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff import __version__
+from fusion_diff.counted import typeset
 from fusion_diff.inspection import draw, shown
 from fusion_diff.inspection.pages import template
 from fusion_diff.inspection.wording import SYMBOLS, below_common_folder, p_value_sentences, region_count
@@ -135,4 +136,4 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
 
 def _similarity(value: float) -> str:
     """Return a cosine with three decimals; zero has no sign."""
-    return f"{round(value, 3) + 0.0:.3f}".replace("-", "\N{MINUS SIGN}")
+    return typeset(f"{round(value, 3) + 0.0:.3f}")

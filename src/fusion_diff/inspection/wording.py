@@ -7,6 +7,7 @@ from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff.counted import typeset
 from fusion_diff.verdict.regions import MAX_REGIONS
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def number(value: float | None, digits: int = 3) -> str:
         exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded number: that of 9.996 is 10.0
         places = max(0, digits - 1 - exponent)
         text = f"{value:.{digits - 1}e}" if places > digits + 3 else f"{value:,.{places}f}"
-    return text.replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
+    return typeset(text)
 
 
 def region_count(it: Inspection) -> str:

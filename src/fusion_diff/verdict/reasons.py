@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fusion_diff.counted import typeset
 from fusion_diff.fewshot.decision import ROUNDING, specimens_needed
 from fusion_diff.verdict.regions import MAX_REGIONS
 
@@ -113,7 +114,8 @@ def explain(it: Inspection) -> tuple[str, ...]:
     if (value > 0) == against:
         side = "against" if against else "for"
         meaning = (MEANING if against else IN_FAVOUR).get(name, "of an unknown kind")  # of a head added by a user
-        lines.append(f"The strongest evidence {side} authenticity is {meaning} ({name}, {value:+.2f} log-odds).")
+        size = typeset(f"{value:+.2f}")
+        lines.append(f"The strongest evidence {side} authenticity is {meaning} ({name}, {size} log-odds).")
     if it.decision != "inconclusive" and against != (it.score < 0.5):
         lines.append(_beside_the_score(it))
     if it.recognised is not None:
@@ -132,7 +134,7 @@ def explain(it: Inspection) -> tuple[str, ...]:
         nearest = it.nearest[0]
         lines.append(
             f"Nearest in overall appearance, which is no part of the decision: {nearest.name} ({nearest.label}), "
-            f"similarity {round(nearest.similarity, 2) + 0.0:.2f}."
+            f"similarity {typeset(f'{round(nearest.similarity, 2) + 0.0:.2f}')}."
         )
     if it.decision == "inconclusive" and it.in_scope:
         lines.append(f"Inconclusive: {_why_open(it)}")
@@ -142,10 +144,10 @@ def explain(it: Inspection) -> tuple[str, ...]:
 def _place(region: Region) -> str:
     """Return area and centroid of a region as text, in µm where they are known."""
     if region.area_um2 is None:
-        return f"{region.area_px} px² about x = {region.centroid_column:.0f} px, y = {region.centroid_row:.0f} px"
-    area, x, y = (
-        f"{float(f'{value:.3g}'):.10g}" for value in (region.area_um2, region.centroid_x_um, region.centroid_y_um)
-    )
+        area = typeset(f"{region.area_px:,}")
+        return f"{area} px² about x = {region.centroid_column:.0f} px, y = {region.centroid_row:.0f} px"
+    measures = (region.area_um2, region.centroid_x_um, region.centroid_y_um)
+    area, x, y = (typeset(f"{float(f'{value:.3g}'):,.10g}") for value in measures)
     return f"{area} µm² about x = {x} µm, y = {y} µm"
 
 
