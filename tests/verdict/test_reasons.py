@@ -192,7 +192,7 @@ def test_a_surface_that_was_recognised_is_told_with_its_reference(reasons):
     )
     assert lines[0].startswith(
         "The strongest evidence for authenticity is its surface, recognised from an authentic reference "
-        "(correspondence, -6.00"
+        "(correspondence, \u22126.00"
     )
     assert lines[1] == "It shows the surface of reference bowl/1.tif (authentic): 87 keypoints match."
 
