@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,10 @@ import numpy as np
 _ROW = re.compile(
     r"\| (?P<set>\w+) \| (?P<shots>\d+) \| (?P<method>[^|]+) \| (?P<f1>[\d.]+) ± (?P<interval>[\d.]+|nan) \|"
 )
+
+
+_MARKERS, _DASHES = "sD^v<>PX*ph", ("-", "--", "-.", ":")
+"""Those of the other methods, so that colour is not all that tells them apart."""
 
 
 def rows_of(markdown: str) -> list[dict]:
@@ -37,17 +42,19 @@ def plot(rows: list[dict], file: Path) -> None:
 
     if not rows:
         return
-    sets = list(dict.fromkeys(row["set"] for row in rows))
+    sets, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("set", "method"))
+    others = zip(cycle(_MARKERS), cycle(_DASHES), methods, strict=False)
+    styles = {method: {"marker": marker, "linestyle": dashes, "linewidth": 1.2} for marker, dashes, method in others}
+    styles["FusionDiff"] = {"marker": "o", "color": "black", "linewidth": 2.2, "zorder": 3}
     figure, axes = plt.subplots(
         1, len(sets), figsize=(4.2 * len(sets), 4.4), sharey=True, squeeze=False, layout="constrained"
     )
     for axis, name in zip(axes[0], sets, strict=True):
-        for method in dict.fromkeys(row["method"] for row in rows):
+        for method, style in styles.items():
             own = sorted((r for r in rows if (r["set"], r["method"]) == (name, method)), key=lambda r: r["shots"])
             shots, mean = [r["shots"] for r in own], np.asarray([r["macro_f1"] for r in own])
             half = np.nan_to_num([r["macro_f1_interval"] for r in own])
-            style = {"color": "black", "linewidth": 2.2, "zorder": 3} if method == "FusionDiff" else {"linewidth": 1.2}
-            line = axis.plot(shots, mean, marker="o", markersize=3, label=method, **style)[0]
+            line = axis.plot(shots, mean, markersize=4, label=method, **style)[0]
             axis.fill_between(shots, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
         ticks = sorted({r["shots"] for r in rows})
         axis.set(title=name, xlabel="references a side", xscale="log", xticks=ticks, xticklabels=ticks, ylim=(0.2, 1))
