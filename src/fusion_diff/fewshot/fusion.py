@@ -63,6 +63,30 @@ class Fusion:
         total = sum(weight.values())
         return cls(centre, spread, {name: value / total for name, value in weight.items()})
 
+    @classmethod
+    def held_out(
+        cls, scores: dict[str, NDArray[np.float64]], authentic: NDArray[np.bool_], groups: Sequence[str]
+    ) -> NDArray[np.float64]:
+        """Return the fused score (n,) of each reference, by a fusion that was fitted without its specimen.
+
+        A fusion that has seen a reference favours the readings that happen to set it apart: new micrographs, which it
+        has not seen, would be called the other side more often than `alpha` says. Where a side has no other specimen,
+        the reference alone is left out.
+
+        Args:
+            scores: cross-fitted scores (n,) of each reading; both sides have two references at least.
+            authentic: (n,) bool.
+            groups: specimen of each reference.
+        """
+        specimens, fused = np.asarray(groups, dtype=str), np.empty(len(groups))
+        for index, specimen in enumerate(specimens):
+            rest = specimens != specimen
+            if not (authentic[rest].any() and (~authentic[rest]).any()):
+                rest = np.arange(len(groups)) != index
+            fusion = cls.fit({name: values[rest] for name, values in scores.items()}, authentic[rest])
+            fused[index] = fusion.fuse({name: values[index] for name, values in scores.items()})
+        return fused
+
     @property
     def holds(self) -> bool:
         """Whether the values are those of a fit: some weight is positive, none negative, every spread positive."""

@@ -166,6 +166,8 @@ class Verifier(DecisionRule):
         fused = fusion.fuse(scores)
         calibration = cls._calibrate(fusion, fused, arranged, learn)
         correspondence, recognised = _surfaces(bags, authentic, groups)
+        if parts is not None and not authentic.all():  # authentic ones alone choose no weights
+            fused = Fusion.held_out(scores, authentic, groups)
         fused = fused + recognised / calibration.slope
         own = [fusion.fuse(dense_readings(each)) for each, its in zip(maps, authentic, strict=True) if its]
         own_quantile = calibration.log_odds(float(np.quantile(torch.cat(own).cpu().numpy(), REGION_QUANTILE)))
