@@ -54,6 +54,7 @@ def certificates(name: str, answers: Answers, options: argparse.Namespace) -> li
             sigma=sigma,
             samples=options.samples,
             confidence=CONFIDENCE,
+            seed=0,
         )
         own = bench.victims["plain"].judge(torch.from_numpy(pixels))
         return {"side": found.decision, "radius": found.radius_l2, "own": own > 0}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -28,11 +29,12 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_certify_prints_a_certificate_and_its_exit_code_is_the_side(
     sample: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = main(["certify", str(sample), "--sigma", "0.05", "--samples", "10", "--confidence", "0.9"])
+    code = main(["certify", str(sample), "--sigma", "0.05", "--samples", "10", "--confidence", "0.9", "--seed", "0"])
     said = capsys.readouterr().out
     assert code == 1
     assert "not authentic" in said
     assert "8 of 8" in said
+    assert re.search(r"seed of the noise *│? *0 *", said)
     assert "No change of its working pixels with an L2 norm below 0.0" in said
 
 
@@ -42,7 +44,7 @@ def test_a_certificate_is_worth_nothing_where_noise_hides_what_the_model_sees(
     drawn, labels = builtin_samples(1)
     path = tmp_path / "sound.tif"
     tifffile.imwrite(path, drawn[labels.index("sound")].pixels)
-    code = main(["certify", str(path), "--sigma", "0.9", "--samples", "10", "--confidence", "0.9"])
+    code = main(["certify", str(path), "--sigma", "0.9", "--samples", "10", "--confidence", "0.9", "--seed", "0"])
     said = " ".join(capsys.readouterr().out.split())
     assert code == 2
     assert "changes the smoothed choice, not authentic" in said

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
-from fusion_diff.fewshot.decision import Calibration, decide, probability
+from fusion_diff.fewshot.decision import Calibration, decide, probability, shares_of
+from fusion_diff.fewshot.figures import auroc
 from fusion_diff.fewshot.fusion import DEPARTURES_WEIGHT, DOUBT, Fusion
 from fusion_diff.fewshot.readings import (
     DEPARTURES,
@@ -274,17 +275,22 @@ def test_a_texture_that_differs_as_a_whole_is_told_apart_and_named(make_bag):
     assert {"multiple-instance", "novelty", TEXTURE} <= set(contributions)
 
 
-def test_of_few_specimens_single_references_set_the_threshold_too(make_bag):
+@pytest.fixture
+def calibrated(monkeypatch):
+    """The number of authentic and other scores that each calibration was fitted to, in their order."""
+    fit, fitted = Calibration.fit, []
+    monkeypatch.setattr(Calibration, "fit", lambda *sides: fitted.append([len(side) for side in sides]) or fit(*sides))
+    return fitted
+
+
+def test_of_few_specimens_single_references_set_the_threshold_too(make_bag, calibrated):
     """The p-values still come from whole specimens left out."""
     bags = [make_bag(seed, flawed=10 * (seed >= 8), size=3.0) for seed in range(16)]
-    labels, groups = ["sound"] * 8 + ["crack"] * 8, [str(seed % 3) for seed in range(16)]
-    assert len(set(groups)) <= FEW_GROUPS
-    few = Verifier.fit(bags, labels, "sound", groups)
-    many = Verifier.fit(bags, labels, "sound", [str(seed % (FEW_GROUPS + 1)) for seed in range(16)])
-    parts = len(few.inside), len(many.inside)
-    assert parts == (8, 8)
-    threshold = -few.calibration.intercept / few.calibration.slope
-    assert threshold > (few.inside.mean() + few.outside.mean()) / 2
+    labels = ["sound"] * 8 + ["crack"] * 8
+    for specimens in (FEW_GROUPS, FEW_GROUPS + 1):
+        verifier = Verifier.fit(bags, labels, "sound", [str(seed % specimens) for seed in range(16)])
+        assert (len(verifier.inside), len(verifier.outside)) == (8, 8)
+    assert calibrated == [[16, 16], [8, 8]]
 
 
 def test_each_path_is_learned_by_itself_where_paths_are_told(make_bag):
@@ -424,11 +430,49 @@ def test_neither_the_order_of_references_nor_the_names_of_specimens_change_anyth
         assert getattr(other, name).tolist() == [scores[i] for i in order if labels[i] == side]
 
 
-def test_a_side_from_one_specimen_counts_once_in_the_threshold(make_bag):
+def test_a_side_from_one_specimen_counts_once_in_the_threshold(make_bag, calibrated):
     bags = [make_bag(seed, flawed=20 * (seed % 2)) for seed in range(10)]
     verifier = Verifier.fit(bags, ["sound", "cracked"] * 5, "sound", ["A", "B"] * 5)
     assert any("single group" in warning for warning in verifier.warnings)
-    once = Calibration.fit(verifier.inside, verifier.outside)
-    assert (verifier.calibration.slope, verifier.calibration.intercept) == pytest.approx(
-        (once.slope, once.intercept), abs=1e-4
-    )
+    assert calibrated == [[5, 5]]
+
+
+def test_references_are_compared_by_weights_that_have_not_seen_their_specimen():
+    """Of readings that are noise, weights favour those that happen to set the references apart."""
+    rng, authentic, groups = np.random.default_rng(0), np.arange(12) < 6, list("aabbccddeeff")
+    seen, unseen = [], []
+    for _ in range(200):
+        scores = {name: rng.normal(size=12) for name in (DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS)}
+        fused, held_out = Fusion.fit(scores, authentic).fuse(scores), Fusion.held_out(scores, authentic, groups)
+        seen.append(auroc(fused[authentic], fused[~authentic]))
+        unseen.append(auroc(held_out[authentic], held_out[~authentic]))
+        rest = [index for index in range(12) if groups[index] != "b"]
+        without = Fusion.fit({name: values[rest] for name, values in scores.items()}, authentic[rest])
+        assert held_out[2] == without.fuse({name: values[2] for name, values in scores.items()})
+    assert np.mean(seen) > 0.55
+    assert abs(np.mean(unseen) - 0.5) < 0.04
+
+
+def test_where_a_side_has_one_specimen_the_reference_alone_is_unseen():
+    authentic, values = np.arange(6) < 3, np.array([0.0, 1, 3, 4, 6, 9])
+    held_out = Fusion.held_out({DEPARTURES: values}, authentic, list("aaabcd"))
+    rest = [1, 2, 3, 4, 5]
+    assert held_out[0] == Fusion.fit({DEPARTURES: values[rest]}, authentic[rest]).fuse({DEPARTURES: 0.0})
+
+
+def test_doubt_is_of_both_sides_however_many_references_each_has():
+    authentic, rng = np.arange(18) < 15, np.random.default_rng(0)
+    values = rng.normal(size=18) + 3 * ~authentic
+    fusion = Fusion.fit({DEPARTURES: np.zeros(18), TEXTURE: values}, authentic)
+    separation = (values[~authentic].mean() - values[authentic].mean()) / fusion.spread[TEXTURE]
+    proven = separation - DOUBT * np.sqrt(1 / 15 + 1 / 3)
+    assert fusion.weight[TEXTURE] == pytest.approx(proven / (proven + DEPARTURES_WEIGHT))
+
+
+def test_each_reference_keeps_the_weight_of_its_specimen(make_bag):
+    labels = ["sound"] * 6 + ["crack"] * 6
+    groups = list("aaabcdefgghh")
+    bags = [make_bag(seed, flawed=10 * (label == "crack")) for seed, label in enumerate(labels)]
+    verifier = Verifier.fit(bags, labels, "sound", groups)
+    assert verifier.inside_shares.tolist() == shares_of(groups[:6]).tolist()
+    assert verifier.outside_shares.tolist() == shares_of(groups[6:]).tolist()

@@ -48,7 +48,16 @@ def certify_command(
     confidence: Annotated[
         float, typer.Option(min=0.5, max=0.999999, help="Probability that the certificate holds.")
     ] = 0.999,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the noise.")] = 0,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            help=(
+                "Seed of the noise, to compute a certificate again. A secret one is drawn if omitted: whoever knows "
+                "the seed can choose a micrograph for it."
+            ),
+        ),
+    ] = None,
     pixel_size: PixelSize = None,
     page: Page = None,
     max_pixels: MaxPixels = None,
@@ -92,6 +101,7 @@ def certify_command(
         "votes": f"{found.votes} of {found.asked}; the other {found.samples - found.asked} selected the side",
         "share of all copies, lower bound": number(found.bound),
         "confidence": f"{found.confidence:g}",
+        "seed of the noise": str(found.seed),
     }
     print_figures(f"Certificate of {printable(path)}", figures)
     if found.decision == "abstain":

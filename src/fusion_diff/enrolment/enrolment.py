@@ -144,7 +144,7 @@ class Enrolment:
             were = "was" if self.dropped == 1 else "were"
             lines.append(
                 f"{counted(self.dropped, 'reference')} that the audit found suspicious {were} left out, so all figures "
-                "are of references that agree with each other, and too good"
+                "are of references that agree with each other, and too good, and the error rate alpha does not hold"
             )
         if (auroc := self._cross_fitted.get("auroc", 1.0)) < LITTLE_SKILL:
             lines.append(

@@ -84,8 +84,9 @@ def p_value(score: float, references: NDArray[np.float64], shares: NDArray[np.fl
 
     A new micrograph is exchangeable with specimens, but not with several images of one specimen. So each specimen has
     a total weight of 1 (Lee, Barber and Willett 2023). Under exchangeability the p-value is at most alpha with
-    probability at most alpha (Vovk et al. 2005). Cross-fitted references, as used here, weaken this slightly
-    (cross-conformal prediction, Vovk 2015).
+    probability at most alpha (Vovk et al. 2005). References are scored by heads and weights that lack one specimen,
+    and for such scores no bound is proved (Barber et al. 2021, the jackknife); in simulations the bound holds
+    (benchmarks/error_rate.py).
 
     Args:
         score: nonconformity of the micrograph.

@@ -10,6 +10,7 @@ The theorem applies to denoising and scoring together as one classifier, with th
 from __future__ import annotations
 
 import math
+import secrets
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
@@ -49,6 +50,8 @@ SELECTION = 0.2
 """Share of the samples that select the side. The others bound its share, and must be independent of these."""
 TEXTURES = 8
 """Number of procedural ceramics on which the noise of latents is measured."""
+SEED_BITS = 64
+"""Bits of a secret seed."""
 MAX_TILES = 12
 """Most tiles of a micrograph; each is scored for every noisy copy."""
 
@@ -78,6 +81,7 @@ class Certificate:
         bound: lower confidence bound of the side's share among all copies (Clopper and Pearson 1934).
         confidence: probability that the bound holds.
         numbers: number of working pixels times channels, the dimension of the radius.
+        seed: seed of the noise, to compute the certificate again.
     """
 
     decision: Side
@@ -89,6 +93,7 @@ class Certificate:
     bound: float
     confidence: float
     numbers: int
+    seed: int
 
 
 @own_settings()
@@ -99,7 +104,7 @@ def certify(
     samples: int = 200,
     confidence: float = 0.999,
     *,
-    seed: int = 0,
+    seed: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Certificate:
     """Certify the smoothed forced choice of a micrograph; see `Certificate` for what that guarantees.
@@ -112,7 +117,8 @@ def certify(
         sigma: standard deviation of the noise in working pixels. More allows a larger radius but hides fine flaws.
         samples: number of noisy copies, at least 10; each takes as long as an inspection with purification.
         confidence: probability that the certificate holds, in (0, 1).
-        seed: seed of the noise. Whoever chooses the micrograph should not know it beforehand.
+        seed: seed of the noise; a secret one is drawn if omitted. The confidence is void where whoever chose the
+            micrograph knew the seed, and where several seeds are tried and the best certificate is taken.
         progress: called as `progress(done, total)` after each copy is scored.
 
     Raises:
@@ -121,6 +127,7 @@ def certify(
         ArgumentError: a number is out of range.
     """
     expect_micrograph(micrograph)
+    seed = secrets.randbits(SEED_BITS) if seed is None else seed
     _check(sigma, samples, confidence, seed)
     enrolment = model.expect_enrolled()
     verifier, condition, path = enrolment.verifier, enrolment.condition, model.reconstruction
@@ -142,7 +149,7 @@ def smooth(
     sigma: float,
     samples: int,
     confidence: float,
-    seed: int = 0,
+    seed: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> Certificate:
     """Certify the smoothed version of any two-class classifier (Cohen et al. 2019, CERTIFY).
@@ -153,7 +160,7 @@ def smooth(
         sigma: standard deviation of the noise.
         samples: number of noisy copies.
         confidence: probability that the certificate holds.
-        seed: seed of the noise.
+        seed: seed of the noise, which must not depend on the point nor the point on it.
         progress: called as `progress(done, total)` after each copy.
     """
     rng = np.random.default_rng(seed)
@@ -169,7 +176,9 @@ def smooth(
     bound = lower_bound(votes, samples - first, confidence)
     radius = certified_radius(bound, sigma)
     named: Side = "abstain" if radius <= 0 else "not authentic" if side else "authentic"
-    return Certificate(named, max(0.0, radius), sigma, samples, votes, samples - first, bound, confidence, pixels.size)
+    return Certificate(
+        named, max(0.0, radius), sigma, samples, votes, samples - first, bound, confidence, pixels.size, seed
+    )
 
 
 def _check(sigma: float, samples: int, confidence: float, seed: int) -> None:

@@ -201,7 +201,8 @@ class Inspection:
         model_name: name of the model.
         model_sha256: `sha256` of the model, which identifies the exact weights.
         references_sha256: sha256 of the enrolled references.
-        score: probability of being authentic, in [0, 1]; calibrated only where `calibrated` is True.
+        score: probability of being authentic, in [0, 1], if both sides were equally likely beforehand; calibrated only
+            where `calibrated` is True.
         decision: decision at the error rate `alpha`; `inconclusive` where the p-values allow neither answer.
         in_scope: False where the micrograph as a whole is unlike every reference, or its pixel size differs by more
             than a factor of 1.5 from the range of theirs. The decision is then `inconclusive`, and the score has no
@@ -211,7 +212,8 @@ class Inspection:
         p_values: conformal p-values of `authentic` and `not authentic`, in (0, 1]. One key where only authentic
             references are enrolled; empty where there are too few references to cross-fit.
         alpha: error rate of the decision, in (0, 1). At most this share of authentic micrographs is called not
-            authentic, and at most this share of others authentic. Among decided verdicts more may be wrong.
+            authentic, and at most this share of the others, of all classes together, authentic. Among decided verdicts
+            more may be wrong.
         evidence: map of the evidence against authenticity, in log-odds.
         threshold: threshold of evidence, in log-odds, above which regions are listed.
         regions: connected regions above the threshold, the strongest first.
