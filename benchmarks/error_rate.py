@@ -79,7 +79,7 @@ def main() -> None:
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     lines = [
-        "| specimens | alpha | flaw | authentic rejected | others accepted | decided | AUROC, cross-fitted | new ones |",
+        "| specimens | alpha | flaw | authentic rejected | others accepted | decided | AUROC cross-fitted | new ones |",
         "|" + "---|" * 8,
     ]
     with (options.out / "error_rate.jsonl").open("w", encoding="utf-8") as file:
