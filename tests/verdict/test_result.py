@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import pickle
 import re
 
@@ -114,7 +115,7 @@ def test_a_map_is_shown_in_a_line_and_cannot_be_changed():
 
 def test_every_field_of_a_verdict_is_explained_where_help_looks():
     for kind in (Inspection, EvidenceMap, Region):
-        explained = set(re.findall(r"^        (\w+): ", kind.__doc__.partition("Raises:")[0], flags=re.MULTILINE))
+        explained = set(re.findall(r"^    (\w+): ", inspect.getdoc(kind).partition("Raises:")[0], flags=re.MULTILINE))
         assert explained == {field.name for field in dataclasses.fields(kind)}
 
 
