@@ -477,6 +477,7 @@ def test_references_that_are_not_finite_numbers_in_rows_are_refused(saved, name,
     [
         (["inside"], [10**400]),
         (["inside"], [float("nan")]),
+        (["against"], []),
         (["outside"], ["a"]),
         (["calibration", "slope"], 10**400),
         (["calibration", "slope"], float("inf")),

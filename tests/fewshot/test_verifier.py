@@ -428,6 +428,8 @@ def test_neither_the_order_of_references_nor_the_names_of_specimens_change_anyth
     for name, side in (("inside", "sound"), ("outside", "cracked")):
         scores = dict(zip([i for i in range(8) if labels[i] == side], getattr(verifier, name), strict=True))
         assert getattr(other, name).tolist() == [scores[i] for i in order if labels[i] == side]
+    assert other.against.tolist() == verifier.against[order].tolist()
+    assert np.flatnonzero(Verifier.fit(bags, ["cracked", *labels[1:]], "sound", list("abcdefgh")).against > 0.5)[0] == 0
 
 
 def test_a_side_from_one_specimen_counts_once_in_the_threshold(make_bag, calibrated):

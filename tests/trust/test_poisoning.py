@@ -91,9 +91,9 @@ def test_what_contradicts_its_label_and_helps_the_others_is_noted_as_harmless():
     bags = clean_bags()
     enrolment = enrolment_of(bags, LABELS)
     index = LABELS.index("crack")
-    outside = enrolment.verifier.outside.copy()
-    outside[0] = -10.0  # as if its flaw were unlike those of the others
-    verifier = replace(enrolment.verifier, outside=outside)
+    against = enrolment.verifier.against.copy()
+    against[index] = 10.0  # as if its flaw were unlike those of the others
+    verifier = replace(enrolment.verifier, against=against)
     (only,) = [each for each in audit_enrolment(replace(enrolment, verifier=verifier)) if each.kind == "label"]
     assert (only.index, only.grave) == (index, False)
     assert only.figures["what the others gain without it"] <= 0

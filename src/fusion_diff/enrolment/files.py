@@ -256,7 +256,9 @@ def _check_learned(verifier: Verifier, learned: dict[str, Tensor], bag: Bag) -> 
     numbers = [fused, *parts.values(), verifier.calibration.log_odds(fused), verifier.region_threshold]
     if [len(verifier.inside), len(verifier.outside)] != [len(verifier.inside_shares), len(verifier.outside_shares)]:
         raise ValueError("the number of its scores does not match its references")
-    if not np.isfinite([*numbers, *verifier.inside, *verifier.outside]).all():
+    if len(verifier.against) != len(verifier.inside) + len(verifier.outside):
+        raise ValueError("not every reference that has a score has one against its label")
+    if not np.isfinite([*numbers, *verifier.inside, *verifier.outside, *verifier.against]).all():
         raise ValueError("its scores are not finite")
     if not (verifier.fusion.holds and verifier.calibration.slope > 0):
         raise ValueError("its evidence has the wrong sign or no weight")

@@ -45,6 +45,7 @@ def dump(verifier: Verifier) -> tuple[dict[str, Tensor], dict[str, Any]]:
         "scope_limit": verifier.scope.limit,
         "region_threshold": verifier.region_threshold,
         "warnings": list(verifier.warnings),
+        "against": verifier.against.tolist(),
     }
 
 
@@ -82,6 +83,7 @@ def load(
         scope=Scope(tensors["scope.bank"], float(values["scope_limit"])),
         region_threshold=float(values["region_threshold"]),
         warnings=tuple(values["warnings"]),
+        against=np.asarray(values["against"], dtype=np.float64),
         correspondence=correspondence,
     )
 

@@ -92,6 +92,9 @@ class Verifier(DecisionRule):
         scope: detects micrographs unlike all references.
         correspondence: recognises the surfaces of references; None if surfaces do not separate the sides.
         warnings: limitations of the references, for the user.
+        against: (n,) log-odds against its own label of each reference, by heads that have not seen its specimen, for the
+            audit; empty if there were too few. Unlike the scores for p-values they are fused by weights that have:
+            weights that have not would contradict many a label that is right.
     """
 
     heads: Heads
@@ -100,6 +103,7 @@ class Verifier(DecisionRule):
     scope: Scope
     correspondence: Correspondence | None = None
     warnings: tuple[str, ...] = field(default=())
+    against: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @classmethod
     def fit(
@@ -166,6 +170,7 @@ class Verifier(DecisionRule):
         fused = fusion.fuse(scores)
         calibration = cls._calibrate(fusion, fused, arranged, learn)
         correspondence, recognised = _surfaces(bags, authentic, groups)
+        against = np.where(authentic, 1, -1) * (calibration.log_odds(fused) + recognised)
         if parts is not None and not authentic.all():  # authentic ones alone choose no weights
             fused = Fusion.held_out(scores, authentic, groups)
         fused = fused + recognised / calibration.slope
@@ -191,6 +196,7 @@ class Verifier(DecisionRule):
             region_threshold=max(0.0, own_quantile),
             correspondence=correspondence,
             warnings=tuple(warnings),
+            against=against if judged else np.empty(0),
         )
 
     def _as_given(self, order: Sequence[int], authentic: NDArray[np.bool_]) -> Verifier:
@@ -214,6 +220,7 @@ class Verifier(DecisionRule):
             inside_shares=self.inside_shares[inside],
             outside_shares=self.outside_shares[outside],
             correspondence=known,
+            against=self.against[np.argsort(places)] if len(self.against) else self.against,
         )
 
     @staticmethod

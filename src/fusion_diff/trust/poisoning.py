@@ -193,11 +193,9 @@ def influence(means: NDArray[np.float32], labels: NDArray[np.str_], index: int) 
 def _labels(enrolment: Enrolment, tokens: Sequence[Tensor]) -> list[Finding]:
     verifier, labels = enrolment.verifier, np.asarray(enrolment.labels)
     authentic = labels == enrolment.authentic
-    if len(verifier.inside) != authentic.sum() or len(verifier.outside) != (~authentic).sum() or authentic.all():
+    against = verifier.against
+    if not len(against) or authentic.all():
         return []  # too few to cross-fit, or only one side
-    against = np.zeros(len(labels))
-    against[authentic] = verifier.calibration.log_odds(verifier.inside)
-    against[~authentic] = -verifier.calibration.log_odds(verifier.outside)
     found = strangest_means(tokens)
     findings = []
     for index in np.flatnonzero(against > CONTRADICTION).tolist():
