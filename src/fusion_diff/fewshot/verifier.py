@@ -92,8 +92,8 @@ class Verifier(DecisionRule):
         scope: detects micrographs unlike all references.
         correspondence: recognises the surfaces of references; None if surfaces do not separate the sides.
         warnings: limitations of the references, for the user.
-        against: (n,) log-odds against its own label of each reference, by heads that have not seen its specimen, for the
-            audit; empty if there were too few. Unlike the scores for p-values they are fused by weights that have:
+        against: (n,) log-odds against its own label of each reference, by heads that have not seen its specimen, for
+            the audit; empty if there were too few. Unlike the scores for p-values they are fused by weights that have:
             weights that have not would contradict many a label that is right.
     """
 
