@@ -14,6 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusion_diff.counted import typeset
 from fusion_diff.printable import explained, paragraph, printable, printable_lines
 
 
@@ -71,3 +72,7 @@ def test_a_full_disk_is_told_with_its_cure_where_no_file_is_named(number):
     assert said.startswith(os.strerror(number))
     assert "free some space" in said
     assert explained(OSError(number, os.strerror(number), "a.tif")).startswith("a.tif: cannot be used")
+
+
+def test_the_space_between_thousands_is_kept():
+    assert printable(typeset("-1,234\u202f5")) == typeset("-1,234\u202f5") == "\N{MINUS SIGN}1\u202f234\u202f5"

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+THOUSANDS = "\N{NARROW NO-BREAK SPACE}"
+"""Space between thousands."""
+
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
     """Return a number and its noun, such as `1 image` or `1,200 images`.
@@ -21,4 +24,4 @@ def sized(count: int) -> str:
 
 def typeset(number: str) -> str:
     """Return a formatted number with a true minus sign, and narrow spaces in place of commas between its thousands."""
-    return number.replace(",", "\N{NARROW NO-BREAK SPACE}").replace("-", "\N{MINUS SIGN}")
+    return number.replace(",", THOUSANDS).replace("-", "\N{MINUS SIGN}")

@@ -26,7 +26,10 @@ def absolute(path: str | os.PathLike[str]) -> Path:
     if ".." not in parts:
         return Path(path).absolute()
     behind = len(parts) - parts[::-1].index("..")
-    return Path(os.path.realpath(Path(*parts[:behind])), *parts[behind:])
+    try:
+        return Path(os.path.realpath(Path(*parts[:behind])), *parts[behind:])
+    except ValueError:  # a NUL; whoever opens the path says what is wrong with it
+        return Path(path).absolute()
 
 
 def is_file(path: Path) -> bool:

@@ -6,6 +6,7 @@ import logging
 import re
 import sys
 
+from fusion_diff.counted import THOUSANDS
 from fusion_diff.errors import disk_full, out_of_memory
 
 
@@ -13,7 +14,7 @@ def printable(text: object, limit: int | None = None) -> str:
     """Return text on one line that is safe to print in a terminal, a page or a log.
 
     Control characters, line breaks, bidirectional overrides and bytes that are not UTF-8 are written as escapes such as
-    `\\x1b`.
+    `\\x1b`. The narrow space between thousands is kept.
 
     Args:
         text: the text, or an object to convert to text.
@@ -22,7 +23,7 @@ def printable(text: object, limit: int | None = None) -> str:
     whole = str(text)
     plain = whole[:limit].encode("utf-8", "backslashreplace").decode("utf-8")
     out = "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in plain
+        character if character.isprintable() or character == THOUSANDS else _escape(character) for character in plain
     )
     if limit is not None and (len(whole) > limit or len(out) > limit):
         return out[: limit - 1] + "…"
@@ -43,6 +44,10 @@ def escaped(text: str) -> str:
     """Return text with all markup escaped, so that Markdown and HTML show it literally."""
     safe = re.sub(r"[^\w ./,µ²%-]|_", lambda match: f"&#{ord(match[0])};", text)
     return re.sub(r"(?i)www\.", lambda match: f"{match[0][:-1]}&#46;", safe)
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode()
 
 
 class _OneLine(logging.Formatter):

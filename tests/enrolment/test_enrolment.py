@@ -284,7 +284,7 @@ def saved(tmp_path):
 def test_another_format_is_refused(saved, number):
     described = json.loads((saved / "enrolment.json").read_text()) | {"format": f"fusion-diff/enrolment/{number}"}
     (saved / "enrolment.json").write_text(json.dumps(described))
-    with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/4'"):
+    with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/5'"):
         load_enrolment(saved, ENCODER)
 
 

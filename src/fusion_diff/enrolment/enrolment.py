@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 LITTLE_SKILL = 0.65
 """Cross-fitted AUROC below which a warning is issued."""
+TELLING = 3
+"""Fewest specimens of a side whose cross-fitted figures say anything: a model that lacks one of two is another one."""
 _LEARNING = Lock()
 """Held while an enrolment of fewer shots is learned, so that threads that ask for the same one learn it once."""
 
@@ -146,7 +148,8 @@ class Enrolment:
                 f"{counted(self.dropped, 'reference')} that the audit found suspicious {were} left out, so all figures "
                 "are of references that agree with each other, and too good, and the error rate alpha does not hold"
             )
-        if (auroc := self._cross_fitted.get("auroc", 1.0)) < LITTLE_SKILL:
+        telling = min(self._specimens_by_side.values()) >= TELLING
+        if telling and (auroc := self._cross_fitted.get("auroc", 1.0)) < LITTLE_SKILL:
             lines.append(
                 "the model separates authentic references from the others little better than chance (cross-fitted "
                 f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark flaws, or "

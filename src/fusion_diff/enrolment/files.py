@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.fewshot.verifier import Verifier
 
-FORMAT = "fusion-diff/enrolment/4"
+FORMAT = "fusion-diff/enrolment/5"
 INCOMPLETE = "its enrolment is incomplete"
 UNUSABLE = "its fitted coefficients cannot be used"
 

@@ -105,7 +105,13 @@ def newest(session: Session, limit: int) -> Sequence[Job]:
 
 
 def state_of(session: Session, job_id: str) -> str | None:
-    """Return the recorded state of a job, and keep it from changing until the session ends; None if there is none."""
+    """Return the recorded state of a job, and keep it from changing until the session ends; None if there is none.
+
+    Its reference set is locked first, as by those who remove a set with what refers to it.
+    """
+    set_id = session.scalar(select(Job.reference_set_id).where(Job.id == job_id))
+    if set_id is not None:
+        kept_set(session, set_id)
     return session.scalar(select(Job.state).where(Job.id == job_id).with_for_update())
 
 

@@ -5,7 +5,8 @@ with the reason, for a person to check; it changes nothing. All thresholds are r
 references themselves.
 
 - label: heads that had not seen a reference's specimen contradict its label, and without it the margins of the other
-  references would grow (its influence; Koh and Liang 2017 define influence on a loss).
+  references would grow (its influence; Koh and Liang 2017 define influence on a loss). The weights of the evidence have
+  seen it, or too many labels that are right would be contradicted.
 - duplicate: it has the pixels of another reference, or its tokens are far nearer to that one's, or to their mirror
   image, than is common.
 - foreign: as a whole it is unlike every reference of another specimen.
