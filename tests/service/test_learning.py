@@ -116,22 +116,31 @@ def test_a_job_that_cannot_begin_has_failed_and_leaves_its_turn_to_another(
     assert learn(client, set_id, name="after no threads")["state"] == "done"
 
 
-@pytest.mark.parametrize("fault", [False, True])
-def test_no_job_begins_before_the_last_one_is_recorded_as_ended(client, collect, finished, monkeypatch, fault):
+@pytest.fixture
+def recording(client, monkeypatch):
+    """Jobs that are about to be recorded as ended set the first event, and wait for the second."""
     learning = client.app.state.service.learning
-    write_down, recording, go = learning._write_down, Event(), Event()
+    write_down, reached, go = learning._write_down, Event(), Event()
 
     def write_down_when_told(*what):
-        recording.set()
+        reached.set()
         assert go.wait(60)
         write_down(*what)
 
     monkeypatch.setattr(learning, "_write_down", write_down_when_told)
+    return reached, go
+
+
+@pytest.mark.parametrize("fault", [False, True])
+def test_no_job_begins_before_the_last_one_is_recorded_as_ended(
+    client, collect, finished, recording, monkeypatch, fault
+):
+    learning, (reached, go) = client.app.state.service.learning, recording
     if fault:
         monkeypatch.setattr(client.app.state.service.shelf, "base", None)
     at = f"/v1/reference-sets/{collect(client, f'recorded {fault}')}"
     job = client.post(f"{at}/enrol", json={"name": "x"}).json()
-    assert recording.wait(60)
+    assert reached.wait(60)
     thread = learning._thread
     try:
         assert client.post(f"{at}/enrol", json={"name": "y"}).status_code == 429
@@ -182,23 +191,15 @@ def test_a_job_is_cancelled_keeps_nothing_and_leaves_its_turn_to_another(client,
     assert "nobody wants it" not in [each["name"] for each in client.get("/v1/models").json()["items"]]
 
 
-def test_a_model_that_is_saved_when_its_job_is_cancelled_is_removed(client, collect, finished, monkeypatch):
-    learning, models = client.app.state.service.learning, client.app.state.service.settings.models
+def test_a_model_that_is_saved_when_its_job_is_cancelled_is_removed(client, collect, finished, recording):
+    models, (saved, go) = client.app.state.service.settings.models, recording
     before = set(models.iterdir())
-    write_down, saved, go = learning._write_down, Event(), Event()
-
-    def write_down_when_told(*what):
-        saved.set()
-        assert go.wait(60)
-        write_down(*what)
-
-    monkeypatch.setattr(learning, "_write_down", write_down_when_told)
     job = client.post(f"/v1/reference-sets/{collect(client, 'too late')}/enrol", json={"name": "too late"}).json()
     assert saved.wait(60)
     assert set(models.iterdir()) > before
     assert client.post(f"/v1/jobs/{job['id']}/cancel").json()["state"] == "failed"
     go.set()
-    learning._thread.join(60)
+    client.app.state.service.learning._thread.join(60)
     assert set(models.iterdir()) == before
     assert finished(client, job["id"])["problem"]["type"] == "urn:fusion-diff:problem:cancelled"
 
