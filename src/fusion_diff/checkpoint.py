@@ -35,6 +35,8 @@ EMBEDDED_EDGE = "fusion-diff-v1-ceramic-edge"
 MANIFEST = "manifest.json"
 IN_MODEL = "lies in the folder of a model, which must stay as it was saved; choose another folder"
 MAX_JSON_BYTES = 16 * 2**20
+NAME_LENGTH = 255
+"""Most characters of a name: of a model, which often has that of its folder, and of whatever else is stored by name."""
 
 
 def locate(name_or_path: str | Path) -> Path:

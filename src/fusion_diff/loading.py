@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from fusion_diff.checkpoint import EMBEDDED, based_on, locate, read_json, verify
+from fusion_diff.checkpoint import EMBEDDED, NAME_LENGTH, based_on, locate, read_json, verify
 from fusion_diff.diffusion.source import PRIOR, PriorSource
 from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.flaw_detector import FlawDetector
@@ -16,10 +16,6 @@ from fusion_diff.weights import expand, read_tensors
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-NAME_LENGTH = 255
-"""Maximum length of a model's name: that of a folder's name, which it often is."""
 
 
 def is_name(value: object) -> bool:

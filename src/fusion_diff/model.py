@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from fusion_diff.checkpoint import EMBEDDED, MANIFEST, Writer, as_folder, digest, locate, write_json
+from fusion_diff.checkpoint import EMBEDDED, MANIFEST, NAME_LENGTH, Writer, as_folder, digest, locate, write_json
 from fusion_diff.devices import available, own_settings
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.local_path import channels_last
@@ -22,7 +22,7 @@ from fusion_diff.enrolment.learning import learn
 from fusion_diff.errors import ArgumentError, EnrolmentError, TrustError
 from fusion_diff.fewshot.decision import check_alpha
 from fusion_diff.judging import judge, read
-from fusion_diff.loading import NAME_LENGTH, is_name, parts_of
+from fusion_diff.loading import is_name, parts_of
 from fusion_diff.micrograph.micrograph import several
 from fusion_diff.verdict.concluding import predict
 from fusion_diff.verdict.result import Inspection

@@ -34,6 +34,12 @@ def collect(micrograph):
     return begin
 
 
+def begin(client, set_id):
+    """Record an audit as begun that nobody works on yet."""
+    with client.app.state.service.database.write() as session:
+        return jobs.begin(session, "audit", set_id, "0" * 64, 4)
+
+
 def test_while_one_set_is_learned_micrographs_are_inspected_and_no_other_set_is_learned(
     client, collect, micrograph, finished
 ):
@@ -76,10 +82,8 @@ def test_the_key_that_asked_for_a_default_model_has_to_be_valid_when_the_model_i
 
 def test_how_far_a_job_is_is_told_as_long_as_someone_works_on_it(serve, database_url, collect):
     with serve(database_url=database_url) as client:
-        set_id = collect(client)
         database = client.app.state.service.database
-        with database.write() as session:
-            job = jobs.begin(session, "audit", set_id, "0" * 64, 4)
+        job = begin(client, collect(client))
         with jobs.Pulse(database, job.id, 4) as pulse:
             pulse.done, pulse.total = 3, 8
             while (told := client.get(f"/v1/jobs/{job.id}").json())["done"] == 0:
@@ -206,10 +210,8 @@ def test_a_model_that_is_saved_when_its_job_is_cancelled_is_removed(client, coll
 
 def test_the_process_that_works_on_a_job_finds_that_it_was_cancelled(serve, database_url, collect):
     with serve(database_url=database_url) as client:
-        set_id = collect(client)
         database = client.app.state.service.database
-        with database.write() as session:
-            job = jobs.begin(session, "audit", set_id, "0" * 64, 4)
+        job = begin(client, collect(client))
         with jobs.Pulse(database, job.id, 4) as pulse:
             time.sleep(2 * jobs._BEAT_SECONDS)
             assert not pulse.cancelled

@@ -146,7 +146,7 @@ class Verifier(DecisionRule):
     ) -> Verifier:
         """Learn from arranged references; values per reference are in the arranged order."""
         bags, groups, authentic, parts = arranged.bags, arranged.groups, arranged.authentic, arranged.parts
-        labels, warnings = [bag.label for bag in bags], list[str]()
+        labels, warnings, judged = [bag.label for bag in bags], list[str](), parts is not None
         if arranged.single:
             warnings.append(
                 "the references of one side come from a single group, so cross-fitting left out single ones of them "
@@ -166,17 +166,16 @@ class Verifier(DecisionRule):
         else:
             maps = _held_out(bags, authentic, learn, parts)
         scores = _scores(maps)
-        fusion = Fusion.fit(scores, authentic, crossfitted=parts is not None)
+        fusion = Fusion.fit(scores, authentic, crossfitted=judged)
         fused = fusion.fuse(scores)
         calibration = cls._calibrate(fusion, fused, arranged, learn)
         correspondence, recognised = _surfaces(bags, authentic, groups)
         against = np.where(authentic, 1, -1) * (calibration.log_odds(fused) + recognised)
-        if parts is not None and not authentic.all():  # authentic ones alone choose no weights
+        if judged and not authentic.all():  # authentic ones alone choose no weights
             fused = Fusion.held_out(scores, authentic, groups)
         fused = fused + recognised / calibration.slope
         own = [fusion.fuse(dense_readings(each)) for each, its in zip(maps, authentic, strict=True) if its]
         own_quantile = calibration.log_odds(float(np.quantile(torch.cat(own).cpu().numpy(), REGION_QUANTILE)))
-        judged = parts is not None
         inside, outside = (np.flatnonzero(side & judged).tolist() for side in (authentic, ~authentic))
         scaled = [heads.scale(bag.tokens) for bag in bags]
         ranks = [

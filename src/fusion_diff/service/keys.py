@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
+from fusion_diff.checkpoint import NAME_LENGTH
 from fusion_diff.errors import ServiceError
 from fusion_diff.printable import printable
 from fusion_diff.service.scopes import Scope
-from fusion_diff.service.tables import NAME_LENGTH, ApiKey, now
+from fusion_diff.service.tables import ApiKey, now
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

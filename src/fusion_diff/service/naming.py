@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fusion_diff.checkpoint import NAME_LENGTH
 from fusion_diff.printable import printable
-from fusion_diff.service.tables import NAME_LENGTH
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable

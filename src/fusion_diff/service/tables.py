@@ -24,8 +24,7 @@ from sqlalchemy import (
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
-NAME_LENGTH = 255
-"""Most characters of a name."""
+from fusion_diff.checkpoint import NAME_LENGTH
 
 
 class UtcTime(TypeDecorator[datetime]):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff import locks
+from fusion_diff.checkpoint import NAME_LENGTH
 from fusion_diff.counted import sized
 from fusion_diff.errors import (
     FusionDiffError,
@@ -26,7 +27,6 @@ from fusion_diff.errors import (
 from fusion_diff.printable import printable
 from fusion_diff.service.problems import TooLargeError
 from fusion_diff.service.store import PREFIX
-from fusion_diff.service.tables import NAME_LENGTH
 
 if TYPE_CHECKING:
     from typing import BinaryIO

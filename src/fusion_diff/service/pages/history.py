@@ -12,6 +12,7 @@ from sqlalchemy import Select, select
 from sqlalchemy.orm import Session
 from starlette.responses import Response, StreamingResponse
 
+from fusion_diff.checkpoint import NAME_LENGTH
 from fusion_diff.fewshot.decision import Decision
 from fusion_diff.inspection.wording import SYMBOLS
 from fusion_diff.printable import printable
@@ -25,7 +26,7 @@ from fusion_diff.service.problems import RefusedError
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.inspections import InspectionSummary
 from fusion_diff.service.security import Reader
-from fusion_diff.service.tables import NAME_LENGTH, Inspection
+from fusion_diff.service.tables import Inspection
 from fusion_diff.service.uploads import shown_name
 
 router = APIRouter(prefix="/history", route_class=PageRoute)

@@ -10,6 +10,7 @@ from typing import Annotated
 from anyio import to_thread
 from fastapi import APIRouter, Depends, File, Form, Header, Query, Request, Response, UploadFile
 
+from fusion_diff.checkpoint import NAME_LENGTH
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.fewshot.decision import Decision
 from fusion_diff.service import pictures, records, tables
@@ -34,7 +35,6 @@ from fusion_diff.service.schemas.inspections import (
 )
 from fusion_diff.service.schemas.references import ReferenceImageOut
 from fusion_diff.service.security import Enrolling, Inspecting, Reader
-from fusion_diff.service.tables import NAME_LENGTH
 from fusion_diff.service.uploads import Upload, read, receive, shown_name
 from fusion_diff.service.work import Task
 

@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
+from fusion_diff.checkpoint import NAME_LENGTH
 from fusion_diff.fewshot.decision import LEAST_ALPHA
 from fusion_diff.service.records import MAX_REASON
-from fusion_diff.service.tables import NAME_LENGTH
 
 
 def _one_line(value: str) -> str:
