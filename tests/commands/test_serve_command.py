@@ -13,6 +13,7 @@ import pytest
 from fusion_diff.commands.serve import _address
 from fusion_diff.service import keys, logs
 from fusion_diff.service.database import Database
+from fusion_diff.service.serving import Server
 
 
 def test_keys_are_made_listed_and_revoked(call_cli, tmp_path):
@@ -103,17 +104,26 @@ def test_the_address_is_one_that_a_browser_here_can_open(host, address):
     assert _address(host, 8000) == address
 
 
-@pytest.mark.parametrize("terminal", [True, False])
-def test_a_port_that_is_taken_is_a_failure_and_no_verdict(call_cli, tmp_path, monkeypatch, terminal):
+def test_a_port_that_is_taken_is_a_failure_and_no_verdict(call_cli, tmp_path, monkeypatch):
     monkeypatch.setattr(logs, "configure", lambda: None)  # it is for a whole process
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = taken.getsockname()[1]
         code, out, err = call_cli("serve", "--insecure", "--data", tmp_path / "data", "--port", port)
     assert (code, out) == (3, "")
-    assert (f"Open http://127.0.0.1:{port}\n" in err) == terminal, "logs alone where no one looks"
+    assert "Open " not in err, "an address that cannot be opened"
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_the_address_is_told_on_a_terminal(call_cli, tmp_path, monkeypatch, terminal):
+    monkeypatch.setattr(logs, "configure", lambda: None)  # it is for a whole process
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: terminal)
+    monkeypatch.setattr(Server, "run", lambda server: server.listening(4321))  # which says that it never started
+    code, _, err = call_cli("serve", "--insecure", "--data", tmp_path / "data")
+    assert code == 3
+    assert ("Open http://127.0.0.1:4321\n" in err) == terminal, "logs alone where no one looks"
 
 
 def test_without_its_packages_the_error_names_what_to_install(call_cli, tmp_path, monkeypatch):

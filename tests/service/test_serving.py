@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import queue
 import signal
 import socket
 import threading
@@ -28,18 +29,13 @@ def address(enrolled_folder, tmp_path, monkeypatch):
 
     @contextmanager
     def serve(**settings):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        given = {"data": tmp_path, "model": str(enrolled_folder), "insecure": True, "port": port} | settings
-        server = serving.Server(Service.open(Settings(**given)))
+        given = {"data": tmp_path, "model": str(enrolled_folder), "insecure": True, "port": 0} | settings
+        ports = queue.SimpleQueue()
+        server = serving.Server(Service.open(Settings(**given)), ports.put)
         thread = threading.Thread(target=server.run)
         thread.start()
         try:
-            while not server.started:
-                thread.join(0.05)
-                assert thread.is_alive()
-            yield "127.0.0.1", port
+            yield "127.0.0.1", ports.get(timeout=60)
         finally:
             server.should_exit = True
             thread.join()

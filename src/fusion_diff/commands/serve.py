@@ -109,16 +109,20 @@ def serve_command(
     with _private_files():
         try:
             with heed_sigterm():  # else the first process of a container would ignore SIGTERM while it loads the model
-                server = Server(_opened(settings))
+                server = Server(_opened(settings), lambda port: _greet(settings.host, port))
         except Terminated:
             return TERMINATED
-        if sys.stderr.isatty() and settings.port:  # the system chooses a port in place of 0
-            typer.echo(f"Open {_address(settings.host, settings.port)}", err=True)
         try:
             server.run()
         except SystemExit:  # the port is taken; the log says so
             return 3
     return 0 if server.started else 3
+
+
+def _greet(host: str, port: int) -> None:
+    """Say on a terminal where the pages are; logs alone where no one looks."""
+    if sys.stderr.isatty():
+        typer.echo(f"Open {_address(host, port)}", err=True)
 
 
 def _address(host: str, port: int) -> str:

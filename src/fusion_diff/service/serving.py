@@ -16,6 +16,7 @@ from fusion_diff.service.queue import LAST_SECONDS
 if TYPE_CHECKING:
     import asyncio
     import socket
+    from collections.abc import Callable
 
     from fusion_diff.service.runtime import Service
 
@@ -61,10 +62,16 @@ class Connection(H11Protocol):
 
 
 class Server(uvicorn.Server):
-    """Serves an opened service until the process is told to end."""
+    """Serves an opened service until the process is told to end.
 
-    def __init__(self, service: Service) -> None:
+    Args:
+        service: the opened service.
+        listening: is called with the port, once connections are accepted.
+    """
+
+    def __init__(self, service: Service, listening: Callable[[int], None] = lambda _: None) -> None:
         self._service = service
+        self.listening = listening
         settings = service.settings
         config = uvicorn.Config(
             create_app(settings, service),
@@ -81,6 +88,12 @@ class Server(uvicorn.Server):
         super().__init__(config)
         # uvicorn's own limit refuses probes too, so the process would be restarted with all that it accepted.
         service.slots.limit(self.server_state.connections, settings.queue_length + _OTHERS)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Bind the port, and say so."""
+        await super().startup(sockets)
+        if self.started:
+            self.listening(self.servers[0].sockets[0].getsockname()[1])
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept no more connections, answer accepted requests, and close."""
