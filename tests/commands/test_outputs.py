@@ -439,12 +439,15 @@ def test_an_input_is_not_removed_because_another_is_missing(run, new, tmp_path, 
     assert (tmp_path / "scan").exists()
 
 
-def test_the_summary_tells_of_files_that_were_skipped(run, new, tmp_path):
+def test_the_pages_of_ci_tell_of_files_that_were_skipped(run, new, tmp_path):
     (new / "c.dm3").write_bytes(b"x")
-    code, _, err = run("inspect", "new", "--markdown", "m.md")
+    code, _, err = run("inspect", "new", "--markdown", "m.md", "--junit", "j.xml", "--sarif", "s.sarif")
     assert code == 0
-    assert "skipped 1 file of unsupported formats" in err
-    assert "Note: <code>new: skipped 1 file of unsupported formats" in html.unescape((tmp_path / "m.md").read_text())
+    told = "new: skipped 1 file of unsupported formats"
+    assert told in err
+    assert f"Note: <code>{told}" in html.unescape((tmp_path / "m.md").read_text())
+    assert f"<system-err>{told}" in (tmp_path / "j.xml").read_text()
+    assert told in (tmp_path / "s.sarif").read_text()
 
 
 def test_nothing_to_inspect_leaves_no_page_of_an_earlier_run(run, new, tmp_path, pages_of_a_run_that_passed):
@@ -514,7 +517,7 @@ def test_a_full_disk_loses_no_verdict(run, new, tmp_path, pages_of_a_run_that_pa
 
 
 def test_a_fault_in_one_page_loses_no_other_and_is_shown(run, tmp_path, monkeypatch, pages_of_a_run_that_passed):
-    def faulty(*_):
+    def faulty(*_, **__):
         raise ZeroDivisionError
 
     monkeypatch.setattr("fusion_diff.inspection.junit.write_junit", faulty)

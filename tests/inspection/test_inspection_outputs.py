@@ -114,6 +114,20 @@ def test_a_run_that_could_not_inspect_all_was_not_successful(rulings):
         assert invocation == {"executionSuccessful": code != 3, "exitCode": code}
 
 
+def test_remarks_on_the_whole_are_told_beside_the_micrographs(rulings, schema):
+    notes = ["scans: skipped 2 files of unsupported formats ({.dm3})", "\x1b[31m"]
+    (*_, last) = ElementTree.fromstring(to_junit(rulings, notes)).find("testsuite")
+    assert (last.tag, last.text) == ("system-err", f"{notes[0]}\n{printable(notes[1])}")
+    log = to_sarif(rulings, 1, notes)
+    schema.validate(log)
+    first, second = log["runs"][0]["invocations"][0]["toolExecutionNotifications"]
+    assert first == {
+        "level": "warning",
+        "message": {"text": "scans: skipped 2 files of unsupported formats ({{.dm3}})"},
+    }
+    assert "\x1b" not in second["message"]["text"]
+
+
 def test_fingerprints_follow_the_file_and_not_its_name(make_inspection):
     def prints(name):
         rulings = [Policy().rule(Outcome(Path(name), make_inspection()))]

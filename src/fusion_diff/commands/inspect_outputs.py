@@ -97,7 +97,7 @@ class InspectOutputs:
             rulings: on each outcome.
             code: exit code of the run without faults.
             faults: errors of the run so far; those of the pages are added.
-            notes: what was told of the files when they were looked for, for the summary.
+            notes: what was told of the files when they were looked for, for the pages of CI.
         """
         from fusion_diff.inspection.junit import write_junit
         from fusion_diff.inspection.markdown import write_markdown
@@ -106,11 +106,11 @@ class InspectOutputs:
         from fusion_diff.inspection.spreadsheet import write_csv
 
         pages: tuple[tuple[str, Path | None, Callable[[Path], Path]], ...] = (
-            ("JUnit", self.junit, partial(write_junit, rulings)),
+            ("JUnit", self.junit, partial(write_junit, rulings, notes=notes)),
             ("Summary", self.markdown, partial(write_markdown, rulings, notes=notes)),
             ("Table", self.csv, partial(write_csv, outcomes)),
             ("Report", self.report, partial(write_report, outcomes)),
-            ("SARIF", self.sarif, lambda file: write_sarif(rulings, 3 if faults else code, file)),
+            ("SARIF", self.sarif, lambda file: write_sarif(rulings, 3 if faults else code, file, notes)),
         )
         written = []
         for what, file, write in pages:

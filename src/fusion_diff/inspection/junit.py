@@ -25,8 +25,13 @@ SUITE = "fusion-diff inspect"
 _TAGS = {"fail": "failure", "warn": "skipped", "error": "error"}
 
 
-def to_junit(rulings: Sequence[Ruling]) -> str:
-    """Return rulings as a JUnit document, one test case each, in the same order."""
+def to_junit(rulings: Sequence[Ruling], notes: Sequence[str] = ()) -> str:
+    """Return rulings as a JUnit document, one test case each, in the same order.
+
+    Args:
+        rulings: on each micrograph.
+        notes: remarks on the whole, such as which files were skipped.
+    """
     counts = Counter(ruling.action for ruling in rulings)
     seconds = sum(ruling.outcome.inspection.seconds for ruling in rulings if ruling.outcome.inspection is not None)
     totals = {
@@ -40,17 +45,19 @@ def to_junit(rulings: Sequence[Ruling]) -> str:
     suite = ElementTree.SubElement(suites, "testsuite", {"name": SUITE, **totals})
     for ruling in rulings:
         _add_case(suite, ruling)
+    if notes:
+        ElementTree.SubElement(suite, "system-err").text = "\n".join(paragraph(note) for note in notes)
     ElementTree.indent(suites)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(suites, encoding="unicode")}\n'
 
 
-def write_junit(rulings: Sequence[Ruling], path: str | os.PathLike[str]) -> Path:
-    """Write rulings as a JUnit document and return its path.
+def write_junit(rulings: Sequence[Ruling], path: str | os.PathLike[str], notes: Sequence[str] = ()) -> Path:
+    """Write the JUnit document and return its path; see `to_junit`.
 
     Raises:
         OSError: the file cannot be written.
     """
-    return write_text(Path(path), to_junit(rulings))
+    return write_text(Path(path), to_junit(rulings, notes))
 
 
 def _add_case(suite: ElementTree.Element, ruling: Ruling) -> None:

@@ -40,12 +40,13 @@ _RULES = {
 _LEVELS = {"error": "error", "fail": "error", "warn": "warning", "pass": "note"}
 
 
-def to_sarif(rulings: Sequence[Ruling], code: int) -> dict[str, Any]:
+def to_sarif(rulings: Sequence[Ruling], code: int, notes: Sequence[str] = ()) -> dict[str, Any]:
     """Return rulings as a SARIF log, in order: the result of each micrograph, then its regions.
 
     Args:
         rulings: rulings on micrographs.
         code: exit code of the run.
+        notes: remarks on the whole, such as which files were skipped.
     """
     results: list[dict[str, Any]] = []
     for index, ruling in enumerate(rulings):
@@ -63,23 +64,28 @@ def to_sarif(rulings: Sequence[Ruling], code: int) -> dict[str, Any]:
         "version": __version__,
         "rules": [{"id": key, "shortDescription": {"text": text}} for key, text in _RULES.items()],
     }
+    invocation: dict[str, Any] = {"executionSuccessful": code != 3, "exitCode": code}
+    if notes:
+        invocation["toolExecutionNotifications"] = [
+            {"level": "warning", "message": {"text": _plain_message(paragraph(note))}} for note in notes
+        ]
     run = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
-        "invocations": [{"executionSuccessful": code != 3, "exitCode": code}],
+        "invocations": [invocation],
         "artifacts": [_artifact(ruling) for ruling in rulings],
         "results": results,
     }
     return {"$schema": SCHEMA, "version": VERSION, "runs": [run]}
 
 
-def write_sarif(rulings: Sequence[Ruling], code: int, path: str | os.PathLike[str]) -> Path:
-    """Write rulings as a SARIF log, with the exit code of the run, and return its path.
+def write_sarif(rulings: Sequence[Ruling], code: int, path: str | os.PathLike[str], notes: Sequence[str] = ()) -> Path:
+    """Write the SARIF log and return its path; see `to_sarif`.
 
     Raises:
         OSError: the file cannot be written.
     """
-    return write_text(Path(path), json.dumps(to_sarif(rulings, code), indent=1, allow_nan=False) + "\n")
+    return write_text(Path(path), json.dumps(to_sarif(rulings, code, notes), indent=1, allow_nan=False) + "\n")
 
 
 def _of_the_micrograph(ruling: Ruling, where: dict[str, Any]) -> dict[str, Any]:
