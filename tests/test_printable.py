@@ -59,6 +59,12 @@ def test_what_a_library_logs_of_a_file_is_printed_on_one_line(tmp_path):
     assert line.isprintable()
 
 
+@pytest.mark.parametrize("program", ["fusion_diff.cli", "fusion_diff.edge"])
+def test_streams_that_were_closed_before_are_no_fault(program):
+    closed = 'exec "$0" -m "$1" --version >&- 2>&-'
+    assert subprocess.run(["sh", "-c", closed, sys.executable, program], check=False).returncode == 0
+
+
 @given(st.text(min_size=1, max_size=40), st.integers(1, 20))
 def test_a_long_text_is_cut_where_asked_and_says_so(text, limit):
     whole, cut = printable(text), printable(text, limit)

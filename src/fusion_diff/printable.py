@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import sys
+from pathlib import Path
 
 from fusion_diff.counted import THOUSANDS
 from fusion_diff.errors import disk_full, out_of_memory
@@ -58,8 +60,13 @@ class _OneLine(logging.Formatter):
 def escape_on_streams() -> None:
     """Let stdout and stderr show escapes for characters that a terminal cannot encode, instead of failing.
 
-    Likewise for what libraries log, which may repeat a file's words: libpng those of a colour profile.
+    Likewise for what libraries log, which may repeat a file's words: libpng those of a colour profile. A stream that
+    was closed before the program began (`>&-`) shows nothing.
     """
+    sys.stdout, sys.stderr = (
+        stream or Path(os.devnull).open("w")  # noqa: SIM115 - it stays open
+        for stream in (sys.stdout, sys.stderr)
+    )
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_OneLine())
     for stream in (sys.stdout, sys.stderr):
