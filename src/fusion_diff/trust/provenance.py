@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from fusion_diff.trust.keys import PrivateKey
 
 SUFFIX = ".sig"
+_A_LINK = "it is a symbolic link, which is not followed; name the file or folder itself"
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,8 @@ def read_signature(file: Path, keys: Sequence[str | Path] | str | Path, *, now: 
     ring = Keyring.of(keys, beside=file, now=now)
     if not os.path.lexists(file):
         signed = file.with_name(file.name.removesuffix(SUFFIX))
+        if signed.is_symlink():
+            raise TrustError(f"{printable(signed)}: {_A_LINK}")
         raise TrustError(
             f"{printable(signed)}: it is unsigned, as there is no {printable(file)}; sign it with "
             "`fusion-diff sign`, or name its signature"
@@ -165,11 +168,10 @@ def signature_of(path: Path) -> Path:
 def _differences(path: Path, verified: Verified) -> list[str]:
     """Return the differences between a path and what was signed, one sentence per file."""
     signed = verified.contents.digests
-    if path.is_symlink() or not path.exists():
-        what = (
-            "it is a symbolic link, which is not followed" if path.is_symlink() else "there is no such file or folder"
-        )
-        return [f"{printable(path)}: {what}; name the file or folder itself"]
+    if path.is_symlink():
+        return [f"{printable(path)}: {_A_LINK}"]
+    if not path.exists():
+        return [f"{printable(path)}: there is no such file or folder; name the file or folder itself"]
     if path.is_dir() == (ALONE in signed):
         was, now = ("file", "folder") if path.is_dir() else ("folder", "file")
         return [
