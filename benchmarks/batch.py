@@ -22,6 +22,7 @@ import tempfile
 import time
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ import tifffile
 from fusion_diff.batch.cluster import Cluster
 from fusion_diff.batch.engine import LocalEngine, Settings
 from fusion_diff.batch.run import run_batch
+from fusion_diff.fewshot.decision import Calibration, DecisionRule
 from fusion_diff.inspection.run import inspect_paths, load_inspector
 from fusion_diff.synthetic import generate
 from fusion_diff.verdict.compared import Compared
@@ -47,10 +49,19 @@ LINKS = 50_000
 """Hard links per file, within the limits of common file systems."""
 
 
+REFERENCES = SimpleNamespace(
+    labels=("bright",) * 9,
+    references_sha256="0" * 64,
+    compared=Compared("bright", {"bright": 9}, 9, {"authentic": 9, "not authentic": 0}),
+    verifier=DecisionRule(Calibration(1.0, 0.0), np.arange(9.0), np.zeros(0), np.ones(9), np.zeros(0), 0.5),
+)
+"""As many references as decisions need, so that nothing is warned of."""
+
+
 class Brightness:
     """Judges by mean brightness, which takes almost no time compared with reading the file and writing the row."""
 
-    name, sha256 = "brightness", "0" * 64
+    name, sha256, enrolment = "brightness", "0" * 64, REFERENCES
 
     def inspect(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
         level = float(micrograph.window(0, 0, micrograph.height, micrograph.width).mean())
@@ -62,7 +73,7 @@ class Brightness:
             file_sha256=micrograph.sha256,
             model_name=self.name,
             model_sha256=self.sha256,
-            references_sha256=self.sha256,
+            references_sha256=REFERENCES.references_sha256,
             score=score,
             decision="inconclusive",
             in_scope=True,
@@ -81,7 +92,7 @@ class Brightness:
             instrument=None,
             seconds=0.0,
             offset=0.0,
-            compared_with=Compared("bright", {"bright": 1}, 1, {"authentic": 1, "not authentic": 0}),
+            compared_with=REFERENCES.compared,
         )
 
 

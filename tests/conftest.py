@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+from fusion_diff.fewshot.decision import Calibration, DecisionRule
 from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.regions import find_regions
 from fusion_diff.verdict.result import EvidenceMap, Inspection, NearestReference, Region
@@ -70,8 +71,25 @@ def make_inspection() -> Callable[..., Inspection]:
     return make
 
 
+class ReferencesByHand:
+    """The references of the darkness model, enough of each side to decide; satisfies `Enrolled`."""
+
+    labels = ("bright",) * 15 + ("dark",) * 3
+    references_sha256 = "cd" * 32
+    scope_limit = math.inf
+    compared = COMPARED
+    verifier = DecisionRule(Calibration(1.0, 0.0), np.arange(15.0), np.arange(3.0), np.ones(15), np.ones(3), 1.0)
+
+    def enrolled_as(self, micrograph: object) -> None:
+        return None
+
+
 class DarknessModel:
     """Takes blocks of 8 by 8 pixels darker than 0.3 of full scale as evidence; satisfies `Inspector`."""
+
+    name = "darkness"
+    sha256 = "ab" * 32
+    enrolment = ReferencesByHand()
 
     def inspect(self, micrograph: Any, *, alpha: float) -> Inspection:
         height, width = micrograph.height // 8 * 8, micrograph.width // 8 * 8
@@ -83,9 +101,9 @@ class DarknessModel:
         return Inspection(
             source=str(micrograph.source),
             file_sha256=micrograph.sha256,
-            model_name="darkness",
-            model_sha256="ab" * 32,
-            references_sha256="cd" * 32,
+            model_name=self.name,
+            model_sha256=self.sha256,
+            references_sha256=self.enrolment.references_sha256,
             score=score,
             decision="authentic" if score > 1 - alpha else "not authentic" if score < alpha else "inconclusive",
             in_scope=True,

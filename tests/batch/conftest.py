@@ -59,7 +59,6 @@ def folder(tmp_path, save_micrograph):
 @pytest.fixture
 def engine(darkness_model):
     """An engine with the small model."""
-    darkness_model.sha256, darkness_model.name = "ab" * 32, "darkness"
     return LocalEngine(darkness_model, Settings())
 
 

@@ -32,6 +32,7 @@ class Held:
     """Judges as another model does, but not before it is let go."""
 
     def __init__(self, model):
+        self.name, self.sha256, self.enrolment = model.name, model.sha256, model.enrolment
         self.model, self.begun, self.go, self.seen = model, threading.Semaphore(0), threading.Event(), []
 
     def inspect(self, micrograph, *, alpha):

@@ -22,6 +22,7 @@ class Darker:
     """A darkness model with darker input."""
 
     def __init__(self, model, change):
+        self.name, self.sha256, self.enrolment = model.name, model.sha256, model.enrolment
         self.model, self.change = model, change
 
     def inspect(self, micrograph, *, alpha):

@@ -7,7 +7,7 @@ import os
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from fusion_diff.batch.items import expect_signable, local_file
 from fusion_diff.batch.rows import FinishedRow, to_row
@@ -82,12 +82,11 @@ class LocalEngine:
         """
         self.settings = settings
         self.model = identity(inspector)
-        enrolment: Any = getattr(inspector, "enrolment", inspector)
-        if enrolment is None:
+        if inspector.enrolment is None:
             raise EnrolmentError(
                 f"{self.model['name']}: it has no enrolled references; enrol some first, with `fusion-diff enroll`"
             )
-        if enrolment is not inspector and (why := undecidable(enrolment, settings.alpha)) is not None:
+        if (why := undecidable(inspector.enrolment, settings.alpha)) is not None:
             warn(f"nothing can be decided: {why}")
         self._inspector = inspector
         self._signed = SignedFiles(settings.trusted_keys) if settings.trusted_keys else None

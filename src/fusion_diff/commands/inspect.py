@@ -138,13 +138,12 @@ def inspect_command(
     outputs.remove_old_pages()
     asked, alpha = _policy(policy, alpha)
     signed = signed_files(require_signed, trusted_key)
-    inspector, names = _load(model, device, trusted_key or (), purify, detect_attacks)
-    if policy is not None and (classes := _classes(inspector)):
-        warn_of_unknown_classes(asked, classes, printable(policy))
+    inspector = _load(model, device, trusted_key or (), purify, detect_attacks)
+    if policy is not None and inspector.enrolment is not None:
+        warn_of_unknown_classes(asked, inspector.enrolment.labels, printable(policy))
     with outputs.recording() as writers:
         outcomes, kept, faults = _inspect(
             inspector,
-            names,
             files,
             outputs,
             writers,
@@ -179,18 +178,14 @@ def _policy(file: Path | None, alpha: float | None) -> tuple[Policy, float]:
     return asked, alpha or asked.alpha or 0.1
 
 
-def _load(
-    name: str, device: str, trusted_keys: Sequence[Path], purify: bool, detect_attacks: bool
-) -> tuple[Inspector, Mapping[str, str | None]]:
-    """Load a whole or exported model, with its defences; return it and its identity for the ledger."""
+def _load(name: str, device: str, trusted_keys: Sequence[Path], purify: bool, detect_attacks: bool) -> Inspector:
+    """Load a whole or exported model, with its defences."""
     from fusion_diff.edge.session import is_exported
     from fusion_diff.inspection.run import Defended, load_inspector
-    from fusion_diff.trust.identity import identity
     from fusion_diff.verdict.attacked import AttackTest
 
     if not (purify or detect_attacks):
-        inspector = load_inspector(name, device, trusted_keys)
-        return inspector, identity(inspector)
+        return load_inspector(name, device, trusted_keys)
     if is_exported(name):
         raise typer.BadParameter(
             "--purify and --detect-attacks do not work with an exported model; give the model that it was exported from"
@@ -198,18 +193,11 @@ def _load(
     model = load_model(name, device, trusted_keys)
     if detect_attacks and model.enrolment is not None:  # refused here, before any micrograph is read
         AttackTest.of(model.name, model.enrolment.shifts, model.enrolment.groups)
-    return Defended(model, purify, detect_attacks), identity(model)
-
-
-def _classes(inspector: Inspector) -> tuple[str, ...]:
-    """Return the class of each reference; empty for inspectors without an enrolment."""
-    enrolment = getattr(getattr(inspector, "model", inspector), "enrolment", None)
-    return () if enrolment is None else tuple(enrolment.labels)
+    return Defended(model, purify, detect_attacks)
 
 
 def _inspect(
     inspector: Inspector,
-    names: Mapping[str, str | None],
     files: Sequence[Path],
     outputs: InspectOutputs,
     writers: Sequence[RecordWriter],
@@ -220,7 +208,6 @@ def _inspect(
 
     Args:
         inspector: the model.
-        names: its identity, for the ledger.
         files: the micrographs.
         outputs: the output files.
         writers: those of records, open.
@@ -234,8 +221,10 @@ def _inspect(
     from fusion_diff.inspection.ledger_entry import verdict
     from fusion_diff.inspection.record import STDOUT
     from fusion_diff.inspection.run import inspect_paths
+    from fusion_diff.trust.identity import identity
     from fusion_diff.trust.ledger import Ledger
 
+    names = identity(inspector)
     outcomes: list[Outcome] = []
     faults: list[Exception] = []
     with ExitStack() as stack:

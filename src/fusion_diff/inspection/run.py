@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fusion_diff.enrolment import Enrolment
     from fusion_diff.fewshot.decision import Decision
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.model import DiffusionModel
@@ -36,6 +37,21 @@ class Defended:
     model: DiffusionModel
     purify: bool = False
     detect_attacks: bool = False
+
+    @property
+    def name(self) -> str:
+        """Name of the model."""
+        return self.model.name
+
+    @property
+    def sha256(self) -> str:
+        """Digest of the model."""
+        return self.model.sha256
+
+    @property
+    def enrolment(self) -> Enrolment | None:
+        """The references of the model."""
+        return self.model.enrolment
 
     def inspect(self, micrograph: Micrograph, *, alpha: float) -> Inspection:
         """Return the verdict on one micrograph, see `DiffusionModel.inspect`."""

@@ -224,7 +224,7 @@ class Queue:
         if task.late(seconds):
             raise _late()
 
-    def _fail(self, task: Task, error: BaseException, model: object = None) -> None:
+    def _fail(self, task: Task, error: BaseException, model: Inspector | None = None) -> None:
         """Record an error in the micrograph; settle the task at once on any other error."""
         if isinstance(error, MicrographError):
             self._finished.put(work.failed(task, error, model))

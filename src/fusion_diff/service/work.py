@@ -114,7 +114,7 @@ def judge(task: Task, model: Inspector, micrograph: Micrograph, thumbnail: bytes
     )
 
 
-def failed(task: Task, error: MicrographError, model: object = None) -> Finished:
+def failed(task: Task, error: MicrographError, model: Inspector | None = None) -> Finished:
     """Return the outcome of a micrograph that could not be judged."""
     outcome = Outcome(task.upload.path, error=str(error))
     record = verdict(outcome, alpha=task.alpha, pixel_size_um=task.pixel_size_um, model=identity(model))

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
 
-def identity(model: object) -> dict[str, str | None]:
-    """Return the `name`, `sha256` and `references_sha256` of a model; None for each that it lacks."""
-    enrolment = getattr(model, "enrolment", None)
+if TYPE_CHECKING:
+    from fusion_diff.verdict.inspector import Inspector
+
+
+def identity(model: Inspector | None) -> dict[str, str | None]:
+    """Return the `name`, `sha256` and `references_sha256` of a model; None for each without a model or references."""
+    if model is None:
+        return {"name": None, "sha256": None, "references_sha256": None}
+    enrolled = model.enrolment
     return {
-        "name": getattr(model, "name", None),
-        "sha256": getattr(model, "sha256", None),
-        "references_sha256": getattr(enrolment, "references_sha256", None),
+        "name": model.name,
+        "sha256": model.sha256,
+        "references_sha256": None if enrolled is None else enrolled.references_sha256,
     }

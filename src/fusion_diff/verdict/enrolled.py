@@ -22,6 +22,10 @@ class Enrolled(Protocol):
         """Summary of them."""
 
     @property
+    def labels(self) -> tuple[str, ...]:
+        """Class of each."""
+
+    @property
     def references_sha256(self) -> str:
         """Digest of them."""
 
