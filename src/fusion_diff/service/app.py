@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import asynccontextmanager
 from importlib.util import find_spec
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from anyio import to_thread
 from fastapi import Depends, FastAPI
@@ -77,15 +77,6 @@ def create_app(settings: Settings, opened: Service | None = None) -> FastAPI:
         app.include_router(api.router, dependencies=[Depends(expect_declared)])
     for module in (health, pages):
         app.include_router(module.router)
-    described = app.openapi
-
-    def openapi() -> dict[str, Any]:
-        schema = described()
-        told = problems.Problem.model_json_schema(ref_template="#/components/schemas/{model}")
-        schema["components"]["schemas"].setdefault("Problem", told)
-        return schema
-
-    app.openapi = openapi  # type: ignore[method-assign]
     return app
 
 
