@@ -7,18 +7,19 @@ each process judges with the model it was started with, so in a rolling update o
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import asdict
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, select, update
 
-from fusion_diff.checkpoint import locate
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.printable import printable
 from fusion_diff.service import naming
 from fusion_diff.service.database import take_turn
 from fusion_diff.service.problems import ConflictError, NotFoundError
+from fusion_diff.service.reference_level import Level
 from fusion_diff.service.tables import Model, new_id
 
 if TYPE_CHECKING:
@@ -60,10 +61,12 @@ class Shelf:
             take_turn(session.connection())  # else processes that start together would each add a row
             same = select(Model).where(Model.sha256 == model.sha256, Model.folder == settings.model)
             row = session.scalar(same.order_by(Model.number).limit(1))
+            new = described(model, model.name, settings.model)
             if row is None:
-                row = described(model, model.name, settings.model)
+                row = new
                 session.add(row)
                 session.flush()
+            row.level = new.level  # an earlier version wrote none
         self._base_id = row.id
         self._held[row.id] = model
 
@@ -91,7 +94,7 @@ class Shelf:
                 return model
             with self._database.read() as session:
                 row = self.get(session, model_id)
-            model = self._load(self.place(row), row.sha256, row.name)
+            model = self._load(self._place(row), row.sha256, row.name)
             with self._lock:
                 self._held[model_id] = model
                 if len(self._held) > _HELD:
@@ -230,26 +233,10 @@ class Shelf:
             )
         return model.to(present(self._settings.device))
 
-    def place(self, row: Model, *, fetch: bool = True) -> Path:
-        """Return the folder of a model.
-
-        Args:
-            row: row of the model.
-            fetch: whether a model of the hub is downloaded. If not, its folder is one that does not exist.
-
-        Raises:
-            CheckpointError: it was removed, or the download failed.
-        """
+    def _place(self, row: Model) -> str | Path:
         if row.folder.startswith(_ENROLLED):
             return self._settings.models / row.folder.removeprefix(_ENROLLED)
-        if not fetch and "/" in row.folder:  # a folder or a hub id; embedded names have no slash
-            return Path(row.folder)
-        return locate(row.folder)
-
-    def held(self, sha256: str) -> DiffusionModel | None:
-        """Return the model with this digest if it is in memory."""
-        with self._lock:
-            return next((model for model in self._held.values() if model.sha256 == sha256), None)
+        return row.folder
 
 
 _ENROLLED = "enrolled:"
@@ -275,6 +262,8 @@ def described(model: DiffusionModel, name: str, folder: str) -> Model:
         row.references_sha256, row.authentic = enrolment.references_sha256, enrolment.authentic
         row.counts, row.figures = dict(enrolment.counts), dict(enrolment.figures)
         row.warnings = list(enrolment.warnings())
+        level = Level.of(enrolment.verifier)
+        row.level = None if level is None else asdict(level)
         if enrolment.builtin:
             row.warnings.insert(0, "enrolled on procedural references only: its scores say nothing about your own ware")
     return row

@@ -90,6 +90,8 @@ class Model(Base):
     authentic: Mapped[str | None] = mapped_column(String(NAME_LENGTH))
     counts: Mapped[dict[str, Any]]
     figures: Mapped[dict[str, Any]]
+    level: Mapped[dict[str, Any] | None]
+    """The values of `Level`; None if the references are too few, or an earlier version wrote the row."""
     warnings: Mapped[list[str]]
     reference_set_id: Mapped[str | None] = mapped_column(ForeignKey("reference_sets.id", ondelete="SET NULL"))
     is_default: Mapped[bool] = mapped_column(default=False)

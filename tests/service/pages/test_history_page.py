@@ -6,25 +6,27 @@ import csv
 import io
 import math
 import re
-import shutil
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import create_engine, text
 
 from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE
 from fusion_diff.fewshot.decision import probability
 from fusion_diff.model import DiffusionModel
-from fusion_diff.service.pages import history, levels
+from fusion_diff.service.pages import history
 from fusion_diff.service.pages.charts import HEIGHT, WIDTH, Scored, drift_chart, score_chart
-from fusion_diff.service.pages.levels import Level
 from fusion_diff.service.pages.sheet import COLUMNS, lines
-from fusion_diff.service.pages.trend import FALSE_ALARMS, FEWEST, Baseline, logit
+from fusion_diff.service.pages.trend import FALSE_ALARMS, FEWEST, Baseline
 from fusion_diff.service.records import Filter
+from fusion_diff.service.reference_level import Level, logit
 from fusion_diff.service.shelf import described, enter
 from fusion_diff.service.tables import now
+
+BAND = '<rect class="band" x='
+"""A band in a chart; that of the legend has no place."""
 
 scores = st.floats(0, 1)
 
@@ -110,7 +112,7 @@ def test_charts_show_the_scores_of_the_newest_model_with_limits_and_level(filled
     assert answer.text.count('tabindex="-1"') >= 10
     assert "10 scores" in answer.text
     assert 'class="limit"' in answer.text
-    assert 'class="band"' in answer.text, "the references of the model have a level"
+    assert answer.text.count(BAND) == 2, "the references of the model have a level"
     assert "2 scores" not in answer.text
     few = filled.get("/history/charts?name=coarse").text
     assert "1 score," in few
@@ -120,75 +122,40 @@ def test_charts_show_the_scores_of_the_newest_model_with_limits_and_level(filled
     assert "All scores of the model are averaged" not in answer.text
 
 
-def test_the_level_of_a_model_that_could_not_be_read_is_looked_for_again(filled, enrolled_folder):
-    service = filled.app.state.service
-    model, folder = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 8")
-    with service.database.write() as session:
-        enter(session, model, None, default=False)
-    levels._known.clear()
-    gone = folder.rename(folder.with_suffix(".gone"))
-    assert levels.reference_level(service.shelf, model) is None
-    gone.rename(folder)
-    assert levels.reference_level(service.shelf, model) is not None
-
-
-def test_a_level_is_that_of_the_loaded_model_and_loads_none(filled, enrolled_folder):
-    service = filled.app.state.service
-    model, folder = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 9")
-    with service.database.write() as session:
-        enter(session, model, None, default=False)
-    levels._known.clear()
-    held = list(service.shelf._held)
-    level = levels.reference_level(service.shelf, model)
-    assert list(service.shelf._held) == held
-    verifier = DiffusionModel.from_pretrained(folder).enrolment.verifier
+def test_a_level_is_that_of_the_cross_fitted_authentic_references(filled, enrolled_folder):
+    verifier = DiffusionModel.from_pretrained(enrolled_folder).enrolment.verifier
     middle = [logit(probability(verifier.calibration.log_odds(fused))) for fused in verifier.inside]
-    assert level.middle == pytest.approx(np.median(middle))
+    assert filled.app.state.service.shelf.default().level["middle"] == pytest.approx(np.median(middle))
 
 
-def test_a_model_in_memory_has_a_level_wherever_its_files_are(serve, enrolled_folder, tmp_path):
-    folder = shutil.copytree(enrolled_folder, tmp_path / "model")
-    with serve(model=str(folder)) as client:
-        shelf = client.app.state.service.shelf
-        row = shelf.default()
-        levels._known.clear()
-        read = levels.reference_level(SimpleNamespace(held=lambda sha256: None, place=shelf.place), row)
-        shutil.rmtree(folder)
-        levels._known.clear()
-        assert levels.reference_level(shelf, row) == read is not None
-        row.sha256 = "0" * 64
-        assert levels.reference_level(shelf, row) is None, "not in memory, and no files"
-
-
-def test_no_level_is_fetched_from_the_hub(filled, enrolled_folder, monkeypatch):
-    fetched = []
-    monkeypatch.setattr("fusion_diff.checkpoint._fetch", lambda hub_id: fetched.append(hub_id) or enrolled_folder)
-    shelf = filled.app.state.service.shelf
-    row = described(DiffusionModel.from_pretrained(enrolled_folder), "hub", "laboratory/line-7")
-    levels._known.clear()
-    assert levels.reference_level(shelf, row) is not None, "it is in memory"
-    row.sha256 = "0" * 64
-    assert levels.reference_level(shelf, row) is None
-    assert fetched == []
-    assert shelf.place(row) == enrolled_folder, "judging with it fetches it"
-
-
-def test_the_embedded_model_has_a_level_and_its_edge_version_has_none(filled):
-    service = filled.app.state.service
-    levels._known.clear()
+def test_the_embedded_model_has_a_level_and_its_edge_version_has_none():
     for name, known in ((EMBEDDED, True), (EMBEDDED_EDGE, False)):
-        model = DiffusionModel.from_pretrained(name)
-        assert (levels.reference_level(service.shelf, described(model, name, name)) is not None) == known
-        assert model.sha256 in levels._known
+        assert (described(DiffusionModel.from_pretrained(name), name, name).level is not None) == known
 
 
-@pytest.mark.parametrize("file", ["enrolment.json", "manifest.json"])
-def test_an_altered_checkpoint_has_no_level(filled, enrolled_folder, file):
-    service = filled.app.state.service
-    model, folder = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 10")
-    levels._known.clear()
-    (folder / file).write_text((folder / file).read_text().replace("{", "{ ", 1))
-    assert levels.reference_level(service.shelf, model) is None
+def test_models_of_before_levels_were_recorded_have_none_until_a_process_starts_with_them(
+    serve, database_url, micrograph, enrolled_folder
+):
+    with serve(database_url=database_url) as client:
+        service = client.app.state.service
+        row, _ = service.shelf.save(DiffusionModel.from_pretrained(enrolled_folder), "line 8")
+        with service.database.write() as session:
+            enter(session, row, None, default=False)
+        for model in (service.shelf.default(), row):
+            sent = {"files": ("a.tif", micrograph("fine", 200))}
+            assert client.post("/v1/inspections", files=sent, data={"model": model.id}).status_code == 200
+            assert BAND in client.get(f"/history/charts?model={model.sha256}").text
+    engine = create_engine(database_url)
+    with engine.begin() as connection:
+        connection.execute(text("ALTER TABLE models DROP COLUMN level"))
+        connection.execute(text("UPDATE alembic_version SET version_num = '0001'"))
+    engine.dispose()
+    with serve(database_url=database_url) as client:
+        started = client.app.state.service.shelf.default()
+        assert BAND in client.get(f"/history/charts?model={started.sha256}").text
+        answer = client.get(f"/history/charts?model={row.sha256}")
+    assert "1 score;" in answer.text
+    assert BAND not in answer.text
 
 
 def test_what_was_overruled_is_drawn_as_it_is_listed_with_a_mark_of_its_own(filled):

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 
 from fusion_diff.counted import counted
 from fusion_diff.inspection.wording import number
-from fusion_diff.service.pages.trend import BASELINE, FEWEST, Baseline, logit
+from fusion_diff.service.pages.trend import BASELINE, FEWEST, Baseline
+from fusion_diff.service.reference_level import logit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from datetime import datetime
 
-    from fusion_diff.service.pages.levels import Level
+    from fusion_diff.service.reference_level import Level
 
 WIDTH, HEIGHT = 560, 220
 LEFT, RIGHT, TOP, BOTTOM = 8, 46, 22, 28  # the labels are at the right, where a narrow screen opens a chart

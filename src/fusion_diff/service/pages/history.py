@@ -19,10 +19,10 @@ from fusion_diff.printable import printable
 from fusion_diff.service import records
 from fusion_diff.service.pages import sheet
 from fusion_diff.service.pages.charts import HEIGHT, LEFT, RIGHT, WIDTH, Scored, drift_chart, score_chart
-from fusion_diff.service.pages.levels import reference_level
 from fusion_diff.service.pages.rendering import PageRoute, render
-from fusion_diff.service.pages.trend import BASELINE, Baseline, logit
+from fusion_diff.service.pages.trend import BASELINE, Baseline
 from fusion_diff.service.problems import RefusedError
+from fusion_diff.service.reference_level import Level, logit
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.inspections import InspectionSummary
 from fusion_diff.service.security import Reader
@@ -129,7 +129,7 @@ def charts(request: Request, service: ServiceDep, caller: Reader, asked: AskedDe
         query = mine.where(_IN_SCOPE).order_by(Inspection.number).limit(BASELINE)
         first = [logit(score) for score in session.scalars(query.with_only_columns(Inspection.score))]
         model = service.shelf.newest(session, judge)
-    level = None if model is None else reference_level(service.shelf, model)
+    level = None if model is None or model.level is None else Level(**model.level)
     baseline = Baseline.of(first)
     return render(
         request,

@@ -32,16 +32,8 @@ WEIGHT = 0.2
 FALSE_ALARMS = 0.0027
 """Share of scores or averages beyond the limits by chance: that of three standard deviations."""
 
-_FARTHEST = math.log(999.0)
 _SPREAD_OF_RANGE = 1.128  # mean range of two normal values, in deviations
 _SMALLEST, _MOST_ALIKE = 1e-3, 0.9
-
-
-def logit(score: float) -> float:
-    """Return the log-odds of being authentic, clipped to those of 0.001 and 0.999."""
-    if score <= 0 or score >= 1:
-        return math.copysign(_FARTHEST, score - 0.5)
-    return min(_FARTHEST, max(-_FARTHEST, math.log(score / (1 - score))))
 
 
 @dataclass(frozen=True)
