@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from fusion_diff.service.problems import NotFoundError
 from fusion_diff.service.store import unpacked
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+    from fusion_diff.fewshot.decision import Decision
     from fusion_diff.inspection.run import Overruling
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.service.store import Store
@@ -104,8 +105,15 @@ def overruling(row: Row) -> Overruling | None:
 
     if row.overruled_decision is None:
         return None
-    told = (row.overruled_decision, row.overruled_by, row.overruled_at, row.overruled_reason)
-    return Overruling(*told)  # type: ignore[arg-type]
+    assert row.overruled_by is not None
+    assert row.overruled_at is not None
+    assert row.overruled_reason is not None
+    return Overruling(
+        decision=cast("Decision", row.overruled_decision),
+        by=row.overruled_by,
+        at=row.overruled_at,
+        reason=row.overruled_reason,
+    )
 
 
 def report(row: Row, store: Store) -> bytes:

@@ -276,7 +276,7 @@ def test_charts_keep_every_mark_inside_whatever_the_scores(values, known):
     assert (drift is None) == (len(values) < FEWEST)
     for chart in [single] + ([] if drift is None else [drift]):
         heights = [point.y for point in chart.points] + [height for height, _ in chart.ticks]
-        heights += [] if chart.band is None else [chart.band[0], sum(chart.band)]
+        heights += [] if chart.band is None else [chart.band.top, chart.band.top + chart.band.height]
         corners = " ".join([chart.line, *chart.limits]).split()
         heights += [float(corner.partition(",")[2]) for corner in corners]
         assert all(0 <= height <= HEIGHT for height in heights)

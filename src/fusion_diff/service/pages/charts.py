@@ -57,6 +57,15 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Band:
+    """The range of the references in a chart: its top, its height, and the y position of the median."""
+
+    top: float
+    height: float
+    middle: float
+
+
+@dataclass(frozen=True)
 class Chart:
     """A chart in pixels.
 
@@ -70,8 +79,7 @@ class Chart:
         line: SVG points of the line; empty for none.
         limits: SVG points of the limit lines.
         centre: y position of the mean; None if unknown.
-        band: top and height of the references' range; None if unknown.
-        middle: y position of the median of that range.
+        band: range of the references; None if unknown.
     """
 
     name: str
@@ -83,8 +91,7 @@ class Chart:
     line: str = ""
     limits: list[str] = field(default_factory=list)
     centre: float | None = None
-    band: tuple[float, float] | None = None
-    middle: float | None = None
+    band: Band | None = None
 
 
 class _Scale:
@@ -113,11 +120,11 @@ class _Scale:
                 found.append((height, f"{score:g}"))
         return found
 
-    def level(self, level: Level | None) -> dict[str, object]:
+    def band(self, level: Level | None) -> Band | None:
         if level is None:
-            return {}
+            return None
         top, bottom = self.y(level.high), self.y(level.low)
-        return {"band": (top, max(2.0, round(bottom - top, 1))), "middle": self.y(level.middle)}
+        return Band(top, max(2.0, round(bottom - top, 1)), self.y(level.middle))
 
 
 def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Level | None) -> Chart:
@@ -155,7 +162,7 @@ def score_chart(scored: Sequence[Scored], baseline: Baseline | None, level: Leve
         points,
         limits=[f"{LEFT},{scale.y(limit)} {WIDTH - RIGHT},{scale.y(limit)}" for limit in limits],
         centre=None if baseline is None else scale.y(baseline.mean),
-        **scale.level(level),  # type: ignore[arg-type]
+        band=scale.band(level),
     )
 
 
@@ -202,7 +209,7 @@ def drift_chart(
             for side in (1, -1)
         ],
         centre=scale.y(baseline.mean),
-        **scale.level(level),  # type: ignore[arg-type]
+        band=scale.band(level),
     )
 
 
