@@ -310,8 +310,8 @@ def test_uploads_fit_the_volumes_and_the_volumes_the_pod(deploy):
     (ray_service,) = documents(deploy / "ray" / "rayservice.yaml")
     pytest.importorskip("fastapi")
     from fusion_diff.micrograph.limits import MAX_PIXEL_BYTES, MAX_STRIP_BYTES
+    from fusion_diff.service.concurrency_limits import DECODERS
     from fusion_diff.service.queue import READ_AHEAD_BYTES
-    from fusion_diff.service.slots import DECODERS
 
     for pod, replicas in ((pod_of(service), 1), (pods_of_ray(ray_service)[1], 2)):
         (container,) = pod["containers"]

@@ -16,8 +16,9 @@ from sqlalchemy import func, select
 
 from fusion_diff.errors import CheckpointError, MicrographError, ServiceError
 from fusion_diff.micrograph import source, storage
-from fusion_diff.service import ledger, work
+from fusion_diff.service import inspection_steps, ledger
 from fusion_diff.service.database import Database
+from fusion_diff.service.inspection_steps import Task
 from fusion_diff.service.metrics import Metrics
 from fusion_diff.service.problems import BusyError, LateError, StoppingError
 from fusion_diff.service.queue import LAST_SECONDS, Queue
@@ -25,7 +26,6 @@ from fusion_diff.service.settings import Settings
 from fusion_diff.service.store import Store
 from fusion_diff.service.tables import Inspection
 from fusion_diff.service.uploads import Upload
-from fusion_diff.service.work import Task
 
 
 class Held:
@@ -157,14 +157,14 @@ def test_what_cannot_be_judged_in_time_is_not_judged_at_all(make_queue, make_tas
 def test_what_nobody_waits_for_any_more_is_not_judged_and_does_not_stay_in_memory(
     make_queue, make_task, held, monkeypatch
 ):
-    read, levels = work.read_task, []
+    read, levels = inspection_steps.read_task, []
 
     def watched(task, max_pixels):
         micrograph, thumbnail = read(task, max_pixels)
         levels.append(weakref.ref(micrograph.levels))
         return micrograph, thumbnail
 
-    monkeypatch.setattr(work, "read_task", watched)
+    monkeypatch.setattr(inspection_steps, "read_task", watched)
     queue = make_queue()
     first, second = make_task(1), make_task(2)
     queue.submit([first, second])

@@ -12,9 +12,9 @@ from PIL import Image
 from fusion_diff.model import DiffusionModel
 from fusion_diff.service import collecting
 from fusion_diff.service.database import Database
+from fusion_diff.service.model_registry import Shelf, enter
 from fusion_diff.service.naming import model_label
 from fusion_diff.service.settings import Settings
-from fusion_diff.service.shelf import Shelf, enter
 from fusion_diff.service.tables import NAME_LENGTH, Model
 from fusion_diff.trust import poisoning
 

@@ -15,12 +15,12 @@ from fusion_diff import __version__
 from fusion_diff.dependencies import missing
 from fusion_diff.references.reference import MAX_REFERENCES
 from fusion_diff.service import pages, problems
-from fusion_diff.service.declared import expect_declared
-from fusion_diff.service.observing import Observer
+from fusion_diff.service.middleware import Observer
 from fusion_diff.service.pages import rendering
 from fusion_diff.service.routes import health, inspections, jobs, models, record, references
 from fusion_diff.service.runtime import Service
 from fusion_diff.service.security import Gate
+from fusion_diff.service.unknown_fields import expect_declared
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

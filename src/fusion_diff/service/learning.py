@@ -18,10 +18,10 @@ from fusion_diff.micrograph.storage import file_behind, spilled
 from fusion_diff.printable import paragraph
 from fusion_diff.references import ReferenceSet
 from fusion_diff.service import jobs, keys
+from fusion_diff.service.model_registry import enter
 from fusion_diff.service.problems import BusyError, CancelledError, ConflictError, StoppingError, report
 from fusion_diff.service.schemas.models import FindingOut
 from fusion_diff.service.scopes import Scope
-from fusion_diff.service.shelf import enter
 from fusion_diff.service.uploads import read, read_flaw, renamed
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ if TYPE_CHECKING:
     from fusion_diff.service.database import Database
     from fusion_diff.service.keys import Caller
     from fusion_diff.service.metrics import Metrics
+    from fusion_diff.service.model_registry import Shelf
     from fusion_diff.service.settings import Settings
-    from fusion_diff.service.shelf import Shelf
     from fusion_diff.service.store import Store
 
     Progress = Callable[[int, int], None]

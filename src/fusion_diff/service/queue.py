@@ -18,9 +18,9 @@ from threading import Condition, Lock, Thread, Timer
 from typing import TYPE_CHECKING
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.service import work
+from fusion_diff.service import inspection_steps
+from fusion_diff.service.inspection_steps import Finished, Task
 from fusion_diff.service.problems import BusyError, LateError, StoppingError, report
-from fusion_diff.service.work import Finished, Task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -180,7 +180,7 @@ class Queue:
                 self._less_ahead.wait_for(self._may_read_ahead)
             try:
                 self._refuse_if_late(task, 0.0)
-                micrograph, thumbnail = work.read_task(task, self._settings.max_pixels)
+                micrograph, thumbnail = inspection_steps.read_task(task, self._settings.max_pixels)
                 with self._less_ahead:
                     self._ahead.append(micrograph.levels.nbytes)
                 self._ready.put((task, micrograph, thumbnail))
@@ -208,7 +208,7 @@ class Queue:
                 self._refuse_if_late(task, pixels * min(self._rates, default=0.0))
                 model = self._find_model(task.model)
                 started = time.monotonic()
-                finished = work.judge(task, model, micrograph, thumbnail)
+                finished = inspection_steps.judge(task, model, micrograph, thumbnail)
                 took = time.monotonic() - started
                 self._rates.append(took / pixels)
                 self._times.append(took)
@@ -227,7 +227,7 @@ class Queue:
     def _fail(self, task: Task, error: BaseException, model: Inspector | None = None) -> None:
         """Record an error in the micrograph; settle the task at once on any other error."""
         if isinstance(error, MicrographError):
-            self._finished.put(work.failed(task, error, model))
+            self._finished.put(inspection_steps.failed(task, error, model))
         else:
             report(error, task.request_id, self._metrics)
             self._settle(task, error)
@@ -257,7 +257,7 @@ class Queue:
         if not batch:
             return
         try:
-            rows = work.record(batch, self._database, self._store)
+            rows = inspection_steps.record(batch, self._database, self._store)
         except BaseException as error:
             if len(batch) > 1:
                 for each in batch:

@@ -16,14 +16,14 @@ from fastapi import Depends, Request
 from fusion_diff.errors import ServiceError
 from fusion_diff.printable import printable
 from fusion_diff.service import ledger
+from fusion_diff.service.concurrency_limits import Slots
 from fusion_diff.service.database import Database, take_turn
 from fusion_diff.service.learning import Learning
 from fusion_diff.service.metrics import Metrics
+from fusion_diff.service.model_registry import Shelf
 from fusion_diff.service.queue import Queue
 from fusion_diff.service.rates import RateLimit
 from fusion_diff.service.sessions import SECRET_BYTES, Sessions
-from fusion_diff.service.shelf import Shelf
-from fusion_diff.service.slots import Slots
 from fusion_diff.service.store import Store
 from fusion_diff.service.uploads import claim
 from fusion_diff.trust.files import read_bounded

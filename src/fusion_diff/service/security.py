@@ -15,8 +15,9 @@ from fastapi.security import HTTPBearer
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.datastructures import Headers
 
-from fusion_diff.service import keys, watching
+from fusion_diff.service import keys, metrics_access
 from fusion_diff.service.keys import ANYBODY, Caller
+from fusion_diff.service.metrics_access import Watchers
 from fusion_diff.service.problems import (
     BusyError,
     ForbiddenError,
@@ -29,7 +30,6 @@ from fusion_diff.service.rates import KeyIds, Owners, network
 from fusion_diff.service.scopes import Scope
 from fusion_diff.service.sessions import COOKIE, CSRF_HEADER, LASTS_SECONDS, end, is_ended
 from fusion_diff.service.settings import LOOPBACK
-from fusion_diff.service.watching import Watchers
 
 if TYPE_CHECKING:
     from starlette.responses import Response
@@ -85,7 +85,7 @@ class Gate:
         if scope["path"] == _READY:  # it asks database and store; by itself, so that no other request refuses probes
             _take(service.rates, f"ready {origin}")
             return None
-        if scope["path"] != watching.PATH:
+        if scope["path"] != metrics_access.PATH:
             service.slots.check_connections()
         headers = Headers(scope=scope)
         _check_site(headers, scope["method"], insecure=service.settings.insecure)
@@ -99,7 +99,7 @@ class Gate:
             _take(service.rates, owner)
         try:
             ask = partial(_caller, headers, scope["method"], service)
-            if scope["path"] == watching.PATH:
+            if scope["path"] == metrics_access.PATH:
                 caller = await self._watchers.caller(headers.get("authorization", ""), ask)
             else:
                 caller = await to_thread.run_sync(ask)
@@ -140,7 +140,7 @@ class Gate:
         if key_id is None:
             return None
         with suppress(SQLAlchemyError, TimeoutError):
-            if await self._ids.include(key_id, partial(watching.in_time, partial(_valid_ids, service))):
+            if await self._ids.include(key_id, partial(metrics_access.in_time, partial(_valid_ids, service))):
                 return key_id
         return None
 
@@ -283,7 +283,7 @@ _BEARER = HTTPBearer(auto_error=False, description="An API key, made with `fusio
 class Needs:
     """A dependency that returns the caller, and refuses a caller without any of these scopes.
 
-    `receiving.Route` calls it before it reads a body; FastAPI calls it again for the route's argument.
+    `request_bodies.Route` calls it before it reads a body; FastAPI calls it again for the route's argument.
     """
 
     def __init__(self, *scopes: Scope) -> None:

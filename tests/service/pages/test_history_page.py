@@ -16,13 +16,13 @@ from sqlalchemy import create_engine, text
 from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE
 from fusion_diff.fewshot.decision import probability
 from fusion_diff.model import DiffusionModel
+from fusion_diff.service.model_registry import described, enter
 from fusion_diff.service.pages import history
 from fusion_diff.service.pages.charts import HEIGHT, WIDTH, Scored, drift_chart, score_chart
 from fusion_diff.service.pages.sheet import COLUMNS, lines
 from fusion_diff.service.pages.trend import FALSE_ALARMS, FEWEST, Baseline
 from fusion_diff.service.records import Filter
 from fusion_diff.service.reference_level import Level, logit
-from fusion_diff.service.shelf import described, enter
 from fusion_diff.service.tables import now
 
 BAND = '<rect class="band" x='

@@ -20,7 +20,7 @@ from fusion_diff.printable import paragraph
 from fusion_diff.service import problems
 from fusion_diff.service.naming import model_label
 from fusion_diff.service.problems import NotFoundError, UnauthorizedError, reported
-from fusion_diff.service.receiving import HoldingRoute, Route
+from fusion_diff.service.request_bodies import HoldingRoute, Route
 from fusion_diff.service.security import caller_of, csrf_token
 
 if TYPE_CHECKING:

@@ -13,11 +13,11 @@ from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
 from fusion_diff.errors import FusionDiffError
+from fusion_diff.service.metrics_access import in_time
 from fusion_diff.service.problems import StoppingError, documented
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.security import Reader
 from fusion_diff.service.store import expect_room
-from fusion_diff.service.watching import in_time
 
 router = APIRouter(tags=["health"])
 _log = logging.getLogger("fusion_diff.service")

@@ -15,13 +15,14 @@ from fusion_diff.errors import FusionDiffError
 from fusion_diff.fewshot.decision import Decision
 from fusion_diff.service import pictures, records, tables
 from fusion_diff.service.collecting import add_image
+from fusion_diff.service.inspection_steps import Task
 from fusion_diff.service.problems import (
     TooLargeError,
     documented,
     reported,
     request_id_of,
 )
-from fusion_diff.service.receiving import Route
+from fusion_diff.service.request_bodies import Route
 from fusion_diff.service.runtime import Service, ServiceDep
 from fusion_diff.service.schemas.fields import Alpha, Id, Moment, PixelSize
 from fusion_diff.service.schemas.inspections import (
@@ -36,7 +37,6 @@ from fusion_diff.service.schemas.inspections import (
 from fusion_diff.service.schemas.references import ReferenceImageOut
 from fusion_diff.service.security import Enrolling, Inspecting, Reader
 from fusion_diff.service.uploads import Upload, read, receive, shown_name
-from fusion_diff.service.work import Task
 
 router = APIRouter(prefix="/v1/inspections", tags=["inspections"], route_class=Route)
 KEPT = {"Cache-Control": "private, max-age=31536000, immutable"}

@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query
 
 from fusion_diff.service import jobs
 from fusion_diff.service.problems import documented
-from fusion_diff.service.receiving import Route
+from fusion_diff.service.request_bodies import Route
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.fields import Id
 from fusion_diff.service.schemas.models import JobOut, Jobs

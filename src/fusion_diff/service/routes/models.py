@@ -5,7 +5,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 
 from fusion_diff.service.problems import documented
-from fusion_diff.service.receiving import Route
+from fusion_diff.service.request_bodies import Route
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.schemas.fields import Id
 from fusion_diff.service.schemas.models import ModelOut, Models

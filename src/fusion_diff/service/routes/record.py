@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from fusion_diff.service import ledger
 from fusion_diff.service.problems import documented
-from fusion_diff.service.receiving import Route
+from fusion_diff.service.request_bodies import Route
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.security import Reader
 

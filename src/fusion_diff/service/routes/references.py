@@ -18,7 +18,7 @@ from fusion_diff.service.problems import (
     reported,
     request_id_of,
 )
-from fusion_diff.service.receiving import HoldingRoute
+from fusion_diff.service.request_bodies import HoldingRoute
 from fusion_diff.service.routes.inspections import KEPT
 from fusion_diff.service.runtime import Service, ServiceDep
 from fusion_diff.service.schemas.fields import Id, Name, PixelSize

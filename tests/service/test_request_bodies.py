@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from starlette.exceptions import HTTPException
 
 from fusion_diff.counted import sized
-from fusion_diff.service import keys, slots
+from fusion_diff.service import concurrency_limits, keys
 from fusion_diff.service.pages import router as pages
-from fusion_diff.service.receiving import MAX_PLAIN_BYTES, SLOWEST, Route, bounded
+from fusion_diff.service.request_bodies import MAX_PLAIN_BYTES, SLOWEST, Route, bounded
 from fusion_diff.service.routes import health, inspections, jobs, models, record, references
 from fusion_diff.service.scopes import Scope
 from fusion_diff.service.security import Needs
@@ -209,7 +209,7 @@ def test_a_body_is_received_whole_or_not_beyond_its_limit(client, sizes, spare):
 def test_a_caller_sends_so_many_files_at_once_that_others_find_room_and_they_may_go_on_once_they_are_there(
     guarded, monkeypatch
 ):
-    monkeypatch.setattr(slots, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(concurrency_limits, "PATIENCE_SECONDS", 0.05)
     one, another, third, fourth, fifth = (key_of(guarded, "inspect") for _ in range(5))
 
     async def many():
@@ -244,4 +244,4 @@ def test_a_caller_sends_so_many_files_at_once_that_others_find_room_and_they_may
         rest.set()
         return busy, await asyncio.gather(*slow), await post(one)
 
-    assert guarded.portal.call(many) == ([429] * 5, [200] * slots.UPLOADS, 200)
+    assert guarded.portal.call(many) == ([429] * 5, [200] * concurrency_limits.UPLOADS, 200)

@@ -13,9 +13,9 @@ from sqlalchemy import select
 from fusion_diff.errors import CheckpointError, EnrolmentError
 from fusion_diff.model import DiffusionModel
 from fusion_diff.service.database import Database
+from fusion_diff.service.model_registry import Shelf, enter
 from fusion_diff.service.problems import ConflictError
 from fusion_diff.service.settings import Settings
-from fusion_diff.service.shelf import Shelf, enter
 from fusion_diff.service.tables import Model
 
 

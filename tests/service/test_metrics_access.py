@@ -13,13 +13,13 @@ from anyio.from_thread import start_blocking_portal
 from prometheus_client import generate_latest
 from sqlalchemy.exc import OperationalError
 
-from fusion_diff.service import keys, watching
+from fusion_diff.service import keys, metrics_access
 from fusion_diff.service.keys import ANYBODY
 from fusion_diff.service.logs import JsonFormatter
-from fusion_diff.service.observing import LOGGED
+from fusion_diff.service.metrics_access import Watchers
+from fusion_diff.service.middleware import LOGGED
 from fusion_diff.service.problems import StoppingError, UnauthorizedError
 from fusion_diff.service.routes import health
-from fusion_diff.service.watching import Watchers
 
 
 def refuse():
@@ -33,7 +33,7 @@ def fail():
 def ask(watchers, authorization, records, seconds=60.0):
     # A portal, because this thread may have a loop of its own, a browser's.
     with start_blocking_portal() as portal, pytest.MonkeyPatch.context() as patient:
-        patient.setattr(watching, "PATIENCE_SECONDS", seconds)
+        patient.setattr(metrics_access, "PATIENCE_SECONDS", seconds)
         return portal.call(watchers.caller, authorization, records)
 
 

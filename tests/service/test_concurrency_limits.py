@@ -11,12 +11,12 @@ import pytest
 from anyio import to_thread
 from PIL import Image
 
-from fusion_diff.service import slots
+from fusion_diff.service import concurrency_limits
 from fusion_diff.service.problems import BusyError
 
 
 def test_so_many_are_decoded_at_once(client, monkeypatch):
-    monkeypatch.setattr(slots, "PATIENCE_SECONDS", 0.05)
+    monkeypatch.setattr(concurrency_limits, "PATIENCE_SECONDS", 0.05)
     rest, begun = threading.Event(), threading.Semaphore(0)
 
     def work():
@@ -26,32 +26,35 @@ def test_so_many_are_decoded_at_once(client, monkeypatch):
 
     async def many():
         decode = client.app.state.service.slots.decode
-        slow = [asyncio.create_task(decode("one", work)) for _ in range(slots.DECODERS)]
+        slow = [asyncio.create_task(decode("one", work)) for _ in range(concurrency_limits.DECODERS)]
         try:
             for _ in slow:
                 await to_thread.run_sync(begun.acquire)
             with pytest.raises(BusyError, match="try again"):
                 await decode("another", work)
             with monkeypatch.context() as crowded:
-                crowded.setattr(slots, "PATIENCE_SECONDS", 1000)
-                crowded.setattr(slots, "WAITING", 0)
+                crowded.setattr(concurrency_limits, "PATIENCE_SECONDS", 1000)
+                crowded.setattr(concurrency_limits, "WAITING", 0)
                 with pytest.raises(BusyError, match="try again"):
                     await decode("one", work)
         finally:
             rest.set()
         return await asyncio.gather(*slow), await decode("another", work)
 
-    assert client.portal.call(many) == (["done"] * slots.DECODERS, "done")
+    assert client.portal.call(many) == (["done"] * concurrency_limits.DECODERS, "done")
     assert [begun.acquire(blocking=False) for _ in range(2)] == [True, False], "the last one, and not who was refused"
 
 
 def test_who_asks_for_one_micrograph_does_not_wait_behind_all_that_another_asks_for(client):
-    done, gates = [], [threading.Event() for _ in range(slots.DECODERS)]
+    done, gates = [], [threading.Event() for _ in range(concurrency_limits.DECODERS)]
 
     async def many():
         decode = client.app.state.service.slots.decode
         greedy = [asyncio.create_task(decode("greedy", gate.wait)) for gate in gates]
-        greedy += [asyncio.create_task(decode("greedy", lambda: done.append("greedy"))) for _ in range(slots.WAITING)]
+        greedy += [
+            asyncio.create_task(decode("greedy", lambda: done.append("greedy")))
+            for _ in range(concurrency_limits.WAITING)
+        ]
         await asyncio.sleep(0)
         with pytest.raises(BusyError):
             await decode("greedy", list)
@@ -65,7 +68,7 @@ def test_who_asks_for_one_micrograph_does_not_wait_behind_all_that_another_asks_
         await asyncio.gather(*greedy)
 
     client.portal.call(many)
-    assert (done[0], len(done)) == ("modest", 1 + slots.WAITING)
+    assert (done[0], len(done)) == ("modest", 1 + concurrency_limits.WAITING)
 
 
 def test_who_fails_or_leaves_the_line_gives_back_what_it_has(client):
@@ -75,7 +78,7 @@ def test_who_fails_or_leaves_the_line_gives_back_what_it_has(client):
         decode = client.app.state.service.slots.decode
         with pytest.raises(ZeroDivisionError):
             await decode("one", lambda: 1 / 0)
-        slow = [asyncio.create_task(decode("one", rest.wait)) for _ in range(slots.DECODERS)]
+        slow = [asyncio.create_task(decode("one", rest.wait)) for _ in range(concurrency_limits.DECODERS)]
         leaving, staying = (asyncio.create_task(decode(name, lambda: "done")) for name in ("another", "third"))
         await asyncio.sleep(0)
         leaving.cancel()
@@ -85,7 +88,7 @@ def test_who_fails_or_leaves_the_line_gives_back_what_it_has(client):
         return leaving.cancelled()
 
     assert client.portal.call(many)
-    assert (decoders.free, decoders.waiting) == (slots.DECODERS, {})
+    assert (decoders.free, decoders.waiting) == (concurrency_limits.DECODERS, {})
     assert not any(decoders.held.values())
 
 
@@ -97,10 +100,10 @@ def while_it_waits_for_a_decoder(client, images, files):
         with anyio.fail_after(60):
             while not service.slots._decoders.waiting:
                 await asyncio.sleep(0.001)
-        found.append(slots.UPLOADS - service.slots._uploads.free)
+        found.append(concurrency_limits.UPLOADS - service.slots._uploads.free)
 
     with pytest.MonkeyPatch.context() as patient:
-        patient.setattr(slots, "PATIENCE_SECONDS", 2)
+        patient.setattr(concurrency_limits, "PATIENCE_SECONDS", 2)
         looking = client.portal.start_task_soon(look)
         client.post(images, files=files, data={"label": "crack"})
         looking.result(60)
@@ -131,12 +134,12 @@ def test_what_decodes_a_micrograph_takes_a_slot(client, micrograph, monkeypatch)
         return [*found, client.put(f"{images}/{image}/mark", files=mark).status_code]
 
     assert statuses() == [200] * 4
-    monkeypatch.setattr(slots, "PATIENCE_SECONDS", 0.01)
+    monkeypatch.setattr(concurrency_limits, "PATIENCE_SECONDS", 0.01)
     rest = threading.Event()
 
     async def occupy():
         decode = client.app.state.service.slots.decode
-        tasks = [asyncio.create_task(decode("another", rest.wait)) for _ in range(slots.DECODERS)]
+        tasks = [asyncio.create_task(decode("another", rest.wait)) for _ in range(concurrency_limits.DECODERS)]
         await asyncio.sleep(0)
         return tasks
 
