@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -261,15 +261,12 @@ class DiffusionModel:
             UserWarning: a micrograph is out of scope, so that its score is meaningless; only built-in references are
                 enrolled; no class has as many references as `shots`; or what is learned of `shots` means little.
         """
-        micrographs = several(sample)
+        micrographs, single = several(sample)
         enrolment, scores = self.expect_enrolled(shots), []
-        for each in (
-            [cast("Micrograph", sample)] if micrographs is None else micrographs
-        ):  # a generator runs with the caller's own settings
+        for each in micrographs:  # a generator runs with the caller's own settings
             with own_settings():
                 scores.append(predict(each, enrolment, read(self, enrolment, each)))
-        given = scores[0] if micrographs is None else scores
-        return torch.tensor(given, dtype=torch.float32, device="cpu")
+        return torch.tensor(scores[0] if single else scores, dtype=torch.float32, device="cpu")
 
     def expect_enrolled(self, shots: int | None = None) -> Enrolment:
         """Return the enrolment of all references, or one learned from at most `shots` of each class.

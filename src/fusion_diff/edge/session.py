@@ -6,7 +6,7 @@ import time
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -158,10 +158,9 @@ class EdgeSession:
         """
         if self.enrolment.builtin:
             warn_of_builtin_references(exported=True)
-        micrographs = several(sample)
-        each_one = [cast("Micrograph", sample)] if micrographs is None else micrographs
-        scores = [predict(each, self.enrolment, self._read(each)) for each in each_one]
-        return np.float32(scores[0]) if micrographs is None else np.asarray(scores, dtype=np.float32)
+        micrographs, single = several(sample)
+        scores = [predict(each, self.enrolment, self._read(each)) for each in micrographs]
+        return np.float32(scores[0]) if single else np.asarray(scores, dtype=np.float32)
 
     def _read(self, micrograph: Micrograph) -> EdgeEvidence:
         expect_micrograph(micrograph)

@@ -242,15 +242,17 @@ def expect_micrograph(sample: object) -> None:
         )
 
 
-def several(sample: object) -> Iterable[Micrograph] | None:
-    """Return what to iterate for several micrographs; None if this is one, or anything else to be refused as one.
+def several(sample: Micrograph | Iterable[Micrograph]) -> tuple[Iterable[Micrograph], bool]:
+    """Return what to iterate, and whether that is a single micrograph, or anything else to be refused as one.
 
     Raises:
         MicrographError: they have no order, as in a set.
     """
     if isinstance(sample, Set | Mapping):
         raise MicrographError(f"expected micrographs in an order, got {type(sample).__name__}; give a list")
-    return None if isinstance(sample, Micrograph | str) or not isinstance(sample, Iterable) else sample
+    if isinstance(sample, Micrograph | str) or not isinstance(sample, Iterable):
+        return [sample], True
+    return sample, False
 
 
 def _checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
