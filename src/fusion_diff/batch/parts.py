@@ -85,6 +85,9 @@ class ParquetOutput:
         self._rows: list[dict[str, Any]] = []
         self._number = 0
         self._lock = -1
+        self._arrow = needed("this batch", "pyarrow", "batch")
+        self._compute = needed("this batch", "pyarrow.compute", "batch")
+        self._parquet = needed("this batch", "pyarrow.parquet", "batch")
         self._metadata = {
             b"fusion_diff.format": FORMAT.encode(),
             b"fusion_diff.run": json.dumps(dict(run), sort_keys=True).encode(),
@@ -128,7 +131,7 @@ class ParquetOutput:
         if not self._rows:
             return
         self._forget([row["key"] for row in self._rows])
-        table = needed("this batch", "pyarrow", "batch").Table.from_pylist(self._rows, schema=self._schema)
+        table = self._arrow.Table.from_pylist(self._rows, schema=self._schema)
         self._write_table(self.folder / f"part-{self._number + 1:06d}.parquet", table)
         # In this order, an interruption by a signal leads to the same file being written again, or to no change.
         count, self._rows = len(self._rows), []
@@ -151,7 +154,7 @@ class ParquetOutput:
 
     def _write_table(self, file: Path, table: Any) -> None:
         buffer = io.BytesIO()
-        needed("this batch", "pyarrow.parquet", "batch").write_table(table, buffer, compression="zstd")
+        self._parquet.write_table(table, buffer, compression="zstd")
         self._write(file, buffer.getvalue())
 
     def _write(self, file: Path, content: bytes) -> None:
@@ -194,10 +197,9 @@ class ParquetOutput:
 
     def _keys_of(self, file: Path) -> Any:
         """Check the version and settings of a file, and return the keys of its rows."""
-        pa, parquet = needed("this batch", "pyarrow", "batch"), needed("this batch", "pyarrow.parquet", "batch")
-        name = printable(file)
+        pa, name = self._arrow, printable(file)
         try:
-            with parquet.ParquetFile(file) as opened:
+            with self._parquet.ParquetFile(file) as opened:
                 metadata = opened.schema_arrow.metadata or {}
                 self._check(name, metadata)
                 keys = opened.read(columns=["key"]).column("key").combine_chunks()
@@ -219,7 +221,7 @@ class ParquetOutput:
 
     def _judged(self, file: Path, keys: Any) -> Any:
         """Return those keys of a file whose rows have no error, and note the others."""
-        table = needed("this batch", "pyarrow.parquet", "batch").read_table(file, columns=["error"])
+        table = self._parquet.read_table(file, columns=["error"])
         judged = table["error"].is_null().to_numpy()
         if not judged.all():
             self._retried[file] = keys[~judged]
@@ -230,10 +232,11 @@ class ParquetOutput:
         for file, retried in list(self._retried.items()):
             renewed = np.isin(retried, np.array(keys, dtype=retried.dtype))
             if renewed.any():
-                pa, compute = needed("this batch", "pyarrow", "batch"), needed("this batch", "pyarrow.compute", "batch")
-                table = needed("this batch", "pyarrow.parquet", "batch").read_table(file)
-                again = compute.is_in(table["key"], value_set=pa.array(keys, pa.binary(KEY_BYTES)))
-                self._write_table(file, table.filter(compute.invert(again)))
+                table = self._parquet.read_table(file)
+                again = self._compute.is_in(
+                    table["key"], value_set=self._arrow.array(keys, self._arrow.binary(KEY_BYTES))
+                )
+                self._write_table(file, table.filter(self._compute.invert(again)))
                 self._retried[file] = retried[~renewed]
                 self.kept -= int(renewed.sum())
 
