@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -94,17 +94,14 @@ def run_batch(
         UserWarning: image files of unsupported kinds were skipped.
     """
     settings = engine.settings
-    noted = {
+    noted = asdict(settings) | {
         "model_name": engine.model.get("name"),
         "model_sha256": engine.model.get("sha256"),
         "references_sha256": engine.model.get("references_sha256"),
-        "alpha": settings.alpha,
-        "pixel_size_um": settings.pixel_size_um,
-        "page": settings.page,
-        "max_pixels": settings.max_pixels,
         "trusted_keys": sorted(load_public(key).id for key in settings.trusted_keys) or None,
         "version": __version__,
     }
+    del noted["heatmaps"]  # rows with and without them may be mixed
     named = [sources] if isinstance(sources, str) else list(dict.fromkeys(sources))
     unread: dict[str, Counter[str]] = {}
     listed = list_sources(named, Path(out), unread)
@@ -118,15 +115,11 @@ def run_batch(
         count = None if progress is None else _SourceCounter(named, Path(out))
         try:
             written = time.monotonic()
-            for finished in engine.judge(_not_done(chain([first], listed), parts, summary, known)):
-                if finished.works is False:
-                    doubtful.append(finished)
-                    continue
-                if finished.works:
-                    _add_all(doubtful, parts, summary)
+            judged = engine.judge(_not_done(chain([first], listed), parts, summary, known))
+            for finished in _beyond_doubt(judged, doubtful):
                 if not finished.row.get("error"):
                     known[:] = [Item(finished.row["path"])]  # not found again if its name is not Unicode; this is rare
-                _add_all([finished], parts, summary)
+                _add(finished, parts, summary)
                 if time.monotonic() - written > FLUSH_S:
                     parts.flush()
                     written = time.monotonic()
@@ -135,7 +128,8 @@ def run_batch(
             if doubtful:
                 if not any(each.works for each in engine.judge(known)):
                     raise in_vain(doubtful[-1])
-                _add_all(doubtful, parts, summary)
+                for finished in doubtful:
+                    _add(finished, parts, summary)
             parts.flush()
             for source, skipped in unread.items():
                 warn_of_unread(printable(source), skipped)
@@ -161,14 +155,24 @@ def _not_done(listed: Iterable[Item], parts: ParquetOutput, summary: Summary, kn
                 known.append(item)
 
 
-def _add_all(rows: list[FinishedRow], parts: ParquetOutput, summary: Summary) -> None:
-    """Move rows to the output, and count them."""
-    while rows:
-        finished = rows.pop(0)
-        parts.add(finished)
-        summary.decisions[finished.row.get("decision") or "error"] += 1
-        if (error := finished.row.get("error")) and len(summary.errors) < ERRORS_KEPT:
-            summary.errors.append(error)
+def _beyond_doubt(judged: Iterable[FinishedRow], doubtful: list[FinishedRow]) -> Iterator[FinishedRow]:
+    """Yield rows; those whose error may lie elsewhere are held in `doubtful` until a later micrograph was inspected."""
+    for finished in judged:
+        if finished.works is False:
+            doubtful.append(finished)
+            continue
+        if finished.works:
+            yield from doubtful
+            doubtful.clear()
+        yield finished
+
+
+def _add(finished: FinishedRow, parts: ParquetOutput, summary: Summary) -> None:
+    """Add a row to the output, and count it."""
+    parts.add(finished)
+    summary.decisions[finished.row.get("decision") or "error"] += 1
+    if (error := finished.row.get("error")) and len(summary.errors) < ERRORS_KEPT:
+        summary.errors.append(error)
 
 
 def _keep(parts: ParquetOutput) -> None:
