@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
+import itertools
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -162,6 +164,22 @@ def save_micrograph() -> Callable[..., None]:
         tifffile.imwrite(path, np.rint(65535 * pixels).astype(np.uint16))
 
     return save
+
+
+@pytest.fixture
+def no_room(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Lets reserving space for a temporary file fail from now on, after it has worked `first` times."""
+
+    def fill(code: int = errno.ENOSPC, *, first: int = 0) -> None:
+        calls = itertools.count()
+
+        def fails(*_: int) -> None:
+            if next(calls) >= first:
+                raise OSError(code, os.strerror(code))
+
+        monkeypatch.setattr(os, "posix_fallocate", fails, raising=False)
+
+    return fill
 
 
 @pytest.fixture

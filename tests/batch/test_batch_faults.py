@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import itertools
-import os
 from pathlib import Path
 
 import pytest
@@ -117,15 +116,11 @@ def test_a_run_that_begins_with_many_missing_files_ends_soon(tmp_path, listing, 
 
 @pytest.mark.parametrize("name", ["0", "4", "7"])
 def test_a_micrograph_that_there_is_no_room_for_does_not_keep_others_from_being_inspected(
-    folder, tmp_path, engine, save_micrograph, failed, monkeypatch, name
+    folder, tmp_path, engine, save_micrograph, failed, monkeypatch, no_room, name
 ):
     save_micrograph(folder / f"{name}.tif", 0.5, side=256)
     monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 2**16)
-
-    def fails(file, size):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(storage, "_reserve", fails)
+    no_room()
     run_batch(str(folder / "[0-7].tif"), tmp_path / "out", engine)
     assert failed() == (sorted(set("01234567") - {name}), [name])
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import json
 import os
 import re
@@ -152,20 +151,14 @@ def test_what_could_not_be_inspected_is_tried_again_where_that_is_asked_for(
 @pytest.mark.parametrize("remote", [False, True])
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.ESTALE, errno.EMFILE])
 def test_where_it_is_the_machine_and_not_the_file_the_run_ends_and_takes_it_up_again(
-    folder, tmp_path, engine, read_rows, monkeypatch, code, remote
+    folder, tmp_path, engine, read_rows, monkeypatch, no_room, code, remote
 ):
     source = str(folder)
     if remote:
         fsspec.filesystem("memory").put(source, f"/machine-{code}", recursive=True)
         source = f"memory://machine-{code}"
     monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 1)
-    calls = itertools.count()
-
-    def fails(file, size):
-        if next(calls) >= 3:
-            raise OSError(code, os.strerror(code))
-
-    monkeypatch.setattr(storage, "_reserve", fails)
+    no_room(code, first=3)
     said = "no room for" if code == errno.ENOSPC else "cannot store"
     with pytest.raises(BatchError, match=rf"{said} .*; then run the same command again; \d+ rows? (is|are) kept"):
         run_batch(source, tmp_path / "out", engine)

@@ -163,11 +163,8 @@ def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path, monkeypatch, 
         load_microstructure_data(path)
 
 
-def test_a_full_temporary_folder_is_named_with_the_cure(tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(storage, "_reserve", full)
+def test_a_full_temporary_folder_is_named_with_the_cure(no_room):
+    no_room()
     with pytest.raises(MicrographError, match="TMPDIR") as caught:
         storage.allocate((2**14, 2**14), np.uint8)
     assert tempfile.gettempdir() in str(caught.value)
@@ -177,10 +174,10 @@ def test_a_map_that_no_address_space_is_left_for_is_told_like_a_full_folder(monk
     def no_space(*arguments, **options):
         raise OSError(12, "Cannot allocate memory")
 
-    monkeypatch.setattr(storage, "_reserve", lambda file, size: None)
+    monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 1)
     monkeypatch.setattr(np, "memmap", no_space)
     with pytest.raises(MicrographError, match="Cannot allocate memory"):
-        storage.allocate((2**14, 2**14), np.uint8)
+        storage.allocate((64, 64), np.uint8)
 
 
 def test_giving_pages_back_changes_nothing(tmp_path):
@@ -223,12 +220,9 @@ def test_a_micrograph_is_independent_of_its_file_once_it_is_read(tmp_path, monke
     assert micrograph.sha256 == digest
 
 
-def test_no_room_for_the_copy_of_a_large_file_is_told_with_the_cure(tmp_path, monkeypatch):
-    def full(*arguments):
-        raise OSError(28, "No space left on device")
-
+def test_no_room_for_the_copy_of_a_large_file_is_told_with_the_cure(tmp_path, monkeypatch, no_room):
     monkeypatch.setattr(source, "WHOLE_FILE_BYTES", 1000)
-    monkeypatch.setattr(storage, "_reserve", full)
+    no_room()
     file = tmp_path / "image.tif"
     tifffile.imwrite(file, np.zeros((64, 80), dtype=np.uint8))
     with pytest.raises(MicrographError, match=r"copy of .*image\.tif in .*TMPDIR"):

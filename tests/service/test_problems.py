@@ -110,13 +110,12 @@ def test_no_room_for_what_is_sent_is_a_fault_of_ours_and_not_of_the_request(
         assert client.get("/readyz").status_code == 503
 
 
-def test_no_room_to_decode_a_reference_is_a_full_disk_and_no_error_of_the_reference(client, micrograph, monkeypatch):
-    def full(file, size):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
+def test_no_room_to_decode_a_reference_is_a_full_disk_and_no_error_of_the_reference(
+    client, micrograph, monkeypatch, no_room
+):
     made = client.post("/v1/reference-sets", json={"name": "no room", "authentic": "fine"}).json()["id"]
     monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 1)
-    monkeypatch.setattr(storage, "_reserve", full)
+    no_room()
     at = f"/v1/reference-sets/{made}/images"
     answer = client.post(at, files=[("files", ("a.tif", micrograph("fine", 150)))], data={"label": "fine"})
     (entry,) = answer.json()["results"]

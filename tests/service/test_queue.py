@@ -376,12 +376,9 @@ def test_a_file_that_is_gone_before_it_is_read_is_no_fault_of_the_micrograph(mak
 @pytest.mark.parametrize(
     ("code", "kind"), [(errno.ENOSPC, "disk"), (errno.EROFS, "fault")], ids=["full disk", "read-only disk"]
 )
-def test_no_room_to_decode_is_a_fault_of_the_service(make_queue, make_task, database, monkeypatch, code, kind):
-    def fails(file, size):
-        raise OSError(code, os.strerror(code))
-
+def test_no_room_to_decode_is_a_fault_of_the_service(make_queue, make_task, database, monkeypatch, no_room, code, kind):
     monkeypatch.setattr(storage, "IN_MEMORY_BYTES", 1)
-    monkeypatch.setattr(storage, "_reserve", fails)
+    no_room(code)
     queue, task = make_queue(), make_task()
     queue.submit([task])
     error = task.future.exception(60)
