@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import pickle
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator
@@ -113,10 +114,16 @@ def test_a_subset_holds_exactly_the_chosen_references_in_the_chosen_order(
             references.subset(chosen)
 
 
-@pytest.mark.parametrize("indices", [[0, 3], [-1], [0, 0], [0.0], [True, False, False], ["0"]])
+@pytest.mark.parametrize("indices", [[0, 3], [-1], [0, 0], [0.0], [True, False], [True, 1, 2], ["0"]])
 def test_a_subset_refuses_places_that_are_not_distinct_indices(indices: list[object]) -> None:
     with pytest.raises(ReferenceSetError, match=r"ind(ex|ices)"):
         build(["sound", "crack", "crack"]).subset(indices)  # type: ignore[arg-type]
+
+
+def test_a_subset_takes_a_mask() -> None:
+    references = build(["sound", "crack", "sound"])
+    chosen = references.subset(np.asarray(references.labels) == "sound")
+    assert list(chosen) == [references[0], references[2]]
 
 
 @given(labellings)
@@ -275,6 +282,29 @@ def test_the_same_image_under_two_labels_is_refused_and_named() -> None:
         ReferenceSet.from_micrographs(
             [PICTURES[0], PICTURES[0]], ["sound", "crack"], authentic="sound", names=["a", "b"]
         )
+
+
+def test_sets_that_are_joined_keep_one_of_each_image_and_its_mark() -> None:
+    mark = np.eye(PICTURES[0].height, PICTURES[0].width, dtype=bool)
+    labels = ["sound", "crack"]
+    first, second = (
+        ReferenceSet.from_micrographs(images, labels, authentic="sound", names=names, marks=marks)
+        for images, names, marks in (
+            ([PICTURES[0], PICTURES[1]], ["mon/0", "mon/1"], None),
+            ([PICTURES[2], PICTURES[1]], ["tue/0", "tue/1"], [None, mark]),
+        )
+    )
+    with pytest.warns(UserWarning, match="tue/1 is a copy of mon/1; mon/1 is left out of the set"):
+        both = ReferenceSet((*first, *second), authentic="sound")
+    assert [each.name for each in both] == ["mon/0", "tue/1", "tue/0"]
+    assert ReferenceSet(tuple(both), authentic="sound").sha256 == both.sha256
+
+
+def test_paths_and_numbers_in_place_of_what_is_needed_are_told_with_a_cure() -> None:
+    with pytest.raises(ReferenceSetError, match=r"contains a str, .*load_microstructure_data\(path\)"):
+        ReferenceSet.from_micrographs(["a.tif"], ["sound"], authentic="sound")  # type: ignore[list-item]
+    with pytest.raises(ReferenceSetError, match=r"the group of reference .* not 6: convert numbers with str"):
+        build(["sound"], groups=[6])  # type: ignore[list-item]
 
 
 def test_one_image_is_told_from_others_by_its_pixels_whatever_the_file(tmp_path: Path) -> None:
@@ -476,6 +506,8 @@ def test_labels_that_differ_only_in_case_are_refused() -> None:
         build(["sound", "Sound"])
     with pytest.raises(ReferenceSetError, match="'CRACK' and 'crack'"):
         build(["sound", "crack", "CRACK"])
+    with pytest.raises(ReferenceSetError, match="'sound' and 'sound ', which differ only in case or in blanks"):
+        build(["sound", "sound ", "crack"])
 
 
 def test_labels_and_groups_are_one_in_every_unicode_form() -> None:
@@ -486,8 +518,9 @@ def test_labels_and_groups_are_one_in_every_unicode_form() -> None:
 
 
 def test_groups_that_differ_only_in_case_are_warned_of() -> None:
-    with pytest.warns(UserWarning, match="the groups 'A12' and 'a12' differ only in upper and lower case"):
-        assert build(["sound", "crack"], groups=["a12", "A12"]).specimens == ("A12", "a12")
+    for one, other in (("A12", "a12"), ("A12", "A12\t")):
+        with pytest.warns(UserWarning, match=re.escape(f"the groups {one!r} and {other!r} differ only in case or in")):
+            assert build(["sound", "crack"], groups=[other, one]).specimens == (one, other)
 
 
 def test_names_are_alike_if_only_the_case_or_the_unicode_form_of_letters_differs() -> None:

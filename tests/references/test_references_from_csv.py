@@ -105,6 +105,7 @@ def test_absolute_paths_and_paths_above_the_csv_file_are_the_users_choice(folder
         ("file,class\n" + ROWS, r"line 1: the header lacks 'label'; it has file, class"),
         ("sound/p1_a.png,sound\n", r"line 1: the header lacks 'file' and 'label'"),
         ("file,label,groups\na,b,c\n", r"unknown column 'groups' \(did you mean 'group'\?\)"),
+        ("file,label,Specimen\na,b,c\n", r"unknown column 'specimen' \(did you mean 'group'\?\)"),
         ("file,label,label\na,b,c\n", "'label' occurs twice"),
         (HEADER + "sound/p1_a.png,sound,p1\n", "line 2: 3 fields, but the header has 2"),
         (HEADER + ROWS + "sound/p1_b.png\n", "line 4: 1 fields"),

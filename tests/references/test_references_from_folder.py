@@ -356,10 +356,8 @@ def test_one_image_in_two_classes_is_refused_and_twice_in_a_class_kept_once(fold
     with pytest.warns(UserWarning, match=r"sound/p8_copy.png is a copy of sound/p1_a.png"):
         assert read(folder).counts["sound"] == 3
     shutil.copy(folder / "sound" / "p1_a.png", folder / "crack" / "p7.png")
-    with (
-        pytest.warns(UserWarning, match="copy"),
-        pytest.raises(ReferenceSetError, match=r"sound/p1_a.png \('sound'\) and crack/p7.png \('crack'\)"),
-    ):
+    of_one = r"sound/p1_a.png \('sound'\) and sound/p8_copy.png \('sound'\) and crack/p7.png \('crack'\)"
+    with pytest.raises(ReferenceSetError, match=of_one):
         read(folder)
 
 

@@ -1,4 +1,4 @@
-"""Micrographs that show the same pixels, whatever the files they come from."""
+"""Micrographs that show the same pixels, whatever the files they come from, and references without copies."""
 
 from __future__ import annotations
 
@@ -10,11 +10,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion_diff.micrograph import storage
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion_diff.micrograph import Micrograph
+    from fusion_diff.references.reference import Reference
 
 _GRID = 32
 """Approximate number of rows and columns that are compared before whole images are."""
@@ -30,6 +32,36 @@ def alike(micrographs: Sequence[Micrograph]) -> list[list[int]]:
     for key in (_coarse, _whole):
         found = [members for group in found for members in _split(group, micrographs, key) if len(members) > 1]
     return sorted(found)
+
+
+def without_copies(references: Sequence[Reference], repeated: Sequence[Sequence[int]]) -> tuple[Reference, ...]:
+    """Keep one copy of each image of a class, at the place of the first: the first, or the one with a mark.
+
+    Copies on both sides of a split would make the error estimates too optimistic.
+
+    Args:
+        references: the references.
+        repeated: those that show the same pixels, from `alike`.
+
+    Warns:
+        UserWarning: a copy is left out.
+    """
+    kept = dict(enumerate(references))
+    for places in repeated:
+        first_of: dict[str, int] = {}
+        for place in places:
+            reference = references[place]
+            first = first_of.setdefault(reference.label, place)
+            if first == place:
+                continue
+            del kept[place]
+            twin = dropped = kept[first]
+            if twin.mark is None and reference.mark is not None:
+                kept[first] = reference
+            else:
+                dropped = reference
+            warn(f"{reference.name} is a copy of {twin.name}; {dropped.name} is left out of the set")
+    return tuple(kept.values())
 
 
 def _split(

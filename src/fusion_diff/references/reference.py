@@ -50,13 +50,15 @@ class Reference:
         if not isinstance(self.micrograph, Micrograph):
             kind = type(self.micrograph).__name__
             raise ReferenceSetError(
-                f"reference {self.name!r} contains a {kind}, not a Micrograph: wrap arrays with Micrograph.from_array"
+                f"reference {self.name!r} contains a {kind}, not a Micrograph: read a file with "
+                "load_microstructure_data(path), or wrap an array with Micrograph.from_array(pixels)"
             )
         for what in ("name", "label", "group"):
             value = getattr(self, what)
             if not isinstance(value, str) or not value.strip():
                 raise ReferenceSetError(
-                    f"the {what} of reference {self.name!r} must be a non-empty string, not {value!r}"
+                    f"the {what} of reference {self.name!r} must be a non-empty string, not {value!r}: "
+                    "convert numbers with str"
                 )
             text = str(value)  # NumPy's strings show their type in messages
             object.__setattr__(self, what, text if what == "name" else composed(text))
@@ -91,12 +93,11 @@ def as_mark(values: Any, what: str) -> NDArray[np.bool_]:
 
 
 def check_authentic(authentic: str, labels: Iterable[str], where: str) -> None:
-    """Raise ReferenceSetError unless `authentic` is among the labels in `where`, and all differ in more than case."""
+    """Raise ReferenceSetError unless `authentic` is among the labels in `where`, and no two are alike in letters."""
     found = sorted({composed(label) for label in labels})
     for one, other in alike_in_letters(found):
         raise ReferenceSetError(
-            f"{where} has the classes {one!r} and {other!r}, which differ only in upper and lower case: use one "
-            "spelling"
+            f"{where} has the classes {one!r} and {other!r}, which differ only in case or in blanks: use one spelling"
         )
     if not isinstance(authentic, str) or not authentic.strip():
         raise ReferenceSetError(
@@ -116,10 +117,10 @@ def composed(text: str) -> str:
 
 
 def alike_in_letters(names: Iterable[str]) -> list[tuple[str, str]]:
-    """Return pairs of different names, sorted, that are equal but for case and the Unicode form of their letters."""
+    """Return pairs of different names, sorted, that differ only in case, surrounding blanks or Unicode form."""
     first: dict[str, str] = {}
     # Not `casefold`, for which Masse and Maße are one.
-    pairs = [(first.setdefault(composed(name).lower(), name), name) for name in sorted(set(names))]
+    pairs = [(first.setdefault(composed(name).strip().lower(), name), name) for name in sorted(set(names))]
     return [(one, other) for one, other in pairs if one != other]
 
 

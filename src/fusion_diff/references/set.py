@@ -17,9 +17,10 @@ import numpy as np
 from fusion_diff.errors import ReferenceSetError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.references import sources
-from fusion_diff.references.copies import alike
+from fusion_diff.references.copies import alike, without_copies
 from fusion_diff.references.groups import Groups
-from fusion_diff.references.reference import Reference, check_authentic, check_size, composed, listing
+from fusion_diff.references.reference import Reference, alike_in_letters, check_authentic, check_size, composed, listing
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -29,10 +30,12 @@ if TYPE_CHECKING:
 class ReferenceSet:
     """Labelled references in a fixed order; one of their classes is the authentic one.
 
-    Authentic references alone are enough (one-class). A single reference per class is enough too.
+    Authentic references alone are enough (one-class). A single reference per class is enough too. Sets are joined with
+    `ReferenceSet((*first, *second), authentic=...)`.
 
     Attributes:
-        references: the references, in order.
+        references: the references, in order. An image that occurs twice in a class is kept once, with a warning, so
+            later ones move up: split a set by its own `labels` and `groups`.
         authentic: the label of the class being verified.
         allow_conflicts: whether one image may have several labels, as in a set to audit.
 
@@ -59,6 +62,15 @@ class ReferenceSet:
         check_authentic(self.authentic, (reference.label for reference in self.references), "the set")
         authentic = composed(str(self.authentic))  # NumPy's strings show their type in messages
         object.__setattr__(self, "authentic", authentic)
+        # A specimen in two groups would be on both sides of a split.
+        for one, other in alike_in_letters(self.groups):
+            warn(
+                f"the groups {one!r} and {other!r} differ only in case or in blanks; if they are one, use one spelling"
+            )
+        repeated = alike([reference.micrograph for reference in self.references])
+        if not self.allow_conflicts:
+            self._expect_one_label_each(repeated)
+        object.__setattr__(self, "references", without_copies(self.references, repeated))
         seen: set[str] = set()
         for reference in self.references:
             if reference.name in seen:
@@ -69,12 +81,10 @@ class ReferenceSet:
                     f"{reference.name} is authentic ({self.authentic!r}) but has a flaw marked on it: "
                     "remove the mark, or label the reference as the flaw it shows"
                 )
-        if not self.allow_conflicts:
-            self._expect_one_label_each()
 
-    def _expect_one_label_each(self) -> None:
+    def _expect_one_label_each(self, repeated: Sequence[Sequence[int]]) -> None:
         found = []
-        for places in alike([reference.micrograph for reference in self.references]):
+        for places in repeated:
             copies = [self.references[place] for place in places]
             if len({copy.label for copy in copies}) > 1:
                 found.append(" and ".join(f"{copy.name} ({copy.label!r})" for copy in copies))
@@ -260,16 +270,23 @@ class ReferenceSet:
         return self._chosen(first_of_each(self.labels, self.groups, k))
 
     def subset(self, indices: Iterable[int]) -> ReferenceSet:
-        """Return the references at these indices (0 to len - 1), in the given order.
+        """Return the references at these indices (0 to len - 1), in the given order, or those where a mask is true.
 
         Raises:
-            ReferenceSetError: an index is out of range, not an integer or repeated, or no authentic reference remains.
+            ReferenceSetError: an index is out of range, not an integer or repeated, a mask has another length, or no
+                authentic reference remains.
         """
+        given = list(indices)
+        if len(given) == len(self) and all(isinstance(each, bool | np.bool_) for each in given):
+            given = np.flatnonzero(given).tolist()
         places: list[int] = []
-        for index in indices:
+        for index in given:
             place = _whole(index)
             if place is None or not 0 <= place < len(self):
-                raise ReferenceSetError(f"reference indices are whole numbers from 0 to {len(self) - 1}, not {index!r}")
+                raise ReferenceSetError(
+                    f"reference indices are whole numbers from 0 to {len(self) - 1}, or {len(self)} booleans, "
+                    f"not {index!r}; a set leaves copies out, so split it by its own labels and groups"
+                )
             places.append(place)
         if len(set(places)) != len(places):
             repeated = Counter(places).most_common(1)[0][0]

@@ -17,7 +17,6 @@ from fusion_diff.home import is_file, is_folder
 from fusion_diff.micrograph import Micrograph, load_microstructure_data
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, warn_of_unread
 from fusion_diff.printable import printable
-from fusion_diff.references.copies import alike
 from fusion_diff.references.folders import (
     as_path,
     class_folders,
@@ -29,7 +28,6 @@ from fusion_diff.references.groups import Groups, group_names
 from fusion_diff.references.marks import find_marks, fit_mark, read_mark
 from fusion_diff.references.reference import (
     Reference,
-    alike_in_letters,
     check_authentic,
     check_size,
     composed,
@@ -186,7 +184,7 @@ def from_micrographs(
         reference = Reference(micrograph, label, group, name)
         mark = None if values is None else fit_mark(values, micrograph, f"the mark of {name}", name)
         references.append(_marked(reference, mark, f"the mark of {name}", authentic))
-    return _without_copies(references)
+    return references
 
 
 def _listed(what: str, values: Any) -> list[Any]:
@@ -224,7 +222,7 @@ def _read(
         raise ReferenceSetError(
             f"{len(faults)} of {len(entries)} references cannot be used; correct or remove them:{listing(faults)}"
         )
-    return _without_copies(references)
+    return references
 
 
 def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, authentic: str) -> Reference:
@@ -246,32 +244,6 @@ def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, aut
     if reference.label != authentic:
         warn(f"{what} is empty; {reference.name} is used without a mark")
     return reference
-
-
-def _without_copies(references: list[Reference]) -> list[Reference]:
-    """Keep one copy of each image of a class, at the place of the first: the first, or the one with a mark.
-
-    Copies on both sides of a split would make the error estimates too optimistic. So would a specimen in two groups,
-    and therefore a warning names groups whose names are equal but for case.
-    """
-    for one, other in alike_in_letters(reference.group for reference in references):
-        warn(f"the groups {one!r} and {other!r} differ only in upper and lower case; if they are one, use one spelling")
-    kept: dict[int, Reference] = dict(enumerate(references))
-    for places in alike([reference.micrograph for reference in references]):
-        first_of: dict[str, int] = {}
-        for place in places:
-            reference = references[place]
-            first = first_of.setdefault(reference.label, place)
-            if first == place:
-                continue
-            del kept[place]
-            twin = dropped = kept[first]
-            if twin.mark is None and reference.mark is not None:
-                kept[first] = reference
-            else:
-                dropped = reference
-            warn(f"{reference.name} is a copy of {twin.name}; {dropped.name} is left out of the set")
-    return list(kept.values())
 
 
 def _default_names(micrographs: Sequence[Micrograph], labels: Sequence[str]) -> list[str]:

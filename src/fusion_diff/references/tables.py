@@ -20,6 +20,8 @@ _MAX_BYTES = 16 * 2**20
 _MAX_COLUMNS = 100
 _MAX_ROWS = 100_000  # a list of groups may cover a whole archive of which only a few files are enrolled
 _SHOWN = 200
+_GROUPS = {"specimen", "specimens", "sample", "samples", "piece", "pieces"}
+"""Columns that mean groups to whoever writes them."""
 _NAMES_SEPARATOR = re.compile(r"sep=([,;\t])[\r\n]*", re.IGNORECASE)
 
 
@@ -172,6 +174,7 @@ def _check_header(header: list[str], where: str, required: Sequence[str], option
         if column in known and header.count(column) > 1:
             raise ReferenceSetError(f"{where}: the column {column!r} occurs twice; keep one")
         # Silently ignoring a misspelt `groups` would allow one specimen on both sides of a split.
-        hint = "" if column in known else did_you_mean(column, set(known) - set(header))
+        absent = set(known) - set(header)
+        hint = "" if column in known else did_you_mean("group" if column in _GROUPS else column, absent)
         if hint:
             raise ReferenceSetError(f"{where}: unknown column {column!r}{hint}; rename or remove it")
