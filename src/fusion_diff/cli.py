@@ -30,6 +30,7 @@ from fusion_diff.commands.service_keys import service_keys_app
 from fusion_diff.commands.service_prune import service_prune_command
 from fusion_diff.commands.sign import sign_command
 from fusion_diff.commands.stopping import TERMINATED
+from fusion_diff.commands.terminal import complain
 from fusion_diff.commands.verify import verify_command
 from fusion_diff.commands.verify_model import verify_model_command
 from fusion_diff.errors import foreseen
@@ -120,8 +121,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except Exception as error:
             show = getattr(error, "show", None)  # an error of usage, whose class depends on typer's version
             if foreseen(error):
-                from fusion_diff.commands.terminal import complain
-
                 for line in explained(error).split("\n"):  # one for each file that is wrong
                     complain(line)
             elif show is None:

@@ -26,6 +26,8 @@ from fusion_diff.commands.options import (
     read_references,
     signed_files,
 )
+from fusion_diff.commands.outputs import Output, expect_writable
+from fusion_diff.commands.terminal import complain, print_figures, print_findings, progress_bar, say
 from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
@@ -119,7 +121,6 @@ def audit_command(
 
 
 def _audit_ledger(path: Path, expect: str | None, repair: bool) -> int:
-    from fusion_diff.commands.terminal import complain, print_figures, say
     from fusion_diff.trust.ledger import repair as set_aside
     from fusion_diff.trust.ledger_check import check
 
@@ -146,8 +147,6 @@ def _audit_references(
     device: str,
     trusted_keys: Sequence[Path],
 ) -> int:
-    from fusion_diff.commands.outputs import Output, expect_writable
-    from fusion_diff.commands.terminal import print_findings, progress_bar, say
     from fusion_diff.inspection.audit_report import write_audit
     from fusion_diff.trust.poisoning import audit_references
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -21,14 +21,15 @@ from fusion_diff.commands.options import (
     TrustedKeys,
     signed_files,
 )
-from fusion_diff.commands.stopping import stoppable
+from fusion_diff.commands.outputs import expect_apart, expect_folder
+from fusion_diff.commands.stopping import heed_sigterm, stoppable
+from fusion_diff.commands.terminal import Minutes, complain, say
 from fusion_diff.counted import counted
 from fusion_diff.home import absolute, at_home
 from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from contextlib import AbstractContextManager
     from pathlib import Path
 
     from fusion_diff.batch.engine import Engine
@@ -90,13 +91,9 @@ def batch_command(
     The exit code is 0 once every micrograph has its row, whatever the verdicts; 3 if the command could not finish; 130
     after Ctrl-C and 143 after SIGTERM, with the finished rows saved.
     """
-    from contextlib import nullcontext
-
     from fusion_diff.batch.engine import LocalEngine, Settings
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
-    from fusion_diff.commands.outputs import expect_apart, expect_folder
-    from fusion_diff.commands.stopping import heed_sigterm
     from fusion_diff.inspection.run import load_inspector
 
     if workers is not None and cluster is None:
@@ -134,8 +131,6 @@ def batch_command(
 
 def _print_summary(done: Summary, seconds: float, target: Path) -> None:
     """Print what a finished run did, in how many seconds, where its rows are, and its first errors."""
-    from fusion_diff.commands.terminal import complain, say
-
     parts = [f"{count} {decision}" for decision, count in sorted(done.decisions.items()) if decision != "error"]
     if done.decisions["error"]:
         parts.append(f"{done.decisions['error']} could not be inspected")
@@ -156,8 +151,6 @@ def _progress() -> Iterator[Callable[[Summary, int | None], None]]:
     """Show progress, rate and time left on stderr: a live bar on a terminal, otherwise one line per minute."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
-
-    from fusion_diff.commands.terminal import Minutes
 
     console = Console(stderr=True, highlight=False)
     columns = (BarColumn(), TextColumn("{task.description}"))

@@ -19,6 +19,7 @@ from fusion_diff.commands.options import (
     load_model,
     signed_files,
 )
+from fusion_diff.commands.terminal import print_figures, progress_bar, say
 from fusion_diff.printable import printable
 
 
@@ -70,7 +71,6 @@ def certify_command(
     The exit code is 0 if it is certified authentic, 1 if certified not authentic, 2 if nothing could be certified or
     the model's own choice, without noise, is the other side, and 3 if the command could not run.
     """
-    from fusion_diff.commands.terminal import print_figures, progress_bar, say
     from fusion_diff.inspection.wording import number
     from fusion_diff.micrograph import load_microstructure_data
     from fusion_diff.trust.certificate import certify, fewest_samples

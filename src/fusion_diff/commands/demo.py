@@ -11,6 +11,8 @@ import typer
 
 from fusion_diff.checkpoint import EMBEDDED
 from fusion_diff.commands.options import Device, load_model, path_option
+from fusion_diff.commands.outputs import expect_folder
+from fusion_diff.commands.terminal import print_learned, print_outcomes, progress_bar, say
 from fusion_diff.counted import counted
 
 if TYPE_CHECKING:
@@ -34,8 +36,6 @@ def demo_command(
     device: Device = "cpu",
 ) -> int:
     """Enrol a few procedural ceramics, inspect unseen ones, and write the report."""
-    from fusion_diff.commands.outputs import expect_folder
-    from fusion_diff.commands.terminal import print_learned, print_outcomes, progress_bar, say
     from fusion_diff.inspection.record import RecordWriter
     from fusion_diff.inspection.report import write_report
     from fusion_diff.inspection.run import inspect_paths

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING, Annotated
@@ -24,7 +25,9 @@ from fusion_diff.commands.options import (
     read_references,
     signed_files,
 )
+from fusion_diff.commands.outputs import expect_away, expect_folder
 from fusion_diff.commands.stopping import stoppable
+from fusion_diff.commands.terminal import print_figures, print_learned, progress_bar, say
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.printable import paragraph, printable
 
@@ -75,10 +78,6 @@ def enroll_command(
     trusted_key: TrustedKeys = None,
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
-    from dataclasses import replace
-
-    from fusion_diff.commands.outputs import expect_away, expect_folder
-    from fusion_diff.commands.terminal import print_figures, print_learned, progress_bar, say
     from fusion_diff.trust.poisoning import audit_enrolment
 
     expect_away("--out", out, [references, marks, *(trusted_key or ())])

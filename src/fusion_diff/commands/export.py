@@ -19,7 +19,9 @@ from fusion_diff.commands.options import (
     read_references,
     signed_files,
 )
+from fusion_diff.commands.outputs import expect_away, expect_folder
 from fusion_diff.commands.stopping import stoppable
+from fusion_diff.commands.terminal import print_figures, progress_bar, say
 from fusion_diff.errors import EnrolmentError
 
 if TYPE_CHECKING:
@@ -61,8 +63,6 @@ def export_command(
 
     The exported model is compared with the original first, and nothing is written if they disagree.
     """
-    from fusion_diff.commands.outputs import expect_away, expect_folder
-    from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.export.run import export_model
 
     if references is None and (page is not None or max_pixels is not None):
@@ -95,7 +95,6 @@ def export_command(
 
 def _print_export(done: Export) -> None:
     """Print how an exported model compares with its model, what 8 bits change, and where it is."""
-    from fusion_diff.commands.terminal import print_figures, say
     from fusion_diff.inspection.wording import number
 
     parity = done.parity

@@ -25,9 +25,11 @@ from fusion_diff.commands.options import (
     signed_files,
 )
 from fusion_diff.commands.stopping import stoppable
+from fusion_diff.commands.terminal import complain, print_outcomes, progress_bar, say
 from fusion_diff.counted import counted
 from fusion_diff.errors import MicrographError, foreseen
 from fusion_diff.printable import explained, printable
+from fusion_diff.trust.identity import identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
@@ -118,7 +120,6 @@ def inspect_command(
     run; else 1 if any micrograph is not authentic; else 2 if any is inconclusive; else 0. With a policy it is 3 in the
     same cases, else 1 if any micrograph fails the policy, else 0.
     """
-    from fusion_diff.commands.terminal import complain
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
     from fusion_diff.inspection.policy import warn_of_unknown_classes
     from fusion_diff.inspection.run import exit_code, not_inspected
@@ -217,11 +218,9 @@ def _inspect(
     Returns:
         The outcomes, lines on where they are stored, and the error that ended the inspection, if any.
     """
-    from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.inspection.ledger_entry import verdict
     from fusion_diff.inspection.record import STDOUT
     from fusion_diff.inspection.run import inspect_paths
-    from fusion_diff.trust.identity import identity
     from fusion_diff.trust.ledger import Ledger
 
     names = identity(inspector)
@@ -273,8 +272,6 @@ def _keep_what_was_done(outcomes: Sequence[Outcome], of_all: str, outputs: Inspe
 
 def _print_verdicts(outcomes: Sequence[Outcome], written: Sequence[str], rulings: Sequence[Ruling]) -> None:
     """Print the table of verdicts, the attacked among them, what was written, and what the policy does not pass."""
-    from fusion_diff.commands.terminal import print_outcomes, say
-
     print_outcomes(outcomes)
     for outcome in outcomes:
         if outcome.inspection is not None and outcome.inspection.attacked:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fusion_diff.commands.terminal import say
+from fusion_diff.trust.keyring import Keyring, revoke, rotate
 from fusion_diff.trust.keys import MAX_DAYS, load_public, new_key, write_time
 
 keys_app = typer.Typer(no_args_is_help=True, help="Make, show, replace and revoke signing keys.")
@@ -43,8 +45,6 @@ def new_command(
 
     K is encrypted if the environment variable FUSION_DIFF_KEY_PASSPHRASE holds a passphrase.
     """
-    from fusion_diff.commands.terminal import say
-
     made = new_key(key, kind=(kind or Kind.ed25519).value, days=days)
     say(f"Private key: {key}; keep it secret")
     say(f"Public key: {made.public.name}")
@@ -55,9 +55,6 @@ def new_command(
 @keys_app.command("show")
 def show_command(key: Annotated[Path, typer.Argument(metavar="K.pub", help="A public key.")]) -> int:
     """Show a public key, and whether it is valid."""
-    from fusion_diff.commands.terminal import say
-    from fusion_diff.trust.keyring import Keyring
-
     public = load_public(key)
     ring = Keyring.of(key)
     say(f"Key id: {public.id}")
@@ -78,9 +75,6 @@ def rotate_command(
     days: Days = None,
 ) -> int:
     """Make a new key that the old one endorses, so that whoever trusts the old key can trust the new one."""
-    from fusion_diff.commands.terminal import say
-    from fusion_diff.trust.keyring import rotate
-
     endorsement = rotate(old, new, kind=kind.value if kind else None, days=days)
     say(f"Private key: {new}; keep it secret")
     say(f"Public key: {new}.pub")
@@ -94,8 +88,5 @@ def revoke_command(
     because: Annotated[str, typer.Option("--because", metavar="TEXT", help="Reason, which verifiers are shown.")],
 ) -> int:
     """Revoke a key. Send the revocation to everyone who has the public key."""
-    from fusion_diff.commands.terminal import say
-    from fusion_diff.trust.keyring import revoke
-
     say(f"Revocation: {revoke(key, because)}; send it to everyone who has the public key")
     return 0

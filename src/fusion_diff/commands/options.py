@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,17 +10,18 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fusion_diff.checkpoint import locate
+from fusion_diff.commands.terminal import progress_bar
 from fusion_diff.dependencies import missing
 from fusion_diff.errors import CheckpointError
 from fusion_diff.home import at_home
 from fusion_diff.printable import printable
+from fusion_diff.trust.signed import SignedFiles, is_embedded, signed_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import ReferenceSet
-    from fusion_diff.trust.signed import SignedFiles
 
 
 def _positive(value: float | None) -> float | None:
@@ -160,9 +162,7 @@ def read_references(
         ReferenceSetError, MicrographError: as `ReferenceSet.from_folder` and `from_csv`.
         TrustError: the folder is unsigned, or differs from what a trusted key signed.
     """
-    from fusion_diff.commands.terminal import progress_bar
     from fusion_diff.references import ReferenceSet
-    from fusion_diff.trust.signed import signed_bytes
 
     if path.is_file() and path.suffix.lower() != ".csv":
         raise typer.BadParameter(
@@ -226,8 +226,6 @@ def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedF
     Raises:
         TrustError: a key cannot be read.
     """
-    from fusion_diff.trust.signed import SignedFiles
-
     if required != bool(trusted_keys):
         raise typer.BadParameter("--require-signed and --trusted-key go together; give both or neither")
     return SignedFiles(trusted_keys) if trusted_keys else None
@@ -235,8 +233,6 @@ def signed_files(required: bool, trusted_keys: Sequence[Path] | None) -> SignedF
 
 def keys_for(model: str, trusted_keys: Sequence[Path] | None) -> Sequence[Path]:
     """Return the keys one of which has to have signed a model to learn with: none for what comes with the package."""
-    from fusion_diff.trust.signed import is_embedded
-
     return () if not trusted_keys or is_embedded(locate(model)) else trusted_keys
 
 
@@ -246,8 +242,6 @@ def service_installed() -> None:
     Raises:
         DependencyError: some are missing.
     """
-    from importlib.util import find_spec
-
     needed = (
         "alembic",
         "fastapi",
@@ -258,6 +252,6 @@ def service_installed() -> None:
         "sqlalchemy",
         "uvicorn",
     )
-    absent = [name.replace("_", "-") for name in needed if find_spec(name) is None]
+    absent = [name.replace("_", "-") for name in needed if importlib.util.find_spec(name) is None]
     if absent:
         raise missing("the service", *absent, extra="service")

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fusion_diff.commands.terminal import say
+
 policy_app = typer.Typer(no_args_is_help=True, help="Check and explain policies.")
 
 
@@ -15,7 +17,6 @@ def check_command(
     file: Annotated[Path, typer.Argument(metavar="FILE", help="A policy, as for `inspect --policy`.")],
 ) -> int:
     """Explain a policy in plain sentences, or say what is wrong with it."""
-    from fusion_diff.commands.terminal import say
     from fusion_diff.inspection.policy import read_policy
 
     for sentence in read_policy(file).explain():

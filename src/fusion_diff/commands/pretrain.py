@@ -9,6 +9,8 @@ from typing import Annotated
 import typer
 
 from fusion_diff.commands.options import path_option
+from fusion_diff.commands.outputs import expect_folder
+from fusion_diff.commands.terminal import say, stage_progress
 from fusion_diff.errors import PretrainingError
 
 
@@ -68,8 +70,6 @@ def pretrain_command(
     from accelerate import Accelerator, PartialState
 
     from fusion_diff.builtin import enroll_builtin
-    from fusion_diff.commands.outputs import expect_folder
-    from fusion_diff.commands.terminal import say, stage_progress
     from fusion_diff.pretrain.recipe import RECIPES
     from fusion_diff.pretrain.run import pretrain
 

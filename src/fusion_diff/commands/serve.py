@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusion_diff.commands.options import path_option
+from fusion_diff.commands.options import path_option, service_installed
+from fusion_diff.commands.stopping import TERMINATED, Terminated, heed_sigterm
 from fusion_diff.errors import FusionDiffError, ServiceError
 from fusion_diff.printable import printable
 
@@ -47,8 +48,6 @@ def records(data: Path | None, database_url: str | None, *, make: bool = False) 
 
     A file that is missing is made with a note where `make` is set, and else refused: its address may be mistyped.
     """
-    from fusion_diff.commands.options import service_installed
-
     service_installed()
     from fusion_diff.service.database import Database, sqlite_file
     from fusion_diff.service.settings import read_settings
@@ -88,9 +87,6 @@ def serve_command(
 
     Every setting can also be an environment variable, FUSION_DIFF_ and its name, such as FUSION_DIFF_MAX_UPLOAD_BYTES.
     """
-    from fusion_diff.commands.options import service_installed
-    from fusion_diff.commands.stopping import TERMINATED, Terminated, heed_sigterm
-
     service_installed()
     from fusion_diff.service import logs
     from fusion_diff.service.serving import Server

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.commands.serve import Data, DatabaseUrl, records
+from fusion_diff.commands.terminal import say
 from fusion_diff.printable import printable
 from fusion_diff.service.scopes import Scope
 
@@ -30,8 +31,6 @@ def new_command(
     database_url: DatabaseUrl = None,
 ) -> int:
     """Make an API key and print it. Only its hash is stored, so it cannot be shown again."""
-    from fusion_diff.commands.terminal import say
-
     with records(data, database_url, make=True) as (_, database):
         from fusion_diff.service.keys import expect_free, new_key
 
@@ -45,8 +44,6 @@ def new_command(
 @service_keys_app.command("list")
 def list_command(data: Data = None, database_url: DatabaseUrl = None) -> int:
     """List the API keys with id, name, scopes, time of creation and time of revocation."""
-    from fusion_diff.commands.terminal import say
-
     with records(data, database_url) as (_, database):
         from fusion_diff.service.keys import all_keys
 
@@ -67,8 +64,6 @@ def revoke_command(
     database_url: DatabaseUrl = None,
 ) -> int:
     """Revoke an API key. A running service refuses it at once."""
-    from fusion_diff.commands.terminal import say
-
     with records(data, database_url) as (_, database):
         from fusion_diff.service.keys import revoke
 

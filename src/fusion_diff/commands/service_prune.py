@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.commands.serve import Data, DatabaseUrl, records
+from fusion_diff.commands.terminal import progress_bar, say
 from fusion_diff.counted import counted
 
 
@@ -22,8 +23,6 @@ def service_prune_command(
     They are of references, flaw masks and reference sets that were removed. The store is that of the setting
     FUSION_DIFF_STORE_URL, or in the data folder.
     """
-    from fusion_diff.commands.terminal import progress_bar, say
-
     with records(data, database_url) as (settings, database):
         from fusion_diff.service.pruning import unused
         from fusion_diff.service.store import Store

@@ -9,7 +9,10 @@ import typer
 
 from fusion_diff.commands.named import named_path
 from fusion_diff.commands.options import path_option
+from fusion_diff.commands.outputs import Output, expect_writable
+from fusion_diff.commands.terminal import say
 from fusion_diff.trust.keys import MAX_DAYS, write_time
+from fusion_diff.trust.provenance import sign, signature_of
 
 
 def sign_command(
@@ -35,10 +38,7 @@ def sign_command(
     ] = None,
 ) -> int:
     """Sign a folder with all its files, or a single file."""
-    from fusion_diff.commands.outputs import Output, expect_writable
-    from fusion_diff.commands.terminal import say
     from fusion_diff.inspection.files import SIGNATURE
-    from fusion_diff.trust.provenance import sign, signature_of
 
     if out is not None:
         expect_writable(Output("--out", out, own=SIGNATURE))

@@ -17,7 +17,6 @@ from rich.text import Text
 from fusion_diff.counted import counted
 from fusion_diff.inspection.wording import SYMBOLS, below_common_folder, number, region_count
 from fusion_diff.printable import paragraph, printable, printable_lines
-from fusion_diff.verdict.reasons import nothing_decided
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -170,6 +169,8 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
         outcomes: in the order to list them.
         truths: true class of each micrograph, where known.
     """
+    from fusion_diff.verdict.reasons import nothing_decided  # it imports NumPy, which `--help` does without
+
     console = stdout()
     table = _table(outcomes, truths, details=True)
     whole = console.measure(table, options=console.options.update(width=10_000)).maximum <= console.width

@@ -9,7 +9,10 @@ import typer
 
 from fusion_diff.commands.named import named_path
 from fusion_diff.commands.options import path_option
+from fusion_diff.commands.terminal import complain, say
 from fusion_diff.errors import TrustError
+from fusion_diff.trust.keys import load_public, write_time
+from fusion_diff.trust.provenance import verify
 
 
 def verify_command(
@@ -25,10 +28,6 @@ def verify_command(
 
     The exit code is 0 if it is; 1 if it is refused; 3 if the command could not run, as when a key or PATH is missing.
     """
-    from fusion_diff.commands.terminal import complain, say
-    from fusion_diff.trust.keys import load_public, write_time
-    from fusion_diff.trust.provenance import verify
-
     for file in trusted_key:
         load_public(file)  # an error of usage, not of the verified path
     if not path.exists() and not path.is_symlink():

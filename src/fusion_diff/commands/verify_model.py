@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from fusion_diff.commands.options import AlphaOfGolden, Device, MaxPixels, PageOfGolden, load_model, path_option
+from fusion_diff.commands.outputs import expect_apart, expect_folder
 from fusion_diff.commands.stopping import stoppable
+from fusion_diff.commands.terminal import complain, progress_bar, say
 from fusion_diff.counted import counted
 from fusion_diff.errors import TrustError
+from fusion_diff.trust.identity import identity
+from fusion_diff.trust.keys import load_public
+from fusion_diff.trust.signed import signed_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -74,8 +80,6 @@ def _make(
     model: str, golden: Path, images: list[str], alpha: float, page: int | None, max_pixels: int | None, device: str
 ) -> int:
     """Make a golden set, and return the exit code."""
-    from fusion_diff.commands.outputs import expect_apart, expect_folder
-    from fusion_diff.commands.terminal import progress_bar, say
     from fusion_diff.micrograph import discover
     from fusion_diff.trust.golden import make_golden
 
@@ -99,13 +103,7 @@ def _compare(
     device: str,
 ) -> int:
     """Score a golden set again, report what changed, and return the exit code."""
-    from contextlib import ExitStack
-
-    from fusion_diff.commands.terminal import complain, progress_bar, say
     from fusion_diff.trust.golden import TOLERANCE, compare
-    from fusion_diff.trust.identity import identity
-    from fusion_diff.trust.keys import load_public
-    from fusion_diff.trust.signed import signed_bytes
 
     allowed = TOLERANCE if tolerance is None else tolerance
     for key in trusted_keys:

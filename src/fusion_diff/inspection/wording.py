@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff.counted import typeset
-from fusion_diff.verdict.regions import MAX_REGIONS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -47,6 +46,8 @@ def number(value: float | None, digits: int = 3) -> str:
 
 def region_count(it: Inspection) -> str:
     """Return the number of regions; where as many are listed as may be, there can be more."""
+    from fusion_diff.verdict.regions import MAX_REGIONS  # it imports NumPy, which the command line starts without
+
     return f"≥ {MAX_REGIONS}" if len(it.regions) >= MAX_REGIONS else str(len(it.regions))
 
 
