@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.checkpoint import EMBEDDED, NAME_LENGTH, based_on, locate, read_json, verify
-from fusion_diff.diffusion.source import PRIOR, PriorSource
+from fusion_diff.diffusion.prior_source import PRIOR, PriorSource
 from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.encoder.local_path import LocalPath, channels_last

@@ -32,7 +32,7 @@ from fusion_diff.weights import compact
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from fusion_diff.diffusion.source import PriorSource
+    from fusion_diff.diffusion.prior_source import PriorSource
     from fusion_diff.encoder.dual_path import DualPathEncoder
     from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.micrograph import Micrograph

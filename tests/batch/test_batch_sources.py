@@ -16,9 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.batch import items as items_module
+from fusion_diff.batch.csv_lists import paths_in_table
 from fusion_diff.batch.items import Item, local_file
 from fusion_diff.batch.sources import check_source, list_source
-from fusion_diff.batch.tables import paths_in_table
 from fusion_diff.errors import BatchError, DependencyError, FetchError, MicrographError
 
 

@@ -13,7 +13,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from fusion_diff.cli import main
-from fusion_diff.diffusion.source import PriorSource
+from fusion_diff.diffusion.prior_source import PriorSource
 from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.local_path import LocalPath
 from fusion_diff.model import DiffusionModel

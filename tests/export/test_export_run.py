@@ -14,10 +14,10 @@ from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge.exported import GRAPHS, Exported
 from fusion_diff.errors import CheckpointError, DependencyError, EnrolmentError, ExportError
 from fusion_diff.export import run
-from fusion_diff.export.enrolled import others_than_enrolled
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.portable import portable
 from fusion_diff.export.run import export_model
+from fusion_diff.export.same_references import others_than_enrolled
 from fusion_diff.fewshot.correspondence import LOG_ODDS
 from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.fewshot.verifier import Verifier

@@ -18,7 +18,7 @@ from PIL import Image
 from fusion_diff.inspection import draw
 from fusion_diff.inspection.report import write_report
 from fusion_diff.inspection.run import Outcome, Overruling
-from fusion_diff.inspection.shown import measures
+from fusion_diff.inspection.verdict_values import measures
 from fusion_diff.inspection.wording import number
 from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.reasons import OUT_OF_SCOPE

@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from fusion_diff.checkpoint import EMBEDDED, read_json, seal, verify, write_json
-from fusion_diff.diffusion.source import PriorSource
+from fusion_diff.diffusion.prior_source import PriorSource
 from fusion_diff.errors import ArgumentError, CheckpointError, DeviceError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel

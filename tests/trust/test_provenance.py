@@ -18,12 +18,12 @@ from fusion_diff.dependencies import needed
 from fusion_diff.errors import DependencyError, TooManyPixelsError, TrustError
 from fusion_diff.micrograph.limits import check_claim
 from fusion_diff.trust import signed as signed_module
-from fusion_diff.trust.contents import PREDICATE_TYPE, Contents, unsafe
 from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, MEDIA_TYPE, Sealed, encoding, seal
 from fusion_diff.trust.keyring import revoke, rotate
 from fusion_diff.trust.keys import KINDS, load_private, new_key
 from fusion_diff.trust.provenance import read_signature, sign, signature_of, verify
 from fusion_diff.trust.signed import SignedFiles, load_signed, signed_bytes, signed_copy
+from fusion_diff.trust.signed_contents import PREDICATE_TYPE, Contents, unsafe
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DAY = timedelta(days=1)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
+from fusion_diff.batch.csv_lists import paths_in_table
 from fusion_diff.batch.items import Item, expect_signable, file_system, unreachable
 from fusion_diff.batch.parts import HEATMAPS, is_heatmap
-from fusion_diff.batch.tables import paths_in_table
 from fusion_diff.errors import BatchError, FusionDiffError
 from fusion_diff.home import absolute, expanded
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES, count_unread, match, search, warn_of_unread

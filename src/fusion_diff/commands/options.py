@@ -46,6 +46,17 @@ path_option = partial(typer.Option, callback=_from_home)
 """The option for a path or several, whose leading `~` stands for the home folder. Shells leave it in `--out=~/x`."""
 
 
+def named_path(text: str) -> Path:
+    """Return the path in an argument. An empty one is refused, because Python takes it for the current folder.
+
+    Raises:
+        typer.BadParameter: it is empty, as an unset variable of a shell is.
+    """
+    if not text:
+        raise typer.BadParameter("PATH is empty; give a file or a folder, or . for the current folder")
+    return Path(text)
+
+
 def _page(words: str) -> Any:
     return typer.Option("--page", min=0, max=99_999, metavar="N", help=words)
 

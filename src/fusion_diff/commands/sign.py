@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.named import named_path
-from fusion_diff.commands.options import path_option
+from fusion_diff.commands.options import named_path, path_option
 from fusion_diff.commands.outputs import Output, expect_writable
 from fusion_diff.commands.terminal import say
 from fusion_diff.trust.keys import MAX_DAYS, write_time

@@ -7,8 +7,7 @@ from typing import Annotated
 
 import typer
 
-from fusion_diff.commands.named import named_path
-from fusion_diff.commands.options import path_option
+from fusion_diff.commands.options import named_path, path_option
 from fusion_diff.commands.terminal import complain, say
 from fusion_diff.errors import TrustError
 from fusion_diff.trust.keys import load_public, write_time

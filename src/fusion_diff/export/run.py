@@ -14,12 +14,12 @@ from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import EdgeSession, is_exported
 from fusion_diff.errors import CheckpointError, ExportError
-from fusion_diff.export.enrolled import others_than_enrolled
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.int8 import Quantiser
 from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
 from fusion_diff.export.parity import Parity
 from fusion_diff.export.portable import describe, portable
+from fusion_diff.export.same_references import others_than_enrolled
 from fusion_diff.export.selection import choices, losses
 from fusion_diff.home import is_file
 from fusion_diff.judging import judge

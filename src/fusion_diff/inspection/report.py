@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from fusion_diff import __version__
 from fusion_diff.counted import typeset
-from fusion_diff.inspection import draw, shown
+from fusion_diff.inspection import draw, verdict_values
 from fusion_diff.inspection.pages import template
 from fusion_diff.inspection.wording import SYMBOLS, below_common_folder, p_value_sentences, region_count
 from fusion_diff.printable import paragraph
@@ -74,7 +74,7 @@ def report_page(outcomes: Iterable[Outcome], *, title: str = "Inspection report"
     inspected.sort(key=lambda pair: (_GRAVEST_FIRST.index(_decision(*pair)), pair[1].score))
     inspections = [inspection for _, inspection in inspected]
     limit = draw.heat_limit([i.evidence for i in inspections], [i.threshold for i in inspections])
-    longest = max((abs(value) for i in inspections for value in shown.summands(i).values()), default=0.0)
+    longest = max((abs(value) for i in inspections for value in verdict_values.summands(i).values()), default=0.0)
 
     counts = Counter[str](_decision(*pair) for pair in inspected)
     stream = template(Path(__file__).with_name("report.html.j2")).stream(
@@ -96,7 +96,7 @@ def report_page(outcomes: Iterable[Outcome], *, title: str = "Inspection report"
         failures=[outcome for outcome in outcomes if outcome.inspection is None],
         judges=list({(i.model_sha256, i.references_sha256, i.alpha): i for i in inspections}.values()),
         limit=limit,
-        gradient=", ".join(f"rgb({r} {g} {b} / {a:.2f})" for r, g, b, a in shown.heat_stops()),
+        gradient=", ".join(f"rgb({r} {g} {b} / {a:.2f})" for r, g, b, a in verdict_values.heat_stops()),
         cards=(_card(outcome, inspection, limit, longest) for outcome, inspection in inspected),
     )
     stream.enable_buffering(64)
@@ -124,12 +124,12 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
         "notes": draw.data_uri(notes, "PNG"),
         "scale_bar": draw.scale_bar(inspection.width, size).label,
         "peak": float(evidence.values.max()),
-        "threshold_at": shown.threshold_at(inspection, limit),
-        "field": shown.field_of_view(inspection),
-        "regions": [shown.measures(region) for region in inspection.regions],
+        "threshold_at": verdict_values.threshold_at(inspection, limit),
+        "field": verdict_values.field_of_view(inspection),
+        "regions": [verdict_values.measures(region) for region in inspection.regions],
         "p_values": p_value_sentences(inspection.p_values, compared),
-        "contributions": shown.bars(inspection, longest),
-        "log_odds": sum(shown.summands(inspection).values()),
+        "contributions": verdict_values.bars(inspection, longest),
+        "log_odds": sum(verdict_values.summands(inspection).values()),
         "nearest": [(each.name, each.label, _similarity(each.similarity)) for each in inspection.nearest],
     }
 

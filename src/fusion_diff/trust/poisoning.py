@@ -25,7 +25,7 @@ from fusion_diff.devices import own_settings
 from fusion_diff.enrolment.learning import learn
 from fusion_diff.fewshot.bags import Scale, sample_tokens, top_count
 from fusion_diff.references.copies import alike
-from fusion_diff.trust.blocks import FEWEST
+from fusion_diff.trust.copy_move import FEWEST
 from fusion_diff.trust.triggers import find_triggers
 
 if TYPE_CHECKING:

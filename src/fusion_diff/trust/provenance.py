@@ -1,8 +1,8 @@
 """Provenance: sign a folder or file, and verify that it is exactly what the holder of a trusted key signed.
 
 A signature lies beside the signed path (`line-7` and `line-7.sig`), so that a checkpoint contains exactly the files of
-its own manifest. Links are refused; `contents.IGNORED` and the signature itself are left out. Verified files can change
-right after: to read exactly the verified bytes, use `trust.signed`.
+its own manifest. Links are refused; `signed_contents.IGNORED` and the signature itself are left out. Verified files can
+change right after: to read exactly the verified bytes, use `trust.signed`.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from fusion_diff.checkpoint import IN_MODEL, enclosing
 from fusion_diff.errors import TrustError
 from fusion_diff.home import absolute, at_home
 from fusion_diff.printable import printable
-from fusion_diff.trust.contents import ALONE, IGNORED, PREDICATE_TYPE, Contents, unsafe
 from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, Sealed, seal
 from fusion_diff.trust.files import digest_plain, walk
 from fusion_diff.trust.keyring import Keyring, check_valid
 from fusion_diff.trust.keys import PublicKey, load_private, until, write_time
+from fusion_diff.trust.signed_contents import ALONE, IGNORED, PREDICATE_TYPE, Contents, unsafe
 from fusion_diff.whole import write_whole
 
 if TYPE_CHECKING:

@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, TypeVar
 from fusion_diff.errors import FusionDiffError, TrustError
 from fusion_diff.home import absolute
 from fusion_diff.printable import printable
-from fusion_diff.trust.contents import ALONE, Contents
 from fusion_diff.trust.files import digest_plain
 from fusion_diff.trust.keyring import Keyring
 from fusion_diff.trust.provenance import read_signature, signature_of, verify
+from fusion_diff.trust.signed_contents import ALONE, Contents
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Triggers: small patches that recur, pixel for pixel, in several references of one class and in no other class.
 
 A model learns such a patch (a stamp, a burned-in label, a speck on the sensor) instead of the material (BadNets, Gu et
-al. 2017; "Clever Hans", Lapuschkin et al. 2019). The search compares blocks of pixels, see `fusion_diff.trust.blocks`.
+al. 2017; "Clever Hans", Lapuschkin et al. 2019). The search compares blocks of pixels, see `trust.copy_move`.
 Equal blocks count only where several neighbouring ones have the same shift between two images. Blocks are coarsely
 rounded, so that patches are found after lossy compression too.
 """
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from fusion_diff.trust.blocks import BLOCK, CELL, FEWEST, LEVELS, MAX_ALIKE, contrast, find_copies
+from fusion_diff.trust.copy_move import BLOCK, CELL, FEWEST, LEVELS, MAX_ALIKE, contrast, find_copies
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.trust.blocks import Copy
+    from fusion_diff.trust.copy_move import Copy
 
 LARGEST_SHARE = 1 / 16
 """Largest share of a reference that a patch fills; a larger copy means that both images show the same place."""

@@ -9,7 +9,7 @@ from sqlalchemy import select
 from starlette.responses import Response
 
 from fusion_diff.errors import ServiceError
-from fusion_diff.inspection import draw, shown
+from fusion_diff.inspection import draw, verdict_values
 from fusion_diff.inspection.wording import p_value_sentences, region_count
 from fusion_diff.references.reference import alike_in_letters
 from fusion_diff.service import collecting, pictures, records
@@ -46,16 +46,16 @@ def verdict(request: Request, service: ServiceDep, caller: Reader, inspection_id
             "verdict",
             it=it,
             lost=lost,
-            field=shown.field_of_view(judged),
+            field=verdict_values.field_of_view(judged),
             unit="px" if it.pixel_size_um is None else "µm",
             region_count=region_count(judged),
-            regions=[(region, shown.measures(region)) for region in judged.regions],
+            regions=[(region, verdict_values.measures(region)) for region in judged.regions],
             p_values=p_value_sentences(judged.p_values, judged.compared_with),
-            contributions=shown.bars(judged),
+            contributions=verdict_values.bars(judged),
             nearest=_nearest(session, it, model),
-            heat_stops=shown.heat_stops(),
+            heat_stops=verdict_values.heat_stops(),
             heat_limit=limit,
-            threshold_at=shown.threshold_at(judged, limit),
+            threshold_at=verdict_values.threshold_at(judged, limit),
             sets=collecting.set_names(session),
             own_set=None if model is None else model.reference_set_id,
             labels=collecting.classes(session),

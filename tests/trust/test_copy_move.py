@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.ndimage import uniform_filter
 
-from fusion_diff.trust.blocks import BLOCK, CELL, FEWEST, LEVELS, MAX_ALIKE, NEIGHBOURS, contrast, find_copies
+from fusion_diff.trust.copy_move import BLOCK, CELL, FEWEST, LEVELS, MAX_ALIKE, NEIGHBOURS, contrast, find_copies
 
 
 def slowly(greys, keeps, classes):
