@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import time
+
 import pytest
 
 from fusion_diff.cli import main
 from fusion_diff.errors import ServiceError
 from fusion_diff.service.database import Database
-from fusion_diff.service.pruning import unused
+from fusion_diff.service.pruning import SPARED_SECONDS, unused
 from fusion_diff.service.store import Store
 
 
@@ -18,6 +21,13 @@ def prune(tmp_path, capsys):
         return code, *capsys.readouterr()
 
     return run
+
+
+def age(store):
+    """Let all that is stored have been there for longer than a file is spared."""
+    then = time.time() - SPARED_SECONDS - 60
+    for sha256 in store.sizes():
+        os.utime(store._place(sha256), (then, then))
 
 
 @pytest.fixture
@@ -46,12 +56,39 @@ def test_what_no_record_names_is_counted_and_deleted_only_when_that_is_asked_for
     assert store.sizes() == before
     code, out, _ = prune("--delete")
     assert code == 0
+    assert out.startswith("Deleted: 0 files of 0.0 MiB that no record named. 2 files put there within a day stayed")
+    assert store.sizes() == before, "records may be about to name them"
+    age(store)
+    code, out, _ = prune("--delete")
+    assert code == 0
     assert out.startswith("Deleted: 2 files of 0.")
+    assert "stayed" not in out
     assert len(store.sizes()) == len(before) - 2 == 3, "micrograph, evidence and thumbnail of the inspection"
     assert (tmp_path / "blobs" / "notes.txt").is_file()
     assert prune()[1].startswith("No record names 0 files")
     (row,) = removed.get("/v1/inspections").json()["items"]
     assert removed.get(f"/v1/inspections/{row['id']}/micrograph.png").status_code == 200
+
+
+def test_what_a_running_service_is_about_to_name_again_stays(removed, prune, micrograph, tmp_path, monkeypatch):
+    """Each step of another process comes at the worst moment: when the old files have been found to be in no record."""
+    store, found, sent = Store(str(tmp_path / "blobs")), Store.sizes, []
+    age(store)
+
+    def send_meanwhile(self):
+        listed = found(self)
+        if not sent:
+            sent.append(removed.post("/v1/inspections", files={"files": ("1.tif", micrograph("fine", 1))}).json())
+        return listed
+
+    monkeypatch.setattr(Store, "sizes", send_meanwhile)
+    code, out, _ = prune("--delete")
+    assert code == 0
+    assert out.startswith("Deleted: 1 file of 0.")
+    it = sent[0]["results"][0]["inspection"]["id"]
+    assert removed.get(f"/v1/inspections/{it}/micrograph.png").status_code == 200
+    monkeypatch.undo()
+    assert prune()[1].startswith("No record names 0 files")
 
 
 def test_nothing_is_deleted_where_database_and_store_do_not_belong_together(removed, prune, tmp_path):

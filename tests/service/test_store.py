@@ -5,9 +5,11 @@ from __future__ import annotations
 import errno
 import hashlib
 import io
+import math
 import os
 import tempfile
 import uuid
+from datetime import UTC, datetime
 
 import numpy as np
 import pytest
@@ -115,6 +117,25 @@ def test_what_was_damaged_or_removed_is_mended_by_storing_it_again(store, tmp_pa
             store.get(sha256)
         put()
         assert store.get(sha256) == b"whole"
+
+
+def test_storing_content_again_renews_its_age(store, tmp_path):
+    sha256 = hashlib.sha256(b"whole").hexdigest()
+    assert store.seconds_since_put(sha256) == math.inf
+
+    def put_file():
+        (tmp_path / "upload").write_bytes(b"whole")
+        store.put_file(tmp_path / "upload", sha256)
+
+    for put in (lambda: store.put(b"whole"), put_file):
+        put()
+        if store._local:
+            os.utime(store._place(sha256), (1e9, 1e9))
+        else:
+            store._files.store[store._place(sha256)].modified = datetime.fromtimestamp(1e9, UTC)
+        assert store.seconds_since_put(sha256) > 86_400
+        put()
+        assert store.seconds_since_put(sha256) < 86_400
 
 
 def test_a_folder_that_takes_no_file_is_told_where_that_matters(tmp_path, monkeypatch):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 import boto3
 import pytest
 import s3fs
+from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 from fusion_diff.errors import ServiceError
@@ -55,6 +58,17 @@ def test_an_empty_bucket_is_ready_and_keeps_what_is_put(server, url):
     for _ in range(2):
         store.remove(sha256)
         assert "Contents" not in boto3.client("s3").list_objects_v2(Bucket="lab")
+
+
+def test_storing_content_again_renews_its_age_in_a_bucket(server):
+    store = Store("s3://lab/blobs")
+    sha256 = store.put(b"evidence")
+    assert store.seconds_since_put(sha256) < 86_400
+    (kept,) = s3_backends["123456789012"]["global"].buckets["lab"].keys.values()
+    kept.last_modified -= timedelta(days=2)
+    assert store.seconds_since_put(sha256) > 86_400
+    store.put(b"evidence")
+    assert store.seconds_since_put(sha256) < 86_400
 
 
 def test_a_bucket_that_is_not_there_is_named_and_not_made(server):

@@ -1,7 +1,8 @@
 """Finds files in the store that no record names: those of references, marks and sets that were removed.
 
-The service itself never deletes a file: another process may just be storing the same content, and a copy of the
-database knows nothing of what came after it. So this is for an operator, while no service uses the store.
+The service itself never deletes a file: a copy of the database knows nothing of what came after it. So this is for an
+operator. A service may go on meanwhile: what it stores, also again, is younger than `SPARED_SECONDS` until a record
+names it.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
     from fusion_diff.service.store import Store
 
+SPARED_SECONDS = 86_400
+"""Age up to which a file stays although no record names it, because one may be about to."""
 _USES = (
     ReferenceImage.sha256,
     ReferenceImage.mark_sha256,
@@ -35,10 +38,11 @@ def unused(session: Session, store: Store) -> dict[str, int]:
     Raises:
         ServiceError: the store does not answer, or it and the database do not belong together.
     """
-    found = store.sizes()
-    stored, named = len(found), set[str]()
+    named = set[str]()
     for column in _USES:
         named.update(session.scalars(select(column).where(column.is_not(None))))
+    found = store.sizes()  # after the records, which a service may add to: their files are there first
+    stored = len(found)
     gone = sorted(named - found.keys())
     if gone or (stored and not named):
         told = f"names {counted(len(gone), 'file')} that the store does not have" if gone else "names no file at all"

@@ -1,15 +1,17 @@
 """Content-addressed store of images and evidence: bytes under their sha256, in a folder or at any fsspec URL.
 
-Stored content never changes, so storing it twice has no effect, except that a damaged file is replaced. Its name does
-not depend on the sender.
+Stored content never changes, so storing it twice has no effect, except that a damaged file is replaced and that its age
+begins anew, by which `prune` spares what a record is about to name. Its name does not depend on the sender.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import shutil
 import tempfile
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,6 +23,7 @@ from fusion_diff.whole import whole_file, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from datetime import datetime
 
 PREFIX = "upload-"
 """Start of the names of files under way, which `uploads.claim` removes if a killed process left them."""
@@ -64,7 +67,7 @@ class Store:
         """Store bytes atomically, and return their sha256."""
         sha256 = hashlib.sha256(content).hexdigest()
         place = self._place(sha256)
-        if self._holds(place, sha256):
+        if self._local and _renewed(Path(place), sha256):
             return sha256
         self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
         if self._local:
@@ -76,7 +79,7 @@ class Store:
     def put_file(self, file: Path, sha256: str) -> None:
         """Store a file of known sha256. The file may be moved away."""
         place = self._place(sha256)
-        if self._holds(place, sha256):
+        if self._local and _renewed(Path(place), sha256):
             return
         self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
         if not self._local:
@@ -130,6 +133,14 @@ class Store:
         with suppress(FileNotFoundError):
             self._files.rm_file(self._place(sha256))
 
+    def seconds_since_put(self, sha256: str) -> float:
+        """Return how long ago the content of a digest was last put; infinite if nothing is stored there."""
+        try:
+            modified: datetime = self._files.modified(self._place(sha256))
+        except FileNotFoundError:
+            return math.inf
+        return time.time() - modified.timestamp()
+
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each stored file by its digest; files of other names are passed over.
 
@@ -169,14 +180,6 @@ class Store:
                 "permissions or credentials"
             ) from error
 
-    def _holds(self, place: str, sha256: str) -> bool:
-        """Tell whether the content of a digest is stored, whole and readable."""
-        try:
-            with self._files.open(place, "rb") as stream:
-                return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
-        except OSError:
-            return False
-
     def _place(self, sha256: str) -> str:
         if not _is_digest(sha256):
             raise ServiceError(f"{sha256!r:.80} is not a hexadecimal SHA-256 digest")
@@ -192,6 +195,16 @@ def expect_room(folder: Path) -> None:
     with tempfile.NamedTemporaryFile(dir=folder, prefix=PREFIX) as file:
         file.write(bytes(_BLOCK_BYTES))
         file.flush()
+
+
+def _renewed(file: Path, sha256: str) -> bool:
+    """Renew the age of a file that is whole and readable; return False for any other."""
+    try:
+        os.utime(file)
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest() == sha256
+    except OSError:
+        return False
 
 
 def _is_digest(text: str) -> bool:
