@@ -13,6 +13,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
 from fusion_diff import errors
@@ -62,6 +63,34 @@ def test_a_database_without_room_is_a_full_disk(tmp_path):
         with pytest.raises(sqlite3.OperationalError) as full:
             connection.execute("INSERT INTO t VALUES (zeroblob(100000))")
     assert problems.problem(OperationalError("secret", {}, full.value)).status == 507
+
+
+@pytest.mark.parametrize("database_url", ["postgresql"], indirect=True)
+def test_a_database_that_takes_no_changes_is_not_ready_and_no_fault_of_the_program(serve, database_url, micrograph):
+    """As after a failover to a standby, or when a provider guards a disk that is nearly full."""
+    own = make_url(database_url)
+
+    def change(setting):
+        engine = create_engine(own.set(database="postgres"), isolation_level="AUTOCOMMIT")
+        with engine.connect() as connection:
+            connection.execute(text(f"ALTER DATABASE {own.database} {setting}"))
+            ended = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name"
+            connection.execute(text(ended), {"name": own.database})
+        engine.dispose()
+
+    with serve(database_url=database_url) as client:
+        assert client.get("/readyz").status_code == 200
+        change("SET default_transaction_read_only = on")
+        assert client.get("/readyz").status_code == 503
+        answer = send(client, "a.tif", micrograph("fine", 150))
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:fusion-diff:problem:database")
+        told = client.get("/metrics").text
+        assert "fusion_diff_database_up 0.0" in told
+        assert 'fusion_diff_faults_total{kind="database"} 1.0' in told
+        change("RESET default_transaction_read_only")
+        assert client.get("/readyz").status_code == 200
+        assert "fusion_diff_database_up 1.0" in client.get("/metrics").text
+        assert send(client, "a.tif", micrograph("fine", 150)).status_code == 200
 
 
 def send(client, name, content):

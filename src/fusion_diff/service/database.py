@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from alembic import command
 from alembic.config import Config
 from alembic.util import CommandError
-from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, select, text
+from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.exc import ArgumentError, DatabaseError, NoSuchModuleError
 from sqlalchemy.orm import Session
 
@@ -90,9 +90,15 @@ class Database:
 
         Raises:
             sqlalchemy.exc.SQLAlchemyError: the database does not answer.
+            ServiceError: it takes no changes: PostgreSQL is a standby, or guards itself against a full disk.
         """
         with self.engine.connect() as connection:
-            connection.execute(select(1))
+            on_postgresql = connection.dialect.name == "postgresql"
+            if connection.scalar(text("SHOW transaction_read_only" if on_postgresql else "SELECT 1")) == "on":
+                raise ServiceError(
+                    f"the database at {self.where} is read-only; name the primary in FUSION_DIFF_DATABASE_URL, or "
+                    "free some space on the database's disk"
+                )
 
     def close(self) -> None:
         """Close all connections."""

@@ -40,7 +40,7 @@ class Metrics:
             registry=self.registry,
         )
         self.database_up = Gauge(
-            "fusion_diff_database_up", "1 if the database answers, else 0.", registry=self.registry
+            "fusion_diff_database_up", "1 if the database answers and takes changes, else 0.", registry=self.registry
         )
         self.overruled = Counter("fusion_diff_overruled", "Verdicts overruled by an expert.", registry=self.registry)
         self.faults = Counter(

@@ -28,6 +28,8 @@ _LONGEST = 2000
 _LISTED = 20
 _FULL_CODES = {"SQLITE_FULL", "53100"}
 """Error codes of SQLite and PostgreSQL for a full disk."""
+_READ_ONLY_CODES = {"25006"}
+"""Error code of PostgreSQL for a change where it takes none, which is no OperationalError."""
 _FORMS = {
     "Too many files": (413, "send them in several requests"),
     "Invalid multipart data": (400, "send multipart/form-data as curl -F and form libraries write it"),
@@ -144,8 +146,9 @@ def problem(error: BaseException, request_id: str | None = None) -> Problem:
     if _disk_full(error):
         told = "the service's disk is full; free some space on it, then try again"
         return _problem("disk", 507, told, request_id)
-    if isinstance(error, exc.OperationalError | exc.TimeoutError):
-        return _problem("database", 503, "the database cannot be reached; try again later", request_id)
+    if isinstance(error, exc.OperationalError | exc.TimeoutError) or _has_code(error, _READ_ONLY_CODES):
+        told = "the database cannot be reached, or takes no changes; try again later"
+        return _problem("database", 503, told, request_id)
     return _problem(
         "fault", 500, "internal error of the service; look up the request id in the service's log", request_id
     )
@@ -164,10 +167,13 @@ def report(error: BaseException, request_id: str | None, metrics: Metrics) -> Pr
 
 def _disk_full(error: BaseException) -> bool:
     """Tell whether the disk of the service or of its database is full."""
-    if not isinstance(error, exc.OperationalError):
-        return errors.disk_full(error)
-    names = {getattr(error.orig, name, None) for name in ("sqlite_errorname", "sqlstate")}
-    return not names.isdisjoint(_FULL_CODES)
+    return errors.disk_full(error) or _has_code(error, _FULL_CODES)
+
+
+def _has_code(error: BaseException, codes: set[str]) -> bool:
+    """Tell whether an error of the database has one of these codes of SQLite and PostgreSQL."""
+    orig = getattr(error, "orig", None)
+    return not codes.isdisjoint(getattr(orig, name, None) for name in ("sqlite_errorname", "sqlstate"))
 
 
 def _said(error: BaseException, status: int, request_id: str | None) -> Problem:

@@ -12,7 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from sqlalchemy.exc import SQLAlchemyError
 
-from fusion_diff.errors import FusionDiffError
+from fusion_diff.errors import FusionDiffError, ServiceError
 from fusion_diff.service.metrics_access import in_time
 from fusion_diff.service.problems import StoppingError, documented
 from fusion_diff.service.runtime import ServiceDep
@@ -70,7 +70,7 @@ async def metrics(service: ServiceDep, caller: Reader) -> Response:
     try:
         await in_time(service.database.check)
         service.metrics.database_up.set(1)
-    except (SQLAlchemyError, TimeoutError):
+    except (SQLAlchemyError, ServiceError, TimeoutError):
         service.metrics.database_up.set(0)
     told = await to_thread.run_sync(generate_latest, service.metrics.registry, limiter=_threads)
     return Response(told, media_type=CONTENT_TYPE_LATEST)
