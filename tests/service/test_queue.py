@@ -209,6 +209,24 @@ def test_a_cancelled_file_that_proves_to_be_no_image_is_removed_as_others_are(ma
     assert not any(task.upload.path.exists() for task in tasks)
 
 
+def test_what_is_cancelled_while_it_is_read_is_no_fault(make_queue, make_task, held, database, caplog, monkeypatch):
+    read = inspection_steps.read_task
+
+    def cancelled(task, max_pixels):
+        if task is gone:
+            assert task.future.cancel()
+            assert not task.upload.path.exists(), "its file is removed at once"
+        return read(task, max_pixels)
+
+    monkeypatch.setattr(inspection_steps, "read_task", cancelled)
+    queue, gone, task = make_queue(), make_task(1), make_task(2)
+    held.go.set()
+    queue.submit([gone, task])
+    assert task.future.result(60).name == "2.tif"
+    assert "fault" not in caplog.messages
+    assert count(database) == 1
+
+
 def test_an_upload_that_is_altered_while_it_waits_is_a_fault_of_the_service(make_queue, make_task, database):
     queue, task = make_queue(), make_task()
     task.upload.path.write_bytes(make_task(1).upload.path.read_bytes())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import queue
 import signal
 import socket
@@ -15,7 +16,7 @@ import pytest
 from fusion_diff.cli import main
 from fusion_diff.commands.stopping import TERMINATED
 from fusion_diff.model import DiffusionModel
-from fusion_diff.service import serving
+from fusion_diff.service import inspection_steps, serving
 from fusion_diff.service.problems import MEDIA_TYPE
 from fusion_diff.service.runtime import Service
 from fusion_diff.service.settings import Settings
@@ -103,6 +104,45 @@ def test_a_connection_is_kept_after_an_answer_for_longer_than_a_proxy_keeps_it(a
                 part = connection.recv(2**16)
                 assert part, "it is closed"
                 answer += part
+
+
+def test_what_nobody_waits_for_any_more_is_neither_judged_nor_kept(address, micrograph, tmp_path, monkeypatch, caplog):
+    judge, begun, go = inspection_steps.judge, threading.Event(), threading.Event()
+
+    def held(*what):
+        begun.set()
+        assert go.wait(60)
+        return judge(*what)
+
+    def until_depth(at, depth):
+        deadline = time.monotonic() + 60
+        while f"fusion_diff_queue_depth {depth}.0" not in httpx2.get(f"http://{at[0]}:{at[1]}/metrics").text:
+            assert time.monotonic() < deadline, depth
+            time.sleep(0.01)
+
+    monkeypatch.setattr(inspection_steps, "judge", held)
+    with address() as at:
+        callers = []
+        try:
+            for seed in range(140, 143):
+                files = [("files", (f"{seed}-{number}.tif", micrograph("fine", seed))) for number in range(2)]
+                sent = httpx2.Request("POST", f"http://{at[0]}:{at[1]}/v1/inspections", files=files)
+                callers.append(http.client.HTTPConnection(*at))
+                callers[-1].request("POST", "/v1/inspections", sent.read(), dict(sent.headers))
+                assert begun.wait(60)
+            until_depth(at, 6)
+            for caller in callers[:2]:
+                caller.close()
+            until_depth(at, 3)
+            assert len(list((tmp_path / "incoming").iterdir())) == 3
+        finally:
+            go.set()
+        assert b'"problem"' in callers[2].getresponse().read()
+        callers[2].close()
+        until_depth(at, 0)
+        kept = httpx2.get(f"http://{at[0]}:{at[1]}/v1/inspections").json()["items"]
+    assert [row["name"] for row in kept] == ["142-1.tif", "142-0.tif", "140-0.tif"], "the first had begun"
+    assert "fault" not in caplog.messages
 
 
 def test_a_service_that_is_told_to_stop_while_it_loads_its_model_stops(tmp_path, monkeypatch):

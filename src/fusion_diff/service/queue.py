@@ -24,6 +24,7 @@ from fusion_diff.service.problems import BusyError, LateError, StoppingError, re
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from concurrent.futures import Future
 
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.service.database import Database
@@ -159,7 +160,9 @@ class Queue:
             thread.join(max(0.0, self.until + LAST_SECONDS - time.monotonic()))
         self._last.cancel()
 
-    def _settled(self, task: Task, _future: object) -> None:
+    def _settled(self, task: Task, future: Future[Inspection]) -> None:
+        if future.cancelled():
+            task.upload.discard()  # at once, since it no longer counts in the queue's length, which limits the files
         with self._changing:
             self._taken.discard(task)
             self._metrics.queue.set(self.depth)
@@ -178,6 +181,9 @@ class Queue:
         while (task := self._waiting.get()) is not None:
             with self._less_ahead:
                 self._less_ahead.wait_for(self._may_read_ahead)
+            if task.future.done():  # refused or cancelled
+                task.upload.discard()
+                continue
             try:
                 self._refuse_if_late(task, 0.0)
                 micrograph, thumbnail = inspection_steps.read_task(task, self._settings.max_pixels)
@@ -226,7 +232,9 @@ class Queue:
 
     def _fail(self, task: Task, error: BaseException, model: Inspector | None = None) -> None:
         """Record an error in the micrograph; settle the task at once on any other error."""
-        if isinstance(error, MicrographError):
+        if task.future.cancelled():  # while it was read, so its file may be gone
+            task.upload.discard()
+        elif isinstance(error, MicrographError):
             self._finished.put(inspection_steps.failed(task, error, model))
         else:
             report(error, task.request_id, self._metrics)

@@ -17,6 +17,7 @@ from fusion_diff.service import pictures, records, tables
 from fusion_diff.service.collecting import add_image
 from fusion_diff.service.inspection_steps import Task
 from fusion_diff.service.problems import (
+    LateError,
     TooLargeError,
     documented,
     reported,
@@ -99,8 +100,7 @@ async def inspect(
             if isinstance(each, Upload):
                 each.discard()
         raise
-    waiting = [asyncio.wrap_future(task.future) for task in tasks]
-    settled = iter(await asyncio.gather(*waiting, return_exceptions=True))
+    settled = iter(await _settled(tasks, request))
     outcomes = [next(settled) if isinstance(each, Upload) else each for each in received]
     failed = [each for each in outcomes if isinstance(each, BaseException)]
     told = {error: reported(error, request) for error in failed}
@@ -208,6 +208,25 @@ def add_to_references(
             pixel_size_um=row.result["pixel_size_um"],
         )
     return ReferenceImageOut.of(image)
+
+
+async def _settled(tasks: list[Task], request: Request) -> list[tables.Inspection | BaseException]:
+    """Return the row or the error of each task. Once the caller is gone, those that wait for the model are dropped."""
+
+    async def drop_if_gone() -> None:
+        while (await request.receive())["type"] != "http.disconnect":
+            pass
+        for task in tasks:
+            task.future.cancel()  # has no effect on one that is being judged
+
+    watching = asyncio.create_task(drop_if_gone())
+    try:
+        waiting = [asyncio.wrap_future(task.future) for task in tasks]
+        settled = await asyncio.gather(*waiting, return_exceptions=True)
+    finally:
+        watching.cancel()
+    gone = "the caller closed the connection before this was judged; wait longer for the answer"
+    return [LateError(gone) if isinstance(each, asyncio.CancelledError) else each for each in settled]
 
 
 def _window(service: Service, row: tables.Inspection, top: int, left: int, height: int, width: int) -> bytes:
