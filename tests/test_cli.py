@@ -31,7 +31,7 @@ def folder(tmp_path, save_micrograph):
 def test_help_lists_the_commands_and_imports_nothing_heavy():
     program = (
         "import sys; from fusion_diff.cli import main; code = main(['--help']);"
-        "heavy = {'torch', 'diffusers', 'transformers', 'sklearn', 'scipy', 'tifffile', 'jinja2', 'PIL'};"
+        "heavy = {'torch', 'diffusers', 'transformers', 'sklearn', 'scipy', 'numpy', 'tifffile', 'jinja2', 'PIL'};"
         "print('HEAVY', sorted(heavy & set(sys.modules))); sys.exit(code)"
     )
     done = subprocess.run(
