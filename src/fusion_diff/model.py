@@ -183,7 +183,8 @@ class DiffusionModel:
             detect_attacks: measure how purification changes the scores of the references, so that `inspect` can detect
                 attacks. Takes as long again as encoding with the diffusion path.
             progress: called with the steps done and their total: one step per reference, and one more per reference for
-                each of the two options above.
+                each of the two options above. What follows the last step, learning from all of them, may take longer
+                than the steps.
 
         Returns:
             The enrolment, with cross-fitted `figures` and `warnings()`.
@@ -193,8 +194,8 @@ class DiffusionModel:
             CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
 
         Warns:
-            UserWarning: a side has a single specimen, there are too few references to cross-fit, or the scores mean
-                little; `warnings()` of the enrolment has more to say.
+            UserWarning: a side has a single specimen, there are too few references to cross-fit, no groups are given,
+                or the scores mean little; `warnings()` of the enrolment has more to say.
         """
         self.enrolment = learn(
             self, references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
@@ -233,8 +234,8 @@ class DiffusionModel:
             CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
 
         Warns:
-            UserWarning: the micrograph is out of scope, so that its score is meaningless; only built-in references are
-                enrolled; no class has as many references as `shots`; or what is learned of `shots` means little.
+            UserWarning: only built-in references are enrolled; no class has as many references as `shots`; or what is
+                learned of `shots` means little. Whether the micrograph is in scope is said by `in_scope`.
         """
         alpha = check_alpha(alpha)
         with own_settings():
@@ -263,9 +264,9 @@ class DiffusionModel:
         """
         micrographs, single = several(sample)
         enrolment, scores = self.expect_enrolled(shots), []
-        for each in micrographs:  # a generator runs with the caller's own settings
+        for index, each in enumerate(micrographs):  # a generator runs with the caller's own settings
             with own_settings():
-                scores.append(predict(each, enrolment, read(self, enrolment, each)))
+                scores.append(predict(each, enrolment, read(self, enrolment, each), None if single else index))
         return torch.tensor(scores[0] if single else scores, dtype=torch.float32, device="cpu")
 
     def expect_enrolled(self, shots: int | None = None) -> Enrolment:

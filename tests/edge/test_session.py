@@ -358,6 +358,8 @@ def test_another_magnification_is_out_of_scope_as_for_the_model(changed, exporte
     with pytest.warns(UserWarning, match="Out of scope: its pixels are 24 µm wide"):
         score = session.predict_authenticity(far)
     assert score == pytest.approx(it.score)
+    with pytest.warns(UserWarning, match=r"\(score \[1\]\): Out of scope"):
+        session.predict_authenticity([replace(far, pixel_size_um=0.24), far])
 
 
 def test_a_session_warns_of_built_in_references_where_it_was_called(session, monkeypatch):

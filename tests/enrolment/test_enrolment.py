@@ -162,10 +162,23 @@ def test_warnings_say_how_many_references_decisions_need():
     assert "an alpha of 0.25 or more" in few.warnings(alpha=0.1)[1]
     assert "3 other references are too few" in few.warnings(alpha=0.1)[1]
     assert few.warnings(alpha=0.25) == ()
-    assert len(enrolment_of({"sound": 4}).warnings(alpha=0.1)) == 1
+    assert len(enrolment_of({"sound": 5}).warnings(alpha=0.1)) == 1
     uncalibrated = enrolment_of({"sound": 1, "crack": 1}).warnings(alpha=0.1)
     assert "every decision is inconclusive" in uncalibrated[0]
     assert not any("use an alpha" in line for line in uncalibrated)  # no alpha would do
+
+
+def test_the_crossfitted_log_odds_are_those_of_each_reference_whatever_their_order():
+    enrolment = enrolment_of({"sound": 3, "crack": 4})
+    odds, verifier = enrolment.crossfitted, enrolment.verifier
+    assert tuple(odds) == enrolment.names
+    sound = [odds[name] for name, label in zip(enrolment.names, enrolment.labels, strict=True) if label == "sound"]
+    assert sound == verifier.calibration.log_odds(verifier.inside).tolist()
+    mixed = replace(enrolment, names=enrolment.names[::-1], labels=enrolment.labels[::-1])
+    assert [mixed.crossfitted[name] for name in mixed.names[:4]] == [
+        odds[name] for name in enrolment.names[3:]
+    ]  # the others' scores are in the order of the others
+    assert enrolment_of({"sound": 1, "crack": 1}).crossfitted == {}
 
 
 def test_warnings_say_where_each_image_counts_as_a_specimen():

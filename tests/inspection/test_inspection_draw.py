@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -170,13 +171,35 @@ def test_the_evidence_is_drawn_over_its_micrograph(make_inspection, shape):
     inspection = make_inspection(
         evidence=evidence, threshold=1.0, regions=find_regions(evidence, 1.0, pixel_size_um=None)
     )
-    picture = draw.draw_evidence(Micrograph.from_array(grey), inspection)
+    micrograph = Micrograph.from_array(grey)
+    picture = draw.draw_evidence(micrograph, replace(inspection, file_sha256=micrograph.sha256))
     assert (picture.mode, max(picture.size)) == ("RGB", draw.OUTLINE_SIDE)
     pixels, zoom = np.asarray(picture).astype(int), draw.OUTLINE_SIDE / shape[1]
     spot = pixels[round(36 * zoom), round(52 * zoom)]
     elsewhere = pixels[round(140 * zoom), round(180 * zoom)]
     assert np.ptp(elsewhere) == 0, "grey where nothing speaks against it"
     assert spot[0] - spot[2] > 50, "yellow to red at the peak"
+
+
+def test_the_colours_are_told_and_end_where_asked(make_inspection):
+    grey = Micrograph.from_array(np.arange(32 * 64).reshape(32, 64) % 256)
+    inspection = make_inspection(file_sha256=grey.sha256)
+    usual, wide = (np.asarray(draw.draw_evidence(grey, inspection, limit=limit)).astype(int) for limit in (None, 30.0))
+    key = usual[453, 745:937]  # in the lower right corner
+    assert key[0].tolist() == draw.heat_colours()[0, :3].tolist()
+    assert key[-1].tolist() == draw.heat_colours()[-1, :3].tolist()
+    peak = (16 * 15, 32 * 15)
+    assert usual[peak].sum() > wide[peak].sum() + 100, "paler where the limit is nearer"
+    for limit in (0, -1.0, float("nan"), float("inf")):
+        with pytest.raises(ArgumentError, match="limit is"):
+            draw.draw_evidence(grey, inspection, limit=limit)
+
+
+def test_evidence_that_is_drawn_over_another_file_is_warned_of(make_inspection):
+    grey = Micrograph.from_array(np.arange(32 * 64).reshape(32, 64) % 256)
+    for other in ({"file_sha256": "0" * 64}, {"file_sha256": grey.sha256, "page": 1}):
+        with pytest.warns(UserWarning, match="the verdict is on another file or page"):
+            draw.draw_evidence(grey, make_inspection(**other))
 
 
 def test_evidence_is_not_drawn_over_another_micrograph(make_inspection):

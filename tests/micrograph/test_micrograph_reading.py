@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.micrograph import Micrograph, discover, load_microstructure_data
+from fusion_diff.micrograph import discover, load_microstructure_data
 
 REPEATED = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=40, deadline=None)
 ANY_DTYPE = [np.uint8, np.uint16, np.uint32, np.int8, np.int16, np.int32, np.float16, np.float32, np.float64]
@@ -377,7 +377,7 @@ def test_impossible_paths_are_refused(path):
         load_microstructure_data(path)
 
 
-@pytest.mark.parametrize("path", [None, 3, Micrograph])
+@pytest.mark.parametrize("path", [None, 3, Path])
 def test_what_is_not_a_path_is_refused(path):
     with pytest.raises(MicrographError, match=r"expected the path of a file, got .*; pass a string or a Path"):
         load_microstructure_data(path)

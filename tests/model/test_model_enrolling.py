@@ -84,10 +84,11 @@ def told(call):
 
 def test_what_makes_scores_mean_little_is_warned_of_once_when_it_is_learned(model, make_references, draw):
     few = make_references({"fine": 1, "coarse": 1})
-    (text,) = told(lambda: model.enroll(few))
+    text, ungrouped = told(lambda: model.enroll(few))
     assert text.startswith("too few references to cross-fit")
+    assert ungrouped.startswith("no groups are given")
     images = [Micrograph.from_array(draw("fine", seed)) for seed in range(8)]
-    by_chance = ReferenceSet.from_micrographs(images, ["a", "b"] * 4, authentic="a")
+    by_chance = ReferenceSet.from_micrographs(images, ["a", "b"] * 4, authentic="a", groups=map(str, range(8)))
     (text,) = told(lambda: model.enroll(by_chance))
     assert text.startswith("the model separates authentic references from the others little better than chance")
     assert text in model.enrolment.warnings()
@@ -105,7 +106,10 @@ def test_what_makes_scores_mean_little_is_warned_of_once_when_it_is_learned(mode
     (text,) = told(lambda: model.inspect(micrograph, shots=1))
     assert text.startswith("too few references to cross-fit")
     assert told(lambda: model.inspect(micrograph, shots=1)) == []
-    assert told(lambda: model.enroll(make_references({"fine": 3, "coarse": 3}))) == []
+    assert told(lambda: model.enroll(make_references({"fine": 3, "coarse": 3}))) == [ungrouped]
+    (alone,) = told(lambda: model.enroll(make_references({"fine": 4})))[:-1]
+    assert alone.startswith("authentic references alone of 4 specimens are too few for a score")
+    assert told(lambda: model.enroll(make_references({"fine": 5}))) == [ungrouped]
 
 
 def test_a_score_is_calibrated_by_two_specimens_of_each_side_or_more(model, make_references):

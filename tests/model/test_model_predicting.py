@@ -159,7 +159,10 @@ def test_scores_that_mean_nothing_are_warned_of(enrolled, draw):
         enrolled.predict_authenticity(Micrograph.from_array(pixels, pixel_size_um=50, name="far.tif"))
     stripes = np.repeat((255 * (np.arange(224) // 16 % 2)).astype(np.uint8)[None], 224, axis=0)
     with pytest.warns(UserWarning, match="Out of scope: as a whole it is unlike every reference"):
-        enrolled.predict_authenticity([Micrograph.from_array(stripes)])
+        enrolled.predict_authenticity(Micrograph.from_array(stripes))
+    with pytest.warns(UserWarning, match="Out of scope") as told:
+        enrolled.predict_authenticity([Micrograph.from_array(each) for each in (stripes, pixels, stripes)])
+    assert [str(each.message).split(": ")[0] for each in told] == ["array (score [0])", "array (score [2])"]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         enrolled.predict_authenticity(Micrograph.from_array(pixels, pixel_size_um=0.5))

@@ -159,7 +159,10 @@ class EdgeSession:
         if self.enrolment.builtin:
             warn_of_builtin_references(exported=True)
         micrographs, single = several(sample)
-        scores = [predict(each, self.enrolment, self._read(each)) for each in micrographs]
+        scores = [
+            predict(each, self.enrolment, self._read(each), None if single else index)
+            for index, each in enumerate(micrographs)
+        ]
         return np.float32(scores[0]) if single else np.asarray(scores, dtype=np.float32)
 
     def _read(self, micrograph: Micrograph) -> EdgeEvidence:

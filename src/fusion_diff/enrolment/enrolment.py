@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 LITTLE_SKILL = 0.65
 """Cross-fitted AUROC below which a warning is issued."""
+ENOUGH_ALONE = 5
+"""Fewest specimens of authentic references alone whose scores mean something. Those of fewer are far too high: the
+references are scored by heads that lack one of them, which is much of what they know."""
 TELLING = 3
 """Fewest specimens of a side whose cross-fitted figures say anything: a model that lacks one of two is another one."""
 _LEARNING = Lock()
@@ -148,7 +151,13 @@ class Enrolment:
                 f"{counted(self.dropped, 'reference')} that the audit found suspicious {were} left out, so all figures "
                 "are of references that agree with each other, and too good, and the error rate alpha does not hold"
             )
-        telling = min(self._specimens_by_side.values()) >= TELLING
+        authentic, others = self._specimens_by_side.values()
+        if not others and authentic < ENOUGH_ALONE:
+            lines.append(
+                f"authentic references alone of {counted(authentic, 'specimen')} are too few for a score: nearly all "
+                f"seems authentic; enrol {ENOUGH_ALONE} specimens at least, or references of other classes too"
+            )
+        telling = min(authentic, others) >= TELLING
         if telling and (auroc := self._cross_fitted.get("auroc", 1.0)) < LITTLE_SKILL:
             lines.append(
                 "the model separates authentic references from the others little better than chance (cross-fitted "
@@ -175,6 +184,32 @@ class Enrolment:
         weights = {f"weight of {name}": weight for name, weight in self.verifier.fusion.weight.items()}
         return self.compared.figures | weights
 
+    @property
+    def _ungrouped(self) -> tuple[str, ...]:
+        """A sentence on references without groups; none where there are some."""
+        if self.builtin or self.groups != tuple(map(composed, self.names)):
+            return ()
+        return (
+            "no groups are given, so each image counts as a specimen of its own: if several images show one specimen, "
+            "give them one group (--groups, the column group of a CSV file, groups in Python), because all figures are "
+            "too optimistic otherwise",
+        )
+
+    @property
+    def crossfitted(self) -> dict[str, float]:
+        """Log-odds of not being authentic of each reference by name, by heads and weights that lack its specimen.
+
+        `auroc` and `macro_f1` of the figures are computed from these. Empty where there are too few to cross-fit.
+        """
+        sides = {True: iter(self.verifier.inside), False: iter(self.verifier.outside)}
+        if not len(self.verifier.inside):
+            return {}
+        log_odds = self.verifier.calibration.log_odds
+        return {
+            name: float(log_odds(next(sides[label == self.authentic])))
+            for name, label in zip(self.names, self.labels, strict=True)
+        }
+
     def warnings(self, alpha: float = 0.1) -> tuple[str, ...]:
         """Return warnings about the references, in sentences, for decisions at an error rate of `alpha`.
 
@@ -183,13 +218,7 @@ class Enrolment:
         """
         check_alpha(alpha)
         needed = specimens_needed(alpha)
-        lines = [*self._doubts, *self.compared.warnings()]
-        if self.groups == tuple(map(composed, self.names)) and not self.builtin:
-            lines.append(
-                "no groups are given, so each image counts as a specimen of its own: if several images show one "
-                "specimen, give them one group (--groups, or the column group of a CSV file), because all figures "
-                "are too optimistic otherwise"
-            )
+        lines = [*self._doubts, *self.compared.warnings(), *self._ungrouped]
         for (side, count), images, name in zip(
             self.compared.specimens_by_side.items(), self.compared.sides.values(), ("authentic", "other"), strict=True
         ):
@@ -208,14 +237,14 @@ class Enrolment:
         return tuple(lines)
 
     def warn(self) -> None:
-        """Warn of too few references or specimens of a side, and of little skill; see `warnings` for all else.
+        """Warn of too few references or specimens, of no groups and of little skill; see `warnings` for all else.
 
         Authentic references alone do not calibrate the score either, which is no cause for a warning.
 
         Warns:
-            EnrolmentWarning: there are too few references or specimens, or little skill.
+            EnrolmentWarning: there are too few references or specimens, no groups, or little skill.
         """
-        for line in self._doubts:
+        for line in (*self._doubts, *self._ungrouped):
             warn(line, EnrolmentWarning)
 
     def shots(self, k: int) -> Enrolment:
@@ -232,7 +261,7 @@ class Enrolment:
 
         Warns:
             UserWarning: no class has `k` references, so that all are used.
-            EnrolmentWarning: as `warn`, when it is learned.
+            EnrolmentWarning: as `warn`, but of groups, when it is learned.
         """
         most = max(self.counts.values())
         if isinstance(k, Integral) and k > most:
@@ -246,7 +275,8 @@ class Enrolment:
                 self._fewer[keep] = self._learned_from(keep)
             fewer = self._fewer[keep]
         if new:
-            fewer.warn()
+            for line in fewer._doubts:
+                warn(line, EnrolmentWarning)
         return fewer
 
     @cached_property

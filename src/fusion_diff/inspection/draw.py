@@ -18,6 +18,7 @@ from PIL import Image, ImageChops, ImageDraw, ImageFilter, ImageFont
 from fusion_diff.errors import ArgumentError
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.thumbnail import thumbnail
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -83,22 +84,27 @@ def heat_limit(maps: Sequence[EvidenceMap], thresholds: Sequence[float]) -> floa
     return next(float(times * step) for times in (1, 1.5, 2, 3, 4, 5, 6, 8, 10) if times * step >= limit * (1 - 1e-9))
 
 
-def draw_evidence(micrograph: Micrograph, inspection: Inspection) -> Image.Image:
-    """Draw a micrograph with its heat map, the outlines of its regions and a scale bar, for notebooks and slides.
+def draw_evidence(micrograph: Micrograph, inspection: Inspection, *, limit: float | None = None) -> Image.Image:
+    """Draw a micrograph with its heat map, the outlines of its regions, a scale bar and a colour key.
 
-    The colours are those of a report on this micrograph alone: transparent where the evidence, in log-odds, is 0 or
-    less, pale yellow at its peak (see `heat_limit`). The micrograph is grey, so that no colour is its own.
+    For notebooks and slides. Colours go from transparent, where the evidence, in log-odds, is 0 or less, to pale yellow
+    at the limit, which the key in the lower right corner tells. The micrograph is grey, so that no colour is its own.
 
     Args:
         micrograph: the micrograph that was inspected.
         inspection: the verdict on it.
+        limit: evidence of the last colour, in log-odds. Give pictures that are to be compared the same one; if omitted,
+            it is that of a report on this micrograph alone (see `heat_limit`).
 
     Returns:
         An RGB image whose longest side has 960 pixels.
 
     Raises:
-        ArgumentError: the verdict is on a micrograph of another size.
+        ArgumentError: the verdict is on a micrograph of another size, or the limit is not a positive number.
         MicrographError: the first argument is not a `Micrograph`.
+
+    Warns:
+        UserWarning: the verdict is on another file, or another page.
     """
     expect_micrograph(micrograph)
     evidence = inspection.evidence
@@ -107,12 +113,19 @@ def draw_evidence(micrograph: Micrograph, inspection: Inspection) -> Image.Image
             f"{micrograph.name} has {micrograph.height} x {micrograph.width} pixels, but the verdict is on one of "
             f"{evidence.height} x {evidence.width}; give the micrograph that was inspected"
         )
+    if (micrograph.sha256, micrograph.page) != (inspection.file_sha256, inspection.page):
+        warn(f"{micrograph.name}: the verdict is on another file or page; check that it shows the same specimen")
+    if limit is None:
+        limit = heat_limit([evidence], [inspection.threshold])
+    elif not 0 < limit < math.inf:
+        raise ArgumentError(f"limit is {limit!r:.40}; give log-odds above 0")
     marks = outlines(evidence, inspection.threshold, inspection.regions, inspection.pixel_size_um)
     picture = Image.fromarray(thumbnail(micrograph, OUTLINE_SIDE)).convert("L").convert("RGB").resize(marks.size)
-    heat = heat_map(evidence, heat_limit([evidence], [inspection.threshold])).convert("RGBA").resize(marks.size)
+    heat = heat_map(evidence, limit).convert("RGBA").resize(marks.size)
     faded = heat.getchannel("A").point(lambda level: round(_OPACITY * level))
     picture.paste(heat, mask=faded)
     picture.paste(marks.convert("RGB"), mask=marks.getchannel("A"))
+    _draw_colour_key(picture, limit)
     return picture
 
 
@@ -250,6 +263,21 @@ def _font_size(ink: Image.Image, size: int) -> int:
     """Return a font size that leaves room for the micrograph; 0 where no digit could be read."""
     fitting = min(size, min(ink.size) // 6)
     return fitting if fitting >= SMALLEST_FONT else 0
+
+
+def _draw_colour_key(picture: Image.Image, limit: float) -> None:
+    """Draw the colours from 0 to the limit into the lower right corner, with both numbers where there is room."""
+    margin, wide = round(0.02 * picture.width) + 4, round(0.2 * picture.width)
+    left, top = picture.width - margin - wide, picture.height - margin - 8
+    strip = np.rint(np.linspace(0, 255, wide)).astype(np.intp)
+    colours = Image.fromarray(np.tile(heat_colours()[strip, :3], (8, 1, 1)))
+    draw = ImageDraw.Draw(picture)
+    draw.rectangle((left - 1, top - 1, left + wide, top + 8), outline="white")
+    picture.paste(colours, (left, top))
+    if size := _font_size(picture, 24):
+        font = ImageFont.load_default(size)
+        for x, anchor, text in ((left, "ls", "0"), (left + wide, "rs", f"{limit:g} log-odds")):
+            draw.text((x, top - 6), text, font=font, anchor=anchor, fill="white", stroke_width=2, stroke_fill="black")
 
 
 def _draw_scale_bar(ink: Image.Image, bar: ScaleBar, zoom: float) -> None:

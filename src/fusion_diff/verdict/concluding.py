@@ -26,14 +26,21 @@ _LEARNED = "which the model learned from: its score and p-values say nothing abo
 """What a note says of a micrograph that is a reference."""
 
 
-def predict(micrograph: Micrograph, enrolment: Enrolled, found: MicrographEvidence) -> float:
+def predict(micrograph: Micrograph, enrolment: Enrolled, found: MicrographEvidence, index: int | None) -> float:
     """Return the probability of being authentic. Warns where the micrograph is out of scope, as callers see no verdict.
+
+    Args:
+        micrograph: the micrograph.
+        enrolment: the enrolled references.
+        found: the evidence.
+        index: its place among several, for the warning; None for a single one.
 
     Warns:
         UserWarning: the micrograph is out of scope.
     """
     if not _in_scope(micrograph, enrolment, found):
-        warn(f"{micrograph.name}: {beyond(micrograph.pixel_size_um, enrolment.compared)}")
+        name = micrograph.name if index is None else f"{micrograph.name} (score [{index}])"
+        warn(f"{name}: {beyond(micrograph.pixel_size_um, enrolment.compared)}")
     return probability(found.log_odds)
 
 

@@ -68,7 +68,10 @@ class EvidenceMap:
         self.values.flags.writeable = False
 
     def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """Return the values, so that NumPy and plotting libraries take the map for an array (rows, columns)."""
+        """Return the values, so that NumPy and plotting libraries take the map for an array (rows, columns).
+
+        To lay it over the micrograph, use `native`: the last row and column may reach beyond the edge.
+        """
         return np.array(self.values, dtype=dtype, copy=copy)
 
     def __repr__(self) -> str:
