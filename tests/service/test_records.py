@@ -53,9 +53,9 @@ def row(number=0, decision="authentic", name=None, model="ab", created=None):
 
 def add(database, rows):
     with database.write() as session:
-        numbers = ledger.append(session, [{"decision": each.decision, "file": each.name} for each in rows])
-        for each, number in zip(rows, numbers, strict=True):
-            each.ledger_sequence = number
+        lines = ledger.append(session, [{"decision": each.decision, "file": each.name} for each in rows])
+        for each, line in zip(rows, lines, strict=True):
+            each.ledger_sequence = line.sequence
             session.add(each)
     return rows
 

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any
 from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.record import to_record
 from fusion_diff.inspection.run import THUMBNAIL_SIDE, Outcome
-from fusion_diff.service import ledger
+from fusion_diff.service import ledger, records
 from fusion_diff.service.pictures import png
 from fusion_diff.service.store import packed
-from fusion_diff.service.tables import Inspection
+from fusion_diff.service.tables import Inspection, new_id
 from fusion_diff.service.uploads import Upload, read
 from fusion_diff.trust.identity import identity
 
@@ -41,6 +41,7 @@ class Task:
         by: name of the caller, for the record.
         request_id: id of the request, for the log.
         deadline: in seconds on the monotonic clock; None for no deadline.
+        id: id of its inspection.
         future: receives the recorded row or the error.
         arrived: time of arrival on the monotonic clock.
     """
@@ -52,6 +53,7 @@ class Task:
     by: str
     request_id: str | None = None
     deadline: float | None = None
+    id: str = field(default_factory=new_id)
     future: Future[Inspection] = field(default_factory=Future)
     arrived: float = field(default_factory=time.monotonic)
 
@@ -71,6 +73,7 @@ class Finished:
         result: the verdict as JSON-ready values.
         thumbnail: the thumbnail as PNG.
         error: the error; None if there is a verdict.
+        line_hash: hash of its ledger line of the last call of `record` that came as far as the commit.
     """
 
     task: Task
@@ -79,6 +82,7 @@ class Finished:
     result: dict[str, Any] = field(default_factory=dict)
     thumbnail: bytes = b""
     error: MicrographError | None = None
+    line_hash: str | None = None
 
 
 def read_task(task: Task, max_pixels: int) -> tuple[Micrograph, bytes]:
@@ -130,17 +134,28 @@ def plain(outcome: Outcome) -> dict[str, Any]:
 def record(finished: Sequence[Finished], database: Database, store: Store) -> list[Inspection | None]:
     """Record outcomes in one transaction: images first, then rows and ledger lines.
 
+    An outcome may be given again after an error: where the connection is lost during a commit, nobody knows whether
+    that was done. If it was, the outcome is not recorded twice.
+
     Returns:
         The row of each outcome; None for those without a verdict.
     """
-    kept = [_stored(each, store) for each in finished]
+    stored = {each.task.id: _stored(each, store) for each in finished}
     with database.write() as session:
-        numbers = ledger.append(session, [each.record for each in finished])
-        for row, number in zip(kept, numbers, strict=True):
-            if row is not None:
-                row.ledger_sequence = number
+        tried = [each.line_hash for each in finished if each.line_hash is not None]
+        held = ledger.holds(session, tried) if tried else set()
+        if held:
+            stored |= {row.id: row for row in records.some(session, list(stored))}
+        new = [each for each in finished if each.line_hash not in held]
+        lines = ledger.append(session, [each.record for each in new])
+        for each, line in zip(new, lines, strict=True):
+            if (row := stored[each.task.id]) is not None:
+                row.ledger_sequence = line.sequence
                 session.add(row)
-    return kept
+        session.flush()
+        for each, line in zip(new, lines, strict=True):
+            each.line_hash = line.hash  # from here on only the commit can fail
+    return [stored[each.task.id] for each in finished]
 
 
 def _stored(finished: Finished, store: Store) -> Inspection | None:
@@ -150,6 +165,7 @@ def _stored(finished: Finished, store: Store) -> Inspection | None:
         return None
     store.put_file(task.upload.path, task.upload.sha256)
     return Inspection(
+        id=task.id,
         name=task.upload.name,
         sha256=task.upload.sha256,
         score=it.score,

@@ -11,7 +11,7 @@ from fusion_diff.service.tables import LedgerHead, LedgerLine
 from fusion_diff.trust.ledger import NOTHING, canonical, following, head_record, header
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from sqlalchemy.orm import Session
 
@@ -29,25 +29,40 @@ def start(session: Session) -> None:
         append(session, [first])
 
 
-def append(session: Session, records: Iterable[Mapping[str, Any]]) -> list[int]:
-    """Append lines in the caller's transaction, and return their numbers. The chain is locked until that ends.
+def append(session: Session, records: Iterable[Mapping[str, Any]]) -> list[LedgerLine]:
+    """Append lines in the caller's transaction, and return them. The chain is locked until that ends.
 
     Raises:
         TrustError: a line is too long for a ledger.
         ServiceError: the ledger has no first line.
     """
     session.flush()
+    head = _locked_head(session)
+    lines = []
+    for record in records:
+        added, line = following(record, head.count, head.hash)
+        lines.append(LedgerLine(sequence=head.count, hash=added["hash"], line=line.decode("ascii")))
+        head.count, head.hash = head.count + 1, added["hash"]
+    session.add_all(lines)
+    session.flush()
+    return lines
+
+
+def holds(session: Session, hashes: Sequence[str]) -> set[str]:
+    """Return which of these hashes are of lines. The chain is locked, so no commit of one of them is still under way.
+
+    Raises:
+        ServiceError: the ledger has no first line.
+    """
+    _locked_head(session)
+    return set(session.scalars(select(LedgerLine.hash).where(LedgerLine.hash.in_(hashes))))
+
+
+def _locked_head(session: Session) -> LedgerHead:
     head = session.scalar(select(LedgerHead).where(LedgerHead.only == _ONLY).with_for_update())
     if head is None:
         raise ServiceError("the database has no ledger; restore it from a backup")
-    numbers = []
-    for record in records:
-        added, line = following(record, head.count, head.hash)
-        session.add(LedgerLine(sequence=head.count, hash=added["hash"], line=line.decode("ascii")))
-        numbers.append(head.count)
-        head.count, head.hash = head.count + 1, added["hash"]
-    session.flush()
-    return numbers
+    return head
 
 
 def head(session: Session) -> dict[str, Any]:

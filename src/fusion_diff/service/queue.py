@@ -256,8 +256,11 @@ class Queue:
                 self._commit(batch)
                 self._recording = None
 
-    def _commit(self, batch: list[Finished]) -> None:
-        """Record finished tasks together; if that fails, each by itself. Skip tasks refused meanwhile."""
+    def _commit(self, batch: list[Finished], *, last: bool = False) -> None:
+        """Record finished tasks together; if that fails, each by itself. Skip tasks refused meanwhile.
+
+        One by itself whose commit may have been done is tried again, but not if this is the last attempt.
+        """
         for each in batch:
             if each.task.future.done():
                 each.task.upload.discard()
@@ -267,11 +270,13 @@ class Queue:
         try:
             rows = inspection_steps.record(batch, self._database, self._store)
         except BaseException as error:
-            if len(batch) > 1:
-                for each in batch:
-                    self._commit([each])
-                return
-            self._fail(batch[0].task, error)
+            alone = len(batch) == 1
+            report(error, batch[0].task.request_id if alone else None, self._metrics)
+            for each in batch:
+                if alone and (last or each.line_hash is None):
+                    self._fail(each.task, error)
+                else:
+                    self._commit([each], last=alone)
             return
         for each, row in zip(batch, rows, strict=True):
             if row is None:
