@@ -6,6 +6,7 @@ import errno
 import hashlib
 import itertools
 import logging
+import math
 import os
 import sqlite3
 import threading
@@ -265,6 +266,39 @@ def test_a_queue_whose_verdicts_cannot_be_recorded_is_stuck_until_they_are(make_
     queue.stop(60)
     queue.close()
     assert not queue.stuck
+
+
+@pytest.mark.parametrize(("step", "name"), [("read_task", "reading a.tif"), ("judge", "judging a.tif")])
+def test_a_micrograph_that_hangs_is_not_ready_and_if_that_is_hopeless_not_healthy(
+    serve, micrograph, monkeypatch, caplog, step, name
+):
+    run, begun, go = getattr(inspection_steps, step), threading.Event(), threading.Event()
+
+    def hang(*what):
+        begun.set()
+        assert go.wait(60)
+        return run(*what)
+
+    def statuses():
+        return [client.get(path).status_code for path in ("/healthz", "/readyz")]
+
+    monkeypatch.setattr(inspection_steps, step, hang)
+    monkeypatch.setattr("fusion_diff.service.queue.SLOWER", 0)
+    with serve() as client, ThreadPoolExecutor(1) as pool:
+        for hanging, hopeless, expected in [(60, 10, [200, 200]), (0, math.inf, [200, 503]), (0, 0, [503, 503])]:
+            begun.clear()
+            go.clear()
+            monkeypatch.setattr("fusion_diff.service.queue.HANGING_SECONDS", hanging + 1e-9)
+            monkeypatch.setattr("fusion_diff.service.queue.HOPELESS", hopeless)
+            sent = pool.submit(send, client, micrograph("fine", 150))
+            assert begun.wait(60)
+            try:
+                assert statuses() == expected
+            finally:
+                go.set()
+            assert sent.result().status_code == 200
+            assert statuses() == [200, 200]
+    assert f"not ready: {name} takes far too long" in caplog.messages
 
 
 def test_stopping_finishes_what_was_taken_and_takes_no_more(make_queue, make_task, held, database):

@@ -23,7 +23,7 @@ from fusion_diff.service.inspection_steps import Finished, Task
 from fusion_diff.service.problems import BusyError, LateError, StoppingError, report
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from concurrent.futures import Future
 
     from fusion_diff.micrograph import Micrograph
@@ -42,9 +42,18 @@ READ_AHEAD_BYTES = 2**28
 """Size of the micrographs that wait for the model above which no further one is decoded."""
 STUCK_SECONDS = 30.0
 """Time after which verdicts that are still being recorded mean that the database or the store hangs."""
+HANGING_SECONDS = 120.0
+"""Time beyond `SLOWER` times what its pixels take after which reading or judging a micrograph is taken to hang."""
+SLOWER = 20
+HOPELESS = 10
+"""Times as long after which only a restart helps. That loses what waits, so nothing that is slow may come to it."""
 COMMITTED = 8
 """Most verdicts that are recorded in one transaction."""
 _RECENT = 16
+_READING = 1e-7
+"""Seconds per pixel of reading compressed files. The most pixels allowed count, as a file has not told its own yet."""
+_JUDGING = 1e-5
+"""Seconds per pixel of judging, until some micrographs were judged."""
 
 
 class Queue:
@@ -81,7 +90,7 @@ class Queue:
         self._finished: queue.SimpleQueue[Finished | None] = queue.SimpleQueue()
         self._ahead: deque[int] = deque()  # sizes of the micrographs that are decoded and wait for the model
         self._less_ahead = Condition()
-        self._recording: float | None = None  # since when verdicts are being recorded
+        self._running: dict[str, tuple[float, float]] = {}  # steps, and when each is late and when it is hopeless
         self._rates: deque[float] = deque(maxlen=_RECENT)  # seconds per pixel
         self._times: deque[float] = deque(maxlen=_RECENT)  # seconds per micrograph
         self._threads = [
@@ -103,14 +112,15 @@ class Queue:
 
     @property
     def broken(self) -> bool:
-        """Whether a thread has ended before `stop`. Only a new process helps."""
-        return not all(thread.is_alive() for thread in self._threads) and self.until == math.inf
+        """Whether a thread has ended before `stop`, or hangs for hopelessly long. Only a new process helps."""
+        alive = all(thread.is_alive() for thread in self._threads)
+        hopeless = any(time.monotonic() > end for _, end in list(self._running.values()))
+        return (not alive or hopeless) and self.until == math.inf
 
     @property
-    def stuck(self) -> bool:
-        """Whether recording hangs."""
-        since = self._recording
-        return since is not None and time.monotonic() - since > STUCK_SECONDS
+    def stuck(self) -> str | None:
+        """What hangs: reading or judging a micrograph, or recording; None if nothing does."""
+        return next((step for step, (late, _) in list(self._running.items()) if time.monotonic() > late), None)
 
     def submit(self, tasks: Sequence[Task]) -> None:
         """Accept tasks, all or none.
@@ -160,6 +170,21 @@ class Queue:
             thread.join(max(0.0, self.until + LAST_SECONDS - time.monotonic()))
         self._last.cancel()
 
+    @contextlib.contextmanager
+    def _timed(self, step: str, seconds: float, hopeless: float) -> Iterator[None]:
+        """Note that a step runs, and after how many seconds it hangs and is hopeless."""
+        started = time.monotonic()
+        self._running[step] = started + seconds, started + hopeless
+        try:
+            yield
+        finally:
+            del self._running[step]
+
+    def _inspecting(self, step: str, task: Task, seconds: float) -> contextlib.AbstractContextManager[None]:
+        """Note that a micrograph is read or judged, which should take no more than these seconds."""
+        seconds = HANGING_SECONDS + SLOWER * seconds
+        return self._timed(f"{step} {task.upload.name}", seconds, HOPELESS * seconds)
+
     def _settled(self, task: Task, future: Future[Inspection]) -> None:
         if future.cancelled():
             task.upload.discard()  # at once, since it no longer counts in the queue's length, which limits the files
@@ -186,7 +211,8 @@ class Queue:
                 continue
             try:
                 self._refuse_if_late(task, 0.0)
-                micrograph, thumbnail = inspection_steps.read_task(task, self._settings.max_pixels)
+                with self._inspecting("reading", task, self._settings.max_pixels * _READING):
+                    micrograph, thumbnail = inspection_steps.read_task(task, self._settings.max_pixels)
                 with self._less_ahead:
                     self._ahead.append(micrograph.levels.nbytes)
                 self._ready.put((task, micrograph, thumbnail))
@@ -212,10 +238,11 @@ class Queue:
             try:
                 pixels = micrograph.height * micrograph.width
                 self._refuse_if_late(task, pixels * min(self._rates, default=0.0))
-                model = self._find_model(task.model)
-                started = time.monotonic()
-                finished = inspection_steps.judge(task, model, micrograph, thumbnail)
-                took = time.monotonic() - started
+                with self._inspecting("judging", task, pixels * max(self._rates, default=_JUDGING)):
+                    model = self._find_model(task.model)
+                    started = time.monotonic()
+                    finished = inspection_steps.judge(task, model, micrograph, thumbnail)
+                    took = time.monotonic() - started
                 self._rates.append(took / pixels)
                 self._times.append(took)
                 self._finished.put(finished)
@@ -252,9 +279,8 @@ class Queue:
                 item = self._finished.get()
             open_ = item is not None
             if batch:
-                self._recording = time.monotonic()
-                self._commit(batch)
-                self._recording = None
+                with self._timed("recording", STUCK_SECONDS, math.inf):  # no restart brings the database back
+                    self._commit(batch)
 
     def _commit(self, batch: list[Finished], *, last: bool = False) -> None:
         """Record finished tasks together; if that fails, each by itself. Skip tasks refused meanwhile.

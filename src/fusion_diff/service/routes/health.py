@@ -21,7 +21,7 @@ from fusion_diff.service.store import expect_room
 
 router = APIRouter(tags=["health"])
 _log = logging.getLogger("fusion_diff.service")
-_BROKEN = "the queue has ended by a fault; restart the service"
+_BROKEN = "the queue has ended by a fault, or hangs; restart the service"
 _threads = CapacityLimiter(2)
 """Threads for writing the metrics, because all others may be waiting for the database."""
 
@@ -35,7 +35,7 @@ class Health(BaseModel):
 @router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", responses={503: documented()[503]})
 async def health(service: ServiceDep) -> Health:
-    """Confirm that the process answers and its threads run. It needs none, so a blocked database does not matter."""
+    """Confirm that the process answers and its threads go on. It needs none, so a blocked database does not matter."""
     if service.queue.broken:
         raise StoppingError(_BROKEN, retry_after=5)
     return Health()
@@ -47,9 +47,10 @@ def ready(service: ServiceDep) -> Health:
     """Confirm that inspections can be made: database and store answer, files can be written, the model judges."""
     if not service.queue.running:
         raise StoppingError(_BROKEN if service.queue.broken else "the service is shutting down", retry_after=5)
-    if service.queue.stuck:
-        _log.warning("not ready: verdicts wait for the database or the store")
-        raise StoppingError("the database or the store does not answer; see the log", retry_after=5)
+    if (step := service.queue.stuck) is not None:
+        _log.warning("not ready: %s takes far too long", step)
+        told = "a micrograph hangs, or the database or the store does not answer; see the log"
+        raise StoppingError(told, retry_after=5)
     try:
         service.database.check()
         service.store.check(writing=True)
