@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
+import socket
+import threading
 from datetime import timedelta
 
 import boto3
+import fsspec
 import pytest
 import s3fs
 from moto.s3.models import s3_backends
 from moto.server import ThreadedMotoServer
 
 from fusion_diff.errors import ServiceError
-from fusion_diff.service.store import Store
+from fusion_diff.service.store import Store, StoreError
 
 
 @pytest.fixture
@@ -33,6 +38,25 @@ def server(monkeypatch, tmp_path):
     running.stop()
     s3fs.S3FileSystem.clear_instance_cache()
     boto3.DEFAULT_SESSION = None
+
+
+@pytest.fixture
+def hanging(server, monkeypatch):
+    """A server that takes connections and never answers; gives how many it has taken."""
+    taken = []
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{listening.getsockname()[1]}")
+
+        def take():
+            with contextlib.suppress(OSError):
+                while True:
+                    taken.append(listening.accept()[0])
+
+        threading.Thread(target=take, daemon=True).start()
+        yield lambda: len(taken)
+        listening.shutdown(socket.SHUT_RDWR)
+    for each in taken:
+        each.close()
 
 
 def empty(bucket):
@@ -71,20 +95,54 @@ def test_storing_content_again_renews_its_age_in_a_bucket(server):
     assert store.seconds_since_put(sha256) < 86_400
 
 
+@pytest.mark.parametrize("tries", [None, 1, 3])
+def test_a_server_that_hangs_is_asked_few_times_unless_the_user_says_otherwise(hanging, monkeypatch, tries):
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 0.1}})
+    if tries is None:
+        monkeypatch.delenv("AWS_MAX_ATTEMPTS")
+    else:
+        monkeypatch.setenv("AWS_MAX_ATTEMPTS", str(tries))
+    with pytest.raises(ServiceError, match=r"does not answer \(ReadTimeoutError"):
+        Store("s3://lab/blobs")
+    assert hanging() == (tries or 2)
+
+
+def test_what_a_server_that_hangs_is_asked_for_ends_as_an_error_of_the_store(hanging, monkeypatch, tmp_path):
+    monkeypatch.setitem(fsspec.config.conf, "s3", {"config_kwargs": {"read_timeout": 0.1}})
+    monkeypatch.setattr(Store, "check", lambda _: None)
+    monkeypatch.setattr("fusion_diff.service.store._STORING_SECONDS", 0.3)
+    store, sha256 = Store("s3://lab/blobs"), hashlib.sha256(b"evidence").hexdigest()
+    (tmp_path / "upload").write_bytes(b"evidence")
+    asked = (
+        lambda: store.put(b"evidence"),
+        lambda: store.put_file(tmp_path / "upload", sha256),
+        lambda: store.get(sha256),
+        lambda: store.file(sha256).__enter__(),
+    )
+    for ask in asked:
+        before = hanging()
+        with pytest.raises(StoreError):
+            ask()
+        assert hanging() == before + 1
+
+
 def test_a_bucket_that_is_not_there_is_named_and_not_made(server):
     with pytest.raises(ServiceError, match=r"mistyped/blobs does not answer .*check that the folder or bucket"):
         Store("s3://mistyped/blobs")
     assert [each["Name"] for each in boto3.client("s3").list_buckets()["Buckets"]] == ["lab"]
 
 
-def test_a_bucket_that_was_removed_does_not_answer(server):
+def test_a_bucket_that_was_removed_does_not_answer_and_is_not_made_again(server, tmp_path):
+    (tmp_path / "upload").write_bytes(b"evidence")
     store = Store("s3://lab/blobs")
     store.put(b"evidence")
     store.check()
     empty("lab")
     boto3.client("s3").delete_bucket(Bucket="lab")
-    with pytest.raises(ServiceError, match="does not answer"):
-        store.check()
+    for ask in (store.check, lambda: store.put(b"evidence"), lambda: store.put_file(tmp_path / "upload", "0" * 64)):
+        with pytest.raises(ServiceError, match="does not answer"):
+            ask()
+    assert boto3.client("s3").list_buckets()["Buckets"] == [], "its name may be mistyped by now"
 
 
 def test_a_service_with_an_empty_bucket_is_ready_until_the_server_is_gone(server, serve, micrograph):
@@ -96,5 +154,10 @@ def test_a_service_with_an_empty_bucket_is_ready_until_the_server_is_gone(server
         server.stop()
         assert client.get("/readyz").status_code == 503
         assert client.get("/healthz").status_code == 200
+        answer = client.post("/v1/inspections", files={"files": ("b.tif", micrograph("fine", 171))})
+        assert (answer.status_code, answer.json()["type"]) == (503, "urn:fusion-diff:problem:store")
+        assert answer.headers["retry-after"]
+        assert "127.0.0.1" not in answer.text
+        assert 'fusion_diff_faults_total{kind="store"} 1.0' in client.get("/metrics").text
     with pytest.raises(ServiceError, match="does not answer"), serve(store_url="s3://lab/blobs"):
         pass

@@ -15,6 +15,7 @@ from starlette.routing import Match
 
 from fusion_diff import errors
 from fusion_diff.printable import paragraph
+from fusion_diff.service.store import StoreError
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
@@ -137,6 +138,8 @@ def problem(error: BaseException, request_id: str | None = None) -> Problem:
     if isinstance(error, errors.CheckpointError):
         told = "the model cannot be loaded or saved; look up the request id in the service's log"
         return _problem("checkpoint", 500, told, request_id)
+    if isinstance(error, StoreError):
+        return _problem("store", 503, "the store of images does not answer; try again later", request_id)
     if isinstance(error, errors.FusionDiffError):
         status = next((each for kind, each in _STATUS.items() if isinstance(error, kind)), 422)
         return _said(error, status, request_id)

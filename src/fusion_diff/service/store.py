@@ -7,6 +7,7 @@ begins anew, by which `prune` spares what a record is about to name. Its name do
 from __future__ import annotations
 
 import hashlib
+import importlib
 import math
 import os
 import shutil
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from fusion_diff.dependencies import store_missing
-from fusion_diff.errors import ServiceError
+from fusion_diff.errors import ServiceError, disk_full
 from fusion_diff.printable import printable
 from fusion_diff.whole import whole_file, write_whole
 
@@ -28,7 +29,21 @@ if TYPE_CHECKING:
 PREFIX = "upload-"
 """Start of the names of files under way, which `uploads.claim` removes if a killed process left them."""
 _BLOCK_BYTES = 2**12
+_TRIES = 2
+"""How often S3 is asked, for 15 seconds at most. By default botocore asks 5 times, and s3fs has it do so 5 times."""
+_STORING_SECONDS = 30.0
+"""Longest time that S3 has to take something, and a second for each MiB more; nothing else limits a body on its way."""
 _DIGITS = frozenset("0123456789abcdef")
+
+
+class StoreError(ServiceError):
+    """A store that is no folder does not answer, or refuses to.
+
+    Attributes:
+        retry_after: seconds after which to try again.
+    """
+
+    retry_after = 5.0
 
 
 class Store:
@@ -50,7 +65,9 @@ class Store:
 
         try:
             # No listings cache: other processes write into the store, and content may disappear.
-            self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False)
+            self._s3 = fsspec.utils.get_protocol(url) in ("s3", "s3a")
+            limits = _limits() if self._s3 else {}
+            self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **limits)
         except ImportError as error:
             raise store_missing("the store", error) from None
         except ValueError as error:
@@ -58,33 +75,46 @@ class Store:
         self._root = str(root).rstrip("/")
         self._copies = copies
         self._local = isinstance(self._files, LocalFileSystem)
+        self._failures = () if self._local else _failures()
+        if self._s3:
+            self._files.retries = 1  # of s3fs, which takes it no other way
         if self._local:
             self._files.makedirs(self._root, exist_ok=True)
         else:
             self.check()  # nothing is created, because the name of a bucket may be mistyped
 
     def put(self, content: bytes) -> str:
-        """Store bytes atomically, and return their sha256."""
+        """Store bytes atomically, and return their sha256.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
         sha256 = hashlib.sha256(content).hexdigest()
         place = self._place(sha256)
         if self._local and _renewed(Path(place), sha256):
             return sha256
-        self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
-        if self._local:
-            write_whole(Path(place), content)
-        else:
-            self._files.pipe_file(place, content)  # an object store writes atomically
+        with self._told():
+            self._make_folder(place)
+            if self._local:
+                write_whole(Path(place), content)
+            else:  # an object store writes atomically
+                self._files.pipe_file(place, content, **self._at_most(len(content)))
         return sha256
 
     def put_file(self, file: Path, sha256: str) -> None:
-        """Store a file of known sha256. The file may be moved away."""
+        """Store a file of known sha256. The file may be moved away.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
         place = self._place(sha256)
         if self._local and _renewed(Path(place), sha256):
             return
-        self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
-        if not self._local:
-            self._files.put_file(str(file), place)
-            return
+        with self._told():
+            self._make_folder(place)
+            if not self._local:
+                self._files.put_file(str(file), place, **self._at_most(file.stat().st_size))
+                return
         with file.open("rb+") as stream:
             os.fsync(stream.fileno())
         try:
@@ -97,12 +127,11 @@ class Store:
         """Return the bytes stored under a digest.
 
         Raises:
+            StoreError: the store does not answer.
             ServiceError: nothing is stored there, or it was altered.
         """
-        try:
+        with self._told(sha256):
             content: bytes = self._files.cat_file(self._place(sha256))
-        except FileNotFoundError:
-            raise _gone(sha256) from None
         if hashlib.sha256(content).hexdigest() != sha256:
             raise ServiceError(f"{sha256}: the file was altered in the store; restore it from a backup")
         return content
@@ -112,6 +141,7 @@ class Store:
         """Give the content of a digest as a file, for reading within the block.
 
         Raises:
+            StoreError: the store does not answer.
             ServiceError: nothing is stored there.
         """
         place = self._place(sha256)
@@ -122,10 +152,8 @@ class Store:
             return
         with tempfile.TemporaryDirectory(prefix=PREFIX, dir=self._copies) as folder:
             copy = Path(folder) / sha256
-            try:
+            with self._told(sha256):
                 self._files.get_file(place, str(copy))
-            except FileNotFoundError:
-                raise _gone(sha256) from None
             yield copy
 
     def remove(self, sha256: str) -> None:
@@ -174,16 +202,61 @@ class Store:
             if writing and self._local:
                 expect_room(Path(self._root))
         except Exception as error:  # every kind of store raises its own errors
-            raise ServiceError(
-                f"the store at {printable(self._root)} does not answer ({type(error).__name__}: "
-                f"{printable(error, 300)}); check that the folder or bucket is there, its free space, and its "
-                "permissions or credentials"
-            ) from error
+            raise ServiceError(self._silent(error)) from error
+
+    def _make_folder(self, place: str) -> None:
+        if not self._s3:  # which has none, and where s3fs would make the bucket
+            self._files.makedirs(place.rpartition("/")[0], exist_ok=True)
+
+    def _at_most(self, size: int) -> dict[str, float]:
+        """Return the option of fsspec that limits the time to store so many bytes, for S3."""
+        return {"timeout": _STORING_SECONDS + size / 2**20} if self._s3 else {}
+
+    @contextmanager
+    def _told(self, sha256: str | None = None) -> Iterator[None]:
+        """Say that the store does not answer, or that a file is not there, where that is what an error means.
+
+        Args:
+            sha256: digest of a file that has to be there.
+        """
+        try:
+            yield
+        except Exception as error:
+            if sha256 is not None and isinstance(error, FileNotFoundError):
+                raise _gone(sha256) from None
+            if not isinstance(error, self._failures) or disk_full(error):  # full is this machine's, for a copy
+                raise
+            raise StoreError(self._silent(error)) from error
+
+    def _silent(self, error: Exception) -> str:
+        return (
+            f"the store at {printable(self._root)} does not answer ({type(error).__name__}: "
+            f"{printable(error, 300)}); check that the folder or bucket is there, its free space, and its "
+            "permissions or credentials"
+        )
 
     def _place(self, sha256: str) -> str:
         if not _is_digest(sha256):
             raise ServiceError(f"{sha256!r:.80} is not a hexadecimal SHA-256 digest")
         return f"{self._root}/{sha256[:2]}/{sha256[2:]}"
+
+
+def _limits() -> dict[str, Any]:
+    """Return the option that limits botocore's tries at S3. The user's settings of AWS and fsspec go first."""
+    from fsspec.config import conf
+
+    if "AWS_MAX_ATTEMPTS" in os.environ:
+        return {}
+    return {"config_kwargs": {"retries": {"total_max_attempts": _TRIES}, **conf.get("s3", {}).get("config_kwargs", {})}}
+
+
+def _failures() -> tuple[type[Exception], ...]:
+    """Return the errors by which a store that is no folder fails, of those libraries for stores that are installed."""
+    found: list[type[Exception]] = [OSError]
+    for module, name in (("aiohttp", "ClientError"), ("botocore.exceptions", "BotoCoreError")):
+        with suppress(ImportError):
+            found.append(getattr(importlib.import_module(module), name))
+    return tuple(found)
 
 
 def expect_room(folder: Path) -> None:
