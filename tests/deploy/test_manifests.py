@@ -21,7 +21,9 @@ OWN = "overlays/own"
 AWS = {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_DEFAULT_REGION"}
 ELSEWHERE = {"SOURCE", "MODEL", "OMP_NUM_THREADS"} | AWS
 """Environment variables that are not the program's settings."""
-CUSTOM = ("PodMonitor", "RayJob", "RayService")
+CUSTOM = ("PodMonitor", "PrometheusRule", "RayJob", "RayService")
+RULE = {"alert": str, "expr": str, "for": str, "labels": dict, "annotations": dict}
+"""Fields of an alert of the Prometheus operator."""
 UNITS = {"Gi": 2**30, "Mi": 2**20}
 
 
@@ -409,6 +411,52 @@ def test_what_is_scaled_on_is_what_the_service_counts_and_the_adapter_offers(dep
     (rule,) = adapter["rules"]["custom"]
     assert rule["seriesQuery"].startswith(name)
     assert rule["name"]["as"] == name
+
+
+def alerts(deploy):
+    (made,) = documents(deploy / "kubernetes" / "components" / "monitoring" / "rules.yaml")
+    assert (made["apiVersion"], made["kind"]) == ("monitoring.coreos.com/v1", "PrometheusRule")
+    assert set(made["spec"]) == {"groups"}
+    (group,) = made["spec"]["groups"]
+    assert set(group) == {"name", "rules"}
+    return {each["alert"]: each for each in group["rules"]}
+
+
+def test_alerts_are_as_the_operator_takes_them(deploy):
+    found = alerts(deploy)
+    assert len(found) == 5
+    for rule in found.values():
+        assert set(rule) <= set(RULE)
+        assert all(isinstance(value, RULE[name]) for name, value in rule.items())
+        assert re.fullmatch(r"\d+m", rule.get("for", "1m"))
+        assert {type(value) for value in [*rule["labels"].values(), *rule["annotations"].values()]} == {str}
+        assert 'namespace="fusion-diff"' in rule["expr"], "another service's are none of ours"
+        for opening, closing in ("()", "{}", "[]"):
+            assert rule["expr"].count(opening) == rule["expr"].count(closing)
+
+
+def test_alerts_are_on_what_the_service_counts_from_its_start(deploy):
+    prometheus_client = pytest.importorskip("prometheus_client")
+    from fusion_diff.service.metrics import FAULTS, Metrics
+
+    shown = prometheus_client.generate_latest(Metrics().registry).decode()
+    expressions = [rule["expr"] for rule in alerts(deploy).values()]
+    named = set(re.findall(r"\bfusion_diff_\w+", " ".join(expressions)))
+    assert named == {"fusion_diff_faults_total", "fusion_diff_database_up", "fusion_diff_queue_depth"}
+    for name in named:
+        assert re.search(rf"^{name}(\{{.*\}})? 0\.0$", shown, flags=re.MULTILINE), name
+    for kind in FAULTS:
+        assert f'fusion_diff_faults_total{{kind="{kind}"}} 0.0' in shown
+    assert set(re.findall(r"\bkube_\w+", " ".join(expressions))) == {
+        "kube_deployment_status_replicas_available",
+        "kube_job_failed",
+    }
+
+
+def test_the_alert_on_the_queue_comes_at_three_quarters_of_its_length(deploy):
+    (service,) = documents(deploy / "kubernetes" / "base" / "deployment.yaml")
+    length = int(setting(pod_of(service)["containers"][0], "QUEUE_LENGTH"))
+    assert alerts(deploy)["FusionDiffQueueFilling"]["expr"].endswith(f"> {length * 3 // 4}")
 
 
 def test_an_update_on_gpus_asks_for_no_gpu_more_than_the_service_has(deploy):

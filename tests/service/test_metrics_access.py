@@ -16,6 +16,7 @@ from sqlalchemy.exc import OperationalError
 from fusion_diff.service import keys, metrics_access
 from fusion_diff.service.keys import ANYBODY
 from fusion_diff.service.logs import JsonFormatter
+from fusion_diff.service.metrics import Metrics
 from fusion_diff.service.metrics_access import Watchers
 from fusion_diff.service.middleware import LOGGED
 from fusion_diff.service.problems import StoppingError, UnauthorizedError
@@ -123,6 +124,12 @@ def test_the_process_answers_while_all_threads_wait_for_the_records(client):
     finally:
         go.set()
         client.portal.call(asyncio.wait, hanging)
+
+
+def test_times_are_told_apart_up_to_those_of_a_full_queue():
+    found = generate_latest(Metrics().registry).decode()
+    for seconds in (60, 120, 300, 600, 1800):
+        assert f'fusion_diff_inspection_seconds_bucket{{le="{seconds}.0"}} 0.0' in found
 
 
 def test_words_that_are_no_methods_are_counted_as_one(client):

@@ -13,6 +13,7 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from prometheus_client import generate_latest
 from sqlalchemy import create_engine, make_url, text
 from sqlalchemy.exc import OperationalError
 
@@ -20,7 +21,9 @@ from fusion_diff import errors
 from fusion_diff.micrograph import storage
 from fusion_diff.service import ledger, problems
 from fusion_diff.service.app import create_app
+from fusion_diff.service.metrics import FAULTS, Metrics
 from fusion_diff.service.settings import Settings
+from fusion_diff.service.store import StoreError
 
 TYPED = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.FusionDiffError)]
 SAID = [kind for kind in TYPED if kind is not errors.CheckpointError]
@@ -35,6 +38,26 @@ def test_every_typed_error_is_a_problem_that_says_what_it_says(kind):
     assert told.type == f"urn:fusion-diff:problem:{kind.__name__.removesuffix('Error').lower()}"
     assert told.title
     assert told.request_id == "r1"
+
+
+def test_every_kind_of_fault_is_counted_from_the_start():
+    """A series that begins with its first event does not grow, and no alert on its growth comes."""
+    faults = [
+        *(kind("x") for kind in [*TYPED, StoreError]),
+        KeyError("x"),
+        MemoryError("x"),
+        OSError(errno.ENOSPC, "x"),
+        OperationalError("x", {}, KeyError("x")),
+    ]
+    told = [problems.problem(each) for each in faults]
+    assert {each.type.rpartition(":")[2] for each in told if each.status >= 500} == set(FAULTS)
+    found = generate_latest(Metrics().registry).decode()
+    for kind in FAULTS:
+        assert f'fusion_diff_faults_total{{kind="{kind}"}} 0.0' in found
+    for decision in ("authentic", "not authentic", "inconclusive"):
+        assert f'fusion_diff_decisions_total{{decision="{decision}"}} 0.0' in found
+    for status in {kind.status for kind in REFUSED} | {each.status for each in told}:
+        assert f'fusion_diff_refusals_total{{status="{status}"}} 0.0' in found
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from fusion_diff.fewshot.decision import Decision
+
+FAULTS = ("checkpoint", "database", "dependency", "device", "disk", "fault", "memory", "service", "store")
+"""Kinds of faults that `problems.problem` tells."""
+_REFUSED = (400, 401, 403, 404, 405, 408, 409, 413, 422, 429, 500, 501, 503, 504, 507)
 
 
 class Metrics:
@@ -10,7 +18,7 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
-        seconds = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+        seconds = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
         self.requests = Histogram(
             "fusion_diff_request_seconds",
             "Seconds to answer a request, by route.",
@@ -52,3 +60,10 @@ class Metrics:
         self.refusals = Counter(
             "fusion_diff_refusals", "Requests and micrographs refused, by status.", ("status",), registry=self.registry
         )
+        # From 0 on: a counter that appeared with its first event would not have grown, and would raise no alert.
+        for kind in FAULTS:
+            self.faults.labels(kind)
+        for decision in get_args(Decision):
+            self.decisions.labels(decision)
+        for status in _REFUSED:
+            self.refusals.labels(str(status))
