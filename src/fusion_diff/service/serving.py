@@ -5,6 +5,9 @@ Idle connections are closed, and their number is limited.
 
 from __future__ import annotations
 
+import signal
+import threading
+import time
 from typing import TYPE_CHECKING
 
 import uvicorn
@@ -28,6 +31,8 @@ IDLE_SECONDS = 75
 """The same after an answer. Longer than proxies keep a connection that they may use again, most of them 60 seconds."""
 _OTHERS = 256
 """Connections in addition to those that may wait for a verdict."""
+_ENDING_SECONDS = 1.0
+"""Time for threads to end after the shutdown."""
 
 
 class Connection(H11Protocol):
@@ -89,6 +94,25 @@ class Server(uvicorn.Server):
         # uvicorn's own limit refuses probes too, so the process would be restarted with all that it accepted.
         service.slots.limit(self.server_state.connections, settings.queue_length + _OTHERS)
 
+    def run(self, sockets: list[socket.socket] | None = None) -> None:
+        """Serve, and return once SIGTERM has ended it. The process dies by that signal if something hangs instead."""
+        if threading.current_thread() is not threading.main_thread():  # no other may set handlers
+            super().run(sockets)
+            return
+        before = signal.signal(signal.SIGTERM, self._on_sigterm)
+        try:
+            super().run(sockets)
+            if _threads_hang():
+                _die()
+        finally:
+            signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+
+    def _on_sigterm(self, *_: object) -> None:
+        """Hear SIGTERM before uvicorn does, and when uvicorn raises it again after its shutdown."""
+        self.should_exit = True
+        if self.started and self.server_state.tasks:  # asyncio would wait for them for ever
+            _die()
+
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Bind the port, and say so."""
         await super().startup(sockets)
@@ -99,3 +123,18 @@ class Server(uvicorn.Server):
         """Accept no more connections, answer accepted requests, and close."""
         self._service.stop()
         await super().shutdown(sockets)
+
+
+def _threads_hang() -> bool:
+    """Tell whether threads go on, for which Python would wait, or which compute and would crash at its end."""
+    until = time.monotonic() + _ENDING_SECONDS
+    others = [each for each in threading.enumerate() if each is not threading.main_thread()]
+    waited = [each for each in others if not each.daemon or each.name.startswith("fusion-diff-")]
+    for each in waited:
+        each.join(max(0.0, until - time.monotonic()))
+    return any(each.is_alive() for each in waited)
+
+
+def _die() -> None:
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.raise_signal(signal.SIGTERM)
