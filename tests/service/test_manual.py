@@ -31,6 +31,12 @@ def test_every_metric_is_explained_and_no_other(manual):
     assert told == counted
 
 
+def test_the_proxy_waits_as_long_as_a_full_queue_takes(manual):
+    (waits,) = re.findall(r"proxy_read_timeout (\d+)s;", manual)
+    (each,) = re.findall(r"some (\d+)\s+seconds on two cores", manual)
+    assert int(waits) >= Settings().queue_length * int(each)
+
+
 def test_the_example_has_the_fields_of_an_answer(manual):
     (shown,) = re.findall(r"```json\n(.*?)```", manual, flags=re.DOTALL)
     for entry in json.loads(shown)["results"]:
