@@ -214,10 +214,9 @@ async def _settled(tasks: list[Task], request: Request) -> list[tables.Inspectio
     """Return the row or the error of each task. Once the caller is gone, those that wait for the model are dropped."""
 
     async def drop_if_gone() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        for task in tasks:
-            task.future.cancel()  # has no effect on one that is being judged
+        if (await request.receive())["type"] == "http.disconnect":  # nothing else comes after the body
+            for task in tasks:
+                task.future.cancel()  # has no effect on one that is being judged
 
     watching = asyncio.create_task(drop_if_gone())
     try:
