@@ -64,9 +64,9 @@ class Store:
         from fsspec.implementations.local import LocalFileSystem
 
         try:
-            # No listings cache: other processes write into the store, and content may disappear.
             self._s3 = fsspec.utils.get_protocol(url) in ("s3", "s3a")
             limits = _limits() if self._s3 else {}
+            # No listings cache: other processes write into the store, and content may disappear.
             self._files, root = fsspec.core.url_to_fs(url, use_listings_cache=False, **limits)
         except ImportError as error:
             raise store_missing("the store", error) from None
