@@ -59,6 +59,7 @@ def test_what_a_library_logs_of_a_file_is_printed_on_one_line(tmp_path):
     assert line.isprintable()
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 @pytest.mark.parametrize("program", ["fusion_diff.cli", "fusion_diff.edge"])
 def test_streams_that_were_closed_before_are_no_fault(program):
     closed = 'exec "$0" -m "$1" --version >&- 2>&-'

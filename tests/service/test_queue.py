@@ -45,6 +45,14 @@ class Held:
         return self.model.inspect(micrograph, alpha=alpha)
 
 
+def until(true):
+    """Wait until something is true."""
+    end = time.monotonic() + 60
+    while not true():
+        assert time.monotonic() < end
+        time.sleep(0.001)
+
+
 @pytest.fixture
 def held(darkness_model):
     return Held(darkness_model)
@@ -172,16 +180,11 @@ def test_what_nobody_waits_for_any_more_is_not_judged_and_does_not_stay_in_memor
     first, second = make_task(1), make_task(2)
     queue.submit([first, second])
     assert held.begun.acquire(timeout=60)
-    end = time.monotonic() + 20
-    while len(levels) < 2:  # else the second would not even be read
-        assert time.monotonic() < end
-        time.sleep(0.01)
+    until(lambda: len(levels) == 2)  # else the second would not even be read
     assert second.future.cancel()
     held.go.set()
     first.future.result(60)
-    while levels[1]() is not None:
-        assert time.monotonic() < end, "it is kept until the next file comes"
-        time.sleep(0.01)
+    until(lambda: levels[1]() is None)  # and not only once the next file comes
     assert held.seen == [first.upload.sha256]
     queue.stop(60)
     queue.close()
@@ -389,9 +392,10 @@ def test_a_commit_whose_acknowledgement_is_lost_is_not_repeated(make_queue, make
     held.go.set()
     with database.write() as session:  # the first commit, before which nothing can be recorded
         session.connection()
-        queue.submit(tasks)
-        while queue._finished.qsize() < len(tasks) - 1:  # the one before these is being recorded
-            time.sleep(0.001)
+        queue.submit(tasks[:1])
+        until(lambda: "recording" in queue._running)
+        queue.submit(tasks[1:])
+        until(lambda: queue._finished.qsize() == len(tasks) - 1)
     outcomes = [task.future.exception(60) or task.future.result() for task in tasks]
     assert isinstance(outcomes.pop(1), MicrographError)
     assert [row.name for row in outcomes] == ["0.tif", "2.tif", "3.tif"]

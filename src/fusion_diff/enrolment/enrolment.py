@@ -199,7 +199,8 @@ class Enrolment:
     def crossfitted(self) -> dict[str, float]:
         """Log-odds of not being authentic of each reference by name, by heads and weights that lack its specimen.
 
-        `auroc` and `macro_f1` of the figures are computed from these. Empty where there are too few to cross-fit.
+        Where a side has a single specimen, they lack its image alone. `auroc` and `macro_f1` of the figures are
+        computed from these. Empty where there are too few to cross-fit.
         """
         sides = {True: iter(self.verifier.inside), False: iter(self.verifier.outside)}
         if not len(self.verifier.inside):

@@ -21,7 +21,7 @@ from fusion_diff.printable import printable
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from numpy.typing import DTypeLike, NDArray
+    from numpy.typing import NDArray
 
 LEAST_SPAN, GREATEST_SPAN = 1e-30, 1e30
 """Range of the difference between the highest and lowest level. Outside it, single precision under- or overflows."""
@@ -189,10 +189,6 @@ class Micrograph:
         converted = self._converted(self.levels[top : top + height, left : left + width])
         storage.release(self.levels)
         return converted
-
-    def __array__(self, dtype: DTypeLike | None = None, copy: bool | None = None) -> NDArray[Any]:
-        """Return the levels, so that NumPy, plotting and imaging libraries take the micrograph for an array."""
-        return np.array(self.levels, dtype=dtype, copy=copy)
 
     def display(self) -> NDArray[np.float32]:
         """Return the whole image as `plt.imshow` shows it: float32 in [0, 1], stretched by `contrast_range`."""

@@ -19,8 +19,7 @@ from fusion_diff.micrograph import Micrograph
 from fusion_diff.references import sources
 from fusion_diff.references.copies import alike, without_copies
 from fusion_diff.references.groups import Groups
-from fusion_diff.references.reference import Reference, alike_in_letters, check_authentic, check_size, composed, listing
-from fusion_diff.warn import warn
+from fusion_diff.references.reference import Reference, check_authentic, check_size, composed, listing
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -41,7 +40,8 @@ class ReferenceSet:
 
     Raises:
         ReferenceSetError: there are no references or more than 5,000, none is authentic, a name occurs twice, two
-            labels differ only in case, an authentic reference has a flaw marked on it, or one image has several labels.
+            labels differ only in case or blanks, an authentic reference has a flaw marked on it, or one image has
+            several labels.
     """
 
     references: tuple[Reference, ...]
@@ -62,11 +62,6 @@ class ReferenceSet:
         check_authentic(self.authentic, (reference.label for reference in self.references), "the set")
         authentic = composed(str(self.authentic))  # NumPy's strings show their type in messages
         object.__setattr__(self, "authentic", authentic)
-        # A specimen in two groups would be on both sides of a split.
-        for one, other in alike_in_letters(self.groups):
-            warn(
-                f"the groups {one!r} and {other!r} differ only in case or in blanks; if they are one, use one spelling"
-            )
         repeated = alike([reference.micrograph for reference in self.references])
         if not self.allow_conflicts:
             self._expect_one_label_each(repeated)
@@ -141,8 +136,8 @@ class ReferenceSet:
 
         Warns:
             UserWarning: a mark is empty, covers more than half of its micrograph or belongs to no image, an image
-                occurs twice in a class (kept once), groups differ only in case, or images in subfolders or files of
-                unsupported kinds were skipped.
+                occurs twice in a class (kept once), groups differ only in case or blanks, or images in subfolders or
+                files of unsupported kinds were skipped.
         """
         found = sources.from_folder(path, authentic, groups, marks, pixel_size_um, page, max_pixels, progress)
         return cls(tuple(found), authentic, allow_conflicts)

@@ -28,6 +28,7 @@ from fusion_diff.references.groups import Groups, group_names
 from fusion_diff.references.marks import find_marks, fit_mark, read_mark
 from fusion_diff.references.reference import (
     Reference,
+    alike_in_letters,
     check_authentic,
     check_size,
     composed,
@@ -184,6 +185,7 @@ def from_micrographs(
         reference = Reference(micrograph, label, group, name)
         mark = None if values is None else fit_mark(values, micrograph, f"the mark of {name}", name)
         references.append(_marked(reference, mark, f"the mark of {name}", authentic))
+    _warn_of_groups_alike(references)
     return references
 
 
@@ -222,7 +224,14 @@ def _read(
         raise ReferenceSetError(
             f"{len(faults)} of {len(entries)} references cannot be used; correct or remove them:{listing(faults)}"
         )
+    _warn_of_groups_alike(references)
     return references
+
+
+def _warn_of_groups_alike(references: list[Reference]) -> None:
+    """Warn of groups that differ in spelling only: a specimen in two groups would be on both sides of a split."""
+    for one, other in alike_in_letters(reference.group for reference in references):
+        warn(f"the groups {one!r} and {other!r} differ only in case or in blanks; if they are one, use one spelling")
 
 
 def _marked(reference: Reference, mark: NDArray[np.bool_] | None, what: str, authentic: str) -> Reference:

@@ -5,6 +5,7 @@ Idle connections are closed, and their number is limited.
 
 from __future__ import annotations
 
+import os
 import signal
 import threading
 import time
@@ -138,3 +139,4 @@ def _threads_hang() -> bool:
 def _die() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.raise_signal(signal.SIGTERM)
+    os._exit(128 + signal.SIGTERM)  # the first process of a container does not die of its own signal

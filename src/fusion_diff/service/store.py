@@ -1,7 +1,7 @@
 """Content-addressed store of images and evidence: bytes under their sha256, in a folder or at any fsspec URL.
 
 Stored content never changes, so storing it twice has no effect, except that a damaged file is replaced and that its age
-begins anew, by which `prune` spares what a record is about to name. Its name does not depend on the sender.
+begins anew, by which `service-prune` spares what a record is about to name. Its name does not depend on the sender.
 """
 
 from __future__ import annotations
@@ -110,10 +110,11 @@ class Store:
         place = self._place(sha256)
         if self._local and _renewed(Path(place), sha256):
             return
+        size = file.stat().st_size
         with self._told():
             self._make_folder(place)
             if not self._local:
-                self._files.put_file(str(file), place, **self._at_most(file.stat().st_size))
+                self._files.put_file(str(file), place, **self._at_most(size))
                 return
         with file.open("rb+") as stream:
             os.fsync(stream.fileno())
@@ -157,17 +158,24 @@ class Store:
             yield copy
 
     def remove(self, sha256: str) -> None:
-        """Remove what is stored under a digest; it may be gone already."""
-        with suppress(FileNotFoundError):
+        """Remove what is stored under a digest; it may be gone already.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        with suppress(FileNotFoundError), self._told(missing_ok=True):
             self._files.rm_file(self._place(sha256))
 
     def seconds_since_put(self, sha256: str) -> float:
-        """Return how long ago the content of a digest was last put; infinite if nothing is stored there."""
-        try:
+        """Return how long ago the content of a digest was last put; infinite if nothing is stored there.
+
+        Raises:
+            StoreError: the store does not answer.
+        """
+        with suppress(FileNotFoundError), self._told(missing_ok=True):
             modified: datetime = self._files.modified(self._place(sha256))
-        except FileNotFoundError:
-            return math.inf
-        return time.time() - modified.timestamp()
+            return time.time() - modified.timestamp()
+        return math.inf
 
     def sizes(self) -> dict[str, int]:
         """Return the bytes of each stored file by its digest; files of other names are passed over.
@@ -177,7 +185,9 @@ class Store:
         """
         self.check()
         found = {}
-        for path, about in self._files.find(self._root, detail=True).items():
+        with self._told():
+            listed = self._files.find(self._root, detail=True)
+        for path, about in listed.items():
             sha256 = "".join(path.split("/")[-2:])
             if _is_digest(sha256) and path == self._place(sha256):
                 found[sha256] = int(about["size"] or 0)
@@ -213,17 +223,20 @@ class Store:
         return {"timeout": _STORING_SECONDS + size / 2**20} if self._s3 else {}
 
     @contextmanager
-    def _told(self, sha256: str | None = None) -> Iterator[None]:
+    def _told(self, sha256: str | None = None, *, missing_ok: bool = False) -> Iterator[None]:
         """Say that the store does not answer, or that a file is not there, where that is what an error means.
 
         Args:
             sha256: digest of a file that has to be there.
+            missing_ok: leave the error of a file that is not there as it is.
         """
         try:
             yield
         except Exception as error:
             if sha256 is not None and isinstance(error, FileNotFoundError):
                 raise _gone(sha256) from None
+            if missing_ok and isinstance(error, FileNotFoundError):
+                raise
             if not isinstance(error, self._failures) or disk_full(error):  # full is this machine's, for a copy
                 raise
             raise StoreError(self._silent(error)) from error
@@ -242,7 +255,7 @@ class Store:
 
 
 def _limits() -> dict[str, Any]:
-    """Return the option that limits botocore's tries at S3. The user's settings of AWS and fsspec go first."""
+    """Return the option that limits botocore's tries at S3. AWS_MAX_ATTEMPTS and fsspec's settings go first."""
     from fsspec.config import conf
 
     if "AWS_MAX_ATTEMPTS" in os.environ:
