@@ -32,6 +32,7 @@ KILLS = int(os.environ.get("FUSION_DIFF_TEST_KILLS", "3"))
 def serve(environment, words):
     """Run the command. A forked process has the environment of its server, not of the test."""
     os.environ.update(environment)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it may be inherited as ignored
     sys.exit(main(words))
 
 
