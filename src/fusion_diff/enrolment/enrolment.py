@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from fusion_diff.counted import counted
 from fusion_diff.devices import in_forked_child, own_settings
+from fusion_diff.enrolment.doubts import doubts
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
 from fusion_diff.fewshot.decision import check_alpha, specimens_needed
@@ -25,7 +26,7 @@ from fusion_diff.fewshot.figures import auroc, macro_f1
 from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.references.reference import composed
-from fusion_diff.references.set import first_of_each
+from fusion_diff.references.shots import first_of_each
 from fusion_diff.verdict.compared import BUILTIN, Compared, same_file
 from fusion_diff.verdict.result import NEAREST, NearestReference, RecognisedSurface
 from fusion_diff.warn import EnrolmentWarning, warn
@@ -34,13 +35,6 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.micrograph import Micrograph
 
-LITTLE_SKILL = 0.65
-"""Cross-fitted AUROC below which a warning is issued."""
-ENOUGH_ALONE = 5
-"""Fewest specimens of authentic references alone whose scores mean something. Those of fewer are far too high: the
-references are scored by heads that lack one of them, which is much of what they know."""
-TELLING = 3
-"""Fewest specimens of a side whose cross-fitted figures say anything: a model that lacks one of two is another one."""
 _LEARNING = Lock()
 """Held while an enrolment of fewer shots is learned, so that threads that ask for the same one learn it once."""
 
@@ -144,27 +138,8 @@ class Enrolment:
     @cached_property
     def _doubts(self) -> tuple[str, ...]:
         """Why the scores are not to be relied on, in sentences; that of built-in references is not among them."""
-        lines = list(self.verifier.warnings)
-        if self.dropped:
-            were = "was" if self.dropped == 1 else "were"
-            lines.append(
-                f"{counted(self.dropped, 'reference')} that the audit found suspicious {were} left out, so all figures "
-                "are of references that agree with each other, and too good, and the error rate alpha does not hold"
-            )
-        authentic, others = self._specimens_by_side.values()
-        if not others and authentic < ENOUGH_ALONE:
-            lines.append(
-                f"authentic references alone of {counted(authentic, 'specimen')} are too few for a score: nearly all "
-                f"seems authentic; enrol {ENOUGH_ALONE} specimens at least, or references of other classes too"
-            )
-        telling = min(authentic, others) >= TELLING
-        if telling and (auroc := self._cross_fitted.get("auroc", 1.0)) < LITTLE_SKILL:
-            lines.append(
-                "the model separates authentic references from the others little better than chance (cross-fitted "
-                f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark flaws, or "
-                "check the labels"
-            )
-        return tuple(lines)
+        auroc = self._cross_fitted.get("auroc")
+        return (*self.verifier.warnings, *doubts(self._specimens_by_side, auroc, self.dropped))
 
     @property
     def _specimens_by_side(self) -> dict[str, int]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import operator
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from fusion_diff.references import sources
 from fusion_diff.references.copies import alike, without_copies
 from fusion_diff.references.groups import Groups
 from fusion_diff.references.reference import Reference, check_authentic, check_size, composed, listing
+from fusion_diff.references.shots import first_of_each, whole_number
 
 if TYPE_CHECKING:
     from numpy.typing import ArrayLike
@@ -218,7 +218,7 @@ class ReferenceSet:
             IndexError: the index is out of range.
             ReferenceSetError: `index` is not an integer; use `subset` for several references.
         """
-        place = _whole(index)
+        place = whole_number(index)
         if place is None:
             raise ReferenceSetError(f"a reference index is a whole number, not {index!r}; for several, use subset(…)")
         return self.references[place]
@@ -276,7 +276,7 @@ class ReferenceSet:
             given = np.flatnonzero(given).tolist()
         places: list[int] = []
         for index in given:
-            place = _whole(index)
+            place = whole_number(index)
             if place is None or not 0 <= place < len(self):
                 raise ReferenceSetError(
                     f"reference indices are whole numbers from 0 to {len(self) - 1}, or {len(self)} booleans, "
@@ -303,41 +303,6 @@ class ReferenceSet:
         for reference in self.references:
             digest.update(_line(_identity(reference)))
         return digest.hexdigest()
-
-
-def first_of_each(labels: Sequence[str], groups: Sequence[str], k: int) -> list[int]:
-    """Return the indices of `k` references of each label, in order, or all of a label with fewer.
-
-    The groups of a label are taken in turn: the first reference of each, then the second of each, and so on.
-
-    Raises:
-        ReferenceSetError: `k` is not an integer of at least 1, or exceeds the count of every label.
-    """
-    wanted, counts = _whole(k), Counter(labels)
-    if wanted is None or wanted < 1:
-        raise ReferenceSetError(f"shots must be a whole number of at least 1, not {k!r}")
-    if wanted > max(counts.values()):
-        enrolled = ", ".join(f"{label} {count}" for label, count in counts.items())
-        raise ReferenceSetError(
-            f"shots is {wanted}, but no class has that many references ({enrolled}): "
-            "use fewer shots, or omit shots to use all references"
-        )
-    seen: Counter[tuple[str, str]] = Counter()
-    of_label: dict[str, list[tuple[int, int]]] = {label: [] for label in counts}
-    for place, (label, group) in enumerate(zip(labels, groups, strict=True)):
-        of_label[label].append((seen[label, group], place))
-        seen[label, group] += 1
-    return sorted(place for turns in of_label.values() for _, place in sorted(turns)[:wanted])
-
-
-def _whole(value: Any) -> int | None:
-    """Return `value` as an int, or None if it is not an integer. Booleans are masks or mistakes and give None."""
-    if isinstance(value, bool | np.bool_):
-        return None
-    try:
-        return operator.index(value)
-    except TypeError:
-        return None
 
 
 def _identity(reference: Reference) -> list[Any]:
