@@ -119,14 +119,14 @@ class Enrolment:
             self.authentic,
             self.labels,
             specimens=len(set(self.groups)),
-            figures=self._cross_fitted,
+            figures=self._crossfitted_figures,
             pixel_sizes_um=self.pixel_sizes_um,
             specimens_by_side=self._specimens_by_side,
             doubts=(*([BUILTIN] if self.builtin else []), *self._doubts),
         )
 
     @cached_property
-    def _cross_fitted(self) -> dict[str, float]:
+    def _crossfitted_figures(self) -> dict[str, float]:
         """AUROC and macro-F1 of the cross-fitted scores; empty where a side has no scores."""
         inside, outside, calibration = self.verifier.inside, self.verifier.outside, self.verifier.calibration
         if not (len(inside) and len(outside)):
@@ -138,7 +138,7 @@ class Enrolment:
     @cached_property
     def _doubts(self) -> tuple[str, ...]:
         """Why the scores are not to be relied on, in sentences; that of built-in references is not among them."""
-        auroc = self._cross_fitted.get("auroc")
+        auroc = self._crossfitted_figures.get("auroc")
         return (*self.verifier.warnings, *doubts(self._specimens_by_side, auroc, self.dropped))
 
     @property

@@ -163,7 +163,7 @@ class Store:
         Raises:
             StoreError: the store does not answer.
         """
-        with suppress(FileNotFoundError), self._told(missing_ok=True):
+        with self._told(), suppress(FileNotFoundError):
             self._files.rm_file(self._place(sha256))
 
     def seconds_since_put(self, sha256: str) -> float:
@@ -172,7 +172,7 @@ class Store:
         Raises:
             StoreError: the store does not answer.
         """
-        with suppress(FileNotFoundError), self._told(missing_ok=True):
+        with self._told(), suppress(FileNotFoundError):
             modified: datetime = self._files.modified(self._place(sha256))
             return time.time() - modified.timestamp()
         return math.inf
@@ -223,20 +223,17 @@ class Store:
         return {"timeout": _STORING_SECONDS + size / 2**20} if self._s3 else {}
 
     @contextmanager
-    def _told(self, sha256: str | None = None, *, missing_ok: bool = False) -> Iterator[None]:
+    def _told(self, sha256: str | None = None) -> Iterator[None]:
         """Say that the store does not answer, or that a file is not there, where that is what an error means.
 
         Args:
             sha256: digest of a file that has to be there.
-            missing_ok: leave the error of a file that is not there as it is.
         """
         try:
             yield
         except Exception as error:
             if sha256 is not None and isinstance(error, FileNotFoundError):
                 raise _gone(sha256) from None
-            if missing_ok and isinstance(error, FileNotFoundError):
-                raise
             if not isinstance(error, self._failures) or disk_full(error):  # full is this machine's, for a copy
                 raise
             raise StoreError(self._silent(error)) from error
