@@ -96,7 +96,7 @@ def write(network: nn.Module, file: Path) -> None:
 
 
 def round_cnn(source: Path, target: Path, tiles: NDArray[np.float32]) -> None:
-    """Quantise all products of a CNN to 8 bits, by the same method as `export.int8`."""
+    """Quantise all products of a CNN to 8 bits, as `export.int8` does, and results as well: a CNN is faster so."""
     from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
     class Reader:

@@ -32,7 +32,7 @@ from fusion_diff.fewshot.readings import READINGS, RECONSTRUCTION
 @pytest.fixture(scope="module")
 def exports(tmp_path_factory, exported_folder):
     """Graphs that hold between them all that exports can hold: every kind of evidence, in fp32 and in 8 bits."""
-    folder = tmp_path_factory.mktemp("graphs")
+    folder = tmp_path_factory.mktemp("graphs, fp32 and int8")  # OpenVINO takes a path with a comma for two
     model = DiffusionModel.from_pretrained(EMBEDDED_EDGE)
     references = builtin_reference_set().shots(2)
     enrolment = model.enroll(references)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import warnings
 from contextlib import contextmanager
+from io import BytesIO
 from typing import TYPE_CHECKING
 
 import torch
@@ -27,23 +28,29 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
     """
     needed("exporting", "onnx", "onnx")
     needed("exporting", "onnxscript", "onnx")
+    from onnxscript.optimizer import fold_constants
+
     side, tile = graph.side, graph.encoder.tile
     # Two tiles: a dimension of size 1 would be traced as a constant.
     examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)
     count = torch.export.Dim("tiles")
     with warnings.catch_warnings(), silenced(logging.getLogger("torch.onnx")), torch.no_grad():
         warnings.simplefilter("ignore")  # they are about the exporter's internals
-        torch.onnx.export(
+        program = torch.onnx.export(
             graph.eval(),
             examples,
-            file,
             input_names=INPUTS,
             output_names=OUTPUTS,
             dynamic_shapes=({0: count}, {0: count}),
             dynamo=True,
-            external_data=False,
             verbose=False,
         )
+        assert program is not None  # it is None only where the exporter that is not dynamo is asked for
+        # The exporter folds small constants only. Lengths of a bank's tokens, left to be computed, would keep the bank
+        # in the file twice and its products out of 8 bits.
+        largest = max(each.nbytes for each in graph.state_dict().values())
+        fold_constants(program.model, input_size_limit=largest, output_size_limit=largest)
+        program.save(file)
 
 
 @contextmanager
@@ -66,5 +73,6 @@ def convert_to_openvino(source: Path, target: Path) -> None:
     openvino = needed("exporting", "openvino", "openvino")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Convert first: OpenVINO 2026.4 gives wrong results with 8 bits when it compiles an ONNX file directly.
-    openvino.save_model(openvino.convert_model(source), target, compress_to_fp16=False)
+    # The contents, because a path with a comma would be taken for several.
+    openvino.save_model(openvino.convert_model(BytesIO(source.read_bytes())), target, compress_to_fp16=False)
     target.with_suffix(".bin").replace(target.with_name(WEIGHTS))
