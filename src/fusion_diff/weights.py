@@ -18,13 +18,15 @@ COMPACT_FROM = 2**15
 def read_tensors(file: Path) -> dict[str, Any]:
     """Read a safetensors file; floating-point tensors are converted to float32.
 
+    The file is not mapped: a model that was checked must not change with its file.
+
     Raises:
         CheckpointError: the file is missing or not safetensors, for example a renamed pickle.
     """
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
     try:
-        return {k: v.float() if v.is_floating_point() else v for k, v in load_file(file).items()}
+        return {k: v.float() if v.is_floating_point() else v for k, v in load(file.read_bytes()).items()}
     except Exception as error:  # safetensors raises a type of its own
         raise CheckpointError(
             f"{file}: not a readable safetensors file ({error}); restore it from its source (pickles are refused)"

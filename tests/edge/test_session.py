@@ -170,6 +170,17 @@ def in_openvino(changed):
     return folder
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_loaded_export_does_not_change_with_its_files(request, changed, runtime):
+    folder = request.getfixturevalue("in_openvino") if runtime == "openvino" else changed()
+    session = EdgeSession.load(folder, device="CPU", threads=1)
+    before = session.predict_authenticity(micrograph())
+    for file in folder.iterdir():
+        with file.open("r+b") as stream:
+            stream.write(bytes(file.stat().st_size))
+    assert session.predict_authenticity(micrograph()) == before
+
+
 def test_openvino_gives_the_same_verdict(in_openvino, whole_model):
     folder = in_openvino
     session = EdgeSession.load(folder, device="CPU", threads=1)

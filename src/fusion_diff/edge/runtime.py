@@ -140,6 +140,7 @@ class OpenVinoRuntime:
         settings: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         if threads is not None and "CPU" in names:
             settings["INFERENCE_NUM_THREADS"] = threads
+        core.set_property({"ENABLE_MMAP": False})  # a model that was checked must not change with its file
         try:
             compiled = core.compile_model(core.read_model(file, file.with_name(WEIGHTS)), wanted, settings)
             _check_names(file, [each.any_name for each in compiled.inputs], INPUTS)
