@@ -302,4 +302,4 @@ def seal(folder: Path) -> None:
 
 def write_json(file: Path, value: dict[str, Any]) -> None:
     """Write a JSON object, indented and with sorted keys."""
-    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    file.write_text(json.dumps(value, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")

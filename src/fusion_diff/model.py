@@ -309,5 +309,5 @@ class DiffusionModel:
             if self.enrolment is not None:
                 save_enrolment(self.enrolment, draft)
                 readme = enrolled_card(self.name, self.enrolment, readme)
-            (draft / "README.md").write_text(readme, encoding="utf-8")
+            (draft / "README.md").write_text(readme, encoding="utf-8", newline="\n")
         self.sha256 = digest(folder / MANIFEST)  # a model loaded from there has the same

@@ -48,3 +48,18 @@ def test_imports_run_downward(storeys):
                     if first == "fusion_diff" and storeys.get(name, storeys[own]) < storeys[own]
                 ]
     assert upward == ["model.py imports trust"], "in a function; see docs/design.md"
+
+
+def test_text_has_the_same_line_ends_on_every_system():
+    """Many files are digested, or go from one system to another."""
+    by_system = []
+    for file in sorted(PACKAGE.rglob("*.py")):
+        for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+                continue
+            modes = [each.value for each in call.args if isinstance(each, ast.Constant)]
+            writes = call.func.attr == "open" and any(mode in ("w", "a", "x") for mode in modes)
+            options = {option.arg for option in call.keywords}
+            if (writes or call.func.attr == "write_text") and "newline" not in options:
+                by_system.append(file.name)
+    assert by_system == ["printable.py"], "to nowhere, for streams that are closed"

@@ -97,7 +97,7 @@ class DiffusionPrior(nn.Module):
             file = Path(f"{folder}/{name}/config.json")
             config = json.loads(file.read_text(encoding="utf-8"))
             config.pop("_name_or_path", None)
-            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
 
     def freeze(self) -> Self:
         """Switch to evaluation mode, turn off gradients of all parameters, and return the prior."""

@@ -62,7 +62,7 @@ def write_report(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
-    with whole_file(page) as part, part.open("w", encoding="utf-8") as file:
+    with whole_file(page) as part, part.open("w", encoding="utf-8", newline="\n") as file:
         file.writelines(report_page(outcomes, title=title))
     return page
 

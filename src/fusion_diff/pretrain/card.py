@@ -111,6 +111,7 @@ def write_card(
             seed=recipe.seed,
         ),
         encoding="utf-8",
+        newline="\n",
     )
 
 

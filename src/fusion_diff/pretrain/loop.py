@@ -128,7 +128,7 @@ def train(
             }
             window, logged = [], now
             if accelerator.is_main_process:
-                with log_file.open("a", encoding="utf-8") as log:
+                with log_file.open("a", encoding="utf-8", newline="\n") as log:
                     log.write(json.dumps(entry) + "\n")
         if not accelerator.is_main_process:
             continue

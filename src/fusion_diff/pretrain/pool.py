@@ -78,7 +78,7 @@ class Pool:
                     if progress:
                         progress(index + 1, size)
             np.save(files[1], descriptors)
-            files[2].write_text(json.dumps(stamp), encoding="utf-8")
+            files[2].write_text(json.dumps(stamp), encoding="utf-8", newline="\n")
         # copy on write: torch wants memory that it could write to
         return cls(torch.from_numpy(np.load(files[0], mmap_mode="c")), torch.from_numpy(np.load(files[1])))
 

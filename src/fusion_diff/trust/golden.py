@@ -147,7 +147,7 @@ def make_golden(
         value = {"format": FORMAT, "alpha": alpha, "model": golden.model, "images": [vars(each) for each in entries]}
         value |= {} if page is None else {"page": page}
         text = json.dumps(value, indent=1, sort_keys=True, allow_nan=False) + "\n"
-        (draft / FILE).write_text(text, encoding="ascii")
+        (draft / FILE).write_text(text, encoding="ascii", newline="\n")
     return golden
 
 
