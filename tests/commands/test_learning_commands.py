@@ -46,7 +46,7 @@ def test_enroll_prints_counts_and_figures_and_saves_a_model_that_loads(reference
     out = capsys.readouterr().out
     for text in ("sound", "counterfeit", "auroc", "0.5 is guessing", "too few to ever decide", str(tmp_path / "m")):
         assert text in out
-    assert "departures is places unlike the authentic references, multiple-instance is places like the flaws" in out
+    assert "departures: places unlike the authentic references, or like the flaws of the others, added up; mul" in out
     assert "specimen of its own" not in out
     assert f"Next: fusion-diff inspect NEW --model {tmp_path / 'm'} --report report" in out
     enrolment = DiffusionModel.from_pretrained(tmp_path / "m").enrolment

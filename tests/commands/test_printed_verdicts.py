@@ -38,7 +38,10 @@ def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, capsy
 
 
 def test_why_nothing_can_be_decided_is_told_once(make_inspection, capsys):
-    why = "alpha 0.1 needs 9 references on each side, but there are 5 authentic and 5 not authentic."
+    why = (
+        "alpha 0.1 needs 9 references on each side, but there are 5 authentic and 5 not authentic; enrol more "
+        "specimens, or choose a larger alpha beforehand."
+    )
     compared = Compared("sound", {"sound": 5, "crack": 5}, 10, {"authentic": 5, "not authentic": 5})
     open_ = make_inspection(decision="inconclusive", compared_with=compared)
     outcomes = [Outcome(Path(name), open_) for name in ("a.tif", "b.tif")]
@@ -86,7 +89,11 @@ def test_p_values_and_regions_are_shown_where_they_fit_and_explained(make_inspec
     out = capsys.readouterr().out
     assert ("Regions" in out, "p auth. " in out, "0.062" in out) == (True, True, True)
     assert "p auth., p not: p-values of authentic and of not authentic" in out
+    assert "a decision needs exactly one side ruled out" in " ".join(out.split())
     assert "brackets" not in out
+    print_outcomes([Outcome(Path("lots/2024/b.tif"), make_inspection(p_values={"authentic": 0.5}))])
+    alone = " ".join(capsys.readouterr().out.split())
+    assert "rules its side out." in alone, "authentic references alone have no other side"
 
 
 def test_names_are_shown_below_the_folder_that_all_have_in_common(make_inspection, capsys):

@@ -219,7 +219,7 @@ def test_any_bytes_are_a_policy_or_refused(tmp_path_factory, content):
 
 def test_a_policy_is_explained_by_what_it_does(write):
     said = " ".join(read_policy(write(WHOLE)).explain())
-    for part in ("alpha of 0.05", "not sound or glazed fails", "below 0.9 fails", "50 µm fails", "out of scope"):
+    for part in ("alpha of 0.05", "other than sound or glazed.", "below 0.9 fails", "50 µm fails", "out of scope"):
         assert part in said
     assert "for another reason passes." in said
     assert " ".join(NO_POLICY.explain()).count("passes with a warning") == 2

@@ -143,9 +143,9 @@ def test_decisions_are_told_in_words_and_signs_and_counted(outcomes, tmp_path):
 def test_a_card_says_all_that_the_inspection_says(outcomes, tmp_path):
     page = Page(write_report(outcomes[1:2], tmp_path))
     for words in (
-        "0.03 score, calibrated at even prior odds",
+        "0.03 score: probability of being authentic at even prior odds",
         "One region of 100 µm² departs from the references.",
-        "p(authentic) = 0.062: none of the 15 authentic references was as unlike the others as this micrograph",
+        "p(authentic) = 0.062: none of the 15 authentic references scored as low as this micrograph",
         "dense +2.5",
         "residual \u22120.50",
         "crack/b.tif crack 0.875",
@@ -170,7 +170,7 @@ def test_a_card_says_that_a_micrograph_is_out_of_scope(make_inspection, tmp_path
     assert page.text.count("? out of scope") == 2, "in the summary and on the card, in place of the decision"
     assert "1 ? inconclusive, 1 out of scope" in page.text
     assert "0.03 to be ignored: out of scope" in page.text
-    assert "calibrated at even prior odds" not in page.text
+    assert "at even prior odds" not in page.text
     assert '<b class="unsure">0.03</b> <span class="soft">to be ignored' in page.source, "the words are not faded"
     assert [attrs["class"] for attrs in page.all("article")] == ["card inconclusive beyond"]
 
@@ -196,14 +196,15 @@ def test_the_report_says_what_it_compares_with(make_inspection, tmp_path):
         "References 10 glaze & co , 9 crack , of 7 specimens",
         "Their pixel size 0.24 to 0.3 µm",
         "AUROC 0.875, macro-F1 0.750",
-        "Of authentic micrographs at most 10 % are expected to be called not authentic, and of others at most 10 % "
-        "authentic. Of the verdicts that are decided, more may be wrong.",
+        "At most 10 % of authentic micrographs are expected to be called not authentic, and at most 10 % of the others "
+        "authentic: on average over enrolments, for specimens like the references. Among decided verdicts the share of "
+        "errors can be higher.",
     ):
         assert words in top
     assert "if exactly one of the two can be ruled out" in page.text
     assert "not bounded" not in page.text
     assert top.count("Authentic class") == 1
-    assert "none of the 10 authentic references was as unlike" in page.text
+    assert "none of the 10 authentic references scored as low" in page.text
 
 
 def test_doubts_about_the_references_stand_below_them_and_above_each_score(make_inspection, tmp_path):
@@ -226,8 +227,8 @@ def test_authentic_references_alone_bound_one_error_and_the_report_says_so(make_
     for part in (top, rest):
         assert "‘authentic’ means ‘not distinguishable from the references’" in part
         assert "how many others pass is not bounded" in part
-    assert "Of authentic micrographs at most 10 % are expected to be called not authentic." in top
-    assert "of others at most" not in text
+    assert "At most 10 % of authentic micrographs are expected to be called not authentic." in top
+    assert "of the others" not in top
     assert "exactly one of the two" not in text
 
 
@@ -235,9 +236,9 @@ def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, tmp_p
     compared = Compared("sound", {"sound": 1, "crack": 1}, 2, {"authentic": 1, "not authentic": 1})
     inspection = make_inspection(decision="inconclusive", calibrated=False, p_values={}, compared_with=compared)
     text = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path)).text
-    assert "0.03 score, which only ranks" in text
+    assert "0.03 score: not calibrated, it only ranks" in text
     assert "calibrated probability" not in text
-    assert "calibrated at even prior odds" not in text
+    assert "at even prior odds" not in text
     assert "scores are not calibrated, and nothing is decided" in text
     assert "no error rate is bounded, since nothing is decided" in text
     assert "at most 10 %" not in text

@@ -59,11 +59,11 @@ def test_two_texts_are_equal_just_where_the_numbers_are(first, second):
 @pytest.mark.parametrize(
     ("p", "said"),
     [
-        ({"authentic": 1 / 11}, "p(authentic) = 0.091: none of the 10 authentic references was as unlike the others"),
-        ({"authentic": 2 / 11}, "p(authentic) = 0.18: 1 of the 10 authentic references was at least as unlike"),
-        ({"authentic": 1.0}, "p(authentic) = 1.0: 10 of the 10 authentic references were at least as unlike"),
-        ({"not authentic": 1 / 6}, "none of the 5 other references was as like the authentic ones as this micrograph"),
-        ({"not authentic": 4 / 6}, "3 of the 5 other references were at least as like the authentic ones."),
+        ({"authentic": 1 / 11}, "p(authentic) = 0.091: none of the 10 authentic references scored as low as this"),
+        ({"authentic": 2 / 11}, "p(authentic) = 0.18: 1 of the 10 authentic references scored at least as low."),
+        ({"authentic": 1.0}, "p(authentic) = 1.0: 10 of the 10 authentic references scored at least as low."),
+        ({"not authentic": 1 / 6}, "none of the 5 other references scored as high as this micrograph"),
+        ({"not authentic": 4 / 6}, "3 of the 5 other references scored at least as high."),
     ],
 )
 def test_where_references_are_counted_p_values_say_how_many_were_stranger(p, said):
@@ -79,9 +79,12 @@ def test_where_references_are_counted_p_values_say_how_many_were_stranger(p, sai
     [
         (
             1 / 5,
-            "none of the 10 authentic references, of 4 specimens, was as unlike the others as this micrograph; with 4",
+            "none of the 10 authentic references, of 4 specimens, scored as low as this micrograph; with 4 specimens",
         ),
-        (1.6 / 5, "15 % of the 10 authentic references, of 4 specimens, each specimen counting once, were at least as"),
+        (
+            1.6 / 5,
+            "15 % of the 10 authentic references, of 4 specimens, each specimen counting once, scored at least as low",
+        ),
     ],
 )
 def test_where_references_share_specimens_p_values_say_what_share_of_these_was_stranger(p, said):
@@ -89,7 +92,7 @@ def test_where_references_share_specimens_p_values_say_what_share_of_these_was_s
     (sentence,) = p_value_sentences({"authentic": p}, compared)
     assert said in sentence
     (other,) = p_value_sentences({"not authentic": 4 / 6}, compared)
-    assert "3 of the 5 other references were" in other
+    assert "3 of the 5 other references scored" in other
 
 
 def test_each_decision_has_a_sign_of_its_own():

@@ -70,21 +70,21 @@ def test_of_an_open_verdict_the_kind_that_speaks_most_for_its_score_is_named(rea
             0.75,
             {"authentic": 0.0625},
             "against",
-            "authentic references, its own included, 0.062 are at least as strange as it, not more than alpha 0.1.",
+            "authentic specimens, its own included, that score at least as low is 0.062, not more than alpha 0.1.",
         ),
         (
             "authentic",
             0.25,
             {"authentic": 0.2, "not authentic": 0.05},
             "for",
-            "other references, its own included, 0.05 are at least as little strange as it, not more than alpha 0.1.",
+            "share of other specimens, its own included, that score at least as high is 0.05, not more than alpha 0.1.",
         ),
         (
             "authentic",
             0.25,
             {"authentic": 0.2},
             "for",
-            "authentic references, its own included, 0.2 are at least as strange as it, more than alpha 0.1.",
+            "share of authentic specimens, its own included, that score at least as low is 0.2, more than alpha 0.1.",
         ),
     ],
 )
@@ -126,9 +126,9 @@ def test_out_of_scope_comes_first_and_is_the_only_reason_for_an_open_decision(re
     ("references", "p", "alpha", "said"),
     [
         ((1, 1), (), 0.1, "there are too few references to calibrate the score"),
-        ((5, 9), (0.5, 0.5), 0.1, "alpha 0.1 needs 9 references on each side, but there are 5 authentic."),
-        ((5, 1), (0.5,), 0.1, "alpha 0.1 needs 9 references, but there are 5 authentic."),
-        ((5, 3), (0.5, 0.5), 0.1, "but there are 5 authentic and 3 not authentic."),
+        ((5, 9), (0.5, 0.5), 0.1, "alpha 0.1 needs 9 references on each side, but there are 5 authentic; enrol"),
+        ((5, 1), (0.5,), 0.1, "alpha 0.1 needs 9 references, but there are 5 authentic; enrol"),
+        ((5, 3), (0.5, 0.5), 0.1, "but there are 5 authentic and 3 not authentic; enrol more specimens, or choose"),
         ((9, 9), (0.5, 0.5), 0.1, "it fits both"),
         ((9, 9), (0.1, 0.1), 0.1, "it fits neither"),
         ((9, 9), (0.10000000000000003, 0.10000000000000003), 0.1, "it fits neither"),  # a sum of thirds, rounded
@@ -144,7 +144,11 @@ def test_an_open_decision_says_why_it_is_open(reasons, references, p, alpha, sai
 @pytest.mark.parametrize(
     ("specimens", "said"),
     [
-        ((4, 9), "alpha 0.1 needs 9 specimens of references on each side, but there are 4 authentic."),
+        (
+            (4, 9),
+            "alpha 0.1 needs 9 specimens of references on each side, but there are 4 authentic; enrol more specimens, "
+            "or choose a larger alpha beforehand.",
+        ),
         ((20, 9), "it fits neither the authentic nor the other references at alpha 0.1."),
     ],
 )

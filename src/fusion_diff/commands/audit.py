@@ -55,7 +55,7 @@ def audit_command(
         typer.Option(
             metavar="HASH",
             callback=_head,
-            help="Ledger: a head that was noted elsewhere and must be in the ledger.",
+            help="Ledger: hash of a head that was noted elsewhere; the ledger must contain it.",
         ),
     ] = None,
     repair: Annotated[
@@ -82,7 +82,8 @@ def audit_command(
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,
 ) -> int:
-    """Check a ledger for breaks, or references for wrong labels, duplicates, outliers and recurring patches.
+    """Check a ledger of verdicts for lines that were altered or removed, or references for wrong labels, duplicates,
+    outliers and recurring patches.
 
     The exit code is 0 if nothing is wrong, 1 if something is, and 3 if PATH could not be audited.
     """

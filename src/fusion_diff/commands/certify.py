@@ -66,7 +66,8 @@ def certify_command(
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,
 ) -> int:
-    """Certify a micrograph: no change of its pixels within a radius changes the smoothed forced choice.
+    """Certify a micrograph: whatever changes within a radius are made to its pixels, the choice between authentic and
+    not authentic, made by vote over noisy copies, stays the same.
 
     The exit code is 0 if it is certified authentic, 1 if certified not authentic, 2 if nothing could be certified or
     the model's own choice, without noise, is the other side, and 3 if the command could not run.

@@ -114,7 +114,7 @@ def inspect_command(
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,
 ) -> int:
-    """Inspect micrographs.
+    """Inspect micrographs: score, decision, and where they depart from the references.
 
     The exit code is 3 if a micrograph could not be inspected, an output could not be written or the command could not
     run; else 1 if any micrograph is not authentic; else 2 if any is inconclusive; else 0. With a policy it is 3 in the

@@ -1,4 +1,4 @@
-"""`fusion-diff keys`: make, show, replace and revoke keys for `sign` and `verify`."""
+"""`fusion-diff keys`: make, show, rotate and revoke keys for `sign` and `verify`."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from fusion_diff.commands.terminal import say
 from fusion_diff.trust.keyring import Keyring, revoke, rotate
 from fusion_diff.trust.keys import MAX_DAYS, load_public, new_key, write_time
 
-keys_app = typer.Typer(no_args_is_help=True, help="Make, show, replace and revoke signing keys.")
+keys_app = typer.Typer(no_args_is_help=True, help="Make, show, rotate and revoke signing keys.")
 
 
 class Kind(StrEnum):

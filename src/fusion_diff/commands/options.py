@@ -144,7 +144,8 @@ Device = Annotated[
 RequireSigned = Annotated[
     bool,
     typer.Option(
-        "--require-signed", help="Read only models and micrographs that are signed with one of the --trusted-key."
+        "--require-signed",
+        help="Read only models, references and micrographs that are signed with a key given by --trusted-key.",
     ),
 ]
 TrustedKeys = Annotated[

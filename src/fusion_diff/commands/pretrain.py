@@ -40,9 +40,11 @@ def pretrain_command(
             "trained.",
         ),
     ] = None,
-    no_feedback: Annotated[bool, typer.Option("--no-feedback", help="Skip stage 1, for comparison.")] = False,
+    no_feedback: Annotated[
+        bool, typer.Option("--no-feedback", help="Skip the stage `feedback`, for comparison.")
+    ] = False,
     adapters: Annotated[
-        bool, typer.Option("--adapters", help="Train the adapters in stage 1 too, for comparison.")
+        bool, typer.Option("--adapters", help="Train the adapters in the stage `feedback` too, for comparison.")
     ] = False,
     condition_tokens: Annotated[
         int,

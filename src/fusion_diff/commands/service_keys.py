@@ -14,8 +14,8 @@ from fusion_diff.service.scopes import Scope
 service_keys_app = typer.Typer(
     no_args_is_help=True,
     help=(
-        "Make, list and revoke the API keys of the service. Its database is migrated to this version first, "
-        "as when it starts."
+        "Make, list and revoke the API keys of the service. The service's database is first brought up to "
+        "this version, as when the service starts."
     ),
 )
 

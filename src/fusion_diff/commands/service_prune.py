@@ -20,8 +20,8 @@ def service_prune_command(
 ) -> int:
     """Count files in the service's store that no reference and no inspection names; with --delete, delete them.
 
-    They are of references, flaw masks and reference sets that were removed. The service may go on meanwhile. The store
-    is that of the setting FUSION_DIFF_STORE_URL, or in the data folder.
+    They are left over from references, flaw masks and reference sets that were removed. The service may go on
+    meanwhile. The store is that of the setting FUSION_DIFF_STORE_URL, or in the data folder.
     """
     with records(data, database_url) as (settings, database):
         from fusion_diff.service.pruning import SPARED_SECONDS, unused

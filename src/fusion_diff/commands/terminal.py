@@ -36,11 +36,11 @@ class Advance(Protocol):
 
 _STYLES = {"authentic": "green", "not authentic": "red", "inconclusive": "yellow"}
 _READINGS = {
-    "departures": "places unlike the authentic references",
+    "departures": "places unlike the authentic references, or like the flaws of the others, added up",
     "multiple-instance": "places like the flaws of the references",
     "outliers": "the strangest places",
     "texture": "the texture as a whole",
-    "pooled": "its level and spread",
+    "pooled": "mean and spread of the texture",
     "reconstruction": "what the diffusion prior could not reconstruct",
 }
 """Meaning of the readings, in a few words; heads added by users have no entry."""
@@ -144,9 +144,9 @@ def print_learned(title: str, enrolment: Enrolment) -> None:
     """Print the figures of an enrolment with explanations, or that there are none with a single class."""
     known = enrolment.verifier.correspondence is not None
     say(
-        "The surfaces of references are recognised."
+        "A micrograph that shows the very surface of a reference will be recognised."
         if known
-        else "The surfaces of references are not recognised: views of one stand on both sides, or none recurs."
+        else "Surfaces of references will not be recognised: views of one stand on both sides, or none recurs."
     )
     if len(enrolment.counts) == 1:
         say("All references are of one class, so there are no cross-fitted figures yet.")
@@ -158,8 +158,8 @@ def print_learned(title: str, enrolment: Enrolment) -> None:
             "auroc, macro_f1: how well models that had not seen a reference's specimen separated the "
             "authentic references from the others; 1 is perfect, 0.5 is guessing."
         )
-    told = ", ".join(f"{name} is {what}" for name, what in _READINGS.items() if f"weight of {name}" in figures)
-    say(f"weight of …: its share in a verdict; {told}.")
+    told = "; ".join(f"{name}: {what}" for name, what in _READINGS.items() if f"weight of {name}" in figures)
+    say(f"weight of …: the share of that reading in a verdict. {told}.")
 
 
 def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = None) -> None:
@@ -177,7 +177,11 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
     console.print(table if whole else _table(outcomes, truths, details=False))
     inspected = [outcome.inspection for outcome in outcomes if outcome.inspection is not None]
     if whole and any(it.p_values for it in inspected):
-        say("p auth., p not: p-values of authentic and of not authentic; one of at most alpha rules its side out.")
+        two_sided = any("not authentic" in it.p_values for it in inspected)
+        say(
+            "p auth., p not: p-values of authentic and of not authentic. A p-value of at most alpha rules its side out"
+            + ("; a decision needs exactly one side ruled out." if two_sided else ".")
+        )
     if not all(it.in_scope for it in inspected):
         say("A score in brackets is of a micrograph out of scope: ignore it.")
     say(tally(outcomes))

@@ -164,7 +164,7 @@ class Policy:
         ]
         if self.authentic_classes:
             allowed = " or ".join(map(printable, self.authentic_classes))
-            said.append(f"A micrograph whose most likely class is not {allowed} fails.")
+            said.append(f"A micrograph fails if its most likely class is other than {allowed}.")
         if self.minimum_score > 0:
             said.append(f"A micrograph with a score below {self.minimum_score:g} fails.")
         if self.maximum_region_um is not None:

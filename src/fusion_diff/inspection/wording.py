@@ -68,7 +68,7 @@ def told_apart(first: float, second: float) -> tuple[str, str]:
 
 
 def p_value_sentences(p_values: Mapping[str, float], compared: Compared) -> list[str]:
-    """Return sentences that explain p-values by the number of references at least as strange as the micrograph.
+    """Return sentences that explain p-values by the number of references that scored as low or as high.
 
     Args:
         p_values: p-value of each side.
@@ -82,15 +82,18 @@ def _counted(kind: str, p: float, compared: Compared) -> str:
 
     Where specimens have several references, the share is given instead, with each specimen counting once.
     """
-    name, how = ("authentic", "unlike the others") if kind == "authentic" else ("other", "like the authentic ones")
+    name, how = ("authentic", "low") if kind == "authentic" else ("other", "high")
     references = compared.sides[kind]
     specimens = compared.specimens_by_side[kind]
     stranger = p * (specimens + 1) - 1
     of = f"the {references} {name} references" + ("" if specimens == references else f", of {specimens} specimens,")
     if stranger < 1e-6:
         many = "so many" if specimens == references else f"{specimens} specimens"
-        return f"none of {of} was as {how} as this micrograph; with {many} it cannot be smaller than 1/{specimens + 1}."
+        return (
+            f"none of {of} scored as {how} as this micrograph; with {many} it cannot be smaller than 1/{specimens + 1}."
+        )
     if specimens < references:
-        return f"{number(100 * stranger / specimens, 2)} % of {of} each specimen counting once, were at least as {how}."
-    were = "was" if round(stranger) == 1 else "were"
-    return f"{round(stranger)} of {of} {were} at least as {how}."
+        return (
+            f"{number(100 * stranger / specimens, 2)} % of {of} each specimen counting once, scored at least as {how}."
+        )
+    return f"{round(stranger)} of {of} scored at least as {how}."

@@ -20,15 +20,15 @@ OUT_OF_SCOPE = (
     "magnification or subject?). Ignore its score; enrol references of its kind."
 )
 MEANING = {
-    "multiple-instance": "parts that look like the references that are not authentic",
-    "novelty": "parts unlike the authentic references",
-    "outliers": "its strangest parts, far from any part of the authentic references",
-    "suspicion": "parts that look like flaws of ceramics in general",
-    "departures": "parts unlike the authentic references",
+    "multiple-instance": "that parts of it look like the references that are not authentic",
+    "novelty": "that parts of it are unlike the authentic references",
+    "outliers": "that its strangest parts are far from any part of the authentic references",
+    "suspicion": "that parts of it look like flaws of ceramics in general",
+    "departures": "that parts of it are unlike the authentic references",
     "texture": "the texture as a whole",
-    "pooled": "the level and spread of its texture",
+    "pooled": "the mean and spread of its texture",
     "correspondence": "its surface, recognised from a reference",
-    "reconstruction": "parts that the diffusion prior could not reconstruct",
+    "reconstruction": "that the diffusion prior could not reconstruct parts of it",
 }
 """What each kind of evidence means where it speaks against a micrograph; keys include readings of a single kind."""
 IN_FAVOUR = {
@@ -38,7 +38,7 @@ IN_FAVOUR = {
     "suspicion": "that hardly any part looks like a flaw of ceramics in general",
     "departures": "that hardly any part is unlike the authentic references",
     "texture": "the texture as a whole, like that of authentic references",
-    "pooled": "the level and spread of its texture, like those of authentic references",
+    "pooled": "the mean and spread of its texture, like those of authentic references",
     "correspondence": "its surface, recognised from an authentic reference",
     "reconstruction": "that the diffusion prior could reconstruct nearly all of it",
 }
@@ -87,7 +87,10 @@ def too_few(p_values: dict[str, float], compared: Compared, alpha: float) -> str
     shared = sum(compared.sides.values()) > sum(specimens.values())
     what = "specimens of references" if shared else "references"
     where = " on each side" if "not authentic" in p_values else ""
-    return f"alpha {alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}."
+    return (
+        f"alpha {alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}; enrol more specimens, or "
+        "choose a larger alpha beforehand."
+    )
 
 
 def undecidable(enrolment: Enrolled, alpha: float) -> str | None:
@@ -154,11 +157,11 @@ def _place(region: Region) -> str:
 def _beside_the_score(it: Inspection) -> str:
     """Return why a decision is made that the score, with its even odds, does not suggest."""
     side = "not authentic" if it.decision == "authentic" and "not authentic" in it.p_values else "authentic"
-    whose, strange = ("authentic", "strange") if side == "authentic" else ("other", "little strange")
+    whose, way = ("authentic", "low") if side == "authentic" else ("other", "high")
     limit = "more than" if side == it.decision else "not more than"
     return (
-        f"{it.decision.capitalize()}, although its score is {it.score:.3g}: decisions are made by p-values. Of the "
-        f"specimens of {whose} references, its own included, {it.p_values[side]:.2g} are at least as {strange} as it, "
+        f"{it.decision.capitalize()}, although its score is {it.score:.3g}: decisions are made by p-values. The "
+        f"share of {whose} specimens, its own included, that score at least as {way} is {it.p_values[side]:.2g}, "
         f"{limit} alpha {it.alpha:g}."
     )
 

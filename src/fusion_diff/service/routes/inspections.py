@@ -62,7 +62,7 @@ async def inspect(
         Alpha,
         Form(
             description="Error rate alpha. At most this share of authentic micrographs is expected to be called not "
-            "authentic, and of others authentic."
+            "authentic, and at most this share of the others authentic."
         ),
     ] = 0.1,
     pixel_size_um: Annotated[PixelSize | None, Form()] = None,

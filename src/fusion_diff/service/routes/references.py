@@ -148,7 +148,7 @@ async def put_mark(
     set_id: Id,
     image_id: Id,
     mark: Annotated[
-        UploadFile, File(description="PNG or TIFF in the size of the micrograph, not black where the flaw is.")
+        UploadFile, File(description="PNG, TIFF or BMP, as large as the micrograph, not black where the flaw is.")
     ],
 ) -> ReferenceImageOut:
     """Set the flaw mask of a reference; an existing one is replaced."""
