@@ -202,3 +202,53 @@ def test_a_stop_right_after_a_step_leaves_a_folder_at_the_place(replaced, monkey
     with pytest.raises(KeyboardInterrupt), WholeFolder(replaced, replace=True) as draft:
         (draft / "a.txt").write_text("new")
     assert (replaced / "a.txt").read_text() == left
+
+
+@pytest.fixture
+def held(monkeypatch):
+    """Lets the first moves fail as where a virus scanner holds a file; gives the list of those that will."""
+    moves = [1, 2]
+
+    def failing(move):
+        def moved(self, target):
+            if moves:
+                moves.pop()
+                raise PermissionError(errno.EACCES, "Access is denied", str(self), None, str(target))
+            return move(self, target)
+
+        return moved
+
+    monkeypatch.setattr(Path, "rename", failing(Path.rename))
+    monkeypatch.setattr(Path, "replace", failing(Path.replace))
+    monkeypatch.setattr(whole, "_exchange", lambda *_: False)
+    return moves
+
+
+@pytest.mark.parametrize("made", ["a file", "a folder", "a folder again"])
+def test_what_is_held_for_a_moment_on_windows_is_moved_then(tmp_path, monkeypatch, held, made):
+    place = tmp_path / "made"
+    if made == "a folder again":
+        place.mkdir()
+    monkeypatch.setattr(sys, "platform", "win32")
+    if made == "a file":
+        write_whole(place, b"content")
+    else:
+        with WholeFolder(place, replace=True) as draft:
+            (draft / "a.txt").write_text("a")
+    assert held == []
+    assert names(tmp_path) == {"made"}
+
+
+def test_elsewhere_a_move_that_is_forbidden_is_not_tried_again(tmp_path, held):
+    with pytest.raises(PermissionError, match="Access is denied"):
+        write_whole(tmp_path / "a.txt", b"content")
+    assert held == [1]
+    assert names(tmp_path) == set()
+
+
+def test_a_complete_folder_that_cannot_be_moved_is_kept_and_named(tmp_path, held):
+    with pytest.raises(PermissionError, match="Access is denied") as caught, WholeFolder(tmp_path / "folder") as draft:
+        (draft / "a.txt").write_text("a")
+    assert caught.value.filename == str(tmp_path / "folder")
+    assert str(draft) in str(caught.value)
+    assert names(draft) == {"a.txt"}

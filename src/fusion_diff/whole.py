@@ -13,12 +13,15 @@ import secrets
 import shutil
 import stat
 import sys
+import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+_PATIENCE_SECONDS = 5.0
 
 
 @contextmanager
@@ -40,7 +43,7 @@ def whole_file(file: Path) -> Iterator[Path]:
         yield part
         _flush(part)
         part.chmod(mode)  # libraries may have put another file there
-        part.replace(file)
+        when_free(part.replace, file)
     except BaseException as error:
         part.unlink(missing_ok=True)
         if isinstance(error, OSError) and error.filename in (None, str(part)):
@@ -59,12 +62,32 @@ def write_whole(file: Path, content: bytes) -> None:
         part.write_bytes(content)
 
 
+def when_free(move: Callable[[Path], object], target: Path) -> None:
+    """Move a file or folder to a target by its `rename` or `replace`.
+
+    On Windows, virus scanners and indexers hold for a moment what was just written; they are waited for.
+
+    Raises:
+        OSError: it cannot be moved, or is still held after five seconds.
+    """
+    end = time.monotonic() + _PATIENCE_SECONDS
+    while True:
+        try:
+            move(target)
+            return
+        except PermissionError:
+            if sys.platform != "win32" or time.monotonic() > end:
+                raise
+        time.sleep(0.1)
+
+
 class WholeFolder:
     """Context manager that creates a folder beside a target and moves it there when the block ends without an error.
 
     After an error, the target is unchanged and the new folder is removed. A folder takes the place of another in one
     step on Linux, on most file systems. Elsewhere, the old folder is moved aside first: if the process is killed
-    between the two steps, the target is missing, and the old folder remains beside it as `.NAME.….old`.
+    between the two steps, the target is missing, and the old folder remains beside it as `.NAME.….old`. A complete
+    folder that may not be moved is kept, and the error names it.
 
     Args:
         target: the target; its parent folders are created.
@@ -92,6 +115,7 @@ class WholeFolder:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, *_: object) -> None:
         """Complete the folder and move it into place, or clean up after an error."""
+        kept = False
         try:
             if kind is None:
                 self.complete()
@@ -99,29 +123,35 @@ class WholeFolder:
                     if file.is_file():
                         _flush(file)
                 self.check()
-                self._move()
+                try:
+                    self._move()
+                except PermissionError as refused:
+                    kept = True
+                    told = f"{refused.strerror}; what was to go there is complete, and kept as {self.folder}"
+                    raise PermissionError(refused.errno, told, str(self.target)) from refused
         finally:
-            shutil.rmtree(self.folder, ignore_errors=True)  # the replaced folder, if they were exchanged
+            if not kept:
+                shutil.rmtree(self.folder, ignore_errors=True)  # the replaced folder, if they were exchanged
         _raise_if_of_the_system(error, self.target)
 
     def _move(self) -> None:
         if not self._replace:
             with suppress(FileNotFoundError):
                 self.target.rmdir()  # an empty folder; Windows moves nothing onto one
-            self.folder.rename(self.target)
+            when_free(self.folder.rename, self.target)
         elif not self.target.exists():
-            self.folder.rename(self.target)
+            when_free(self.folder.rename, self.target)
         elif not _exchange(self.folder, self.target):
             self._move_in_two_steps()
 
     def _move_in_two_steps(self) -> None:
         old = self.folder.with_name(self.folder.name + ".old")
         try:
-            self.target.rename(old)
-            self.folder.rename(self.target)
+            when_free(self.target.rename, old)
+            when_free(self.folder.rename, self.target)
         except BaseException:
             if old.exists() and not self.target.exists():
-                old.rename(self.target)
+                when_free(old.rename, self.target)
             raise
         shutil.rmtree(old, ignore_errors=True)
 

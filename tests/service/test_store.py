@@ -7,6 +7,7 @@ import hashlib
 import io
 import math
 import os
+import sys
 import tempfile
 import uuid
 from datetime import UTC, datetime
@@ -60,6 +61,26 @@ def test_a_file_is_put_whole(store, tmp_path):
         (tmp_path / "upload").write_bytes(content)
         store.put_file(tmp_path / "upload", sha256)
     assert store.get(sha256) == content
+
+
+def test_a_file_that_windows_holds_for_a_moment_is_moved_then(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    store, replace, tries = Store(str(tmp_path / "blobs")), Path.replace, []
+
+    def held(self, target):
+        tries.append(self.name)
+        if len(tries) == 1:
+            raise PermissionError(13, "Access is denied")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", held)
+    monkeypatch.setattr(sys, "platform", "win32")
+    (tmp_path / "upload").write_bytes(b"held")
+    sha256 = hashlib.sha256(b"held").hexdigest()
+    store.put_file(tmp_path / "upload", sha256)
+    assert store.get(sha256) == b"held"
+    assert tries == ["upload", "upload"], "moved, not copied"
 
 
 def test_a_file_on_another_disk_is_copied(tmp_path, monkeypatch):

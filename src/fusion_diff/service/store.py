@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_diff.dependencies import store_missing
 from fusion_diff.errors import ServiceError, disk_full
 from fusion_diff.printable import printable
-from fusion_diff.whole import whole_file, write_whole
+from fusion_diff.whole import when_free, whole_file, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,7 +119,7 @@ class Store:
         with file.open("rb+") as stream:
             os.fsync(stream.fileno())
         try:
-            file.replace(place)
+            when_free(file.replace, Path(place))
         except OSError:  # the store is on another disk
             with whole_file(Path(place)) as part:
                 shutil.copyfile(file, part)
