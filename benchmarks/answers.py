@@ -1,4 +1,7 @@
-"""Results of a benchmark, stored in a file as they are computed, so that an interrupted run can continue."""
+"""Results that the other files here store as they compute them, so that an interrupted run can continue.
+
+Keys hold what was asked and of which model, not the code that answered: after a change of method take another file.
+"""
 
 from __future__ import annotations
 

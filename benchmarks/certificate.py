@@ -5,7 +5,8 @@ certify`, at each of `--sigmas`. A certificate gives the pixel change below whic
 does not show that the choice is correct. So accuracy is reported with and without noise. Certified are micrographs with
 a correct choice and a radius. Contradicted are those whose smoothed choice differs from the model's.
 
-Every result is a line of certificates.jsonl under --out; an interrupted run continues.
+Every result is a line of certificates.jsonl under --out; an interrupted run continues. After a change of method take
+another --out.
 """
 
 from __future__ import annotations

@@ -35,13 +35,13 @@ def rows_of(markdown: str) -> list[dict]:
 
 def plot(rows: list[dict], file: Path) -> None:
     """Plot macro-F1 against shots, one panel per set."""
+    if not rows:
+        return
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot as plt
 
-    if not rows:
-        return
     sets, methods = (list(dict.fromkeys(row[key] for row in rows)) for key in ("set", "method"))
     others = zip(cycle(_MARKERS), cycle(_DASHES), methods, strict=False)
     styles = {method: {"marker": marker, "linestyle": dashes, "linewidth": 1.2} for marker, dashes, method in others}

@@ -12,7 +12,7 @@ import argparse
 import json
 import sys
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from functools import cache
 from pathlib import Path
 
@@ -108,7 +108,7 @@ def interval(values: list[float]) -> float:
     return float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
 
 
-def tables(answers: list[dict], skipped: Counter) -> list[dict]:
+def tables(answers: list[dict]) -> list[dict]:
     """Return one row per set, number of shots and method."""
     figures = defaultdict(lambda: defaultdict(list))
     for entry in answers:
@@ -123,7 +123,6 @@ def tables(answers: list[dict], skipped: Counter) -> list[dict]:
             "shots": shots,
             "method": method,
             "draws": len(row["auroc"]),
-            "skipped": skipped[name, shots],
             "seconds": float(np.mean(row["seconds"])),
             **{figure: float(np.mean(row[figure])) for figure in ("macro_f1", "auroc")},
             **{f"{figure}_interval": interval(row[figure]) for figure in ("macro_f1", "auroc")},
@@ -276,10 +275,10 @@ def decisions_markdown(rows: list[dict]) -> str:
 
 
 def markdown(rows: list[dict]) -> str:
-    lines = ["| set | shots | method | macro-F1 | AUROC | draws | skipped |", "|---|---|---|---|---|---|---|"]
+    lines = ["| set | shots | method | macro-F1 | AUROC | draws |", "|---|---|---|---|---|---|"]
     lines += [
         f"| {r['set']} | {said(r['shots'])} | {r['method']} | {r['macro_f1']:.3f} ± {r['macro_f1_interval']:.3f} "
-        f"| {r['auroc']:.3f} ± {r['auroc_interval']:.3f} | {r['draws']} | {r['skipped']} |"
+        f"| {r['auroc']:.3f} ± {r['auroc_interval']:.3f} | {r['draws']} |"
         for r in rows
     ]
     return "\n".join(lines) + "\n"
@@ -313,7 +312,6 @@ def main() -> int:
     answers = read(file)
     done = {(a["task"], a["shots"], a["seed"], a["method"], a["model"]) for a in answers}
     methods.rates |= {(a["method"], a["set"], a["shots"]): a["rate"] for a in answers if "rate" in a}
-    skipped: Counter = Counter()
     with append(file) as out:
         for name in options.sets:
             tasks = tasks_of(name, options.data)
@@ -323,7 +321,6 @@ def main() -> int:
                     for number, task in enumerate(tasks):
                         drawn = draw(task, shots, seed)
                         if drawn is None:
-                            skipped[name, shots] += 1
                             continue
                         for method in wanted:
                             model = methods.eye.sha256 if method in (OURS, MARKED, ALONE, SAME_TOKENS) else ""
@@ -344,10 +341,13 @@ def main() -> int:
                             out.write(json.dumps(entry) + "\n")
                             out.flush()
                             answers.append(entry)
-    current = [a for a in answers if a["model"] in ("", methods.eye.sha256)]
     order = {key: index for index, key in enumerate([*SETS, *methods.names])}
+    known = [a for a in answers if a["set"] in order and a["method"] in order]
+    if unknown := len(answers) - len(known):
+        print(f"{file}: {unknown} results of methods or sets that are no more are left out", file=sys.stderr)
+    current = [a for a in known if a["model"] in ("", methods.eye.sha256)]
     current.sort(key=lambda a: (order[a["set"]], a["shots"], order[a["method"]]))
-    rows, decided = tables(current, skipped), decisions(current, options.data)
+    rows, decided = tables(current), decisions(current, options.data)
     report = "\n".join(
         [markdown(rows), side_by_side(current), by_task(current, options.data), decisions_markdown(decided)]
     )

@@ -5,8 +5,8 @@ stamp of 12 x 12 pixels. Reported are the share of poisoned references that the 
 flags by mistake, and macro-F1 and AUROC on unseen specimens. The latter are given with all references, without the
 flagged ones (`dropped`), and with these at half weight (`half`: the mean of both log-odds). Differences are paired by
 draw, with the standard error of their mean, because draws differ more than these variants. Results are stored in
-RUN/poisoning.jsonl as they are computed, so an interrupted run continues. --table makes RUN/poisoning.md from them at
-any time.
+RUN/poisoning.jsonl as they are computed, so an interrupted run continues. After a change of method or of the audit take
+another RUN. --table makes RUN/poisoning.md from them at any time.
 """
 
 from __future__ import annotations

@@ -1,14 +1,16 @@
-"""The few-shot protocol: tasks on real ceramics, and draws of references and queries from different specimens.
+"""The few-shot protocol of the other files here: tasks on real ceramics, and draws of references and queries.
 
-Seed s shuffles the sorted groups with numpy.random.default_rng(s). k references of each side are drawn from the first
-half of the groups, and every image of the other half is a query. A seed is skipped and counted if its first half has
-fewer than k images of a side, or its second half fewer than 5. On `jun_glaze`, references come from session s1 and the
-queries are all of s2, of the same two bowls: what is unseen there is the day, not the specimen.
+References and queries are of different specimens. Seed s shuffles the sorted groups with numpy.random.default_rng(s).
+k references of each side are drawn from the first half of the groups, and every image of the other half is a query. A
+seed is skipped if its first half has fewer than k images of a side, or its second half fewer than 5. On `jun_glaze`,
+references come from session s1 and the queries are all of s2, of the same two bowls: what is unseen there is the day,
+not the specimen.
 
 The folder of --data holds
 
     ebc_crack/sound/*.png, ebc_crack/crack/*.png     patches, <specimen>_<micrograph>__y<top>x<left>.png
     ebc_micrographs/masks/<specimen>_<micrograph>.*  labels of the whole micrographs, 2 is crack
+    ebc_micrographs/images/*.png                     the whole micrographs
     ferrite_tile/groups.csv                          columns file, class (`free` or a flaw) and group
     ferrite_tile/images/<file>, ferrite_tile/masks/<stem of the file>.png
     jun_glaze/china1/*.jpg, .../china4, .../china5, .../china6    s1... and s2... are the sessions
