@@ -1,4 +1,4 @@
-"""Adversarial attacks on FusionDiff: with full access to the model, references and gradients, and with less.
+"""Adversarial attacks of robustness.py: with full access to the model, references and gradients, and with less.
 
 The target is the forced choice: a flawed micrograph is to score 0.5 or more, or a sound one less. Attacks change the
 working pixels by at most `eps` (`trust.certificate.working_pixels`: grey, stretched to [0, 1]); the contrast range is

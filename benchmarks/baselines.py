@@ -1,4 +1,4 @@
-"""Baselines of the few-shot benchmark.
+"""Baselines of fewshot.py.
 
 Every baseline is a function from references, their truth, their groups and queries to scores (higher: less authentic)
 and verdicts (True: not authentic). Thresholds are learned from the references only.

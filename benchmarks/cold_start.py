@@ -15,7 +15,7 @@ import tempfile
 from pathlib import Path
 
 import numpy as np
-from throughput import write_tiff
+from throughput import expect_exported, write_tiff
 
 from fusion_diff.edge.exported import Exported
 
@@ -65,6 +65,8 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
+    for folder in options.exported:
+        expect_exported(parser, folder)
     least = {folder: np.full(len(PARTS), np.inf) for folder in options.exported}
     with tempfile.TemporaryDirectory() as temporary:
         file = Path(temporary) / "tile.tif"

@@ -42,11 +42,12 @@ def main() -> int:
     prior = DiffusionModel.from_pretrained(options.model).reconstruction.prior
     before, widths, errors = [], [], []
     after: dict[str, list[float]] = {"prior's autoencoder": [], "averaged 4 wide": [], "averaged 8 wide": []}
-    for path in sorted((options.data / "ebc_micrographs" / "images").glob("*.png")):
+    root = options.data / "ebc_micrographs"
+    for path in sorted((root / "images").glob("*.png")):
         micrograph = load_microstructure_data(path, crop_data_bar=False)
         low, high = micrograph.contrast_range
         image = np.clip((micrograph.pixels - low) / (high - low), 0, 1)
-        crack = np.asarray(Image.open(options.data / "ebc_micrographs" / "masks" / path.name)) == CRACK
+        crack = np.asarray(Image.open(root / "masks" / path.name)) == CRACK
         for top in range(0, image.shape[0] - TILE + 1, TILE):
             for left in range(0, image.shape[1] - TILE + 1, TILE):
                 window = slice(top, top + TILE), slice(left, left + TILE)
@@ -71,6 +72,11 @@ def main() -> int:
                     after[name].append(float(grey[beside].mean() - grey[on].mean()) / contrast)
                 error = float(((rebuilt["prior's autoencoder"] - tile) ** 2).mean())
                 errors.append(-10 * np.log10(max(error, 1e-12)))
+    if not before:
+        parser.error(
+            f"{root}: no tile to measure; it takes images/*.png of {TILE} pixels a side or more, and masks/ of the "
+            f"same names that mark dark cracks with {CRACK}, {LEAST_CRACK} pixels of a tile or more"
+        )
     figures = {name: float(np.mean(values)) for name, values in after.items()}
     print(f"{len(before)} tiles with cracks about {np.mean(widths):.1f} px wide, contrast {np.mean(before):.2f}")
     print("| round trip | contrast kept |\n|---|---|")

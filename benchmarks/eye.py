@@ -1,4 +1,4 @@
-"""FusionDiff in the benchmarks: the same as `enroll` and `inspect`, but every image is encoded only once."""
+"""FusionDiff in the other files here: the same as `enroll` and `inspect`, but every image is encoded only once."""
 
 from __future__ import annotations
 

@@ -42,12 +42,14 @@ def write(path: Path, side: int, compression: str | None) -> None:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--side", type=int, default=20000, help="a multiple of 1000")
+    parser.add_argument("--side", type=int, default=20000, help=f"a multiple of {PATCH}")
     parser.add_argument("--compression", choices=["zlib", "lzw"], help="stored uncompressed when omitted")
     parser.add_argument("--model", default="fusion-diff-v1-ceramic")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    if options.side < PATCH or options.side % PATCH:
+        parser.error(f"--side {options.side}: give a multiple of {PATCH}")
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "large.tif"
         write(path, options.side, options.compression)

@@ -51,8 +51,9 @@ def main() -> int:
     print(f"\n| set | shots | micrographs | share of all wrong order that the {WORST} worst make |\n|" + "---|" * 4)
     for (name, shots), each in sorted(misses.items()):
         found = sorted(((np.mean(values), path) for path, values in each.items()), reverse=True)
-        share = sum(value for value, _ in found[:WORST]) / sum(value for value, _ in found)
-        print(f"| {name} | {said(shots)} | {len(found)} | {share:.2f} |")
+        wrong = sum(value for value, _ in found)
+        share = f"{sum(value for value, _ in found[:WORST]) / wrong:.2f}" if wrong else ""
+        print(f"| {name} | {said(shots)} | {len(found)} | {share} |")
         print(
             "\n".join(f"  {value:.2f} {path.parent.name}/{path.name}" for value, path in found[:WORST]), file=sys.stderr
         )

@@ -9,7 +9,7 @@ attacks that misled the forced choice against clean micrographs. The attack on `
 account; the attack on `detecting` does.
 
 Every result is a line of attacks.jsonl under --out; an interrupted run continues, and --table makes the table of the
-images that are finished so far.
+images that are finished so far. After a change of method or of an attack take another --out.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import argparse
 import json
 import sys
 import time
+from importlib.util import find_spec
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,8 @@ BALLS = [("inf", k / 255) for k in (1, 2, 4, 8)] + [("2", 0.5), ("2", 1.0)]
 CHECKS = [("inf", 1 / 255), ("inf", 4 / 255), ("inf", 64 / 255)]
 """Norms and sizes of attacks whose margins must fall with their size. The last must always succeed; otherwise the
 attack is too weak, or gradients are masked."""
+TOOLBOX = {"art-pgd", "square"}
+"""Attacks that are made by the adversarial-robustness-toolbox."""
 CHECKED = ("plain", "purified")
 SAME = 2e-2
 """Largest difference in log-odds of the differentiable computation from the product's (rounding of distances)."""
@@ -289,6 +292,12 @@ def main() -> int:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--table", action="store_true", help="ask nothing more, and print what there is")
     options = parser.parse_args()
+    by_toolbox = sorted(TOOLBOX & set(options.attacks))
+    if by_toolbox and not options.table and find_spec("art") is None:
+        parser.error(
+            f"{' and '.join(by_toolbox)}: adversarial-robustness-toolbox is not installed; pip install "
+            "'fusion-diff[benchmarks]', or choose others with --attacks"
+        )
     torch.set_num_threads(options.threads)
     answers, figures = Answers(options.out / "attacks.jsonl"), {}
     for name in options.sets:

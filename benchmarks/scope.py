@@ -21,8 +21,7 @@ from sklearn.metrics import roc_auc_score
 
 from fusion_diff import DiffusionModel
 from fusion_diff.errors import FusionDiffError
-
-ENDINGS = (".jpg", ".png", ".bmp", ".tif")
+from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
 
 
 def some(images: list[Image], count: int) -> list[Image]:
@@ -33,7 +32,7 @@ def some(images: list[Image], count: int) -> list[Image]:
 
 def gallery(data: Path) -> list[Image]:
     """Return images of ceramics that are in no set."""
-    found = sorted(p for p in (data / "ceramic_sem_gallery").rglob("*") if p.suffix.lower() in ENDINGS)
+    found = sorted(p for p in (data / "ceramic_sem_gallery").rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     return [Image(path, False, path.parent.name) for path in found]
 
 

@@ -31,8 +31,9 @@ from transformers import ResNetForImageClassification
 
 from fusion_diff import DiffusionModel
 from fusion_diff.builtin import builtin_reference_set
-from fusion_diff.edge.exported import Exported
+from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.runtime import open_graph
+from fusion_diff.edge.session import is_exported
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.portable import portable
 from fusion_diff.micrograph.tiles import Grid
@@ -110,9 +111,16 @@ def whole(program: str, graph: Path, tiff: Path, threads: int) -> dict[str, floa
     }
 
 
+def expect_exported(parser: argparse.ArgumentParser, folder: Path) -> None:
+    """Exit with an error unless a folder is an exported model."""
+    if not is_exported(folder):
+        inside = " or ".join(str(file.parent) for file in sorted(folder.glob(f"*/{DESCRIPTION}")))
+        parser.error(f"{folder}: not an exported model; give {inside or 'a folder written by `fusion-diff export`'}")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("exported", type=Path)
+    parser.add_argument("exported", type=Path, help="folder written by `fusion-diff export`")
     parser.add_argument("--model", default="fusion-diff-v1-ceramic", help="what was exported")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 2, 4, 8])
     parser.add_argument("--threads", type=int, default=2)
@@ -120,6 +128,7 @@ def main() -> int:
     parser.add_argument("--sides", nargs="*", type=int, default=[224, 1024, 2048, 4096], help="of the TIFFs, in pixels")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
+    expect_exported(parser, options.exported)
     logging.disable(logging.WARNING)
     warnings.simplefilter("ignore")
     model = DiffusionModel.from_pretrained(options.model)

@@ -1,4 +1,4 @@
-"""Variants of the encoder and of pooled evidence that the ablation compares with the shipped ones."""
+"""Variants of the encoder and of pooled evidence that ablation.py compares with the shipped ones."""
 
 from __future__ import annotations
 
