@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from fusion_diff.service.app import create_app
 from fusion_diff.service.metrics import Metrics
 from fusion_diff.service.routes.inspections import inspect
 from fusion_diff.service.schemas.inspections import InspectionEntry, InspectionOut
@@ -48,3 +49,23 @@ def test_the_fields_of_a_request_are_those_that_it_takes(manual):
     told = re.findall(r"^\| `([a-z_]+)` \| .* \| .* \|$", manual, flags=re.MULTILINE)
     assert set(told) - {"read", "inspect", "enrol", "admin"} <= set(inspect.__annotations__)
     assert {"alpha", "pixel_size_um", "model"} <= set(told)
+
+
+def test_the_table_of_the_api_has_every_operation_and_no_other(manual):
+    paths = create_app(Settings(data=Path("unused"), insecure=True)).openapi()["paths"]
+    there = {(method.upper(), re.sub(r"\{\w+\}", "{id}", path)) for path, each in paths.items() for method in each}
+    told = set()
+    (table,) = re.findall(r"\| what \| where \| scope \|\n(.*?)\n\n", manual, flags=re.DOTALL)
+    for where in re.findall(r"^\| .+ \| (`.+`) \| .+ \|$", table, flags=re.MULTILINE):
+        for methods, ends in re.findall(r"((?:`?[A-Z]+[`, ]+)*)((?:`?/[^`]+`[,; ]*)+)", where):
+            stem = ""
+            for end in re.findall(r"/[^`]+", ends):
+                if end.endswith("…"):
+                    told |= {(method, path) for method, path in there if path.startswith(end.removesuffix("…"))}
+                    continue
+                if end.startswith("/v1/"):
+                    stem = "/".join(end.split("/")[:3])
+                for method in re.findall(r"[A-Z]+", methods):
+                    whole = [path for _, path in there if path.startswith(stem) and path.endswith(end)]
+                    told |= {(method, path) for path in whole or [end]}
+    assert told == there
