@@ -104,6 +104,46 @@ def test_an_extra_file_is_noticed(small, name):
         verify(small)
 
 
+LEFT = (".DS_Store", "._config.json", "Thumbs.db", "desktop.ini")
+
+
+def test_what_file_managers_leave_is_no_part_of_a_checkpoint(small):
+    before = verify(small)
+    for name in LEFT:
+        (small / name).write_bytes(b"left")
+        (small / "prior" / name).write_bytes(b"left")
+    assert verify(small) == before
+    with Writer(small) as draft:
+        write_json(draft / "config.json", {"name": "new"})
+    assert set(files_in(small)) == {"config.json", MANIFEST}
+
+
+def test_a_folder_that_somebody_only_looked_into_is_written_into(tmp_path):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / ".DS_Store").write_bytes(b"left")
+    expect_free(tmp_path / "new")
+
+
+def test_what_merely_has_their_name_is_noticed(small):
+    (small / ".DS_Store").symlink_to(small / "config.json")
+    with pytest.raises(CheckpointError, match="not listed in the checkpoint's manifest"):
+        verify(small)
+    (small / ".DS_Store").unlink()
+    (small / "Thumbs.db").mkdir()
+    (small / "Thumbs.db" / "a.json").write_text("{}")
+    with pytest.raises(CheckpointError, match="not listed in the checkpoint's manifest"):
+        verify(small)
+
+
+def test_what_the_manifest_lists_is_verified_whatever_its_name(small):
+    (small / ".DS_Store").write_bytes(b"listed")
+    seal(small)
+    verify(small)
+    (small / ".DS_Store").write_bytes(b"altered")
+    with pytest.raises(CheckpointError, match="altered or truncated"):
+        verify(small)
+
+
 def test_a_named_pipe_is_noticed_rather_than_waited_for(small):
     os.mkfifo(small / "enrolment.json")
     with pytest.raises(CheckpointError, match=r"enrolment\.json: not listed in the checkpoint's manifest"):

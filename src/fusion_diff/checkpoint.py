@@ -20,13 +20,16 @@ import os
 import stat
 from importlib.resources import files
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import CheckpointError, disk_full
-from fusion_diff.home import at_home, is_folder
+from fusion_diff.home import at_home, is_folder, left_by_file_manager
 from fusion_diff.printable import paragraph, printable
 from fusion_diff.whole import WholeFolder
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
 
 FORMAT = "fusion-diff/checkpoint/1"
 EMBEDDED = "fusion-diff-v1-ceramic"
@@ -154,7 +157,7 @@ def verify(folder: Path) -> str:
             f"{folder / MANIFEST}: format {manifest.get('format')!r:.80}, but this version reads {FORMAT!r}; "
             "use a checkpoint and a fusion-diff of the same format"
         )
-    present = files_in(folder) - {MANIFEST}
+    present = files_in(folder, sums) - {MANIFEST}
     for name in sorted(set(sums) | present):
         file, shown = folder / name, f"{folder}/{printable(name, 200)}"
         if name not in present:
@@ -173,13 +176,15 @@ def verify(folder: Path) -> str:
     return digest(folder / MANIFEST)
 
 
-def files_in(folder: Path) -> set[str]:
+def files_in(folder: Path, listed: Collection[str] = ()) -> set[str]:
     """Return the paths, relative to a folder, of all files in it and in its folders.
 
-    Everything but plain folders counts as a file, including links to folders and named pipes.
+    Everything but plain folders counts as a file, including links to folders and named pipes. What file managers leave
+    is left out unless it is listed.
     """
     files = (file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
-    return {file.relative_to(folder).as_posix() for file in files}
+    names = ((file, file.relative_to(folder).as_posix()) for file in files)
+    return {name for file, name in names if name in listed or not left_by_file_manager(file)}
 
 
 def _expect_plain(folder: Path, name: str) -> None:
@@ -213,7 +218,9 @@ def expect_free(folder: Path) -> None:
         raise CheckpointError(f"{folder}: {IN_MODEL} ({model})")
     if why := in_place(folder):
         raise CheckpointError(f"{folder}: {why}; choose a new folder, such as {folder / 'model'}")
-    if not os.path.exists(folder) or (folder.is_dir() and not any(folder.iterdir())):  # noqa: PTH110 (likewise)
+    if not os.path.exists(folder):  # noqa: PTH110 (Path.exists raises where it may not look)
+        return
+    if folder.is_dir() and all(map(left_by_file_manager, folder.iterdir())):
         return
     listed = _listed(folder / MANIFEST) if folder.is_dir() else None
     if listed is None:

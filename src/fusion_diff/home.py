@@ -1,9 +1,11 @@
-"""Paths: those that begin in the home folder, absolute ones, and whether they are files or folders."""
+"""Paths: those that begin in the home folder, absolute ones, files, folders, and what file managers leave."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+
+_LEFT_BY_FILE_MANAGERS = frozenset({".DS_Store", "Thumbs.db", "desktop.ini"})
 
 
 def at_home(path: str | os.PathLike[str]) -> Path:
@@ -40,3 +42,9 @@ def is_file(path: Path) -> bool:
 def is_folder(path: Path) -> bool:
     """Return whether a path is a folder, with errors as in `is_file`."""
     return os.path.isdir(path)  # noqa: PTH112 (likewise)
+
+
+def left_by_file_manager(path: Path) -> bool:
+    """Return whether this is a plain file that Finder or Explorer leaves in folders that somebody looks into."""
+    named = path.name in _LEFT_BY_FILE_MANAGERS or path.name.startswith("._")
+    return named and path.is_file() and not path.is_symlink()

@@ -182,6 +182,15 @@ def test_a_prior_that_changed_since_the_model_was_loaded_is_neither_used_nor_sav
     assert [path.name for path in tmp_path.iterdir()] == ["line-7"]
 
 
+def test_what_file_managers_leave_is_not_copied_along(saved, tmp_path):
+    folder = shutil.copytree(saved, tmp_path / "model")
+    for place in (folder, folder / "prior", folder / "prior" / "unet"):
+        (place / ".DS_Store").write_bytes(b"left")
+    DiffusionModel.from_pretrained(folder).save_pretrained(tmp_path / "copy")
+    DiffusionModel.from_pretrained(tmp_path / "copy")
+    assert not any((tmp_path / "copy").rglob(".DS_Store"))
+
+
 def test_a_prior_of_another_name_in_the_folder_is_saved_with_the_model(checkpoint_folder, tmp_path, monkeypatch):
     folder = shutil.copytree(checkpoint_folder, tmp_path / "model")
     (folder / "parts").mkdir()

@@ -123,6 +123,34 @@ def test_every_file_that_differs_is_named_in_a_line_of_its_own(batch, keys, tmp_
     ]
 
 
+LEFT = (".DS_Store", "a/._b.tif", "a/Thumbs.db", "desktop.ini")
+
+
+def test_what_file_managers_leave_is_neither_signed_nor_an_addition(batch, keys):
+    (batch / ".DS_Store").write_bytes(b"before")
+    sign(batch, keys / "K")
+    for name in LEFT:
+        (batch / name).write_bytes(b"after")
+    assert set(verify(batch, keys / "K.pub").contents.digests).isdisjoint(LEFT)
+    copy = signed_copy(batch, keys / "K.pub")
+    assert not any((copy / name).exists() for name in LEFT)
+    (batch / "desktop.ini").unlink()
+    (batch / "desktop.ini").symlink_to(batch / "a.tif")
+    with pytest.raises(TrustError, match="a symbolic link"):
+        verify(batch, keys / "K.pub")
+
+
+def test_what_was_signed_is_verified_whatever_its_name(batch, keys):
+    (batch / ".DS_Store").write_bytes(b"x")
+    put_names(batch, keys, [".DS_Store"])
+    for file in (batch / "a.tif", batch / "a" / "b.tif", batch / "ä ö.tif", batch / "a" / ".gitignore"):
+        file.unlink()
+    verify(batch, keys / "K.pub")
+    (batch / ".DS_Store").write_bytes(b"altered")
+    with pytest.raises(TrustError, match="altered after it was signed"):
+        verify(batch, keys / "K.pub")
+
+
 def test_a_signed_file_replaced_by_a_link_to_the_same_bytes_is_refused(batch, keys, tmp_path):
     sign(batch, keys / "K")
     (batch / "a.tif").rename(tmp_path / "a.tif")

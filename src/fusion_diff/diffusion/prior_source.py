@@ -58,7 +58,7 @@ class PriorSource:
             raise CheckpointError(
                 f"{folder}: the diffusion prior no longer exists; restore the folder that the model was loaded from"
             )
-        present = files_in(folder)
+        present = files_in(folder, self.sums)
         for name in sorted(present | set(self.sums)):
             # What was added is not read: it may be a pipe, which would be waited for.
             if name not in present or name not in self.sums or digest(folder / name) != self.sums[name]:
@@ -75,4 +75,7 @@ class PriorSource:
         """
         self.check()
         if self.sums is not None:
-            shutil.copytree(self.path, draft / PRIOR)
+            for name in self.sums:
+                copy = draft / PRIOR / name
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(Path(self.path, name), copy)

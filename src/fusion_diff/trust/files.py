@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from fusion_diff.errors import TrustError
+from fusion_diff.home import left_by_file_manager
 from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
@@ -103,12 +104,15 @@ def _chunk(stream: BinaryIO, file: Path) -> bytes:
         raise TrustError(f"{printable(file)}: cannot be read ({error.strerror}); check the disk") from error
 
 
-def walk(folder: Path, ignored: Collection[str] = ()) -> tuple[dict[str, Path], dict[str, str]]:
-    """List a folder recursively, without following links.
+def walk(
+    folder: Path, ignored: Collection[str] = (), listed: Collection[str] = ()
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """List a folder recursively, without following links, and without what file managers leave in it.
 
     Args:
         folder: the folder.
         ignored: names to leave out with all below them, relative to the folder and with `/`.
+        listed: names of files that are listed though a file manager may have left them.
 
     Returns:
         Plain files by relative name; and for each link, pipe or device, its kind by relative name.
@@ -136,7 +140,8 @@ def walk(folder: Path, ignored: Collection[str] = ()) -> tuple[dict[str, Path], 
             elif entry.is_dir(follow_symlinks=False):
                 todo.append((name + "/", Path(entry.path)))
             elif entry.is_file(follow_symlinks=False):
-                files[name] = Path(entry.path)
+                if name in listed or not left_by_file_manager(Path(entry.path)):
+                    files[name] = Path(entry.path)
             else:
                 odd[name] = "a pipe or device"
     return files, odd

@@ -185,7 +185,7 @@ def _differences(path: Path, verified: Verified) -> list[str]:
         for name in _ignored(path, verified.signature)
         if not any(other == name or other.startswith(name + "/") for other in signed)
     ]
-    files, odd = walk(path, ignored)
+    files, odd = walk(path, ignored, signed)
     problems = []
     for name in sorted(signed.keys() | files.keys() | odd.keys()):
         file = path / name
