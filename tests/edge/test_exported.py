@@ -80,6 +80,14 @@ def test_what_does_not_hold_together_is_refused_with_the_reason(described, tmp_p
         Exported.read(tmp_path)
 
 
+def test_a_reading_that_is_not_registered_is_named_with_the_cure(described, tmp_path):
+    fusion = {key: values | {"distance": 1.0} for key, values in described["fusion"].items()}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(described | {"fusion": fusion}))
+    cure = "import the module that registers it, or export the model again without it"
+    with pytest.raises(CheckpointError, match=rf"edge\.json: its reading distance is not known here; {cure}"):
+        Exported.read(tmp_path)
+
+
 @pytest.mark.parametrize("key", Exported.__dataclass_fields__)
 def test_every_entry_is_needed(described, tmp_path, key):
     (tmp_path / DESCRIPTION).write_text(json.dumps({k: v for k, v in described.items() if k != key}))

@@ -502,7 +502,6 @@ def test_references_that_are_not_finite_numbers_in_rows_are_refused(saved, name,
         (["classes", "names"], ["crack", "pore"]),
         (["classes", "names"], [7]),
         (["warnings"], [7]),
-        (["heads"], ["a head of another version"]),
     ],
 )
 def test_learned_values_that_could_not_give_a_verdict_are_refused(saved, path, value):
@@ -516,6 +515,15 @@ def test_learned_values_that_could_not_give_a_verdict_are_refused(saved, path, v
     (saved / "enrolment.json").write_text(json.dumps(described))
     with pytest.raises(CheckpointError, match="its fitted coefficients cannot be used"):
         load_enrolment(saved, ENCODER)
+
+
+def test_a_head_that_is_not_registered_is_named_with_the_cure(saved):
+    described = json.loads((saved / "enrolment.json").read_text())
+    described["verifier"]["heads"].append("x" * 100_000)
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match=r"its head xx+… is not known here; import the module that reg") as caught:
+        load_enrolment(saved, ENCODER)
+    assert len(str(caught.value)) < 1000
 
 
 @pytest.mark.parametrize(

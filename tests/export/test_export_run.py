@@ -133,6 +133,21 @@ def test_a_verdict_that_rests_on_the_diffusion_path_is_refused_with_the_cure(enr
         export_model(enrolled, tmp_path / "out")
 
 
+def test_a_head_that_computes_with_what_exports_do_not_hold_is_named_with_it(enrolled, tmp_path):
+    class Own:
+        kinds = ("own",)
+
+        def maps(self, tokens, residual):
+            return {"own": tokens.norm(dim=1)}
+
+    enrolled.enrolment.verifier.heads.heads["own"] = Own()
+    with pytest.raises(ExportError, match=r"not exported: own, a head .* computes with ReduceL2, which") as caught:
+        export_model(enrolled, tmp_path / "out")
+    assert "tampered" not in str(caught.value)
+    assert "nstall" not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_is_never_overwritten_by_what_is_exported_of_it(enrolled, checkpoint_folder, tmp_path, monkeypatch):
     shutil.copytree(checkpoint_folder, tmp_path / "model")
     with pytest.raises(ExportError, match="contains a model that is not an exported one"):

@@ -21,7 +21,7 @@ from fusion_diff.errors import CheckpointError
 from fusion_diff.fewshot.classes import forced_class
 from fusion_diff.fewshot.decision import Calibration, DecisionRule
 from fusion_diff.fewshot.fusion import Fusion
-from fusion_diff.fewshot.readings import READINGS
+from fusion_diff.fewshot.readings import READINGS, UnregisteredError
 from fusion_diff.printable import printable
 from fusion_diff.verdict.compared import Compared, same_file, stored_pixel_size
 
@@ -160,7 +160,7 @@ class Exported(DecisionRule):
         """Read the description of an exported model from its folder.
 
         Raises:
-            CheckpointError: it is missing, of another version, or inconsistent.
+            CheckpointError: it is missing, of another version, inconsistent, or of a reading not known here.
         """
         file = folder / DESCRIPTION
         plain = read_json(file)
@@ -171,6 +171,8 @@ class Exported(DecisionRule):
             )
         try:
             return cls._parse(plain)
+        except UnregisteredError as error:
+            raise CheckpointError(f"{file}: {error}, or export the model again without it") from error
         except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
             raise CheckpointError(f"{file}: damaged ({printable(repr(error), 300)}); export the model again") from error
 
@@ -193,8 +195,10 @@ class Exported(DecisionRule):
         if not len(sizes) == len(files) == len(references):
             raise ValueError("its lists of references, of their files and of their pixel sizes differ in length")
         calibration = Calibration(*(_number(plain["calibration"][key]) for key in ("slope", "intercept")))
-        if not weighed <= set(READINGS) or not Fusion(**fusion).holds or not calibration.slope > 0:
-            raise ValueError("its readings are unknown, have no weight, or have the wrong sign")
+        if unknown := sorted(weighed - set(READINGS)):
+            raise UnregisteredError("reading", unknown[0])
+        if not Fusion(**fusion).holds or not calibration.slope > 0:
+            raise ValueError("its readings have no weight, or have the wrong sign")
         if not all(set(READINGS[name].kinds) & set(kinds) for name in weighed):
             raise ValueError("it lacks the evidence that its readings use")
         if not any(READINGS[name].dense for name in weighed):

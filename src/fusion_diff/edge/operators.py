@@ -65,19 +65,30 @@ def check_operators(file: Path, runtime: str) -> None:
     Raises:
         CheckpointError: there is something else in it, or the file is damaged.
     """
+    if (foreign := foreign_operator(file, runtime)) is not None:
+        raise CheckpointError(
+            f"{file}: contains {foreign}, which exports of this version do not, so it may have been tampered with; "
+            "export the model again with this version"
+        )
+
+
+def foreign_operator(file: Path, runtime: str) -> str | None:
+    """Return the first thing in a graph that exports do not contain, in printable words; None if there is none.
+
+    Args:
+        file: the graph, in the format of its runtime.
+        runtime: `onnx` or `openvino`.
+
+    Raises:
+        CheckpointError: the file is damaged.
+    """
     try:
         with file.open("rb") as handle:
             found = _onnx_operators(handle) if runtime == "onnx" else _openvino_operators(handle)
-            for operator in found:
-                if operator not in OPERATORS[runtime]:
-                    raise CheckpointError(
-                        f"{file}: contains {paragraph(operator, 80)}, which exports of this version do not, so it may "
-                        "have been tampered with; export the model again with this version"
-                    )
+            foreign = next((operator for operator in found if operator not in OPERATORS[runtime]), None)
     except (OSError, ValueError, expat.ExpatError) as error:
-        if isinstance(error, CheckpointError):
-            raise
         raise CheckpointError(f"{file}: cannot be loaded ({paragraph(error, 300)}); export the model again") from error
+    return None if foreign is None else paragraph(foreign, 80)
 
 
 def _onnx_operators(file: BinaryIO) -> Iterator[str]:

@@ -17,6 +17,7 @@ from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Correspondence
 from fusion_diff.fewshot.decision import shares_of
 from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
+from fusion_diff.fewshot.readings import UnregisteredError
 from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.references import MAX_REFERENCES
 from fusion_diff.verdict.compared import stored_pixel_size
@@ -89,7 +90,8 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
     """Read the enrolment of a checkpoint folder, for the model's encoder and detector; None where there is none.
 
     Raises:
-        CheckpointError: its files are damaged, have another format, or belong to another encoder.
+        CheckpointError: its files are damaged, have another format, belong to another encoder, or have a head that is
+            not known here.
     """
     if not (folder / "enrolment.json").exists():
         return None
@@ -158,6 +160,8 @@ def _told(folder: Path, fault: str) -> Iterator[None]:
     """
     try:
         yield
+    except UnregisteredError as error:
+        raise CheckpointError(f"{folder}: {error}, or enrol the references again without it") from error
     except (KeyError, TypeError, ValueError, IndexError, AttributeError, ArithmeticError, RuntimeError) as error:
         raise CheckpointError(f"{folder}: {fault} ({error!r:.300}); enrol the references again") from error
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from fusion_diff.checkpoint import MANIFEST, Writer, as_folder, expect_free, write_json
 from fusion_diff.devices import own_settings
 from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
+from fusion_diff.edge.operators import foreign_operator
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import EdgeSession, is_exported
 from fusion_diff.errors import CheckpointError, ExportError
@@ -81,8 +82,9 @@ def export_model(
         progress: called with the groups measured for 8 bits and their total.
 
     Raises:
-        ExportError: the exported model does not agree with the model, its verdict cannot be exported, 8 bits are
-            requested without the enrolled references, or the model is not on the CPU.
+        ExportError: the exported model does not agree with the model, its verdict cannot be exported, a head that a
+            program has added computes with what exports do not hold, 8 bits are requested without the enrolled
+            references, or the model is not on the CPU.
         EnrolmentError: no references are enrolled.
         DependencyError: a package that exporting needs is not installed.
         CheckpointError: the folder is no path, or holds something else.
@@ -111,10 +113,12 @@ def export_model(
         workshop = Path(temporary)
         plain = workshop / "plain.onnx"
         write_onnx(graph, plain)
+        _expect_allowed(plain, "onnx", enrolment)
         write_json(draft / DESCRIPTION, exported.to_dict())
 
         def compared(source: Path) -> Parity:
             _place(source, draft, runtime)
+            _expect_allowed(draft / GRAPHS[runtime], runtime, enrolment)
             try:
                 session = EdgeSession(exported, open_graph(draft, runtime, "CPU", None))
             except CheckpointError as error:
@@ -150,6 +154,21 @@ def _expect_exportable(model: DiffusionModel, folder: Path, runtime: str) -> Non
     expect_free(folder)
     if is_file(folder / MANIFEST) and not is_exported(folder):
         raise ExportError(f"{folder}: contains a model that is not an exported one; choose another folder")
+
+
+def _expect_allowed(graph: Path, runtime: str, enrolment: Enrolment) -> None:
+    """Check that heads which a program has added compute with nothing that exports do not hold.
+
+    Raises:
+        ExportError: the graph holds something else, and there are such heads.
+    """
+    package, heads = __name__.partition(".")[0], enrolment.verifier.heads.heads
+    added = [name for name, head in heads.items() if type(head).__module__.partition(".")[0] != package]
+    if added and (foreign := foreign_operator(graph, runtime)) is not None:
+        raise ExportError(
+            f"not exported: {' or '.join(added)}, a head that is not built in, computes with {foreign}, which exports "
+            "do not hold; write it with the operators of fusion_diff.edge.operators"
+        )
 
 
 def _expect_enrolled(model: DiffusionModel, enrolment: Enrolment, references: ReferenceSet, int8: bool) -> None:

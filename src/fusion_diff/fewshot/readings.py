@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_diff.fewshot.bags import top_count
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from typing import TypeVar
@@ -19,6 +20,17 @@ if TYPE_CHECKING:
 
 FLAW_SHARES = (0.003, 0.01, 0.03, 0.1)
 """Shares of highest values that dense readings average. A flaw may be one pore or a tenth of the micrograph."""
+
+
+class UnregisteredError(LookupError):
+    """A stored model has a head or a reading that no module imported here has registered.
+
+    It is no `KeyError`: those are taken for damage where stored models are read.
+    """
+
+    def __init__(self, what: str, name: object) -> None:
+        """Make the error of a `head` or `reading` of this name."""
+        super().__init__(f"its {what} {printable(name, 80)} is not known here; import the module that registers it")
 
 
 @dataclass(frozen=True)

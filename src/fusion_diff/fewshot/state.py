@@ -12,6 +12,7 @@ from fusion_diff.fewshot.classes import ClassHead
 from fusion_diff.fewshot.decision import Calibration
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.fewshot.heads import Heads, known
+from fusion_diff.fewshot.readings import UnregisteredError
 from fusion_diff.fewshot.scope import Scope
 from fusion_diff.fewshot.verifier import Verifier
 
@@ -61,8 +62,11 @@ def load(
 
     Raises:
         KeyError: a tensor or value is missing.
+        UnregisteredError: a head is not known here.
     """
     by_name = known()
+    if unknown := [name for name in values["heads"] if name not in by_name]:
+        raise UnregisteredError("head", unknown[0])
     heads = {
         name: by_name[name].from_state(
             {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
