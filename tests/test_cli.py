@@ -6,10 +6,13 @@ import re
 import subprocess
 import sys
 import warnings
+from types import SimpleNamespace
 
 import pytest
 import torch
+import typer
 
+from fusion_diff.cli import main
 from fusion_diff.errors import CheckpointError
 
 
@@ -255,3 +258,19 @@ def test_what_is_wrong_with_several_files_is_told_line_by_line(call_cli, save_mi
         "Error: 2 of 2 references cannot be used; correct or remove them:",
         *(f"Error: {tmp_path / 'refs' / 'sound' / name}.tif" for name in ("a", "b")),
     ]
+
+
+@pytest.mark.parametrize("named", ["Lot [3]", "%LOT%"])
+@pytest.mark.usefixtures("call_with_darkness")
+def test_on_windows_a_file_that_is_named_is_the_file_that_is_read(named, folder, tmp_path, monkeypatch):
+    """Not what its name matches as a pattern, or with a variable in it."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LOT", "Lot 3")
+    for name, micrograph in ((named, "bright"), ("Lot 3", "spot")):
+        (tmp_path / name).mkdir()
+        (folder / f"{micrograph}.tif").rename(tmp_path / name / "a.tif")
+    monkeypatch.setattr(typer.core, "os", SimpleNamespace(**vars(os) | {"name": "nt"}))
+    monkeypatch.setattr(sys, "argv", ["fusion-diff", "inspect", f"{named}/a.tif"])
+    assert main() == 0
+    monkeypatch.setattr(sys, "argv", ["fusion-diff", "inspect", "Lot ?/*.tif"])
+    assert main() == 1, "a pattern still is one"

@@ -110,7 +110,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             command = typer.main.get_command(app)
             _mend_help(command)
             code = command.main(
-                args=None if arguments is None else list(arguments), prog_name="fusion-diff", standalone_mode=False
+                args=None if arguments is None else list(arguments),
+                prog_name="fusion-diff",
+                standalone_mode=False,
+                windows_expand_args=False,  # a file "[3].tif" is no pattern; those who read patterns expand them
             )
             sys.stdout.flush()
         except (typer.Abort, KeyboardInterrupt):  # either, by typer's version, which may return the code too
