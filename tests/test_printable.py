@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.counted import typeset
-from fusion_diff.printable import explained, paragraph, printable, printable_lines
+from fusion_diff.printable import explained, paragraph, printable, printable_lines, quoted
 
 
 @given(st.text() | st.binary().map(os.fsdecode))
@@ -26,6 +26,22 @@ def test_any_name_becomes_printable_text_that_can_be_encoded(name):
 
 def test_plain_names_are_left_as_they_are():
     assert printable("Größe 5 µm \u2013 表面.tif") == "Größe 5 µm \u2013 表面.tif"
+
+
+@pytest.mark.parametrize(
+    ("system", "path", "printed"),
+    [
+        ("win32", r"C:\lots\line-7", r"C:\lots\line-7"),
+        ("win32", r"C:\Users\Jo Öz\line 7", r'"C:\Users\Jo Öz\line 7"'),
+        ("win32", r"C:\a&b", r'"C:\a&b"'),
+        ("linux", "lots/line-7", "lots/line-7"),
+        ("linux", "lots/line 7", "'lots/line 7'"),
+        ("darwin", "a\\b", "'a\\b'"),
+    ],
+)
+def test_a_path_in_a_command_is_quoted_only_where_it_has_to_be(monkeypatch, system, path, printed):
+    monkeypatch.setattr(sys, "platform", system)
+    assert quoted(path) == printed
 
 
 def test_terminal_escapes_and_reversed_names_are_spelled_out():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -46,6 +47,14 @@ def escaped(text: str) -> str:
     """Return text with all markup escaped, so that Markdown and HTML show it literally."""
     safe = re.sub(r"[^\w ./,µ²%-]|_", lambda match: f"&#{ord(match[0])};", text)
     return re.sub(r"(?i)www\.", lambda match: f"{match[0][:-1]}&#46;", safe)
+
+
+def quoted(path: object) -> str:
+    """Return a path as a command of this system takes it, in quotes only where it needs them."""
+    text = str(path)
+    if sys.platform != "win32":
+        return shlex.quote(text)
+    return text if re.fullmatch(r"[\w\\/:.~+-]+", text) else f'"{text}"'  # no path has such a quote there
 
 
 def _escape(character: str) -> str:

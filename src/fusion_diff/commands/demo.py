@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -14,6 +13,7 @@ from fusion_diff.commands.options import Device, load_model, path_option
 from fusion_diff.commands.outputs import expect_folder
 from fusion_diff.commands.terminal import print_learned, print_outcomes, progress_bar, say
 from fusion_diff.counted import counted
+from fusion_diff.printable import quoted
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -79,7 +79,7 @@ def demo_command(
     page = write_report(outcomes, out, title=f"Demonstration on procedural ceramics, lot {seed}")
     say(f"Report: {page}")
     say(
-        f"To keep this model: fusion-diff enroll {quote(str(table))} --authentic {BUILTIN_AUTHENTIC} "
+        f"To keep this model: fusion-diff enroll {quoted(table)} --authentic {BUILTIN_AUTHENTIC} "
         "--reconstruction --out MODEL"
     )
     return 0

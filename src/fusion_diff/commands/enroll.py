@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -29,7 +28,7 @@ from fusion_diff.commands.outputs import expect_away, expect_folder
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.commands.terminal import print_figures, print_learned, progress_bar, say
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.printable import paragraph, printable
+from fusion_diff.printable import paragraph, printable, quoted
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
@@ -122,7 +121,7 @@ def enroll_command(
     model.name = out.resolve().name
     model.save_pretrained(out)
     say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}")
-    say(f"Next: fusion-diff inspect NEW --model {quote(str(out))} --report report")
+    say(f"Next: fusion-diff inspect NEW --model {quoted(out)} --report report")
     return 0
 
 

@@ -19,12 +19,12 @@ import stat
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any, Self
 
 from fusion_diff import __version__
 from fusion_diff.errors import TrustError
 from fusion_diff.locks import locked
+from fusion_diff.printable import quoted
 from fusion_diff.trust.files import followed, read_bounded
 from fusion_diff.whole import write_whole
 
@@ -243,7 +243,7 @@ class Ledger:
         if not last.endswith(b"\n"):
             raise TrustError(
                 f"{self.path}: the last line is torn, as after a run that was killed while writing it; set it aside, "
-                f"if nothing else is wrong, with fusion-diff audit {quote(str(self.path))} --repair"
+                f"if nothing else is wrong, with fusion-diff audit {quoted(self.path)} --repair"
             )
         first, record = parse(start.removesuffix(b"\n")), parse(last.removesuffix(b"\n"))
         if first is not None and (first.get("format") != FORMAT or not isinstance(first.get("id"), str)):
@@ -253,7 +253,7 @@ class Ledger:
             raise TrustError(
                 f"{self.path}: its start or end is damaged or does not match {self.path.name}.head, and nothing is "
                 "added to a ledger that may have been tampered with; see fusion-diff audit "
-                f"{quote(str(self.path))}, and restore it or start a new one"
+                f"{quoted(self.path)}, and restore it or start a new one"
             )
         self._end, self._id = here.st_size, first["id"]
         self._sequence, self._hash = record["sequence"], record["hash"]

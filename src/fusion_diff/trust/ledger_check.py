@@ -6,12 +6,12 @@ import os
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
-from shlex import quote
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import TrustError
 from fusion_diff.fewshot.decision import Decision
+from fusion_diff.printable import quoted
 from fusion_diff.trust.ledger import FORMAT, MAX_LINE_BYTES, NOTHING, may_start, parse, read_head
 
 if TYPE_CHECKING:
@@ -217,7 +217,7 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
         if head is not None and head["count"] > count:
             how = "after it was written; restore the ledger from a copy"
         else:
-            how = f"as by a run that was killed; set it aside with fusion-diff audit {quote(str(path))} --repair"
+            how = f"as by a run that was killed; set it aside with fusion-diff audit {quoted(path)} --repair"
         checker.add(count + 1, "torn", f"it was cut off {how}")
     if head is None and note and count > 1:
         if note == missing and last is not None and last["hash"] == expect:
