@@ -62,7 +62,7 @@ READINGS = {
     POOLED: Rule(("pooled",), ()),
     RECONSTRUCTION: Rule(("reconstruction",), FLAW_SHARES),
 }
-"""The readings and how each is computed.
+"""The readings and how each is computed. Programs add theirs in place.
 
 - Departures: all evidence of local flaws, summed per token before the highest values are averaged.
 - Multiple-instance: what the references' own flaws have taught, by itself. It finds more flaws of their kinds.

@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 Paths = tuple[int, ...]
 """Channels of each of the encoder's paths, in their order within a token."""
 LearnsFrom = Literal["any", "both", "alone"]
-"""When a head is learned: always, only with references of both sides, or only with authentic ones alone."""
+"""When a head is learned: always, only with references of both sides, or only with authentic ones alone.
+
+With authentic references alone nothing can be proved and all readings weigh the same. So `any` and `alone` are for
+heads that are known to help there.
+"""
 
 
 class Evidence(Protocol):
@@ -24,6 +28,10 @@ class Evidence(Protocol):
 
     Tokens given to a head are standardised (`bags.Scale`). Maps of kinds that a dense reading sums (`readings`) are in
     standard deviations of authentic tokens, so that they can be summed. Maps of other kinds may have any unit.
+
+    A head sees each token by itself: those of one or several tiles are given in a row, without their places, and none
+    can look at its neighbours. Residuals are for `ReconstructionEvidence` alone. They have channels only in enrolments
+    with the diffusion path (`--reconstruction`), and at inspection only where that head's reading has a weight.
     """
 
     name: ClassVar[str]
