@@ -26,8 +26,7 @@ from sklearn.metrics import f1_score, roc_auc_score
 from variants import Coarse, Dihedral, Gated, Imagined, second_order
 
 from fusion_diff import DiffusionModel, load_microstructure_data
-from fusion_diff.fewshot import heads as rooms
-from fusion_diff.fewshot import readings
+from fusion_diff.fewshot import heads, readings
 from fusion_diff.fewshot import verifier as verifying
 from fusion_diff.fewshot.evidence import pooled
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
@@ -41,7 +40,7 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.bags import Bag
 
 FULL = "full method"
-HEADS, READINGS, FIRST_ORDER = rooms.HEADS, dict(readings.READINGS), pooled._features
+HEADS, READINGS, FIRST_ORDER = heads.HEADS, dict(readings.READINGS), pooled._features
 
 
 class PooledAlone(Fusion):
@@ -151,7 +150,7 @@ class Bench:
 
     def ask(self, row: Row, drawn: Draw, queries: list[Image]) -> dict[str, object]:
         """Return macro-F1 and AUROC of a row on a draw."""
-        rooms.HEADS, verifying.Fusion = row.heads, row.fusion
+        heads.HEADS, verifying.Fusion = row.heads, row.fusion
         readings.READINGS = {name: READINGS[name] for name in row.readings}
         pooled._features = second_order if row.second_order else FIRST_ORDER
         eye, images = self.eyes[row.view], list(drawn.references)

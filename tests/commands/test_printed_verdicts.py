@@ -11,6 +11,7 @@ from rich.console import Console
 
 from fusion_diff.commands import terminal
 from fusion_diff.commands.terminal import print_outcomes, tally
+from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.regions import MAX_REGIONS
@@ -52,6 +53,10 @@ def test_why_nothing_can_be_decided_is_told_once(make_inspection, capsys):
     enough = Compared("sound", {"sound": 9, "crack": 9}, 18, {"authentic": 9, "not authentic": 9})
     print_outcomes([Outcome(Path("a.tif"), replace(open_, compared_with=enough))])
     assert "Nothing could be decided" not in capsys.readouterr().out, "it was not for too few references"
+
+
+def test_every_reading_that_ships_is_explained_where_its_weight_is_printed():
+    assert terminal._READINGS.keys() == READINGS.keys()
 
 
 def test_where_the_list_of_regions_is_full_there_may_be_more(make_inspection, capsys):

@@ -24,9 +24,9 @@ from fusion_diff.verdict.result import Inspection, RecognisedSurface, Region
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "records.md"
 
 
-def rows(heading: str) -> list[list[str]]:
+def rows(heading: str, page: Path = PAGE) -> list[list[str]]:
     """The rows of the first table under a heading, without its head."""
-    section = PAGE.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
+    section = page.read_text(encoding="utf-8").split(f"## {heading}\n")[1].split("\n## ")[0]
     found = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("|")]
     return found[2:]
 
@@ -137,3 +137,8 @@ def test_every_kind_of_contribution_is_told_with_its_reading():
         for name in {reading, *rule.kinds} if len(rule.kinds) > 1 else {reading}:
             expected.setdefault(name, []).append(reading)
     assert listed == {name: ", ".join(readings) for name, readings in expected.items()}
+
+
+def test_every_weight_that_is_printed_is_told_on_the_page_about_references():
+    figures = {row[0].strip("`") for row in rows("What `enroll` prints", PAGE.with_name("references.md"))}
+    assert figures == {"auroc", "macro_f1"} | {f"weight of {name}" for name in READINGS}

@@ -43,7 +43,7 @@ _READINGS = {
     "pooled": "mean and spread of the texture",
     "reconstruction": "what the diffusion prior could not reconstruct",
 }
-"""Meaning of the readings, in a few words; heads added by users have no entry."""
+"""Meaning of every reading that ships, in a few words; those of heads added by users are left unexplained."""
 
 
 class Minutes:
