@@ -303,7 +303,7 @@ def test_the_verdicts_are_printed_even_where_the_pages_cannot_be_written(run, ne
     def full(*given, **_):
         raise OSError(errno.ENOSPC, "No space left on device", str(given[-1]))
 
-    def large(*_):
+    def large(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 8 GB")
 
     monkeypatch.setattr("fusion_diff.inspection.junit.write_junit", full)
