@@ -103,6 +103,7 @@ def test_the_sdist_holds_what_the_tests_need_and_no_images_keys_or_runs(built):
         "pyproject.toml",
         "constraints.txt",
         "CITATION.cff",
+        "CONTRIBUTING.md",
         "CHANGELOG.md",
         "deploy/Dockerfile",
         "mkdocs.yml",

@@ -43,7 +43,7 @@ def site(tmp_path_factory):
 
 
 def test_the_site_holds_every_page_and_those_from_elsewhere(site):
-    for page in [*PAGES, "index.md", "security.md", "changelog.md"]:
+    for page in [*PAGES, "index.md", "security.md", "contributing.md", "changelog.md"]:
         assert (site / page).with_suffix(".html").is_file(), page
     assert "from_pretrained" in (site / "api.html").read_text(encoding="utf-8")
     assert 'href="security.html#models-and-references"' in (site / "trust.html").read_text(encoding="utf-8")
