@@ -75,6 +75,25 @@ def test_what_a_library_logs_of_a_file_is_printed_on_one_line(tmp_path):
     assert line.isprintable()
 
 
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [
+        ("cp1252", b"+ x - \x96 \x85 10 000 \xd7 \xb5m\xb2 \\u8868"),
+        ("ascii", b"+ x - - ... 10 000 x um2 \\u8868"),
+        ("utf-8", "✓ ✗ − – … 10\u202f000 × µm² 表".encode()),
+    ],
+)
+def test_a_stream_that_lacks_a_sign_shows_it_in_ascii(encoding, shown):
+    """As redirected output on Windows."""
+    program = (
+        "from fusion_diff.printable import escape_on_streams; escape_on_streams();"
+        r"print('\u2713 \u2717 \u2212 \u2013 \u2026 10\u202f000 \xd7 \xb5m\xb2 \u8868')"
+    )
+    env = os.environ | {"PYTHONIOENCODING": encoding}
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, env=env, check=True)
+    assert done.stdout.rstrip() == shown
+
+
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a POSIX shell")
 @pytest.mark.parametrize("program", ["fusion_diff.cli", "fusion_diff.edge"])
 def test_streams_that_were_closed_before_are_no_fault(program):

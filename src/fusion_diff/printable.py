@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import logging
 import os
 import re
@@ -11,6 +12,10 @@ from pathlib import Path
 
 from fusion_diff.counted import THOUSANDS
 from fusion_diff.errors import disk_full, out_of_memory
+
+_IN_ASCII = {"✓": "+", "✗": "x", "−": "-", "–": "-", "…": "...", "×": "x", "≥": ">=", "∞": "inf", "µ": "u", "²": "2"}
+_IN_ASCII |= {THOUSANDS: " "}
+"""What is printed for the signs of this program where the encoding of a stream lacks them."""
 
 
 def printable(text: object, limit: int | None = None) -> str:
@@ -66,8 +71,15 @@ class _OneLine(logging.Formatter):
         return paragraph(super().format(record))
 
 
+def _without_encoding(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    lacking = error.object[error.start : error.end]
+    return "".join(_IN_ASCII.get(each) or _escape(each) for each in lacking), error.end
+
+
 def escape_on_streams() -> None:
-    """Let stdout and stderr show escapes for characters that a terminal cannot encode, instead of failing.
+    """Let stdout and stderr show ASCII or escapes for characters that they cannot encode, instead of failing.
 
     Likewise for what libraries log, which may repeat a file's words: libpng those of a colour profile. A stream that
     was closed before the program began (`>&-`) shows nothing.
@@ -78,9 +90,10 @@ def escape_on_streams() -> None:
     )
     if logging.lastResort is not None:
         logging.lastResort.setFormatter(_OneLine())
+    codecs.register_error("fusion_diff", _without_encoding)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")
+            stream.reconfigure(errors="fusion_diff")
 
 
 def explained(error: Exception) -> str:
