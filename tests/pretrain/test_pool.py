@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from fusion_diff.pretrain import pool as pool_module
 from fusion_diff.pretrain.pool import SIDE, Pool, _crops
 from fusion_diff.synthetic import DESCRIPTOR_NAMES, generate
 
@@ -64,6 +66,21 @@ def test_a_pool_of_another_size_or_seed_or_with_a_file_lost_is_not_taken(pool_fo
     with pytest.raises(ValueError, match="max_workers"):  # it would be generated again
         Pool.open(copy, size, seed, workers=-1)
     assert not (copy / "pool.json").exists(), "what is being made again is not whole"
+
+
+@pytest.mark.parametrize(("system", "processes"), [("win32", 61), ("linux", 200)])
+def test_on_windows_no_more_processes_are_made_than_it_can_wait_for(tmp_path, monkeypatch, system, processes):
+    asked = []
+
+    def refuse(workers, **_):
+        asked.append(workers)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pool_module, "ProcessPoolExecutor", refuse)
+    monkeypatch.setattr(sys, "platform", system)
+    with pytest.raises(KeyboardInterrupt):
+        Pool.open(tmp_path, 2, 0, workers=200)
+    assert asked == [processes]
 
 
 def test_batches_are_pixels_in_range_with_their_descriptors(pool):

@@ -8,6 +8,7 @@ import hashlib
 import math
 import mmap
 import os
+import sys
 import tempfile
 from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
@@ -173,8 +174,8 @@ def release(levels: NDArray[Any]) -> None:
     Arrays in memory are unaffected. Without this, a pass over a large map would count as memory of this process.
     """
     mapped_file = file_behind(levels)
-    if mapped_file is not None:
-        with contextlib.suppress(AttributeError, OSError, ValueError):  # no such call on some systems
+    if mapped_file is not None and sys.platform != "win32":  # which has no such call
+        with contextlib.suppress(AttributeError, OSError, ValueError):  # nor have some others
             mapped_file.madvise(mmap.MADV_DONTNEED)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from typing import TYPE_CHECKING
@@ -67,6 +68,8 @@ class Pool:
             header = {"descr": "|u1", "fortran_order": False, "shape": (size, SIDE, SIDE)}
             descriptors = np.zeros((size, len(DESCRIPTOR_NAMES)), dtype=np.float32)
             seeds = range(seed * 10**6, seed * 10**6 + size)
+            if sys.platform == "win32":
+                workers = min(workers, 61)  # Windows waits for no more processes at once
             # spawn: a forked child of a process that has used OpenMP threads can hang
             executor = ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=_single_thread)
             # Not through a memory map: a disk that fills up would end the process with a bus error.
