@@ -2,7 +2,7 @@
 
 References and queries are draws of protocol.py, of specimens that the references do not show. The model is compared as
 it is exported, without recognising surfaces. 8 bits are calibrated on the references alone. Results are stored in
-RUN/answers.jsonl as they are computed, so an interrupted run continues.
+RUN/answers.jsonl as they are computed, so an interrupted run continues; after a change of code take another RUN.
 """
 
 from __future__ import annotations
@@ -127,6 +127,7 @@ def main() -> int:
     warnings.simplefilter("ignore")  # each export says what it lacks
     kept = Answers(options.out / "answers.jsonl")
     model = DiffusionModel.from_pretrained(options.model)
+    sha256 = model.sha256  # of the model as it is given; enrolled, it has none
     rows = []
     draws = [
         drawn
@@ -140,7 +141,7 @@ def main() -> int:
         learned = Learned(model, drawn)
         for runtime, precision in product(options.runtimes, PRECISIONS):
             about = {
-                "model": model.name,
+                "model": sha256,
                 "set": drawn.task.name,
                 "task": drawn.task.shows,
                 "shots": drawn.shots,
