@@ -2,7 +2,7 @@
 
 References and queries are draws of protocol.py, of specimens that the references do not show. The model is compared as
 it is exported, without recognising surfaces. 8 bits are calibrated on the references alone. Results are stored in
-RUN/answers.jsonl as they are computed, so an interrupted run continues; after a change of code take another RUN.
+RUN/answers.jsonl as they are computed, so an interrupted run continues; after a change of method take another RUN.
 """
 
 from __future__ import annotations
@@ -148,6 +148,7 @@ def main() -> int:
                 "seed": drawn.seed,
                 "runtime": runtime,
                 "precision": precision,
+                "threads": options.threads,
             }
             rows.append(kept.get(about, partial(compared, learned, runtime, precision, options.threads)))
     print(table(rows))
@@ -162,7 +163,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         groups[row["set"], row["shots"], row["runtime"], row["precision"]].append(row)
     lines = [
         "| set | shots | runtime | precision | draws | refused | parts in fp32 | median difference | greatest | "
-        "other side of 0.5 | model: F1 / AUROC | exported | ms a micrograph |",
+        "other side of 0.5 | model: F1 / AUROC | exported | processor ms a micrograph |",
         "|" + "---|" * 13,
     ]
     for (name, shots, runtime, precision), found in groups.items():

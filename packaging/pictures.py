@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -77,15 +78,14 @@ def served(folder: Path) -> Iterator[str]:
     model.name = "line-7"
     model.save_pretrained(folder / "line-7")
     words = [*COMMAND, "serve", "--model", "line-7", "--data", "data", "--insecure", "--port", "0"]
-    with subprocess.Popen(words, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as service:
-        assert service.stdout is not None
+    log = folder / "service.log"
+    with log.open("w") as output, subprocess.Popen(words, cwd=folder, stdout=output, stderr=output) as service:
         try:
-            for line in service.stdout:
-                if found := re.search(r"running on (http://[^ ]+)", line):
-                    yield found[1]
-                    break
-            else:
-                sys.exit("the service does not start")
+            while not (found := re.search(r"running on (http://[^ ]+)", log.read_text())):
+                if service.poll() is not None:
+                    sys.exit("the service does not start")
+                time.sleep(0.1)
+            yield found[1]
         finally:
             service.terminate()
 
@@ -111,7 +111,7 @@ def picture_pages(page: Page, folder: Path, address: str) -> None:
     page.locator("#viewer.ready").wait_for()
     page.reload()
     page.locator("#viewer.ready").wait_for()
-    take("verdict", 1346)
+    take("verdict", 1190)
 
     page.goto(f"{address}/history")
     page.locator("figure.chart").nth(1).wait_for()

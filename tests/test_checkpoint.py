@@ -137,11 +137,21 @@ def test_what_merely_has_their_name_is_noticed(small):
 
 def test_what_the_manifest_lists_is_verified_whatever_its_name(small):
     (small / ".DS_Store").write_bytes(b"listed")
-    seal(small)
+    listed = read_json(small / MANIFEST)
+    listed["sha256"][".DS_Store"] = digest(small / ".DS_Store")
+    write_json(small / MANIFEST, listed)
     verify(small)
     (small / ".DS_Store").write_bytes(b"altered")
     with pytest.raises(CheckpointError, match="altered or truncated"):
         verify(small)
+
+
+def test_what_a_file_manager_left_is_not_listed(small):
+    """macOS writes such files beside others on some drives, and they may not be copied along."""
+    (small / "._encoder.safetensors").write_bytes(b"AppleDouble")
+    seal(small)
+    (small / "._encoder.safetensors").unlink()
+    verify(small)
 
 
 def test_a_named_pipe_is_noticed_rather_than_waited_for(small):

@@ -246,6 +246,22 @@ def test_elsewhere_a_move_that_is_forbidden_is_not_tried_again(tmp_path, held):
     assert names(tmp_path) == set()
 
 
+def test_on_windows_what_is_held_for_good_is_an_error(tmp_path, held, monkeypatch):
+    monkeypatch.setattr(sys, "platform", "win32")
+    monkeypatch.setattr(whole, "_PATIENCE_SECONDS", 0.0)
+    with pytest.raises(PermissionError, match="Access is denied"):
+        write_whole(tmp_path / "a.txt", b"content")
+    assert held == [1]
+
+
+def test_a_folder_is_made_where_a_file_manager_looked_into_an_empty_one(tmp_path):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / ".DS_Store").write_bytes(b"seen")
+    with WholeFolder(tmp_path / "folder") as draft:
+        (draft / "a.txt").write_text("a")
+    assert names(tmp_path / "folder") == {"a.txt"}
+
+
 def test_a_complete_folder_that_cannot_be_moved_is_kept_and_named(tmp_path, held):
     with pytest.raises(PermissionError, match="Access is denied") as caught, WholeFolder(tmp_path / "folder") as draft:
         (draft / "a.txt").write_text("a")

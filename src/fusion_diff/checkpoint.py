@@ -299,7 +299,8 @@ class Writer(WholeFolder):
 
 def seal(folder: Path) -> None:
     """Write the manifest for the current files of a checkpoint, and give all of them its permissions."""
-    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file != folder / MANIFEST]
+    found = (file for file in sorted(folder.rglob("*")) if file.is_file() and not left_by_file_manager(file))
+    files = [file for file in found if file != folder / MANIFEST]
     sums = {file.relative_to(folder).as_posix(): digest(file) for file in files}
     write_json(folder / MANIFEST, {"format": FORMAT, "sha256": sums})
     mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)

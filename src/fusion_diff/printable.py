@@ -59,7 +59,9 @@ def quoted(path: object) -> str:
     text = str(path)
     if sys.platform != "win32":
         return shlex.quote(text)
-    return text if re.fullmatch(r"[\w\\/:.~+-]+", text) else f'"{text}"'  # no path has such a quote there
+    if re.fullmatch(r"[\w\\/:.~+-]+", text):
+        return text
+    return '"' + text.rstrip("\\") + '"'  # no path has such a quote there; a backslash before one would escape it
 
 
 def _escape(character: str) -> str:

@@ -18,6 +18,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff.home import left_by_file_manager
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -136,8 +138,10 @@ class WholeFolder:
 
     def _move(self) -> None:
         if not self._replace:
-            with suppress(FileNotFoundError):
-                self.target.rmdir()  # an empty folder; Windows moves nothing onto one
+            with suppress(FileNotFoundError):  # an empty folder is removed; Windows moves nothing onto one
+                for file in filter(left_by_file_manager, self.target.iterdir()):
+                    file.unlink()
+                self.target.rmdir()
             when_free(self.folder.rename, self.target)
         elif not self.target.exists():
             when_free(self.folder.rename, self.target)

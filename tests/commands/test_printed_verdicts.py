@@ -41,7 +41,7 @@ def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, capsy
 def test_why_nothing_can_be_decided_is_told_once(make_inspection, capsys):
     why = (
         "alpha 0.1 needs 9 references on each side, but there are 5 authentic and 5 not authentic; enrol more "
-        "specimens, or choose a larger alpha beforehand."
+        "specimens, or choose a larger alpha before you look at scores."
     )
     compared = Compared("sound", {"sound": 5, "crack": 5}, 10, {"authentic": 5, "not authentic": 5})
     open_ = make_inspection(decision="inconclusive", compared_with=compared)

@@ -56,6 +56,16 @@ def test_a_folder_in_the_stable_diffusion_layout_loads(prior):
     assert not any(parameter.requires_grad for parameter in prior.parameters())
 
 
+def test_a_loaded_prior_does_not_change_with_its_files(prior, tmp_path):
+    prior.save_pretrained(tmp_path)
+    loaded = DiffusionPrior.from_pretrained(tmp_path)
+    for file in tmp_path.glob("*/*.safetensors"):
+        with file.open("r+b") as stream:
+            stream.write(bytes(file.stat().st_size))
+    for name, value in prior.state_dict().items():
+        torch.testing.assert_close(loaded.state_dict()[name], value, msg=name)
+
+
 def test_the_published_older_names_of_attention_weights_are_understood(prior, stable_diffusion_folder):
     stored = load_file(stable_diffusion_folder / "vae" / "diffusion_pytorch_model.safetensors")
     attention = prior.vae.encoder.mid_block.attentions[0]

@@ -55,11 +55,14 @@ def test_text_has_the_same_line_ends_on_every_system():
     by_system = []
     for file in sorted(PACKAGE.rglob("*.py")):
         for call in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-            if not isinstance(call, ast.Call) or not isinstance(call.func, ast.Attribute):
+            if not isinstance(call, ast.Call):
                 continue
-            modes = [each.value for each in call.args if isinstance(each, ast.Constant)]
-            writes = call.func.attr == "open" and any(mode in ("w", "a", "x") for mode in modes)
+            name = getattr(call.func, "attr", getattr(call.func, "id", ""))
+            given = [*call.args, *(option.value for option in call.keywords if option.arg == "mode")]
+            modes = [each.value for each in given if isinstance(each, ast.Constant) and isinstance(each.value, str)]
+            writes = name in ("open", "fdopen") and any(re.fullmatch(r"[wax][t+]*", mode) for mode in modes)
             options = {option.arg for option in call.keywords}
-            if (writes or call.func.attr == "write_text") and "newline" not in options:
+            writes |= isinstance(call.func, ast.Attribute) and name == "write_text"
+            if writes and "newline" not in options:
                 by_system.append(file.name)
     assert by_system == ["printable.py"], "to nowhere, for streams that are closed"

@@ -147,7 +147,7 @@ def test_an_open_decision_says_why_it_is_open(reasons, references, p, alpha, sai
         (
             (4, 9),
             "alpha 0.1 needs 9 specimens of references on each side, but there are 4 authentic; enrol more specimens, "
-            "or choose a larger alpha beforehand.",
+            "or choose a larger alpha before you look at scores.",
         ),
         ((20, 9), "it fits neither the authentic nor the other references at alpha 0.1."),
     ],

@@ -144,9 +144,9 @@ def print_learned(title: str, enrolment: Enrolment) -> None:
     """Print the figures of an enrolment with explanations, or that there are none with a single class."""
     known = enrolment.verifier.correspondence is not None
     say(
-        "A micrograph that shows the very surface of a reference will be recognised."
+        "Surfaces of references are recognised where enough keypoints match."
         if known
-        else "Surfaces of references will not be recognised: views of one stand on both sides, or none recurs."
+        else "Surfaces of references are not recognised: views of one stand on both sides, or none recurs."
     )
     if len(enrolment.counts) == 1:
         say("All references are of one class, so there are no cross-fitted figures yet.")

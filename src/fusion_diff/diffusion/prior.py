@@ -58,12 +58,10 @@ class DiffusionPrior(nn.Module):
                 if file.is_file() and file.stat().st_size > MAX_JSON_BYTES:
                     raise ValueError(f"{part}/{file.name} is larger than {MAX_JSON_BYTES} bytes")
                 _check_settings(kind.load_config(name, subfolder=part), part)
-            vae, vae_report = AutoencoderKL.from_pretrained(
-                name, subfolder="vae", use_safetensors=True, output_loading_info=True
-            )
-            unet, unet_report = UNet2DConditionModel.from_pretrained(
-                name, subfolder="unet", use_safetensors=True, output_loading_info=True
-            )
+            # Not mapped: a model that was checked must not change with its files.
+            how = {"use_safetensors": True, "disable_mmap": True, "output_loading_info": True}
+            vae, vae_report = AutoencoderKL.from_pretrained(name, subfolder="vae", **how)
+            unet, unet_report = UNet2DConditionModel.from_pretrained(name, subfolder="unet", **how)
             scheduler = DDIMScheduler.from_pretrained(name, subfolder="scheduler")
         except Exception as error:  # diffusers, safetensors and the hub client each raise their own types
             raise CheckpointError(

@@ -143,7 +143,7 @@ class DualPathEncoder(nn.Module):
         return {name: value for name, value in self.state_dict().items() if not name.startswith("local_path.")}
 
     def adaptable(self, *, adapters: bool) -> list[nn.Parameter]:
-        """Return the parameters that stage 1 trains: gate, condition head, optionally adapters; no backbones."""
+        """Return what the stage `feedback` trains: gate, condition head, optionally adapters; no backbones."""
         parts = (self.gate_projections, self.fusion, self.condition_head)
         own = [p for part in parts for p in part.parameters()]
         return self.global_path.adapters() + own if adapters else own

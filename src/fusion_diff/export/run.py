@@ -113,12 +113,10 @@ def export_model(
         workshop = Path(temporary)
         plain = workshop / "plain.onnx"
         write_onnx(graph, plain)
-        _expect_allowed(plain, "onnx", enrolment)
         write_json(draft / DESCRIPTION, exported.to_dict())
 
         def compared(source: Path) -> Parity:
-            _place(source, draft, runtime)
-            _expect_allowed(draft / GRAPHS[runtime], runtime, enrolment)
+            _place(source, draft, runtime, enrolment)
             try:
                 session = EdgeSession(exported, open_graph(draft, runtime, "CPU", None))
             except CheckpointError as error:
@@ -134,6 +132,7 @@ def export_model(
             parity.check("fp32", runtime)
             exact: tuple[str, ...] = ()
         else:
+            _place(plain, draft, runtime, enrolment)  # what cannot be exported is refused before minutes are spent
             quantiser = Quantiser.of(plain, workshop / "ranges.json", micrographs, tile=exported.tile)
             lost = losses(quantiser, graph.channels.index(EVIDENCE), workshop, progress)
             parity, exact = _rounded(quantiser, lost, workshop / "rounded.onnx", compared, runtime)
@@ -210,12 +209,17 @@ def _rounded(
     raise AssertionError("the last try had a fault")
 
 
-def _place(source: Path, draft: Path, runtime: str) -> None:
-    """Write an ONNX graph into an exported folder, in the format of its runtime."""
+def _place(source: Path, draft: Path, runtime: str, enrolment: Enrolment) -> None:
+    """Write an ONNX graph into an exported folder, in the format of its runtime.
+
+    Raises:
+        ExportError: as `_expect_allowed`.
+    """
     if runtime == "onnx":
         (draft / GRAPHS["onnx"]).write_bytes(source.read_bytes())
     else:
         convert_to_openvino(source, draft / GRAPHS["openvino"])
+    _expect_allowed(draft / GRAPHS[runtime], runtime, enrolment)
 
 
 def _compared_on(references: ReferenceSet | None) -> tuple[Sequence[Micrograph], list[bool] | None]:

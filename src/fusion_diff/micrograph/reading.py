@@ -40,9 +40,6 @@ _SINGLE_PAGE: tuple[tuple[bytes, str, Callable[[Source, int], tuple[NDArray[Any]
     (b"\xff\xd8\xff", "JPEG", read_jpeg),
     (b"BM", "BMP", read_bmp),
 )
-# Another format also needs its suffix in `discover.IMAGE_SUFFIXES` and not in the lists of unread ones, its first bytes
-# not in `_OTHERS`, its name in docs/micrographs.md and docs/references.md, and a file in tests/fuzz. If masks may be in
-# it: `marks.MARK_SUFFIXES`, `accept` in the service's mark.html.j2, and what docs/references.md says about masks.
 
 # Unsupported formats that the error message names.
 _OTHERS = (

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from fusion_diff.checkpoint import bounded_size, in_place
 from fusion_diff.errors import CheckpointError, EnrolmentError, TrustError, foreseen, out_of_memory
 from fusion_diff.fewshot.decision import Decision
+from fusion_diff.home import left_by_file_manager
 from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.printable import printable
 from fusion_diff.trust.files import digest_plain, read_bounded
@@ -119,7 +120,7 @@ def make_golden(
     if why := in_place(folder):
         raise TrustError(f"{printable(folder)}: {why}; choose a new folder, such as {printable(folder / 'golden')}")
     folder = Path(os.path.realpath(folder))
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and (not folder.is_dir() or not all(map(left_by_file_manager, folder.iterdir()))):
         raise TrustError(
             f"{printable(folder)}: it exists already and is not empty; choose a new folder for the golden set"
         )

@@ -89,7 +89,7 @@ def too_few(p_values: dict[str, float], compared: Compared, alpha: float) -> str
     where = " on each side" if "not authentic" in p_values else ""
     return (
         f"alpha {alpha:g} needs {needed} {what}{where}, but there are {' and '.join(few)}; enrol more specimens, or "
-        "choose a larger alpha beforehand."
+        "choose a larger alpha before you look at scores."
     )
 
 

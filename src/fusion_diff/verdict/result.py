@@ -216,7 +216,7 @@ class Inspection:
             references are enrolled; empty where there are too few references to cross-fit.
         alpha: error rate of the decision, in (0, 1). At most this share of authentic micrographs is called not
             authentic, and at most this share of the others, of all classes together, authentic. Among decided verdicts
-            more may be wrong.
+            the share of errors can be higher.
         evidence: map of the evidence against authenticity, in log-odds.
         threshold: threshold of evidence, in log-odds, above which regions are listed.
         regions: connected regions above the threshold, the strongest first.
