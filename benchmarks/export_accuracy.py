@@ -130,20 +130,20 @@ def main() -> int:
     sha256 = model.sha256  # of the model as it is given; enrolled, it has none
     rows = []
     draws = [
-        drawn
+        (index, drawn)
         for name in options.sets
-        for task in SETS[name](options.data)
+        for index, task in enumerate(SETS[name](options.data))
         for shots in options.shots
         for seed in range(options.seeds)
         if (drawn := draw(task, shots, seed)) is not None
     ]
-    for drawn in track(draws, "draws"):
+    for index, drawn in track(draws, "draws"):
         learned = Learned(model, drawn)
         for runtime, precision in product(options.runtimes, PRECISIONS):
             about = {
                 "model": sha256,
                 "set": drawn.task.name,
-                "task": drawn.task.shows,
+                "task": index,
                 "shots": drawn.shots,
                 "seed": drawn.seed,
                 "runtime": runtime,
