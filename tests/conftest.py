@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import errno
 import itertools
+import logging
 import math
 import os
 from collections.abc import Callable, Iterator
@@ -32,6 +33,18 @@ settings.load_profile("untimed")
 
 COMPARED = Compared("sound", {"sound": 15, "crack": 3}, 18, {"authentic": 15, "not authentic": 3})
 """The references that verdicts made by hand rest on."""
+
+
+@pytest.fixture(autouse=True)
+def _own_logs() -> Iterator[None]:
+    """Takes back what `serve` sets up: its log goes to a stream that is closed for the next test."""
+    before = [(log, log.level) for log in map(logging.getLogger, (None, "fusion_diff", "uvicorn"))]
+    yield
+    root, _ = before[0]
+    root.handlers[:] = [handler for handler in root.handlers if type(handler) is not logging.StreamHandler]
+    logging.getLogger("uvicorn.access").disabled = False
+    for log, level in before:
+        log.setLevel(level)
 
 
 @pytest.fixture

@@ -6,24 +6,10 @@ import json
 import logging
 import warnings
 
-import pytest
-
 from fusion_diff.service import logs
 
 
-@pytest.fixture
-def restored():
-    names = (None, "fusion_diff", "uvicorn")
-    before = [(log, log.handlers[:], log.level) for log in map(logging.getLogger, names)]
-    with warnings.catch_warnings():
-        yield
-    logging.getLogger("uvicorn.access").disabled = False
-    for log, handlers, level in before:
-        log.handlers[:] = handlers
-        log.setLevel(level)
-
-
-def test_every_line_is_an_object_whether_the_service_writes_it_or_something_that_it_uses(restored, capfd):
+def test_every_line_is_an_object_whether_the_service_writes_it_or_something_that_it_uses(capfd):
     logs.configure()
     logging.getLogger("fusion_diff.service").info("one", extra={"peer": "192.0.2.7"})
     logging.getLogger("uvicorn.error").info("two")
