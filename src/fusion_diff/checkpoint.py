@@ -299,13 +299,11 @@ class Writer(WholeFolder):
 
 def seal(folder: Path) -> None:
     """Write the manifest for the current files of a checkpoint, and give all of them its permissions."""
-    found = (file for file in sorted(folder.rglob("*")) if file.is_file() and not left_by_file_manager(file))
-    files = [file for file in found if file != folder / MANIFEST]
-    sums = {file.relative_to(folder).as_posix(): digest(file) for file in files}
+    sums = {name: digest(folder / name) for name in files_in(folder) - {MANIFEST}}
     write_json(folder / MANIFEST, {"format": FORMAT, "sha256": sums})
     mode = stat.S_IMODE((folder / MANIFEST).stat().st_mode)
-    for file in files:
-        file.chmod(mode)  # safetensors writes files that only their owner can read
+    for name in sums:
+        (folder / name).chmod(mode)  # safetensors writes files that only their owner can read
 
 
 def write_json(file: Path, value: dict[str, Any]) -> None:

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from fusion_diff.export.graph import ScoringGraph
 
 
+FOLDED = 2**24
+"""Elements of the largest constants that are folded; a bank has 1,024 tokens of some hundred channels."""
+
+
 def write_onnx(graph: ScoringGraph, file: Path) -> None:
     """Trace a graph and write it as ONNX, for any number of tiles.
 
@@ -48,8 +52,7 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
         assert program is not None  # it is None only where the exporter that is not dynamo is asked for
         # The exporter folds small constants only. Lengths of a bank's tokens, left to be computed, would keep the bank
         # in the file twice and its products out of 8 bits.
-        largest = max(each.nbytes for each in graph.state_dict().values())
-        fold_constants(program.model, input_size_limit=largest, output_size_limit=largest)
+        fold_constants(program.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
         program.save(file)
 
 
