@@ -125,6 +125,7 @@ def cnn_call(file: Path, runtime: str, tile: NDArray[np.float32], threads: int) 
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.log_severity_level = threads, 3
+        options.add_session_config_entry("session.force_spinning_stop", "1")  # as in `edge.runtime`
         session = onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
         return lambda: session.run(None, {"pixels": tile})
     import openvino

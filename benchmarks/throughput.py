@@ -75,6 +75,7 @@ def peak_call(threads: int) -> Callable[[], Any]:
     made = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=8)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
+    options.add_session_config_entry("session.force_spinning_stop", "1")  # as in `edge.runtime`
     session = onnxruntime.InferenceSession(made.SerializeToString(), options, providers=["CPUExecutionProvider"])
     x = np.random.default_rng(1).random(shape, dtype=np.float32)
     return lambda: session.run(None, {"x": x})

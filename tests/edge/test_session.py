@@ -225,6 +225,11 @@ def test_on_a_gpu_of_nvidia_onnxruntime_computes_in_full_precision(exported_fold
     assert graph._session.get_provider_options()["CUDAExecutionProvider"]["use_tf32"] == "0"
 
 
+def test_threads_that_have_nothing_to_do_leave_the_processor_to_others(exported_folder):
+    options = runtime.open_graph(exported_folder, "onnx", "CPU", 2)._session.get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
+
+
 @pytest.mark.parametrize("device", [None, "", 3])
 def test_what_is_no_device_is_refused(exported_folder, device):
     with pytest.raises(DeviceError, match="is not a device; use AUTO, CPU, GPU, NPU"):

@@ -96,6 +96,8 @@ class OnnxRuntime:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.inter_op_num_threads = 1
+        # By default threads spin for a while after a call, in the way of whatever else computes.
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         if threads is not None:
             options.intra_op_num_threads = threads
         providers = [(name, _FULL_PRECISION.get(name, {})) for name in dict.fromkeys([*wanted, _CPU])]
