@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
 import json
 from xml.etree import ElementTree
 
@@ -44,6 +46,25 @@ def test_a_policy_decides_the_exit_code_and_every_output(run, write, tmp_path, s
     (tmp_path / "grey.tif").write_bytes(b"nothing")
     assert run(*words)[0] == 3
     assert ElementTree.parse("o/j.xml").getroot().get("errors") == "1"
+
+
+def test_every_output_tells_the_ruling_and_the_digest_of_the_policy(run, write, tmp_path, save_micrograph):
+    save_micrograph(tmp_path / "bright.tif", 0.8)
+    write("minimum_score = 0.9999")
+    words = ["inspect", "bright.tif", "--policy", "policy.toml", "--report", "o", "--csv", "o/c.csv"]
+    words += ["--record", "o/l.jsonl", "--junit", "o/j.xml", "--sarif", "o/s.sarif", "--markdown", "o/m.md"]
+    assert run(*words)[0] == 1
+    sha256 = hashlib.sha256((tmp_path / "policy.toml").read_bytes()).hexdigest()
+    texts = {each.name: each.read_text(encoding="utf-8-sig") for each in (tmp_path / "o").iterdir()}
+    del texts["l.jsonl.head"]
+    assert [name for name, text in texts.items() if sha256[:12] not in text] == []
+    *_, entry = map(json.loads, texts["l.jsonl"].splitlines())
+    for told in (json.loads(texts["inspections.jsonl"]), entry):
+        assert (told["decision"], told["policy"]["action"], told["policy"]["sha256"]) == ("authentic", "fail", sha256)
+    (row,) = csv.DictReader(texts["c.csv"].splitlines())
+    assert (row["decision"], row["policy_action"], row["policy_sha256"]) == ("authentic", "fail", sha256)
+    assert "By the policy: <b>1 fail</b>" in texts["index.html"]
+    assert run("audit", "o/l.jsonl")[0] == 0
 
 
 def test_outputs_without_a_policy_leave_the_exit_code_as_it_was(run, tmp_path, save_micrograph):

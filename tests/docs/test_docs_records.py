@@ -12,7 +12,7 @@ import pytest
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.inspection.ledger_entry import verdict
-from fusion_diff.inspection.policy import Ruling
+from fusion_diff.inspection.policy import Policy, Ruling
 from fusion_diff.inspection.record import to_line
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.inspection.sarif import to_sarif
@@ -21,6 +21,7 @@ from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.reasons import MEANING
 from fusion_diff.verdict.result import Inspection, RecognisedSurface, Region
 
+POLICY = Policy(sha256="5e" * 32)
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "records.md"
 
 
@@ -46,7 +47,8 @@ def test_python():
 
 def test_json_lines(make_inspection):
     whole = make_inspection(recognised=RecognisedSurface("a.tif", "crack", 9), page=1, purified=True, attacked=False)
-    judged = json.loads(to_line(Outcome(Path("a.tif"), inspection=whole)))
+    outcome = Outcome(Path("a.tif"), inspection=whole)
+    judged = json.loads(to_line(outcome, POLICY.rule(outcome)))
     failed = json.loads(to_line(Outcome(Path("b.tif"), error="it is damaged")))
     assert fields(2) == judged.keys() | failed.keys()
 
@@ -95,18 +97,20 @@ def outcomes(make_inspection) -> list[Outcome]:
 @pytest.fixture
 def every(outcomes) -> set[str]:
     """The names of all values of a line of JSON."""
-    return {name for each in outcomes for name in json.loads(to_line(each))}
+    return {name for each in outcomes for name in json.loads(to_line(each, POLICY.rule(each)))}
 
 
 def test_the_ledger_has_the_names_that_the_page_tells(outcomes, every):
-    told = [verdict(each, alpha=0.1, pixel_size_um=None, model={"name": "line-7"}) for each in outcomes]
+    settings = {"alpha": 0.1, "pixel_size_um": None}
+    told = [verdict(each, **settings, model={"name": "line-7"}, ruling=POLICY.rule(each)) for each in outcomes]
     lines = [header(), *(following(each, number, "0" * 64)[0] for number, each in enumerate(told, start=1))]
-    told_truly(4, keys_of(lines), every)
+    told_truly(4, keys_of([line | {"policy": None} for line in lines]), every)  # whose `reasons` are not the verdict's
 
 
 def test_sarif_has_the_names_that_the_page_tells(outcomes, every):
     judged, failed = outcomes
-    run = to_sarif([Ruling(judged, "fail", ("It is cracked.",)), Ruling(failed, "error", ("it is damaged",))], 3)
+    rulings = [Ruling(judged, "fail", ("It is cracked.",), POLICY), Ruling(failed, "error", ("it is damaged",), POLICY)]
+    run = to_sarif(rulings, 3)
     run = run["runs"][0]
     told_truly(2, keys_of(run) | {rule["id"] for rule in run["tool"]["driver"]["rules"]}, every)
     told = {key for artifact in run["artifacts"] for key in artifact["properties"]} - {"action"}

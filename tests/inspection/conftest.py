@@ -13,7 +13,7 @@ from fusion_diff.inspection.run import Outcome
 @pytest.fixture
 def rulings(make_inspection):
     """Rulings on a micrograph that fails, one that is warned of, one that passes and one that could not be read."""
-    policy = Policy(maximum_region_um=11.0, out_of_scope="warn")
+    policy = Policy(maximum_region_um=11.0, out_of_scope="warn", sha256="5e" * 32)
     outcomes = [
         Outcome(Path("line-7/a|b <c>.tif"), make_inspection()),
         Outcome(Path("line-7/ü.tif"), make_inspection(decision="inconclusive", in_scope=False, regions=())),

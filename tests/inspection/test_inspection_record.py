@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.inspection.ledger_entry import verdict
-from fusion_diff.inspection.record import FORMAT, RecordWriter, to_line
+from fusion_diff.inspection.policy import NO_POLICY, Policy
+from fusion_diff.inspection.record import FORMAT, RecordWriter, to_line, to_record
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.verdict.compared import Compared
 
@@ -46,6 +48,18 @@ def test_records_are_those_of_the_golden_file(make_inspection, tmp_path):
         for outcome in outcomes:
             writer.write(outcome)
     assert (tmp_path / "new" / "records.jsonl").read_bytes() == GOLDEN.read_bytes()
+
+
+def test_the_ruling_of_a_policy_stands_beside_the_decision_it_does_not_change(make_inspection):
+    outcomes = [Outcome(Path("a.tif"), make_inspection(decision="authentic", score=0.5)), Outcome(Path("b"), error="b")]
+    rulings = Policy(minimum_score=0.75, sha256="5e" * 32).rule_all(outcomes)
+    reason = "Its score is 0.500, below the required 0.750."
+    for keep in (to_record, partial(verdict, alpha=0.1, pixel_size_um=None)):
+        low, failed = (keep(each.outcome, ruling=each) for each in rulings)
+        assert low["decision"] == "authentic"
+        assert low["policy"] == {"sha256": "5e" * 32, "action": "fail", "reasons": [reason]}
+        assert failed["policy"] == {"sha256": "5e" * 32, "action": "error", "reasons": []}
+        assert "policy" not in keep(outcomes[0], ruling=NO_POLICY.rule(outcomes[0]))
 
 
 def test_a_page_is_named_where_one_was_chosen(make_inspection):

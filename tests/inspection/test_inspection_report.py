@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 from fusion_diff.inspection import draw
+from fusion_diff.inspection.policy import NO_POLICY, Policy
 from fusion_diff.inspection.report import write_report
 from fusion_diff.inspection.run import Outcome, Overruling
 from fusion_diff.inspection.verdict_values import measures
@@ -87,6 +88,19 @@ def test_an_overruling_stands_beside_what_the_model_said(make_inspection, tmp_pa
     assert told in page.text
     assert "1 ✗ not authentic" in page.text, "counted as it was overruled"
     assert "<i>beside" not in page.source
+
+
+def test_the_ruling_of_a_policy_stands_beside_each_decision_and_its_rules_are_told(outcomes, tmp_path):
+    policy = Policy(minimum_score=0.98, sha256="5e" * 32)
+    page = Page(write_report(outcomes, tmp_path, rulings=policy.rule_all(outcomes)))
+    head, _, cards = page.text.partition("How to read")
+    assert all(sentence in head for sentence in policy.explain())
+    assert "5e" * 32 in page.source
+    assert "1 ✓ authentic" in head
+    assert "By the policy: 1 error, 3 fail" in head
+    assert "✓ authentic fail 0.970" in head
+    assert "Policy: fail Its score is 0.970, below the required 0.980." in cards
+    assert "policy" not in Page(write_report(outcomes, tmp_path, rulings=NO_POLICY.rule_all(outcomes))).text.lower()
 
 
 def test_every_picture_can_be_decoded_and_has_words_for_those_who_do_not_see_it(outcomes, tmp_path):

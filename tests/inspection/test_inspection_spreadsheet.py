@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fusion_diff.inspection.policy import NO_POLICY
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.inspection.spreadsheet import COLUMNS, HEAD, line, to_csv, write_csv
 from fusion_diff.printable import printable
@@ -18,12 +19,12 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_csv_is_that_of_the_golden_file(rulings, tmp_path):
-    path = write_csv([each.outcome for each in rulings], tmp_path / "new" / "verdicts.csv")
+    path = write_csv(rulings, tmp_path / "new" / "verdicts.csv")
     assert path.read_bytes() == (GOLDEN / "inspection.csv").read_bytes()
 
 
 def test_authentic_references_alone_leave_a_p_value_empty(make_inspection):
-    table = to_csv([Outcome(Path("a.tif"), make_inspection(p_values={"authentic": 0.25}))])
+    table = to_csv(NO_POLICY.rule_all([Outcome(Path("a.tif"), make_inspection(p_values={"authentic": 0.25}))]))
     (row,) = csv.DictReader(table.removeprefix(HEAD).splitlines())
     assert (row["p_authentic"], row["p_not_authentic"]) == ("0.25", "")
 
@@ -31,7 +32,7 @@ def test_authentic_references_alone_leave_a_p_value_empty(make_inspection):
 def test_every_outcome_is_a_line_whatever_its_name():
     names = ["=1+1", "\t=d", "a;=cmd|x", "\r\n@b", 'c",d']
     outcomes = [Outcome(Path(name), error=f"{name}: it is cut off") for name in names]
-    rows = list(csv.DictReader(io.StringIO(to_csv(outcomes).removeprefix(HEAD), newline="")))
+    rows = list(csv.DictReader(io.StringIO(to_csv(NO_POLICY.rule_all(outcomes)).removeprefix(HEAD), newline="")))
     assert all(tuple(row) == COLUMNS for row in rows)
     assert [row["path"].replace("'", "") for row in rows] == [printable(name) for name in names]
 

@@ -148,6 +148,7 @@ def inspect_command(
             files,
             outputs,
             writers,
+            asked,
             {"alpha": alpha, "pixel_size_um": pixel_size, "page": page, "max_pixels": max_pixels},
             signed.digest if signed else None,
         )
@@ -157,7 +158,7 @@ def inspect_command(
         every = [*outcomes, *missing]
         rulings = asked.rule_all(every)
         code = exit_code(every) if policy is None else exit_code_of_rulings(rulings)
-        written = outputs.write_pages(every, rulings, code, faults, skipped)
+        written = outputs.write_pages(rulings, code, faults, skipped)
         _print_verdicts(outcomes, [*kept, *written], rulings if policy else ())
         if missing:
             complain(f"{counted(len(missing), 'micrograph was', 'micrographs were')} not inspected: the run broke off")
@@ -202,6 +203,7 @@ def _inspect(
     files: Sequence[Path],
     outputs: InspectOutputs,
     writers: Sequence[RecordWriter],
+    asked: Policy,
     settings: Mapping[str, Any],
     signed_sha256: Callable[[Path], str] | None,
 ) -> tuple[list[Outcome], list[str], list[Exception]]:
@@ -212,6 +214,7 @@ def _inspect(
         files: the micrographs.
         outputs: the output files.
         writers: those of records, open.
+        asked: the policy.
         settings: alpha, pixel size, page and limit of pixels, as `inspect_paths` takes them and the ledger keeps them.
         signed_sha256: as `inspect_paths` takes it.
 
@@ -238,14 +241,15 @@ def _inspect(
                 progress=advance,
                 thumbnails=outputs.report is not None,
             ):
+                ruling = asked.rule(outcome)
                 if ledger is not None:  # first of all, so that no verdict is shown that it lacks
-                    ledger.append(verdict(outcome, **settings, model=names))
+                    ledger.append(verdict(outcome, **settings, model=names, ruling=ruling))
                 outcomes.append(outcome)
                 for writer in writers:
-                    writer.write(outcome)
+                    writer.write(outcome, ruling)
         except KeyboardInterrupt:
             stack.close()  # closes the progress bar, which would overwrite the message
-            _keep_what_was_done(outcomes, counted(len(files), "micrograph"), outputs)
+            _keep_what_was_done(asked.rule_all(outcomes), counted(len(files), "micrograph"), outputs)
             raise
         except Exception as error:
             faults.append(error)
@@ -255,7 +259,7 @@ def _inspect(
     return outcomes, said, faults
 
 
-def _keep_what_was_done(outcomes: Sequence[Outcome], of_all: str, outputs: InspectOutputs) -> None:
+def _keep_what_was_done(rulings: Sequence[Ruling], of_all: str, outputs: InspectOutputs) -> None:
     """Say where the verdicts of a run that was stopped are saved, and write the report on them if one was asked for."""
     from fusion_diff.inspection.record import STDOUT
     from fusion_diff.inspection.report import write_report
@@ -263,10 +267,10 @@ def _keep_what_was_done(outcomes: Sequence[Outcome], of_all: str, outputs: Inspe
     kept = ["stdout" if each.file == STDOUT else printable(each.file) for each in outputs.records]
     kept += [printable(outputs.record)] if outputs.record else []
     saved = f"their verdicts are saved in {' and '.join(kept)}" if kept else "no verdict was saved"
-    typer.echo(f"Inspected {len(outcomes)} of {of_all}; {saved}", err=True)
-    if outcomes and outputs.report is not None:
-        title = f"Inspection report, stopped after {len(outcomes)} of {of_all}"
-        index = write_report(outcomes, outputs.report, title=title)
+    typer.echo(f"Inspected {len(rulings)} of {of_all}; {saved}", err=True)
+    if rulings and outputs.report is not None:
+        title = f"Inspection report, stopped after {len(rulings)} of {of_all}"
+        index = write_report([each.outcome for each in rulings], outputs.report, title=title, rulings=rulings)
         typer.echo(f"Report on these: {printable(index)}; no other page was written", err=True)
 
 

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from fusion_diff.inspection.policy import Ruling
     from fusion_diff.inspection.record import RecordWriter
-    from fusion_diff.inspection.run import Outcome
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,6 @@ class InspectOutputs:
 
     def write_pages(
         self,
-        outcomes: Sequence[Outcome],
         rulings: Sequence[Ruling],
         code: int,
         faults: list[Exception],
@@ -93,8 +91,7 @@ class InspectOutputs:
         """Write the pages, and return a line on each. Whatever keeps one from being written, the others are.
 
         Args:
-            outcomes: of each micrograph.
-            rulings: on each outcome.
+            rulings: on each micrograph.
             code: exit code of the run without faults.
             faults: errors of the run so far; those of the pages are added.
             notes: what was told of the files when they were looked for, for the pages of CI.
@@ -108,8 +105,8 @@ class InspectOutputs:
         pages: tuple[tuple[str, Path | None, Callable[[Path], Path]], ...] = (
             ("JUnit", self.junit, partial(write_junit, rulings, notes=notes)),
             ("Summary", self.markdown, partial(write_markdown, rulings, notes=notes)),
-            ("Table", self.csv, partial(write_csv, outcomes)),
-            ("Report", self.report, partial(write_report, outcomes)),
+            ("Table", self.csv, partial(write_csv, rulings)),
+            ("Report", self.report, partial(write_report, [each.outcome for each in rulings], rulings=rulings)),
             ("SARIF", self.sarif, lambda file: write_sarif(rulings, 3 if faults else code, file, notes)),
         )
         written = []

@@ -11,17 +11,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
+from fusion_diff import __version__
 from fusion_diff.inspection.files import write_text
+from fusion_diff.inspection.policy import policy_of
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import paragraph, printable
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from fusion_diff.inspection.policy import Ruling
 
 SUITE = "fusion-diff inspect"
+_MODEL = ("model_name", "model_sha256", "references_sha256", "alpha")
 _TAGS = {"fail": "failure", "warn": "skipped", "error": "error"}
 
 
@@ -43,6 +46,9 @@ def to_junit(rulings: Sequence[Ruling], notes: Sequence[str] = ()) -> str:
     }
     suites = ElementTree.Element("testsuites", {"name": SUITE, **totals})
     suite = ElementTree.SubElement(suites, "testsuite", {"name": SUITE, **totals})
+    properties = ElementTree.SubElement(suite, "properties")
+    for name, value in _properties(rulings):
+        ElementTree.SubElement(properties, "property", {"name": name, "value": value})
     for ruling in rulings:
         _add_case(suite, ruling)
     if notes:
@@ -58,6 +64,16 @@ def write_junit(rulings: Sequence[Ruling], path: str | os.PathLike[str], notes: 
         OSError: the file cannot be written.
     """
     return write_text(Path(path), to_junit(rulings, notes))
+
+
+def _properties(rulings: Sequence[Ruling]) -> Iterable[tuple[str, str]]:
+    """Return name and value of what judged: the program, the policy and the model, each once."""
+    policy = policy_of(rulings)
+    told = [("version", __version__), *([] if policy is None else [("policy_sha256", str(policy.sha256))])]
+    for it in (ruling.outcome.inspection for ruling in rulings):
+        if it is not None:
+            told += [(name, printable(getattr(it, name))) for name in _MODEL]
+    return dict.fromkeys(told)
 
 
 def _add_case(suite: ElementTree.Element, ruling: Ruling) -> None:

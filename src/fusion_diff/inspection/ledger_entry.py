@@ -9,6 +9,7 @@ from fusion_diff.inspection.record import MAX_ERROR_CHARACTERS, digest_of_failed
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fusion_diff.inspection.policy import Ruling
     from fusion_diff.inspection.run import Outcome
 
 
@@ -20,6 +21,7 @@ def verdict(
     page: int | None = None,
     max_pixels: int | None = None,
     model: Mapping[str, str | None] | None = None,
+    ruling: Ruling | None = None,
 ) -> dict[str, Any]:
     """Return the ledger entry of an outcome.
 
@@ -30,11 +32,13 @@ def verdict(
         page: page given for every file, from 0; None where it was chosen by file, which adds no entry.
         max_pixels: limit on the size given for every file; None where it was the default, which adds no entry.
         model: `name`, `sha256` and `references_sha256` of the model, used for outcomes that are errors.
+        ruling: the ruling on it; told under `policy` where the policy is from a file.
     """
-    told = to_record(outcome)
+    told = to_record(outcome, ruling)
     settings: dict[str, Any] = {"alpha": alpha, "pixel_size_um": pixel_size_um}
     settings |= {key: value for key, value in (("page", page), ("max_pixels", max_pixels)) if value is not None}
     record: dict[str, Any] = {"file": told["path"], "settings": settings}
+    record |= {key: told[key] for key in ("policy",) if key in told}
     if outcome.inspection is not None:
         names = {"name": "model_name", "sha256": "model_sha256", "references_sha256": "references_sha256"}
         kept = ("file_sha256", "pixel_size_um", "score", "decision", "p_values", "in_scope")

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fusion_diff.inspection.files import write_text
+from fusion_diff.inspection.policy import policy_of
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import escaped, paragraph, printable
 from fusion_diff.verdict.reasons import nothing_decided
@@ -56,6 +57,8 @@ def to_markdown(rulings: Sequence[Ruling], notes: Sequence[str] = ()) -> str:
     for name, model, references, alpha in models:
         digests = f"{escaped(model)}, references {escaped(references)}"
         lines.append(f"Model {_code(printable(name, _NAME))} {digests}, alpha {alpha:g}.")
+    if (policy := policy_of(rulings)) is not None:
+        lines.append(f"Policy {escaped(str(policy.sha256)[:12])}.")
     return "\n".join(lines).rstrip("\n") + "\n"
 
 

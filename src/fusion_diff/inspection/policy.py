@@ -14,8 +14,9 @@ the policy says `warn` or `pass`.
 
 from __future__ import annotations
 
+import hashlib
 import tomllib
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -50,11 +51,24 @@ class Ruling:
         outcome: the inspection or the error.
         action: `pass`, `warn` or `fail`; `error` where the micrograph could not be inspected.
         reasons: reasons for any other action than `pass`, in sentences.
+        policy: the policy; None where it is not known.
     """
 
     outcome: Outcome
     action: End
     reasons: tuple[str, ...] = ()
+    policy: Policy | None = None
+
+    @property
+    def told(self) -> dict[str, Any]:
+        """What outputs tell beside the decision: `sha256` of the policy's file, `action` and `reasons`.
+
+        It is empty where the policy is from no file. The reason for an error is the error itself, which they hold.
+        """
+        if self.policy is None or self.policy.sha256 is None:
+            return {}
+        reasons = [] if self.action == "error" else list(self.reasons)
+        return {"sha256": self.policy.sha256, "action": self.action, "reasons": reasons}
 
 
 @dataclass(frozen=True)
@@ -68,6 +82,7 @@ class Policy:
         maximum_region_um: largest allowed side of a region's box, in µm; None allows any.
         out_of_scope: action on a micrograph that is out of scope.
         inconclusive: action on any other inconclusive verdict.
+        sha256: sha256 of the file it was read from, by which outputs name it; None where it is from no file.
 
     Raises:
         PolicyError: a value is not allowed; the message names it and the cure.
@@ -79,18 +94,19 @@ class Policy:
     maximum_region_um: float | None = None
     out_of_scope: Action = "fail"
     inconclusive: Action = "fail"
+    sha256: str | None = field(default=None, kw_only=True, compare=False)
 
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if value is not each.default:  # False equals 0.0
+            if each.name in _CHECKS and value is not each.default:  # False equals 0.0
                 object.__setattr__(self, each.name, _CHECKS[each.name](each.name, value))
 
     def rule(self, outcome: Outcome) -> Ruling:
         """Return the ruling on an outcome: the most severe action that decision, class, score and regions require."""
         it = outcome.inspection
         if it is None:
-            return Ruling(outcome, "error", (outcome.error or "it could not be inspected",))
+            return Ruling(outcome, "error", (outcome.error or "it could not be inspected",), self)
         found = [
             *self._of_the_decision(it),
             *self._of_the_class(it),
@@ -98,7 +114,7 @@ class Policy:
             *self._of_the_regions(it),
         ]
         action: Action = max((each for each, _ in found), key=ACTIONS.index, default="pass")
-        return Ruling(outcome, action, tuple(reason for each, reason in found if each != "pass"))
+        return Ruling(outcome, action, tuple(reason for each, reason in found if each != "pass"), self)
 
     def rule_all(self, outcomes: Iterable[Outcome]) -> list[Ruling]:
         """Return the ruling on each outcome."""
@@ -197,6 +213,11 @@ def warn_of_unknown_classes(policy: Policy, classes: Iterable[str], name: str) -
         )
 
 
+def policy_of(rulings: Iterable[Ruling]) -> Policy | None:
+    """Return the policy of a run's rulings, which outputs name; None where it is from no file."""
+    return next((ruling.policy for ruling in rulings if ruling.told), None)
+
+
 def exit_code(rulings: Sequence[Ruling]) -> int:
     """Return the exit code of a run: 3 if there is an error or no ruling at all, else 1 if any fails, else 0."""
     actions = {ruling.action for ruling in rulings}
@@ -235,7 +256,7 @@ def read_policy(path: str | os.PathLike[str]) -> Policy:
         plain = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # the parser names the line itself
         raise PolicyError(f"{name}: is not TOML in UTF-8 ({printable(error, 200)}); correct that line") from error
-    return _parse(name, text, plain)
+    return replace(_parse(name, text, plain), sha256=hashlib.sha256(content).hexdigest())
 
 
 class _Problem(PolicyError):  # noqa: N818 (raised as a PolicyError)
@@ -247,7 +268,7 @@ class _Problem(PolicyError):  # noqa: N818 (raised as a PolicyError)
 
 
 def _parse(name: str, text: str, plain: dict[str, Any]) -> Policy:
-    known = [each.name for each in fields(Policy)]
+    known = list(_CHECKS)
     if plain.get("format") != FORMAT:
         where = f", line {_line_of(text, 'format')}" if "format" in plain else ""
         raise PolicyError(

@@ -1,9 +1,9 @@
 """Inspections as JSON Lines: one line per micrograph, written as soon as it is finished.
 
 Each line is an object with "format", "version" (of FusionDiff) and "path", followed by the values of
-`Inspection.to_dict`, or by "error". Lines are ASCII, so that a hostile file name cannot break a line. Numbers that JSON
-lacks (NaN, infinity) are null. A golden file in tests/golden fixes the format: an incompatible change needs a new
-number in `FORMAT`.
+`Inspection.to_dict`, or by "error", and then by "policy" where the file of one was given. Lines are ASCII, so that a
+hostile file name cannot break a line. Numbers that JSON lacks (NaN, infinity) are null. A golden file in tests/golden
+fixes the format: an incompatible change needs a new number in `FORMAT`.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from fusion_diff import __version__
 from fusion_diff.checkpoint import digest
 
 if TYPE_CHECKING:
+    from fusion_diff.inspection.policy import Ruling
     from fusion_diff.inspection.run import Outcome
 
 FORMAT = "fusion-diff/inspection/2"
@@ -33,20 +34,27 @@ MAX_ERROR_CHARACTERS = 4000
 """Longest error that a ledger or a batch keeps."""
 
 
-def to_record(outcome: Outcome) -> dict[str, Any]:
-    """Return an outcome as JSON-ready values: finite numbers or None, and strings that are valid Unicode."""
+def to_record(outcome: Outcome, ruling: Ruling | None = None) -> dict[str, Any]:
+    """Return an outcome as JSON-ready values: finite numbers or None, and strings that are valid Unicode.
+
+    Args:
+        outcome: an inspection, or an error.
+        ruling: the ruling on it; told under `policy` where the policy is from a file.
+    """
     record: dict[str, Any] = {"format": FORMAT, "version": __version__, "path": str(outcome.path)}
     if outcome.inspection is not None:
         record |= outcome.inspection.to_dict()
     else:
         record["error"] = outcome.error
+    if ruling is not None and ruling.told:
+        record["policy"] = ruling.told
     plain: dict[str, Any] = _plain(record)
     return plain
 
 
-def to_line(outcome: Outcome) -> str:
-    """Return an outcome as one line of JSON, without the line break."""
-    return json.dumps(to_record(outcome), allow_nan=False)
+def to_line(outcome: Outcome, ruling: Ruling | None = None) -> str:
+    """Return an outcome as one line of JSON, without the line break; see `to_record`."""
+    return json.dumps(to_record(outcome, ruling), allow_nan=False)
 
 
 def digest_of_failed(file: Path | None) -> str | None:
@@ -81,10 +89,10 @@ class RecordWriter:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self._file = self.path.open("a", encoding="ascii", newline="\n")
 
-    def write(self, outcome: Outcome) -> None:
-        """Write one line and flush it to the operating system."""
+    def write(self, outcome: Outcome, ruling: Ruling | None = None) -> None:
+        """Write one line and flush it to the operating system; see `to_record`."""
         self._replace()
-        self._file.write(to_line(outcome) + "\n")
+        self._file.write(to_line(outcome, ruling) + "\n")
         self._file.flush()
 
     def _replace(self) -> None:

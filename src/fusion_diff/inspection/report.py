@@ -17,15 +17,17 @@ from fusion_diff import __version__
 from fusion_diff.counted import typeset
 from fusion_diff.inspection import draw, verdict_values
 from fusion_diff.inspection.pages import template
+from fusion_diff.inspection.policy import ACTIONS, policy_of
 from fusion_diff.inspection.wording import SYMBOLS, below_common_folder, p_value_sentences, region_count
 from fusion_diff.printable import paragraph
 from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from fusion_diff.fewshot.decision import Decision
+    from fusion_diff.inspection.policy import Ruling
     from fusion_diff.inspection.run import Outcome
     from fusion_diff.verdict.result import Inspection
 
@@ -43,6 +45,7 @@ def write_report(
     folder: str | os.PathLike[str],
     *,
     title: str = "Inspection report",
+    rulings: Sequence[Ruling] = (),
 ) -> Path:
     """Write `index.html` to a folder and return its path.
 
@@ -55,6 +58,7 @@ def write_report(
         outcomes: outcomes of `inspect_paths`.
         folder: created where it does not exist.
         title: heading of the report.
+        rulings: rulings on these outcomes, told beside the decisions where the policy is from a file.
 
     Raises:
         OSError: the folder or the file cannot be written.
@@ -63,11 +67,13 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
     with whole_file(page) as part, part.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(report_page(outcomes, title=title))
+        file.writelines(report_page(outcomes, title=title, rulings=rulings))
     return page
 
 
-def report_page(outcomes: Iterable[Outcome], *, title: str = "Inspection report") -> Iterator[str]:
+def report_page(
+    outcomes: Iterable[Outcome], *, title: str = "Inspection report", rulings: Sequence[Ruling] = ()
+) -> Iterator[str]:
     """Return the parts of the page, drawn as they are asked for; see `write_report`."""
     outcomes = list(outcomes)
     inspected = [(outcome, outcome.inspection) for outcome in outcomes if outcome.inspection is not None]
@@ -77,6 +83,8 @@ def report_page(outcomes: Iterable[Outcome], *, title: str = "Inspection report"
     longest = max((abs(value) for i in inspections for value in verdict_values.summands(i).values()), default=0.0)
 
     counts = Counter[str](_decision(*pair) for pair in inspected)
+    ruled = {ruling.outcome: ruling.told for ruling in rulings if ruling.told}
+    actions = Counter(told["action"] for told in ruled.values())
     stream = template(Path(__file__).with_name("report.html.j2")).stream(
         title=paragraph(title),
         written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
@@ -85,6 +93,9 @@ def report_page(outcomes: Iterable[Outcome], *, title: str = "Inspection report"
         script_hash=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
         total=len(outcomes),
         counts=[(decision, SYMBOLS[decision], counts[decision]) for decision in SYMBOLS],
+        policy=policy_of(rulings),
+        ruled=ruled,
+        actions=[(action, actions[action]) for action in ("error", *reversed(ACTIONS)) if actions[action]],
         beyond=sum(not i.in_scope and outcome.overruled is None for outcome, i in inspected),
         calibrated=all(i.calibrated for i in inspections),
         two_sided=any("not authentic" in i.p_values for i in inspections),
@@ -97,7 +108,10 @@ def report_page(outcomes: Iterable[Outcome], *, title: str = "Inspection report"
         judges=list({(i.model_sha256, i.references_sha256, i.alpha): i for i in inspections}.values()),
         limit=limit,
         gradient=", ".join(f"rgb({r} {g} {b} / {a:.2f})" for r, g, b, a in verdict_values.heat_stops()),
-        cards=(_card(outcome, inspection, limit, longest) for outcome, inspection in inspected),
+        cards=(
+            _card(outcome, inspection, limit, longest) | {"ruled": ruled.get(outcome)}
+            for outcome, inspection in inspected
+        ),
     )
     stream.enable_buffering(64)
     return stream

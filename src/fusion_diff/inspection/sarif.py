@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from fusion_diff import __version__
 from fusion_diff.inspection.files import write_text
-from fusion_diff.inspection.policy import region_size_um
+from fusion_diff.inspection.policy import policy_of, region_size_um
 from fusion_diff.inspection.record import finite
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import paragraph, printable
@@ -69,13 +69,15 @@ def to_sarif(rulings: Sequence[Ruling], code: int, notes: Sequence[str] = ()) ->
         invocation["toolExecutionNotifications"] = [
             {"level": "warning", "message": {"text": _plain_message(paragraph(note))}} for note in notes
         ]
-    run = {
+    run: dict[str, Any] = {
         "tool": {"driver": driver},
         "columnKind": "unicodeCodePoints",
         "invocations": [invocation],
         "artifacts": [_artifact(ruling) for ruling in rulings],
         "results": results,
     }
+    if (policy := policy_of(rulings)) is not None:
+        run["properties"] = {"policy_sha256": policy.sha256}
     return {"$schema": SCHEMA, "version": VERSION, "runs": [run]}
 
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
 
-    from fusion_diff.inspection.run import Outcome
+    from fusion_diff.inspection.policy import Ruling
 
 HEAD = "\N{BOM}"
 """Start of a file, without which Excel does not read it as UTF-8."""
@@ -35,6 +35,9 @@ COLUMNS = (
     "reason",
     "error",
     "file_sha256",
+    "policy_action",
+    "policy_reasons",
+    "policy_sha256",
 )
 """Columns of the table; `regions` is their number, `reason` the first, and the others are as in the records."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
@@ -43,15 +46,15 @@ _SPLIT = re.compile(r'([;|\t\r\n][\s"]*)(?=[=+\-@＝＋－＠])')
 """What comes before a formula in a spreadsheet that, as in many countries, separates cells by another sign."""
 
 
-def to_csv(outcomes: Iterable[Outcome]) -> str:
-    """Return outcomes as CSV with a byte order mark and a header. Unknown values are empty."""
-    cells = (_cells(outcome) for outcome in outcomes)
+def to_csv(rulings: Iterable[Ruling]) -> str:
+    """Return rulings as CSV with a byte order mark and a header. Unknown values are empty."""
+    cells = (_cells(ruling) for ruling in rulings)
     return HEAD + line(COLUMNS) + "".join(line([each.get(name) for name in COLUMNS]) for each in cells)
 
 
-def write_csv(outcomes: Iterable[Outcome], file: Path) -> Path:
-    """Write outcomes as CSV and return the path; see `write_text`."""
-    return write_text(file, to_csv(outcomes))
+def write_csv(rulings: Iterable[Ruling], file: Path) -> Path:
+    """Write rulings as CSV and return the path; see `write_text`."""
+    return write_text(file, to_csv(rulings))
 
 
 def line(cells: Iterable[object]) -> str:
@@ -68,12 +71,15 @@ def _harmless(cell: object) -> object:
     return f"'{plain}" if cell.lstrip().startswith(_FORMULA) or cell.startswith(_FORMULA) else plain
 
 
-def _cells(outcome: Outcome) -> dict[str, object]:
-    it = outcome.inspection
+def _cells(ruling: Ruling) -> dict[str, object]:
+    it = ruling.outcome.inspection
+    cells: dict[str, object] = {"path": printable(ruling.outcome.path)}
+    if told := ruling.told:
+        reasons = paragraph(" ".join(told["reasons"]))
+        cells |= {"policy_action": told["action"], "policy_reasons": reasons, "policy_sha256": told["sha256"]}
     if it is None:
-        return {"path": printable(outcome.path), "error": paragraph(outcome.error or "")}
-    return {
-        "path": printable(outcome.path),
+        return cells | {"error": paragraph(ruling.outcome.error or "")}
+    return cells | {
         "decision": it.decision,
         "score": finite(it.score),
         "calibrated": it.calibrated,
