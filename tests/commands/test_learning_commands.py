@@ -11,7 +11,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from fusion_diff import DiffusionModel, cli
+from fusion_diff import DiffusionModel, __version__, cli
 from fusion_diff.commands import demo
 from fusion_diff.synthetic import builtin_references, builtin_samples
 
@@ -53,6 +53,20 @@ def test_enroll_prints_counts_and_figures_and_saves_a_model_that_loads(reference
     assert enrolment.counts == {"sound": 3, "counterfeit": 3}
     assert len(set(enrolment.groups)) == 4
     assert not enrolment.builtin
+
+
+def test_enroll_names_the_model_and_the_one_that_it_replaced_as_verdicts_do(references, tmp_path, capsys):
+    words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots"]
+    assert cli.main([*words, "2"]) == 0
+    assert "Replaced" not in capsys.readouterr().out
+    first = DiffusionModel.from_pretrained(tmp_path / "m").sha256
+    assert cli.main([*words, "3"]) == 0
+    out = capsys.readouterr().out
+    second = DiffusionModel.from_pretrained(tmp_path / "m")
+    assert f"Replaced the model that was there, sha256 {first}\n" in out
+    assert f"Saved in {tmp_path / 'm'}, sha256 {second.sha256}\n" in out
+    assert second.sha256 != first
+    assert f"saved by FusionDiff {__version__}" in second.readme
 
 
 def test_enroll_prints_no_figures_of_one_class(references, tmp_path, capsys):

@@ -219,6 +219,17 @@ def test_verdicts_carry_the_doubts_about_their_references():
     assert skill in replace(enrolment, verifier=blind).warnings()
 
 
+def test_verdicts_carry_that_nobody_said_which_images_show_one_specimen():
+    named = enrolment_of({"sound": 6, "crack": 6}, images=2)
+    assert named.compared.doubts == ()
+    assert named.compared.of_specimens == "of 6 specimens"
+    nobody_said = replace(named, groups=named.names)
+    (doubt,) = nobody_said.compared.doubts
+    assert doubt.startswith("no groups are given, so each image counts as a specimen of its own")
+    assert nobody_said.shots(4).compared.doubts == (doubt,)
+    assert nobody_said.compared.of_specimens == "each counted as a specimen"
+
+
 @pytest.mark.parametrize("alpha", [0, 1, -0.1, 2, float("nan")])
 def test_warnings_are_for_an_error_rate_between_0_and_1(alpha):
     with pytest.raises(ValueError, match="alpha must lie between 0 and 1"):

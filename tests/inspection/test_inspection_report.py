@@ -233,6 +233,12 @@ def test_doubts_about_the_references_stand_below_them_and_above_each_score(make_
     assert "Warning:" not in Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path)).text
 
 
+def test_the_report_names_no_number_of_specimens_where_each_image_counts_as_one(make_inspection, tmp_path):
+    page = Page(write_report([Outcome(Path("a.tif"), make_inspection())], tmp_path))
+    assert "References 15 sound , 3 crack , each counted as a specimen" in page.text
+    assert "18 specimens" not in page.text
+
+
 def test_authentic_references_alone_bound_one_error_and_the_report_says_so(make_inspection, tmp_path):
     compared = Compared("sound", {"sound": 10}, 10, {"authentic": 10, "not authentic": 0})
     inspection = make_inspection(calibrated=False, p_values={"authentic": 0.5}, compared_with=compared)

@@ -238,7 +238,7 @@ def test_an_exported_model_is_said_to_be_one(exported_folder):
 
 def test_a_model_and_its_enrolment_are_shown_in_a_line(model, enrolled):
     told = repr(enrolled.enrolment)
-    assert told.startswith("Enrolment(fine: 5, coarse: 5; authentic='fine', 10 specimens, auroc ")
+    assert told.startswith("Enrolment(fine: 5, coarse: 5; authentic='fine', each counted as a specimen, auroc ")
     assert len(told) < 120
     assert repr(enrolled) == f"DiffusionModel({enrolled.name!r}, {told}, on cpu)"
     assert repr(model) == f"DiffusionModel({model.name!r}, no references, on cpu)"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, expect_free
+from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, MANIFEST, digest, expect_free
 from fusion_diff.commands.options import (
     Device,
     Groups,
@@ -98,7 +98,8 @@ def enroll_command(
     if shots is not None:
         enrolled = enrolled.shots(shots)
     counts = {label: str(count) for label, count in enrolled.counts.items()}
-    print_figures("References", counts | {"specimens": str(len(enrolled.specimens))})
+    each = " (each image counted as one)" if len(enrolled.specimens) == len(enrolled) else ""
+    print_figures("References", counts | {"specimens": f"{len(enrolled.specimens)}{each}"})
 
     def learn(chosen: ReferenceSet) -> Enrolment:
         with progress_bar("Encoding", then="Learning") as advance:
@@ -119,8 +120,11 @@ def enroll_command(
     for warning in enrolment.warnings():
         say(f"Note: {warning}")
     model.name = out.resolve().name
+    before = digest(out / MANIFEST) if (out / MANIFEST).is_file() else None
     model.save_pretrained(out)
-    say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}")
+    if before is not None:
+        say(f"Replaced the model that was there, sha256 {before}")
+    say(f"Enrolled in {enrolment.seconds:.1f} s. Saved in {out}, sha256 {model.sha256}")
     say(f"Next: fusion-diff inspect NEW --model {quoted(out)} --report report")
     return 0
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from fusion_diff import __version__
 from fusion_diff.counted import counted
 from fusion_diff.printable import escaped, paragraph
 
@@ -32,8 +33,8 @@ def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
     lines = [
         f"# {escaped(paragraph(name))}",
         "",
-        f"A FusionDiff model, enrolled on {counted(len(enrolment.names), 'reference')} of "
-        f"{counted(len(set(enrolment.groups)), 'specimen')} (sha256 {enrolment.references_sha256}).",
+        f"A model saved by FusionDiff {__version__}, enrolled on {counted(len(enrolment.names), 'reference')}, "
+        f"{enrolment.compared.of_specimens} (sha256 {enrolment.references_sha256}).",
         "",
         "| class | references |",
         "|---|---|",

@@ -105,7 +105,7 @@ class Enrolment:
         """Return the classes, their counts, and the cross-fitted figures."""
         told = ", ".join(f"{label}: {count}" for label, count in self.counts.items())
         figures = "".join(f", {name} {value:.3f}" for name, value in self.compared.figures.items())
-        return f"Enrolment({told}; authentic={self.authentic!r}, {counted(len(set(self.groups)), 'specimen')}{figures})"
+        return f"Enrolment({told}; authentic={self.authentic!r}, {self.compared.of_specimens}{figures})"
 
     @property
     def counts(self) -> dict[str, int]:
@@ -122,7 +122,7 @@ class Enrolment:
             figures=self._crossfitted_figures,
             pixel_sizes_um=self.pixel_sizes_um,
             specimens_by_side=self._specimens_by_side,
-            doubts=(*([BUILTIN] if self.builtin else []), *self._doubts),
+            doubts=(*([BUILTIN] if self.builtin else []), *self._doubts, *self._ungrouped),
         )
 
     @cached_property
@@ -137,7 +137,7 @@ class Enrolment:
 
     @cached_property
     def _doubts(self) -> tuple[str, ...]:
-        """Why the scores are not to be relied on, in sentences; that of built-in references is not among them."""
+        """Why the scores are not to be relied on, in sentences, but for built-in references and a lack of groups."""
         auroc = self._crossfitted_figures.get("auroc")
         return (*self.verifier.warnings, *doubts(self._specimens_by_side, auroc, self.dropped))
 

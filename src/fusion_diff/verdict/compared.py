@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
+from fusion_diff.counted import counted
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -79,6 +81,16 @@ class Compared:
         """Number of references of each side, keyed as the p-values are."""
         authentic = self.counts.get(self.authentic, 0)
         return {"authentic": authentic, "not authentic": sum(self.counts.values()) - authentic}
+
+    @property
+    def of_specimens(self) -> str:
+        """How many specimens the references show, as text that follows their number.
+
+        Where each counts as its own, nothing tells whether it is one: groups may not have been given.
+        """
+        if 1 < self.specimens == sum(self.counts.values()):
+            return "each counted as a specimen"
+        return f"of {counted(self.specimens, 'specimen')}"
 
     @property
     def pixel_sizes(self) -> str | None:
