@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -40,6 +41,7 @@ BENCHMARK = Path(__file__).parents[2] / "benchmarks" / "batch.py"
 
 
 def test_every_micrograph_has_one_row_and_a_bad_file_has_its_error(folder, tmp_path, engine, read_rows):
+    started = datetime.now(UTC)
     done = run_batch(str(folder), tmp_path / "out", engine, rows=4)
     rows = read_rows(tmp_path / "out")
     assert sorted(row["path"] for row in rows) == sorted(str(path) for path in folder.rglob("*.tif"))
@@ -51,6 +53,7 @@ def test_every_micrograph_has_one_row_and_a_bad_file_has_its_error(folder, tmp_p
     assert (bad["score"], bad["decision"], bad["regions"], bad["model_sha256"]) == (None, None, None, "ab" * 32)
     assert done.errors == [bad["error"]]
     assert len(bad["file_sha256"]) == 64
+    assert all(started <= row["judged"] <= datetime.now(UTC) for row in rows)
     spot = by_name["spot.tif"]
     assert (spot["decision"], spot["predicted_class"], spot["alpha"], spot["error"]) == (
         "not authentic",
@@ -360,12 +363,12 @@ def test_rows_of_a_model_are_not_added_to_by_an_export_of_it_nor_the_other_way_r
 
 def test_a_parquet_of_another_version_or_damaged_is_refused(folder, tmp_path, engine, monkeypatch):
     part = tmp_path / "out" / "part-000001.parquet"
-    monkeypatch.setattr(parts_module, "FORMAT", "fusion-diff/batch/3")
+    monkeypatch.setattr(parts_module, "FORMAT", "fusion-diff/batch/4")
     run_batch(str(folder), tmp_path / "out", engine)
     monkeypatch.undo()
     with pytest.raises(
         BatchError,
-        match=r"has the format 'fusion-diff/batch/3', .* writes 'fusion-diff/batch/4'; .*the version that wrote it",
+        match=r"has the format 'fusion-diff/batch/4', .* writes 'fusion-diff/batch/5'; .*the version that wrote it",
     ):
         run_batch(str(folder), tmp_path / "out", engine)
     whole = part.read_bytes()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+from datetime import UTC, datetime
 from xml.etree import ElementTree
 
 import pytest
 
+from fusion_diff import __version__
 from fusion_diff.inspection.policy import FORMAT
 
 
@@ -67,11 +69,31 @@ def test_every_output_tells_the_ruling_and_the_digest_of_the_policy(run, write, 
     assert run("audit", "o/l.jsonl")[0] == 0
 
 
+def test_every_output_tells_when_each_micrograph_was_judged(run, tmp_path, save_micrograph):
+    save_micrograph(tmp_path / "bright.tif", 0.8)
+    (tmp_path / "broken.tif").write_bytes(b"nothing")
+    before = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    words = ["inspect", "bright.tif", "broken.tif", "--report", "o", "--csv", "c.csv", "--junit", "j.xml"]
+    assert run(*words, "--sarif", "s.sarif")[0] == 3
+    after = f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+    times = [json.loads(line)["judged"] for line in (tmp_path / "o" / "inspections.jsonl").read_text().splitlines()]
+    assert before < times[0] < times[1] < after
+    assert [row["judged"] for row in csv.DictReader((tmp_path / "c.csv").open(encoding="utf-8-sig"))] == times
+    (log,) = json.loads((tmp_path / "s.sarif").read_text(encoding="utf-8"))["runs"]
+    assert [artifact["properties"]["judged"] for artifact in log["artifacts"]] == times
+    (invocation,) = log["invocations"]
+    assert invocation["startTimeUtc"] < invocation["endTimeUtc"] == times[1]
+    (suite,) = ElementTree.parse("j.xml").getroot()
+    assert suite.get("timestamp") == invocation["startTimeUtc"][:19]
+    told = {each.get("name"): each.get("value") for each in suite.iter("property")}
+    assert (told["version"], told["model_sha256"], told["alpha"]) == (__version__, "ab" * 32, "0.1")
+
+
 def test_outputs_without_a_policy_leave_the_exit_code_as_it_was(run, tmp_path, save_micrograph):
     save_micrograph(tmp_path / "grey.tif", 0.3)
     assert run("inspect", "grey.tif", "--junit", "j.xml", "--sarif", "s.sarif")[0] == 2
     (invocation,) = json.loads((tmp_path / "s.sarif").read_text(encoding="utf-8"))["runs"][0]["invocations"]
-    assert invocation == {"executionSuccessful": True, "exitCode": 2}
+    assert (invocation["executionSuccessful"], invocation["exitCode"]) == (True, 2)
     assert ElementTree.parse("j.xml").getroot().get("skipped") == "1"
 
 

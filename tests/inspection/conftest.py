@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from fusion_diff.inspection.policy import Policy
 from fusion_diff.inspection.run import Outcome
+
+JUDGED = datetime(2026, 3, 31, 14, 5, 0, 125000, tzinfo=UTC)
 
 
 @pytest.fixture
@@ -20,4 +24,4 @@ def rulings(make_inspection):
         Outcome(Path("line-7/c.tif"), make_inspection(decision="authentic", score=0.96875, regions=())),
         Outcome(Path("line-7/d.tif"), error="line-7/d.tif: the file is cut off; copy it again"),
     ]
-    return policy.rule_all(outcomes)
+    return policy.rule_all(replace(outcome, judged=JUDGED) for outcome in outcomes)

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+from dataclasses import replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -46,7 +48,7 @@ def test_records_are_those_of_the_golden_file(make_inspection, tmp_path):
     ]
     with RecordWriter(tmp_path / "new" / "records.jsonl") as writer:
         for outcome in outcomes:
-            writer.write(outcome)
+            writer.write(replace(outcome, judged=datetime(2026, 3, 31, 14, 5, 0, 125000, tzinfo=UTC)))
     assert (tmp_path / "new" / "records.jsonl").read_bytes() == GOLDEN.read_bytes()
 
 
@@ -129,5 +131,5 @@ def test_every_outcome_is_one_line_of_ascii_whatever_the_file_is_called(name, er
     assert len(line.splitlines()) == 1
     record = json.loads(line)
     assert record["format"] == FORMAT
-    assert set(record) == {"format", "version", "path", "error"}
+    assert set(record) == {"format", "version", "path", "judged", "error"}
     record["path"].encode("utf-8")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from fusion_diff.batch.items import Item
     from fusion_diff.inspection.run import Outcome
 
-FORMAT = "fusion-diff/batch/4"
+FORMAT = "fusion-diff/batch/5"
 _REGION_INTEGERS = ("top", "left", "height", "width", "area_px")
 _REGION_NUMBERS = (
     "centroid_row",
@@ -56,6 +56,7 @@ def schema() -> Any:
     ==================  ==============  ================================================================================
     path                string          absolute path or address; bytes that are not Unicode as escapes
     key                 16 bytes        BLAKE2b of the unescaped path; identifies the micrograph across runs
+    judged              timestamp       when it was judged, or found that it cannot be, in UTC
     file_sha256         string          of the file's bytes; null if they could not be read
     score               float64         probability of being authentic
     calibrated          bool            false if the score only ranks
@@ -90,6 +91,7 @@ def schema() -> Any:
         [
             pa.field("path", pa.string(), nullable=False),
             pa.field("key", pa.binary(16), nullable=False),
+            pa.field("judged", pa.timestamp("us", tz="UTC"), nullable=False),
             pa.field("file_sha256", pa.string()),
             pa.field("score", pa.float64()),
             pa.field("calibrated", pa.bool_()),
@@ -127,7 +129,7 @@ def to_row(
         model: `sha256` and `references_sha256` of the model, which outcomes with an error do not hold.
         alpha: requested error rate.
     """
-    row: dict[str, Any] = {"path": _text(item.path), "key": item.key, "alpha": alpha}
+    row: dict[str, Any] = {"path": _text(item.path), "key": item.key, "judged": outcome.judged, "alpha": alpha}
     it = outcome.inspection
     if it is None:
         error = _text(outcome.error or "it could not be inspected")[:MAX_ERROR_CHARACTERS]

@@ -14,6 +14,7 @@ from xml.etree import ElementTree
 from fusion_diff import __version__
 from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.policy import policy_of
+from fusion_diff.inspection.run import time_span
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import paragraph, printable
 
@@ -45,7 +46,9 @@ def to_junit(rulings: Sequence[Ruling], notes: Sequence[str] = ()) -> str:
         "time": f"{seconds:.3f}",
     }
     suites = ElementTree.Element("testsuites", {"name": SUITE, **totals})
-    suite = ElementTree.SubElement(suites, "testsuite", {"name": SUITE, **totals})
+    span = time_span(ruling.outcome for ruling in rulings)
+    began = {} if span is None else {"timestamp": f"{span[0]:%Y-%m-%dT%H:%M:%S}"}  # its schema allows no zone
+    suite = ElementTree.SubElement(suites, "testsuite", {"name": SUITE, **totals, **began})
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _properties(rulings):
         ElementTree.SubElement(properties, "property", {"name": name, "value": value})

@@ -1,6 +1,6 @@
 """Inspections as JSON Lines: one line per micrograph, written as soon as it is finished.
 
-Each line is an object with "format", "version" (of FusionDiff) and "path", followed by the values of
+Each line is an object with "format", "version" (of FusionDiff), "path" and "judged", followed by the values of
 `Inspection.to_dict`, or by "error", and then by "policy" where the file of one was given. Lines are ASCII, so that a
 hostile file name cannot break a line. Numbers that JSON lacks (NaN, infinity) are null. A golden file in tests/golden
 fixes the format: an incompatible change needs a new number in `FORMAT`.
@@ -23,6 +23,8 @@ from fusion_diff import __version__
 from fusion_diff.checkpoint import digest
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from fusion_diff.inspection.policy import Ruling
     from fusion_diff.inspection.run import Outcome
 
@@ -42,6 +44,7 @@ def to_record(outcome: Outcome, ruling: Ruling | None = None) -> dict[str, Any]:
         ruling: the ruling on it; told under `policy` where the policy is from a file.
     """
     record: dict[str, Any] = {"format": FORMAT, "version": __version__, "path": str(outcome.path)}
+    record["judged"] = moment(outcome.judged)
     if outcome.inspection is not None:
         record |= outcome.inspection.to_dict()
     else:
@@ -55,6 +58,11 @@ def to_record(outcome: Outcome, ruling: Ruling | None = None) -> dict[str, Any]:
 def to_line(outcome: Outcome, ruling: Ruling | None = None) -> str:
     """Return an outcome as one line of JSON, without the line break; see `to_record`."""
     return json.dumps(to_record(outcome, ruling), allow_nan=False)
+
+
+def moment(at: datetime) -> str:
+    """Return a time in UTC by ISO 8601, to the microsecond, as ledgers have it."""
+    return f"{at:%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def digest_of_failed(file: Path | None) -> str | None:

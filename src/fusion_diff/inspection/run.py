@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +15,6 @@ from fusion_diff.printable import explained, printable
 if TYPE_CHECKING:
     import os
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from datetime import datetime
 
     import numpy as np
     from numpy.typing import NDArray
@@ -87,6 +87,7 @@ class Outcome:
             where there is an error, or thumbnails were not requested.
         overruled: decision of an expert; None where there is none.
         elsewhere: whether the error lies with this machine, a share or the model instead of the file.
+        judged: when the inspection or the error was made, in UTC.
     """
 
     path: Path
@@ -95,6 +96,7 @@ class Outcome:
     thumbnail: NDArray[np.uint8] | None = None
     overruled: Overruling | None = None
     elsewhere: bool = False
+    judged: datetime = field(default_factory=partial(datetime.now, UTC))
 
 
 def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathLike[str]] = ()) -> Inspector:
@@ -183,6 +185,13 @@ def inspect_paths(
 def not_inspected(path: Path, error: Exception) -> Outcome:
     """Return the outcome of a micrograph that a run did not come to, because the error ended it before."""
     return Outcome(path, error=f"{printable(path)}: it was not inspected, as the run broke off: {explained(error)}")
+
+
+def time_span(outcomes: Iterable[Outcome]) -> tuple[datetime, datetime] | None:
+    """Return when the first outcome was begun, without reading, and when the last was made; None if there is none."""
+    took = ((each.judged, each.inspection.seconds if each.inspection else 0.0) for each in outcomes)
+    times = [(at - timedelta(seconds=seconds), at) for at, seconds in took]
+    return (min(times)[0], max(ended for _, ended in times)) if times else None
 
 
 def exit_code(outcomes: Iterable[Outcome]) -> int:

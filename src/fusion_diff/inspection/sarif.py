@@ -17,7 +17,8 @@ from urllib.parse import quote
 from fusion_diff import __version__
 from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.policy import policy_of, region_size_um
-from fusion_diff.inspection.record import finite
+from fusion_diff.inspection.record import finite, moment
+from fusion_diff.inspection.run import time_span
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import paragraph, printable
 
@@ -65,6 +66,8 @@ def to_sarif(rulings: Sequence[Ruling], code: int, notes: Sequence[str] = ()) ->
         "rules": [{"id": key, "shortDescription": {"text": text}} for key, text in _RULES.items()],
     }
     invocation: dict[str, Any] = {"executionSuccessful": code != 3, "exitCode": code}
+    if (span := time_span(ruling.outcome for ruling in rulings)) is not None:
+        invocation |= {"startTimeUtc": moment(span[0]), "endTimeUtc": moment(span[1])}
     if notes:
         invocation["toolExecutionNotifications"] = [
             {"level": "warning", "message": {"text": _plain_message(paragraph(note))}} for note in notes
@@ -93,13 +96,11 @@ def write_sarif(rulings: Sequence[Ruling], code: int, path: str | os.PathLike[st
 def _of_the_micrograph(ruling: Ruling, where: dict[str, Any]) -> dict[str, Any]:
     it = ruling.outcome.inspection
     location: dict[str, Any] = {"artifactLocation": where}
-    properties: dict[str, Any] = {"action": ruling.action}
     if it is None:
         rule, sha256 = "could-not-inspect", None
     else:
         rule, sha256 = _rule(it), it.file_sha256
         location["region"] = _pixels(0, 0, it.height, it.width)
-        properties |= _told(it)
     text = " ".join(paragraph(reason) for reason in ruling.reasons)
     return {
         "ruleId": rule,
@@ -108,7 +109,7 @@ def _of_the_micrograph(ruling: Ruling, where: dict[str, Any]) -> dict[str, Any]:
         "message": {"text": _plain_message(text)},
         "locations": [{"physicalLocation": location}],
         "partialFingerprints": {"fusionDiff/v1": _fingerprint(sha256 or where["uri"], rule)},
-        "properties": properties,
+        "properties": _told(ruling),
     }
 
 
@@ -166,15 +167,19 @@ def _artifact(ruling: Ruling) -> dict[str, Any]:
     artifact: dict[str, Any] = {
         "location": {"uri": _uri(ruling.outcome.path)},
         "roles": ["analysisTarget"],
-        "properties": {"action": ruling.action} | ({} if it is None else _told(it)),
+        "properties": _told(ruling),
     }
     if it is not None and it.file_sha256 is not None:
         artifact["hashes"] = {"sha-256": it.file_sha256}
     return artifact
 
 
-def _told(it: Inspection) -> dict[str, Any]:
-    return {
+def _told(ruling: Ruling) -> dict[str, Any]:
+    it = ruling.outcome.inspection
+    told: dict[str, Any] = {"action": ruling.action, "judged": moment(ruling.outcome.judged)}
+    if it is None:
+        return told
+    return told | {
         "decision": it.decision,
         "score": finite(it.score),
         "predicted_class": printable(it.predicted_class),

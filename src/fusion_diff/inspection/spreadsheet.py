@@ -8,7 +8,7 @@ import re
 from typing import TYPE_CHECKING
 
 from fusion_diff.inspection.files import write_text
-from fusion_diff.inspection.record import finite
+from fusion_diff.inspection.record import finite, moment
 from fusion_diff.printable import paragraph, printable
 
 if TYPE_CHECKING:
@@ -35,6 +35,7 @@ COLUMNS = (
     "reason",
     "error",
     "file_sha256",
+    "judged",
     "policy_action",
     "policy_reasons",
     "policy_sha256",
@@ -73,7 +74,7 @@ def _harmless(cell: object) -> object:
 
 def _cells(ruling: Ruling) -> dict[str, object]:
     it = ruling.outcome.inspection
-    cells: dict[str, object] = {"path": printable(ruling.outcome.path)}
+    cells: dict[str, object] = {"path": printable(ruling.outcome.path), "judged": moment(ruling.outcome.judged)}
     if told := ruling.told:
         reasons = paragraph(" ".join(told["reasons"]))
         cells |= {"policy_action": told["action"], "policy_reasons": reasons, "policy_sha256": told["sha256"]}

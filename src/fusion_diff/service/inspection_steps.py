@@ -126,9 +126,9 @@ def failed(task: Task, error: MicrographError, model: Inspector | None = None) -
 
 
 def plain(outcome: Outcome) -> dict[str, Any]:
-    """Return an inspection as the JSON-ready values of a line of `inspections.jsonl`."""
+    """Return an inspection as the JSON-ready values of `Inspection.to_dict`."""
     told = to_record(outcome)
-    return {key: value for key, value in told.items() if key not in ("format", "version", "path")}
+    return {key: value for key, value in told.items() if key not in ("format", "version", "path", "judged")}
 
 
 def record(finished: Sequence[Finished], database: Database, store: Store) -> list[Inspection | None]:
