@@ -24,6 +24,15 @@ from fusion_diff.verdict.result import Inspection, RecognisedSurface, Region
 POLICY = Policy(sha256="5e" * 32)
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "records.md"
 
+EVERY = {
+    "recognised": RecognisedSurface("a.tif", "crack", 9),
+    "page": 1,
+    "pixel_size_source": "given",
+    "purified": True,
+    "attacked": False,
+}
+"""Values that are left out where they do not apply."""
+
 
 def rows(heading: str, page: Path = PAGE) -> list[list[str]]:
     """The rows of the first table under a heading, without its head."""
@@ -46,7 +55,7 @@ def test_python():
 
 
 def test_json_lines(make_inspection):
-    whole = make_inspection(recognised=RecognisedSurface("a.tif", "crack", 9), page=1, purified=True, attacked=False)
+    whole = make_inspection(**EVERY)
     outcome = Outcome(Path("a.tif"), inspection=whole)
     judged = json.loads(to_line(outcome, POLICY.rule(outcome)))
     failed = json.loads(to_line(Outcome(Path("b.tif"), error="it is damaged")))
@@ -90,7 +99,7 @@ def told_truly(column: int, given: set[str], every: set[str]) -> None:
 @pytest.fixture
 def outcomes(make_inspection) -> list[Outcome]:
     """A verdict with every value, and an error."""
-    whole = make_inspection(recognised=RecognisedSurface("a.tif", "crack", 9), page=1, purified=True, attacked=False)
+    whole = make_inspection(**EVERY)
     return [Outcome(Path("a.tif"), whole), Outcome(Path("b.tif"), error="it is damaged")]
 
 

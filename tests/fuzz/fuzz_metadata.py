@@ -14,7 +14,8 @@ import tifffile
 from common import FindingError, bounded_memory, change_bytes
 from fuzz_tiff import tiff
 
-from fusion_diff.micrograph.metadata import PixelCalibration, from_dots, from_png, from_tiff, micrometres
+from fusion_diff.micrograph.calibration import PixelCalibration, micrometres
+from fusion_diff.micrograph.metadata import from_dots, from_png, from_tiff
 
 MAX_LEN = 2**14
 _FEI = "[System]\r\nType=SEM\r\n[Image]\r\nResolutionX=48\r\nResolutionY=36\r\n[Scan]\r\nPixelWidth=2e-9\r\n"

@@ -11,7 +11,7 @@ from PIL import Image
 
 from fusion_diff.errors import MicrographError
 from fusion_diff.micrograph import load_microstructure_data
-from fusion_diff.micrograph.metadata import instrument_name, micrometres, square_pixel
+from fusion_diff.micrograph.calibration import instrument_name, micrometres, square_pixel
 
 TEXTURE = np.random.default_rng(0).integers(0, 256, (96, 128), dtype=np.uint8)
 BARRED = np.vstack([TEXTURE[:80], np.zeros((16, 128), np.uint8)])
@@ -276,7 +276,8 @@ def test_a_camera_named_in_exif_data_is_the_instrument(tmp_path):
 def test_a_pixel_size_given_by_hand_overrides_the_file(tmp_path):
     path = tmp_path / "image.png"
     path.write_bytes(png_with_phys(2_000_000, 2_000_000, 1))
-    assert load_microstructure_data(path, pixel_size_um=3).pixel_size_um == 3.0
+    micrograph = load_microstructure_data(path, pixel_size_um=3)
+    assert (micrograph.pixel_size_um, micrograph.pixel_size_source) == (3.0, "given")
 
 
 @pytest.mark.parametrize("size", [0, -2, float("nan"), float("inf"), "big"])
@@ -299,6 +300,27 @@ def test_makers_metadata_win_over_plain_resolution_tags(tmp_path):
     )
     micrograph = load_microstructure_data(tmp_path / "image.tif")
     assert (micrograph.pixel_size_um, micrograph.instrument) == (pytest.approx(0.01), "Thermo/FEI Helios NanoLab")
+
+
+@pytest.mark.parametrize(
+    ("code", "text", "said"),
+    [
+        (34682, FEI.format(width=1e-8, height=1e-8).replace("X=128", "X=256"), "Thermo/FEI"),
+        (34118, ZEISS.format(size="1 nm").replace("128 * 96", "256 * 192"), "Zeiss SEM"),
+    ],
+)
+def test_metadata_of_another_image_are_noted_with_what_gives_the_size_instead(tmp_path, code, text, said):
+    assert tagged(tmp_path / "a.tif", code, text).notes == (
+        f"The {said} metadata are of an image 256 pixels wide, but it has 128: it was resampled or cropped since; its "
+        "pixel size is unknown.",
+    )
+    data = text.encode("cp1252") + b"\0"
+    kept = [(code, "B" if code == 34118 else "s", len(data), data, True)]
+    tags = {"resolution": (20000, 20000), "resolutionunit": "CENTIMETER", "metadata": None}
+    tifffile.imwrite(tmp_path / "a.tif", TEXTURE, extratags=kept, **tags)
+    micrograph = load_microstructure_data(tmp_path / "a.tif")
+    assert (micrograph.pixel_size_um, micrograph.pixel_size_source) == (0.5, "resolution tags")
+    assert micrograph.notes[0].endswith("cropped since; 0.5 µm is from the resolution tags.")
 
 
 def test_pixels_that_are_not_square_get_the_size_that_keeps_areas_right():

@@ -11,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from fusion_diff.micrograph import load_microstructure_data
+from fusion_diff.micrograph.metadata import exif_orientation
 
 GREY = np.random.default_rng(0).integers(0, 256, (64, 80), dtype=np.uint8)
 
@@ -50,7 +51,46 @@ def test_pixels_that_are_not_square_are_noted(tmp_path, sides, size, said):
     assert micrograph.pixel_size_um == (size and pytest.approx(size, rel=1e-4))
     assert len(micrograph.notes) == (said is not None)
     assert said is None or micrograph.notes[0].startswith(said)
-    assert load_microstructure_data(tmp_path / "a.tif", pixel_size_um=0.3).notes == (), "one given by hand knows better"
+
+
+@pytest.mark.parametrize(
+    ("sides", "said"), [((0.5, 0.5), "0.5 µm"), ((0.4, 0.5), "0.4 by 0.5 µm"), ((0.1, 0.5), "0.1 by 0.5 µm")]
+)
+def test_a_pixel_size_given_by_hand_is_noted_where_the_file_says_another(tmp_path, sides, said):
+    per_um = tuple(1 / side for side in sides)
+    tifffile.imwrite(tmp_path / "a.tif", GREY, imagej=True, resolution=per_um, metadata={"unit": "um"})
+    micrograph = load_microstructure_data(tmp_path / "a.tif", pixel_size_um=0.3)
+    assert (micrograph.pixel_size_um, micrograph.pixel_size_source, micrograph.pixel_aspect) == (0.3, "given", 1.0)
+    assert micrograph.notes == (f"Its pixel size was given as 0.3 µm, but the ImageJ metadata say {said}.",)
+
+
+@pytest.mark.parametrize("given", [0.497, 0.5, 0.503])
+def test_a_pixel_size_given_by_hand_as_the_file_has_it_is_not_noted(tmp_path, given):
+    tifffile.imwrite(tmp_path / "a.tif", GREY, imagej=True, resolution=(2.0, 2.0), metadata={"unit": "um"})
+    assert load_microstructure_data(tmp_path / "a.tif").pixel_size_source == "ImageJ metadata"
+    assert load_microstructure_data(tmp_path / "a.tif", pixel_size_um=given).notes == ()
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif"])
+@pytest.mark.parametrize(
+    ("orientation", "way"), [(1, None), (2, "mirrored"), (6, "turned"), (7, "turned and mirrored"), (9, None)]
+)
+def test_an_orientation_that_was_not_applied_is_noted(tmp_path, suffix, orientation, way):
+    exif = Image.Exif()
+    exif[274] = orientation
+    Image.fromarray(GREY).save(tmp_path / f"a.{suffix}", exif=exif)
+    micrograph = load_microstructure_data(tmp_path / f"a.{suffix}")
+    assert micrograph.shape == GREY.shape
+    said = (
+        f"The file asks to be shown {way} (orientation {orientation}), but it was judged as stored; verdicts depend on "
+        "the orientation."
+    )
+    assert micrograph.notes == ((said,) if way else ())
+
+
+@pytest.mark.parametrize("data", [b"", b"Exif\0\0", b"MM\0*\0\0\0\xff", b"II*\0\x08\0\0\0\xff\xff", bytes(200)])
+def test_malformed_exif_data_have_no_orientation(data):
+    assert exif_orientation(data) == 1
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif", "bmp"])

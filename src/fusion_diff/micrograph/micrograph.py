@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+GIVEN = "given"
+"""Source of a pixel size that the user gave."""
 LEAST_SPAN, GREATEST_SPAN = 1e-30, 1e30
 """Range of the difference between the highest and lowest level. Outside it, single precision under- or overflows."""
 _LEAST_SHARE = 2**-16
@@ -45,12 +47,16 @@ class Micrograph:
         name: the file's path, or the name given to an array.
         sha256: hexadecimal digest of the file's bytes, or of an array's bytes in row-major order.
         source: the file, None for an array.
-        pixel_size_um: side of a pixel in µm, None if unknown.
+        pixel_size_um: side of a pixel in µm, None if unknown. Where pixels are not square it is the geometric mean of
+            their sides.
         instrument: name of the microscope, None if unknown.
         data_bar_px: rows of data bar cropped from the bottom.
         notes: sentences on how the file was read and what is uncertain.
         page: page of the file, from 0, if one was requested or it is not the first; else None.
         given_contrast: levels to use as `contrast_range`; None takes them from the pixels.
+        pixel_size_source: what gives the pixel size: `given` by the user, metadata such as `OME metadata`, or
+            `resolution tags`; None if it is unknown.
+        pixel_aspect: width of a pixel divided by its height.
 
     Raises:
         MicrographError: the pixels are no array of numbers, not finite, without contrast (or with too little beside
@@ -68,6 +74,8 @@ class Micrograph:
     notes: tuple[str, ...] = ()
     page: int | None = None
     given_contrast: tuple[float, float] | None = None
+    pixel_size_source: str | None = None
+    pixel_aspect: float = 1.0
 
     def __post_init__(self) -> None:
         """Check the pixels and make them read-only."""
@@ -82,7 +90,7 @@ class Micrograph:
                 f"its pixels have shape {levels.shape}, neither (height, width) nor (height, width, 3)",
                 "pass one grey or colour image",
             )
-        object.__setattr__(self, "pixel_size_um", _checked_pixel_size(self.name, self.pixel_size_um))
+        object.__setattr__(self, "pixel_size_um", checked_pixel_size(self.name, self.pixel_size_um))
         check_sides(self.name, self.width, self.height)
         _check_values(self.name, levels)
         if self.given_contrast is not None and not 0 < self.given_contrast[1] - self.given_contrast[0] < math.inf:
@@ -125,7 +133,8 @@ class Micrograph:
         levels = array.astype(np.uint8) if array.dtype == np.bool_ else array
         if levels.ndim == 3:
             levels = levels[..., 0] if levels.shape[2] == 1 else levels[..., :3]
-        return cls(levels, name, digest, pixel_size_um=pixel_size_um)
+        source = None if pixel_size_um is None else GIVEN
+        return cls(levels, name, digest, pixel_size_um=pixel_size_um, pixel_size_source=source)
 
     @property
     def height(self) -> int:
@@ -255,7 +264,7 @@ def several(sample: Micrograph | Iterable[Micrograph]) -> tuple[Iterable[Microgr
     return sample, False
 
 
-def _checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
+def checked_pixel_size(name: str, pixel_size_um: float | None) -> float | None:
     """Return a user's pixel size as a float, or None.
 
     Raises:

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from fusion_diff.micrograph import storage
+from fusion_diff.micrograph.calibration import PixelCalibration, instrument_name
 from fusion_diff.micrograph.codestream import check_jpeg
 from fusion_diff.micrograph.limits import check_claim, check_decoded, check_expansion, refusal, truncated
-from fusion_diff.micrograph.metadata import PixelCalibration, from_dots, from_png, instrument_name, png_chunk
+from fusion_diff.micrograph.metadata import exif_orientation, from_dots, from_png, png_chunk
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,7 +38,7 @@ def read_png(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalibr
         max_pixels: maximum number of pixels.
 
     Returns:
-        The stored levels, uint8 or uint16, (H, W) or (H, W, 3), and the pixel size of its pHYs chunk, if any.
+        The stored levels, uint8 or uint16, (H, W) or (H, W, 3), and what its pHYs and eXIf chunks say, if any.
 
     Raises:
         MicrographError: the image is too large, too small or truncated.
@@ -81,7 +82,7 @@ def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalib
         max_pixels: maximum number of pixels.
 
     Returns:
-        uint8 (H, W) or (H, W, 3), and the pixel size and camera in its header, if given.
+        uint8 (H, W) or (H, W, 3), and the pixel size, camera and orientation in its header, if given.
 
     Raises:
         MicrographError: the image is too large, too small, truncated or CMYK, or has too many scans or segments.
@@ -102,8 +103,8 @@ def read_jpeg(source: Source, max_pixels: int) -> tuple[NDArray[Any], PixelCalib
         check_expansion(source.name, raw, source.size, _JPEG_EXPANSION)
         check_decoded(source.name, image.width * image.height, _JPEG_BYTES)
         levels = np.asarray(image)
-        calibration = from_dots(image.info.get("dpi"))
-        return levels, PixelCalibration(calibration.sides_um, _camera(image))
+        orientation = exif_orientation(image.info.get("exif", b""))
+        return levels, replace(from_dots(image.info.get("dpi")), instrument=_camera(image), orientation=orientation)
 
 
 def _camera(image: Any) -> str | None:

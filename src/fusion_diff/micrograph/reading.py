@@ -13,7 +13,7 @@ from fusion_diff.errors import MicrographError, TrustError
 from fusion_diff.micrograph import storage
 from fusion_diff.micrograph.databar import claimed_rows, data_bar_rows
 from fusion_diff.micrograph.limits import check_strip, checked_limit, refusal
-from fusion_diff.micrograph.micrograph import Micrograph, checked_page
+from fusion_diff.micrograph.micrograph import GIVEN, Micrograph, checked_page, checked_pixel_size
 from fusion_diff.micrograph.raster import read_bmp, read_jpeg, read_png
 from fusion_diff.micrograph.source import Source, open_source
 from fusion_diff.micrograph.stack import PageChoice, choose_page
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from fusion_diff.micrograph.metadata import PixelCalibration
+    from fusion_diff.micrograph.calibration import PixelCalibration
 
 _TIFF_MAGIC = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")  # the last two are BigTIFF
 
@@ -71,7 +71,7 @@ def load_microstructure_data(
 
     The content determines the format; the suffix is ignored. The bit depth is kept. Grey and colour images are read.
     Alpha is dropped, palettes are converted to colours, and MinIsWhite TIFFs are inverted so that high is bright. An
-    orientation in the file is not applied.
+    orientation in the file is not applied; a note says so.
 
     The micrograph does not depend on the file afterwards. Files of more than 32 MiB are copied to a temporary file in
     TMPDIR. A large uncompressed TIFF is mapped into memory from this copy; other large images are decoded to a second
@@ -81,7 +81,7 @@ def load_microstructure_data(
 
     Args:
         path: the file; `~` stands for the home folder.
-        pixel_size_um: side of a pixel in µm; overrides the metadata.
+        pixel_size_um: side of a pixel in µm; overrides the metadata. A note says where they differ by more than 1 %.
         page: page of a multi-page TIFF, from 0. None takes the first page, or the largest if the first is a thumbnail
             (marked as a reduced copy, or with at most a quarter of the pixels). A warning and a note report other
             pages that are at least as large.
@@ -110,9 +110,10 @@ def load_microstructure_data(
             if page is None and _head(source).startswith(_TIFF_MAGIC)
             else PageChoice(checked_page(source.name, page or 0))
         )
-        limit = checked_limit(source.name, max_pixels)
+        limit, given = checked_limit(source.name, max_pixels), checked_pixel_size(source.name, pixel_size_um)
         levels, calibration = read_levels(source, choice.page, limit)
-        notes = calibration.notes(of_size=pixel_size_um is None) + choice.notes
+        size = calibration.pixel_size_um if given is None else given
+        notes = calibration.notes(given) + choice.notes
         if choice.cure:
             warn(f"{source.name}: {' '.join(choice.notes)} {choice.cure}")
         claimed = claimed_rows(levels.shape[0], calibration.true_height) if crop_data_bar else 0
@@ -132,7 +133,9 @@ def load_microstructure_data(
             name=source.name,
             sha256=source.sha256,
             source=source.path,
-            pixel_size_um=calibration.pixel_size_um if pixel_size_um is None else pixel_size_um,
+            pixel_size_um=size,
+            pixel_size_source=None if size is None else calibration.size_source if given is None else GIVEN,
+            pixel_aspect=calibration.aspect if given is None else 1.0,
             instrument=calibration.instrument,
             data_bar_px=rows,
             notes=notes + clipped,

@@ -20,13 +20,14 @@ from fusion_diff.micrograph.codestream import (
 )
 from fusion_diff.micrograph.ifd import page_offset
 from fusion_diff.micrograph.limits import MAX_STRIP_BYTES, check_claim, check_expansion, refusal, truncated
-from fusion_diff.micrograph.metadata import PixelCalibration, from_tiff
+from fusion_diff.micrograph.metadata import from_tiff
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from numpy.typing import NDArray
 
+    from fusion_diff.micrograph.calibration import PixelCalibration
     from fusion_diff.micrograph.source import Source
 
 _MIN_IS_WHITE, _MIN_IS_BLACK, _RGB, _PALETTE, _YCBCR = 0, 1, 2, 3, 6

@@ -125,5 +125,6 @@ def conclude(
         compared_with=deepcopy(enrolment.compared),  # its tables may be edited
         notes=_notes(micrograph, enrolment, found.grid),
         page=micrograph.page,
+        pixel_size_source=micrograph.pixel_size_source,
     )
     return replace(it, reasons=explain(it))

@@ -242,6 +242,7 @@ class Inspection:
             question, which `figures` of `compared_with` answers.
         notes: what was changed or unknown when the file was read, in sentences.
         page: index of the page in the file, from 0; None where the first was read without being asked for.
+        pixel_size_source: what gives the pixel size, see `Micrograph`; None where it is unknown.
     """
 
     source: str | None
@@ -274,6 +275,7 @@ class Inspection:
     calibrated: bool = True
     notes: tuple[str, ...] = ()
     page: int | None = None
+    pixel_size_source: str | None = None
 
     def __repr__(self) -> str:
         """Return a one-line summary."""
@@ -303,7 +305,7 @@ class Inspection:
             plain["compared_with"]["doubts"] = list(doubts)
         if self.recognised is not None:
             plain["recognised"] = asdict(self.recognised)
-        for name, unasked in (("purified", False), ("attacked", None), ("page", None)):
+        for name, unasked in (("purified", False), ("attacked", None), ("page", None), ("pixel_size_source", None)):
             if plain[name] is unasked:
                 del plain[name]
         return plain

@@ -67,6 +67,7 @@ class InspectionOut(InspectionSummary):
     height: int
     width: int
     pixel_size_um: float | None
+    pixel_size_source: str | None = Field(default=None, description="What gives the pixel size: `given`, or metadata.")
     instrument: str | None
     seconds: float
     ledger_sequence: int
