@@ -52,7 +52,7 @@ def make_inspection() -> Callable[..., Inspection]:
     """Returns an inspection made by hand, with any field changed."""
     values = np.full((4, 8), -1, dtype=np.float32)
     values[1:3, 3:5] = 3
-    region = Region(4, 20, 24, 24, 16.0, 32.0, 400, 3.0, 2.5, 100.0, 16.0, 8.0)
+    region = Region(4, 20, 24, 24, 16.0, 32.0, 400, 3.0, 2.5, 100.0, 16.0, 8.0, 12.0)
     inspection = Inspection(
         source="line-7/a.tif",
         file_sha256="0f" * 32,

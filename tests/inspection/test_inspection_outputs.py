@@ -74,7 +74,7 @@ def test_a_region_is_a_result_with_its_pixels_counted_from_1_and_its_size_in_um(
     assert region["attachments"][0]["rectangles"] == [{"top": 4, "left": 20, "bottom": 28, "right": 44}]
     assert region["level"] == "error"
     told = region["properties"]
-    assert (told["top_um"], told["left_um"], told["size_um"], told["area_um2"]) == (2.0, 10.0, 12.0, 100.0)
+    assert (told["top_um"], told["left_um"], told["length_um"], told["area_um2"]) == (2.0, 10.0, 12.0, 100.0)
 
 
 def test_the_box_of_a_region_that_is_longer_than_wide_is_not_turned(make_inspection):

@@ -84,7 +84,7 @@ def test_out_of_scope_and_inconclusive_have_actions_of_their_own(make_inspection
     ],
 )
 def test_an_authentic_verdict_may_not_be_enough(policy, says, make_inspection):
-    verdict = make_inspection(decision="authentic", score=0.96875)  # its region is 24 px of 0.5 µm
+    verdict = make_inspection(decision="authentic", score=0.96875)  # its region is 12 µm long
     assert rule(Policy(("crack",), None, 0.96875, 12.0), verdict).action == "pass"
     ruling = rule(policy, verdict)
     assert ruling.action == "fail"
@@ -106,7 +106,10 @@ def test_classes_that_a_model_does_not_have_are_warned_of():
 
 
 def test_a_size_that_is_unknown_or_a_score_that_is_no_number_passes_nothing(make_inspection):
-    ruling = rule(Policy(maximum_region_um=1e6), make_inspection(decision="authentic", pixel_size_um=None))
+    (region,) = make_inspection().regions
+    unmeasured = replace(region, length_um=None)
+    verdict = make_inspection(decision="authentic", regions=(region, unmeasured), pixel_size_um=None)
+    ruling = rule(Policy(maximum_region_um=1e6), verdict)
     assert ruling.action == "fail"
     assert "--pixel-size" in ruling.reasons[0]
     assert rule(Policy(), make_inspection(decision="authentic", score=math.nan)).action == "fail"
@@ -118,11 +121,11 @@ def test_the_gravest_of_several_actions_counts_and_every_reason_is_told(make_ins
     assert len(ruling.reasons) == 2
 
 
-@pytest.mark.parametrize("sides", [[(8, 40)], [(40, 8)], [(4, 4), (8, 40)], [(40, 8), (4, 4)]])
-def test_the_longest_side_of_any_region_counts(sides, make_inspection):
+@pytest.mark.parametrize("lengths", [[20.0], [2.0, 20.0], [20.0, 2.0]])
+def test_the_longest_region_counts(lengths, make_inspection):
     (region,) = make_inspection().regions
-    regions = tuple(replace(region, height=height, width=width) for height, width in sides)
-    verdict = make_inspection(decision="authentic", score=0.9, regions=regions)  # its pixels are 0.5 µm wide
+    regions = tuple(replace(region, length_um=length) for length in lengths)
+    verdict = make_inspection(decision="authentic", score=0.9, regions=regions)
     assert rule(Policy(maximum_region_um=20), verdict).action == "pass"
     assert "20.0 µm long" in rule(Policy(maximum_region_um=19), verdict).reasons[0]
 

@@ -54,7 +54,27 @@ def test_the_area_of_a_disc_is_measured_within_two_percent():
 
 def test_without_a_pixel_size_nothing_is_in_micrometres():
     (region,) = find_regions(map_of(one_token(2)), 1.0, pixel_size_um=None)
-    assert region.area_um2 is region.centroid_x_um is region.centroid_y_um is None
+    assert region.area_um2 is region.centroid_x_um is region.centroid_y_um is region.length_um is None
+
+
+@pytest.mark.parametrize("turned", [False, True])
+def test_a_crack_along_a_diagonal_is_measured_along_it(turned):
+    values = np.full((64, 64), -3.0)
+    values[np.arange(10, 50), np.arange(10, 50)] = 3.0
+    (region,) = find_regions(map_of(values[:, ::-1] if turned else values), 0.0, pixel_size_um=0.25)
+    assert region.length_um == pytest.approx(40 * 8 * 0.25 * math.sqrt(2), rel=0.01)
+    assert region.length_um > 1.4 * 0.25 * max(region.height, region.width)
+
+
+@pytest.mark.parametrize(("at", "length"), [((slice(10, 12), slice(5, 55)), 100), ((slice(5, 55), slice(10, 12)), 400)])
+def test_lengths_and_centroids_are_right_where_pixels_are_not_square(at, length):
+    values = np.full((64, 64), -3.0)
+    values[at] = 3.0
+    (region,) = find_regions(map_of(values), 0.0, pixel_size_um=0.5, aspect=1 / 4)  # of 0.25 by 1 µm
+    assert region.length_um == pytest.approx(length, rel=0.03)
+    assert region.area_um2 == pytest.approx(region.area_px * 0.25, rel=0.01)
+    expected = region.centroid_column * 0.25, region.centroid_row * 1.0
+    assert (region.centroid_x_um, region.centroid_y_um) == pytest.approx(expected)
 
 
 @given(st.integers(1, 70), st.integers(1, 70))
@@ -91,6 +111,8 @@ def test_regions_lie_inside_the_micrograph_and_centroids_inside_their_boxes(valu
         assert region.top <= region.centroid_row <= region.top + region.height
         assert region.left <= region.centroid_column <= region.left + region.width
         assert region.mean_evidence <= region.peak_evidence + 1e-6
+        assert region.length_um <= math.hypot(region.height, region.width) + 1e-6
+        assert region.length_um > max(region.height, region.width) - 2  # boxes are of whole pixels
 
 
 def test_diagonal_neighbours_are_one_region(monkeypatch):
@@ -128,6 +150,18 @@ def test_the_longest_region_is_listed_however_many_are_stronger():
     found = find_regions(map_of(values), 0.5, pixel_size_um=None)
     assert len(found) == MAX_REGIONS
     assert found[-1].width == max(region.width for region in found) == 17 * 8
+
+
+def test_the_longest_is_listed_where_others_have_longer_boxes():
+    values = np.full((64, 64), 0.45)
+    values[2:62:3, :20] = 20.0  # 20 regions, 20 tokens long
+    values[1:60:4, 45::4] = 20.0  # 75 small ones
+    values[np.arange(40, 57), np.arange(24, 41)] = 0.6  # 17 rows and columns, so nearly 24 tokens
+    found = find_regions(map_of(values), 0.5, pixel_size_um=1.0)
+    assert len(found) == MAX_REGIONS
+    assert found[-1].peak_evidence == pytest.approx(0.6)
+    assert found[-1].length_um == max(region.length_um for region in found)
+    assert found[-1].width < max(region.width for region in found)
 
 
 def test_values_that_are_not_finite_are_in_no_region():

@@ -29,6 +29,7 @@ _REGION_NUMBERS = (
     "area_um2",
     "centroid_x_um",
     "centroid_y_um",
+    "length_um",
 )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
     from fusion_diff.inspection.run import Outcome
-    from fusion_diff.verdict.result import Inspection, Region
+    from fusion_diff.verdict.result import Inspection
 
 FORMAT = "fusion-diff/policy/1"
 """Name and version of the file format."""
@@ -79,7 +79,7 @@ class Policy:
         authentic_classes: allowed classes; a micrograph with another most likely class fails. Empty allows any class.
         alpha: error rate on either side, in (0, 1); None leaves it to the command.
         minimum_score: lowest allowed score, in [0, 1].
-        maximum_region_um: largest allowed side of a region's box, in µm; None allows any.
+        maximum_region_um: largest allowed length of a region, in µm; None allows any.
         out_of_scope: action on a micrograph that is out of scope.
         inconclusive: action on any other inconclusive verdict.
         sha256: sha256 of the file it was read from, by which outputs name it; None where it is from no file.
@@ -150,7 +150,8 @@ class Policy:
     def _of_the_regions(self, it: Inspection) -> list[tuple[Action, str]]:
         if self.maximum_region_um is None or not it.regions:
             return []
-        if it.pixel_size_um is None:
+        lengths = [region.length_um for region in it.regions if region.length_um is not None]
+        if len(lengths) < len(it.regions):
             return [
                 (
                     "fail",
@@ -160,10 +161,9 @@ class Policy:
                     ),
                 )
             ]
-        largest = max(region_size_um(region, it.pixel_size_um) for region in it.regions)
-        if largest <= self.maximum_region_um:
+        if max(lengths) <= self.maximum_region_um:
             return []
-        length, limit = told_apart(largest, self.maximum_region_um)
+        length, limit = told_apart(max(lengths), self.maximum_region_um)
         return [("fail", f"A region is {length} µm long, more than the allowed {limit} µm.")]
 
     def explain(self) -> list[str]:
@@ -222,11 +222,6 @@ def exit_code(rulings: Sequence[Ruling]) -> int:
     """Return the exit code of a run: 3 if there is an error or no ruling at all, else 1 if any fails, else 0."""
     actions = {ruling.action for ruling in rulings}
     return 3 if not actions or "error" in actions else int("fail" in actions)
-
-
-def region_size_um(region: Region, pixel_size_um: float) -> float:
-    """Return the longest side of a region's box in µm."""
-    return max(region.height, region.width) * pixel_size_um
 
 
 def read_policy(path: str | os.PathLike[str]) -> Policy:

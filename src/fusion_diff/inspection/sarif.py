@@ -16,7 +16,7 @@ from urllib.parse import quote
 
 from fusion_diff import __version__
 from fusion_diff.inspection.files import write_text
-from fusion_diff.inspection.policy import policy_of, region_size_um
+from fusion_diff.inspection.policy import policy_of
 from fusion_diff.inspection.record import finite, moment
 from fusion_diff.inspection.run import time_span
 from fusion_diff.inspection.wording import number
@@ -131,7 +131,7 @@ def _of_a_region(it: Inspection, count: int, region: Region, where: dict[str, An
             "left_um": left,
             "height_um": height,
             "width_um": width,
-            "size_um": round(region_size_um(region, size), 6),
+            "length_um": region.length_um,
             "area_um2": region.area_um2,
             "centroid_x_um": region.centroid_x_um,
             "centroid_y_um": region.centroid_y_um,

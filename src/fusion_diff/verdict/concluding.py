@@ -89,7 +89,12 @@ def conclude(
     """
     verifier = enrolment.verifier
     evidence = EvidenceMap(found.evidence, found.grid.scale, micrograph.height, micrograph.width)
-    regions = find_regions(evidence, verifier.region_threshold, pixel_size_um=micrograph.pixel_size_um)
+    regions = find_regions(
+        evidence,
+        verifier.region_threshold,
+        pixel_size_um=micrograph.pixel_size_um,
+        aspect=micrograph.pixel_aspect,
+    )
     score = probability(found.log_odds)
     p_values = verifier.p_values(found.fused)
     in_scope = _in_scope(micrograph, enrolment, found)

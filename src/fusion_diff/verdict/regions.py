@@ -11,11 +11,13 @@ clipped at the micrograph's edge.
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from fusion_diff.verdict.components import components
+from fusion_diff.verdict.diameter import diameter
 from fusion_diff.verdict.interpolation import interpolate
 from fusion_diff.verdict.result import Region
 
@@ -30,7 +32,9 @@ _MAX_SAMPLES = 2**22
 _BAND_SAMPLES = 2**18
 
 
-def find_regions(evidence: EvidenceMap, threshold: float, *, pixel_size_um: float | None) -> tuple[Region, ...]:
+def find_regions(
+    evidence: EvidenceMap, threshold: float, *, pixel_size_um: float | None, aspect: float = 1.0
+) -> tuple[Region, ...]:
     """Return the connected regions (8 neighbours) of evidence above a threshold, the strongest first.
 
     Returns at most `MAX_REGIONS`, among them the longest, since a limit on length may be set.
@@ -38,7 +42,9 @@ def find_regions(evidence: EvidenceMap, threshold: float, *, pixel_size_um: floa
     Args:
         evidence: map in log-odds. Values that are not finite belong to no region.
         threshold: evidence strictly above this belongs to a region.
-        pixel_size_um: side of a native pixel in µm; None leaves the `_um` fields None.
+        pixel_size_um: side of a native pixel in µm, the geometric mean where its sides differ; None leaves the `_um`
+            fields None.
+        aspect: width of a pixel divided by its height.
 
     Returns:
         Regions sorted by integrated evidence (log-odds times px²), the largest first. Centroids are weighted by area.
@@ -77,14 +83,31 @@ def find_regions(evidence: EvidenceMap, threshold: float, *, pixel_size_um: floa
     area_px, integral, *moments = totals[:, 1:]
     centroid_row, centroid_column = (moment / area_px for moment in moments)
 
-    listed = np.argsort(-integral, kind="stable")[:MAX_REGIONS]
+    stretch = math.sqrt(aspect)
+
+    @cache
+    def length(index: int) -> float:
+        rows, columns = boxes[index]
+        return diameter(
+            labels[rows, columns] == index + 1,
+            row_edges[rows.start : rows.stop + 1] / stretch,
+            column_edges[columns.start : columns.stop + 1] * stretch,
+        )
+
+    listed = np.argsort(-integral, kind="stable")[:MAX_REGIONS].tolist()
     if count > MAX_REGIONS:
-        length = [
-            max(row_edges[rows.stop] - row_edges[rows.start], column_edges[columns.stop] - column_edges[columns.start])
-            for rows, columns in boxes
-        ]
-        if max(length[index] for index in listed) < max(length):
-            listed[-1] = np.argmax(length)
+        spans = np.array([(rows.start, rows.stop, columns.start, columns.stop) for rows, columns in boxes]).T
+        high = (row_edges[spans[1]] - row_edges[spans[0]]) / stretch
+        wide = (column_edges[spans[3]] - column_edges[spans[2]]) * stretch
+        longest = max(listed, key=length)
+        diagonals = np.hypot(high, wide)  # at least the length
+        for index in np.argsort(-diagonals).tolist():
+            if diagonals[index] <= length(longest):
+                break
+            longest = max(longest, index, key=length)
+        if longest not in listed:
+            listed[-1] = longest
+    across, down = (None, None) if pixel_size_um is None else (pixel_size_um * stretch, pixel_size_um / stretch)
     regions = []
     for index in listed:
         rows, columns = boxes[index]
@@ -101,8 +124,9 @@ def find_regions(evidence: EvidenceMap, threshold: float, *, pixel_size_um: floa
                 peak_evidence=float(peak[index + 1]),
                 mean_evidence=float(integral[index] / area_px[index]),
                 area_um2=None if pixel_size_um is None else float(area_px[index]) * pixel_size_um**2,
-                centroid_x_um=None if pixel_size_um is None else float(centroid_column[index]) * pixel_size_um,
-                centroid_y_um=None if pixel_size_um is None else float(centroid_row[index]) * pixel_size_um,
+                centroid_x_um=None if across is None else float(centroid_column[index]) * across,
+                centroid_y_um=None if down is None else float(centroid_row[index]) * down,
+                length_um=None if pixel_size_um is None else length(index) * pixel_size_um,
             )
         )
     return tuple(regions)

@@ -148,6 +148,7 @@ class Region:
         area_um2: area in µm².
         centroid_x_um: column of the centroid in µm.
         centroid_y_um: row of the centroid in µm.
+        length_um: greatest distance between two of its points in µm (maximum Feret diameter).
     """
 
     top: int
@@ -162,6 +163,7 @@ class Region:
     area_um2: float | None = None
     centroid_x_um: float | None = None
     centroid_y_um: float | None = None
+    length_um: float | None = None
 
 
 @dataclass(frozen=True)
