@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import io
+import re
+from datetime import datetime
 
 import numpy as np
 from PIL import Image
 
+from fusion_diff import __version__
 from fusion_diff.service import records
 
 
@@ -93,6 +96,18 @@ def test_an_inspection_has_its_pictures_and_its_report(client, micrograph):
     assert it["file_sha256"][:12] in report.text
     assert it["model_sha256"][:12] in report.text
     assert "sandbox" in report.headers["content-security-policy"]
+
+
+def test_a_report_tells_when_by_whom_and_by_which_version_it_was_judged_whoever_prints_it(
+    client, micrograph, monkeypatch
+):
+    it = send(client, micrograph("coarse", 113))[0]["inspection"]
+    monkeypatch.setattr("fusion_diff.inspection.report.__version__", "99.0")
+    report = client.get(f"/v1/inspections/{it['id']}/report.html").text
+    judged = datetime.fromisoformat(it["created"])
+    assert f"<dd>{judged:%Y-%m-%d %H:%M:%S} UTC by <bdi>{it['by']}</bdi> with FusionDiff {__version__}</dd>" in report
+    assert f"<code>{it['id']}</code>, sequence {it['ledger_sequence']} of" in report
+    assert re.search(r"Printed 20[-0-9]+ [0-9:]+ UTC by FusionDiff 99\.0 · 1 micrograph<", report)
 
 
 def test_a_list_tells_of_an_inspection_what_it_tells_of_itself(client, micrograph):

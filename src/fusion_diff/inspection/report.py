@@ -87,7 +87,7 @@ def report_page(
     actions = Counter(told["action"] for told in ruled.values())
     stream = template(Path(__file__).with_name("report.html.j2")).stream(
         title=paragraph(title),
-        written=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        printed=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
         version=__version__,
         script=_SCRIPT,
         script_hash=base64.b64encode(hashlib.sha256(_SCRIPT.encode()).digest()).decode(),
@@ -133,6 +133,8 @@ def _card(outcome: Outcome, inspection: Inspection, limit: float, longest: float
         "it": inspection,
         "decision": _decision(outcome, inspection),
         "overruled": outcome.overruled,
+        "recorded": outcome.recorded,
+        "judged": f"{outcome.judged:%Y-%m-%d %H:%M:%S} UTC",
         "micrograph": outcome.thumbnail is not None and draw.data_uri(Image.fromarray(outcome.thumbnail), "JPEG"),
         "heat": draw.data_uri(draw.heat_map(evidence, limit), "PNG"),
         "notes": draw.data_uri(notes, "PNG"),

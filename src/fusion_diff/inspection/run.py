@@ -75,6 +75,23 @@ class Overruling:
     reason: str
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """Where a service recorded a verdict.
+
+    Attributes:
+        id: id of the inspection.
+        by: name of the API key that it was made with.
+        version: version of FusionDiff that made it.
+        ledger_sequence: sequence of its line in the service's ledger.
+    """
+
+    id: str
+    by: str
+    version: str
+    ledger_sequence: int
+
+
 @dataclass(frozen=True, eq=False)
 class Outcome:
     """Result for one path: an inspection with a thumbnail, or an error.
@@ -88,6 +105,7 @@ class Outcome:
         overruled: decision of an expert; None where there is none.
         elsewhere: whether the error lies with this machine, a share or the model instead of the file.
         judged: when the inspection or the error was made, in UTC.
+        recorded: where a service recorded it; None where none did.
     """
 
     path: Path
@@ -97,6 +115,7 @@ class Outcome:
     overruled: Overruling | None = None
     elsewhere: bool = False
     judged: datetime = field(default_factory=partial(datetime.now, UTC))
+    recorded: Recorded | None = None
 
 
 def load_inspector(name: str, device: str, trusted_keys: Sequence[str | os.PathLike[str]] = ()) -> Inspector:

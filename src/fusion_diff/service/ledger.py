@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
@@ -56,6 +57,12 @@ def holds(session: Session, hashes: Sequence[str]) -> set[str]:
     """
     _locked_head(session)
     return set(session.scalars(select(LedgerLine.hash).where(LedgerLine.hash.in_(hashes))))
+
+
+def version(session: Session, sequence: int) -> str:
+    """Return the version of FusionDiff that wrote a line."""
+    told: str = json.loads(session.get_one(LedgerLine, sequence).line)["version"]
+    return told
 
 
 def _locked_head(session: Session) -> LedgerHead:

@@ -116,19 +116,30 @@ def overruling(row: Row) -> Overruling | None:
     )
 
 
-def report(row: Row, store: Store) -> bytes:
-    """Return the report of an inspection as one HTML file with embedded pictures."""
+def report(row: Row, version: str, store: Store) -> bytes:
+    """Return the report of an inspection as one HTML file with embedded pictures.
+
+    Args:
+        row: the inspection.
+        version: version of FusionDiff that made it.
+        store: keeps its pictures.
+    """
     from pathlib import Path
 
     import numpy as np
     from PIL import Image
 
     from fusion_diff.inspection.report import report_page
-    from fusion_diff.inspection.run import Outcome
+    from fusion_diff.inspection.run import Outcome, Recorded
 
     with Image.open(io.BytesIO(store.get(row.thumbnail_sha256))) as picture:
         thumbnail = np.asarray(picture)
     outcome = Outcome(
-        Path(row.name), inspection=verdict(row, evidence(row, store)), thumbnail=thumbnail, overruled=overruling(row)
+        Path(row.name),
+        inspection=verdict(row, evidence(row, store)),
+        thumbnail=thumbnail,
+        overruled=overruling(row),
+        judged=row.created,
+        recorded=Recorded(row.id, row.by, version, row.ledger_sequence),
     )
     return "".join(report_page([outcome])).encode()

@@ -13,7 +13,7 @@ from fastapi import APIRouter, Depends, File, Form, Header, Query, Request, Resp
 from fusion_diff.checkpoint import NAME_LENGTH
 from fusion_diff.errors import FusionDiffError
 from fusion_diff.fewshot.decision import Decision
-from fusion_diff.service import pictures, records, tables
+from fusion_diff.service import ledger, pictures, records, tables
 from fusion_diff.service.collecting import add_image
 from fusion_diff.service.inspection_steps import Task
 from fusion_diff.service.problems import (
@@ -176,7 +176,9 @@ async def micrograph(
 )
 def report(service: ServiceDep, caller: Reader, row: Found) -> Response:
     """Return the report: one HTML page with embedded pictures."""
-    page = pictures.report(row, service.store)
+    with service.database.read() as session:
+        version = ledger.version(session, row.ledger_sequence)
+    page = pictures.report(row, version, service.store)
     # The page's own policy allows its one script; the header adds directives that a page cannot set.
     headers = {"Content-Security-Policy": "sandbox allow-scripts; frame-ancestors 'self'"}
     return Response(page, media_type="text/html; charset=utf-8", headers=headers)
