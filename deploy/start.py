@@ -4,11 +4,11 @@
     start.py healthy                                  health check: 0 unless this container serves and does not answer
 
 The model is the one that the command uses: that of --model or else FUSION_DIFF_MODEL (serve, inspect, batch, certify,
-audit), of --base (enroll), or the first word after the command (export, verify-model); the embedded one if none is
-named. Every file of it is compared with its manifest. With --keys it has to be signed with one of DIR/*.pub, the
-command gets a private copy of what was signed, and commands that use any other model are refused. With --golden it has
-to give the scores of that golden set, see `fusion-diff verify-model`. {model} in the command's words becomes the first
-digits of the model's sha256, because the --out of a batch takes the rows of one model. No shell is needed.
+audit, validate), of --base (enroll), or the first word after the command (export, verify-model); the embedded one if
+none is named. Every file of it is compared with its manifest. With --keys it has to be signed with one of DIR/*.pub,
+the command gets a private copy of what was signed, and commands that use any other model are refused. With --golden it
+has to give the scores of that golden set, see `fusion-diff verify-model`. {model} in the command's words becomes the
+first digits of the model's sha256, because the --out of a batch takes the rows of one model. No shell is needed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ ADDRESS_FILE = Path(tempfile.gettempdir()) / "fusion-diff-address"
 SIGNED = Path(tempfile.gettempdir()) / "fusion-diff-model"
 """Folder of the private copy of a signed model; replaced at each start."""
 USAGE = "start.py [--keys DIR] [--golden DIR] COMMAND…"
-BY_OPTION = ("serve", "inspect", "batch", "certify", "audit")
+BY_OPTION = ("serve", "inspect", "batch", "certify", "audit", "validate")
 """Commands that take their model from --model or FUSION_DIFF_MODEL."""
 BY_POSITION = ("export", "verify-model")
 """Commands that take their model as an argument; here it has to come first."""

@@ -31,6 +31,7 @@ from fusion_diff.commands.service_prune import service_prune_command
 from fusion_diff.commands.sign import sign_command
 from fusion_diff.commands.stopping import TERMINATED
 from fusion_diff.commands.terminal import complain
+from fusion_diff.commands.validate import validate_command
 from fusion_diff.commands.verify import verify_command
 from fusion_diff.commands.verify_model import verify_model_command
 from fusion_diff.errors import foreseen
@@ -60,6 +61,7 @@ app.command("serve")(serve_command)
 app.add_typer(service_keys_app, name="service-keys")
 app.command("service-prune")(service_prune_command)
 app.command("sign")(sign_command)
+app.command("validate")(validate_command)
 app.command("verify")(verify_command)
 app.command("verify-model")(verify_model_command)
 

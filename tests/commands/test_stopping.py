@@ -37,6 +37,7 @@ def unheeded():
     ("words", "busy"),
     [
         (["inspect", "a.tif"], "fusion_diff.inspection.run.load_inspector"),
+        (["validate", "refs", "--authentic", "sound"], "fusion_diff.inspection.run.load_inspector"),
         (["batch", "a.tif", "--out", "o"], "fusion_diff.inspection.run.load_inspector"),
         (["export", "m", "--out", "o"], "fusion_diff.commands.export.load_model"),
         (["enroll", "refs", "--authentic", "sound", "--out", "o"], "fusion_diff.commands.enroll.load_model"),

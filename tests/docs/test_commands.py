@@ -59,11 +59,13 @@ def test_inspect_has_the_options_told_below_the_table():
     assert told <= known
 
 
-@pytest.mark.parametrize("command", ["inspect", "batch", "certify", "enroll", "audit"])
+@pytest.mark.parametrize("command", ["inspect", "batch", "certify", "enroll", "audit", "validate"])
 def test_commands_that_read_files_have_the_options_told_below_the_table(command):
     known = {option for parameter in THERE[command].params for option in parameter.opts}
     (paragraph,) = re.findall(
-        r"^`inspect`, `batch`, `certify`, `enroll` and `audit` read.*?\n\n", TEXT, flags=re.MULTILINE | re.DOTALL
+        r"^`inspect`, `batch`, `certify`, `enroll`, `audit` and `validate` read.*?\n\n",
+        TEXT,
+        flags=re.MULTILINE | re.DOTALL,
     )
     told = set(re.findall(r"--[\w-]+", paragraph))
     assert told == {"--pixel-size", "--page", "--max-pixels", "--references", "--make"}

@@ -107,7 +107,7 @@ Model = Annotated[
     typer.Option(
         "--model",
         envvar="FUSION_DIFF_MODEL",  # the same as the service's: a container verifies the model that it uses
-        help="Model to use: a name, a folder or a hub id. inspect and batch also take an exported model.",
+        help="Model to use: a name, a folder or a hub id. inspect, batch and validate also take an exported model.",
     ),
 ]
 Groups = Annotated[
@@ -118,7 +118,7 @@ Groups = Annotated[
         help=(
             "Which images of a folder show the same specimen: a regular expression with one group (…) for "
             "the file names, such as '^([^_]+)_', or a CSV file with the columns file and group. If omitted, "
-            "REFS/groups.csv is used if it exists."
+            "groups.csv in it is used if it exists."
         ),
     ),
 ]

@@ -99,7 +99,7 @@ def expect_writable(output: Output) -> None:
     from fusion_diff.inspection.files import refusal
 
     if output.file == Path("-"):
-        raise typer.BadParameter(f"{output.name}: is stdout, to which only records (--json) are written; name a file")
+        raise typer.BadParameter(f"{output.name}: is stdout, to which only `inspect --json` writes; name a file")
     if output.file.is_dir():
         raise typer.BadParameter(f"{output.name}: is a folder, but must be a file; name a file in it")
     if why := refusal(output.file, own=output.own):

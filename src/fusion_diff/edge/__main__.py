@@ -36,7 +36,7 @@ MOST_PIXELS = 2**34
 """Largest value of `--max-pixels`, the same as that of `fusion-diff`."""
 ELSEWHERE = (
     "audit", "batch", "certify", "demo", "enroll", "export", "keys", "policy", "pretrain", "serve", "service-keys",
-    "service-prune", "sign", "verify", "verify-model",
+    "service-prune", "sign", "validate", "verify", "verify-model",
 )  # fmt: skip
 """Commands of the full installation only."""
 

@@ -25,7 +25,7 @@ from fusion_diff.fewshot.decision import check_alpha, specimens_needed
 from fusion_diff.fewshot.figures import auroc, macro_f1
 from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
-from fusion_diff.references.reference import composed
+from fusion_diff.references.reference import named_specimens
 from fusion_diff.references.shots import first_of_each
 from fusion_diff.verdict.compared import BUILTIN, Compared, same_file
 from fusion_diff.verdict.result import NEAREST, NearestReference, RecognisedSurface
@@ -162,7 +162,7 @@ class Enrolment:
     @property
     def _ungrouped(self) -> tuple[str, ...]:
         """A sentence on references without groups; none where there are some."""
-        if self.builtin or self.groups != tuple(map(composed, self.names)):
+        if self.builtin or named_specimens(self.names, self.groups):
             return ()
         return (
             "no groups are given, so each image counts as a specimen of its own: if several images show one specimen, "

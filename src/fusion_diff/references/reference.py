@@ -116,6 +116,11 @@ def composed(text: str) -> str:
     return unicodedata.normalize("NFC", text)
 
 
+def named_specimens(names: Iterable[str], groups: Iterable[str]) -> set[str]:
+    """Return the groups that were given. A reference without one is a specimen by its own name."""
+    return {group for name, group in zip(names, groups, strict=True) if group != composed(name)}
+
+
 def alike_in_letters(names: Iterable[str]) -> list[tuple[str, str]]:
     """Return pairs of different names, sorted, that differ only in case, surrounding blanks or Unicode form."""
     first: dict[str, str] = {}
