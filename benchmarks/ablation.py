@@ -265,7 +265,7 @@ def main() -> int:
                 for seed in track(range(options.seeds), f"{name}, {shots} shots, {title}"):
                     for number, task in enumerate(tasks):
                         drawn = draw(task, shots, seed)
-                        if drawn is None or (row.marks and not any(image.mark for image in drawn.references)):
+                        if drawn is None or (row.marks and not any(image.marked for image in drawn.references)):
                             continue
                         order = np.random.default_rng(seed).permutation(len(drawn.queries))[: options.queries]
                         queries = [drawn.queries[index] for index in order]

@@ -5,8 +5,8 @@ and verdicts (True: not authentic). Thresholds are learned from the references o
 
 Trained networks take whole images resized to a square, with flips, quarter turns, random crops and changes of contrast
 and brightness as augmentation. Both sides have the same weight. The learning rate is the best of `RATES` per set and
-number of shots. It is chosen with the truth of the queries of the draw `TUNING_SEED`, which the table never uses.
-FusionDiff has no such advantage.
+number of shots. It is chosen with the truth of the queries of the draw of `TUNING_SEED`, or of the next seed that has a
+draw, which the table never uses. FusionDiff has no such advantage.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ from sklearn.linear_model import LogisticRegression
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion_diff import load_microstructure_data
 from fusion_diff.encoder.local_path import COARSE_CHANNELS, LAST_CHANNELS, LocalPath
 from fusion_diff.fewshot.crossfit import folds
 from fusion_diff.micrograph.tiles import Grid
@@ -38,6 +37,8 @@ STEPS = 60
 BATCH = 16
 RATES = (1e-4, 3e-4, 1e-3)
 TUNING_SEED = 1000
+TUNING_SEEDS = 1000
+"""How many seeds are tried for a draw to tune on."""
 TILE = 224
 BANK = 4096
 """Size of the bank of authentic tokens of a nearest-neighbour baseline."""
@@ -62,7 +63,7 @@ class Baselines:
     @torch.inference_mode()
     def look(self, image: Image) -> Sight:
         if image not in self.sights:
-            micrograph = load_microstructure_data(image.path, crop_data_bar=False)
+            micrograph = image.read()
             grid = Grid.of(micrograph.height, micrograph.width, tile=TILE, stride=8)
             tiles = torch.from_numpy(np.stack([grid.read(micrograph, tile) for tile in grid.tiles()]))
             maps, last = self.cnn(tiles)

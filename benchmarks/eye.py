@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from fusion_diff import load_microstructure_data
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.perception import encode, surface
 
@@ -39,7 +38,7 @@ class Eye:
     def look(self, image: Image, *, reference: bool = False) -> Bag:
         """Return an image's tokens, with its mark if it has one; for references also those of its mirror image."""
         if (image, reference) not in self.bags:
-            micrograph = load_microstructure_data(image.path, crop_data_bar=False)
+            micrograph = image.read()
             mark = image.read_mark(micrograph.height, micrograph.width)
             bag, _ = encode(micrograph, self.encoder, mark=mark, twins=reference)
             self.bags[image, reference] = replace(bag, keypoints=surface(micrograph))

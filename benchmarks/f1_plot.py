@@ -11,7 +11,8 @@ from pathlib import Path
 import numpy as np
 
 _ROW = re.compile(
-    r"\| (?P<set>\w+) \| (?P<shots>\d+) \| (?P<method>[^|]+) \| (?P<f1>[\d.]+) ± (?P<interval>[\d.]+|nan) \|"
+    r"\| (?P<set>[^|\n]+) \| (?P<shots>\d+) \| (?P<method>[^|\n]+) \| (?P<f1>[\d.]+)(?: ± (?P<interval>[\d.]+))? "
+    r"\| [\d.]+(?: ± [\d.]+)? \| \d+ \|\n"
 )
 
 
@@ -27,7 +28,7 @@ def rows_of(markdown: str) -> list[dict]:
             "shots": int(found["shots"]),
             "method": found["method"],
             "macro_f1": float(found["f1"]),
-            "macro_f1_interval": float(found["interval"]),
+            "macro_f1_interval": None if found["interval"] is None else float(found["interval"]),
         }
         for found in _ROW.finditer(markdown)
     ]
@@ -53,7 +54,7 @@ def plot(rows: list[dict], file: Path) -> None:
         for method, style in styles.items():
             own = sorted((r for r in rows if (r["set"], r["method"]) == (name, method)), key=lambda r: r["shots"])
             shots, mean = [r["shots"] for r in own], np.asarray([r["macro_f1"] for r in own])
-            half = np.nan_to_num([r["macro_f1_interval"] for r in own])
+            half = np.asarray([r["macro_f1_interval"] or 0 for r in own])  # a single draw has none
             line = axis.plot(shots, mean, markersize=4, label=method, **style)[0]
             axis.fill_between(shots, mean - half, mean + half, color=line.get_color(), alpha=0.12, linewidth=0)
         ticks = sorted({r["shots"] for r in rows})

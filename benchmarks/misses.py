@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 from answers import read
-from fewshot import OURS, said
+from fewshot_tables import OURS, said
 from protocol import SETS, draw
 from sklearn.metrics import f1_score
 
@@ -28,7 +28,10 @@ def main() -> int:
     parser.add_argument("--run", type=Path, required=True, help="folder that fewshot.py wrote")
     parser.add_argument("--method", default=OURS)
     options = parser.parse_args()
-    answers = [answer for answer in read(options.run / "answers.jsonl") if answer["method"] == options.method]
+    stored = read(options.run / "answers.jsonl")
+    answers = [a for a in stored if a["method"] == options.method and not a.get("set_sha256")]
+    if not answers:
+        parser.error(f"{options.run} holds no answers of {options.method} on sets of --data")
     if len({answer["model"] for answer in answers}) > 1:
         parser.error(f"{options.run} holds answers of several models")
     tasks = {name: SETS[name](options.data) for name in {each["set"] for each in answers}}

@@ -130,7 +130,9 @@ class PatchCore:
 
 def mean(values: list[float]) -> str:
     count = len(values)
-    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count) if count > 1 else np.nan
+    if count == 1:
+        return f"{values[0]:.3f}"
+    half = stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)
     return f"{np.mean(values):.3f} ± {half:.3f}"
 
 

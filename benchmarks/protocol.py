@@ -31,6 +31,8 @@ from PIL import Image as Picture
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from fusion_diff.micrograph import Micrograph
+
 FEWEST_QUERIES = 5
 ALL = 1000
 """Number of shots that stands for all references."""
@@ -47,6 +49,15 @@ class Image:
     """Position (top, left) in the mark that the image was cut from; None if both have the same size."""
     flaw: int = 1
     """Pixel labels of this value or higher are the flaw."""
+
+    @property
+    def marked(self) -> bool:
+        return self.mark is not None
+
+    def read(self) -> Micrograph:
+        from fusion_diff import load_microstructure_data  # patchcore_anomalib.py runs without
+
+        return load_microstructure_data(self.path, crop_data_bar=False)
 
     def read_mark(self, height: int, width: int) -> NDArray[np.bool_] | None:
         """Return the mask of the flaw, (height, width), or None without a mark."""
@@ -68,6 +79,8 @@ class Task:
     """If None, references and queries both come from `references`, split by group."""
     shows: str = ""
     """What it is about, where its set has several tasks of different difficulty."""
+    sha256: str = ""
+    """Digest of the images, their classes and groups, of a set of one's own."""
 
     def __post_init__(self) -> None:
         for side in (self.references, self.queries or self.references):

@@ -38,6 +38,26 @@ def test_the_toolbox_is_asked_for_before_anything_is_attacked(refusal, monkeypat
     assert not (tmp_path / "run").exists()
 
 
+def test_shots_that_no_draw_has_are_refused(refusal, coatings, tmp_path):
+    words = "--sets", "ebc_crack", "--out", tmp_path / "run", "--shots"
+    told = refusal("fewshot", "--data", coatings, *words, 13, 25)
+    assert "no draw can be made with 13 or 25 shots" in told
+    assert "ebc_crack has 24 authentic images and 24 others of 4 specimens" in told
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["--folder", "x", "--authentic", "sound"], "the reference folder x does not exist"),
+        (["--folder", "x"], "name its class to verify with --authentic"),
+        (["--data", "x", "--authentic", "sound"], "give its --folder instead of --data"),
+    ],
+)
+def test_a_set_of_ones_own_is_asked_for_in_full(refusal, tmp_path, words, told):
+    assert told in refusal("fewshot", *words, "--out", tmp_path / "run")
+
+
 @pytest.mark.parametrize("name", ["throughput", "cold_start"])
 def test_of_a_folder_of_exports_one_is_to_be_named(refusal, tmp_path, name):
     (tmp_path / "int8").mkdir()

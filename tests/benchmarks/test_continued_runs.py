@@ -31,5 +31,5 @@ def test_the_few_shot_table_leaves_out_methods_that_are_no_more_and_counts_them(
     row = {"task": "ebc_crack/0", "shots": 5, "seed": 0, "model": "", "set": "ebc_crack", "truth": [True, False]}
     store(tmp_path / "run" / "answers.jsonl", row | {"method": "a method of last year", "scores": [1, 0]})
     assert call("fewshot", "--data", coatings, "--out", tmp_path / "run", "--sets", "ebc_crack", "--seeds", 0) == 0
-    assert "answers.jsonl: 1 results of methods or sets that are no more are left out" in capsys.readouterr().err
+    assert "answers.jsonl: 1 results of other methods, sets or groups are left out" in capsys.readouterr().err
     assert "last year" not in (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
