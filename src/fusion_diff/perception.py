@@ -77,6 +77,11 @@ class Part:
     condition: Tensor
 
 
+def grid_of(micrograph: Micrograph, encoder: DualPathEncoder) -> Grid:
+    """Return the token grid of a micrograph."""
+    return Grid.of(micrograph.height, micrograph.width, tile=encoder.tile, stride=STRIDE)
+
+
 def perceive(
     micrograph: Micrograph,
     encoder: DualPathEncoder,
@@ -97,7 +102,7 @@ def perceive(
     Returns:
         The token grid, and an iterator over its parts.
     """
-    grid = Grid.of(micrograph.height, micrograph.width, tile=encoder.tile, stride=STRIDE)
+    grid = grid_of(micrograph, encoder)
     return grid, _parts(micrograph, grid, encoder, purify, residual, mirrored)
 
 

@@ -88,7 +88,12 @@ def test_a_reading_that_is_not_registered_is_named_with_the_cure(described, tmp_
         Exported.read(tmp_path)
 
 
-@pytest.mark.parametrize("key", Exported.__dataclass_fields__)
+def test_an_export_of_before_enlargements_were_stored_is_read(described, tmp_path):
+    (tmp_path / DESCRIPTION).write_text(json.dumps({k: v for k, v in described.items() if k != "enlargements"}))
+    assert Exported.read(tmp_path).enlargements == ()
+
+
+@pytest.mark.parametrize("key", sorted(set(Exported.__dataclass_fields__) - {"enlargements"}))
 def test_every_entry_is_needed(described, tmp_path, key):
     (tmp_path / DESCRIPTION).write_text(json.dumps({k: v for k, v in described.items() if k != key}))
     with pytest.raises(CheckpointError, match=f"damaged .*{key}"):

@@ -378,6 +378,15 @@ def test_another_magnification_is_out_of_scope_as_for_the_model(changed, exporte
         session.predict_authenticity([replace(far, pixel_size_um=0.24), far])
 
 
+def test_references_that_were_enlarged_more_are_noted_as_by_the_model(changed, session, exported_folder):
+    sizes = [3.5] * len(Exported.read(exported_folder).references)
+    small = EdgeSession.load(changed(enlargements=sizes), device="CPU", threads=1)
+    assert "so they were enlarged 3.5 times or more, but it only 1.0 times" in " ".join(
+        small.judge(micrograph(), alpha=0.1).notes
+    )
+    assert not [note for note in session.judge(micrograph(), alpha=0.1).notes if "enlarged" in note]
+
+
 def test_a_session_warns_of_built_in_references_where_it_was_called(session, monkeypatch):
     monkeypatch.setattr(session, "enrolment", replace(session.enrolment, builtin=True))
     with pytest.warns(UserWarning, match="built-in procedural references only") as caught:

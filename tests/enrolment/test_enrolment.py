@@ -272,13 +272,20 @@ def test_what_is_saved_and_loaded_gives_the_same_verdicts(tmp_path, counts, mark
     sizes = (None, *(0.1 * count for count in range(1, len(enrolment.names))))
     pages = (None, *range(len(enrolment.names) - 1))
     digests = tuple(f"{index:064x}" for index in range(len(enrolment.names)))
+    enlargements = (1.0, *(1.25 * count for count in range(1, len(enrolment.names))))
     enrolment = replace(
-        enrolment, builtin=True, pixel_sizes_um=sizes, pages=pages, digests=digests if marked else (), dropped=3
+        enrolment,
+        builtin=True,
+        pixel_sizes_um=sizes,
+        pages=pages,
+        digests=digests if marked else (),
+        dropped=3,
+        enlargements=enlargements,
     )
     save_enrolment(enrolment, tmp_path)
     loaded = load_enrolment(tmp_path, ENCODER)
     fields = ("authentic", "names", "labels", "groups", "paths", "references_sha256", "builtin")
-    for field in (*fields, "pixel_sizes_um", "pages", "digests", "dropped"):
+    for field in (*fields, "pixel_sizes_um", "pages", "digests", "dropped", "enlargements"):
         assert getattr(loaded, field) == getattr(enrolment, field)
     assert torch.equal(loaded.condition, enrolment.condition)
     for ours, theirs in zip(loaded.bags, enrolment.bags, strict=True):

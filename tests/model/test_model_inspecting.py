@@ -236,7 +236,7 @@ def test_a_pixel_size_that_is_unknown_is_noted(enrolled, draw):
     )
 
 
-@pytest.mark.parametrize(("side", "noted"), [(160, None), (112, None), (40, "5.6")])
+@pytest.mark.parametrize(("side", "noted"), [(160, None), (112, "2.0"), (40, "5.6")])
 def test_a_small_crop_is_noted_with_its_enlargement(enrolled, draw, side, noted):
     crop = draw("fine", 60)[:side, : side + 30]
     notes = enrolled.inspect(Micrograph.from_array(crop, pixel_size_um=0.5)).notes
@@ -245,3 +245,19 @@ def test_a_small_crop_is_noted_with_its_enlargement(enrolled, draw, side, noted)
         if noted is None
         else (f"It is small, so it was enlarged {noted} times; compare it only with references of its size.",)
     )
+
+
+def test_a_micrograph_that_is_enlarged_less_than_the_references_is_noted(model, make_references, draw):
+    enrolment = model.enroll(make_references({"fine": 2, "coarse": 2}, size=(64, 80)))
+    (told,) = [line for line in enrolment.warnings() if "enlarged" in line]
+    assert told.startswith("4 of 4 references are small and were enlarged, up to 3.5 times: to the model larger")
+    for side, times in ((64, None), (90, None), (112, "2.0"), (260, "1.0")):
+        pixels = draw("fine", 60, size=(side, side + 9))
+        assert model.inspect(Micrograph.from_array(pixels, pixel_size_um=0.5)).notes == (
+            ()
+            if times is None
+            else (
+                f"The references are small, so they were enlarged 3.5 times or more, but it only {times} times: to the "
+                "model that is another magnification. Enrol references of its size, or inspect parts of their size.",
+            )
+        )

@@ -75,6 +75,7 @@ class Exported(DecisionRule):
         figures: cross-fitted `auroc` and `macro_f1` of the references.
         pixel_sizes_um: pixel size of each reference in µm, None if unknown.
         doubts: why the scores are not to be relied on, in sentences.
+        enlargements: how far each reference was enlarged to a whole tile, at least 1; empty says 1 for each.
     """
 
     runtime: str
@@ -100,6 +101,7 @@ class Exported(DecisionRule):
     figures: dict[str, float]
     pixel_sizes_um: tuple[float | None, ...]
     doubts: tuple[str, ...]
+    enlargements: tuple[float, ...] = ()
 
     @property
     def verifier(self) -> DecisionRule:
@@ -191,6 +193,7 @@ class Exported(DecisionRule):
         if len(norms) != len(classes) or len(references) != len(labels):
             raise ValueError("its lists of classes or references differ in length")
         sizes = tuple(stored_pixel_size(size) for size in _listed(plain["pixel_sizes_um"]))
+        enlargements = tuple(_number(value) for value in _listed(plain.get("enlargements", [])))
         files = tuple(_file(file) for file in _listed(plain["files"]))
         if not len(sizes) == len(files) == len(references):
             raise ValueError("its lists of references, of their files and of their pixel sizes differ in length")
@@ -238,6 +241,7 @@ class Exported(DecisionRule):
             figures={_text(name): _number(value) for name, value in plain["figures"].items()},
             pixel_sizes_um=sizes,
             doubts=_names(plain["doubts"]),
+            enlargements=enlargements,
             **texts,
         )
 

@@ -27,7 +27,7 @@ from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.references.reference import named_specimens
 from fusion_diff.references.shots import first_of_each
-from fusion_diff.verdict.compared import BUILTIN, Compared, same_file
+from fusion_diff.verdict.compared import BUILTIN, SIZE_FACTOR, Compared, same_file
 from fusion_diff.verdict.result import NEAREST, NearestReference, RecognisedSurface
 from fusion_diff.warn import EnrolmentWarning, warn
 
@@ -70,6 +70,7 @@ class Enrolment:
         digests: sha256 of the file of each reference, see `Micrograph.sha256`; empty where they are unknown.
         pages: page of each reference in its file, from 0, if it was requested or is not the first, else None; empty
             says as much as None for each.
+        enlargements: how far each reference was enlarged to a whole tile, at least 1; empty says 1 for each.
         dropped: number of references that were left out because the audit found them suspicious.
         seconds: duration of the enrolment in seconds.
     """
@@ -89,6 +90,7 @@ class Enrolment:
     shifts: tuple[float, ...] = ()
     digests: tuple[str, ...] = ()
     pages: tuple[int | None, ...] = ()
+    enlargements: tuple[float, ...] = ()
     dropped: int = 0
     seconds: float = 0.0
 
@@ -194,7 +196,7 @@ class Enrolment:
         """
         check_alpha(alpha)
         needed = specimens_needed(alpha)
-        lines = [*self._doubts, *self.compared.warnings(), *self._ungrouped]
+        lines = [*self._doubts, *self.compared.warnings(), *self._enlarged, *self._ungrouped]
         for (side, count), images, name in zip(
             self.compared.specimens_by_side.items(), self.compared.sides.values(), ("authentic", "other"), strict=True
         ):
@@ -211,6 +213,19 @@ class Enrolment:
                     cure += f", or use an alpha of {enough:g} or more"
                 lines.append(f"{few} to ever decide {never!r} at alpha {alpha:g}: {cure}")
         return tuple(lines)
+
+    @property
+    def _enlarged(self) -> tuple[str, ...]:
+        """A warning about references that were enlarged as other micrographs may not be."""
+        many, most = sum(each > SIZE_FACTOR for each in self.enlargements), max(self.enlargements, default=1.0)
+        if not many:
+            return ()
+        were = "is small and was" if many == 1 else "are small and were"
+        return (
+            f"{many} of {counted(len(self.names), 'reference')} {were} enlarged, up to {most:.1f} times: to the model "
+            "larger micrographs are of another magnification; enrol references of the size of the micrographs that you "
+            "will inspect",
+        )
 
     def warn(self) -> None:
         """Warn of too few references or specimens, of no groups and of little skill; see `warnings` for all else.
@@ -279,6 +294,7 @@ class Enrolment:
             pixel_sizes_um=tuple(self.pixel_sizes_um[i] for i in keep),
             digests=tuple(self.digests[i] for i in keep) if self.digests else (),
             pages=tuple(self.pages[i] for i in keep) if self.pages else (),
+            enlargements=tuple(self.enlargements[i] for i in keep) if self.enlargements else (),
         )
 
     @property

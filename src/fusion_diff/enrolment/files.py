@@ -73,12 +73,14 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
                 | ({} if size is None else {"pixel_size_um": size})
                 | ({} if digest is None else {"sha256": digest})
                 | ({} if page is None else {"page": page})
-                for name, label, group, size, (digest, page) in zip(
+                | ({} if enlarged == 1 else {"enlarged": enlarged})
+                for name, label, group, size, (digest, page), enlarged in zip(
                     enrolment.names,
                     enrolment.labels,
                     enrolment.groups,
                     enrolment.pixel_sizes_um,
                     enrolment.files,
+                    enrolment.enlargements or (1.0,) * len(enrolment.names),
                     strict=True,
                 )
             ],
@@ -143,6 +145,7 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
                 None if page is None else bounded_size("page", page, MAX_PAGES - 1, least=0)
                 for page in (reference.get("page") for reference in references)
             ),
+            enlargements=tuple(float(reference.get("enlarged", 1.0)) for reference in references),
         )
     if fault := _fault(enrolment) or _misfit(enrolment, encoder):
         raise CheckpointError(f"{folder}: its enrolment is inconsistent ({fault}); enrol the references again")

@@ -15,7 +15,7 @@ from fusion_diff.enrolment.enrolment import Enrolment
 from fusion_diff.enrolment.shifts import reference_shifts
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.verifier import ALONE_MESSAGE, Verifier
-from fusion_diff.perception import encode, surface
+from fusion_diff.perception import encode, grid_of, surface
 from fusion_diff.references import ReferenceSet
 
 if TYPE_CHECKING:
@@ -92,6 +92,7 @@ def learn(
         pixel_sizes_um=tuple(reference.micrograph.pixel_size_um for reference in references),
         digests=tuple(reference.micrograph.sha256 for reference in references),
         pages=tuple(reference.micrograph.page for reference in references),
+        enlargements=tuple(grid_of(reference.micrograph, model.encoder).enlargement for reference in references),
     )
     if detect_attacks:
         enrolment = replace(enrolment, shifts=reference_shifts(model, references, enrolment, step))

@@ -86,4 +86,5 @@ def describe(
         figures=enrolment.compared.figures,
         pixel_sizes_um=enrolment.pixel_sizes_um,
         doubts=enrolment.compared.doubts,
+        enlargements=enrolment.enlargements,
     )

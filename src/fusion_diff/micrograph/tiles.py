@@ -76,6 +76,11 @@ class Grid:
         rows, columns = (max(tile // stride, math.ceil(side * enlarge / stride - 1e-6)) for side in (height, width))
         return cls(rows, columns, enlarge / stride, tile // stride, stride)
 
+    @property
+    def enlargement(self) -> float:
+        """Working pixels per native pixel, at least 1."""
+        return self.scale * self.stride
+
     def tiles(self) -> Iterator[Tile]:
         """Yield the tiles row by row. Their kept parts partition the grid."""
         for top, rows in _cuts(self.rows, self.side):
@@ -91,7 +96,7 @@ class Grid:
         """
         pixels = self.side * self.stride
         low, high = micrograph.contrast_range
-        enlarge = self.scale * self.stride
+        enlarge = self.enlargement
         rows = _sources(tile.top * self.stride, pixels, enlarge, micrograph.height)
         columns = _sources(tile.left * self.stride, pixels, enlarge, micrograph.width)
         if enlarge == 1.0:

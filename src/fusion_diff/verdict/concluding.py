@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from fusion_diff.fewshot.decision import decide, probability
+from fusion_diff.verdict.compared import SIZE_FACTOR
 from fusion_diff.verdict.reasons import beyond, changed, explain
 from fusion_diff.verdict.regions import find_regions
 from fusion_diff.verdict.result import EvidenceMap, Inspection
@@ -20,8 +21,6 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.result import NearestReference, RecognisedSurface
 
 
-_ENLARGED = 2.0
-"""Greatest enlargement of a small micrograph without a note. That of the references is not stored."""
 _LEARNED = "which the model learned from: its score and p-values say nothing about new micrographs."
 """What a note says of a micrograph that is a reference."""
 
@@ -53,9 +52,16 @@ def _notes(micrograph: Micrograph, enrolment: Enrolled, grid: Grid) -> tuple[str
     notes, sizes = micrograph.notes, enrolment.compared.pixel_sizes
     if micrograph.pixel_size_um is None and sizes is not None:
         notes += (f"Its pixel size is unknown, so it could not be compared with that of the references, {sizes}.",)
-    if (enlarged := grid.scale * grid.stride) > _ENLARGED:
+    enlarged, theirs = grid.enlargement, enrolment.enlargements or (1.0,)
+    if enlarged > max(theirs) * SIZE_FACTOR:
         notes += (
             f"It is small, so it was enlarged {enlarged:.1f} times; compare it only with references of its size.",
+        )
+    elif enlarged * SIZE_FACTOR < min(theirs):
+        notes += (
+            f"The references are small, so they were enlarged {min(theirs):.1f} times or more, but it only "
+            f"{enlarged:.1f} times: to the model that is another magnification. Enrol references of its size, or "
+            "inspect parts of their size.",
         )
     if (name := enrolment.enrolled_as(micrograph)) is not None:
         notes += (f"It is the reference {name}, {_LEARNED}",)

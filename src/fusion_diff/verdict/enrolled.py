@@ -26,6 +26,10 @@ class Enrolled(Protocol):
         """Class of each."""
 
     @property
+    def enlargements(self) -> tuple[float, ...]:
+        """How far each was enlarged to a whole tile, at least 1; empty where that was not stored."""
+
+    @property
     def references_sha256(self) -> str:
         """Digest of them."""
 
