@@ -3,7 +3,7 @@
 A checkpoint contains
 
     manifest.json             sha256 of every other file
-    config.json               format, name, encoder shape, how it was made
+    config.json               format, name, encoder shape, how it was made, and which prior
     encoder.safetensors       the encoder's weights, see `weights` (the CNN's come from their own package)
     flaw_detector.safetensors the flaw detector's weights (optional)
     prior/                    vae, unet and scheduler in the Stable Diffusion v1 layout
@@ -29,7 +29,7 @@ from fusion_diff.printable import paragraph, printable
 from fusion_diff.whole import WholeFolder
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Sequence
 
 FORMAT = "fusion-diff/checkpoint/1"
 EMBEDDED = "fusion-diff-v1-ceramic"
@@ -62,12 +62,12 @@ def locate(name_or_path: str | Path) -> Path:
     embedded = Path(str(files("fusion_diff"))) / "checkpoints"
     if name in (EMBEDDED, EMBEDDED_EDGE) and (embedded / name / MANIFEST).is_file():
         return embedded / name
+    if is_hub_id(name):
+        return fetch(name, ["*.safetensors", "*.json", "*.md"])
     why = "no such model"
     if name.startswith("~"):
         why = "no such folder"
     elif name.count("/") == 1 and not name.startswith((".", "/")):
-        if not is_folder(path.parent):
-            return _fetch(name)
         why = f"the folder {path.parent} does not contain {path.name}"  # a mistyped path, not a hub id
     raise CheckpointError(
         f"{printable(name, 300)}: {why}; give a folder that `enroll --out` or save_pretrained wrote, a hub id "
@@ -86,11 +86,26 @@ def as_folder(folder: object) -> Path:
     return at_home(folder)
 
 
-def _fetch(hub_id: str) -> Path:
+def is_hub_id(name: str) -> bool:
+    """Return whether a name that is no local folder may be a hub id: `owner/name`, without a local folder `owner`."""
+    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not is_folder(Path(name).parent)
+
+
+def fetch(hub_id: str, patterns: Sequence[str], revision: str | None = None) -> Path:
+    """Return the folder that the hub's client keeps files in, after downloading those that it lacks.
+
+    Args:
+        hub_id: `owner/name`.
+        patterns: of the files that are wanted.
+        revision: commit; the newest if omitted. The folder has its name.
+
+    Raises:
+        CheckpointError: the download failed.
+    """
     from huggingface_hub import snapshot_download
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=["*.safetensors", "*.json", "*.md"]))
+        return Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(patterns)))
     except Exception as error:  # the hub client raises many types, network errors among them
         cause = f"{type(error).__name__}: {paragraph(error, 300)}"
         raise CheckpointError(

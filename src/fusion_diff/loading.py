@@ -43,7 +43,7 @@ def parts_of(folder: Path) -> dict[str, Any]:
                 f"{folder}: its config.json has no name of at most {NAME_LENGTH} characters; add one, or download or "
                 "save the model again"
             )
-        prior = PriorSource.of(folder, str(card["prior"]))
+        prior = PriorSource.of(folder, card)
         readme = (folder / "README.md").read_text(encoding="utf-8") if (folder / "README.md").is_file() else ""
         own = expand(read_tensors(folder / "encoder.safetensors"))
         if card["prior"] == EMBEDDED:
@@ -51,7 +51,7 @@ def parts_of(folder: Path) -> dict[str, Any]:
             # Saving writes a complete checkpoint.
             base = locate(EMBEDDED)
             sha256 = based_on(sha256, verify(base))
-            prior = PriorSource.of(base, PRIOR)
+            prior = PriorSource.of(base, {"prior": PRIOR})
             shared, wanted = expand(read_tensors(base / "encoder.safetensors")), encoder.state_dict().keys()
             own = {name: shared[name] for name in shared.keys() & wanted} | own
         published = {f"local_path.{name}": value for name, value in LocalPath.from_imagenet().state_dict().items()}
@@ -69,7 +69,7 @@ def parts_of(folder: Path) -> dict[str, Any]:
     return {
         "encoder": encoder,
         "prior_source": prior,
-        "card": card | {"prior": prior.saved_as},
+        "card": card | prior.card,
         "readme": readme,
         "sha256": sha256,
         "enrolment": load_enrolment(folder, encoder, detector),

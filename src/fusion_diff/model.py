@@ -44,8 +44,9 @@ class DiffusionModel:
 
     Attributes:
         sha256: identifies the exact weights. It is the digest of the manifest of the checkpoint that was last loaded
-            or saved, combined with that of the base model if there is one. Enrolling does not change it before the
-            model is saved. Verdicts give the digest of the references separately.
+            or saved, combined with that of the base model if there is one. It covers a prior outside of the checkpoint
+            only if `card` has its sums (`prior_sha256`), as `pretrain` notes them. Enrolling does not change it before
+            the model is saved. Verdicts give the digest of the references separately.
         enrolment: the enrolled references and what was learned from them; None before `enroll`.
         flaw_detector: gives enrolment a first guess of where flaws are; None in a checkpoint without one.
         card: the checkpoint's `config.json`: how the weights were made.
@@ -124,7 +125,7 @@ class DiffusionModel:
             )
         folder = locate(name_or_path)
         model = load_signed(folder, keys, cls.from_pretrained)
-        if model._prior_source.sums is None:
+        if not model._prior_source.contained:
             raise TrustError(
                 f"{folder}: its prior {model.card['prior']!r} is outside the signed folder; copy the prior into it and "
                 "sign again"
@@ -160,9 +161,9 @@ class DiffusionModel:
         """The diffusion path, loaded on first use."""
         from fusion_diff.diffusion.prior import DiffusionPrior
 
-        self._prior_source.check()
+        folder = self._prior_source.folder()
         with own_settings():
-            prior = DiffusionPrior.from_pretrained(self._prior_source.path).to(self._device)
+            prior = DiffusionPrior.from_pretrained(folder).to(self._device)
             channels_last(prior.vae)
             return ReconstructionPath(prior, self.encoder)
 

@@ -271,6 +271,16 @@ def test_a_weight_that_is_missing_from_its_file_is_not_made_up(folder, part):
         DiffusionPrior.from_pretrained(folder)
 
 
+@pytest.mark.parametrize("part", ["vae", "unet"])
+def test_weights_beside_the_parts_are_not_taken_for_those_of_a_part(prior, folder, part):
+    name = "diffusion_pytorch_model.safetensors"
+    weights = load_file(folder / part / name)
+    save_file({name: value + 1 for name, value in weights.items()}, folder / name, metadata={"format": "pt"})
+    again = DiffusionPrior.from_pretrained(folder)
+    for name, value in prior.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+
+
 @pytest.mark.parametrize("part", ["vae", "unet", "scheduler"])
 def test_a_missing_part_is_refused(folder, part):
     shutil.rmtree(folder / part)

@@ -296,7 +296,7 @@ def test_a_prior_that_is_not_there_is_named_when_it_is_needed(checkpoint_folder,
     seal(folder)
     model = DiffusionModel.from_pretrained(folder)
     model.enroll(make_references({"fine": 2}))
-    with pytest.raises(CheckpointError, match="moved: cannot be loaded as a diffusion prior"):
+    with pytest.raises(CheckpointError, match="moved: the diffusion prior no longer exists"):
         model.enroll(make_references({"fine": 2}), reconstruction=True)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from accelerate import Accelerator
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from fusion_diff.checkpoint import EMBEDDED, read_json, verify
 from fusion_diff.diffusion.prior import DiffusionPrior
@@ -27,6 +27,7 @@ from fusion_diff.references import ReferenceSet
 from fusion_diff.weights import compact, expand
 
 SMOKE = RECIPES["smoke"]
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
 def accelerator() -> Accelerator:
@@ -129,6 +130,19 @@ def test_the_encoder_of_a_checkpoint_keeps_its_tokens_and_detector_and_gets_a_pr
         one, other = model.encoder(pixels), before.encoder(pixels)
     assert torch.equal(one.tokens, other.tokens)
     assert one.condition.shape == (1, 2, 192)
+
+
+def test_that_the_references_of_a_given_encoder_are_not_kept_is_said_before_the_run(tmp_path, recwarn):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "run.json").write_text("{}")
+    model = DiffusionModel.from_pretrained()
+    model.enrolment = replace(model.enrolment, builtin=False)
+    model.save_pretrained(tmp_path / "line-7")
+    for given in (EMBEDDED, str(tmp_path / "line-7")):
+        with pytest.raises(PretrainingError, match="other settings"):
+            pretrain(tmp_path / "run", SMOKE, accelerator=accelerator(), encoder=given)
+        told = [str(each.message) for each in recwarn if "references that are enrolled in it" in str(each.message)]
+        assert len(told) == (given != EMBEDDED)
 
 
 def test_teaching_the_adapters_of_a_given_encoder_changes_its_tokens_and_makes_a_detector_for_them(
@@ -241,6 +255,33 @@ def test_given_a_prior_and_a_deit_only_the_last_stages_are_run(
     torch.testing.assert_close(
         DiffusionModel.from_pretrained(tmp_path / "saved").predict_authenticity(references[0].micrograph), before
     )
+
+
+def test_a_prior_given_by_a_relative_path_is_found_and_compared_from_everywhere(
+    folder, stable_diffusion_folder, deit_folder, references, tmp_path, monkeypatch
+):
+    import huggingface_hub
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: pytest.fail("the hub was asked"))
+    (tmp_path / "priors").mkdir()
+    prior = shutil.copytree(stable_diffusion_folder, tmp_path / "priors" / "sd")
+    monkeypatch.chdir(tmp_path)
+    out = pretrain(folder, SMOKE, accelerator=accelerator(), prior="priors/sd", deit=str(deit_folder), feedback=False)
+    monkeypatch.chdir("/")
+    model = DiffusionModel.from_pretrained(out)
+    assert model.card["prior"] == str(prior)
+    assert sorted(model.card["prior_sha256"]) == [
+        "scheduler/scheduler_config.json",
+        *(f"{part}/{file}" for part in ("unet", "vae") for file in ("config.json", WEIGHTS)),
+    ]
+    model.enroll(references)
+    model.save_pretrained(tmp_path / "saved")
+    assert DiffusionModel.from_pretrained(tmp_path / "saved").inspect(references[0].micrograph, purify=True).score > 0
+    weights = {name: value + 0.01 for name, value in load_file(prior / "unet" / WEIGHTS).items()}
+    save_file(weights, prior / "unet" / WEIGHTS, metadata={"format": "pt"})
+    again = DiffusionModel.from_pretrained(tmp_path / "saved")
+    with pytest.raises(CheckpointError, match=rf"sd/unet/{WEIGHTS}: altered, .* made with the diffusion prior {prior}"):
+        again.inspect(references[0].micrograph, purify=True)
 
 
 def test_without_feedback_the_last_stage_is_left_out(folder, stable_diffusion_folder, deit_folder):

@@ -1,6 +1,6 @@
 """The diffusion prior: a frozen latent diffusion model of micrographs.
 
-Any diffusers folder or hub id in the Stable Diffusion v1 layout can be used: subfolders `vae` (AutoencoderKL), `unet`
+Any diffusers folder in the Stable Diffusion v1 layout can be used: subfolders `vae` (AutoencoderKL), `unet`
 (UNet2DConditionModel with cross-attention) and `scheduler`. The embedded prior has the same layout at a thousandth of
 the size. Text encoder, tokenizer and safety checker are not read, because conditions come from the encoder.
 """
@@ -43,27 +43,35 @@ class DiffusionPrior(nn.Module):
         self.register_buffer("alphas_cumprod", alphas, persistent=False)
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | Path) -> DiffusionPrior:
-        """Load a prior from a folder or hub id in the Stable Diffusion v1 layout, frozen.
+    def from_pretrained(cls, folder: str | Path) -> DiffusionPrior:
+        """Load a prior from a folder in the Stable Diffusion v1 layout, frozen.
 
-        Only safetensors weights are read, never pickles.
+        Read are the files that `prior_source.READ` names, and no pickles.
 
         Raises:
             CheckpointError: a part is missing or damaged, or does not follow the layout.
         """
-        name = str(name_or_path)
+        name = str(folder)
+        # Each part by its own folder: in the whole one, diffusers prefers weights beside the parts.
+        vae_folder, unet_folder, scheduler_folder = (Path(folder, part) for part in ("vae", "unet", "scheduler"))
         try:
-            for kind, part in ((AutoencoderKL, "vae"), (UNet2DConditionModel, "unet"), (DDIMScheduler, "scheduler")):
-                file = Path(name, part, kind.config_name)
+            for kind, part in (
+                (AutoencoderKL, vae_folder),
+                (UNet2DConditionModel, unet_folder),
+                (DDIMScheduler, scheduler_folder),
+            ):
+                if not part.is_dir():  # diffusers would ask the hub
+                    raise FileNotFoundError(f"there is no folder {part.name}")
+                file = part / kind.config_name
                 if file.is_file() and file.stat().st_size > MAX_JSON_BYTES:
-                    raise ValueError(f"{part}/{file.name} is larger than {MAX_JSON_BYTES} bytes")
-                _check_settings(kind.load_config(name, subfolder=part), part)
+                    raise ValueError(f"{part.name}/{file.name} is larger than {MAX_JSON_BYTES} bytes")
+                _check_settings(kind.load_config(part), part.name)
             # Not mapped: a model that was checked must not change with its files.
             how = {"use_safetensors": True, "disable_mmap": True, "output_loading_info": True}
-            vae, vae_report = AutoencoderKL.from_pretrained(name, subfolder="vae", **how)
-            unet, unet_report = UNet2DConditionModel.from_pretrained(name, subfolder="unet", **how)
-            scheduler = DDIMScheduler.from_pretrained(name, subfolder="scheduler")
-        except Exception as error:  # diffusers, safetensors and the hub client each raise their own types
+            vae, vae_report = AutoencoderKL.from_pretrained(vae_folder, **how)
+            unet, unet_report = UNet2DConditionModel.from_pretrained(unet_folder, **how)
+            scheduler = DDIMScheduler.from_pretrained(scheduler_folder)
+        except Exception as error:  # diffusers and safetensors each raise their own types
             raise CheckpointError(
                 f"{name}: cannot be loaded as a diffusion prior ({type(error).__name__}: {paragraph(error, 500)}); "
                 "it needs the subfolders vae, unet and scheduler of the Stable Diffusion v1 layout, with safetensors "

@@ -13,11 +13,13 @@ import torch
 
 from fusion_diff.checkpoint import Writer, locate, write_json
 from fusion_diff.diffusion.prior import DiffusionPrior, embedded_architecture
+from fusion_diff.diffusion.prior_source import PRIOR, PriorSource
 from fusion_diff.encoder.dual_path import DualPathEncoder
 from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.encoder.global_path import DISTILLED_CONFIG, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.errors import CheckpointError, PretrainingError
+from fusion_diff.home import at_home, is_folder
 from fusion_diff.loading import parts_of
 from fusion_diff.pretrain.card import write_card
 from fusion_diff.pretrain.flaws import FlawStage, gather
@@ -31,6 +33,7 @@ from fusion_diff.pretrain.stages import (
     FeedbackStage,
     PriorStage,
 )
+from fusion_diff.warn import warn
 from fusion_diff.weights import compact
 from fusion_diff.whole import whole_file
 
@@ -65,10 +68,11 @@ def pretrain(
         recipe: steps, batches and learning rates.
         accelerator: device, processes and precision.
         prior: a trained prior to use frozen, instead of training the embedded one. If it is a folder or hub id, the
-            checkpoint refers to it. If it is a checkpoint with a prior, that prior is copied.
+            checkpoint refers to it and notes its files' sums. If it is a checkpoint with a prior, that prior is copied.
         deit: folder or hub id of a trained DeiT to use, instead of distilling a small one.
         encoder: a checkpoint whose paths, tokens and flaw detector are kept, instead of making new ones. What makes
             conditions for the prior is trained anew. If the recipe trains the adapters, tokens and detector change.
+            Enrolled references are not kept.
         feedback: run the feedback stage; without it, gate and condition head are not trained (for ablation).
         progress: called with stage, step, steps and loss.
 
@@ -78,6 +82,9 @@ def pretrain(
     Raises:
         PretrainingError: the run cannot start or continue.
         CheckpointError: the prior, DeiT or encoder given cannot be loaded.
+
+    Warns:
+        UserWarning: the encoder given is a checkpoint with references of its own.
     """
     if deit is not None and encoder is not None:
         raise PretrainingError(
@@ -85,11 +92,16 @@ def pretrain(
         )
     given = {"prior": prior, "deit": deit, "encoder": encoder}
     known = parts_of(locate(encoder)) if encoder is not None else None
+    references = known["enrolment"] if known is not None else None
+    if references is not None and not references.builtin and accelerator.is_main_process:
+        warn(f"{encoder}: the references that are enrolled in it are not kept; enrol them again on the new checkpoint")
     out.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(recipe.seed)
     device = accelerator.device
     with accelerator.main_process_first():
         _claim(out, {"recipe": recipe.to_dict(), **given, "feedback": feedback})
+        contained = _contained(prior) if prior is not None else None
+        source = PriorSource.given(prior) if prior is not None and contained is None else None
         report = (lambda done, total: progress("pool", done, total, 0.0)) if progress else None
         pool = Pool.open(out / "pool", recipe.pool, recipe.seed, os.cpu_count() or 1, report).to(device)
     local = LocalPath.from_imagenet().to(device)
@@ -101,8 +113,10 @@ def pretrain(
         )
 
     def build_prior() -> DiffusionPrior:
-        if prior is not None:
-            return DiffusionPrior.from_pretrained(_contained(prior) or prior).to(device)
+        if source is not None:
+            return DiffusionPrior.from_pretrained(source.folder()).to(device)
+        if contained is not None:
+            return DiffusionPrior.from_pretrained(contained).to(device)
         built = embedded_architecture().to(device)
         channels_last(built)
         run(AutoencoderStage(built, local, pool, device), "autoencoder")
@@ -142,14 +156,14 @@ def pretrain(
     built.eval()
     detector = build_detector()
     if accelerator.is_main_process:
-        _write(out, built.cpu(), detector.cpu(), trained_prior.cpu(), recipe, given, feedback)
+        _write(out, built.cpu(), detector.cpu(), trained_prior.cpu(), source, recipe, given, feedback)
     accelerator.wait_for_everyone()
     return out / "checkpoint"
 
 
 def _contained(prior: str) -> Path | None:
     """Return the folder of the prior within a checkpoint, or None if `prior` is not a checkpoint with a prior."""
-    if "/" in prior and not Path(prior).is_dir():
+    if "/" in prior and not is_folder(at_home(prior)):
         return None  # a hub id
     try:
         folder = locate(prior) / "prior"
@@ -227,27 +241,27 @@ def _write(
     encoder: DualPathEncoder,
     detector: FlawDetector,
     prior: DiffusionPrior,
+    source: PriorSource | None,
     recipe: Recipe,
     given: dict[str, str | None],
     feedback: bool,
 ) -> None:
+    """Write the checkpoint; `source` is where the prior comes from if it is only referred to."""
     from safetensors.torch import save_file
 
-    prior_name = given["prior"]
-    contained = prior_name is None or _contained(prior_name) is not None
     name = out.resolve().name
     with Writer(out / "checkpoint") as draft:
         save_file(compact(encoder.own_state()), draft / "encoder.safetensors")
         detector.save(draft)
-        if contained:
-            prior.half().save_pretrained(draft / "prior")
+        if source is None:
+            prior.half().save_pretrained(draft / PRIOR)
         write_json(
             draft / "config.json",
             {
                 "name": name,
                 "encoder": encoder.config,
-                "prior": "prior" if contained else prior_name,
                 "pretraining": {**recipe.to_dict(), "feedback": feedback},
-            },
+            }
+            | ({"prior": PRIOR} if source is None else source.card),
         )
-        write_card(draft / "README.md", out, recipe, name, given, feedback=feedback, contained=contained)
+        write_card(draft / "README.md", out, recipe, name, given, feedback=feedback, contained=source is None)
