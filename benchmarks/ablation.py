@@ -35,6 +35,8 @@ from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.perception import encode
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from protocol import Draw, Image
 
     from fusion_diff.fewshot.bags import Bag
@@ -47,8 +49,10 @@ class PooledAlone(Fusion):
     """Gives nearly all the weight to pooled evidence."""
 
     @classmethod
-    def fit(cls, scores: dict[str, np.ndarray], authentic: np.ndarray, *, crossfitted: bool = True) -> Fusion:
-        fitted = Fusion.fit(scores, authentic, crossfitted=crossfitted)
+    def fit(
+        cls, scores: dict[str, np.ndarray], authentic: np.ndarray, groups: Sequence[str], *, crossfitted: bool = True
+    ) -> Fusion:
+        fitted = Fusion.fit(scores, authentic, groups, crossfitted=crossfitted)
         return replace(fitted, weight={name: 1.0 if name == readings.POOLED else 1e-9 for name in fitted.weight})
 
 

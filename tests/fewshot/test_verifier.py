@@ -12,7 +12,7 @@ from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.decision import Calibration, decide, probability, shares_of
 from fusion_diff.fewshot.figures import auroc
-from fusion_diff.fewshot.fusion import DEPARTURES_WEIGHT, DOUBT, Fusion
+from fusion_diff.fewshot.fusion import DOUBT, Fusion
 from fusion_diff.fewshot.readings import (
     DEPARTURES,
     FLAW_SHARES,
@@ -42,10 +42,15 @@ def log_odds(verifier: Verifier, bag: Bag) -> float:
     return verifier.calibration.log_odds(fused)
 
 
+def weighed(scores, authentic, **options):
+    """Return a fusion where every image shows another specimen."""
+    return Fusion.fit(scores, authentic, [str(index) for index in range(len(authentic))], **options)
+
+
 def test_evidence_that_is_noise_gets_no_weight():
     authentic = np.arange(20) < 10
     noise = np.tile(np.random.default_rng(0).normal(size=10), 2)  # the same on both sides
-    fusion = Fusion.fit({"telling": np.where(authentic, -1.0, 1.0) + 0.1 * noise, "noise": noise}, authentic)
+    fusion = weighed({"telling": np.where(authentic, -1.0, 1.0) + 0.1 * noise, "noise": noise}, authentic)
     assert fusion.weight["noise"] == 0
     assert fusion.weight["telling"] == 1
     assert fusion.fuse({"telling": 0.3, "noise": 5.0}) == fusion.fuse({"telling": 0.3})
@@ -54,7 +59,7 @@ def test_evidence_that_is_noise_gets_no_weight():
 def test_evidence_that_speaks_the_wrong_way_gets_no_weight():
     authentic = np.arange(20) < 10
     rng = np.random.default_rng(0)
-    fusion = Fusion.fit(
+    fusion = weighed(
         {"right": rng.normal(size=20) - 3 * authentic, "wrong": rng.normal(size=20) + 3 * authentic}, authentic
     )
     assert fusion.weight == {"right": 1.0, "wrong": 0.0}
@@ -63,7 +68,7 @@ def test_evidence_that_speaks_the_wrong_way_gets_no_weight():
 def test_better_evidence_weighs_more():
     rng, authentic = np.random.default_rng(0), np.arange(40) < 20
     scores = {"good": rng.normal(size=40) - 5 * authentic, "fair": rng.normal(size=40) - 2 * authentic}
-    weight = Fusion.fit(scores, authentic).weight
+    weight = weighed(scores, authentic).weight
     assert weight["good"] > weight["fair"] > 0
 
 
@@ -79,7 +84,7 @@ def test_a_reading_that_was_not_weighed_says_nothing():
 def test_weights_are_shares_and_the_fused_score_is_their_mean(values, inside):
     authentic = np.arange(len(values)) < min(inside, len(values))
     scores = {name: np.array([pair[i] for pair in values]) for i, name in enumerate((DEPARTURES, "b"))}
-    fusion = Fusion.fit(scores, authentic)
+    fusion = weighed(scores, authentic)
     assert sum(fusion.weight.values()) == pytest.approx(1)
     assert all(weight >= 0 for weight in fusion.weight.values())
     assert all(spread > 0 for spread in fusion.spread.values())
@@ -177,36 +182,56 @@ def test_only_evidence_with_a_weight_is_kept(make_bag):
     assert verifier.needs_residual
 
 
+def separation(values: np.ndarray, authentic: np.ndarray) -> float:
+    inside, outside = values[authentic], values[~authentic]
+    freedom = len(values) - 2
+    within = ((inside - inside.mean()) ** 2).sum() + ((outside - outside.mean()) ** 2).sum()
+    return float((outside.mean() - inside.mean()) / np.sqrt(within / freedom))
+
+
 def test_departures_keep_a_floor_that_others_have_to_earn():
     authentic = np.arange(20) < 10
-    rng = np.random.default_rng(0)
-    noise = rng.normal(size=20)
-    same = np.tile(noise[:10], 2)  # does not separate the sides
-    fusion = Fusion.fit({DEPARTURES: same, "pooled": noise - 8 * authentic}, authentic)
-    inside, outside = ((noise - 8 * authentic)[side] for side in (authentic, ~authentic))
-    pooled = (outside.mean() - inside.mean()) / np.sqrt((inside.var(ddof=1) + outside.var(ddof=1)) / 2)
-    proven = pooled - DOUBT * np.sqrt(2 / 10)
-    assert fusion.weight[DEPARTURES] == pytest.approx(DEPARTURES_WEIGHT / (DEPARTURES_WEIGHT + proven))
-    alone = Fusion.fit({DEPARTURES: same, "pooled": same}, authentic)
-    assert alone.weight == {DEPARTURES: 1.0, "pooled": 0.0}
-    strong = Fusion.fit({DEPARTURES: noise, "pooled": noise - 8 * authentic}, authentic)
-    assert strong.weight["pooled"] > strong.weight[DEPARTURES] > 0
+    noise = np.random.default_rng(0).normal(size=20)
+    same, apart = np.tile(noise[:10], 2), noise - 8 * authentic  # the first does not separate the sides
+    fusion = weighed({DEPARTURES: same, "pooled": apart}, authentic)
+    proven = separation(apart, authentic) - DOUBT * np.sqrt(2 / 10)
+    assert fusion.weight[DEPARTURES] == pytest.approx(0.2 / (0.2 + proven))
+    assert weighed({DEPARTURES: same, "pooled": same}, authentic).weight == {DEPARTURES: 1.0, "pooled": 0.0}
+    against = weighed({DEPARTURES: -apart, "pooled": apart}, authentic)
+    assert against.weight == fusion.weight, "the map needs a reading that has a place"
+
+
+def test_a_difference_of_the_whole_micrograph_outweighs_departures_that_show_nothing():
+    """Where grains differ in size, local evidence is noise, and texture sets the references apart by one or two."""
+    authentic, weights = np.arange(20) < 10, []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        scores = {DEPARTURES: rng.normal(size=20), TEXTURE: rng.normal(size=20) - 1.5 * authentic}
+        weights.append(weighed(scores, authentic).weight[TEXTURE])
+    assert np.mean(weights) > 0.6
+
+
+def test_doubt_is_of_specimens_and_not_of_their_images():
+    authentic = np.arange(20) < 10
+    noise = np.random.default_rng(0).normal(size=20)
+    scores = {DEPARTURES: np.tile(noise[:10], 2), TEXTURE: noise - 2.5 * authentic}
+    few = Fusion.fit(scores, authentic, list("aaaaabbbbbcccccddddd"))
+    proven = separation(scores[TEXTURE], authentic) - DOUBT
+    assert few.weight[TEXTURE] == pytest.approx(proven / (proven + 1))
+    assert few.weight[TEXTURE] < weighed(scores, authentic).weight[TEXTURE]
 
 
 def test_readings_of_local_flaws_weigh_as_they_separate_and_others_have_to_prove_it():
     authentic = np.arange(10) < 5
-    apart = np.tile(np.linspace(-1, 1, 5), 2) - 0.8 * authentic  # separated by 1.01 deviations, 1.26 are doubt
+    apart = np.tile(np.linspace(-1, 1, 5), 2) - 0.7 * authentic  # separated by 0.89 deviations, 0.95 are doubt
     scores = dict.fromkeys((MULTIPLE_INSTANCE, OUTLIERS, TEXTURE), apart) | {DEPARTURES: 2 * apart + authentic}
-    fusion = Fusion.fit(scores, authentic)
+    fusion = weighed(scores, authentic)
     assert fusion.weight[OUTLIERS] == fusion.weight[MULTIPLE_INSTANCE] > 0 == fusion.weight[TEXTURE]
 
-    def separation(values: np.ndarray) -> float:
-        inside, outside = values[authentic], values[~authentic]
-        return (outside.mean() - inside.mean()) / np.sqrt((inside.var(ddof=1) + outside.var(ddof=1)) / 2)
-
-    departures, proven = max(DEPARTURES_WEIGHT, separation(scores[DEPARTURES])), separation(scores[OUTLIERS])
+    departures = max(2 / 5, separation(scores[DEPARTURES], authentic))
+    proven = separation(scores[OUTLIERS], authentic)
     assert fusion.weight[OUTLIERS] == pytest.approx(proven / (departures + 2 * proven))
-    against = Fusion.fit(scores | {OUTLIERS: -scores[OUTLIERS]}, authentic)
+    against = weighed(scores | {OUTLIERS: -scores[OUTLIERS]}, authentic)
     assert against.weight[OUTLIERS] == 0
 
 
@@ -397,7 +422,7 @@ def test_identical_references_do_not_break_anything(make_bag):
 def test_scores_that_are_not_cross_fitted_let_departures_alone_weigh():
     authentic = np.arange(20) < 10
     apart = np.random.default_rng(0).normal(size=20) - 8 * authentic
-    assert Fusion.fit({DEPARTURES: apart, "pooled": apart}, authentic, crossfitted=False).weight == {
+    assert weighed({DEPARTURES: apart, "pooled": apart}, authentic, crossfitted=False).weight == {
         DEPARTURES: 1.0,
         "pooled": 0.0,
     }
@@ -445,11 +470,13 @@ def test_references_are_compared_by_weights_that_have_not_seen_their_specimen():
     seen, unseen = [], []
     for _ in range(200):
         scores = {name: rng.normal(size=12) for name in (DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS)}
-        fused, held_out = Fusion.fit(scores, authentic).fuse(scores), Fusion.held_out(scores, authentic, groups)
+        fused, held_out = Fusion.fit(scores, authentic, groups).fuse(scores), Fusion.held_out(scores, authentic, groups)
         seen.append(auroc(fused[authentic], fused[~authentic]))
         unseen.append(auroc(held_out[authentic], held_out[~authentic]))
         rest = [index for index in range(12) if groups[index] != "b"]
-        without = Fusion.fit({name: values[rest] for name, values in scores.items()}, authentic[rest])
+        without = Fusion.fit(
+            {name: values[rest] for name, values in scores.items()}, authentic[rest], [groups[index] for index in rest]
+        )
         assert held_out[2] == without.fuse({name: values[2] for name, values in scores.items()})
     assert np.mean(seen) > 0.55
     assert abs(np.mean(unseen) - 0.5) < 0.04
@@ -459,16 +486,15 @@ def test_where_a_side_has_one_specimen_the_reference_alone_is_unseen():
     authentic, values = np.arange(6) < 3, np.array([0.0, 1, 3, 4, 6, 9])
     held_out = Fusion.held_out({DEPARTURES: values}, authentic, list("aaabcd"))
     rest = [1, 2, 3, 4, 5]
-    assert held_out[0] == Fusion.fit({DEPARTURES: values[rest]}, authentic[rest]).fuse({DEPARTURES: 0.0})
+    assert held_out[0] == weighed({DEPARTURES: values[rest]}, authentic[rest]).fuse({DEPARTURES: 0.0})
 
 
 def test_doubt_is_of_both_sides_however_many_references_each_has():
     authentic, rng = np.arange(18) < 15, np.random.default_rng(0)
     values = rng.normal(size=18) + 3 * ~authentic
-    fusion = Fusion.fit({DEPARTURES: np.zeros(18), TEXTURE: values}, authentic)
-    separation = (values[~authentic].mean() - values[authentic].mean()) / fusion.spread[TEXTURE]
-    proven = separation - DOUBT * np.sqrt(1 / 15 + 1 / 3)
-    assert fusion.weight[TEXTURE] == pytest.approx(proven / (proven + DEPARTURES_WEIGHT))
+    fusion = weighed({DEPARTURES: np.zeros(18), TEXTURE: values}, authentic)
+    proven = separation(values, authentic) - DOUBT * np.sqrt(1 / 15 + 1 / 3)
+    assert fusion.weight[TEXTURE] == pytest.approx(proven / (proven + 1 / 15 + 1 / 3))
 
 
 def test_each_reference_keeps_the_weight_of_its_specimen(make_bag):

@@ -14,9 +14,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-DEPARTURES_WEIGHT = 1.0
-"""Smallest weight of departures before the weights are normalised."""
-DOUBT = 2.0
+DOUBT = 1.5
 """Standard errors subtracted from a reading's separation before it becomes a weight, unless it is of local flaws."""
 LOCAL = (DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS)
 """Readings of local flaws, the common case: they share the weight as they separate, without having to prove it."""
@@ -38,16 +36,29 @@ class Fusion:
 
     @classmethod
     def fit(
-        cls, scores: dict[str, NDArray[np.float64]], authentic: NDArray[np.bool_], *, crossfitted: bool = True
+        cls,
+        scores: dict[str, NDArray[np.float64]],
+        authentic: NDArray[np.bool_],
+        groups: Sequence[str],
+        *,
+        crossfitted: bool = True,
     ) -> Fusion:
         """Weight each reading by how well it separates the two sides on cross-fitted scores (n,).
 
-        The weight is the separation in within-side standard deviations, at least zero; of readings that are not `LOCAL`
-        `DOUBT` standard errors are subtracted before. These are the weights of a linear discriminant with independent
-        readings (Fisher 1936). Departures, which must be among the scores, weigh at least `DEPARTURES_WEIGHT`:
-        cross-fitting a handful of references learns from much less and underrates them. If scores are not
+        The weight is the separation in within-side standard deviations, at least zero: the weights of a linear
+        discriminant with independent readings (Fisher 1936). Few specimens do not tell it well, and images of one
+        specimen tell it once. So of readings that are not `LOCAL`, `DOUBT` standard errors are subtracted, and
+        departures, which must be among the scores, weigh at least the squared standard error: cross-fitting a handful
+        learns from much less than the handful and underrates them. Both fade as specimens are added. If scores are not
         cross-fitted, only departures get a weight. With authentic references alone, all readings weigh the same.
+
+        Args:
+            scores: scores (n,) of each reading.
+            authentic: (n,) bool.
+            groups: specimen of each reference.
+            crossfitted: whether the scores are cross-fitted.
         """
+        specimens = [len(set(np.asarray(groups)[side])) for side in (authentic, ~authentic)]
         centre, spread, weight = {}, {}, {}
         for name, values in scores.items():
             inside, outside = values[authentic], values[~authentic]
@@ -57,8 +68,9 @@ class Fusion:
             centre[name] = float(inside.mean() + outside.mean()) / 2
             spread[name] = _deviation([inside, outside])
             separation = float(outside.mean() - inside.mean()) / spread[name]
-            doubt = 0.0 if name in LOCAL else DOUBT * float(np.sqrt(1 / len(inside) + 1 / len(outside)))
-            least = DEPARTURES_WEIGHT if name == DEPARTURES else 0.0
+            variance = sum(1 / count for count in specimens)
+            doubt = 0.0 if name in LOCAL else DOUBT * variance**0.5
+            least = variance if name == DEPARTURES else 0.0
             weight[name] = max(least, separation - doubt) if crossfitted else least
         total = sum(weight.values())
         return cls(centre, spread, {name: value / total for name, value in weight.items()})
@@ -83,7 +95,7 @@ class Fusion:
             rest = specimens != specimen
             if not (authentic[rest].any() and (~authentic[rest]).any()):
                 rest = np.arange(len(groups)) != index
-            fusion = cls.fit({name: values[rest] for name, values in scores.items()}, authentic[rest])
+            fusion = cls.fit({name: values[rest] for name, values in scores.items()}, authentic[rest], specimens[rest])
             fused[index] = fusion.fuse({name: values[index] for name, values in scores.items()})
         return fused
 

@@ -166,7 +166,7 @@ class Verifier(DecisionRule):
         else:
             maps = _held_out(bags, authentic, learn, parts)
         scores = _scores(maps)
-        fusion = Fusion.fit(scores, authentic, crossfitted=judged)
+        fusion = Fusion.fit(scores, authentic, groups, crossfitted=judged)
         fused = fusion.fuse(scores)
         calibration = cls._calibrate(fusion, fused, arranged, learn)
         correspondence, recognised = _surfaces(bags, authentic, groups)
