@@ -51,7 +51,7 @@ def folder(tmp_path, save_micrograph):
     for index in range(8):
         save_micrograph(folder / f"{index}.tif", 0.3 + 0.07 * index)
     save_micrograph(folder / "deeper" / "spot.tif", 0.8, spot=True)
-    save_micrograph(folder / "deeper" / "spot.png.tif", 0.8, spot=True)
+    save_micrograph(folder / "deeper" / "spot.png.tif", 0.7, spot=True)
     (folder / "broken.tif").write_bytes(b"II*\0 not a picture")
     return folder
 

@@ -103,6 +103,22 @@ def test_a_row_has_the_reasons_of_its_verdict(folder, tmp_path, engine, darkness
     assert [row["reasons"] for row in read_rows(tmp_path / "out")] == [list(told), None]
 
 
+def test_one_image_under_several_names_is_noted_also_where_an_earlier_run_judged_it(tmp_path, engine, read_rows):
+    (tmp_path / "in").mkdir()
+    pixels = np.random.default_rng(0).integers(0, 255, (80, 64), dtype=np.uint8)
+    tifffile.imwrite(tmp_path / "in" / "0.tif", pixels)
+    tifffile.imwrite(tmp_path / "in" / "1.tif", pixels.T)
+    (tmp_path / "in" / "2.tif").write_bytes(b"nothing")
+    (tmp_path / "in" / "3.tif").write_bytes(b"nothing")
+    assert run_batch(str(tmp_path / "in"), tmp_path / "out", engine).same == 0
+    for copy in ("0b.tif", "0c.tif"):
+        (tmp_path / "in" / copy).write_bytes((tmp_path / "in" / "0.tif").read_bytes())
+    with pytest.warns(UserWarning, match="2 micrographs have the same bytes as another one"):
+        assert run_batch(str(tmp_path / "in"), tmp_path / "out", engine).same == 2
+    noted = {Path(row["path"]).name for row in read_rows(tmp_path / "out") if row["notes"]}
+    assert noted == {"0b.tif", "0c.tif"}
+
+
 def test_pictures_of_other_kinds_are_warned_of_once(folder, tmp_path, engine):
     (folder / "a.gif").write_bytes(b"")
     with pytest.warns(UserWarning, match="skipped 1 file of unsupported formats") as caught:

@@ -69,6 +69,20 @@ def test_every_output_tells_the_ruling_and_the_digest_of_the_policy(run, write, 
     assert run("audit", "o/l.jsonl")[0] == 0
 
 
+def test_one_image_under_several_names_is_told_of_in_the_verdicts_at_the_end_and_in_the_pages(
+    run, tmp_path, save_micrograph
+):
+    save_micrograph(tmp_path / "part-001.tif", 0.8)
+    for name in ("part-002.tif", "part-003.tif"):
+        (tmp_path / name).write_bytes((tmp_path / "part-001.tif").read_bytes())
+    code, _, err = run("inspect", "*.tif", "--json", "r.jsonl", "--junit", "j.xml")
+    assert code == 0
+    assert "Warning: 2 micrographs have the same bytes as another one" in err
+    notes = [json.loads(line)["notes"] for line in (tmp_path / "r.jsonl").read_text().splitlines()]
+    assert notes == [[], *[["It has the same bytes as part-001.tif."]] * 2]
+    assert "2 micrographs have the same bytes" in ElementTree.parse("j.xml").getroot().findtext(".//system-err")
+
+
 def test_every_output_tells_when_each_micrograph_was_judged(run, tmp_path, save_micrograph):
     save_micrograph(tmp_path / "bright.tif", 0.8)
     (tmp_path / "broken.tif").write_bytes(b"nothing")

@@ -35,6 +35,14 @@ def test_one_unreadable_file_is_an_outcome_with_its_error_and_the_rest_goes_on(f
     assert exit_code(outcomes) == 3
 
 
+def test_the_same_bytes_under_another_name_have_a_note_that_names_the_first(files, darkness_model):
+    part = files[0].with_name("part-002.tif")
+    part.write_bytes(files[0].read_bytes())
+    outcomes = list(inspect_paths(darkness_model, [*files[:2], part, files[3], files[0]]))
+    notes = [outcome.inspection and outcome.inspection.notes for outcome in outcomes]
+    assert notes == [(), None, (f"It has the same bytes as {printable(files[0])}.",), (), ()]
+
+
 def test_outcomes_come_one_by_one_so_that_none_is_lost(files, darkness_model):
     first = next(inspect_paths(darkness_model, files))
     assert first.inspection.decision == "authentic"

@@ -118,6 +118,15 @@ def test_a_list_tells_of_an_inspection_what_it_tells_of_itself(client, micrograp
     assert {"score", "calibrated", "in_scope", "decision"} <= listed.keys()
 
 
+def test_bytes_that_were_inspected_under_another_name_have_a_note_of_it(client, micrograph):
+    image = micrograph("coarse", 114)
+    first, second = (each["inspection"] for each in send(client, image, image))
+    *before, note = second["notes"]
+    assert first["notes"] == before
+    assert note == f"The same bytes were inspected before under another name, as inspection {first['id']}."
+    assert note in client.get(f"/v1/inspections/{second['id']}/report.html").text
+
+
 def test_doubts_about_the_references_stand_on_the_page_and_in_the_report(client, micrograph):
     it = send(client, micrograph("coarse", 112))[0]["inspection"]
     with client.app.state.service.database.write() as session:

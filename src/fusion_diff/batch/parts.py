@@ -60,6 +60,7 @@ class ParquetOutput:
     Attributes:
         kept: rows in the folder's files.
         done: the keys of those rows, and with `retry` only of those without an error.
+        judged: the first `KEY_BYTES` bytes of `file_sha256` of those rows without an error.
     """
 
     def __init__(self, folder: Path, run: Mapping[str, Any], rows: int, *, retry: bool = False) -> None:
@@ -80,6 +81,7 @@ class ParquetOutput:
         self.folder = folder
         self.kept = 0
         self.done = DoneSet()
+        self.judged = DoneSet()
         self._retried: dict[Path, Any] = {}
         self._rows_each = rows
         self._rows: list[dict[str, Any]] = []
@@ -187,30 +189,35 @@ class ParquetOutput:
             entries = stack.enter_context(os.scandir(self.folder))
             numbers = sorted(int(found[1]) for entry in entries if (found := _PART.fullmatch(entry.name)))
         files = [self.folder / f"part-{number:06d}.parquet" for number in numbers]
-        keys = [self._keys_of(file) for file in files]
+        taken = [self._keys_of(file) for file in files]
+        keys = [each for each, _ in taken]
         self._number = numbers[-1] if numbers else 0
         self.kept = sum(map(len, keys))
         if retry:
             keys = [self._judged(file, each) for file, each in zip(files, keys, strict=True)]
         if keys:
             self.done.add_all(np.concatenate(keys))
+            self.judged.add_all(np.concatenate([judged for _, judged in taken]))
 
-    def _keys_of(self, file: Path) -> Any:
-        """Check the version and settings of a file, and return the keys of its rows."""
+    def _keys_of(self, file: Path) -> tuple[Any, Any]:
+        """Check the version and settings of a file. Return its rows' keys, and `judged` of those without an error."""
         pa, name = self._arrow, printable(file)
         try:
             with self._parquet.ParquetFile(file) as opened:
                 metadata = opened.schema_arrow.metadata or {}
                 self._check(name, metadata)
-                keys = opened.read(columns=["key"]).column("key").combine_chunks()
+                rows = opened.read(columns=["key", "file_sha256", "error"])
+                keys = rows.column("key").combine_chunks()
                 size = opened.metadata.num_rows
             if keys.type != pa.binary(KEY_BYTES) or keys.null_count or len(keys) != size:
                 raise ValueError("its keys do not have this format")
+            judged = rows.filter(rows.column("error").is_null()).column("file_sha256").to_pylist()
+            halves = np.frombuffer(bytes.fromhex("".join(judged)), dtype=f"S{KEY_BYTES}").reshape(-1, 2)
             buffer = keys.buffers()[1]
             start = keys.offset * KEY_BYTES
             return (
                 np.frombuffer(buffer, dtype=f"S{KEY_BYTES}", count=size, offset=start) if size else np.empty(0, "S16")
-            )
+            ), halves[:, 0].copy()
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             if isinstance(error, BatchError):
                 raise

@@ -12,15 +12,18 @@ from typing import TYPE_CHECKING
 
 from fusion_diff import __version__
 from fusion_diff.batch import ROWS
+from fusion_diff.batch.done import KEY_BYTES
 from fusion_diff.batch.engine import in_vain
 from fusion_diff.batch.items import Item
 from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.sources import list_source, list_sources
 from fusion_diff.counted import counted
 from fusion_diff.errors import BatchError, FusionDiffError
+from fusion_diff.inspection.run import same_bytes
 from fusion_diff.micrograph.discover import warn_of_unread
 from fusion_diff.printable import printable
 from fusion_diff.trust.keys import load_public
+from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
     import os
@@ -42,12 +45,14 @@ class Summary:
     Attributes:
         skipped: micrographs done before, or listed twice.
         decisions: number of the other micrographs by decision, or `error`.
+        same: micrographs with the same bytes as another with a row in the output.
         errors: what was wrong with the first `ERRORS_KEPT` micrographs that could not be inspected.
         kept: rows in the output, including those of earlier runs.
     """
 
     skipped: int = 0
     decisions: Counter[str] = field(default_factory=Counter)
+    same: int = 0
     errors: list[str] = field(default_factory=list)
     kept: int = 0
 
@@ -91,7 +96,7 @@ def run_batch(
         TrustError: a trusted key cannot be read.
 
     Warns:
-        UserWarning: image files of unsupported kinds were skipped.
+        UserWarning: image files of unsupported kinds were skipped, or micrographs have the same bytes.
     """
     settings = engine.settings
     noted = asdict(settings) | {
@@ -133,6 +138,8 @@ def run_batch(
             parts.flush()
             for source, skipped in unread.items():
                 warn_of_unread(printable(source), skipped)
+            if summary.same:
+                warn(same_bytes(summary.same))
         except BaseException as error:
             _keep(parts)
             if isinstance(error, FusionDiffError):
@@ -168,10 +175,14 @@ def _beyond_doubt(judged: Iterable[FinishedRow], doubtful: list[FinishedRow]) ->
 
 
 def _add(finished: FinishedRow, parts: ParquetOutput, summary: Summary) -> None:
-    """Add a row to the output, and count it."""
+    """Add a row to the output, and count it. A verdict on the same bytes as another gets a note of it."""
+    row = finished.row
+    if row.get("decision") and not parts.judged.add(bytes.fromhex(row["file_sha256"])[:KEY_BYTES]):
+        row["notes"].append("It has the same bytes as another micrograph with a row; file_sha256 finds it.")
+        summary.same += 1
     parts.add(finished)
-    summary.decisions[finished.row.get("decision") or "error"] += 1
-    if (error := finished.row.get("error")) and len(summary.errors) < ERRORS_KEPT:
+    summary.decisions[row.get("decision") or "error"] += 1
+    if (error := row.get("error")) and len(summary.errors) < ERRORS_KEPT:
         summary.errors.append(error)
 
 

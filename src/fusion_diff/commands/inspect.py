@@ -122,9 +122,9 @@ def inspect_command(
     """
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
     from fusion_diff.inspection.policy import warn_of_unknown_classes
-    from fusion_diff.inspection.run import exit_code, not_inspected
+    from fusion_diff.inspection.run import exit_code, not_inspected, same_bytes
     from fusion_diff.micrograph import discover
-    from fusion_diff.warn import collected
+    from fusion_diff.warn import collected, warn
 
     outputs = InspectOutputs(json, report, record, junit, sarif, markdown, csv)
     others = [*(trusted_key or ()), *([policy] if policy else ())]
@@ -158,8 +158,12 @@ def inspect_command(
         every = [*outcomes, *missing]
         rulings = asked.rule_all(every)
         code = exit_code(every) if policy is None else exit_code_of_rulings(rulings)
-        written = outputs.write_pages(rulings, code, faults, skipped)
+        digests = [it.file_sha256 for it in (outcome.inspection for outcome in outcomes) if it is not None]
+        same = [same_bytes(many)] if (many := len(digests) - len(set(digests))) else []
+        written = outputs.write_pages(rulings, code, faults, [*skipped, *same])
         _print_verdicts(outcomes, [*kept, *written], rulings if policy else ())
+        for told in same:
+            warn(told)
         if missing:
             complain(f"{counted(len(missing), 'micrograph was', 'micrographs were')} not inspected: the run broke off")
         for error in faults:

@@ -94,7 +94,7 @@ class InspectOutputs:
             rulings: on each micrograph.
             code: exit code of the run without faults.
             faults: errors of the run so far; those of the pages are added.
-            notes: what was told of the files when they were looked for, for the pages of CI.
+            notes: remarks on the files as a whole, for the pages of CI.
         """
         from fusion_diff.inspection.junit import write_junit
         from fusion_diff.inspection.markdown import write_markdown

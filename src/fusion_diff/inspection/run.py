@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff.counted import counted
 from fusion_diff.errors import CheckpointError, EnrolmentError, foreseen, machine_fault, out_of_memory
 from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.printable import explained, printable
@@ -175,12 +176,14 @@ def inspect_paths(
         thumbnails: whether outcomes have one.
 
     Yields:
-        One outcome per path, in order. An error that is `foreseen`, such as a `FusionDiffError` or a lack of memory,
-        becomes the outcome's error. Other exceptions are faults of the program and are raised.
+        One outcome per path, in order. A verdict on the same bytes as an earlier one has a note of it. An error that is
+        `foreseen`, such as a `FusionDiffError` or a lack of memory, becomes the outcome's error. Other exceptions are
+        faults of the program and are raised.
     """
     from fusion_diff.micrograph import load_microstructure_data
 
     files = [Path(path) for path in paths]
+    judged: dict[str, Path] = {}
     for done, path in enumerate(files):
         if progress is not None:
             progress(done, len(files), path)
@@ -190,6 +193,9 @@ def inspect_paths(
                 path, pixel_size_um=pixel_size_um, page=page, max_pixels=max_pixels, sha256=sha256
             )
             inspection = model.inspect(micrograph, alpha=alpha)
+            if (sha256 := inspection.file_sha256) and (first := judged.setdefault(sha256, path)) != path:
+                same = f"It has the same bytes as {printable(first)}."
+                inspection = replace(inspection, notes=(*inspection.notes, same))
             small = thumbnail(micrograph, THUMBNAIL_SIDE) if thumbnails else None
             outcome = Outcome(path, inspection=inspection, thumbnail=small)
         except Exception as error:
@@ -204,6 +210,15 @@ def inspect_paths(
 def not_inspected(path: Path, error: Exception) -> Outcome:
     """Return the outcome of a micrograph that a run did not come to, because the error ended it before."""
     return Outcome(path, error=f"{printable(path)}: it was not inspected, as the run broke off: {explained(error)}")
+
+
+def same_bytes(count: int) -> str:
+    """Return the warning of so many verdicts on the same bytes as others, which have a note of it."""
+    many = counted(count, "micrograph has", "micrographs have")
+    return (
+        f"{many} the same bytes as another one, as the notes of the verdicts say; if they stand for different parts, "
+        "take an image of each"
+    )
 
 
 def time_span(outcomes: Iterable[Outcome]) -> tuple[datetime, datetime] | None:

@@ -150,6 +150,9 @@ def record(finished: Sequence[Finished], database: Database, store: Store) -> li
         lines = ledger.append(session, [each.record for each in new])
         for each, line in zip(new, lines, strict=True):
             if (row := stored[each.task.id]) is not None:
+                if (first := records.under_another_name(session, row)) is not None:
+                    same = f"The same bytes were inspected before under another name, as inspection {first}."
+                    row.result = row.result | {"notes": [*row.result["notes"], same]}
                 row.ledger_sequence = line.sequence
                 session.add(row)
         session.flush()

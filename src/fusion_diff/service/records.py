@@ -97,6 +97,12 @@ def get_inspection(session: Session, inspection_id: str) -> Inspection:
     return row
 
 
+def under_another_name(session: Session, row: Inspection) -> str | None:
+    """Return the id of the first inspection of a new one's bytes under another name; None if there is none."""
+    query = select(Inspection.id).where(Inspection.sha256 == row.sha256, Inspection.name != row.name)
+    return session.scalar(query.order_by(Inspection.number).limit(1))
+
+
 def some(session: Session, ids: Sequence[str]) -> list[Inspection]:
     """Return the inspections with these ids, in their order, without those that do not exist."""
     found = {row.id: row for row in session.scalars(select(Inspection).where(Inspection.id.in_(ids)))}
