@@ -42,7 +42,7 @@ def doubts(specimens: Mapping[str, int], auroc: float | None, dropped: int) -> l
     if auroc is not None and auroc < LITTLE_SKILL and min(authentic, others) >= TELLING:
         lines.append(
             "the model separates authentic references from the others little better than chance (cross-fitted "
-            f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark flaws, or "
-            "check the labels"
+            f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark what flaws "
+            "there are, or check the labels"
         )
     return lines
