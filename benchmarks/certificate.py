@@ -1,9 +1,10 @@
 """Certified accuracy under randomised smoothing: python benchmarks/certificate.py --data DIR --out RUN
 
 On draws of the few-shot protocol, `--images` unseen micrographs, half of them flawed, are certified as by `fusion-diff
-certify`, at each of `--sigmas`. A certificate gives the pixel change below which the smoothed choice stays the same; it
-does not show that the choice is correct. So accuracy is reported with and without noise. Certified are micrographs with
-a correct choice and a radius. Contradicted are those whose smoothed choice differs from the model's.
+certify`, but without recognised surfaces, at each of `--sigmas`. A certificate gives the pixel change below which the
+smoothed choice stays the same; it does not show that the choice is correct. So accuracy is reported with and without
+noise. Certified are micrographs with a correct choice and a radius. Contradicted are those whose smoothed choice
+differs from the model's.
 
 Every result is a line of certificates.jsonl under --out; an interrupted run continues. After a change of method take
 another --out.

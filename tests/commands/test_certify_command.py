@@ -36,6 +36,8 @@ def test_certify_prints_a_certificate_and_its_exit_code_is_the_side(
     assert "8 of 8" in said
     assert re.search(r"seed of the noise *│? *0 *", said)
     assert "No change of its working pixels with an L2 norm below 0.0" in said
+    assert re.search(r"in scope *│? *yes", said)
+    assert "A change of the file that moves its contrast range is not covered" in " ".join(said.split())
 
 
 def test_a_certificate_is_worth_nothing_where_noise_hides_what_the_model_sees(
@@ -49,6 +51,17 @@ def test_a_certificate_is_worth_nothing_where_noise_hides_what_the_model_sees(
     assert code == 2
     assert "changes the smoothed choice, not authentic" in said
     assert "Without noise the model chooses authentic: the noise hides what the model sees" in said
+
+
+def test_what_is_out_of_scope_is_certified_for_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "noise.tif"
+    tifffile.imwrite(path, np.random.default_rng(0).integers(0, 256, (224, 224), dtype=np.uint8))
+    assert main(["certify", str(path), "--samples", "10", "--confidence", "0.9", "--seed", "0"]) == 2
+    said = " ".join(capsys.readouterr().out.split())
+    assert "changes the smoothed choice, not authentic" in said
+    assert "Without noise" not in said
+    assert re.search(r"in scope *│? *no", said)
+    assert "Out of scope: as a whole it is unlike every reference" in said
 
 
 def test_certify_refuses_what_it_cannot_do(sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -10,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.ndimage import gaussian_filter
 from scipy.stats import binom, norm
 
 from fusion_diff.errors import ArgumentError, EnrolmentError, MicrographError
@@ -17,6 +18,7 @@ from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.model import DiffusionModel
 from fusion_diff.perception import perceive
+from fusion_diff.references import ReferenceSet
 from fusion_diff.synthetic import builtin_samples
 from fusion_diff.trust.certificate import (
     FEWEST,
@@ -146,6 +148,22 @@ def test_the_timestep_grows_with_the_noise_and_knows_nothing_of_the_micrograph(e
     assert matching_timestep(prior, 0.01) < 20  # a uniform grey image would give 300, which regenerates all fine detail
 
 
+def test_noise_of_colour_is_measured_in_colour(embedded: DiffusionModel) -> None:
+    """Noise of three channels partly averages out in the latents, and needs less denoising."""
+    prior = embedded.reconstruction.prior
+    assert [matching_timestep(prior, 0.06, channels) for channels in (1, 3)] == pytest.approx([139, 84], abs=10)
+    samples = builtin_samples(1)[0][0].pixels
+    for channels, pixels in ((1, samples), (3, np.dstack([samples] * 3))):
+        noise = np.random.default_rng(7).standard_normal(pixels.shape, dtype=np.float32)
+        with torch.inference_mode():
+            clean, noisy = (
+                prior.encode(torch.from_numpy(each.reshape(1, 224, 224, -1)).movedim(-1, 1).expand(-1, 3, -1, -1))
+                for each in (pixels, pixels + np.float32(0.06) * noise)
+            )
+        alpha = prior.alphas_cumprod[matching_timestep(prior, 0.06, channels)]
+        assert float((noisy - clean).std()) == pytest.approx(float(((1 - alpha) / alpha).sqrt()), rel=0.5)
+
+
 @pytest.mark.parametrize("shape", [(224, 224), (160, 160), (160, 160, 3), (301, 230)])
 def test_working_pixels_are_what_the_encoder_is_shown(embedded: DiffusionModel, shape: tuple[int, ...]) -> None:
     levels = np.random.default_rng(0).integers(0, 4000, shape).astype(np.uint16)
@@ -179,6 +197,20 @@ def test_without_references_nothing_is_certified(model: DiffusionModel) -> None:
 def test_an_array_is_no_micrograph_to_certify(embedded: DiffusionModel) -> None:
     with pytest.raises(MicrographError, match="expected a Micrograph, got ndarray"):
         certify(embedded, np.zeros((224, 224)))
+
+
+def test_a_surface_that_the_model_recognises_is_recognised_on_noisy_copies(checkpoint_folder: Path) -> None:
+    """Certified is the choice of the model, which a recognised surface decides here."""
+    grain = gaussian_filter(np.random.default_rng(0).normal(size=(2, 224, 480)), (0, 1, 1)).astype(np.float32)
+    micrographs = [Micrograph.from_array(bowl[:, left : left + 224]) for bowl in grain for left in (0, 60, 200)]
+    labels, groups = ["sound"] * 3 + ["other"] * 3, [f"view {index}" for index in range(6)]
+    model, shown = DiffusionModel.from_pretrained(checkpoint_folder), Micrograph.from_array(grain[0, :, 130:354])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        model.enroll(ReferenceSet.from_micrographs(micrographs, labels, authentic="sound", groups=groups))
+    it = model.inspect(shown)
+    assert (it.recognised is not None, it.predicted_class) == (True, "sound")
+    assert certify(model, shown, 0.03, 10, 0.9, seed=0).decision == "authentic"
 
 
 def test_a_built_in_sample_is_certified_alike_twice_whatever_default_device_is_set(embedded: DiffusionModel) -> None:

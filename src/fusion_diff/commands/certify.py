@@ -1,4 +1,4 @@
-"""`fusion-diff certify`: the radius within which no change of the pixels changes the smoothed choice."""
+"""`fusion-diff certify`: the radius within which no change of the working pixels changes the smoothed choice."""
 
 from __future__ import annotations
 
@@ -66,15 +66,21 @@ def certify_command(
     require_signed: RequireSigned = False,
     trusted_key: TrustedKeys = None,
 ) -> int:
-    """Certify a micrograph: whatever changes within a radius are made to its pixels, the choice between authentic and
-    not authentic, made by vote over noisy copies, stays the same.
+    """Certify a micrograph: whatever changes within a radius are made to its working pixels, the choice between
+    authentic and not authentic, made by vote over noisy copies, stays the same.
 
-    The exit code is 0 if it is certified authentic, 1 if certified not authentic, 2 if nothing could be certified or
-    the model's own choice, without noise, is the other side, and 3 if the command could not run.
+    Working pixels are what the model is shown: the pixels of the file, stretched from their contrast range (0.5 and
+    99.5 percentiles) to [0, 1], and enlarged where a side is shorter than 224. A change of the file that moves this
+    range, as one grey level in a few pixels can, is not covered.
+
+    The exit code is 0 if it is certified authentic, 1 if certified not authentic, 2 if nothing could be certified, the
+    model's own choice, without noise, is the other side, or the micrograph is out of scope, and 3 if the command could
+    not run.
     """
     from fusion_diff.inspection.wording import number
     from fusion_diff.micrograph import load_microstructure_data
     from fusion_diff.trust.certificate import certify, fewest_samples
+    from fusion_diff.verdict.reasons import beyond
 
     if samples < (fewest := fewest_samples(confidence)):
         raise typer.BadParameter(
@@ -92,13 +98,16 @@ def certify_command(
     inspector = load_model(model, device, trusted_key or ())
     with progress_bar("Scoring noisy copies") as advance:
         found = certify(inspector, micrograph, sigma, samples, confidence, seed=seed, progress=advance)
-    score = float(inspector.predict_authenticity(micrograph))
-    own = "authentic" if score >= 0.5 else "not authentic"
+    it = inspector.inspect(micrograph)
+    own = "authentic" if it.score >= 0.5 else "not authentic"
+    low, high = micrograph.contrast_range
     figures = {
         "side": found.decision,
-        "the model's own choice, without noise": f"{own} (score {score:.3f})",
+        "the model's own choice, without noise": f"{own} (score {it.score:.3f})",
+        "in scope": "yes" if it.in_scope else "no",
         "radius (L2, working pixels in [0, 1])": number(found.radius_l2),
         "working pixels": str(found.numbers),
+        "contrast range (levels)": f"{low:g} to {high:g}",
         "votes": f"{found.votes} of {found.asked}; the other {found.samples - found.asked} selected the side",
         "share of all copies, lower bound": number(found.bound),
         "confidence": f"{found.confidence:g}",
@@ -110,12 +119,15 @@ def certify_command(
     else:
         say(
             f"No change of its working pixels with an L2 norm below {number(found.radius_l2)} changes the "
-            f"smoothed choice, {found.decision}."
+            f"smoothed choice, {found.decision}. A change of the file that moves its contrast range is not covered."
         )
         if found.decision != own:
             say(
                 f"Without noise the model chooses {own}: the noise hides what the model sees, and this "
                 "certificate says nothing about its verdict. Use less noise (--sigma)."
             )
-            return 2
-    return {"authentic": 0, "not authentic": 1, "abstain": 2}[found.decision]
+    if not it.in_scope:
+        say(beyond(it.pixel_size_um, it.compared_with))
+    if found.decision != own or not it.in_scope:
+        return 2
+    return 0 if own == "authentic" else 1

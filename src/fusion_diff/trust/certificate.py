@@ -1,10 +1,11 @@
-"""Certificates: a radius within which no change of the pixels changes the smoothed verdict.
+"""Certificates: a radius within which no change of the working pixels changes the smoothed choice.
 
 Randomized smoothing (Cohen et al. 2019) classifies many noisy copies of a micrograph and takes the majority. If a share
-p > 1/2 of all noisy copies falls on one side, the majority stays on that side for every change of the pixels shorter
-than `sigma * Phi^-1(p)`, for any classifier. A classifier that was never trained on noise would fail on noisy copies,
-so the diffusion prior denoises each copy first (Carlini et al. 2023, "(Certified!!) adversarial robustness for free!").
-The theorem applies to denoising and scoring together as one classifier, with the noise added to the pixels.
+p > 1/2 of all noisy copies falls on one side, the majority stays on that side for every change of the working pixels
+shorter than `sigma * Phi^-1(p)`, for any classifier. A classifier that was never trained on noise would fail on noisy
+copies, so the diffusion prior denoises each copy first (Carlini et al. 2023, "(Certified!!) adversarial robustness for
+free!"). The theorem applies to denoising and scoring together as one classifier, with the noise added to the working
+pixels.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from fusion_diff.errors import ArgumentError, MicrographError
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
-from fusion_diff.perception import perceive
+from fusion_diff.perception import perceive, surface
 from fusion_diff.synthetic import generate
 from fusion_diff.verdict.model_evidence import ModelEvidence
 
@@ -58,18 +59,23 @@ MAX_TILES = 12
 
 @dataclass(frozen=True)
 class Certificate:
-    """Certificate of a micrograph's smoothed forced choice under small changes of its pixels.
+    """Certificate of a micrograph's smoothed forced choice under small changes of its working pixels.
 
     The smoothed forced choice is the side that more than half of all noisy, denoised copies score for; a copy is
-    authentic at a score of 0.5 or more. With probability `confidence` over the drawn noise, it is `decision` for the
-    micrograph and for every other whose working pixels are less than `radius_l2` away.
+    authentic at a score of 0.5 or more. Where the enrolment recognises surfaces, that of a copy is recognised before it
+    is denoised, as `inspect` with purification does.
+
+    With probability `confidence` over the drawn noise, it is `decision` for the micrograph and for every other whose
+    working pixels are less than `radius_l2` away.
 
     Working pixels are the encoder's input: the micrograph stretched from its contrast range to [0, 1], enlarged where
-    it is smaller than a tile, one number per pixel (three in colour). The contrast range counts as fixed.
+    it is smaller than a tile, one number per pixel (three in colour). The contrast range (0.5 and 99.5 percentiles)
+    counts as fixed: a change of the file that moves it, as one grey level in a few pixels can, reaches all working
+    pixels and is not covered.
 
     The certificate does not cover `inspect`'s score and decision, which are not smoothed. Nor does it show that the
     decision is right: noise can hide a hairline crack, so that a cracked piece is certified as authentic. Compare the
-    certified side with the model's own.
+    certified side with the model's own, and ask `inspect` whether the micrograph is in scope at all.
 
     Attributes:
         decision: certified side; `abstain` where no side has a provable majority.
@@ -132,12 +138,14 @@ def certify(
     enrolment = model.expect_enrolled()
     verifier, condition, path = enrolment.verifier, enrolment.condition, model.reconstruction
     pixels = working_pixels(micrograph, model.encoder.tile)
-    denoise = denoising(path.prior, condition, sigma)
+    denoise = denoising(path.prior, condition, sigma, micrograph.channels)
     residual = partial(path.residual, condition=condition) if verifier.needs_residual else None
 
     def against(noisy: Pixels) -> bool:
-        grid, parts = perceive(as_micrograph(noisy), model.encoder, purify=denoise, residual=residual)
-        return ModelEvidence.of(grid, parts, verifier).log_odds > 0
+        copy = as_micrograph(noisy)
+        grid, parts = perceive(copy, model.encoder, purify=denoise, residual=residual)
+        shown = surface(copy) if verifier.correspondence is not None else None
+        return ModelEvidence.of(grid, parts, verifier, shown).log_odds > 0
 
     return smooth(against, pixels, sigma=sigma, samples=samples, confidence=confidence, seed=seed, progress=progress)
 
@@ -225,15 +233,24 @@ def certified_radius(share: float, sigma: float) -> float:
     return float(sigma * norm.ppf(share))
 
 
-def denoising(prior: DiffusionPrior, condition: Tensor, sigma: float) -> Purification:
-    """Return the removal of pixel noise of standard deviation `sigma` in one step, adding no noise."""
-    strength = (matching_timestep(prior, sigma) + 1) / prior.timesteps
+def denoising(prior: DiffusionPrior, condition: Tensor, sigma: float, channels: int = 1) -> Purification:
+    """Return the removal of pixel noise of standard deviation `sigma` in one step, adding no noise.
+
+    Args:
+        prior: the diffusion prior.
+        condition: (tokens, condition width), as in `Purification`.
+        sigma: standard deviation of the noise in working pixels.
+        channels: 1, or 3 for micrographs in colour, each channel of which has noise of its own.
+    """
+    strength = (matching_timestep(prior, sigma, channels) + 1) / prior.timesteps
     return Purification(prior, condition, strength, noise_seed=None)
 
 
 @torch.inference_mode()
-def matching_timestep(prior: DiffusionPrior, sigma: float) -> int:
+def matching_timestep(prior: DiffusionPrior, sigma: float, channels: int = 1) -> int:
     """Return the timestep whose noise equals that of latents under pixel noise of standard deviation `sigma`.
+
+    Noise that is the same in the three channels (`channels` is 1) makes more noise in latents than noise of their own.
 
     The pixel noise is measured in the latents of procedural ceramics, and compared with the timestep's noise divided by
     `sqrt(alpha_cumprod)` (Carlini et al. 2023, sec. 3). A uniform grey image would not work: the autoencoder normalises
@@ -241,10 +258,10 @@ def matching_timestep(prior: DiffusionPrior, sigma: float) -> int:
     """
     side = 32 * prior.stride
     device = prior.alphas_cumprod.device
-    tiles = np.stack([generate(seed, size=side).pixels for seed in range(TEXTURES)])
-    noise = np.random.default_rng(0).standard_normal(tiles.shape, dtype=np.float32)
+    tiles = np.stack([generate(seed, size=side).pixels for seed in range(TEXTURES)])[:, None]
+    noise = np.random.default_rng(0).standard_normal((TEXTURES, channels, side, side), dtype=np.float32)
     clean, noisy = (
-        prior.encode(torch.from_numpy(each)[:, None].expand(-1, 3, -1, -1).to(device))
+        prior.encode(torch.from_numpy(each).expand(-1, 3, -1, -1).to(device))
         for each in (tiles, tiles + np.float32(sigma) * noise)
     )
     levels = ((1 - prior.alphas_cumprod) / prior.alphas_cumprod).sqrt()
