@@ -99,7 +99,7 @@ def test_the_ruling_of_a_policy_stands_beside_each_decision_and_its_rules_are_to
     assert "1 ✓ authentic" in head
     assert "By the policy: 1 error, 3 fail" in head
     assert "✓ authentic fail 0.970" in head
-    assert "Policy: fail Its score is 0.970, below the required 0.980." in cards
+    assert "Policy: fail . Its score is 0.970, below the required 0.980." in cards
     assert "policy" not in Page(write_report(outcomes, tmp_path, rulings=NO_POLICY.rule_all(outcomes))).text.lower()
 
 
