@@ -407,6 +407,15 @@ def test_shifts_that_are_not_one_finite_number_per_reference_are_refused(saved, 
         load_enrolment(saved, ENCODER)
 
 
+@pytest.mark.parametrize("enlarged", [0.5, -2.0, float("nan"), float("inf")])
+def test_an_enlargement_that_is_no_finite_number_from_one_is_refused(saved, enlarged):
+    described = json.loads((saved / "enrolment.json").read_text())
+    described["references"][0]["enlarged"] = enlarged
+    (saved / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="not enlarged by a finite number of 1 or more"):
+        load_enrolment(saved, ENCODER)
+
+
 def test_an_authentic_class_that_no_reference_has_is_refused(saved):
     described = json.loads((saved / "enrolment.json").read_text()) | {"authentic": "genuine"}
     (saved / "enrolment.json").write_text(json.dumps(described))

@@ -197,6 +197,8 @@ class Exported(DecisionRule):
         files = tuple(_file(file) for file in _listed(plain["files"]))
         if not len(sizes) == len(files) == len(references):
             raise ValueError("its lists of references, of their files and of their pixel sizes differ in length")
+        if len(enlargements) not in (0, len(references)) or not all(each >= 1 for each in enlargements):
+            raise ValueError("its references are not each enlarged by a number of 1 or more")
         calibration = Calibration(*(_number(plain["calibration"][key]) for key in ("slope", "intercept")))
         if unknown := sorted(weighed - set(READINGS)):
             raise UnregisteredError("reading", unknown[0])

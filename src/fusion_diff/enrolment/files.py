@@ -194,6 +194,8 @@ def _fault(enrolment: Enrolment) -> str | None:
         return "it does not have one finite shift per reference"
     if len(enrolment.digests) not in (0, len(enrolment.names)):
         return "some of its references have a digest and some do not"
+    if not all(1 <= each < np.inf for each in enrolment.enlargements):
+        return "a reference is not enlarged by a finite number of 1 or more"
     width = enrolment.bags[0].tokens.shape[-1:], enrolment.bags[0].residual.shape[-1:]
     if not enrolment.paths or min(enrolment.paths) < 1 or (sum(enrolment.paths),) != tuple(width[0]):
         return f"its tokens have {width[0]} channels, but its paths {enrolment.paths}"

@@ -27,7 +27,7 @@ class Enrolled(Protocol):
 
     @property
     def enlargements(self) -> tuple[float, ...]:
-        """How far each was enlarged to a whole tile, at least 1; empty where that was not stored."""
+        """How far each was enlarged to a whole tile, at least 1; empty says 1 for each."""
 
     @property
     def references_sha256(self) -> str:
