@@ -9,6 +9,7 @@ from protocol import Image, Task
 
 from fusion_diff import ReferenceSet
 from fusion_diff.errors import ReferenceSetError
+from fusion_diff.references.reference import named_specimens
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ def own_set(folder: Path, authentic: str, groups: str | None) -> Task:
         raise ReferenceSetError(
             f"{folder}: {authentic} is the only class; put images that are not authentic into a folder beside it"
         )
-    if all(each.group == each.name for each in references):
+    if not named_specimens((each.name for each in references), references.groups):
         warn(
             f"{folder}: no groups are given, so each image counts as a specimen of its own; if several show one "
             "specimen, give --groups, because all figures are too optimistic otherwise"

@@ -53,6 +53,12 @@ def test_a_folder_is_measured_by_its_name_and_skipped_draws_are_counted(call, la
     assert "2 results of other methods, sets or groups are left out" in capsys.readouterr().err
 
 
+def test_a_name_of_another_unicode_form_is_no_group(load, lab):
+    (lab / "fine" / "A_0.png").rename(lab / "fine" / "u\u0308.png")
+    with pytest.warns(UserWarning, match="no groups are given"):
+        load("own_set").own_set(lab, "fine", None)
+
+
 def test_images_of_a_folder_are_those_that_enroll_reads(load, lab):
     task = load("own_set").own_set(lab, "fine", GROUPS)
     assert {(image.path.parent.name, image.authentic) for image in task.references} == {
