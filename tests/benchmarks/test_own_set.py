@@ -36,6 +36,7 @@ def few_shot(call, lab, *words):
 
 
 def test_a_folder_is_measured_by_its_name_and_skipped_draws_are_counted(call, lab, capsys):
+    pytest.importorskip("matplotlib", reason="matplotlib draws the chart; pip install 'fusion-diff[benchmarks]'")
     words = "--shots", 2, 12, 13, "--methods", "nearest mean"
     assert few_shot(call, lab, "--groups", GROUPS, *words, "--seeds", 1) == 0
     page = (lab.parent / "run" / "table.md").read_text(encoding="utf-8")

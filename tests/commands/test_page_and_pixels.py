@@ -92,6 +92,7 @@ OPTIONS = {
     "enroll": ["--authentic", "sound", "--out", "out"],
     "audit": ["--authentic", "sound"],
     "export": ["--references", "refs", "--out", "out"],
+    "validate": ["--authentic", "sound"],
     "verify-model": ["--make", "--golden", "out"],
 }
 """Commands that read micrographs or references, and the options that they need."""

@@ -85,6 +85,8 @@ def test_the_tables_of_the_manual_are_read(tmp_path, save_micrograph):
 
 def test_the_manual_names_every_key_of_a_policy(tmp_path):
     text = (DOCS / "ci.md").read_text(encoding="utf-8")
-    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == list(Policy.__dataclass_fields__)
+    assert re.findall(r"^\| `(\w+)` \|", text, flags=re.MULTILINE) == [
+        name for name in Policy.__dataclass_fields__ if name != "sha256"
+    ]
     (tmp_path / "policy.toml").write_text(block("ci.md", "toml"), encoding="utf-8")
     assert read_policy(tmp_path / "policy.toml").authentic_classes == ("sound",)
