@@ -189,18 +189,21 @@ class ParquetOutput:
             entries = stack.enter_context(os.scandir(self.folder))
             numbers = sorted(int(found[1]) for entry in entries if (found := _PART.fullmatch(entry.name)))
         files = [self.folder / f"part-{number:06d}.parquet" for number in numbers]
-        taken = [self._keys_of(file) for file in files]
-        keys = [each for each, _ in taken]
         self._number = numbers[-1] if numbers else 0
-        self.kept = sum(map(len, keys))
-        if retry:
-            keys = [self._judged(file, each) for file, each in zip(files, keys, strict=True)]
-        if keys:
-            self.done.add_all(np.concatenate(keys))
-            self.judged.add_all(np.concatenate([judged for _, judged in taken]))
+        done, judged = [], []
+        for file in files:
+            keys, without_error, digests = self._rows_of(file)
+            self.kept += len(keys)
+            if retry and not without_error.all():
+                self._retried[file] = keys[~without_error]
+            done.append(keys[without_error] if retry else keys)
+            judged.append(digests)
+        if files:
+            self.done.add_all(np.concatenate(done))
+            self.judged.add_all(np.concatenate(judged))
 
-    def _keys_of(self, file: Path) -> tuple[Any, Any]:
-        """Check the version and settings of a file. Return its rows' keys, and `judged` of those without an error."""
+    def _rows_of(self, file: Path) -> tuple[Any, Any, Any]:
+        """Check a file's version and settings. Return its rows' keys, which have no error, and `judged` of these."""
         pa, name = self._arrow, printable(file)
         try:
             with self._parquet.ParquetFile(file) as opened:
@@ -211,13 +214,16 @@ class ParquetOutput:
                 size = opened.metadata.num_rows
             if keys.type != pa.binary(KEY_BYTES) or keys.null_count or len(keys) != size:
                 raise ValueError("its keys do not have this format")
-            judged = rows.filter(rows.column("error").is_null()).column("file_sha256").to_pylist()
-            halves = np.frombuffer(bytes.fromhex("".join(judged)), dtype=f"S{KEY_BYTES}").reshape(-1, 2)
+            without_error = rows.column("error").is_null()
+            digests = bytes.fromhex("".join(rows.filter(without_error).column("file_sha256").to_pylist()))
+            halves = np.frombuffer(digests, dtype=f"S{KEY_BYTES}").reshape(-1, 2)
             buffer = keys.buffers()[1]
             start = keys.offset * KEY_BYTES
             return (
-                np.frombuffer(buffer, dtype=f"S{KEY_BYTES}", count=size, offset=start) if size else np.empty(0, "S16")
-            ), halves[:, 0].copy()
+                np.frombuffer(buffer, dtype=f"S{KEY_BYTES}", count=size, offset=start) if size else np.empty(0, "S16"),
+                without_error.to_numpy(),
+                halves[:, 0].copy(),
+            )
         except (OSError, ValueError, KeyError, TypeError, pa.ArrowException) as error:
             if isinstance(error, BatchError):
                 raise
@@ -225,14 +231,6 @@ class ParquetOutput:
                 f"{name}: damaged, or not a Parquet file of a batch ({printable(error, 200)}); move it "
                 "elsewhere, and its micrographs will be inspected again"
             ) from error
-
-    def _judged(self, file: Path, keys: Any) -> Any:
-        """Return those keys of a file whose rows have no error, and note the others."""
-        table = self._parquet.read_table(file, columns=["error"])
-        judged = table["error"].is_null().to_numpy()
-        if not judged.all():
-            self._retried[file] = keys[~judged]
-        return keys[judged]
 
     def _forget(self, keys: list[bytes]) -> None:
         """Remove the noted rows of these keys from their files."""
