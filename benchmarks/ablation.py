@@ -116,7 +116,6 @@ ROWS = {
     "no nearest-neighbour evidence": Row(heads=without(NearestNeighbourEvidence)),
     "no reading of multiple-instance evidence by itself": Row(readings=unread(readings.MULTIPLE_INSTANCE)),
     "no outliers": Row(readings=unread(readings.OUTLIERS)),
-    "no texture as a whole": Row(readings=unread(readings.TEXTURE)),
     "no pooled evidence": Row(readings=unread(readings.POOLED)),
     "pooled evidence alone": Row(fusion=PooledAlone),
     "pooled evidence of second moments too": Row(second_order=True),

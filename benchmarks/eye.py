@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from fusion_diff import DiffusionModel
     from fusion_diff.fewshot.bags import Bag
+    from fusion_diff.fewshot.fusion import Difference
 
 
 class Eye:
@@ -44,7 +45,9 @@ class Eye:
             self.bags[image, reference] = replace(bag, keypoints=surface(micrograph))
         return self.bags[image, reference]
 
-    def enrol(self, references: Sequence[Image], *, marks: bool = False) -> Verifier:
+    def enrol(
+        self, references: Sequence[Image], *, marks: bool = False, difference: Difference = "any"
+    ) -> Verifier:
         """Learn from references: from their labels only, or also from their marks if `marks`."""
         bags = [self.look(image, reference=True) for image in references]
         labels = ["authentic" if image.authentic else "other" for image in references]
@@ -55,6 +58,7 @@ class Eye:
             [image.group for image in references],
             self.encoder.paths,
             self.detector,
+            difference,
         )
 
 

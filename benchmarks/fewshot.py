@@ -42,6 +42,7 @@ from fusion_diff import DiffusionModel
 from fusion_diff.errors import ReferenceSetError
 
 MARKED = "FusionDiff, flaws marked"
+WHOLE = "FusionDiff, difference whole"
 ALONE = "FusionDiff, authentic only"
 ALONE_SHOTS = 10
 """Number of references for methods that learn from authentic references only."""
@@ -55,11 +56,11 @@ class Methods:
         self.eye = Eye(model)
         self.baselines = Baselines()
         self.rates: dict[tuple[str, str, int], float | None] = {}
-        self.names = [OURS, MARKED, ALONE, SAME_TOKENS, *FROZEN, *TRAINED]
+        self.names = [OURS, MARKED, WHOLE, ALONE, SAME_TOKENS, *FROZEN, *TRAINED]
 
     def ask(self, name: str, drawn: Draw) -> dict[str, object] | None:
         """Return scores (higher: less authentic), verdicts and other results; None if the method does not apply."""
-        if name in (OURS, MARKED, ALONE):
+        if name in (OURS, MARKED, WHOLE, ALONE):
             if name == MARKED and not any(image.marked for image in drawn.references):
                 return None
             if name == ALONE and drawn.shots != ALONE_SHOTS:
@@ -67,7 +68,9 @@ class Methods:
             references = [image for image in drawn.references if image.authentic or name != ALONE]
             if len(references) < 2:
                 return None
-            return answer(self.eye.enrol(references, marks=name == MARKED), [self.eye.look(i) for i in drawn.queries])
+            difference = "whole" if name == WHOLE else "any"
+            verifier = self.eye.enrol(references, marks=name == MARKED, difference=difference)
+            return answer(verifier, [self.eye.look(image) for image in drawn.queries])
         if name == SAME_TOKENS:
             if drawn.shots != ALONE_SHOTS:
                 return None
@@ -209,7 +212,7 @@ def main() -> int:
                         if drawn is None:
                             continue
                         for method in wanted:
-                            model = methods.eye.sha256 if method in (OURS, MARKED, ALONE, SAME_TOKENS) else ""
+                            model = methods.eye.sha256 if method in (OURS, MARKED, WHOLE, ALONE, SAME_TOKENS) else ""
                             key = (f"{name}/{number}", shots, seed, method, model)
                             if key in done or (method in TRAINED and seed >= options.trained_seeds):
                                 continue

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fusion_diff.diffusion.prior_source import PriorSource
     from fusion_diff.encoder.dual_path import DualPathEncoder
     from fusion_diff.encoder.flaw_detector import FlawDetector
+    from fusion_diff.fewshot.fusion import Difference
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.references import ReferenceSet
 
@@ -171,6 +172,7 @@ class DiffusionModel:
         self,
         references: ReferenceSet,
         *,
+        difference: Difference = "any",
         reconstruction: bool = False,
         detect_attacks: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -179,6 +181,9 @@ class DiffusionModel:
 
         Args:
             references: authentic references, and any number of other classes; flaws may be marked.
+            difference: what sets the authentic class apart from the others. `whole`: the whole material, such as its
+                grain size, porosity, firing or glaze, so that texture as a whole gets most of the weight. `any`:
+                flaws that have a place as well; the references show what tells.
             reconstruction: use the diffusion path as evidence, too. Encoding takes about four times as long. At
                 inspection the path runs only if fusion gave it a weight.
             detect_attacks: measure how purification changes the scores of the references, so that `inspect` can detect
@@ -192,6 +197,7 @@ class DiffusionModel:
 
         Raises:
             EnrolmentError: the references do not allow any verdict.
+            ArgumentError: `difference` is neither.
             CheckpointError: the diffusion prior, which is loaded on first use, cannot be read.
 
         Warns:
@@ -199,7 +205,12 @@ class DiffusionModel:
                 or the scores mean little; `warnings()` of the enrolment has more to say.
         """
         self.enrolment = learn(
-            self, references, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=progress
+            self,
+            references,
+            difference=difference,
+            reconstruction=reconstruction,
+            detect_attacks=detect_attacks,
+            progress=progress,
         )
         self.enrolment.warn()
         return self.enrolment

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
     from fusion_diff.references import ReferenceSet
 
 
+class SetApart(StrEnum):
+    """What sets the classes apart; see `fewshot.fusion.Difference`, which is not imported for `--help` alone."""
+
+    ANY = "any"
+    WHOLE = "whole"
+
+
 @stoppable
 def enroll_command(
     references: Annotated[
@@ -54,6 +62,15 @@ def enroll_command(
     ] = EMBEDDED,
     groups: Groups = None,
     marks: Marks = None,
+    difference: Annotated[
+        SetApart,
+        typer.Option(
+            help=(
+                "What sets the classes apart: `whole` if the whole material differs, as by grain size, porosity, firing "
+                "or glaze; `any` looks for flaws that have a place as well."
+            )
+        ),
+    ] = SetApart.ANY,
     reconstruction: Annotated[
         bool,
         typer.Option("--reconstruction", help="Also use the diffusion path as evidence, as far as it helps; slower."),
@@ -103,7 +120,13 @@ def enroll_command(
 
     def learn(chosen: ReferenceSet) -> Enrolment:
         with progress_bar("Encoding", then="Learning") as advance:
-            return model.enroll(chosen, reconstruction=reconstruction, detect_attacks=detect_attacks, progress=advance)
+            return model.enroll(
+                chosen,
+                difference=difference.value,
+                reconstruction=reconstruction,
+                detect_attacks=detect_attacks,
+                progress=advance,
+            )
 
     enrolment = learn(enrolled)
     findings = audit_enrolment(enrolment, [reference.micrograph for reference in enrolled])

@@ -39,8 +39,7 @@ _READINGS = {
     "departures": "places unlike the authentic references, or like the flaws of the others, added up",
     "multiple-instance": "places like the flaws of the references",
     "outliers": "the strangest places",
-    "texture": "the texture as a whole",
-    "pooled": "mean and spread of the texture",
+    "pooled": "the texture as a whole",
     "reconstruction": "what the diffusion prior could not reconstruct",
 }
 """Meaning of every reading that ships, in a few words; those of heads added by users are left unexplained."""

@@ -9,6 +9,8 @@ from fusion_diff.counted import counted
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from fusion_diff.fewshot.fusion import Difference
+
 LITTLE_SKILL = 0.65
 """Cross-fitted AUROC below which a warning is issued."""
 ENOUGH_ALONE = 5
@@ -18,13 +20,14 @@ TELLING = 3
 """Fewest specimens of a side whose cross-fitted figures say anything: a model that lacks one of two is another one."""
 
 
-def doubts(specimens: Mapping[str, int], auroc: float | None, dropped: int) -> list[str]:
+def doubts(specimens: Mapping[str, int], auroc: float | None, dropped: int, difference: Difference) -> list[str]:
     """Return the doubts that follow from the references and the figures.
 
     Args:
         specimens: number of specimens of the authentic side and of the other.
         auroc: cross-fitted AUROC; None where a side has no scores.
         dropped: number of references that the audit left out.
+        difference: what was said to set the classes apart.
     """
     lines = []
     if dropped:
@@ -40,9 +43,14 @@ def doubts(specimens: Mapping[str, int], auroc: float | None, dropped: int) -> l
             f"authentic; enrol {ENOUGH_ALONE} specimens at least, or references of other classes too"
         )
     if auroc is not None and auroc < LITTLE_SKILL and min(authentic, others) >= TELLING:
+        cure = (
+            "mark what flaws there are, say so if the whole material differs (`--difference whole`)"
+            if difference == "any"
+            else "leave the difference at `any` if flaws that have a place are sought"
+        )
         lines.append(
             "the model separates authentic references from the others little better than chance (cross-fitted "
-            f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, mark what flaws "
-            "there are, or check the labels"
+            f"AUROC {auroc:.3f}, chance is 0.5): do not rely on its scores; enrol more references, {cure}, or check "
+            "the labels"
         )
     return lines

@@ -23,6 +23,7 @@ from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
 from fusion_diff.fewshot.decision import check_alpha, specimens_needed
 from fusion_diff.fewshot.figures import auroc, macro_f1
+from fusion_diff.fewshot.fusion import Difference
 from fusion_diff.fewshot.state import on_device
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.references.reference import named_specimens
@@ -72,6 +73,7 @@ class Enrolment:
             says as much as None for each.
         enlargements: how far each reference was enlarged to a whole tile, at least 1; empty says 1 for each.
         dropped: number of references that were left out because the audit found them suspicious.
+        difference: what sets the authentic class apart from the others, as it was said.
         seconds: duration of the enrolment in seconds.
     """
 
@@ -92,6 +94,7 @@ class Enrolment:
     pages: tuple[int | None, ...] = ()
     enlargements: tuple[float, ...] = ()
     dropped: int = 0
+    difference: Difference = "any"
     seconds: float = 0.0
 
     def __post_init__(self) -> None:
@@ -141,7 +144,7 @@ class Enrolment:
     def _doubts(self) -> tuple[str, ...]:
         """Why the scores are not to be relied on, in sentences, but for built-in references and a lack of groups."""
         auroc = self._crossfitted_figures.get("auroc")
-        return (*self.verifier.warnings, *doubts(self._specimens_by_side, auroc, self.dropped))
+        return (*self.verifier.warnings, *doubts(self._specimens_by_side, auroc, self.dropped, self.difference))
 
     @property
     def _specimens_by_side(self) -> dict[str, int]:
@@ -280,7 +283,7 @@ class Enrolment:
         began = time.perf_counter()
         bags = tuple(self.bags[i] for i in keep)
         labels, groups = (tuple(each[i] for i in keep) for each in (self.labels, self.groups))
-        verifier = Verifier.fit(bags, labels, self.authentic, groups, self.paths, self.detector)
+        verifier = Verifier.fit(bags, labels, self.authentic, groups, self.paths, self.detector, self.difference)
         return replace(
             self,
             names=tuple(self.names[i] for i in keep),

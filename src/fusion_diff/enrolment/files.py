@@ -16,6 +16,7 @@ from fusion_diff.fewshot import state
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Correspondence
 from fusion_diff.fewshot.decision import shares_of
+from fusion_diff.fewshot.fusion import check_difference
 from fusion_diff.fewshot.keypoints import MAX_KEYPOINTS, WIDTH, Keypoints
 from fusion_diff.fewshot.readings import UnregisteredError
 from fusion_diff.micrograph.ifd import MAX_PAGES
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.fewshot.verifier import Verifier
 
-FORMAT = "fusion-diff/enrolment/5"
+FORMAT = "fusion-diff/enrolment/6"
 INCOMPLETE = "its enrolment is incomplete"
 UNUSABLE = "its fitted coefficients cannot be used"
 
@@ -68,6 +69,7 @@ def save_enrolment(enrolment: Enrolment, folder: Path) -> None:
             "verifier": values,
             **({"shifts": list(enrolment.shifts)} if enrolment.shifts else {}),
             **({"dropped": enrolment.dropped} if enrolment.dropped else {}),
+            **({"difference": enrolment.difference} if enrolment.difference != "any" else {}),
             "references": [
                 {"name": name, "label": label, "group": group}
                 | ({} if size is None else {"pixel_size_um": size})
@@ -141,6 +143,7 @@ def load_enrolment(folder: Path, encoder: DualPathEncoder, detector: FlawDetecto
             pixel_sizes_um=tuple(stored_pixel_size(reference.get("pixel_size_um")) for reference in references),
             digests=tuple(str(reference["sha256"]) for reference in references if "sha256" in reference),
             dropped=bounded_size("dropped", described.get("dropped", 0), MAX_REFERENCES, least=0),
+            difference=check_difference(described.get("difference", "any")),
             pages=tuple(
                 None if page is None else bounded_size("page", page, MAX_PAGES - 1, least=0)
                 for page in (reference.get("page") for reference in references)

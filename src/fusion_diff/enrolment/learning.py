@@ -14,13 +14,15 @@ from fusion_diff.devices import own_settings
 from fusion_diff.enrolment.enrolment import Enrolment
 from fusion_diff.enrolment.shifts import reference_shifts
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.verifier import ALONE_MESSAGE, Verifier
+from fusion_diff.fewshot.fusion import check_difference
+from fusion_diff.fewshot.verifier import ALONE_MESSAGE, WHOLE_ALONE, Verifier
 from fusion_diff.perception import encode, grid_of, surface
 from fusion_diff.references import ReferenceSet
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from fusion_diff.fewshot.fusion import Difference
     from fusion_diff.perception import Networks
 
 
@@ -29,6 +31,7 @@ def learn(
     model: Networks,
     references: ReferenceSet,
     *,
+    difference: Difference,
     reconstruction: bool,
     detect_attacks: bool,
     progress: Callable[[int, int], None] | None,
@@ -37,8 +40,10 @@ def learn(
 
     Raises:
         EnrolmentError: the references do not allow any verdict.
+        ArgumentError: the difference is unknown.
     """
     started = time.perf_counter()
+    check_difference(difference)
     if not isinstance(references, ReferenceSet):
         raise EnrolmentError(
             f"references must be a ReferenceSet, not a {type(references).__name__}; make one with "
@@ -46,6 +51,8 @@ def learn(
         )
     if len(references) == 1:
         raise EnrolmentError(ALONE_MESSAGE)
+    if difference == "whole" and len(references.classes) == 1:
+        raise EnrolmentError(WHOLE_ALONE)  # here, too, before anything is encoded
     steps, total = count(1), len(references) * (1 + reconstruction + detect_attacks)
 
     def step() -> None:
@@ -87,8 +94,9 @@ def learn(
         bags=tuple(bags),
         condition=towards,
         references_sha256=references.sha256,
-        verifier=Verifier.fit(bags, labels, references.authentic, groups, paths, detector),
+        verifier=Verifier.fit(bags, labels, references.authentic, groups, paths, detector, difference),
         detector=detector,
+        difference=difference,
         pixel_sizes_um=tuple(reference.micrograph.pixel_size_um for reference in references),
         digests=tuple(reference.micrograph.sha256 for reference in references),
         pages=tuple(reference.micrograph.page for reference in references),

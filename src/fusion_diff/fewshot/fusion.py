@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 
-from fusion_diff.fewshot.readings import DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS, kinds_of
+from fusion_diff.errors import ArgumentError
+from fusion_diff.fewshot.readings import DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS, READINGS, kinds_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
+Difference = Literal["any", "whole"]
+"""What sets the classes apart: of the whole micrograph, such as grain size or firing, or anything, flaws included."""
 DOUBT = 1.5
 """Standard errors subtracted from a reading's separation before it becomes a weight, unless it is of local flaws."""
 LOCAL = (DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS)
 """Readings of local flaws, the common case: they share the weight as they separate, without having to prove it."""
+WHOLE_SHARE = 0.8
+"""Share in the weight of readings of the whole micrograph, if the difference is said to be of the whole."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +47,7 @@ class Fusion:
         groups: Sequence[str],
         *,
         crossfitted: bool = True,
+        difference: Difference = "any",
     ) -> Fusion:
         """Weight each reading by how well it separates the two sides on cross-fitted scores (n,).
 
@@ -52,11 +58,16 @@ class Fusion:
         learns from much less than the handful and underrates them. Both fade as specimens are added. If scores are not
         cross-fitted, only departures get a weight. With authentic references alone, all readings weigh the same.
 
+        A handful of references cannot tell a small difference of the whole from chance. Whoever knows what to look for
+        can say so: with the difference `whole`, readings of the whole micrograph have `WHOLE_SHARE` of the weight, in
+        equal parts.
+
         Args:
             scores: scores (n,) of each reading.
             authentic: (n,) bool.
             groups: specimen of each reference.
             crossfitted: whether the scores are cross-fitted.
+            difference: what sets the two sides apart.
         """
         specimens = [len(set(np.asarray(groups)[side])) for side in (authentic, ~authentic)]
         centre, spread, weight = {}, {}, {}
@@ -72,12 +83,18 @@ class Fusion:
             doubt = 0.0 if name in LOCAL else DOUBT * variance**0.5
             least = variance if name == DEPARTURES else 0.0
             weight[name] = max(least, separation - doubt) if crossfitted else least
+        if difference == "whole":
+            weight = _of_the_whole(weight)
         total = sum(weight.values())
         return cls(centre, spread, {name: value / total for name, value in weight.items()})
 
     @classmethod
     def held_out(
-        cls, scores: dict[str, NDArray[np.float64]], authentic: NDArray[np.bool_], groups: Sequence[str]
+        cls,
+        scores: dict[str, NDArray[np.float64]],
+        authentic: NDArray[np.bool_],
+        groups: Sequence[str],
+        difference: Difference = "any",
     ) -> NDArray[np.float64]:
         """Return the fused score (n,) of each reference, by a fusion that was fitted without its specimen.
 
@@ -89,13 +106,15 @@ class Fusion:
             scores: cross-fitted scores (n,) of each reading; both sides have two references at least.
             authentic: (n,) bool.
             groups: specimen of each reference.
+            difference: what sets the two sides apart.
         """
         specimens, fused = np.asarray(groups, dtype=str), np.empty(len(groups))
         for index, specimen in enumerate(specimens):
             rest = specimens != specimen
             if not (authentic[rest].any() and (~authentic[rest]).any()):
                 rest = np.arange(len(groups)) != index
-            fusion = cls.fit({name: values[rest] for name, values in scores.items()}, authentic[rest], specimens[rest])
+            known = {name: values[rest] for name, values in scores.items()}
+            fusion = cls.fit(known, authentic[rest], specimens[rest], difference=difference)
             fused[index] = fusion.fuse({name: values[index] for name, values in scores.items()})
         return fused
 
@@ -136,6 +155,25 @@ class Fusion:
                     part = kind if len(kinds) > 1 else name
                     parts[part] = parts.get(part, 0.0) + factor * (value - self.centre[name] / len(kinds))
         return float(self.fuse({name: sum(kinds.values()) for name, kinds in scores.items()})), parts
+
+
+def check_difference(value: object) -> Difference:
+    """Return what was said to set the classes apart.
+
+    Raises:
+        ArgumentError: it is not one of `Difference`.
+    """
+    if value not in get_args(Difference):
+        raise ArgumentError(f"difference must be {' or '.join(map(repr, get_args(Difference)))}, not {value!r:.80}")
+    return cast("Difference", value)
+
+
+def _of_the_whole(weight: dict[str, float]) -> dict[str, float]:
+    """Return weights with `WHOLE_SHARE` on the readings of the whole micrograph; the others keep their proportions."""
+    whole = [name for name in weight if not READINGS[name].dense]
+    local = sum(weight.values()) - sum(weight[name] for name in whole)
+    shares = {name: (1 - WHOLE_SHARE) * value / local for name, value in weight.items()}
+    return shares | dict.fromkeys(whole, WHOLE_SHARE / len(whole))
 
 
 def _deviation(samples: Sequence[NDArray[np.float64]]) -> float:

@@ -53,12 +53,11 @@ class Rule:
 
 
 DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS = "departures", "multiple-instance", "outliers"
-TEXTURE, POOLED, RECONSTRUCTION = "texture", "pooled", "reconstruction"
+POOLED, RECONSTRUCTION = "pooled", "reconstruction"
 READINGS = {
     DEPARTURES: Rule(("multiple-instance", "novelty", "suspicion"), FLAW_SHARES),
     MULTIPLE_INSTANCE: Rule(("multiple-instance",), FLAW_SHARES),
     OUTLIERS: Rule(("outliers",), FLAW_SHARES[:1]),
-    TEXTURE: Rule(("likeness",), ()),
     POOLED: Rule(("pooled",), ()),
     RECONSTRUCTION: Rule(("reconstruction",), FLAW_SHARES),
 }
@@ -67,7 +66,6 @@ READINGS = {
 - Departures: all evidence of local flaws, summed per token before the highest values are averaged.
 - Multiple-instance: what the references' own flaws have taught, by itself. It finds more flaws of their kinds.
 - Outliers: the few tokens that are farthest from any authentic one. They find flaws of kinds that no reference shows.
-- Texture: mean likeness of the whole micrograph to the other side.
 - Pooled: mean and spread of every channel over the whole micrograph.
 - Reconstruction: the residual of the diffusion path.
 """
@@ -121,7 +119,7 @@ def pool(maps: dict[str, Array]) -> dict[str, dict[str, Any]]:
     """Pool the maps (n,) of a whole micrograph into the contribution (a number) of each kind to each reading.
 
     Kinds of one reading are pooled over the same tokens, so that contributions sum to the reading's score. Readings
-    without a map are omitted, among them the texture with authentic references alone. Tensors give tensors with
+    without a map are omitted, among them pooled evidence with authentic references alone. Tensors give tensors with
     gradients; arrays are summed in float64.
     """
     dense, parts = dense_readings(maps), {}

@@ -17,7 +17,7 @@ from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, M
 from fusion_diff.fewshot.crossfit import Arrangement, left_out, single_folds
 from fusion_diff.fewshot.decision import Calibration, DecisionRule, shares_of
 from fusion_diff.fewshot.evidence.suspicion import FEW_OTHERS
-from fusion_diff.fewshot.fusion import Fusion
+from fusion_diff.fewshot.fusion import Difference, Fusion
 from fusion_diff.fewshot.heads import Heads
 from fusion_diff.fewshot.readings import RECONSTRUCTION, dense_readings, kind_scores, reading_scores
 from fusion_diff.fewshot.scope import Scope
@@ -38,6 +38,10 @@ BETWEEN = 0.55
 Heads have learned from both, so the ones are too low and the others too high."""
 REGION_QUANTILE = 0.995
 """Quantile of the evidence on authentic references' tokens above which regions are listed."""
+WHOLE_ALONE = (
+    "the difference cannot be `whole` with authentic references alone, for what they have in common as a whole is not "
+    "learned from them; add references of another class, or leave it at `any`"
+)
 ALONE_MESSAGE = "one authentic reference alone is not enough; add a second one, or one of another class"
 
 
@@ -114,6 +118,7 @@ class Verifier(DecisionRule):
         groups: Sequence[str],
         paths: Paths | None = None,
         detector: FlawDetector | None = None,
+        difference: Difference = "any",
     ) -> Verifier:
         """Learn from the bags of all references. Their order and the names of specimens do not change the result.
 
@@ -125,9 +130,11 @@ class Verifier(DecisionRule):
             paths: channels of each of the encoder's paths; if omitted, all channels are one path.
             detector: flaw detector, for the first guess of where flaws are; if omitted, the tokens least like the
                 authentic ones are the first guess.
+            difference: what sets the authentic class apart from the others, see `Fusion.fit`.
 
         Raises:
-            EnrolmentError: there is no authentic reference, or only a single reference.
+            EnrolmentError: there is no authentic reference, only a single reference, or the difference is `whole` and
+                there are authentic references alone.
         """
         authentic = np.asarray([label == authentic_label for label in labels])
         if not authentic.any():
@@ -136,13 +143,20 @@ class Verifier(DecisionRule):
             )
         if len(bags) == 1:
             raise EnrolmentError(ALONE_MESSAGE)
+        if difference == "whole" and authentic.all():
+            raise EnrolmentError(WHOLE_ALONE)
         paths = paths or (bags[0].tokens.shape[1],)
         arranged = Arrangement.of(bags, labels, groups, authentic_label)
-        return cls._learn(arranged, authentic_label, paths, detector)._as_given(arranged.order, authentic)
+        return cls._learn(arranged, authentic_label, paths, detector, difference)._as_given(arranged.order, authentic)
 
     @classmethod
     def _learn(
-        cls, arranged: Arrangement, authentic_label: str, paths: Paths, detector: FlawDetector | None
+        cls,
+        arranged: Arrangement,
+        authentic_label: str,
+        paths: Paths,
+        detector: FlawDetector | None,
+        difference: Difference,
     ) -> Verifier:
         """Learn from arranged references; values per reference are in the arranged order."""
         bags, groups, authentic, parts = arranged.bags, arranged.groups, arranged.authentic, arranged.parts
@@ -166,13 +180,13 @@ class Verifier(DecisionRule):
         else:
             maps = _held_out(bags, authentic, learn, parts)
         scores = _scores(maps)
-        fusion = Fusion.fit(scores, authentic, groups, crossfitted=judged)
+        fusion = Fusion.fit(scores, authentic, groups, crossfitted=judged, difference=difference)
         fused = fusion.fuse(scores)
         calibration = cls._calibrate(fusion, fused, arranged, learn)
         correspondence, recognised = _surfaces(bags, authentic, groups)
         against = np.where(authentic, 1, -1) * (calibration.log_odds(fused) + recognised)
         if judged and not authentic.all():  # authentic ones alone choose no weights
-            fused = Fusion.held_out(scores, authentic, groups)
+            fused = Fusion.held_out(scores, authentic, groups, difference)
         fused = fused + recognised / calibration.slope
         own = [fusion.fuse(dense_readings(each)) for each, its in zip(maps, authentic, strict=True) if its]
         own_quantile = calibration.log_odds(float(np.quantile(torch.cat(own).cpu().numpy(), REGION_QUANTILE)))

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.orm import Session
 
+    from fusion_diff.fewshot.fusion import Difference
     from fusion_diff.service import tables
     from fusion_diff.service.database import Database
     from fusion_diff.service.keys import Caller
@@ -108,6 +109,7 @@ class Learning:
         collected: tables.ReferenceSet,
         name: str,
         *,
+        difference: Difference,
         reconstruction: bool,
         detect_attacks: bool,
         default: bool,
@@ -128,6 +130,7 @@ class Learning:
             references, remarks = self._references(collected, progress)
             model.enroll(
                 references,
+                difference=difference,
                 reconstruction=reconstruction,
                 detect_attacks=detect_attacks,
                 progress=progress,

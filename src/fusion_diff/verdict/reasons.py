@@ -25,8 +25,7 @@ MEANING = {
     "outliers": "that its strangest parts are far from any part of the authentic references",
     "suspicion": "that parts of it look like flaws of ceramics in general",
     "departures": "that parts of it are unlike the authentic references",
-    "texture": "the texture as a whole",
-    "pooled": "the mean and spread of its texture",
+    "pooled": "its texture as a whole",
     "correspondence": "its surface, recognised from a reference",
     "reconstruction": "that the diffusion prior could not reconstruct parts of it",
 }
@@ -37,8 +36,7 @@ IN_FAVOUR = {
     "outliers": "that even its strangest parts are not far from parts of the authentic references",
     "suspicion": "that hardly any part looks like a flaw of ceramics in general",
     "departures": "that hardly any part is unlike the authentic references",
-    "texture": "the texture as a whole, like that of authentic references",
-    "pooled": "the mean and spread of its texture, like those of authentic references",
+    "pooled": "its texture as a whole, like that of authentic references",
     "correspondence": "its surface, recognised from an authentic reference",
     "reconstruction": "that the diffusion prior could reconstruct nearly all of it",
 }

@@ -185,6 +185,7 @@ def enrol(
     job = service.learning.enrol(
         collected,
         body.name,
+        difference=body.difference,
         reconstruction=body.reconstruction,
         detect_attacks=body.detect_attacks,
         default=body.default,

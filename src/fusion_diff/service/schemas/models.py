@@ -19,6 +19,11 @@ class EnrolIn(Body):
     """Options of an enrolment."""
 
     name: Name = Field(description="Name of the model.")
+    difference: Literal["any", "whole"] = Field(
+        default="any",
+        description="What sets the classes apart: `whole` if the whole material differs, as by grain size, porosity, "
+        "firing or glaze; `any` looks for flaws that have a place as well.",
+    )
     reconstruction: bool = Field(default=False, description="Also use the diffusion path as evidence; slower.")
     detect_attacks: bool = Field(
         default=False,
