@@ -45,9 +45,7 @@ class Eye:
             self.bags[image, reference] = replace(bag, keypoints=surface(micrograph))
         return self.bags[image, reference]
 
-    def enrol(
-        self, references: Sequence[Image], *, marks: bool = False, difference: Difference = "any"
-    ) -> Verifier:
+    def enrol(self, references: Sequence[Image], *, marks: bool = False, difference: Difference = "any") -> Verifier:
         """Learn from references: from their labels only, or also from their marks if `marks`."""
         bags = [self.look(image, reference=True) for image in references]
         labels = ["authentic" if image.authentic else "other" for image in references]

@@ -69,6 +69,15 @@ def test_enroll_names_the_model_and_the_one_that_it_replaced_as_verdicts_do(refe
     assert f"saved by FusionDiff {__version__}" in second.readme
 
 
+def test_enroll_takes_what_differs(references, tmp_path, capsys):
+    words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]
+    assert cli.main([*words, "--difference", "whole"]) == 0
+    assert "pooled: the texture as a whole" in capsys.readouterr().out
+    assert DiffusionModel.from_pretrained(tmp_path / "m").enrolment.difference == "whole"
+    assert cli.main([*words, "--difference", "texture"]) == 2
+    assert "'texture' is not one of 'any', 'whole'" in capsys.readouterr().err
+
+
 def test_enroll_prints_no_figures_of_one_class(references, tmp_path, capsys):
     shutil.copytree(references / "sound", tmp_path / "refs" / "sound")
     words = ["enroll", str(tmp_path / "refs"), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]

@@ -54,7 +54,7 @@ def test_any_other_value_is_read_or_refused_and_nothing_else(described, tmp_path
         ("kinds", [], "lacks the evidence"),
         ("fusion", {"centre": {}, "spread": {}, "weight": {}}, "have no weight"),
         ("fusion", {key: {"reconstruction": 1} for key in ("centre", "spread", "weight")}, "lacks the evidence"),
-        ("fusion", {"centre": {"texture": 0}, "spread": {"texture": 1}, "weight": {"texture": 1}}, "evidence map"),
+        ("fusion", {"centre": {"pooled": 0}, "spread": {"pooled": 1}, "weight": {"pooled": 1}}, "evidence map"),
         ("calibration", {"slope": 0.0, "intercept": 0.0}, "wrong sign"),
         ("calibration", {"slope": -1.0, "intercept": 0.0}, "wrong sign"),
         ("inside", [float("nan")], "not a finite number"),

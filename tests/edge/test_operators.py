@@ -48,7 +48,7 @@ def exports(tmp_path_factory, exported_folder):
     )
     verifier = replace(enrolment.verifier, heads=heads, fusion=fusion)
     graph = ScoringGraph(model.encoder, verifier, enrolment.mean_tokens)
-    assert set(graph.kinds) == {"multiple-instance", "novelty", "outliers", "likeness", "pooled", "suspicion"}
+    assert set(graph.kinds) == {"multiple-instance", "novelty", "outliers", "pooled", "suspicion"}
     every, rounded = folder / "every.onnx", folder / "rounded.onnx"
     write_onnx(graph, every)
     micrographs = [reference.micrograph for reference in list(references)[:2]]

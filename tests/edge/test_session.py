@@ -264,7 +264,7 @@ def test_another_version_is_refused(changed, number):
 
 
 def test_a_graph_that_does_not_fit_its_description_is_refused(changed):
-    kinds = ["multiple-instance", "novelty", "outliers", "likeness", "pooled", "suspicion"]  # the last is one too many
+    kinds = ["multiple-instance", "novelty", "outliers", "pooled", "suspicion"]  # the last is one too many
     session = EdgeSession.load(changed(kinds=kinds), threads=1)
     with pytest.raises(CheckpointError, match=r"was expected first, .*; export the model again"):
         session.inspect(micrograph())

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from fusion_diff.enrolment import Enrolment
+from fusion_diff.enrolment.doubts import doubts
 from fusion_diff.enrolment.files import load_enrolment, save_enrolment
 from fusion_diff.errors import CheckpointError, EnrolmentError, ReferenceSetError
 from fusion_diff.fewshot.bags import Bag
@@ -50,6 +51,7 @@ def enrolment_of(
     residuals: int = 2,
     surfaces: list[int] | None = None,
     images: int = 1,
+    difference: str = "any",
 ) -> Enrolment:
     """The first label is authentic. `surfaces`: the surface of each reference; `images`: images per specimen."""
     labels = tuple(label for label, count in counts.items() for _ in range(count))
@@ -71,7 +73,8 @@ def enrolment_of(
         bags=tuple(bags),
         condition=torch.ones(1, 4),
         references_sha256="ab" * 32,
-        verifier=Verifier.fit(bags, labels, authentic, groups, PATHS),
+        verifier=Verifier.fit(bags, labels, authentic, groups, PATHS, difference=difference),
+        difference=difference,
         pixel_sizes_um=(None,) * len(labels),
     )
 
@@ -88,6 +91,28 @@ def test_counts_name_the_authentic_class_first():
         ("blowhole", 1),
         ("crack", 3),
     ]
+
+
+def test_what_is_said_to_differ_is_stored_and_holds_for_fewer_shots(tmp_path):
+    enrolment = enrolment_of({"sound": 4, "crack": 4}, difference="whole")
+    save_enrolment(enrolment, tmp_path)
+    loaded = load_enrolment(tmp_path, ENCODER)
+    assert loaded.difference == "whole"
+    for each in (loaded, loaded.shots(3)):
+        assert each.figures["weight of pooled"] == pytest.approx(0.8)
+    described = json.loads((tmp_path / "enrolment.json").read_text()) | {"difference": "half"}
+    (tmp_path / "enrolment.json").write_text(json.dumps(described))
+    with pytest.raises(CheckpointError, match="must be 'any' or 'whole', not 'half'"):
+        load_enrolment(tmp_path, ENCODER)
+
+
+@pytest.mark.parametrize(
+    ("difference", "cure"), [("any", "whole material differs"), ("whole", "flaws that have a place are sought")]
+)
+def test_little_skill_asks_whether_the_other_difference_is_meant(difference, cure):
+    told = doubts({"authentic": 5, "not authentic": 5}, 0.5, 0, difference)
+    assert len(told) == 1
+    assert cure in told[0]
 
 
 def test_figures_tell_how_well_unseen_references_were_judged():
@@ -315,7 +340,7 @@ def saved(tmp_path):
 def test_another_format_is_refused(saved, number):
     described = json.loads((saved / "enrolment.json").read_text()) | {"format": f"fusion-diff/enrolment/{number}"}
     (saved / "enrolment.json").write_text(json.dumps(described))
-    with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/5'"):
+    with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/6'"):
         load_enrolment(saved, ENCODER)
 
 
@@ -523,7 +548,7 @@ def test_references_that_are_not_finite_numbers_in_rows_are_refused(saved, name,
         (["calibration", "slope"], float("inf")),
         (["calibration", "slope"], 0.0),
         (["calibration", "slope"], -1.0),
-        (["fusion", "weight"], {"departures": 0, "texture": 0, "reconstruction": 0}),
+        (["fusion", "weight"], {"departures": 0, "pooled": 0, "reconstruction": 0}),
         (["fusion", "spread", "departures"], 0),
         (["region_threshold"], float("nan")),
         (["classes", "names"], ["crack", "pore"]),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,14 +14,14 @@ from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.decision import Calibration, decide, probability, shares_of
 from fusion_diff.fewshot.figures import auroc
-from fusion_diff.fewshot.fusion import DOUBT, Fusion
+from fusion_diff.fewshot.fusion import DOUBT, WHOLE_SHARE, Fusion
 from fusion_diff.fewshot.readings import (
     DEPARTURES,
     FLAW_SHARES,
     MULTIPLE_INSTANCE,
     OUTLIERS,
+    POOLED,
     READINGS,
-    TEXTURE,
     dense_readings,
     kind_scores,
     kinds_of,
@@ -193,11 +195,11 @@ def test_departures_keep_a_floor_that_others_have_to_earn():
     authentic = np.arange(20) < 10
     noise = np.random.default_rng(0).normal(size=20)
     same, apart = np.tile(noise[:10], 2), noise - 8 * authentic  # the first does not separate the sides
-    fusion = weighed({DEPARTURES: same, "pooled": apart}, authentic)
+    fusion = weighed({DEPARTURES: same, POOLED: apart}, authentic)
     proven = separation(apart, authentic) - DOUBT * np.sqrt(2 / 10)
     assert fusion.weight[DEPARTURES] == pytest.approx(0.2 / (0.2 + proven))
-    assert weighed({DEPARTURES: same, "pooled": same}, authentic).weight == {DEPARTURES: 1.0, "pooled": 0.0}
-    against = weighed({DEPARTURES: -apart, "pooled": apart}, authentic)
+    assert weighed({DEPARTURES: same, POOLED: same}, authentic).weight == {DEPARTURES: 1.0, POOLED: 0.0}
+    against = weighed({DEPARTURES: -apart, POOLED: apart}, authentic)
     assert against.weight == fusion.weight, "the map needs a reading that has a place"
 
 
@@ -206,27 +208,27 @@ def test_a_difference_of_the_whole_micrograph_outweighs_departures_that_show_not
     authentic, weights = np.arange(20) < 10, []
     for seed in range(200):
         rng = np.random.default_rng(seed)
-        scores = {DEPARTURES: rng.normal(size=20), TEXTURE: rng.normal(size=20) - 1.5 * authentic}
-        weights.append(weighed(scores, authentic).weight[TEXTURE])
+        scores = {DEPARTURES: rng.normal(size=20), POOLED: rng.normal(size=20) - 1.5 * authentic}
+        weights.append(weighed(scores, authentic).weight[POOLED])
     assert np.mean(weights) > 0.6
 
 
 def test_doubt_is_of_specimens_and_not_of_their_images():
     authentic = np.arange(20) < 10
     noise = np.random.default_rng(0).normal(size=20)
-    scores = {DEPARTURES: np.tile(noise[:10], 2), TEXTURE: noise - 2.5 * authentic}
+    scores = {DEPARTURES: np.tile(noise[:10], 2), POOLED: noise - 2.5 * authentic}
     few = Fusion.fit(scores, authentic, list("aaaaabbbbbcccccddddd"))
-    proven = separation(scores[TEXTURE], authentic) - DOUBT
-    assert few.weight[TEXTURE] == pytest.approx(proven / (proven + 1))
-    assert few.weight[TEXTURE] < weighed(scores, authentic).weight[TEXTURE]
+    proven = separation(scores[POOLED], authentic) - DOUBT
+    assert few.weight[POOLED] == pytest.approx(proven / (proven + 1))
+    assert few.weight[POOLED] < weighed(scores, authentic).weight[POOLED]
 
 
 def test_readings_of_local_flaws_weigh_as_they_separate_and_others_have_to_prove_it():
     authentic = np.arange(10) < 5
     apart = np.tile(np.linspace(-1, 1, 5), 2) - 0.7 * authentic  # separated by 0.89 deviations, 0.95 are doubt
-    scores = dict.fromkeys((MULTIPLE_INSTANCE, OUTLIERS, TEXTURE), apart) | {DEPARTURES: 2 * apart + authentic}
+    scores = dict.fromkeys((MULTIPLE_INSTANCE, OUTLIERS, POOLED), apart) | {DEPARTURES: 2 * apart + authentic}
     fusion = weighed(scores, authentic)
-    assert fusion.weight[OUTLIERS] == fusion.weight[MULTIPLE_INSTANCE] > 0 == fusion.weight[TEXTURE]
+    assert fusion.weight[OUTLIERS] == fusion.weight[MULTIPLE_INSTANCE] > 0 == fusion.weight[POOLED]
 
     departures = max(2 / 5, separation(scores[DEPARTURES], authentic))
     proven = separation(scores[OUTLIERS], authentic)
@@ -239,10 +241,10 @@ def test_kinds_that_agree_on_a_token_are_added_before_the_strongest_are_taken():
     one, other = torch.zeros(200), torch.zeros(200)
     one[:2], other[100:102] = 5.0, 5.0
     one[50:52], other[50:52] = 4.0, 4.0
-    maps = {"multiple-instance": one, "suspicion": other, "likeness": other, "novelty": torch.ones(200)}
+    maps = {"multiple-instance": one, "suspicion": other, "pooled": other, "novelty": torch.ones(200)}
     # Sums of the highest 1, 2, 6 and 20 of 200: 9, 9, and then 9 twice and 6 four times, which one kind alone gives.
     scores = reading_scores(maps)
-    assert scores[TEXTURE] == pytest.approx(18 / 200)
+    assert scores[POOLED] == pytest.approx(18 / 200)
     assert scores[DEPARTURES] == pytest.approx((9 + 9 + 42 / 6 + (42 + 14) / 20) / 4)
     parts = kind_scores(maps)[DEPARTURES]
     assert parts["novelty"] == pytest.approx(1)
@@ -292,12 +294,12 @@ def test_a_texture_that_differs_as_a_whole_is_told_apart_and_named(make_bag):
     bags = [make_bag(seed) for seed in range(8)]
     bags += [Bag(make_bag(100 + seed).tokens + shift, torch.zeros(200, 0)) for seed in range(8)]
     verifier = Verifier.fit(bags, ["ours"] * 8 + ["copy"] * 8, "ours", [str(index) for index in range(16)])
-    assert verifier.fusion.weight[TEXTURE] > 0
+    assert verifier.fusion.weight[POOLED] > 0
     copies = [Bag(make_bag(6000 + seed).tokens + shift, torch.zeros(200, 0)) for seed in range(10)]
     assert np.mean([log_odds(verifier, bag) > 0 for bag in copies]) > 0.8
     assert np.mean([log_odds(verifier, make_bag(5000 + seed)) < 0 for seed in range(10)]) > 0.8
     _, contributions = verifier.fused(verifier.heads.maps(copies[0].tokens, copies[0].residual))
-    assert {"multiple-instance", "novelty", TEXTURE} <= set(contributions)
+    assert {"multiple-instance", "novelty", POOLED} <= set(contributions)
 
 
 @pytest.fixture
@@ -419,12 +421,56 @@ def test_identical_references_do_not_break_anything(make_bag):
     assert probability(log_odds(verifier, bag)) > 0.5 > probability(log_odds(verifier, flawed))
 
 
+@given(st.integers(0, 10_000), st.booleans())
+def test_a_difference_of_the_whole_gives_its_readings_their_share_and_leaves_the_others_their_proportions(
+    seed, crossfitted
+):
+    authentic = np.arange(20) < 10
+    names = (DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS, POOLED)
+    drawn = np.random.default_rng(seed).normal(size=(4, 20)) + 2 * ~authentic
+    scores = dict(zip(names, drawn, strict=True))
+    said = weighed(scores, authentic, crossfitted=crossfitted, difference="whole").weight
+    local = weighed({name: scores[name] for name in names[:3]}, authentic, crossfitted=crossfitted).weight
+    assert said == pytest.approx({name: (1 - WHOLE_SHARE) * value for name, value in local.items()} | {POOLED: 0.8})
+
+
+def test_readings_of_the_whole_that_a_program_adds_have_equal_parts(monkeypatch):
+    monkeypatch.setitem(READINGS, "colour", replace(READINGS[POOLED], kinds=("colour",)))
+    authentic = np.arange(20) < 10
+    scores = {name: np.random.default_rng(0).normal(size=20) for name in (DEPARTURES, POOLED, "colour")}
+    said = weighed(scores, authentic, difference="whole").weight
+    assert said == pytest.approx({DEPARTURES: 1 - WHOLE_SHARE, POOLED: WHOLE_SHARE / 2, "colour": WHOLE_SHARE / 2})
+
+
+def test_whoever_says_that_the_whole_differs_sees_less_of_chance_in_single_places(make_bag):
+    """A shift of all tokens by a tenth of a deviation, which three references a side do not prove."""
+
+    def draw(seed: int, shift: float) -> Bag:
+        return Bag(make_bag(seed).tokens + shift, torch.zeros(200, 0))
+
+    bags = [draw(seed, 0.15 * (seed >= 3)) for seed in range(6)]
+    labels, groups = ["ours"] * 3 + ["copy"] * 3, [str(index) for index in range(6)]
+    new = [(draw(100 + seed, 0.0), draw(200 + seed, 0.15)) for seed in range(20)]
+
+    def skill(difference: str) -> float:
+        verifier = Verifier.fit(bags, labels, "ours", groups, difference=difference)
+        ours, copies = (np.asarray([log_odds(verifier, pair[side]) for pair in new]) for side in (0, 1))
+        return auroc(ours, copies)
+
+    assert skill("whole") > skill("any") + 0.1
+
+
+def test_the_whole_cannot_be_told_from_authentic_references_alone(make_bag):
+    with pytest.raises(EnrolmentError, match="add references of another class, or leave it at `any`"):
+        Verifier.fit([make_bag(0), make_bag(1)], ["sound"] * 2, "sound", ["a", "b"], difference="whole")
+
+
 def test_scores_that_are_not_cross_fitted_let_departures_alone_weigh():
     authentic = np.arange(20) < 10
     apart = np.random.default_rng(0).normal(size=20) - 8 * authentic
-    assert weighed({DEPARTURES: apart, "pooled": apart}, authentic, crossfitted=False).weight == {
+    assert weighed({DEPARTURES: apart, POOLED: apart}, authentic, crossfitted=False).weight == {
         DEPARTURES: 1.0,
-        "pooled": 0.0,
+        POOLED: 0.0,
     }
 
 
@@ -492,9 +538,9 @@ def test_where_a_side_has_one_specimen_the_reference_alone_is_unseen():
 def test_doubt_is_of_both_sides_however_many_references_each_has():
     authentic, rng = np.arange(18) < 15, np.random.default_rng(0)
     values = rng.normal(size=18) + 3 * ~authentic
-    fusion = weighed({DEPARTURES: np.zeros(18), TEXTURE: values}, authentic)
+    fusion = weighed({DEPARTURES: np.zeros(18), POOLED: values}, authentic)
     proven = separation(values, authentic) - DOUBT * np.sqrt(1 / 15 + 1 / 3)
-    assert fusion.weight[TEXTURE] == pytest.approx(proven / (proven + 1 / 15 + 1 / 3))
+    assert fusion.weight[POOLED] == pytest.approx(proven / (proven + 1 / 15 + 1 / 3))
 
 
 def test_each_reference_keeps_the_weight_of_its_specimen(make_bag):

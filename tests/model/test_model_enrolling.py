@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusion_diff.errors import EnrolmentError
+from fusion_diff.errors import ArgumentError, EnrolmentError
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, LOG_ODDS
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.references import Reference, ReferenceSet
@@ -27,6 +27,31 @@ def test_labels_alone_suffice(enrolled, draw):
 def test_what_is_no_reference_set_is_refused_with_what_makes_one(model, references):
     with pytest.raises(EnrolmentError, match=r"must be a ReferenceSet, not a .*ReferenceSet\.from_folder"):
         model.enroll(references)
+
+
+def test_what_differs_as_a_whole_can_be_said(model, make_references, draw):
+    enrolment = model.enroll(make_references({"fine": 3, "coarse": 3}), difference="whole")
+    assert enrolment.figures["weight of pooled"] == pytest.approx(0.8)
+    fine, coarse = (model.inspect(Micrograph.from_array(draw(kind, 99))) for kind in ("fine", "coarse"))
+    assert fine.score > 0.5 > coarse.score
+    assert abs(coarse.contributions["pooled"]) > sum(coarse.contributions.values()) / 2
+
+
+@pytest.mark.parametrize(
+    ("counts", "difference", "error", "cure"),
+    [
+        ({"fine": 2}, "whole", EnrolmentError, "add references of another class"),
+        ({"fine": 2, "coarse": 2}, "texture", ArgumentError, "must be 'any' or 'whole', not 'texture'"),
+    ],
+)
+def test_a_difference_that_cannot_be_is_refused_before_anything_is_encoded(
+    model, make_references, counts, difference, error, cure
+):
+    def encoded(done, total):
+        raise AssertionError("a reference was encoded")
+
+    with pytest.raises(error, match=cure):
+        model.enroll(make_references(counts), difference=difference, progress=encoded)
 
 
 def test_marks_show_where_to_look(model, make_references, draw):

@@ -45,7 +45,7 @@ def test_while_one_set_is_learned_micrographs_are_inspected_and_no_other_set_is_
 ):
     # An audit of references that another test had audited would be answered with that one's job.
     at = f"/v1/reference-sets/{collect(client, seeds=(2, 3))}"
-    job = client.post(f"{at}/enrol", json={"name": "line 7"}).json()
+    job = client.post(f"{at}/enrol", json={"name": "line 7", "difference": "whole"}).json()
     assert (job["state"], job["done"], job["total"]) == ("running", 0, 4)
     answer = client.post("/v1/inspections", files={"files": ("a.tif", micrograph("fine", 190))})
     assert answer.json()["results"][0]["inspection"]
@@ -56,6 +56,7 @@ def test_while_one_set_is_learned_micrographs_are_inspected_and_no_other_set_is_
     assert client.delete(at).status_code == 204
     job = finished(client, job["id"])
     assert (job["state"], job["done"], job["model"]["name"]) == ("done", 4, "line 7")
+    assert job["model"]["figures"]["weight of pooled"] == pytest.approx(0.8)
     assert (job["reference_set"], job["model"]["reference_set"]) == (None, None), "the set was removed meanwhile"
 
 

@@ -33,7 +33,7 @@ def reasons(make_inspection: Callable[..., Inspection]) -> Callable[..., tuple[s
         verdict = {
             "score": 0.2,
             "p_values": {"authentic": 0.1, "not authentic": 0.7},
-            "contributions": {"multiple-instance": 0.5, "texture": 1.5},
+            "contributions": {"multiple-instance": 0.5, "pooled": 1.5},
             "regions": (),
             "nearest": (),
             "compared_with": Compared(
@@ -50,15 +50,15 @@ def reasons(make_inspection: Callable[..., Inspection]) -> Callable[..., tuple[s
 
 def test_the_kind_that_speaks_most_for_the_verdict_is_named_with_its_part(reasons):
     against = reasons()[0]
-    assert against.startswith("The strongest evidence against authenticity is the texture as a whole (texture, +1.50")
-    authentic = reasons(score=0.9, decision="authentic", contributions={"multiple-instance": -2.0, "texture": 0.3})[0]
+    assert against.startswith("The strongest evidence against authenticity is its texture as a whole (pooled, +1.50")
+    authentic = reasons(score=0.9, decision="authentic", contributions={"multiple-instance": -2.0, "pooled": 0.3})[0]
     assert authentic.startswith("The strongest evidence for authenticity is that hardly any part looks like")
     assert "multiple-instance, \u22122.00" in authentic
 
 
 @pytest.mark.parametrize(("score", "side"), [(0.2, "against"), (0.8, "for")])
 def test_of_an_open_verdict_the_kind_that_speaks_most_for_its_score_is_named(reasons, score, side):
-    first = reasons(decision="inconclusive", score=score, contributions={"texture": 1.0, "pooled": -1.0})[0]
+    first = reasons(decision="inconclusive", score=score, contributions={"outliers": 1.0, "pooled": -1.0})[0]
     assert first.startswith(f"The strongest evidence {side} authenticity is ")
 
 
@@ -105,7 +105,7 @@ def test_a_kind_that_somebody_added_is_named(reasons):
 
 
 def test_evidence_that_speaks_the_other_way_is_not_given_as_the_reason(reasons):
-    assert reasons(score=0.2, contributions={"texture": -0.5}) == ("No region departs from the authentic references.",)
+    assert reasons(score=0.2, contributions={"pooled": -0.5}) == ("No region departs from the authentic references.",)
 
 
 def test_every_kind_of_evidence_has_a_meaning():
@@ -191,7 +191,7 @@ def test_a_surface_that_was_recognised_is_told_with_its_reference(reasons):
     lines = reasons(
         score=0.99,
         decision="authentic",
-        contributions={"texture": 0.5, CORRESPONDENCE: -6.0},
+        contributions={"pooled": 0.5, CORRESPONDENCE: -6.0},
         recognised=RecognisedSurface("bowl/1.tif", "authentic", 87),
     )
     assert lines[0].startswith(
@@ -202,13 +202,13 @@ def test_a_surface_that_was_recognised_is_told_with_its_reference(reasons):
 
 
 @pytest.mark.parametrize(
-    ("surface", "texture", "offset", "doubtful"),
+    ("surface", "pooled", "offset", "doubtful"),
     [(-6, 1, 0.0, True), (-6, -1, 0.0, False), (-6, -1, 2.0, True), (-6, 1, -2.0, False), (6, 1, 2.0, False)],
 )
 def test_a_recognised_surface_is_doubted_where_the_rest_with_the_offset_is_against_it(
-    surface, texture, offset, doubtful
+    surface, pooled, offset, doubtful
 ):
-    assert changed({CORRESPONDENCE: surface, "texture": texture}, offset) is doubtful
+    assert changed({CORRESPONDENCE: surface, "pooled": pooled}, offset) is doubtful
 
 
 def test_a_side_with_enough_references_can_be_decided_on():
@@ -240,7 +240,7 @@ def test_another_magnification_is_told_with_both_sizes_in_place_of_another_subje
 
 
 def test_no_kind_speaks_for_a_micrograph_in_the_words_that_are_against_it(reasons):
-    for kind in set(MEANING) - {"texture", "pooled", CORRESPONDENCE}:
+    for kind in set(MEANING) - {"pooled", CORRESPONDENCE}:
         against = reasons(score=0.1, contributions={kind: 1.0})[0]
         in_favour = reasons(score=0.9, decision="authentic", contributions={kind: -1.0})[0]
         assert against.startswith(f"The strongest evidence against authenticity is {MEANING[kind]} (")

@@ -66,8 +66,8 @@ def enroll_command(
         SetApart,
         typer.Option(
             help=(
-                "What sets the classes apart: `whole` if the whole material differs, as by grain size, porosity, firing "
-                "or glaze; `any` looks for flaws that have a place as well."
+                "What sets the classes apart: `whole` if the whole material differs, as by grain size, porosity, "
+                "firing or glaze; `any` looks for flaws that have a place as well."
             )
         ),
     ] = SetApart.ANY,

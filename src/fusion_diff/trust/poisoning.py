@@ -103,7 +103,9 @@ def audit_references(
     Raises:
         EnrolmentError: the references do not allow any verdict.
     """
-    enrolment = learn(model, references, reconstruction=False, detect_attacks=False, progress=progress)
+    enrolment = learn(
+        model, references, difference="any", reconstruction=False, detect_attacks=False, progress=progress
+    )
     return audit_enrolment(enrolment, [reference.micrograph for reference in references])
 
 
