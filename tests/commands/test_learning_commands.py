@@ -74,7 +74,7 @@ def test_enroll_takes_what_differs(references, tmp_path, capsys):
     assert cli.main([*words, "--difference", "whole"]) == 0
     assert "pooled: the texture as a whole" in capsys.readouterr().out
     assert DiffusionModel.from_pretrained(tmp_path / "m").enrolment.difference == "whole"
-    assert cli.main([*words, "--difference", "texture"]) == 2
+    assert cli.main([*words, "--difference", "texture"]) == 3
     assert "'texture' is not one of 'any', 'whole'" in capsys.readouterr().err
 
 
