@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -92,7 +93,11 @@ def test_what_is_asked_for_on_the_command_line_reaches_the_run(tmp_path, capsys,
 
     def pretrain(out, recipe, **options):
         asked.append((recipe, options))
+        (out / "checkpoint" / "manifest.json").write_text("new")
         return out / "checkpoint"
+
+    (tmp_path / "checkpoint").mkdir()
+    (tmp_path / "checkpoint" / "manifest.json").write_text("old")
 
     monkeypatch.setattr(run, "pretrain", pretrain)
     monkeypatch.setattr(builtin, "enroll_builtin", enrolled.append)
@@ -106,4 +111,7 @@ def test_what_is_asked_for_on_the_command_line_reaches_the_run(tmp_path, capsys,
     assert options["feedback"] is False
     assert options["accelerator"].mixed_precision == "no", "most CPUs compute bf16 far slower"
     assert enrolled == [tmp_path / "checkpoint"]
-    assert f"Checkpoint: {tmp_path / 'checkpoint'}" in capsys.readouterr().out
+    old, new = (sha256(text).hexdigest() for text in (b"old", b"new"))
+    assert capsys.readouterr().out == (
+        f"Replaced the model that was there, sha256 {old}\nCheckpoint: {tmp_path / 'checkpoint'}, sha256 {new}\n"
+    )

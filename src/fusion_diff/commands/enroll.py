@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, MANIFEST, digest, expect_free
+from fusion_diff.checkpoint import EMBEDDED, EMBEDDED_EDGE, expect_free
 from fusion_diff.commands.options import (
     Device,
     Groups,
@@ -25,7 +25,7 @@ from fusion_diff.commands.options import (
     read_references,
     signed_files,
 )
-from fusion_diff.commands.outputs import expect_away, expect_folder
+from fusion_diff.commands.outputs import expect_away, expect_folder, model_there
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.commands.terminal import print_figures, print_learned, progress_bar, say
 from fusion_diff.errors import EnrolmentError
@@ -143,7 +143,7 @@ def enroll_command(
     for warning in enrolment.warnings():
         say(f"Note: {warning}")
     model.name = out.resolve().name
-    before = digest(out / MANIFEST) if (out / MANIFEST).is_file() else None
+    before = model_there(out)
     model.save_pretrained(out)
     if before is not None:
         say(f"Replaced the model that was there, sha256 {before}")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from fusion_diff.checkpoint import IN_MODEL, enclosing
+from fusion_diff.checkpoint import IN_MODEL, MANIFEST, digest, enclosing
 from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
@@ -138,3 +138,8 @@ def _expect_room(name: str, path: Path) -> None:
             f"{name}: the folder {printable(above)} cannot be written to; check its permissions and the "
             "free disk space, or choose another"
         ) from error
+
+
+def model_there(folder: Path) -> str | None:
+    """Return the sha256 of the model in a folder that is about to be replaced; None if there is none."""
+    return digest(folder / MANIFEST) if (folder / MANIFEST).is_file() else None

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from fusion_diff.commands.options import path_option
-from fusion_diff.commands.outputs import expect_folder
+from fusion_diff.commands.outputs import expect_folder, model_there
 from fusion_diff.commands.terminal import say, stage_progress
 from fusion_diff.errors import PretrainingError
 
@@ -73,7 +73,7 @@ def pretrain_command(
 
     from fusion_diff.builtin import enroll_builtin
     from fusion_diff.pretrain.recipe import RECIPES
-    from fusion_diff.pretrain.run import pretrain
+    from fusion_diff.pretrain.run import CHECKPOINT, pretrain
 
     if recipe not in RECIPES:
         raise PretrainingError(f"recipe is {recipe!r}; use one of {', '.join(RECIPES)}")
@@ -84,6 +84,7 @@ def pretrain_command(
         torch.set_num_threads(threads)
     if precision is None:
         precision = "no" if PartialState(cpu=cpu).device.type == "cpu" else "bf16"
+    before = model_there(out / CHECKPOINT)
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
     with stage_progress(enabled=accelerator.is_main_process) as progress:
         checkpoint = pretrain(
@@ -98,5 +99,7 @@ def pretrain_command(
         )
     if accelerator.is_main_process:
         enroll_builtin(checkpoint)
-        say(f"Checkpoint: {checkpoint}")
+        if before not in (None, after := model_there(checkpoint)):
+            say(f"Replaced the model that was there, sha256 {before}")
+        say(f"Checkpoint: {checkpoint}, sha256 {after}")
     return 0

@@ -45,6 +45,8 @@ if TYPE_CHECKING:
     from fusion_diff.pretrain.loop import Stage
     from fusion_diff.pretrain.recipe import Recipe, StageName
 
+CHECKPOINT = "checkpoint"
+"""Folder of the finished model within that of a run."""
 MEASURED = 128
 """Number of crops that channel statistics are measured on."""
 
@@ -158,7 +160,7 @@ def pretrain(
     if accelerator.is_main_process:
         _write(out, built.cpu(), detector.cpu(), trained_prior.cpu(), source, recipe, given, feedback)
     accelerator.wait_for_everyone()
-    return out / "checkpoint"
+    return out / CHECKPOINT
 
 
 def _contained(prior: str) -> Path | None:
@@ -250,7 +252,7 @@ def _write(
     from safetensors.torch import save_file
 
     name = out.resolve().name
-    with Writer(out / "checkpoint") as draft:
+    with Writer(out / CHECKPOINT) as draft:
         save_file(compact(encoder.own_state()), draft / "encoder.safetensors")
         detector.save(draft)
         if source is None:
