@@ -73,7 +73,9 @@ def test_enroll_takes_what_differs(references, tmp_path, capsys):
     words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]
     assert cli.main([*words, "--difference", "whole"]) == 0
     assert "pooled: the texture as a whole" in capsys.readouterr().out
-    assert DiffusionModel.from_pretrained(tmp_path / "m").enrolment.difference == "whole"
+    model = DiffusionModel.from_pretrained(tmp_path / "m")
+    assert model.enrolment.difference == "whole"
+    assert "said to differ as a whole" in model.readme
     assert cli.main([*words, "--difference", "texture"]) == 3
     assert "'texture' is not one of 'any', 'whole'" in capsys.readouterr().err
 

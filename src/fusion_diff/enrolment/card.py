@@ -11,6 +11,10 @@ from fusion_diff.printable import escaped, paragraph
 if TYPE_CHECKING:
     from fusion_diff.enrolment.enrolment import Enrolment
 
+_WHOLE = (
+    "The classes were said to differ as a whole, as by grain size, porosity, firing or glaze (`difference` is `whole`): "
+    "flaws that have a place count for little."
+)
 _BASE = "\n## The model that they were enrolled on\n\n"
 
 
@@ -40,6 +44,7 @@ def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
         "|---|---|",
         *rows,
         "",
+        *([_WHOLE, ""] if enrolment.difference == "whole" else []),
         "Cross-fitted figures (each reference judged without the references of its specimen), and the weight of each "
         "kind of evidence in a verdict:",
         "",
