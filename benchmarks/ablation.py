@@ -50,9 +50,9 @@ class PooledAlone(Fusion):
 
     @classmethod
     def fit(
-        cls, scores: dict[str, np.ndarray], authentic: np.ndarray, groups: Sequence[str], *, crossfitted: bool = True
+        cls, scores: dict[str, np.ndarray], authentic: np.ndarray, groups: Sequence[str], **options: object
     ) -> Fusion:
-        fitted = Fusion.fit(scores, authentic, groups, crossfitted=crossfitted)
+        fitted = Fusion.fit(scores, authentic, groups, **options)
         return replace(fitted, weight={name: 1.0 if name == readings.POOLED else 1e-9 for name in fitted.weight})
 
 

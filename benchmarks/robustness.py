@@ -61,7 +61,7 @@ class Bench:
             authentic="authentic",
             groups=[image.group for image in references],
         )
-        enrolment = learn(model, shown, reconstruction=False, detect_attacks=True, progress=None)
+        enrolment = learn(model, shown, difference="any", reconstruction=False, detect_attacks=True, progress=None)
         self.verifier, self.condition = enrolment.verifier, enrolment.condition
         self.test = AttackTest.of(model.name, enrolment.shifts, enrolment.groups)
         self.prior = model.reconstruction.prior

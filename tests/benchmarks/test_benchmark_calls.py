@@ -1,0 +1,51 @@
+"""Benchmarks call the parts of the program that they take apart as those are called now."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from unittest.mock import create_autospec
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from fusion_diff.fewshot import verifier as verifying
+from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.readings import POOLED
+
+
+def test_weights_of_an_ablation_are_fitted_as_the_verifier_asks(load, monkeypatch):
+    monkeypatch.setattr(verifying, "Fusion", load("ablation").PooledAlone)
+    generator = torch.Generator().manual_seed(0)
+    bags = [Bag(torch.randn(40, 8, generator=generator) + index // 3, torch.zeros(40, 0)) for index in range(6)]
+    verifier = verifying.Verifier.fit(bags, ["ours"] * 3 + ["copy"] * 3, "ours", list("abcdef"))
+    assert verifier.fusion.weight[POOLED] == 1
+
+
+class LearningError(Exception):
+    """References would be learned from now."""
+
+
+def test_references_that_are_attacked_are_learned_as_the_program_asks(load, monkeypatch, tmp_path):
+    robustness = load("robustness")
+    images = [robustness.Image(tmp_path / f"{side}.png", side == "sound", side) for side in ("sound", "crack")]
+    for seed, image in enumerate(images):
+        pixels = np.random.default_rng(seed).integers(0, 256, (64, 64), dtype=np.uint8)
+        Image.fromarray(pixels).save(image.path)
+    monkeypatch.setattr(robustness, "learn", create_autospec(robustness.learn, side_effect=LearningError))
+    with pytest.raises(LearningError):
+        robustness.Bench(SimpleNamespace(encoder=None), images)
+
+
+def test_a_difference_of_the_whole_is_a_method_of_the_few_shot_benchmark(load, monkeypatch):
+    fewshot, said = load("fewshot"), []
+    methods = SimpleNamespace(
+        eye=SimpleNamespace(enrol=lambda references, **options: said.append(options), look=lambda image: image)
+    )
+    monkeypatch.setattr(fewshot, "answer", lambda verifier, asked: {"scores": asked})
+    images = tuple(SimpleNamespace(authentic=index < 2, marked=False) for index in range(4))
+    drawn = SimpleNamespace(references=images, queries=images[:1], shots=2)
+    for name in (fewshot.OURS, fewshot.WHOLE):
+        assert fewshot.Methods.ask(methods, name, drawn) == {"scores": [images[0]]}
+    assert [each["difference"] for each in said] == ["any", "whole"]
