@@ -244,10 +244,8 @@ class Enrolment:
     def shots(self, k: int) -> Enrolment:
         """Return an enrolment learned from `k` references of each class, or from all of a class with fewer.
 
-        They are chosen as by `ReferenceSet.shots`.
-
-        It is learned once and kept. Its `references_sha256` is of this one's and of the places of the references that
-        are kept.
+        They are chosen as by `ReferenceSet.shots`. It is learned once and kept. Its `references_sha256` is of this
+        one's and of the places of the references that are kept.
 
         Raises:
             ReferenceSetError: `k` is not a whole number of at least 1.

@@ -17,7 +17,7 @@ TOP_SHARE = 0.01
 CLIP = 6.0
 """Standardised channels are clipped to ±`CLIP`, so that one broken channel cannot dominate."""
 BANK = 1024
-"""Size of a bank: tokens of one side that nearest-neighbour distances are measured to."""
+"""Size of a bank: authentic tokens that nearest-neighbour distances are measured to."""
 OWN = 300
 """Tokens sampled per reference to measure the mean and standard deviation of distances to other specimens."""
 HALVES = "halves"
