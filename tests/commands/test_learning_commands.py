@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from PIL import Image
 
 from fusion_diff import DiffusionModel, __version__, cli
 from fusion_diff.commands import demo
+from fusion_diff.commands.enroll import SetApart
+from fusion_diff.fewshot.fusion import Difference
 from fusion_diff.synthetic import builtin_references, builtin_samples
 
 
@@ -70,6 +73,7 @@ def test_enroll_names_the_model_and_the_one_that_it_replaced_as_verdicts_do(refe
 
 
 def test_enroll_takes_what_differs(references, tmp_path, capsys):
+    assert tuple(SetApart) == get_args(Difference)
     words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]
     assert cli.main([*words, "--difference", "whole"]) == 0
     assert "pooled: the texture as a whole" in capsys.readouterr().out

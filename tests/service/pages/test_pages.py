@@ -217,13 +217,17 @@ def test_a_set_is_audited_and_enrolled_and_its_model_judges(client, micrograph):
     address = new_set(client, micrograph, "enrolled", shots=2)
     audit = settled(client, client.post(f"{address}/audit"))
     assert "Nothing suspicious found." in audit.text
-    begun = client.post(f"{address}/enrol", data={"name": "grain <i>", "default": "true"})
+    ticked = re.findall(r'<input type="checkbox" name="(\w+)" value="(\w+)">', client.get(address).text)
+    assert ("difference", "whole") in ticked
+    begun = client.post(f"{address}/enrol", data={"name": "grain <i>", "default": "true", "difference": "whole"})
     assert re.search(r"step \d of 4", looked_at(begun).text)
     assert re.search(r"step \d of 4", looked_at(client.get(address)).text), "whoever loads the page again sees it too"
     made = settled(client, begun)
     assert "Enrolled: grain <i>" in made.text
     assert "AUROC, cross-fitted" in made.text
     assert "fine 2" in made.text
+    (model,) = (each for each in client.get("/v1/models").json()["items"] if each["name"] == "grain <i>")
+    assert model["figures"]["weight of pooled"] == pytest.approx(0.8)
     home = client.get("/").text
     assert re.search(r"selected>grain &lt;i&gt; \(default\)<", home)
     newer = new_set(client, micrograph, "newer than that of the model")

@@ -7,6 +7,7 @@ from typing import Literal, cast
 
 from pydantic import BaseModel, Field
 
+from fusion_diff.fewshot.fusion import Difference
 from fusion_diff.service import tables
 from fusion_diff.service.jobs import lost
 from fusion_diff.service.problems import Problem, StoppingError, problem
@@ -19,7 +20,7 @@ class EnrolIn(Body):
     """Options of an enrolment."""
 
     name: Name = Field(description="Name of the model.")
-    difference: Literal["any", "whole"] = Field(
+    difference: Difference = Field(
         default="any",
         description="What sets the classes apart: `whole` if the whole material differs, as by grain size, porosity, "
         "firing or glaze; `any` looks for flaws that have a place as well.",
