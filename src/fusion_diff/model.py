@@ -183,7 +183,7 @@ class DiffusionModel:
             references: authentic references, and any number of other classes; flaws may be marked.
             difference: what sets the authentic class apart from the others. `whole`: the whole material, such as its
                 grain size, porosity, firing or glaze, so that texture as a whole gets most of the weight. `any`:
-                flaws that have a place as well; the references show what tells.
+                flaws that have a place as well; the references show which of the two it is.
             reconstruction: use the diffusion path as evidence, too. Encoding takes about four times as long. At
                 inspection the path runs only if fusion gave it a weight.
             detect_attacks: measure how purification changes the scores of the references, so that `inspect` can detect

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 Difference = Literal["any", "whole"]
-"""What sets the classes apart: of the whole micrograph, such as grain size or firing, or anything, flaws included."""
+"""What sets the classes apart: the `whole` micrograph, as by its grain size, or `any` difference, flaws included."""
 DOUBT = 1.5
 """Standard errors subtracted from a reading's separation before it becomes a weight, unless it is of local flaws."""
 LOCAL = (DEPARTURES, MULTIPLE_INSTANCE, OUTLIERS)
@@ -60,7 +60,7 @@ class Fusion:
 
         A handful of references cannot tell a small difference of the whole from chance. Whoever knows what to look for
         can say so: with the difference `whole`, readings of the whole micrograph have `WHOLE_SHARE` of the weight, in
-        equal parts.
+        equal parts, cross-fitted or not.
 
         Args:
             scores: scores (n,) of each reading.

@@ -95,6 +95,8 @@ def audit_references(
 ) -> tuple[Finding, ...]:
     """Encode references and return the findings, the most severe first. The model is not changed.
 
+    Labels are judged with the difference `any`. Those of an enrolment that was told another are in `audit_enrolment`.
+
     Args:
         model: the model whose encoder is used.
         references: the set to audit.
