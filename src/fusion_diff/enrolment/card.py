@@ -16,9 +16,6 @@ _WHOLE = (
     "flaws that have a place count for little."
 )
 _BASE = "\n## The model that they were enrolled on\n\n"
-_WHOLE = (
-    "The whole material was said to differ (`difference` is `whole`), so the texture as a whole has most of the weight."
-)
 
 
 def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
@@ -42,7 +39,6 @@ def enrolled_card(name: str, enrolment: Enrolment, card: str) -> str:
         "",
         f"A model saved by FusionDiff {__version__}, enrolled on {counted(len(enrolment.names), 'reference')}, "
         f"{enrolment.compared.of_specimens} (sha256 {enrolment.references_sha256}).",
-        *([_WHOLE] if enrolment.difference == "whole" else []),
         "",
         "| class | references |",
         "|---|---|",
