@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from fusion_diff.enrolment.enrolment import Enrolment
 
 _WHOLE = (
-    "The classes were said to differ as a whole, as by grain size, porosity, firing or glaze (`difference` is `whole`): "
-    "flaws that have a place count for little."
+    "The classes were said to differ as a whole, as by grain size, porosity, firing or glaze (`difference` is `whole`)"
+    ": flaws that have a place count for little."
 )
 _BASE = "\n## The model that they were enrolled on\n\n"
 
