@@ -46,6 +46,8 @@ WHOLE = "FusionDiff, difference whole"
 ALONE = "FusionDiff, authentic only"
 ALONE_SHOTS = 10
 """Number of references for methods that learn from authentic references only."""
+VERIFIERS = (OURS, MARKED, WHOLE, ALONE)
+"""Methods that are FusionDiff's own."""
 SAME_TOKENS = "nearest neighbour, FusionDiff's tokens, authentic only"
 
 
@@ -56,11 +58,11 @@ class Methods:
         self.eye = Eye(model)
         self.baselines = Baselines()
         self.rates: dict[tuple[str, str, int], float | None] = {}
-        self.names = [OURS, MARKED, WHOLE, ALONE, SAME_TOKENS, *FROZEN, *TRAINED]
+        self.names = [*VERIFIERS, SAME_TOKENS, *FROZEN, *TRAINED]
 
     def ask(self, name: str, drawn: Draw) -> dict[str, object] | None:
         """Return scores (higher: less authentic), verdicts and other results; None if the method does not apply."""
-        if name in (OURS, MARKED, WHOLE, ALONE):
+        if name in VERIFIERS:
             if name == MARKED and not any(image.marked for image in drawn.references):
                 return None
             if name == ALONE and drawn.shots != ALONE_SHOTS:
@@ -212,7 +214,7 @@ def main() -> int:
                         if drawn is None:
                             continue
                         for method in wanted:
-                            model = methods.eye.sha256 if method in (OURS, MARKED, WHOLE, ALONE, SAME_TOKENS) else ""
+                            model = methods.eye.sha256 if method in (*VERIFIERS, SAME_TOKENS) else ""
                             key = (f"{name}/{number}", shots, seed, method, model)
                             if key in done or (method in TRAINED and seed >= options.trained_seeds):
                                 continue

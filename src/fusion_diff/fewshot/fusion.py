@@ -170,10 +170,10 @@ def check_difference(value: object) -> Difference:
 
 def _of_the_whole(weight: dict[str, float]) -> dict[str, float]:
     """Return weights with `WHOLE_SHARE` on the readings of the whole micrograph; the others keep their proportions."""
-    whole = [name for name in weight if not READINGS[name].dense]
-    local = sum(weight.values()) - sum(weight[name] for name in whole)
-    shares = {name: (1 - WHOLE_SHARE) * value / local for name, value in weight.items()}
-    return shares | dict.fromkeys(whole, WHOLE_SHARE / len(whole))
+    local = {name: value for name, value in weight.items() if READINGS[name].dense}
+    whole, total = weight.keys() - local.keys(), sum(local.values())
+    shares = {name: (1 - WHOLE_SHARE) * value / total for name, value in local.items()}
+    return {name: shares.get(name, WHOLE_SHARE / len(whole)) for name in weight}
 
 
 def _deviation(samples: Sequence[NDArray[np.float64]]) -> float:
