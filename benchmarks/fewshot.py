@@ -182,7 +182,10 @@ def main() -> int:
     options = parser.parse_args()
     file = options.out / "answers.jsonl"
     stored = read(file)
-    asked, tasks = asked_sets(parser, options, {a["set"] for a in stored})
+    try:
+        asked, tasks = asked_sets(parser, options, {a["set"] for a in stored})
+    except FileNotFoundError as error:
+        parser.error(str(error))
     seeds = {(name, shots): options.seeds for name in asked for shots in options.shots}
     lost = skipped(tasks, seeds)
     if lost and len(lost) == len(seeds) and all(r["skipped"] == r["draws"] for r in lost):

@@ -50,6 +50,7 @@ def test_shots_that_no_draw_has_are_refused(refusal, coatings, tmp_path):
     ("words", "told"),
     [
         (["--folder", "x", "--authentic", "sound"], "the reference folder x does not exist"),
+        (["--data", "x"], "images of one side at least are missing; is the folder of --data the one that holds"),
         (["--folder", "x"], "name its class to verify with --authentic"),
         (["--data", "x", "--authentic", "sound"], "give its --folder instead of --data"),
     ],

@@ -33,7 +33,9 @@ def test_out_of_scope_stands_in_place_of_the_decision_and_the_score_in_brackets(
 
 def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, capsys):
     print_outcomes([Outcome(Path("a.tif"), make_inspection(calibrated=False))])
-    assert "The scores are not calibrated" in capsys.readouterr().out
+    assert (
+        "The scores are not calibrated: that takes references of two specimens of each side" in capsys.readouterr().out
+    )
     print_outcomes([Outcome(Path("a.tif"), make_inspection())])
     assert "not calibrated" not in capsys.readouterr().out
 

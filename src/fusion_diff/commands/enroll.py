@@ -94,6 +94,7 @@ def enroll_command(
     trusted_key: TrustedKeys = None,
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
+    from fusion_diff.references.reference import named_specimens
     from fusion_diff.trust.poisoning import audit_enrolment
 
     expect_away("--out", out, [references, marks, *(trusted_key or ())])
@@ -115,7 +116,8 @@ def enroll_command(
     if shots is not None:
         enrolled = enrolled.shots(shots)
     counts = {label: str(count) for label, count in enrolled.counts.items()}
-    each = " (each image counted as one)" if len(enrolled.specimens) == len(enrolled) else ""
+    grouped = named_specimens((each.name for each in enrolled), enrolled.groups)
+    each = "" if grouped else " (each image counted as one)"
     print_figures("References", counts | {"specimens": f"{len(enrolled.specimens)}{each}"})
 
     def learn(chosen: ReferenceSet) -> Enrolment:

@@ -185,7 +185,7 @@ def print_outcomes(outcomes: Sequence[Outcome], truths: Sequence[str] | None = N
         say("A score in brackets is of a micrograph out of scope: ignore it.")
     say(tally(outcomes))
     if not all(it.calibrated for it in inspected):
-        say("The scores are not calibrated: one side has fewer than two specimens.")
+        say("The scores are not calibrated: that takes references of two specimens of each side at least.")
     if (why := nothing_decided(inspected)) is not None:
         say(f"Nothing could be decided: {why}")
     for outcome in outcomes:
