@@ -144,7 +144,10 @@ def asked_sets(parser, options, stored: set[str]) -> tuple[list[str], dict[str, 
         if options.authentic is not None or options.groups is not None:
             parser.error("--authentic and --groups are of a set of your own: give its --folder instead of --data")
         asked = options.sets or list(SETS)
-        tasks = {name: SETS[name](options.data) for name in SETS if name in {*asked, *stored}}
+        try:
+            tasks = {name: SETS[name](options.data) for name in SETS if name in {*asked, *stored}}
+        except FileNotFoundError as error:
+            parser.error(str(error))
     else:
         if options.authentic is None or options.sets is not None:
             parser.error("--folder is a single set: name its class to verify with --authentic, and leave out --sets")
@@ -182,10 +185,7 @@ def main() -> int:
     options = parser.parse_args()
     file = options.out / "answers.jsonl"
     stored = read(file)
-    try:
-        asked, tasks = asked_sets(parser, options, {a["set"] for a in stored})
-    except FileNotFoundError as error:
-        parser.error(str(error))
+    asked, tasks = asked_sets(parser, options, {a["set"] for a in stored})
     seeds = {(name, shots): options.seeds for name in asked for shots in options.shots}
     lost = skipped(tasks, seeds)
     if lost and len(lost) == len(seeds) and all(r["skipped"] == r["draws"] for r in lost):
