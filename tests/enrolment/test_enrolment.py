@@ -340,7 +340,7 @@ def saved(tmp_path):
 def test_another_format_is_refused(saved, number):
     described = json.loads((saved / "enrolment.json").read_text()) | {"format": f"fusion-diff/enrolment/{number}"}
     (saved / "enrolment.json").write_text(json.dumps(described))
-    with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/6'"):
+    with pytest.raises(CheckpointError, match="this version reads 'fusion-diff/enrolment/7'"):
         load_enrolment(saved, ENCODER)
 
 

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from fusion_diff.micrograph import Micrograph
 
-FORMAT = "fusion-diff/edge/6"
+FORMAT = "fusion-diff/edge/7"
 """The format that is read and written. Raise it when readings change, since verdicts are made of them here."""
 DESCRIPTION = "edge.json"
 GRAPHS = {"onnx": "graph.onnx", "openvino": "graph.xml"}

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from fusion_diff.encoder.flaw_detector import FlawDetector
     from fusion_diff.fewshot.verifier import Verifier
 
-FORMAT = "fusion-diff/enrolment/6"
+FORMAT = "fusion-diff/enrolment/7"
 INCOMPLETE = "its enrolment is incomplete"
 UNUSABLE = "its fitted coefficients cannot be used"
 

@@ -66,7 +66,7 @@ READINGS = {
 - Departures: all evidence of local flaws, summed per token before the highest values are averaged.
 - Multiple-instance: what the references' own flaws have taught, by itself. It finds more flaws of their kinds.
 - Outliers: the few tokens that are farthest from any authentic one. They find flaws of kinds that no reference shows.
-- Pooled: mean and spread of every channel over the whole micrograph.
+- Pooled: the mean of every channel over the whole micrograph.
 - Reconstruction: the residual of the diffusion path.
 """
 

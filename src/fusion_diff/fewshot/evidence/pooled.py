@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.bags import Bag
     from fusion_diff.fewshot.evidence.base import LearnsFrom, Paths
 
-RIDGE = 0.3
+RIDGE = 0.1
 
 
 @dataclass(eq=False)
 class PooledEvidence(Stored):
-    """A linear classifier of the mean of `[z, |z|]` over the tokens z: the mean and spread of every channel.
+    """A linear classifier of the mean of every channel over the tokens.
 
     The score is a mean over tokens. So each token's contribution is exact, and tiles can be processed one by one.
     """
@@ -31,12 +31,12 @@ class PooledEvidence(Stored):
     kinds: ClassVar[tuple[str, ...]] = ("pooled",)
     learns_from: ClassVar[LearnsFrom] = "both"
 
-    weights: Tensor  # (2C + 1,), intercept last
+    weights: Tensor  # (C + 1,), intercept last
 
     @classmethod
     def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> PooledEvidence:
-        """Fit the classifier to the pooled features of both sides, on all paths together."""
-        pooled = torch.stack([_features(bag.tokens).mean(0) for bag in (*others, *authentic)])
+        """Fit the classifier to the mean tokens of both sides, on all paths together."""
+        pooled = torch.stack([bag.tokens.mean(0) for bag in (*others, *authentic)])
         centre, spread = pooled.mean(0), pooled.std(0).clamp_min(0.05)
         labels, importance = balanced(len(others), len(authentic), pooled.device)
         # Dividing by the square root of their number makes the ridge independent of the number of features.
@@ -47,8 +47,4 @@ class PooledEvidence(Stored):
 
     def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
         """Return the value (n,) of each token; their mean is the classifier's log-odds for the micrograph."""
-        return {"pooled": _features(tokens) @ self.weights[:-1] + self.weights[-1]}
-
-
-def _features(tokens: Tensor) -> Tensor:
-    return torch.cat([tokens, tokens.abs()], dim=1)
+        return {"pooled": tokens @ self.weights[:-1] + self.weights[-1]}
