@@ -54,7 +54,6 @@ def test_any_other_value_is_read_or_refused_and_nothing_else(described, tmp_path
         ("kinds", [], "lacks the evidence"),
         ("fusion", {"centre": {}, "spread": {}, "weight": {}}, "have no weight"),
         ("fusion", {key: {"reconstruction": 1} for key in ("centre", "spread", "weight")}, "lacks the evidence"),
-        ("fusion", {"centre": {"pooled": 0}, "spread": {"pooled": 1}, "weight": {"pooled": 1}}, "evidence map"),
         ("calibration", {"slope": 0.0, "intercept": 0.0}, "wrong sign"),
         ("calibration", {"slope": -1.0, "intercept": 0.0}, "wrong sign"),
         ("inside", [float("nan")], "not a finite number"),
@@ -80,6 +79,14 @@ def test_any_other_value_is_read_or_refused_and_nothing_else(described, tmp_path
 def test_what_does_not_hold_together_is_refused_with_the_reason(described, tmp_path, key, value, says):
     (tmp_path / DESCRIPTION).write_text(json.dumps(described | {key: value}))
     with pytest.raises(CheckpointError, match=f"damaged .*{says}.*export the model again"):
+        Exported.read(tmp_path)
+
+
+def test_readings_that_show_no_place_are_refused(described, tmp_path):
+    fusion = {key: {"pooled": value} for key, value in (("centre", 0), ("spread", 1), ("weight", 1))}
+    changes = {"fusion": fusion, "kinds": [*described["kinds"], "pooled"]}
+    (tmp_path / DESCRIPTION).write_text(json.dumps(described | changes))
+    with pytest.raises(CheckpointError, match="damaged .*evidence map.*export the model again"):
         Exported.read(tmp_path)
 
 

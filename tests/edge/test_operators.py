@@ -86,7 +86,7 @@ def value(name, *sizes, kind=TensorProto.FLOAT):
 def model_of(*nodes, functions=(), weights=(), sparse=()):
     """A model with the inputs and outputs of an export, from `pixels` by the given nodes to `dense`."""
     tile, side = (1, 3, 16, 16), (1, 2, 2)
-    rest = [helper.make_node("Abs", ["keep"], [name]) for name in ("sums", "alike")]
+    rest = [helper.make_node("Sqrt", ["keep"], [name]) for name in ("sums", "alike")]
     inputs = [value("pixels", *tile), value("keep", *side)]
     outputs = [value("dense", *tile), value("sums", *side), value("alike", *side)]
     imports = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("own", 1)]
@@ -101,7 +101,7 @@ def model_of(*nodes, functions=(), weights=(), sparse=()):
 def loop():
     """A node that turns `pixels` over and over, for 2^62 times."""
     body = helper.make_graph(
-        [helper.make_node("Abs", ["before"], ["after"]), helper.make_node("And", ["going", "going"], ["goes on"])],
+        [helper.make_node("Sqrt", ["before"], ["after"]), helper.make_node("And", ["going", "going"], ["goes on"])],
         "body",
         [value("i", kind=TensorProto.INT64), value("going", kind=TensorProto.BOOL), value("before", 1, 3, 16, 16)],
         [value("goes on", kind=TensorProto.BOOL), value("after", 1, 3, 16, 16)],
@@ -126,25 +126,25 @@ SPARSE = onnx.SparseTensorProto(
 )
 
 ENDLESS = model_of(*loop())
-ABS = helper.make_node("Abs", ["pixels"], ["dense"])
+SQRT = helper.make_node("Sqrt", ["pixels"], ["dense"])
 ADD = helper.make_node("Add", ["pixels", "w"], ["dense"])
 HOSTILE = {
     "a loop": (ENDLESS, "Constant"),
     "a loop alone": (model_of(loop()[-1]), "Loop"),
     "a loop under the name of another operator": (
-        model_of(helper.make_node("Abs", ["pixels"], ["dense"], body=loop()[-1].attribute[0].g)),
+        model_of(helper.make_node("Sqrt", ["pixels"], ["dense"], body=loop()[-1].attribute[0].g)),
         "a nested graph",
     ),
     "several nested graphs": (
-        model_of(helper.make_node("Abs", ["pixels"], ["dense"], bodies=[loop()[-1].attribute[0].g])),
+        model_of(helper.make_node("Sqrt", ["pixels"], ["dense"], bodies=[loop()[-1].attribute[0].g])),
         "a nested graph",
     ),
     "a function": (
         model_of(
-            ABS,
+            SQRT,
             functions=[
                 helper.make_function(
-                    "own", "Abs", ["a"], ["b"], [helper.make_node("Abs", ["a"], ["b"])], [helper.make_opsetid("", 20)]
+                    "own", "Sqrt", ["a"], ["b"], [helper.make_node("Sqrt", ["a"], ["b"])], [helper.make_opsetid("", 20)]
                 )
             ],
         ),
@@ -165,11 +165,11 @@ HOSTILE = {
     ),
     "sparse weights": (model_of(ADD, sparse=[SPARSE]), "sparse weights"),
     "a tensor in a node": (
-        model_of(helper.make_node("Abs", ["pixels"], ["dense"], value=elsewhere("w", "../secret.bin"))),
+        model_of(helper.make_node("Sqrt", ["pixels"], ["dense"], value=elsewhere("w", "../secret.bin"))),
         "a tensor in a node",
     ),
     "a sparse tensor in a node": (
-        model_of(helper.make_node("Abs", ["pixels"], ["dense"], value=SPARSE)),
+        model_of(helper.make_node("Sqrt", ["pixels"], ["dense"], value=SPARSE)),
         "a tensor in a node",
     ),
 }
@@ -212,14 +212,14 @@ def varint(number):
 def test_nothing_hides_behind_repeated_fields_that_readers_join(tmp_path):
     """A second graph, a second name of an operator, or a second value of an attribute is joined to the first."""
     file = tmp_path / "g.onnx"
-    good = message((4, b"Abs"))
+    good = message((4, b"Sqrt"))
     nested = message((6, message((1, message((4, b"Loop"))))))
     for node in (
-        message((4, b"Abs"), (4, b"Loop")),
-        message((4, b"Loop"), (4, b"Abs")),
-        message((4, b"Abs"), (5, b""), (5, nested)),
-        message((4, b"Abs"), (7, b""), (7, b"own")),
-        message((4, b"Abs"), (5, b""), (5, message((5, b"")))),
+        message((4, b"Sqrt"), (4, b"Loop")),
+        message((4, b"Loop"), (4, b"Sqrt")),
+        message((4, b"Sqrt"), (5, b""), (5, nested)),
+        message((4, b"Sqrt"), (7, b""), (7, b"own")),
+        message((4, b"Sqrt"), (5, b""), (5, message((5, b"")))),
     ):
         file.write_bytes(message((7, message((1, good))), (7, message((1, node)))))
         assert len(onnx.load_from_string(file.read_bytes()).graph.node) == 2

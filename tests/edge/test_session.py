@@ -278,7 +278,7 @@ def graph(nodes, inputs, outputs):
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in side.items()]
         for side in (inputs, outputs)
     ]
-    drawn = helper.make_graph([helper.make_node("Abs", [a], [b]) for a, b in nodes], "other", *ends)
+    drawn = helper.make_graph([helper.make_node("Sqrt", [a], [b]) for a, b in nodes], "other", *ends)
     return helper.make_model(drawn, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
 
 

@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 OPERATORS = {
     "onnx": frozenset(
         (
-            "Abs", "Add", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Expand", "Gather", "Gelu", "Gemm",
+            "Add", "Clip", "Concat", "Conv", "DequantizeLinear", "Div", "Expand", "Gather", "Gelu", "Gemm",
             "LayerNormalization", "MatMul", "Mul", "Pad", "Pow", "QuantizeLinear", "ReduceMax", "ReduceSum", "Reshape",
             "Resize", "Shape", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub", "Transpose", "Unsqueeze",
         )
     ),
     "openvino": frozenset(
         (
-            "Abs", "Add", "Broadcast", "Clamp", "Concat", "Const", "Convert", "Convolution", "FakeQuantize", "Gather",
+            "Add", "Broadcast", "Clamp", "Concat", "Const", "Convert", "Convolution", "FakeQuantize", "Gather",
             "Gelu", "GroupConvolution", "Interpolate", "MVN", "MatMul", "Multiply", "Pad", "Parameter", "Power",
             "ReduceMax", "ReduceSum", "Reshape", "Result", "ScaledDotProductAttention", "ShapeOf", "Slice", "Sqrt",
             "Squeeze", "Subtract", "Transpose", "Unsqueeze", "VariadicSplit",
