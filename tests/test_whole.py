@@ -73,6 +73,9 @@ def test_an_error_of_the_system_names_the_file_itself(tmp_path, make):
     with pytest.raises(FileNotFoundError) as caught, whole_file(tmp_path / "b.txt"):
         (tmp_path / "other.txt").read_text()
     assert caught.value.filename == str(tmp_path / "other.txt"), "of another file that could not be read"
+    with pytest.raises(OSError, match="No space") as caught, WholeFolder(tmp_path / "folder"):
+        raise OSError(errno.ENOSPC, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "folder")
 
 
 @pytest.mark.parametrize("replace", [False, True])

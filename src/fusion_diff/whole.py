@@ -18,6 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fusion_diff.errors import disk_full
 from fusion_diff.home import left_by_file_manager
 
 if TYPE_CHECKING:
@@ -62,6 +63,17 @@ def write_whole(file: Path, content: bytes) -> None:
     """
     with whole_file(file) as part:
         part.write_bytes(content)
+
+
+@contextmanager
+def naming(file: Path) -> Iterator[None]:
+    """Let errors of the system that name no file, as those of an open one do, name this one."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is None and error.strerror:
+            raise OSError(error.errno, error.strerror, str(file)) from error
+        raise
 
 
 def when_free(move: Callable[[Path], object], target: Path) -> None:
@@ -120,10 +132,11 @@ class WholeFolder:
         kept = False
         try:
             if kind is None:
-                self.complete()
-                for file in self.folder.rglob("*"):
-                    if file.is_file():
-                        _flush(file)
+                with naming(self.target):
+                    self.complete()
+                    for file in self.folder.rglob("*"):
+                        if file.is_file():
+                            _flush(file)
                 self.check()
                 try:
                     self._move()
@@ -166,7 +179,10 @@ def _beside(target: Path) -> Path:
 
 
 def _raise_if_of_the_system(error: BaseException | None, target: Path) -> None:
-    """Raise an `OSError` for an error of safetensors that the system caused, such as a full disk."""
+    """Raise an `OSError` that names the target, for a full disk or an error of safetensors that the system caused."""
+    if error is not None and disk_full(error):
+        with naming(target):
+            raise error
     foreign = type(error).__name__ == "SafetensorError"  # by name: not all installations have it
     if foreign and (met := re.search(r"\(os error (\d+)\)", str(error))):
         raise OSError(int(met[1]), os.strerror(int(met[1])), str(target)) from error

@@ -511,8 +511,10 @@ def test_a_full_disk_loses_no_verdict(run, new, tmp_path, pages_of_a_run_that_pa
     code, out, err = run("inspect", "new", *pages_of_a_run_that_passed, "--json", "/dev/full")
     assert code == 3
     assert "1 micrograph: 1 authentic" in out
-    assert "No space left on device" in err
+    assert err.count("No space left on device") == 1
+    assert "Error: /dev/full: cannot be used (No space left on device)" in err
     assert "Traceback" not in err
+    assert "Records:" not in out, "none was written"
     suite = ElementTree.parse(tmp_path / "j.xml").getroot()
     assert (suite.get("tests"), suite.get("errors")) == ("2", "1")
 

@@ -114,6 +114,19 @@ def test_what_was_written_stays_when_the_run_is_cut_off(make_inspection, tmp_pat
     writer.close()
 
 
+def test_a_disk_that_fills_up_leaves_the_lines_before_and_names_the_file_once(make_inspection, tmp_path, room_for):
+    path = tmp_path / "records.jsonl"
+    outcome = Outcome(Path("a.tif"), make_inspection())
+    line = to_line(outcome) + "\n"
+    with RecordWriter(path) as writer:
+        writer.write(outcome)
+        with room_for(len(line) + 50), pytest.raises(OSError, match="File too large") as caught:
+            writer.write(outcome)
+    assert caught.value.filename == str(path)
+    assert path.read_text() == line
+    assert writer.lines == 1
+
+
 def test_numbers_that_json_does_not_know_become_null(make_inspection):
     inspection = make_inspection(
         score=np.float32("nan"), p_values={"authentic": float("inf")}, contributions={"dense": np.float64(0.5)}

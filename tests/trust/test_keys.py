@@ -54,6 +54,13 @@ def test_a_new_pair_is_read_back_and_signs_what_it_verifies(tmp_path, kind):
     assert not new_key(tmp_path / "L", kind=kind).public.has_signed(b"message", signature)
 
 
+def test_a_key_that_the_disk_has_no_room_for_is_named_and_leaves_nothing(tmp_path, room_for):
+    with room_for(20), pytest.raises(OSError, match="File too large") as caught:
+        new_key(tmp_path / "K")
+    assert caught.value.filename == str(tmp_path / "K.pub")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_id_and_the_hint_are_digests_of_the_key_in_der_and_in_pem(tmp_path):
     public = new_key(tmp_path / "K", days=1).public
     pem = (tmp_path / "K.pub").read_bytes().partition(b"\n")[2]

@@ -308,6 +308,9 @@ def test_a_ledger_cut_in_the_middle_is_not_said_to_be_repairable(file, whole):
     assert (torn.kind, cut.kind) == ("torn", "truncated")
     assert torn.message == f"line {whole + 1}: it was cut off after it was written; restore the ledger from a copy"
     assert f"{9 - whole} cut off" in cut.message
+    with pytest.raises(TrustError, match="nothing was repaired or added, restore the ledger from a copy") as refused:
+        Ledger(file)
+    assert "--repair" not in str(refused.value)
 
 
 def test_the_command_that_mends_a_ledger_can_be_copied_whatever_its_path(tmp_path):
@@ -495,6 +498,49 @@ def test_a_disk_too_full_for_the_head_leaves_the_ledger_as_it_was(file, monkeypa
     with Ledger(file) as ledger:
         ledger.append({"decision": "authentic"})
     assert check(file).intact
+
+
+def test_a_disk_that_fills_up_leaves_the_ledger_as_it_was_and_names_it(file, room_for):
+    before = file.read_bytes()
+    with Ledger(file) as ledger:
+        with room_for(len(before) + 50), pytest.raises(OSError, match="File too large") as caught:
+            ledger.append({"decision": "authentic"})
+        assert caught.value.filename == str(file)
+        assert file.read_bytes() == before
+        ledger.append({"decision": "authentic"})
+    assert check(file).intact
+
+
+@pytest.mark.parametrize("found", [False, True])
+def test_a_ledger_that_cannot_be_begun_leaves_no_empty_file(tmp_path, room_for, found):
+    path = tmp_path / "verdicts.jsonl"
+    if found:
+        path.touch()
+    with room_for(100), pytest.raises(OSError, match="File too large") as caught:
+        Ledger(path)
+    assert caught.value.filename == str(path)
+    assert list(tmp_path.iterdir()) == ([path] if found else []), "what was there stays"
+
+
+def test_a_ledger_of_which_the_head_is_left_is_missing_and_not_begun_anew(file):
+    file.unlink()
+    with pytest.raises(TrustError, match=r"the file is missing, but verdicts\.jsonl\.head lists lines"):
+        Ledger(file)
+    assert not file.exists()
+
+
+def test_a_ledger_that_another_removed_while_it_was_waited_for_is_not_begun(tmp_path, monkeypatch):
+    path = tmp_path / "verdicts.jsonl"
+    lock = module.locked
+
+    def removed(file):
+        path.unlink()  # as by a process that could not write the header
+        return lock(file)
+
+    monkeypatch.setattr(module, "locked", removed)
+    with pytest.raises(TrustError, match="moved or replaced"):
+        Ledger(path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_threads_that_share_a_ledger_do_not_write_into_one_another(tmp_path):

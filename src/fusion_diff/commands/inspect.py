@@ -257,7 +257,7 @@ def _inspect(
             raise
         except Exception as error:
             faults.append(error)
-    said = [f"Records: {writer.path}" for writer in writers if writer.path != STDOUT]
+    said = [f"Records: {writer.path}" for writer in writers if writer.lines and writer.path != STDOUT]
     if ledger is not None:
         said.append(f"Ledger: {outputs.record}; its head is now {ledger.head}")
     return outcomes, said, faults

@@ -15,15 +15,18 @@ import os
 import stat
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from fusion_diff import __version__
 from fusion_diff.checkpoint import digest
+from fusion_diff.whole import naming
 
 if TYPE_CHECKING:
     from datetime import datetime
+    from io import FileIO
+    from typing import TextIO
 
     from fusion_diff.inspection.policy import Ruling
     from fusion_diff.inspection.run import Outcome
@@ -83,35 +86,57 @@ class RecordWriter:
     Use as a context manager. The folder is created. An older file of that name is replaced when the first line is
     written or the run ends, so that a run that is interrupted before loses none of it. `STDOUT` is left open.
 
+    Attributes:
+        path: the file.
+        lines: number of lines written.
+
     Raises:
-        OSError: the file cannot be written.
+        OSError: the file cannot be written; the error names it. No part of the line that it is about is kept.
     """
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open the file."""
         self.path = Path(path)
-        self._old = self.path != STDOUT
+        self.lines = 0
+        self._stdout: TextIO = sys.stdout
+        self._file: FileIO | None = None
         if self.path == STDOUT:
-            self._file: TextIO = sys.stdout
             return
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = self.path.open("a", encoding="ascii", newline="\n")
+        # Without a buffer, which would be written once more on closing and fail again on a full disk.
+        self._file = self.path.open("ab", buffering=0)
+        self._may_be_cut = stat.S_ISREG(os.fstat(self._file.fileno()).st_mode)  # a pipe or device may not
 
     def write(self, outcome: Outcome, ruling: Ruling | None = None) -> None:
-        """Write one line and flush it to the operating system; see `to_record`."""
+        """Write one line and hand it to the operating system; see `to_record`."""
+        line = to_line(outcome, ruling) + "\n"
+        if self._file is None:
+            self._stdout.write(line)
+            self._stdout.flush()
+        else:
+            with naming(self.path):
+                self._append(self._file, line.encode("ascii"))
+        self.lines += 1
+
+    def _append(self, file: FileIO, line: bytes) -> None:
         self._replace()
-        self._file.write(to_line(outcome, ruling) + "\n")
-        self._file.flush()
+        start = os.fstat(file.fileno()).st_size
+        try:
+            while line:
+                line = line[file.write(line) :]
+        except OSError:
+            if self._may_be_cut:
+                file.truncate(start)
+            raise
 
     def _replace(self) -> None:
-        """Drop the lines of an older file, once."""
-        if self._old and stat.S_ISREG(os.fstat(self._file.fileno()).st_mode):  # a pipe or device cannot be cut
+        """Drop the lines of an older file before the first line."""
+        if self._file is not None and self._may_be_cut and not self.lines:
             self._file.truncate(0)
-        self._old = False
 
     def close(self) -> None:
         """Close the file."""
-        if self.path != STDOUT:
+        if self._file is not None:
             self._file.close()
 
     def __enter__(self) -> Self:

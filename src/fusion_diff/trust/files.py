@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, BinaryIO
 from fusion_diff.errors import TrustError
 from fusion_diff.home import left_by_file_manager
 from fusion_diff.printable import printable
+from fusion_diff.whole import naming
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator
@@ -152,14 +153,14 @@ def write_new(file: Path, content: bytes, mode: int) -> None:
 
     Raises:
         TrustError: something of that name exists, even a broken link.
-        OSError: it cannot be written; no part of it is left.
+        OSError: it cannot be written; the error names it, and no part of it is left.
     """
     try:
         handle = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
     except FileExistsError as error:
         raise TrustError(f"{printable(file)}: it exists already and is not overwritten; choose another name") from error
     try:
-        with os.fdopen(handle, "wb") as stream:
+        with naming(file), os.fdopen(handle, "wb") as stream:
             stream.write(content)
             stream.flush()
             os.fsync(stream.fileno())

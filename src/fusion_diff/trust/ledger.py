@@ -17,16 +17,17 @@ import os
 import secrets
 import stat
 import threading
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 from fusion_diff import __version__
 from fusion_diff.errors import TrustError
 from fusion_diff.locks import locked
 from fusion_diff.printable import quoted
-from fusion_diff.trust.files import followed, read_bounded
-from fusion_diff.whole import write_whole
+from fusion_diff.trust.files import followed, read_bounded, write_new
+from fusion_diff.whole import naming, write_whole
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -148,6 +149,7 @@ class Ledger:
         self.path = Path(path)
         self._adding = threading.Lock()  # threads share the open file and so its lock
         self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not os.path.lexists(self.path)
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND | getattr(os, "O_BINARY", 0), 0o644)
         self._end = -1  # size of the file after the last line known to this object
         self._sequence, self._hash, self._id = -1, NOTHING, ""
@@ -156,7 +158,7 @@ class Ledger:
                 raise TrustError(f"{self.path}: it is a device or pipe, which keeps no ledger; name a file")
             with locked(self._file):
                 if os.fstat(self._file).st_size == 0:
-                    self._start()
+                    self._start(new)
                 else:
                     self._catch_up()
         except BaseException:
@@ -192,15 +194,23 @@ class Ledger:
         """Close the file, whatever happened."""
         self.close()
 
-    def _start(self) -> None:
-        if read_head(self.path) is not None:
-            raise TrustError(
-                f"{self.path}: the file is empty, but {self.path.name}.head lists lines in it; restore it "
-                "from a copy, or choose another file"
-            )
-        first = header()
-        self._id = first["id"]
-        self._write(first)
+    def _start(self, new: bool) -> None:
+        """Write the header. A new file that it cannot be written to is removed, while others wait for the lock."""
+        try:
+            self._expect_in_place()
+            if read_head(self.path) is not None:
+                raise TrustError(
+                    f"{self.path}: the file is {'missing' if new else 'empty'}, but {self.path.name}.head lists lines "
+                    "in it; restore it from a copy, or choose another file"
+                )
+            first = header()
+            self._id = first["id"]
+            self._write(first)
+        except BaseException:
+            if new:
+                with suppress(OSError):  # Windows removes no open file
+                    self.path.unlink()
+            raise
 
     def _write(self, record: Mapping[str, Any]) -> dict[str, Any]:
         """Write one line and the head; call under the lock."""
@@ -209,42 +219,45 @@ class Ledger:
         except TrustError as error:
             raise TrustError(f"{self.path}: {error}") from None
         line += b"\n"
-        start = os.fstat(self._file).st_size
-        written = os.write(self._file, line)
-        if written != len(line):  # the disk is full: restore the ledger
-            os.ftruncate(self._file, start)
-            raise OSError(f"{self.path}: the line could not be written completely; free space on the disk")
-        try:
-            os.fsync(self._file)
-            write_head(self.path, self._id, added["sequence"] + 1, added["hash"])
-        except OSError:  # a line that is missing in the head would look like tampering
-            os.ftruncate(self._file, start)
-            raise
+        with naming(self.path):
+            start, rest = os.fstat(self._file).st_size, line
+            try:
+                while rest:  # a disk that fills up takes a part, and refuses the next
+                    rest = rest[os.write(self._file, rest) :]
+                os.fsync(self._file)
+                write_head(self.path, self._id, added["sequence"] + 1, added["hash"])
+            except OSError:  # a line that is missing in the head would look like tampering
+                os.ftruncate(self._file, start)
+                raise
         self._end, self._sequence, self._hash = start + len(line), added["sequence"], added["hash"]
         return added
 
+    def _expect_in_place(self) -> os.stat_result:
+        """Return the status of the open file, after checking that it still is the one at its path."""
+        here = os.fstat(self._file)
+        with suppress(FileNotFoundError):
+            there = self.path.stat()
+            if (here.st_dev, here.st_ino) == (there.st_dev, there.st_ino):
+                return here
+        raise TrustError(f"{self.path}: the ledger was moved or replaced during the run; start again")
+
     def _catch_up(self) -> None:
         """Read the end of the chain again if another process has appended; call under the lock."""
-        here = os.fstat(self._file)
-        try:
-            there = self.path.stat()
-        except FileNotFoundError:
-            there = None
-        if there is None or (here.st_dev, here.st_ino) != (there.st_dev, there.st_ino):
-            raise TrustError(f"{self.path}: the ledger was moved or replaced during the run; start again")
+        here = self._expect_in_place()
         if here.st_size == self._end:
             return
         with os.fdopen(os.dup(self._file), "rb") as stream:
             stream.seek(0)
             start = stream.readline(MAX_LINE_BYTES)
             last = _last_line(stream, here.st_size)
-        if not may_start(start):
-            raise TrustError(f"{self.path}: it is not a ledger of format {FORMAT}; choose another file")
-        if not last.endswith(b"\n"):
-            raise TrustError(
-                f"{self.path}: the last line is torn, as after a run that was killed while writing it; set it aside, "
-                f"if nothing else is wrong, with fusion-diff audit {quoted(self.path)} --repair"
-            )
+            if not may_start(start):
+                raise TrustError(f"{self.path}: it is not a ledger of format {FORMAT}; choose another file")
+            if not last.endswith(b"\n"):
+                _expect_never_whole(self.path, stream)
+                raise TrustError(
+                    f"{self.path}: the last line is torn, as after a run that was killed while writing it; set it "
+                    f"aside, if nothing else is wrong, with fusion-diff audit {quoted(self.path)} --repair"
+                )
         first, record = parse(start.removesuffix(b"\n")), parse(last.removesuffix(b"\n"))
         if first is not None and (first.get("format") != FORMAT or not isinstance(first.get("id"), str)):
             raise TrustError(f"{self.path}: it is not a ledger of format {FORMAT}; choose another file")
@@ -268,7 +281,7 @@ def _agrees(head: Mapping[str, Any] | None, first: Mapping[str, Any], last: Mapp
     return bool(head.get("id") == first["id"] and (same or behind))
 
 
-def _last_line(stream: Any, size: int) -> bytes:
+def _last_line(stream: BinaryIO, size: int) -> bytes:
     """Return the last line of a file of `size` bytes, reading backwards, at most `MAX_LINE_BYTES`."""
     tail = b""
     while size > 0 and tail.count(b"\n", 0, -1) == 0 and len(tail) <= MAX_LINE_BYTES:
@@ -301,27 +314,32 @@ def repair(path: str | os.PathLike[str]) -> Path | None:
         stream.seek(0)
         if not may_start(stream.readline(MAX_LINE_BYTES)):
             raise TrustError(f"{path}: it is not a ledger of format {FORMAT}, so nothing was repaired; check the path")
-        stream.seek(0)
-        whole = sum(block.count(b"\n") for block in iter(lambda: stream.read(_BACKWARDS_BYTES), b""))
-        head = read_head(path)
-        if head is not None and head["count"] > whole:
-            raise TrustError(
-                f"{path}: {path.name}.head lists line {whole + 1} as complete, so it was cut off after it "
-                "was written; nothing was repaired, restore the ledger from a copy"
-            )
+        _expect_never_whole(path, stream)
         aside = _free(_beside(path, ".torn"))
-        with aside.open("xb") as kept:
-            kept.write(torn)
-            kept.flush()
-            os.fsync(kept.fileno())
+        write_new(aside, torn, 0o644)
         os.ftruncate(stream.fileno(), size - len(torn))
         os.fsync(stream.fileno())
     return aside
 
 
+def _expect_never_whole(path: Path, stream: BinaryIO) -> None:
+    """Check that the torn last line of an open ledger was never complete, so that it may be set aside.
+
+    Raises:
+        TrustError: the head lists it as complete, or cannot be read.
+    """
+    stream.seek(0)
+    whole = sum(block.count(b"\n") for block in iter(lambda: stream.read(_BACKWARDS_BYTES), b""))
+    head = read_head(path)
+    if head is not None and head["count"] > whole:
+        raise TrustError(
+            f"{path}: {path.name}.head lists line {whole + 1} as complete, so it was cut off after it "
+            "was written; nothing was repaired or added, restore the ledger from a copy"
+        )
+
+
 def _free(file: Path) -> Path:
-    number = 1
-    found = file
+    number, found = 1, file
     while found.exists():
         number += 1
         found = file.with_name(f"{file.name}-{number}")
