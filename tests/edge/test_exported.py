@@ -86,7 +86,7 @@ def test_readings_that_show_no_place_are_refused(described, tmp_path):
     fusion = {key: {"pooled": value} for key, value in (("centre", 0), ("spread", 1), ("weight", 1))}
     changes = {"fusion": fusion, "kinds": [*described["kinds"], "pooled"]}
     (tmp_path / DESCRIPTION).write_text(json.dumps(described | changes))
-    with pytest.raises(CheckpointError, match="damaged .*evidence map.*export the model again"):
+    with pytest.raises(CheckpointError, match=r"damaged .*evidence map.*export the model again"):
         Exported.read(tmp_path)
 
 

@@ -43,6 +43,11 @@ def test_one_group_still_gives_a_limit(make_bag):
     assert strangeness(scope, make_bag(50).tokens + 20) > scope.limit
 
 
+def test_two_specimens_alike_by_chance_put_no_other_out_of_scope(make_bag):
+    scope = Scope.fit([make_bag(0).tokens, make_bag(1).tokens], ["a", "b"])
+    assert all(scope.limit > 1.3 * strangeness(scope, make_bag(seed).tokens) for seed in range(50, 60))
+
+
 def test_the_bank_is_bounded_and_only_the_last_path_counts(make_bag):
     scope = Scope.fit([make_bag(seed, tokens=3000).tokens[:, 6:] for seed in range(3)], list("abc"))
     assert scope.bank.shape == (SCOPE_BANK, 10)
@@ -71,5 +76,6 @@ def test_the_limit_lies_four_deviations_beyond_the_strangeness_of_references_to_
         for each, group in zip(tokens, apart, strict=True)
         if (rest := [other for other, theirs in zip(tokens, apart, strict=True) if theirs != group])
     ]
-    expected = np.mean(own) + 4 * max(np.std(own, ddof=1), 0.05 * np.mean(own))
+    least = {"abcd": 0.05, "aabb": 0.1, "aaaa": 0.2}[groups] * np.mean(own)
+    expected = np.mean(own) + 4 * max(np.std(own, ddof=1), least)
     assert Scope.fit(tokens, list(groups)).limit == pytest.approx(expected, rel=1e-3)

@@ -21,6 +21,8 @@ DEVIATIONS = 4.0
 """Standard deviations above the references' mean strangeness at which a micrograph is out of scope."""
 SMALLEST_DEVIATION = 0.05
 """Least standard deviation, as a share of the mean strangeness, because few references can be alike by chance."""
+TOO_FEW = 4
+"""With fewer specimens the least deviation grows: two are as far from each other both ways, however others differ."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,10 +55,11 @@ class Scope:
         ]
         strangeness = torch.stack(own)
         mean = float(strangeness.mean())
-        deviation = float(strangeness.std())
+        least = SMALLEST_DEVIATION * mean * max(1.0, TOO_FEW / len(set(groups)))
+        deviation = max(float(strangeness.std()), least)
         # Rounded to float16, as it is stored.
         bank = sample_tokens(tokens, SCOPE_BANK).half().float()
-        return cls(bank, mean + DEVIATIONS * max(deviation, SMALLEST_DEVIATION * mean))
+        return cls(bank, mean + DEVIATIONS * deviation)
 
     def distances(self, tokens: Tensor) -> Tensor:
         """Return the distance (n,) of standardised tokens (n, channels of all paths) to their nearest neighbour."""
