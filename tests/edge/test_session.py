@@ -37,7 +37,7 @@ def whole_model():
 
 @pytest.mark.parametrize("wrong", [None, 7, "", "x\0", "x" * 5000])
 def test_what_is_no_folder_is_refused(wrong):
-    with pytest.raises(CheckpointError, match=r"not a folder; give the path|not an exported model; give a folder"):
+    with pytest.raises(CheckpointError, match=r"not a folder; give the path|does not exist; give a folder"):
         EdgeSession.load(wrong)
 
 
@@ -141,6 +141,21 @@ def test_scores_alone_are_those_of_the_model(session, whole_model):
     assert session.predict_authenticity(iter(samples)).tolist() == session.predict_authenticity(samples).tolist()
 
 
+def test_shots_that_take_all_references_are_taken_and_others_refused_with_the_cure(session, whole_model):
+    sample, most = micrograph(), max(whole_model.enrolment.counts.values())
+    expected = session.predict_authenticity(sample)
+    assert session.predict_authenticity(sample, most) == expected
+    said = []
+    for inspector in (whole_model, session):
+        with pytest.warns(UserWarning, match=f"shots is {most + 1}, but no class has more than") as caught:
+            assert inspector.predict_authenticity(sample, shots=most + 1) == pytest.approx(float(expected), abs=1e-4)
+        said.append([str(each.message) for each in caught if "shots" in str(each.message)])
+    assert said[0] == said[1]
+    for few in (most - 1, 0, "5", 2.5):
+        with pytest.raises(ArgumentError, match=r"shots is .*; leave shots out, or use the model that was exported"):
+            session.predict_authenticity(sample, shots=few)
+
+
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_threads_get_the_verdict_on_their_own_micrograph(in_openvino, exported_folder, runtime):
     session = EdgeSession.load(in_openvino if runtime == "openvino" else exported_folder, device="CPU", threads=1)
@@ -237,9 +252,11 @@ def test_what_is_no_device_is_refused(exported_folder, device):
 
 
 def test_a_folder_that_is_no_exported_model_is_refused(tmp_path, checkpoint_folder):
-    for folder in (tmp_path, checkpoint_folder, tmp_path / "missing"):
+    for folder in (tmp_path, checkpoint_folder, checkpoint_folder / "README.md"):
         with pytest.raises(CheckpointError, match="not an exported model; give a folder written by"):
             EdgeSession.load(folder)
+    with pytest.raises(CheckpointError, match="missing: does not exist; give a folder written by"):
+        EdgeSession.load(tmp_path / "missing")
 
 
 def test_a_truncated_graph_is_refused_before_it_is_parsed(exported_folder, tmp_path):

@@ -78,7 +78,10 @@ def test_a_graph_that_says_something_else_is_refused_and_nothing_is_left(
 
 
 def test_eight_bits_without_references_are_refused_with_the_cure(enrolled, tmp_path):
-    with pytest.raises(ExportError, match=r"calibrated on the references' images.*give them with --references"):
+    with pytest.raises(
+        ExportError,
+        match=r"calibrated on the references' images.*give them with --references, or as references in Python",
+    ):
         export_model(enrolled, tmp_path / "out", int8=True)
 
 
@@ -128,7 +131,8 @@ def test_a_verdict_that_rests_on_the_diffusion_path_is_refused_with_the_cure(enr
     verifier = replace(verifier, fusion=replace(verifier.fusion, weight=weights))
     enrolled.enrolment = replace(enrolled.enrolment, verifier=verifier)
     with pytest.raises(
-        ExportError, match=r"25% of its verdict comes from the diffusion path.*without --reconstruction"
+        ExportError,
+        match=r"25% of its verdict comes from the diffusion path.*again without reconstruction \(fusion-diff enroll",
     ):
         export_model(enrolled, tmp_path / "out")
 
@@ -157,7 +161,7 @@ def test_a_model_is_never_overwritten_by_what_is_exported_of_it(enrolled, checkp
     monkeypatch.chdir(tmp_path)
     with pytest.raises(ExportError, match="contains a model that is not an exported one"):
         export_model(enrolled, "~/model")
-    with pytest.raises(ExportError, match="format is 'tflite'; use onnx or openvino"):
+    with pytest.raises(ExportError, match="runtime is 'tflite'; use onnx or openvino"):
         export_model(enrolled, tmp_path / "out", runtime="tflite")
 
 

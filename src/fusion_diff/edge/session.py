@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from dataclasses import replace
 from numbers import Integral
 from pathlib import Path
@@ -11,12 +12,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from fusion_diff.checkpoint import as_folder, verify
+from fusion_diff.counted import counted
 from fusion_diff.edge.evidence import EdgeEvidence
 from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.errors import ArgumentError, CheckpointError
 from fusion_diff.fewshot.decision import check_alpha, probability
-from fusion_diff.home import at_home, is_file
+from fusion_diff.home import at_home, is_file, is_folder
 from fusion_diff.micrograph.micrograph import expect_micrograph, several
 from fusion_diff.verdict.concluding import conclude, predict
 from fusion_diff.verdict.result import NEAREST, NearestReference
@@ -77,7 +79,8 @@ class EdgeSession:
             batch: tiles computed at once.
 
         Raises:
-            CheckpointError: this is not an exported model, or it is incomplete, altered or of another version.
+            CheckpointError: there is no such folder, or it is not an exported model, or one that is incomplete,
+                altered or of another version.
             DependencyError: the runtime of the exported model is not installed.
             DeviceError: the device is not available.
             ArgumentError: `threads` or `batch` is not an integer of at least 1.
@@ -87,7 +90,8 @@ class EdgeSession:
         """
         folder = as_folder(folder)
         if not is_exported(folder):
-            raise CheckpointError(f"{folder}: not an exported model; give a folder written by `fusion-diff export`")
+            what = "not an exported model" if is_folder(folder) or is_file(folder) else "does not exist"
+            raise CheckpointError(f"{folder}: {what}; give a folder written by `fusion-diff export`")
         for name, number in (("batch", batch), ("threads", 1 if threads is None else threads)):
             if not isinstance(number, Integral) or number < 1:
                 raise ArgumentError(f"{name} is {number!r:.40}; give an integer of at least 1")
@@ -139,23 +143,28 @@ class EdgeSession:
         )
         return replace(it, reasons=(*it.reasons, *exported.notes), seconds=time.perf_counter() - started)
 
-    def predict_authenticity(self, sample: Micrograph | Iterable[Micrograph]) -> np.float32 | NDArray[np.float32]:
-        """Return the probability of being authentic, as `DiffusionModel.predict_authenticity` does without `shots`.
+    def predict_authenticity(
+        self, sample: Micrograph | Iterable[Micrograph], shots: int | None = None
+    ) -> np.float32 | NDArray[np.float32]:
+        """Return the probability of being authentic, as `DiffusionModel.predict_authenticity` does.
 
         Args:
             sample: a micrograph, or any iterable of several.
+            shots: a number of references per class that takes them all, since nothing is learned here of fewer.
 
         Returns:
             A float32 number in [0, 1] for one micrograph, (B,) float32 for several.
 
         Raises:
+            ArgumentError: `shots` would leave references out, or is no whole number.
             MicrographError: this is not a micrograph.
             CheckpointError: the graph cannot be run, or its outputs are not valid.
 
         Warns:
-            UserWarning: the references are the built-in procedural ones; or a micrograph is out of scope, so that its
-                score is meaningless.
+            UserWarning: the references are the built-in procedural ones; no class has as many as `shots`; or a
+                micrograph is out of scope, so that its score is meaningless.
         """
+        self._expect_all(shots)
         if self.enrolment.builtin:
             warn_of_builtin_references(exported=True)
         micrographs, single = several(sample)
@@ -164,6 +173,19 @@ class EdgeSession:
             for index, each in enumerate(micrographs)
         ]
         return np.float32(scores[0]) if single else np.asarray(scores, dtype=np.float32)
+
+    def _expect_all(self, shots: int | None) -> None:
+        """Check that so many shots are all the references."""
+        most = max(Counter(self.enrolment.labels).values())
+        if shots is None:
+            return
+        if not isinstance(shots, Integral) or shots < most:
+            raise ArgumentError(
+                f"shots is {shots!r:.40}, but an exported model has learned from {counted(most, 'reference')} of a "
+                "class and learns from no fewer; leave shots out, or use the model that was exported"
+            )
+        if shots > most:
+            warn(f"shots is {shots}, but no class has more than {counted(most, 'reference')} enrolled; all are used")
 
     def _read(self, micrograph: Micrograph) -> EdgeEvidence:
         expect_micrograph(micrograph)

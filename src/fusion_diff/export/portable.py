@@ -37,7 +37,8 @@ def portable(model: DiffusionModel) -> tuple[Enrolment, tuple[str, ...]]:
     if verifier.needs_residual:
         raise ExportError(
             f"{model.name}: {verifier.fusion.weight[RECONSTRUCTION]:.0%} of its verdict comes from the "
-            "diffusion path, which is not exported; enrol the references again without --reconstruction"
+            "diffusion path, which is not exported; enrol the references again without reconstruction "
+            "(fusion-diff enroll --reconstruction)"
         )
     if verifier.correspondence is None:
         return enrolment, ()

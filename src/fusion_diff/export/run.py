@@ -96,7 +96,7 @@ def export_model(
     if int8 and references is None:
         raise ExportError(
             "8 bits are calibrated on the references' images, which a model does not contain; give them "
-            "with --references"
+            "with --references, or as references in Python"
         )
     _expect_exportable(model, folder, runtime)
     enrolment, notes = portable(model)
@@ -147,7 +147,7 @@ def _expect_exportable(model: DiffusionModel, folder: Path, runtime: str) -> Non
         CheckpointError: the folder holds something else.
     """
     if runtime not in tuple(GRAPHS):
-        raise ExportError(f"format is {runtime!r}; use {' or '.join(GRAPHS)}")
+        raise ExportError(f"runtime is {runtime!r}; use {' or '.join(GRAPHS)}")
     if model.device.type != "cpu":
         raise ExportError(f"{model.name}: it is on {model.device}; move it with to('cpu') and export it then")
     expect_free(folder)

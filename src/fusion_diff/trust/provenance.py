@@ -79,7 +79,7 @@ def sign(
     check_valid(key, key_file, now)
     target = absolute(out) if out is not None else signature_of(path)
     if target == path or target.is_symlink() or (target.exists() and not _is_signature(target)):
-        raise TrustError(f"{printable(target)}: it exists and is not a signature of files; choose another --out")
+        raise TrustError(f"{printable(target)}: it exists and is not a signature of files; name another file")
     if enclosing(target) is not None:
         raise TrustError(f"{printable(target)}: {IN_MODEL}")
     if Path(os.path.realpath(at_home(key_file))).is_relative_to(os.path.realpath(path)):
