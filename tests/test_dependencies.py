@@ -114,3 +114,4 @@ def test_the_calls_were_found():
 def test_the_extras_of_the_edge_have_the_names_of_the_whole():
     assert {name.partition(">")[0] for name in EDGE["onnx"]} <= packages("onnx")
     assert {name.partition(">")[0] for name in EDGE["openvino"]} <= packages("openvino")
+    assert {name.partition(">")[0] for name in EDGE["images"]} == {"imagecodecs", "pillow"}, "as a micrograph says"

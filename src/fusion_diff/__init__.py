@@ -65,11 +65,11 @@ __all__ = [
 if not TYPE_CHECKING:  # type checkers would take every name for one of the package
 
     def __getattr__(name: str) -> object:
-        if name in _MODULES:
-            return import_module(f"{__name__}.{name}")
-        if name not in _HOMES:
+        if name not in _HOMES and name not in _MODULES:
             raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
         try:
+            if name in _MODULES:
+                return import_module(f"{__name__}.{name}")
             return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
         except ModuleNotFoundError as error:
             if error.name is None or not error.name.startswith(__name__):

@@ -293,17 +293,22 @@ def test_the_slim_distribution_inspects_by_itself(slim, exported_folder, sample)
 
 
 def test_the_slim_distribution_says_what_it_lacks(slim, tmp_path):
-    done = run_slim(slim, "from fusion_diff import DiffusionModel")
-    assert (
-        "DiffusionModel needs the full FusionDiff, but only its edge package is installed; install fusion-diff"
-        in done.stderr
-    )
+    for name in ("DiffusionModel", "synthetic"):
+        for program in (f"from fusion_diff import {name}", f"import fusion_diff; fusion_diff.{name}"):
+            done = run_slim(slim, program)
+            assert (
+                f"{name} needs the full FusionDiff, but only its edge package is installed; install fusion-diff"
+                in done.stderr
+            )
     tifffile.imwrite(tmp_path / "packed.tif", np.eye(64, dtype=np.uint16), compression="lzw")
     (tmp_path / "p.png").write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(60))
     program = "from fusion_diff import load_microstructure_data as load; load(sys.argv[1])"
     for name in ("packed.tif", "p.png"):
         done = run_slim(slim, program, tmp_path / name)
-        assert "pip install imagecodecs pillow, or save it as an uncompressed TIFF" in done.stderr
+        assert (
+            "pip install imagecodecs pillow (part of the extra 'images'), or save it as an uncompressed TIFF"
+            in done.stderr
+        )
 
 
 def test_both_distributions_have_one_version():

@@ -190,7 +190,7 @@ def _guarded(
             raise refusal(
                 source.name,
                 f"reading this kind of {kind} needs a package that is not installed ({said})",
-                f"{install('imagecodecs', 'pillow')}, or save it as an uncompressed TIFF",
+                f"{install('imagecodecs', 'pillow', extra='images')}, or save it as an uncompressed TIFF",
             ) from error
         raise refusal(
             source.name,
