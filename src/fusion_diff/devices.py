@@ -119,7 +119,10 @@ def _found(device: str | torch.device) -> torch.device | None:
     try:
         wanted = torch.device("cpu" if unknown else device)
     except (RuntimeError, TypeError) as error:
-        raise DeviceError(f"{device!r} is not a device; use cpu, cuda, npu, xpu or mps") from error
+        raise DeviceError(
+            f"{device!r} is not a device; use cpu, cuda, npu, xpu or mps (AUTO and the names of a runtime are for "
+            "exported models)"
+        ) from error
     return None if unknown or (wanted.type != "cpu" and not _is_here(wanted)) else wanted
 
 

@@ -58,6 +58,23 @@ def test_enroll_prints_counts_and_figures_and_saves_a_model_that_loads(reference
     assert not enrolment.builtin
 
 
+@pytest.mark.parametrize(
+    ("groups", "said"),
+    [
+        ([], "4 (each image counted as one)"),
+        (["--groups", "^([a-z]+[0-9]_[0-9]+)"], "4"),  # given, although each specimen has a single image
+    ],
+)
+def test_enroll_says_that_images_count_as_specimens_where_no_groups_are_given(
+    references, tmp_path, capsys, groups, said
+):
+    words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]
+    assert cli.main([*words, *groups]) == 0
+    out = capsys.readouterr().out
+    assert ["specimens", said] in [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines()]
+    assert ("specimen of its own" in out) == (not groups)
+
+
 def test_enroll_names_the_model_and_the_one_that_it_replaced_as_verdicts_do(references, tmp_path, capsys):
     words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots"]
     assert cli.main([*words, "2"]) == 0
@@ -133,7 +150,12 @@ def test_enroll_looks_first_whether_the_model_can_be_saved(references, tmp_path,
 
 @pytest.mark.parametrize(
     ("option", "value", "says"),
-    [("--device", "gpu7", "gpu7"), ("--base", "no-such-model", "no-such-model"), ("--base", "{out}", "{out}")],
+    [
+        ("--device", "gpu7", "gpu7"),
+        ("--device", "AUTO", "use cpu, cuda, npu, xpu or mps (AUTO and"),
+        ("--base", "no-such-model", "no-such-model"),
+        ("--base", "{out}", "{out}"),
+    ],
 )
 def test_enroll_looks_at_device_and_base_before_it_reads_a_reference(tmp_path, capsys, option, value, says):
     value, says = (text.format(out=tmp_path / "missing") for text in (value, says))

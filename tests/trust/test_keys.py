@@ -22,9 +22,9 @@ from hypothesis import strategies as st
 from fusion_diff.errors import TrustError
 from fusion_diff.trust.keyring import REVOCATION, Keyring, check_valid, revoke, rotate
 from fusion_diff.trust.keys import (
-    KINDS,
     MAX_PASSPHRASE_BYTES,
     PASSPHRASE,
+    Kind,
     load_private,
     load_public,
     new_key,
@@ -40,7 +40,7 @@ def no_passphrase(monkeypatch):
     monkeypatch.delenv(PASSPHRASE, raising=False)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", Kind)
 def test_a_new_pair_is_read_back_and_signs_what_it_verifies(tmp_path, kind):
     made = new_key(tmp_path / "K", kind=kind)
     private, public = load_private(tmp_path / "K"), load_public(tmp_path / "K.pub")
@@ -140,7 +140,7 @@ def test_a_passphrase_that_is_too_long_is_refused_before_anything_is_written(tmp
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", Kind)
 def test_a_private_key_does_not_show_in_its_repr(tmp_path, kind):
     key = new_key(tmp_path / "K", kind=kind)
     assert repr(key) == f"PrivateKey(public={key.public!r})"

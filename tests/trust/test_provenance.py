@@ -20,7 +20,7 @@ from fusion_diff.micrograph.limits import check_claim
 from fusion_diff.trust import signed as signed_module
 from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, MEDIA_TYPE, Sealed, encoding, seal
 from fusion_diff.trust.keyring import revoke, rotate
-from fusion_diff.trust.keys import KINDS, load_private, new_key
+from fusion_diff.trust.keys import Kind, load_private, new_key
 from fusion_diff.trust.provenance import read_signature, sign, signature_of, verify
 from fusion_diff.trust.signed import SignedFiles, load_signed, signed_bytes, signed_copy
 from fusion_diff.trust.signed_contents import PREDICATE_TYPE, Contents, unsafe
@@ -59,7 +59,7 @@ def put_names(path, keys, names, **changes):
     signature_of(path).write_bytes(seal(statement, load_private(keys / "K")))
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", Kind)
 def test_what_was_signed_is_verified(batch, tmp_path, kind):
     new_key(tmp_path / "K", kind=kind)
     made = sign(batch, tmp_path / "K")

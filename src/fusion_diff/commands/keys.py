@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -10,16 +9,9 @@ import typer
 
 from fusion_diff.commands.terminal import say
 from fusion_diff.trust.keyring import Keyring, revoke, rotate
-from fusion_diff.trust.keys import MAX_DAYS, load_public, new_key, write_time
+from fusion_diff.trust.keys import MAX_DAYS, Kind, load_public, new_key, write_time
 
 keys_app = typer.Typer(no_args_is_help=True, help="Make, show, rotate and revoke signing keys.")
-
-
-class Kind(StrEnum):
-    """Kinds of key; the same as `trust.keys.KINDS`."""
-
-    ed25519 = "ed25519"
-    ecdsa_p256 = "ecdsa-p256"
 
 
 Days = Annotated[
@@ -45,7 +37,7 @@ def new_command(
 
     K is encrypted if the environment variable FUSION_DIFF_KEY_PASSPHRASE holds a passphrase.
     """
-    made = new_key(key, kind=(kind or Kind.ed25519).value, days=days)
+    made = new_key(key, kind=kind or Kind.ed25519, days=days)
     say(f"Private key: {key}; keep it secret")
     say(f"Public key: {made.public.name}")
     say(f"Key id: {made.public.id}")
@@ -75,7 +67,7 @@ def rotate_command(
     days: Days = None,
 ) -> int:
     """Make a new key that the old one endorses, so that whoever trusts the old key can trust the new one."""
-    endorsement = rotate(old, new, kind=kind.value if kind else None, days=days)
+    endorsement = rotate(old, new, kind=kind, days=days)
     say(f"Private key: {new}; keep it secret")
     say(f"Public key: {new}.pub")
     say(f"Endorsement: {endorsement}; send it along with the public key")

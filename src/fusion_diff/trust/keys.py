@@ -14,6 +14,7 @@ import re
 import stat
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from enum import StrEnum
 from functools import cached_property
 from pathlib import Path
 from shlex import quote
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
     from cryptography.hazmat.primitives.hashes import HashAlgorithm
 
-KINDS = ("ed25519", "ecdsa-p256")
-"""Kinds of key that can be made. ECDSA on P-384 and P-521 can be verified too."""
 PASSPHRASE = "FUSION_DIFF_KEY_PASSPHRASE"
 MAX_PASSPHRASE_BYTES = 1023
 """Longest passphrase that keys can be encrypted with, a limit of OpenSSL."""
@@ -41,6 +40,13 @@ MAX_DAYS = 36_500
 
 _TIME = "%Y-%m-%dT%H:%M:%SZ"
 _CURVES = {"secp256r1": "ecdsa-p256", "secp384r1": "ecdsa-p384", "secp521r1": "ecdsa-p521"}
+
+
+class Kind(StrEnum):
+    """Kinds of key that can be made. ECDSA on P-384 and P-521 can be verified too."""
+
+    ed25519 = "ed25519"
+    ecdsa_p256 = "ecdsa-p256"
 
 
 @dataclass(frozen=True)
@@ -136,7 +142,7 @@ def new_key(
 
     Args:
         file: path of the private key, which is created with permissions 0600.
-        kind: one of `KINDS`.
+        kind: one of `Kind`.
         days: validity in days; None for no expiry.
         now: the current time; the system's if omitted.
 
@@ -152,8 +158,8 @@ def new_key(
         PrivateFormat,
     )
 
-    if kind not in KINDS:
-        raise TrustError(f"kind is {kind!r}; choose {' or '.join(KINDS)}")
+    if kind not in tuple(Kind):
+        raise TrustError(f"kind is {kind!r}; choose {' or '.join(Kind)}")
     file = at_home(file)
     if enclosing(file) is not None:
         raise TrustError(f"{file}: {IN_MODEL}")
