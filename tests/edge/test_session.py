@@ -20,7 +20,7 @@ from fusion_diff.errors import ArgumentError, CheckpointError, DependencyError, 
 from fusion_diff.export.run import export_model
 from fusion_diff.inspection.run import load_inspector
 from fusion_diff.synthetic import generate
-from fusion_diff.trust.identity import identity
+from fusion_diff.verdict.inspector import identity
 
 pytestmark = pytest.mark.filterwarnings("ignore:this model")
 

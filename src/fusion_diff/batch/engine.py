@@ -14,8 +14,8 @@ from fusion_diff.batch.rows import FinishedRow, to_row
 from fusion_diff.errors import BatchError, EnrolmentError, FetchError, FusionDiffError, MicrographError, TrustError
 from fusion_diff.inspection.run import Outcome, inspect_paths
 from fusion_diff.printable import printable
-from fusion_diff.trust.identity import identity
 from fusion_diff.trust.signed import SignedFiles
+from fusion_diff.verdict.inspector import identity
 from fusion_diff.verdict.reasons import undecidable
 from fusion_diff.warn import warn
 

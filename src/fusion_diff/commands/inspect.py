@@ -29,7 +29,7 @@ from fusion_diff.commands.terminal import complain, print_outcomes, progress_bar
 from fusion_diff.counted import counted
 from fusion_diff.errors import MicrographError, foreseen
 from fusion_diff.printable import explained, printable
-from fusion_diff.trust.identity import identity
+from fusion_diff.verdict.inspector import identity
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence

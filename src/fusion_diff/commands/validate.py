@@ -33,15 +33,14 @@ from fusion_diff.counted import counted
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import printable
-from fusion_diff.trust.identity import identity
+from fusion_diff.verdict.inspector import identity
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from fusion_diff.inspection.validation import Judged, Rate
     from fusion_diff.references import ReferenceSet
-    from fusion_diff.verdict.enrolled import Enrolled
-    from fusion_diff.verdict.inspector import Inspector
+    from fusion_diff.verdict.inspector import Enrolled, Inspector
 
 FORMAT = "fusion-diff/validation/1"
 """Name and version of the format of the JSON file."""

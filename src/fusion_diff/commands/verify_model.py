@@ -14,9 +14,9 @@ from fusion_diff.commands.stopping import stoppable
 from fusion_diff.commands.terminal import complain, progress_bar, say
 from fusion_diff.counted import counted
 from fusion_diff.errors import TrustError
-from fusion_diff.trust.identity import identity
 from fusion_diff.trust.keys import load_public
 from fusion_diff.trust.signed import signed_bytes
+from fusion_diff.verdict.inspector import identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

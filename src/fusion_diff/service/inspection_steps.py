@@ -16,7 +16,7 @@ from fusion_diff.service.pictures import png
 from fusion_diff.service.store import packed
 from fusion_diff.service.tables import Inspection, new_id
 from fusion_diff.service.uploads import Upload, read
-from fusion_diff.trust.identity import identity
+from fusion_diff.verdict.inspector import identity
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -22,7 +22,7 @@ from fusion_diff.home import left_by_file_manager
 from fusion_diff.micrograph.ifd import MAX_PAGES
 from fusion_diff.printable import printable
 from fusion_diff.trust.files import digest_plain, read_bounded
-from fusion_diff.trust.identity import identity
+from fusion_diff.verdict.inspector import identity
 from fusion_diff.whole import WholeFolder
 
 if TYPE_CHECKING:

@@ -16,8 +16,8 @@ from fusion_diff.warn import warn
 if TYPE_CHECKING:
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.micrograph.tiles import Grid
-    from fusion_diff.verdict.enrolled import Enrolled
     from fusion_diff.verdict.evidence import MicrographEvidence
+    from fusion_diff.verdict.inspector import Enrolled
     from fusion_diff.verdict.result import NearestReference, RecognisedSurface
 
 

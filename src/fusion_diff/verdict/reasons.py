@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from fusion_diff.verdict.compared import Compared
-    from fusion_diff.verdict.enrolled import Enrolled
+    from fusion_diff.verdict.inspector import Enrolled
     from fusion_diff.verdict.result import Inspection, Region
 
 OUT_OF_SCOPE = (
