@@ -23,14 +23,14 @@ from eye import Eye, answer
 from protocol import SETS, draw
 from rich.progress import track
 from sklearn.metrics import f1_score, roc_auc_score
-from variants import Coarse, Dihedral, Gated, Imagined, second_order
+from variants import Coarse, Dihedral, Gated, Imagined, MeanAndSpread
 
 from fusion_diff import DiffusionModel, load_microstructure_data
 from fusion_diff.fewshot import heads, readings
 from fusion_diff.fewshot import verifier as verifying
-from fusion_diff.fewshot.evidence import pooled
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import NearestNeighbourEvidence
+from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 from fusion_diff.fewshot.fusion import Fusion
 from fusion_diff.perception import encode
 
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.bags import Bag
 
 FULL = "full method"
-HEADS, READINGS, FIRST_ORDER = heads.HEADS, dict(readings.READINGS), pooled._features
+HEADS, READINGS = heads.HEADS, dict(readings.READINGS)
 
 
 class PooledAlone(Fusion):
@@ -67,7 +67,6 @@ class Row:
         heads: heads that are learned.
         readings: readings that are used.
         fusion: class that weights the readings.
-        second_order: whether pooled evidence includes second moments.
         twins: whether references are enrolled with their mirror images.
         surfaces: whether correspondence evidence is used.
         detector: whether the flaw detector is used, if the tokens have its number of channels.
@@ -82,7 +81,6 @@ class Row:
     heads: tuple = HEADS
     readings: tuple[str, ...] = tuple(READINGS)
     fusion: type[Fusion] = Fusion
-    second_order: bool = False
     twins: bool = True
     surfaces: bool = True
     detector: bool = True
@@ -118,7 +116,7 @@ ROWS = {
     "no outliers": Row(readings=unread(readings.OUTLIERS)),
     "no pooled evidence": Row(readings=unread(readings.POOLED)),
     "pooled evidence alone": Row(fusion=PooledAlone),
-    "pooled evidence of second moments too": Row(second_order=True),
+    "pooled evidence of spreads too": Row(heads=(*without(PooledEvidence), MeanAndSpread)),
     "no correspondence evidence": Row(surfaces=False),
     "no flaw detector": Row(detector=False),
     "flaws marked": Row(marks=True),
@@ -155,7 +153,6 @@ class Bench:
         """Return macro-F1 and AUROC of a row on a draw."""
         heads.HEADS, verifying.Fusion = row.heads, row.fusion
         readings.READINGS = {name: READINGS[name] for name in row.readings}
-        pooled._features = second_order if row.second_order else FIRST_ORDER
         eye, images = self.eyes[row.view], list(drawn.references)
         bags = [eye.look(image, reference=row.twins) for image in images]
         if row.imagined:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -9,15 +10,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from fusion_diff.encoder.dual_path import Encoding
+from fusion_diff.fewshot.evidence.pooled import PooledEvidence
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from fusion_diff.diffusion.prior import DiffusionPrior
     from fusion_diff.encoder.dual_path import DualPathEncoder
+    from fusion_diff.fewshot.bags import Bag
+    from fusion_diff.fewshot.evidence.base import Paths
 
 STRENGTH, STEPS = 0.2, 4
 """Strength and steps of the variants of references by the prior; a strength of 0.2 keeps grains in place."""
-PROJECTED = 24
-"""Number of random directions whose pairwise products are pooled as second-order statistics."""
 
 
 class Variant(nn.Module):
@@ -77,9 +81,17 @@ class Imagined(Variant):
         return self.inner(self.prior.decode(varied))
 
 
-def second_order(tokens: Tensor) -> Tensor:
-    """Return per-token features (n, F) whose mean holds mean, spread, and second moments of a random projection."""
-    directions = torch.randn(tokens.shape[1], PROJECTED, generator=torch.Generator().manual_seed(0))
-    projected = tokens @ (directions / tokens.shape[1] ** 0.5)
-    rows, columns = torch.triu_indices(PROJECTED, PROJECTED)
-    return torch.cat([tokens, tokens.abs(), projected[:, rows] * projected[:, columns]], dim=1)
+class MeanAndSpread(PooledEvidence):
+    """Pooled evidence of the mean and of the spread of every channel."""
+
+    @classmethod
+    def fit(cls, authentic: Sequence[Bag], others: Sequence[Bag], paths: Paths) -> MeanAndSpread:
+        both = ([replace(bag, tokens=_with_spread(bag.tokens)) for bag in side] for side in (authentic, others))
+        return super().fit(*both, paths)
+
+    def maps(self, tokens: Tensor, residual: Tensor) -> dict[str, Tensor]:
+        return super().maps(_with_spread(tokens), residual)
+
+
+def _with_spread(tokens: Tensor) -> Tensor:
+    return torch.cat([tokens, tokens.abs()], dim=1)
