@@ -4,7 +4,8 @@ Batch 1, 224 x 224 pixels, two threads. All models, runtimes and precisions are 
 that other load on the machine affects all of them alike. With --threads 1, processor time is measured, which other
 programs do not affect. The CNNs have random weights, which do not change their speed. They are exported and quantised
 to 8 bits in the same way, on the same tiles. Timed is the graph: encoder and evidence of FusionDiff, all of a CNN.
-The second table profiles a whole inspection in one thread.
+The second table profiles a whole inspection in one thread. Each row of the JSON file says what it was measured with:
+rows compare where checkpoint, threads, clock and machine agree.
 """
 
 from __future__ import annotations
@@ -12,10 +13,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
+import platform
+import re
 import sys
 import tempfile
 import time
 import warnings
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +29,7 @@ import torch
 from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
-from fusion_diff import DiffusionModel, Micrograph
+from fusion_diff import DiffusionModel, Micrograph, __version__
 from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge import EdgeSession
 from fusion_diff.edge.exported import WEIGHTS
@@ -163,6 +168,24 @@ def torch_calls(model: DiffusionModel, tile: NDArray[np.float32]) -> dict[tuple[
     }
 
 
+def measured_with(checkpoint: str, sha256: str, threads: int, rounds: int) -> dict[str, str | int | None]:
+    """Return what has to agree for rows to be comparable."""
+    cpuinfo = Path("/proc/cpuinfo")
+    named = re.search(r"^model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
+    return {
+        "checkpoint": checkpoint,
+        "checkpoint_sha256": sha256,
+        "threads": threads,
+        "rounds": rounds,
+        "clock": "processor" if threads == 1 else "wall",
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "machine": named[1] if named else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "version": __version__,
+        "torch": torch.__version__,
+    }
+
+
 def interleaved(calls: dict[Any, Call], rounds: int, threads: int) -> dict[Any, list[float]]:
     """Return the milliseconds of each call in each round, after two warm-up rounds.
 
@@ -255,6 +278,7 @@ def main() -> int:
     warnings.simplefilter("ignore")
     torch.set_num_threads(options.threads)
     model = DiffusionModel.from_pretrained(options.model)
+    about = measured_with(options.model, model.sha256, options.threads, options.rounds)
     if model.enrolment is None:
         model.enroll(builtin_reference_set())
     with tempfile.TemporaryDirectory() as temporary:
@@ -272,6 +296,7 @@ def main() -> int:
             "precision": precision,
             "min_ms": min(ms),
             "median_ms": float(np.median(ms)),
+            **about,
         }
         for (name, runtime, precision), ms in times.items()
     ]
@@ -284,8 +309,9 @@ def main() -> int:
             print("| {part} | {ms:.1f} | {share:.0%} |".format_map(part))
     if options.json:
         options.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
-        if parts:
-            options.json.with_suffix(".profile.json").write_text(json.dumps(parts, indent=1) + "\n", encoding="utf-8")
+        if parts:  # always of one thread
+            told = [part | about | {"threads": 1, "clock": "processor"} for part in parts]
+            options.json.with_suffix(".profile.json").write_text(json.dumps(told, indent=1) + "\n", encoding="utf-8")
     return 0
 
 

@@ -49,3 +49,11 @@ def test_a_difference_of_the_whole_is_a_method_of_the_few_shot_benchmark(load, m
     for name in (fewshot.OURS, fewshot.WHOLE):
         assert fewshot.Methods.ask(methods, name, drawn) == {"scores": [images[0]]}
     assert [each["difference"] for each in said] == ["any", "whole"]
+
+
+@pytest.mark.parametrize(("threads", "clock"), [(1, "processor"), (2, "wall")])
+def test_a_latency_says_what_it_was_measured_with(load, threads, clock):
+    about = load("latency").measured_with("line-7", "ab" * 32, threads, 30)
+    assert (about["checkpoint"], about["checkpoint_sha256"], about["clock"]) == ("line-7", "ab" * 32, clock)
+    assert (about["threads"], about["rounds"]) == (threads, 30)
+    assert all(about[key] for key in ("date", "machine", "cores", "version", "torch"))
