@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 import sys
+from pathlib import Path
 
 import pyarrow.parquet as parquet
 import pytest
@@ -40,6 +43,35 @@ def test_a_batch_ends_well_when_every_micrograph_has_its_row(run, tmp_path):
     assert (code, err) == (0, "")
     assert "inspected" not in out
     assert "3 micrographs were skipped: done already or named twice." in out
+
+
+def test_a_batch_is_recorded_in_a_ledger_that_audit_finds_whole(run, tmp_path):
+    code, out, _ = run("batch", "in", "--out", "out", "--record", "verdicts.jsonl")
+    assert code == 0
+    *entries, last = [json.loads(line) for line in (tmp_path / "verdicts.jsonl").read_text("ascii").splitlines()[1:]]
+    assert [Path(entry["file"]).name for entry in (*entries, last)] == ["a.tif", "b.tif", "c.tif"]
+    assert f"Ledger: verdicts.jsonl; its head is now {last['hash']}" in out
+    assert run("batch", "in", "--out", "out", "--record", "verdicts.jsonl")[0] == 0
+    assert run("audit", "verdicts.jsonl", "--expect", last["hash"])[0] == 0
+
+
+@pytest.mark.parametrize(
+    ("record", "says"),
+    [
+        ("in/a.tif", "--record in/a.tif: is one of the inputs|--record in/a.tif: is an existing image"),
+        ("list.csv", "--record list.csv: is one of the inputs"),
+        ("no.txt", "no.txt: it is not a ledger"),
+    ],
+)
+def test_a_ledger_of_a_batch_overwrites_nothing(run, tmp_path, record, says):
+    (tmp_path / "list.csv").write_text("path\nin/a.tif\n")
+    (tmp_path / "no.txt").write_text("mine\n")
+    before = (tmp_path / record).read_bytes()
+    code, out, err = run("batch", "list.csv", "--out", "out", "--record", record)
+    assert (code, out) == (3, "")
+    assert re.search(says, err)
+    assert (tmp_path / record).read_bytes() == before
+    assert not (tmp_path / "out").exists()
 
 
 def test_the_first_files_that_could_not_be_inspected_are_named_with_what_is_wrong(run, tmp_path):

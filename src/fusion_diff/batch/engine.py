@@ -7,11 +7,12 @@ import os
 import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fusion_diff.batch.items import expect_signable, local_file
 from fusion_diff.batch.rows import FinishedRow, to_row
 from fusion_diff.errors import BatchError, EnrolmentError, FetchError, FusionDiffError, MicrographError, TrustError
+from fusion_diff.inspection.ledger_entry import verdict
 from fusion_diff.inspection.run import Outcome, inspect_paths
 from fusion_diff.printable import printable
 from fusion_diff.trust.signed import SignedFiles
@@ -42,6 +43,7 @@ class Settings:
             its row holds an error.
         page: page to read of every file, from 0; None chooses it by file.
         max_pixels: maximum size of a micrograph in pixels; None is the default of `load_microstructure_data`.
+        record: whether to make the ledger entry of each micrograph.
     """
 
     alpha: float = 0.1
@@ -50,6 +52,7 @@ class Settings:
     trusted_keys: tuple[str, ...] = ()
     page: int | None = None
     max_pixels: int | None = None
+    record: bool = False
 
 
 class Engine(Protocol):
@@ -137,10 +140,10 @@ class LocalEngine:
                     outcome = replace(outcome, error=outcome.error.replace(str(file), printable(item.path)))
                 row = to_row(item, outcome, file, self.model, asked.alpha)
                 readable = os.access(file, os.R_OK)
-            it = outcome.inspection
+            it, entry = outcome.inspection, _entry(outcome, row, asked, self.model)
             if it is None:
-                return FinishedRow(row, works=False if outcome.elsewhere or not readable else None)
-            return FinishedRow(row, _heatmap(it) if asked.heatmaps else None, works=True)
+                return FinishedRow(row, works=False if outcome.elsewhere or not readable else None, entry=entry)
+            return FinishedRow(row, _heatmap(it) if asked.heatmaps else None, works=True, entry=entry)
         except (MicrographError, TrustError) as error:  # it cannot be fetched, or its store cannot hold a signature
             works = False if isinstance(error, FetchError) else None
             return failed(item, asked, self.model, str(error), works=works)
@@ -159,8 +162,27 @@ def failed(
     item: Item, settings: Settings, model: Mapping[str, str | None], error: str, *, works: bool | None = None
 ) -> FinishedRow:
     """Return the row of a micrograph whose file was not parsed."""
-    row = to_row(item, Outcome(Path(item.path), error=error), None, model, settings.alpha)
-    return FinishedRow(row, works=works)
+    outcome = Outcome(Path(item.path), error=error)
+    row = to_row(item, outcome, None, model, settings.alpha)
+    return FinishedRow(row, works=works, entry=_entry(outcome, row, settings, model))
+
+
+def _entry(
+    outcome: Outcome, row: Mapping[str, Any], settings: Settings, model: Mapping[str, str | None]
+) -> dict[str, Any] | None:
+    """Return the ledger entry of an outcome; None where none is asked for."""
+    if not settings.record:
+        return None
+    made = verdict(
+        outcome,
+        alpha=settings.alpha,
+        pixel_size_um=settings.pixel_size_um,
+        page=settings.page,
+        max_pixels=settings.max_pixels,
+        model=model,
+    )
+    # A micrograph from a store was read from a copy, which has another name.
+    return made | {"file": row["path"], "file_sha256": row["file_sha256"]}
 
 
 def in_vain(finished: FinishedRow) -> BatchError:

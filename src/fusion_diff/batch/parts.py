@@ -15,6 +15,7 @@ import json
 import os
 import re
 import socket
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from fusion_diff.batch.rows import FinishedRow
+    from fusion_diff.trust.ledger import Ledger
 
 HEATMAPS = "heatmaps"
 LOCK = ".lock"
@@ -63,7 +65,9 @@ class ParquetOutput:
         judged: the first `KEY_BYTES` bytes of `file_sha256` of those rows without an error.
     """
 
-    def __init__(self, folder: Path, run: Mapping[str, Any], rows: int, *, retry: bool = False) -> None:
+    def __init__(
+        self, folder: Path, run: Mapping[str, Any], rows: int, *, retry: bool = False, ledger: Ledger | None = None
+    ) -> None:
         """Create the folder if needed, lock it, and check that its files were made with the same model and settings.
 
         Args:
@@ -72,6 +76,7 @@ class ParquetOutput:
                 else to note in the files.
             rows: maximum number of rows per file; they are held in memory until the file is written.
             retry: count micrographs that could not be inspected as not done; their new rows will replace the old ones.
+            ledger: one that gets the entry of each row before the row's file is written.
 
         Raises:
             BatchError: another run holds the lock, the folder cannot be written, or its files are damaged or of
@@ -85,6 +90,8 @@ class ParquetOutput:
         self._retried: dict[Path, Any] = {}
         self._rows_each = rows
         self._rows: list[dict[str, Any]] = []
+        self._ledger = ledger
+        self._entries: deque[dict[str, Any]] = deque()
         self._number = 0
         self._lock = -1
         self._arrow = needed("this batch", "pyarrow", "batch")
@@ -121,6 +128,8 @@ class ParquetOutput:
             row["heatmap"] = f"{HEATMAPS}/{name[:2]}/{name}.png"  # the pattern that `is_heatmap` recognises
             self._write(self.folder / row["heatmap"], finished.heatmap)
         self._rows.append(row)
+        if finished.entry is not None:
+            self._entries.append(finished.entry)
         if len(self._rows) >= self._rows_each:
             self.flush()
 
@@ -128,10 +137,12 @@ class ParquetOutput:
         """Write the pending rows, if any, as the next file. Their micrographs' rows of earlier runs are removed first.
 
         Raises:
-            BatchError: the file cannot be written; the rows stay pending.
+            BatchError: the file or the ledger cannot be written; the rows stay pending.
+            TrustError: the ledger is damaged or was replaced; the rows stay pending.
         """
         if not self._rows:
             return
+        self._record()
         self._forget([row["key"] for row in self._rows])
         table = self._arrow.Table.from_pylist(self._rows, schema=self._schema)
         self._write_table(self.folder / f"part-{self._number + 1:06d}.parquet", table)
@@ -139,6 +150,18 @@ class ParquetOutput:
         count, self._rows = len(self._rows), []
         self._number += 1
         self.kept += count
+
+    def _record(self) -> None:
+        """Append the pending entries to the ledger, each once, also where an earlier try was interrupted."""
+        while self._ledger is not None and self._entries:
+            try:
+                self._ledger.append(self._entries[0])
+            except OSError as error:
+                raise BatchError(
+                    f"{printable(self._ledger.path)}: the ledger cannot be written ({unwritten(error)}); free space, "
+                    "then run the same command again"
+                ) from error
+            self._entries.popleft()
 
     def close(self) -> None:
         """Release the lock. Pending rows are dropped."""

@@ -42,11 +42,13 @@ class FinishedRow:
         heatmap: its heat map as a PNG, if requested.
         works: whether it shows that micrographs can be inspected: True if it was, or another after it; False if it was
             not, for a reason that may lie outside of its file; None if it was not because of its file.
+        entry: what a ledger keeps of it, if requested.
     """
 
     row: dict[str, Any]
     heatmap: bytes | None = None
     works: bool | None = None
+    entry: dict[str, Any] | None = None
 
 
 def schema() -> Any:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     from fusion_diff.batch.engine import Engine
     from fusion_diff.batch.rows import FinishedRow
+    from fusion_diff.trust.ledger import Ledger
 
 FLUSH_S = 120.0
 """Seconds after which a file is written with the rows so far. A run that is killed loses no more work than this."""
@@ -69,12 +70,14 @@ def run_batch(
     *,
     rows: int = ROWS,
     retry: bool = False,
+    ledger: Ledger | None = None,
     progress: Callable[[Summary, int | None], None] | None = None,
 ) -> Summary:
     """Inspect the micrographs of one or more sources that are not done yet, and add their rows to the output.
 
     A run that is killed at any moment and started again neither loses nor repeats a row, because files are written
-    atomically.
+    atomically. The ledger has the line of every row before the file of the row is written. A run that is killed between
+    the two inspects those micrographs again, and the ledger then holds both outcomes.
 
     A micrograph that could not be inspected for a reason that may lie elsewhere gets its row once another was inspected
     after it; at the end, one that is known to work is inspected again for this. Otherwise the run ends with an error,
@@ -86,6 +89,7 @@ def run_batch(
         engine: inspects the micrographs.
         rows: maximum number of rows per file, and in memory.
         retry: inspect again what could not be inspected before; the new rows replace the old ones.
+        ledger: one to append the outcome of each row to; the engine's settings then have `record`.
         progress: called after every row with the summary so far, and the number of micrographs in the sources or None.
             The sources are listed a second time, in the background, to find that number.
 
@@ -93,7 +97,7 @@ def run_batch(
         BatchError: a source, the output or the cluster cannot be used, or no longer, or nothing can be inspected;
             finished rows are kept.
         DependencyError: a package is not installed.
-        TrustError: a trusted key cannot be read.
+        TrustError: a trusted key cannot be read, or the ledger is damaged or was replaced.
 
     Warns:
         UserWarning: image files of unsupported kinds were skipped, or micrographs have the same bytes.
@@ -106,7 +110,7 @@ def run_batch(
         "trusted_keys": sorted(load_public(key).id for key in settings.trusted_keys) or None,
         "version": __version__,
     }
-    del noted["heatmaps"]  # rows with and without them may be mixed
+    del noted["heatmaps"], noted["record"]  # rows with and without them may be mixed
     named = [sources] if isinstance(sources, str) else list(dict.fromkeys(sources))
     unread: dict[str, Counter[str]] = {}
     listed = list_sources(named, Path(out), unread)
@@ -116,7 +120,7 @@ def run_batch(
     summary = Summary()
     doubtful: list[FinishedRow] = []
     known: list[Item] = []  # the last micrograph that was inspected, or else one that was done before
-    with ParquetOutput(Path(out), noted, rows, retry=retry) as parts:
+    with ParquetOutput(Path(out), noted, rows, retry=retry, ledger=ledger) as parts:
         count = None if progress is None else _SourceCounter(named, Path(out))
         try:
             written = time.monotonic()
@@ -190,7 +194,7 @@ def _keep(parts: ParquetOutput) -> None:
     """Write the finished rows of a run that ends in an error. A second error is ignored in favour of the first."""
     try:
         parts.flush()
-    except BatchError:
+    except FusionDiffError:
         return
 
 

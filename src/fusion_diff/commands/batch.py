@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,11 +18,12 @@ from fusion_diff.commands.options import (
     Model,
     Page,
     PixelSize,
+    Record,
     RequireSigned,
     TrustedKeys,
     signed_files,
 )
-from fusion_diff.commands.outputs import expect_apart, expect_folder
+from fusion_diff.commands.outputs import check_outputs, expect_apart, expect_folder, of_ledger
 from fusion_diff.commands.stopping import heed_sigterm, stoppable
 from fusion_diff.commands.terminal import Minutes, complain, say
 from fusion_diff.counted import counted
@@ -30,7 +32,6 @@ from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from fusion_diff.batch.engine import Engine
     from fusion_diff.batch.run import Summary
@@ -63,6 +64,7 @@ def batch_command(
         int,
         typer.Option("--rows", min=1, max=1_000_000, help="Maximum number of rows per Parquet file, and in memory."),
     ] = ROWS,
+    record: Record = None,
     retry: Annotated[
         bool,
         typer.Option(
@@ -95,6 +97,7 @@ def batch_command(
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
     from fusion_diff.inspection.run import load_inspector
+    from fusion_diff.trust.ledger import Ledger
 
     if workers is not None and cluster is None:
         raise typer.BadParameter("--workers needs a cluster; give its address with --cluster")
@@ -104,10 +107,12 @@ def batch_command(
     expect_apart("--out", target)
     expect_folder("--out", target)
     signed = signed_files(require_signed, trusted_key)
+    local = [Path(source) for source in sources if "://" not in source and "\0" not in source]
+    check_outputs(of_ledger(record), [*local, *(trusted_key or ())])
     for source in sources:
         check_source(source, signed, target)
     keys = tuple(str(absolute(key)) for key in trusted_key or ())
-    settings = Settings(alpha, pixel_size, heatmaps, keys, page, max_pixels)
+    settings = Settings(alpha, pixel_size, heatmaps, keys, page, max_pixels, record is not None)
     folder = at_home(model)
     name = str(absolute(folder)) if folder.is_dir() else model
     engine: AbstractContextManager[Engine]
@@ -120,12 +125,19 @@ def batch_command(
     started = time.monotonic()
     try:
         # Set again after the engine starts, because Ray sets its own signal handler when it joins a cluster.
-        with engine as judging, heed_sigterm(), _progress() as progress:
-            done = run_batch(sources, target, judging, rows=rows, retry=retry, progress=progress)
+        with (
+            engine as judging,
+            nullcontext() if record is None else Ledger(record) as ledger,
+            heed_sigterm(),
+            _progress() as progress,
+        ):
+            done = run_batch(sources, target, judging, rows=rows, retry=retry, ledger=ledger, progress=progress)
     except KeyboardInterrupt:
         typer.echo(f"Finished rows are saved in {printable(target)}; run the same command again to continue", err=True)
         raise
     _print_summary(done, time.monotonic() - started, target)
+    if ledger is not None:
+        say(f"Ledger: {record}; its head is now {ledger.head}")
     return 0
 
 

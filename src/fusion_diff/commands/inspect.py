@@ -18,6 +18,7 @@ from fusion_diff.commands.options import (
     Model,
     Page,
     PixelSize,
+    Record,
     RequireSigned,
     TrustedKeys,
     load_model,
@@ -65,14 +66,7 @@ def inspect_command(
             help="Write the records to FILE as JSON Lines, one per micrograph; - is stdout.",
         ),
     ] = None,
-    record: Annotated[
-        Path | None,
-        path_option(
-            metavar="FILE",
-            dir_okay=False,
-            help="Append every outcome to this ledger, which `fusion-diff audit FILE` checks.",
-        ),
-    ] = None,
+    record: Record = None,
     purify: Annotated[
         bool,
         typer.Option(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-from fusion_diff.commands.outputs import Output, check_outputs
+from fusion_diff.commands.outputs import Output, check_outputs, of_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -44,16 +44,14 @@ class InspectOutputs:
 
     def check(self, inputs: Iterable[Path]) -> None:
         """Check that all outputs can be written and none overwrites an input; see `check_outputs`."""
-        from fusion_diff.inspection.files import LEDGER, REPORT
+        from fusion_diff.inspection.files import REPORT
         from fusion_diff.inspection.record import STDOUT
 
         pages = {"--junit": self.junit, "--sarif": self.sarif, "--markdown": self.markdown, "--csv": self.csv}
         others = [Output(option, file) for option, file in pages.items() if file is not None]
         if self.report is not None:
             others.append(Output("--report", self.report / "index.html", own=REPORT))
-        if self.record is not None:
-            head = Output("--record", self.record.with_name(f"{self.record.name}.head"), own=LEDGER)
-            others += [Output("--record", self.record, in_place=True, own=LEDGER), head]
+        others += of_ledger(self.record)
         records = [each for each in self.records if each.file != STDOUT]
         check_outputs([*records, *others], inputs)
 

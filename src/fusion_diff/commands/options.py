@@ -130,6 +130,15 @@ Marks = Annotated[
         help="Folder of flaw masks, named CLASS/NAME.png. If omitted, REFS/masks is used if it exists.",
     ),
 ]
+Record = Annotated[
+    Path | None,
+    path_option(
+        "--record",
+        metavar="FILE",
+        dir_okay=False,
+        help="Append every outcome to this ledger, which `fusion-diff audit FILE` checks.",
+    ),
+]
 Device = Annotated[
     str,
     typer.Option(

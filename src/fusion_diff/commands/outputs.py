@@ -39,6 +39,16 @@ class Output:
         return f"{self.option} {printable(self.file)}"
 
 
+def of_ledger(file: Path | None) -> list[Output]:
+    """Return the outputs of `--record`: the ledger, and its head beside it; none where none is asked for."""
+    from fusion_diff.inspection.files import LEDGER
+
+    if file is None:
+        return []
+    head = file.with_name(f"{file.name}.head")
+    return [Output("--record", file, in_place=True, own=LEDGER), Output("--record", head, own=LEDGER)]
+
+
 def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:
     """Check that every output can be written, differs from the others, and overwrites no input.
 
