@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusion_diff.errors import MicrographError, disk_full, foreseen, out_of_memory
+from fusion_diff.errors import MicrographError, disk_full, foreseen, machine_fault, out_of_memory
 
 MORE_THAN_ADDRESSABLE = 2**60
 
@@ -53,8 +53,10 @@ def test_faults_of_the_program_are_not_told_as_the_users(error, told):
     assert foreseen(error) is told
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
 def test_a_full_disk_is_told_by_its_number(number):
-    assert disk_full(OSError(number, "full"))
+    full = OSError(number, "full")
+    assert disk_full(full)
+    assert machine_fault(full) is full
     assert not disk_full(OSError(errno.EACCES, "not allowed"))
     assert not disk_full(ValueError("full"))

@@ -108,12 +108,13 @@ def test_a_long_text_is_cut_where_asked_and_says_so(text, limit):
     assert cut == whole if len(whole) <= limit else cut == whole[: limit - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
-def test_a_full_disk_is_told_with_its_cure_where_no_file_is_named(number):
-    said = explained(OSError(number, os.strerror(number)))
-    assert said.startswith(os.strerror(number))
-    assert "free some space" in said
-    assert explained(OSError(number, os.strerror(number), "a.tif")).startswith("a.tif: cannot be used")
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG])
+def test_a_full_disk_is_told_with_its_cure_whether_a_file_is_named_or_not(number):
+    why, cure = os.strerror(number), "; free some space, or raise the limit on a user (quota) or on files (ulimit -f)"
+    said = explained(OSError(number, why))
+    assert said.startswith(f"{why}: the disk of the results")
+    assert said.endswith(cure)
+    assert explained(OSError(number, why, "a.tif")) == f"a.tif: cannot be used ({why}){cure}"
 
 
 def test_the_space_between_thousands_is_kept():

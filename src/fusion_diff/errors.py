@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 
-_MACHINE_ERRNOS = {
+_FULL_ERRNOS = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+"""Errors of a full disk, a user's full share of it, and a file larger than the system or `ulimit -f` allows."""
+_MACHINE_ERRNOS = _FULL_ERRNOS | {
     getattr(errno, name)
     for name in (
-        *("EIO", "EMFILE", "ENFILE", "ENOMEM", "ENOSPC", "EDQUOT"),
+        *("EIO", "EMFILE", "ENFILE", "ENOMEM"),
         *("ENOTCONN", "ESTALE", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN"),
     )
     if hasattr(errno, name)
@@ -151,5 +153,5 @@ def foreseen(error: BaseException) -> bool:
 
 
 def disk_full(error: BaseException) -> bool:
-    """Return whether an error says that a disk, or a user's share of it, is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+    """Return whether an error says that a disk is full, or as full as a limit on users or files lets it be."""
+    return isinstance(error, OSError) and error.errno in _FULL_ERRNOS

@@ -16,6 +16,7 @@ from fusion_diff.errors import disk_full, out_of_memory
 _IN_ASCII = {"✓": "+", "✗": "x", "−": "-", "–": "-", "…": "...", "×": "x", "≥": ">=", "∞": "inf", "µ": "u", "²": "2"}
 _IN_ASCII |= {THOUSANDS: " "}
 """What is printed for the signs of this program where the encoding of a stream lacks them."""
+_ROOM = "free some space, or raise the limit on a user (quota) or on files (ulimit -f)"
 
 
 def printable(text: object, limit: int | None = None) -> str:
@@ -102,9 +103,10 @@ def explained(error: Exception) -> str:
     """Return the text of an error, with file and cure for errors of the system and of memory."""
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         name = error.filename if error.filename2 is None else error.filename2
-        return f"{name}: cannot be used ({error.strerror}); check the path, its permissions and the free disk space"
+        cure = _ROOM if disk_full(error) else "check the path, its permissions and the free disk space"
+        return f"{name}: cannot be used ({error.strerror}); {cure}"
     if isinstance(error, OSError) and disk_full(error):
-        return f"{error.strerror}: the disk of the results or of temporary files (TMPDIR) is full; free some space"
+        return f"{error.strerror}: the disk of the results or of temporary files (TMPDIR) is full, or limited; {_ROOM}"
     if out_of_memory(error):
         return "not enough memory; close other programs, or use fewer or smaller micrographs"
     return str(error) or type(error).__name__

@@ -181,4 +181,4 @@ def _storing(folder: Path) -> Iterator[None]:
 
 def unwritten(error: OSError) -> str:
     """Return why something could not be written."""
-    return "the disk is full" if error.errno == errno.ENOSPC else error.strerror or str(error)
+    return error.strerror or str(error)
