@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -15,7 +16,7 @@ import pytest
 from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
 from fusion_diff.checkpoint import MANIFEST, digest, seal
 from fusion_diff.edge import EdgeSession, runtime
-from fusion_diff.edge.exported import GRAPHS, Exported
+from fusion_diff.edge.exported import DESCRIPTION, GRAPHS, Exported
 from fusion_diff.errors import ArgumentError, CheckpointError, DependencyError, DeviceError, MicrographError
 from fusion_diff.export.run import export_model
 from fusion_diff.inspection.run import load_inspector
@@ -280,30 +281,74 @@ def test_another_version_is_refused(changed, number):
         EdgeSession.load(changed(format=f"fusion-diff/edge/{number}"))
 
 
-def test_a_graph_that_does_not_fit_its_description_is_refused(changed):
-    kinds = ["multiple-instance", "novelty", "outliers", "pooled", "suspicion"]  # the last is one too many
-    session = EdgeSession.load(changed(kinds=kinds), threads=1)
-    with pytest.raises(CheckpointError, match=r"was expected first, .*; export the model again"):
-        session.inspect(micrograph())
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_graph_of_another_export_is_refused_as_it_is_loaded(request, changed, runtime):
+    folder = request.getfixturevalue("in_openvino") if runtime == "openvino" else changed()
+    described = json.loads((folder / DESCRIPTION).read_text())
+    names, kinds = described["references"], described["kinds"]
+    for changes, said in (
+        ({"kinds": [*kinds, "another"]}, f"its dense are .*{len(kinds) + 4}, 28, 28"),
+        (
+            {key: described[key][:-1] for key in ("references", "labels", "files", "pixel_sizes_um", "enlargements")},
+            rf"its alike are \(any, {len(names)}\), but \(any, {len(names) - 1}\) by edge.json",
+        ),
+        ({"tile": 256}, r"its pixels are \(any, 3, 224, 224\), but \(any, 3, 256, 256\) by edge.json"),
+    ):
+        (folder / DESCRIPTION).write_text(json.dumps(described | changes))
+        seal(folder)
+        with pytest.raises(
+            CheckpointError, match=rf"graph\.\w+: {said}.*: the graph is that of another export; export"
+        ):
+            EdgeSession.load(folder)
 
 
-def graph(nodes, inputs, outputs):
-    """Return a graph of the given nodes and sizes of inputs and outputs."""
+def graph(kinds, inputs, outputs):
+    """Return a graph of operators by their output, each of one input, and of the sizes of inputs and outputs."""
     from onnx import TensorProto, helper
 
     ends = [
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, sizes) for name, sizes in side.items()]
         for side in (inputs, outputs)
     ]
-    drawn = helper.make_graph([helper.make_node("Sqrt", [a], [b]) for a, b in nodes], "other", *ends)
+    axis = helper.make_tensor("axis", TensorProto.INT64, [1], [2])  # for those that take one
+    nodes = [
+        helper.make_node("Sqrt", [given], [made])
+        if kind == "Sqrt"
+        else helper.make_node(kind, [given, "axis"], [made], keepdims=0)
+        for made, (kind, given) in kinds.items()
+    ]
+    drawn = helper.make_graph(nodes, "other", *ends, [axis])
     return helper.make_model(drawn, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def swapped(folder, runtime, tiles):
+    """Give an exported folder a graph that takes so many tiles and tells no other size."""
+    import onnx
+
+    from fusion_diff.export.onnx_file import convert_to_openvino
+
+    kinds = {"dense": ("Sqrt", "pixels"), "sums": ("ReduceSum", "keep"), "alike": ("ReduceSum", "keep")}
+    large, small = [tiles, "a", "b", "c"], [tiles, "d"]
+    made = graph(kinds, {"pixels": large, "keep": [*small, "e"]}, {"dense": large, "sums": small, "alike": small})
+    onnx.save(made, folder / GRAPHS["onnx"])
+    if runtime == "openvino":
+        convert_to_openvino(folder / GRAPHS["onnx"], folder / GRAPHS["openvino"])
+    seal(folder)
+    return folder
+
+
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_graph_that_returns_what_it_did_not_tell_is_refused_with_its_name(changed, runtime):
+    session = EdgeSession.load(swapped(changed(runtime=runtime), runtime, tiles="n"), threads=1)
+    with pytest.raises(CheckpointError, match=rf"^{session.name}: the graph returned the shapes .*; export the model"):
+        session.judge(micrograph(), alpha=0.1)
 
 
 def test_a_graph_of_other_inputs_is_refused(changed):
     import onnx
 
     folder = changed()
-    onnx.save(graph([("x", "y")], {"x": [1]}, {"y": [1]}), folder / GRAPHS["onnx"])
+    onnx.save(graph({"y": ("Sqrt", "x")}, {"x": [1]}, {"y": [1]}), folder / GRAPHS["onnx"])
     seal(folder)
     with pytest.raises(CheckpointError, match="expected the inputs or outputs pixels, keep, got x"):
         EdgeSession.load(folder)
@@ -311,20 +356,7 @@ def test_a_graph_of_other_inputs_is_refused(changed):
 
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_a_graph_that_fails_while_it_runs_is_told_as_such(changed, runtime):
-    import onnx
-
-    from fusion_diff.export.onnx_file import convert_to_openvino
-
-    folder, tiny = changed(runtime=runtime), [1, 10, 10]  # the size of no tile
-    nodes = [("pixels", "dense"), ("keep", "sums"), ("keep", "alike")]
-    made = graph(
-        nodes, {"pixels": [1, 3, 10, 10], "keep": tiny}, {"dense": [1, 3, 10, 10], "sums": tiny, "alike": tiny}
-    )
-    onnx.save(made, folder / GRAPHS["onnx"])
-    if runtime == "openvino":
-        convert_to_openvino(folder / GRAPHS["onnx"], folder / GRAPHS["openvino"])
-    seal(folder)
-    session = EdgeSession.load(folder, threads=1)
+    session = EdgeSession.load(swapped(changed(runtime=runtime), runtime, tiles=2), threads=1)  # and it is given one
     with pytest.raises(CheckpointError, match=r"graph\.\w+: cannot be run \(.*export the model again"):
         session.judge(micrograph(), alpha=0.1)
 

@@ -131,6 +131,18 @@ class Exported(DecisionRule):
         """Number of channels of the graph's dense output: kinds, evidence, strangeness, and one per other class."""
         return len(self.kinds) + 2 + len(self.classes)
 
+    @property
+    def shapes(self) -> dict[str, tuple[int | None, ...]]:
+        """Sizes of the graph's inputs and outputs, None where they are free or not known here."""
+        tokens = (self.side, self.side)
+        return {
+            "pixels": (None, 3, self.tile, self.tile),
+            "keep": (None, *tokens),
+            "dense": (None, self.channels, *tokens),
+            "sums": (None, None),
+            "alike": (None, len(self.references)),
+        }
+
     def enrolled_as(self, micrograph: Micrograph) -> str | None:
         """Return the name of the reference whose file, and page of it, a micrograph is; None if it is none of them."""
         return same_file(self.references, self.files, micrograph)

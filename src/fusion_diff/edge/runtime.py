@@ -44,9 +44,11 @@ class Runtime(Protocol):
 
     Attributes:
         device: device it runs on, as named by the runtime.
+        shapes: sizes of each input and output, None where they are free.
     """
 
     device: str
+    shapes: dict[str, tuple[int | None, ...]]
 
     def __call__(self, pixels: NDArray[np.float32], keep: NDArray[np.float32], /) -> Arrays:
         """Return dense (N, channels, s, s), sums (N, C) and alike (N, references), given tiles (N, 3, T, T).
@@ -108,8 +110,13 @@ class OnnxRuntime:
         self.device = self._session.get_providers()[0]
         if self.device != wanted[0] and kind != "AUTO":  # onnxruntime falls back to the CPU and only logs it
             raise _absent(device, "onnxruntime", [name for name in here if name != wanted[0]])
-        _check_names(file, [each.name for each in self._session.get_inputs()], INPUTS)
-        _check_names(file, [each.name for each in self._session.get_outputs()], OUTPUTS)
+        inputs, outputs = self._session.get_inputs(), self._session.get_outputs()
+        _check_names(file, [each.name for each in inputs], INPUTS)
+        _check_names(file, [each.name for each in outputs], OUTPUTS)
+        self.shapes = {
+            each.name: tuple(size if isinstance(size, int) else None for size in each.shape)
+            for each in (*inputs, *outputs)
+        }
 
     def __call__(self, pixels: NDArray[np.float32], keep: NDArray[np.float32], /) -> Arrays:
         """Run the graph."""
@@ -147,6 +154,10 @@ class OpenVinoRuntime:
             compiled = core.compile_model(core.read_model(file, file.with_name(WEIGHTS)), wanted, settings)
             _check_names(file, [each.any_name for each in compiled.inputs], INPUTS)
             self._outputs = [compiled.output(name) for name in OUTPUTS]
+            self.shapes = {
+                each.any_name: tuple(size.get_length() if size.is_static else None for size in each.partial_shape)
+                for each in (*compiled.inputs, *compiled.outputs)
+            }
             self._request, self._turn = compiled.create_infer_request(), Lock()
         except RuntimeError as error:  # the only type that OpenVINO raises
             raise _unreadable(file, error) from error

@@ -14,7 +14,7 @@ import numpy as np
 from fusion_diff.checkpoint import as_folder, verify
 from fusion_diff.counted import counted
 from fusion_diff.edge.evidence import EdgeEvidence
-from fusion_diff.edge.exported import DESCRIPTION, Exported
+from fusion_diff.edge.exported import DESCRIPTION, GRAPHS, Exported
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.errors import ArgumentError, CheckpointError
 from fusion_diff.fewshot.decision import check_alpha, probability
@@ -80,7 +80,7 @@ class EdgeSession:
 
         Raises:
             CheckpointError: there is no such folder, or it is not an exported model, or one that is incomplete,
-                altered or of another version.
+                altered or of another version, or whose graph is that of another export.
             DependencyError: the runtime of the exported model is not installed.
             DeviceError: the device is not available.
             ArgumentError: `threads` or `batch` is not an integer of at least 1.
@@ -99,7 +99,9 @@ class EdgeSession:
         exported = Exported.read(folder)
         for note in exported.notes:
             warn(f"{exported.name}: {note}")
-        return cls(exported, open_graph(folder, exported.runtime, device, threads), batch, sha256)
+        graph = open_graph(folder, exported.runtime, device, threads)
+        _expect_described(folder / GRAPHS[exported.runtime], graph, exported)
+        return cls(exported, graph, batch, sha256)
 
     def inspect(self, micrograph: Micrograph, *, alpha: float = 0.1) -> Inspection:
         """Return the verdict on a micrograph, as `DiffusionModel.inspect` does.
@@ -190,3 +192,21 @@ class EdgeSession:
     def _read(self, micrograph: Micrograph) -> EdgeEvidence:
         expect_micrograph(micrograph)
         return EdgeEvidence.of(micrograph, self._graph, self.enrolment, self._batch)
+
+
+def _expect_described(file: Path, graph: Runtime, exported: Exported) -> None:
+    """Check that a graph has the inputs and outputs that its description speaks of, as far as it tells their sizes.
+
+    Raises:
+        CheckpointError: it has others.
+    """
+    for name, described in exported.shapes.items():
+        found = graph.shapes[name]
+        if len(found) != len(described) or any(
+            None not in sizes and sizes[0] != sizes[1] for sizes in zip(found, described, strict=True)
+        ):
+            here, there = (str(sizes).replace("None", "any") for sizes in (found, described))
+            raise CheckpointError(
+                f"{file}: its {name} are {here}, but {there} by {DESCRIPTION}: the graph is that of another export; "
+                "export the model again"
+            )
