@@ -30,8 +30,9 @@ from fusion_diff import DiffusionModel, ReferenceSet, load_microstructure_data
 from fusion_diff.edge import EdgeSession
 from fusion_diff.edge.exported import GRAPHS
 from fusion_diff.errors import ExportError
+from fusion_diff.export.parity import ALPHA
 from fusion_diff.export.portable import portable
-from fusion_diff.export.run import ALPHA, export_model
+from fusion_diff.export.run import export_model
 from fusion_diff.judging import judge
 
 if TYPE_CHECKING:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -111,6 +113,7 @@ def test_references_of_which_some_were_dropped_as_suspicious_are_compared_on(
     shutil.copy(references / "fine" / "0.tif", tmp_path / "refs" / "coarse" / "same.tif")
     asked = ["--references", str(tmp_path / "refs"), "--out", str(tmp_path / "edge")]
     assert main(["export", str(small_model), *asked]) == 0, capsys.readouterr().err
+    assert "of these decided by the model at alpha 0.2 │ 9 │" in " ".join(capsys.readouterr().out.split())
     assert (tmp_path / "edge" / "edge.json").is_file()
 
 
@@ -129,6 +132,34 @@ def test_only_a_signed_export_is_read_where_that_is_required(
     capsys.readouterr()
     assert main(asked) in (0, 1, 2)
     assert "sample.tif" in capsys.readouterr().out
+
+
+def test_an_export_without_references_says_that_no_decision_was_compared(
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", str(small_model), "--out", str(tmp_path / "edge")]) == 0
+    said, told = (" ".join(text.split()) for text in capsys.readouterr())
+    assert "of these decided by the model at alpha 0.2 │ 0 │" in said
+    assert "the same where the model recognises surfaces │ unknown: it recognised none │" in said
+    assert "no decisions, as the model decides on none of 6 micrographs at alpha 0.2; give the enrolled ref" in told
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit of size there")
+@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
+def test_a_limit_on_files_is_told_with_its_cure(
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], runtime: str
+) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, limits[1]))
+    try:
+        assert main(["export", str(small_model), "--format", runtime, "--out", str(tmp_path / "out")]) == 3
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    said = " ".join(capsys.readouterr().err.split())
+    assert re.search(r"plain\.onnx: cannot be used \(File too large\); free some space, or raise the limit", said), said
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
@@ -11,10 +12,12 @@ import torch
 
 from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
 from fusion_diff.builtin import builtin_reference_set
+from fusion_diff.edge import EdgeSession
 from fusion_diff.edge.exported import GRAPHS, Exported
 from fusion_diff.errors import CheckpointError, DependencyError, EnrolmentError, ExportError
 from fusion_diff.export import run
 from fusion_diff.export.graph import ScoringGraph
+from fusion_diff.export.onnx_file import convert_to_openvino
 from fusion_diff.export.portable import portable
 from fusion_diff.export.run import export_model
 from fusion_diff.export.same_references import others_than_enrolled
@@ -101,6 +104,39 @@ def test_references_other_than_the_enrolled_ones_are_warned_of_and_refused_in_ei
         export_model(enrolled, tmp_path / "out", int8=True, references=some)
     with pytest.warns(UserWarning, match=f"{others}; the exported model is compared with the model on other"):
         export_model(enrolled, tmp_path / "out", references=some)
+
+
+def test_what_the_recognition_of_surfaces_is_worth_on_the_references_is_measured(
+    enrolled, exported_folder, tmp_path, monkeypatch
+):
+    graph, builtin = exported_folder / GRAPHS["onnx"], builtin_reference_set()
+    monkeypatch.setattr(run, "write_onnx", lambda _, file: shutil.copy(graph, file))  # the same, written before
+    with pytest.warns(UserWarning, match="without the recognition of surfaces, .* it recognises 15 of 15 micrographs"):
+        parity = export_model(enrolled, tmp_path / "out", references=builtin).parity
+    assert parity.difference < 1e-5
+    assert parity.alpha == pytest.approx(1 / 6), "there are 5 authentic specimens"
+    assert parity.decided > 0
+    micrographs = [each.micrograph for each in builtin]
+    here, there = (
+        np.asarray(each.predict_authenticity(micrographs)) for each in (enrolled, EdgeSession.load(tmp_path / "out"))
+    )
+    apart = np.abs(here - there)
+    assert parity.recognising.difference == pytest.approx(apart.max(), abs=1e-5)
+    assert parity.recognising.difference > 0.3
+    assert parity.recognising.furthest == micrographs[apart.argmax()].name
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit of size there")
+def test_a_file_that_openvino_cannot_write_is_told_with_the_cure(exported_folder, tmp_path):
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
+    try:
+        with pytest.raises(ExportError, match=r"OpenVINO cannot write its files .*; free some space where"):
+            convert_to_openvino(exported_folder / GRAPHS["onnx"], tmp_path / GRAPHS["openvino"])
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def test_a_reference_moved_by_a_pixel_is_another(enrolled):

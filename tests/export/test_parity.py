@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
+import numpy as np
 import pytest
 
 from fusion_diff.errors import ExportError
-from fusion_diff.export.parity import Parity
+from fusion_diff.export.parity import Parity, supported_alpha
+from fusion_diff.fewshot.decision import Calibration, DecisionRule, decide, shares_of
+from fusion_diff.verdict.result import RecognisedSurface
 
 
 @pytest.fixture
@@ -25,6 +26,7 @@ def verdicts(make_inspection):
 def test_scores_that_agree_pass_and_the_greatest_difference_is_told(verdicts):
     parity = Parity.of(verdicts(0.9, 0.2), verdicts(0.9004, 0.2), ["a", "b"], [True, False])
     assert parity.difference == pytest.approx(0.0004)
+    assert parity.furthest == "a"
     assert (parity.micrographs, parity.f1, parity.exported_f1) == (2, 1.0, 1.0)
     parity.check("fp32", "onnx")
 
@@ -58,5 +60,49 @@ def test_more_than_a_point_of_f1_lost_is_refused_and_none_or_gained_is_not(verdi
     Parity.of(worse, exact, list("abcd"), truth).check("int8", "onnx")
 
 
-def test_a_comparison_is_a_value():
-    assert dataclasses.replace(Parity(1, 0.0, ()), difference=1.0).fault("fp32") is not None
+def rule(inside, outside):
+    """The rule of so many authentic and other specimens, of scores below and above 0."""
+    low, high = -np.arange(1.0, inside + 1), np.arange(1.0, outside + 1)
+    return DecisionRule(
+        Calibration(1, 0), low, high, shares_of(list(map(str, low))), shares_of(list(map(str, high))), 0
+    )
+
+
+@pytest.mark.parametrize(("inside", "outside"), [(1, 1), (4, 4), (4, 30), (8, 8), (9, 9), (30, 30), (3, 0), (12, 0)])
+def test_decisions_are_compared_at_an_error_rate_at_which_every_one_can_be_made(inside, outside):
+    judging = rule(inside, outside)
+    alpha = supported_alpha(judging)
+    decisions = [decide(judging.p_values(score), alpha, inside) for score in (-40.0, 40.0)]
+    assert decisions == ["authentic", "not authentic"]
+    assert alpha == max(0.1, 1 / (min(inside, outside or inside) + 1))
+
+
+def test_where_nothing_was_cross_fitted_no_error_rate_is_enough():
+    assert supported_alpha(rule(0, 0)) == 0.1
+
+
+def test_it_is_told_on_how_many_micrographs_the_model_decides_and_whether_that_is_none(verdicts):
+    some = verdicts(0.9, 0.2, 0.5, decisions=["authentic", "not authentic", "inconclusive"])
+    parity = Parity.of(some, some, list("abc"), None)
+    assert (parity.decided, parity.alpha, parity.doubts) == (2, 0.1, ())
+    none = verdicts(0.9, 0.2)
+    said = "scores were compared but no decisions, as the model decides on none of 2 micrographs at alpha 0.1; "
+    given = "give the enrolled references (--references, or references in Python)"
+    assert Parity.of(none, none, list("ab"), None).doubts == (said + given,)
+    assert Parity.of(none, none, list("ab"), [True, False]).doubts == (f"{said}try both on other micrographs",)
+
+
+def test_what_the_recognition_of_surfaces_is_worth_is_told_and_no_reason_to_refuse(verdicts, make_inspection):
+    alone = verdicts(0.3, 0.2, decisions=["not authentic", "not authentic"])
+    known = RecognisedSurface("a", "sound", 40)
+    whole = [make_inspection(score=0.9, decision="authentic", recognised=known), alone[1]]
+    parity = Parity.of(alone, alone, ["a\x1b", "b"], [True, False], whole)
+    parity.check("fp32", "onnx")
+    assert parity.difference == 0
+    assert (parity.recognising.recognised, parity.recognising.furthest) == (1, "a\x1b")
+    assert parity.doubts == (
+        "without the recognition of surfaces, scores differ from the model's by up to 0.600 (on a\\x1b), and "
+        "1 decision is reversed: it recognises 1 of 2 micrographs, each reference as itself; expect as much on new "
+        "ones of these surfaces",
+    )
+    assert Parity.of(alone, alone, ["a", "b"], [True, False], alone).doubts == (), "nothing is recognised"

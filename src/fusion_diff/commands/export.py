@@ -23,6 +23,7 @@ from fusion_diff.commands.outputs import expect_away, expect_folder
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.commands.terminal import print_figures, progress_bar, say
 from fusion_diff.errors import EnrolmentError
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from fusion_diff.export.run import Export
@@ -50,7 +51,7 @@ def export_command(
             help=(
                 "The enrolled references: a folder with one sub-folder per class, or a CSV file. They "
                 "calibrate 8 bits, and the exported model is compared with the original on them. If omitted, "
-                "procedural micrographs are used to compare."
+                "procedural micrographs are used to compare, which say little of decisions on your ware."
             ),
         ),
     ] = None,
@@ -100,8 +101,16 @@ def _print_export(done: Export) -> None:
     parity = done.parity
     figures = {
         "micrographs": str(parity.micrographs),
+        f"of these decided by the model at alpha {parity.alpha:.2g}": str(parity.decided),
         "largest difference of scores": f"{parity.difference:.2g}",
     }
+    if (whole := parity.recognising) is not None:
+        told = (
+            f"{whole.difference:.2g} ({printable(whole.furthest)})"
+            if whole.recognised
+            else "unknown: it recognised none"
+        )
+        figures["the same where the model recognises surfaces"] = told
     if parity.f1 is not None and parity.exported_f1 is not None:
         figures |= {
             "macro F1 of the model": number(parity.f1),

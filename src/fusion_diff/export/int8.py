@@ -21,6 +21,7 @@ from fusion_diff.edge.exported import INPUTS
 from fusion_diff.encoder.dual_path import STRIDE
 from fusion_diff.export.onnx_file import silenced
 from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.whole import naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -81,7 +82,7 @@ class Quantiser:
         from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
 
         keep = self.keep
-        with silenced(logging.getLogger()):  # onnxruntime logs advice to the root logger
+        with silenced(logging.getLogger()), naming(target):  # onnxruntime logs advice to the root logger
             quantize_static(
                 self.source,
                 target,

@@ -12,6 +12,9 @@ import torch
 
 from fusion_diff.dependencies import needed
 from fusion_diff.edge.exported import INPUTS, OUTPUTS, WEIGHTS
+from fusion_diff.errors import ExportError
+from fusion_diff.printable import paragraph
+from fusion_diff.whole import naming
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -53,7 +56,8 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
         # The exporter folds small constants only. Lengths of a bank's tokens, left to be computed, would keep the bank
         # in the file twice and its products out of 8 bits.
         fold_constants(program.model, input_size_limit=FOLDED, output_size_limit=FOLDED)
-        program.save(file)
+        with naming(file):
+            program.save(file)
 
 
 @contextmanager
@@ -72,10 +76,18 @@ def convert_to_openvino(source: Path, target: Path) -> None:
 
     Raises:
         DependencyError: OpenVINO is not installed.
+        ExportError: the graph cannot be written, as where the disk is full.
     """
     openvino = needed("exporting", "openvino", "openvino")
     target.parent.mkdir(parents=True, exist_ok=True)
     # Convert first: OpenVINO 2026.4 gives wrong results with 8 bits when it compiles an ONNX file directly.
     # The contents, because a path with a comma would be taken for several.
-    openvino.save_model(openvino.convert_model(BytesIO(source.read_bytes())), target, compress_to_fp16=False)
+    converted = openvino.convert_model(BytesIO(source.read_bytes()))
+    try:
+        openvino.save_model(converted, target, compress_to_fp16=False)
+    except RuntimeError as error:  # the only type that OpenVINO raises; it does not say why
+        raise ExportError(
+            f"not exported: OpenVINO cannot write its files ({paragraph(error, 200)}); free some space where the "
+            "exported model is to go, and check the limits on users and files (quota, ulimit -f)"
+        ) from error
     target.with_suffix(".bin").replace(target.with_name(WEIGHTS))

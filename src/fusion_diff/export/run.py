@@ -18,7 +18,7 @@ from fusion_diff.errors import CheckpointError, ExportError
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.int8 import Quantiser
 from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
-from fusion_diff.export.parity import Parity
+from fusion_diff.export.parity import Parity, supported_alpha
 from fusion_diff.export.portable import describe, portable
 from fusion_diff.export.same_references import others_than_enrolled
 from fusion_diff.export.selection import choices, losses
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.model import DiffusionModel
     from fusion_diff.references import ReferenceSet
+    from fusion_diff.verdict.result import Inspection
 
-ALPHA = 0.1
 PROCEDURAL = 2
 """Procedural micrographs per class that an fp32 export is compared on if no references are given."""
 
@@ -90,7 +90,8 @@ def export_model(
         CheckpointError: the folder is no path, or holds something else.
 
     Warns:
-        UserWarning: enrolled references are not among those given, so fp32 is compared on others.
+        UserWarning: enrolled references are not among those given, so fp32 is compared on others; the model decides on
+            none of the micrographs compared; or it recognises surfaces among them, which the exported model does not.
     """
     started, folder = time.perf_counter(), as_folder(folder)
     if int8 and references is None:
@@ -103,7 +104,10 @@ def export_model(
     if references is not None:
         _expect_enrolled(model, enrolment, references, int8)
     micrographs, authentic = _compared_on(references)
-    expected = [judge(model, enrolment, each, alpha=ALPHA, purify=False, detect_attacks=False) for each in micrographs]
+    alpha = supported_alpha(enrolment.verifier)
+    expected = _judged(model, enrolment, micrographs, alpha)
+    whole = model.enrolment
+    recognising = None if whole is None or whole is enrolment else _judged(model, whole, micrographs, alpha)
     graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.mean_tokens)
     exported = describe(
         model, enrolment, graph.kinds, runtime=runtime, precision="int8" if int8 else "fp32", notes=notes
@@ -124,8 +128,8 @@ def export_model(
                     f"the exported graph cannot be run: {error}. Install torch, onnxscript, onnxruntime and openvino "
                     "in the versions that constraints.txt names, and export again"
                 ) from error
-            found = [session.judge(each, alpha=ALPHA) for each in micrographs]
-            return Parity.of(expected, found, [each.name for each in micrographs], authentic)
+            found = [session.judge(each, alpha=alpha) for each in micrographs]
+            return Parity.of(expected, found, [each.name for each in micrographs], authentic, recognising)
 
         if not int8:
             parity = compared(plain)
@@ -136,6 +140,8 @@ def export_model(
             quantiser = Quantiser.of(plain, workshop / "ranges.json", micrographs, tile=exported.tile)
             lost = losses(quantiser, graph.channels.index(EVIDENCE), workshop, progress)
             parity, exact = _rounded(quantiser, lost, workshop / "rounded.onnx", compared, runtime)
+    for doubt in parity.doubts:
+        warn(f"{model.name}: {doubt}")
     return Export(folder, parity, exact, lost, notes, time.perf_counter() - started)
 
 
@@ -186,6 +192,13 @@ def _expect_enrolled(model: DiffusionModel, enrolment: Enrolment, references: Re
         warn(f"{model.name}: {others}; the exported model is compared with the model on other micrographs")
 
 
+def _judged(
+    model: DiffusionModel, enrolment: Enrolment, micrographs: Sequence[Micrograph], alpha: float
+) -> list[Inspection]:
+    """Return the model's verdicts on micrographs, given what it learned from its references."""
+    return [judge(model, enrolment, each, alpha=alpha, purify=False, detect_attacks=False) for each in micrographs]
+
+
 def _rounded(
     quantiser: Quantiser, lost: dict[str, float], file: Path, compared: Callable[[Path], Parity], runtime: str
 ) -> tuple[Parity, tuple[str, ...]]:
@@ -213,7 +226,7 @@ def _place(source: Path, draft: Path, runtime: str, enrolment: Enrolment) -> Non
     """Write an ONNX graph into an exported folder, in the format of its runtime.
 
     Raises:
-        ExportError: as `_expect_allowed`.
+        ExportError: as `_expect_allowed` and `convert_to_openvino`.
     """
     if runtime == "onnx":
         (draft / GRAPHS["onnx"]).write_bytes(source.read_bytes())
