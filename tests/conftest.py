@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import errno
 import itertools
 import logging
 import math
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -18,6 +20,7 @@ import pytest
 from hypothesis import settings
 
 from fusion_diff.fewshot.decision import Calibration, DecisionRule
+from fusion_diff.locks import locked
 from fusion_diff.verdict.compared import Compared
 from fusion_diff.verdict.regions import find_regions
 from fusion_diff.verdict.result import EvidenceMap, Inspection, NearestReference, Region
@@ -243,16 +246,37 @@ def call_with_darkness(monkeypatch: pytest.MonkeyPatch, call_cli: Callable, dark
 
 
 @pytest.fixture(scope="session")
-def pretraining_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def built_once(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, Callable[[Path], object]], Path]:
+    """Gives a folder that one of the processes of a run builds and all of them read. It must not be changed."""
+    own = tmp_path_factory.getbasetemp()
+    shared = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "built"
+
+    def give(name: str, build: Callable[[Path], object]) -> Path:
+        folder, built = shared / name, shared / f"{name}.built"
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with (shared / f"{name}.lock").open("a") as lock, locked(lock.fileno()):
+            if not built.exists():
+                shutil.rmtree(folder, ignore_errors=True)  # of a process that failed
+                build(folder)
+                built.touch()
+        return folder
+
+    return give
+
+
+@pytest.fixture(scope="session")
+def pretraining_run(built_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """The folder of a whole pretraining run by the recipe "smoke": every stage really trains, for four steps."""
-    from accelerate import Accelerator
 
-    from fusion_diff.pretrain.recipe import RECIPES
-    from fusion_diff.pretrain.run import pretrain
+    def build(out: Path) -> None:
+        from accelerate import Accelerator
 
-    out = tmp_path_factory.mktemp("pretraining") / "run"
-    pretrain(out, RECIPES["smoke"], accelerator=Accelerator(cpu=True, mixed_precision="no"))
-    return out
+        from fusion_diff.pretrain.recipe import RECIPES
+        from fusion_diff.pretrain.run import pretrain
+
+        pretrain(out, RECIPES["smoke"], accelerator=Accelerator(cpu=True, mixed_precision="no"))
+
+    return built_once("pretraining/run", build)
 
 
 @pytest.fixture(scope="session")
@@ -263,14 +287,20 @@ def checkpoint_folder() -> Path:
     return locate(EMBEDDED)
 
 
-@pytest.fixture
-def model(checkpoint_folder: Path) -> DiffusionModel:
-    """A model of one's own with the embedded weights, not enrolled."""
+@pytest.fixture(scope="session")
+def embedded(checkpoint_folder: Path) -> DiffusionModel:
+    """The embedded model with its built-in references, loaded once. Not to be changed: `copy.deepcopy` it."""
     from fusion_diff.model import DiffusionModel
 
-    model = DiffusionModel.from_pretrained(checkpoint_folder)
-    model.enrolment = None
-    return model
+    return DiffusionModel.from_pretrained(checkpoint_folder)
+
+
+@pytest.fixture
+def model(embedded: DiffusionModel) -> DiffusionModel:
+    """A model of one's own with the embedded weights, not enrolled."""
+    own = copy.deepcopy(embedded)
+    own.enrolment = None
+    return own
 
 
 @pytest.fixture(scope="session")
@@ -371,11 +401,40 @@ def deit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def exported_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def exported_folder(built_once: Callable[[str, Callable[[Path], object]], Path], embedded: DiffusionModel) -> Path:
     """The embedded model with its built-in references, exported for onnxruntime. Not to be changed: copy it."""
-    from fusion_diff.export.run import export_model
+
+    def build(folder: Path) -> None:
+        from fusion_diff.export.run import export_model
+
+        export_model(copy.deepcopy(embedded), folder)
+
+    return built_once("exported/model", build)
+
+
+@pytest.fixture(scope="session")
+def narrow_model() -> DiffusionModel:
+    """A model whose DeiT has two narrow blocks of random weights, for a fast export; not enrolled. Copy it."""
+    import torch
+
+    from fusion_diff.diffusion.prior_source import PriorSource
+    from fusion_diff.encoder.dual_path import DualPathEncoder
+    from fusion_diff.encoder.local_path import LocalPath
     from fusion_diff.model import DiffusionModel
 
-    folder = tmp_path_factory.mktemp("exported") / "model"
-    export_model(DiffusionModel.from_pretrained(), folder)
-    return folder
+    shape = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "intermediate_size": 48,
+        "patch_size": 32,
+        "image_size": 224,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+        "layer_norm_eps": 1e-6,
+    }
+    torch.manual_seed(0)
+    encoder = DualPathEncoder.from_config(shape, condition_width=8, bottleneck=4)
+    encoder.local_path.load_state_dict(LocalPath.from_imagenet().state_dict())
+    card = {"name": "base", "prior": "owner/none", "encoder": encoder.config}
+    return DiffusionModel(encoder, PriorSource("owner/none"), card=card, readme="", sha256="ab" * 32, enrolment=None)

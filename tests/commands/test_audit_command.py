@@ -16,11 +16,6 @@ from fusion_diff.trust.ledger import FORMAT, NOTHING, canonical, chained
 
 
 @pytest.fixture
-def run(call_with_darkness):
-    return call_with_darkness
-
-
-@pytest.fixture
 def ledger(run, tmp_path, save_micrograph):
     folder = tmp_path / "in"
     folder.mkdir()

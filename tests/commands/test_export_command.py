@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import re
 import shutil
@@ -11,27 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tifffile
-import torch
 from scipy.ndimage import gaussian_filter
 
 from fusion_diff.cli import main
-from fusion_diff.diffusion.prior_source import PriorSource
-from fusion_diff.encoder.dual_path import DualPathEncoder
-from fusion_diff.encoder.local_path import LocalPath
 from fusion_diff.model import DiffusionModel
 from fusion_diff.references import ReferenceSet
-
-CONFIG = {
-    "hidden_size": 24,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 48,
-    "patch_size": 32,
-    "image_size": 224,
-    "hidden_dropout_prob": 0.0,
-    "attention_probs_dropout_prob": 0.0,
-    "layer_norm_eps": 1e-6,
-}
 
 
 @pytest.fixture(scope="module")
@@ -48,13 +33,9 @@ def references(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def small_model(references: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An enrolled model with a DeiT of two narrow blocks, for a fast export."""
-    torch.manual_seed(0)
-    encoder = DualPathEncoder.from_config(CONFIG, condition_width=8, bottleneck=4)
-    encoder.local_path.load_state_dict(LocalPath.from_imagenet().state_dict())
-    card = {"name": "base", "prior": "owner/none", "encoder": encoder.config}
-    model = DiffusionModel(encoder, PriorSource("owner/none"), card=card, readme="", sha256="ab" * 32, enrolment=None)
+def small_model(narrow_model: DiffusionModel, references: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The narrow model, enrolled."""
+    model = copy.deepcopy(narrow_model)
     model.enroll(ReferenceSet.from_folder(references, authentic="fine"))
     folder = tmp_path_factory.mktemp("enrolled") / "small"
     model.save_pretrained(folder)

@@ -19,13 +19,6 @@ OPTIONS = ["--json", "--junit", "--sarif", "--markdown", "--csv", "--record"]
 
 
 @pytest.fixture
-def run(call_with_darkness, monkeypatch, tmp_path):
-    """Runs the command line in a folder of its own, with the darkness model; gives (exit code, stdout, stderr)."""
-    monkeypatch.chdir(tmp_path)
-    return call_with_darkness
-
-
-@pytest.fixture
 def new(tmp_path, save_micrograph):
     folder = tmp_path / "new"
     folder.mkdir()

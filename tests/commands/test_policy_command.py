@@ -15,12 +15,6 @@ from fusion_diff.inspection.policy import FORMAT
 
 
 @pytest.fixture
-def run(call_with_darkness, monkeypatch, tmp_path):
-    monkeypatch.chdir(tmp_path)
-    return call_with_darkness
-
-
-@pytest.fixture
 def write(tmp_path):
     def write(*lines):
         text = "\n".join([f'format = "{FORMAT}"', *lines])

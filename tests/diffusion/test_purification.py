@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -33,19 +34,14 @@ def surface(seed: int, *, size: int = 224) -> Micrograph:
 
 
 @pytest.fixture(scope="module")
-def embedded(checkpoint_folder: Path) -> DiffusionModel:
-    return DiffusionModel.from_pretrained(checkpoint_folder)
-
-
-@pytest.fixture(scope="module")
 def purify(embedded: DiffusionModel) -> Purification:
     return Purification(embedded.reconstruction.prior, embedded.enrolment.condition)
 
 
 @pytest.fixture(scope="module")
-def defended(checkpoint_folder: Path) -> DiffusionModel:
+def defended(embedded: DiffusionModel) -> DiffusionModel:
     """A model enrolled with three references of each class, with their shifts."""
-    model = DiffusionModel.from_pretrained(checkpoint_folder)
+    model = copy.deepcopy(embedded)
     drawn = [
         (flaw, generate(70 + i, size=224, material="alumina", flaw=flaw))
         for flaw in ("sound", "crack")
@@ -217,8 +213,8 @@ def test_attacks_cannot_be_told_where_shifts_were_not_measured(enrolled_without:
 
 
 @pytest.fixture(scope="module")
-def enrolled_without(checkpoint_folder: Path) -> DiffusionModel:
-    model = DiffusionModel.from_pretrained(checkpoint_folder)
+def enrolled_without(embedded: DiffusionModel) -> DiffusionModel:
+    model = copy.deepcopy(embedded)
     model.enroll(ReferenceSet.from_micrographs([surface(i) for i in range(2)], ["sound"] * 2, authentic="sound"))
     return model
 
@@ -258,8 +254,8 @@ def test_images_of_a_specimen_have_one_voice_in_the_alarm() -> None:
     assert "With 2 specimens the false-alarm rate is 33 %" in test.judge(0.0)[1]
 
 
-def test_an_alarm_withholds_the_decision_authentic_alone_and_the_ledger_keeps_it(checkpoint_folder: Path) -> None:
-    model = DiffusionModel.from_pretrained(checkpoint_folder)
+def test_an_alarm_withholds_the_decision_authentic_alone_and_the_ledger_keeps_it(embedded: DiffusionModel) -> None:
+    model = copy.deepcopy(embedded)
     model.enroll(ReferenceSet.from_micrographs([surface(i) for i in range(10, 14)], ["sound"] * 4, authentic="sound"))
     micrograph = surface(15)
     plain = inspect(model, micrograph, alpha=0.2)

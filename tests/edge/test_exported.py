@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import copy
 import json
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusion_diff import DiffusionModel
 from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.checkpoint import write_json
 from fusion_diff.edge.exported import DESCRIPTION, Exported
@@ -110,8 +110,8 @@ def test_every_entry_is_needed(described, tmp_path, key):
         Exported.read(tmp_path)
 
 
-def test_specimens_of_each_side_are_those_of_the_model_where_it_was_not_cross_fitted(checkpoint_folder, tmp_path):
-    model = DiffusionModel.from_pretrained(checkpoint_folder)
+def test_specimens_of_each_side_are_those_of_the_model_where_it_was_not_cross_fitted(embedded, tmp_path):
+    model = copy.deepcopy(embedded)
     two = builtin_reference_set().shots(1).subset([0, 1])
     with pytest.warns(EnrolmentWarning, match="too few"):
         compared = model.enroll(two).compared

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import shutil
 import sys
 from dataclasses import replace
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusion_diff import DiffusionModel, Micrograph, ReferenceSet
+from fusion_diff import Micrograph, ReferenceSet
 from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge import EdgeSession
 from fusion_diff.edge.exported import GRAPHS, Exported
@@ -30,9 +31,9 @@ from fusion_diff.verdict.model_evidence import ModelEvidence
 
 
 @pytest.fixture
-def enrolled(checkpoint_folder):
+def enrolled(embedded):
     """The embedded model with its built-in references; tests may change it."""
-    return DiffusionModel.from_pretrained(checkpoint_folder)
+    return copy.deepcopy(embedded)
 
 
 def test_the_graph_adds_up_to_the_reading_of_the_model(enrolled):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,8 +50,8 @@ def make_references(draw: Draw) -> Callable[..., ReferenceSet]:
 
 
 @pytest.fixture(scope="session")
-def enrolled(checkpoint_folder: Path, make_references: Callable[..., ReferenceSet]) -> DiffusionModel:
+def enrolled(embedded: DiffusionModel, make_references: Callable[..., ReferenceSet]) -> DiffusionModel:
     """A model enrolled with five fine and five coarse references. Tests must not change it."""
-    model = DiffusionModel.from_pretrained(checkpoint_folder)
+    model = copy.deepcopy(embedded)
     model.enroll(make_references({"fine": 5, "coarse": 5}), reconstruction=True)
     return model

@@ -27,18 +27,16 @@ def test_it_loads_by_name_and_is_what_comes_without_one():
     assert DiffusionModel.from_pretrained().sha256 == DiffusionModel.from_pretrained(EMBEDDED).sha256
 
 
-def test_it_has_a_card_that_says_what_it_was_trained_on():
-    model = DiffusionModel.from_pretrained()
-    assert model.name == EMBEDDED
-    assert "procedural" in model.readme
-    assert model.card["pretraining"]["seed"] == 0
+def test_it_has_a_card_that_says_what_it_was_trained_on(embedded):
+    assert embedded.name == EMBEDDED
+    assert "procedural" in embedded.readme
+    assert embedded.card["pretraining"]["seed"] == 0
 
 
-def test_its_references_are_thinned_and_what_was_learned_from_all_of_their_tokens_is_kept():
-    model = DiffusionModel.from_pretrained()
-    enrolment = model.enrolment
+def test_its_references_are_thinned_and_what_was_learned_from_all_of_their_tokens_is_kept(embedded):
+    enrolment = embedded.enrolment
     assert enrolment.builtin
-    assert enrolment.paths == model.encoder.paths
+    assert enrolment.paths == embedded.encoder.paths
     assert {len(bag.tokens) for bag in enrolment.bags} == {TOKENS}
     bank, scale = enrolment.verifier.scope.bank, enrolment.verifier.heads.scale
     kept = torch.cat([scale(bag.tokens)[:, -bank.shape[1] :] for bag in enrolment.bags])
@@ -46,13 +44,12 @@ def test_its_references_are_thinned_and_what_was_learned_from_all_of_their_token
     assert 0.05 < float((nearest < 0.1).float().mean()) < 0.7, "some of what it remembers was kept, and more was not"
 
 
-def test_its_references_are_in_its_own_scope_and_noise_is_not():
+def test_its_references_are_in_its_own_scope_and_noise_is_not(embedded):
     drawn, _ = builtin_references(1)
     noise = np.random.default_rng(0).integers(0, 256, (224, 224), dtype=np.uint8)
-    model = DiffusionModel.from_pretrained()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        seen = [model.inspect(Micrograph.from_array(pixels)) for pixels in (*(each.pixels for each in drawn), noise)]
+        seen = [embedded.inspect(Micrograph.from_array(pixels)) for pixels in (*(each.pixels for each in drawn), noise)]
     assert [inspection.in_scope for inspection in seen] == [True] * len(drawn) + [False]
 
 
@@ -65,19 +62,18 @@ def test_its_first_score_warns_that_the_references_are_not_yours():
     assert caught[0].filename == __file__, "the warning points at the caller's line"
 
 
-def test_enrolling_one_s_own_ends_the_warning(make_references, draw):
-    model = DiffusionModel.from_pretrained()
+def test_enrolling_one_s_own_ends_the_warning(model, make_references, draw):
     model.enroll(make_references({"fine": 2, "coarse": 2}))
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         model.inspect(Micrograph.from_array(draw("fine", 99)))
 
 
-def test_five_shots_of_a_lot_tell_unseen_specimens_apart_better_than_chance():
+def test_five_shots_of_a_lot_tell_unseen_specimens_apart_better_than_chance(model):
     def of(drawn):
         return [Micrograph.from_array(each.pixels, pixel_size_um=each.pixel_size_um) for each in drawn]
 
-    model, figures = DiffusionModel.from_pretrained(), []
+    figures = []
     for lot in (3, 4, 5):
         references, labels = builtin_references(5, lot=lot)
         model.enroll(ReferenceSet.from_micrographs(of(references), labels, authentic=BUILTIN_AUTHENTIC))

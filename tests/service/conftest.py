@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import os
 import pwd
@@ -89,15 +90,17 @@ def foreign() -> bytes:
 
 
 @pytest.fixture(scope="session")
-def enrolled_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def enrolled_folder(built_once: Callable[[str, Callable[[Path], object]], Path], embedded: DiffusionModel) -> Path:
     """A model enrolled with two fine and two coarse references, saved. Not to be changed."""
-    kinds = ["fine"] * 2 + ["coarse"] * 2
-    micrographs = [Micrograph.from_array(_draw(kind, seed)) for seed, kind in enumerate(kinds)]
-    model = DiffusionModel.from_pretrained()
-    model.enroll(ReferenceSet.from_micrographs(micrographs, kinds, authentic="fine"))
-    folder = tmp_path_factory.mktemp("enrolled") / "grain"
-    model.save_pretrained(folder)
-    return folder
+
+    def build(folder: Path) -> None:
+        kinds = ["fine"] * 2 + ["coarse"] * 2
+        micrographs = [Micrograph.from_array(_draw(kind, seed)) for seed, kind in enumerate(kinds)]
+        model = copy.deepcopy(embedded)
+        model.enroll(ReferenceSet.from_micrographs(micrographs, kinds, authentic="fine"))
+        model.save_pretrained(folder)
+
+    return built_once("enrolled/grain", build)
 
 
 @pytest.fixture

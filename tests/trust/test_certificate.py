@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -34,11 +34,6 @@ from fusion_diff.trust.certificate import (
 from fusion_diff.verdict.model_evidence import ModelEvidence
 
 SIGMAS = st.floats(0.02, 1.0)
-
-
-@pytest.fixture(scope="module")
-def embedded(checkpoint_folder: Path) -> DiffusionModel:
-    return DiffusionModel.from_pretrained(checkpoint_folder)
 
 
 @given(SIGMAS, st.floats(0.01, 3), st.integers(0, 1000))
@@ -199,12 +194,12 @@ def test_an_array_is_no_micrograph_to_certify(embedded: DiffusionModel) -> None:
         certify(embedded, np.zeros((224, 224)))
 
 
-def test_a_surface_that_the_model_recognises_is_recognised_on_noisy_copies(checkpoint_folder: Path) -> None:
+def test_a_surface_that_the_model_recognises_is_recognised_on_noisy_copies(embedded: DiffusionModel) -> None:
     """Certified is the choice of the model, which a recognised surface decides here."""
     grain = gaussian_filter(np.random.default_rng(0).normal(size=(2, 224, 480)), (0, 1, 1)).astype(np.float32)
     micrographs = [Micrograph.from_array(bowl[:, left : left + 224]) for bowl in grain for left in (0, 60, 200)]
     labels, groups = ["sound"] * 3 + ["other"] * 3, [f"view {index}" for index in range(6)]
-    model, shown = DiffusionModel.from_pretrained(checkpoint_folder), Micrograph.from_array(grain[0, :, 130:354])
+    model, shown = copy.deepcopy(embedded), Micrograph.from_array(grain[0, :, 130:354])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.enroll(ReferenceSet.from_micrographs(micrographs, labels, authentic="sound", groups=groups))
