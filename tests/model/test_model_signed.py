@@ -53,10 +53,11 @@ def test_the_prior_read_later_is_the_signed_one_and_the_copy_goes_with_the_model
     assert model.reconstruction.prior.stride == 4
     model.save_pretrained(tmp_path / "saved")
     assert (tmp_path / "saved" / weights).read_bytes() == original
-    assert len(list((tmp_path / "tmp").iterdir())) == 1
+    # Beside its own copies: torch, where nothing has used it before, makes a folder there.
+    assert len(list((tmp_path / "tmp").glob("fusion-diff-*"))) == 1
     del model
     gc.collect()
-    assert list((tmp_path / "tmp").iterdir()) == []
+    assert list((tmp_path / "tmp").glob("fusion-diff-*")) == []
 
 
 @pytest.mark.parametrize("what", ["unsigned", "altered", "added", "missing", "link", "resealed", "another key"])
