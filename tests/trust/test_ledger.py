@@ -529,18 +529,38 @@ def test_a_ledger_of_which_the_head_is_left_is_missing_and_not_begun_anew(file):
     assert not file.exists()
 
 
-def test_a_ledger_that_another_removed_while_it_was_waited_for_is_not_begun(tmp_path, monkeypatch):
+@pytest.mark.parametrize("begun", [None, b"of another process\n"])
+def test_a_ledger_that_another_removed_while_it_was_waited_for_is_not_begun(tmp_path, monkeypatch, begun):
     path = tmp_path / "verdicts.jsonl"
     lock = module.locked
 
     def removed(file):
         path.unlink()  # as by a process that could not write the header
+        if begun:
+            path.write_bytes(begun)  # by a third
         return lock(file)
 
     monkeypatch.setattr(module, "locked", removed)
     with pytest.raises(TrustError, match="moved or replaced"):
         Ledger(path)
-    assert list(tmp_path.iterdir()) == []
+    assert [file.read_bytes() for file in tmp_path.iterdir()] == ([begun] if begun else [])
+
+
+def test_a_ledger_whose_beginning_is_interrupted_is_begun_or_gone_on_with(tmp_path, monkeypatch):
+    path = tmp_path / "verdicts.jsonl"
+    write = module.write_head
+
+    def interrupted(*head):
+        write(*head)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(module, "write_head", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            Ledger(path)
+    with Ledger(path) as ledger:
+        ledger.append({"decision": "authentic"})
+    assert check(path).intact
 
 
 def test_threads_that_share_a_ledger_do_not_write_into_one_another(tmp_path):

@@ -196,8 +196,8 @@ class Ledger:
 
     def _start(self, new: bool) -> None:
         """Write the header. A new file that it cannot be written to is removed, while others wait for the lock."""
+        self._expect_in_place()  # else what is there now is another's, and stays
         try:
-            self._expect_in_place()
             if read_head(self.path) is not None:
                 raise TrustError(
                     f"{self.path}: the file is {'missing' if new else 'empty'}, but {self.path.name}.head lists lines "
@@ -206,7 +206,7 @@ class Ledger:
             first = header()
             self._id = first["id"]
             self._write(first)
-        except BaseException:
+        except Exception:  # an interruption may come when the head is written, and then leaves a ledger that is whole
             if new:
                 with suppress(OSError):  # Windows removes no open file
                     self.path.unlink()
