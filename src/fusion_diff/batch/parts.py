@@ -120,7 +120,8 @@ class ParquetOutput:
         """Add a row and its heat map. Write a file once there are enough rows.
 
         Raises:
-            BatchError: the file or heat map cannot be written.
+            BatchError: the heat map cannot be written, or as `flush`.
+            TrustError: as `flush`.
         """
         row = finished.row
         if finished.heatmap is not None:
@@ -152,7 +153,7 @@ class ParquetOutput:
         self.kept += count
 
     def _record(self) -> None:
-        """Append the pending entries to the ledger, each once, also where an earlier try was interrupted."""
+        """Append the pending entries to the ledger. Each is pending until its line is there, so none is left out."""
         while self._ledger is not None and self._entries:
             try:
                 self._ledger.append(self._entries[0])
