@@ -4,7 +4,6 @@ import contextlib
 import errno
 import itertools
 import os
-import signal
 import sys
 import threading
 from collections import Counter
@@ -290,18 +289,10 @@ def test_a_source_may_begin_in_the_home_folder(tmp_path, monkeypatch, save_micro
     assert listed(source) == [str(tmp_path / "m" / "a.tif")]
 
 
-def test_a_disk_that_is_full_only_as_the_file_is_closed_is_no_fault_of_the_store(monkeypatch):
-    """A limit on file sizes simulates a full disk. So few bytes are written at the close."""
-    resource = pytest.importorskip("resource")
+def test_a_disk_that_is_full_only_as_the_file_is_closed_is_no_fault_of_the_store(monkeypatch, room_for):
+    """So few bytes are written at the close."""
     fsspec.filesystem("memory").pipe_file("/closing/a.tif", b"few bytes")
     monkeypatch.setattr(items_module.time, "sleep", lambda seconds: pytest.fail("it is fetched again"))
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        with pytest.raises(FetchError) as caught, local_file(Item("memory://closing/a.tif")):
-            pass
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
+    with room_for(0), pytest.raises(FetchError) as caught, local_file(Item("memory://closing/a.tif")):
+        pass
     assert "a micrograph cannot be stored there" in str(caught.value)

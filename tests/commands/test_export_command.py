@@ -6,7 +6,7 @@ import copy
 import json
 import re
 import shutil
-import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -125,19 +125,12 @@ def test_an_export_without_references_says_that_no_decision_was_compared(
     assert "no decisions, as the model decides on none of 6 micrographs at alpha 0.2; give the enrolled ref" in told
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit of size there")
 @pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_a_limit_on_files_is_told_with_its_cure(
-    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], runtime: str
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room_for: Callable, runtime: str
 ) -> None:
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, limits[1]))
-    try:
+    with room_for(2**18):
         assert main(["export", str(small_model), "--format", runtime, "--out", str(tmp_path / "out")]) == 3
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     said = " ".join(capsys.readouterr().err.split())
     assert re.search(r"plain\.onnx: cannot be used \(File too large\); free some space, or raise the limit", said), said
     assert list(tmp_path.iterdir()) == []

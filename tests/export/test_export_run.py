@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -127,17 +126,9 @@ def test_what_the_recognition_of_surfaces_is_worth_on_the_references_is_measured
     assert parity.recognising.furthest == micrographs[apart.argmax()].name
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit of size there")
-def test_a_file_that_openvino_cannot_write_is_told_with_the_cure(exported_folder, tmp_path):
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**20, limits[1]))
-    try:
-        with pytest.raises(ExportError, match=r"OpenVINO cannot write its files .*; free some space where"):
-            convert_to_openvino(exported_folder / GRAPHS["onnx"], tmp_path / GRAPHS["openvino"])
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def test_a_file_that_openvino_cannot_write_is_told_with_the_cure(exported_folder, tmp_path, room_for):
+    with room_for(2**20), pytest.raises(ExportError, match=r"OpenVINO cannot write its files .*; free some space"):
+        convert_to_openvino(exported_folder / GRAPHS["onnx"], tmp_path / GRAPHS["openvino"])
 
 
 def test_a_reference_moved_by_a_pixel_is_another(enrolled):

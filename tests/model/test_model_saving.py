@@ -6,7 +6,6 @@ import copy
 import errno
 import os
 import shutil
-import sys
 import warnings
 from dataclasses import replace
 
@@ -346,16 +345,8 @@ def test_moving_to_the_cpu_keeps_the_verdict_and_warns_of_nothing(enrolled, save
     assert model.inspect(micrograph).score == pytest.approx(enrolled.inspect(micrograph).score, abs=1e-5)
 
 
-@pytest.mark.skipif(sys.platform == "win32", reason="files have no limit of size there")
-def test_a_disk_that_fills_up_while_weights_are_written_is_an_error_of_the_system(model, tmp_path):
-    import resource
-
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, limits[1]))
-    try:
-        with pytest.raises(OSError, match="File too large") as caught:
-            model.save_pretrained(tmp_path / "m")
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+def test_a_disk_that_fills_up_while_weights_are_written_is_an_error_of_the_system(model, tmp_path, room_for):
+    with room_for(2**14), pytest.raises(OSError, match="File too large") as caught:
+        model.save_pretrained(tmp_path / "m")
     assert (caught.value.errno, caught.value.filename) == (errno.EFBIG, str(tmp_path / "m"))
     assert list(tmp_path.iterdir()) == []

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import signal
 
 import pytest
 
@@ -32,16 +31,8 @@ def test_what_a_killed_process_left_is_removed_at_the_next_start_but_nothing_of_
     assert not fetched.exists()
 
 
-def test_an_upload_whose_last_bytes_do_not_fit_on_the_disk_leaves_no_file(tmp_path):
-    """A limit on file sizes simulates a full disk. So few bytes are written at the close."""
-    resource = pytest.importorskip("resource")
-    ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
-    try:
-        with pytest.raises(OSError, match="File too large"):
-            receive(io.BytesIO(b"few bytes"), "a.tif", tmp_path, 100)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-        signal.signal(signal.SIGXFSZ, ignored)
+def test_an_upload_whose_last_bytes_do_not_fit_on_the_disk_leaves_no_file(tmp_path, room_for):
+    """So few bytes are written at the close."""
+    with room_for(0), pytest.raises(OSError, match="File too large"):
+        receive(io.BytesIO(b"few bytes"), "a.tif", tmp_path, 100)
     assert not list(tmp_path.iterdir())
