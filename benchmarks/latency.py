@@ -169,7 +169,7 @@ def torch_calls(model: DiffusionModel, tile: NDArray[np.float32]) -> dict[tuple[
 
 
 def measured_with(checkpoint: str, sha256: str, threads: int, rounds: int) -> dict[str, str | int | None]:
-    """Return what has to agree for rows to be comparable."""
+    """Return what tells whether rows are comparable, and when and with which versions they were measured."""
     cpuinfo = Path("/proc/cpuinfo")
     named = re.search(r"^model name\s*: (.+)", cpuinfo.read_text() if cpuinfo.exists() else "", re.MULTILINE)
     return {
