@@ -64,6 +64,13 @@ def test_what_comes_from_a_store_is_recorded_by_its_address(recorded, store, tmp
     assert failed(Item("s3://bucket/a.tif"), Settings(), {}, "lost").entry is None
 
 
+def test_a_micrograph_that_was_given_up_is_not_read_for_the_ledger(tmp_path, monkeypatch):
+    (tmp_path / "a.tif").write_bytes(b"much")
+    monkeypatch.setattr("fusion_diff.inspection.record.digest", lambda _: pytest.fail("it is read"))
+    given_up = failed(Item(str(tmp_path / "a.tif")), Settings(record=True), {"sha256": "ab"}, "lost")
+    assert told(given_up.entry) == (str(tmp_path / "a.tif"), None, None, None)
+
+
 def test_a_run_that_is_stopped_between_ledger_and_rows_writes_both_once(
     recorded, folder, tmp_path, read_rows, monkeypatch
 ):

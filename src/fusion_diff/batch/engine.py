@@ -174,7 +174,7 @@ def _entry(
     if not settings.record:
         return None
     made = verdict(
-        outcome,
+        replace(outcome, path=Path()),  # so that no file is read again for a digest that the row has
         alpha=settings.alpha,
         pixel_size_um=settings.pixel_size_um,
         page=settings.page,
