@@ -85,13 +85,14 @@ def value(name, *sizes, kind=TensorProto.FLOAT):
 
 def model_of(*nodes, functions=(), weights=(), sparse=()):
     """A model with the inputs and outputs of an export, from `pixels` by the given nodes to `dense`."""
-    tile, side = (1, 3, 16, 16), (1, 2, 2)
-    rest = [helper.make_node("Sqrt", ["keep"], [name]) for name in ("sums", "alike")]
+    tile, side = tuple("nchw"), ("n", "r", "s")  # any sizes
+    rest = [helper.make_node("Gather", ["keep", "first"], [name], axis=1) for name in ("sums", "alike")]
+    first = helper.make_tensor("first", TensorProto.INT64, [], [0])
     inputs = [value("pixels", *tile), value("keep", *side)]
-    outputs = [value("dense", *tile), value("sums", *side), value("alike", *side)]
+    outputs = [value("dense", *tile), value("sums", "n", "s"), value("alike", "n", "s")]
     imports = [helper.make_opsetid("", 20), helper.make_opsetid("com.microsoft", 1), helper.make_opsetid("own", 1)]
     return helper.make_model(
-        helper.make_graph([*nodes, *rest], "g", inputs, outputs, weights, sparse_initializer=sparse),
+        helper.make_graph([*nodes, *rest], "g", inputs, outputs, [first, *weights], sparse_initializer=sparse),
         functions=functions,
         opset_imports=imports,
         ir_version=10,
