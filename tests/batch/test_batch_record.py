@@ -10,7 +10,7 @@ from fusion_diff.batch.engine import LocalEngine, Settings, failed
 from fusion_diff.batch.items import Item
 from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.run import run_batch
-from fusion_diff.errors import BatchError, TrustError
+from fusion_diff.errors import ArgumentError, BatchError, TrustError
 from fusion_diff.trust.ledger import Ledger
 from fusion_diff.trust.ledger_check import check
 
@@ -53,6 +53,14 @@ def test_every_row_has_its_line_and_a_resumed_run_adds_those_of_new_rows_alone(
     assert again[:-1] == found
     assert again[-1]["file"] == str(folder / "later.tif")
     assert check(tmp_path / "verdicts.jsonl").intact
+
+
+@pytest.mark.parametrize("record", [True, False])
+def test_a_ledger_and_entries_for_it_go_together(darkness_model, folder, tmp_path, record):
+    engine = LocalEngine(darkness_model, Settings(record=record))
+    with Ledger(tmp_path / "verdicts.jsonl") as ledger, pytest.raises(ArgumentError, match=f"record={record}"):
+        run_batch(str(folder), tmp_path / "out", engine, ledger=None if record else ledger)
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_comes_from_a_store_is_recorded_by_its_address(recorded, store, tmp_path, read_rows):

@@ -18,7 +18,7 @@ from fusion_diff.batch.items import Item
 from fusion_diff.batch.parts import ParquetOutput
 from fusion_diff.batch.sources import list_source, list_sources
 from fusion_diff.counted import counted
-from fusion_diff.errors import BatchError, FusionDiffError
+from fusion_diff.errors import ArgumentError, BatchError, FusionDiffError
 from fusion_diff.inspection.run import same_bytes
 from fusion_diff.micrograph.discover import warn_of_unread
 from fusion_diff.printable import printable
@@ -89,11 +89,12 @@ def run_batch(
         engine: inspects the micrographs.
         rows: maximum number of rows per file, and in memory.
         retry: inspect again what could not be inspected before; the new rows replace the old ones.
-        ledger: one to append the outcome of each row to; the engine's settings then have `record`.
+        ledger: one to append the outcome of each row to; given if, and only if, the engine's settings have `record`.
         progress: called after every row with the summary so far, and the number of micrographs in the sources or None.
             The sources are listed a second time, in the background, to find that number.
 
     Raises:
+        ArgumentError: a ledger is given, but the engine makes no entries for one, or the other way round.
         BatchError: a source, the output or the cluster cannot be used, or no longer, or nothing can be inspected;
             finished rows are kept.
         DependencyError: a package is not installed.
@@ -103,6 +104,10 @@ def run_batch(
         UserWarning: image files of unsupported kinds were skipped, or micrographs have the same bytes.
     """
     settings = engine.settings
+    if settings.record != (ledger is not None):
+        raise ArgumentError(
+            f"the settings of the engine have record={settings.record}; a ledger takes record=True, and only then is given"
+        )
     noted = asdict(settings) | {
         "model_name": engine.model.get("name"),
         "model_sha256": engine.model.get("sha256"),
