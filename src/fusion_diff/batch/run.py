@@ -106,7 +106,7 @@ def run_batch(
     settings = engine.settings
     if settings.record != (ledger is not None):
         raise ArgumentError(
-            f"the settings of the engine have record={settings.record}; a ledger takes record=True, and only then is given"
+            f"the settings of the engine have record={settings.record}; give a ledger with True, and only then"
         )
     noted = asdict(settings) | {
         "model_name": engine.model.get("name"),
