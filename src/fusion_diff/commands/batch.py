@@ -94,6 +94,7 @@ def batch_command(
     after Ctrl-C and 143 after SIGTERM, with the finished rows saved.
     """
     from fusion_diff.batch.engine import LocalEngine, Settings
+    from fusion_diff.batch.items import Item
     from fusion_diff.batch.run import run_batch
     from fusion_diff.batch.sources import check_source
     from fusion_diff.inspection.run import load_inspector
@@ -107,7 +108,7 @@ def batch_command(
     expect_apart("--out", target)
     expect_folder("--out", target)
     signed = signed_files(require_signed, trusted_key)
-    local = [Path(source) for source in sources if "://" not in source and "\0" not in source]
+    local = [Path(source) for source in sources if not Item(source).remote and "\0" not in source]
     check_outputs(of_ledger(record), [*local, *(trusted_key or ())])
     for source in sources:
         check_source(source, signed, target)

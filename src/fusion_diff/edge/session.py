@@ -178,9 +178,9 @@ class EdgeSession:
 
     def _expect_all(self, shots: int | None) -> None:
         """Check that so many shots are all the references."""
-        most = max(Counter(self.enrolment.labels).values())
         if shots is None:
             return
+        most = max(Counter(self.enrolment.labels).values())
         if not isinstance(shots, Integral) or shots < most:
             raise ArgumentError(
                 f"shots is {shots!r:.40}, but an exported model has learned from {counted(most, 'reference')} of a "

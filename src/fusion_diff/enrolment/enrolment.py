@@ -21,7 +21,7 @@ from fusion_diff.devices import in_forked_child, own_settings
 from fusion_diff.enrolment.doubts import doubts
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.correspondence import Match
-from fusion_diff.fewshot.decision import check_alpha, specimens_needed
+from fusion_diff.fewshot.decision import check_alpha, least_p_value, specimens_needed
 from fusion_diff.fewshot.figures import auroc, macro_f1
 from fusion_diff.fewshot.fusion import Difference
 from fusion_diff.fewshot.state import on_device
@@ -212,7 +212,7 @@ class Enrolment:
                 few = f"{counted(count, noun, plural)} {'is' if count == 1 else 'are'} too few"
                 cure = f"enrol at least {needed}"
                 if len(self.verifier.inside):  # p-values can be had at all
-                    enough = math.ceil(100 / (count + 1)) / 100  # the smallest alpha, rounded up, that needs no more
+                    enough = math.ceil(100 * least_p_value(count)) / 100  # the smallest alpha, rounded up, that needs no more
                     cure += f", or use an alpha of {enough:g} or more"
                 lines.append(f"{few} to ever decide {never!r} at alpha {alpha:g}: {cure}")
         return tuple(lines)

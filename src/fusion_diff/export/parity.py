@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import ExportError
+from fusion_diff.fewshot.decision import least_p_value
 from fusion_diff.fewshot.figures import macro_f1
 from fusion_diff.printable import printable
 
@@ -27,7 +28,7 @@ INT8_F1_LOSS = 0.01
 def supported_alpha(rule: DecisionRule) -> float:
     """Return `ALPHA`, or with fewer specimens the least error rate at which every decision can be made."""
     fewest = min((specimens for specimens in rule.crossfitted_specimens if specimens), default=None)
-    return ALPHA if fewest is None else max(ALPHA, 1 / (fewest + 1))
+    return ALPHA if fewest is None else max(ALPHA, least_p_value(fewest))
 
 
 @dataclass(frozen=True)

@@ -172,3 +172,8 @@ def check_alpha(alpha: float) -> float:
 def specimens_needed(alpha: float) -> int:
     """Return the number of specimens of one side needed for its p-value to reach `alpha`."""
     return math.ceil(1 / alpha - 1e-9) - 1
+
+
+def least_p_value(specimens: int) -> float:
+    """Return the least p-value that so many specimens of one side allow."""
+    return 1 / (specimens + 1)

@@ -9,7 +9,7 @@ import numpy as np
 
 from fusion_diff.counted import counted
 from fusion_diff.errors import EnrolmentError
-from fusion_diff.fewshot.decision import ROUNDING, p_value, shares_of
+from fusion_diff.fewshot.decision import ROUNDING, least_p_value, p_value, shares_of
 
 FALSE_ALARMS = 0.05
 """False-alarm rate: share of untouched micrographs that may be marked as attacked."""
@@ -55,7 +55,7 @@ class AttackTest:
     @property
     def false_alarms(self) -> float:
         """Actual false-alarm rate: `FALSE_ALARMS`, or 1 / (n + 1) where n specimens allow no smaller rate."""
-        return max(FALSE_ALARMS, 1 / (self.specimens + 1))
+        return max(FALSE_ALARMS, least_p_value(self.specimens))
 
     @property
     def threshold(self) -> float:
