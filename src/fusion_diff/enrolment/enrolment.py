@@ -212,7 +212,7 @@ class Enrolment:
                 few = f"{counted(count, noun, plural)} {'is' if count == 1 else 'are'} too few"
                 cure = f"enrol at least {needed}"
                 if len(self.verifier.inside):  # p-values can be had at all
-                    enough = math.ceil(100 * least_p_value(count)) / 100  # the smallest alpha, rounded up, that needs no more
+                    enough = math.ceil(100 * least_p_value(count)) / 100  # rounded up
                     cure += f", or use an alpha of {enough:g} or more"
                 lines.append(f"{few} to ever decide {never!r} at alpha {alpha:g}: {cure}")
         return tuple(lines)
