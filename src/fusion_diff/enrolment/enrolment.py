@@ -66,7 +66,7 @@ class Enrolment:
         pixel_sizes_um: pixel size of each reference in µm, None where unknown.
         detector: flaw detector of the model; not stored with the enrolment.
         builtin: whether these are the procedural references of the embedded model.
-        shifts: absolute change of the log-odds of each reference under purification, see `enrolment.shifts`; empty
+        shifts: absolute change of the log-odds of each reference under purification, for the attack test; empty
             where it was not measured, and in what `shots` returns.
         digests: sha256 of the file of each reference, see `Micrograph.sha256`; empty where they are unknown.
         pages: page of each reference in its file, from 0, if it was requested or is not the first, else None; empty
