@@ -28,12 +28,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ResNetForImageClassification
 
 from fusion_diff import DiffusionModel, Micrograph
-from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.diffusion.prior import embedded_architecture
 from fusion_diff.encoder.global_path import DISTILLED_CONFIG, TILE, GlobalPath
 from fusion_diff.encoder.local_path import LocalPath, channels_last
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.portable import portable
+from fusion_diff.pretrain.builtin import builtin_reference_set
 from fusion_diff.pretrain.pool import Pool
 from fusion_diff.pretrain.recipe import RECIPES
 from fusion_diff.pretrain.stages import (

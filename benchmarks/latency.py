@@ -30,7 +30,6 @@ from torch import Tensor, nn
 from transformers import ResNetConfig, ResNetForImageClassification
 
 from fusion_diff import DiffusionModel, Micrograph, __version__
-from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge import EdgeSession
 from fusion_diff.edge.exported import WEIGHTS
 from fusion_diff.edge.runtime import open_graph
@@ -41,6 +40,7 @@ from fusion_diff.export.onnx_file import convert_to_openvino
 from fusion_diff.export.portable import portable
 from fusion_diff.export.run import export_model
 from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.pretrain.builtin import builtin_reference_set
 from fusion_diff.synthetic import generate
 
 if TYPE_CHECKING:

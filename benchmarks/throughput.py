@@ -30,13 +30,13 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import ResNetForImageClassification
 
 from fusion_diff import DiffusionModel
-from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import is_exported
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.portable import portable
 from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.pretrain.builtin import builtin_reference_set
 from fusion_diff.synthetic import generate
 
 if TYPE_CHECKING:

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.checkpoint import write_json
 from fusion_diff.edge.exported import DESCRIPTION, Exported
 from fusion_diff.errors import CheckpointError
 from fusion_diff.export.portable import describe, portable
+from fusion_diff.pretrain.builtin import builtin_reference_set
 from fusion_diff.warn import EnrolmentWarning
 
 JSON = st.recursive(

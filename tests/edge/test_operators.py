@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
 from fusion_diff import DiffusionModel
-from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.checkpoint import EMBEDDED_EDGE, seal
 from fusion_diff.edge import EdgeSession, operators
 from fusion_diff.edge.exported import GRAPHS
@@ -27,6 +26,7 @@ from fusion_diff.export.int8 import Quantiser
 from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
 from fusion_diff.fewshot.heads import Heads
 from fusion_diff.fewshot.readings import READINGS, RECONSTRUCTION
+from fusion_diff.pretrain.builtin import builtin_reference_set
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,6 @@ import pytest
 import torch
 
 from fusion_diff import Micrograph, ReferenceSet
-from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge import EdgeSession
 from fusion_diff.edge.exported import GRAPHS, Exported
 from fusion_diff.errors import CheckpointError, DependencyError, EnrolmentError, ExportError
@@ -19,13 +18,13 @@ from fusion_diff.export import run
 from fusion_diff.export.graph import ScoringGraph
 from fusion_diff.export.onnx_file import convert_to_openvino
 from fusion_diff.export.portable import portable
-from fusion_diff.export.run import export_model
-from fusion_diff.export.same_references import others_than_enrolled
+from fusion_diff.export.run import export_model, others_than_enrolled
 from fusion_diff.fewshot.correspondence import LOG_ODDS
 from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.fewshot.verifier import Verifier
 from fusion_diff.micrograph.tiles import Grid
 from fusion_diff.perception import perceive
+from fusion_diff.pretrain.builtin import builtin_reference_set
 from fusion_diff.verdict.model_evidence import ModelEvidence
 
 

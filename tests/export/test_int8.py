@@ -1,13 +1,18 @@
 """What is rounded to 8 bits: values that go into products, and no others; and the runtime computes with them."""
 
+from itertools import pairwise
+
+import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from fusion_diff.builtin import builtin_reference_set
 from fusion_diff.edge.exported import GRAPHS
 from fusion_diff.encoder.global_path import TILE
-from fusion_diff.export.int8 import Quantiser
+from fusion_diff.export.int8 import BUDGETS, Quantiser, choices
+from fusion_diff.pretrain.builtin import builtin_reference_set
 
 PRODUCTS = ("Conv", "Gemm", "MatMul")
 
@@ -41,3 +46,20 @@ def test_distances_are_computed_in_8_bits_and_banks_are_stored_once(rounded, exp
     assert run.count("QGemm") == len(distances)
     banks = {node.input[1] for node in distances}
     assert not banks & {each.name for each in onnx.load(rounded).graph.initializer}
+
+
+@given(st.dictionaries(st.text(max_size=3), st.floats(0, 1), max_size=12))
+def test_parts_are_rounded_from_the_least_loss_up_to_the_budget(lost):
+    tries = choices(lost)
+    assert len(tries) <= len(BUDGETS)
+    for groups in tries:
+        total = np.sqrt(sum(lost[name] ** 2 for name in groups))
+        assert len(groups) > 0
+        assert total <= BUDGETS[0] + 1e-9
+        assert all(lost[left] >= max(lost[name] for name in groups) for left in set(lost) - set(groups))
+    assert all(set(fewer) < set(more) for more, fewer in pairwise(tries))
+
+
+def test_nothing_is_rounded_where_every_part_loses_too_much():
+    assert choices({"a": 0.3, "b": 0.5}) == []
+    assert choices({"a": 0.01, "b": 0.5}) == [["a"]]

@@ -12,9 +12,9 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from fusion_diff import DiffusionModel, ReferenceSet
-from fusion_diff.builtin import TOKENS
 from fusion_diff.checkpoint import EMBEDDED, verify
 from fusion_diff.micrograph import Micrograph
+from fusion_diff.pretrain.builtin import TOKENS
 from fusion_diff.synthetic import BUILTIN_AUTHENTIC, builtin_references, builtin_samples
 
 

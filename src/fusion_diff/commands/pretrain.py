@@ -71,7 +71,7 @@ def pretrain_command(
     import torch
     from accelerate import Accelerator, PartialState
 
-    from fusion_diff.builtin import enroll_builtin
+    from fusion_diff.pretrain.builtin import enroll_builtin
     from fusion_diff.pretrain.recipe import RECIPES
     from fusion_diff.pretrain.run import CHECKPOINT, pretrain
 

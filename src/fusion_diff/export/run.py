@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import torch
+
 from fusion_diff.checkpoint import MANIFEST, Writer, as_folder, expect_free, write_json
 from fusion_diff.devices import own_settings
 from fusion_diff.edge.exported import DESCRIPTION, EVIDENCE, GRAPHS
@@ -16,15 +18,15 @@ from fusion_diff.edge.runtime import open_graph
 from fusion_diff.edge.session import EdgeSession, is_exported
 from fusion_diff.errors import CheckpointError, ExportError
 from fusion_diff.export.graph import ScoringGraph
-from fusion_diff.export.int8 import Quantiser
+from fusion_diff.export.int8 import Quantiser, choices, losses
 from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
 from fusion_diff.export.parity import Parity, supported_alpha
 from fusion_diff.export.portable import describe, portable
-from fusion_diff.export.same_references import others_than_enrolled
-from fusion_diff.export.selection import choices, losses
 from fusion_diff.home import is_file
 from fusion_diff.judging import judge
 from fusion_diff.micrograph import Micrograph
+from fusion_diff.perception import encode
+from fusion_diff.printable import printable
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
@@ -37,6 +39,11 @@ if TYPE_CHECKING:
 
 PROCEDURAL = 2
 """Procedural micrographs per class that an fp32 export is compared on if no references are given."""
+ASKED = 8
+"""Tokens of each enrolled reference that are looked for among those given. Half of them are enough: large micrographs
+are sampled."""
+NEAR = 0.01
+"""Distance, relative to a token's length, within which another is the same, computed on another machine."""
 
 
 @dataclass(frozen=True)
@@ -190,6 +197,25 @@ def _expect_enrolled(model: DiffusionModel, enrolment: Enrolment, references: Re
         )
     if others is not None:
         warn(f"{model.name}: {others}; the exported model is compared with the model on other micrographs")
+
+
+def others_than_enrolled(model: DiffusionModel, enrolment: Enrolment, references: ReferenceSet) -> str | None:
+    """Return a sentence on the enrolled references that are not among those given; None if all are.
+
+    Their tokens are compared, because a model keeps no images, and the digest of the set also covers what an export
+    does not depend on, such as groups. Further references do no harm: some may have been left out on enrolling.
+    """
+    asked = torch.stack([bag.tokens[torch.linspace(0, len(bag.tokens) - 1, ASKED).long()] for bag in enrolment.bags])
+    found = torch.zeros(asked.shape[:2], dtype=torch.bool)
+    for each in references:
+        tokens = encode(each.micrograph, model.encoder, mark=each.mark, twins=True)[0].tokens
+        apart = torch.cdist(asked.flatten(0, 1), tokens, compute_mode="donot_use_mm_for_euclid_dist").amin(1)
+        found |= apart.view_as(found) < NEAR * asked.norm(dim=2)
+    missing = [name for name, few in zip(enrolment.names, (found.sum(1) < ASKED / 2).tolist(), strict=True) if few]
+    if not missing:
+        return None
+    count = f"{len(missing)} of {len(enrolment.names)}"
+    return f"{count} enrolled references are not among those given, such as {printable(missing[0])}"
 
 
 def _judged(
