@@ -12,7 +12,7 @@ from sklearn.metrics import roc_auc_score
 
 from fusion_diff.encoder.flaw_detector import FlawDetector
 from fusion_diff.fewshot.bags import BANK, Bag
-from fusion_diff.fewshot.evidence.gaussian import gaussian
+from fusion_diff.fewshot.distance import gaussian
 from fusion_diff.fewshot.evidence.multiple_instance import MultipleInstanceEvidence
 from fusion_diff.fewshot.evidence.nearest_neighbour import NOVELTY_WEIGHT, NearestNeighbourEvidence
 from fusion_diff.fewshot.evidence.novelty import SHRINKAGE, NoveltyEvidence

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from scipy.ndimage import find_objects, label
 
 from fusion_diff.verdict import regions as module
-from fusion_diff.verdict.regions import MAX_REGIONS, find_regions
+from fusion_diff.verdict.regions import MAX_REGIONS, components, diameter, find_regions
 from fusion_diff.verdict.result import EvidenceMap
 
 
@@ -26,6 +27,7 @@ def one_token(value, shape=(5, 7), at=(2, 3)):
     return values
 
 
+masks = hnp.arrays(bool, st.tuples(st.integers(1, 9), st.integers(1, 9))).filter(lambda mask: mask.any(axis=1).all())
 maps = hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 6)), elements=st.floats(-5, 5, width=32))
 
 
@@ -169,3 +171,33 @@ def test_values_that_are_not_finite_are_in_no_region():
     values[0, 0], values[4, 6] = np.nan, np.inf
     (region,) = find_regions(map_of(values), 1.0, pixel_size_um=None)
     assert region.peak_evidence == 2
+
+
+@given(hnp.arrays(bool, st.tuples(st.integers(1, 24), st.integers(1, 24))))
+def test_parts_are_numbered_and_spanned_as_scipy_does(mask):
+    labels, boxes = components(mask)
+    expected, count = label(mask, structure=np.ones((3, 3)))
+    assert np.array_equal(labels, expected)
+    assert boxes == find_objects(expected)
+    assert len(boxes) == count
+
+
+def test_a_part_that_winds_through_the_whole_mask_is_one():
+    mask = np.zeros((101, 101), dtype=bool)
+    mask[::2] = True
+    for row in range(1, 101, 4):
+        mask[row, -1] = True
+        mask[row + 2 : row + 3, 0] = True
+    labels, boxes = components(mask)
+    assert boxes == [(slice(0, 101), slice(0, 101))]
+    assert np.array_equal(labels > 0, mask)
+
+
+@given(masks, st.floats(0.2, 5))
+def test_the_diameter_is_the_distance_of_the_two_corners_that_are_farthest_apart(mask, stretch):
+    rows, columns = np.arange(mask.shape[0] + 1.0), stretch * np.arange(mask.shape[1] + 1.0)
+    corners = np.array(
+        [(rows[i + down], columns[j + right]) for i, j in np.argwhere(mask) for down in (0, 1) for right in (0, 1)]
+    )
+    farthest = np.linalg.norm(corners[:, None] - corners, axis=2).max()
+    assert diameter(mask, rows, columns) == pytest.approx(farthest)

@@ -19,8 +19,8 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.bags import Bag, sample_tokens, top_count
+from fusion_diff.fewshot.distance import gaussian, mahalanobis_squared
 from fusion_diff.fewshot.evidence.base import Stored, units
-from fusion_diff.fewshot.evidence.gaussian import gaussian, mahalanobis_squared
 from fusion_diff.fewshot.evidence.logistic import NEWTON_STEPS, balanced, fit_logistic
 
 if TYPE_CHECKING:

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.bags import BANK, OWN, compared, sample_tokens
-from fusion_diff.fewshot.distance import nearest
+from fusion_diff.fewshot.distance import nearest, whitening
 from fusion_diff.fewshot.evidence.base import Stored, units
-from fusion_diff.fewshot.evidence.gaussian import whitening
 from fusion_diff.fewshot.evidence.nearest_neighbour import NOVELTY_WEIGHT
 
 if TYPE_CHECKING:
