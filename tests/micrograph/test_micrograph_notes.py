@@ -88,6 +88,18 @@ def test_an_orientation_that_was_not_applied_is_noted(tmp_path, suffix, orientat
     assert micrograph.notes == ((said,) if way else ())
 
 
+def test_an_orientation_after_the_pixels_of_a_png_is_noted(tmp_path):
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.fromarray(GREY).save(tmp_path / "a.png", exif=exif)
+    data = (tmp_path / "a.png").read_bytes()
+    start, pixels, end = (data.index(kind) - 4 for kind in (b"eXIf", b"IDAT", b"IEND"))
+    assert start < pixels
+    (tmp_path / "b.png").write_bytes(data[:start] + data[pixels:end] + data[start:pixels] + data[end:])
+    first, second = (load_microstructure_data(tmp_path / name) for name in ("a.png", "b.png"))
+    assert first.notes == second.notes != ()
+
+
 @pytest.mark.parametrize("data", [b"", b"Exif\0\0", b"MM\0*\0\0\0\xff", b"II*\0\x08\0\0\0\xff\xff", bytes(200)])
 def test_malformed_exif_data_have_no_orientation(data):
     assert exif_orientation(data) == 1

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import tifffile
@@ -81,3 +84,45 @@ def test_a_page_that_no_image_describes_has_the_size_of_its_tags_with_a_note(tmp
     assert found == [0.5]
     assert notes == ("The OME metadata have no image of 64x48 pixels; 0.5 µm is from the resolution tags.",)
     assert sizes(tmp_path / "a.tif", image(None, dimensions=(640, 480)), pages=PAGES[:1], **tags)[1] == ()
+
+
+def hostile():
+    """Texts whose parsing took 200 megabytes to 1 gigabyte; those of namespaces would take any amount."""
+    many = 300_000
+    attributes = " ".join(f'a{index:x}=""' for index in range(10 * many))
+    yield f"<OME {attributes}/><OME>"
+    yield f"<OME>{''.join(f'<a{index:x}/>' for index in range(many))}</OME>"
+    yield f"<OME>{'<a>' * 6 * many}{'</a>' * 6 * many}</OME>"
+    names = "".join(f"<a{index:x}/>" for index in range(3000))
+    yield f'<OME xmlns="{"u" * many}">{names}</OME>'
+    prefixed = " ".join(f'p:a{index:x}=""' for index in range(3000))
+    yield f'<OME><a xmlns:p="{"u" * many}" {prefixed}/></OME>'
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="peak memory is in kilobytes on Linux alone")
+def test_ome_metadata_are_read_in_bounded_memory(tmp_path):
+    for index, text in enumerate(hostile()):
+        tifffile.imwrite(tmp_path / f"{index}.tif", PAGES[0], description=text, metadata=None)
+    program = (
+        "import resource, sys, tifffile; from fusion_diff.micrograph import load_microstructure_data as load\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "for path in sys.argv[1:]: print(*load(path).notes)\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    files = map(str, sorted(tmp_path.iterdir()))
+    done = subprocess.run([sys.executable, "-c", program, *files], capture_output=True, text=True, check=True)
+    *notes, peak = done.stdout.splitlines()
+    note = "The OME metadata are far longer than those of any program, and were not read; its pixel size is unknown."
+    assert notes == [note, note, note, "", ""]
+    assert int(peak) < 150 * 1024
+
+
+def test_long_ome_metadata_are_read(tmp_path):
+    plane = '<Plane TheZ="0" TheC="0" TheT="0" DeltaT="0.125" PositionX="1" PositionY="2"/>'
+    assert sizes(tmp_path / "a.tif", image(0.24, plane * 100_000), pages=PAGES[:1])[0] == [0.24]
+
+
+def test_the_elements_of_ome_metadata_may_have_a_prefix(tmp_path):
+    text = '<o:OME xmlns:o="urn:o"><o:Pixels SizeX="64" SizeY="48" PhysicalSizeX="0.24"/></o:OME>'
+    tifffile.imwrite(tmp_path / "a.tif", PAGES[0], description=text, metadata=None)
+    assert load_microstructure_data(tmp_path / "a.tif").pixel_size_um == 0.24

@@ -35,7 +35,7 @@ is about 1,000 dots per inch, the lower end of scanners and calibrated cameras.
 
 _TAGS = "resolution tags"
 _ORIENTATION = 274  # the tag, of a TIFF or of EXIF data, that says how the image is to be turned when it is shown
-_METADATA_BYTES = 2**24  # of OME-XML, which lists every plane, and of the chunks of a PNG
+_CHUNKS = 2**20  # of a PNG, that are searched; a longer chain of empty chunks would take minutes
 _HEADER_BYTES = 2**20  # of any other text or table; instruments write less than 50 KB
 _ZEISS_LINES = 2**13  # instruments write less than 1,000; tifffile takes time by the square of their number
 
@@ -52,14 +52,16 @@ def from_dots(dots: Any) -> PixelCalibration:
 def png_chunk(data: bytes | mmap.mmap, kind: bytes) -> bytes:
     """Return the content of the first chunk of a kind in the bytes of a PNG; empty if there is none.
 
-    Only chunks before the pixels are searched.
+    Of the chunks after the pixels only eXIf is found: all others of interest have to be before them.
     """
     position = 8
-    while position + 8 <= min(len(data), _METADATA_BYTES):  # a longer chain of empty chunks would take minutes
+    for _ in range(_CHUNKS):
+        if position + 8 > len(data):
+            break
         length, found = struct.unpack_from(">I4s", data, position)
         if found == kind:
-            return data[position + 8 : position + 8 + min(length, _METADATA_BYTES)]
-        if found == b"IDAT":
+            return data[position + 8 : position + 8 + min(length, _HEADER_BYTES)]
+        if found == b"IDAT" and kind != b"eXIf":
             break
         position += length + 12
     return b""
@@ -201,7 +203,7 @@ def _tvips(tif: Any, page: Any) -> PixelCalibration | None:
 
 def _ome(tif: Any, page: Any) -> PixelCalibration | None:
     text = tif.ome_metadata
-    if not isinstance(text, str) or len(text) > _METADATA_BYTES:
+    if not isinstance(text, str):
         return None
     return from_ome(text, page.index, page.imagewidth, page.imagelength, page.samplesperpixel)
 

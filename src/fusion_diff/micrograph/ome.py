@@ -5,12 +5,15 @@ Source: the OME model, https://docs.openmicroscopy.org/ome-model/latest/ome-tiff
 
 from __future__ import annotations
 
-from xml.etree.ElementTree import XMLParser
+from xml.parsers.expat import ParserCreate
 
 from fusion_diff.micrograph.calibration import PixelCalibration, instrument_name, micrometres, pixel_sides
 
 _Sides = tuple[float, float] | None
 _IDENTIFIER = 200  # characters of a file's identifier that are compared
+_CHARACTERS = 2**24  # of a text that is parsed; it lists every plane
+_PIECE = 2**19  # characters parsed at a time; each has a "<", because a tag is parsed as a whole, in 50 times its size
+_MOST = 10_000  # different names, and elements within each other; microscopy programs write some 300 and 10
 
 
 def from_ome(text: str, page: int, width: int, height: int, samples: int) -> PixelCalibration:
@@ -30,9 +33,10 @@ def from_ome(text: str, page: int, width: int, height: int, samples: int) -> Pix
         Exception: the text is malformed, or has a document type.
     """
     collector = _Collector(page, width, height, samples)
-    parser = XMLParser(target=collector)
-    parser.feed(text)
-    parser.close()
+    try:
+        _parse(text, collector)
+    except _TooMuchError:
+        return PixelCalibration(doubt="The OME metadata are far longer than those of any program, and were not read")
     sizes, doubt = collector.claiming or collector.fitting, ""
     if len(sizes) > 1:
         doubt = "The OME metadata have images of its dimensions whose pixel sizes differ, and do not say which it is"
@@ -44,6 +48,30 @@ def from_ome(text: str, page: int, width: int, height: int, samples: int) -> Pix
         undecided=len(sizes) > 1,
         instrument=collector.instrument,
     )
+
+
+class _TooMuchError(ValueError):
+    """A text that would take much memory to parse."""
+
+
+def _parse(text: str, collector: _Collector) -> None:
+    """Parse a text in bounded memory. Namespaces are left as they are: expanded, each name takes the memory of its own.
+
+    Raises:
+        Exception: as `from_ome`.
+        _TooMuchError: it is too long, or too intricate.
+    """
+    starts = range(0, len(text), _PIECE)
+    if len(text) > _CHARACTERS or any(text.find("<", start, start + _PIECE) < 0 for start in starts[:-1]):
+        raise _TooMuchError
+    parser = ParserCreate()
+    parser.StartDoctypeDeclHandler = collector.doctype
+    parser.StartElementHandler = collector.start
+    parser.CharacterDataHandler = collector.data
+    parser.EndElementHandler = collector.end
+    for start in starts:
+        parser.Parse(text[start : start + _PIECE])
+    parser.Parse("", True)
 
 
 class _Collector:
@@ -68,14 +96,25 @@ class _Collector:
         self._fits = self._listed = False  # whether the image has the page's dimensions; whether it lists its pages
         self._planes, self._pages = 0, range(0)
         self._next = 0  # first page of an image that lists none: they follow each other
+        self._names: set[str] = set()
+        self._depth = 0
 
-    def doctype(self, name: str, public_id: str | None, system: str | None) -> None:
+    def doctype(self, *_: object) -> None:
         """Refuse a document type, as it can declare entities. OME-XML has none."""
         raise ValueError("OME-XML with a document type")
 
     def start(self, tag: str, attributes: dict[str, str]) -> None:
-        """Note the size of an image, its pages, and the name of the first microscope."""
-        kind = tag.rpartition("}")[2]
+        """Note the size of an image, its pages, and the name of the first microscope.
+
+        Raises:
+            _TooMuchError: there are too many names, or elements within each other.
+        """
+        self._names.add(tag)
+        self._names.update(attributes)
+        self._depth += 1
+        if max(len(self._names), self._depth) > _MOST:
+            raise _TooMuchError
+        kind = tag.rpartition(":")[2]
         if kind == "OME":
             self._file = attributes.get("UUID")
         elif kind == "Pixels":
@@ -105,7 +144,8 @@ class _Collector:
 
     def end(self, tag: str) -> None:
         """Note whether the page is among those that were listed."""
-        kind = tag.rpartition("}")[2]
+        self._depth -= 1
+        kind = tag.rpartition(":")[2]
         if kind == "TiffData" and (self._named is None or self._named.strip() == self._file):
             self._claim(self._pages)
         elif kind == "Pixels" and not self._listed:
@@ -115,9 +155,6 @@ class _Collector:
     def _claim(self, pages: range) -> None:
         if self._fits and self._page in pages:
             self.claiming.add(self._sides)
-
-    def close(self) -> None:
-        """Do nothing: there is no tree to return."""
 
 
 def _length(attributes: dict[str, str], axis: str) -> float | None:
