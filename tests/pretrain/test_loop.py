@@ -30,18 +30,20 @@ class Regression:
 
     name = "regression"
 
-    def __init__(self, *, poisoned_at: int | None = None) -> None:
+    def __init__(self, *, poisoned_at: int | None = None, steep: bool = False) -> None:
         torch.manual_seed(0)
         self.trained = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 1), nn.Linear(1, 1))
         self.trained[3].requires_grad_(False)
         self.batches: list[int] = []
-        self.poisoned_at = poisoned_at
+        self.poisoned_at, self.steep = poisoned_at, steep
 
     def loss(self, count: int, rng: np.random.Generator, device: torch.device) -> Tensor:
         self.batches.append(count)
         x = torch.from_numpy(rng.normal(size=(count, 6))).float()
         error = (self.trained[:3](x) - x.sum(1, keepdim=True)).square().mean()
-        return error * (math.nan if len(self.batches) == self.poisoned_at else 1.0)
+        if len(self.batches) != self.poisoned_at:
+            return error
+        return error + (error - error).sqrt() if self.steep else error * math.nan  # a root is infinitely steep at 0
 
     def sample(self, device: torch.device) -> Tensor:
         return torch.full((3, 4, 5), 2.0)
@@ -186,11 +188,13 @@ def test_a_damaged_state_is_refused_and_named(tmp_path, harm):
         run(tmp_path)
 
 
-def test_a_loss_that_is_no_longer_finite_stops_the_run_and_keeps_the_last_good_state(tmp_path, saving_every_step):
-    with pytest.raises(
-        PretrainingError, match=r"regression: the loss is no longer finite at step 12.*lower learning rate"
-    ):
-        run(tmp_path, Regression(poisoned_at=12))
+@pytest.mark.parametrize("steep", [False, True])
+def test_a_loss_or_gradient_that_is_not_finite_stops_the_run_and_keeps_the_last_good_state(
+    tmp_path, saving_every_step, steep
+):
+    told = r"regression: the loss or its gradient is no longer finite at step 12.*lower learning rate"
+    with pytest.raises(PretrainingError, match=told):
+        run(tmp_path, Regression(poisoned_at=12, steep=steep))
     uncut = run(tmp_path / "uncut")
     assert torch.equal(weights(run(tmp_path)), weights(uncut)), "the step that failed left no trace"
 

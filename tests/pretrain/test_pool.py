@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sys
 
@@ -13,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fusion_diff.pretrain import pool as pool_module
-from fusion_diff.pretrain.pool import SIDE, Pool, _crops
+from fusion_diff.pretrain.pool import SIDE, Pool, _crops, cores
 from fusion_diff.synthetic import DESCRIPTOR_NAMES, generate
 
 
@@ -81,6 +82,17 @@ def test_on_windows_no_more_processes_are_made_than_it_can_wait_for(tmp_path, mo
     with pytest.raises(KeyboardInterrupt):
         Pool.open(tmp_path, 2, 0, workers=200)
     assert asked == [processes]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells it")
+def test_no_more_cores_are_counted_than_the_process_may_use():
+    allowed = os.sched_getaffinity(0)
+    assert cores() == len(allowed)
+    try:
+        os.sched_setaffinity(0, {min(allowed)})
+        assert cores() == 1
+    finally:
+        os.sched_setaffinity(0, allowed)
 
 
 def test_batches_are_pixels_in_range_with_their_descriptors(pool):

@@ -115,3 +115,28 @@ def test_what_is_asked_for_on_the_command_line_reaches_the_run(tmp_path, capsys,
     assert capsys.readouterr().out == (
         f"Replaced the model that was there, sha256 {old}\nCheckpoint: {tmp_path / 'checkpoint'}, sha256 {new}\n"
     )
+
+
+TOLD = """
+import sys
+from torch import device, distributed
+from fusion_diff import cli
+from fusion_diff.errors import PretrainingError
+from fusion_diff.pretrain import run
+
+def pretrain(out, recipe, **options):
+    print("waits", distributed.group.WORLD._get_backend(device("cpu")).options._timeout, flush=True)
+    raise PretrainingError("enough")
+
+run.pretrain = pretrain
+assert cli.main(["pretrain", "--out", {out!r}, "--cpu", *sys.argv[1:]]) == 3
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["--precision", "no"]])
+def test_processes_wait_for_the_one_that_makes_the_pool_however_long_it_takes(tmp_path, words):
+    script = tmp_path / "script.py"
+    script.write_text(TOLD.format(out=str(tmp_path / "run")))
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", script, *words]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENVIRONMENT, timeout=300, check=False)
+    assert done.stdout.count("waits 1 day, 0:00:00") == 2, done.stderr

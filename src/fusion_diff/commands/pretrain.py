@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,9 @@ from fusion_diff.commands.options import path_option
 from fusion_diff.commands.outputs import expect_folder, model_there
 from fusion_diff.commands.terminal import say, stage_progress
 from fusion_diff.errors import PretrainingError
+
+PATIENCE = timedelta(days=1)
+"""How long processes wait for one another: one of them makes the pool and the lots, in minutes to hours."""
 
 
 def pretrain_command(
@@ -82,8 +86,9 @@ def pretrain_command(
     expect_folder("--out", out)
     if threads is not None:
         torch.set_num_threads(threads)
+    state = PartialState(cpu=cpu, timeout=PATIENCE)
     if precision is None:
-        precision = "no" if PartialState(cpu=cpu).device.type == "cpu" else "bf16"
+        precision = "no" if state.device.type == "cpu" else "bf16"
     before = model_there(out / CHECKPOINT)
     accelerator = Accelerator(cpu=cpu, mixed_precision=precision)
     with stage_progress(enabled=accelerator.is_main_process) as progress:

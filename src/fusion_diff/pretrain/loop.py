@@ -78,7 +78,7 @@ def train(
 
     Raises:
         PretrainingError: the batch cannot be split evenly among the processes, the state in `folder` belongs to another
-            recipe, or the loss is no longer finite.
+            recipe, or the loss or its gradient is no longer finite.
     """
     if recipe.batch % accelerator.num_processes:
         raise PretrainingError(
@@ -96,6 +96,8 @@ def train(
     if step >= recipe.steps:
         return
     module, optimiser = accelerator.prepare(_Loss(stage).to(accelerator.device), optimiser)
+    for state in optimiser.state.values():
+        state["step"] = state["step"].cpu()  # `prepare` moved it to the device, which every step would then wait for
     stage_key = int.from_bytes(stage.name.encode()[:8], "big")
     saved = logged = time.monotonic()
     window: list[Tensor] = []
@@ -107,11 +109,12 @@ def train(
         with accelerator.autocast():
             loss = module(share, rng, accelerator.device)
         accelerator.backward(loss)
-        accelerator.clip_grad_norm_(list(parameters.values()), 1.0)
+        norm = accelerator.clip_grad_norm_(list(parameters.values()), 1.0)
         optimiser.step()
+        # In fp16 a gradient may overflow: that step was left out, and the next ones are scaled less.
+        window.append(loss.detach() if optimiser.step_was_skipped else loss.detach() + 0 * norm)
         optimiser.zero_grad()
         step += 1
-        window.append(loss.detach())
         if step % look_every and step != recipe.steps:
             continue
         latest = _finite(window[-look_every:], stage.name, step, folder)
@@ -149,7 +152,7 @@ def _cut_torn_line(file: Path) -> None:
 
 
 def _finite(losses: list[Tensor], stage: str, step: int, folder: Path) -> float:
-    """Return the last of the losses of the steps up to `step`, after checking all.
+    """Return the last of the losses of the steps up to `step`, after checking all. One is NaN where its gradient is.
 
     Raises:
         PretrainingError: one is not finite.
@@ -158,7 +161,8 @@ def _finite(losses: list[Tensor], stage: str, step: int, folder: Path) -> float:
     for index, value in enumerate(values, step - len(values) + 1):
         if not math.isfinite(value):
             raise PretrainingError(
-                f"{stage}: the loss is no longer finite at step {index} (the last good state is in {folder}); "
+                f"{stage}: the loss or its gradient is no longer finite at step {index} (the last good state is in "
+                f"{folder}); "
                 "start a new run with a recipe of a lower learning rate"
             )
     return float(values[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -35,6 +36,11 @@ def _read_stamp(file: Path) -> object:
         return json.loads(file.read_text(encoding="utf-8"))
     except ValueError:  # incomplete: writing was interrupted
         return None
+
+
+def cores() -> int:
+    """Return the number of processor cores that this process may use; a cluster may give it a few of a machine's."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
 def _single_thread() -> None:

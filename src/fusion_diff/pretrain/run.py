@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +23,7 @@ from fusion_diff.loading import parts_of
 from fusion_diff.pretrain.card import write_card
 from fusion_diff.pretrain.flaws import FlawStage, gather
 from fusion_diff.pretrain.loop import train
-from fusion_diff.pretrain.pool import Pool
+from fusion_diff.pretrain.pool import Pool, cores
 from fusion_diff.pretrain.stages import (
     CROP,
     AutoencoderStage,
@@ -105,7 +104,7 @@ def pretrain(
         contained = _contained(prior) if prior is not None else None
         source = PriorSource.given(prior) if prior is not None and contained is None else None
         report = (lambda done, total: progress("pool", done, total, 0.0)) if progress else None
-        pool = Pool.open(out / "pool", recipe.pool, recipe.seed, os.cpu_count() or 1, report).to(device)
+        pool = Pool.open(out / "pool", recipe.pool, recipe.seed, cores(), report).to(device)
     local = LocalPath.from_imagenet().to(device)
     channels_last(local)
 
