@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from answers import Answers
 from eye import Eye, answer
-from protocol import SETS, draw
+from protocol import SETS, draw, some
 from rich.progress import track
 from sklearn.metrics import f1_score, roc_auc_score
 from variants import Coarse, Dihedral, Gated, Imagined, MeanAndSpread
@@ -267,8 +267,7 @@ def main() -> int:
                         drawn = draw(task, shots, seed)
                         if drawn is None or (row.marks and not any(image.marked for image in drawn.references)):
                             continue
-                        order = np.random.default_rng(seed).permutation(len(drawn.queries))[: options.queries]
-                        queries = [drawn.queries[index] for index in order]
+                        queries = some(drawn.queries, options.queries, seed)
                         about = {"set": name, "task": number, "shots": shots, "seed": seed, "row": title}
                         answers.get(about | asked[title], lambda: bench.ask(row, drawn, queries))  # noqa: B023
         bench.forget()

@@ -6,8 +6,8 @@ fixed.
 
 Gradients pass through the whole computation of a verdict: both paths of the encoder, the maximum over classes of the
 multiple-instance evidence, nearest-neighbour distances, pooling of the highest tokens, and the purifier. Clipped token
-channels pass gradients as if they were not clipped (Athalye et al. 2018). Attacking more than the highest hundredth of
-tokens was tried and made attacks weaker. Success is judged by the product's own inspection.
+channels pass gradients as if they were not clipped (Athalye et al. 2018). Success is judged by the product's own
+inspection.
 """
 
 from __future__ import annotations

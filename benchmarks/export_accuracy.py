@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from answers import Answers
-from protocol import SETS, Draw, draw
+from protocol import SETS, Draw, draw, some
 from rich.progress import track
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -52,8 +52,7 @@ class Learned:
 
     def __init__(self, model: DiffusionModel, drawn: Draw) -> None:
         self.model = model
-        order = np.random.default_rng(drawn.seed).permutation(len(drawn.queries))[:QUERIES]
-        self.queries = [drawn.queries[index] for index in order]
+        self.queries = some(drawn.queries, QUERIES, drawn.seed)
         self.images = drawn.references
 
     @cached_property

@@ -27,14 +27,19 @@ def interval(values: list[float]) -> float | None:
     return float(stats.t.ppf(0.975, count - 1) * np.std(values, ddof=1) / np.sqrt(count)) if count > 1 else None
 
 
+def judged(entry: dict) -> tuple[float, float]:
+    """Return macro-F1 and AUROC of one draw."""
+    truth = entry["truth"]
+    return float(f1_score(truth, entry["verdicts"], average="macro")), float(roc_auc_score(truth, entry["scores"]))
+
+
 def tables(answers: list[dict]) -> list[dict]:
     """Return one row per set, number of shots and method."""
     figures = defaultdict(lambda: defaultdict(list))
     for entry in answers:
-        truth, scores = np.asarray(entry["truth"]), np.asarray(entry["scores"])
         row = figures[entry["set"], entry["shots"], entry["method"]]
-        row["auroc"].append(float(roc_auc_score(truth, scores)))
-        row["macro_f1"].append(float(f1_score(truth, entry["verdicts"], average="macro")))
+        for figure, value in zip(("macro_f1", "auroc"), judged(entry), strict=True):
+            row[figure].append(value)
         row["seconds"].append(entry["seconds"])
     return [
         {
@@ -56,9 +61,7 @@ def side_by_side(answers: list[dict]) -> str:
     figures = defaultdict(dict)
     for entry in answers:
         if entry["method"] in names:
-            truth, draw_key = np.asarray(entry["truth"]), (entry["task"], entry["seed"])
-            pair = f1_score(truth, entry["verdicts"], average="macro"), roc_auc_score(truth, entry["scores"])
-            figures[entry["set"], entry["shots"], entry["method"]][draw_key] = pair
+            figures[entry["set"], entry["shots"], entry["method"]][entry["task"], entry["seed"]] = judged(entry)
     lines = ["| set | shots | draws | " + " | ".join(f"{name}: F1 / AUROC" for name in names) + " |"]
     lines.append("|" + "---|" * (3 + len(names)))
     means = defaultdict(list)
@@ -84,11 +87,7 @@ def by_task(answers: list[dict], tasks: dict[str, list[Task]]) -> str:
     figures = defaultdict(list)
     for entry in answers:
         if shows := task_of(entry, tasks).shows:
-            pair = (
-                f1_score(entry["truth"], entry["verdicts"], average="macro"),
-                roc_auc_score(entry["truth"], entry["scores"]),
-            )
-            figures[entry["set"], entry["shots"], entry["method"], shows].append(pair)
+            figures[entry["set"], entry["shots"], entry["method"], shows].append(judged(entry))
     lines = ["| set | shots | method | task | F1 / AUROC | draws |", "|" + "---|" * 6]
     for (name, shots, method, shows), pairs in figures.items():
         f1, auroc = np.mean(pairs, axis=0)

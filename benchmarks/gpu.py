@@ -243,17 +243,16 @@ def training(model: DiffusionModel, peak: float, steps: int, pool: Pool) -> list
         stage = make()
         batch = getattr(recipe, stage.name).batch
         step = one_step(stage, batch, accelerator)
-        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
-            for index in range(WARM_UP):
-                step(index)
-            with FlopCounterMode(display=False) as counter:
-                step(0)
-            torch.cuda.reset_peak_memory_stats()
-            torch.cuda.synchronize()
-            begun = time.perf_counter()
-            for index in range(steps):
-                step(index)
-            torch.cuda.synchronize()
+        for index in range(WARM_UP):
+            step(index)
+        with FlopCounterMode(display=False) as counter:
+            step(0)
+        torch.cuda.reset_peak_memory_stats()
+        torch.cuda.synchronize()
+        begun = time.perf_counter()
+        for index in range(steps):
+            step(index)
+        torch.cuda.synchronize()
         seconds = (time.perf_counter() - begun) / steps
         rows.append(
             {

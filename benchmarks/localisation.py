@@ -87,6 +87,9 @@ def main() -> int:
                             touched.append(bool((listed & mark).any()))
                             shared.append(float((listed & mark).sum() / (listed | mark).sum()))
                     figures[marked].append((aupro(maps, marks), float(np.mean(touched)), float(np.mean(shared))))
+            if not figures[False]:
+                print(f"{name}: no draw with {shots} shots, left out", file=sys.stderr)
+                continue
             for marked, found in figures.items():
                 means = dict(zip(("aupro", "touched", "iou"), np.mean(found, axis=0).tolist(), strict=True))
                 rows.append({"set": name, "shots": shots, "marked": marked, "draws": len(found)} | means)

@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from answers import Answers
 from eye import Eye, answer
-from protocol import SETS, Draw, draw
+from protocol import SETS, Draw, draw, some
 from rich.progress import track
 from sklearn.metrics import f1_score, roc_auc_score
 
@@ -98,8 +98,7 @@ class Poisoned:
 
     def scores(self, enrolment: Enrolment) -> tuple[list[float], list[bool]]:
         """Return the log-odds of a fixed sample of the queries, and which of them are not authentic."""
-        order = np.random.default_rng(0).permutation(len(self.drawn.queries))[: self.options.queries]
-        queries = [self.drawn.queries[index] for index in order]
+        queries = some(self.drawn.queries, self.options.queries, 0)
         found = answer(enrolment.verifier, [self.look(image) for image in queries])
         return np.asarray(found["scores"]).tolist(), [not image.authentic for image in queries]
 
@@ -165,9 +164,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ask(name: str, answers: Answers, options: argparse.Namespace) -> None:
+def ask(name: str, eye: Eye, answers: Answers, options: argparse.Namespace) -> None:
     """Compute all missing results of one set."""
-    eye = Eye(DiffusionModel.from_pretrained(options.model))
+    eye.bags.clear()
     for seed in track(range(options.seeds), name):
         for number, task in enumerate(SETS[name](options.data)[: options.tasks]):
             drawn = draw(task, options.shots, seed)
@@ -201,12 +200,11 @@ def main() -> int:
     parser.add_argument("--table", action="store_true", help="ask nothing more, and print what there is")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    answers = Answers(options.out / "poisoning.jsonl")
+    eye, answers = Eye(DiffusionModel.from_pretrained(options.model)), Answers(options.out / "poisoning.jsonl")
     for name in () if options.table else options.sets:
-        ask(name, answers, options)
-    rows = [row for row in answers.rows.values() if row["set"] in options.sets]
-    asked = {key: getattr(options, key) for key in ("shots", "queries", "tokens")}
-    rows = [row for row in rows if row["model"] == rows[-1]["model"] and asked.items() <= row.items()]
+        ask(name, eye, answers, options)
+    asked = {"model": eye.sha256} | {key: getattr(options, key) for key in ("shots", "queries", "tokens")}
+    rows = [row for row in answers.rows.values() if row["set"] in options.sets and asked.items() <= row.items()]
     (options.out / "poisoning.md").write_text(table(rows), encoding="utf-8")
     (options.out / "poisoning.json").write_text(
         json.dumps([{k: row[k] for k in ("set", "task", "seed", "poisoned")} | figures(row) for row in rows], indent=1)

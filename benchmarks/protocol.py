@@ -29,6 +29,8 @@ import numpy as np
 from PIL import Image as Picture
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from numpy.typing import NDArray
 
     from fusion_diff.micrograph import Micrograph
@@ -121,6 +123,11 @@ def draw(task: Task, shots: int, seed: int) -> Draw | None:
             return None
         references += [side[index] for index in rng.permutation(len(side))[:shots]]
     return Draw(task, seed, shots, references, queries)
+
+
+def some(images: Sequence[Image], count: int, seed: int) -> list[Image]:
+    """Return a random sample of images, the same for the same seed; all of them if there are no more."""
+    return [images[index] for index in np.random.default_rng(seed).permutation(len(images))[:count]]
 
 
 def ebc_crack(data: Path) -> list[Task]:

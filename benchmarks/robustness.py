@@ -176,9 +176,9 @@ def question(bench: Bench, image: Image, about: dict[str, Any], answers: Answers
     answers.get(about | {"what": "finished"} | cost, dict)
 
 
-def finished(rows: list[dict[str, Any]], options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Return the rows, computed with these options, of the images that are finished."""
-    asked = cost_of(options) | {"model": rows[-1]["model"] if rows else "", "shots": options.shots}
+def finished(rows: list[dict[str, Any]], model: str, options: argparse.Namespace) -> list[dict[str, Any]]:
+    """Return the rows, of the model of this sha256 and with these options, of the images that are finished."""
+    asked = cost_of(options) | {"model": model, "shots": options.shots}
     done = {(r["seed"], r["image"]) for r in rows if r["what"] == "finished" and asked.items() <= r.items()}
     return [r for r in rows if (r["seed"], r["image"]) in done and all(r.get(k, v) == v for k, v in asked.items())]
 
@@ -259,10 +259,8 @@ def markdown(figures: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def ask(name: str, answers: Answers, options: argparse.Namespace) -> None:
+def ask(name: str, model: DiffusionModel, answers: Answers, options: argparse.Namespace) -> None:
     """Compute all missing results of one set."""
-    model = DiffusionModel.from_pretrained(options.model)
-    model.to(options.device)
     part, parts = (int(number) for number in options.part.split("/"))
     for seed in range(options.seeds):
         drawn = draw(SETS[name](options.data)[0], options.shots, seed)
@@ -299,11 +297,12 @@ def main() -> int:
             "'fusion-diff[benchmarks]', or choose others with --attacks"
         )
     torch.set_num_threads(options.threads)
+    model = DiffusionModel.from_pretrained(options.model)
     answers, figures = Answers(options.out / "attacks.jsonl"), {}
     for name in options.sets:
         if not options.table:
-            ask(name, answers, options)
-        if rows := finished([row for row in answers.rows.values() if row["set"] == name], options):
+            ask(name, model.to(options.device), answers, options)
+        if rows := finished([row for row in answers.rows.values() if row["set"] == name], model.sha256, options):
             figures[name] = summary(rows)
     report = markdown(figures)
     (options.out / "attacks.md").write_text(report, encoding="utf-8")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from eye import Eye
-from protocol import SETS, Image, draw
+from protocol import SETS, Image, draw, some
 from rich.progress import track
 from sklearn.metrics import roc_auc_score
 
@@ -24,16 +24,19 @@ from fusion_diff.errors import FusionDiffError
 from fusion_diff.micrograph.discover import IMAGE_SUFFIXES
 
 
-def some(images: list[Image], count: int) -> list[Image]:
-    """Return a reproducible random sample of the images."""
-    order = np.random.default_rng(0).permutation(len(images))
-    return [images[index] for index in order[:count]]
-
-
-def gallery(data: Path) -> list[Image]:
-    """Return images of ceramics that are in no set."""
+def gallery(data: Path, eye: Eye, count: int) -> list[Image]:
+    """Return a sample of images of ceramics that are in no set, and say how many of it cannot be read."""
     found = sorted(p for p in (data / "ceramic_sem_gallery").rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    return [Image(path, False, path.parent.name) for path in found]
+    chosen, read = some([Image(path, False, path.parent.name) for path in found], count, 0), []
+    for image in chosen:
+        try:
+            eye.look(image)
+        except FusionDiffError:
+            continue
+        read.append(image)
+    if lost := len(chosen) - len(read):
+        print(f"{lost} of {len(chosen)} images of the gallery cannot be read and are left out", file=sys.stderr)
+    return read
 
 
 def main() -> int:
@@ -49,8 +52,10 @@ def main() -> int:
     torch.set_num_threads(options.threads)
     eye = Eye(DiffusionModel.from_pretrained(options.model))
     tasks = {name: SETS[name](options.data)[0] for name in SETS}
-    others = {name: some(list(task.references), options.images) for name, task in tasks.items()}
-    others["ceramic_sem_gallery"] = some(gallery(options.data), options.images)
+    others = {name: some(task.references, options.images, 0) for name, task in tasks.items()}
+    others["ceramic_sem_gallery"] = gallery(options.data, eye, options.images)
+    if not others["ceramic_sem_gallery"]:
+        parser.error(f"{options.data / 'ceramic_sem_gallery'}: no micrograph to read; it takes images of any ceramics")
     rows = []
     print("| enrolled | strangers | AUROC | flagged | own flagged | draws |\n|---|---|---|---|---|---|")
     for name, task in tasks.items():
@@ -62,16 +67,10 @@ def main() -> int:
             verifier = eye.enrol(drawn.references)
 
             def strangeness(images: list[Image]) -> np.ndarray:
-                values = []
-                for image in images:
-                    try:
-                        tokens = eye.look(image).tokens
-                    except FusionDiffError:
-                        continue  # some files of the gallery are not readable as micrographs
-                    values.append(float(verifier.scope.distances(verifier.heads.scale(tokens)).mean()))  # noqa: B023
-                return np.asarray(values)
+                scaled = (verifier.heads.scale(eye.look(image).tokens) for image in images)  # noqa: B023
+                return np.asarray([float(verifier.scope.distances(tokens).mean()) for tokens in scaled])  # noqa: B023
 
-            own = strangeness(some(drawn.queries, options.images))
+            own = strangeness(some(drawn.queries, options.images, 0))
             for stranger, images in others.items():
                 if stranger == name:
                     continue

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import sys
 
+import numpy as np
 import pytest
+from PIL import Image
 
 
 @pytest.fixture
@@ -75,3 +77,33 @@ def test_where_nothing_is_in_wrong_order_the_worst_have_no_share_of_it(call, loa
     (tmp_path / "answers.jsonl").write_text(json.dumps(row) + "\n", encoding="utf-8")
     assert call("misses", "--data", coatings, "--run", tmp_path) == 0
     assert "| ebc_crack | 1 | 24 |  |" in capsys.readouterr().out
+
+
+def test_a_map_is_not_measured_where_no_draw_can_be_made(call, coatings, capsys):
+    words = "--data", coatings, "--sets", "ebc_crack", "--shots", 25, "--seeds", 2
+    assert call("localisation", *words) == 0
+    told = capsys.readouterr()
+    assert "ebc_crack: no draw with 25 shots, left out" in told.err
+    assert "| ebc_crack |" not in told.out
+
+
+@pytest.mark.parametrize("readable", [False, True])
+def test_images_of_the_gallery_that_cannot_be_read_are_counted(
+    call, refusal, load, coatings, monkeypatch, capsys, readable
+):
+    scope, protocol, rng = load("scope"), load("protocol"), np.random.default_rng(0)
+    monkeypatch.setattr(scope, "SETS", {"ebc_crack": protocol.ebc_crack})
+    (coatings / "ceramic_sem_gallery").mkdir()
+    (coatings / "ceramic_sem_gallery" / "torn.png").write_bytes(b"no picture")
+    files = [*coatings.rglob("*.png")] if readable else []
+    for file in [each for each in files if each.name != "torn.png"]:
+        Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(file)
+    words = "scope", "--data", coatings, "--shots", 2, "--seeds", 1, "--images", 4
+    if not readable:
+        assert "ceramic_sem_gallery: no micrograph to read" in refusal(*words)
+        return
+    Image.fromarray(rng.integers(0, 256, (64, 64), dtype=np.uint8)).save(coatings / "ceramic_sem_gallery" / "a.png")
+    assert call(*words) == 0
+    told = capsys.readouterr()
+    assert "1 of 2 images of the gallery cannot be read and are left out" in told.err
+    assert "| ebc_crack | ceramic_sem_gallery |" in told.out

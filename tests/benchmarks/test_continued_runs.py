@@ -33,3 +33,35 @@ def test_the_few_shot_table_leaves_out_methods_that_are_no_more_and_counts_them(
     assert call("fewshot", "--data", coatings, "--out", tmp_path / "run", "--sets", "ebc_crack", "--seeds", 0) == 0
     assert "answers.jsonl: 1 results of other methods, sets or groups are left out" in capsys.readouterr().err
     assert "last year" not in (tmp_path / "run" / "table.md").read_text(encoding="utf-8")
+
+
+def of_two_models(load, **row):
+    """Rows of the embedded model, and after them one of another."""
+    model = load("fewshot").DiffusionModel.from_pretrained()
+    ours = {"poisoning": load("eye").Eye(model).sha256, "robustness": model.sha256}
+    return lambda name: [row | {"model": each, "key": each} for each in (ours[name], "another")]
+
+
+def test_the_table_of_poisoned_references_is_of_the_model_that_is_asked_for(call, load, tmp_path, capsys):
+    row = {"set": "ebc_crack", "task": 0, "seed": 0, "poisoned": "0 flipped", "shots": 10, "queries": 120}
+    row |= {"tokens": 8192, "bad": [], "references": 4, "findings": [], "truth": [True, False]}
+    mine, other = of_two_models(load, **row)("poisoning")
+    mine |= {"all": [1.0, -1.0], "dropped": [1.0, -1.0]}
+    other |= {"all": [-1.0, 1.0], "dropped": [-1.0, 1.0]}
+    store(tmp_path / "run" / "poisoning.jsonl", mine, other)
+    assert call("poisoning", "--data", tmp_path, "--out", tmp_path / "run", "--table") == 0
+    assert "| ebc_crack | 0 flipped | 1 |  | 0.000 | 1.000 / 1.000 |" in capsys.readouterr().out
+
+
+def test_the_table_of_attacks_is_of_the_model_that_is_asked_for(call, load, tmp_path, capsys):
+    row = {"set": "ebc_crack", "seed": 0, "shots": 10, "image": "A_1.png", "flawed": True}
+    clean = {"what": "clean", "odds": {"plain": 1.0, "purified": 1.0}, "limit": 1.0, "false_alarms": 0.1}
+    clean |= {"ms": {"plain": 1.0, "purified": 2.0}}
+    end = {"what": "finished", "steps": 20, "queries": 100, "eot": 4}
+    mine, other = of_two_models(load, **row)("robustness")
+    rows = [each | what | {"key": each["key"] + what["what"]} for each in (mine, other) for what in (clean, end)]
+    rows[2] |= {"odds": {"plain": -1.0, "purified": -1.0}}
+    store(tmp_path / "run" / "attacks.jsonl", *rows)
+    words = ["--data", tmp_path, "--out", tmp_path / "run", "--sets", "ebc_crack", "--table"]
+    assert call("robustness", *words) == 0
+    assert "| clean plain | 1 |" in capsys.readouterr().out
