@@ -293,14 +293,13 @@ def test_a_device_is_written_to_and_never_replaced(tmp_path):
 
 
 def test_the_verdicts_are_printed_even_where_the_pages_cannot_be_written(run, new, tmp_path, monkeypatch):
-    def full(*given, **_):
-        raise OSError(errno.ENOSPC, "No space left on device", str(given[-1]))
+    def full(file, _):
+        raise OSError(errno.ENOSPC, "No space left on device", str(file))
 
     def large(*_, **__):
         raise RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: 8 GB")
 
-    monkeypatch.setattr("fusion_diff.inspection.junit.write_junit", full)
-    monkeypatch.setattr("fusion_diff.inspection.markdown.write_markdown", full)
+    monkeypatch.setattr("fusion_diff.inspection.files.write_text", full)
     monkeypatch.setattr("fusion_diff.inspection.report.write_report", large)
     pages = ("--junit", "j.xml", "--sarif", "s.sarif", "--markdown", "m.md", "--report", "D")
     code, out, err = run("inspect", "new", *pages)
@@ -516,7 +515,7 @@ def test_a_fault_in_one_page_loses_no_other_and_is_shown(run, tmp_path, monkeypa
     def faulty(*_, **__):
         raise ZeroDivisionError
 
-    monkeypatch.setattr("fusion_diff.inspection.junit.write_junit", faulty)
+    monkeypatch.setattr("fusion_diff.inspection.junit.to_junit", faulty)
     code, out, err = run("inspect", "new", *pages_of_a_run_that_passed)
     assert code == 3
     assert "2 micrographs: 2 authentic" in out

@@ -16,8 +16,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from fusion_diff.inspection.junit import to_junit, write_junit
-from fusion_diff.inspection.markdown import ROWS, to_markdown, write_markdown
+from fusion_diff.inspection.files import write_text
+from fusion_diff.inspection.junit import to_junit
+from fusion_diff.inspection.markdown import ROWS, to_markdown
 from fusion_diff.inspection.policy import NO_POLICY, Policy
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.inspection.sarif import to_sarif, write_sarif
@@ -37,12 +38,12 @@ def schema():
 
 
 def test_junit_is_that_of_the_golden_file(rulings, tmp_path):
-    path = write_junit(rulings, tmp_path / "new" / "junit.xml")
+    path = write_text(tmp_path / "new" / "junit.xml", to_junit(rulings))
     assert path.read_text(encoding="utf-8") == (GOLDEN / "inspection.junit.xml").read_text(encoding="utf-8")
 
 
 def test_markdown_is_that_of_the_golden_file(rulings, tmp_path):
-    path = write_markdown(rulings, tmp_path / "new" / "summary.md")
+    path = write_text(tmp_path / "new" / "summary.md", to_markdown(rulings))
     assert path.read_text(encoding="utf-8") == (GOLDEN / "inspection.md").read_text(encoding="utf-8")
 
 

@@ -10,16 +10,17 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.policy import NO_POLICY
 from fusion_diff.inspection.run import Outcome
-from fusion_diff.inspection.spreadsheet import COLUMNS, HEAD, line, to_csv, write_csv
+from fusion_diff.inspection.spreadsheet import COLUMNS, HEAD, line, to_csv
 from fusion_diff.printable import printable
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
 def test_csv_is_that_of_the_golden_file(rulings, tmp_path):
-    path = write_csv(rulings, tmp_path / "new" / "verdicts.csv")
+    path = write_text(tmp_path / "new" / "verdicts.csv", to_csv(rulings))
     assert path.read_bytes() == (GOLDEN / "inspection.csv").read_bytes()
 
 

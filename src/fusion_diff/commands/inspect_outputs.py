@@ -94,16 +94,17 @@ class InspectOutputs:
             faults: errors of the run so far; those of the pages are added.
             notes: remarks on the files as a whole, for the pages of CI.
         """
-        from fusion_diff.inspection.junit import write_junit
-        from fusion_diff.inspection.markdown import write_markdown
+        from fusion_diff.inspection.files import write_text
+        from fusion_diff.inspection.junit import to_junit
+        from fusion_diff.inspection.markdown import to_markdown
         from fusion_diff.inspection.report import write_report
         from fusion_diff.inspection.sarif import write_sarif
-        from fusion_diff.inspection.spreadsheet import write_csv
+        from fusion_diff.inspection.spreadsheet import to_csv
 
         pages: tuple[tuple[str, Path | None, Callable[[Path], Path]], ...] = (
-            ("JUnit", self.junit, partial(write_junit, rulings, notes=notes)),
-            ("Summary", self.markdown, partial(write_markdown, rulings, notes=notes)),
-            ("Table", self.csv, partial(write_csv, rulings)),
+            ("JUnit", self.junit, lambda file: write_text(file, to_junit(rulings, notes))),
+            ("Summary", self.markdown, lambda file: write_text(file, to_markdown(rulings, notes))),
+            ("Table", self.csv, lambda file: write_text(file, to_csv(rulings))),
             ("Report", self.report, partial(write_report, [each.outcome for each in rulings], rulings=rulings)),
             ("SARIF", self.sarif, lambda file: write_sarif(rulings, 3 if faults else code, file, notes)),
         )

@@ -7,19 +7,16 @@ is an `error`. `printable` escapes control characters in names and sentences, wh
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
 from fusion_diff import __version__
-from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.policy import policy_of
 from fusion_diff.inspection.run import time_span
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import paragraph, printable
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Iterable, Sequence
 
     from fusion_diff.inspection.policy import Ruling
@@ -58,15 +55,6 @@ def to_junit(rulings: Sequence[Ruling], notes: Sequence[str] = ()) -> str:
         ElementTree.SubElement(suite, "system-err").text = "\n".join(paragraph(note) for note in notes)
     ElementTree.indent(suites)
     return f'<?xml version="1.0" encoding="UTF-8"?>\n{ElementTree.tostring(suites, encoding="unicode")}\n'
-
-
-def write_junit(rulings: Sequence[Ruling], path: str | os.PathLike[str], notes: Sequence[str] = ()) -> Path:
-    """Write the JUnit document and return its path; see `to_junit`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    return write_text(Path(path), to_junit(rulings, notes))
 
 
 def _properties(rulings: Sequence[Ruling]) -> Iterable[tuple[str, str]]:

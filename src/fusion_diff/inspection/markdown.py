@@ -7,17 +7,14 @@ references, which cannot end a table cell or start a link, tag, mention or empha
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.policy import policy_of
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import escaped, paragraph, printable
 from fusion_diff.verdict.reasons import nothing_decided
 
 if TYPE_CHECKING:
-    import os
     from collections.abc import Sequence
 
     from fusion_diff.inspection.policy import End, Ruling
@@ -60,15 +57,6 @@ def to_markdown(rulings: Sequence[Ruling], notes: Sequence[str] = ()) -> str:
     if (policy := policy_of(rulings)) is not None:
         lines.append(f"Policy {escaped(str(policy.sha256)[:12])}.")
     return "\n".join(lines).rstrip("\n") + "\n"
-
-
-def write_markdown(rulings: Sequence[Ruling], path: str | os.PathLike[str], notes: Sequence[str] = ()) -> Path:
-    """Write the summary and return its path; see `to_markdown`.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
-    return write_text(Path(path), to_markdown(rulings, notes))
 
 
 def _row(ruling: Ruling) -> str:

@@ -7,13 +7,11 @@ import io
 import re
 from typing import TYPE_CHECKING
 
-from fusion_diff.inspection.files import write_text
 from fusion_diff.inspection.record import finite, moment
 from fusion_diff.printable import paragraph, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from pathlib import Path
 
     from fusion_diff.inspection.policy import Ruling
 
@@ -51,11 +49,6 @@ def to_csv(rulings: Iterable[Ruling]) -> str:
     """Return rulings as CSV with a byte order mark and a header. Unknown values are empty."""
     cells = (_cells(ruling) for ruling in rulings)
     return HEAD + line(COLUMNS) + "".join(line([each.get(name) for name in COLUMNS]) for each in cells)
-
-
-def write_csv(rulings: Iterable[Ruling], file: Path) -> Path:
-    """Write rulings as CSV and return the path; see `write_text`."""
-    return write_text(file, to_csv(rulings))
 
 
 def line(cells: Iterable[object]) -> str:
