@@ -334,7 +334,7 @@ def test_two_runs_on_one_output_refuse_each_other_and_a_dead_one_does_not(folder
     other = subprocess.Popen([sys.executable, "-c", program, str(out)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(BatchError, match=f"another run is writing there \\(process {other.pid} on .*--out"):
+        with pytest.raises(BatchError, match=f"another run is writing there \\(process {other.pid} on .*another folder"):
             run_batch(str(folder), out, engine)
         assert not list(out.glob("*.parquet"))
     finally:
@@ -347,8 +347,8 @@ def test_two_runs_on_one_output_refuse_each_other_and_a_dead_one_does_not(folder
     ("changed", "says"),
     [
         ({"alpha": 0.2}, "alpha was 0.1 and is now 0.2"),
-        ({"pixel_size_um": 0.5}, "--pixel-size was None and is now 0.5"),
-        ({"page": 0}, "--page was None and is now 0"),
+        ({"pixel_size_um": 0.5}, "the pixel size was None and is now 0.5"),
+        ({"page": 0}, "the page was None and is now 0"),
         ({"sha256": "cd" * 32}, "the model was abab"),
     ],
 )
@@ -359,7 +359,7 @@ def test_rows_of_another_setting_or_model_are_not_added_to(folder, tmp_path, eng
     with pytest.raises(BatchError, match=r"part-000001\.parquet") as caught:
         run_batch(str(folder), tmp_path / "out", LocalEngine(darkness_model, Settings(**changed)))
     assert says in str(caught.value)
-    assert "choose another --out" in str(caught.value)
+    assert "choose another folder" in str(caught.value)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == before
 
 

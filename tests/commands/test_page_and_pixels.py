@@ -165,7 +165,7 @@ def test_batch_reads_the_page_and_refuses_to_add_rows_of_another(call_with_darkn
     for words, now in ((["--page", 2], "2"), ([], "None")):
         code, _, err = call_with_darkness("batch", stack.parent, "--out", out, *words)
         assert code == 3
-        assert f"--page was 1 and is now {now}" in flat(err)
+        assert f"the page was 1 and is now {now}" in flat(err)
     assert call_with_darkness("batch", stack.parent, "--out", out, "--page", 1)[0] == 0
 
 

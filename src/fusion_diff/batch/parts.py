@@ -44,8 +44,8 @@ _SAID = {
     "model_sha256": "the model",
     "references_sha256": "the enrolled references",
     "alpha": "alpha",
-    "pixel_size_um": "--pixel-size",
-    "page": "--page",
+    "pixel_size_um": "the pixel size",
+    "page": "the page",
     "trusted_keys": "the set of trusted keys (ids)",
 }
 
@@ -109,7 +109,7 @@ class ParquetOutput:
                 self._hold()
             except OSError as error:
                 raise BatchError(
-                    f"{printable(folder)}: cannot be written ({error.strerror}); choose another --out"
+                    f"{printable(folder)}: cannot be written ({error.strerror}); choose another folder"
                 ) from error
             self._take_up(retry)
         except BaseException:
@@ -201,7 +201,7 @@ class ParquetOutput:
             holder = printable(os.read(self._lock, 200).decode("utf-8", "replace").strip()) or "another process"
             raise BatchError(
                 f"{printable(self.folder)}: another run is writing there ({holder}); wait until it is done, or choose "
-                "another --out"
+                "another folder"
             ) from None
         os.ftruncate(self._lock, 0)
         os.write(self._lock, f"process {os.getpid()} on {socket.gethostname()}\n".encode())
@@ -274,7 +274,7 @@ class ParquetOutput:
         if found != FORMAT:
             raise BatchError(
                 f"{name}: has the format {printable(found, 80)!r}, but this version writes {FORMAT!r}; "
-                "choose another --out, or continue with the version that wrote it"
+                "choose another folder, or continue with the version that wrote it"
             )
         run = dict(json.loads(metadata.get(b"fusion_diff.run", b"")))
         for key, said in _SAID.items():
@@ -282,6 +282,6 @@ class ParquetOutput:
             if was != now:
                 raise BatchError(
                     f"{name}: was made with another setting ({said} was {printable(was, 80)} and is now "
-                    f"{printable(now, 80)}), and rows of both must not be mixed; choose another --out, or "
+                    f"{printable(now, 80)}), and rows of both must not be mixed; choose another folder, or "
                     "run with the earlier setting"
                 )

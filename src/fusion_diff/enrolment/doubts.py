@@ -44,7 +44,7 @@ def doubts(specimens: Mapping[str, int], auroc: float | None, dropped: int, diff
         )
     if auroc is not None and auroc < LITTLE_SKILL and min(authentic, others) >= TELLING:
         cure = (
-            "mark what flaws there are, say so if the whole material differs (`--difference whole`)"
+            "mark what flaws there are, say so if the whole material differs (difference `whole`)"
             if difference == "any"
             else "leave the difference at `any` if flaws that have a place are sought"
         )

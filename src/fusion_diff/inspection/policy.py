@@ -155,10 +155,8 @@ class Policy:
             return [
                 (
                     "fail",
-                    (
-                        "It has regions of unknown size in µm, because its pixel size is unknown; give it "
-                        "with --pixel-size."
-                    ),
+                    "It has regions of unknown size in µm, because its pixel size is unknown; give it "
+                    "(--pixel-size, or pixel_size_um in Python).",
                 )
             ]
         if max(lengths) <= self.maximum_region_um:

@@ -208,7 +208,7 @@ def _restore(
             f"{file}: the saved state is damaged ({error}); delete it to restart this stage"
         ) from error
     if metadata.get("recipe") != repr(recipe):
-        raise PretrainingError(f"{file}: saved by another recipe; use another --out folder, or the recipe of that run")
+        raise PretrainingError(f"{file}: saved by another recipe; choose another folder, or the recipe of that run")
     weights = {name.removeprefix("weights."): value for name, value in tensors.items() if name.startswith("weights.")}
     try:
         trained.load_state_dict(weights)

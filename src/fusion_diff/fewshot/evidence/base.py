@@ -31,7 +31,7 @@ class Evidence(Protocol):
 
     A head sees each token by itself: those of one or several tiles are given in a row, without their places, and none
     can look at its neighbours. Residuals are for `ReconstructionEvidence` alone. They have channels only in enrolments
-    with the diffusion path (`--reconstruction`), and at inspection only where that head's reading has a weight.
+    with the diffusion path (`reconstruction`), and at inspection only where that head's reading has a weight.
     """
 
     name: ClassVar[str]
