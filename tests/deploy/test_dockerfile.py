@@ -25,7 +25,7 @@ def steps(deploy):
 @pytest.fixture(scope="module")
 def stages(steps):
     """The steps of each stage, those of the stage that it is built from first."""
-    found = {}
+    found, current = {}, []  # what comes before the first stage belongs to none
     for instruction, value in steps:
         if instruction == "FROM":
             base, _, name = value.split()
@@ -50,9 +50,11 @@ def test_hadolint_finds_nothing(deploy):
 
 def test_every_base_is_of_a_version_and_nothing_is_fetched_by_address(steps):
     names = [value.split()[2] for name, value in steps if name == "FROM"]
+    assert steps[0][0] == "ARG"
+    assert re.fullmatch(r"BASE=python:3\.\d+-slim", steps[0][1]), "one base, which can be pinned to a digest"
     for name, value in steps:
-        if name == "FROM" and value.split()[0] not in names:
-            assert re.fullmatch(r"python:3\.\d+-slim", value.split()[0])
+        if name == "FROM":
+            assert value.split()[0] in (*names, "${BASE}")
         assert name != "ADD"
         assert "://" not in value
 

@@ -62,6 +62,8 @@ def problems(pod):
     found = []
     if not security.get("runAsNonRoot") or not security.get("runAsUser", 0) > 0:
         found.append("may run as root")
+    if security.get("fsGroupChangePolicy") != "OnRootMismatch":
+        found.append("every start gives every file of its volumes to the group anew")
     if security.get("seccompProfile") != {"type": "RuntimeDefault"}:
         found.append("no seccomp profile")
     if pod.get("automountServiceAccountToken") is not False:
@@ -473,8 +475,11 @@ def test_the_gpu_overlay_computes_there(deploy):
     """By the image, which sets the device for all commands."""
     steps = (deploy / "Dockerfile").read_text(encoding="utf-8")
     assert re.search(r"^FROM cpu AS cuda\n(?:#.*\n)*ENV FUSION_DIFF_DEVICE=cuda ", steps, flags=re.MULTILINE)
-    pods = [pod for pod in map(pod_of, compose(deploy / "kubernetes" / "overlays" / "gpu")) if pod]
-    for container in (pod["containers"][0] for pod in pods):
+    overlays = deploy / "kubernetes" / "overlays"
+    pods, on_cpu = (list(filter(None, map(pod_of, compose(overlays / each)))) for each in ("gpu", "cpu"))
+    for pod, other in zip(pods, on_cpu, strict=True):
+        container, least = pod["containers"][0], other["containers"][0]["resources"]["limits"]["memory"]
+        assert size(container["resources"]["limits"]["memory"]) >= size(least) + 2 * 2**30, "CUDA's share"
         assert not [each for each in container["env"] if each["name"] == "FUSION_DIFF_DEVICE"]
         assert not [word for word in container["args"] if word.startswith("--device")]
         assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"

@@ -22,7 +22,7 @@ def rehearse(deploy):
 @pytest.fixture
 def image(rehearse, tmp_path):
     image = rehearse.Image(tmp_path, {"EXTRAS": "service"})
-    image.begin("python:3.11-slim", {})
+    image.begin("${BASE}", {})
     return image
 
 
@@ -93,5 +93,5 @@ def test_a_stage_goes_on_as_the_user_of_the_one_it_begins_on(image):
     stages = {"runtime": (image.environment, image.folder, image.user)}
     image.begin("runtime", stages)
     assert image.user == (10001, 10001)
-    image.begin("python:3.11-slim", stages)
+    image.begin("${BASE}", stages)
     assert image.user == (0, 0)
