@@ -21,10 +21,10 @@ class Recipe:
         grain_px: the same in pixels.
         spread: standard deviation of the logarithm of the grain radius.
         elongation: ratio of length to width of the grains.
-        porosity: area fraction of pores.
+        porosity: area fraction of pores; less is drawn in large images, see `generate`.
         pore_px: median pore radius in pixels.
-        glass: share of grain boundary covered by glass, as a fraction of the area.
-        second: area fraction of second phase.
+        glass: how wide the glass at grain boundaries is. It is no fraction of the area: 0.2 covers some 0.3 to 0.4.
+        second: area fraction of second phase; fewer particles are drawn in large images, see `generate`.
         second_px: median radius of second-phase particles in pixels.
         second_aspect: ratio of length to width of second-phase particles.
         second_grey: grey of the second phase minus that of the matrix.

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from fusion_diff.synthetic.recipes import Recipe
 
 
+MOST_PORES, MOST_PARTICLES = 4000, 3000
+"""Most pores and particles of a surface, on average, which bounds the time. Images of a seed depend on them."""
+
+
 @dataclass(eq=False)
 class Canvas:
     """A surface under construction. Flaws change it in place.
@@ -103,7 +107,7 @@ def pores(
     spread = 0.45
     mean_area = np.pi * recipe.pore_px**2 * np.exp(2 * spread**2)
     margin = 8
-    count = int(rng.poisson(min(recipe.porosity * (size + 2 * margin) ** 2 / mean_area, 4000)))
+    count = int(rng.poisson(min(recipe.porosity * (size + 2 * margin) ** 2 / mean_area, MOST_PORES)))
     if not count:
         return np.full((size, size), FAR, dtype=np.float32)
     radius = recipe.pore_px * np.exp(rng.standard_normal(count) * spread)
@@ -121,7 +125,7 @@ def pores(
 def particles(recipe: Recipe, size: int, rng: np.random.Generator, *, fraction: float) -> Field:
     """Return the signed distance to second-phase particles that cover about `fraction` of the area."""
     mean_area = np.pi * recipe.second_px**2 * np.exp(2 * 0.35**2)
-    count = int(rng.poisson(min(fraction * (size + 16) ** 2 / mean_area, 3000)))
+    count = int(rng.poisson(min(fraction * (size + 16) ** 2 / mean_area, MOST_PARTICLES)))
     if not count:
         return np.full((size, size), FAR, dtype=np.float32)
     centre = rng.uniform(-8, size + 8, (2, count))
@@ -164,7 +168,7 @@ def _polycrystal(grains: Grains, recipe: Recipe, size: int, rng: np.random.Gener
     grey = np.float32(recipe.matrix) + tone[grains.labels]
     grey += np.float32(0.02) * smooth_noise(rng, size, size / 4)
     canvas = Canvas(grey, np.zeros_like(grey), grinding(recipe, size, rng), grains.boundary)
-    # Boundaries are a thin line, or glass of varying thickness that collects at the junctions.
+    # Boundaries are a thin line, or glass of varying thickness.
     film = 0.6 + 4 * recipe.glass
     if recipe.glass > 0.02:
         thickness = film + (recipe.glass * 0.35 * recipe.grain_px) * (0.3 + 1.2 * smooth_noise(rng, size, 4.0))
