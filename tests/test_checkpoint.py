@@ -160,6 +160,23 @@ def test_a_named_pipe_is_noticed_rather_than_waited_for(small):
         verify(small)
 
 
+def test_folders_that_lie_in_each_other_without_end_are_refused(small, monkeypatch):
+    monkeypatch.chdir(small)
+    for _ in range(1200):
+        Path("a").mkdir()
+        os.chdir("a")
+    Path("b").touch()
+    with pytest.raises(CheckpointError, match=r"lie in each other too deeply .*; remove those that were added"):
+        verify(small)
+    monkeypatch.chdir(small)  # what removes the folder of a test comes no deeper either
+    for _ in range(1200):
+        os.chdir("a")
+    Path("b").unlink()
+    for _ in range(1200):
+        os.chdir("..")
+        Path("a").rmdir()
+
+
 @pytest.mark.parametrize("name", ["encoder.safetensors", MANIFEST])
 def test_a_link_is_refused_even_to_the_right_content(small, tmp_path, name):
     file = small / name

@@ -196,8 +196,16 @@ def files_in(folder: Path, listed: Collection[str] = ()) -> set[str]:
 
     Everything but plain folders counts as a file, including links to folders and named pipes. What file managers leave
     is left out unless it is listed.
+
+    Raises:
+        CheckpointError: folders lie in each other too deeply to be listed.
     """
-    files = (file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir())
+    try:
+        files = [file for file in folder.rglob("*") if file.is_symlink() or not file.is_dir()]
+    except RecursionError as error:
+        raise CheckpointError(
+            f"{folder}: folders lie in each other too deeply for a checkpoint; remove those that were added"
+        ) from error
     names = ((file, file.relative_to(folder).as_posix()) for file in files)
     return {name for file, name in names if name in listed or not left_by_file_manager(file)}
 

@@ -334,7 +334,9 @@ def test_two_runs_on_one_output_refuse_each_other_and_a_dead_one_does_not(folder
     other = subprocess.Popen([sys.executable, "-c", program, str(out)], stdout=subprocess.PIPE, text=True)
     try:
         assert other.stdout.readline() == "held\n"
-        with pytest.raises(BatchError, match=f"another run is writing there \\(process {other.pid} on .*another folder"):
+        with pytest.raises(
+            BatchError, match=f"another run is writing there \\(process {other.pid} on .*another folder"
+        ):
             run_batch(str(folder), out, engine)
         assert not list(out.glob("*.parquet"))
     finally:

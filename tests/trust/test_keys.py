@@ -402,6 +402,15 @@ def test_a_revocation_that_cannot_be_read_is_not_passed_over(tmp_path):
     assert "sign again" not in str(refused.value)
 
 
+@pytest.mark.parametrize("suffix", ["endorsed", "revoked"])
+def test_a_statement_about_a_key_that_is_far_too_large_is_not_read(tmp_path, suffix):
+    new_key(tmp_path / "K")
+    with (tmp_path / f"L.pub.{suffix}.json").open("wb") as stream:
+        stream.truncate(2**20)
+    with pytest.raises(TrustError, match=rf"{suffix}\.json: it is larger than \d+ bytes, too large for a statement"):
+        Keyring.of(tmp_path / "K.pub")
+
+
 @pytest.mark.parametrize("because", ["", "  ", "x" * 1001])
 def test_a_revocation_has_a_reason(tmp_path, because):
     new_key(tmp_path / "K")

@@ -345,9 +345,17 @@ def test_of_a_ledger_with_every_line_altered_none_is_said_to_be_inserted(file):
     assert found(file) == [("altered", line) for line in range(1, 10)]
 
 
-def test_a_device_keeps_no_ledger():
-    with pytest.raises(TrustError, match=f"{os.devnull}: it is a device or pipe, .*; name a file"):
-        Ledger(os.devnull)
+@pytest.mark.parametrize("use", [Ledger, check, repair])
+def test_a_device_keeps_no_ledger(use):
+    with pytest.raises(TrustError, match=f"{os.devnull}: it is a folder, device or pipe, .*; name a file"):
+        use(os.devnull)
+
+
+def test_lines_in_the_midst_of_gaps_are_told_without_ever_more_gaps(file):
+    """Each line takes time by the number of gaps, and each line in a gap made another: minutes for a few megabytes."""
+    far, between = 10**6, range(100, 100 + 3 * MAX_BREAKS, 2)
+    damage(file, lambda all_: [*all_, *(forged(all_[-1], sequence=sequence) for sequence in (far, *between))])
+    assert check(file).found == len(between) + MAX_BREAKS + 1  # the last is of the head
 
 
 def test_a_run_killed_between_line_and_head_is_mended_by_the_next(file):

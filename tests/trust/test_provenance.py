@@ -415,6 +415,14 @@ def test_a_signature_that_is_too_large_is_not_parsed(batch, keys):
         verify(batch, keys / "K.pub")
 
 
+def test_a_signature_of_more_values_than_any_has_is_not_parsed():
+    """Those of 16 megabytes took 400 megabytes of memory before the signature was verified."""
+    content = json.dumps({"mediaType": MEDIA_TYPE, "verificationMaterial": {"certificate": {}}, "dsseEnvelope": {}})
+    for values, says in ((100, "signed with a certificate"), (10_000, "malformed or cut off")):
+        with pytest.raises(TrustError, match=says):
+            Sealed.parse(f'{content[:-1]}, "more": {[[]] * values}}}'.encode(), "x.sig")
+
+
 def test_a_folder_whose_signature_nobody_would_read_is_not_signed(tmp_path, keys):
     deep = tmp_path / "batch" / "/".join(letter * 240 for letter in "abcdefghijkl")
     deep.mkdir(parents=True)

@@ -28,6 +28,8 @@ MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 MAX_SIGNATURE_BYTES = 16 * 2**20
+_MOST_COMMAS = 1000
+"""In a bundle, whose payload has none; it is parsed before its signature is verified, so its values are bounded."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +70,10 @@ class Sealed:
         Raises:
             TrustError: it is cut off, or not a bundle with one signature by a key.
         """
-        bundle = _json_object(content, f"{name}: it is malformed or cut off, and not a signature in JSON; {cure}")
+        malformed = f"{name}: it is malformed or cut off, and not a signature in JSON; {cure}"
+        if content.count(b",") > _MOST_COMMAS:
+            raise TrustError(malformed)
+        bundle = _json_object(content, malformed)
         if bundle.get("mediaType") != MEDIA_TYPE:
             raise TrustError(f"{name}: it is not a Sigstore bundle of type {MEDIA_TYPE}; {cure}")
         try:

@@ -69,6 +69,16 @@ def hops(file: Path) -> list[Path]:
     return found
 
 
+def expect_ledger(path: Path, status: os.stat_result) -> None:
+    """Check that a ledger is a file, given its status: a pipe is waited for, and a device may never end.
+
+    Raises:
+        TrustError: it is not.
+    """
+    if not stat.S_ISREG(status.st_mode):
+        raise TrustError(f"{printable(path)}: it is a folder, device or pipe, which keeps no ledger; name a file")
+
+
 def read_bounded(file: Path, limit: int, what: str) -> bytes:
     """Return the bytes of a plain file of at most `limit` bytes; `what` names its kind in errors.
 

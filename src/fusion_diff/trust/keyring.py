@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from fusion_diff.errors import TrustError
 from fusion_diff.home import at_home
 from fusion_diff.printable import printable
-from fusion_diff.trust.envelope import MAX_SIGNATURE_BYTES, Sealed, encoding, seal
+from fusion_diff.trust.envelope import Sealed, encoding, seal
 from fusion_diff.trust.files import followed, hops, read_bounded, write_new
 from fusion_diff.trust.keys import (
     PrivateKey,
@@ -43,6 +43,8 @@ REVOCATION = "urn:fusion-diff:key-revocation:1"
 ENDORSED, REVOKED = ".endorsed.json", ".revoked.json"
 MAX_STATEMENTS = 1000
 """Most endorsements and revocations to read from one folder."""
+MAX_STATEMENT_BYTES = 2**18
+"""Largest of them: twice the room of a key of `MAX_KEY_BYTES`, in base64."""
 
 _MAX_REASON = 1000
 _WITHOUT_REVOCATION = "restore this revocation from a copy, or remove it if you are sure that no key was revoked"
@@ -211,7 +213,7 @@ def check_valid(key: PrivateKey, file: str | Path, now: datetime | None = None) 
 
 def _read(file: Path, cure: str) -> Sealed:
     """Read a statement about a key, also through a symbolic link; `cure` is what errors advise."""
-    return Sealed.parse(read_bounded(followed(file), MAX_SIGNATURE_BYTES, "statement"), printable(file), cure)
+    return Sealed.parse(read_bounded(followed(file), MAX_STATEMENT_BYTES, "statement"), printable(file), cure)
 
 
 def _about(key: PublicKey, predicate_type: str, more: dict[str, str]) -> dict[str, Any]:

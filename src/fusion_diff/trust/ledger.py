@@ -15,7 +15,6 @@ import hashlib
 import json
 import os
 import secrets
-import stat
 import threading
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -26,7 +25,7 @@ from fusion_diff import __version__
 from fusion_diff.errors import TrustError
 from fusion_diff.locks import locked
 from fusion_diff.printable import quoted
-from fusion_diff.trust.files import followed, read_bounded, write_new
+from fusion_diff.trust.files import expect_ledger, followed, read_bounded, write_new
 from fusion_diff.whole import naming, write_whole
 
 if TYPE_CHECKING:
@@ -154,8 +153,7 @@ class Ledger:
         self._end = -1  # size of the file after the last line known to this object
         self._sequence, self._hash, self._id = -1, NOTHING, ""
         try:
-            if not stat.S_ISREG(os.fstat(self._file).st_mode):
-                raise TrustError(f"{self.path}: it is a device or pipe, which keeps no ledger; name a file")
+            expect_ledger(self.path, os.fstat(self._file))
             with locked(self._file):
                 if os.fstat(self._file).st_size == 0:
                     self._start(new)
@@ -304,6 +302,7 @@ def repair(path: str | os.PathLike[str]) -> Path | None:
         TrustError: the file is not a ledger, or the line was complete once and was cut later. Nothing is changed.
     """
     path = Path(path)
+    expect_ledger(path, path.stat())
     with path.open("r+b") as stream, locked(stream.fileno()):
         size = os.fstat(stream.fileno()).st_size
         torn = _last_line(stream, size)

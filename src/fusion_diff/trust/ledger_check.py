@@ -12,6 +12,7 @@ from fusion_diff.counted import counted
 from fusion_diff.errors import TrustError
 from fusion_diff.fewshot.decision import Decision
 from fusion_diff.printable import quoted
+from fusion_diff.trust.files import expect_ledger
 from fusion_diff.trust.ledger import FORMAT, MAX_LINE_BYTES, NOTHING, may_start, parse, read_head
 
 if TYPE_CHECKING:
@@ -115,11 +116,12 @@ class _Checker:
         """Process a line with a number below the expected one: it was moved here, or inserted."""
         for first, (last, after) in self.gaps.items():
             if first <= sequence <= last:
-                del self.gaps[first]
-                if first < sequence:
-                    self.gaps[first] = (sequence - 1, after)
-                if sequence < last:
-                    self.gaps[sequence + 1] = (last, after)
+                if len(self.gaps) < MAX_BREAKS:  # else the search for each further line would take ever longer
+                    del self.gaps[first]
+                    if first < sequence:
+                        self.gaps[first] = (sequence - 1, after)
+                    if sequence < last:
+                        self.gaps[sequence + 1] = (last, after)
                 self.add(line, "reordered", f"number {sequence} is here, but was written before line {after}")
                 return
         if sequence == self.expected - 1 and len(self.tips) < MAX_BREAKS:
@@ -175,6 +177,7 @@ def check(path: str | os.PathLike[str], *, expect: str | None = None) -> LedgerR
         OSError: the file cannot be read.
     """
     path = Path(path)
+    expect_ledger(path, path.stat())
     checker, decisions = _Checker(), Counter[str]()
     ledger_id, last, torn, count, pinned = "", None, False, 0, expect is None
     behind = ""  # hash of the line before the last
