@@ -49,7 +49,8 @@ class DiffusionModel:
             only if `card` has its sums (`prior_sha256`), as `pretrain` notes them. Enrolling does not change it before
             the model is saved. Verdicts give the digest of the references separately.
         enrolment: the enrolled references and what was learned from them; None before `enroll`.
-        flaw_detector: gives enrolment a first guess of where flaws are; None in a checkpoint without one.
+        flaw_detector: gives enrolment a first guess of where flaws are, and evidence where few references show any;
+            None in a checkpoint without one.
         card: the checkpoint's `config.json`: how the weights were made.
         readme: the checkpoint's model card, in Markdown.
     """

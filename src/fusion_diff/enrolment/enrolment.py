@@ -132,7 +132,7 @@ class Enrolment:
 
     @cached_property
     def _crossfitted_figures(self) -> dict[str, float]:
-        """AUROC and macro-F1 of the cross-fitted scores; empty where a side has no scores."""
+        """AUROC and macro F1 of the cross-fitted scores; empty where a side has no scores."""
         inside, outside, calibration = self.verifier.inside, self.verifier.outside, self.verifier.calibration
         if not (len(inside) and len(outside)):
             return {}

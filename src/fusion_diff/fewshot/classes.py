@@ -75,9 +75,9 @@ class ClassHead:
             torch.stack([mean for mean, label in zip(means, labels, strict=True) if label == name]).mean(0)
             for name in names
         ]
-        return cls(
-            authentic, names, torch.stack(prototypes) if prototypes else tokens[0].new_zeros(0, tokens[0].shape[1])
-        )
+        if not prototypes:
+            return cls(authentic, names, tokens[0].new_zeros(0, tokens[0].shape[1]))
+        return cls(authentic, names, torch.stack(prototypes))
 
     def predict(self, strongest: Tensor, score: float) -> str:
         """Return the class of a micrograph from its tokens of highest evidence (k, C) and its score."""

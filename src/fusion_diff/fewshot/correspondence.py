@@ -76,8 +76,8 @@ class Correspondence:
             from references of other groups.
         """
         count = len(surfaces)
-        one_class = authentic[:, None] == authentic
-        if count > HANDFUL and not _any_alike(surfaces, one_class):
+        same_side = authentic[:, None] == authentic
+        if count > HANDFUL and not _any_alike(surfaces, same_side):
             return None, np.zeros(count)
         points = np.zeros((count, count), dtype=np.intp)
         for i in range(count):
@@ -85,7 +85,7 @@ class Correspondence:
                 shared = surfaces[i].shared(surfaces[j])
                 points[i, j], points[j, i] = _points(shared), _points(shared.reversed)
         found = points >= ENOUGH
-        alike, unlike = int((found & one_class).sum()), int((found & ~one_class).sum())
+        alike, unlike = int((found & same_side).sum()), int((found & ~same_side).sum())
         if alike < AGREEMENT * unlike:
             return None, np.zeros(count)
         apart = np.asarray(groups)[:, None] != np.asarray(groups)
@@ -121,10 +121,10 @@ def _points(shared: Shared) -> int:
     return shared.points if shared.extent >= EXTENT else 0
 
 
-def _any_alike(surfaces: Sequence[Keypoints], one_class: NDArray[np.bool_]) -> bool:
+def _any_alike(surfaces: Sequence[Keypoints], same_side: NDArray[np.bool_]) -> bool:
     """Return whether any two references of one side show the same place, trying `PAIRS` pairs per reference."""
     order = np.random.default_rng(0).permutation(len(surfaces))
     pairs = (
         (one, other) for step in range(1, PAIRS + 1) for one, other in zip(order, np.roll(order, step), strict=True)
     )
-    return any(one_class[one, other] and surfaces[one].shared(surfaces[other]).points >= ENOUGH for one, other in pairs)
+    return any(same_side[one, other] and surfaces[one].shared(surfaces[other]).points >= ENOUGH for one, other in pairs)

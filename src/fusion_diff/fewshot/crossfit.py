@@ -116,11 +116,11 @@ def _split(groups: Sequence[str], authentic: NDArray[np.bool_], most: int) -> li
     parts: list[list[int]] = [[] for _ in range(count)]
     totals = np.zeros((count, 2))
     for name in order:
-        kinds = np.bincount(authentic[members[name]].astype(int), minlength=2)
-        load = totals @ kinds
+        sides = np.bincount(authentic[members[name]].astype(int), minlength=2)
+        load = totals @ sides
         target = int(np.lexsort((totals.sum(1), load))[0])
         parts[target].extend(members[name].tolist())
-        totals[target] += kinds
+        totals[target] += sides
     even = [np.sort(np.asarray(part, dtype=np.intp)) for part in parts if part]
     for split in (even, [members[name] for name in names]):
         if len(split) > 1 and all(_leaves_both_sides(authentic, part) for part in split):

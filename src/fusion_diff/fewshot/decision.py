@@ -171,7 +171,7 @@ def check_alpha(alpha: float) -> float:
 
 def specimens_needed(alpha: float) -> int:
     """Return the number of specimens of one side needed for its p-value to reach `alpha`."""
-    return math.ceil(1 / alpha - 1e-9) - 1
+    return math.ceil(1 / alpha - ROUNDING) - 1
 
 
 def least_p_value(specimens: int) -> float:

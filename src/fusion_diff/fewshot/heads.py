@@ -65,10 +65,10 @@ class Heads:
             detector: flaw detector, for the first guess of where flaws are.
             suspicious: use the detector's output as evidence, too.
         """
-        scale = Scale.of([bag.tokens for bag, is_authentic in zip(bags, authentic, strict=True) if is_authentic])
-        scaled = [replace(bag, tokens=scale(bag.tokens)) for bag in bags]
-        inside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if is_authentic]
-        outside = [bag for bag, is_authentic in zip(scaled, authentic, strict=True) if not is_authentic]
+        inside = [bag for bag, is_authentic in zip(bags, authentic, strict=True) if is_authentic]
+        outside = [bag for bag, is_authentic in zip(bags, authentic, strict=True) if not is_authentic]
+        scale = Scale.of(bag.tokens for bag in inside)
+        inside, outside = ([replace(bag, tokens=scale(bag.tokens)) for bag in side] for side in (inside, outside))
         if detector is not None:
             outside = [replace(bag, suspicion=detector(bag.tokens)) for bag in outside]
         heads = [head for head in HEADS if head.learns_from in ("any", "both" if outside else "alone")]

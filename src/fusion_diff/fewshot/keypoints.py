@@ -91,7 +91,7 @@ class Keypoints:
 
         Matches are mutual nearest neighbours by RootSIFT (Arandjelović & Zisserman 2012) that pass the ratio test
         (Lowe 2004). Counted are the inliers of one similarity transform (RANSAC, Fischler & Bolles 1981). Images of
-        different surfaces share about 4, and never 8 on the sets tried; images of one surface share tens to hundreds.
+        different surfaces share 5 at most on the sets tried; images of one surface share tens to hundreds.
         """
         import cv2
 
