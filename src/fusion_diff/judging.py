@@ -7,13 +7,15 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
+import torch
+
 from fusion_diff.diffusion.purification import Purification
 from fusion_diff.fewshot.decision import probability
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.perception import perceive, surface
 from fusion_diff.verdict.attacked import PURIFIED, WITHHELD, AttackTest
 from fusion_diff.verdict.concluding import conclude
-from fusion_diff.verdict.model_evidence import ModelEvidence, mean_strangeness
+from fusion_diff.verdict.model_evidence import ModelEvidence
 
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
@@ -44,17 +46,7 @@ def judge(
     if purify:  # the limit of the scope is set on references as they are, so it is asked of the micrograph as it is
         plain = strangeness(model, enrolment, micrograph) if other is None else other.strangeness
         found = replace(found, strangeness=plain)
-    it = conclude(
-        micrograph,
-        enrolment,
-        found,
-        alpha=alpha,
-        model_name=model.name,
-        model_sha256=model.sha256,
-        predicted_class=enrolment.verifier.classes.predict(found.strongest, probability(found.log_odds)),
-        nearest=enrolment.nearest(found.mean_token),
-        recognised=enrolment.recognised(found.match),
-    )
+    it = verdict(model, enrolment, micrograph, found, alpha)
     if purify or detect_attacks:
         reasons, decision, attacked = it.reasons + ((PURIFIED,) if purify else ()), it.decision, None
         if test is not None and other is not None:
@@ -80,11 +72,30 @@ def read(model: Networks, enrolment: Enrolment, micrograph: Micrograph, *, purif
         purify=Purification(model.reconstruction.prior, condition) if purify else None,
         residual=partial(model.reconstruction.residual, condition=condition) if verifier.needs_residual else None,
     )
-    recognises = verifier.correspondence is not None
-    return ModelEvidence.of(grid, parts, verifier, surface(micrograph) if recognises else None)
+    found = ModelEvidence.of(grid, parts, verifier)
+    return found if verifier.correspondence is None else found.recognising(verifier, surface(micrograph))
 
 
+def verdict(
+    model: Networks, enrolment: Enrolment, micrograph: Micrograph, found: ModelEvidence, alpha: float
+) -> Inspection:
+    """Return the verdict that follows from the evidence on a micrograph, with `seconds` 0."""
+    return conclude(
+        micrograph,
+        enrolment,
+        found,
+        alpha=alpha,
+        model_name=model.name,
+        model_sha256=model.sha256,
+        predicted_class=enrolment.verifier.classes.predict(found.strongest, probability(found.log_odds)),
+        nearest=enrolment.nearest(found.mean_token),
+        recognised=enrolment.recognised(found.match),
+    )
+
+
+@torch.inference_mode()
 def strangeness(model: Networks, enrolment: Enrolment, micrograph: Micrograph) -> float:
-    """Return the strangeness of a micrograph as it is, without any other evidence."""
+    """Return the strangeness of a micrograph as it is, see `MicrographEvidence`, without any other evidence."""
+    scale, scope = enrolment.verifier.heads.scale, enrolment.verifier.scope
     grid, parts = perceive(micrograph, model.encoder)
-    return mean_strangeness(grid, parts, enrolment.verifier)
+    return sum(float(scope.distances(scale(part.tokens)).sum()) for part in parts) / (grid.rows * grid.columns)

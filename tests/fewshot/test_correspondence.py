@@ -7,11 +7,15 @@ from dataclasses import replace
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from fusion_diff.fewshot.correspondence import CORRESPONDENCE, ENOUGH, LOG_ODDS, Correspondence
 from fusion_diff.fewshot.crossfit import HANDFUL
 from fusion_diff.fewshot.keypoints import Keypoints
 from fusion_diff.fewshot.verifier import Verifier
+from fusion_diff.micrograph.tiles import Grid
+from fusion_diff.perception import Part
+from fusion_diff.verdict.model_evidence import ModelEvidence
 
 
 def learn(views, authentic, groups=None):
@@ -96,14 +100,15 @@ def verifier(make_bag, view) -> Verifier:
 
 def test_a_recognised_surface_moves_the_verdict_by_what_it_is_worth(verifier, make_bag, view):
     bag = make_bag(50)
-    maps = verifier.heads.maps(bag.tokens, bag.residual)
-    plain, parts = verifier.fused(maps)
-    fused, recognised = verifier.fused(maps, verifier.recognise(view(1, 430)))
-    assert CORRESPONDENCE not in parts
-    assert recognised[CORRESPONDENCE] == LOG_ODDS
-    moved = verifier.calibration.log_odds(fused) - verifier.calibration.log_odds(plain)
-    assert moved == pytest.approx(LOG_ODDS)
-    assert verifier.p_values(fused)["authentic"] < verifier.p_values(plain)["authentic"] + 1e-9
+    part = Part((0, 10), (0, 20), bag.tokens, bag.residual, torch.zeros(1, 4))
+    plain = ModelEvidence.of(Grid(10, 20, 1 / 8, 28, 8), [part], verifier)
+    recognised = plain.recognising(verifier, view(1, 430))
+    assert CORRESPONDENCE not in plain.contributions
+    assert recognised.contributions == plain.contributions | {CORRESPONDENCE: LOG_ODDS}
+    assert recognised.log_odds - plain.log_odds == pytest.approx(LOG_ODDS)
+    assert recognised.log_odds == verifier.calibration.log_odds(recognised.fused)
+    assert verifier.p_values(recognised.fused)["authentic"] < verifier.p_values(plain.fused)["authentic"] + 1e-9
+    assert plain.recognising(verifier, view(2)) is plain
 
 
 def test_cross_fitted_scores_of_references_include_what_their_surfaces_say(verifier):

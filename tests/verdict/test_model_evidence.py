@@ -75,7 +75,7 @@ def test_the_evidence_does_not_depend_on_the_cuts(verifier, maps, cuts):
 def test_the_evidence_does_not_depend_on_how_many_parts_are_judged_at_once(verifier, maps, count, monkeypatch):
     """An accelerator judges many at once."""
     one_by_one = ModelEvidence.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
-    monkeypatch.setattr("fusion_diff.verdict.model_evidence._at_once", lambda device: count)
+    monkeypatch.setattr("fusion_diff.verdict.model_evidence.BATCH", count)
     together = ModelEvidence.of(GRID, parts_of(*maps, (15, 30, 45)), verifier)
     np.testing.assert_allclose(together.evidence, one_by_one.evidence, rtol=1.3e-6, atol=1e-5)
     torch.testing.assert_close(together.mean_token, one_by_one.mean_token)

@@ -23,9 +23,9 @@ from fusion_diff.export.onnx_file import convert_to_openvino, write_onnx
 from fusion_diff.export.parity import Parity, supported_alpha
 from fusion_diff.export.portable import describe, portable
 from fusion_diff.home import is_file
-from fusion_diff.judging import judge
+from fusion_diff.judging import read, verdict
 from fusion_diff.micrograph import Micrograph
-from fusion_diff.perception import encode
+from fusion_diff.perception import encode, surface
 from fusion_diff.printable import printable
 from fusion_diff.warn import warn
 
@@ -112,9 +112,7 @@ def export_model(
         _expect_enrolled(model, enrolment, references, int8)
     micrographs, authentic = _compared_on(references)
     alpha = supported_alpha(enrolment.verifier)
-    expected = _judged(model, enrolment, micrographs, alpha)
-    whole = model.enrolment
-    recognising = None if whole is None or whole is enrolment else _judged(model, whole, micrographs, alpha)
+    expected, recognising = _judged(model, enrolment, micrographs, alpha)
     graph = ScoringGraph(model.encoder, enrolment.verifier, enrolment.mean_tokens)
     exported = describe(
         model, enrolment, graph.kinds, runtime=runtime, precision="int8" if int8 else "fp32", notes=notes
@@ -220,9 +218,16 @@ def others_than_enrolled(model: DiffusionModel, enrolment: Enrolment, references
 
 def _judged(
     model: DiffusionModel, enrolment: Enrolment, micrographs: Sequence[Micrograph], alpha: float
-) -> list[Inspection]:
-    """Return the model's verdicts on micrographs, given what it learned from its references."""
-    return [judge(model, enrolment, each, alpha=alpha, purify=False, detect_attacks=False) for each in micrographs]
+) -> tuple[list[Inspection], list[Inspection] | None]:
+    """Return the model's verdicts by its exportable enrolment, and as it is if it recognises surfaces, else None."""
+    whole, expected, recognising = model.enrolment, [], []
+    for each in micrographs:
+        found = read(model, enrolment, each)
+        expected.append(verdict(model, enrolment, each, found, alpha))
+        if whole is not None and whole is not enrolment:
+            found = found.recognising(whole.verifier, surface(each))
+            recognising.append(verdict(model, whole, each, found, alpha))
+    return expected, recognising or None
 
 
 def _rounded(

@@ -13,7 +13,7 @@ from torch import Tensor
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.bags import Bag
 from fusion_diff.fewshot.classes import ClassHead
-from fusion_diff.fewshot.correspondence import CORRESPONDENCE, Correspondence, Match
+from fusion_diff.fewshot.correspondence import Correspondence
 from fusion_diff.fewshot.crossfit import Arrangement, left_out, single_folds
 from fusion_diff.fewshot.decision import Calibration, DecisionRule, shares_of
 from fusion_diff.fewshot.evidence.suspicion import FEW_OTHERS
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from fusion_diff.encoder.flaw_detector import FlawDetector
+    from fusion_diff.fewshot.correspondence import Match
     from fusion_diff.fewshot.evidence.base import Paths
     from fusion_diff.fewshot.keypoints import Keypoints
 
@@ -106,7 +107,7 @@ class Verifier(DecisionRule):
     classes: ClassHead
     scope: Scope
     correspondence: Correspondence | None = None
-    warnings: tuple[str, ...] = field(default=())
+    warnings: tuple[str, ...] = ()
     against: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
 
     @classmethod
@@ -160,7 +161,7 @@ class Verifier(DecisionRule):
     ) -> Verifier:
         """Learn from arranged references; values per reference are in the arranged order."""
         bags, groups, authentic, parts = arranged.bags, arranged.groups, arranged.authentic, arranged.parts
-        labels, warnings, judged = [bag.label for bag in bags], list[str](), parts is not None
+        labels, warnings, crossfitted = [bag.label for bag in bags], list[str](), parts is not None
         if arranged.single:
             warnings.append(
                 "the references of one side come from a single group, so cross-fitting left out single ones of them "
@@ -180,19 +181,19 @@ class Verifier(DecisionRule):
         else:
             maps = _held_out(bags, authentic, learn, parts)
         scores = _scores(maps)
-        fusion = Fusion.fit(scores, authentic, groups, crossfitted=judged, difference=difference)
+        fusion = Fusion.fit(scores, authentic, groups, crossfitted=crossfitted, difference=difference)
         fused = fusion.fuse(scores)
         calibration = cls._calibrate(fusion, fused, arranged, learn)
         correspondence, recognised = _surfaces(bags, authentic, groups)
         against = np.where(authentic, 1, -1) * (calibration.log_odds(fused) + recognised)
-        if judged and not authentic.all():  # authentic ones alone choose no weights
+        if crossfitted and not authentic.all():  # authentic ones alone choose no weights
             fused = Fusion.held_out(scores, authentic, groups, difference)
         fused = fused + recognised / calibration.slope
-        own = [fusion.fuse(dense_readings(each)) for each, its in zip(maps, authentic, strict=True) if its]
-        own_quantile = calibration.log_odds(float(np.quantile(torch.cat(own).cpu().numpy(), REGION_QUANTILE)))
-        inside, outside = (np.flatnonzero(side & judged).tolist() for side in (authentic, ~authentic))
+        own = torch.cat([fusion.fuse(dense_readings(maps[index])) for index in np.flatnonzero(authentic)])
+        highest = calibration.log_odds(float(np.quantile(own.cpu().numpy(), REGION_QUANTILE)))
+        inside, outside = (np.flatnonzero(side & crossfitted).tolist() for side in (authentic, ~authentic))
         scaled = [heads.scale(bag.tokens) for bag in bags]
-        ranks = [
+        evidence = [
             fusion.fuse(dense_readings(heads.judge(tokens, bag.residual)))
             for tokens, bag in zip(scaled, bags, strict=True)
         ]
@@ -204,12 +205,12 @@ class Verifier(DecisionRule):
             outside=fused[outside],
             inside_shares=shares_of([groups[index] for index in inside]),
             outside_shares=shares_of([groups[index] for index in outside]),
-            classes=ClassHead.fit(scaled, ranks, labels, authentic_label),
+            classes=ClassHead.fit(scaled, evidence, labels, authentic_label),
             scope=Scope.fit([each[:, -paths[-1] :] for each in scaled], groups),
-            region_threshold=max(0.0, own_quantile),
+            region_threshold=max(0.0, highest),
             correspondence=correspondence,
             warnings=tuple(warnings),
-            against=against if judged else np.empty(0),
+            against=against if crossfitted else np.empty(0),
         )
 
     def _as_given(self, order: Sequence[int], authentic: NDArray[np.bool_]) -> Verifier:
@@ -219,13 +220,13 @@ class Verifier(DecisionRule):
             order: (n,) index among the references as given, for each arranged reference.
             authentic: (n,) bool, in the order given.
         """
-        places = np.asarray(order)
+        places, given = np.asarray(order), np.argsort(order)
         inside, outside = (np.argsort(places[side[places]]) for side in (authentic, ~authentic))
         if not len(self.inside):  # nothing was cross-fitted
             inside = outside = inside[:0]
         known = self.correspondence
         if known is not None:
-            known = Correspondence(tuple(known.surfaces[index] for index in np.argsort(places)), authentic)
+            known = Correspondence(tuple(known.surfaces[index] for index in given), authentic)
         return replace(
             self,
             inside=self.inside[inside],
@@ -233,7 +234,7 @@ class Verifier(DecisionRule):
             inside_shares=self.inside_shares[inside],
             outside_shares=self.outside_shares[outside],
             correspondence=known,
-            against=self.against[np.argsort(places)] if len(self.against) else self.against,
+            against=self.against[given] if len(self.against) else self.against,
         )
 
     @staticmethod
@@ -271,9 +272,9 @@ class Verifier(DecisionRule):
         fused: Tensor = self.fusion.fuse(dense_readings(maps))
         return self.calibration.log_odds(fused)
 
-    def recognise(self, surface: Keypoints | None) -> Match | None:
+    def recognise(self, surface: Keypoints) -> Match | None:
         """Return the reference that shows this surface; None if there is none or correspondence is off."""
-        return None if self.correspondence is None or surface is None else self.correspondence.match(surface)
+        return None if self.correspondence is None else self.correspondence.match(surface)
 
     def unrecognising(self, bags: Sequence[Bag], labels: Sequence[str], groups: Sequence[str]) -> Verifier:
         """Return a copy that recognises no surface, with the references' scores as if none had been recognised.
@@ -285,21 +286,17 @@ class Verifier(DecisionRule):
         """
         arranged = Arrangement.of(bags, labels, groups, self.classes.authentic)
         _, recognised = _surfaces(arranged.bags, arranged.authentic, arranged.groups)
-        given = recognised[np.argsort(arranged.order)] / self.calibration.slope
-        authentic = arranged.authentic[np.argsort(arranged.order)]
+        given = np.argsort(arranged.order)
+        added, authentic = recognised[given] / self.calibration.slope, arranged.authentic[given]
         inside, outside = (
-            scores - given[side] if len(scores) else scores
+            scores - added[side] if len(scores) else scores
             for scores, side in ((self.inside, authentic), (self.outside, ~authentic))
         )
         return replace(self, correspondence=None, inside=inside, outside=outside)
 
-    def fused(self, maps: dict[str, Tensor], match: Match | None = None) -> tuple[float, dict[str, float]]:
+    def fused(self, maps: dict[str, Tensor]) -> tuple[float, dict[str, float]]:
         """Return a micrograph's fused score, and the contribution of each reading or kind to its log-odds.
 
-        A reading of several kinds is split into their contributions. A recognised surface adds its log-odds.
+        A reading of several kinds is split into their contributions.
         """
-        fused, parts = self.fusion.judge(kind_scores(maps), self.calibration.slope)
-        if match is not None:
-            fused += match.log_odds / self.calibration.slope
-            parts[CORRESPONDENCE] = match.log_odds
-        return fused, parts
+        return self.fusion.judge(kind_scores(maps), self.calibration.slope)

@@ -144,8 +144,10 @@ def certify(
     def against(noisy: Pixels) -> bool:
         copy = as_micrograph(noisy)
         grid, parts = perceive(copy, model.encoder, purify=denoise, residual=residual)
-        shown = surface(copy) if verifier.correspondence is not None else None
-        return ModelEvidence.of(grid, parts, verifier, shown).log_odds > 0
+        found = ModelEvidence.of(grid, parts, verifier)
+        if verifier.correspondence is not None:
+            found = found.recognising(verifier, surface(copy))
+        return found.log_odds > 0
 
     return smooth(against, pixels, sigma=sigma, samples=samples, confidence=confidence, seed=seed, progress=progress)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -10,17 +10,21 @@ import torch
 from torch import Tensor
 
 from fusion_diff.fewshot.classes import top_limit
+from fusion_diff.fewshot.correspondence import CORRESPONDENCE
 from fusion_diff.perception import ACCELERATED_BATCH
 from fusion_diff.verdict.evidence import MicrographEvidence
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable
 
     from fusion_diff.fewshot.correspondence import Match
     from fusion_diff.fewshot.keypoints import Keypoints
     from fusion_diff.fewshot.verifier import Verifier
     from fusion_diff.micrograph.tiles import Grid
     from fusion_diff.perception import Part
+
+BATCH = 1
+"""Parts judged at once on a CPU, because the distances of more do not fit its cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,10 +43,8 @@ class ModelEvidence(MicrographEvidence):
 
     @classmethod
     @torch.inference_mode()
-    def of(
-        cls, grid: Grid, parts: Iterable[Part], verifier: Verifier, surface: Keypoints | None = None
-    ) -> ModelEvidence:
-        """Judge the tokens of all parts, and match the keypoints of the surface where they are given.
+    def of(cls, grid: Grid, parts: Iterable[Part], verifier: Verifier) -> ModelEvidence:
+        """Judge the tokens of all parts.
 
         Tokens are dropped as soon as they are judged, so only the maps grow with the micrograph.
         """
@@ -51,7 +53,8 @@ class ModelEvidence(MicrographEvidence):
         centre, strange = verifier.heads.scale.mean, 0.0
         total, strength, strongest = torch.zeros_like(centre), centre.new_zeros(0), centre.new_zeros(0, len(centre))
         limit = top_limit(grid.rows * grid.columns)
-        for group in _batches(parts, _at_once(centre.device)):
+        waiting, count = iter(parts), BATCH if centre.device.type == "cpu" else ACCELERATED_BATCH
+        while group := list(islice(waiting, count)):
             tokens = verifier.heads.scale(torch.cat([part.tokens for part in group]))
             judged = verifier.heads.judge(tokens, torch.cat([part.residual for part in group]))
             values = verifier.evidence(judged)
@@ -67,8 +70,7 @@ class ModelEvidence(MicrographEvidence):
             strength, strongest = torch.cat([strength, level]), torch.cat([strongest, tokens[index]])
             best = strength.topk(min(limit, len(strength))).indices
             strength, strongest = strength[best], strongest[best]
-        match = verifier.recognise(surface)
-        fused, contributions = verifier.fused({name: values.flatten() for name, values in maps.items()}, match)
+        fused, contributions = verifier.fused({name: values.flatten() for name, values in maps.items()})
         return cls(
             grid=grid,
             evidence=evidence.numpy(),
@@ -78,23 +80,19 @@ class ModelEvidence(MicrographEvidence):
             strangeness=strange / (grid.rows * grid.columns),
             mean_token=total / (grid.rows * grid.columns),
             strongest=strongest,
-            match=match,
+            match=None,
         )
 
-
-def _at_once(device: torch.device) -> int:
-    """Return how many parts to judge at once: on a CPU one, because the distances of more do not fit its cache."""
-    return 1 if device.type == "cpu" else ACCELERATED_BATCH
-
-
-def _batches(parts: Iterable[Part], count: int) -> Iterator[list[Part]]:
-    waiting = iter(parts)
-    while group := list(islice(waiting, count)):
-        yield group
-
-
-@torch.inference_mode()
-def mean_strangeness(grid: Grid, parts: Iterable[Part], verifier: Verifier) -> float:
-    """Return the strangeness alone, see `MicrographEvidence`."""
-    scale, scope = verifier.heads.scale, verifier.scope
-    return sum(float(scope.distances(scale(part.tokens)).sum()) for part in parts) / (grid.rows * grid.columns)
+    def recognising(self, verifier: Verifier, surface: Keypoints) -> ModelEvidence:
+        """Return the evidence with the log-odds of a recognised surface added; the same where none is recognised."""
+        match, calibration = verifier.recognise(surface), verifier.calibration
+        if match is None:
+            return self
+        fused = self.fused + match.log_odds / calibration.slope
+        return replace(
+            self,
+            fused=fused,
+            log_odds=calibration.log_odds(fused),
+            contributions=self.contributions | {CORRESPONDENCE: match.log_odds},
+            match=match,
+        )
