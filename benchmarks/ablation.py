@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from answers import Answers
+from answers import Answers, change
 from eye import Eye, answer
 from protocol import SETS, draw, some
 from rich.progress import track
@@ -223,9 +223,8 @@ def table(found: list[dict], sets: list[str]) -> str:
                     cells.append("")
                     continue
                 f1, auroc = (np.mean([own[key][figure] for key in shared]) for figure in ("macro_f1", "auroc"))
-                change = np.asarray([own[key]["auroc"] - full[key]["auroc"] for key in shared])
-                error = change.std(ddof=1) / len(change) ** 0.5 if len(change) > 1 else float("nan")
-                said = f"{len(shared)}" if row == FULL else f"{change.mean():+.3f} ± {error:.3f}, {len(shared)}"
+                differences = [own[key]["auroc"] - full[key]["auroc"] for key in shared]
+                said = f"{len(shared)}" if row == FULL else f"{change(differences, 3)}, {len(shared)}"
                 cells.append(f"{f1:.3f} / {auroc:.3f} ({said})")
             if any(cells):
                 lines.append(f"| {shots} | {row} | " + " | ".join(cells) + " |")

@@ -10,8 +10,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+import numpy as np
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 
 def read(file: Path) -> list[dict[str, Any]]:
@@ -27,6 +29,12 @@ def append(file: Path) -> TextIO:
     stream = file.open("a", encoding="utf-8")
     stream.truncate(content.rfind(b"\n") + 1)
     return stream
+
+
+def change(differences: Sequence[float], digits: int) -> str:
+    """Return the mean of differences that are paired by draw, with its standard error, which a single one has not."""
+    mean, count = f"{np.mean(differences):+.{digits}f}", len(differences)
+    return mean if count < 2 else f"{mean} ± {np.std(differences, ddof=1) / count**0.5:.{digits}f}"
 
 
 class Answers:

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from answers import Answers
+from answers import Answers, change
 from eye import Eye, answer
 from protocol import SETS, Draw, draw, some
 from rich.progress import track
@@ -137,11 +137,9 @@ def figures(row: dict[str, Any]) -> dict[str, float]:
     return out
 
 
-def difference(pairs: list[tuple[float, float]]) -> str:
-    """Return the mean difference of the second from the first in points, paired by draw, with its standard error."""
-    points = 100 * np.asarray([second - first for first, second in pairs])
-    error = points.std(ddof=1) / len(points) ** 0.5 if len(points) > 1 else float("nan")
-    return f"{points.mean():+.1f} ± {error:.1f}"
+def gain(pairs: list[tuple[float, float]]) -> str:
+    """Return how far the second exceeds the first in points, paired by draw."""
+    return change([100 * (second - first) for first, second in pairs], 1)
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -158,8 +156,8 @@ def table(rows: list[dict[str, Any]]) -> str:
         cells = [name, poisoned, str(len(draws)), recall, f"{mean['false']:.3f}"]
         cells += [f"{mean[f'f1 {way}']:.3f} / {mean[f'auroc {way}']:.3f}" for way in WAYS]
         pairs = [(each["f1 all"], clean[key]["f1 all"]) for key, each in draws.items() if key in clean]
-        cells.append(difference(pairs) if pairs else "")
-        cells += [difference([(each["f1 all"], each[f"f1 {way}"]) for each in draws.values()]) for way in WAYS[1:]]
+        cells.append(gain(pairs) if pairs else "")
+        cells += [gain([(each["f1 all"], each[f"f1 {way}"]) for each in draws.values()]) for way in WAYS[1:]]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

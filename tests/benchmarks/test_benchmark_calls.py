@@ -51,6 +51,12 @@ def test_a_difference_of_the_whole_is_a_method_of_the_few_shot_benchmark(load, m
     assert [each["difference"] for each in said] == ["any", "whole"]
 
 
+def test_a_single_draw_has_a_change_and_no_standard_error(load):
+    change = load("answers").change
+    assert change([0.25], 3) == "+0.250"
+    assert change([1.0, -2.0, 0.0, 3.0], 1) == "+0.5 ± 1.0"
+
+
 @pytest.mark.parametrize(("threads", "clock"), [(1, "processor"), (2, "wall")])
 def test_a_latency_says_what_it_was_measured_with(load, threads, clock):
     about = load("latency").measured_with("line-7", "ab" * 32, threads, 30)
