@@ -20,7 +20,7 @@ from fusion_diff.verdict.model_evidence import ModelEvidence
 if TYPE_CHECKING:
     from fusion_diff.enrolment import Enrolment
     from fusion_diff.micrograph import Micrograph
-    from fusion_diff.perception import Networks
+    from fusion_diff.perception import Networks, OfTiles
     from fusion_diff.verdict.result import Inspection
 
 
@@ -41,8 +41,10 @@ def judge(
     """
     started = time.perf_counter()
     test = AttackTest.of(model.name, enrolment.shifts, enrolment.groups) if detect_attacks else None
-    found = read(model, enrolment, micrograph, purify=purify)
-    other = None if test is None else read(model, enrolment, micrograph, purify=not purify)
+    expect_micrograph(micrograph)
+    purification = Purification(model.reconstruction.prior, enrolment.condition) if purify or detect_attacks else None
+    found = read(model, enrolment, micrograph, purify=purification if purify else None)
+    other = None if test is None else read(model, enrolment, micrograph, purify=None if purify else purification)
     if purify:  # the limit of the scope is set on references as they are, so it is asked of the micrograph as it is
         plain = strangeness(model, enrolment, micrograph) if other is None else other.strangeness
         found = replace(found, strangeness=plain)
@@ -58,20 +60,19 @@ def judge(
     return replace(it, seconds=time.perf_counter() - started)
 
 
-def read(model: Networks, enrolment: Enrolment, micrograph: Micrograph, *, purify: bool = False) -> ModelEvidence:
-    """Return the evidence on a micrograph, as it is or purified by the diffusion prior.
+def read(
+    model: Networks, enrolment: Enrolment, micrograph: Micrograph, *, purify: OfTiles | None = None
+) -> ModelEvidence:
+    """Return the evidence on a micrograph, as it is or with its tiles purified.
 
     Raises:
         MicrographError: the sample is not a `Micrograph`.
     """
     expect_micrograph(micrograph)
-    verifier, condition = enrolment.verifier, enrolment.condition
-    grid, parts = perceive(
-        micrograph,
-        model.encoder,
-        purify=Purification(model.reconstruction.prior, condition) if purify else None,
-        residual=partial(model.reconstruction.residual, condition=condition) if verifier.needs_residual else None,
-    )
+    verifier, residual = enrolment.verifier, None
+    if verifier.needs_residual:
+        residual = partial(model.reconstruction.residual, condition=enrolment.condition)
+    grid, parts = perceive(micrograph, model.encoder, purify=purify, residual=residual)
     found = ModelEvidence.of(grid, parts, verifier)
     return found if verifier.correspondence is None else found.recognising(verifier, surface(micrograph))
 

@@ -138,7 +138,8 @@ def test_purification_leaves_the_scope_as_it_is_and_says_what_its_score_is_compa
         micrograph = Micrograph.from_array(each.pixels)
         assert strangeness(embedded, enrolment, micrograph) == read(embedded, enrolment, micrograph).strangeness
         assert inspect(embedded, micrograph, purify=True).in_scope == inspect(embedded, micrograph).in_scope is True
-    assert read(embedded, enrolment, micrograph, purify=True).strangeness > enrolment.scope_limit
+    purify = Purification(embedded.reconstruction.prior, enrolment.condition)
+    assert read(embedded, enrolment, micrograph, purify=purify).strangeness > enrolment.scope_limit
     for options in ({"purify": True}, {"purify": True, "detect_attacks": True}):
         it = inspect(defended, surface(71), **options)
         assert it.in_scope

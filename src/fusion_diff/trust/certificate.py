@@ -13,7 +13,6 @@ from __future__ import annotations
 import math
 import secrets
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import islice
 from numbers import Integral, Real
 from typing import TYPE_CHECKING, Literal
@@ -25,12 +24,11 @@ from fusion_diff.devices import own_settings
 from fusion_diff.diffusion.purification import Purification
 from fusion_diff.encoder.dual_path import STRIDE
 from fusion_diff.errors import ArgumentError, MicrographError
+from fusion_diff.judging import read
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.micrograph.micrograph import expect_micrograph
 from fusion_diff.micrograph.tiles import Grid
-from fusion_diff.perception import perceive, surface
 from fusion_diff.synthetic import generate
-from fusion_diff.verdict.model_evidence import ModelEvidence
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -136,18 +134,11 @@ def certify(
     seed = secrets.randbits(SEED_BITS) if seed is None else seed
     _check(sigma, samples, confidence, seed)
     enrolment = model.expect_enrolled()
-    verifier, condition, path = enrolment.verifier, enrolment.condition, model.reconstruction
     pixels = working_pixels(micrograph, model.encoder.tile)
-    denoise = denoising(path.prior, condition, sigma, micrograph.channels)
-    residual = partial(path.residual, condition=condition) if verifier.needs_residual else None
+    denoise = denoising(model.reconstruction.prior, enrolment.condition, sigma, micrograph.channels)
 
     def against(noisy: Pixels) -> bool:
-        copy = as_micrograph(noisy)
-        grid, parts = perceive(copy, model.encoder, purify=denoise, residual=residual)
-        found = ModelEvidence.of(grid, parts, verifier)
-        if verifier.correspondence is not None:
-            found = found.recognising(verifier, surface(copy))
-        return found.log_odds > 0
+        return read(model, enrolment, as_micrograph(noisy), purify=denoise).log_odds > 0
 
     return smooth(against, pixels, sigma=sigma, samples=samples, confidence=confidence, seed=seed, progress=progress)
 
