@@ -62,10 +62,14 @@ class Eye:
 
 def answer(verifier: Verifier, queries: Sequence[Bag]) -> dict[str, object]:
     """Return the log-odds of not being authentic, the forced choices, and the p-values of both sides."""
-    fused = [
-        verifier.fused(verifier.heads.maps(bag.tokens, bag.residual), verifier.recognise(bag.keypoints))[0]
-        for bag in queries
-    ]
+    fused = [_fused(verifier, bag) for bag in queries]
     odds = np.asarray([verifier.calibration.log_odds(value) for value in fused])
     p_values = [verifier.p_values(value) for value in fused]
     return {"scores": odds.round(6), "verdicts": odds > 0, "p_values": p_values, "weights": verifier.fusion.weight}
+
+
+def _fused(verifier: Verifier, bag: Bag) -> float:
+    """Return the fused score that a verdict has, with the surface where one is recognised."""
+    fused, _ = verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))
+    match = None if bag.keypoints is None else verifier.recognise(bag.keypoints)
+    return fused if match is None else fused + match.log_odds / verifier.calibration.slope

@@ -10,9 +10,12 @@ import pytest
 import torch
 from PIL import Image
 
+from fusion_diff import load_microstructure_data
 from fusion_diff.fewshot import verifier as verifying
 from fusion_diff.fewshot.bags import Bag
+from fusion_diff.fewshot.correspondence import CORRESPONDENCE
 from fusion_diff.fewshot.readings import POOLED
+from fusion_diff.synthetic import builtin_references, builtin_samples, write_micrographs
 
 
 def test_weights_of_an_ablation_are_fitted_as_the_verifier_asks(load, monkeypatch):
@@ -21,6 +24,19 @@ def test_weights_of_an_ablation_are_fitted_as_the_verifier_asks(load, monkeypatc
     bags = [Bag(torch.randn(40, 8, generator=generator) + index // 3, torch.zeros(40, 0)) for index in range(6)]
     verifier = verifying.Verifier.fit(bags, ["ours"] * 3 + ["copy"] * 3, "ours", list("abcdef"))
     assert verifier.fusion.weight[POOLED] == 1
+
+
+@pytest.mark.filterwarnings("ignore:this model has its built-in")
+def test_what_is_measured_is_what_the_program_says(load, embedded, tmp_path):
+    eye, protocol = load("eye"), load("protocol")
+    drawn = [*builtin_references(1)[0], *builtin_samples(1)[0][1:]]
+    files = write_micrographs(drawn, [str(index) for index in range(len(drawn))], tmp_path)
+    said = [embedded.inspect(load_microstructure_data(file)) for file in files]
+    assert [CORRESPONDENCE in each.contributions for each in said] == [True] * 3 + [False] * 2
+    looked = [eye.Eye(embedded).look(protocol.Image(file, True, "")) for file in files]
+    found = eye.answer(embedded.enrolment.verifier, looked)
+    assert 1 / (1 + np.exp(found["scores"])) == pytest.approx([each.score for each in said], abs=1e-5)
+    assert [p["authentic"] for p in found["p_values"]] == pytest.approx([each.p_values["authentic"] for each in said])
 
 
 class LearningError(Exception):
