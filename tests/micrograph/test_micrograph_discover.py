@@ -174,6 +174,14 @@ def test_a_link_without_a_target_is_called_one(tmp_path):
         load_microstructure_data(tmp_path / "broken.tif")
 
 
+@pytest.mark.parametrize("pattern", ["", "**/*.png"])
+def test_folders_in_each_other_without_end_are_refused(tmp_path, pattern):
+    """Those that one file system can hold took minutes."""
+    (tmp_path / "/".join("a" * 300)).mkdir(parents=True)
+    with pytest.raises(MicrographError, match="lie in each other more than 256 deep; move the images up"):
+        discover(tmp_path / pattern)
+
+
 def test_a_folder_outside_is_reached_through_a_link(house, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside")
     (outside / "far.tif").write_bytes(b"x")

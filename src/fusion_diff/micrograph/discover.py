@@ -27,6 +27,10 @@ UNREAD_SUFFIXES = frozenset(_MICROSCOPES | _PICTURES)
 """Suffixes of image and instrument files of unsupported kinds. In a folder they are skipped with a warning."""
 
 
+_DEEPEST = 256
+"""Most parts of a folder's path: the time to tell whether a link led there before grows by the cube of them."""
+
+
 def discover(paths: Iterable[str | Path] | str | Path) -> list[Path]:
     """Return the image files named by `paths`.
 
@@ -170,6 +174,7 @@ def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[P
 
     Raises:
         OSError: a folder cannot be listed. Silently skipping it could leave a whole lot uninspected.
+        MicrographError: folders lie in each other too deeply.
     """
     entered = {os.path.realpath(folder)}
     folders = [Path(folder)]
@@ -191,9 +196,16 @@ def search(folder: str | Path, unread: Counter[str] | None = None) -> Iterator[P
 
 
 def _not_entered(folders: Iterable[Path], entered: set[str]) -> list[Path]:
-    """Return the folders that were not entered yet, in reverse order, and mark them as entered."""
+    """Return the folders that were not entered yet, in reverse order, and mark them as entered.
+
+    Raises:
+        MicrographError: one lies too deep.
+    """
     kept = []
     for path in sorted(folders):  # sorted, so that of two links to a folder always the same one is used
+        if len(path.parts) > _DEEPEST:
+            deep = f"folders lie in each other more than {_DEEPEST} deep"
+            raise MicrographError(f"{printable(path, 200)}: {deep}; move the images up, or name other folders")
         target = os.path.realpath(path)
         if target not in entered:
             entered.add(target)
