@@ -193,6 +193,14 @@ def test_two_outputs_are_not_one_file(run, new, no_model, tmp_path, words):
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
+@pytest.mark.parametrize("words", [["--csv", "D", "--report", "D"], ["--json", "D/o", "--junit", "D"]])
+def test_no_output_is_the_folder_of_another(run, new, no_model, tmp_path, words):
+    code, _, err = run("inspect", "new", *words)
+    assert code == 3
+    assert "would be a file and the folder of another at once" in err
+    assert not (tmp_path / "D").exists()
+
+
 @pytest.mark.parametrize("option", [*OPTIONS, "--report"])
 def test_a_file_where_a_folder_would_have_to_be_is_told_before_the_model_is_loaded(
     run, new, no_model, tmp_path, option
@@ -521,3 +529,12 @@ def test_a_fault_in_one_page_loses_no_other_and_is_shown(run, tmp_path, monkeypa
     assert "2 micrographs: 2 authentic" in out
     assert "ZeroDivisionError" in err
     assert pages_written(tmp_path) == PAGE_FILES[1:]
+
+
+def test_an_exported_model_is_not_replaced_by_an_enrolled_one(run, tmp_path, line_7):
+    (line_7 / "edge.json").write_text("{}")
+    (line_7 / "manifest.json").write_text(
+        '{"format": "fusion-diff/checkpoint/1", "sha256": {"config.json": "", "edge.json": ""}}'
+    )
+    code, _, err = run("enroll", "refs", "--authentic", "sound", "--out", "line-7")
+    assert (code, err) == (3, "Error: line-7: contains an exported model; choose another folder\n")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -90,6 +91,18 @@ def test_a_service_that_cannot_start_says_why(call_cli, tmp_path, words, told):
     assert told in err
 
 
+@pytest.mark.parametrize("words", [("serve", "--insecure"), ("service-keys", "new", "anna", "--scope", "admin")])
+def test_a_model_is_not_taken_for_the_data_folder(call_cli, checkpoint_folder, tmp_path, words):
+    model = tmp_path / "line-7"
+    shutil.copytree(checkpoint_folder, model)
+    before = sorted(model.rglob("*"))
+    for data in (model, model / "data"):
+        code, _, err = call_cli(*words, "--data", data)
+        assert code == 3
+        assert "lies in the folder of a model" in err
+    assert sorted(model.rglob("*")) == before
+
+
 @pytest.mark.parametrize(
     ("host", "address"),
     [
@@ -104,7 +117,7 @@ def test_the_address_is_one_that_a_browser_here_can_open(host, address):
     assert _address(host, 8000) == address
 
 
-def test_a_port_that_is_taken_is_a_failure_and_no_verdict(call_cli, tmp_path, monkeypatch):
+def test_a_port_that_is_taken_is_a_failure_and_no_verdict(call_cli, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(logs, "configure", lambda: None)  # it is for a whole process
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     with socket.socket() as taken:
@@ -114,6 +127,7 @@ def test_a_port_that_is_taken_is_a_failure_and_no_verdict(call_cli, tmp_path, mo
         code, out, err = call_cli("serve", "--insecure", "--data", tmp_path / "data", "--port", port)
     assert (code, out) == (3, "")
     assert "Open " not in err, "an address that cannot be opened"
+    assert f"cannot listen on 127.0.0.1, port {port}; choose another --port" in caplog.text
 
 
 @pytest.mark.parametrize("terminal", [True, False])

@@ -53,6 +53,22 @@ def test_commands_with_temporary_files_end_in_order(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == "Stopped.\n"
 
 
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
+def test_what_a_library_makes_of_an_interrupt_is_no_fault(tmp_path, monkeypatch, capsys, sent, code):
+    def busy(*_):
+        try:
+            os.kill(os.getpid(), sent)
+            time.sleep(9)
+        except KeyboardInterrupt:
+            raise RuntimeError("Failed to export the model") from None
+
+    monkeypatch.setattr("fusion_diff.commands.export.load_model", busy)
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    assert main(["export", "m", "--out", str(tmp_path / "o")]) == code
+    assert capsys.readouterr().err == "Stopped.\n"
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
 @pytest.mark.parametrize("words", [["inspect"], ["batch", "--out", "o"]], ids=lambda words: words[0])
 def test_no_private_copy_of_a_signed_model_is_left(checkpoint_folder, tmp_path, save_micrograph, words):
     model, temporary = tmp_path / "model", tmp_path / "temporary"

@@ -28,7 +28,7 @@ from fusion_diff.commands.options import (
 from fusion_diff.commands.outputs import expect_away, expect_folder, model_there
 from fusion_diff.commands.stopping import stoppable
 from fusion_diff.commands.terminal import print_figures, print_learned, progress_bar, say
-from fusion_diff.errors import EnrolmentError
+from fusion_diff.errors import CheckpointError, EnrolmentError
 from fusion_diff.printable import paragraph, printable, quoted
 
 if TYPE_CHECKING:
@@ -94,11 +94,14 @@ def enroll_command(
     trusted_key: TrustedKeys = None,
 ) -> int:
     """Learn from a few labelled micrographs, and save the model."""
+    from fusion_diff.edge.session import is_exported
     from fusion_diff.references.reference import named_specimens
     from fusion_diff.trust.poisoning import audit_enrolment
 
     expect_away("--out", out, [references, marks, *(trusted_key or ())])
     expect_free(out)
+    if is_exported(out):  # it took minutes, and is no earlier state of what replaces it
+        raise CheckpointError(f"{out}: contains an exported model; choose another folder")
     expect_folder("--out", out)
     signed_files(require_signed, trusted_key)  # the keys can be read
     model = load_model(base, device, keys_for(base, trusted_key))  # before the references, whose reading may take long

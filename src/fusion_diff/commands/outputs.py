@@ -69,6 +69,11 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:
             raise typer.BadParameter(f"{output.name}: {why}")
         if identity in taken:
             raise typer.BadParameter(f"{output.name}: is also written by {taken[identity].name}; name another file")
+        for other in taken.values():
+            if output.file in other.file.parents or other.file in output.file.parents:
+                raise typer.BadParameter(
+                    f"{output.name}: would be a file and the folder of another at once, of {other.name}; name another"
+                )
         if not file.exists() or file.is_file():  # several outputs may be one terminal
             taken[identity] = output
         expect_writable(output)

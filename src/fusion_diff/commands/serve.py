@@ -110,7 +110,9 @@ def serve_command(
             return TERMINATED
         try:
             server.run()
-        except SystemExit:  # the port is taken; the log says so
+        except SystemExit:  # uvicorn has logged why
+            told = "cannot listen on %s, port %s; choose another --port or --host, or end what listens there"
+            _log.error(told, settings.host, settings.port)
             return 3
     return 0 if server.started else 3
 

@@ -1,4 +1,4 @@
-"""Graceful stop on SIGTERM, so that finished work is kept and temporary files are removed."""
+"""Graceful stop on SIGTERM and Ctrl-C, so that finished work is kept and temporary files are removed."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import signal
 import threading
 from contextlib import contextmanager
 from functools import wraps
-from typing import TYPE_CHECKING, ParamSpec
+from typing import TYPE_CHECKING, Any, ParamSpec
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -48,14 +48,45 @@ def heed_sigterm() -> Iterator[None]:
 
 
 def stoppable(command: Callable[Options, int]) -> Callable[Options, int]:
-    """Let SIGTERM end a command as Ctrl-C does, but with the exit code `TERMINATED`."""
+    """Let SIGTERM end a command as Ctrl-C does, but with the exit code `TERMINATED`.
+
+    An error that a library makes of either, as torch's exporter does, is no fault of the program.
+    """
 
     @wraps(command)
     def run(*args: Options.args, **kwargs: Options.kwargs) -> int:
-        try:
-            with heed_sigterm():
+        with _noted(signal.SIGINT) as stopped, heed_sigterm(), _noted(signal.SIGTERM) as terminated:
+            try:
                 return command(*args, **kwargs)
-        except Terminated:
-            return TERMINATED
+            except Terminated:
+                return TERMINATED
+            except Exception as error:
+                if terminated:
+                    return TERMINATED
+                if stopped:
+                    raise KeyboardInterrupt from error
+                raise
 
     return run
+
+
+@contextmanager
+def _noted(number: signal.Signals) -> Iterator[list[int]]:
+    """Note in the list yielded whether a signal came, beside what Python does at it."""
+    came: list[int] = []
+    before = signal.getsignal(number)
+    if (
+        not callable(before) or threading.current_thread() is not threading.main_thread()
+    ):  # it is ignored, or by default
+        yield came
+        return
+
+    def note(*args: Any) -> None:
+        came.append(number)
+        before(*args)
+
+    signal.signal(number, note)
+    try:
+        yield came
+    finally:
+        signal.signal(number, before)

@@ -9,7 +9,7 @@ from typing import Self
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from fusion_diff.checkpoint import EMBEDDED
+from fusion_diff.checkpoint import EMBEDDED, IN_MODEL, enclosing
 from fusion_diff.errors import ServiceError
 from fusion_diff.micrograph import MAX_PIXELS
 from fusion_diff.printable import paragraph
@@ -70,6 +70,13 @@ class Settings(BaseSettings):
     def _not_empty(cls, value: object) -> object:
         if isinstance(value, str) and not value.strip():
             raise ValueError("is empty; give it a value, or unset it")
+        return value
+
+    @field_validator("data", "models_folder")
+    @classmethod
+    def _outside_models(cls, value: Path | None) -> Path | None:
+        if value is not None and enclosing(value) is not None:  # its files would keep the model from being loaded
+            raise ValueError(f"{value}: {IN_MODEL}")
         return value
 
     @field_validator("trusted_proxies")
