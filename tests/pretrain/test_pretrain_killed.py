@@ -86,8 +86,8 @@ def test_an_unknown_recipe_or_precision_is_refused_with_those_there_are(tmp_path
 
 @pytest.mark.parametrize("adapters", [False, True])
 def test_what_is_asked_for_on_the_command_line_reaches_the_run(tmp_path, capsys, monkeypatch, adapters):
-    from fusion_diff import builtin, cli
-    from fusion_diff.pretrain import run
+    from fusion_diff import cli
+    from fusion_diff.pretrain import builtin, run
 
     asked, enrolled = [], []
 
