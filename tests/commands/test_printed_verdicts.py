@@ -10,10 +10,11 @@ import pytest
 from rich.console import Console
 
 from fusion_diff.commands import terminal
+from fusion_diff.commands.inspect import _print_verdicts
 from fusion_diff.commands.terminal import print_outcomes, tally
 from fusion_diff.fewshot.readings import READINGS
 from fusion_diff.inspection.run import Outcome
-from fusion_diff.verdict.compared import Compared
+from fusion_diff.verdict.compared import BUILTIN, Compared
 from fusion_diff.verdict.regions import MAX_REGIONS
 
 
@@ -107,3 +108,12 @@ def test_names_are_shown_below_the_folder_that_all_have_in_common(make_inspectio
     names = ["a/1.tif", "b/1.tif"]
     print_outcomes([Outcome(Path("lots/line-7") / name, make_inspection()) for name in names])
     assert [line.split()[1] for line in capsys.readouterr().out.splitlines() if ".tif" in line] == names
+
+
+def test_doubts_about_the_references_are_told_once_but_those_that_the_model_warns_of_itself(make_inspection, capsys):
+    it = make_inspection()
+    doubted = replace(it, compared_with=replace(it.compared_with, doubts=("no groups are given", BUILTIN)))
+    _print_verdicts([Outcome(Path(name), doubted) for name in ("a.tif", "b.tif")], [], [])
+    out = capsys.readouterr().out
+    assert out.count("Doubt about the references") == 1
+    assert "Doubt about the references: no groups are given.\n" in out

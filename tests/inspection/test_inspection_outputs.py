@@ -203,3 +203,10 @@ def test_a_run_that_could_decide_nothing_is_not_ticked_and_says_why(make_inspect
     lines = to_markdown(NO_POLICY.rule_all([Outcome(Path("a.tif"), open_)] * 2)).splitlines()
     assert lines[0] == "### ? FusionDiff: 2 warn"
     assert lines[2].startswith("Nothing could be decided: alpha 0.1 needs 9 references on each side")
+
+
+def test_the_summary_tells_the_doubts_about_the_references_once(make_inspection):
+    it = make_inspection()
+    doubted = replace(it, compared_with=replace(it.compared_with, doubts=("no groups | are given",)))
+    text = to_markdown(NO_POLICY.rule_all([Outcome(Path("a.tif"), doubted)] * 2))
+    assert text.count("Doubt about the references: <code>no groups &#124; are given</code>") == 1

@@ -357,3 +357,19 @@ def test_a_report_that_fails_leaves_the_old_one_as_it_was(outcomes, tmp_path, mo
         write_report(outcomes, tmp_path)
     assert path.read_bytes() == before
     assert [p.name for p in tmp_path.iterdir()] == ["index.html"]
+
+
+def test_the_report_says_why_nothing_was_decided_and_what_was_skipped(make_inspection, tmp_path):
+    compared = Compared("sound", {"sound": 5, "crack": 5}, 10, {"authentic": 5, "not authentic": 5})
+    open_ = [Outcome(Path("a.tif"), make_inspection(decision="inconclusive", compared_with=compared))]
+    summary = Page(write_report(open_, tmp_path, notes=["1 file <is> skipped"])).text.partition("Summary")[2]
+    assert "Nothing could be decided: alpha 0.1 needs 9 references on each side" in summary
+    assert "Note: 1 file <is> skipped" in summary
+    assert "could be decided" not in Page(write_report([Outcome(Path("a.tif"), make_inspection())], tmp_path)).text
+
+
+def test_the_report_explains_the_kinds_of_evidence_that_it_shows_and_no_others(make_inspection, tmp_path):
+    shown = make_inspection(contributions={"pooled": 0.5, "novelty": 0.25, "a head of one's own": 0.1})
+    text = Page(write_report([Outcome(Path("a.tif"), shown)], tmp_path)).text
+    assert "novelty , that parts of it are unlike the authentic references; pooled , its texture as a whole." in text
+    assert "suspicion" not in text

@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from fusion_diff.errors import MicrographError
-from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths
+from fusion_diff.inspection.run import Outcome, exit_code, inspect_paths, remarks
 from fusion_diff.micrograph import source
 from fusion_diff.printable import printable
+from fusion_diff.verdict.concluding import LEARNED
 
 
 @pytest.fixture
@@ -146,3 +147,11 @@ def test_a_broken_file_and_one_that_is_gone_are_errors_of_the_file(tmp_path, dar
     (tmp_path / "broken.tif").write_bytes(b"II*")
     outcomes = inspect_paths(darkness_model, [tmp_path / "broken.tif", tmp_path / "gone.tif"])
     assert [(outcome.error is not None, outcome.elsewhere) for outcome in outcomes] == [(True, False)] * 2
+
+
+def test_references_of_the_model_among_the_micrographs_are_remarked_on(make_inspection):
+    notes = (f"It is the reference sound/a.tif, {LEARNED}",)
+    outcomes = [Outcome(Path("a.tif"), make_inspection(notes=notes)), Outcome(Path("b.tif"), error="cut off")]
+    (told,) = remarks(outcomes)
+    assert told.startswith("1 micrograph is a reference of the model")
+    assert remarks(outcomes[1:]) == []

@@ -58,3 +58,16 @@ def test_no_cell_is_a_formula_wherever_a_spreadsheet_divides_the_line(texts, del
     written = line(["0" * 32, *texts, 0.5])
     cells = [cell for row in csv.reader(io.StringIO(written, newline=""), delimiter=delimiter) for cell in row]
     assert not [cell for cell in cells if cell.lstrip().startswith(("=", "+", "-", "@"))]
+
+
+def test_the_reason_of_an_inconclusive_verdict_is_why_it_is_open(make_inspection):
+    reasons = ("The strongest evidence is against it.", "Inconclusive: it fits both sides.")
+    verdicts = [
+        make_inspection(decision="inconclusive", reasons=reasons),
+        make_inspection(decision="inconclusive", in_scope=False, reasons=("Out of scope: unlike any.", reasons[0])),
+        make_inspection(reasons=reasons[:1]),
+        make_inspection(reasons=()),
+    ]
+    table = to_csv(NO_POLICY.rule_all([Outcome(Path("a.tif"), it) for it in verdicts]))
+    told = [row["reason"] for row in csv.DictReader(table.removeprefix(HEAD).splitlines())]
+    assert told == [reasons[1], "Out of scope: unlike any.", reasons[0], ""]

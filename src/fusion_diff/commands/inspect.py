@@ -116,7 +116,7 @@ def inspect_command(
     """
     from fusion_diff.inspection.policy import exit_code as exit_code_of_rulings
     from fusion_diff.inspection.policy import warn_of_unknown_classes
-    from fusion_diff.inspection.run import exit_code, not_inspected, same_bytes
+    from fusion_diff.inspection.run import exit_code, not_inspected, remarks
     from fusion_diff.micrograph import discover
     from fusion_diff.warn import collected, warn
 
@@ -152,11 +152,10 @@ def inspect_command(
         every = [*outcomes, *missing]
         rulings = asked.rule_all(every)
         code = exit_code(every) if policy is None else exit_code_of_rulings(rulings)
-        digests = [it.file_sha256 for it in (outcome.inspection for outcome in outcomes) if it is not None]
-        same = [same_bytes(many)] if (many := len(digests) - len(set(digests))) else []
-        written = outputs.write_pages(rulings, code, faults, [*skipped, *same])
+        remarked = remarks(outcomes)
+        written = outputs.write_pages(rulings, code, faults, [*skipped, *remarked])
         _print_verdicts(outcomes, [*kept, *written], rulings if policy else ())
-        for told in same:
+        for told in remarked:
             warn(told)
         if missing:
             complain(f"{counted(len(missing), 'micrograph was', 'micrographs were')} not inspected: the run broke off")
@@ -274,7 +273,13 @@ def _keep_what_was_done(rulings: Sequence[Ruling], of_all: str, outputs: Inspect
 
 def _print_verdicts(outcomes: Sequence[Outcome], written: Sequence[str], rulings: Sequence[Ruling]) -> None:
     """Print the table of verdicts, the attacked among them, what was written, and what the policy does not pass."""
+    from fusion_diff.verdict.compared import BUILTIN
+    from fusion_diff.verdict.reasons import doubts  # it imports NumPy, which `--help` does without
+
     print_outcomes(outcomes)
+    for doubt in doubts(outcome.inspection for outcome in outcomes if outcome.inspection is not None):
+        if doubt != BUILTIN:  # of which the model warns itself
+            say(f"Doubt about the references: {doubt}.")
     for outcome in outcomes:
         if outcome.inspection is not None and outcome.inspection.attacked:
             say(f"Attacked? {printable(outcome.path)}: its pixels may have been tuned to mislead")

@@ -92,7 +92,7 @@ class InspectOutputs:
             rulings: on each micrograph.
             code: exit code of the run without faults.
             faults: errors of the run so far; those of the pages are added.
-            notes: remarks on the files as a whole, for the pages of CI.
+            notes: remarks on the files as a whole, for the report and the pages of CI.
         """
         from fusion_diff.inspection.files import write_text
         from fusion_diff.inspection.junit import to_junit
@@ -101,11 +101,12 @@ class InspectOutputs:
         from fusion_diff.inspection.sarif import write_sarif
         from fusion_diff.inspection.spreadsheet import to_csv
 
+        outcomes = [each.outcome for each in rulings]
         pages: tuple[tuple[str, Path | None, Callable[[Path], Path]], ...] = (
             ("JUnit", self.junit, lambda file: write_text(file, to_junit(rulings, notes))),
             ("Summary", self.markdown, lambda file: write_text(file, to_markdown(rulings, notes))),
             ("Table", self.csv, lambda file: write_text(file, to_csv(rulings))),
-            ("Report", self.report, partial(write_report, [each.outcome for each in rulings], rulings=rulings)),
+            ("Report", self.report, partial(write_report, outcomes, rulings=rulings, notes=notes)),
             ("SARIF", self.sarif, lambda file: write_sarif(rulings, 3 if faults else code, file, notes)),
         )
         written = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fusion_diff.inspection.policy import policy_of
 from fusion_diff.inspection.wording import number
 from fusion_diff.printable import escaped, paragraph, printable
-from fusion_diff.verdict.reasons import nothing_decided
+from fusion_diff.verdict.reasons import doubts, nothing_decided
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -40,6 +40,8 @@ def to_markdown(rulings: Sequence[Ruling], notes: Sequence[str] = ()) -> str:
     inspected = [ruling.outcome.inspection for ruling in rulings if ruling.outcome.inspection is not None]
     if (why := nothing_decided(inspected)) is not None:
         lines += [f"Nothing could be decided: {why}", ""]
+    for doubt in doubts(inspected):
+        lines += [f"Doubt about the references: {_code(paragraph(doubt, _REASON))}", ""]
     for note in notes:
         lines += [f"Note: {_code(paragraph(note, _REASON))}", ""]
     order = list(_SIGNS)

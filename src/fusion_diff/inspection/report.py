@@ -20,6 +20,7 @@ from fusion_diff.inspection.pages import template
 from fusion_diff.inspection.policy import ACTIONS, policy_of
 from fusion_diff.inspection.wording import SYMBOLS, below_common_folder, p_value_sentences, region_count
 from fusion_diff.printable import paragraph
+from fusion_diff.verdict.reasons import MEANING, nothing_decided
 from fusion_diff.whole import whole_file
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def write_report(
     *,
     title: str = "Inspection report",
     rulings: Sequence[Ruling] = (),
+    notes: Sequence[str] = (),
 ) -> Path:
     """Write `index.html` to a folder and return its path.
 
@@ -59,6 +61,7 @@ def write_report(
         folder: created where it does not exist.
         title: heading of the report.
         rulings: rulings on these outcomes, told beside the decisions where the policy is from a file.
+        notes: remarks on the whole, such as which files were skipped.
 
     Raises:
         OSError: the folder or the file cannot be written.
@@ -67,12 +70,16 @@ def write_report(
     folder.mkdir(parents=True, exist_ok=True)
     page = folder / "index.html"
     with whole_file(page) as part, part.open("w", encoding="utf-8", newline="\n") as file:
-        file.writelines(report_page(outcomes, title=title, rulings=rulings))
+        file.writelines(report_page(outcomes, title=title, rulings=rulings, notes=notes))
     return page
 
 
 def report_page(
-    outcomes: Iterable[Outcome], *, title: str = "Inspection report", rulings: Sequence[Ruling] = ()
+    outcomes: Iterable[Outcome],
+    *,
+    title: str = "Inspection report",
+    rulings: Sequence[Ruling] = (),
+    notes: Sequence[str] = (),
 ) -> Iterator[str]:
     """Return the parts of the page, drawn as they are asked for; see `write_report`."""
     outcomes = list(outcomes)
@@ -96,6 +103,11 @@ def report_page(
         policy=policy_of(rulings),
         ruled=ruled,
         actions=[(action, actions[action]) for action in ("error", *reversed(ACTIONS)) if actions[action]],
+        undecided=nothing_decided(inspections),
+        notes=notes,
+        kinds=[
+            (name, meaning) for name, meaning in MEANING.items() if any(name in i.contributions for i in inspections)
+        ],
         beyond=sum(not i.in_scope and outcome.overruled is None for outcome, i in inspected),
         calibrated=all(i.calibrated for i in inspections),
         two_sided=any("not authentic" in i.p_values for i in inspections),

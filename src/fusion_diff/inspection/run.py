@@ -12,6 +12,7 @@ from fusion_diff.counted import counted
 from fusion_diff.errors import CheckpointError, EnrolmentError, foreseen, machine_fault, out_of_memory
 from fusion_diff.micrograph.thumbnail import thumbnail
 from fusion_diff.printable import explained, printable
+from fusion_diff.verdict.concluding import LEARNED
 
 if TYPE_CHECKING:
     import os
@@ -219,6 +220,20 @@ def same_bytes(count: int) -> str:
         f"{many} the same bytes as another one, as the notes of the verdicts say; if they stand for different parts, "
         "take an image of each"
     )
+
+
+def remarks(outcomes: Iterable[Outcome]) -> list[str]:
+    """Return warnings of verdicts on the same bytes, and of verdicts on references of the model, in sentences."""
+    verdicts = [outcome.inspection for outcome in outcomes if outcome.inspection is not None]
+    digests = [it.file_sha256 for it in verdicts]
+    lines = [same_bytes(many)] if (many := len(digests) - len(set(digests))) else []
+    if learned := sum(any(note.endswith(LEARNED) for note in it.notes) for it in verdicts):
+        many_are = counted(learned, "micrograph is a reference", "micrographs are references")
+        lines.append(
+            f"{many_are} of the model, as the notes of the verdicts say: it has learned from them, so their verdicts "
+            "say nothing about new ones"
+        )
+    return lines
 
 
 def time_span(outcomes: Iterable[Outcome]) -> tuple[datetime, datetime] | None:

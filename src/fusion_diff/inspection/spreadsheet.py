@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from fusion_diff.inspection.record import finite, moment
 from fusion_diff.printable import paragraph, printable
+from fusion_diff.verdict.reasons import main_reason
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -38,7 +39,7 @@ COLUMNS = (
     "policy_reasons",
     "policy_sha256",
 )
-"""Columns of the table; `regions` is their number, `reason` the first, and the others are as in the records."""
+"""Columns of the table; `regions` is their number, `reason` the main one, and the others are as in the records."""
 _FORMULA = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Starts of cells that spreadsheets take for formulas."""
 _SPLIT = re.compile(r'([;|\t\r\n][\s"]*)(?=[=+\-@＝＋－＠])')
@@ -85,6 +86,6 @@ def _cells(ruling: Ruling) -> dict[str, object]:
         "regions": len(it.regions),
         "pixel_size_um": it.pixel_size_um,
         "model_name": printable(it.model_name),
-        "reason": paragraph(next(iter(it.reasons), "")),
+        "reason": paragraph(main_reason(it)),
         "file_sha256": it.file_sha256,
     }

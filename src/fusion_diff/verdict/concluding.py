@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.result import NearestReference, RecognisedSurface
 
 
-_LEARNED = "which the model learned from: its score and p-values say nothing about new micrographs."
+LEARNED = "which the model learned from: its score and p-values say nothing about new micrographs."
 """What a note says of a micrograph that is a reference."""
 
 
@@ -64,7 +64,7 @@ def _notes(micrograph: Micrograph, enrolment: Enrolled, grid: Grid) -> tuple[str
             "inspect parts of their size.",
         )
     if (name := enrolment.enrolled_as(micrograph)) is not None:
-        notes += (f"It is the reference {name}, {_LEARNED}",)
+        notes += (f"It is the reference {name}, {LEARNED}",)
     return notes
 
 

@@ -9,7 +9,7 @@ from fusion_diff.fewshot.decision import ROUNDING, specimens_needed
 from fusion_diff.verdict.regions import MAX_REGIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from fusion_diff.verdict.compared import Compared
     from fusion_diff.verdict.inspector import Enrolled
@@ -105,6 +105,18 @@ def nothing_decided(verdicts: Sequence[Inspection]) -> str | None:
         return None
     found = (too_few(it.p_values, it.compared_with, it.alpha) for it in verdicts if it.in_scope)
     return next((why for why in found if why is not None), None)
+
+
+def doubts(verdicts: Iterable[Inspection]) -> list[str]:
+    """Return the doubts about the references that verdicts were made with, each once."""
+    return list(dict.fromkeys(doubt for it in verdicts for doubt in it.compared_with.doubts))
+
+
+def main_reason(it: Inspection) -> str:
+    """Return the reason that tells most of a decision, where there is room for one: of an open one, why it is open."""
+    if not it.reasons:
+        return ""
+    return it.reasons[-1] if it.decision == "inconclusive" and it.in_scope else it.reasons[0]
 
 
 def explain(it: Inspection) -> tuple[str, ...]:
