@@ -79,6 +79,45 @@ def test_other_errors_keep_to_themselves_what_they_are(error, status):
     assert "secret" not in told.detail
 
 
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.ENOSPC, "the service's disk is full; free some space"),
+        (errno.EDQUOT, "raise the quota, then try again"),
+        (errno.EFBIG, "larger than its system allows; raise that limit (ulimit -f), then try again"),
+    ],
+)
+def test_a_limit_on_files_or_users_is_no_full_disk(number, said):
+    told = problems.problem(OSError(number, "secret"))
+    assert (told.type, told.status) == ("urn:fusion-diff:problem:disk", 507)
+    assert said in told.detail
+    assert ("disk is full" in told.detail) == (number == errno.ENOSPC)
+
+
+def test_natural_mistakes_are_told_without_words_of_python_or_patterns(client, micrograph):
+    file = {"files": ("a.tif", micrograph("fine", 150))}
+
+    def detail(answer):
+        assert answer.headers["content-type"] == problems.MEDIA_TYPE
+        return answer.json()["detail"]
+
+    for without in ({"data": {"files": "a.tif"}}, {"files": {"files": (None, "a.tif")}}):
+        assert detail(client.post("/v1/inspections", **without)) == (
+            "body.files.0: is no file; send it as curl -F files=@FILE does"
+        )
+    for field, value, said in (
+        ("alpha", "0,1", "body.alpha: is no number; write it like 0.1"),
+        ("model", "line-7", "body.model: is no id; those in lists and answers have 32 digits, from 0 to f"),
+    ):
+        assert detail(client.post("/v1/inspections", files=file, data={field: value})) == said
+    assert detail(client.post("/v1/reference-sets", json={"names": "line 7", "authentic": "sound"})) == (
+        "body.name: is missing; body.names: unknown name; /openapi.json lists those that this takes"
+    )
+    assert detail(client.get("/v1/inspection")) == (
+        "there is nothing at this address; /openapi.json lists those of the API"
+    )
+
+
 def test_a_database_without_room_is_a_full_disk(tmp_path):
     with sqlite3.connect(tmp_path / "a.db") as connection:
         connection.execute("PRAGMA max_page_count=2")

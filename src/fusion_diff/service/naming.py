@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from fusion_diff.service.schemas.models import ModelOut
     from fusion_diff.service.tables import Model
 
+ID = r"^[0-9a-f]{32}$"
+"""Pattern of the ids of what is recorded."""
 _SHOWN = 60
 _DIGITS = 8
 

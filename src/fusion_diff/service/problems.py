@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any
@@ -15,9 +16,12 @@ from starlette.routing import Match
 
 from fusion_diff import errors
 from fusion_diff.printable import paragraph
+from fusion_diff.service.naming import ID
 from fusion_diff.service.store import StoreError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from fastapi import FastAPI
     from starlette.requests import Request
     from starlette.responses import Response
@@ -37,6 +41,17 @@ _FORMS = {
     "Missing boundary": (400, "leave Content-Type to curl -F or the form library, which name the boundary there"),
 }
 """Status and cure of what the form parser refuses without one, by the beginning of its text."""
+_ROOM = {
+    errno.EFBIG: "a file of the service would be larger than its system allows; raise that limit (ulimit -f)",
+    errno.EDQUOT: "the service's user has no room left on the disk; free some space, or raise the quota",
+}
+"""What is said of errors of a disk that is not full as a whole."""
+_WORDED = {
+    "extra_forbidden": "unknown name; /openapi.json lists those that this takes",
+    "float_parsing": "is no number; write it like 0.1",
+    "missing": "is missing",
+}
+"""What is wrong with a value, by the framework's kind of error."""
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 _log = logging.getLogger("fusion_diff.service")
 
@@ -147,8 +162,8 @@ def problem(error: BaseException, request_id: str | None = None) -> Problem:
         told = "not enough memory; send a smaller micrograph, or try again later"
         return _problem("memory", 507, told, request_id)
     if _disk_full(error):
-        told = "the service's disk is full; free some space on it, then try again"
-        return _problem("disk", 507, told, request_id)
+        told = _ROOM.get(getattr(error, "errno", None), "the service's disk is full; free some space on it")
+        return _problem("disk", 507, f"{told}, then try again", request_id)
     if isinstance(error, exc.OperationalError | exc.TimeoutError) or _has_code(error, _READ_ONLY_CODES):
         told = "the database cannot be reached, or takes no changes; try again later"
         return _problem("database", 503, told, request_id)
@@ -228,6 +243,8 @@ async def on_http(request: Request, error: Exception) -> Response:
     if isinstance(error.__cause__, OSError | MemoryError):  # a valid body for which there was no room
         return respond(reported(error.__cause__, request))
     status, detail = error.status_code, str(error.detail)
+    if detail == HTTPStatus.NOT_FOUND.phrase:  # of the router
+        detail = "there is nothing at this address; /openapi.json lists those of the API"
     for beginning, (meant, cure) in _FORMS.items() if status == 400 else ():
         if detail.startswith(beginning):
             status, detail = meant, f"{detail.rstrip('.')}; {cure}"
@@ -249,11 +266,22 @@ def _allowed(request: Request) -> list[str]:
 async def _on_validation(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     found = error.errors()
-    lines = [f"{'.'.join(map(str, each['loc']))}: {each['msg']}" for each in found[:_LISTED]]
+    lines = [f"{'.'.join(map(str, each['loc']))}: {_refused(each)}" for each in found[:_LISTED]]
     if len(found) > _LISTED:
         lines.append(f"and {len(found) - _LISTED} more")
     told = _problem("request", 422, paragraph("; ".join(lines), _LONGEST), request_id_of(request))
     return respond(told)
+
+
+def _refused(found: Mapping[str, Any]) -> str:
+    """Return what is wrong with a value. The framework speaks of Python and of patterns where mistakes are common."""
+    if "UploadFile" in found["msg"]:
+        return "is no file; send it as curl -F files=@FILE does"
+    if found["type"] in _WORDED:
+        return _WORDED[found["type"]]
+    if found.get("ctx", {}).get("pattern") == ID:
+        return "is no id; those in lists and answers have 32 digits, from 0 to f"
+    return str(found["msg"])
 
 
 def documented(*statuses: int, gives: str | None = None) -> dict[int | str, dict[str, Any]]:

@@ -10,6 +10,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 
 from fusion_diff.checkpoint import NAME_LENGTH
 from fusion_diff.fewshot.decision import LEAST_ALPHA
+from fusion_diff.service.naming import ID
 from fusion_diff.service.records import MAX_REASON
 
 
@@ -45,7 +46,7 @@ Name = Annotated[
 Reason = Annotated[
     str, StringConstraints(strip_whitespace=True, min_length=1, max_length=MAX_REASON), AfterValidator(_text)
 ]
-Id = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{32}$")]
+Id = Annotated[str, StringConstraints(pattern=ID)]
 Alpha = Annotated[float, Field(ge=LEAST_ALPHA, lt=1, allow_inf_nan=False)]
 PixelSize = Annotated[
     float, Field(ge=1e-6, le=1e6, allow_inf_nan=False, description="Pixel size in µm; overrides that in the file.")
