@@ -162,7 +162,7 @@ def problem(error: BaseException, request_id: str | None = None) -> Problem:
         told = "not enough memory; send a smaller micrograph, or try again later"
         return _problem("memory", 507, told, request_id)
     if _disk_full(error):
-        told = _ROOM.get(getattr(error, "errno", None), "the service's disk is full; free some space on it")
+        told = _ROOM.get(getattr(error, "errno", 0), "the service's disk is full; free some space on it")
         return _problem("disk", 507, f"{told}, then try again", request_id)
     if isinstance(error, exc.OperationalError | exc.TimeoutError) or _has_code(error, _READ_ONLY_CODES):
         told = "the database cannot be reached, or takes no changes; try again later"
