@@ -434,7 +434,29 @@ def narrow_model() -> DiffusionModel:
         "layer_norm_eps": 1e-6,
     }
     torch.manual_seed(0)
-    encoder = DualPathEncoder.from_config(shape, condition_width=8, bottleneck=4)
+    encoder = DualPathEncoder.from_config(shape, condition_width=32, bottleneck=4)
     encoder.local_path.load_state_dict(LocalPath.from_imagenet().state_dict())
     card = {"name": "base", "prior": "owner/none", "encoder": encoder.config}
     return DiffusionModel(encoder, PriorSource("owner/none"), card=card, readme="", sha256="ab" * 32, enrolment=None)
+
+
+@pytest.fixture(scope="session")
+def narrow_folder(
+    built_once: Callable[[str, Callable[[Path], object]], Path],
+    narrow_model: DiffusionModel,
+    stable_diffusion_folder: Path,
+) -> Path:
+    """The narrow model saved with a tiny prior, for tests that learn where the weights are not what matters.
+
+    It learns in a fifth of the time of the embedded model. Not to be changed: copy it.
+    """
+
+    def build(folder: Path) -> None:
+        from fusion_diff.checkpoint import read_json, seal, write_json
+
+        copy.deepcopy(narrow_model).save_pretrained(folder)
+        shutil.copytree(stable_diffusion_folder, folder / "prior")
+        write_json(folder / "config.json", read_json(folder / "config.json") | {"prior": "prior"})
+        seal(folder)
+
+    return built_once("narrow/base", build)

@@ -138,15 +138,16 @@ def test_audit_looks_for_marks_where_it_is_told_to(run, references, tmp_path):
     assert (code, "the folder of marks" in err) == (3, True)
 
 
-def test_enroll_warns_of_what_is_suspicious(run, references, tmp_path):
-    code, out, _ = run("enroll", references, "--authentic", "sound", "--out", tmp_path / "model")
+def test_enroll_warns_of_what_is_suspicious(run, references, narrow_folder, tmp_path):
+    words = ["enroll", references, "--authentic", "sound", "--out", tmp_path / "model"]
+    code, out, _ = run(*words, "--base", narrow_folder)
     assert code == 0
     assert out.count("Suspicious: counterfeit/") >= 3
     assert "Dropped" not in out
     assert set(DiffusionModel.from_pretrained(tmp_path / "model").enrolment.labels) == {"sound", "counterfeit"}
 
 
-def test_enroll_drops_what_is_suspicious_where_asked_to_and_says_what(run, tmp_path):
+def test_enroll_drops_what_is_suspicious_where_asked_to_and_says_what(run, narrow_folder, tmp_path):
     made = [pair for pair in zip(*builtin_references(3, size=96), strict=True) if pair[1] != "crack"]
     for index, (micrograph, label) in enumerate(made):
         pixels = np.rint(np.array(micrograph.pixels) * 65535).astype(np.uint16)
@@ -156,7 +157,7 @@ def test_enroll_drops_what_is_suspicious_where_asked_to_and_says_what(run, tmp_p
             (tmp_path / "refs" / "counterfeit").mkdir()
             tifffile.imwrite(tmp_path / "refs" / "counterfeit" / "mirrored.tif", pixels[:, ::-1].copy())
     words = ["enroll", tmp_path / "refs", "--authentic", "sound", "--out", tmp_path / "model"]
-    code, out, _ = run(*words, "--drop-suspicious")
+    code, out, _ = run(*words, "--drop-suspicious", "--base", narrow_folder)
     assert code == 0
     twins = {"sound/0.tif", "counterfeit/mirrored.tif"}
     said = [line for line in out.splitlines() if line.startswith("Dropped: ")]
@@ -186,8 +187,9 @@ def poisoned(tmp_path):
 TWICE = {"sound/0.tif", "counterfeit/0.tif", "sound/4.png", "counterfeit/4.tif"}
 
 
-def test_audit_finds_every_image_that_is_in_two_classes(run, poisoned, tmp_path):
-    code, out, _ = run("audit", poisoned, "--authentic", "sound", "--report", tmp_path / "report")
+def test_audit_finds_every_image_that_is_in_two_classes(run, poisoned, narrow_folder, tmp_path):
+    words = ["audit", poisoned, "--authentic", "sound", "--report", tmp_path / "report"]
+    code, out, _ = run(*words, "--model", narrow_folder)
     assert code == 1
     assert "8 references: " in out
     page = (tmp_path / "report" / "audit.html").read_text(encoding="utf-8")
@@ -197,17 +199,19 @@ def test_audit_finds_every_image_that_is_in_two_classes(run, poisoned, tmp_path)
     assert page.count("data:image/jpeg") >= len(TWICE)
 
 
-def test_audit_of_one_image_under_two_labels_alone_finds_it(run, poisoned):
+def test_audit_of_one_image_under_two_labels_alone_finds_it(run, poisoned, narrow_folder):
     for path in poisoned.glob("*/*"):
         if path.stem != "0":
             path.unlink()
-    code, out, _ = run("audit", poisoned, "--authentic", "sound")
+    code, out, _ = run("audit", poisoned, "--authentic", "sound", "--model", narrow_folder)
     assert code == 1
     assert "2 references: 2 to look into" in out
 
 
-def test_enroll_refuses_images_that_are_in_two_classes_and_drops_them_where_asked_to(run, poisoned, tmp_path):
-    words = ["enroll", poisoned, "--authentic", "sound", "--out", tmp_path / "model"]
+def test_enroll_refuses_images_that_are_in_two_classes_and_drops_them_where_asked_to(
+    run, poisoned, narrow_folder, tmp_path
+):
+    words = ["enroll", poisoned, "--authentic", "sound", "--out", tmp_path / "model", "--base", narrow_folder]
     code, _, err = run(*words)
     assert code == 3
     assert "2 images have different labels" in err
@@ -222,7 +226,7 @@ def test_enroll_refuses_images_that_are_in_two_classes_and_drops_them_where_aske
     assert not TWICE & set(enrolment.names)
 
 
-def test_no_class_is_dropped_as_a_whole(run, references, tmp_path):
+def test_no_class_is_dropped_as_a_whole(run, references, narrow_folder, tmp_path):
     for path in sorted((references / "sound").iterdir())[:2]:  # copies of one class labelled as the other
         (tmp_path / "refs" / "sound").mkdir(parents=True, exist_ok=True)
         (tmp_path / "refs" / "other").mkdir(parents=True, exist_ok=True)
@@ -230,6 +234,7 @@ def test_no_class_is_dropped_as_a_whole(run, references, tmp_path):
         tifffile.imwrite(tmp_path / "refs" / "sound" / path.name, pixels)
         tifffile.imwrite(tmp_path / "refs" / "other" / path.name, pixels // 2)
     words = ["enroll", tmp_path / "refs", "--authentic", "sound", "--drop-suspicious", "--out", tmp_path / "model"]
+    words += ["--base", narrow_folder]
     code, _, err = run(*words)
     assert code == 3
     assert "without --drop-suspicious" in err

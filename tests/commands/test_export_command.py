@@ -125,12 +125,11 @@ def test_an_export_without_references_says_that_no_decision_was_compared(
     assert "no decisions, as the model decides on none of 6 micrographs at alpha 0.2; give the enrolled ref" in told
 
 
-@pytest.mark.parametrize("runtime", ["onnx", "openvino"])
 def test_a_limit_on_files_is_told_with_its_cure(
-    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room_for: Callable, runtime: str
+    small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room_for: Callable
 ) -> None:
     with room_for(2**18):
-        assert main(["export", str(small_model), "--format", runtime, "--out", str(tmp_path / "out")]) == 3
+        assert main(["export", str(small_model), "--format", "openvino", "--out", str(tmp_path / "out")]) == 3
     said = " ".join(capsys.readouterr().err.split())
     assert re.search(r"plain\.onnx: cannot be used \(File too large\); free some space, or raise the limit", said), said
     assert list(tmp_path.iterdir()) == []

@@ -28,7 +28,7 @@ def write(path, pixels):
 def references(tmp_path_factory):
     """Two specimens a class, two images each."""
     folder = tmp_path_factory.mktemp("lot") / "refs"
-    micrographs, labels = builtin_references(4, size=96)
+    micrographs, labels = builtin_references(4, size=64)
     for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=True)):
         if label != "crack":
             write(folder / label / f"{label}{index % 4 // 2}_{index}.tif", micrograph.pixels)
@@ -66,17 +66,20 @@ def test_enroll_prints_counts_and_figures_and_saves_a_model_that_loads(reference
     ],
 )
 def test_enroll_says_that_images_count_as_specimens_where_no_groups_are_given(
-    references, tmp_path, capsys, groups, said
+    references, narrow_folder, tmp_path, capsys, groups, said
 ):
     words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]
-    assert cli.main([*words, *groups]) == 0
+    assert cli.main([*words, *groups, "--base", str(narrow_folder)]) == 0
     out = capsys.readouterr().out
     assert ["specimens", said] in [[cell.strip() for cell in line.strip("│").split("│")] for line in out.splitlines()]
     assert ("specimen of its own" in out) == (not groups)
 
 
-def test_enroll_names_the_model_and_the_one_that_it_replaced_as_verdicts_do(references, tmp_path, capsys):
-    words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots"]
+def test_enroll_names_the_model_and_the_one_that_it_replaced_as_verdicts_do(
+    references, narrow_folder, tmp_path, capsys
+):
+    words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m")]
+    words += ["--base", str(narrow_folder), "--shots"]
     assert cli.main([*words, "2"]) == 0
     assert "Replaced" not in capsys.readouterr().out
     first = DiffusionModel.from_pretrained(tmp_path / "m").sha256
@@ -89,9 +92,10 @@ def test_enroll_names_the_model_and_the_one_that_it_replaced_as_verdicts_do(refe
     assert f"saved by FusionDiff {__version__}" in second.readme
 
 
-def test_enroll_takes_what_differs(references, tmp_path, capsys):
+def test_enroll_takes_what_differs(references, narrow_folder, tmp_path, capsys):
     assert tuple(SetApart) == get_args(Difference)
     words = ["enroll", str(references), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]
+    words += ["--base", str(narrow_folder)]
     assert cli.main([*words, "--difference", "whole"]) == 0
     assert "pooled: the texture as a whole" in capsys.readouterr().out
     model = DiffusionModel.from_pretrained(tmp_path / "m")
@@ -101,10 +105,10 @@ def test_enroll_takes_what_differs(references, tmp_path, capsys):
     assert "'texture' is not one of 'any', 'whole'" in capsys.readouterr().err
 
 
-def test_enroll_prints_no_figures_of_one_class(references, tmp_path, capsys):
+def test_enroll_prints_no_figures_of_one_class(references, narrow_folder, tmp_path, capsys):
     shutil.copytree(references / "sound", tmp_path / "refs" / "sound")
     words = ["enroll", str(tmp_path / "refs"), "--authentic", "sound", "--out", str(tmp_path / "m"), "--shots", "2"]
-    assert cli.main(words) == 0
+    assert cli.main([*words, "--base", str(narrow_folder)]) == 0
     out = capsys.readouterr().out
     assert "so there are no cross-fitted figures yet" in out
     assert "weight of" not in out
@@ -166,22 +170,23 @@ def test_enroll_looks_at_device_and_base_before_it_reads_a_reference(tmp_path, c
     assert "refs" not in said
 
 
-def test_enroll_reads_a_csv_file_and_marks(references, tmp_path):
+def test_enroll_reads_a_csv_file_and_marks(references, narrow_folder, tmp_path):
     table = references / "table.csv"
     names = sorted(path.relative_to(references).as_posix() for path in references.rglob("*.tif"))
-    mark = np.zeros((96, 96), dtype=np.uint8)
+    mark = np.zeros((64, 64), dtype=np.uint8)
     mark[10:40, 10:40] = 255
     marked = next(name for name in names if name.startswith("counterfeit"))
     Image.fromarray(mark).save(tmp_path / "mark.png")
     rows = [f"{name},{name.split('/')[0]},{tmp_path / 'mark.png' if name == marked else ''}" for name in names]
     table.write_text("\n".join(["file,label,mark", *rows]))
-    assert cli.main(["enroll", str(table), "--authentic", "sound", "--out", str(tmp_path / "b")]) == 0
+    words = ["enroll", str(table), "--authentic", "sound", "--out", str(tmp_path / "b"), "--base", str(narrow_folder)]
+    assert cli.main(words) == 0
     enrolment = DiffusionModel.from_pretrained(tmp_path / "b").enrolment
     assert sum(bag.mark is not None for bag in enrolment.bags) == 1
 
 
 def test_inspect_reports_what_it_could_read_and_what_it_could_not(enrolled, tmp_path, capsys):
-    micrographs, labels = builtin_samples(2, size=96)
+    micrographs, labels = builtin_samples(2, size=64)
     for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=True)):
         write(tmp_path / "new" / f"{label}-{index}.tif", micrograph.pixels)
     (tmp_path / "new" / "broken.png").write_bytes(b"\x89PNG\r\n\x1a\n")

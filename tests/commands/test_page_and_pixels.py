@@ -198,22 +198,24 @@ def test_certify_reads_the_page_within_the_limit(call_cli, tmp_path):
 def stacks(tmp_path: Path) -> Path:
     """References of two pages: the first is of procedural ceramics, the second of noise."""
     folder = tmp_path / "refs"
-    drawn, labels = builtin_references(4, size=96)
+    drawn, labels = builtin_references(2, size=64)
     rng = np.random.default_rng(0)
     for index, (micrograph, label) in enumerate(zip(drawn, labels, strict=True)):
         path = folder / label / f"{label}_{index}.tif"
         path.parent.mkdir(parents=True, exist_ok=True)
         with tifffile.TiffWriter(path) as tif:
-            for pixels in (micrograph.pixels, rng.uniform(0, 1, (96, 96))):
+            for pixels in (micrograph.pixels, rng.uniform(0, 1, (64, 64))):
                 tif.write(np.rint(pixels * 65535).astype(np.uint16), contiguous=False)
     return folder
 
 
-def test_enroll_learns_from_the_page_that_was_asked_for_and_keeps_which_it_was(call_cli, tmp_path, stacks):
+def test_enroll_learns_from_the_page_that_was_asked_for_and_keeps_which_it_was(
+    call_cli, narrow_folder, tmp_path, stacks
+):
     found = {}
     for page in (0, 1, None):
         out = tmp_path / f"model-{page}"
-        words = ["enroll", stacks, "--authentic", "sound", "--out", out, "--base", EMBEDDED_EDGE, "--shots", 2]
+        words = ["enroll", stacks, "--authentic", "sound", "--out", out, "--base", narrow_folder]
         code, _, err = call_cli(*words, *(() if page is None else ("--page", page)))
         assert code == 0
         assert ("--page 0" in flat(err)) == (page is None), "the warning names the option where it was not used"
@@ -230,16 +232,16 @@ def test_references_above_the_limit_are_refused_by_name_with_the_option(call_cli
         "audit": [stacks, "--authentic", "sound"],
         "export": [EMBEDDED, "--references", stacks, "--out", tmp_path / "out"],
     }[command]
-    code, _, err = call_cli(command, *words, "--page", 0, "--max-pixels", 96 * 96 - 1)
+    code, _, err = call_cli(command, *words, "--page", 0, "--max-pixels", 64 * 64 - 1)
     assert code == 3
-    assert "more than the limit of 9,215" in flat(err)
+    assert "more than the limit of 4,095" in flat(err)
     assert "--max-pixels on the command line" in flat(err)
     code, _, err = call_cli(command, *words, "--page", 2)
     assert code == 3
     assert "no page 2" in flat(err)
 
 
-def test_audit_reads_references_of_a_table_at_the_page_that_was_asked_for(call_cli, tmp_path, stacks):
+def test_audit_reads_references_of_a_table_at_the_page_that_was_asked_for(call_cli, narrow_folder, tmp_path, stacks):
     """On the second page two references of different classes are the same picture."""
     table = tmp_path / "refs.csv"
     files = sorted(stacks.glob("*/*.tif"))
@@ -249,7 +251,7 @@ def test_audit_reads_references_of_a_table_at_the_page_that_was_asked_for(call_c
     with tifffile.TiffWriter(other) as tif:
         for pixels in pages:
             tif.write(pixels, contiguous=False)
-    words = ["audit", table, "--authentic", "sound", "--model", EMBEDDED_EDGE]
+    words = ["audit", table, "--authentic", "sound", "--model", narrow_folder]
     code, _, err = call_cli(*words, "--page", 0)
     assert code in (0, 1)
     assert "holds 2 images" not in flat(err)

@@ -16,10 +16,10 @@ SIGNED = ["--require-signed", "--trusted-key", "K.pub"]
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """References of two classes, a model enrolled with them, and a key that signed both."""
+def made(narrow_folder, tmp_path_factory):
+    """References of two classes, a model enrolled with them on a narrow base, and a key that signed all three."""
     folder = tmp_path_factory.mktemp("signed")
-    micrographs, labels = builtin_references(3, size=96)
+    micrographs, labels = builtin_references(3, size=64)
     for index, (micrograph, label) in enumerate(zip(micrographs, labels, strict=True)):
         if label != "crack":
             (folder / "refs" / label).mkdir(parents=True, exist_ok=True)
@@ -28,10 +28,11 @@ def made(tmp_path_factory):
     files = sorted((folder / "refs").glob("*/*.tif"))
     rows = [f"{file.parent.name}/{file.name},{file.stem}" for file in files]
     (folder / "refs" / "groups.csv").write_text("\n".join(["file,group", *rows, ""]))
+    shutil.copytree(narrow_folder, folder / "base")
     words = ["enroll", str(folder / "refs"), "--authentic", "sound", "--out", str(folder / "model")]
-    assert cli.main(words) == 0
+    assert cli.main([*words, "--base", str(folder / "base")]) == 0
     assert cli.main(["keys", "new", str(folder / "K")]) == 0
-    for path in ("refs", "model", "refs/sound/sound_0.tif"):
+    for path in ("refs", "base", "model", "refs/sound/sound_0.tif"):
         assert cli.main(["sign", str(folder / path), "--key", str(folder / "K"), "--out", f"{folder / path}.sig"]) == 0
     return folder
 
@@ -58,7 +59,7 @@ AUDIT = ["audit", "refs", "--authentic", "sound"]
 
 
 def test_signed_references_are_learned_as_they_are_without_a_signature(place, call_cli, nothing_stays):
-    code, _, err = call_cli(*LEARN, *SIGNED)
+    code, _, err = call_cli(*LEARN, "--base", "base", *SIGNED)
     assert code == 0, err
     ours, theirs = (DiffusionModel.from_pretrained(folder).enrolment for folder in ("out", "model"))
     assert ours.names == theirs.names
@@ -109,7 +110,7 @@ def test_a_csv_file_of_references_cannot_be_signed_with_its_images(place, call_c
 
 
 def test_the_base_has_to_be_signed_unless_it_comes_with_the_package(place, call_cli, nothing_stays):
-    assert call_cli(*LEARN, "--base", "model", *SIGNED)[0] == 0
+    assert call_cli(*LEARN, "--shots", "2", *SIGNED)[0] == 0
     (place / "model.sig").unlink()
     code, _, err = call_cli("enroll", "refs", "--authentic", "sound", "--out", "other", "--base", "model", *SIGNED)
     assert (code, "model: it is unsigned" in err) == (3, True), err
@@ -140,17 +141,19 @@ def test_a_ledger_has_no_signature_to_ask_for(place, call_cli):
     assert (code, "apply to references" in " ".join(err.replace("│", " ").split())) == (3, True), err
 
 
-def test_a_signed_micrograph_is_certified_by_a_signed_model_only(place, call_cli):
+def test_a_signed_micrograph_is_certified_by_a_signed_model_only(place, checkpoint_folder, call_cli):
+    shutil.copytree(checkpoint_folder, "whole")  # certifying takes the diffusion prior
+    assert call_cli("sign", "whole", "--key", "K")[0] == 0
     shutil.copy("refs/sound/sound_0.tif", "sound_0.tif")
-    words = ["certify", "sound_0.tif", "--model", "model", "--samples", "20", "--confidence", "0.5", *SIGNED]
+    words = ["certify", "sound_0.tif", "--model", "whole", "--samples", "10", "--confidence", "0.5", *SIGNED]
     assert call_cli(*words)[0] in (0, 1, 2)
     (place / "sound_0.tif").write_bytes(b"not even an image")
     code, _, err = call_cli(*words)
     assert (code, "sound_0.tif" in err, "signed" in err) == (3, True, True), err
     shutil.copy("refs/sound/sound_0.tif", "sound_0.tif")
-    (place / "model.sig").unlink()
+    (place / "whole.sig").unlink()
     code, _, err = call_cli(*words)
-    assert (code, "model: it is unsigned" in err) == (3, True), err
+    assert (code, "whole: it is unsigned" in err) == (3, True), err
 
 
 def test_a_signed_model_is_exported_and_compared_on_signed_references_only(place, call_cli):

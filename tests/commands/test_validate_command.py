@@ -80,14 +80,14 @@ def test_what_cannot_be_done_is_said_and_exits_with_3(call_with_darkness, held_o
     assert says in " ".join(err.split())
 
 
-def test_a_model_is_not_validated_on_what_it_has_learned_without_a_note(call_cli, tmp_path):
-    drawn = [pair for pair in zip(*builtin_references(4, size=96), strict=True) if pair[1] != "crack"]
+def test_a_model_is_not_validated_on_what_it_has_learned_without_a_note(call_cli, narrow_folder, tmp_path):
+    drawn = [pair for pair in zip(*builtin_references(4, size=64), strict=True) if pair[1] != "crack"]
     for index, (micrograph, label) in enumerate(drawn):
         place = tmp_path / ("held" if index % 4 == 3 else "refs") / label / f"{label}{index % 4 // 2}_{index}.tif"
         place.parent.mkdir(parents=True, exist_ok=True)
         tifffile.imwrite(place, np.rint(micrograph.pixels * 65535).astype(np.uint16))
     grouped = ["--authentic", "sound", "--groups", "^([a-z]+[0-9])_"]
-    assert call_cli("enroll", tmp_path / "refs", *grouped, "--out", tmp_path / "m")[0] == 0
+    assert call_cli("enroll", tmp_path / "refs", *grouped, "--out", tmp_path / "m", "--base", narrow_folder)[0] == 0
     code, out, _ = call_cli("validate", tmp_path / "refs", *grouped, "--model", tmp_path / "m")
     assert code == 0
     assert "Note: 6 micrographs are references of the model (sound/sound0_0.tif, " in out
