@@ -304,19 +304,22 @@ def model(embedded: DiffusionModel) -> DiffusionModel:
 
 
 @pytest.fixture(scope="session")
-def stable_diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def stable_diffusion_folder(built_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A prior of random weights in the layout of `CompVis/stable-diffusion-v1-4`, a thousandth of its width.
 
     It has all of that repository's folders, the scheduler's settings as published, and in the autoencoder the older
     names of the attention weights that the published file has.
     """
+    return built_once("stable-diffusion/tiny", _write_stable_diffusion)
+
+
+def _write_stable_diffusion(folder: Path) -> None:
     import json
 
     import torch
     from diffusers import AutoencoderKL, UNet2DConditionModel
     from safetensors.torch import load_file, save_file
 
-    folder = tmp_path_factory.mktemp("stable-diffusion") / "tiny"
     torch.manual_seed(0)
     AutoencoderKL(
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -384,20 +387,21 @@ def stable_diffusion_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(content), encoding="utf-8")
     (folder / "text_encoder" / "model.safetensors").write_bytes(b"not weights")
-    return folder
 
 
 @pytest.fixture(scope="session")
-def deit_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def deit_folder(built_once: Callable[[str, Callable[[Path], object]], Path]) -> Path:
     """A tiny DeiT of random weights, saved as transformers saves it, with a classifier as published ones have."""
-    import torch
-    from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
 
-    folder = tmp_path_factory.mktemp("deit") / "tiny"
-    torch.manual_seed(1)
-    shape = DeiTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
-    DeiTForImageClassificationWithTeacher(shape).save_pretrained(folder)
-    return folder
+    def build(folder: Path) -> None:
+        import torch
+        from transformers import DeiTConfig, DeiTForImageClassificationWithTeacher
+
+        torch.manual_seed(1)
+        shape = DeiTConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64)
+        DeiTForImageClassificationWithTeacher(shape).save_pretrained(folder)
+
+    return built_once("deit/tiny", build)
 
 
 @pytest.fixture(scope="session")
@@ -460,3 +464,11 @@ def narrow_folder(
         seal(folder)
 
     return built_once("narrow/base", build)
+
+
+@pytest.fixture
+def narrow(narrow_folder: Path) -> DiffusionModel:
+    """A narrow model of one's own, with a prior, not enrolled."""
+    from fusion_diff.model import DiffusionModel
+
+    return DiffusionModel.from_pretrained(narrow_folder)

@@ -107,16 +107,16 @@ def told(call):
     return [str(each.message) for each in caught]
 
 
-def test_what_makes_scores_mean_little_is_warned_of_once_when_it_is_learned(model, make_references, draw):
+def test_what_makes_scores_mean_little_is_warned_of_once_when_it_is_learned(narrow, make_references, draw):
     few = make_references({"fine": 1, "coarse": 1})
-    text, ungrouped = told(lambda: model.enroll(few))
+    text, ungrouped = told(lambda: narrow.enroll(few))
     assert text.startswith("too few references to cross-fit")
     assert ungrouped.startswith("no groups are given")
     images = [Micrograph.from_array(draw("fine", seed)) for seed in range(8)]
     by_chance = ReferenceSet.from_micrographs(images, ["a", "b"] * 4, authentic="a", groups=map(str, range(8)))
-    (text,) = told(lambda: model.enroll(by_chance))
+    (text,) = told(lambda: narrow.enroll(by_chance))
     assert text.startswith("the model separates authentic references from the others little better than chance")
-    assert text in model.enrolment.warnings()
+    assert text in narrow.enrolment.warnings()
     groups = ["piece", "piece", "1", "2", "3", "4"]
     one = ReferenceSet.from_micrographs(
         [each.micrograph for each in make_references({"fine": 2, "coarse": 4})],
@@ -124,28 +124,28 @@ def test_what_makes_scores_mean_little_is_warned_of_once_when_it_is_learned(mode
         authentic="fine",
         groups=groups,
     )
-    (text,) = told(lambda: model.enroll(one))
+    (text,) = told(lambda: narrow.enroll(one))
     assert text.startswith("the references of one side come from a single group")
     micrograph = Micrograph.from_array(draw("fine", 99))
-    assert told(lambda: model.inspect(micrograph)) == []
-    (text,) = told(lambda: model.inspect(micrograph, shots=1))
+    assert told(lambda: narrow.inspect(micrograph)) == []
+    (text,) = told(lambda: narrow.inspect(micrograph, shots=1))
     assert text.startswith("too few references to cross-fit")
-    assert told(lambda: model.inspect(micrograph, shots=1)) == []
-    assert told(lambda: model.enroll(make_references({"fine": 3, "coarse": 3}))) == [ungrouped]
-    (alone,) = told(lambda: model.enroll(make_references({"fine": 4})))[:-1]
+    assert told(lambda: narrow.inspect(micrograph, shots=1)) == []
+    assert told(lambda: narrow.enroll(make_references({"fine": 3, "coarse": 3}))) == [ungrouped]
+    (alone,) = told(lambda: narrow.enroll(make_references({"fine": 4})))[:-1]
     assert alone.startswith("authentic references alone of 4 specimens are too few for a score")
-    assert told(lambda: model.enroll(make_references({"fine": 5}))) == [ungrouped]
+    assert told(lambda: narrow.enroll(make_references({"fine": 5}))) == [ungrouped]
 
 
-def test_a_score_is_calibrated_by_two_specimens_of_each_side_or_more(model, make_references):
+def test_a_score_is_calibrated_by_two_specimens_of_each_side_or_more(narrow, make_references):
     references = [each.micrograph for each in make_references({"fine": 2, "coarse": 2})]
     for groups, calibrated in ((["a", "b", "c", "d"], True), (["a", "a", "c", "d"], False), (["a"] * 4, False)):
-        model.enroll(
+        narrow.enroll(
             ReferenceSet.from_micrographs(
                 references, ["fine", "fine", "coarse", "coarse"], authentic="fine", groups=groups
             )
         )
-        inspection = model.inspect(references[0])
+        inspection = narrow.inspect(references[0])
         assert inspection.calibrated is calibrated
         assert set(inspection.p_values) == {"authentic", "not authentic"}
 
@@ -156,7 +156,7 @@ def test_one_authentic_reference_and_nothing_else_is_refused(model, make_referen
     assert model.enrolment is None
 
 
-def test_references_of_many_sizes_and_depths_enrol_together(model, draw):
+def test_references_of_many_sizes_and_depths_enrol_together(narrow, draw):
     from fusion_diff.references import ReferenceSet
 
     images = [
@@ -166,25 +166,25 @@ def test_references_of_many_sizes_and_depths_enrol_together(model, draw):
         draw("coarse", 1).astype(np.float64) / 255,
     ]
     micrographs = [Micrograph.from_array(pixels) for pixels in images]
-    enrolment = model.enroll(
+    enrolment = narrow.enroll(
         ReferenceSet.from_micrographs(micrographs, ["fine", "fine", "coarse", "coarse"], authentic="fine")
     )
     sizes = [28 * 28, 30 * 38, 28 * 34, 28 * 28]
     assert [len(bag.tokens) for bag in enrolment.bags] == [2 * size for size in sizes], "each with its mirror image"
 
 
-def test_progress_counts_every_reference(model, make_references):
+def test_progress_counts_every_reference(narrow, make_references):
     steps = []
-    model.enroll(
+    narrow.enroll(
         make_references({"fine": 2, "coarse": 1}),
         progress=lambda done, total: steps.append((done, total)),
     )
     assert steps == [(1, 3), (2, 3), (3, 3)]
 
 
-def test_progress_counts_what_the_diffusion_path_does_too(model, make_references):
+def test_progress_counts_what_the_diffusion_path_does_too(narrow, make_references):
     steps = []
-    model.enroll(
+    narrow.enroll(
         make_references({"fine": 2, "coarse": 2}),
         reconstruction=True,
         detect_attacks=True,
@@ -193,17 +193,17 @@ def test_progress_counts_what_the_diffusion_path_does_too(model, make_references
     assert steps == [(done, 12) for done in range(1, 13)]
 
 
-def test_enrolling_again_replaces_what_was_enrolled(model, make_references):
-    first = model.enroll(make_references({"fine": 2, "coarse": 2}))
-    second = model.enroll(make_references({"fine": 3, "bar": 2}))
-    assert model.enrolment is second
+def test_enrolling_again_replaces_what_was_enrolled(narrow, make_references):
+    first = narrow.enroll(make_references({"fine": 2, "coarse": 2}))
+    second = narrow.enroll(make_references({"fine": 3, "bar": 2}))
+    assert narrow.enrolment is second
     assert second.counts == {"fine": 3, "bar": 2}
     assert first.references_sha256 != second.references_sha256
 
 
-def test_enrolling_the_same_references_twice_learns_the_same(model, make_references):
+def test_enrolling_the_same_references_twice_learns_the_same(narrow, make_references):
     references = make_references({"fine": 2, "coarse": 2})
-    first, second = (model.enroll(references, reconstruction=True) for _ in range(2))
+    first, second = (narrow.enroll(references, reconstruction=True) for _ in range(2))
     for one, other in zip(first.bags, second.bags, strict=True):
         assert torch.equal(one.tokens, other.tokens)
         assert torch.equal(one.residual, other.residual)
@@ -211,11 +211,11 @@ def test_enrolling_the_same_references_twice_learns_the_same(model, make_referen
     assert first.references_sha256 == second.references_sha256 == references.sha256
 
 
-def test_unless_asked_for_the_diffusion_path_is_neither_run_nor_weighed(model, make_references):
-    enrolment = model.enroll(make_references({"fine": 2, "coarse": 2}))
+def test_unless_asked_for_the_diffusion_path_is_neither_run_nor_weighed(narrow, make_references):
+    enrolment = narrow.enroll(make_references({"fine": 2, "coarse": 2}))
     assert "weight of reconstruction" not in enrolment.figures
     assert not enrolment.verifier.needs_residual
-    assert "reconstruction" not in model.__dict__, "the prior was not even loaded"
+    assert "reconstruction" not in narrow.__dict__, "the prior was not even loaded"
 
 
 def test_where_asked_for_the_diffusion_path_is_considered(enrolled):
@@ -223,21 +223,21 @@ def test_where_asked_for_the_diffusion_path_is_considered(enrolled):
     assert all(bag.residual.shape[1] == 2 for bag in enrolled.enrolment.bags)
 
 
-def test_a_view_of_an_enrolled_object_is_recognised_and_said_to_be(model, draw, tmp_path):
+def test_a_view_of_an_enrolled_object_is_recognised_and_said_to_be(narrow, draw, tmp_path):
     bowls = {name: draw(name, 70, size=(240, 480)) for name in ("fine", "coarse")}
     views = [
         Reference(Micrograph.from_array(bowl[:, left : left + 240]), name, f"{name} {left}", f"{name}/{left}.tif")
         for name, bowl in bowls.items()
         for left in (0, 60, 200)
     ]
-    model.enroll(ReferenceSet(views, authentic="fine"))
-    it = model.inspect(Micrograph.from_array(bowls["coarse"][:, 230:470]))
+    narrow.enroll(ReferenceSet(views, authentic="fine"))
+    it = narrow.inspect(Micrograph.from_array(bowls["coarse"][:, 230:470]))
     assert it.recognised.name == "coarse/200.tif"
     assert it.contributions[CORRESPONDENCE] == LOG_ODDS
     assert it.to_dict()["recognised"]["label"] == "coarse"
     assert any("It shows the surface of reference coarse/200.tif (coarse)" in line for line in it.reasons)
-    model.save_pretrained(tmp_path / "model")
-    again = type(model).from_pretrained(tmp_path / "model").inspect(Micrograph.from_array(bowls["coarse"][:, 230:470]))
+    narrow.save_pretrained(tmp_path / "model")
+    again = type(narrow).from_pretrained(tmp_path / "model").inspect(Micrograph.from_array(bowls["coarse"][:, 230:470]))
     assert again.recognised == it.recognised
     assert again.score == it.score
 
