@@ -156,20 +156,20 @@ def test_a_flaw_alone_leaves_a_micrograph_in_scope(enrolled, draw):
         assert OUT_OF_SCOPE not in inspection.reasons
 
 
-def test_a_large_micrograph_has_the_evidence_of_its_tiles(model, make_references, draw):
-    model.enroll(make_references({"fine": 3, "coarse": 3}))
+def test_a_large_micrograph_has_the_evidence_of_its_tiles(narrow, make_references, draw):
+    narrow.enroll(make_references({"fine": 3, "coarse": 3}))
     pixels = draw("fine", 73, size=(1500, 1500))
     pixels[::8, ::8], pixels[4::8, 4::8] = 0, 255  # the same contrast range everywhere
-    whole = model.inspect(Micrograph.from_array(pixels))
+    whole = narrow.inspect(Micrograph.from_array(pixels))
     assert whole.evidence.values.shape == (188, 188)
-    grid = Grid.of(1500, 1500, tile=model.encoder.tile, stride=8)
+    grid = Grid.of(1500, 1500, tile=narrow.encoder.tile, stride=8)
     low, high = Micrograph.from_array(pixels).contrast_range
     for tile in list(grid.tiles())[::13]:
         top, left = tile.top * 8, tile.left * 8
         cut = np.pad(pixels, ((0, 4), (0, 4)), mode="edge")[top : top + 224, left : left + 224]
         alone = Micrograph.from_array(cut)
         assert alone.contrast_range == (low, high)
-        evidence = model.inspect(alone).evidence.values
+        evidence = narrow.inspect(alone).evidence.values
         inside = tuple(
             slice(kept[0] - first, kept[1] - first)
             for kept, first in ((tile.rows, tile.top), (tile.columns, tile.left))
@@ -247,13 +247,13 @@ def test_a_small_crop_is_noted_with_its_enlargement(enrolled, draw, side, noted)
     )
 
 
-def test_a_micrograph_that_is_enlarged_less_than_the_references_is_noted(model, make_references, draw):
-    enrolment = model.enroll(make_references({"fine": 2, "coarse": 2}, size=(64, 80)))
+def test_a_micrograph_that_is_enlarged_less_than_the_references_is_noted(narrow, make_references, draw):
+    enrolment = narrow.enroll(make_references({"fine": 2, "coarse": 2}, size=(64, 80)))
     (told,) = [line for line in enrolment.warnings() if "enlarged" in line]
     assert told.startswith("4 of 4 references are small and were enlarged, up to 3.5 times: to the model larger")
     for side, times in ((64, None), (90, None), (112, "2.0"), (260, "1.0")):
         pixels = draw("fine", 60, size=(side, side + 9))
-        assert model.inspect(Micrograph.from_array(pixels, pixel_size_um=0.5)).notes == (
+        assert narrow.inspect(Micrograph.from_array(pixels, pixel_size_um=0.5)).notes == (
             ()
             if times is None
             else (

@@ -68,19 +68,19 @@ def test_shots_of_one_call_do_not_linger_in_the_next(enrolled, samples):
     assert enrolled.predict_authenticity(samples[2]) == before
 
 
-def test_enrolling_anew_forgets_shots_of_the_old_references(model, make_references, samples):
-    model.enroll(make_references({"fine": 3, "coarse": 3}))
-    model.predict_authenticity(samples[2], shots=2)
-    model.enroll(make_references({"fine": 3, "bar": 3}))
-    fresh = type(model)(
-        model.encoder,
+def test_enrolling_anew_forgets_shots_of_the_old_references(narrow, make_references, samples):
+    narrow.enroll(make_references({"fine": 3, "coarse": 3}))
+    narrow.predict_authenticity(samples[2], shots=2)
+    narrow.enroll(make_references({"fine": 3, "bar": 3}))
+    fresh = type(narrow)(
+        narrow.encoder,
         "",
-        card=model.card,
+        card=narrow.card,
         readme="",
-        sha256=model.sha256,
-        enrolment=model.enrolment,
+        sha256=narrow.sha256,
+        enrolment=narrow.enrolment,
     )
-    assert model.predict_authenticity(samples[2], shots=2) == fresh.predict_authenticity(samples[2], shots=2)
+    assert narrow.predict_authenticity(samples[2], shots=2) == fresh.predict_authenticity(samples[2], shots=2)
 
 
 @pytest.mark.parametrize("shots", [6, np.int64(100)])
@@ -91,22 +91,22 @@ def test_more_shots_than_were_enrolled_are_all_of_them_and_a_warning(enrolled, s
     assert [each.filename for each in caught] == [__file__]
 
 
-def test_shots_are_those_of_the_enrolment_that_the_model_has_now(model, make_references, samples):
-    first = model.enroll(make_references({"fine": 3, "coarse": 3}))
-    expected = model.predict_authenticity(samples[2], shots=2)
-    other = copy.copy(model)
-    model.enroll(make_references({"fine": 3, "bar": 3}))
-    different = model.predict_authenticity(samples[2], shots=2)
+def test_shots_are_those_of_the_enrolment_that_the_model_has_now(narrow, make_references, samples):
+    first = narrow.enroll(make_references({"fine": 3, "coarse": 3}))
+    expected = narrow.predict_authenticity(samples[2], shots=2)
+    other = copy.copy(narrow)
+    narrow.enroll(make_references({"fine": 3, "bar": 3}))
+    different = narrow.predict_authenticity(samples[2], shots=2)
     assert different != expected
-    model.enrolment = first
-    assert model.predict_authenticity(samples[2], shots=2) == expected
+    narrow.enrolment = first
+    assert narrow.predict_authenticity(samples[2], shots=2) == expected
     other.enroll(make_references({"fine": 3, "bar": 3}))
-    assert model.predict_authenticity(samples[2], shots=2) == expected
+    assert narrow.predict_authenticity(samples[2], shots=2) == expected
     assert other.predict_authenticity(samples[2], shots=2) == different
 
 
-def test_shots_are_learned_once_whatever_type_and_however_many_threads_ask(model, make_references, monkeypatch):
-    enrolment = model.enroll(make_references({"fine": 3, "coarse": 3}))
+def test_shots_are_learned_once_whatever_type_and_however_many_threads_ask(narrow, make_references, monkeypatch):
+    enrolment = narrow.enroll(make_references({"fine": 3, "coarse": 3}))
     fit, fitted = Verifier.fit, []
     monkeypatch.setattr(Verifier, "fit", lambda *given: (fitted.append(len(given[0])), fit(*given))[1])
     with ThreadPoolExecutor(4) as pool:

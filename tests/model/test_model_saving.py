@@ -50,14 +50,14 @@ def test_a_saved_model_is_a_checkpoint_with_what_it_was_made_of(enrolled, saved,
     assert read_json(saved / "config.json") == read_json(checkpoint_folder / "config.json")
 
 
-def test_a_model_signs_its_verdicts_with_one_digest_saved_and_loaded(model, make_references, draw, tmp_path):
-    before = model.sha256
-    model.enroll(make_references({"fine": 2, "coarse": 2}))
-    assert model.sha256 == before
-    model.save_pretrained(tmp_path / "line-7")
+def test_a_model_signs_its_verdicts_with_one_digest_saved_and_loaded(narrow, make_references, draw, tmp_path):
+    before = narrow.sha256
+    narrow.enroll(make_references({"fine": 2, "coarse": 2}))
+    assert narrow.sha256 == before
+    narrow.save_pretrained(tmp_path / "line-7")
     loaded = DiffusionModel.from_pretrained(tmp_path / "line-7")
     micrograph = Micrograph.from_array(draw("fine", 93))
-    ours, theirs = model.inspect(micrograph), loaded.inspect(micrograph)
+    ours, theirs = narrow.inspect(micrograph), loaded.inspect(micrograph)
     assert ours.model_sha256 == theirs.model_sha256 == verify(tmp_path / "line-7") != before
 
 
@@ -89,13 +89,13 @@ def test_a_model_that_is_not_enrolled_is_saved_without_an_enrolment(model, tmp_p
     assert DiffusionModel.from_pretrained(tmp_path / "bare").enrolment is None
 
 
-def test_a_name_never_changes_by_itself(model, make_references, draw, tmp_path):
-    base = model.name
-    model.enroll(make_references({"fine": 2, "coarse": 2}))
-    model.save_pretrained(tmp_path / "line-7")
-    assert DiffusionModel.from_pretrained(tmp_path / "line-7").name == model.name == base
-    model.name = "kiln 3"
-    model.save_pretrained(tmp_path / "line-7")
+def test_a_name_never_changes_by_itself(narrow, make_references, draw, tmp_path):
+    base = narrow.name
+    narrow.enroll(make_references({"fine": 2, "coarse": 2}))
+    narrow.save_pretrained(tmp_path / "line-7")
+    assert DiffusionModel.from_pretrained(tmp_path / "line-7").name == narrow.name == base
+    narrow.name = "kiln 3"
+    narrow.save_pretrained(tmp_path / "line-7")
     loaded = DiffusionModel.from_pretrained(tmp_path / "line-7")
     loaded.enroll(make_references({"fine": 3, "coarse": 2}))
     loaded.save_pretrained(tmp_path / "line-8")
@@ -104,18 +104,18 @@ def test_a_name_never_changes_by_itself(model, make_references, draw, tmp_path):
     assert again.readme.startswith("# kiln 3\n")
 
 
-def test_a_copy_on_disk_or_in_memory_keeps_its_name_and_its_digest(model, make_references, tmp_path):
-    model.enroll(make_references({"fine": 2, "coarse": 2}))
-    model.name = "kiln 3"
-    model.save_pretrained(tmp_path / "first")
+def test_a_copy_on_disk_or_in_memory_keeps_its_name_and_its_digest(narrow, make_references, tmp_path):
+    narrow.enroll(make_references({"fine": 2, "coarse": 2}))
+    narrow.name = "kiln 3"
+    narrow.save_pretrained(tmp_path / "first")
     loaded = DiffusionModel.from_pretrained(tmp_path / "first")
     loaded.save_pretrained(tmp_path / "copy")
     loaded.save_pretrained(tmp_path / "first")
     assert {DiffusionModel.from_pretrained(tmp_path / each).name for each in ("first", "copy")} == {"kiln 3"}
-    assert verify(tmp_path / "first") == verify(tmp_path / "copy") == model.sha256
-    other = copy.copy(model)
+    assert verify(tmp_path / "first") == verify(tmp_path / "copy") == narrow.sha256
+    other = copy.copy(narrow)
     other.name = "kiln 4"
-    assert model.name == "kiln 3"
+    assert narrow.name == "kiln 3"
 
 
 NO_NAMES = ["", "  ", None, 7, "x" * 256]
@@ -288,8 +288,8 @@ def test_a_prior_in_the_stable_diffusion_layout_can_take_the_place_of_its_own(
     assert DiffusionModel.from_pretrained(tmp_path / "saved").card["prior"] == str(prior)
 
 
-def test_a_prior_that_is_not_there_is_named_when_it_is_needed(checkpoint_folder, tmp_path, make_references):
-    folder = shutil.copytree(checkpoint_folder, tmp_path / "model")
+def test_a_prior_that_is_not_there_is_named_when_it_is_needed(narrow_folder, tmp_path, make_references):
+    folder = shutil.copytree(narrow_folder, tmp_path / "model")
     shutil.rmtree(folder / "prior")
     write_json(folder / "config.json", read_json(folder / "config.json") | {"prior": str(tmp_path / "moved")})
     seal(folder)

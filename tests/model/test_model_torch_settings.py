@@ -39,11 +39,11 @@ SETTINGS = {
 
 @pytest.mark.filterwarnings("ignore:too few references")
 @pytest.mark.parametrize("kind", SETTINGS)
-def test_a_model_is_loaded_enrolled_and_asked_as_without_settings(checkpoint_folder, make_references, draw, kind):
+def test_a_model_is_loaded_enrolled_and_asked_as_without_settings(narrow_folder, make_references, draw, kind):
     references, micrograph = make_references({"fine": 2, "coarse": 2}), Micrograph.from_array(draw("fine", 7))
 
     def scores() -> tuple[object, ...]:
-        model = DiffusionModel.from_pretrained(checkpoint_folder)
+        model = DiffusionModel.from_pretrained(narrow_folder)
         audited = audit_references(model, references)
         dtype = next(model.reconstruction.prior.vae.parameters()).dtype  # loaded by the caller
         enrolment = model.enroll(references, reconstruction=True)
@@ -89,8 +89,8 @@ def test_what_is_set_during_a_call_is_the_callers_and_stays():
         assert torch.get_default_dtype() == torch.float64
 
 
-def test_a_generator_of_micrographs_runs_with_the_callers_settings(checkpoint_folder, make_references, draw):
-    model = DiffusionModel.from_pretrained(checkpoint_folder)
+def test_a_generator_of_micrographs_runs_with_the_callers_settings(narrow_folder, make_references, draw):
+    model = DiffusionModel.from_pretrained(narrow_folder)
     model.enroll(make_references({"fine": 2, "coarse": 2}))
     found = []
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import io
 import os
 import pwd
@@ -14,7 +13,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -89,18 +88,24 @@ def foreign() -> bytes:
     return _tiff((np.indices((SIDE, SIDE))[1] // 8 % 2 * 65535).astype(np.uint16))
 
 
+def _enrol(base: Path, folder: Path) -> None:
+    kinds = ["fine"] * 2 + ["coarse"] * 2
+    micrographs = [Micrograph.from_array(_draw(kind, seed)) for seed, kind in enumerate(kinds)]
+    model = DiffusionModel.from_pretrained(base)
+    model.enroll(ReferenceSet.from_micrographs(micrographs, kinds, authentic="fine"))
+    model.save_pretrained(folder)
+
+
 @pytest.fixture(scope="session")
-def enrolled_folder(built_once: Callable[[str, Callable[[Path], object]], Path], embedded: DiffusionModel) -> Path:
-    """A model enrolled with two fine and two coarse references, saved. Not to be changed."""
+def enrolled_folder(built_once: Callable[[str, Callable[[Path], object]], Path], narrow_folder: Path) -> Path:
+    """A narrow model enrolled with two fine and two coarse references, saved. Not to be changed."""
+    return built_once("enrolled/narrow", partial(_enrol, narrow_folder))
 
-    def build(folder: Path) -> None:
-        kinds = ["fine"] * 2 + ["coarse"] * 2
-        micrographs = [Micrograph.from_array(_draw(kind, seed)) for seed, kind in enumerate(kinds)]
-        model = copy.deepcopy(embedded)
-        model.enroll(ReferenceSet.from_micrographs(micrographs, kinds, authentic="fine"))
-        model.save_pretrained(folder)
 
-    return built_once("enrolled/grain", build)
+@pytest.fixture(scope="session")
+def whole_folder(built_once: Callable[[str, Callable[[Path], object]], Path], checkpoint_folder: Path) -> Path:
+    """The embedded model enrolled with the same, for what has to take its time, saved. Not to be changed."""
+    return built_once("enrolled/whole", partial(_enrol, checkpoint_folder))
 
 
 @pytest.fixture

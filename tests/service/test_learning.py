@@ -7,6 +7,7 @@ import re
 import time
 import uuid
 from datetime import timedelta
+from functools import partial
 from threading import Event
 
 import numpy as np
@@ -18,6 +19,12 @@ from fusion_diff.micrograph.storage import file_behind
 from fusion_diff.references import ReferenceSet
 from fusion_diff.service import collecting, jobs, keys
 from fusion_diff.service.tables import now
+
+
+@pytest.fixture
+def serve_slow(serve, whole_folder):
+    """Runs a service whose jobs take long enough to look at while they run."""
+    return partial(serve, model=str(whole_folder))
 
 
 @pytest.fixture
@@ -41,44 +48,45 @@ def begin(client, set_id):
 
 
 def test_while_one_set_is_learned_micrographs_are_inspected_and_no_other_set_is_learned(
-    client, collect, micrograph, finished
+    serve_slow, collect, micrograph, finished
 ):
-    # An audit of references that another test had audited would be answered with that one's job.
-    at = f"/v1/reference-sets/{collect(client, seeds=(2, 3))}"
-    job = client.post(f"{at}/enrol", json={"name": "line 7", "difference": "whole"}).json()
-    assert (job["state"], job["done"], job["total"]) == ("running", 0, 4)
-    answer = client.post("/v1/inspections", files={"files": ("a.tif", micrograph("fine", 190))})
-    assert answer.json()["results"][0]["inspection"]
-    for what, body in (("audit", None), ("enrol", {"name": "x"})):
-        busy = client.post(f"{at}/{what}", json=body)
-        assert (busy.status_code, busy.headers["retry-after"]) == (429, "10")
-    assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running"
-    assert client.delete(at).status_code == 204
-    job = finished(client, job["id"])
-    assert (job["state"], job["done"], job["model"]["name"]) == ("done", 4, "line 7")
-    assert job["model"]["figures"]["weight of pooled"] == pytest.approx(0.8)
-    assert (job["reference_set"], job["model"]["reference_set"]) == (None, None), "the set was removed meanwhile"
+    with serve_slow() as client:
+        at = f"/v1/reference-sets/{collect(client)}"
+        job = client.post(f"{at}/enrol", json={"name": "line 7", "difference": "whole"}).json()
+        assert (job["state"], job["done"], job["total"]) == ("running", 0, 4)
+        answer = client.post("/v1/inspections", files={"files": ("a.tif", micrograph("fine", 190))})
+        assert answer.json()["results"][0]["inspection"]
+        for what, body in (("audit", None), ("enrol", {"name": "x"})):
+            busy = client.post(f"{at}/{what}", json=body)
+            assert (busy.status_code, busy.headers["retry-after"]) == (429, "10")
+        assert client.get(f"/v1/jobs/{job['id']}").json()["state"] == "running"
+        assert client.delete(at).status_code == 204
+        job = finished(client, job["id"])
+        assert (job["state"], job["done"], job["model"]["name"]) == ("done", 4, "line 7")
+        assert job["model"]["figures"]["weight of pooled"] == pytest.approx(0.8)
+        assert (job["reference_set"], job["model"]["reference_set"]) == (None, None), "the set was removed meanwhile"
 
 
 @pytest.mark.parametrize("revoked", [False, True])
 def test_the_key_that_asked_for_a_default_model_has_to_be_valid_when_the_model_is_there(
-    guarded, collect, finished, revoked
+    serve_slow, collect, finished, revoked
 ):
-    database = guarded.app.state.service.database
-    with database.write() as session:
-        asking, looking = (keys.new_key(session, "somebody", ["admin"]) for _ in range(2))
-    guarded.headers["Authorization"] = f"Bearer {asking}"
-    told = {"name": "line 7", "default": True}
-    at = f"/v1/reference-sets/{collect(guarded, f'default {revoked}')}"
-    job = guarded.post(f"{at}/enrol", json=told).json()
-    guarded.headers["Authorization"] = f"Bearer {looking}"
-    if revoked:
+    with serve_slow(insecure=False) as guarded:
+        database = guarded.app.state.service.database
         with database.write() as session:
-            keys.revoke(session, keys.id_of(asking))
-    job = finished(guarded, job["id"])
-    assert (job["state"], job["model"]["is_default"]) == ("done", not revoked)
-    assert (job["note"] is None) == (not revoked)
-    assert ("was revoked meanwhile" in guarded.get(f"/references/jobs/{job['id']}").text) == revoked
+            asking, looking = (keys.new_key(session, "somebody", ["admin"]) for _ in range(2))
+        guarded.headers["Authorization"] = f"Bearer {asking}"
+        told = {"name": "line 7", "default": True}
+        at = f"/v1/reference-sets/{collect(guarded, f'default {revoked}')}"
+        job = guarded.post(f"{at}/enrol", json=told).json()
+        guarded.headers["Authorization"] = f"Bearer {looking}"
+        if revoked:
+            with database.write() as session:
+                keys.revoke(session, keys.id_of(asking))
+        job = finished(guarded, job["id"])
+        assert (job["state"], job["model"]["is_default"]) == ("done", not revoked)
+        assert (job["note"] is None) == (not revoked)
+        assert ("was revoked meanwhile" in guarded.get(f"/references/jobs/{job['id']}").text) == revoked
 
 
 def test_how_far_a_job_is_is_told_as_long_as_someone_works_on_it(serve, database_url, collect):
@@ -223,10 +231,10 @@ def test_the_process_that_works_on_a_job_finds_that_it_was_cancelled(serve, data
                 time.sleep(0.05)
 
 
-def test_a_service_that_stops_gives_up_what_it_learns_and_says_so(serve, collect):
-    with serve() as client:
+def test_a_service_that_stops_gives_up_what_it_learns_and_says_so(serve_slow, collect):
+    with serve_slow() as client:
         job = client.post(f"/v1/reference-sets/{collect(client)}/enrol", json={"name": "x"}).json()
-    with serve() as client:
+    with serve_slow() as client:
         told = client.get(f"/v1/jobs/{job['id']}").json()
         assert (told["state"], told["problem"]["detail"]) == (
             "failed",

@@ -182,14 +182,14 @@ def test_a_laboratory_enrols_inspects_overrules_learns_again_and_exports(address
 
 
 def test_whoever_signs_in_marks_by_keyboard_and_has_every_file_inspected_however_busy_the_service(
-    served, enrolled_folder, open_page, micrograph, tmp_path
+    served, whole_folder, open_page, micrograph, tmp_path
 ):
     database = Database(f"sqlite:///{tmp_path / 'records.db'}")
     with database.write() as session:
         key = keys.new_key(session, "Dr. Müller", ["read", "inspect", "enrol"])
     database.close()
     files = [{"name": f"{seed}.tif", "mimeType": "image/tiff", "buffer": micrograph("fine", seed)} for seed in range(6)]
-    address = served(data=tmp_path, model=str(enrolled_folder), queue_length=1)
+    address = served(data=tmp_path, model=str(whole_folder), queue_length=1)
     page = open_page(address, tolerated="429")
     page.goto("/references")
     page.get_by_label("API key").fill("fdk_of_somebody_else")
