@@ -690,3 +690,10 @@ def test_what_was_learned_is_not_loaded_upside_down(real, slope):
     seal(real)
     with pytest.raises(CheckpointError, match="the wrong sign"):
         DiffusionModel.from_pretrained(real)
+
+
+def test_a_folder_without_a_manifest_is_told_to_be_no_model(tmp_path):
+    with pytest.raises(
+        CheckpointError, match=r"no manifest\.json, so it is no model, or only part of one; give a folder"
+    ):
+        verify(tmp_path)

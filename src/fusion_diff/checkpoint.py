@@ -163,7 +163,9 @@ def verify(folder: Path) -> str:
         CheckpointError: a file is missing, altered, truncated or extra, or is a pickle or a link.
     """
     if not (folder / MANIFEST).is_file():
-        raise CheckpointError(f"{folder}: no {MANIFEST}; this is not a checkpoint, or it was only partly copied")
+        raise CheckpointError(
+            f"{folder}: no {MANIFEST}, so it is no model, or only part of one; give a folder that a model was saved in"
+        )
     _expect_plain(folder, MANIFEST)
     manifest = read_json(folder / MANIFEST)
     sums = manifest.get("sha256")

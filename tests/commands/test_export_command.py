@@ -129,7 +129,7 @@ def test_a_limit_on_files_is_told_with_its_cure(
     small_model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], room_for: Callable
 ) -> None:
     with room_for(2**18):
-        assert main(["export", str(small_model), "--format", "openvino", "--out", str(tmp_path / "out")]) == 3
+        assert main(["export", str(small_model), "--runtime", "openvino", "--out", str(tmp_path / "out")]) == 3
     said = " ".join(capsys.readouterr().err.split())
     assert re.search(r"plain\.onnx: cannot be used \(File too large\); free some space, or raise the limit", said), said
     assert list(tmp_path.iterdir()) == []
@@ -140,7 +140,7 @@ def test_a_limit_on_files_is_told_with_its_cure(
     [
         (["--int8"], "give them with --references"),
         (["--references", "missing"], "missing"),
-        (["--format", "tflite"], "tflite"),
+        (["--runtime", "tflite"], "tflite"),
     ],
 )
 def test_what_cannot_be_exported_exits_with_3_and_says_why(

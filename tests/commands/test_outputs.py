@@ -538,3 +538,11 @@ def test_an_exported_model_is_not_replaced_by_an_enrolled_one(run, tmp_path, lin
     )
     code, _, err = run("enroll", "refs", "--authentic", "sound", "--out", "line-7")
     assert (code, err) == (3, "Error: line-7: contains an exported model; choose another folder\n")
+
+
+@pytest.mark.parametrize("words", [["enroll", "refs", "--authentic", "sound"], ["export", "line-7"]])
+def test_a_file_in_place_of_the_folder_of_a_model_is_told_to_be_one(run, tmp_path, words):
+    (tmp_path / "o").write_text("")
+    code, _, err = run(*words, "--out", "o")
+    assert code == 3
+    assert "--out o: is a file, but must be a folder; choose a new one" in err

@@ -140,6 +140,14 @@ def test_what_is_not_an_image_is_named_for_what_it_is(tmp_path, data, kind):
         load_microstructure_data(tmp_path / "image.tif")
 
 
+def test_what_git_lfs_leaves_in_place_of_a_file_is_to_be_fetched(tmp_path):
+    (tmp_path / "image.tif").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n")
+    with pytest.raises(
+        MicrographError, match=r"image\.tif: the file is what Git LFS leaves .*; fetch it with `git lfs"
+    ):
+        load_microstructure_data(tmp_path / "image.tif")
+
+
 def directory(entries, following=0, order="<"):
     """Return a classic TIFF directory of (tag, type, count, value)."""
     out = struct.pack(order + "H", len(entries))

@@ -125,7 +125,7 @@ def test_a_wrong_groups_file_is_named_with_the_line(folder: Path, text: str, com
 @pytest.mark.parametrize(
     ("groups", "complaint"),
     [
-        ("(", "not a valid regular expression"),
+        ("(", r"not a valid regular expression \(missing .*; write one such as r'"),
         ("p", "exactly one"),
         ("(p)(1)", "exactly one"),
         (r"^(p1)_", r"no specimen in 3 of 6"),

@@ -99,10 +99,10 @@ def enroll_command(
     from fusion_diff.trust.poisoning import audit_enrolment
 
     expect_away("--out", out, [references, marks, *(trusted_key or ())])
+    expect_folder("--out", out)
     expect_free(out)
     if is_exported(out):  # it took minutes, and is no earlier state of what replaces it
         raise CheckpointError(f"{out}: contains an exported model; choose another folder")
-    expect_folder("--out", out)
     signed_files(require_signed, trusted_key)  # the keys can be read
     model = load_model(base, device, keys_for(base, trusted_key))  # before the references, whose reading may take long
     enrolled = read_references(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from fusion_diff.export.run import Export
 
 
-class Format(StrEnum):
+class Runtime(StrEnum):
     """Runtime of the graph."""
 
     ONNX = "onnx"
@@ -40,7 +40,7 @@ class Format(StrEnum):
 def export_command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="An enrolled model: a name, a folder or a hub id.")],
     out: Annotated[Path, path_option(metavar="FOLDER", help="Folder to write the exported model to.")],
-    format: Annotated[Format, typer.Option("--format", help="Runtime to export for.")] = Format.ONNX,
+    runtime: Annotated[Runtime, typer.Option(help="Runtime to export for.")] = Runtime.ONNX,
     int8: Annotated[
         bool, typer.Option("--int8", help="Quantise to 8 bits where that costs little accuracy. Needs --references.")
     ] = False,
@@ -70,8 +70,8 @@ def export_command(
         raise typer.BadParameter("--page and --max-pixels apply to --references; give these, or leave the two out")
     signed_files(require_signed, trusted_key)  # the keys can be read
     expect_away("--out", out, [references, *(trusted_key or ())])
-    expect_free(out)
     expect_folder("--out", out)
+    expect_free(out)
     loaded = load_model(model, "cpu", trusted_key or ())
     known = None
     if references is not None:
@@ -89,7 +89,7 @@ def export_command(
         "Writing the graph and comparing it with the model; this takes a minute, or some minutes in 8 bits …", err=True
     )
     with progress_bar("Measuring the effect of 8 bits") as advance:
-        done = export_model(loaded, out, runtime=format.value, int8=int8, references=known, progress=advance)
+        done = export_model(loaded, out, runtime=runtime.value, int8=int8, references=known, progress=advance)
     _print_export(done)
     return 0
 

@@ -41,6 +41,9 @@ _SINGLE_PAGE: tuple[tuple[bytes, str, Callable[[Source, int], tuple[NDArray[Any]
     (b"BM", "BMP", read_bmp),
 )
 
+_LFS = b"version https://"
+"""Start of the text that stands for a file which Git LFS keeps elsewhere, as after a checkout without it."""
+
 # Unsupported formats that the error message names.
 _OTHERS = (
     (b"GIF8", "a GIF file"),
@@ -170,6 +173,8 @@ def read_levels(source: Source, page: int, max_pixels: int) -> tuple[NDArray[Any
             if page > 0:
                 raise refusal(source.name, f"a {kind} has 1 page, so there is no page {page}", "choose page 0")
             return _guarded(source, kind, partial(read, source, max_pixels))
+    if head.startswith(_LFS):
+        raise refusal(source.name, "the file is what Git LFS leaves in place of it", "fetch it with `git lfs pull`")
     kind = next((kind for magic, kind in _OTHERS if head.startswith(magic)), "not an image of a supported format")
     raise refusal(source.name, f"the file is {kind}", "export the image as TIFF or PNG, at full bit depth")
 

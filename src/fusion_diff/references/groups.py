@@ -71,7 +71,9 @@ def _from_pattern(names: list[str], groups: str | re.Pattern[str]) -> dict[str, 
     try:
         pattern = re.compile(groups)
     except re.error as error:
-        raise ReferenceSetError(f"groups {groups!r} is not a valid regular expression: {error}") from error
+        raise ReferenceSetError(
+            f"groups {groups!r} is not a valid regular expression ({error}); write one such as r'^([^_]+)_'"
+        ) from error
     if pattern.groups != 1 or not isinstance(pattern.pattern, str):
         raise ReferenceSetError(
             f"groups {pattern.pattern!r} must have exactly one (...) around the name of the specimen, such as "
