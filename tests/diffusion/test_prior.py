@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -228,6 +230,44 @@ def test_a_prior_saved_in_half_precision_loads(prior, tmp_path):
         save_file({name: value.half() for name, value in load_file(file).items()}, file, metadata={"format": "pt"})
     loaded = DiffusionPrior.from_pretrained(tmp_path / "half")
     assert {parameter.dtype for parameter in loaded.parameters()} == {torch.float32}
+
+
+def test_a_prior_in_several_files_of_weights_loads_and_from_no_others(prior, folder):
+    (folder / "vae" / "diffusion_pytorch_model.safetensors").unlink()
+    prior.vae.save_pretrained(folder / "vae", max_shard_size="100KB")
+    index = folder / "vae" / "diffusion_pytorch_model.safetensors.index.json"
+    again = DiffusionPrior.from_pretrained(folder)
+    for name, value in prior.state_dict().items():
+        assert torch.equal(again.state_dict()[name], value), name
+    written = json.loads(index.read_text())
+    shards = set(written["weight_map"].values())
+    assert len(shards) > 1
+    (folder / next(iter(shards))).write_bytes((folder / "vae" / next(iter(shards))).read_bytes())
+    index.write_text(json.dumps({"weight_map": {name: f"../{file}" for name, file in written["weight_map"].items()}}))
+    with pytest.raises(CheckpointError, match="names other files than weights"):
+        DiffusionPrior.from_pretrained(folder)
+
+
+def test_loading_in_several_threads_leaves_the_networks_of_other_threads_alone(stable_diffusion_folder):
+    registers, initialises = nn.Module.register_parameter, nn.init.kaiming_uniform_
+    loading, disturbed = threading.Event(), []
+
+    def build() -> None:
+        while True:
+            last = loading.is_set()
+            layer = nn.Linear(2, 2)
+            disturbed.append(layer.weight.is_meta or nn.init.kaiming_uniform_ is not initialises)
+            if last:
+                return
+
+    with ThreadPoolExecutor(4) as pool:
+        other = pool.submit(build)
+        for loaded in pool.map(DiffusionPrior.from_pretrained, [stable_diffusion_folder] * 6):
+            assert not any(parameter.is_meta for parameter in loaded.parameters())
+        loading.set()
+        other.result()
+    assert not any(disturbed)
+    assert nn.Module.register_parameter is registers
 
 
 class Trap:

@@ -8,6 +8,7 @@ the size. Text encoder, tokenizer and safety checker are not read, because condi
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,14 +17,18 @@ from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from fusion_diff.checkpoint import MAX_JSON_BYTES
+from fusion_diff.checkpoint import MAX_JSON_BYTES, read_json
 from fusion_diff.errors import CheckpointError
 from fusion_diff.printable import paragraph
+from fusion_diff.weights import read_tensors
 
 LARGEST = 2**16
 """Upper limit of numbers in a prior's settings; even the number of noise levels is smaller."""
 MAX_LAYERS = 16
 """Upper limit of blocks, of layers per block and of transformers per layer; Stable Diffusion XL has ten at most."""
+_WEIGHTS = "diffusion_pytorch_model.safetensors"
+_OLDER_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+"""Names of the published autoencoder's attention weights, and what diffusers calls them now."""
 
 
 class DiffusionPrior(nn.Module):
@@ -66,10 +71,8 @@ class DiffusionPrior(nn.Module):
                 if file.is_file() and file.stat().st_size > MAX_JSON_BYTES:
                     raise ValueError(f"{part.name}/{file.name} is larger than {MAX_JSON_BYTES} bytes")
                 _check_settings(kind.load_config(part), part.name)
-            # Not mapped: a model that was checked must not change with its files.
-            how = {"use_safetensors": True, "disable_mmap": True, "output_loading_info": True}
-            vae, vae_report = AutoencoderKL.from_pretrained(vae_folder, **how)
-            unet, unet_report = UNet2DConditionModel.from_pretrained(unet_folder, **how)
+            vae, vae_missing = _network(AutoencoderKL, vae_folder)
+            unet, unet_missing = _network(UNet2DConditionModel, unet_folder)
             scheduler = DDIMScheduler.from_pretrained(scheduler_folder)
         except Exception as error:  # diffusers and safetensors each raise their own types
             raise CheckpointError(
@@ -77,8 +80,7 @@ class DiffusionPrior(nn.Module):
                 "it needs the subfolders vae, unet and scheduler of the Stable Diffusion v1 layout, with safetensors "
                 "weights"
             ) from error
-        # diffusers leaves missing weights uninitialised, and only logs them
-        if missing := [*vae_report["missing_keys"], *unet_report["missing_keys"]]:
+        if missing := [*vae_missing, *unet_missing]:
             raise CheckpointError(
                 f"{name}: {len(missing)} weights are missing from its files, such as {missing[0]}; "
                 "download or save the prior again"
@@ -241,6 +243,31 @@ def _check_settings(settings: dict[str, Any], part: str) -> None:
                 values += value
             elif isinstance(value, int | float) and not abs(value) <= most:
                 raise ValueError(f"{name!r:.80} of the {part} is {value!r:.40}, more than {most}")
+
+
+def _network(kind: Any, folder: Path) -> tuple[Any, list[str]]:
+    """Return a part with the weights in its folder, in float32, and the names of weights that are missing there.
+
+    Not by `from_pretrained` of diffusers: while that builds a network, those that other threads build lack their
+    weights, and two calls at once leave torch so for good.
+
+    Raises:
+        CheckpointError: a file is missing or damaged.
+        RuntimeError: a weight does not fit.
+        ValueError: the index names something that is no file of weights.
+    """
+    with torch.device("meta"):  # nothing is drawn only to be replaced; this is a setting of the thread
+        network = kind.from_config(kind.load_config(folder))
+    names, index = [_WEIGHTS], folder / f"{_WEIGHTS}.index.json"
+    if index.is_file():
+        names = sorted(set(read_json(index)["weight_map"].values()))
+        if not all(re.fullmatch(r"diffusion_pytorch_model-\d{5}-of-\d{5}\.safetensors", name) for name in names):
+            raise ValueError(f"{index.name} names other files than weights")
+    state = {}
+    for name in names:
+        for weight, value in read_tensors(folder / name).items():
+            state[re.sub(r"(?<=\.)[a-z_]+(?=\.\w+$)", lambda it: _OLDER_NAMES.get(it[0], it[0]), weight)] = value
+    return network, network.load_state_dict(state, strict=False, assign=True).missing_keys
 
 
 def embedded_architecture() -> DiffusionPrior:
