@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 from contextlib import ExitStack, contextmanager
 from threading import Lock, local
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 
 from fusion_diff.errors import DeviceError
 from fusion_diff.warn import warn
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
 
 
 class _Settings:
@@ -79,6 +80,22 @@ def own_settings() -> Iterator[None]:
             yield
     finally:
         _SETTINGS.leave()
+
+
+class OwnNumbers(TorchFunctionMode):
+    """Networks built meanwhile by this thread draw from a generator of their own, not from the caller's sequence."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.generator = torch.Generator(device="cpu").manual_seed(0)
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: object, args: Any = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        given = dict(kwargs or {})
+        if given.get("generator", self) is None:  # what draws is told None where it is to use the global one
+            given["generator"] = self.generator
+        return func(*args, **given)
 
 
 def available(device: str | torch.device) -> torch.device:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from fusion_diff.checkpoint import EMBEDDED, MANIFEST, NAME_LENGTH, Writer, as_folder, digest, locate, write_json
-from fusion_diff.devices import available, own_settings
+from fusion_diff.devices import OwnNumbers, available, own_settings
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.local_path import channels_last
 from fusion_diff.enrolment import Enrolment
@@ -113,7 +113,7 @@ class DiffusionModel:
                 `trusted_keys` is empty.
         """
         if trusted_keys is None:
-            with own_settings():
+            with own_settings(), OwnNumbers():
                 return cls(**parts_of(locate(name_or_path)))
         from fusion_diff.trust.signed import load_signed
 

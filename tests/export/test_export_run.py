@@ -57,12 +57,16 @@ def test_the_graph_adds_up_to_the_reading_of_the_model(enrolled):
     assert (total / evidence.size).numpy() == pytest.approx(reading.mean_token.numpy(), abs=1e-4)
 
 
-def test_a_model_is_exported_as_without_settings_of_torch(enrolled, exported_folder, tmp_path):
+def test_a_model_is_exported_as_without_settings_of_torch_and_takes_no_random_numbers(
+    enrolled, exported_folder, tmp_path
+):
+    before = torch.get_rng_state()
     torch.set_default_dtype(torch.float64)
     try:
         export_model(enrolled, tmp_path / "out")
     finally:
         torch.set_default_dtype(torch.float32)
+    assert torch.equal(torch.get_rng_state(), before)
     assert Exported.read(tmp_path / "out").to_dict() == Exported.read(exported_folder).to_dict()
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from fusion_diff import devices
-from fusion_diff.devices import own_settings
+from fusion_diff.devices import OwnNumbers, own_settings
 from fusion_diff.enrolment import enrolment
 from fusion_diff.micrograph import Micrograph
 from fusion_diff.model import DiffusionModel
@@ -61,6 +61,17 @@ def test_a_model_is_loaded_enrolled_and_asked_as_without_settings(narrow_folder,
         kind == "autocast",
         "meta" if kind == "device" else "cpu",
     )
+
+
+def test_loading_a_model_takes_none_of_the_callers_random_numbers(checkpoint_folder):
+    before = torch.get_rng_state()
+    model = DiffusionModel.from_pretrained(checkpoint_folder)
+    assert model.reconstruction.prior.unet is not None
+    assert torch.equal(torch.get_rng_state(), before)
+    with OwnNumbers():
+        mine = torch.nn.Linear(4, 4).weight
+        assert not torch.equal(torch.nn.Linear(4, 4).weight, mine), "they are random all the same"
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 def test_the_default_type_comes_back_when_the_last_of_several_threads_is_done():

@@ -39,7 +39,7 @@ def write_onnx(graph: ScoringGraph, file: Path) -> None:
 
     side, tile = graph.side, graph.encoder.tile
     # Two tiles: a dimension of size 1 would be traced as a constant.
-    examples = torch.rand(2, 3, tile, tile), torch.ones(2, side, side)
+    examples = torch.full((2, 3, tile, tile), 0.5), torch.ones(2, side, side)
     count = torch.export.Dim("tiles")
     with warnings.catch_warnings(), silenced(logging.getLogger("torch.onnx")), torch.no_grad():
         warnings.simplefilter("ignore")  # they are about the exporter's internals
