@@ -98,6 +98,10 @@ def _print_to_nobody() -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
+_NO_NUMBER = "Input should be a valid number, unable to parse string as a number"
+"""What typer says where a comma stands in a number, among others."""
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code.
 
@@ -131,7 +135,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             elif show is None:
                 traceback.print_exc()  # a fault of the program; Python's own code 1 would mean "not authentic"
             else:
-                error.message = printable_lines(error.message)  # type: ignore[attr-defined]  # it repeats what was given
+                told = printable_lines(error.message)  # type: ignore[attr-defined]  # it repeats what was given
+                error.message = told.replace(_NO_NUMBER, "it is no number; write it like 0.1")  # type: ignore[attr-defined]
                 show()
             return FAILED
     if code in (STOPPED, TERMINATED):

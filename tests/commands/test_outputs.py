@@ -546,3 +546,19 @@ def test_a_file_in_place_of_the_folder_of_a_model_is_told_to_be_one(run, tmp_pat
     code, _, err = run(*words, "--out", "o")
     assert code == 3
     assert "--out o: is a file, but must be a folder; choose a new one" in err
+
+
+@pytest.mark.parametrize("name", ["lot.xlsx", "lot.XLS", "lot.ods"])
+def test_a_table_in_csv_is_not_named_as_another_kind(run, new, no_model, tmp_path, name):
+    code, _, err = run("inspect", "new", "--csv", name)
+    assert code == 3
+    assert f"--csv {name}: spreadsheets take a table in CSV for damaged under this name; name it lot.csv" in err
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize("option", ["--alpha", "--pixel-size"])
+def test_a_comma_in_a_number_is_told_with_the_way_to_write_it(run, new, no_model, option):
+    code, _, err = run("inspect", "new", option, "0,1")
+    assert code == 3
+    ours = f"Invalid value for '{option}': it is no number; write it like 0.1"
+    assert ours in err or "is not a valid float" in err, "what older versions of typer say names the value"

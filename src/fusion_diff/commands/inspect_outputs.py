@@ -8,7 +8,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import typer
+
 from fusion_diff.commands.outputs import Output, check_outputs, of_ledger
+from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -54,6 +57,9 @@ class InspectOutputs:
         others += of_ledger(self.record)
         records = [each for each in self.records if each.file != STDOUT]
         check_outputs([*records, *others], inputs)
+        if self.csv is not None and self.csv.suffix.lower() in (".xlsx", ".xls", ".ods"):
+            told = "spreadsheets take a table in CSV for damaged under this name; name it"
+            raise typer.BadParameter(f"--csv {printable(self.csv)}: {told} {printable(self.csv.stem)}.csv")
 
     @contextmanager
     def recording(self) -> Iterator[list[RecordWriter]]:
