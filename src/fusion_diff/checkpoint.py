@@ -296,6 +296,9 @@ class Writer(WholeFolder):
     leave is said at `WholeFolder`. Files that others put into the target meanwhile are an error, up to the last check
     right before the move; a file that comes between the two, within milliseconds, is lost with the old checkpoint.
 
+    Attributes:
+        sha256: digest of the manifest that was written; empty until then.
+
     Raises:
         CheckpointError: the target holds something else, or cannot be written.
         OSError: there is no room on the disk.
@@ -303,6 +306,7 @@ class Writer(WholeFolder):
 
     def __init__(self, folder: Path) -> None:
         expect_free(folder)
+        self.sha256 = ""
         try:
             super().__init__(Path(os.path.realpath(folder)), replace=True)
         except OSError as error:
@@ -316,6 +320,7 @@ class Writer(WholeFolder):
     def complete(self) -> None:
         """Write the manifest."""
         seal(self.folder)
+        self.sha256 = digest(self.folder / MANIFEST)
 
     def check(self) -> None:
         """Check the target again: files may have been added to it meanwhile."""

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from fusion_diff.checkpoint import EMBEDDED, MANIFEST, NAME_LENGTH, Writer, as_folder, digest, locate, write_json
+from fusion_diff.checkpoint import EMBEDDED, NAME_LENGTH, Writer, as_folder, locate, write_json
 from fusion_diff.devices import OwnNumbers, available, own_settings
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.local_path import channels_last
@@ -205,7 +205,7 @@ class DiffusionModel:
             UserWarning: a side has a single specimen, there are too few references to cross-fit, no groups are given,
                 or the scores mean little; `warnings()` of the enrolment has more to say.
         """
-        self.enrolment = learn(
+        self.enrolment = enrolment = learn(
             self,
             references,
             difference=difference,
@@ -213,8 +213,8 @@ class DiffusionModel:
             detect_attacks=detect_attacks,
             progress=progress,
         )
-        self.enrolment.warn()
-        return self.enrolment
+        enrolment.warn()
+        return enrolment
 
     def inspect(
         self,
@@ -292,14 +292,15 @@ class DiffusionModel:
         Warns:
             UserWarning: only built-in references are enrolled; or as `Enrolment.shots`.
         """
-        if self.enrolment is None:
+        enrolment = self.enrolment  # read once: another thread may enrol meanwhile
+        if enrolment is None:
             raise EnrolmentError(
                 f"{self.name} has no enrolled references; enrol references first, with `fusion-diff enroll` or "
                 "model.enroll(ReferenceSet.from_folder(...))"
             )
-        if self.enrolment.builtin:
+        if enrolment.builtin:
             warn_of_builtin_references()
-        return self.enrolment if shots is None else self.enrolment.shots(shots)
+        return enrolment if shots is None else enrolment.shots(shots)
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the model with its enrolment to a folder that `from_pretrained` reads, and update `sha256`.
@@ -311,16 +312,16 @@ class DiffusionModel:
         """
         from safetensors.torch import save_file
 
-        folder = as_folder(folder)
-        with Writer(folder) as draft:
+        writer, enrolment = Writer(as_folder(folder)), self.enrolment
+        with writer as draft:
             save_file(compact(self.encoder.own_state()), draft / "encoder.safetensors")
             self._prior_source.save(draft)
             if self.flaw_detector is not None:
                 self.flaw_detector.save(draft)
             write_json(draft / "config.json", self.card)
             readme = self.readme
-            if self.enrolment is not None:
-                save_enrolment(self.enrolment, draft)
-                readme = enrolled_card(self.name, self.enrolment, readme)
+            if enrolment is not None:
+                save_enrolment(enrolment, draft)
+                readme = enrolled_card(self.name, enrolment, readme)
             (draft / "README.md").write_text(readme, encoding="utf-8", newline="\n")
-        self.sha256 = digest(folder / MANIFEST)  # a model loaded from there has the same
+        self.sha256 = writer.sha256  # a model loaded from there has the same

@@ -190,7 +190,7 @@ def test_the_colours_are_told_and_end_where_asked(make_inspection):
     assert key[-1].tolist() == draw.heat_colours()[-1, :3].tolist()
     peak = (16 * 15, 32 * 15)
     assert usual[peak].sum() > wide[peak].sum() + 100, "paler where the limit is nearer"
-    for limit in (0, -1.0, float("nan"), float("inf")):
+    for limit in (0, -1.0, float("nan"), float("inf"), "2"):
         with pytest.raises(ArgumentError, match="limit is"):
             draw.draw_evidence(grey, inspection, limit=limit)
 

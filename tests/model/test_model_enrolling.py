@@ -201,6 +201,20 @@ def test_enrolling_again_replaces_what_was_enrolled(narrow, make_references):
     assert first.references_sha256 != second.references_sha256
 
 
+def test_enrolling_returns_its_own_enrolment_even_if_another_thread_enrols_at_once(model, make_references):
+    first, second = make_references({"fine": 2, "coarse": 2}), make_references({"fine": 2})
+
+    def enrol(*_, **__) -> None:
+        if model.enrolment is not None and model.enrolment.references_sha256 == first.sha256:
+            model.enroll(second)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = enrol
+        assert model.enroll(first).references_sha256 == first.sha256
+    assert model.enrolment.references_sha256 == second.sha256
+
+
 def test_enrolling_the_same_references_twice_learns_the_same(narrow, make_references):
     references = make_references({"fine": 2, "coarse": 2})
     first, second = (narrow.enroll(references, reconstruction=True) for _ in range(2))

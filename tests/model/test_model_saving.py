@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from fusion_diff.checkpoint import EMBEDDED, read_json, seal, verify, write_json
+from fusion_diff.checkpoint import EMBEDDED, Writer, read_json, seal, verify, write_json
 from fusion_diff.diffusion.prior_source import PriorSource
 from fusion_diff.errors import ArgumentError, CheckpointError, DeviceError
 from fusion_diff.micrograph import Micrograph
@@ -59,6 +59,25 @@ def test_a_model_signs_its_verdicts_with_one_digest_saved_and_loaded(narrow, mak
     micrograph = Micrograph.from_array(draw("fine", 93))
     ours, theirs = narrow.inspect(micrograph), loaded.inspect(micrograph)
     assert ours.model_sha256 == theirs.model_sha256 == verify(tmp_path / "line-7") != before
+
+
+def test_a_model_has_the_digest_of_what_it_saved_even_if_another_is_saved_in_its_place_at_once(
+    narrow, tmp_path, monkeypatch
+):
+    other, move = copy.deepcopy(narrow), Writer._move
+    other.name = "other"
+
+    def moved_twice(writer):
+        move(writer)
+        monkeypatch.undo()
+        other.save_pretrained(tmp_path / "line-7")
+
+    monkeypatch.setattr(Writer, "_move", moved_twice)
+    narrow.save_pretrained(tmp_path / "line-7")
+    saved = narrow.sha256
+    assert DiffusionModel.from_pretrained(tmp_path / "line-7").sha256 == other.sha256 != saved
+    narrow.save_pretrained(tmp_path / "again")
+    assert narrow.sha256 == saved
 
 
 def test_saving_what_was_just_loaded_changes_no_weight(saved, tmp_path):

@@ -120,6 +120,14 @@ def test_a_subset_refuses_places_that_are_not_distinct_indices(indices: list[obj
         build(["sound", "crack", "crack"]).subset(indices)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("several", [slice(0, 2), 1, None])
+def test_what_is_not_several_is_refused_with_the_cure(several: object) -> None:
+    with pytest.raises(ReferenceSetError, match="give a list"):
+        build(["sound", "crack"]).subset(several)  # type: ignore[arg-type]
+    with pytest.raises(ReferenceSetError, match="give a list"):
+        ReferenceSet(several, "sound")  # type: ignore[arg-type]
+
+
 def test_a_subset_takes_a_mask() -> None:
     references = build(["sound", "crack", "sound"])
     chosen = references.subset(np.asarray(references.labels) == "sound")

@@ -10,6 +10,7 @@ import base64
 import io
 import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,7 +118,7 @@ def draw_evidence(micrograph: Micrograph, inspection: Inspection, *, limit: floa
         warn(f"{micrograph.name}: the verdict is on another file or page; check that it shows the same specimen")
     if limit is None:
         limit = heat_limit([evidence], [inspection.threshold])
-    elif not 0 < limit < math.inf:
+    elif not isinstance(limit, Real) or not 0 < limit < math.inf:
         raise ArgumentError(f"limit is {limit!r:.40}; give log-odds above 0")
     marks = outlines(evidence, inspection.threshold, inspection.regions, inspection.pixel_size_um)
     picture = Image.fromarray(thumbnail(micrograph, OUTLINE_SIDE)).convert("L").convert("RGB").resize(marks.size)

@@ -50,6 +50,9 @@ class ReferenceSet:
 
     def __post_init__(self) -> None:
         """Check the set as a whole. Each reference has checked its own fields."""
+        if not isinstance(self.references, Iterable):
+            kind = type(self.references).__name__
+            raise ReferenceSetError(f"a reference set holds several Reference objects, not a {kind}: give a list")
         object.__setattr__(self, "references", tuple(self.references))
         strangers = [type(item).__name__ for item in self.references if not isinstance(item, Reference)]
         if strangers:
@@ -271,6 +274,8 @@ class ReferenceSet:
             ReferenceSetError: an index is out of range, not an integer or repeated, a mask has another length, or no
                 authentic reference remains.
         """
+        if not isinstance(indices, Iterable):  # such as a slice
+            raise ReferenceSetError(f"reference indices are several whole numbers, not {indices!r:.80}; give a list")
         given = list(indices)
         if len(given) == len(self) and all(isinstance(each, bool | np.bool_) for each in given):
             given = np.flatnonzero(given).tolist()
