@@ -142,11 +142,14 @@ def test_an_enrolled_model_has_the_name_of_its_folder_and_a_card_of_its_own(enro
 def test_enroll_looks_first_whether_the_model_can_be_saved(references, tmp_path, capsys):
     (tmp_path / "notes.txt").write_text("mine")
     words = ["enroll", str(references), "--authentic", "sound", "--out"]
-    for out in (tmp_path, tmp_path / "notes.txt"):
+    for out, why in (
+        (tmp_path, "holds something that is not a checkpoint"),
+        (tmp_path / "notes.txt", "is a file, but"),
+    ):
         assert cli.main([*words, str(out)]) == 3
         said = capsys.readouterr()
         assert said.out == ""
-        assert f"{out}: holds something that is not a checkpoint" in said.err
+        assert f"{out}: {why}" in said.err
     assert (tmp_path / "notes.txt").read_text() == "mine"
     assert cli.main(["enroll", str(tmp_path / "notes.txt"), "--authentic", "sound", "--out", str(tmp_path / "m")]) == 3
     assert "a folder with one sub-folder per class, or a CSV file" in " ".join(capsys.readouterr().err.split())
@@ -216,7 +219,7 @@ def test_the_exit_code_tells_whether_all_are_authentic(enrolled, references, tmp
 def test_inspect_with_a_model_that_is_none_says_so(what, references, tmp_path, capsys):
     name = what if what.startswith("unknown") else str(tmp_path)
     assert cli.main(["inspect", str(references), "--model", name]) == 3
-    assert ("no such model" if what == name else "this is not a checkpoint") in capsys.readouterr().err
+    assert ("no such model" if what == name else "so it is no model") in capsys.readouterr().err
 
 
 def test_the_demo_writes_everything_and_sets_the_truth_beside(tmp_path, capsys, monkeypatch):
