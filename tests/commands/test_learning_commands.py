@@ -39,7 +39,7 @@ def references(tmp_path_factory):
 def enrolled(references, tmp_path_factory):
     folder = tmp_path_factory.mktemp("line") / "model"
     words = ["enroll", str(references), "--authentic", "sound", "--groups", "^([a-z]+[0-9])_", "--pixel-size", "0.25"]
-    assert cli.main([*words, "--out", str(folder)]) == 0
+    assert cli.main([*words, "--shots", "2", "--out", str(folder)]) == 0
     return folder
 
 

@@ -168,16 +168,17 @@ def test_a_verdict_that_rests_on_the_diffusion_path_is_refused_with_the_cure(enr
         export_model(enrolled, tmp_path / "out")
 
 
-def test_a_head_that_computes_with_what_exports_do_not_hold_is_named_with_it(enrolled, tmp_path):
+def test_a_head_that_computes_with_what_exports_do_not_hold_is_named_with_it(narrow, tmp_path):
     class Own:
         kinds = ("own",)
 
         def maps(self, tokens, residual):
             return {"own": tokens.norm(dim=1)}
 
-    enrolled.enrolment.verifier.heads.heads["own"] = Own()
+    narrow.enroll(builtin_reference_set().shots(2))
+    narrow.enrolment.verifier.heads.heads["own"] = Own()
     with pytest.raises(ExportError, match=r"not exported: own, a head .* computes with ReduceL2, which") as caught:
-        export_model(enrolled, tmp_path / "out")
+        export_model(narrow, tmp_path / "out")
     assert "tampered" not in str(caught.value)
     assert "nstall" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []

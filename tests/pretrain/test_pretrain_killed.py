@@ -78,11 +78,13 @@ from fusion_diff import cli
 from fusion_diff.pretrain import builtin, run
 
 def pretrain(out, recipe, **options):
-    print("waits", distributed.group.WORLD._get_backend(device("cpu")).options._timeout, flush=True)
+    waits = distributed.group.WORLD._get_backend(device("cpu")).options._timeout
+    sys.stdout.write("waits " + str(waits) + "\\n")  # at once, not in words between those of the other process
+    sys.stdout.flush()
     return whole(out, recipe, **options)
 
 whole, run.pretrain = run.pretrain, pretrain
-builtin.enroll_builtin = lambda checkpoint: print("enrols", checkpoint, flush=True)
+builtin.enroll_builtin = lambda checkpoint: print(f"enrols {checkpoint}", flush=True)
 sys.exit(cli.main(sys.argv[1:]))
 """
 
@@ -149,7 +151,9 @@ from fusion_diff.errors import PretrainingError
 from fusion_diff.pretrain import run
 
 def pretrain(out, recipe, **options):
-    print("waits", distributed.group.WORLD._get_backend(device("cpu")).options._timeout, flush=True)
+    waits = distributed.group.WORLD._get_backend(device("cpu")).options._timeout
+    sys.stdout.write("waits " + str(waits) + "\\n")  # at once, not in words between those of the other process
+    sys.stdout.flush()
     raise PretrainingError("enough")
 
 run.pretrain = pretrain

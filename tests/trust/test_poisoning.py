@@ -296,7 +296,7 @@ def test_images_with_hardly_any_contrast_are_searched_too(value):
     assert found.places == dict.fromkeys((3, 4, 5), (30, 30, 8, 8))
 
 
-def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(model, tmp_path):
+def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(narrow, tmp_path):
     kinds = ["sound"] * 4 + ["coarse"] * 4
     pixels = [texture(seed, sigma=1.0 if kind == "sound" else 4.0) for seed, kind in enumerate(kinds)]
     for index, (top, left) in enumerate(PLACES[:3], start=4):
@@ -308,13 +308,13 @@ def test_the_audit_of_a_set_looks_with_the_model_and_leaves_it_alone(model, tmp_
         authentic="sound",
         names=[f"{index}<script>.tif" for index in range(8)],
     )
-    model.enroll(references)
-    enrolment, before = model.enrolment, model.predict_authenticity(references[0].micrograph, shots=3)
+    narrow.enroll(references)
+    enrolment, before = narrow.enrolment, narrow.predict_authenticity(references[0].micrograph, shots=3)
     few = enrolment.shots(3)
-    findings = audit_references(model, references)
-    assert model.enrolment is enrolment
+    findings = audit_references(narrow, references)
+    assert narrow.enrolment is enrolment
     assert enrolment.shots(3) is few, "what was learned of fewer shots stays"
-    assert torch.equal(model.predict_authenticity(references[0].micrograph, shots=3), before)
+    assert torch.equal(narrow.predict_authenticity(references[0].micrograph, shots=3), before)
     kinds_of = {kind: {each.index for each in findings if each.kind == kind} for kind in ("trigger", "duplicate")}
     assert kinds_of == {"trigger": {4, 5, 6}, "duplicate": {3, 7}}
     assert {each.strength for each in findings if each.kind == "trigger"} == {1.0}, "three just pass"
