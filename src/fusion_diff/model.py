@@ -6,13 +6,14 @@ import os
 from collections.abc import Iterable
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from fusion_diff.checkpoint import EMBEDDED, NAME_LENGTH, Writer, as_folder, locate, write_json
-from fusion_diff.devices import OwnNumbers, available, own_settings
+from fusion_diff.devices import OwnNumbers, available, in_forked_child, own_settings
 from fusion_diff.diffusion.reconstruction import ReconstructionPath
 from fusion_diff.encoder.local_path import channels_last
 from fusion_diff.enrolment import Enrolment
@@ -38,6 +39,17 @@ if TYPE_CHECKING:
     from fusion_diff.fewshot.fusion import Difference
     from fusion_diff.micrograph import Micrograph
     from fusion_diff.references import ReferenceSet
+
+_LOADING = Lock()
+"""Held while a prior is loaded, so that threads that ask for the same one load it once."""
+
+
+def _free_lock() -> None:
+    global _LOADING
+    _LOADING = Lock()  # the thread that held it is not in the child
+
+
+in_forked_child(_free_lock)
 
 
 class DiffusionModel:
@@ -163,11 +175,13 @@ class DiffusionModel:
         """The diffusion path, loaded on first use."""
         from fusion_diff.diffusion.prior import DiffusionPrior
 
-        folder = self._prior_source.folder()
-        with own_settings():
-            prior = DiffusionPrior.from_pretrained(folder).to(self._device)
-            channels_last(prior.vae)
-            return ReconstructionPath(prior, self.encoder)
+        with _LOADING, own_settings():
+            if "reconstruction" not in self.__dict__:  # from Python 3.12 on, several threads may come here
+                prior = DiffusionPrior.from_pretrained(self._prior_source.folder()).to(self._device)
+                channels_last(prior.vae)
+                self.__dict__["reconstruction"] = ReconstructionPath(prior, self.encoder)
+            loaded: ReconstructionPath = self.__dict__["reconstruction"]
+            return loaded
 
     def enroll(
         self,

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import warnings
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import numpy as np
@@ -305,6 +306,13 @@ def test_a_prior_in_the_stable_diffusion_layout_can_take_the_place_of_its_own(
     model.save_pretrained(tmp_path / "saved")
     assert not (tmp_path / "saved" / "prior").exists()
     assert DiffusionModel.from_pretrained(tmp_path / "saved").card["prior"] == str(prior)
+
+
+def test_threads_that_ask_for_the_diffusion_path_at_once_load_it_once(narrow):
+    load = type(narrow).reconstruction.func  # from Python 3.12 on, a cached property holds no lock
+    with ThreadPoolExecutor(4) as pool:
+        assert len(set(pool.map(load, [narrow] * 4))) == 1
+    assert narrow.reconstruction is load(narrow)
 
 
 def test_a_prior_that_is_not_there_is_named_when_it_is_needed(narrow_folder, tmp_path, make_references):
