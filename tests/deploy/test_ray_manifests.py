@@ -13,7 +13,7 @@ import yaml
 from kustomized import documents, pods_of_ray
 from starlette.testclient import TestClient
 
-from fusion_diff.service.problems import StoppingError
+from fusion_diff.service.problems import UnavailableError
 
 kubernetes_validate = pytest.importorskip("kubernetes_validate")
 
@@ -119,5 +119,5 @@ def test_a_replica_whose_queue_has_ended_by_a_fault_is_unhealthy(serve_app):
         queue = replica.app.state.service.queue
         queue._finished.put(None)  # what ends the recording thread
         queue._threads[-1].join()
-        with pytest.raises(StoppingError, match="the queue has ended by a fault"):
+        with pytest.raises(UnavailableError, match="the queue has ended by a fault"):
             asyncio.run(check_health(replica))

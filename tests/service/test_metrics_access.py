@@ -19,7 +19,7 @@ from fusion_diff.service.logs import JsonFormatter
 from fusion_diff.service.metrics import Metrics
 from fusion_diff.service.metrics_access import Watchers
 from fusion_diff.service.middleware import LOGGED
-from fusion_diff.service.problems import StoppingError, UnauthorizedError
+from fusion_diff.service.problems import UnauthorizedError, UnavailableError
 from fusion_diff.service.routes import health
 
 
@@ -42,7 +42,7 @@ def test_a_key_is_known_for_a_while_when_the_records_do_not_answer():
     watchers, go = Watchers(), threading.Event()
     with pytest.raises(OperationalError):
         ask(watchers, "Bearer a", fail)
-    with pytest.raises(StoppingError):
+    with pytest.raises(UnavailableError):
         ask(watchers, "Bearer a", go.wait, 0)
     assert ask(watchers, "Bearer a", lambda: ANYBODY) is ANYBODY
     assert ask(watchers, "Bearer a", fail) is ANYBODY

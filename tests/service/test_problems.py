@@ -198,7 +198,8 @@ def test_no_room_for_what_is_sent_is_a_fault_of_ours_and_not_of_the_request(
         assert "look up the request id in the service's log" in answer.json()["detail"]
         assert is_logged(caplog, answer)
         assert 'fusion_diff_faults_total{kind="fault"} 1.0' in client.get("/metrics").text
-        assert client.get("/readyz").status_code == 503
+        unready = client.get("/readyz")
+        assert (unready.status_code, unready.json()["type"]) == (503, "urn:fusion-diff:problem:unavailable")
 
 
 def test_no_room_to_decode_a_reference_is_a_full_disk_and_no_error_of_the_reference(

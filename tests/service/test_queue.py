@@ -23,7 +23,7 @@ from fusion_diff.service import inspection_steps, ledger
 from fusion_diff.service.database import Database
 from fusion_diff.service.inspection_steps import Task
 from fusion_diff.service.metrics import Metrics
-from fusion_diff.service.problems import BusyError, LateError, StoppingError
+from fusion_diff.service.problems import BusyError, LateError, UnavailableError
 from fusion_diff.service.queue import LAST_SECONDS, Queue
 from fusion_diff.service.settings import Settings
 from fusion_diff.service.store import Store
@@ -310,7 +310,7 @@ def test_stopping_finishes_what_was_taken_and_takes_no_more(make_queue, make_tas
     queue.submit(tasks)
     queue.stop(60)
     assert not queue.running
-    with pytest.raises(StoppingError):
+    with pytest.raises(UnavailableError):
         queue.submit([make_task(9)])
     held.go.set()
     queue.close()
@@ -329,7 +329,7 @@ def test_stopping_in_a_hurry_refuses_what_was_not_begun(make_queue, make_task, h
     queue.close()
     assert tasks[0].future.result(0).name == "0.tif"
     for task in tasks[1:]:
-        with pytest.raises(StoppingError):
+        with pytest.raises(UnavailableError):
             task.future.result(0)
     assert count(database) == 1
 
@@ -343,7 +343,7 @@ def test_what_takes_longer_to_judge_than_there_is_time_is_refused_and_never_reco
     assert held.begun.acquire(timeout=60)
     queue.stop(-LAST_SECONDS)  # all of the time is over
     for task in tasks:
-        with pytest.raises(StoppingError):
+        with pytest.raises(UnavailableError):
             task.future.result(60)
     held.go.set()
     for thread in queue._threads:

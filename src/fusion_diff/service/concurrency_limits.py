@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from anyio import Event, move_on_after, to_thread
 
-from fusion_diff.service.problems import BusyError, StoppingError
+from fusion_diff.service.problems import BusyError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection
@@ -46,10 +46,10 @@ class Slots:
         """Check that there are not too many open connections.
 
         Raises:
-            StoppingError: there are.
+            UnavailableError: there are.
         """
         if self._connections and len(self._connections) >= self._most:
-            raise StoppingError("too many connections are open; close idle ones, or try again later", retry_after=10)
+            raise UnavailableError("too many connections are open; close idle ones, or try again later", retry_after=10)
 
     def upload(self, caller: str) -> AbstractAsyncContextManager[None]:
         """Hold a slot for receiving files of a caller during the block.

@@ -19,7 +19,7 @@ from fusion_diff.printable import paragraph
 from fusion_diff.references import ReferenceSet
 from fusion_diff.service import jobs, keys
 from fusion_diff.service.model_registry import enter
-from fusion_diff.service.problems import BusyError, CancelledError, ConflictError, StoppingError, report
+from fusion_diff.service.problems import BusyError, CancelledError, ConflictError, UnavailableError, report
 from fusion_diff.service.schemas.models import FindingOut
 from fusion_diff.service.scopes import Scope
 from fusion_diff.service.uploads import read, read_flaw, renamed
@@ -198,7 +198,7 @@ class Learning:
                     if pulse.cancelled:
                         raise CancelledError("the job was cancelled")
                     if self._closed.is_set():
-                        raise StoppingError(
+                        raise UnavailableError(
                             "the service was shut down before this was done; start it again", retry_after=5
                         )
 

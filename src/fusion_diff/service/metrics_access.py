@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, TypeVar
 from anyio import CapacityLimiter, fail_after, to_thread
 from sqlalchemy.exc import SQLAlchemyError
 
-from fusion_diff.service.problems import StoppingError, UnauthorizedError
+from fusion_diff.service.problems import UnauthorizedError, UnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class Watchers:
 
         Raises:
             UnauthorizedError: the key is not valid.
-            StoppingError: the database does not answer in time, and the key is not remembered.
+            UnavailableError: the database does not answer in time, and the key is not remembered.
             sqlalchemy.exc.SQLAlchemyError: the database reports an error, and the key is not remembered.
         """
         # One entry for each key, however its header is spaced and its scheme is written.
@@ -70,7 +70,7 @@ class Watchers:
                 return known
             if isinstance(error, SQLAlchemyError):
                 raise
-            raise StoppingError("the database does not answer; try again later", retry_after=5) from None
+            raise UnavailableError("the database does not answer; try again later", retry_after=5) from None
         if authorization and found is not None:
             self._known[key] = (found, time.monotonic())
         return found

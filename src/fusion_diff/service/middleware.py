@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from starlette.datastructures import Headers, MutableHeaders
 
-from fusion_diff.service.problems import StoppingError, problem, report, respond
+from fusion_diff.service.problems import UnavailableError, problem, report, respond
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -74,7 +74,7 @@ class Observer:
             await self.app(scope, receive, watched)
         except asyncio.CancelledError:  # shutdown time is over while the body or the answer is in transit
             if not begun:
-                late = StoppingError("the service is shutting down; try again in a moment")
+                late = UnavailableError("the service is shutting down; try again in a moment")
                 await respond(problem(late, request_id), retry_after=5)(scope, receive, watched)
             raise
         except Exception as error:

@@ -113,8 +113,8 @@ class BusyError(RefusedError):
     status = 429
 
 
-class StoppingError(RefusedError):
-    """The service is shutting down."""
+class UnavailableError(RefusedError):
+    """The service cannot answer now: it is shutting down, or what it needs does not answer."""
 
     status = 503
 

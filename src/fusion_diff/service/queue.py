@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from fusion_diff.errors import MicrographError
 from fusion_diff.service import inspection_steps
 from fusion_diff.service.inspection_steps import Finished, Task
-from fusion_diff.service.problems import BusyError, LateError, StoppingError, report
+from fusion_diff.service.problems import BusyError, LateError, UnavailableError, report
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -126,7 +126,7 @@ class Queue:
         """Accept tasks, all or none.
 
         Raises:
-            StoppingError: the service is shutting down.
+            UnavailableError: the service is shutting down.
             BusyError: the queue has no room for them.
             LateError: the deadline has passed or cannot be met.
         """
@@ -322,8 +322,8 @@ class Queue:
                 task.future.set_result(outcome)
 
 
-def _stopping() -> StoppingError:
-    return StoppingError("the service is shutting down; try again in a moment", retry_after=5)
+def _stopping() -> UnavailableError:
+    return UnavailableError("the service is shutting down; try again in a moment", retry_after=5)
 
 
 def _late() -> LateError:

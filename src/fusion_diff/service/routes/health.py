@@ -14,7 +14,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from fusion_diff.errors import FusionDiffError, ServiceError
 from fusion_diff.service.metrics_access import in_time
-from fusion_diff.service.problems import StoppingError, documented
+from fusion_diff.service.problems import UnavailableError, documented
 from fusion_diff.service.runtime import ServiceDep
 from fusion_diff.service.security import Reader
 from fusion_diff.service.store import expect_room
@@ -37,7 +37,7 @@ class Health(BaseModel):
 async def health(service: ServiceDep) -> Health:
     """Confirm that the process answers and its threads go on. It needs none, so a blocked database does not matter."""
     if service.queue.broken:
-        raise StoppingError(_BROKEN, retry_after=5)
+        raise UnavailableError(_BROKEN, retry_after=5)
     return Health()
 
 
@@ -46,11 +46,11 @@ async def health(service: ServiceDep) -> Health:
 def ready(service: ServiceDep) -> Health:
     """Confirm that inspections can be made: database and store answer, files can be written, the model judges."""
     if not service.queue.running:
-        raise StoppingError(_BROKEN if service.queue.broken else "the service is shutting down", retry_after=5)
+        raise UnavailableError(_BROKEN if service.queue.broken else "the service is shutting down", retry_after=5)
     if (step := service.queue.stuck) is not None:
         _log.warning("not ready: %s takes far too long", step)
         told = "a micrograph hangs, or the database or the store does not answer; see the log"
-        raise StoppingError(told, retry_after=5)
+        raise UnavailableError(told, retry_after=5)
     try:
         service.database.check()
         service.store.check(writing=True)
@@ -59,7 +59,7 @@ def ready(service: ServiceDep) -> Health:
         service.shelf.check()
     except (SQLAlchemyError, OSError, FusionDiffError) as error:
         _log.warning("not ready", exc_info=error)
-        raise StoppingError(
+        raise UnavailableError(
             "the database, the store, a folder for uploads or the model is not available; see the log", retry_after=5
         ) from None
     return Health()

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from fusion_diff.fewshot.fusion import Difference
 from fusion_diff.service import tables
 from fusion_diff.service.jobs import lost
-from fusion_diff.service.problems import Problem, StoppingError, problem
+from fusion_diff.service.problems import Problem, UnavailableError, problem
 from fusion_diff.service.schemas.fields import Body, Id, Name
 
 _LOST = "the service stopped before this was done; start it again"
@@ -106,7 +106,7 @@ class JobOut(BaseModel):
         result = row.result or {}
         state = cast("Literal['running', 'done', 'failed']", row.state)
         if lost(row):
-            state, result = "failed", problem(StoppingError(_LOST)).model_dump()
+            state, result = "failed", problem(UnavailableError(_LOST)).model_dump()
         names = ("id", "kind", "done", "total", "created")
         return cls(
             **{name: getattr(row, name) for name in names},
