@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import inspect
 import subprocess
 import sys
+from functools import partial
 from importlib import metadata
+from pathlib import Path
 
 import pytest
 
 import fusion_diff
 from fusion_diff import errors
+from fusion_diff.edge.session import EdgeSession
+from fusion_diff.export.run import export_model
 
 HEAVY = "torch", "diffusers", "transformers", "accelerate", "sklearn", "scipy", "skimage", "tifffile", "imagecodecs"
 
@@ -60,3 +65,39 @@ def test_every_error_can_be_caught_as_one_kind():
     kinds = [kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, Exception)]
     assert len(kinds) > 5
     assert all(issubclass(kind, fusion_diff.FusionDiffError) for kind in kinds)
+
+
+class Somewhere:
+    """A path that is neither a text nor a Path."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+
+def test_every_function_that_takes_a_path_takes_any_kind_and_its_types_say_so(checkpoint_folder, tmp_path):
+    for function in (
+        fusion_diff.load_microstructure_data,
+        fusion_diff.DiffusionModel.from_pretrained,
+        fusion_diff.DiffusionModel.save_pretrained,
+        fusion_diff.ReferenceSet.from_folder,
+        fusion_diff.ReferenceSet.from_csv,
+        EdgeSession.load,
+        export_model,
+    ):
+        taken = inspect.signature(function).parameters
+        annotation = next(taken[name].annotation for name in ("path", "folder", "name_or_path") if name in taken)
+        assert annotation == "str | os.PathLike[str]", function
+    fusion_diff.DiffusionModel.from_pretrained(Somewhere(checkpoint_folder)).save_pretrained(Somewhere(tmp_path / "to"))
+    missing = Somewhere(tmp_path / "nowhere")
+    for read in (
+        fusion_diff.DiffusionModel.from_pretrained,
+        EdgeSession.load,
+        fusion_diff.load_microstructure_data,
+        partial(fusion_diff.ReferenceSet.from_folder, authentic="sound"),
+        partial(fusion_diff.ReferenceSet.from_csv, authentic="sound"),
+    ):
+        with pytest.raises(fusion_diff.FusionDiffError, match="nowhere"):
+            read(missing)

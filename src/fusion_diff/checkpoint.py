@@ -42,7 +42,7 @@ NAME_LENGTH = 255
 """Most characters of a name: of a model, which often has that of its folder, and of whatever else is stored by name."""
 
 
-def locate(name_or_path: str | Path) -> Path:
+def locate(name_or_path: str | os.PathLike[str]) -> Path:
     """Return the folder of a checkpoint, given an embedded name, a folder or a hub id, which is downloaded.
 
     `owner/name` is a hub id only if there is no local folder `owner`.
@@ -58,7 +58,7 @@ def locate(name_or_path: str | Path) -> Path:
     path = at_home(name_or_path)
     if is_folder(path):
         return path
-    name = str(name_or_path)
+    name = os.fspath(name_or_path)
     embedded = Path(str(files("fusion_diff"))) / "checkpoints"
     if name in (EMBEDDED, EMBEDDED_EDGE) and (embedded / name / MANIFEST).is_file():
         return embedded / name

@@ -108,9 +108,9 @@ class DiffusionModel:
     @classmethod
     def from_pretrained(
         cls,
-        name_or_path: str | Path = EMBEDDED,
+        name_or_path: str | os.PathLike[str] = EMBEDDED,
         *,
-        trusted_keys: Iterable[str | Path] | str | Path | None = None,
+        trusted_keys: Iterable[str | os.PathLike[str]] | str | os.PathLike[str] | None = None,
     ) -> DiffusionModel:
         """Load a model by embedded name, folder or hub id, after checking every file against its manifest.
 
@@ -138,7 +138,7 @@ class DiffusionModel:
                 "whoever made it"
             )
         folder = locate(name_or_path)
-        model = load_signed(folder, keys, cls.from_pretrained)
+        model = load_signed(folder, [Path(key) for key in keys], cls.from_pretrained)
         if not model._prior_source.contained:
             raise TrustError(
                 f"{folder}: its prior {model.card['prior']!r} is outside the signed folder; copy the prior into it and "
@@ -316,7 +316,7 @@ class DiffusionModel:
             warn_of_builtin_references()
         return enrolment if shots is None else enrolment.shots(shots)
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str]) -> None:
         """Write the model with its enrolment to a folder that `from_pretrained` reads, and update `sha256`.
 
         Raises:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from dataclasses import replace
@@ -37,7 +38,7 @@ BATCH = 1
 """Tiles computed at once. More cost memory and save no time on a CPU (docs/performance.md); a GPU may profit."""
 
 
-def is_exported(folder: str | Path) -> bool:
+def is_exported(folder: str | os.PathLike[str]) -> bool:
     """Return whether a folder is an exported model."""
     return is_file(at_home(folder) / DESCRIPTION)
 
@@ -67,7 +68,7 @@ class EdgeSession:
 
     @classmethod
     def load(
-        cls, folder: str | Path, *, device: str = "AUTO", threads: int | None = None, batch: int = BATCH
+        cls, folder: str | os.PathLike[str], *, device: str = "AUTO", threads: int | None = None, batch: int = BATCH
     ) -> EdgeSession:
         """Load an exported model, after checking every file against its manifest.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import time
 from dataclasses import dataclass
@@ -70,7 +71,7 @@ class Export:
 @own_settings()
 def export_model(
     model: DiffusionModel,
-    folder: str | Path,
+    folder: str | os.PathLike[str],
     *,
     runtime: str = "onnx",
     int8: bool = False,

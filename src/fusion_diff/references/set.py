@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, SupportsIndex
 
 import numpy as np
@@ -96,11 +96,11 @@ class ReferenceSet:
     @classmethod
     def from_folder(
         cls,
-        path: str | Path,
+        path: str | os.PathLike[str],
         *,
         authentic: str,
         groups: Groups | None = None,
-        marks: str | Path | None = None,
+        marks: str | os.PathLike[str] | None = None,
         pixel_size_um: float | None = None,
         page: int | None = None,
         max_pixels: int | None = None,
@@ -148,7 +148,7 @@ class ReferenceSet:
     @classmethod
     def from_csv(
         cls,
-        path: str | Path,
+        path: str | os.PathLike[str],
         *,
         authentic: str,
         page: int | None = None,

@@ -60,10 +60,10 @@ class _Entry:
 
 
 def from_folder(
-    path: str | Path,
+    path: str | os.PathLike[str],
     authentic: str,
     groups: Groups | None,
-    marks: str | Path | None,
+    marks: str | os.PathLike[str] | None,
     pixel_size_um: float | None,
     page: int | None,
     max_pixels: int | None,
@@ -116,7 +116,7 @@ def from_folder(
 
 
 def from_csv(
-    path: str | Path, authentic: str, page: int | None, max_pixels: int | None, progress: Progress | None
+    path: str | os.PathLike[str], authentic: str, page: int | None, max_pixels: int | None, progress: Progress | None
 ) -> list[Reference]:
     """Read the references that a CSV file lists; see `ReferenceSet.from_csv`."""
     table = as_path(path, "a CSV file of references")
