@@ -66,7 +66,7 @@ def test_a_pipe_is_no_ledger_and_nothing_is_inspected(run, tmp_path, save_microg
     os.mkfifo(tmp_path / "pipe")
     code, out, err = run("inspect", tmp_path / "bright.tif", "--record", tmp_path / "pipe")
     assert (code, out) == (3, "")
-    assert "pipe: it is a device or pipe, which keeps no ledger; name a file" in err
+    assert "pipe: it is a folder, device or pipe, which keeps no ledger; name a file" in err
 
 
 def test_a_second_run_continues_the_ledger(run, ledger, tmp_path):
