@@ -9,6 +9,7 @@ import numpy as np
 import tifffile
 
 from fusion_diff import Micrograph, ReferenceSet, load_microstructure_data
+from fusion_diff.devices import own_settings
 from fusion_diff.warn import collected, warn
 
 
@@ -32,6 +33,7 @@ def test_a_warning_points_at_the_caller_however_deep_it_comes_from(tmp_path):
     (tmp_path / "list.csv").write_text("file,label\nsound/1.tif,sound\ncrack/1.tif,crack\n")
     micrograph = Micrograph.from_array(levels[0])
     for call, said in (
+        (lambda: own_settings()(warn)("as it is issued while exporting"), "exporting"),
         (lambda: load_microstructure_data(stack), "2 images"),
         (lambda: ReferenceSet.from_folder(tmp_path, authentic="sound"), "2 images"),
         (lambda: ReferenceSet.from_csv(tmp_path / "list.csv", authentic="sound"), "2 images"),

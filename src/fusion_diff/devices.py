@@ -68,10 +68,15 @@ in_forked_child(_SETTINGS.of_child)
 
 @contextmanager
 def own_settings() -> Iterator[None]:
-    """Compute in float32, whatever default type, default device or autocast the caller has set for torch."""
+    """Compute in float32, whatever default type, default device or autocast the caller has set for torch.
+
+    Nor in the caller's inference mode: what is loaded or learned in one could be computed with nowhere else.
+    """
     _SETTINGS.enter()
     try:
         with ExitStack() as stack:
+            if torch.is_inference_mode_enabled():
+                stack.enter_context(torch.inference_mode(False))
             if torch.get_default_device().type != "cpu":
                 stack.enter_context(torch.device("cpu"))
             for kind in ("cpu", "cuda", "xpu", "mps"):

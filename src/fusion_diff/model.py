@@ -155,13 +155,14 @@ class DiffusionModel:
             DeviceError: this is not the name of a device.
         """
         wanted = available(device)
-        self.encoder.to(wanted)
-        if self.flaw_detector is not None:
-            self.flaw_detector.to(wanted)
-        if "reconstruction" in self.__dict__:
-            self.reconstruction.prior.to(wanted)
-        if self.enrolment is not None:
-            self.enrolment = self.enrolment.to(wanted)
+        with own_settings():
+            self.encoder.to(wanted)
+            if self.flaw_detector is not None:
+                self.flaw_detector.to(wanted)
+            if "reconstruction" in self.__dict__:
+                self.reconstruction.prior.to(wanted)
+            if self.enrolment is not None:
+                self.enrolment = self.enrolment.to(wanted)
         self._device = wanted
         return self
 

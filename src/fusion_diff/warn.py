@@ -23,7 +23,8 @@ def warn(message: str, category: type[UserWarning] = UserWarning) -> None:
     if (texts := _collecting.get()) is not None:
         texts.append(message)
     level, frame = 1, sys._getframe()
-    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] == __package__:
+    own = {__package__, "contextlib"}  # through the latter, functions with settings of their own are called
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").partition(".")[0] in own:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, category, stacklevel=level)
 

@@ -63,6 +63,26 @@ def test_a_model_is_loaded_enrolled_and_asked_as_without_settings(narrow_folder,
     )
 
 
+def test_what_was_loaded_and_learned_in_inference_mode_is_of_use_outside(
+    narrow_folder, make_references, draw, tmp_path
+):
+    references, micrograph = make_references({"fine": 2, "coarse": 2}), Micrograph.from_array(draw("fine", 7))
+    with torch.inference_mode():
+        model = DiffusionModel.from_pretrained(narrow_folder)
+        model.enroll(references, reconstruction=True)
+        model.to("cpu:0")  # moved in it, too
+        scores = [model.inspect(micrograph, purify=purify, shots=shots).score for purify in (0, 1) for shots in (1, 2)]
+        assert torch.is_inference_mode_enabled()
+    assert not any(value.is_inference() for value in model.encoder.state_dict().values())
+    assert not any(value.is_inference() for value in model.reconstruction.prior.state_dict().values())
+    assert scores == [
+        model.inspect(micrograph, purify=purify, shots=shots).score for purify in (0, 1) for shots in (1, 2)
+    ]
+    model.to("cpu").save_pretrained(tmp_path / "line-7")
+    audit_references(model, references)
+    assert model.enroll(references).shots(1).figures == model.enrolment.shots(1).figures
+
+
 def test_loading_a_model_takes_none_of_the_callers_random_numbers(checkpoint_folder):
     before = torch.get_rng_state()
     model = DiffusionModel.from_pretrained(checkpoint_folder)
