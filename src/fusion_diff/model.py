@@ -138,7 +138,8 @@ class DiffusionModel:
                 "whoever made it"
             )
         folder = locate(name_or_path)
-        model = load_signed(folder, [Path(key) for key in keys], cls.from_pretrained)
+        paths = [Path(key) for key in keys]
+        model = load_signed(folder, paths, cls.from_pretrained, part=lambda model: model._prior_source)
         if not model._prior_source.contained:
             raise TrustError(
                 f"{folder}: its prior {model.card['prior']!r} is outside the signed folder; copy the prior into it and "

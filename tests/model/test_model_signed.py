@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 import json
 import shutil
@@ -45,7 +46,9 @@ def test_a_signed_model_is_loaded_and_is_the_same(folder, key, draw):
     assert np.ptp(scores) < 1e-6
 
 
-def test_the_prior_read_later_is_the_signed_one_and_the_copy_goes_with_the_model(folder, key, tmp_path):
+def test_the_prior_read_later_is_the_signed_one_and_the_copy_goes_with_the_last_copy_of_the_model(
+    folder, key, tmp_path
+):
     model = DiffusionModel.from_pretrained(str(folder), trusted_keys=str(key))
     weights = "prior/unet/diffusion_pytorch_model.safetensors"
     original = (folder / weights).read_bytes()
@@ -55,7 +58,12 @@ def test_the_prior_read_later_is_the_signed_one_and_the_copy_goes_with_the_model
     assert (tmp_path / "saved" / weights).read_bytes() == original
     # Beside its own copies: torch, where nothing has used it before, makes a folder there.
     assert len(list((tmp_path / "tmp").glob("fusion-diff-*"))) == 1
+    own = copy.deepcopy(model)
     del model
+    gc.collect()
+    own.save_pretrained(tmp_path / "of the copy")
+    assert (tmp_path / "of the copy" / weights).read_bytes() == original
+    del own
     gc.collect()
     assert list((tmp_path / "tmp").glob("fusion-diff-*")) == []
 

@@ -51,6 +51,10 @@ class PriorSource:
     revision: str | None = None
     contained: bool = False
 
+    def __deepcopy__(self, _: object) -> Self:
+        """Return itself, so that a private copy of a signed model stays while any copy of the model may read it."""
+        return self
+
     @classmethod
     def of(cls, checkpoint: Path, card: Mapping[str, Any]) -> Self:
         """Return the source, given a verified checkpoint and its `config.json`: a folder in it, another or a hub id.

@@ -92,13 +92,19 @@ def is_embedded(folder: str | Path) -> bool:
     return absolute(folder).parent == absolute(str(files("fusion_diff") / "checkpoints"))
 
 
-def load_signed(folder: str | Path, keys: Sequence[str | Path] | str | Path, load: Callable[[Path], T]) -> T:
-    """Load an object from a `signed_copy` of a folder. The copy is removed with the object.
+def load_signed(
+    folder: str | Path,
+    keys: Sequence[str | Path] | str | Path,
+    load: Callable[[Path], T],
+    part: Callable[[T], object] = lambda loaded: loaded,
+) -> T:
+    """Load an object from a `signed_copy` of a folder. The copy is removed with the object, or with a part of it.
 
     Args:
         folder: the folder.
         keys: the trusted public keys.
         load: loads the object from the copy.
+        part: the part of the object that reads from the copy later; the whole one if omitted.
 
     Raises:
         TrustError: as `signed_copy`; `load` is not called then.
@@ -109,7 +115,7 @@ def load_signed(folder: str | Path, keys: Sequence[str | Path] | str | Path, loa
     except BaseException:
         shutil.rmtree(copy.parent, ignore_errors=True)
         raise
-    weakref.finalize(loaded, shutil.rmtree, copy.parent, ignore_errors=True)
+    weakref.finalize(part(loaded), shutil.rmtree, copy.parent, ignore_errors=True)
     return loaded
 
 
