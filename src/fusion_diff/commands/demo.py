@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fusion_diff.inspection.run import Outcome
 
 ALPHA = 0.2
-"""Error rate of the demo's decisions. With five references per class the smallest p-value is 1/6."""
+"""Error rate of the demo's decisions. Five references per class can just reach it: their smallest p-value is 1/6."""
 
 SAMPLES_PER_CLASS = 5
 """Number of unseen micrographs of each class that the demo inspects."""
@@ -31,7 +31,7 @@ def demo_command(
     out: Annotated[
         Path, path_option(metavar="DIR", file_okay=False, help="Folder for the images and the report.")
     ] = Path("report/demo"),
-    shots: Annotated[int, typer.Option(min=1, max=25, metavar="K", help="References per class.")] = 5,
+    shots: Annotated[int, typer.Option(min=1, max=25, metavar="K", help="References per class.")] = 10,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the procedural ceramics.")] = 0,
     device: Device = "cpu",
 ) -> int:
