@@ -53,6 +53,15 @@ def test_commands_with_temporary_files_end_in_order(tmp_path, monkeypatch, capsy
     assert capsys.readouterr().err == "Stopped.\n"
 
 
+@pytest.fixture
+def interruptible():
+    """Ctrl-C interrupts, also where a shell runs the tests in the background and has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)], ids=["Ctrl-C", "SIGTERM"])
 def test_what_a_library_makes_of_an_interrupt_is_no_fault(tmp_path, monkeypatch, capsys, sent, code):
     def busy(*_):

@@ -75,9 +75,8 @@ def _noted(number: signal.Signals) -> Iterator[list[int]]:
     """Note in the list yielded whether a signal came, beside what Python does at it."""
     came: list[int] = []
     before = signal.getsignal(number)
-    if (
-        not callable(before) or threading.current_thread() is not threading.main_thread()
-    ):  # it is ignored, or by default
+    # Without a handler it is ignored, or ends the process.
+    if not callable(before) or threading.current_thread() is not threading.main_thread():
         yield came
         return
 

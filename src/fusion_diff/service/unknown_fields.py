@@ -38,7 +38,7 @@ def _unknown(where: str, given: Iterable[str], known: set[str], elsewhere: set[s
     other = "form" if where == "query" else "query"
     return [
         {
-            "type": "extra_forbidden",
+            "type": "unknown_name",
             "loc": (where, name),
             "msg": f"belongs into the {other}"
             if name in elsewhere
