@@ -157,7 +157,7 @@ def test_decisions_are_told_in_words_and_signs_and_counted(outcomes, tmp_path):
 def test_a_card_says_all_that_the_inspection_says(outcomes, tmp_path):
     page = Page(write_report(outcomes[1:2], tmp_path))
     for words in (
-        "0.03 score: probability of being authentic at even prior odds",
+        "0.031 score: probability of being authentic at even prior odds",
         "One region of 100 µm² departs from the references.",
         "p(authentic) = 0.062: none of the 15 authentic references scored as low as this micrograph",
         "dense +2.5",
@@ -183,9 +183,9 @@ def test_a_card_says_that_a_micrograph_is_out_of_scope(make_inspection, tmp_path
     assert OUT_OF_SCOPE in page.text
     assert page.text.count("? out of scope") == 2, "in the summary and on the card, in place of the decision"
     assert "1 ? inconclusive, 1 out of scope" in page.text
-    assert "0.03 to be ignored: out of scope" in page.text
+    assert "0.031 to be ignored: out of scope" in page.text
     assert "at even prior odds" not in page.text
-    assert '<b class="unsure">0.03</b> <span class="soft">to be ignored' in page.source, "the words are not faded"
+    assert '<b class="unsure">0.031</b> <span class="soft">to be ignored' in page.source, "the words are not faded"
     assert [attrs["class"] for attrs in page.all("article")] == ["card inconclusive beyond"]
 
 
@@ -256,7 +256,7 @@ def test_scores_that_are_not_calibrated_are_said_to_be_so(make_inspection, tmp_p
     compared = Compared("sound", {"sound": 1, "crack": 1}, 2, {"authentic": 1, "not authentic": 1})
     inspection = make_inspection(decision="inconclusive", calibrated=False, p_values={}, compared_with=compared)
     text = Page(write_report([Outcome(Path("a.tif"), inspection)], tmp_path)).text
-    assert "0.03 score: not calibrated, it only ranks" in text
+    assert "0.031 score: not calibrated, it only ranks" in text
     assert "calibrated probability" not in text
     assert "at even prior odds" not in text
     assert "scores are not calibrated, and nothing is decided" in text
