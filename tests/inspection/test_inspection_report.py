@@ -365,7 +365,9 @@ def test_the_report_says_why_nothing_was_decided_and_what_was_skipped(make_inspe
     summary = Page(write_report(open_, tmp_path, notes=["1 file <is> skipped"])).text.partition("Summary")[2]
     assert "Nothing could be decided: alpha 0.1 needs 9 references on each side" in summary
     assert "Note: 1 file <is> skipped" in summary
-    assert "could be decided" not in Page(write_report([Outcome(Path("a.tif"), make_inspection())], tmp_path)).text
+    overruled = Overruling("not authentic", "Dr. B", datetime(2026, 3, 31, tzinfo=UTC), "a crack")
+    for decided in (Outcome(Path("a.tif"), make_inspection()), replace(open_[0], overruled=overruled)):
+        assert "could be decided" not in Page(write_report([decided], tmp_path)).text
 
 
 def test_the_report_explains_the_kinds_of_evidence_that_it_shows_and_no_others(make_inspection, tmp_path):

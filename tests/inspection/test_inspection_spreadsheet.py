@@ -15,6 +15,7 @@ from fusion_diff.inspection.policy import NO_POLICY
 from fusion_diff.inspection.run import Outcome
 from fusion_diff.inspection.spreadsheet import COLUMNS, HEAD, line, to_csv
 from fusion_diff.printable import printable
+from fusion_diff.verdict.attacked import PURIFIED, WITHHELD
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -67,7 +68,9 @@ def test_the_reason_of_an_inconclusive_verdict_is_why_it_is_open(make_inspection
         make_inspection(decision="inconclusive", in_scope=False, reasons=("Out of scope: unlike any.", reasons[0])),
         make_inspection(reasons=reasons[:1]),
         make_inspection(reasons=()),
+        make_inspection(decision="inconclusive", reasons=(*reasons, PURIFIED, "No sign of pixels tuned to mislead")),
+        make_inspection(decision="inconclusive", reasons=(reasons[0], PURIFIED, "They may have been tuned", WITHHELD)),
     ]
     table = to_csv(NO_POLICY.rule_all([Outcome(Path("a.tif"), it) for it in verdicts]))
     told = [row["reason"] for row in csv.DictReader(table.removeprefix(HEAD).splitlines())]
-    assert told == [reasons[1], "Out of scope: unlike any.", reasons[0], ""]
+    assert told == [reasons[1], "Out of scope: unlike any.", reasons[0], "", reasons[1], WITHHELD]

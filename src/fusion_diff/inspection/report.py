@@ -103,7 +103,7 @@ def report_page(
         policy=policy_of(rulings),
         ruled=ruled,
         actions=[(action, actions[action]) for action in ("error", *reversed(ACTIONS)) if actions[action]],
-        undecided=nothing_decided(inspections),
+        undecided=nothing_decided([i for outcome, i in inspected if outcome.overruled is None]),
         notes=notes,
         kinds=[
             (name, meaning) for name, meaning in MEANING.items() if any(name in i.contributions for i in inspections)

@@ -86,6 +86,6 @@ def _cells(ruling: Ruling) -> dict[str, object]:
         "regions": len(it.regions),
         "pixel_size_um": it.pixel_size_um,
         "model_name": printable(it.model_name),
-        "reason": paragraph(main_reason(it)),
+        "reason": paragraph(main_reason(it.reasons)),
         "file_sha256": it.file_sha256,
     }

@@ -10,10 +10,11 @@ import numpy as np
 from fusion_diff.counted import counted
 from fusion_diff.errors import EnrolmentError
 from fusion_diff.fewshot.decision import ROUNDING, least_p_value, p_value, shares_of
+from fusion_diff.verdict.reasons import OPEN
 
 FALSE_ALARMS = 0.05
 """False-alarm rate: share of untouched micrographs that may be marked as attacked."""
-WITHHELD = "Inconclusive: without this sign of an attack it would be authentic."
+WITHHELD = f"{OPEN}without this sign of an attack it would be authentic."
 PURIFIED = (
     "The score is that of the micrograph after purification by the diffusion prior, compared with references that were "
     "not purified: authentic ones commonly score lower than otherwise, and the error rate does not hold."

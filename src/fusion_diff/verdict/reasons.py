@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from fusion_diff.verdict.inspector import Enrolled
     from fusion_diff.verdict.result import Inspection, Region
 
+OPEN = "Inconclusive: "
+"""Start of the reason why a decision is open."""
 OUT_OF_SCOPE = (
     "Out of scope: as a whole it is unlike every reference, authentic or not (another material, "
     "magnification or subject?). Ignore its score; enrol references of its kind."
@@ -112,11 +114,13 @@ def doubts(verdicts: Iterable[Inspection]) -> list[str]:
     return list(dict.fromkeys(doubt for it in verdicts for doubt in it.compared_with.doubts))
 
 
-def main_reason(it: Inspection) -> str:
-    """Return the reason that tells most of a decision, where there is room for one: of an open one, why it is open."""
-    if not it.reasons:
-        return ""
-    return it.reasons[-1] if it.decision == "inconclusive" and it.in_scope else it.reasons[0]
+def main_reason(reasons: Sequence[str]) -> str:
+    """Return the reason that tells most of a decision, where there is room for one: of an open one, why it is open.
+
+    What is said of purification stands behind that.
+    """
+    why_open = (line for line in reversed(reasons) if line.startswith(OPEN))
+    return next(why_open, reasons[0] if reasons else "")
 
 
 def explain(it: Inspection) -> tuple[str, ...]:
@@ -150,7 +154,7 @@ def explain(it: Inspection) -> tuple[str, ...]:
             f"similarity {typeset(f'{round(nearest.similarity, 2) + 0.0:.2f}')}."
         )
     if it.decision == "inconclusive" and it.in_scope:
-        lines.append(f"Inconclusive: {_why_open(it)}")
+        lines.append(f"{OPEN}{_why_open(it)}")
     return tuple(lines)
 
 

@@ -22,6 +22,7 @@ from fusion_diff.service.naming import model_label
 from fusion_diff.service.problems import NotFoundError, UnauthorizedError, reported
 from fusion_diff.service.request_bodies import HoldingRoute, Route
 from fusion_diff.service.security import caller_of, csrf_token
+from fusion_diff.verdict.reasons import main_reason
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Mapping
@@ -132,6 +133,7 @@ def _to_sign_in(request: Request) -> Response:
 def _environment() -> Environment:
     found = pages.environment(TEMPLATES)
     found.filters |= {"moment": _moment, "kind": _kind, "model_label": model_label, "sentence": _sentence}
+    found.filters["main_reason"] = main_reason
     return found
 
 
