@@ -248,6 +248,15 @@ def test_a_prior_in_several_files_of_weights_loads_and_from_no_others(prior, fol
         DiffusionPrior.from_pretrained(folder)
 
 
+def test_a_network_with_numbers_that_no_file_holds_is_refused(folder):
+    """They would be missing where the prior is used."""
+    config = json.loads((folder / "unet" / "config.json").read_text())
+    config["down_block_types"][0] = "KDownBlock2D"
+    (folder / "unet" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match="the unet has blocks of a kind that is not supported"):
+        DiffusionPrior.from_pretrained(folder)
+
+
 def test_loading_in_several_threads_leaves_the_networks_of_other_threads_alone(stable_diffusion_folder):
     registers, initialises = nn.Module.register_parameter, nn.init.kaiming_uniform_
     loading, disturbed = threading.Event(), []

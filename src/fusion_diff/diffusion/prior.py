@@ -254,7 +254,7 @@ def _network(kind: Any, folder: Path) -> tuple[Any, list[str]]:
     Raises:
         CheckpointError: a file is missing or damaged.
         RuntimeError: a weight does not fit.
-        ValueError: the index names something that is no file of weights.
+        ValueError: the index names something that is no file of weights; or the network has numbers that no file holds.
     """
     with torch.device("meta"):  # nothing is drawn only to be replaced; this is a setting of the thread
         network = kind.from_config(kind.load_config(folder))
@@ -267,7 +267,10 @@ def _network(kind: Any, folder: Path) -> tuple[Any, list[str]]:
     for name in names:
         for weight, value in read_tensors(folder / name).items():
             state[re.sub(r"(?<=\.)[a-z_]+(?=\.\w+$)", lambda it: _OLDER_NAMES.get(it[0], it[0]), weight)] = value
-    return network, network.load_state_dict(state, strict=False, assign=True).missing_keys
+    missing = network.load_state_dict(state, strict=False, assign=True).missing_keys
+    if any(buffer.is_meta for buffer in network.buffers()):  # the filters of K blocks; no prior of the layout has any
+        raise ValueError(f"the {folder.name} has blocks of a kind that is not supported")
+    return network, missing
 
 
 def embedded_architecture() -> DiffusionPrior:
