@@ -193,7 +193,10 @@ def test_two_outputs_are_not_one_file(run, new, no_model, tmp_path, words):
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
-@pytest.mark.parametrize("words", [["--csv", "D", "--report", "D"], ["--json", "D/o", "--junit", "D"]])
+@pytest.mark.parametrize(
+    "words",
+    [["--csv", "D", "--report", "D"], ["--json", "D/o", "--junit", "D"], ["--csv", "D", "--report", "new/../D"]],
+)
 def test_no_output_is_the_folder_of_another(run, new, no_model, tmp_path, words):
     code, _, err = run("inspect", "new", *words)
     assert code == 3

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from fusion_diff.checkpoint import IN_MODEL, MANIFEST, digest, enclosing
+from fusion_diff.home import absolute
 from fusion_diff.printable import printable
 
 if TYPE_CHECKING:
@@ -70,7 +71,8 @@ def check_outputs(outputs: Iterable[Output], inputs: Iterable[Path]) -> None:
         if identity in taken:
             raise typer.BadParameter(f"{output.name}: is also written by {taken[identity].name}; name another file")
         for other in taken.values():
-            if output.file in other.file.parents or other.file in output.file.parents:
+            ours, theirs = absolute(file), absolute(other.file)
+            if ours in theirs.parents or theirs in ours.parents:
                 raise typer.BadParameter(
                     f"{output.name}: would be a file and the folder of another at once, of {other.name}; name another"
                 )
