@@ -272,7 +272,7 @@ def _keep_what_was_done(rulings: Sequence[Ruling], of_all: str, outputs: Inspect
 
 
 def _print_verdicts(outcomes: Sequence[Outcome], written: Sequence[str], rulings: Sequence[Ruling]) -> None:
-    """Print the table of verdicts, the attacked among them, what was written, and what the policy does not pass."""
+    """Print verdicts, doubts, signs of attacks, what was written, and what the policy does not pass."""
     from fusion_diff.verdict.compared import BUILTIN
     from fusion_diff.verdict.reasons import doubts  # it imports NumPy, which `--help` does without
 
