@@ -72,4 +72,4 @@ def _fused(verifier: Verifier, bag: Bag) -> float:
     """Return the fused score that a verdict has, with the surface where one is recognised."""
     fused, _ = verifier.fused(verifier.heads.maps(bag.tokens, bag.residual))
     match = None if bag.keypoints is None else verifier.recognise(bag.keypoints)
-    return fused if match is None else fused + match.log_odds / verifier.calibration.slope
+    return fused if match is None else verifier.calibration.adding(fused, match.log_odds)

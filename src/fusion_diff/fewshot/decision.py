@@ -67,6 +67,10 @@ class Calibration:
         """Return the log-odds of not being authentic, of one score or of several."""
         return self.slope * fused + self.intercept
 
+    def adding(self, fused: Scores, log_odds: Scores) -> Scores:
+        """Return fused scores whose log-odds are so much higher, as a recognised surface makes them."""
+        return fused + log_odds / self.slope
+
 
 def probability(log_odds: float) -> float:
     """Return the probability of being authentic, given the log-odds of not being authentic.

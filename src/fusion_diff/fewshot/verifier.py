@@ -188,7 +188,7 @@ class Verifier(DecisionRule):
         against = np.where(authentic, 1, -1) * (calibration.log_odds(fused) + recognised)
         if crossfitted and not authentic.all():  # authentic ones alone choose no weights
             fused = Fusion.held_out(scores, authentic, groups, difference)
-        fused = fused + recognised / calibration.slope
+        fused = calibration.adding(fused, recognised)
         own = torch.cat([fusion.fuse(dense_readings(maps[index])) for index in np.flatnonzero(authentic)])
         highest = calibration.log_odds(float(np.quantile(own.cpu().numpy(), REGION_QUANTILE)))
         inside, outside = (np.flatnonzero(side & crossfitted).tolist() for side in (authentic, ~authentic))
@@ -287,9 +287,9 @@ class Verifier(DecisionRule):
         arranged = Arrangement.of(bags, labels, groups, self.classes.authentic)
         _, recognised = _surfaces(arranged.bags, arranged.authentic, arranged.groups)
         given = np.argsort(arranged.order)
-        added, authentic = recognised[given] / self.calibration.slope, arranged.authentic[given]
+        authentic = arranged.authentic[given]
         inside, outside = (
-            scores - added[side] if len(scores) else scores
+            self.calibration.adding(scores, -recognised[given][side]) if len(scores) else scores
             for scores, side in ((self.inside, authentic), (self.outside, ~authentic))
         )
         return replace(self, correspondence=None, inside=inside, outside=outside)

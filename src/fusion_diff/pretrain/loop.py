@@ -162,8 +162,7 @@ def _finite(losses: list[Tensor], stage: str, step: int, folder: Path) -> float:
         if not math.isfinite(value):
             raise PretrainingError(
                 f"{stage}: the loss or its gradient is no longer finite at step {index} (the last good state is in "
-                f"{folder}); "
-                "start a new run with a recipe of a lower learning rate"
+                f"{folder}); start a new run with a recipe of a lower learning rate"
             )
     return float(values[-1])
 

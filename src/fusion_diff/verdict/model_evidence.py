@@ -88,7 +88,7 @@ class ModelEvidence(MicrographEvidence):
         match, calibration = verifier.recognise(surface), verifier.calibration
         if match is None:
             return self
-        fused = self.fused + match.log_odds / calibration.slope
+        fused = calibration.adding(self.fused, match.log_odds)
         return replace(
             self,
             fused=fused,
